@@ -1,0 +1,427 @@
+//! Jobs: what was asked (`JobRecord`), what came of it (`Run`), and the two joined (`Job`).
+//!
+//! The two records have one writer each: multiadmin writes the job, the pooler
+//! writes the run. Neither ever needs the other's permission, so a stolen
+//! pooler certificate cannot create work and a confused multiadmin cannot
+//! invent an outcome.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::json;
+use crate::{BackupResult, BackupType, CellName, Code, DatabaseName};
+
+/// Identifies a job for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(Uuid);
+
+/// The text is not a job id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a job id: job ids are UUIDs, as `cellar jobs list` prints them")]
+pub struct JobIdError(String);
+
+impl JobId {
+    /// From a UUID; a version 7 one sorts by time.
+    #[must_use]
+    pub fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The id of the one job that a client's `request_id` stands for.
+    ///
+    /// It is derived (UUID version 5), not looked up, so two multiadmins that
+    /// get the same request at once try to create the same key and one
+    /// transaction wins.
+    #[must_use]
+    pub fn for_request(database: &DatabaseName, request_id: &RequestId) -> Self {
+        // Our own namespace for derived ids: version 5 of "cellar/job" in the URL namespace.
+        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, b"cellar/job");
+        Self(Uuid::new_v5(&namespace, format!("{database}/{request_id}").as_bytes()))
+    }
+}
+
+impl FromStr for JobId {
+    type Err = JobIdError;
+    fn from_str(text: &str) -> Result<Self, JobIdError> {
+        // Only the hyphenated form: an id is a key in etcd and must have one spelling.
+        let bad = || JobIdError(text.chars().take(60).collect());
+        let uuid = Uuid::try_parse(text).map_err(|_| bad())?;
+        if uuid.to_string() == text { Ok(Self(uuid)) } else { Err(bad()) }
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = JobIdError;
+    fn try_from(text: String) -> Result<Self, JobIdError> {
+        text.parse()
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// A client's own name for a mutating request, so that it may be repeated safely.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RequestId(String);
+
+impl FromStr for RequestId {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || text.len() > 128 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("a request id is 1 to 128 printable ASCII characters without spaces");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for RequestId {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<RequestId> for String {
+    fn from(id: RequestId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobKind {
+    /// Back up the named cell.
+    #[serde(rename = "JOB_KIND_BACKUP")]
+    Backup,
+    /// Make the named standby anew from the repo.
+    #[serde(rename = "JOB_KIND_REBUILD")]
+    Rebuild,
+}
+
+impl JobKind {
+    /// One word for tables and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Rebuild => "rebuild",
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Parameters of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupParams {
+    /// How much to copy.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// Whether the named cell may be the primary.
+    #[serde(default)]
+    pub allow_primary: bool,
+    /// Replay lag in bytes above which the standby is refused.
+    #[serde(with = "json::u64_text", default)]
+    pub max_lag_bytes: u64,
+}
+
+/// Parameters of a rebuild: none yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RebuildParams {}
+
+/// A wish to end a job early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelRequest {
+    /// Who asked.
+    pub requested_by: String,
+    /// When.
+    #[serde(with = "json::time")]
+    pub time: Timestamp,
+}
+
+/// multiadmin's last word on a job whose pooler cannot have one any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Closure {
+    /// `FAILED` or `CANCELED`.
+    pub state: JobState,
+    /// When.
+    #[serde(with = "json::time")]
+    pub time: Timestamp,
+    /// Why.
+    pub error: JobError,
+}
+
+/// What was asked. Written by multiadmin only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// To which database.
+    pub database: DatabaseName,
+    /// Whose pooler runs it.
+    pub cell: CellName,
+    /// Parameters of a backup.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub backup: Option<BackupParams>,
+    /// Parameters of a rebuild.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rebuild: Option<RebuildParams>,
+    /// The caller's identity, from its certificate.
+    pub requested_by: String,
+    /// The caller's name for the request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<RequestId>,
+    /// When it was recorded.
+    #[serde(with = "json::time")]
+    pub create_time: Timestamp,
+    /// When it is given up.
+    #[serde(with = "json::time")]
+    pub deadline: Timestamp,
+    /// The job that it is a step of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<JobId>,
+    /// Somebody wants it to end early.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cancel: Option<CancelRequest>,
+    /// It was closed by multiadmin.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub closure: Option<Closure>,
+}
+
+impl JobRecord {
+    /// Whether the other record asks for the same thing, whoever asks and whenever.
+    #[must_use]
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.database == other.database
+            && self.cell == other.cell
+            && self.backup == other.backup
+            && self.rebuild == other.rebuild
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum JobState {
+    /// Nobody has begun.
+    #[serde(rename = "JOB_STATE_PENDING")]
+    Pending,
+    /// A living pooler works on it.
+    #[serde(rename = "JOB_STATE_RUNNING")]
+    Running,
+    /// It did what was asked.
+    #[serde(rename = "JOB_STATE_SUCCEEDED")]
+    Succeeded,
+    /// It did not.
+    #[serde(rename = "JOB_STATE_FAILED")]
+    Failed,
+    /// Ended early because somebody asked.
+    #[serde(rename = "JOB_STATE_CANCELED")]
+    Canceled,
+    /// Never stored: the run says RUNNING and nobody claims it.
+    #[serde(rename = "JOB_STATE_LOST")]
+    Lost,
+}
+
+impl JobState {
+    /// Whether it can never change again.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+
+    /// One word for tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    /// What it does now, in a few words.
+    pub phase: String,
+    /// Bytes copied.
+    #[serde(with = "json::u64_text")]
+    pub bytes_done: u64,
+    /// Bytes to copy; 0 when not known.
+    #[serde(with = "json::u64_text")]
+    pub bytes_total: u64,
+}
+
+/// Why a job ended badly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobError {
+    /// The stable reason.
+    pub code: Code,
+    /// What was being done and what went wrong.
+    pub message: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub hint: String,
+    /// The last lines of the tool's own output.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub tool_output: String,
+}
+
+impl From<crate::Refusal> for JobError {
+    fn from(refusal: crate::Refusal) -> Self {
+        Self { code: refusal.code, message: refusal.message, hint: refusal.hint, tool_output: String::new() }
+    }
+}
+
+/// One step of a run's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Transition {
+    /// The state entered.
+    pub state: JobState,
+    /// When.
+    #[serde(with = "json::time")]
+    pub time: Timestamp,
+    /// Which pooler process.
+    pub epoch: String,
+    /// Why, when it is not plain.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub note: String,
+}
+
+/// What a job produced.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunResult {
+    /// Of a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupResult>,
+}
+
+/// What came of a job. Written by that cell's pooler only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The job.
+    pub id: JobId,
+    /// Its database.
+    pub database: DatabaseName,
+    /// The cell.
+    pub cell: CellName,
+    /// RUNNING or a terminal state.
+    pub state: JobState,
+    /// The pooler process that wrote this.
+    pub epoch: String,
+    /// When it was claimed.
+    #[serde(with = "json::time")]
+    pub start_time: Timestamp,
+    /// When it ended.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub end_time: Option<Timestamp>,
+    /// How far it is.
+    #[serde(default)]
+    pub progress: Progress,
+    /// What it produced.
+    #[serde(default)]
+    pub result: RunResult,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+    /// How it got here.
+    #[serde(default)]
+    pub history: Vec<Transition>,
+}
+
+/// A job as the API shows it: the record and its run, joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// What was asked.
+    #[serde(flatten)]
+    pub record: JobRecord,
+    /// Where it is.
+    pub state: JobState,
+    /// When it began.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub end_time: Option<Timestamp>,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub progress: Option<Progress>,
+    /// What it produced.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<RunResult>,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+    /// The jobs in front of it when it waits for the database's lock.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub waits_for: Vec<JobId>,
+    /// How it got here.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub history: Vec<Transition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_request_is_one_job() {
+        let db: DatabaseName = "app".parse().unwrap();
+        let other: DatabaseName = "web".parse().unwrap();
+        let request: RequestId = "nightly-1".parse().unwrap();
+        assert_eq!(JobId::for_request(&db, &request), JobId::for_request(&db, &request));
+        assert_ne!(JobId::for_request(&db, &request), JobId::for_request(&other, &request));
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let id = JobId::new(Uuid::from_u128(0xdead_beef));
+        let text = id.to_string();
+        assert_eq!(text.parse::<JobId>().unwrap(), id);
+        assert!(text.to_uppercase().parse::<JobId>().is_err());
+        assert!(text.replace('-', "").parse::<JobId>().is_err());
+        assert!("".parse::<JobId>().is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! The corners where canonical proto3 JSON differs from serde's defaults:
+//! 64-bit integers are strings and timestamps are RFC 3339 in UTC.
+
+use jiff::Timestamp;
+
+/// A time as proto3 JSON writes it: UTC, with no or exactly three fractional digits.
+#[must_use]
+pub fn timestamp_text(time: Timestamp) -> String {
+    let millis = time.subsec_nanosecond() / 1_000_000;
+    let seconds = time.strftime("%Y-%m-%dT%H:%M:%S");
+    if millis == 0 { format!("{seconds}Z") } else { format!("{seconds}.{millis:03}Z") }
+}
+
+/// Reads an RFC 3339 time; a time without zone is refused.
+///
+/// # Errors
+/// When the text is not a point in time.
+pub fn parse_timestamp(text: &str) -> Result<Timestamp, jiff::Error> {
+    text.parse()
+}
+
+/// Cuts a time to whole milliseconds, the precision in which records keep it.
+#[must_use]
+pub fn timestamp_ms(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}
+
+/// `#[serde(with)]` for a [`Timestamp`].
+pub(crate) mod time {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &jiff::Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&super::timestamp_text(*time))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<jiff::Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        super::parse_timestamp(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// `#[serde(with)]` for an optional [`Timestamp`].
+pub(crate) mod opt_time {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    // The signature is serde's.
+    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(time: &Option<jiff::Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::time::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<jiff::Timestamp>, D::Error> {
+        match Option::<String>::deserialize(from)? {
+            Some(text) => super::parse_timestamp(&text).map(Some).map_err(serde::de::Error::custom),
+            None => Ok(None),
+        }
+    }
+}
+
+/// `#[serde(with)]` for a `u64`, which proto3 JSON writes as a string and reads as either.
+pub(crate) mod u64_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.to_string())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        match Either::deserialize(from)? {
+            Either::Number(value) => Ok(value),
+            Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_have_no_or_three_digits() {
+        let time = parse_timestamp("2026-03-01T10:00:00.120456Z").unwrap();
+        assert_eq!(timestamp_text(time), "2026-03-01T10:00:00.120Z");
+        assert_eq!(
+            timestamp_text(parse_timestamp("2026-03-01T12:00:00+02:00").unwrap()),
+            "2026-03-01T10:00:00Z"
+        );
+        assert!(parse_timestamp("2026-03-01T10:00:00").is_err());
+    }
+}

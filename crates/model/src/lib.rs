@@ -1,0 +1,47 @@
+//! The vocabulary of Cellar: names, records, the job state machine and the decisions.
+//!
+//! Nothing here does I/O, reads a clock or is async. Every function is a pure
+//! function of its arguments, so every rule of the system can be tested by
+//! calling it. The records' JSON is canonical proto3 JSON: what `etcdctl get`
+//! shows is what the gRPC API answers.
+
+mod backup;
+mod code;
+mod instance;
+mod job;
+mod json;
+mod key;
+mod layout;
+mod lock;
+mod lsn;
+mod name;
+mod outcome;
+mod plan;
+mod pooler;
+mod precondition;
+mod proof;
+mod topology;
+
+pub use backup::{BackupLabel, BackupResult, BackupSource, BackupType};
+pub use code::{Code, Refusal};
+pub use instance::{InstanceState, LagClass, Role};
+pub use job::{
+    BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, Progress,
+    RebuildParams, RequestId, Run, RunResult, Transition,
+};
+pub use json::{parse_timestamp, timestamp_ms, timestamp_text};
+pub use key::{Key, Keyspace};
+pub use layout::{
+    CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
+};
+pub use lock::{Lock, LockDecision};
+pub use lsn::{Lsn, SystemIdentifier, Timeline};
+pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
+pub use outcome::{claimable, closable, join, lost_is_recoverable};
+pub use plan::{JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_rebuild};
+pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
+pub use precondition::{
+    Expected, Observed, check_primary_source, check_standby_source, check_standby_without_lag,
+};
+pub use proof::{CopyCount, Proof, ProofFailure, prove};
+pub use topology::{Cell, Database, Retention, next_index};

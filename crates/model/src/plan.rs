@@ -1,0 +1,520 @@
+//! Deciding whether a request can work, from a snapshot of the topology.
+//!
+//! What cannot work is refused here, at once, with nothing changed. What
+//! passes here is checked once more by the pooler against its live instance:
+//! the snapshot is a lease's time old at worst.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    BackupParams, Cell, CellName, Code, Database, DatabaseName, InstanceState, JobId, JobKind, JobRecord,
+    Leader, Pooler, PoolerStatus, RebuildParams, Refusal, RequestId, Role,
+};
+
+/// Everything a decision looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// All cells.
+    pub cells: &'a BTreeMap<CellName, Cell>,
+    /// All databases.
+    pub databases: &'a BTreeMap<DatabaseName, Database>,
+    /// All poolers.
+    pub poolers: &'a BTreeMap<(DatabaseName, CellName), Pooler>,
+    /// Their status, as far as they live.
+    pub status: &'a BTreeMap<(DatabaseName, CellName), PoolerStatus>,
+    /// The recorded primaries.
+    pub leaders: &'a BTreeMap<DatabaseName, Leader>,
+}
+
+/// A request for a job, parsed: what every kind has in common.
+#[derive(Debug, Clone)]
+pub struct JobRequest {
+    /// Which database; the only one when not given.
+    pub database: Option<DatabaseName>,
+    /// The cell whose pooler does the work.
+    pub cell: CellName,
+    /// When it is given up, counted from now; a default when not given.
+    pub timeout: Option<Duration>,
+    /// The caller's name for the request.
+    pub request_id: Option<RequestId>,
+    /// The caller.
+    pub requested_by: String,
+}
+
+impl JobRequest {
+    /// `id` is used when the request brings no request id of its own.
+    fn record(&self, kind: JobKind, database: &DatabaseName, id: JobId, now: Timestamp) -> JobRecord {
+        let create_time = crate::timestamp_ms(now);
+        let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        JobRecord {
+            id: self.request_id.as_ref().map_or(id, |request| JobId::for_request(database, request)),
+            kind,
+            database: database.clone(),
+            cell: self.cell.clone(),
+            backup: None,
+            rebuild: None,
+            requested_by: self.requested_by.clone(),
+            request_id: self.request_id.clone(),
+            create_time,
+            deadline: create_time.saturating_add(timeout).unwrap_or(Timestamp::MAX),
+            parent: None,
+            cancel: None,
+            closure: None,
+        }
+    }
+}
+
+/// A two-day backup is long but real; what has not ended after three days is not going to.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
+
+/// Lag up to which a standby is accepted when the request does not say: 16 WAL segments.
+const DEFAULT_MAX_LAG: u64 = 256 << 20;
+
+fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "there are none yet".to_owned() } else { format!("known: {}", names.join(", ")) }
+}
+
+impl<'a> Snapshot<'a> {
+    /// The database of that name, or the only one.
+    ///
+    /// # Errors
+    /// Refused when there is none of that name, or the name is needed and missing.
+    pub fn database(&self, name: Option<&DatabaseName>) -> Result<&'a Database, Refusal> {
+        let all = || known(self.databases.keys().map(DatabaseName::as_str));
+        match name {
+            Some(name) => self.databases.get(name).ok_or_else(|| {
+                Refusal::new(Code::UnknownDatabase, format!("there is no database {name} ({})", all()))
+                    .about("database", name)
+            }),
+            None if self.databases.len() == 1 => {
+                Ok(self.databases.values().next().unwrap_or_else(|| unreachable!()))
+            }
+            None if self.databases.is_empty() => {
+                Err(Refusal::new(Code::UnknownDatabase, "the cluster has no database yet")
+                    .hint("create one with `cellar up`"))
+            }
+            None => Err(Refusal::new(
+                Code::InvalidArgument,
+                format!("the cluster has several databases and the request names none ({})", all()),
+            )
+            .hint("name one with --database")
+            .about("field", "database")),
+        }
+    }
+
+    /// The pooler of a database in a cell.
+    ///
+    /// # Errors
+    /// Refused when the cell has none.
+    pub fn pooler(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a Pooler, Refusal> {
+        self.poolers.get(&(database.clone(), cell.clone())).ok_or_else(|| {
+            let cells = self.poolers.keys().filter(|(db, _)| db == database).map(|(_, cell)| cell.as_str());
+            Refusal::new(
+                Code::UnknownCell,
+                format!("database {database} has no cell {cell} ({})", known(cells)),
+            )
+            .about("cell", cell)
+            .about("database", database)
+        })
+    }
+
+    fn live_status(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a PoolerStatus, Refusal> {
+        let down = |message: String| {
+            Refusal::new(Code::CellDown, message).about("cell", cell).about("database", database)
+        };
+        let status = self.status.get(&(database.clone(), cell.clone())).ok_or_else(|| {
+            down(format!("cell {cell} is down: its multipooler does not report to the topology"))
+                .hint(format!("start it (`cellar up` on a local cluster), or name another cell than {cell}"))
+        })?;
+        Ok(status)
+    }
+
+    fn answering(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a PoolerStatus, Refusal> {
+        let status = self.live_status(database, cell)?;
+        if status.state != InstanceState::Running || status.role == Role::Unknown {
+            let why = if status.message.is_empty() { String::new() } else { format!(": {}", status.message) };
+            return Err(Refusal::new(
+                Code::CellDown,
+                format!("PostgreSQL in cell {cell} is {}, not running{why}", status.state.as_str()),
+            )
+            .hint("look at `cellar status`, mend the cell or name another one")
+            .about("cell", cell)
+            .about("database", database));
+        }
+        Ok(status)
+    }
+
+    /// Cells other than `except` whose instance says that it is a primary.
+    #[must_use]
+    pub fn other_primaries(&self, database: &DatabaseName, except: Option<&CellName>) -> Vec<CellName> {
+        self.status
+            .values()
+            .filter(|s| s.database == *database && s.role == Role::Primary && Some(&s.cell) != except)
+            .map(|s| s.cell.clone())
+            .collect()
+    }
+}
+
+/// Decides on a backup of a named cell.
+///
+/// `id` is used when the request brings no request id of its own.
+///
+/// # Errors
+/// Refused when the database or the cell is unknown, the cell is down, is the primary without
+/// permission, does not stream from the recorded primary, lags, or two primaries are visible.
+pub fn plan_backup(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &BackupParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let (db, cell) = (&database.name, &request.cell);
+    snapshot.pooler(db, cell)?;
+    let status = snapshot.answering(db, cell)?;
+    let leader = snapshot.leaders.get(db).ok_or_else(|| {
+        Refusal::new(Code::NoPrimary, format!("database {db} has no recorded primary yet"))
+            .hint("wait until `cellar status` shows a primary")
+            .about("database", db)
+    })?;
+    let others = snapshot.other_primaries(db, Some(&leader.cell));
+    if !others.is_empty() {
+        let names: Vec<&str> = others.iter().map(CellName::as_str).collect();
+        return Err(Refusal::new(
+            Code::TwoPrimaries,
+            format!("{} is recorded as primary of {db}, but {} says so too", leader.cell, names.join(", ")),
+        )
+        .hint("stop or rebuild the one that should not be, then ask again")
+        .about("cell", cell)
+        .about("database", db));
+    }
+    match status.role {
+        Role::Primary if !params.allow_primary => {
+            let standbys = snapshot.status.values().filter(|s| s.database == *db && s.role == Role::Standby);
+            let names = known(standbys.map(|s| s.cell.as_str()));
+            return Err(Refusal::new(Code::IsPrimary, format!("cell {cell} is the primary of {db}"))
+                .hint(format!("name a standby ({names}), or allow it with --allow-primary"))
+                .about("cell", cell)
+                .about("database", db));
+        }
+        Role::Primary => {}
+        _ => {
+            snapshot.answering(db, &leader.cell).map_err(|refusal| {
+                Refusal::new(Code::NoPrimary, format!("the primary of {db} does not answer: {refusal}"))
+                    .hint("a backup of a standby needs the primary for pg_control and the backup's start and stop")
+                    .about("cell", cell)
+                    .about("database", db)
+            })?;
+            if !status.streams_from(&leader.cell) {
+                let from = status
+                    .streams_from
+                    .as_ref()
+                    .map_or("nobody that is known".to_owned(), ToString::to_string);
+                return Err(Refusal::new(
+                    Code::WrongPrimary,
+                    format!(
+                        "cell {cell} streams from {from}, and the recorded primary of {db} is {}",
+                        leader.cell
+                    ),
+                )
+                .hint("look at its replication with `cellar status`; a rebuild mends it (`cellar rebuild`)")
+                .about("cell", cell)
+                .about("database", db));
+            }
+        }
+    }
+    let mut record = request.record(JobKind::Backup, db, id, now);
+    let mut params = params.clone();
+    if params.max_lag_bytes == 0 {
+        params.max_lag_bytes = DEFAULT_MAX_LAG;
+    }
+    record.backup = Some(params);
+    Ok(record)
+}
+
+/// Decides on a rebuild of a named standby.
+///
+/// # Errors
+/// Refused when the database or the cell is unknown, the cell is or was last the primary, its
+/// pooler is down, or no primary answers.
+pub fn plan_rebuild(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let (db, cell) = (&database.name, &request.cell);
+    snapshot.pooler(db, cell)?;
+    snapshot.live_status(db, cell)?;
+    let leader = snapshot.leaders.get(db);
+    if leader.is_some_and(|leader| leader.cell == *cell) {
+        return Err(Refusal::new(Code::IsPrimary, format!("cell {cell} is the recorded primary of {db}"))
+            .hint("only standbys are rebuilt: promote another cell first")
+            .about("cell", cell)
+            .about("database", db));
+    }
+    let Some(leader) = leader else {
+        return Err(Refusal::new(Code::NoPrimary, format!("database {db} has no recorded primary yet"))
+            .about("database", db));
+    };
+    snapshot.answering(db, &leader.cell).map_err(|refusal| {
+        Refusal::new(Code::NoPrimary, format!("the primary of {db} does not answer: {refusal}"))
+            .hint("a rebuilt standby has nobody to stream from; mend the primary first")
+            .about("database", db)
+    })?;
+    let mut record = request.record(JobKind::Rebuild, db, id, now);
+    record.rebuild = Some(RebuildParams {});
+    Ok(record)
+}
+
+/// Decides whether a cell may leave every database.
+///
+/// # Errors
+/// Refused when it is unknown, the last one, or some database's primary.
+pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
+    if !snapshot.cells.contains_key(cell) {
+        let all = known(snapshot.cells.keys().map(CellName::as_str));
+        return Err(
+            Refusal::new(Code::UnknownCell, format!("there is no cell {cell} ({all})")).about("cell", cell)
+        );
+    }
+    if snapshot.cells.len() == 1 {
+        return Err(Refusal::new(Code::LastCell, format!("{cell} is the last cell"))
+            .hint("`cellar down --destroy` removes the whole cluster")
+            .about("cell", cell));
+    }
+    for database in snapshot.databases.keys() {
+        let recorded = snapshot.leaders.get(database).is_some_and(|leader| leader.cell == *cell);
+        let observed = snapshot
+            .status
+            .get(&(database.clone(), cell.clone()))
+            .is_some_and(|status| status.role == Role::Primary);
+        if recorded || observed {
+            return Err(Refusal::new(Code::IsPrimary, format!("cell {cell} is the primary of {database}"))
+                .hint("promote another cell first")
+                .about("cell", cell)
+                .about("database", database));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BackupType, CellLayout, LagClass, Retention, Timeline};
+
+    #[derive(Default)]
+    struct World {
+        cells: BTreeMap<CellName, Cell>,
+        databases: BTreeMap<DatabaseName, Database>,
+        poolers: BTreeMap<(DatabaseName, CellName), Pooler>,
+        status: BTreeMap<(DatabaseName, CellName), PoolerStatus>,
+        leaders: BTreeMap<DatabaseName, Leader>,
+    }
+
+    fn request(cell: &str) -> JobRequest {
+        JobRequest {
+            database: None,
+            cell: cell.parse().unwrap(),
+            timeout: None,
+            request_id: None,
+            requested_by: "me".into(),
+        }
+    }
+
+    impl World {
+        /// zone1 is the primary, zone2 and zone3 stream from it.
+        fn healthy() -> Self {
+            let mut world = Self::default();
+            let db = Database {
+                name: "app".parse().unwrap(),
+                stanza: "app".parse().unwrap(),
+                repo_path: "/repo".into(),
+                retention: Retention { full: 2 },
+                bootstrap_cell: "zone1".parse().unwrap(),
+                port_offset: 0,
+            };
+            for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
+                let cell = Cell {
+                    name: name.parse().unwrap(),
+                    index: u32::try_from(index).unwrap(),
+                    host: "localhost".into(),
+                    directory: format!("/c/{name}"),
+                };
+                let pooler = CellLayout::new(&cell.directory).pooler(&db, &cell, "127.0.0.1").unwrap();
+                let status = PoolerStatus {
+                    database: db.name.clone(),
+                    cell: cell.name.clone(),
+                    epoch: "e".into(),
+                    state: InstanceState::Running,
+                    message: String::new(),
+                    role: if index == 0 { Role::Primary } else { Role::Standby },
+                    system_identifier: None,
+                    timeline: Some(Timeline::new(1)),
+                    streams_from: (index > 0).then(|| "zone1".parse().unwrap()),
+                    receive_lag: LagClass::Current,
+                    replay_lag: LagClass::Current,
+                    archiver: crate::Archiver::default(),
+                    versions: crate::Versions::default(),
+                    certificate_expiry: None,
+                    tls_server_up: true,
+                    unreadable_records: vec![],
+                    update_time: None,
+                };
+                world.poolers.insert((db.name.clone(), cell.name.clone()), pooler);
+                world.status.insert((db.name.clone(), cell.name.clone()), status);
+                world.cells.insert(cell.name.clone(), cell);
+            }
+            let leader = Leader {
+                cell: "zone1".parse().unwrap(),
+                term: Timeline::new(1),
+                system_identifier: None,
+                lsn: None,
+            };
+            world.leaders.insert(db.name.clone(), leader);
+            world.databases.insert(db.name.clone(), db);
+            world
+        }
+
+        fn snapshot(&self) -> Snapshot<'_> {
+            Snapshot {
+                cells: &self.cells,
+                databases: &self.databases,
+                poolers: &self.poolers,
+                status: &self.status,
+                leaders: &self.leaders,
+            }
+        }
+
+        fn status(&mut self, cell: &str) -> &mut PoolerStatus {
+            self.status.get_mut(&("app".parse().unwrap(), cell.parse().unwrap())).unwrap()
+        }
+
+        fn backup(&self, cell: &str, allow_primary: bool) -> Result<JobRecord, Refusal> {
+            let params = BackupParams { backup_type: BackupType::Incr, allow_primary, max_lag_bytes: 0 };
+            let request = request(cell);
+            plan_backup(
+                &self.snapshot(),
+                &request,
+                &params,
+                JobId::new(uuid::Uuid::from_u128(1)),
+                Timestamp::UNIX_EPOCH,
+            )
+        }
+
+        fn refused(&self, cell: &str) -> Code {
+            self.backup(cell, false).unwrap_err().code
+        }
+    }
+
+    #[test]
+    fn a_healthy_standby_is_accepted() {
+        let record = World::healthy().backup("zone3", false).unwrap();
+        assert_eq!(record.cell.as_str(), "zone3");
+        assert_eq!(record.backup.unwrap().max_lag_bytes, DEFAULT_MAX_LAG);
+        assert!(record.deadline > record.create_time);
+    }
+
+    #[test]
+    fn an_unknown_cell_is_refused_listing_the_known() {
+        let refusal = World::healthy().backup("zone9", false).unwrap_err();
+        assert_eq!(refusal.code, Code::UnknownCell);
+        assert!(refusal.message.contains("zone1, zone2, zone3"), "{refusal}");
+    }
+
+    #[test]
+    fn the_primary_needs_permission() {
+        assert_eq!(World::healthy().refused("zone1"), Code::IsPrimary);
+        assert!(World::healthy().backup("zone1", true).is_ok());
+    }
+
+    #[test]
+    fn a_dead_cell_is_refused() {
+        let mut world = World::healthy();
+        world.status("zone3").state = InstanceState::Down;
+        assert_eq!(world.refused("zone3"), Code::CellDown);
+        world.status.remove(&("app".parse().unwrap(), "zone3".parse().unwrap()));
+        assert_eq!(world.refused("zone3"), Code::CellDown);
+    }
+
+    #[test]
+    fn an_instance_that_does_not_answer_is_not_a_standby() {
+        let mut world = World::healthy();
+        world.status("zone3").role = Role::Unknown;
+        assert_eq!(world.refused("zone3"), Code::CellDown);
+    }
+
+    #[test]
+    fn a_standby_of_somebody_else_is_refused() {
+        let mut world = World::healthy();
+        world.status("zone3").streams_from = Some("zone2".parse().unwrap());
+        assert_eq!(world.refused("zone3"), Code::WrongPrimary);
+        world.status("zone3").streams_from = None;
+        assert_eq!(world.refused("zone3"), Code::WrongPrimary);
+    }
+
+    #[test]
+    fn two_primaries_are_refused() {
+        let mut world = World::healthy();
+        world.status("zone2").role = Role::Primary;
+        assert_eq!(world.refused("zone3"), Code::TwoPrimaries);
+    }
+
+    #[test]
+    fn a_dead_primary_is_refused_by_name() {
+        let mut world = World::healthy();
+        world.status("zone1").state = InstanceState::Down;
+        assert_eq!(world.refused("zone3"), Code::NoPrimary);
+    }
+
+    #[test]
+    fn a_dead_third_cell_costs_nothing() {
+        let mut world = World::healthy();
+        world.status.remove(&("app".parse().unwrap(), "zone2".parse().unwrap()));
+        assert!(world.backup("zone3", false).is_ok());
+    }
+
+    #[test]
+    fn the_database_must_be_named_when_there_are_two() {
+        let mut world = World::healthy();
+        let mut second = world.databases.values().next().unwrap().clone();
+        second.name = "web".parse().unwrap();
+        world.databases.insert(second.name.clone(), second);
+        assert_eq!(world.refused("zone3"), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn only_standbys_leave_and_only_standbys_are_rebuilt() {
+        let mut world = World::healthy();
+        let remove = |world: &World, cell: &str| {
+            plan_cell_removal(&world.snapshot(), &cell.parse().unwrap()).map_err(|r| r.code)
+        };
+        assert_eq!(remove(&world, "zone1"), Err(Code::IsPrimary));
+        assert_eq!(remove(&world, "zone9"), Err(Code::UnknownCell));
+        assert_eq!(remove(&world, "zone2"), Ok(()));
+        let rebuild = |world: &World, cell: &str| {
+            let request = request(cell);
+            plan_rebuild(
+                &world.snapshot(),
+                &request,
+                JobId::new(uuid::Uuid::from_u128(1)),
+                Timestamp::UNIX_EPOCH,
+            )
+            .map(|_| ())
+            .map_err(|r| r.code)
+        };
+        assert_eq!(rebuild(&world, "zone1"), Err(Code::IsPrimary));
+        assert_eq!(rebuild(&world, "zone2"), Ok(()));
+        world.status("zone2").state = InstanceState::Broken;
+        assert_eq!(rebuild(&world, "zone2"), Ok(()));
+        world.cells.retain(|name, _| name.as_str() == "zone2");
+        assert_eq!(remove(&world, "zone2"), Err(Code::LastCell));
+    }
+}

@@ -1,0 +1,71 @@
+//! Cells and databases.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CellName, DatabaseName, StanzaName};
+
+/// A failure domain. Its index never changes and every port derives from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cell {
+    /// Its name.
+    pub name: CellName,
+    /// Position that its ports derive from, from 0.
+    #[serde(default)]
+    pub index: u32,
+    /// DNS name under which the other cells reach it.
+    pub host: String,
+    /// Directory on that host that holds the cell's files.
+    pub directory: String,
+}
+
+/// The next free index: one above the highest in use, so that an index is not
+/// handed to a new cell while certificates and configs of an old one are still about.
+#[must_use]
+pub fn next_index<'a>(cells: impl IntoIterator<Item = &'a Cell>) -> u32 {
+    cells.into_iter().map(|cell| cell.index + 1).max().unwrap_or(0)
+}
+
+/// How many backups are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Full backups kept, `repo1-retention-full`.
+    #[serde(default)]
+    pub full: u32,
+}
+
+/// One replication group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Database {
+    /// Its name.
+    pub name: DatabaseName,
+    /// pgBackRest's name for its lineage.
+    pub stanza: StanzaName,
+    /// Path of its repository.
+    pub repo_path: String,
+    /// What is kept there.
+    #[serde(default)]
+    pub retention: Retention,
+    /// The cell that runs initdb when nothing exists yet. Says nothing about roles afterwards.
+    pub bootstrap_cell: CellName,
+    /// Added to every port of this database's poolers.
+    #[serde(default)]
+    pub port_offset: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(name: &str, index: u32) -> Cell {
+        Cell { name: name.parse().unwrap(), index, host: "localhost".into(), directory: "/c".into() }
+    }
+
+    #[test]
+    fn a_new_cell_moves_nobody_and_reuses_no_hole() {
+        assert_eq!(next_index(&[]), 0);
+        assert_eq!(next_index(&[cell("zone1", 0), cell("zone3", 2)]), 3);
+    }
+}
