@@ -8,7 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["topology", "job", "multiadmin", "multipooler"].map(|name| format!("cellar/v1/{name}.proto"));
+    let files =
+        ["topology", "job", "multiadmin", "multipooler"].map(|name| format!("cellar/v1/{name}.proto"));
     let descriptors = protox::compile(files, [&root])?;
     let encoded = descriptors.encode_to_vec();
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
@@ -17,6 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .extern_path(".google.protobuf", "::pbjson_types")
         .btree_map(".")
         .compile_fds(descriptors)?;
-    pbjson_build::Builder::new().register_descriptors(&encoded)?.btree_map([".cellar"]).build(&[".cellar"])?;
+    pbjson_build::Builder::new()
+        .register_descriptors(&encoded)?
+        .btree_map([".cellar"])
+        .build(&[".cellar"])?;
     Ok(())
 }

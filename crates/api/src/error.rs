@@ -31,7 +31,9 @@ fn grpc_of(code: Code) -> Grpc {
         Code::Unavailable => Grpc::Unavailable,
         Code::PermissionDenied => Grpc::PermissionDenied,
         Code::ProofFailed => Grpc::DataLoss,
-        Code::PgbackrestFailed | Code::PostgresFailed | Code::PoolerRestarted | Code::Internal => Grpc::Internal,
+        Code::PgbackrestFailed | Code::PostgresFailed | Code::PoolerRestarted | Code::Internal => {
+            Grpc::Internal
+        }
     }
 }
 

@@ -1,0 +1,35 @@
+//! What can go wrong with the store, split once into what is worth repeating and what is not.
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached or has no leader: the same call may work later. A transaction
+    /// that ends so may or may not have happened; read again before deciding.
+    #[error("etcd cannot be reached ({0})")]
+    Retryable(String),
+    /// The same call will fail again.
+    #[error("etcd refused the request ({0})")]
+    Terminal(String),
+    /// The watch's revision is gone: list again.
+    #[error("the revision to watch from has been compacted away")]
+    Compacted,
+    /// A record could not be written as JSON: a bug.
+    #[error("a record cannot be written as JSON")]
+    Encode(#[source] serde_json::Error),
+    /// The value under a key is not what belongs there.
+    #[error("the record {key} cannot be read: {reason}")]
+    Corrupt {
+        /// The key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may work later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Retryable(_))
+    }
+}

@@ -1,0 +1,242 @@
+//! etcd as a [`Kv`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, PutOptions,
+    SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchOptions,
+};
+use futures_util::{StreamExt, stream};
+
+use crate::StoreError;
+use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
+
+/// The TLS configuration of an etcd client.
+pub type EtcdTls = TlsOptions;
+
+/// How long one call may take. etcd answers in milliseconds or is in trouble; five seconds let
+/// it elect a new leader (its default election timeout is one second).
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A half-open connection is noticed after the sum of these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Keys asked for at once when listing. etcd answers at most 2 MiB by its own default request
+/// limit only for writes; pages keep our own peak memory flat with 10,000 poolers.
+const LIST_PAGE: i64 = 1000;
+
+/// etcd over gRPC.
+#[derive(Clone)]
+pub struct EtcdKv {
+    client: Client,
+}
+
+impl std::fmt::Debug for EtcdKv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EtcdKv")
+    }
+}
+
+impl EtcdKv {
+    /// A client of the given endpoints (`https://host:port`). Connects when first used and again
+    /// whenever the connection breaks.
+    ///
+    /// # Errors
+    /// [`StoreError::Terminal`] when an endpoint is not a URL.
+    pub async fn connect(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(3))
+            .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
+            .with_keep_alive_while_idle(true);
+        if let Some(tls) = tls {
+            options = options.with_tls(tls);
+        }
+        let client = Client::connect(endpoints, Some(options)).await.map_err(split)?;
+        Ok(Self { client })
+    }
+}
+
+/// Decides once which errors are worth repeating.
+fn split(error: Error) -> StoreError {
+    use tonic_code::{is_compacted, is_retryable};
+    match &error {
+        Error::GRpcStatus(status) if is_compacted(status.message()) => StoreError::Compacted,
+        Error::GRpcStatus(status) if is_retryable(status.code() as i32, status.message()) => {
+            StoreError::Retryable(status.message().to_owned())
+        }
+        Error::IoError(_)
+        | Error::TransportError(_)
+        | Error::WatchError(_)
+        | Error::LeaseKeepAliveError(_) => StoreError::Retryable(error.to_string()),
+        _ => StoreError::Terminal(error.to_string()),
+    }
+}
+
+/// gRPC codes by number: the layering keeps tonic out of this crate.
+mod tonic_code {
+    /// cancelled, unknown, deadline exceeded, resource exhausted, aborted, unavailable.
+    const RETRYABLE: [i32; 6] = [1, 2, 4, 8, 10, 14];
+
+    pub(super) fn is_retryable(code: i32, message: &str) -> bool {
+        // A full backend (NOSPACE alarm) travels as RESOURCE_EXHAUSTED and stays until somebody acts.
+        RETRYABLE.contains(&code) && !message.contains("database space exceeded")
+    }
+
+    pub(super) fn is_compacted(message: &str) -> bool {
+        message.contains("required revision has been compacted")
+    }
+}
+
+async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(result) => result.map_err(split),
+        Err(_) => Err(StoreError::Retryable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+    }
+}
+
+fn entry(kv: &KeyValue) -> Entry {
+    Entry {
+        // A key that is not UTF-8 cannot be one of ours; what is left of it is named as unreadable.
+        key: String::from_utf8_lossy(kv.key()).into_owned(),
+        value: kv.value().to_vec(),
+        revision: kv.mod_revision(),
+    }
+}
+
+#[async_trait]
+impl Kv for EtcdKv {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let mut client = self.client.clone();
+        let response = timed(client.get(key, None)).await?;
+        Ok(response.kvs().first().map(entry))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let mut client = self.client.clone();
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut revision = 0;
+        let end = prefix_end(prefix);
+        let mut from = prefix.as_bytes().to_vec();
+        loop {
+            // All pages at the first page's revision: one consistent picture.
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(LIST_PAGE)
+                .with_sort(SortTarget::Key, SortOrder::Ascend)
+                .with_revision(revision);
+            let response = timed(client.get(from.clone(), Some(options))).await?;
+            if revision == 0 {
+                revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            entries.extend(response.kvs().iter().map(entry));
+            match response.kvs().last() {
+                Some(last) if response.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => return Ok(Listing { entries, revision }),
+            }
+        }
+    }
+
+    async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
+        let mut client = self.client.clone();
+        let compares: Vec<Compare> =
+            guards.into_iter().map(|g| Compare::mod_revision(g.key, CompareOp::Equal, g.revision)).collect();
+        let ops: Vec<TxnOp> = writes
+            .into_iter()
+            .map(|write| match write {
+                Write::Put { key, value, lease } => {
+                    let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+                    TxnOp::put(key, value, options)
+                }
+                Write::Delete { key } => TxnOp::delete(key, None),
+            })
+            .collect();
+        let response = timed(client.txn(Txn::new().when(compares).and_then(ops))).await?;
+        if response.succeeded() {
+            Ok(TxnOutcome::Committed(response.header().map_or(0, etcd_client::ResponseHeader::revision)))
+        } else {
+            Ok(TxnOutcome::Conflict)
+        }
+    }
+
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
+        let mut client = self.client.clone();
+        let options = WatchOptions::new().with_prefix().with_start_revision(revision);
+        let watch = timed(client.watch(prefix, Some(options))).await?;
+        let changes = stream::unfold(Some(watch), |watch| async move {
+            let mut watch = watch?;
+            match watch.message().await {
+                Ok(Some(response)) if response.compact_revision() != 0 => {
+                    Some((Err(StoreError::Compacted), None))
+                }
+                Ok(Some(response)) if response.canceled() => {
+                    Some((Err(StoreError::Retryable(response.cancel_reason().to_owned())), None))
+                }
+                Ok(Some(response)) => {
+                    let changes = response
+                        .events()
+                        .iter()
+                        .filter_map(|event| {
+                            let entry = entry(event.kv()?);
+                            Some(match event.event_type() {
+                                EventType::Put => Change::Put(entry),
+                                EventType::Delete => {
+                                    Change::Delete { key: entry.key, revision: entry.revision }
+                                }
+                            })
+                        })
+                        .collect();
+                    Some((Ok(changes), Some(watch)))
+                }
+                Ok(None) => Some((Err(StoreError::Retryable("the watch ended".to_owned())), None)),
+                Err(error) => Some((Err(split(error)), None)),
+            }
+        });
+        Ok(changes.boxed())
+    }
+
+    async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
+        let mut client = self.client.clone();
+        Ok(LeaseId(timed(client.lease_grant(i64::from(ttl), None)).await?.id()))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
+        let mut client = self.client.clone();
+        // Opening the stream renews once and waits for the answer, which is all that is needed here;
+        // an ended lease is reported by etcd-client as an error of its own.
+        match timed(client.lease_keep_alive(lease.0)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Retryable(text) | StoreError::Terminal(text))
+                if text.contains("lease not found") =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let mut client = self.client.clone();
+        match timed(client.lease_revoke(lease.0)).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Terminal(text)) if text.contains("lease not found") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The first key behind all keys with the prefix. Ours end with `/`, so the last byte can be raised.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xFF {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}

@@ -1,0 +1,113 @@
+//! The narrow waist between the typed store and etcd.
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use crate::StoreError;
+
+/// A lease: keys bound to it go when it is not kept alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub(crate) i64);
+
+/// One key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision of its last change.
+    pub revision: i64,
+}
+
+/// All keys below a prefix at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// In the order of their keys.
+    pub entries: Vec<Entry>,
+    /// The store's revision at that moment; watch from the next.
+    pub revision: i64,
+}
+
+/// A condition of a transaction: the key was last changed at this revision. 0 means that there
+/// is no such key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// The key.
+    pub key: String,
+    /// The revision of its last change, 0 for none.
+    pub revision: i64,
+}
+
+/// A write of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+        /// The lease it is bound to.
+        lease: Option<LeaseId>,
+    },
+    /// Removes a key, if it is there.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TxnOutcome {
+    /// All guards held and all writes were done, at this revision.
+    Committed(i64),
+    /// Some guard did not hold; nothing was written.
+    Conflict,
+}
+
+/// A change seen by a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A key was set.
+    Put(Entry),
+    /// A key was removed or its lease ended.
+    Delete {
+        /// The key.
+        key: String,
+        /// The revision at which it went.
+        revision: i64,
+    },
+}
+
+/// Changes in the order they happened. An `Err` ends the stream.
+pub type WatchStream = BoxStream<'static, Result<Vec<Change>, StoreError>>;
+
+/// A key-value store with revisions, as etcd is one.
+#[async_trait]
+pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
+    /// The key's entry, read linearizably.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// All entries below `prefix`.
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+
+    /// Writes everything if every guard holds, and nothing otherwise.
+    async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError>;
+
+    /// Every change below `prefix` from `revision` (inclusive) on.
+    ///
+    /// The first item is an empty batch that says that the watch stands; it ends with
+    /// [`StoreError::Compacted`] when the revision is gone.
+    async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError>;
+
+    /// A new lease of `ttl` seconds.
+    async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError>;
+
+    /// Renews a lease; false when it has ended.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError>;
+
+    /// Ends a lease and removes its keys.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}

@@ -1,0 +1,162 @@
+//! List, then watch from there; list again when the watch breaks.
+//!
+//! The state machine of Kubernetes' informers: a watch that ends, for whatever
+//! reason, is followed by a new listing, because what was missed is not known
+//! (compaction, or an etcd that came back with an older state).
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::StoreError;
+use crate::store::Store;
+use crate::view::View;
+
+/// How soon a broken watch is begun again.
+const RETRY: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+struct Shared {
+    view: RwLock<View>,
+    /// Counts changes of the view, to wake those who wait.
+    version: watch::Sender<u64>,
+    /// For each prefix whether its watch stands, and since when it does not.
+    standing: RwLock<Vec<Result<(), Instant>>>,
+}
+
+impl Shared {
+    fn stands(&self, at: usize, stands: bool) {
+        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        match (stands, standing[at]) {
+            (true, _) => standing[at] = Ok(()),
+            (false, Ok(())) => standing[at] = Err(Instant::now()),
+            (false, Err(_)) => {}
+        }
+    }
+}
+
+/// A [`View`] of some prefixes that follows the store.
+#[derive(Debug)]
+pub struct Mirror {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Mirror {
+    /// Begins to follow the given prefixes.
+    #[must_use]
+    pub fn start(store: &Store, prefixes: Vec<String>) -> Self {
+        let shared = Arc::new(Shared {
+            view: RwLock::default(),
+            version: watch::Sender::new(0),
+            standing: RwLock::new(vec![Err(Instant::now()); prefixes.len()]),
+        });
+        let tasks = prefixes
+            .into_iter()
+            .enumerate()
+            .map(|(at, prefix)| {
+                let (store, shared) = (store.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    loop {
+                        if let Err(error) = follow(&store, &prefix, at, &shared).await {
+                            tracing::debug!(prefix, %error, "listing again");
+                        }
+                        shared.stands(at, false);
+                        tokio::time::sleep(RETRY).await;
+                    }
+                })
+            })
+            .collect();
+        Self { shared, tasks }
+    }
+
+    /// The picture as it is now. Do not hold it across an await.
+    #[must_use]
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A receiver that sees a new value whenever the view has changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.version.subscribe()
+    }
+
+    /// For how long the picture may have been out of date; `None` while every watch stands.
+    #[must_use]
+    pub fn stale_for(&self) -> Option<Duration> {
+        let standing = self.shared.standing.read().unwrap_or_else(PoisonError::into_inner);
+        standing.iter().filter_map(|state| state.err()).map(|since| since.elapsed()).max()
+    }
+
+    /// Waits until every prefix has been listed and is watched.
+    ///
+    /// # Errors
+    /// [`StoreError::Retryable`] when that takes longer than `patience`.
+    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        self.wait_for(patience, |_| self.stale_for().is_none()).await
+    }
+
+    /// Waits until the view satisfies `condition`.
+    ///
+    /// # Errors
+    /// [`StoreError::Retryable`] when that takes longer than `patience`.
+    pub async fn wait_for(
+        &self,
+        patience: Duration,
+        mut condition: impl FnMut(&View) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut changes = self.changes();
+        let wait = async {
+            loop {
+                changes.borrow_and_update();
+                if condition(&self.view()) {
+                    return;
+                }
+                // The sender lives as long as `self`.
+                let _ = changes.changed().await;
+            }
+        };
+        tokio::time::timeout(patience, wait)
+            .await
+            .map_err(|_| StoreError::Retryable(format!("nothing within {} s", patience.as_secs_f32())))
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// One round: list, then watch until the watch breaks.
+async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Result<(), StoreError> {
+    let listing = store.list(prefix).await?;
+    let mut watch = store.kv().watch(prefix, listing.revision + 1).await?;
+    shared.view.write().unwrap_or_else(PoisonError::into_inner).replace(
+        store.keys(),
+        prefix,
+        listing.entries,
+    );
+    shared.stands(at, true);
+    shared.version.send_modify(|version| *version += 1);
+    while let Some(changes) = watch.next().await {
+        let changes = changes?;
+        if changes.is_empty() {
+            continue;
+        }
+        {
+            let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            for change in &changes {
+                view.apply(store.keys(), change);
+            }
+        }
+        shared.version.send_modify(|version| *version += 1);
+    }
+    Ok(())
+}
