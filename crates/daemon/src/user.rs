@@ -49,20 +49,16 @@ impl OsUser {
     /// # Errors
     /// When there is no such user or it is root.
     pub fn resolve(name: Option<&str>) -> Result<Self, UserError> {
-        let system = |user: &str| move |source| UserError::System { user: user.to_owned(), source };
         let uid = Uid::effective();
+        let name = name.or(uid.is_root().then_some("postgres"));
         let user = match name {
-            Some(name) => User::from_name(name).map_err(system(name))?,
-            None if uid.is_root() => User::from_name("postgres").map_err(system("postgres"))?,
-            None => User::from_uid(uid).map_err(system("of this process"))?,
+            Some(name) => User::from_name(name),
+            None => User::from_uid(uid),
         };
-        let missing = || {
-            UserError::Unknown(name.map_or_else(
-                || if uid.is_root() { "postgres".to_owned() } else { uid.to_string() },
-                str::to_owned,
-            ))
-        };
-        let user = user.ok_or_else(missing)?;
+        let wanted = name.map_or_else(|| uid.to_string(), str::to_owned);
+        let user = user
+            .map_err(|source| UserError::System { user: wanted.clone(), source })?
+            .ok_or(UserError::Unknown(wanted))?;
         if user.uid.is_root() {
             return Err(UserError::Root);
         }
