@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
     tonic_prost_build::configure()
         .compile_well_known_types(true)
-        .extern_path(".google.protobuf", "::pbjson_types")
+        .extern_path(".google.protobuf.Timestamp", "crate::wkt::Timestamp")
+        .extern_path(".google.protobuf.Duration", "crate::wkt::Duration")
         .btree_map(".")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()

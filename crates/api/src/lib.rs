@@ -3,6 +3,7 @@
 
 mod error;
 mod record;
+pub mod wkt;
 
 pub use error::{exit_code, hint_of, reason_of, status_of};
 pub use record::{ConvertError, from_message, to_message};

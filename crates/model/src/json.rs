@@ -6,7 +6,7 @@ use jiff::Timestamp;
 /// A time as proto3 JSON writes it: UTC, with no or exactly three fractional digits.
 #[must_use]
 pub fn timestamp_text(time: Timestamp) -> String {
-    let millis = time.subsec_nanosecond() / 1_000_000;
+    let millis = time.as_nanosecond().rem_euclid(1_000_000_000) / 1_000_000;
     let seconds = time.strftime("%Y-%m-%dT%H:%M:%S");
     if millis == 0 { format!("{seconds}Z") } else { format!("{seconds}.{millis:03}Z") }
 }

@@ -1,0 +1,140 @@
+//! Model and proto define the same records: every record, with every field set, goes through the
+//! API's message and comes back the same, and the JSON in etcd is the API's JSON.
+
+use cellar_api::{from_message, to_message, v1};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// `document` is canonical JSON with every field of the record set to something that is not its default.
+fn same<R, M>(document: &Value)
+where
+    R: Serialize + DeserializeOwned,
+    M: Serialize + DeserializeOwned,
+{
+    let record: R = serde_json::from_value(document.clone()).expect("the model reads it");
+    assert_eq!(serde_json::to_value(&record).unwrap(), *document, "the model writes what it read");
+    let message: M = to_message(&record).expect("the API reads the model's JSON");
+    assert_eq!(serde_json::to_value(&message).unwrap(), *document, "the API writes the same JSON");
+    let back: R = from_message(&message).expect("the model reads the API's JSON");
+    assert_eq!(serde_json::to_value(&back).unwrap(), *document);
+}
+
+const TIME: &str = "2026-03-01T10:00:00.120Z";
+const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+const OTHER: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
+
+fn backup_params() -> Value {
+    json!({"type": "BACKUP_TYPE_DIFF", "allowPrimary": true, "maxLagBytes": "77"})
+}
+
+fn error() -> Value {
+    json!({"code": "LAGGING", "message": "m", "hint": "h", "toolOutput": "t"})
+}
+
+fn record() -> Value {
+    json!({
+        "id": ID, "kind": "JOB_KIND_BACKUP", "database": "app", "cell": "zone1", "backup": backup_params(),
+        "rebuild": {}, "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
+        "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
+        "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error()},
+    })
+}
+
+fn progress() -> Value {
+    json!({"phase": "copying", "bytesDone": "1", "bytesTotal": "2"})
+}
+
+fn result() -> Value {
+    json!({"backup": {
+        "label": "20260301-101500F_20260302-101500I", "type": "BACKUP_TYPE_INCR", "prior": "20260301-101500F",
+        "startLsn": "0/1", "stopLsn": "0/2", "walStart": "000000010000000000000001",
+        "walStop": "000000010000000000000002", "sizeBytes": "3", "repoBytes": "4",
+        "source": {
+            "cell": "zone1", "dataDirectory": "/d", "systemIdentifier": "7", "timeline": 1, "replayLsn": "0/3",
+            "filesFromSource": "5", "filesFromPrimary": "6", "verified": true,
+        },
+    }})
+}
+
+fn history() -> Value {
+    json!([{"state": "JOB_STATE_RUNNING", "time": TIME, "epoch": "e", "note": "n"}])
+}
+
+#[test]
+fn cell() {
+    same::<cellar_model::Cell, v1::Cell>(
+        &json!({"name": "zone1", "index": 3, "host": "h", "directory": "/c"}),
+    );
+}
+
+#[test]
+fn database() {
+    same::<cellar_model::Database, v1::Database>(&json!({
+        "name": "app", "stanza": "s", "repoPath": "/r", "retention": {"full": 7}, "bootstrapCell": "zone1", "portOffset": 9,
+    }));
+}
+
+#[test]
+fn pooler() {
+    same::<cellar_model::Pooler, v1::Pooler>(&json!({
+        "database": "app", "cell": "zone1", "index": 1, "host": "h", "postgresPort": 1, "pgbackrestPort": 2,
+        "grpcPort": 3, "listen": "127.0.0.1", "dataDirectory": "/d", "socketDirectory": "/s",
+        "configPath": "/c", "tlsDirectory": "/t", "logDirectory": "/l", "lockDirectory": "/k", "spoolDirectory": "/p",
+    }));
+}
+
+#[test]
+fn pooler_status() {
+    same::<cellar_model::PoolerStatus, v1::PoolerStatus>(&json!({
+        "database": "app", "cell": "zone1", "epoch": "e", "state": "INSTANCE_STATE_BROKEN", "message": "m",
+        "role": "ROLE_STANDBY", "systemIdentifier": "7", "timeline": 2, "streamsFrom": "zone2",
+        "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR",
+        "archiver": {"lastArchivedWal": "a", "lastArchivedTime": TIME, "lastFailedWal": "f", "lastFailedTime": TIME},
+        "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1"},
+        "certificateExpiry": TIME, "tlsServerUp": true, "unreadableRecords": ["k"], "updateTime": TIME,
+    }));
+}
+
+#[test]
+fn leader_and_lock() {
+    same::<cellar_model::Leader, v1::Leader>(
+        &json!({"cell": "zone1", "term": 2, "systemIdentifier": "7", "lsn": "0/1"}),
+    );
+    same::<cellar_model::Lock, v1::Lock>(&json!({"holder": ID, "queue": [OTHER]}));
+}
+
+#[test]
+fn job_record_and_run() {
+    same::<cellar_model::JobRecord, v1::JobRecord>(&record());
+    same::<cellar_model::Run, v1::Run>(&json!({
+        "id": ID, "database": "app", "cell": "zone1", "state": "JOB_STATE_FAILED", "epoch": "e", "startTime": TIME,
+        "endTime": TIME, "progress": progress(), "result": result(), "error": error(), "history": history(),
+    }));
+}
+
+#[test]
+fn job() {
+    let mut document = record();
+    for (name, value) in [
+        ("state", json!("JOB_STATE_LOST")),
+        ("startTime", json!(TIME)),
+        ("endTime", json!(TIME)),
+        ("progress", progress()),
+        ("result", result()),
+        ("error", error()),
+        ("waitsFor", json!([OTHER])),
+        ("history", history()),
+    ] {
+        document[name] = value;
+    }
+    same::<cellar_model::Job, v1::Job>(&document);
+}
+
+/// A field that only one side knows would be lost on the way: the two name the same fields.
+#[test]
+fn a_message_refuses_what_the_model_does_not_know() {
+    let mut document = record();
+    document["surprise"] = json!(1);
+    assert!(serde_json::from_value::<v1::JobRecord>(document).is_err());
+}
