@@ -1,0 +1,179 @@
+//! The cluster's certificate authority.
+
+use std::fmt;
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use cellar_model::ClusterName;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use time::OffsetDateTime;
+
+use crate::certificate::parse;
+use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
+use crate::leaf::{distinguished_name, random_serial};
+use crate::{CLOCK_SKEW, CertificateInfo, Result, TlsError, key};
+
+/// File name of the authority's certificate, in its own directory and in everybody else's.
+pub const CA_CERTIFICATE: &str = "ca.crt";
+
+/// File name of the authority's key. It never leaves the authority's directory.
+pub const CA_KEY: &str = "ca.key";
+
+/// How long an authority lives: ten years.
+pub const CA_LIFETIME: Duration = Duration::from_secs(3652 * 24 * 3600);
+
+/// Serialises the processes that would make the same authority.
+const LOCK: &str = ".lock";
+
+/// A certificate authority that can sign.
+pub struct Ca {
+    dir: PathBuf,
+    pem: String,
+    certificate: CertificateDer<'static>,
+    info: CertificateInfo,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for Ca {
+    /// Shows where the authority is, never its key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ca").field("dir", &self.dir).field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+/// Makes the cluster's authority in `dir`, or loads the one that is there.
+///
+/// Self-signed ECDSA P-256, ten years, may sign leaves only. `ca.key` is 0600,
+/// `ca.crt` 0644, the directory 0700. The key is written first and the
+/// certificate last, so a run that died in between is finished by the next
+/// one with the same key; an existing authority is never overwritten, and any
+/// number of processes may call this at once.
+///
+/// # Errors
+/// When `dir` cannot be written, or holds a certificate without its key, a pair
+/// that does not match, or an authority that has expired.
+pub fn generate_ca(dir: &Path, cluster: &ClusterName) -> Result<Ca> {
+    file::create_private_directory(dir, None)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(TlsError::io("make private", dir))?;
+    let lock_path = dir.join(LOCK);
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(KEY_MODE)
+        .open(&lock_path)
+        .map_err(TlsError::io("open", &lock_path))?;
+    lock.lock().map_err(TlsError::io("lock", &lock_path))?;
+
+    let (certificate, key) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY));
+    if !file::exists(&certificate)? {
+        if !file::exists(&key)? {
+            file::create(&key, &key::generate()?.serialize_pem(), KEY_MODE, None)?;
+        }
+        let pem = self_sign(&load_key(&key)?, cluster)?;
+        file::create(&certificate, &pem, CERTIFICATE_MODE, None)?;
+        tracing::info!(path = %certificate.display(), %cluster, "made the certificate authority");
+    }
+    Ca::load(dir)
+}
+
+fn self_sign(key: &KeyPair, cluster: &ClusterName) -> Result<String> {
+    let now = SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
+    params.not_after = OffsetDateTime::from(now + CA_LIFETIME);
+    params.serial_number = Some(random_serial()?);
+    params.distinguished_name = distinguished_name(&format!("Cellar CA {cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+        .self_signed(key)
+        .map(|certificate| certificate.pem())
+        .map_err(|e| TlsError::Generate { what: "the authority's certificate", reason: e.to_string() })
+}
+
+fn load_key(path: &Path) -> Result<KeyPair> {
+    let content = file::read_own(path)?;
+    key::check_private(path, &content)?;
+    key::parse(path, &content)
+}
+
+impl Ca {
+    /// Loads the authority in `dir` with its key.
+    ///
+    /// # Errors
+    /// When there is none, one half is missing, the halves do not match, the
+    /// key is readable by others, or the certificate is expired or no authority's.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let (path, key_path) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY));
+        match (file::exists(&path)?, file::exists(&key_path)?) {
+            (true, true) => {}
+            (true, false) => return Err(TlsError::AuthorityKeyMissing { dir: dir.to_owned() }),
+            (false, _) => return Err(TlsError::NoAuthority { dir: dir.to_owned() }),
+        }
+        let pair = load_key(&key_path)?;
+        let pem = file::read_own(&path)?.text;
+        let info = CertificateInfo::from_pem(&path, &pem)?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| TlsError::bad_file(&path, e.to_string()))?;
+        if !info.authority {
+            return Err(TlsError::bad_file(&path, "it is not the certificate of an authority (CA:TRUE)"));
+        }
+        if parse(&certificate)?.public_key().subject_public_key.data.as_ref() != pair.der_bytes() {
+            return Err(TlsError::Mismatch { certificate: path, key: key_path });
+        }
+        if !info.is_valid_at(SystemTime::now()) {
+            return Err(TlsError::bad_file(
+                &path,
+                "the authority has expired or is not yet valid: check this host's clock, else replace it (`cellar certs rotate --ca`)",
+            ));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, pair)
+            .map_err(|e| TlsError::bad_file(&path, e.to_string()))?;
+        Ok(Self { dir: dir.to_owned(), pem, certificate, info, issuer })
+    }
+
+    /// What the authority's certificate says.
+    #[must_use]
+    pub fn info(&self) -> &CertificateInfo {
+        &self.info
+    }
+
+    /// The directory that holds the pair.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The authority's certificate in PEM, as it is on disk.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Puts the authority's certificate, never its key, into `dir` as `ca.crt`; tells whether the file changed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn install_certificate(&self, dir: &Path, owner: Option<Owner>) -> Result<bool> {
+        let path = dir.join(CA_CERTIFICATE);
+        file::create_private_directory(dir, owner)?;
+        let same = file::read_own(&path)
+            .is_ok_and(|content| content.text == self.pem && content.is_as(CERTIFICATE_MODE, owner));
+        if !same {
+            file::replace(&path, &self.pem, CERTIFICATE_MODE, owner)?;
+        }
+        Ok(!same)
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+}

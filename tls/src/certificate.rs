@@ -1,0 +1,211 @@
+//! What a certificate says: whose it is, for what, and until when.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
+
+use crate::{Result, TlsError, file};
+
+/// The readable parts of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// The subject's common name; empty when it has none.
+    pub common_name: String,
+    /// The SPIFFE-style URI among the subject's alternative names.
+    pub uri: Option<String>,
+    /// DNS names among the subject's alternative names.
+    pub dns_names: BTreeSet<String>,
+    /// IP addresses among the subject's alternative names.
+    pub ip_addresses: BTreeSet<IpAddr>,
+    /// Whether it may be presented by a server.
+    pub server_auth: bool,
+    /// Whether it may be presented by a client.
+    pub client_auth: bool,
+    /// Whether it may sign other certificates.
+    pub authority: bool,
+    /// The serial number in lower-case hexadecimal, without separators or leading zeros.
+    pub serial: String,
+    /// Start of its validity.
+    pub not_before: SystemTime,
+    /// End of its validity.
+    pub not_after: SystemTime,
+}
+
+/// Who is at the other end of a mutually authenticated connection.
+///
+/// Taken from the certificate that the peer proved to hold, after it was
+/// verified against the cluster's authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The subject's common name; empty when it has none.
+    pub common_name: String,
+    /// `spiffe://<cluster>/<role>/<name>`, when the certificate has one.
+    pub uri: Option<String>,
+    /// The serial number in lower-case hexadecimal, the thing to revoke by.
+    pub serial: String,
+    /// When the certificate expires; a connection may outlive it.
+    pub not_after: SystemTime,
+}
+
+impl CertificateInfo {
+    /// Reads a certificate in DER.
+    ///
+    /// # Errors
+    /// [`TlsError::BadCertificate`] when it cannot be parsed, or names more
+    /// than one URI: an identity must not be ambiguous.
+    pub fn from_der(der: &[u8]) -> Result<Self> {
+        let certificate = parse(der)?;
+        let bad = |reason: String| TlsError::BadCertificate { reason };
+        let mut info = Self {
+            common_name: common_name(&certificate),
+            uri: None,
+            dns_names: BTreeSet::new(),
+            ip_addresses: BTreeSet::new(),
+            server_auth: false,
+            client_auth: false,
+            authority: certificate.is_ca(),
+            serial: serial_text(certificate.raw_serial()),
+            not_before: system_time(certificate.validity().not_before),
+            not_after: system_time(certificate.validity().not_after),
+        };
+        if let Some(usage) = certificate.extended_key_usage().map_err(|e| bad(e.to_string()))? {
+            info.server_auth = usage.value.server_auth;
+            info.client_auth = usage.value.client_auth;
+        }
+        let names = certificate.subject_alternative_name().map_err(|e| bad(e.to_string()))?;
+        for name in names.iter().flat_map(|n| &n.value.general_names) {
+            match name {
+                GeneralName::DNSName(text) => {
+                    info.dns_names.insert((*text).to_owned());
+                }
+                GeneralName::IPAddress(octets) => {
+                    let address = ip_address(octets)
+                        .ok_or_else(|| bad("an IP address in it has the wrong length".to_owned()))?;
+                    info.ip_addresses.insert(address);
+                }
+                GeneralName::URI(text) => {
+                    let earlier = info.uri.replace((*text).to_owned());
+                    if earlier.is_some() {
+                        return Err(bad("it names more than one URI".to_owned()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+
+    /// Reads the first certificate of a PEM file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no certificate that can be parsed.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::from_pem(path, &file::read(path)?)
+    }
+
+    pub(crate) fn from_pem(path: &Path, pem: &str) -> Result<Self> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| TlsError::bad_file(path, format!("no certificate in it can be read ({e})")))?;
+        Self::from_der(&der).map_err(|e| TlsError::bad_file(path, e.to_string()))
+    }
+
+    /// How long it is valid for, from start to end.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
+    }
+
+    /// When to renew it: once two thirds of its life are over.
+    #[must_use]
+    pub fn renew_at(&self) -> SystemTime {
+        self.not_after - self.lifetime() / 3
+    }
+
+    /// Whether `now` lies within its validity.
+    #[must_use]
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+}
+
+impl PeerIdentity {
+    /// Reads the identity from a peer's certificate in DER, which must have been verified already.
+    ///
+    /// # Errors
+    /// [`TlsError::BadCertificate`] when it cannot be parsed or names more than one URI.
+    pub fn from_der(der: &[u8]) -> Result<Self> {
+        CertificateInfo::from_der(der).map(Self::from)
+    }
+}
+
+impl From<CertificateInfo> for PeerIdentity {
+    fn from(info: CertificateInfo) -> Self {
+        Self { common_name: info.common_name, uri: info.uri, serial: info.serial, not_after: info.not_after }
+    }
+}
+
+/// When the first certificate of a PEM file expires.
+///
+/// # Errors
+/// When the file cannot be read, or holds no certificate that can be parsed.
+pub fn certificate_expiry(path: &Path) -> Result<SystemTime> {
+    CertificateInfo::from_file(path).map(|info| info.not_after)
+}
+
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err(TlsError::BadCertificate { reason: "bytes follow it".to_owned() }),
+        Err(error) => Err(TlsError::BadCertificate { reason: error.to_string() }),
+    }
+}
+
+fn common_name(certificate: &X509Certificate<'_>) -> String {
+    let name = certificate.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok());
+    name.unwrap_or_default().to_owned()
+}
+
+fn serial_text(bytes: &[u8]) -> String {
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let trimmed = text.trim_start_matches('0');
+    if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
+}
+
+fn system_time(time: ASN1Time) -> SystemTime {
+    let seconds = time.timestamp();
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(octets) {
+        return Some(IpAddr::from(v4));
+    }
+    <[u8; 16]>::try_from(octets).ok().map(IpAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_are_written_one_way() {
+        assert_eq!(serial_text(&[0x00, 0xab, 0x01]), "ab01");
+        assert_eq!(serial_text(&[0x0a]), "a");
+        assert_eq!(serial_text(&[0x00]), "0");
+    }
+
+    #[test]
+    fn rubbish_is_an_error() {
+        for bytes in [&b""[..], b"\x30\x00", b"\x30\x82\xff\xff", &[0xff; 64]] {
+            assert!(CertificateInfo::from_der(bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Certificates and mutual TLS: the cluster's authority, the leaves it signs,
+//! and the rustls and tonic configurations made from them.
+//!
+//! Every socket of Cellar is mutual TLS under one private authority per
+//! cluster. Issuing (which needs the authority's key) happens only in the
+//! provisioner; everything else only loads, validates and presents.
+
+mod authority;
+mod certificate;
+mod client;
+mod error;
+mod file;
+mod identity;
+mod key;
+mod leaf;
+mod listener;
+mod provider;
+mod request;
+mod server;
+mod stream;
+
+pub use authority::{CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca};
+pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
+pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
+pub use error::{Result, TlsError};
+pub use file::Owner;
+pub use identity::Identity;
+pub use key::KeyFile;
+pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue};
+pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
+pub use provider::install_ring_provider;
+pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest, OperatorRole};
+pub use server::{ReloadableServerConfig, Reloaded, ServerFiles};
+pub use stream::{MtlsConnectInfo, MtlsStream};

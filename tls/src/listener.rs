@@ -1,0 +1,222 @@
+//! Accepting connections: handshakes run beside each other, each with a
+//! deadline, and all of them together within a bound.
+//!
+//! A peer that connects and says nothing costs a slot for at most the
+//! deadline. When all slots are taken the oldest silent peer loses its own, so
+//! that idle connections, however many, never keep a good one waiting. The
+//! alternative, to stop accepting when full, would let anybody lock the door.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::Stream;
+
+use crate::{MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, TlsError};
+
+/// Finished handshakes that may wait for the server to take them.
+const READY: usize = 64;
+
+/// Rest after a failed `accept`, which fails at once again while file descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Refused handshakes are logged at most this often, with the count of those in between.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bounds on connections that have not proven anything yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandshakeLimits {
+    /// How long one handshake may take.
+    pub deadline: Duration,
+    /// How many may be under way at once; each holds a file descriptor.
+    pub pending: usize,
+}
+
+impl Default for HandshakeLimits {
+    fn default() -> Self {
+        // A quarter of the usual limit of 1024 file descriptors.
+        Self { deadline: Duration::from_secs(10), pending: 256 }
+    }
+}
+
+/// A listening socket that yields only peers with a certificate of the cluster's authority.
+#[derive(Debug)]
+pub struct MtlsListener {
+    listener: TcpListener,
+    config: ReloadableServerConfig,
+    limits: HandshakeLimits,
+}
+
+impl MtlsListener {
+    /// Listens on `addr`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`TlsError::Bind`], which names the port.
+    pub async fn bind(addr: SocketAddr, config: ReloadableServerConfig) -> Result<Self> {
+        let listener = TcpListener::bind(addr).await.map_err(|source| TlsError::Bind { addr, source })?;
+        Ok(Self { listener, config, limits: HandshakeLimits::default() })
+    }
+
+    /// Replaces the bounds on handshakes.
+    #[must_use]
+    pub fn with_limits(mut self, limits: HandshakeLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Starts accepting, for tonic's `serve_with_incoming` or
+    /// `serve_with_incoming_shutdown`. Must be called within a tokio runtime;
+    /// dropping the stream closes the socket.
+    #[must_use]
+    pub fn incoming(self) -> MtlsIncoming {
+        let (ready, streams) = mpsc::channel(READY);
+        MtlsIncoming { streams, accepting: tokio::spawn(accept(self, ready)) }
+    }
+}
+
+/// The stream of accepted connections.
+#[derive(Debug)]
+pub struct MtlsIncoming {
+    streams: mpsc::Receiver<MtlsStream>,
+    accepting: JoinHandle<()>,
+}
+
+impl Stream for MtlsIncoming {
+    type Item = io::Result<MtlsStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.streams.poll_recv(cx).map(|stream| stream.map(Ok))
+    }
+}
+
+impl Drop for MtlsIncoming {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// A handshake under way.
+struct Pending {
+    id: Id,
+    spoke: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// Why a connection came to nothing.
+enum Failure {
+    Refused(SocketAddr, String),
+    TimedOut(SocketAddr),
+}
+
+async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
+    let MtlsListener { listener, config, limits } = server;
+    let mut tasks: JoinSet<std::result::Result<(), Failure>> = JoinSet::new();
+    let mut pending: VecDeque<Pending> = VecDeque::new();
+    let mut log = FailureLog::default();
+    loop {
+        tokio::select! {
+            Some(done) = tasks.join_next_with_id() => {
+                let id = match &done {
+                    Ok((id, _)) => *id,
+                    Err(error) => error.id(),
+                };
+                pending.retain(|p| p.id != id);
+                if let Ok((_, Err(failure))) = done {
+                    log.record(&failure);
+                }
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, remote)) => {
+                    while pending.len() >= limits.pending.max(1) {
+                        evict(&mut pending);
+                    }
+                    let spoke = Arc::new(AtomicBool::new(false));
+                    let work = handshake(tcp, remote, config.clone(), spoke.clone(), ready.clone(), limits.deadline);
+                    let task = tasks.spawn(work);
+                    pending.push_back(Pending { id: task.id(), spoke, task });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    evict(&mut pending);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Ends the handshake least likely to become a connection: the oldest silent one, else the oldest.
+fn evict(pending: &mut VecDeque<Pending>) {
+    let victim = pending.iter().position(|p| !p.spoke.load(Ordering::Relaxed)).unwrap_or(0);
+    if let Some(victim) = pending.remove(victim) {
+        victim.task.abort();
+    }
+}
+
+async fn handshake(
+    tcp: TcpStream,
+    remote_addr: SocketAddr,
+    config: ReloadableServerConfig,
+    spoke: Arc<AtomicBool>,
+    ready: mpsc::Sender<MtlsStream>,
+    deadline: Duration,
+) -> std::result::Result<(), Failure> {
+    let attempt = async {
+        tcp.set_nodelay(true)?;
+        tcp.readable().await?;
+        spoke.store(true, Ordering::Relaxed);
+        TlsAcceptor::from(config.current()).accept(tcp).await
+    };
+    let refused = |reason: String| Failure::Refused(remote_addr, reason);
+    let tls = timeout(deadline, attempt)
+        .await
+        .map_err(|_| Failure::TimedOut(remote_addr))?
+        .map_err(|error| refused(error.to_string()))?;
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let certificate = certificate.ok_or_else(|| refused("no client certificate".to_owned()))?;
+    let peer = PeerIdentity::from_der(certificate).map_err(|error| refused(error.to_string()))?;
+    let info = MtlsConnectInfo { remote_addr, peer: Arc::new(peer) };
+    // A closed channel means that the server is shutting down.
+    drop(ready.send(MtlsStream::new(tls, info)).await);
+    Ok(())
+}
+
+/// Tells of refused peers without letting them fill the log.
+#[derive(Default)]
+struct FailureLog {
+    last: Option<Instant>,
+    unlogged: u64,
+}
+
+impl FailureLog {
+    fn record(&mut self, failure: &Failure) {
+        let (remote, reason) = match failure {
+            Failure::Refused(remote, reason) => (remote, reason.as_str()),
+            Failure::TimedOut(remote) => (remote, "the handshake took too long"),
+        };
+        if self.last.is_some_and(|last| last.elapsed() < WARN_INTERVAL) {
+            self.unlogged += 1;
+            return;
+        }
+        tracing::warn!(%remote, reason, unlogged = self.unlogged, "refused a connection");
+        *self = Self { last: Some(Instant::now()), unlogged: 0 };
+    }
+}

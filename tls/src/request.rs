@@ -1,0 +1,251 @@
+//! What a certificate is asked to say.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime};
+
+use cellar_model::{CellName, ClusterName, DatabaseName};
+use rustls_pki_types::DnsName;
+
+use crate::{Result, TlsError};
+
+/// How long a leaf certificate lives unless asked otherwise: one year.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How far the start of a certificate's validity is put back, so that a host
+/// whose clock is a little behind accepts it at once. At most a tenth of its lifetime.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// Longest common name accepted, in bytes: a database's and a cell's name and a
+/// dot. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
+const MAX_COMMON_NAME: usize = 127;
+
+/// What a person or program may do through multiadmin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OperatorRole {
+    /// Reads.
+    Viewer,
+    /// Also backs up, verifies, drills and rebuilds standbys.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl OperatorRole {
+    /// The role as it stands in the URI.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A leaf certificate to be issued.
+///
+/// The constructors give each party of a cluster exactly the names and uses it
+/// needs. Common names matter to three readers: pgBackRest authorises
+/// `pgbackrest`, PostgreSQL maps `cellar_replication` to a role, and etcd takes
+/// the name for its user; so no two kinds may ever share one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafRequest {
+    /// The subject's common name.
+    pub common_name: String,
+    /// DNS names a server is reached by.
+    pub dns_names: BTreeSet<String>,
+    /// IP addresses a server is reached by.
+    pub ip_addresses: BTreeSet<IpAddr>,
+    /// `spiffe://<cluster>/<role>/<name>`.
+    pub uri: Option<String>,
+    /// Whether a server may present it.
+    pub server_auth: bool,
+    /// Whether a client may present it.
+    pub client_auth: bool,
+    /// How long it is valid, from now or from `valid_from`. Cut at the authority's own end.
+    pub lifetime: Duration,
+    /// Start of validity; `None` is now less [`CLOCK_SKEW`]. Tests issue
+    /// expired and future certificates with it.
+    pub valid_from: Option<SystemTime>,
+}
+
+impl LeafRequest {
+    fn new(common_name: impl Into<String>) -> Self {
+        Self {
+            common_name: common_name.into(),
+            dns_names: BTreeSet::new(),
+            ip_addresses: BTreeSet::new(),
+            uri: None,
+            server_auth: false,
+            client_auth: false,
+            lifetime: LEAF_LIFETIME,
+            valid_from: None,
+        }
+    }
+
+    fn client(common_name: impl Into<String>) -> Self {
+        Self { client_auth: true, ..Self::new(common_name) }
+    }
+
+    fn server_and_client(common_name: impl Into<String>, host: &str) -> Self {
+        Self { server_auth: true, ..Self::client(common_name) }.with_local_names().with_host(host)
+    }
+
+    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones.
+    #[must_use]
+    pub fn pgbackrest(cell_host: &str) -> Self {
+        Self::server_and_client("pgbackrest", cell_host)
+    }
+
+    /// The pooler of one database in one cell: gRPC server, and client of etcd.
+    #[must_use]
+    pub fn pooler(cluster: &ClusterName, database: &DatabaseName, cell: &CellName, cell_host: &str) -> Self {
+        Self::server_and_client(format!("{database}.{cell}"), cell_host)
+            .with_uri(format!("spiffe://{cluster}/pooler/{database}/{cell}"))
+    }
+
+    /// A standby's streaming connection to its primary.
+    #[must_use]
+    pub fn replication(cluster: &ClusterName, cell: &CellName) -> Self {
+        Self::client("cellar_replication").with_uri(format!("spiffe://{cluster}/replication/{cell}"))
+    }
+
+    /// A multiadmin: gRPC server, and client of etcd and of the poolers.
+    #[must_use]
+    pub fn multiadmin(cluster: &ClusterName, host: &str) -> Self {
+        Self::server_and_client("multiadmin", host).with_uri(format!("spiffe://{cluster}/multiadmin/{host}"))
+    }
+
+    /// An etcd member towards its clients. It is a client too: etcd's own gateway dials it.
+    #[must_use]
+    pub fn etcd_server(cluster: &ClusterName, host: &str) -> Self {
+        Self::server_and_client("etcd-server", host).with_uri(format!("spiffe://{cluster}/etcd/{host}"))
+    }
+
+    /// An etcd member towards the other members.
+    #[must_use]
+    pub fn etcd_peer(cluster: &ClusterName, host: &str) -> Self {
+        Self::server_and_client("etcd-peer", host).with_uri(format!("spiffe://{cluster}/etcd/{host}"))
+    }
+
+    /// A person or program that calls multiadmin.
+    ///
+    /// The common name is `<role>:<name>`, so that an operator who is called
+    /// `multiadmin` or `pgbackrest` is not taken for one.
+    ///
+    /// # Errors
+    /// When `name` holds anything but letters, digits, `.`, `-`, `_` and `@`, or more than 64 bytes.
+    pub fn operator(cluster: &ClusterName, role: OperatorRole, name: &str) -> Result<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_@".contains(&b);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            return Err(TlsError::BadRequest {
+                field: "operator name",
+                value: name.chars().take(80).collect(),
+                reason: "1 to 64 letters, digits, '.', '-', '_' and '@' are allowed",
+            });
+        }
+        let role = role.as_str();
+        Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
+    }
+
+    /// Adds a host by which the server is reached: a DNS name or an IP address.
+    #[must_use]
+    pub fn with_host(mut self, host: &str) -> Self {
+        match host.parse() {
+            Ok(address) => self.ip_addresses.insert(address),
+            Err(_) => self.dns_names.insert(host.to_ascii_lowercase()),
+        };
+        self
+    }
+
+    /// Sets how long the certificate is valid.
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    fn with_uri(mut self, uri: String) -> Self {
+        self.uri = Some(uri);
+        self
+    }
+
+    fn with_local_names(mut self) -> Self {
+        self.dns_names.insert("localhost".to_owned());
+        self.ip_addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |field, value: &str, reason| {
+            Err(TlsError::BadRequest { field, value: value.chars().take(80).collect(), reason })
+        };
+        if self.common_name.is_empty() || self.common_name.len() > MAX_COMMON_NAME {
+            return bad("common name", &self.common_name, "1 to 127 bytes are allowed");
+        }
+        if !self.common_name.bytes().all(|b| b.is_ascii_graphic()) {
+            return bad("common name", &self.common_name, "only visible ASCII characters are allowed");
+        }
+        for name in &self.dns_names {
+            if DnsName::try_from(name.as_str()).is_err() {
+                return bad("host name", name, "it is not a DNS name");
+            }
+        }
+        if let Some(uri) = &self.uri
+            && !(uri.starts_with("spiffe://") && uri.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return bad("URI", uri, "it must start with spiffe:// and be visible ASCII");
+        }
+        if self.lifetime < Duration::from_secs(1) {
+            return bad("lifetime", &format!("{:?}", self.lifetime), "a second is the least");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> ClusterName {
+        "demo".parse().unwrap()
+    }
+
+    #[test]
+    fn no_operator_can_take_a_services_name() {
+        for name in ["multiadmin", "pgbackrest", "cellar_replication", "root", "etcd-peer"] {
+            let request = LeafRequest::operator(&cluster(), OperatorRole::Viewer, name).unwrap();
+            assert_eq!(request.common_name, format!("viewer:{name}"));
+            assert!(!request.server_auth);
+        }
+        for name in ["", "a/b", "../admin", "a b", "a\n", "é", "a:b", &"a".repeat(65)] {
+            assert!(LeafRequest::operator(&cluster(), OperatorRole::Admin, name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address() {
+        let request = LeafRequest::pgbackrest("Zone1.Example.Org").with_host("10.0.0.7");
+        assert!(request.dns_names.contains("zone1.example.org"));
+        assert!(request.ip_addresses.contains(&"10.0.0.7".parse().unwrap()));
+        assert_eq!(LeafRequest::pgbackrest("localhost").dns_names.len(), 1);
+        request.check().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_field() {
+        let field = |request: LeafRequest| match request.check().unwrap_err() {
+            TlsError::BadRequest { field, .. } => field,
+            other => panic!("{other}"),
+        };
+        for host in ["", "a b", "*.example.org", "a\nb", "[::1]"] {
+            assert_eq!(field(LeafRequest::pgbackrest(host)), "host name", "{host:?}");
+        }
+        let request = LeafRequest::pgbackrest("h");
+        assert_eq!(field(LeafRequest { common_name: "a\0".into(), ..request.clone() }), "common name");
+        assert_eq!(field(LeafRequest { common_name: String::new(), ..request.clone() }), "common name");
+        assert_eq!(field(LeafRequest { uri: Some("http://x".into()), ..request.clone() }), "URI");
+        assert_eq!(field(request.with_lifetime(Duration::ZERO)), "lifetime");
+    }
+}

@@ -1,0 +1,179 @@
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use cellar_tls::{
+    HandshakeLimits, KeyFile, LeafRequest, MtlsConnectInfo, MtlsListener, ReloadableServerConfig, Reloaded,
+    TlsError, generate_server_cert, issue,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tonic::transport::server::Connected;
+
+use crate::support::{World, admin, connect, echo, roots, served_serial, unchecked_client};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Echoes on every accepted connection and reports who it was.
+async fn serve(
+    config: ReloadableServerConfig,
+    limits: HandshakeLimits,
+) -> (SocketAddr, mpsc::UnboundedReceiver<MtlsConnectInfo>) {
+    let listener = MtlsListener::bind(LOOPBACK, config).await.unwrap().with_limits(limits);
+    let address = listener.local_addr().unwrap();
+    let (report, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut incoming = listener.incoming();
+        while let Some(stream) = incoming.next().await {
+            let stream = stream.unwrap();
+            report.send(stream.connect_info()).unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = split(stream);
+                copy(&mut read, &mut write).await
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn both_sides_learn_who_the_other_is() {
+    let world = World::new();
+    let config = world.server_config();
+    let (address, mut seen) = serve(config.clone(), HandshakeLimits::default()).await;
+    let client = world.client();
+    let mut stream = connect(address, client.rustls_config().unwrap(), "localhost").await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert_eq!(served_serial(&stream), config.info().serial);
+    let info = seen.recv().await.unwrap();
+    assert_eq!(info.peer.common_name, "admin:alice");
+    assert_eq!(info.peer.uri.as_deref(), Some("spiffe://demo/admin/alice"));
+    assert_eq!(info.peer.serial, client.info().serial);
+    assert_eq!(info.remote_addr, stream.get_ref().0.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let (world, other) = (World::new(), World::new());
+    let files = world.server();
+    let roots = roots(&files);
+    let (address, mut seen) = serve(world.server_config(), HandshakeLimits::default()).await;
+    let hour = Duration::from_secs(3600);
+    let past = LeafRequest { valid_from: Some(SystemTime::now() - 3 * hour), lifetime: hour, ..admin("a") };
+    let future = LeafRequest { valid_from: Some(SystemTime::now() + hour), lifetime: hour, ..admin("a") };
+    let server_only = LeafRequest { client_auth: false, server_auth: true, ..admin("a") };
+    let cases = [
+        ("no certificate", None),
+        ("another authority's", Some(other.client_dir("client", &admin("a")))),
+        ("expired", Some(world.client_dir("past", &past))),
+        ("not yet valid", Some(world.client_dir("future", &future))),
+        ("not for clients", Some(world.client_dir("server-only", &server_only))),
+    ];
+    for (why, dir) in cases {
+        let pair = dir.map(|dir| (dir.join("client.crt"), dir.join("client.key")));
+        let pair = pair.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        let talk = async {
+            let mut stream = connect(address, unchecked_client(roots.clone(), pair), "localhost").await?;
+            echo(&mut stream).await
+        };
+        assert!(talk.await.is_err(), "{why}");
+    }
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_client_insists_on_the_servers_name_and_authority() {
+    let (world, other) = (World::new(), World::new());
+    let (address, _seen) = serve(world.server_config(), HandshakeLimits::default()).await;
+    let config = world.client().rustls_config().unwrap();
+    connect(address, config.clone(), "127.0.0.1").await.unwrap();
+    assert!(connect(address, config, "zone9").await.is_err());
+    let foreign = other.client().rustls_config().unwrap();
+    assert!(connect(address, foreign, "localhost").await.is_err());
+}
+
+#[tokio::test]
+async fn a_reload_serves_the_new_pair_and_keeps_open_connections() {
+    let world = World::new();
+    let config = world.server_config();
+    let (address, _seen) = serve(config.clone(), HandshakeLimits::default()).await;
+    let client = world.client().rustls_config().unwrap();
+    let mut old = connect(address, client.clone(), "localhost").await.unwrap();
+    echo(&mut old).await.unwrap();
+    assert_eq!(config.reload().unwrap(), Reloaded::Unchanged);
+
+    std::fs::remove_file(world.path("server/server.crt")).unwrap();
+    let issued = generate_server_cert(&world.ca, &world.path("server"), "localhost", None).unwrap();
+    assert_eq!(config.reload().unwrap(), Reloaded::Swapped(issued.info().clone()));
+    let mut new = connect(address, client.clone(), "localhost").await.unwrap();
+    echo(&mut new).await.unwrap();
+    assert_eq!(served_serial(&new), issued.info().serial);
+    assert_ne!(served_serial(&old), served_serial(&new));
+    echo(&mut old).await.unwrap();
+
+    // A pair that does not fit is refused and the served one stays.
+    let key = KeyFile::load_or_create(&world.path("another.key"), None).unwrap();
+    issue(&world.ca, &LeafRequest::pgbackrest("localhost"), &key, &world.path("server/server.crt")).unwrap();
+    assert!(matches!(config.reload(), Err(TlsError::Mismatch { .. })));
+    let stream = connect(address, client, "localhost").await.unwrap();
+    assert_eq!(served_serial(&stream), issued.info().serial);
+}
+
+#[tokio::test]
+async fn silent_connections_delay_nobody() {
+    let world = World::new();
+    let (address, _seen) = serve(world.server_config(), HandshakeLimits::default()).await;
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let started = Instant::now();
+    let config = world.client().rustls_config().unwrap();
+    let mut stream = connect(address, config, "localhost").await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn more_silent_connections_than_slots_delay_nobody_and_lose_theirs() {
+    let world = World::new();
+    let limits = HandshakeLimits { pending: 8, ..HandshakeLimits::default() };
+    let (address, _seen) = serve(world.server_config(), limits).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let started = Instant::now();
+    let config = world.client().rustls_config().unwrap();
+    let mut stream = connect(address, config, "localhost").await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    // The very first silent one was hung up on, long before the deadline.
+    let end = tokio::time::timeout(Duration::from_secs(2), idle[0].read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_handshake_has_a_deadline() {
+    let world = World::new();
+    let limits = HandshakeLimits { deadline: Duration::from_millis(200), ..HandshakeLimits::default() };
+    let (address, _seen) = serve(world.server_config(), limits).await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    // The start of a handshake record that never ends.
+    slow.write_all(&[0x16, 0x03, 0x01, 0x02]).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(5), slow.read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let world = World::new();
+    let first = MtlsListener::bind(LOOPBACK, world.server_config()).await.unwrap();
+    let taken = first.local_addr().unwrap();
+    let error = MtlsListener::bind(taken, world.server_config()).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("port {} of 127.0.0.1", taken.port())), "{error}");
+    let source = std::error::Error::source(&error).unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(source.kind(), io::ErrorKind::AddrInUse);
+}
