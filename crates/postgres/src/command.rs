@@ -1,0 +1,147 @@
+//! Running one of PostgreSQL's programs to its end, with a deadline.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use crate::PostgresError;
+
+/// Lines of output that an error quotes: enough for PostgreSQL's message, detail and hint.
+const QUOTED_LINES: usize = 12;
+
+/// Output kept per stream. None of the programs run here writes a tenth of it.
+const KEPT_BYTES: u64 = 1 << 20;
+
+/// How long to wait for the rest of the output of a program that was killed: somebody else may
+/// hold the other end of the pipe.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// What a program that ended with success wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOutput {
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Kills the child's process group unless the child was waited for, so that a future that is dropped
+/// leaves nothing behind: initdb starts children of its own.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // It may have ended in this moment.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The last lines of what a program wrote, for a person.
+pub(crate) fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
+}
+
+async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    if let Some(mut stream) = stream {
+        // A broken pipe ends the output; how the program ended says the rest.
+        let _ = (&mut stream).take(KEPT_BYTES).read_to_end(&mut kept).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+    kept
+}
+
+fn name_of(command: &Command) -> String {
+    let program = std::path::Path::new(command.as_std().get_program());
+    program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Runs a program in its own process group and returns what it wrote.
+///
+/// # Errors
+/// When it cannot be started, ends with anything but success, or is not done in `timeout`; then
+/// its process group is killed.
+pub async fn run(mut command: Command, timeout: Duration) -> Result<CommandOutput, PostgresError> {
+    let program = name_of(&command);
+    let path = std::path::PathBuf::from(command.as_std().get_program());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(PostgresError::io("run", &path))?;
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let output = {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        tokio::spawn(async move { tokio::join!(collect(stdout), collect(stderr)) })
+    };
+    let ended: Option<std::io::Result<ExitStatus>> = tokio::time::timeout(timeout, child.wait()).await.ok();
+    match ended {
+        // Its number may belong to somebody else from here on.
+        Some(_) => group.0 = None,
+        None => {
+            group.kill();
+            let _ = child.wait().await;
+        }
+    }
+    let (stdout, stderr) = match tokio::time::timeout(DRAIN, output).await {
+        Ok(Ok((stdout, stderr))) => {
+            (String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+        }
+        _ => (String::new(), "(its output could not be read to the end)".to_owned()),
+    };
+    let quoted = || last_lines(&format!("{stdout}\n{stderr}"));
+    match ended {
+        Some(Ok(status)) if status.success() => Ok(CommandOutput { stdout, stderr }),
+        Some(Ok(status)) => {
+            Err(PostgresError::CommandFailed { program, status: status.to_string(), output: quoted() })
+        }
+        Some(Err(source)) => Err(PostgresError::Io { action: "wait for", path, source }),
+        None => Err(PostgresError::CommandTimeout { program, after: timeout, output: quoted() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script);
+        command
+    }
+
+    #[tokio::test]
+    async fn a_failure_quotes_the_output() {
+        let error = run(shell("echo one; echo two >&2; exit 3"), Duration::from_secs(5)).await.unwrap_err();
+        let PostgresError::CommandFailed { status, output, .. } = error else { panic!("{error}") };
+        assert!(status.contains('3') && output == "one\ntwo", "{status} {output}");
+    }
+
+    #[tokio::test]
+    async fn the_deadline_kills_grandchildren_too() {
+        let began = Instant::now();
+        let error = run(shell("sleep 60 & echo $!; wait"), Duration::from_millis(300)).await.unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(3));
+        let PostgresError::CommandTimeout { output, .. } = error else { panic!("{error}") };
+        let grandchild: i32 = output.trim().parse().unwrap();
+        let gone = || {
+            std::fs::read_to_string(format!("/proc/{grandchild}/stat")).map_or(true, |s| s.contains(") Z "))
+        };
+        while !gone() {
+            assert!(began.elapsed() < Duration::from_secs(5), "{grandchild} still runs");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Putting the configuration into a data directory.
+//!
+//! `cellar.conf` lives inside the data directory, because PostgreSQL resolves the include from
+//! there wherever a copy ends up. A copy brings its source's port and paths along, so the files
+//! are derived: they are written again before every start.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::durable::replace_file;
+use crate::{PostgresError, Settings, render_hba, render_ident};
+
+/// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
+const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
+
+/// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
+/// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
+const OURS_ALONE: [&str; 10] = [
+    "port",
+    "listen_addresses",
+    "unix_socket_directories",
+    "cluster_name",
+    "ssl_cert_file",
+    "ssl_key_file",
+    "ssl_ca_file",
+    "archive_command",
+    "restore_command",
+    "primary_conninfo",
+];
+
+/// Everything that is written into a data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceConfig {
+    /// `cellar.conf`.
+    pub settings: Settings,
+    /// The OS user that runs PostgreSQL.
+    pub os_user: String,
+    /// Where standbys may connect from; see [`render_hba`].
+    pub replication_from: Vec<String>,
+}
+
+fn read(path: &Path) -> Result<String, PostgresError> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| PostgresError::InvalidSetting {
+            name: path.display().to_string(),
+            reason: "is not valid UTF-8",
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(PostgresError::io("read", path)(error)),
+    }
+}
+
+fn with_include(postgresql_conf: &str) -> Option<String> {
+    if postgresql_conf.lines().any(|line| line.trim() == INCLUDE) {
+        return None;
+    }
+    let gap = if postgresql_conf.is_empty() || postgresql_conf.ends_with('\n') { "" } else { "\n" };
+    Some(format!("{postgresql_conf}{gap}{INCLUDE}\n"))
+}
+
+/// `postgresql.auto.conf` without the settings in `ours`; `None` when there are none.
+fn without(auto_conf: &str, ours: &[&str]) -> Option<String> {
+    let is_ours = |line: &&str| {
+        let name =
+            line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+        ours.iter().any(|our| our.eq_ignore_ascii_case(name))
+    };
+    let kept: String = auto_conf.split_inclusive('\n').filter(|line| !is_ours(line)).collect();
+    (kept != auto_conf).then_some(kept)
+}
+
+/// Writes `cellar.conf`, its include, `pg_hba.conf` and `pg_ident.conf`; returns whether anything changed,
+/// in which case a running server needs a reload. Each file is replaced atomically.
+///
+/// # Errors
+/// When a value cannot be written or the disk refuses.
+pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool, PostgresError> {
+    let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
+    let files = [
+        ("cellar.conf", config.settings.render()?),
+        ("pg_hba.conf", render_hba(&from)?),
+        ("pg_ident.conf", render_ident(&config.os_user)?),
+    ];
+    let mut changed = false;
+    for (name, content) in files {
+        changed |= replace_file(&data_directory.join(name), &content)?;
+    }
+    let main = data_directory.join("postgresql.conf");
+    if let Some(content) = with_include(&read(&main)?) {
+        changed |= replace_file(&main, &content)?;
+    }
+    let set = config.settings.names()?;
+    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(|name| set.contains(name)).collect();
+    let auto = data_directory.join("postgresql.auto.conf");
+    if let Some(content) = without(&read(&auto)?, &ours) {
+        changed |= replace_file(&auto, &content)?;
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> InstanceConfig {
+        InstanceConfig {
+            settings: Settings { primary_conninfo: Some("host=b".into()), ..Settings::default() },
+            os_user: "postgres".into(),
+            replication_from: vec!["samehost".into()],
+        }
+    }
+
+    #[test]
+    fn the_second_time_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let conf = directory.path().join("postgresql.conf");
+        fs::write(&conf, "work_mem = 4MB").unwrap();
+        assert!(configure(directory.path(), &config()).unwrap());
+        assert!(!configure(directory.path(), &config()).unwrap());
+        assert_eq!(fs::read_to_string(conf).unwrap(), format!("work_mem = 4MB\n{INCLUDE}\n"));
+        let mut names: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["cellar.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.conf"]);
+    }
+
+    #[test]
+    fn auto_conf_loses_what_is_ours_and_keeps_the_rest() {
+        let auto = "# note\nprimary_conninfo = 'host=a'\n Port=1\nrestore_command = 'x'\nwork_mem='1MB'\n#port = 2\n";
+        let kept = "# note\nrestore_command = 'x'\nwork_mem='1MB'\n#port = 2\n";
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postgresql.auto.conf");
+        fs::write(&path, auto).unwrap();
+        configure(directory.path(), &config()).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), kept);
+    }
+}

@@ -1,0 +1,123 @@
+//! Starting, reloading and promoting a server.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::command::last_lines;
+use crate::postmaster::{find, lock_file, processes};
+use crate::{InstanceConfig, PostgresError, Postmaster, Settings, Tools, configure, run, running};
+
+/// What pg_ctl may take beyond the time it was told to wait.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Of a log, what is read to find the reason for a failed start.
+const LOG_TAIL: u64 = 16 << 10;
+
+/// pg_ctl counts whole seconds.
+fn seconds(timeout: Duration) -> String {
+    timeout.as_secs().max(1).to_string()
+}
+
+/// What was written to the log after its first `from` bytes.
+fn log_since(log: &Path, from: u64) -> String {
+    let read = || {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LOG_TAIL))))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    last_lines(&String::from_utf8_lossy(&read().unwrap_or_default()))
+}
+
+/// Removes the data directory's and the socket's lock files when the number in them is taken, though not by this
+/// directory's server. PostgreSQL itself refuses to start over them when it can signal that number: another
+/// cell's PostgreSQL has the same user, and a dead postmaster keeps its number while nobody reaps
+/// it, as in a container without an init. Files with a free number are left: PostgreSQL removes
+/// them, and checks the shared memory that they name. (The memory's key also follows from the directory's
+/// inode, and nobody uses the directory: `start` has looked.)
+fn forget_strangers(data_directory: &Path, settings: &Settings) -> Result<(), PostgresError> {
+    let socket = settings.socket_directory.join(format!(".s.PGSQL.{}.lock", settings.port));
+    for path in [data_directory.join("postmaster.pid"), socket] {
+        let Some(file) = lock_file(&path)? else { continue };
+        // Somebody else's server may really be using the socket.
+        let ours =
+            path.parent() == Some(data_directory) || file.data_directory.as_deref() == Some(data_directory);
+        if !ours || !Path::new("/proc").join(file.pid.to_string()).exists() {
+            continue;
+        }
+        tracing::warn!(pid = file.pid, path = %path.display(), "no server of this directory has the process id in this lock file; removing it");
+        fs::remove_file(&path).map_err(PostgresError::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+/// Starts the server, or finds it running and leaves it as it is. Writes the configuration first, because a
+/// copied directory holds its source's port. The server gets its own session and survives the caller.
+///
+/// Waits until it takes connections, as a standby too, at most `timeout`. Recovery may take longer than
+/// anybody wants to wait, so a server that still starts then is not an error: the answer's
+/// state says so. `log` is appended to; its directory must exist.
+///
+/// # Errors
+/// When the server ended again, with the last lines of its log, or processes of a dead one are in the way.
+pub async fn start(
+    tools: &Tools,
+    data_directory: &Path,
+    config: &InstanceConfig,
+    log: &Path,
+    timeout: Duration,
+) -> Result<Postmaster, PostgresError> {
+    if let Some(postmaster) = running(data_directory)? {
+        return Ok(postmaster);
+    }
+    let left_over = processes(data_directory)?;
+    if !left_over.is_empty() {
+        let pids = left_over.iter().map(|process| process.pid).collect();
+        return Err(PostgresError::Orphans { path: data_directory.to_path_buf(), pids });
+    }
+    forget_strangers(data_directory, &config.settings)?;
+    configure(data_directory, config)?;
+    let before = fs::metadata(log).map_or(0, |found| found.len());
+    let mut command = tools.command("pg_ctl");
+    // pg_ctl starts the server with setsid(), and with its output in the log rather than in our pipe.
+    command.args(["start", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory).arg("-l").arg(log);
+    let result = run(command, timeout + MARGIN).await;
+    match (running(data_directory)?, result) {
+        (Some(postmaster), _) => Ok(postmaster),
+        (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),
+        (None, Err(PostgresError::CommandFailed { program, status, output })) => {
+            let output = last_lines(&format!("{}\n{output}", log_since(log, before)));
+            Err(PostgresError::CommandFailed { program, status, output })
+        }
+        (None, Err(error)) => Err(error),
+    }
+}
+
+/// Makes the server read its configuration and certificates again.
+///
+/// # Errors
+/// [`PostgresError::NotRunning`], or when the process may not be signaled.
+pub fn reload(data_directory: &Path) -> Result<(), PostgresError> {
+    let not_running = || PostgresError::NotRunning(data_directory.display().to_string());
+    let (process, _) = find(data_directory)?.ok_or_else(not_running)?;
+    if process.signal(Signal::SIGHUP)? { Ok(()) } else { Err(not_running()) }
+}
+
+/// Makes a standby a primary and waits until it is one.
+///
+/// # Errors
+/// When it does not run, is no standby, or takes longer than `timeout`; then it may still become one.
+pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) -> Result<(), PostgresError> {
+    if running(data_directory)?.is_none() {
+        return Err(PostgresError::NotRunning(data_directory.display().to_string()));
+    }
+    let mut command = tools.command("pg_ctl");
+    command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
+    run(command, timeout + MARGIN).await.map(|_| ())
+}

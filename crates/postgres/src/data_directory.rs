@@ -1,0 +1,130 @@
+//! What is in a data directory, found out without starting or changing anything.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::{ControlData, PostgresError, Tools, run};
+
+/// How long `pg_controldata` may take; it reads one small file.
+const CONTROLDATA_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a data directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataDirectory {
+    /// There is no such directory.
+    Missing,
+    /// It is there, and nothing is in it.
+    Empty,
+    /// A whole data directory.
+    Valid {
+        /// PostgreSQL's major version, from `PG_VERSION`.
+        version: u32,
+        /// From `pg_control`.
+        control: ControlData,
+        /// Whether `standby.signal` or `recovery.signal` is there: it will start in recovery.
+        recovers: bool,
+    },
+    /// The beginnings of a data directory, such as an interrupted restore leaves. It cannot be started.
+    Partial {
+        /// What is missing or broken.
+        reason: String,
+    },
+    /// Something else: files that are not PostgreSQL's, or another major version. Not ours to touch.
+    Foreign {
+        /// What it is.
+        reason: String,
+    },
+}
+
+/// Whether a file or directory is there. An error is not an absence: an unreadable data
+/// directory must never look like an empty one.
+fn exists(path: &Path) -> Result<bool, PostgresError> {
+    path.try_exists().map_err(PostgresError::io("look at", path))
+}
+
+/// Finds out what is in a data directory. Never changes anything.
+///
+/// # Errors
+/// When it cannot be looked at; that says nothing about what is in it.
+pub async fn inspect(tools: &Tools, path: &Path) -> Result<DataDirectory, PostgresError> {
+    let mut entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // A dangling link is something that somebody put there.
+            return Ok(match fs::symlink_metadata(path) {
+                Ok(_) => DataDirectory::Foreign { reason: "is a symbolic link to nothing".to_owned() },
+                Err(_) => DataDirectory::Missing,
+            });
+        }
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            return Ok(DataDirectory::Foreign { reason: "is not a directory".to_owned() });
+        }
+        Err(error) => return Err(PostgresError::io("read", path)(error)),
+    };
+    match entries.next() {
+        None => return Ok(DataDirectory::Empty),
+        Some(first) => first.map_err(PostgresError::io("read", path))?,
+    };
+    let partial = |reason: &str| Ok(DataDirectory::Partial { reason: reason.to_owned() });
+    let version_file = path.join("PG_VERSION");
+    if !exists(&version_file)? {
+        // pgBackRest and initdb both make these early.
+        for sign in ["global", "base", "pg_wal", "backup.manifest", "pgbackrest.manifest"] {
+            if exists(&path.join(sign))? {
+                return partial("has no PG_VERSION");
+            }
+        }
+        return Ok(DataDirectory::Foreign { reason: "holds files that are not PostgreSQL's".to_owned() });
+    }
+    let text = fs::read(&version_file).map_err(PostgresError::io("read", &version_file))?;
+    let Ok(version) = String::from_utf8_lossy(&text).trim().parse::<u32>() else {
+        return partial("has a PG_VERSION that is not a number");
+    };
+    if !exists(&path.join("global/pg_control"))? {
+        // pgBackRest puts it in place last, so this is what an interrupted restore looks like (2.45).
+        return partial("has no global/pg_control");
+    }
+    // pg_controldata of another version prints nonsense instead of failing.
+    let ours = tools.version().await?;
+    if ours.split(|c: char| !c.is_ascii_digit()).next() != Some(version.to_string().as_str()) {
+        let reason = format!("is of PostgreSQL {version}, the programs in use are {ours}");
+        return Ok(DataDirectory::Foreign { reason });
+    }
+    let mut command = tools.command("pg_controldata");
+    command.arg("-D").arg(path);
+    let output = match run(command, CONTROLDATA_TIMEOUT).await {
+        Ok(output) => output,
+        Err(PostgresError::CommandFailed { output, .. }) => return partial(&output),
+        Err(error) => return Err(error),
+    };
+    // It warns, on either stream depending on the version, and exits 0.
+    if output.stdout.contains("WARNING") || output.stderr.contains("warning") {
+        return partial("has a damaged global/pg_control");
+    }
+    Ok(match ControlData::parse(&output.stdout) {
+        Ok(control) => {
+            let recovers = exists(&path.join("standby.signal"))? || exists(&path.join("recovery.signal"))?;
+            DataDirectory::Valid { version, control, recovers }
+        }
+        Err(line) => DataDirectory::Partial { reason: format!("has a pg_control without a usable {line:?}") },
+    })
+}
+
+/// Whether PostgreSQL, run by user `uid`, would accept the directory's owner and mode.
+///
+/// # Errors
+/// [`PostgresError::DataDirectory`] with what to do.
+pub fn check_permissions(path: &Path, uid: u32) -> Result<(), PostgresError> {
+    let found = fs::metadata(path).map_err(PostgresError::io("look at", path))?;
+    let fail = |reason| Err(PostgresError::DataDirectory { path: path.to_path_buf(), reason });
+    if found.uid() != uid {
+        return fail(format!("belongs to user id {}, and PostgreSQL runs as {uid}: chown it", found.uid()));
+    }
+    match found.mode() & 0o7777 {
+        0o700 => Ok(()),
+        mode => fail(format!("has mode {mode:04o}, and others must not read it: chmod it to 0700")),
+    }
+}

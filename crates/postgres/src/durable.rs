@@ -1,0 +1,45 @@
+//! Writing files so that a crash leaves the old or the new content, never a part.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::Path;
+
+use crate::PostgresError;
+
+/// Makes what was created, renamed or removed in a directory survive a power failure.
+pub(crate) fn sync_directory(directory: &Path) -> Result<(), PostgresError> {
+    File::open(directory).and_then(|open| open.sync_all()).map_err(PostgresError::io("sync", directory))
+}
+
+/// Replaces a file when its content differs, mode 0600, owned by the directory's owner. Says
+/// whether it did.
+pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresError> {
+    match fs::read(path) {
+        Ok(old) if old == content.as_bytes() => return Ok(false),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(PostgresError::io("read", path)(error)),
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    let draft = directory.join(name);
+    let write = || {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(content.as_bytes())?;
+        let (owner, own) = (fs::metadata(directory)?, file.metadata()?);
+        if (owner.uid(), owner.gid()) != (own.uid(), own.gid()) && own.uid() == 0 {
+            chown(&draft, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(PostgresError::io("write", path))?;
+    sync_directory(directory)?;
+    Ok(true)
+}

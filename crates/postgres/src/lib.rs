@@ -1,0 +1,43 @@
+//! One PostgreSQL instance: making it, configuring it, running it, asking it.
+//!
+//! PostgreSQL outlives whoever started it, so nothing here keeps state about
+//! it: every function looks at the data directory and the processes anew.
+//! Every function that waits has a deadline.
+
+mod command;
+mod configure;
+mod conninfo;
+mod control;
+mod control_data;
+mod data_directory;
+mod durable;
+mod error;
+mod facts;
+mod hba;
+mod initdb;
+mod postmaster;
+mod probe;
+mod process;
+mod roles;
+mod session;
+mod settings;
+mod stop;
+mod tools;
+
+pub use command::{CommandOutput, run};
+pub use configure::{InstanceConfig, configure};
+pub use conninfo::{PrimaryConninfo, conninfo_address};
+pub use control::{promote, reload, start};
+pub use control_data::{ControlData, ControlState};
+pub use data_directory::{DataDirectory, check_permissions, inspect};
+pub use error::PostgresError;
+pub use facts::{InstanceFacts, WalReceiver};
+pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
+pub use initdb::initdb;
+pub use postmaster::{Postmaster, PostmasterState, occupants, running};
+pub use probe::Probe;
+pub use roles::{REPLICATION_ROLE, SUPERUSER, ensure_roles};
+pub use session::{Endpoint, execute, query};
+pub use settings::{Settings, TlsFiles};
+pub use stop::{StopTimeouts, Stopped, stop};
+pub use tools::Tools;

@@ -1,0 +1,171 @@
+//! Whether a data directory's server runs, from `postmaster.pid` and what the processes say.
+//!
+//! The file alone proves nothing: after a crash it stays, and its number may
+//! by then belong to anybody, quite possibly to the PostgreSQL of another cell.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::PostgresError;
+use crate::process::{Inode, Process, all};
+
+/// What every process of a server is called.
+const PROGRAM: &str = "postgres";
+
+/// How far along a server is, from the last line of `postmaster.pid`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostmasterState {
+    /// It recovers and takes no connections yet.
+    Starting,
+    /// It takes connections, as a primary or as a standby.
+    Ready,
+    /// It is in recovery with `hot_standby` off and takes no connections.
+    WarmStandby,
+    /// It shuts down.
+    Stopping,
+}
+
+/// A running server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postmaster {
+    /// The postmaster's process id.
+    pub pid: i32,
+    /// Its port, once it has written it.
+    pub port: Option<u16>,
+    /// Its socket's directory, once it has written it.
+    pub socket_directory: Option<PathBuf>,
+    /// How far along it is.
+    pub state: PostmasterState,
+}
+
+/// The file's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LockFile {
+    pub(crate) pid: i32,
+    pub(crate) data_directory: Option<PathBuf>,
+    port: Option<u16>,
+    socket_directory: Option<PathBuf>,
+    state: PostmasterState,
+}
+
+/// Lines in PostgreSQL's order (`miscadmin.h`): pid, data directory, start time, port, socket directory,
+/// listen address, shared memory, state. They are written one after the other while it starts;
+/// a socket's lock file ends after the socket directory.
+fn parse(text: &str) -> Option<LockFile> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let line = |at: usize| lines.get(at).copied().filter(|line| !line.is_empty());
+    Some(LockFile {
+        // A standalone backend, such as initdb's, writes its number negated.
+        pid: line(0)?.parse::<i32>().ok()?.checked_abs().filter(|pid| *pid > 0)?,
+        data_directory: line(1).map(PathBuf::from),
+        port: line(3).and_then(|port| port.parse().ok()),
+        socket_directory: line(4).map(PathBuf::from),
+        state: match line(7) {
+            Some("ready") => PostmasterState::Ready,
+            Some("standby") => PostmasterState::WarmStandby,
+            Some("stopping") => PostmasterState::Stopping,
+            _ => PostmasterState::Starting,
+        },
+    })
+}
+
+/// Reads a lock file, `postmaster.pid` or that of a socket; `None` when there is none, or no number in it.
+pub(crate) fn lock_file(path: &Path) -> Result<Option<LockFile>, PostgresError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(parse(&String::from_utf8_lossy(&bytes))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(PostgresError::io("read", path)(error)),
+    }
+}
+
+/// Whether the process belongs to the server of the data directory.
+fn serves(process: &Process, data_directory: &Path) -> Result<bool, PostgresError> {
+    if process.program != PROGRAM {
+        return Ok(false);
+    }
+    let about = |error| PostgresError::io("look at", data_directory)(error);
+    match process.working_directory() {
+        // Every process of a server works in the data directory, whatever that is called by now.
+        Ok(directory) => Ok(directory == Inode::of(data_directory).map_err(about)?),
+        // Another user's process can be ours only if the data directory is that user's too. Taking it
+        // for ours is the safe side: nobody starts a second server then.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Ok(fs::metadata(data_directory).map_err(about)?.uid() == process.uid)
+        }
+        Err(_) => Ok(false),
+    }
+}
+
+/// The postmaster as a process, with what the file says of it.
+pub(crate) fn find(data_directory: &Path) -> Result<Option<(Process, Postmaster)>, PostgresError> {
+    let Some(file) = lock_file(&data_directory.join("postmaster.pid"))? else { return Ok(None) };
+    let Some(process) = Process::find(file.pid) else { return Ok(None) };
+    if !serves(&process, data_directory)? {
+        return Ok(None);
+    }
+    let LockFile { pid, port, socket_directory, state, .. } = file;
+    Ok(Some((process, Postmaster { pid, port, socket_directory, state })))
+}
+
+/// The running server of a data directory, whoever started it.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn running(data_directory: &Path) -> Result<Option<Postmaster>, PostgresError> {
+    Ok(find(data_directory)?.map(|(_, postmaster)| postmaster))
+}
+
+/// The processes of the data directory's server, of a dead postmaster too.
+pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
+    let mut found = Vec::new();
+    for process in all() {
+        // For a directory that is gone nobody can be in use of it.
+        if process.program == PROGRAM && data_directory.exists() {
+            // Unlike for a number from the file, another user's process is no evidence here.
+            let directory = process.working_directory().ok();
+            if directory.is_some() && directory == Inode::of(data_directory).ok() {
+                found.push(process);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The process ids of everything of PostgreSQL that works in the data directory. Not empty without a
+/// [`running`] postmaster means that processes of a server that died are still there, and that
+/// nothing may be started or swapped in its place.
+///
+/// # Errors
+/// When the processes cannot be looked at.
+pub fn occupants(data_directory: &Path) -> Result<Vec<i32>, PostgresError> {
+    Ok(processes(data_directory)?.into_iter().map(|process| process.pid).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_at_every_stage() {
+        let whole = "123\n/c/pg_data\n1767225600\n39100\n/c/s\n\n  5 6\nstandby \n";
+        let file = parse(whole).unwrap();
+        assert_eq!((file.pid, file.port, file.state), (123, Some(39100), PostmasterState::WarmStandby));
+        assert_eq!(file.socket_directory, Some("/c/s".into()));
+        assert_eq!(parse("123\n/c\n").unwrap().state, PostmasterState::Starting);
+        assert_eq!(parse("-123\n/c\n").unwrap().pid, 123);
+        for text in ["", "x", "0", "-2147483648", "99999999999"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_belongs_to_somebody_else_is_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(running(directory.path()).unwrap(), None);
+        assert_eq!(running(&directory.path().join("missing")).unwrap(), None);
+        assert_eq!(occupants(directory.path()).unwrap(), Vec::<i32>::new());
+    }
+}

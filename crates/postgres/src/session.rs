@@ -1,0 +1,142 @@
+//! Connections over the unix socket, where the OS user is the credential.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::error::{Error, SqlState};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::PostgresError;
+use crate::roles::SUPERUSER;
+
+/// A server's unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The directory of the socket.
+    pub socket_directory: PathBuf,
+    /// The port in its name.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.socket_directory.display(), self.port)
+    }
+}
+
+/// One connection. Dropping it closes the socket at once, also when the server answers nothing.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn io_kind(error: &Error) -> Option<ErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+}
+
+impl Endpoint {
+    /// Sorts an error of the driver.
+    pub(crate) fn error(&self, error: Error, waited: Duration) -> PostgresError {
+        if let Some(db) = error.as_db_error() {
+            return match *db.code() {
+                SqlState::CANNOT_CONNECT_NOW => PostgresError::NotReady(db.message().to_owned()),
+                // Our own statement_timeout, and it is as long as we would have waited.
+                SqlState::QUERY_CANCELED => self.no_answer(waited),
+                _ => {
+                    let more = [db.detail(), db.hint()].into_iter().flatten();
+                    let message = more.fold(db.message().to_owned(), |text, part| format!("{text}; {part}"));
+                    PostgresError::Sql { code: db.code().code().to_owned(), message }
+                }
+            };
+        }
+        match io_kind(&error) {
+            Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                PostgresError::NotRunning(self.to_string())
+            }
+            // A frozen server's backlog is full; on a unix socket that is said at once instead of waiting.
+            Some(ErrorKind::WouldBlock) => self.no_answer(waited),
+            _ => PostgresError::Connection { endpoint: self.to_string(), source: error },
+        }
+    }
+
+    pub(crate) fn no_answer(&self, after: Duration) -> PostgresError {
+        PostgresError::NoAnswer { endpoint: self.to_string(), after }
+    }
+
+    /// Connects as the superuser. Has no deadline of its own; `patience` is what the server is told
+    /// to spend on a statement at most.
+    pub(crate) async fn connect(&self, patience: Duration) -> Result<Session, PostgresError> {
+        // A table or function that somebody put into `public` must not get a superuser's call. A statement
+        // of ours must not wait for a synchronous standby, which may need it to connect at all.
+        let options = format!(
+            "-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
+            patience.as_millis().max(1)
+        );
+        let (client, connection) = tokio_postgres::Config::new()
+            .host_path(&self.socket_directory)
+            .port(self.port)
+            .user(SUPERUSER)
+            .dbname("postgres")
+            .application_name("cellar")
+            .options(options)
+            .connect(NoTls)
+            .await
+            .map_err(|error| self.error(error, patience))?;
+        let driver = tokio::spawn(async move {
+            // Its end shows at the next use of the client.
+            let _ = connection.await;
+        });
+        Ok(Session { client, driver })
+    }
+
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        work: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, PostgresError> {
+        tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(self.no_answer(timeout)))
+    }
+}
+
+/// Runs SQL as the superuser in a connection of its own; several statements are one transaction.
+///
+/// # Errors
+/// [`PostgresError::NoAnswer`] after `timeout`, connecting included; then the statement may or may not
+/// have taken effect. Else why PostgreSQL could not or would not do it.
+pub async fn execute(endpoint: &Endpoint, sql: &str, timeout: Duration) -> Result<(), PostgresError> {
+    query(endpoint, sql, timeout).await.map(|_| ())
+}
+
+/// Runs SQL like [`execute`] and returns the rows as PostgreSQL's text.
+///
+/// # Errors
+/// As [`execute`].
+pub async fn query(
+    endpoint: &Endpoint,
+    sql: &str,
+    timeout: Duration,
+) -> Result<Vec<Vec<Option<String>>>, PostgresError> {
+    let work = async {
+        let session = endpoint.connect(timeout).await?;
+        let answer =
+            session.client.simple_query(sql).await.map_err(|error| endpoint.error(error, timeout))?;
+        let rows = answer.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+            }
+            _ => None,
+        });
+        Ok(rows.collect())
+    };
+    endpoint.within(timeout, work).await
+}

@@ -1,0 +1,280 @@
+//! The settings that Cellar gives an instance: the file `cellar.conf` in its data directory.
+//!
+//! Every setting is valid in either role, so that nothing has to be rewritten when the role changes.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use cellar_model::check_socket_path;
+
+use crate::PostgresError;
+
+/// Certificates of the server side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// Its key; PostgreSQL wants mode 0600 at most.
+    pub key: PathBuf,
+    /// The authority that clients' certificates must come from.
+    pub ca: PathBuf,
+}
+
+/// What differs between instances; everything else in `cellar.conf` is fixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Port, of the TCP addresses and in the socket's name.
+    pub port: u16,
+    /// Comma-separated addresses to listen on; empty for the unix socket alone.
+    pub listen_addresses: String,
+    /// Directory of the unix socket, mode 0700.
+    pub socket_directory: PathBuf,
+    /// TLS; without it no standby can connect over the network.
+    pub tls: Option<TlsFiles>,
+    /// Shown in process titles: `<database>/<cell>`.
+    pub cluster_name: String,
+    /// Copies a WAL segment to the repo. Empty: segments are kept until there is a command.
+    pub archive_command: String,
+    /// Fetches a WAL segment from the repo.
+    pub restore_command: Option<String>,
+    /// Where a standby streams from; see [`PrimaryConninfo`](crate::PrimaryConninfo). Ignored by a primary.
+    pub primary_conninfo: Option<String>,
+    /// Shared memory for pages, MiB.
+    pub shared_buffers_mb: u32,
+    /// Client connections. A standby needs at least as many as its primary, so it is the same in every cell.
+    pub max_connections: u32,
+    /// WAL kept beyond the last checkpoint for standbys that fall behind, MiB. What is gone they
+    /// fetch from the repo.
+    pub wal_keep_size_mb: u32,
+}
+
+impl Default for Settings {
+    /// A small instance that listens on its unix socket only.
+    fn default() -> Self {
+        Self {
+            port: 5432,
+            listen_addresses: String::new(),
+            socket_directory: PathBuf::from("/var/run/postgresql"),
+            tls: None,
+            cluster_name: String::new(),
+            archive_command: String::new(),
+            restore_command: None,
+            primary_conninfo: None,
+            // Three cells and their services fit on a small machine.
+            shared_buffers_mb: 64,
+            max_connections: 100,
+            wal_keep_size_mb: 128,
+        }
+    }
+}
+
+/// A value in the single quotes of `postgresql.conf`, where backslashes are escapes too.
+fn quoted(name: &str, value: &str) -> Result<String, PostgresError> {
+    if value.chars().any(char::is_control) {
+        let reason = "must not hold line breaks or other control characters";
+        return Err(PostgresError::InvalidSetting { name: name.to_owned(), reason });
+    }
+    Ok(format!("'{}'", value.replace('\\', r"\\").replace('\'', "''")))
+}
+
+fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresError> {
+    match path.to_str() {
+        Some(text) if path.is_absolute() => Ok(text),
+        _ => Err(PostgresError::InvalidSetting {
+            name: name.to_owned(),
+            reason: "must be an absolute path of valid UTF-8",
+        }),
+    }
+}
+
+impl Settings {
+    /// Names and values in the order of the file, values not yet quoted.
+    fn pairs(&self) -> Result<Vec<(&'static str, String)>, PostgresError> {
+        let sockets = text("unix_socket_directories", &self.socket_directory)?;
+        if sockets.contains([',', '"']) {
+            // The setting is a list; quoting inside the quotes is not worth supporting.
+            let reason = "must not hold commas or double quotes";
+            return Err(PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason });
+        }
+        if check_socket_path(&self.socket_directory, self.port).is_err() {
+            let reason =
+                "is too long for a unix socket (107 bytes with the socket's name): choose a shorter one";
+            return Err(PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason });
+        }
+        let mut pairs = vec![
+            ("port", self.port.to_string()),
+            ("listen_addresses", self.listen_addresses.clone()),
+            ("unix_socket_directories", sockets.to_owned()),
+            ("unix_socket_permissions", "0700".to_owned()),
+            ("cluster_name", self.cluster_name.clone()),
+        ];
+        match &self.tls {
+            Some(tls) => pairs.extend([
+                ("ssl", "on".to_owned()),
+                ("ssl_cert_file", text("ssl_cert_file", &tls.certificate)?.to_owned()),
+                ("ssl_key_file", text("ssl_key_file", &tls.key)?.to_owned()),
+                ("ssl_ca_file", text("ssl_ca_file", &tls.ca)?.to_owned()),
+                // Both ends are Cellar's own, so nothing older needs to be understood.
+                ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
+            ]),
+            None => pairs.push(("ssl", "off".to_owned())),
+        }
+        let fixed = |name, value: &str| (name, value.to_owned());
+        pairs.extend([
+            fixed("password_encryption", "scram-sha-256"),
+            fixed("wal_level", "replica"),
+            // For pg_rewind; data checksums would do, but an instance made elsewhere may have none.
+            fixed("wal_log_hints", "on"),
+            fixed("hot_standby", "on"),
+            fixed("max_wal_senders", "16"),
+            fixed("max_replication_slots", "16"),
+            ("wal_keep_size", format!("{}MB", self.wal_keep_size_mb)),
+            // A vanished peer is noticed in 20 s, not in the default minute.
+            fixed("wal_sender_timeout", "20s"),
+            fixed("wal_receiver_timeout", "20s"),
+            fixed("archive_mode", "on"),
+            // Bounds what a restore can miss when the primary's host is lost: a minute of commits,
+            // however quiet the database.
+            fixed("archive_timeout", "60s"),
+            ("archive_command", self.archive_command.clone()),
+        ]);
+        pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
+        pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
+        pairs.extend([
+            fixed("recovery_target_timeline", "latest"),
+            ("shared_buffers", format!("{}MB", self.shared_buffers_mb)),
+            ("max_connections", self.max_connections.to_string()),
+            // pg_ctl's -l file takes the log, so that startup failures and the rest are in one place.
+            fixed("logging_collector", "off"),
+            fixed("log_timezone", "UTC"),
+            fixed("timezone", "UTC"),
+        ]);
+        Ok(pairs)
+    }
+
+    /// The names that are set.
+    pub(crate) fn names(&self) -> Result<Vec<&'static str>, PostgresError> {
+        Ok(self.pairs()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The content of `cellar.conf`.
+    ///
+    /// # Errors
+    /// [`PostgresError::InvalidSetting`] for a value that the file cannot hold.
+    pub fn render(&self) -> Result<String, PostgresError> {
+        let mut file = "# Written by Cellar; changes are overwritten.\n".to_owned();
+        for (name, value) in self.pairs()? {
+            let _ = writeln!(file, "{name} = {}", quoted(name, &value)?);
+        }
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Settings {
+        Settings {
+            port: 25434,
+            listen_addresses: "127.0.0.1".into(),
+            socket_directory: "/c/zone3/pg_sockets".into(),
+            tls: Some(TlsFiles {
+                certificate: "/c/zone3/tls/server.crt".into(),
+                key: "/c/zone3/tls/server.key".into(),
+                ca: "/c/zone3/tls/ca.crt".into(),
+            }),
+            cluster_name: "multigres/zone3".into(),
+            archive_command:
+                "pgbackrest --config=/c/zone3/pgbackrest.conf --stanza=multigres archive-push %p".into(),
+            restore_command: Some("pgbackrest archive-get %f \"%p\"".into()),
+            primary_conninfo: Some("host='localhost' port='25432'".into()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn golden() {
+        insta::assert_snapshot!(sample().render().unwrap(), @r#"
+        # Written by Cellar; changes are overwritten.
+        port = '25434'
+        listen_addresses = '127.0.0.1'
+        unix_socket_directories = '/c/zone3/pg_sockets'
+        unix_socket_permissions = '0700'
+        cluster_name = 'multigres/zone3'
+        ssl = 'on'
+        ssl_cert_file = '/c/zone3/tls/server.crt'
+        ssl_key_file = '/c/zone3/tls/server.key'
+        ssl_ca_file = '/c/zone3/tls/ca.crt'
+        ssl_min_protocol_version = 'TLSv1.3'
+        password_encryption = 'scram-sha-256'
+        wal_level = 'replica'
+        wal_log_hints = 'on'
+        hot_standby = 'on'
+        max_wal_senders = '16'
+        max_replication_slots = '16'
+        wal_keep_size = '128MB'
+        wal_sender_timeout = '20s'
+        wal_receiver_timeout = '20s'
+        archive_mode = 'on'
+        archive_timeout = '60s'
+        archive_command = 'pgbackrest --config=/c/zone3/pgbackrest.conf --stanza=multigres archive-push %p'
+        restore_command = 'pgbackrest archive-get %f "%p"'
+        primary_conninfo = 'host=''localhost'' port=''25432'''
+        recovery_target_timeline = 'latest'
+        shared_buffers = '64MB'
+        max_connections = '100'
+        logging_collector = 'off'
+        log_timezone = 'UTC'
+        timezone = 'UTC'
+        "#);
+    }
+
+    #[test]
+    fn golden_without_network() {
+        insta::assert_snapshot!(Settings::default().render().unwrap(), @r#"
+        # Written by Cellar; changes are overwritten.
+        port = '5432'
+        listen_addresses = ''
+        unix_socket_directories = '/var/run/postgresql'
+        unix_socket_permissions = '0700'
+        cluster_name = ''
+        ssl = 'off'
+        password_encryption = 'scram-sha-256'
+        wal_level = 'replica'
+        wal_log_hints = 'on'
+        hot_standby = 'on'
+        max_wal_senders = '16'
+        max_replication_slots = '16'
+        wal_keep_size = '128MB'
+        wal_sender_timeout = '20s'
+        wal_receiver_timeout = '20s'
+        archive_mode = 'on'
+        archive_timeout = '60s'
+        archive_command = ''
+        recovery_target_timeline = 'latest'
+        shared_buffers = '64MB'
+        max_connections = '100'
+        logging_collector = 'off'
+        log_timezone = 'UTC'
+        timezone = 'UTC'
+        "#);
+    }
+
+    #[test]
+    fn quotes_and_backslashes_are_escaped() {
+        let line = Settings { archive_command: r"it's \n".into(), ..sample() }.render().unwrap();
+        assert!(line.contains(r"archive_command = 'it''s \\n'"), "{line}");
+    }
+
+    #[test]
+    fn what_the_file_cannot_hold_is_refused() {
+        let refused = |settings: Settings| settings.render().unwrap_err().to_string();
+        let line = "true\nssl = off".to_owned();
+        assert!(refused(Settings { archive_command: line, ..sample() }).contains("archive_command"));
+        assert!(refused(Settings { socket_directory: "relative".into(), ..sample() }).contains("absolute"));
+        assert!(refused(Settings { socket_directory: "/a,b".into(), ..sample() }).contains("commas"));
+        let long = format!("/{}", "a".repeat(100));
+        assert!(refused(Settings { socket_directory: long.into(), ..sample() }).contains("too long"));
+    }
+}

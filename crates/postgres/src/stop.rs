@@ -1,0 +1,116 @@
+//! Stopping a server, harder as patience runs out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::PostgresError;
+use crate::postmaster::{find, processes};
+use crate::process::Process;
+
+/// How often to look whether it has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long to wait after each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopTimeouts {
+    /// After a fast shutdown. It hangs for as long as the archiver cannot reach its repo.
+    pub fast: Duration,
+    /// After an immediate one. PostgreSQL kills children that ignore it after 5 s.
+    pub immediate: Duration,
+    /// After SIGKILL.
+    pub kill: Duration,
+}
+
+impl Default for StopTimeouts {
+    fn default() -> Self {
+        Self {
+            fast: Duration::from_secs(60),
+            immediate: Duration::from_secs(15),
+            kill: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What it took to stop a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It did not run.
+    NotRunning,
+    /// A fast shutdown: everything is on disk, and a primary has archived its WAL.
+    Fast,
+    /// An immediate one: the next start recovers from WAL.
+    Immediate,
+    /// The postmaster was dead or had to be killed, and its processes with it: the next start recovers from WAL.
+    Killed,
+}
+
+async fn ended(process: &Process, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    while process.lives() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(POLL).await;
+    }
+    true
+}
+
+/// Kills whatever is left of the server, its archive and restore commands included.
+async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), PostgresError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = processes(data_directory)?;
+        let Some(first) = left.first() else { return Ok(()) };
+        if Instant::now() >= deadline {
+            return Err(PostgresError::WouldNotStop { pid: first.pid, after: within });
+        }
+        for process in &left {
+            process.signal(Signal::SIGKILL)?;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all
+/// of its processes. Also ends what a dead postmaster left behind.
+///
+/// # Errors
+/// When processes may not be signaled, or do not even end when killed.
+pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stopped, PostgresError> {
+    let Some((postmaster, _)) = find(data_directory)? else {
+        if processes(data_directory)?.is_empty() {
+            return Ok(Stopped::NotRunning);
+        }
+        kill_all(data_directory, timeouts.kill).await?;
+        return Ok(Stopped::Killed);
+    };
+    let steps = [
+        (Signal::SIGINT, timeouts.fast, Stopped::Fast),
+        (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
+    ];
+    for (signal, patience, outcome) in steps {
+        postmaster.signal(signal)?;
+        if ended(&postmaster, patience).await {
+            // A backend that the postmaster gave up on would keep the next server from starting.
+            if processes(data_directory)?.is_empty() {
+                return Ok(outcome);
+            }
+            break;
+        }
+        tracing::warn!(
+            pid = postmaster.pid,
+            signal = signal.as_str(),
+            ?patience,
+            "PostgreSQL did not stop in time"
+        );
+    }
+    postmaster.signal(Signal::SIGKILL)?;
+    kill_all(data_directory, timeouts.kill).await?;
+    if ended(&postmaster, timeouts.kill).await {
+        return Ok(Stopped::Killed);
+    }
+    Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill })
+}

@@ -1,0 +1,154 @@
+//! PostgreSQL's programs, and how they are started.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::{PostgresError, run};
+
+/// Where Debian's packages put each major version: `<here>/15/bin`.
+const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
+
+/// The Debian package that has the programs.
+const PACKAGE: &str = "postgresql-15";
+
+/// The programs that must be there.
+const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "pg_controldata"];
+
+/// How long `postgres --version` may take.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// PostgreSQL's programs of one version, and as whom they run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    bindir: PathBuf,
+    /// User and group id for children, when the caller is root; PostgreSQL refuses to run as root.
+    /// Files that this crate writes then go to the same user.
+    pub run_as: Option<(u32, u32)>,
+}
+
+fn newest_debian(root: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(root).ok()?.flatten().filter_map(|entry| {
+        let major: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let bindir = entry.path().join("bin");
+        // A client package of a newer version brings the directory, but no server.
+        bindir.join("postgres").is_file().then_some((major, bindir))
+    });
+    versions.max().map(|(_, bindir)| bindir)
+}
+
+fn on_path(path: Option<OsString>) -> Option<PathBuf> {
+    std::env::split_paths(&path?).find(|directory| directory.join("postgres").is_file())
+}
+
+impl Tools {
+    /// Finds the programs: in `bindir` when it is given, else in `$CELLAR_PG_BINDIR`, else the newest
+    /// version of Debian's packages, else on `$PATH`. A directory that was named is the only one looked at.
+    ///
+    /// # Errors
+    /// [`PostgresError::MissingBinary`], naming the Debian package.
+    pub fn find(bindir: Option<&Path>) -> Result<Self, PostgresError> {
+        let named = bindir
+            .map(Path::to_path_buf)
+            .or_else(|| std::env::var_os("CELLAR_PG_BINDIR").filter(|d| !d.is_empty()).map(PathBuf::from));
+        let found = named
+            .or_else(|| newest_debian(Path::new(DEBIAN_ROOT)))
+            .or_else(|| on_path(std::env::var_os("PATH")));
+        let missing =
+            |program, searched| PostgresError::MissingBinary { program, package: PACKAGE, searched };
+        let Some(bindir) = found else {
+            return Err(missing(PROGRAMS[0], format!("{DEBIAN_ROOT}/*/bin and $PATH")));
+        };
+        match PROGRAMS.into_iter().find(|program| !bindir.join(program).is_file()) {
+            Some(program) => Err(missing(program, bindir.display().to_string())),
+            None => Ok(Self { bindir, run_as: None }),
+        }
+    }
+
+    /// The same programs, run as another user; only root can.
+    #[must_use]
+    pub fn run_as(self, uid: u32, gid: u32) -> Self {
+        Self { run_as: Some((uid, gid)), ..self }
+    }
+
+    /// The directory of the programs.
+    #[must_use]
+    pub fn bindir(&self) -> &Path {
+        &self.bindir
+    }
+
+    /// A command for one of the programs, with a clean environment.
+    ///
+    /// Messages are English and times UTC, because they are read by machines; `PG*` variables of whoever
+    /// started us must not choose another server, data directory or time zone.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bindir.join(program));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command.env_remove("LANGUAGE").env("LC_ALL", "C").env("TZ", "UTC");
+        // The user that it runs as may not be able to enter our own directory.
+        command.current_dir("/");
+        if let Some((uid, gid)) = self.run_as {
+            // Also drops root's supplementary groups (std does so when a uid is set).
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// PostgreSQL's version, such as `15.18`.
+    ///
+    /// # Errors
+    /// When `postgres --version` fails or says something else.
+    pub async fn version(&self) -> Result<String, PostgresError> {
+        let mut command = self.command("postgres");
+        command.arg("--version");
+        let output = run(command, VERSION_TIMEOUT).await?;
+        version_number(&output.stdout)
+            .map(str::to_owned)
+            .ok_or_else(|| PostgresError::UnexpectedAnswer(format!("version: {}", output.stdout.trim())))
+    }
+}
+
+/// The number in `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
+fn version_number(text: &str) -> Option<&str> {
+    let number = text.split_once("(PostgreSQL)")?.1.split_whitespace().next()?;
+    number.starts_with(|c: char| c.is_ascii_digit()).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_names_the_package() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = Tools::find(Some(empty.path())).unwrap_err();
+        assert!(matches!(&error, PostgresError::MissingBinary { program: "initdb", .. }));
+        assert!(error.to_string().contains("postgresql-15"), "{error}");
+    }
+
+    #[test]
+    fn the_newest_server_wins_by_number_and_a_client_does_not_count() {
+        let root = tempfile::tempdir().unwrap();
+        for version in ["9", "15", "17"] {
+            std::fs::create_dir_all(root.path().join(version).join("bin")).unwrap();
+        }
+        for version in ["9", "15"] {
+            std::fs::write(root.path().join(version).join("bin/postgres"), "").unwrap();
+        }
+        assert_eq!(newest_debian(root.path()), Some(root.path().join("15/bin")));
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version_number("postgres (PostgreSQL) 15.18 (Debian 15.18-0)\n"), Some("15.18"));
+        assert_eq!(version_number("postgres (PostgreSQL) 18beta1"), Some("18beta1"));
+        assert_eq!(version_number("something else"), None);
+    }
+}

@@ -1,0 +1,474 @@
+//! The real PostgreSQL, from nothing to gone.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use cellar_model::{Role, Timeline};
+use cellar_postgres::{
+    ControlState, DataDirectory, PostgresError, PostmasterState, PrimaryConninfo, Probe, REPLICATION_ROLE,
+    StopTimeouts, Stopped, check_permissions, configure, ensure_roles, execute, initdb, inspect, occupants,
+    promote, query, reload, run, running, start, stop,
+};
+use nix::sys::signal::Signal;
+use support::{Cell, PATIENCE, entries, signal, user, wait_for};
+
+fn quick() -> StopTimeouts {
+    StopTimeouts {
+        fast: Duration::from_secs(2),
+        immediate: Duration::from_secs(10),
+        kill: Duration::from_secs(5),
+    }
+}
+
+/// A copy of the running primary in a cell of its own, taken over the socket.
+async fn copy_of(primary: &Cell) -> Cell {
+    if let Some((uid, _)) = user() {
+        // Tests of root are the one case in which two OS users connect: root asks, postgres copies.
+        let name = nix::unistd::User::from_uid(uid.into()).unwrap().unwrap().name;
+        let ident = primary.data().join("pg_ident.conf");
+        let text = fs::read_to_string(&ident).unwrap();
+        fs::write(&ident, format!("{text}cellar {name} postgres\n")).unwrap();
+        reload(&primary.data()).unwrap();
+    }
+    let standby = Cell::new();
+    let mut command = standby.tools.command("pg_basebackup");
+    command.arg("-D").arg(standby.data()).arg("-h").arg(&primary.config.settings.socket_directory).args([
+        "-U",
+        "postgres",
+        "-p",
+        &primary.config.settings.port.to_string(),
+        "--checkpoint=fast",
+        "-R",
+    ]);
+    run(command, PATIENCE).await.unwrap();
+    standby
+}
+
+#[tokio::test]
+async fn from_initdb_to_stop() {
+    let cell = Cell::new();
+    assert_eq!(inspect(&cell.tools, &cell.data()).await.unwrap(), DataDirectory::Missing);
+    cell.initdb().await;
+    assert!(entries(cell.root.path()).iter().all(|name| !name.contains("initdb")));
+    let uid = user().map_or_else(|| nix::unistd::geteuid().as_raw(), |(uid, _)| uid);
+    check_permissions(&cell.data(), uid).unwrap();
+    let DataDirectory::Valid { version: 15.., control, recovers: false } =
+        inspect(&cell.tools, &cell.data()).await.unwrap()
+    else {
+        panic!()
+    };
+    assert!(control.data_checksums && control.state == ControlState::ShutDown);
+    assert!(matches!(cell.probe().facts().await, Err(PostgresError::NotRunning(_))));
+    assert!(matches!(reload(&cell.data()), Err(PostgresError::NotRunning(_))));
+
+    let postmaster = cell.start().await;
+    assert_eq!(
+        (postmaster.state, postmaster.port),
+        (PostmasterState::Ready, Some(cell.config.settings.port))
+    );
+    let mut probe = cell.probe();
+    let facts = probe.facts().await.unwrap();
+    let observed = facts.to_observed();
+    assert_eq!((observed.role, observed.timeline), (Role::Primary, Timeline::new(1)));
+    assert_eq!(observed.data_directory, cell.data().to_str().unwrap());
+    assert_eq!(observed.system_identifier, control.system_identifier);
+    assert!(facts.server_version == cell.tools.version().await.unwrap() && facts.wal_receiver.is_none());
+    for (name, value) in [("cluster_name", "demo/it's"), ("archive_mode", "on"), ("data_checksums", "on")] {
+        let answer = query(&cell.endpoint(), &format!("SHOW {name}"), PATIENCE).await.unwrap();
+        assert_eq!(answer, [[Some(value.to_owned())]], "{name}");
+    }
+
+    execute(&cell.endpoint(), "SELECT pg_switch_wal()", PATIENCE).await.unwrap();
+    wait_for("the archiver", async || {
+        let archiver = probe.facts().await.unwrap().archiver;
+        archiver.last_archived_wal.filter(|_| archiver.last_archived_time.is_some())
+    })
+    .await;
+
+    assert_eq!(stop(&cell.data(), &StopTimeouts::default()).await.unwrap(), Stopped::Fast);
+    assert_eq!(stop(&cell.data(), &StopTimeouts::default()).await.unwrap(), Stopped::NotRunning);
+    assert!(running(&cell.data()).unwrap().is_none());
+    // The probe's connection is dead; the next question finds the new server.
+    cell.start().await;
+    assert_eq!(probe.facts().await.unwrap().role, Role::Primary);
+}
+
+#[tokio::test]
+async fn roles_are_made_once_and_only_on_a_primary() {
+    let cell = Cell::running().await;
+    for _ in 0..2 {
+        ensure_roles(&cell.endpoint(), "some \"body\"", PATIENCE).await.unwrap();
+    }
+    let sql = "SELECT rolname, rolreplication, rolsuper FROM pg_roles WHERE rolname !~ '^(pg_|postgres)' ORDER BY 1";
+    let text = |value: &str| Some(value.to_owned());
+    assert_eq!(
+        query(&cell.endpoint(), sql, PATIENCE).await.unwrap(),
+        [[text(REPLICATION_ROLE), text("t"), text("f")], [text("some \"body\""), text("f"), text("t")]]
+    );
+    let error = execute(&cell.endpoint(), "SELECT 1/0", PATIENCE).await.unwrap_err();
+    assert!(matches!(&error, PostgresError::Sql { code, .. } if code == "22012"), "{error}");
+    let slow = execute(&cell.endpoint(), "SELECT pg_sleep(60)", Duration::from_millis(300)).await;
+    assert!(matches!(slow, Err(PostgresError::NoAnswer { .. })));
+}
+
+#[tokio::test]
+async fn a_standby_says_what_it_is_and_follows_its_promotion() {
+    let primary = Cell::running().await;
+    let mut standby = copy_of(&primary).await;
+    // The copy brought its source's files along; -R wrote primary_conninfo to postgresql.auto.conf, which
+    // would win over ours.
+    let sockets = primary.config.settings.socket_directory.to_str().unwrap();
+    let port = primary.config.settings.port;
+    standby.config.settings.primary_conninfo =
+        Some(format!("host={sockets} port={port} user=postgres application_name=zone2"));
+    let postmaster = standby.start().await;
+    assert_eq!(postmaster.state, PostmasterState::Ready);
+    let mut probe = standby.probe();
+    let facts = wait_for("streaming", async || {
+        let facts = probe.facts().await.unwrap();
+        facts.streaming_from().is_some().then_some(facts)
+    })
+    .await;
+    let address = Some((sockets.to_owned(), port));
+    let observed = facts.to_observed();
+    assert_eq!((observed.role, observed.timeline), (Role::Standby, Timeline::new(1)));
+    assert_eq!((&observed.streaming_from, &facts.configured_primary), (&address, &address));
+    assert!(facts.in_hot_standby && facts.write_lsn.is_none() && observed.primary_lsn.is_some());
+    assert!(facts.wal_receiver.unwrap().last_message_age.unwrap() < PATIENCE);
+    wait_for("the standby in pg_stat_replication", async || {
+        (primary.probe().facts().await.unwrap().streaming_to == ["zone2"]).then_some(())
+    })
+    .await;
+    let found = inspect(&standby.tools, &standby.data()).await.unwrap();
+    assert!(matches!(found, DataDirectory::Valid { recovers: true, .. }), "{found:?}");
+    let refused = ensure_roles(&standby.endpoint(), "nobody", PATIENCE).await;
+    // The replication role is not there yet, and nothing can be made here.
+    assert!(matches!(&refused, Err(PostgresError::Sql { code, .. }) if code == "25006"), "{refused:?}");
+
+    // Without its sender it is still a standby of its timeline.
+    stop(&primary.data(), &quick()).await.unwrap();
+    wait_for("the end of streaming", async || {
+        probe.facts().await.unwrap().streaming_from().is_none().then_some(())
+    })
+    .await;
+    let alone = probe.facts().await.unwrap().to_observed();
+    assert_eq!((alone.role, alone.timeline), (Role::Standby, Timeline::new(1)));
+
+    promote(&standby.tools, &standby.data(), PATIENCE).await.unwrap();
+    let promoted = probe.facts().await.unwrap();
+    assert_eq!((promoted.role, promoted.timeline), (Role::Primary, Timeline::new(2)));
+    assert!(promote(&standby.tools, &standby.data(), PATIENCE).await.is_err());
+}
+
+#[tokio::test]
+async fn a_new_primary_conninfo_takes_effect_with_a_reload() {
+    let mut cell = Cell::running().await;
+    let tls_directory = cell.root.path().join("it's\\tls");
+    let conninfo = |port| {
+        PrimaryConninfo { host: "localhost", port, tls_directory: &tls_directory, application_name: "zone 1" }
+            .render()
+            .unwrap()
+    };
+    cell.config.settings.primary_conninfo = Some(conninfo(25432));
+    assert!(configure(&cell.data(), &cell.config).unwrap());
+    reload(&cell.data()).unwrap();
+    wait_for("the setting", async || {
+        let facts = cell.probe().facts().await.unwrap();
+        (facts.configured_primary == Some(("localhost".into(), 25432))).then_some(())
+    })
+    .await;
+    let shown = query(&cell.endpoint(), "SHOW primary_conninfo", PATIENCE).await.unwrap();
+    assert_eq!(shown, [[Some(conninfo(25432))]]);
+}
+
+#[tokio::test]
+async fn a_frozen_server_gives_no_answer_in_time() {
+    let cell = Cell::running().await;
+    let mut kept = Probe::new(cell.endpoint(), Duration::from_secs(1));
+    kept.facts().await.unwrap();
+    let pids = cell.pids();
+    for pid in &pids {
+        signal(*pid, Signal::SIGSTOP);
+    }
+    // First over the connection that is open, then over new ones, as many as the socket's backlog
+    // holds and more: the answer must not change.
+    let mut probe = Probe::new(cell.endpoint(), Duration::from_millis(40));
+    for round in 0..140 {
+        let (probe, within) = if round == 0 { (&mut kept, 1000) } else { (&mut probe, 40) };
+        let began = Instant::now();
+        let answer = probe.facts().await;
+        assert!(matches!(answer, Err(PostgresError::NoAnswer { .. })), "{round}: {answer:?}");
+        assert!(began.elapsed() < Duration::from_millis(within + 500), "{round}: {:?}", began.elapsed());
+    }
+    assert!(running(&cell.data()).unwrap().is_some(), "frozen is not dead");
+    for pid in &pids {
+        signal(*pid, Signal::SIGCONT);
+    }
+    let mut probe = cell.probe();
+    wait_for("the thawed server", async || probe.facts().await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_stopped_by_force_with_all_of_its_processes() {
+    let cell = Cell::running().await;
+    for pid in cell.pids() {
+        signal(pid, Signal::SIGSTOP);
+    }
+    let second = Duration::from_secs(1);
+    let timeouts = StopTimeouts { fast: second, immediate: second, kill: PATIENCE };
+    assert_eq!(stop(&cell.data(), &timeouts).await.unwrap(), Stopped::Killed);
+    assert_eq!(cell.pids(), Vec::<i32>::new());
+    // Nothing is left that keeps the next one from starting.
+    assert_eq!(cell.start().await.state, PostmasterState::Ready);
+}
+
+#[tokio::test]
+async fn what_a_dead_postmaster_left_is_reported_and_can_be_stopped() {
+    let cell = Cell::running().await;
+    let postmaster = running(&cell.data()).unwrap().unwrap().pid;
+    for pid in cell.pids() {
+        signal(pid, Signal::SIGSTOP);
+    }
+    signal(postmaster, Signal::SIGKILL);
+    wait_for("its death", async || running(&cell.data()).unwrap().is_none().then_some(())).await;
+    let refused = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), PATIENCE).await;
+    assert!(matches!(&refused, Err(PostgresError::Orphans { pids, .. }) if !pids.is_empty()), "{refused:?}");
+    assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::Killed);
+    cell.start().await;
+}
+
+#[tokio::test]
+async fn a_hanging_archiver_costs_the_fast_shutdown_and_no_more() {
+    let mut cell = Cell::new();
+    cell.config.settings.archive_command = "sleep 3600".into();
+    cell.initdb().await;
+    cell.start().await;
+    execute(&cell.endpoint(), "SELECT pg_switch_wal()", PATIENCE).await.unwrap();
+    assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::Immediate);
+    assert_eq!(cell.pids(), Vec::<i32>::new());
+    let found = inspect(&cell.tools, &cell.data()).await.unwrap();
+    let DataDirectory::Valid { control, .. } = found else { panic!("{found:?}") };
+    // The shutdown checkpoint was written; it is only the archiver that it waited for.
+    assert!(matches!(control.state, ControlState::ShutDown | ControlState::InProduction), "{control:?}");
+}
+
+#[tokio::test]
+async fn an_adopted_server_is_the_same_one() {
+    let cell = Cell::running().await;
+    let first = running(&cell.data()).unwrap().unwrap();
+    // Its session is not ours: it does not end with us, nor get our terminal's signals.
+    let session = |pid: i32| nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).unwrap().as_raw();
+    assert_eq!(session(first.pid), first.pid);
+    assert_eq!(cell.start().await, first);
+    // Renamed, as a restore does, it is still found, and the name alone finds nothing.
+    let old = cell.root.path().join("old_data");
+    fs::rename(cell.data(), &old).unwrap();
+    assert_eq!(running(&old).unwrap(), Some(first));
+    assert_eq!(running(&cell.data()).unwrap(), None);
+    fs::create_dir(cell.data()).unwrap();
+    fs::copy(old.join("postmaster.pid"), cell.data().join("postmaster.pid")).unwrap();
+    assert_eq!(running(&cell.data()).unwrap(), None, "the pid file of another directory's server");
+    assert_eq!(occupants(&cell.data()).unwrap(), Vec::<i32>::new());
+    stop(&old, &quick()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reused_process_id_neither_fools_nor_blocks() {
+    let other = Cell::running().await;
+    let stranger = running(&other.data()).unwrap().unwrap().pid;
+    let cell = Cell::running().await;
+    let pid_file = cell.data().join("postmaster.pid");
+    let text = fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::Fast);
+    // As after a reboot without a shutdown, when another cell's server came up first.
+    let (own, rest) = text.split_once('\n').unwrap();
+    fs::write(&pid_file, format!("{stranger}\n{rest}")).unwrap();
+    let socket = &cell.config.settings.socket_directory;
+    let lock = socket.join(format!(".s.PGSQL.{}.lock", cell.config.settings.port));
+    fs::write(lock, format!("{stranger}\n{rest}")).unwrap();
+    assert_eq!(running(&cell.data()).unwrap(), None);
+    assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::NotRunning);
+    let started = cell.start().await;
+    assert_ne!(started.pid.to_string(), own);
+    assert_eq!(running(&other.data()).unwrap().unwrap().pid, stranger);
+    // A dead number is PostgreSQL's own business, and start works over it too.
+    signal(started.pid, Signal::SIGKILL);
+    wait_for("the backends' end", async || cell.pids().is_empty().then_some(())).await;
+    assert!(pid_file.exists());
+    cell.start().await;
+}
+
+#[tokio::test]
+async fn a_failed_start_quotes_the_log() {
+    let cell = Cell::new();
+    cell.initdb().await;
+    let conf = cell.data().join("postgresql.conf");
+    fs::write(&conf, fs::read_to_string(&conf).unwrap() + "port = many\n").unwrap();
+    let error = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), PATIENCE).await.unwrap_err();
+    let PostgresError::CommandFailed { program, output, .. } = error else { panic!("{error}") };
+    assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"port\""), "{output}");
+}
+
+#[tokio::test]
+async fn initdb_killed_midway_leaves_nothing_in_place_and_can_be_repeated() {
+    let cell = Cell::new();
+    for millis in [0, 50, 150] {
+        let outcome = initdb(&cell.tools, &cell.data(), &cell.config, Duration::from_millis(millis)).await;
+        match outcome {
+            Err(PostgresError::CommandTimeout { .. }) => assert!(!cell.data().exists()),
+            other => panic!("{millis} ms were enough? {other:?}"),
+        }
+        // Its caller is gone, too: the future is dropped in the middle.
+        let data = cell.data();
+        let work = initdb(&cell.tools, &data, &cell.config, PATIENCE);
+        assert!(tokio::time::timeout(Duration::from_millis(millis), work).await.is_err() && !data.exists());
+    }
+    cell.initdb().await;
+    assert!(entries(cell.root.path()).iter().all(|name| !name.contains("initdb")));
+    cell.start().await;
+}
+
+#[tokio::test]
+async fn initdb_keeps_its_hands_off_what_is_there() {
+    let cell = Cell::new();
+    fs::create_dir(cell.data()).unwrap();
+    fs::write(cell.data().join("precious"), "").unwrap();
+    let refused = initdb(&cell.tools, &cell.data(), &cell.config, PATIENCE).await;
+    assert!(matches!(refused, Err(PostgresError::DataDirectory { .. })), "{refused:?}");
+    assert_eq!(entries(&cell.data()), ["precious"]);
+    fs::remove_file(cell.data().join("precious")).unwrap();
+    // An empty directory is taken over.
+    cell.initdb().await;
+    let again = initdb(&cell.tools, &cell.data(), &cell.config, PATIENCE).await;
+    assert!(matches!(again, Err(PostgresError::DataDirectory { .. })), "{again:?}");
+}
+
+#[tokio::test]
+async fn directories_are_told_apart() {
+    let cell = Cell::new();
+    let data = cell.data();
+    let look = async || inspect(&cell.tools, &data).await.unwrap();
+    fs::write(&data, "").unwrap();
+    assert!(matches!(look().await, DataDirectory::Foreign { .. }));
+    fs::remove_file(&data).unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", &data).unwrap();
+    assert!(matches!(look().await, DataDirectory::Foreign { .. }));
+    fs::remove_file(&data).unwrap();
+    fs::create_dir(&data).unwrap();
+    assert_eq!(look().await, DataDirectory::Empty);
+    fs::write(data.join("letter.txt"), "").unwrap();
+    assert!(matches!(look().await, DataDirectory::Foreign { .. }));
+    fs::create_dir(data.join("base")).unwrap();
+    assert!(matches!(look().await, DataDirectory::Partial { .. }));
+    fs::remove_dir_all(&data).unwrap();
+
+    cell.initdb().await;
+    let control = data.join("global/pg_control");
+    let whole = fs::read(&control).unwrap();
+    // The file stays its owner's, so only its content is changed.
+    for (change, content) in [
+        ("emptied", Vec::new()),
+        ("cut", whole[..100].to_vec()),
+        ("scrambled", {
+            let mut content = whole.clone();
+            content[20] ^= 0xFF;
+            content
+        }),
+    ] {
+        fs::write(&control, content).unwrap();
+        let found = look().await;
+        assert!(matches!(found, DataDirectory::Partial { .. }), "{change}: {found:?}");
+    }
+    fs::write(&control, &whole).unwrap();
+    assert!(matches!(look().await, DataDirectory::Valid { .. }));
+    fs::write(data.join("PG_VERSION"), "9\n").unwrap();
+    assert!(matches!(look().await, DataDirectory::Foreign { .. }));
+    fs::write(data.join("PG_VERSION"), "what\n").unwrap();
+    assert!(matches!(look().await, DataDirectory::Partial { .. }));
+    fs::remove_file(control).unwrap();
+    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+    assert!(matches!(look().await, DataDirectory::Partial { .. }));
+
+    let uid = user().map_or_else(|| nix::unistd::geteuid().as_raw(), |(uid, _)| uid);
+    check_permissions(&data, uid).unwrap();
+    assert!(check_permissions(&data, uid + 1).is_err());
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(check_permissions(&data, uid).unwrap_err().to_string().contains("0755"));
+}
+
+/// A key and certificates of it as a cell has them, made with the openssl that PostgreSQL's package brings along.
+async fn certificates(cell: &Cell) -> std::path::PathBuf {
+    let tls = cell.root.path().join("tls");
+    let script = "set -e; umask 077; mkdir tls; cd tls
+        new='openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+        $new -x509 -keyout ca.key -out ca.crt -subj /CN=ca
+        sign() { openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out $1.crt -extfile names; }
+        echo subjectAltName=DNS:localhost > names
+        $new -keyout server.key -out server.csr -subj /CN=zone; sign server
+        openssl req -new -key server.key -out replication.csr -subj /CN=cellar_replication; sign replication
+        openssl req -new -key server.key -out wrong.csr -subj /CN=somebody; sign wrong";
+    let mut command = tokio::process::Command::new("/bin/sh");
+    command.arg("-c").arg(script).current_dir(cell.root.path());
+    if let Some((uid, gid)) = user() {
+        command.uid(uid).gid(gid);
+    }
+    run(command, PATIENCE).await.expect("openssl: install the Debian package openssl");
+    tls
+}
+
+#[tokio::test]
+async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
+    let mut primary = Cell::new();
+    let tls = certificates(&primary).await;
+    primary.config.settings.listen_addresses = "localhost".into();
+    primary.config.settings.tls = Some(cellar_postgres::TlsFiles {
+        certificate: tls.join("server.crt"),
+        key: tls.join("server.key"),
+        ca: tls.join("ca.crt"),
+    });
+    primary.initdb().await;
+    primary.start().await;
+    ensure_roles(&primary.endpoint(), "postgres", PATIENCE).await.unwrap();
+    let mut standby = copy_of(&primary).await;
+    let port = primary.config.settings.port;
+    let conninfo =
+        PrimaryConninfo { host: "localhost", port, tls_directory: &tls, application_name: "zone2" }.render();
+    standby.config.settings.primary_conninfo = Some(conninfo.unwrap());
+    standby.start().await;
+    let from =
+        wait_for("streaming", async || standby.probe().facts().await.unwrap().to_observed().streaming_from)
+            .await;
+    assert_eq!(from, ("localhost".to_owned(), port));
+
+    let attempt = async |conninfo: String| {
+        let mut command = primary.tools.command("psql");
+        command.args(["-w", "-X", "-c", "IDENTIFY_SYSTEM", "-d", &conninfo]);
+        run(command, PATIENCE).await.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let with = |certificate: &str, user: &str, rest: &str| {
+        let file = |name: &str| tls.join(name).display().to_string();
+        format!(
+            "host=localhost port={port} user={user} sslmode=verify-full sslrootcert={} sslkey={} sslcert={} {rest}",
+            file("ca.crt"),
+            file("server.key"),
+            file(certificate)
+        )
+    };
+    let replication = "replication=true";
+    attempt(with("replication.crt", REPLICATION_ROLE, replication)).await.unwrap();
+    for (certificate, user, rest) in [
+        ("wrong.crt", REPLICATION_ROLE, replication),
+        ("missing.crt", REPLICATION_ROLE, replication),
+        ("replication.crt", "postgres", replication),
+        ("replication.crt", REPLICATION_ROLE, "dbname=postgres"),
+        ("replication.crt", REPLICATION_ROLE, "replication=true sslmode=disable"),
+    ] {
+        let refused = attempt(with(certificate, user, rest)).await.unwrap_err();
+        assert!(refused.contains("FATAL"), "{certificate} {user} {rest}: {refused}");
+    }
+}
