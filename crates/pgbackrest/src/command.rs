@@ -1,0 +1,223 @@
+//! Runs pgBackRest.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use cellar_model::{BackupLabel, StanzaName};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::exit_code::ExitClass;
+use crate::info::{StanzaInfo, parse_info};
+use crate::invocation::Invocation;
+use crate::process::{Running, find, tail};
+use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
+use crate::tool_error::{Failure, tool_messages};
+
+/// Time for `version`, which touches nothing but the program itself.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a command printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Exit code; none when a signal ended it.
+    pub code: Option<u8>,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Both streams as text, standard error first, since an answer may be large.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}{}", String::from_utf8_lossy(&self.stderr), String::from_utf8_lossy(&self.stdout))
+    }
+}
+
+/// The program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pgbackrest {
+    /// Its path, or its name to be found on PATH.
+    pub binary: PathBuf,
+}
+
+impl Default for Pgbackrest {
+    fn default() -> Self {
+        Self { binary: PathBuf::from("pgbackrest") }
+    }
+}
+
+async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut stream) = stream {
+        stream.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+impl Pgbackrest {
+    fn find(&self) -> Result<PathBuf, Error> {
+        find(&self.binary, "pgbackrest")
+    }
+
+    /// Runs a command to its end and keeps what it prints. At the deadline, and when the future is dropped, the
+    /// command and its workers are killed.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time. A failing command is no error here.
+    pub async fn run_captured(&self, invocation: &Invocation, deadline: Duration) -> Result<Output, Error> {
+        let program = self.find()?;
+        let argv = invocation.argv();
+        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped()).await?;
+        let (stdout, stderr) = running.streams();
+        let all = async {
+            // `wait` kills stragglers, so the streams end even when a worker holds them.
+            let (code, stdout, stderr) = tokio::join!(running.wait(), read_all(stdout), read_all(stderr));
+            let read = |bytes: std::io::Result<Vec<u8>>| {
+                bytes.map_err(|source| Error::io("read what pgbackrest prints", source))
+            };
+            Ok(Output { code: code?, stdout: read(stdout)?, stderr: read(stderr)? })
+        };
+        match timeout(deadline, all).await {
+            Ok(output) => output,
+            Err(_) => Err(Error::Timeout { command: invocation.command().to_owned(), after: deadline }),
+        }
+    }
+
+    /// As [`Pgbackrest::run_captured`], and a failing command is an error.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the class, hint and messages, besides those of [`Pgbackrest::run_captured`].
+    pub async fn run_checked(&self, invocation: &Invocation, deadline: Duration) -> Result<Output, Error> {
+        let output = self.run_captured(invocation, deadline).await?;
+        if output.code == Some(0) {
+            return Ok(output);
+        }
+        let text = output.text();
+        Err(Error::Failed {
+            command: invocation.command().to_owned(),
+            failure: Failure::judge(output.code, &tool_messages(&text)),
+            output: tail(&text).to_owned(),
+        })
+    }
+
+    /// Starts a command whose output goes straight to a file, so that the log outlives this process.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or the command not be started.
+    pub async fn spawn_logged(&self, invocation: &Invocation, log_file: &Path) -> Result<Running, Error> {
+        let program = self.find()?;
+        let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
+        let log = OpenOptions::new().create(true).append(true).open(log_file).map_err(opened)?;
+        let copy = log.try_clone().map_err(opened)?;
+        Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await
+    }
+
+    /// The version, such as `2.45`.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`].
+    pub async fn version(&self) -> Result<String, Error> {
+        let output = self.run_checked(&Invocation::new("version"), VERSION_TIMEOUT).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.trim().trim_start_matches("pgBackRest ").to_owned())
+    }
+
+    /// What the repository has of the stanza. A stanza or backup that is missing is an answer, not an error.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`], and when the answer cannot be read.
+    pub async fn info(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        deadline: Duration,
+    ) -> Result<StanzaInfo, Error> {
+        let invocation = quiet(Invocation::on("info", config, stanza)).option("output", "json");
+        let output = self.run_checked(&invocation, deadline).await?;
+        let found = parse_info(&output.stdout)?.into_iter().find(|info| info.name == stanza.as_str());
+        found.ok_or_else(|| Error::NotInRepository(format!("stanza {stanza}")))
+    }
+
+    /// Reads a file of the repository as text; `path` is relative to the repository.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`]; [`Error::NotInRepository`] when the file is not there.
+    pub async fn repo_get(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<String, Error> {
+        let invocation = quiet(Invocation::on("repo-get", config, stanza)).argument(path);
+        match self.run_checked(&invocation, deadline).await {
+            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(Error::Failed { failure, .. }) if failure.class == ExitClass::NotFound => {
+                Err(Error::NotInRepository(path.to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What `backup.info` records of a backup, `option-backup-standby` among it.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::repo_get`]; [`Error::NotInRepository`] when there is no such backup.
+    pub async fn backup_record(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+        deadline: Duration,
+    ) -> Result<BackupRecord, Error> {
+        let file = self.repo_get(config, stanza, &format!("backup/{stanza}/backup.info"), deadline).await?;
+        parse_backup_record(&file, label).ok_or_else(|| Error::NotInRepository(format!("backup {label}")))
+    }
+
+    /// How many files a backup holds itself, from its manifest.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::repo_get`].
+    pub async fn manifest_count(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+        deadline: Duration,
+    ) -> Result<ManifestCount, Error> {
+        let path = format!("backup/{stanza}/{label}/backup.manifest");
+        Ok(count_manifest(&self.repo_get(config, stanza, &path, deadline).await?))
+    }
+
+    /// Creates the stanza, or finds that it is there already.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`].
+    pub async fn stanza_create(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        self.run_checked(&Invocation::on("stanza-create", config, stanza), deadline).await.map(drop)
+    }
+
+    /// Switches WAL and waits until it is in the archive.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`].
+    pub async fn check(&self, config: &Path, stanza: &StanzaName, deadline: Duration) -> Result<(), Error> {
+        self.run_checked(&Invocation::on("check", config, stanza), deadline).await.map(drop)
+    }
+}
+
+/// The generated file logs to standard output, where an answer would be mixed with it.
+fn quiet(invocation: Invocation) -> Invocation {
+    invocation.option("log-level-console", "off").option("log-level-stderr", "warn")
+}

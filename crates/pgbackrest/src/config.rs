@@ -1,0 +1,141 @@
+//! `pgbackrest.conf`, rendered from the topology.
+//!
+//! Pure functions of the records: the same records give the same bytes, so a
+//! file can be deleted and rendered again at any time.
+
+use askama::Template;
+use cellar_model::{Database, Pooler};
+
+use crate::config_check::{self, ConfigError};
+
+/// Seconds without any progress before a connection is given up. pgBackRest retries once, so a dead
+/// host costs twice this in each command that walks the hosts; the default of 60 costs two minutes.
+const IO_TIMEOUT: u32 = 10;
+
+/// Seconds a query may take. The longest is `pg_backup_start` with its immediate checkpoint, which on a
+/// large busy primary takes minutes; the default of half an hour would let a frozen instance hold a job that long.
+const DB_TIMEOUT: u32 = 600;
+
+/// Seconds to wait for a message of a worker; pgBackRest demands more than `db-timeout`, because a
+/// worker is silent while it waits for a query.
+const PROTOCOL_TIMEOUT: u32 = 660;
+
+/// What a cell's file is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfigInput<'a> {
+    /// The database: stanza, repository, retention.
+    pub database: &'a Database,
+    /// The pooler whose file it is; becomes pg1.
+    pub local: &'a Pooler,
+    /// The other poolers of the database in any order; they become pg2… in the order of their indexes.
+    pub others: &'a [&'a Pooler],
+    /// What a client with the certificate name `pgbackrest` may work on: `*`, or stanzas separated by commas.
+    pub tls_server_auth: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "pgbackrest.conf", escape = "none")]
+struct ConfigFile<'a> {
+    cell: &'a str,
+    database: &'a str,
+    purpose: &'a str,
+    repo_path: &'a str,
+    retention_full: u32,
+    backup_standby: bool,
+    io_timeout: u32,
+    db_timeout: u32,
+    protocol_timeout: u32,
+    log_level_console: &'a str,
+    log_level_file: &'a str,
+    tls_server_auth: Option<&'a str>,
+    stanza: &'a str,
+    local: &'a Pooler,
+    others: &'a [&'a Pooler],
+}
+
+impl<'a> ConfigFile<'a> {
+    fn new(database: &'a Database, local: &'a Pooler, others: &'a [&'a Pooler]) -> Self {
+        Self {
+            cell: local.cell.as_str(),
+            database: database.name.as_str(),
+            purpose: "the instance here and every other member.",
+            repo_path: &database.repo_path,
+            retention_full: database.retention.full,
+            backup_standby: false,
+            io_timeout: IO_TIMEOUT,
+            db_timeout: DB_TIMEOUT,
+            protocol_timeout: PROTOCOL_TIMEOUT,
+            log_level_console: "info",
+            log_level_file: "info",
+            tls_server_auth: None,
+            stanza: database.stanza.as_str(),
+            local,
+            others,
+        }
+    }
+
+    fn text(&self) -> Result<String, ConfigError> {
+        let mut text = self.render().map_err(|error| ConfigError::Template(error.to_string()))?;
+        text.push('\n');
+        Ok(text)
+    }
+}
+
+/// The cell's own file: the local instance as pg1, the others after it, and the TLS server.
+///
+/// # Errors
+/// When a value cannot stand in the file as it is, or the members do not fit together.
+pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
+    let mut others = input.others.to_vec();
+    others.sort_by(|a, b| (a.index, &a.cell).cmp(&(b.index, &b.cell)));
+    config_check::check(input.database, input.local, &others)?;
+    config_check::check_auth(input.tls_server_auth)?;
+    ConfigFile {
+        tls_server_auth: Some(input.tls_server_auth),
+        ..ConfigFile::new(input.database, input.local, &others)
+    }
+    .text()
+}
+
+/// The file of a cell whose other members are not there yet: pg1 and the TLS server, so that nothing waits for them.
+///
+/// # Errors
+/// As [`render_full`].
+pub fn render_bootstrap(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
+    config_check::check(input.database, input.local, &[])?;
+    config_check::check_auth(input.tls_server_auth)?;
+    ConfigFile {
+        purpose: "bootstrap, only the instance here.",
+        tls_server_auth: Some(input.tls_server_auth),
+        ..ConfigFile::new(input.database, input.local, &[])
+    }
+    .text()
+}
+
+/// The file of one job: pg1 is the instance that was named and pg2 the primary, so that pgBackRest has
+/// nowhere else to go and waits for nobody else. Without `primary` the named instance is the primary itself.
+///
+/// It has no TLS server and logs to its console, which the job keeps.
+///
+/// # Errors
+/// As [`render_full`].
+pub fn render_job(
+    database: &Database,
+    local: &Pooler,
+    primary: Option<&Pooler>,
+) -> Result<String, ConfigError> {
+    let others: Vec<&Pooler> = primary.into_iter().collect();
+    config_check::check(database, local, &others)?;
+    ConfigFile {
+        purpose: if primary.is_some() {
+            "one job, the instance here and the primary."
+        } else {
+            "one job, only the instance here."
+        },
+        backup_standby: primary.is_some(),
+        log_level_console: "detail",
+        log_level_file: "off",
+        ..ConfigFile::new(database, local, &others)
+    }
+    .text()
+}

@@ -1,0 +1,230 @@
+//! What may stand in a generated `pgbackrest.conf`.
+//!
+//! pgBackRest trims values and takes the rest of the line as it is, so a remark
+//! after a path becomes part of the path, and a carriage return ends the line
+//! (measured with 2.45). Paths also become words of the `restore_command` that
+//! pgBackRest writes, which quotes nothing but spaces: a shell reads them, and
+//! PostgreSQL replaces `%`. So characters with a meaning there are refused.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use cellar_model::{Database, Pooler};
+
+/// Most pgN entries pgBackRest accepts.
+const MAX_MEMBERS: usize = 256;
+
+/// Longest accepted value in bytes, Linux's PATH_MAX.
+const MAX_VALUE: usize = 4096;
+
+/// Characters with a meaning for pgBackRest's file, for a shell, or for PostgreSQL in a command.
+const SPECIAL: &[char] = &[
+    ';', '#', '[', ']', '"', '\'', '`', '$', '&', '|', '<', '>', '(', ')', '{', '}', '*', '?', '!', '\\',
+    '%', '~',
+];
+
+/// Why no `pgbackrest.conf` can be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value cannot stand in the file.
+    #[error("{field} {value:?} is refused: {reason}")]
+    Value {
+        /// The record and its field, such as `pooler zone1: data_directory`.
+        field: String,
+        /// The value, cut to 200 characters.
+        value: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// More members than pgBackRest knows indexes for.
+    #[error("{0} members are more than the {MAX_MEMBERS} that pgBackRest can list")]
+    TooManyMembers(usize),
+    /// Two members are the same cell or have the same index.
+    #[error("{first} and {second} have the same {what}")]
+    SameMember {
+        /// One cell.
+        first: String,
+        /// The other.
+        second: String,
+        /// `cell name` or `index`.
+        what: &'static str,
+    },
+    /// A member belongs to another database.
+    #[error("the pooler of cell {cell} belongs to database {found}, not to {expected}")]
+    OtherDatabase {
+        /// Its cell.
+        cell: String,
+        /// Its database.
+        found: String,
+        /// The database of the file.
+        expected: String,
+    },
+    /// Two servers on one host would listen on the same port.
+    #[error("port {port} on host {host} is both {first} and {second}")]
+    SamePort {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        first: String,
+        /// Who has it too.
+        second: String,
+    },
+    /// The template failed, which is a bug.
+    #[error("the template of pgbackrest.conf could not be rendered: {0}")]
+    Template(String),
+}
+
+/// Why the text cannot be a value of the file, if it cannot.
+fn value_fault(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("it is empty")
+    } else if text.len() > MAX_VALUE {
+        Some("it is longer than 4096 bytes")
+    } else if text.chars().any(|c| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {
+        Some("it holds a line break or another control character")
+    } else if text.trim() != text {
+        Some("it begins or ends with white space, which pgBackRest removes")
+    } else {
+        None
+    }
+}
+
+fn path_fault(text: &str) -> Option<&'static str> {
+    if let Some(fault) = value_fault(text) {
+        return Some(fault);
+    }
+    if !text.starts_with('/') {
+        return Some("it is not an absolute path");
+    }
+    if text.contains(SPECIAL) {
+        return Some(
+            "it holds one of ;#[]\"'`$&|<>(){}*?!\\%~ which pgBackRest, a shell or PostgreSQL would misread",
+        );
+    }
+    // PostgreSQL reports its data directory without these, and pgBackRest compares the texts.
+    if text.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
+        return Some("it ends with '/' or has an empty, '.' or '..' component");
+    }
+    None
+}
+
+fn host_fault(text: &str) -> Option<&'static str> {
+    if let Some(fault) = value_fault(text) {
+        return Some(fault);
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Some(
+            "it is an IP address: pgBackRest before 2.53 ignores those in certificates, use a DNS name",
+        );
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        || !text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    {
+        return Some("it is not a DNS name");
+    }
+    None
+}
+
+fn listen_fault(text: &str) -> Option<&'static str> {
+    value_fault(text).or_else(|| {
+        (!text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '*')))
+            .then_some("it is not an address to listen on")
+    })
+}
+
+fn refuse(field: String, value: &str, fault: Option<&'static str>) -> Result<(), ConfigError> {
+    match fault {
+        None => Ok(()),
+        Some(reason) => Err(ConfigError::Value { field, value: value.chars().take(200).collect(), reason }),
+    }
+}
+
+/// Checks what a client may work on: `*` or stanza names.
+pub(crate) fn check_auth(auth: &str) -> Result<(), ConfigError> {
+    let stanzas =
+        auth.split(',').all(|name| name.parse::<cellar_model::StanzaName>().is_ok()) && !auth.is_empty();
+    let fault = (auth != "*" && !stanzas).then_some("it is neither * nor stanza names separated by commas");
+    refuse("tls_server_auth".to_owned(), auth, fault)
+}
+
+/// Checks every value of the records and that the members fit together. The local pooler's TLS
+/// directory serves for the connections to the others too, so theirs is not looked at.
+pub(crate) fn check(database: &Database, local: &Pooler, others: &[&Pooler]) -> Result<(), ConfigError> {
+    refuse(
+        format!("database {}: repo_path", database.name),
+        &database.repo_path,
+        path_fault(&database.repo_path),
+    )?;
+    let members: Vec<&Pooler> = std::iter::once(local).chain(others.iter().copied()).collect();
+    if members.len() > MAX_MEMBERS {
+        return Err(ConfigError::TooManyMembers(members.len()));
+    }
+    check_distinct(&members)?;
+    for member in &members {
+        if member.database != database.name {
+            return Err(ConfigError::OtherDatabase {
+                cell: member.cell.to_string(),
+                found: member.database.to_string(),
+                expected: database.name.to_string(),
+            });
+        }
+        let field = |name: &str| format!("pooler {}: {name}", member.cell);
+        refuse(field("host"), &member.host, host_fault(&member.host))?;
+        for (name, path) in [
+            ("data_directory", &member.data_directory),
+            ("socket_directory", &member.socket_directory),
+            ("config_path", &member.config_path),
+        ] {
+            refuse(field(name), path, path_fault(path))?;
+        }
+    }
+    let field = |name: &str| format!("pooler {}: {name}", local.cell);
+    refuse(field("listen"), &local.listen, listen_fault(&local.listen))?;
+    for (name, path) in [
+        ("tls_directory", &local.tls_directory),
+        ("log_directory", &local.log_directory),
+        ("lock_directory", &local.lock_directory),
+        ("spool_directory", &local.spool_directory),
+    ] {
+        refuse(field(name), path, path_fault(path))?;
+    }
+    check_ports(&members)
+}
+
+fn check_distinct(members: &[&Pooler]) -> Result<(), ConfigError> {
+    let (mut cells, mut indexes) = (BTreeMap::new(), BTreeMap::new());
+    for member in members {
+        let same = |first: &&Pooler, what| ConfigError::SameMember {
+            first: first.cell.to_string(),
+            second: member.cell.to_string(),
+            what,
+        };
+        if let Some(first) = cells.insert(&member.cell, *member) {
+            return Err(same(&first, "cell name"));
+        }
+        if let Some(first) = indexes.insert(member.index, *member) {
+            return Err(same(&first, "index"));
+        }
+    }
+    Ok(())
+}
+
+fn check_ports(members: &[&Pooler]) -> Result<(), ConfigError> {
+    let mut taken: BTreeMap<(&str, u16), String> = BTreeMap::new();
+    for member in members {
+        for (what, port) in
+            [("postgres_port", member.postgres_port), ("pgbackrest_port", member.pgbackrest_port)]
+        {
+            let owner = format!("{what} of cell {}", member.cell);
+            if port == 0 {
+                return refuse(format!("pooler {}: {what}", member.cell), "0", Some("it is not a port"));
+            }
+            if let Some(first) = taken.insert((&member.host, port), owner.clone()) {
+                return Err(ConfigError::SamePort { host: member.host.clone(), port, first, second: owner });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Why pgBackRest could not be run or understood.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::tool_error::Failure;
+
+/// Why a command gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program is not installed.
+    #[error("{program} was not found: install the Debian package `{package}`")]
+    Missing {
+        /// The program.
+        program: PathBuf,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// The operating system refused.
+    #[error("could not {what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The deadline passed; the command and its workers were killed.
+    #[error("pgbackrest {command} did not end within {after:?} and was killed")]
+    Timeout {
+        /// The command.
+        command: String,
+        /// The time it had.
+        after: Duration,
+    },
+    /// The command ended with an error.
+    #[error("pgbackrest {command} failed: {}", .failure.message)]
+    Failed {
+        /// The command.
+        command: String,
+        /// What is known of it.
+        failure: Failure,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// Its answer is not what it should be.
+    #[error("{what} could not be read")]
+    Unreadable {
+        /// What.
+        what: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// Something that should be there is not.
+    #[error("{0} is not in the repository")]
+    NotInRepository(String),
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+}

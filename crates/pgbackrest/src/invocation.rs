@@ -1,0 +1,164 @@
+//! The arguments of one pgBackRest command, as an array: no shell ever sees them.
+
+use std::path::Path;
+
+use cellar_model::{BackupLabel, BackupType, StanzaName};
+
+/// One command with its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    command: &'static str,
+    options: Vec<String>,
+    arguments: Vec<String>,
+}
+
+impl Invocation {
+    /// The bare command.
+    #[must_use]
+    pub fn new(command: &'static str) -> Self {
+        Self { command, options: Vec::new(), arguments: Vec::new() }
+    }
+
+    /// A command on a stanza with a configuration file, whose path must be absolute: pgBackRest resolves
+    /// a relative one from `/`.
+    #[must_use]
+    pub fn on(command: &'static str, config: &Path, stanza: &StanzaName) -> Self {
+        Self::new(command).option("config", &config.display().to_string()).option("stanza", stanza.as_str())
+    }
+
+    /// Adds `--name=value`.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push(format!("--{name}={value}"));
+        self
+    }
+
+    /// Adds `--name`.
+    #[must_use]
+    pub fn flag(mut self, name: &str) -> Self {
+        self.options.push(format!("--{name}"));
+        self
+    }
+
+    /// Adds an argument behind the command.
+    #[must_use]
+    pub fn argument(mut self, value: &str) -> Self {
+        self.arguments.push(value.to_owned());
+        self
+    }
+
+    /// The command's name.
+    #[must_use]
+    pub fn command(&self) -> &'static str {
+        self.command
+    }
+
+    /// Options, command, arguments: what follows the program's name.
+    #[must_use]
+    pub fn argv(&self) -> Vec<String> {
+        let command = std::iter::once(self.command.to_owned());
+        self.options.iter().cloned().chain(command).chain(self.arguments.iter().cloned()).collect()
+    }
+
+    /// A backup. Annotations are `key=value` notes in the repository.
+    #[must_use]
+    pub fn backup(
+        config: &Path,
+        stanza: &StanzaName,
+        backup_type: BackupType,
+        annotations: &[(String, String)],
+    ) -> Self {
+        annotations.iter().fold(
+            Self::on("backup", config, stanza).option("type", backup_type.as_str()),
+            |invocation, (key, value)| invocation.option("annotation", &format!("{key}={value}")),
+        )
+    }
+
+    /// A restore.
+    #[must_use]
+    pub fn restore(config: &Path, stanza: &StanzaName, options: &RestoreOptions) -> Self {
+        let mut invocation = Self::on("restore", config, stanza);
+        if let Some(set) = &options.set {
+            invocation = invocation.option("set", set.as_str());
+        }
+        if options.delta {
+            invocation = invocation.flag("delta");
+        }
+        if options.standby {
+            invocation = invocation.option("type", "standby");
+        }
+        if options.archive_mode_off {
+            invocation = invocation.option("archive-mode", "off");
+        }
+        for (key, value) in &options.recovery_options {
+            invocation = invocation.option("recovery-option", &format!("{key}={value}"));
+        }
+        if let Some(workers) = options.process_max {
+            invocation = invocation.option("process-max", &workers.to_string());
+        }
+        if let Some(path) = &options.data_directory {
+            invocation = invocation.option("pg1-path", path);
+        }
+        invocation
+    }
+}
+
+/// What a restore does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RestoreOptions {
+    /// The backup; none for the latest.
+    pub set: Option<BackupLabel>,
+    /// Keep files that are the same already.
+    pub delta: bool,
+    /// Come up as a standby rather than recover to the end of the archive.
+    pub standby: bool,
+    /// Set `archive_mode=off`, for copies that must not archive.
+    pub archive_mode_off: bool,
+    /// Recovery settings, such as `primary_conninfo`.
+    pub recovery_options: Vec<(String, String)>,
+    /// Worker processes; none for the configured number.
+    pub process_max: Option<u16>,
+    /// Restore there instead of pg1-path. pgBackRest writes this into the `restore_command` too (measured
+    /// with 2.45), so pass that as a recovery option when the directory is renamed afterwards.
+    pub data_directory: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_arguments() {
+        let (config, stanza) = (Path::new("/c/x.conf"), "multigres".parse().unwrap());
+        let note = ("job".to_owned(), "a b;c".to_owned());
+        assert_eq!(
+            Invocation::backup(config, &stanza, BackupType::Incr, &[note]).argv(),
+            ["--config=/c/x.conf", "--stanza=multigres", "--type=incr", "--annotation=job=a b;c", "backup"]
+        );
+        let options = RestoreOptions {
+            set: Some("20260301-101500F".parse().unwrap()),
+            delta: true,
+            standby: true,
+            archive_mode_off: true,
+            recovery_options: vec![("primary_conninfo".into(), "host=a port=1".into())],
+            process_max: Some(2),
+            data_directory: Some("/new".into()),
+        };
+        assert_eq!(
+            Invocation::restore(config, &stanza, &options).argv(),
+            [
+                "--config=/c/x.conf",
+                "--stanza=multigres",
+                "--set=20260301-101500F",
+                "--delta",
+                "--type=standby",
+                "--archive-mode=off",
+                "--recovery-option=primary_conninfo=host=a port=1",
+                "--process-max=2",
+                "--pg1-path=/new",
+                "restore"
+            ]
+        );
+        assert_eq!(Invocation::new("repo-get").argument("x").argv(), ["repo-get", "x"]);
+    }
+}

@@ -1,0 +1,30 @@
+//! pgBackRest: its configuration, its command line, and what its output means.
+//!
+//! Everything but [`Pgbackrest`] and [`Running`] is a pure function of text.
+
+mod command;
+mod config;
+mod config_check;
+mod copied_file;
+mod detail_log;
+mod error;
+mod exit_code;
+mod info;
+mod invocation;
+mod log_line;
+mod process;
+mod repo_file;
+mod tool_error;
+
+pub use command::{Output, Pgbackrest};
+pub use config::{ConfigInput, render_bootstrap, render_full, render_job};
+pub use config_check::ConfigError;
+pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
+pub use error::Error;
+pub use exit_code::{ExitClass, class_of, code_of_type, hint_for, name_of};
+pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, StanzaInfo, StanzaStatus, parse_info};
+pub use invocation::{Invocation, RestoreOptions};
+pub use log_line::{LogLevel, LogLine};
+pub use process::Running;
+pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
+pub use tool_error::{Failure, ToolMessage, tool_messages};

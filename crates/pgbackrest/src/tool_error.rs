@@ -1,0 +1,135 @@
+//! What pgBackRest says went wrong.
+
+use crate::exit_code::{DB_CONNECT, ExitClass, class_of, code_of_type, hint_for};
+use crate::log_line::{LogLevel, LogLine};
+
+/// Lines kept of one message; stack traces of assertions are long.
+const MAX_LINES: usize = 20;
+
+/// A warning or an error of the log, with the lines that belong to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolMessage {
+    /// Warning or error.
+    pub level: LogLevel,
+    /// The exit code in front of an error, or the one that a warning's bracketed type stands for.
+    pub code: Option<u8>,
+    /// The message without code, its further lines after line feeds.
+    pub text: String,
+    lines: usize,
+}
+
+impl ToolMessage {
+    /// Reads the beginning of a message; `None` for anything but warnings and errors.
+    #[must_use]
+    pub fn of(line: LogLine<'_>) -> Option<Self> {
+        let LogLine::Entry { level: level @ (LogLevel::Error | LogLevel::Warn), text } = line else {
+            return None;
+        };
+        let numbered = text.strip_prefix('[').and_then(|rest| rest.split_once("]: "));
+        if let Some((code, rest)) = numbered
+            && let Ok(code) = code.parse::<u8>()
+        {
+            return Some(Self { level, code: Some(code), text: rest.to_owned(), lines: 1 });
+        }
+        let named = text.split_once(": [").and_then(|(_, rest)| rest.split_once("] ")).map(|(name, _)| name);
+        Some(Self { level, code: named.and_then(code_of_type), text: text.to_owned(), lines: 1 })
+    }
+
+    /// Adds a further line of the same message.
+    pub fn push_line(&mut self, line: &str) {
+        if self.lines < MAX_LINES {
+            self.text.push('\n');
+            self.text.push_str(line);
+            self.lines += 1;
+        }
+    }
+}
+
+/// Every warning and error of a log, in order.
+#[must_use]
+pub fn tool_messages(log: &str) -> Vec<ToolMessage> {
+    let mut found: Vec<ToolMessage> = Vec::new();
+    let mut open = false;
+    for line in log.lines() {
+        let line = LogLine::parse(line);
+        if let LogLine::Continuation(text) = line {
+            if let (true, Some(last)) = (open, found.last_mut()) {
+                last.push_line(text);
+            }
+            continue;
+        }
+        let message = ToolMessage::of(line);
+        open = message.is_some();
+        found.extend(message);
+    }
+    found
+}
+
+/// Why a command failed, as far as its exit code and its log tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The process's exit code; `None` when a signal ended it.
+    pub exit_code: Option<u8>,
+    /// The code of the cause: the exit code, or what a 56 hides.
+    pub cause: Option<u8>,
+    /// The class of the cause.
+    pub class: ExitClass,
+    /// What to do; may be empty.
+    pub hint: &'static str,
+    /// The last error, or the last warning when there is none.
+    pub message: String,
+}
+
+impl Failure {
+    /// Judges a failed command. Exit code 56 only says that no host could be used; the type in the
+    /// warning before it says why.
+    #[must_use]
+    pub fn judge(exit_code: Option<u8>, messages: &[ToolMessage]) -> Self {
+        let hidden = messages.iter().rev().find_map(|m| m.code.filter(|_| m.level == LogLevel::Warn));
+        let cause = match exit_code {
+            Some(DB_CONNECT) => hidden.or(exit_code),
+            // A missing exit code is a kill from outside, whatever the log said before.
+            other => other,
+        };
+        let last = |level| messages.iter().rev().find(|m| m.level == level);
+        let message = last(LogLevel::Error)
+            .or_else(|| last(LogLevel::Warn))
+            .map(|message| message.text.clone())
+            .unwrap_or_default();
+        Self {
+            exit_code,
+            cause,
+            class: cause.map_or(ExitClass::Internal, class_of),
+            hint: cause.map_or("", hint_for),
+            message,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_PRIMARY: &str = include_str!("../tests/fixtures/no-primary.log");
+
+    #[test]
+    fn what_a_56_hides_is_found() {
+        let messages = tool_messages(NO_PRIMARY);
+        let failure = Failure::judge(Some(56), &messages);
+        assert_eq!(failure.cause, Some(49));
+        assert_eq!(failure.class, ExitClass::Unavailable);
+        assert_eq!(
+            failure.message,
+            "unable to find primary cluster - cannot proceed\nHINT: are all available clusters in recovery?"
+        );
+        let busy = "P00   WARN: unable to check pg2: [LockAcquireError] raised from remote-0 tls protocol\n\
+                    P00  ERROR: [056]: unable to find primary cluster - cannot proceed";
+        assert_eq!(Failure::judge(Some(56), &tool_messages(busy)).class, ExitClass::Aborted);
+    }
+
+    #[test]
+    fn a_signal_is_not_an_exit_code() {
+        let failure = Failure::judge(None, &[]);
+        assert_eq!((failure.cause, failure.class), (None, ExitClass::Internal));
+    }
+}

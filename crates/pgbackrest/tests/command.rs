@@ -1,0 +1,192 @@
+//! The driver with the real program, and with stand-ins that misbehave.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cellar_pgbackrest::{Error, ExitClass, Invocation, Pgbackrest, StanzaStatus};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A program that does as the script says.
+fn stand_in(dir: &Path, script: &str) -> Pgbackrest {
+    let binary = dir.join("pgbackrest");
+    std::fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Pgbackrest { binary }
+}
+
+async fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < 10 * SECOND, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    // A zombie has ended.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn config(dir: &Path) -> PathBuf {
+    let file = dir.join("pgbackrest.conf");
+    let d = dir.display();
+    let text = format!(
+        "[global]\nrepo1-path={d}/repo\nlock-path={d}/lock\nlog-path={d}/log\nlog-level-console=info\nlog-level-file=off\n[st]\npg1-path={d}/none\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn installed() -> Pgbackrest {
+    let found = std::process::Command::new("pgbackrest").arg("version").output();
+    assert!(found.is_ok(), "pgbackrest does not run: install the Debian package `pgbackrest`");
+    Pgbackrest::default()
+}
+
+#[tokio::test]
+async fn the_real_program_answers() {
+    let program = installed();
+    let version = program.version().await.unwrap();
+    assert!(version.starts_with("2."), "{version}");
+    let dir = tempfile::tempdir().unwrap();
+    let (config, stanza) = (config(dir.path()), "st".parse().unwrap());
+    let info = program.info(&config, &stanza, 10 * SECOND).await.unwrap();
+    assert_eq!(info.status, StanzaStatus::MissingStanzaPath);
+    let label = "20260101-000000F".parse().unwrap();
+    let error = program.backup_record(&config, &stanza, &label, 10 * SECOND).await.unwrap_err();
+    assert!(matches!(error, Error::NotInRepository(_)), "{error}");
+    let wrong = Invocation::on("info", &config, &stanza).option("no-such-option", "1");
+    let Err(Error::Failed { failure, .. }) = program.run_checked(&wrong, 10 * SECOND).await else { panic!() };
+    assert_eq!((failure.exit_code, failure.class), (Some(31), ExitClass::InvalidArgument));
+    assert!(failure.message.contains("no-such-option"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_missing_program_names_its_package() {
+    for binary in ["/nowhere/pgbackrest", "no-such-pgbackrest"] {
+        let error = Pgbackrest { binary: binary.into() }.version().await.unwrap_err();
+        assert!(error.to_string().contains("install the Debian package `pgbackrest`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_ends_the_whole_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("worker");
+    let program = stand_in(dir.path(), &format!("sleep 60 & echo $! > {}; wait", pid.display()));
+    let begun = Instant::now();
+    let error = program.run_captured(&Invocation::new("backup"), SECOND).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }) && begun.elapsed() < 5 * SECOND);
+    wait_for("the worker to die", || !alive(&read(&pid))).await;
+}
+
+#[tokio::test]
+async fn a_worker_left_behind_is_killed_and_does_not_hold_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("worker");
+    let program = stand_in(dir.path(), &format!("sleep 60 & echo $! > {}; echo done; exit 7", pid.display()));
+    let output = program.run_captured(&Invocation::new("backup"), 20 * SECOND).await.unwrap();
+    assert_eq!((output.code, output.stdout.as_slice()), (Some(7), b"done\n".as_slice()));
+    wait_for("the worker to die", || !alive(&read(&pid))).await;
+}
+
+#[tokio::test]
+async fn the_environment_and_the_arguments_are_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = stand_in(dir.path(), "env; for a in \"$@\"; do echo \"<$a>\"; done");
+    let invocation = Invocation::new("info").option("x", "a b;$(c)'\"").argument("");
+    let output = program.run_captured(&invocation, 10 * SECOND).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\nLC_ALL=C\n") || text.starts_with("LC_ALL=C\n"));
+    assert!(text.contains("TZ=UTC\n"));
+    assert!(!text.lines().any(|line| line.starts_with("PG")), "{text}");
+    assert!(text.ends_with("<--x=a b;$(c)'\">\n<info>\n<>\n"), "{text}");
+}
+
+#[tokio::test]
+async fn terminate_is_gentle_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let gentle =
+        stand_in(dir.path(), "trap 'echo released; exit 63' TERM; echo begun; while :; do sleep 0.05; done");
+    let mut running = gentle.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    wait_for("its first words", || read(&log).contains("begun")).await;
+    assert_eq!(running.terminate(10 * SECOND).await.unwrap(), Some(63));
+    // The shell also remarks that its sleep was terminated.
+    assert!(read(&log).ends_with("released\n"));
+
+    let stubborn = stand_in(dir.path(), "trap '' TERM; echo again; while :; do sleep 0.05; done");
+    let mut running = stubborn.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    wait_for("its words", || read(&log).contains("again")).await;
+    let begun = Instant::now();
+    assert_eq!(running.terminate(SECOND / 2).await.unwrap(), None);
+    assert!(begun.elapsed() < 5 * SECOND);
+    // The log is kept, and appended to.
+    assert!(read(&log).starts_with("begun\n") && read(&log).contains("released\nagain\n"));
+}
+
+#[tokio::test]
+async fn dropping_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, pid) = (dir.path().join("log"), dir.path().join("worker"));
+    let program = stand_in(dir.path(), &format!("echo $$ > {}; sleep 60", pid.display()));
+    let running = program.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    wait_for("its pid", || !read(&pid).is_empty()).await;
+    drop(running);
+    wait_for("its end", || !alive(&read(&pid))).await;
+}
+
+/// What `children_die_with_their_parent` runs as the parent: this test binary itself.
+#[test]
+fn parent_for_the_test_below() {
+    let Some(dir) = std::env::var_os("CELLAR_TEST_PARENT_DIR") else { return };
+    let dir = PathBuf::from(dir);
+    let program = Pgbackrest { binary: dir.join("pgbackrest") };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let _running = program.spawn_logged(&Invocation::new("backup"), &dir.join("log")).await.unwrap();
+        tokio::time::sleep(60 * SECOND).await;
+    });
+}
+
+#[tokio::test]
+async fn children_die_with_their_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (main, worker) = (dir.path().join("main"), dir.path().join("worker"));
+    stand_in(
+        dir.path(),
+        &format!("echo $$ > {}; sleep 60 & echo $! > {}; wait", main.display(), worker.display()),
+    );
+    let mut parent = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "parent_for_the_test_below"])
+        .env("CELLAR_TEST_PARENT_DIR", dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the worker", || alive(&read(&worker)) && alive(&read(&main))).await;
+    parent.kill().await.unwrap();
+    wait_for("the end of both", || !alive(&read(&worker)) && !alive(&read(&main))).await;
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let program = stand_in(dir.path(), &format!("echo $$ > {}; sleep 60", pid.display()));
+    let invocation = Invocation::new("backup");
+    for patience in [0, 1, 5, 300] {
+        let run = program.run_captured(&invocation, 60 * SECOND);
+        assert!(tokio::time::timeout(Duration::from_millis(patience), run).await.is_err());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait_for("its end", || !alive(&read(&pid))).await;
+    }
+    assert!(!read(&pid).is_empty());
+}

@@ -1,0 +1,355 @@
+//! The generated files: golden texts, the reference page, hostile values, and the real pgBackRest reading them.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use cellar_model::{Database, Pooler, Retention};
+use cellar_pgbackrest::{ConfigError, ConfigInput, render_bootstrap, render_full, render_job};
+use proptest::prelude::*;
+
+fn database() -> Database {
+    Database {
+        name: "multigres".parse().unwrap(),
+        stanza: "multigres".parse().unwrap(),
+        repo_path: "/backup/repo".into(),
+        retention: Retention { full: 7 },
+        bootstrap_cell: "zone1".parse().unwrap(),
+        port_offset: 0,
+    }
+}
+
+fn pooler(index: u16) -> Pooler {
+    let zone = format!("zone{}", index + 1);
+    Pooler {
+        database: "multigres".parse().unwrap(),
+        cell: zone.parse().unwrap(),
+        index: u32::from(index),
+        host: "localhost".into(),
+        postgres_port: 5432 + index,
+        pgbackrest_port: 8432 + index,
+        grpc_port: 15270 + index,
+        listen: "0.0.0.0".into(),
+        data_directory: format!("/{zone}/pg_data"),
+        socket_directory: format!("/{zone}/pg_sockets"),
+        config_path: format!("/{zone}/pgbackrest.conf"),
+        tls_directory: "/backup/repo/tls".into(),
+        log_directory: format!("/{zone}/log"),
+        lock_directory: format!("/{zone}/lock"),
+        spool_directory: format!("/{zone}/spool"),
+    }
+}
+
+fn full_of(local: u16, cells: u16) -> String {
+    let all: Vec<Pooler> = (0..cells).map(pooler).collect();
+    // Reversed: the order of the records must not matter.
+    let others: Vec<&Pooler> = all.iter().rev().filter(|p| p.index != u32::from(local)).collect();
+    let input =
+        ConfigInput { database: &database(), local: &pooler(local), others: &others, tls_server_auth: "*" };
+    render_full(&input).unwrap()
+}
+
+fn bootstrap_of(local: u16) -> String {
+    let input =
+        ConfigInput { database: &database(), local: &pooler(local), others: &[], tls_server_auth: "*" };
+    render_bootstrap(&input).unwrap()
+}
+
+fn job_of(local: u16, primary: Option<u16>) -> String {
+    render_job(&database(), &pooler(local), primary.map(pooler).as_ref()).unwrap()
+}
+
+/// Every golden text with its name.
+fn goldens() -> Vec<(String, String)> {
+    let mut all = vec![
+        ("full_1_zone1".to_owned(), full_of(0, 1)),
+        ("bootstrap_zone1".to_owned(), bootstrap_of(0)),
+        ("bootstrap_zone7".to_owned(), bootstrap_of(6)),
+        ("job_primary_alone_zone1".to_owned(), job_of(0, None)),
+        ("job_3_zone3_from_zone1".to_owned(), job_of(2, Some(0))),
+        ("job_7_zone1_from_zone7".to_owned(), job_of(0, Some(6))),
+    ];
+    for local in 0..3 {
+        all.push((format!("full_3_zone{}", local + 1), full_of(local, 3)));
+    }
+    for local in [0, 3, 6] {
+        all.push((format!("full_7_zone{}", local + 1), full_of(local, 7)));
+    }
+    all
+}
+
+#[test]
+fn golden_files() {
+    for (name, text) in goldens() {
+        insta::assert_snapshot!(name, text);
+    }
+}
+
+fn pgbackrest() -> Command {
+    let mut command = Command::new("pgbackrest");
+    command.env("LC_ALL", "C").env("TZ", "UTC");
+    command
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("pgbackrest does not run ({error}): install the Debian package `pgbackrest`")
+    });
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What pgBackRest says of a file in the commands that look at every option: `check` walks the hosts and
+/// `server-ping` reads what a server needs. Neither reaches anything.
+fn what_pgbackrest_says(text: &str) -> Vec<String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("pgbackrest.conf");
+    // The zones' directories do not exist here.
+    let text = text.replace("=/zone", &format!("={}/zone", scratch.path().display()));
+    std::fs::write(&file, text.replace("=/backup", &format!("={}/backup", scratch.path().display())))
+        .unwrap();
+    let config = format!("--config={}", file.display());
+    let common = ["--log-level-console=warn", "--log-level-file=off", "--io-timeout=0.1"];
+    let mut said = run(pgbackrest().args([&config, "--stanza=multigres"]).args(common).arg("check"));
+    said += &run(pgbackrest().args([&config, "--stanza=multigres"]).args(common).arg("info"));
+    said += &run(pgbackrest().arg(&config).args(common).arg("server-ping"));
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_real_pgbackrest_reads_every_golden_file() {
+    for (name, text) in goldens() {
+        for line in what_pgbackrest_says(&text) {
+            let complaint = line.contains("configuration file contains")
+                || line.contains("[029]")
+                || line.contains("[031]")
+                || line.contains("[032]")
+                || line.contains("[037]");
+            assert!(!complaint, "{name}: {line}");
+            // `check` finds none of the hosts and says so; any other warning is about the file.
+            let expected = line.contains("unable to check pg");
+            assert!(!line.contains("WARN") || expected, "{name}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_real_pgbackrest_would_complain() {
+    let text = full_of(0, 3);
+    for (broken, needle) in [
+        (text.replace("start-fast=y", "start-fast=y\nstart-fats=y"), "invalid option 'start-fats'"),
+        (text.replace("resume=n", "resume=n\npg1-port=1"), "stanza-only option 'pg1-port'"),
+        (text.replace("protocol-timeout=660", "protocol-timeout=60"), "[032]"),
+        (text.replace("tls-server-port=8432", "tls-server-port=99999"), "[032]"),
+        (text.replace("pg2-path=/zone2/pg_data\n", ""), "[037]"),
+    ] {
+        let said = what_pgbackrest_says(&broken);
+        assert!(said.iter().any(|line| line.contains(needle)), "{needle}: {said:?}");
+    }
+}
+
+/// `section/key` to value.
+fn keys(text: &str) -> BTreeMap<String, String> {
+    let mut section = String::new();
+    let mut all = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+        } else {
+            let (key, value) = line.split_once('=').unwrap();
+            let before = all.insert(format!("{section}/{key}"), value.to_owned());
+            assert_eq!(before, None, "{key} twice");
+        }
+    }
+    all
+}
+
+#[test]
+fn the_reference_page_holds_for_every_zone() {
+    // For each zone the members in the order of pg1, pg2, pg3.
+    for (local, order) in [(0, [1, 2, 3]), (1, [2, 1, 3]), (2, [3, 1, 2])] {
+        let found = keys(&full_of(local, 3));
+        let expect = |key: &str, value: &str| {
+            assert_eq!(found.get(key).map(String::as_str), Some(value), "zone{} {key}", local + 1);
+        };
+        expect("global/repo1-path", "/backup/repo");
+        expect("global/repo1-retention-full", "7");
+        expect("global/tls-server-cert-file", "/backup/repo/tls/server.crt");
+        expect("global/tls-server-key-file", "/backup/repo/tls/server.key");
+        expect("global/tls-server-ca-file", "/backup/repo/tls/ca.crt");
+        expect("global/tls-server-address", "0.0.0.0");
+        expect("global/tls-server-port", &(8431 + order[0]).to_string());
+        expect("global/tls-server-auth", "pgbackrest=*");
+        expect("multigres/pg1-path", &format!("/zone{}/pg_data", order[0]));
+        expect("multigres/pg1-socket-path", &format!("/zone{}/pg_sockets", order[0]));
+        for (at, zone) in order.iter().enumerate() {
+            let n = at + 1;
+            expect(&format!("multigres/pg{n}-port"), &(5431 + zone).to_string());
+            expect(&format!("multigres/pg{n}-user"), "postgres");
+            expect(&format!("multigres/pg{n}-database"), "postgres");
+            if n == 1 {
+                assert!(!found.contains_key("multigres/pg1-host"));
+                continue;
+            }
+            expect(&format!("multigres/pg{n}-host"), "localhost");
+            expect(&format!("multigres/pg{n}-host-type"), "tls");
+            expect(&format!("multigres/pg{n}-host-port"), &(8431 + zone).to_string());
+            expect(&format!("multigres/pg{n}-host-ca-file"), "/backup/repo/tls/ca.crt");
+            expect(&format!("multigres/pg{n}-host-cert-file"), "/backup/repo/tls/server.crt");
+            expect(&format!("multigres/pg{n}-host-key-file"), "/backup/repo/tls/server.key");
+        }
+        assert!(!found.contains_key("multigres/pg4-host"));
+    }
+}
+
+#[test]
+fn a_job_can_go_nowhere_else() {
+    let found = keys(&job_of(2, Some(0)));
+    assert_eq!(found["multigres/pg1-path"], "/zone3/pg_data");
+    assert_eq!(found["multigres/pg2-path"], "/zone1/pg_data");
+    assert_eq!(found["global/backup-standby"], "y");
+    assert!(found.keys().all(|key| !key.contains("pg3-") && !key.contains("tls-server")));
+    let alone = keys(&job_of(0, None));
+    assert!(alone.keys().all(|key| !key.contains("pg2-") && !key.contains("backup-standby")));
+    let bootstrap = keys(&bootstrap_of(1));
+    assert!(bootstrap.keys().all(|key| !key.contains("pg2-")));
+    assert_eq!(bootstrap["global/tls-server-port"], "8433");
+}
+
+fn refusal(change: impl FnOnce(&mut Database, &mut Vec<Pooler>)) -> ConfigError {
+    let (mut db, mut all) = (database(), vec![pooler(0), pooler(1)]);
+    change(&mut db, &mut all);
+    let others: Vec<&Pooler> = all[1..].iter().collect();
+    render_full(&ConfigInput { database: &db, local: &all[0], others: &others, tls_server_auth: "*" })
+        .unwrap_err()
+}
+
+#[test]
+fn refusals_name_the_field() {
+    let field = |change: fn(&mut Database, &mut Vec<Pooler>)| match refusal(change) {
+        ConfigError::Value { field, .. } => field,
+        other => panic!("{other}"),
+    };
+    assert_eq!(field(|db, _| db.repo_path = "/repo ; note".into()), "database multigres: repo_path");
+    assert_eq!(field(|_, p| p[0].data_directory = "data".into()), "pooler zone1: data_directory");
+    assert_eq!(field(|_, p| p[1].socket_directory = "/a\nb".into()), "pooler zone2: socket_directory");
+    assert_eq!(field(|_, p| p[1].host = "10.0.0.1".into()), "pooler zone2: host");
+    assert_eq!(field(|_, p| p[1].host = "::1".into()), "pooler zone2: host");
+    assert_eq!(field(|_, p| p[1].config_path = "/a#b".into()), "pooler zone2: config_path");
+    assert_eq!(field(|_, p| p[0].log_directory = "/a/".into()), "pooler zone1: log_directory");
+    assert_eq!(field(|_, p| p[0].lock_directory = "/a//b".into()), "pooler zone1: lock_directory");
+    assert_eq!(field(|_, p| p[0].spool_directory = " /a".into()), "pooler zone1: spool_directory");
+    assert_eq!(field(|_, p| p[0].tls_directory = String::new()), "pooler zone1: tls_directory");
+    assert_eq!(field(|_, p| p[0].listen = "0.0.0.0 # all".into()), "pooler zone1: listen");
+    assert_eq!(field(|_, p| p[0].postgres_port = 0), "pooler zone1: postgres_port");
+}
+
+#[test]
+fn members_that_do_not_fit_together() {
+    assert!(matches!(refusal(|_, p| p[1].pgbackrest_port = 5432), ConfigError::SamePort { port: 5432, .. }));
+    assert!(matches!(
+        refusal(|_, p| p[1].cell = "zone1".parse().unwrap()),
+        ConfigError::SameMember { what: "cell name", .. }
+    ));
+    assert!(matches!(refusal(|_, p| p[1].index = 0), ConfigError::SameMember { what: "index", .. }));
+    assert!(matches!(
+        refusal(|_, p| p[1].database = "other".parse().unwrap()),
+        ConfigError::OtherDatabase { .. }
+    ));
+    assert!(matches!(refusal(|_, p| *p = (0..257).map(pooler).collect()), ConfigError::TooManyMembers(257)));
+    // The same port on another host is another port.
+    let mut far = pooler(1);
+    (far.host, far.postgres_port) = ("far.example".into(), 5432);
+    let input = ConfigInput {
+        database: &database(),
+        local: &pooler(0),
+        others: &[&far],
+        tls_server_auth: "multigres",
+    };
+    assert!(render_full(&input).unwrap().contains("tls-server-auth=pgbackrest=multigres\n"));
+    assert!(render_full(&ConfigInput { tls_server_auth: "*\nx=y", ..input }).is_err());
+}
+
+fn hostile() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "/[a-z/ .=:;#\\[\\]\\\\\"'$%-]{0,20}",
+        "/[a-z]{1,8}( [a-z=:]{1,4}){0,2}",
+        "[a-z0-9.:-]{0,20}",
+        any::<String>(),
+        any::<String>().prop_map(|text| format!("/{text}")),
+        "/[a-z]{0,3}(\n|\r|\u{85}|\u{2028}|\t)\\[global\\]",
+    ]
+}
+
+const FIELDS: [(&str, usize); 14] = [
+    ("repo1-path=", 0),
+    ("pg1-path=", 1),
+    ("pg1-socket-path=", 2),
+    ("log-path=", 3),
+    ("lock-path=", 4),
+    ("spool-path=", 5),
+    ("tls-server-address=", 6),
+    ("tls-server-auth=pgbackrest=", 7),
+    ("pg2-path=", 8),
+    ("pg2-socket-path=", 9),
+    ("pg2-host=", 10),
+    ("pg2-host-config=", 11),
+    ("tls-server-cert-file=", 12),
+    ("", 13),
+];
+
+proptest! {
+    #[test]
+    fn a_hostile_value_is_refused_or_stands_alone_on_its_line(
+        (prefix, which) in prop::sample::select(FIELDS.to_vec()),
+        value in hostile(),
+    ) {
+        let (mut db, mut local, mut other) = (database(), pooler(0), pooler(1));
+        let mut auth = "*".to_owned();
+        let plain = full_of(0, 2);
+        match which {
+            0 => db.repo_path.clone_from(&value),
+            1 => local.data_directory.clone_from(&value),
+            2 => local.socket_directory.clone_from(&value),
+            3 => local.log_directory.clone_from(&value),
+            4 => local.lock_directory.clone_from(&value),
+            5 => local.spool_directory.clone_from(&value),
+            6 => local.listen.clone_from(&value),
+            7 => auth.clone_from(&value),
+            8 => other.data_directory.clone_from(&value),
+            9 => other.socket_directory.clone_from(&value),
+            10 => other.host.clone_from(&value),
+            11 => other.config_path.clone_from(&value),
+            12 => local.tls_directory.clone_from(&value),
+            // The other's own directories are not this file's business.
+            _ => other.tls_directory.clone_from(&value),
+        }
+        let input = ConfigInput { database: &db, local: &local, others: &[&other], tls_server_auth: &auth };
+        let Ok(text) = render_full(&input) else { return Ok(()) };
+        prop_assert_eq!(text.split('\n').count(), plain.split('\n').count());
+        let line = if which == 12 { format!("{prefix}{value}/server.crt") } else { format!("{prefix}{value}") };
+        if which == 13 {
+            prop_assert_eq!(&text, &plain);
+        } else {
+            prop_assert_eq!(text.split('\n').filter(|found| *found == line).count(), 1);
+        }
+        let sections = text.lines().filter(|line| line.starts_with('[')).count();
+        prop_assert_eq!(sections, 2);
+        prop_assert_eq!(render_full(&input).unwrap(), text);
+    }
+
+    #[test]
+    fn the_order_of_the_records_does_not_matter(cells in 1u16..20, local in 0u16..20, seed in any::<u64>()) {
+        let local = local % cells;
+        let all: Vec<Pooler> = (0..cells).map(pooler).collect();
+        let mut others: Vec<&Pooler> = all.iter().filter(|p| p.index != u32::from(local)).collect();
+        let mut state = seed;
+        for at in (1..others.len()).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            others.swap(at, usize::try_from(state >> 33).unwrap() % (at + 1));
+        }
+        let (db, me) = (database(), pooler(local));
+        let input = ConfigInput { database: &db, local: &me, others: &others, tls_server_auth: "*" };
+        prop_assert_eq!(render_full(&input).unwrap(), full_of(local, cells));
+    }
+}
