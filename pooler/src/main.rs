@@ -1,2 +1,27 @@
-//! Placeholder.
-fn main() {}
+//! `multipooler`: the agent beside one PostgreSQL instance.
+
+use anyhow::Context;
+use cellar_daemon::{OsUser, PidFile, become_user, init_logging};
+use cellar_pooler::{Arguments, run};
+use clap::Parser;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    init_logging();
+    // Before any thread exists, and after this binary is loaded: the OS user need not be able to read it.
+    let user = OsUser::resolve(arguments.os_user.as_deref())?;
+    become_user(&user)?;
+    // PostgreSQL and pgBackRest keep their files to themselves; so does whatever this process creates.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let _place = PidFile::acquire(&arguments.pid_file)?;
+    cellar_tls::install_ring_provider();
+    // One thread for everything. Children ask the kernel to be killed when the thread that spawned them
+    // ends (PR_SET_PDEATHSIG counts threads, not processes), so they must be spawned from the one that
+    // lives as long as the process.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let local = tokio::task::LocalSet::new();
+    let outcome = runtime.block_on(local.run_until(run(arguments, user)));
+    // A blocking call that hangs (a dead disk) must not keep the process from ending.
+    runtime.shutdown_background();
+    outcome
+}

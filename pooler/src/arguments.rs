@@ -1,0 +1,36 @@
+//! The command line of `multipooler`.
+
+use std::path::PathBuf;
+
+use cellar_model::{CellName, ClusterName, DatabaseName};
+use clap::Parser;
+
+/// The agent beside one PostgreSQL instance: supervises PostgreSQL and the pgBackRest TLS server,
+/// runs the jobs addressed to its cell, and reports what it sees.
+///
+/// `cellar up` starts it. SIGTERM ends it and whatever job it runs; PostgreSQL goes on.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "multipooler", version)]
+pub struct Arguments {
+    /// The cluster.
+    #[arg(long)]
+    pub cluster: ClusterName,
+    /// The database that the instance belongs to.
+    #[arg(long)]
+    pub database: DatabaseName,
+    /// The cell that it is in.
+    #[arg(long)]
+    pub cell: CellName,
+    /// etcd's client URL; may be given several times.
+    #[arg(long, required = true)]
+    pub etcd: Vec<String>,
+    /// The cell's directory.
+    #[arg(long)]
+    pub directory: PathBuf,
+    /// Where to write the process id.
+    #[arg(long)]
+    pub pid_file: PathBuf,
+    /// The OS user to run as when started as root.
+    #[arg(long)]
+    pub os_user: Option<String>,
+}

@@ -1,0 +1,169 @@
+//! The files derived from the topology: `pgbackrest.conf` and what PostgreSQL reads.
+//!
+//! Deleting any of them and letting the pooler write it again gives the same bytes.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use cellar_model::{Database, Leader, Pooler};
+use cellar_pgbackrest::{ConfigInput, render_bootstrap, render_full, render_job};
+use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
+
+use crate::agent::Agent;
+
+/// A file could not be derived or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigFileError {
+    /// The topology has a value that pgBackRest would misread.
+    #[error(transparent)]
+    Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
+    /// A value that PostgreSQL would misread.
+    #[error(transparent)]
+    Postgres(#[from] cellar_postgres::PostgresError),
+    /// The disk refuses.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Replaces a file atomically; false when it had that content already.
+pub(crate) fn write_if_changed(path: &Path, content: &str) -> Result<bool, ConfigFileError> {
+    if std::fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
+        return Ok(false);
+    }
+    let failed = |source| ConfigFileError::Write { path: path.to_owned(), source };
+    let draft = path.with_extension("draft");
+    // A draft that an earlier process left, or somebody put there, is not written through.
+    let _ = std::fs::remove_file(&draft);
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
+    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&draft, path).map_err(failed)?;
+    Ok(true)
+}
+
+fn others(agent: &Agent) -> Vec<Pooler> {
+    let view = agent.mirror.view();
+    let of_database = |card: &&Pooler| card.database == agent.database && card.cell != agent.cell;
+    view.poolers.values().filter(of_database).cloned().collect()
+}
+
+/// Brings `pgbackrest.conf` up to date with the topology; true when it changed.
+pub(crate) fn sync_pgbackrest(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+) -> Result<bool, ConfigFileError> {
+    let others = others(agent);
+    let others: Vec<&Pooler> = others.iter().collect();
+    // Only this database's clients: their certificates all have the same name, so the stanza is what limits them.
+    let auth = database.stanza.as_str();
+    let text = render_full(&ConfigInput { database, local: card, others: &others, tls_server_auth: auth })?;
+    write_if_changed(Path::new(&card.config_path), &text)
+}
+
+/// Writes the config that knows pg1 only, for what must not wait for other hosts.
+pub(crate) fn write_bootstrap(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+) -> Result<PathBuf, ConfigFileError> {
+    let path = agent.layout.jobs().join("bootstrap.conf");
+    let input = ConfigInput { database, local: card, others: &[], tls_server_auth: database.stanza.as_str() };
+    write_if_changed(&path, &render_bootstrap(&input)?)?;
+    Ok(path)
+}
+
+/// Writes the config of one job: the named cell, and the primary unless it is that.
+pub(crate) fn write_job(
+    agent: &Agent,
+    name: &str,
+    database: &Database,
+    card: &Pooler,
+    primary: Option<&Pooler>,
+) -> Result<PathBuf, ConfigFileError> {
+    let path = agent.layout.jobs().join(format!("{name}.conf"));
+    write_if_changed(&path, &render_job(database, card, primary)?)?;
+    Ok(path)
+}
+
+/// A word of a shell command. `%` is PostgreSQL's own escape in archive and restore commands.
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"))
+}
+
+/// What belongs into the data directory, given who the primary is.
+pub(crate) fn instance_config(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+    leader: Option<&Leader>,
+) -> Result<InstanceConfig, ConfigFileError> {
+    let tls = PathBuf::from(&card.tls_directory);
+    let primary =
+        leader.filter(|leader| leader.cell != agent.cell).and_then(|leader| agent.card_of(&leader.cell));
+    let primary_conninfo = match &primary {
+        Some(primary) => Some(
+            PrimaryConninfo {
+                host: &primary.host,
+                port: primary.postgres_port,
+                tls_directory: &tls,
+                application_name: agent.cell.as_str(),
+            }
+            .render()?,
+        ),
+        None => None,
+    };
+    let pgbackrest = format!(
+        "{} --config={} --stanza={}",
+        shell_word(&agent.pgbackrest.binary.to_string_lossy()),
+        shell_word(&card.config_path),
+        database.stanza
+    );
+    Ok(InstanceConfig {
+        settings: Settings {
+            port: card.postgres_port,
+            listen_addresses: if card.listen == "0.0.0.0" { "*".to_owned() } else { card.listen.clone() },
+            socket_directory: PathBuf::from(&card.socket_directory),
+            tls: Some(TlsFiles {
+                certificate: tls.join("server.crt"),
+                key: tls.join("server.key"),
+                ca: tls.join("ca.crt"),
+            }),
+            cluster_name: format!("{}/{}", agent.database, agent.cell),
+            archive_command: format!("{pgbackrest} archive-push %p"),
+            restore_command: Some(format!("{pgbackrest} archive-get %f \"%p\"")),
+            primary_conninfo,
+            ..Settings::default()
+        },
+        os_user: agent.user.name.clone(),
+        replication_from: ANY_ADDRESS.iter().map(|address| (*address).to_owned()).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
+        assert_eq!(shell_word("/a b/c"), "'/a b/c'");
+        assert_eq!(shell_word("/it's"), r"'/it'\''s'");
+        assert_eq!(shell_word("/100%"), "'/100%%'");
+    }
+
+    #[test]
+    fn an_unchanged_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.conf");
+        assert!(write_if_changed(&path, "a").unwrap());
+        assert!(!write_if_changed(&path, "a").unwrap());
+        assert!(write_if_changed(&path, "b").unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
+    }
+}

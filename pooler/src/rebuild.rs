@@ -1,0 +1,186 @@
+//! A rebuild: this cell's standby made anew from the repo.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{
+    Code, Database, Expected, JobError, Leader, Pooler, Progress, Refusal, Role, RunResult,
+    check_standby_without_lag,
+};
+use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop};
+use jiff::Timestamp;
+
+use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::claim::{ClaimedJob, Ending};
+use crate::seed;
+use crate::worker::{Control, interrupted_ending};
+
+/// How long the new standby may take from its start until it streams. It replays what was archived
+/// since the backup first.
+const CATCH_UP: Duration = Duration::from_secs(600);
+
+/// How often to look whether it streams.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Gives the instance back to the supervisor, however the job ends.
+struct Hold<'a>(&'a Agent);
+
+impl<'a> Hold<'a> {
+    fn take(agent: &'a Agent) -> Self {
+        agent.held.set(true);
+        Self(agent)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+        self.0.nudge.notify_one();
+    }
+}
+
+/// Runs a rebuild job to its end.
+pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
+    match attempt(agent, job, control).await {
+        Ok(ending) => ending,
+        Err(error) => Ending::Failed(error),
+    }
+}
+
+fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
+    JobError {
+        code: Code::PostgresFailed,
+        message: format!("{doing}: {error}"),
+        hint: "the old files are not complete any more; mend the cause and ask for the rebuild again"
+            .to_owned(),
+        tool_output: String::new(),
+    }
+}
+
+async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<Ending, JobError> {
+    let gone = || Refusal::new(Code::UnknownCell, "the topology has no record of this cell any more");
+    let (card, database) = agent.card().zip(agent.database_record()).ok_or_else(gone)?;
+    let no_primary =
+        || Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`");
+    let leader = agent.leader().ok_or_else(no_primary)?;
+    if leader.cell == agent.cell {
+        return Err(Refusal::new(Code::IsPrimary, format!("{} is the recorded primary", agent.cell)).into());
+    }
+    if let Some(why) = control.interrupted(agent) {
+        return Ok(interrupted_ending(why, "nothing was changed"));
+    }
+    let hold = Hold::take(agent);
+    say(agent, job, "stopping PostgreSQL").await;
+    let data = PathBuf::from(&card.data_directory);
+    let stopped = stop(&data, &StopTimeouts::default()).await;
+    stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    *agent.facts.borrow_mut() = None;
+    let delta =
+        make_way(agent, &data, &leader).await.map_err(|error| failed("looking at the old files", &error))?;
+    agent.say(|report| {
+        report.state = cellar_model::InstanceState::Seeding;
+        report.message = format!("rebuilt by job {}", job.record.id);
+    });
+    say(agent, job, "restoring").await;
+    let log_name = job.record.id.to_string();
+    seed::restore(agent, &database, &card, delta, &log_name).await.map_err(|error| seed_failed(&error))?;
+    // The supervisor finishes and starts it exactly as after a first restore.
+    drop(hold);
+    say(agent, job, "catching up").await;
+    streams(agent, control, &database, &card).await
+}
+
+fn seed_failed(error: &seed::SeedError) -> JobError {
+    let mut job_error = failed("restoring", error);
+    job_error.code = Code::PgbackrestFailed;
+    if let seed::SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) = error {
+        job_error = crate::evidence::tool_failure("restoring", failure, output);
+    }
+    job_error
+}
+
+/// Decides what to do with what is there: complete a database that is ours (`true`), or restore into
+/// an empty directory, with anything else moved aside and kept.
+async fn make_way(agent: &Agent, data: &Path, leader: &Leader) -> Result<bool, PostgresError> {
+    let ours = match inspect(&agent.tools, data).await? {
+        DataDirectory::Missing | DataDirectory::Empty => return Ok(false),
+        DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
+        DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
+        DataDirectory::Foreign { .. } => false,
+    };
+    if ours {
+        return Ok(true);
+    }
+    let aside = data.with_extension(format!("aside-{}", Timestamp::now().as_second()));
+    tracing::warn!(from = %data.display(), to = %aside.display(), "moving files aside that are not this database's");
+    std::fs::rename(data, &aside).map_err(|source| PostgresError::Io {
+        action: "move aside",
+        path: data.to_owned(),
+        source,
+    })?;
+    Ok(false)
+}
+
+/// Waits until the new standby streams from the recorded primary.
+async fn streams(
+    agent: &Agent,
+    control: &Control,
+    database: &Database,
+    card: &Pooler,
+) -> Result<Ending, JobError> {
+    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    let mut probe = Probe::new(agent.endpoint(card), PROBE_TIMEOUT);
+    loop {
+        let why_not = match probe.facts().await {
+            Ok(facts) => {
+                let Some(leader) = agent.leader() else {
+                    return Err(Refusal::new(Code::NoPrimary, "no primary is recorded").into());
+                };
+                let primary = agent.card_of(&leader.cell);
+                let address =
+                    primary.as_ref().map_or(("", 0), |card| (card.host.as_str(), card.postgres_port));
+                let observed = facts.to_observed();
+                let expected = Expected {
+                    cell: &agent.cell,
+                    data_directory: &card.data_directory,
+                    system_identifier: leader.system_identifier.unwrap_or(observed.system_identifier),
+                    timeline: leader.term,
+                    primary: &leader.cell,
+                    primary_address: address,
+                    max_lag_bytes: u64::MAX,
+                    other_primaries: &[],
+                };
+                match check_standby_without_lag(&expected, &observed) {
+                    Ok(()) if observed.role == Role::Standby => {
+                        return Ok(Ending::Succeeded(RunResult::default()));
+                    }
+                    Ok(()) => String::new(),
+                    Err(refusal) => refusal.message,
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        if let Some(why) = control.interrupted(agent) {
+            return Ok(interrupted_ending(
+                why,
+                "the restore is complete and the standby goes on catching up",
+            ));
+        }
+        if tokio::time::Instant::now() > deadline {
+            let waited = format!(
+                "waiting {} s for the new standby of {} to stream",
+                CATCH_UP.as_secs(),
+                database.name
+            );
+            return Err(failed(&waited, &why_not));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn say(agent: &Agent, job: &mut ClaimedJob, phase: &str) {
+    let progress = Progress { phase: phase.to_owned(), ..Progress::default() };
+    if let Err(error) = job.progress(agent, progress).await {
+        tracing::debug!(%error, "progress not written");
+    }
+}

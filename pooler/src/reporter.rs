@@ -1,0 +1,116 @@
+//! The pooler's status in etcd: bound to its lease, written on change, at most once a second.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
+use jiff::Timestamp;
+
+use crate::agent::Agent;
+
+/// At most one write in this time, so that a flapping instance does not load etcd.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon a status that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the supervisor says of the instance, beyond what was observed of it.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Report {
+    /// Where the instance is in its life.
+    pub(crate) state: InstanceState,
+    /// Why, when it is not well.
+    pub(crate) message: String,
+    /// Whether the TLS server answers.
+    pub(crate) tls_server_up: bool,
+    /// pgBackRest's version.
+    pub(crate) pgbackrest_version: String,
+    /// When the first certificate ends.
+    pub(crate) certificate_expiry: Option<Timestamp>,
+}
+
+/// The status as it should be in etcd now, without its time.
+fn status(agent: &Agent) -> PoolerStatus {
+    let report = agent.report.borrow().clone();
+    let facts = agent.facts.borrow();
+    // What was once observed says nothing of an instance that does not answer.
+    let facts = facts.as_ref().filter(|_| report.state == InstanceState::Running);
+    let mut status = PoolerStatus {
+        database: agent.database.clone(),
+        cell: agent.cell.clone(),
+        epoch: agent.epoch.clone(),
+        state: report.state,
+        message: report.message,
+        role: Role::Unknown,
+        system_identifier: None,
+        timeline: None,
+        streams_from: None,
+        receive_lag: LagClass::Unknown,
+        replay_lag: LagClass::Unknown,
+        archiver: cellar_model::Archiver::default(),
+        versions: Versions {
+            postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
+            pgbackrest: report.pgbackrest_version,
+            multipooler: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        certificate_expiry: report.certificate_expiry,
+        tls_server_up: report.tls_server_up,
+        unreadable_records: agent.mirror.view().unreadable.keys().take(20).cloned().collect(),
+        update_time: None,
+    };
+    if let Some(facts) = facts {
+        status.role = facts.role;
+        status.system_identifier = Some(facts.system_identifier);
+        status.timeline = Some(facts.timeline);
+        status.archiver = facts.archiver.clone();
+        if facts.role == Role::Standby {
+            status.streams_from = facts.streaming_from().and_then(|(host, port)| agent.cell_at(host, *port));
+            let observed = facts.to_observed();
+            if let Some(primary) = observed.primary_lsn {
+                status.receive_lag =
+                    facts.receive_lsn.map_or(LagClass::Unknown, |at| LagClass::of(primary, at));
+                status.replay_lag = LagClass::of(primary, observed.replay_lsn);
+            }
+        }
+    }
+    status
+}
+
+/// Keeps the status in etcd as it should be, for ever.
+pub(crate) async fn report(agent: Rc<Agent>) {
+    let key = Key::Status(agent.database.clone(), agent.cell.clone());
+    let mut lease_changes = agent.lease.subscribe();
+    let mut topology = agent.mirror.changes();
+    let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
+    loop {
+        let wanted = status(&agent);
+        // The key may have gone without us: a cell that was removed and added again, or a lease that
+        // ended while etcd was away.
+        let there = agent.mirror.view().revision(&key) != 0;
+        match agent.lease.current() {
+            Some(lease) if !there || written.as_ref() != Some(&(wanted.clone(), lease)) => {
+                let mut record = wanted.clone();
+                record.update_time = Some(timestamp_ms(Timestamp::now()));
+                // Whoever has no address card is not part of the topology and does not report.
+                if agent.card().is_some() {
+                    match agent.store.transaction().put_leased(&key, &record, lease).commit().await {
+                        Ok(_) => written = Some((wanted, lease)),
+                        Err(error) => {
+                            tracing::debug!(%error, "status not written");
+                            tokio::time::sleep(RETRY).await;
+                            continue;
+                        }
+                    }
+                }
+                tokio::time::sleep(INTERVAL).await;
+            }
+            _ => {
+                tokio::select! {
+                    () = agent.reported.notified() => {}
+                    _ = lease_changes.changed() => {}
+                    _ = topology.changed() => {}
+                }
+            }
+        }
+    }
+}

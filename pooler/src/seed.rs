@@ -1,0 +1,84 @@
+//! Filling a data directory: initdb for the first member, a restore for every other.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{Database, Pooler};
+use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
+use cellar_postgres::{InstanceConfig, PostgresError, initdb};
+
+use crate::agent::Agent;
+use crate::config_files::{ConfigFileError, write_bootstrap};
+use crate::evidence;
+
+/// initdb takes a second; a minute covers the slowest disk.
+const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Seeding did not end well. It can be begun again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeedError {
+    /// initdb failed.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The restore failed.
+    #[error(transparent)]
+    Pgbackrest(#[from] PgbackrestError),
+    /// No config for it.
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    /// The disk refuses.
+    #[error("cannot write {path}: {source}")]
+    Disk {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Makes a new database. The caller has recorded that it may.
+pub(crate) async fn make_database(
+    agent: &Agent,
+    data_directory: &Path,
+    config: &InstanceConfig,
+) -> Result<(), SeedError> {
+    initdb(&agent.tools, data_directory, config, INITDB_TIMEOUT).await?;
+    Ok(())
+}
+
+/// Restores the newest backup as a standby, with output to `jobs/<log_name>.log`.
+///
+/// The marker is there before pgBackRest writes its first file and goes when the instance is ready
+/// to start, so that a restore that was killed is completed and never mistaken for somebody's data.
+pub(crate) async fn restore(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+    delta: bool,
+    log_name: &str,
+) -> Result<(), SeedError> {
+    let data = PathBuf::from(&card.data_directory);
+    let disk = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SeedError::Disk { path, source }
+    };
+    let marker = agent.seeding_marker();
+    std::fs::write(&marker, &agent.epoch).map_err(disk(&marker))?;
+    if !data.exists() {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
+    }
+    let config = write_bootstrap(agent, database, card)?;
+    let options = RestoreOptions { standby: true, delta, ..RestoreOptions::default() };
+    let invocation = Invocation::restore(&config, &database.stanza, &options);
+    let log = agent.layout.jobs().join(format!("{log_name}.log"));
+    let code = agent.pgbackrest.spawn_logged(&invocation, &log).await?.wait().await?;
+    if code != Some(0) {
+        let text =
+            std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let failure = Failure::judge(code, &tool_messages(&text));
+        let output = evidence::last_lines(&text);
+        return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
+    }
+    Ok(())
+}

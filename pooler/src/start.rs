@@ -1,0 +1,141 @@
+//! Putting the agent together and taking it down again.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use cellar_daemon::{OsUser, shutdown_requested};
+use cellar_model::{CellLayout, Keyspace};
+use cellar_pgbackrest::Pgbackrest;
+use cellar_postgres::Tools;
+use cellar_tls::ClientTls;
+use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store};
+use tokio::sync::{Notify, watch};
+
+use crate::agent::Agent;
+use crate::{Arguments, reporter, server, supervisor, tls_server, worker};
+
+/// Seconds without renewal after which this process counts as gone. Short enough that a dead cell
+/// is seen before an operator wonders, long enough for an etcd restart.
+const LEASE_TTL: u32 = 10;
+
+/// How long a running job gets to end cleanly when the agent is told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot begin: a program or certificate is missing, or a port is taken.
+pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
+    let layout = CellLayout::new(&arguments.directory);
+    let tls = layout.tls();
+    let tools = Tools::find(None)?;
+    let pgbackrest = Pgbackrest::default();
+    let identity = |certificate: &str| {
+        ClientTls::from_files(&tls.join("ca.crt"), &tls.join(certificate), &tls.join("server.key"))
+    };
+    let client = identity("pooler.crt").context("the pooler's certificate cannot be used")?;
+    let kv: Arc<dyn Kv> = Arc::new(EtcdKv::connect(&arguments.etcd, Some(client.tonic_config())).await?);
+    let keys = Keyspace::new(&arguments.cluster);
+    let database = &arguments.database;
+    let mut prefixes: Vec<String> =
+        ["poolers", "status", "jobs"].iter().map(|kind| keys.of_database(kind, database)).collect();
+    prefixes.extend(["runs", "claims"].iter().map(|kind| keys.of_pooler(kind, database, &arguments.cell)));
+    prefixes.extend(["cells", "databases", "leaders", "locks"].iter().map(|kind| keys.kind(kind)));
+    let store = Store::new(Arc::clone(&kv), keys);
+    let mirror = Mirror::start(&store, prefixes);
+    let agent = Rc::new(Agent {
+        database: arguments.database.clone(),
+        cell: arguments.cell.clone(),
+        epoch: epoch(),
+        layout,
+        user,
+        tools,
+        pgbackrest,
+        store,
+        mirror,
+        lease: LeaseKeeper::start(kv, LEASE_TTL),
+        facts: RefCell::default(),
+        report: RefCell::default(),
+        reported: Notify::new(),
+        nudge: Notify::new(),
+        config_changed: Notify::new(),
+        held: Cell::new(false),
+    });
+    tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
+    prepare(&agent, &tls).await?;
+    until_ready(&agent).await;
+    let (stop, stopping) = watch::channel(false);
+    let mut jobs = tokio::task::spawn_local(worker::work(Rc::clone(&agent), stopping));
+    let loops = [
+        tokio::task::spawn_local(reporter::report(Rc::clone(&agent))),
+        tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent))),
+        tokio::task::spawn_local(tls_server::supervise(Rc::clone(&agent))),
+        tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
+    ];
+    let [reporter, supervisor, tls_server, server] = loops;
+    tokio::select! {
+        signal = shutdown_requested() => signal.context("cannot listen for signals")?,
+        // These never return; a panic in one must not leave an agent that half works.
+        ended = reporter => anyhow::bail!("the reporter ended: {ended:?}"),
+        ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
+        ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
+        ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
+        ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
+    }
+    tracing::info!("multipooler stops; PostgreSQL goes on");
+    stop.send_replace(true);
+    let _ = tokio::time::timeout(GRACE, jobs).await;
+    if let Some(lease) = agent.lease.current() {
+        // So that the cell is seen to be down now and not when the lease ends.
+        let _ = agent.store.kv().revoke(lease).await;
+    }
+    Ok(())
+}
+
+/// A name for this run of the process.
+fn epoch() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+async fn prepare(agent: &Agent, tls: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let layout = &agent.layout;
+    let state = layout.root().join("state");
+    for directory in
+        [layout.log(), layout.spool(), layout.lock(), layout.jobs(), layout.pid(), layout.sockets(), state]
+    {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    let version = agent.pgbackrest.version().await?;
+    let expiry = ["ca.crt", "server.crt", "pooler.crt", "replication.crt"]
+        .iter()
+        .filter_map(|name| cellar_tls::certificate_expiry(&tls.join(name)).ok())
+        .min();
+    agent.say(|report| {
+        report.pgbackrest_version = version;
+        report.certificate_expiry =
+            expiry.and_then(|time| jiff::Timestamp::try_from(time).ok()).map(cellar_model::timestamp_ms);
+    });
+    Ok(())
+}
+
+/// Waits until the topology is known and has this pooler in it. etcd may come up later than we do.
+async fn until_ready(agent: &Agent) {
+    let me = (agent.database.clone(), agent.cell.clone());
+    let known = |view: &cellar_topology::View| {
+        view.poolers.contains_key(&me) && view.databases.contains_key(&agent.database)
+    };
+    while agent.mirror.ready(Duration::from_secs(10)).await.is_err()
+        || agent.mirror.wait_for(Duration::from_secs(10), known).await.is_err()
+    {
+        tracing::info!("waiting for etcd, or for this pooler's record in it");
+    }
+}

@@ -1,0 +1,293 @@
+//! PostgreSQL, from nothing to streaming, and kept there.
+//!
+//! Each round looks at the data directory and the instance, asks [`next_step`]
+//! when it does not run, and acts. Nothing is remembered that a restart of the
+//! agent would lose, except how often something failed.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{Database, InstanceState, Pooler, Role};
+use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus};
+use cellar_postgres::{
+    InstanceConfig, PostgresError, Probe, configure, ensure_roles, inspect, reload, running, start,
+};
+use cellar_topology::StoreError;
+
+use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest, write_bootstrap};
+use crate::leadership;
+use crate::seed::{self, SeedError};
+use crate::step::{Situation, Step, next_step};
+
+/// A round without any reason.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The topology may change many times a second; rounds do not.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Longest pause after repeated failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a start may take before the next round looks at it again.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long pgBackRest may take to read the repo.
+pub(crate) const INFO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A round failed; the next one tries again.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error(transparent)]
+    Pgbackrest(#[from] PgbackrestError),
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot write {0}: {1}")]
+    Marker(PathBuf, std::io::Error),
+}
+
+/// How a round ended.
+enum Outcome {
+    /// Something was done: look again at once.
+    Progress,
+    /// All is as it should be, or only time can help.
+    Settled,
+}
+
+struct Supervisor {
+    agent: Rc<Agent>,
+    probe: Option<Probe>,
+    /// What was last put into the data directory by this process.
+    applied: Option<InstanceConfig>,
+    /// Whether the primary that runs has its roles and stanza.
+    prepared: bool,
+    failures: u32,
+}
+
+/// Keeps the instance as it should be, for ever.
+pub(crate) async fn supervise(agent: Rc<Agent>) {
+    let mut topology = agent.mirror.changes();
+    let mut this =
+        Supervisor { agent: Rc::clone(&agent), probe: None, applied: None, prepared: false, failures: 0 };
+    loop {
+        topology.borrow_and_update();
+        let pause = if agent.held.get() { TICK } else { this.round().await };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = agent.nudge.notified() => {}
+            // After a failure the pause is kept: a busy topology must not turn it into a busy loop.
+            _ = topology.changed(), if this.failures == 0 => {}
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+impl Supervisor {
+    async fn round(&mut self) -> Duration {
+        let (Some(card), Some(database)) = (self.agent.card(), self.agent.database_record()) else {
+            self.say(
+                InstanceState::Unknown,
+                "the topology has no record of this pooler; its instance is left alone",
+            );
+            return TICK;
+        };
+        match self.look_and_act(&card, &database).await {
+            Ok(Outcome::Progress) => {
+                self.failures = 0;
+                Duration::ZERO
+            }
+            Ok(Outcome::Settled) => {
+                self.failures = 0;
+                TICK
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the instance is not as it should be");
+                let state = if self.agent.seeding_marker().exists() {
+                    InstanceState::Broken
+                } else {
+                    InstanceState::Down
+                };
+                self.say(state, &error.to_string());
+                self.failures += 1;
+                // 1, 2, 4 … 30 s.
+                TICK.saturating_mul(1 << self.failures.min(5)).min(LONGEST_PAUSE)
+            }
+        }
+    }
+
+    async fn look_and_act(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
+        if sync_pgbackrest(&self.agent, database, card)? {
+            self.agent.config_changed.notify_one();
+        }
+        if running(Path::new(&card.data_directory))?.is_some() {
+            self.watch_over(card, database).await
+        } else {
+            *self.agent.facts.borrow_mut() = None;
+            self.prepared = false;
+            self.raise(card, database).await
+        }
+    }
+
+    /// The instance runs: see what it says, and keep its files up to date.
+    async fn watch_over(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
+        let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
+        // Only when what it should be has changed, so that an operator's ALTER SYSTEM is not undone every second.
+        if self.applied.as_ref() != Some(&config) {
+            let data = Path::new(&card.data_directory);
+            if configure(data, &config)? {
+                reload(data)?;
+            }
+            self.applied = Some(config);
+        }
+        let endpoint = self.agent.endpoint(card);
+        let probe = match &mut self.probe {
+            Some(probe) if *probe.endpoint() == endpoint => probe,
+            other => other.insert(Probe::new(endpoint.clone(), PROBE_TIMEOUT)),
+        };
+        let facts = match probe.facts().await {
+            Ok(facts) => facts,
+            Err(error) => {
+                *self.agent.facts.borrow_mut() = None;
+                let state = if matches!(error, PostgresError::NotReady(_)) {
+                    InstanceState::Starting
+                } else {
+                    InstanceState::Down
+                };
+                self.say(state, &error.to_string());
+                return Ok(Outcome::Settled);
+            }
+        };
+        let recorded = leadership::record(&self.agent, &facts).await?;
+        if facts.role == Role::Primary && recorded && !self.prepared {
+            self.say(InstanceState::Starting, "preparing roles and stanza");
+            ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
+            ensure_stanza(&self.agent, database, card).await?;
+            self.prepared = true;
+        }
+        let message = match (facts.role, recorded, self.agent.leader()) {
+            (Role::Primary, false, Some(leader)) => format!(
+                "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
+                facts.timeline, leader.cell, leader.term
+            ),
+            _ => String::new(),
+        };
+        let identity = facts.system_identifier;
+        *self.agent.facts.borrow_mut() = Some(facts);
+        self.say(InstanceState::Running, &message);
+        self.mark_seeded(&identity.to_string())?;
+        Ok(Outcome::Settled)
+    }
+
+    /// The instance does not run: do the next thing that brings it up.
+    async fn raise(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
+        let agent = Rc::clone(&self.agent);
+        let data_path = Path::new(&card.data_directory);
+        let data = inspect(&agent.tools, data_path).await?;
+        let seeding = agent.seeding_marker().exists();
+        let leader = agent.leader();
+        let needs_repo = !matches!(data, cellar_postgres::DataDirectory::Valid { .. });
+        let backup_exists = if needs_repo { Some(has_backup(&agent, database, card).await?) } else { None };
+        let step = next_step(&Situation {
+            cell: &agent.cell,
+            bootstrap_cell: &database.bootstrap_cell,
+            data: &data,
+            seeding,
+            seeded_before: agent.seeded_marker().exists(),
+            leader: leader.as_ref(),
+            backup_exists,
+        });
+        match step {
+            Step::Wait(what) => {
+                self.say(InstanceState::Waiting, &format!("waits for {what}"));
+                return Ok(Outcome::Settled);
+            }
+            Step::Broken(why) => {
+                self.say(InstanceState::Broken, &why);
+                return Ok(Outcome::Settled);
+            }
+            Step::Initdb => {
+                if !leadership::record_intent(&agent).await? {
+                    return Ok(Outcome::Settled);
+                }
+                self.say(InstanceState::Seeding, "initdb");
+                let config = instance_config(&agent, database, card, None)?;
+                seed::make_database(&agent, data_path, &config).await?;
+            }
+            Step::RecordIdentity(identity) => {
+                leadership::record_identity(&agent, identity).await?;
+                // Seen through the mirror a moment later; the next round goes on from there.
+                let recorded = |view: &cellar_topology::View| {
+                    view.leaders.get(&agent.database).is_some_and(|leader| leader.system_identifier.is_some())
+                };
+                agent.mirror.wait_for(Duration::from_secs(5), recorded).await?;
+            }
+            Step::Restore { delta } => {
+                self.say(InstanceState::Seeding, "restores the newest backup");
+                seed::restore(&agent, database, card, delta, "seed").await?;
+            }
+            Step::FinishRestore => {
+                let config = instance_config(&agent, database, card, leader.as_ref())?;
+                configure(data_path, &config)?;
+                self.mark_seeded("restored")?;
+                let marker = agent.seeding_marker();
+                std::fs::remove_file(&marker).map_err(|error| RoundError::Marker(marker, error))?;
+            }
+            Step::Start => {
+                self.say(InstanceState::Starting, "");
+                let config = instance_config(&agent, database, card, leader.as_ref())?;
+                let log = agent.layout.log().join("postgres.log");
+                start(&agent.tools, data_path, &config, &log, START_TIMEOUT).await?;
+                self.applied = Some(config);
+            }
+        }
+        Ok(Outcome::Progress)
+    }
+
+    fn mark_seeded(&self, content: &str) -> Result<(), RoundError> {
+        let path = self.agent.seeded_marker();
+        if path.exists() {
+            return Ok(());
+        }
+        std::fs::write(&path, content).map_err(|error| RoundError::Marker(path, error))
+    }
+
+    fn say(&self, state: InstanceState, message: &str) {
+        let unchanged = {
+            let report = self.agent.report.borrow();
+            report.state == state && report.message == message
+        };
+        if !unchanged {
+            tracing::info!(state = state.as_str(), message, "instance");
+        }
+        self.agent.say(|report| {
+            report.state = state;
+            message.clone_into(&mut report.message);
+        });
+    }
+}
+
+/// What the repo has of the database, read without waiting for any other host.
+async fn repo_info(agent: &Agent, database: &Database, card: &Pooler) -> Result<StanzaInfo, RoundError> {
+    let config = write_bootstrap(agent, database, card)?;
+    Ok(agent.pgbackrest.info(&config, &database.stanza, INFO_TIMEOUT).await?)
+}
+
+async fn has_backup(agent: &Agent, database: &Database, card: &Pooler) -> Result<bool, RoundError> {
+    Ok(!repo_info(agent, database, card).await?.backups.is_empty())
+}
+
+async fn ensure_stanza(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), RoundError> {
+    let status = repo_info(agent, database, card).await?.status;
+    if matches!(status, StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData) {
+        let config = write_bootstrap(agent, database, card)?;
+        agent.pgbackrest.stanza_create(&config, &database.stanza, INFO_TIMEOUT).await?;
+    }
+    Ok(())
+}

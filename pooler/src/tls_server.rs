@@ -1,0 +1,107 @@
+//! `pgbackrest server`: how other cells read what must come from the primary.
+//!
+//! A child of the agent, started again with growing pauses when it ends, and
+//! sent SIGHUP when its config has changed. It dies with the agent.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use cellar_pgbackrest::{Error, Invocation};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::TcpStream;
+
+use crate::agent::Agent;
+
+/// First pause after it ended.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A server that ran this long was healthy, and the pauses begin anew.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// How often to look whether it listens, until it does.
+const LOOK_FOR_START: Duration = Duration::from_millis(100);
+
+/// How often to look whether it still listens. Each look is a connection that the server forks for.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Keeps the server running, for ever.
+pub(crate) async fn supervise(agent: Rc<Agent>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Instant::now();
+        // The config is rendered by the supervisor of the instance; before that there is nothing to serve.
+        if agent.card().is_some_and(|card| PathBuf::from(&card.config_path).exists()) {
+            match serve(&agent).await {
+                Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
+                Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
+            }
+            agent.say(|report| report.tls_server_up = false);
+        }
+        pause = if begun.elapsed() > HEALTHY { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // A new config may be what it lacked.
+            () = agent.config_changed.notified() => pause = FIRST_PAUSE,
+        }
+    }
+}
+
+/// Runs the server until it ends.
+async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
+    let Some(card) = agent.card() else { return Ok(None) };
+    let log = agent.layout.log().join("pgbackrest-server.log");
+    let invocation = Invocation::new("server").option("config", &card.config_path);
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
+    let leader = running.group();
+    let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
+    let mut up = false;
+    let mut named = None;
+    loop {
+        tokio::select! {
+            code = running.wait() => {
+                let _ = std::fs::remove_file(&pid_file);
+                return code;
+            }
+            () = agent.config_changed.notified() => match program_in(leader) {
+                Some(pid) => {
+                    tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
+                    let _ = kill(pid, Signal::SIGHUP);
+                }
+                // Not started yet: it will read the new one.
+                None => tracing::debug!("no server to tell of the new config"),
+            },
+            () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
+                if named.is_none() {
+                    named = program_in(leader);
+                    if let Some(pid) = named {
+                        let _ = std::fs::write(&pid_file, format!("{pid}\n"));
+                    }
+                }
+                let listens = listens(&card.listen, card.pgbackrest_port).await;
+                if listens != up {
+                    up = listens;
+                    agent.say(|report| report.tls_server_up = up);
+                }
+            }
+        }
+    }
+}
+
+/// The server's own process: the one child of the shell that leads its group.
+fn program_in(leader: i32) -> Option<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{leader}/task/{leader}/children")).ok()?;
+    let child: i32 = children.split_whitespace().next()?.parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+    (name.trim() == "pgbackrest").then(|| Pid::from_raw(child))
+}
+
+async fn listens(address: &str, port: u16) -> bool {
+    let host = if address == "0.0.0.0" { "127.0.0.1" } else { address };
+    let connect = TcpStream::connect((host, port));
+    matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_)))
+}

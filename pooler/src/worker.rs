@@ -1,0 +1,129 @@
+//! The jobs addressed to this cell: claimed, run one at a time, ended truthfully.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{Code, JobError, JobId, JobKind, Lock, claimable};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::agent::Agent;
+use crate::claim::{ClaimedJob, Ending};
+use crate::{backup, rebuild, recovery};
+
+/// A look at the topology without any reason, in case a nudge was missed.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Pause after etcd did not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why a running job must end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    /// Somebody asked.
+    Canceled,
+    /// Its deadline has passed.
+    Deadline,
+    /// This process was told to end.
+    Stopping,
+    /// multiadmin has closed the job.
+    Closed,
+}
+
+/// What a running job looks at now and then.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    id: JobId,
+    deadline: Timestamp,
+    stop: watch::Receiver<bool>,
+}
+
+impl Control {
+    /// Whether the job must end early, and why.
+    pub(crate) fn interrupted(&self, agent: &Agent) -> Option<Interruption> {
+        let view = agent.mirror.view();
+        let record = view.jobs.get(&self.id);
+        if record.is_some_and(|record| record.closure.is_some()) {
+            return Some(Interruption::Closed);
+        }
+        if record.is_some_and(|record| record.cancel.is_some()) {
+            return Some(Interruption::Canceled);
+        }
+        if Timestamp::now() > self.deadline {
+            return Some(Interruption::Deadline);
+        }
+        (*self.stop.borrow()).then_some(Interruption::Stopping)
+    }
+}
+
+/// The ending of a job that was interrupted; `what` says what became of its work.
+pub(crate) fn interrupted_ending(why: Interruption, what: &str) -> Ending {
+    let error = |code, reason: &str, hint: &str| JobError {
+        code,
+        message: format!("{reason}; {what}"),
+        hint: hint.to_owned(),
+        tool_output: String::new(),
+    };
+    match why {
+        Interruption::Canceled => Ending::Canceled(error(Code::Canceled, "canceled as asked", "")),
+        Interruption::Closed => Ending::Canceled(error(Code::Canceled, "closed by multiadmin", "")),
+        Interruption::Deadline => Ending::Failed(error(
+            Code::DeadlineExceeded,
+            "the job's deadline passed",
+            "give it more time with --timeout",
+        )),
+        Interruption::Stopping => Ending::Failed(error(
+            Code::PoolerRestarted,
+            "the multipooler was told to stop",
+            "ask again when it is back",
+        )),
+    }
+}
+
+fn next_job(agent: &Agent) -> Option<JobId> {
+    let view = agent.mirror.view();
+    let nobody = Lock::default();
+    let lock = view.locks.get(&agent.database).unwrap_or(&nobody);
+    view.jobs
+        .values()
+        .find(|record| record.cell == agent.cell && claimable(record, view.run(record), lock))
+        .map(|record| record.id)
+}
+
+/// Runs jobs until told to stop; a running one is then ended first.
+pub(crate) async fn work(agent: Rc<Agent>, mut stop: watch::Receiver<bool>) {
+    let mut topology = agent.mirror.changes();
+    recovery::recover(&agent).await;
+    while !*stop.borrow() {
+        topology.borrow_and_update();
+        if let Some(id) = next_job(&agent) {
+            match ClaimedJob::take(&agent, &id).await {
+                Ok(Some(job)) => {
+                    run(&agent, job, stop.clone()).await;
+                    continue;
+                }
+                // Taken, closed or canceled meanwhile, or no lease yet.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "claim not written");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            _ = topology.changed() => {}
+            _ = stop.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>) {
+    let control = Control { id: job.record.id, deadline: job.record.deadline, stop };
+    let ending = match job.record.kind {
+        JobKind::Backup => backup::run(agent, &mut job, &control).await,
+        JobKind::Rebuild => rebuild::run(agent, &mut job, &control).await,
+    };
+    job.finish(agent, ending).await;
+}
