@@ -1,0 +1,53 @@
+# The front door. CI runs exactly `make ci`.
+
+CARGO ?= cargo
+# The end-to-end tests run real clusters; more than this many at once starves two cores.
+TEST_CLUSTERS ?= 2
+
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench clean deps
+
+all: build
+
+## deps: install what is missing (Debian packages; leaves no service running)
+deps:
+	@scripts/install-deps.sh
+
+build: deps
+	$(CARGO) build --locked --workspace
+
+release: deps
+	$(CARGO) build --locked --release --workspace --bins
+
+## demo: a three-cell cluster, load, a proven backup of a named standby, a rebuild
+demo: release
+	@scripts/demo.sh
+
+## down: end the demo's cluster
+down:
+	@scripts/demo.sh down
+
+## test: every test
+test: build
+	$(CARGO) test --locked --workspace --exclude cellar-tests
+	RUST_TEST_THREADS=$(TEST_CLUSTERS) $(CARGO) test --locked -p cellar-tests
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint: deps
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+## docs: every public item is documented and every link leads somewhere
+docs: deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+## ci: what a change must pass
+ci: deps fmt lint docs
+	$(MAKE) test
+
+## bench: one line per figure, release build
+bench: release
+	@$(CARGO) run --locked --release --quiet -p cellar-tests --bin bench
+
+clean:
+	$(CARGO) clean

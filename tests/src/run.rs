@@ -1,0 +1,136 @@
+//! Running programs and keeping what they print.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use nix::unistd::{Uid, User};
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code, -1 for a signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// What it printed to standard output, if it ended well.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// What it printed to standard error, if it ended with `code`.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    #[track_caller]
+    pub fn refused(self, code: i32) -> String {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self.stderr
+    }
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it cannot be started: the message says which program is missing.
+#[must_use]
+#[track_caller]
+pub fn run(command: &mut Command) -> Finished {
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) => output.into(),
+        Err(error) => panic!("{} cannot be run: {error}", command.get_program().display()),
+    }
+}
+
+/// Where the programs under test are: beside this one.
+///
+/// # Panics
+/// When this program's own path is not known.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    let Ok(mut path) = std::env::current_exe() else { panic!("this program has no path") };
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path
+}
+
+/// A program of the workspace.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let path = bin_dir().join(name);
+    assert!(path.exists(), "{} is not built: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// A user of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsUser {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+fn user(name: &str, package: &str) -> OsUser {
+    match User::from_name(name) {
+        Ok(Some(user)) => OsUser { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() },
+        _ => panic!("there is no OS user {name}: install the Debian package {package}"),
+    }
+}
+
+/// The user that a cluster started by this process runs as.
+#[must_use]
+pub fn postgres_user() -> OsUser {
+    if Uid::effective().is_root() {
+        return user("postgres", "postgresql");
+    }
+    match User::from_uid(Uid::effective()) {
+        Ok(Some(user)) => OsUser { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() },
+        _ => panic!("this process's user has no name"),
+    }
+}
+
+/// A user that is neither root nor `postgres`, for tests of ordinary use.
+#[must_use]
+pub fn ordinary_user() -> OsUser {
+    if Uid::effective().is_root() { user("nobody", "base-passwd") } else { postgres_user() }
+}
+
+/// A command that runs as `user`.
+#[must_use]
+pub fn as_user(user: &OsUser, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    if Uid::effective().as_raw() != user.uid {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}

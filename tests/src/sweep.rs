@@ -1,0 +1,54 @@
+//! What an earlier test run left behind when it was killed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::process::{is_alive, processes_of, signal};
+
+/// Where test clusters live: short, because of the 107 bytes of a unix socket's path, and
+/// reachable for the user that PostgreSQL runs as.
+pub(crate) fn base() -> PathBuf {
+    let base = PathBuf::from("/tmp/cellar-e2e");
+    let _ = std::fs::create_dir_all(&base);
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    let _ = std::fs::set_permissions(&base, open);
+    base
+}
+
+/// Ends every process of a cluster's directory.
+pub(crate) fn kill_all(directory: &Path) {
+    for _ in 0..200 {
+        let left = processes_of(directory);
+        if left.is_empty() {
+            break;
+        }
+        for pid in left {
+            signal(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends every process of a cluster's directory and removes it.
+pub(crate) fn destroy(directory: &Path) {
+    kill_all(directory);
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+/// Removes the clusters of test processes that are no more. Directories are called `<pid>-<n>`.
+pub(crate) fn sweep() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let Ok(entries) = std::fs::read_dir(base()) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.split('-').next()?.parse::<i32>().ok());
+            if owner.is_some_and(|pid| !is_alive(pid)) {
+                destroy(&entry.path());
+            }
+        }
+    });
+}

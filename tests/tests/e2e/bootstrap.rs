@@ -1,0 +1,116 @@
+//! `cellar up`, killed at any moment and run again, finishes the job, and a second initdb never
+//! touches existing data.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cellar_tests::{Cluster, kill_hard, patiently};
+
+/// Starts `cellar up` and kills it when `reached` says so, together with what it has started.
+fn kill_up_when(cluster: &Cluster, what: &str, mut reached: impl FnMut() -> bool) {
+    let mut up = begin_up(cluster);
+    patiently(what, Duration::from_secs(120), || {
+        let ended = up.try_wait().expect("up is ours").is_some();
+        (reached() || ended).then_some(())
+    });
+    let _ = up.kill();
+    let _ = up.wait();
+}
+
+fn begin_up(cluster: &Cluster) -> std::process::Child {
+    let mut command: Command = cluster.command(&["up", "--cells", "zone1,zone2", "--port-offset", "auto"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar runs")
+}
+
+fn finish(cluster: &Cluster) {
+    let again = cluster.try_cellar(&["up"]);
+    assert_eq!(again.code, 0, "{again:?}");
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "incr");
+}
+
+fn identity(cluster: &Cluster) -> String {
+    cluster.sql("zone1", "SELECT system_identifier FROM pg_control_system()")
+}
+
+/// At every step: the provisioner dies, and the daemons go on without it.
+#[test]
+fn up_is_killed_at_each_step_and_resumed() {
+    let steps: [(&str, &str); 6] = [
+        ("the authority", "ca/ca.crt"),
+        ("etcd's data", "etcd/data/member"),
+        ("multiadmin", "pid/multiadmin.pid"),
+        ("a data directory", "zone1/pg_data/PG_VERSION"),
+        ("the stanza", "repo/archive"),
+        ("a restore in zone2", "zone2/state/seeding"),
+    ];
+    for (what, path) in steps {
+        let cluster = Cluster::new();
+        let path = cluster.directory().join(path);
+        kill_up_when(&cluster, what, || path.exists());
+        finish(&cluster);
+    }
+}
+
+/// The first pooler dies while it makes the database, and after.
+#[test]
+fn the_first_pooler_is_killed_while_it_makes_the_database() {
+    let moments: [(&str, &str); 3] = [
+        ("initdb", "zone1/pg_data.initdb"),
+        ("a fresh data directory", "zone1/pg_data/PG_VERSION"),
+        ("the repo", "repo/backup"),
+    ];
+    for (what, path) in moments {
+        let cluster = Cluster::new();
+        let path = cluster.directory().join(path);
+        let mut up = begin_up(&cluster);
+        patiently(what, Duration::from_secs(60), || path.exists().then_some(()));
+        kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+        let _ = up.kill();
+        let _ = up.wait();
+        finish(&cluster);
+    }
+}
+
+/// A standby's pooler dies in the middle of its restore.
+#[test]
+fn a_restore_is_killed_and_completed() {
+    let cluster = Cluster::new();
+    let marker = cluster.directory().join("zone2/state/seeding");
+    let mut up = begin_up(&cluster);
+    patiently("the restore", Duration::from_secs(120), || marker.exists().then_some(()));
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    let _ = up.kill();
+    let _ = up.wait();
+    finish(&cluster);
+    assert_eq!(identity(&cluster), cluster.sql("zone2", "SELECT system_identifier FROM pg_control_system()"));
+}
+
+/// Everything is killed at once at growing distances from the start: whatever the moment, the next
+/// `up` finishes, and once there is a database it stays the same one.
+#[test]
+fn everything_is_killed_at_arbitrary_moments() {
+    let cluster = Cluster::new();
+    let mut known: Option<String> = None;
+    for millis in [300_u64, 900, 1500, 2500, 4000] {
+        let mut up = begin_up(&cluster);
+        let until = Instant::now() + Duration::from_millis(millis);
+        patiently("the moment", Duration::from_secs(60), || (Instant::now() >= until).then_some(()));
+        let _ = up.kill();
+        let _ = up.wait();
+        cluster.kill_everything();
+        let control = cluster.directory().join("zone1/pg_data/global/pg_control");
+        // The identity is the first eight bytes of pg_control.
+        if let Ok(bytes) = std::fs::read(control) {
+            let identity = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")).to_string();
+            if let Some(known) = &known {
+                assert_eq!(*known, identity, "a second initdb ran");
+            }
+            known = Some(identity);
+        }
+    }
+    finish(&cluster);
+    if let Some(known) = known {
+        assert_eq!(known, identity(&cluster));
+    }
+}

@@ -1,0 +1,71 @@
+//! Cells come and go under load, and nobody else notices.
+
+use std::process::Stdio;
+
+use cellar_tests::Cluster;
+
+#[test]
+fn a_cell_is_added_and_removed_under_load() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.load(2);
+    let before = cluster.poolers();
+    let postmasters: Vec<i32> =
+        ["zone1", "zone2", "zone3"].iter().map(|cell| cluster.postmaster(cell)).collect();
+    let mut load = cluster
+        .tool("pgbench", "zone1", &["-c", "2", "-T", "600", "-n"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pgbench runs");
+
+    cluster.cellar(&["cells", "add", "zone4"]);
+    cluster.wait_streaming("zone4");
+    let added = cluster.poolers();
+    let card = |views: &[cellar_api::v1::PoolerView], cell: &str| {
+        views.iter().filter_map(|view| view.pooler.clone()).find(|card| card.cell == cell)
+    };
+    let zone4 = card(&added, "zone4").expect("zone4 has a record");
+    assert_eq!(zone4.index, 3);
+    for cell in ["zone1", "zone2", "zone3"] {
+        assert_eq!(card(&before, cell), card(&added, cell), "nobody's ports moved");
+        let config = std::fs::read_to_string(cluster.directory().join(cell).join("pgbackrest.conf")).unwrap();
+        assert!(config.contains(&format!("pg4-host-port={}", zone4.pgbackrest_port)), "{config}");
+    }
+    let job = cluster.backup("zone4", "incr");
+    assert_eq!(job["result"]["backup"]["source"]["cell"], "zone4");
+
+    let _ = cluster.try_cellar(&["cells", "remove", "zone1"]).refused(3);
+    cluster.cellar(&["cells", "remove", "zone4"]);
+    assert_eq!(cluster.poolers().len(), 3);
+    cellar_tests::eventually("the others to drop zone4 from their configs", || {
+        ["zone1", "zone2", "zone3"].iter().all(|cell| {
+            let config = std::fs::read_to_string(cluster.directory().join(cell).join("pgbackrest.conf"));
+            config.is_ok_and(|config| !config.contains("pg4-"))
+        })
+    });
+    let _ = cluster.backup("zone3", "incr");
+    let now: Vec<i32> = ["zone1", "zone2", "zone3"].iter().map(|cell| cluster.postmaster(cell)).collect();
+    assert_eq!(postmasters, now, "nobody was restarted");
+    assert!(load.try_wait().expect("pgbench is ours").is_none(), "the load never broke");
+    load.kill().expect("pgbench is ours");
+    load.wait().expect("pgbench is ours");
+}
+
+#[test]
+fn a_rebuilt_standby_streams_again() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    let _ = cluster.try_cellar(&["rebuild", "zone1"]).refused(3);
+    cluster.cellar(&["rebuild", "zone2"]);
+    cluster.wait_streaming("zone2");
+    assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
+    // A lost disk: the directory is gone, and is not made anew until somebody says so.
+    cluster.kill_cell("zone2");
+    std::fs::remove_dir_all(cluster.instance("zone2").data).unwrap();
+    let _ = cluster.try_cellar(&["up", "--timeout", "20s"]);
+    let status = cluster.status("zone2").expect("its pooler reports");
+    assert!(status.message.contains("cellar rebuild zone2"), "{status:?}");
+    cluster.cellar(&["rebuild", "zone2"]);
+    cluster.wait_streaming("zone2");
+    assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
+}

@@ -1,0 +1,110 @@
+//! Invariant 3: jobs outlive processes. Each process is killed in the middle of a backup that is held
+//! there, the job comes to a true end, and the next backup works.
+
+use std::time::Duration;
+
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, patiently, processes_with, signal};
+use nix::sys::signal::Signal;
+
+/// A full backup of a standby, stopped after its first file was copied: pgBackRest's processes.
+fn held_backup(cluster: &Cluster, cell: &str) -> (String, Vec<i32>) {
+    let id = cluster.begin_backup(cell, "full");
+    let needle = format!("{id}.conf");
+    let held = patiently("pgBackRest to copy", Duration::from_secs(60), || {
+        let log = cluster.log_of(cell, &id);
+        if !log.contains("DETAIL: backup file") {
+            return None;
+        }
+        let running = processes_with("pgbackrest", &needle);
+        for pid in &running {
+            signal(*pid, Signal::SIGSTOP);
+        }
+        Some(running)
+    });
+    assert!(!held.is_empty(), "the backup ended before it could be held: {}", cluster.job(&id));
+    let log = cluster.log_of(cell, &id);
+    assert!(!log.contains("backup command end"), "held too late:\n{log}");
+    (id, held)
+}
+
+fn release(held: &[i32]) {
+    for pid in held {
+        signal(*pid, Signal::SIGCONT);
+    }
+}
+
+fn loaded() -> Cluster {
+    let cluster = Cluster::up("zone1,zone2");
+    // Large enough that a backup takes seconds of copying.
+    cluster.load(20);
+    cluster
+}
+
+#[test]
+fn killing_the_pooler_ends_its_pgbackrest_and_the_job_says_so() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    eventually("pgBackRest and its workers to die with the pooler", || {
+        held.iter().all(|pid| !is_alive(*pid))
+    });
+    eventually("the job to be seen lost", || cluster.job(&id)["state"] == "JOB_STATE_LOST");
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    assert_eq!(job["error"]["code"], "POOLER_RESTARTED", "{job:#}");
+    let _ = cluster.backup("zone2", "full");
+}
+
+#[test]
+fn killing_multiadmin_does_not_disturb_the_backup() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    kill_hard(cluster.pid("pid/multiadmin.pid"));
+    let _ = cluster.try_cellar(&["jobs", "show", &id]).refused(4);
+    release(&held);
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn killing_pgbackrest_fails_the_job_and_leaves_no_lock() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    // The main process only: its workers would go on and keep the stanza's lock.
+    kill_hard(held[0]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    eventually("nothing of it to be left", || held.iter().all(|pid| !is_alive(*pid)));
+    let _ = cluster.backup("zone2", "full");
+}
+
+#[test]
+fn an_etcd_that_goes_and_comes_back_loses_nothing() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    kill_hard(cluster.pid("pid/etcd.pid"));
+    release(&held);
+    let _ = cluster.try_cellar(&["status"]).refused(4);
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    assert_eq!(job["result"]["backup"]["source"]["verified"], true);
+}
+
+#[test]
+fn a_primary_that_dies_in_the_middle_fails_the_job() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    let server = cluster.pid("zone1/pid/pgbackrest-server.pid");
+    cluster.kill_cell("zone1");
+    eventually("the primary's TLS server to be gone", || !is_alive(server));
+    release(&held);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    cluster.cellar(&["up"]);
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "full");
+}

@@ -1,0 +1,106 @@
+//! Up, load, back up each standby with its proof, down, up again: the main road.
+
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard};
+use serde_json::Value;
+
+/// Lines of pgBackRest's own log that name a copied file, split into those from `data` on this host
+/// and the others.
+fn copied(log: &str, data: &str) -> (u64, u64) {
+    let mut counts = (0, 0);
+    for line in log.lines().filter(|line| line.contains("DETAIL: backup file ")) {
+        let file = line.split("backup file ").nth(1).unwrap_or_default();
+        if file.starts_with(&format!("{data}/")) {
+            counts.0 += 1;
+        } else {
+            counts.1 += 1;
+        }
+    }
+    counts
+}
+
+fn check_proof(cluster: &Cluster, cell: &str, job: &Value) {
+    let source = &job["result"]["backup"]["source"];
+    let data = cluster.instance(cell).data;
+    assert_eq!(source["cell"], cell);
+    assert_eq!(source["dataDirectory"], data.as_str());
+    assert_eq!(source["verified"], true);
+    let log = cluster.log_of(cell, job["id"].as_str().unwrap());
+    let (local, elsewhere) = copied(&log, &data);
+    assert!(local > 0, "nothing was copied from {data}:\n{log}");
+    assert_eq!(source["filesFromSource"], local.to_string());
+    assert_eq!(source["filesFromPrimary"], elsewhere.to_string());
+    assert!(elsewhere < 30, "{elsewhere} files from the primary");
+    assert!(!log.contains("unable to check pg"));
+}
+
+#[test]
+fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.load(2);
+    let rows = cluster.sql("zone1", "SELECT count(*) FROM pgbench_accounts");
+    assert_eq!(rows, "200000");
+    for (cell, backup_type) in [("zone2", "full"), ("zone3", "incr"), ("zone2", "diff")] {
+        // Something to copy, so that the proof has something to count.
+        cluster.sql("zone1", "UPDATE pgbench_branches SET bbalance = bbalance + 1");
+        let job = cluster.backup(cell, backup_type);
+        check_proof(&cluster, cell, &job);
+    }
+    let listed = cluster.json(&["backups", "list"]);
+    let backups = listed["backups"].as_array().unwrap();
+    assert_eq!(backups.len(), 4, "the bootstrap's and three more: {listed:#}");
+    assert!(backups.iter().any(|backup| backup["cell"] == "zone3" && backup["verified"] == true));
+
+    let postmaster = cluster.postmaster("zone2");
+    cluster.cellar(&["down"]);
+    assert!(!is_alive(postmaster));
+    cluster.cellar(&["up"]);
+    assert_eq!(cluster.sql("zone1", "SELECT count(*) FROM pgbench_accounts"), rows);
+    assert_eq!(cluster.sql("zone3", "SELECT pg_is_in_recovery()"), "t");
+    // Nothing to do the second time, and nobody is restarted for it.
+    let postmaster = cluster.postmaster("zone2");
+    cluster.cellar(&["up"]);
+    assert_eq!(cluster.postmaster("zone2"), postmaster);
+    cluster.cellar(&["down", "--destroy"]);
+    assert!(!cluster.directory().exists(), "destroyed means gone");
+}
+
+#[test]
+fn postgresql_outlives_its_pooler_and_is_adopted() {
+    let cluster = Cluster::up("zone1,zone2");
+    let (pooler, postmaster) = (cluster.pid("zone2/pid/multipooler.pid"), cluster.postmaster("zone2"));
+    let server = cluster.pid("zone2/pid/pgbackrest-server.pid");
+    kill_hard(pooler);
+    eventually("the TLS server to die with its pooler", || !is_alive(server));
+    assert!(is_alive(postmaster), "PostgreSQL must not notice");
+    cluster.cellar(&["up"]);
+    assert_eq!(cluster.postmaster("zone2"), postmaster, "adopted, not restarted");
+    assert_ne!(cluster.pid("zone2/pid/multipooler.pid"), pooler);
+    let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn what_died_is_started_again_by_up() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE TABLE kept AS SELECT 42 AS answer");
+    for file in
+        ["pid/etcd.pid", "pid/multiadmin.pid", "zone1/pid/multipooler.pid", "zone2/pid/multipooler.pid"]
+    {
+        kill_hard(cluster.pid(file));
+    }
+    kill_hard(cluster.postmaster("zone1"));
+    kill_hard(cluster.postmaster("zone2"));
+    cluster.cellar(&["up"]);
+    assert_eq!(cluster.sql("zone1", "SELECT answer FROM kept"), "42");
+    cluster.wait_streaming("zone2");
+}
+
+#[test]
+fn ci_can_use_a_cluster_without_knowing_where_it_is() {
+    let cluster = Cluster::up("zone1");
+    let exports = cluster.cellar(&["env"]);
+    assert!(exports.contains("PGHOST=") && exports.contains("PGPORT="), "{exports}");
+    let finished = cluster.try_cellar(&["exec", "--", "sh", "-c", "test -n \"$PGPORT\" && exit 7"]);
+    assert_eq!(finished.code, 7, "{finished:?}");
+    let status = cluster.cellar(&["status"]);
+    assert!(status.contains("zone1") && status.contains("primary"), "{status}");
+}

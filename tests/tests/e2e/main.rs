@@ -1,0 +1,11 @@
+//! End to end: real etcd, PostgreSQL and pgBackRest, run by the programs as a user runs them.
+
+mod bad_input;
+mod bootstrap;
+mod cells;
+mod crashes;
+mod exclusion;
+mod lifecycle;
+mod named_source;
+mod ordinary_user;
+mod role_change;

@@ -1,0 +1,57 @@
+//! Invariant 6: roles are observed. A promotion by hand changes no file, and everything goes on.
+
+use cellar_tests::{Cluster, eventually, kill_hard};
+
+fn config(cluster: &Cluster, cell: &str) -> String {
+    std::fs::read_to_string(cluster.directory().join(cell).join("pgbackrest.conf")).expect("a config")
+}
+
+#[test]
+fn a_promotion_by_hand_is_followed() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.sql("zone1", "CREATE TABLE t AS SELECT 1 AS before");
+    let before: Vec<String> = ["zone1", "zone2", "zone3"].iter().map(|cell| config(&cluster, cell)).collect();
+    // The old primary goes, another is promoted.
+    cluster.kill_cell("zone1");
+    cluster.sql("zone2", "SELECT pg_promote()");
+    eventually("zone2 to be recorded as primary", || cluster.primary() == "zone2");
+    cluster.sql("zone2", "INSERT INTO t VALUES (2)");
+    cluster.wait_streaming("zone3");
+    assert_eq!(cluster.sql("zone3", "SELECT count(*) FROM t"), "2");
+    let job = cluster.backup("zone3", "incr");
+    let source = &job["result"]["backup"]["source"];
+    assert_eq!(source["cell"], "zone3");
+    assert_eq!(source["timeline"], 2);
+    assert_eq!(source["verified"], true);
+    let after: Vec<String> = ["zone1", "zone2", "zone3"].iter().map(|cell| config(&cluster, cell)).collect();
+    assert_eq!(before, after, "no generated file knows about roles");
+
+    // The old primary comes back: it is not started as a second one, and a rebuild makes it a standby.
+    let _ = cluster.try_cellar(&["up", "--timeout", "15s"]);
+    eventually("zone1 to say what is the matter", || {
+        cluster.status("zone1").is_some_and(|status| status.message.contains("cellar rebuild zone1"))
+    });
+    assert_eq!(cluster.primary(), "zone2");
+    cluster.cellar(&["rebuild", "zone1"]);
+    cluster.wait_streaming("zone1");
+    assert_eq!(cluster.sql("zone1", "SELECT count(*) FROM t"), "2");
+    let _ = cluster.backup("zone1", "incr");
+}
+
+/// A second primary that is really there: backups are refused until somebody decides.
+#[test]
+fn two_primaries_stop_backups() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.sql("zone2", "SELECT pg_promote()");
+    eventually("both to be seen", || {
+        let primaries = cluster.poolers().into_iter().filter_map(|view| view.status);
+        primaries.filter(|status| status.role() == cellar_api::v1::Role::Primary).count() == 2
+    });
+    let message = cluster.try_cellar(&["backup", "--from", "zone3"]).refused(3);
+    assert!(message.contains("zone1") || message.contains("zone2"), "{message}");
+    // The one on the old timeline goes.
+    kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+    kill_hard(cluster.postmaster("zone1"));
+    cluster.wait_streaming("zone3");
+    let _ = cluster.backup("zone3", "incr");
+}

@@ -1,0 +1,120 @@
+//! The walls between the crates, checked against what cargo says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What each of our crates may depend on of ours. One direction: nobody depends on the binaries.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("cellar-model", &[]),
+    ("cellar-daemon", &[]),
+    ("cellar-api", &["cellar-model"]),
+    ("cellar-topology", &["cellar-model"]),
+    ("cellar-pgbackrest", &["cellar-model"]),
+    ("cellar-postgres", &["cellar-model"]),
+    ("cellar-tls", &["cellar-model"]),
+    ("cellar-admin", &["cellar-api", "cellar-daemon", "cellar-model", "cellar-tls", "cellar-topology"]),
+    (
+        "cellar-pooler",
+        &[
+            "cellar-api",
+            "cellar-daemon",
+            "cellar-model",
+            "cellar-pgbackrest",
+            "cellar-postgres",
+            "cellar-tls",
+            "cellar-topology",
+        ],
+    ),
+    (
+        "cellar-provisioner",
+        &[
+            "cellar-api",
+            "cellar-daemon",
+            "cellar-model",
+            "cellar-pgbackrest",
+            "cellar-postgres",
+            "cellar-tls",
+            "cellar-topology",
+        ],
+    ),
+    ("cellar-cli", &["cellar-api", "cellar-daemon", "cellar-model", "cellar-provisioner", "cellar-tls"]),
+    ("cellar-tests", &["cellar-api", "cellar-model", "cellar-tls", "cellar-topology"]),
+];
+
+/// Libraries that only one crate may know.
+const WRAPPED: &[(&str, &str)] = &[
+    ("etcd-client", "cellar-topology"),
+    ("rcgen", "cellar-tls"),
+    ("askama", "cellar-pgbackrest"),
+    ("tokio-postgres", "cellar-postgres"),
+];
+
+/// Crates that must not be anywhere: a second crypto provider.
+const BANNED: &[&str] = &["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"];
+
+fn metadata(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(arguments)
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+/// For each of our crates what it depends on outside of tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata(&["--no-deps"]);
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages
+        .iter()
+        .map(|package| {
+            let name = package["name"].as_str().expect("a name").to_owned();
+            let dependencies = package["dependencies"].as_array().expect("dependencies");
+            let names = dependencies
+                .iter()
+                .filter(|dependency| dependency["kind"].as_str() != Some("dev"))
+                .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
+                .collect();
+            (name, names)
+        })
+        .collect()
+}
+
+#[test]
+fn our_crates_depend_one_way() {
+    let dependencies = dependencies();
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    for (name, found) in &dependencies {
+        let allowed =
+            allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no place in the layering"));
+        for dependency in found.iter().filter(|dependency| dependencies.contains_key(*dependency)) {
+            assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn each_wrapped_library_has_one_user() {
+    for (name, found) in dependencies() {
+        for (library, wrapper) in WRAPPED {
+            assert!(
+                name == *wrapper || !found.contains(*library),
+                "{name} must not depend on {library}: {wrapper} wraps it"
+            );
+        }
+    }
+}
+
+#[test]
+fn there_is_one_crypto_provider() {
+    let metadata = metadata(&[]);
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().expect("a name");
+        let resolved = metadata["resolve"]["nodes"].as_array().expect("nodes");
+        let used = resolved.iter().any(|node| node["id"] == package["id"]);
+        assert!(!(used && BANNED.contains(&name)), "{name} is in the build");
+    }
+}
