@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, PutOptions,
-    SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
+    LeaseClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
+    WatchResponse,
 };
 use futures_util::{StreamExt, stream};
 
@@ -23,14 +24,19 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Keys asked for at once when listing. etcd answers at most 2 MiB by its own default request
-/// limit only for writes; pages keep our own peak memory flat with 10,000 poolers.
+/// Keys asked for at once when listing, so that no single answer blocks etcd's connection for long.
 const LIST_PAGE: i64 = 1000;
+
+/// gRPC clients refuse answers above 4 MiB by default. etcd bounds what is written, not what it
+/// answers: a page, or what a watch catches up with, is as large as the records in it.
+const MAX_ANSWER: usize = usize::MAX;
 
 /// etcd over gRPC.
 #[derive(Clone)]
 pub struct EtcdKv {
-    client: Client,
+    kv: KvClient,
+    watch: WatchClient,
+    lease: LeaseClient,
 }
 
 impl std::fmt::Debug for EtcdKv {
@@ -49,19 +55,25 @@ impl EtcdKv {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(Duration::from_secs(3))
             .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true);
+            .with_keep_alive_while_idle(true)
+            // A member that has lost its majority would keep a watch open in silence.
+            .with_require_leader(true);
         if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
-        let client = Client::connect(endpoints, Some(options)).await.map_err(split)?;
-        Ok(Self { client })
+        let client = Client::connect(endpoints, Some(options)).await.map_err(|error| split(&error))?;
+        Ok(Self {
+            kv: client.kv_client().max_decoding_message_size(MAX_ANSWER),
+            watch: client.watch_client().max_decoding_message_size(MAX_ANSWER),
+            lease: client.lease_client(),
+        })
     }
 }
 
 /// Decides once which errors are worth repeating.
-fn split(error: Error) -> StoreError {
+fn split(error: &Error) -> StoreError {
     use tonic_code::{is_compacted, is_retryable};
-    match &error {
+    match error {
         Error::GRpcStatus(status) if is_compacted(status.message()) => StoreError::Compacted,
         Error::GRpcStatus(status) if is_retryable(status.code() as i32, status.message()) => {
             StoreError::Retryable(status.message().to_owned())
@@ -80,8 +92,11 @@ mod tonic_code {
     const RETRYABLE: [i32; 6] = [1, 2, 4, 8, 10, 14];
 
     pub(super) fn is_retryable(code: i32, message: &str) -> bool {
-        // A full backend (NOSPACE alarm) travels as RESOURCE_EXHAUSTED and stays until somebody acts.
-        RETRYABLE.contains(&code) && !message.contains("database space exceeded")
+        // Two that travel as RESOURCE_EXHAUSTED and stay: a full backend (the NOSPACE alarm), until
+        // somebody acts, and a request larger than etcd's gRPC server receives.
+        RETRYABLE.contains(&code)
+            && !message.contains("database space exceeded")
+            && !message.contains("message larger than max")
     }
 
     pub(super) fn is_compacted(message: &str) -> bool {
@@ -91,9 +106,31 @@ mod tonic_code {
 
 async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(result) => result.map_err(split),
+        Ok(result) => result.map_err(|error| split(&error)),
         Err(_) => Err(StoreError::Retryable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
     }
+}
+
+fn ended() -> StoreError {
+    StoreError::Retryable("the watch ended".to_owned())
+}
+
+/// What one message of a watch says.
+fn changes(response: &WatchResponse) -> Result<Vec<Change>, StoreError> {
+    if response.compact_revision() != 0 {
+        return Err(StoreError::Compacted);
+    }
+    if response.canceled() {
+        return Err(StoreError::Retryable(response.cancel_reason().to_owned()));
+    }
+    let change = |event: &etcd_client::Event| {
+        let entry = entry(event.kv()?);
+        Some(match event.event_type() {
+            EventType::Put => Change::Put(entry),
+            EventType::Delete => Change::Delete { key: entry.key, revision: entry.revision },
+        })
+    };
+    Ok(response.events().iter().filter_map(change).collect())
 }
 
 fn entry(kv: &KeyValue) -> Entry {
@@ -108,13 +145,13 @@ fn entry(kv: &KeyValue) -> Entry {
 #[async_trait]
 impl Kv for EtcdKv {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let mut client = self.client.clone();
+        let mut client = self.kv.clone();
         let response = timed(client.get(key, None)).await?;
         Ok(response.kvs().first().map(entry))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut client = self.client.clone();
+        let mut client = self.kv.clone();
         let mut entries: Vec<Entry> = Vec::new();
         let mut revision = 0;
         let end = prefix_end(prefix);
@@ -126,7 +163,14 @@ impl Kv for EtcdKv {
                 .with_limit(LIST_PAGE)
                 .with_sort(SortTarget::Key, SortOrder::Ascend)
                 .with_revision(revision);
-            let response = timed(client.get(from.clone(), Some(options))).await?;
+            let response = match timed(client.get(from.clone(), Some(options))).await {
+                Err(StoreError::Compacted) => {
+                    // Somebody compacted between two pages: begin anew.
+                    (entries, revision, from) = (Vec::new(), 0, prefix.as_bytes().to_vec());
+                    continue;
+                }
+                response => response?,
+            };
             if revision == 0 {
                 revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
@@ -142,7 +186,7 @@ impl Kv for EtcdKv {
     }
 
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
-        let mut client = self.client.clone();
+        let mut client = self.kv.clone();
         let compares: Vec<Compare> =
             guards.into_iter().map(|g| Compare::mod_revision(g.key, CompareOp::Equal, g.revision)).collect();
         let ops: Vec<TxnOp> = writes
@@ -164,51 +208,40 @@ impl Kv for EtcdKv {
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
-        let mut client = self.client.clone();
+        let mut client = self.watch.clone();
         let options = WatchOptions::new().with_prefix().with_start_revision(revision);
-        let watch = timed(client.watch(prefix, Some(options))).await?;
-        let changes = stream::unfold(Some(watch), |watch| async move {
-            let mut watch = watch?;
-            match watch.message().await {
-                Ok(Some(response)) if response.compact_revision() != 0 => {
-                    Some((Err(StoreError::Compacted), None))
-                }
-                Ok(Some(response)) if response.canceled() => {
-                    Some((Err(StoreError::Retryable(response.cancel_reason().to_owned())), None))
-                }
-                Ok(Some(response)) => {
-                    let changes = response
-                        .events()
-                        .iter()
-                        .filter_map(|event| {
-                            let entry = entry(event.kv()?);
-                            Some(match event.event_type() {
-                                EventType::Put => Change::Put(entry),
-                                EventType::Delete => {
-                                    Change::Delete { key: entry.key, revision: entry.revision }
-                                }
-                            })
-                        })
-                        .collect();
-                    Some((Ok(changes), Some(watch)))
-                }
-                Ok(None) => Some((Err(StoreError::Retryable("the watch ended".to_owned())), None)),
-                Err(error) => Some((Err(split(error)), None)),
-            }
+        // etcd's first message says that the watch was created.
+        let opened = timed(async {
+            let mut watch = client.watch(prefix, Some(options)).await?;
+            let first = watch.message().await?;
+            Ok((first, watch))
         });
-        Ok(changes.boxed())
+        let (first, watch) = opened.await?;
+        let first = changes(&first.ok_or_else(ended)?);
+        let watch = first.is_ok().then_some(watch);
+        let rest = stream::unfold(watch, |watch| async move {
+            let mut watch = watch?;
+            let item = match watch.message().await {
+                Ok(Some(response)) => changes(&response),
+                Ok(None) => Err(ended()),
+                Err(error) => Err(split(&error)),
+            };
+            let watch = item.is_ok().then_some(watch);
+            Some((item, watch))
+        });
+        Ok(stream::once(std::future::ready(first)).chain(rest).boxed())
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
-        let mut client = self.client.clone();
-        Ok(LeaseId(timed(client.lease_grant(i64::from(ttl), None)).await?.id()))
+        let mut client = self.lease.clone();
+        Ok(LeaseId(timed(client.grant(i64::from(ttl), None)).await?.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        let mut client = self.client.clone();
+        let mut client = self.lease.clone();
         // Opening the stream renews once and waits for the answer, which is all that is needed here;
         // an ended lease is reported by etcd-client as an error of its own.
-        match timed(client.lease_keep_alive(lease.0)).await {
+        match timed(client.keep_alive(lease.0)).await {
             Ok(_) => Ok(true),
             Err(StoreError::Retryable(text) | StoreError::Terminal(text))
                 if text.contains("lease not found") =>
@@ -220,8 +253,8 @@ impl Kv for EtcdKv {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.client.clone();
-        match timed(client.lease_revoke(lease.0)).await {
+        let mut client = self.lease.clone();
+        match timed(client.revoke(lease.0)).await {
             Ok(_) => Ok(()),
             Err(StoreError::Terminal(text)) if text.contains("lease not found") => Ok(()),
             Err(error) => Err(error),

@@ -81,7 +81,28 @@ pub enum Change {
     },
 }
 
-/// Changes in the order they happened. An `Err` ends the stream.
+impl Change {
+    /// The key that changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision at which it changed.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// Changes in the order they happened, those of one transaction always in one batch. An `Err` ends
+/// the stream.
 pub type WatchStream = BoxStream<'static, Result<Vec<Change>, StoreError>>;
 
 /// A key-value store with revisions, as etcd is one.
@@ -93,7 +114,11 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// All entries below `prefix`.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
-    /// Writes everything if every guard holds, and nothing otherwise.
+    /// Writes everything if every guard holds, and nothing otherwise. All writes get one revision;
+    /// a transaction that changes nothing gets none and answers the present one.
+    ///
+    /// etcd's limits hold: at most 128 guards and 128 writes, 1.5 MiB in all, and no key may be put
+    /// twice or put and deleted; beyond them is [`StoreError::Terminal`]. So is a lease that has ended.
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError>;
 
     /// Every change below `prefix` from `revision` (inclusive) on.
@@ -102,12 +127,12 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::Compacted`] when the revision is gone.
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError>;
 
-    /// A new lease of `ttl` seconds.
+    /// A new lease of `ttl` seconds; etcd raises what is shorter than 1.5 election timeouts (2 s).
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError>;
 
-    /// Renews a lease; false when it has ended.
+    /// Renews a lease; false when it has ended, or never was.
     async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError>;
 
-    /// Ends a lease and removes its keys.
+    /// Ends a lease and removes its keys. Does nothing when it has ended already.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 }

@@ -11,6 +11,7 @@ mod keeper;
 mod kv;
 mod memory;
 mod mirror;
+mod retry;
 mod store;
 mod view;
 
@@ -20,5 +21,6 @@ pub use keeper::LeaseKeeper;
 pub use kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
 pub use memory::MemoryKv;
 pub use mirror::Mirror;
+pub use retry::retry;
 pub use store::{Store, Transaction, Versioned};
-pub use view::View;
+pub use view::{RunKey, View};

@@ -5,11 +5,12 @@
 //! (compaction, or an etcd that came back with an older state).
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::StoreError;
 use crate::store::Store;
@@ -74,7 +75,6 @@ impl Mirror {
     }
 
     /// The picture as it is now. Do not hold it across an await.
-    #[must_use]
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,6 +86,9 @@ impl Mirror {
     }
 
     /// For how long the picture may have been out of date; `None` while every watch stands.
+    ///
+    /// Counts from when the loss was noticed. A connection that was closed is noticed at once, an
+    /// etcd that only fell silent after the keepalive's eight seconds.
     #[must_use]
     pub fn stale_for(&self) -> Option<Duration> {
         let standing = self.shared.standing.read().unwrap_or_else(PoisonError::into_inner);
@@ -138,6 +141,12 @@ impl Drop for Mirror {
 async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Result<(), StoreError> {
     let listing = store.list(prefix).await?;
     let mut watch = store.kv().watch(prefix, listing.revision + 1).await?;
+    // The first item says that the watch stands.
+    match watch.next().await {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => return Err(error),
+        None => return Ok(()),
+    }
     shared.view.write().unwrap_or_else(PoisonError::into_inner).replace(
         store.keys(),
         prefix,

@@ -65,7 +65,6 @@ impl Store {
     }
 
     /// Begins a transaction.
-    #[must_use]
     pub fn transaction(&self) -> Transaction<'_> {
         Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()) }
     }
@@ -130,5 +129,90 @@ impl Transaction<'_> {
     /// When the store cannot be reached; then it may or may not have happened.
     pub async fn commit(self) -> Result<TxnOutcome, StoreError> {
         self.store.kv.txn(self.guards, self.writes?).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryKv;
+    use cellar_model::Cell;
+
+    fn store() -> Store {
+        Store::new(Arc::new(MemoryKv::default()), Keyspace::new(&"demo".parse().unwrap()))
+    }
+
+    fn key() -> Key {
+        Key::Cell("zone1".parse().unwrap())
+    }
+
+    fn cell(index: u32) -> Cell {
+        Cell { name: "zone1".parse().unwrap(), index, host: "h".into(), directory: "/d".into() }
+    }
+
+    async fn put_raw(store: &Store, value: &[u8]) {
+        let write = Write::Put { key: store.keys().path(&key()), value: value.to_vec(), lease: None };
+        store.kv().txn(vec![], vec![write]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_record_is_read_with_its_revision() {
+        let store = store();
+        assert_eq!(store.get::<Cell>(&key()).await.unwrap(), None);
+        let written = store.transaction().expect_absent(&key()).put(&key(), &cell(1)).commit().await.unwrap();
+        let held = store.get::<Cell>(&key()).await.unwrap().unwrap();
+        assert_eq!(held.record, cell(1));
+        assert_eq!(written, TxnOutcome::Committed(held.revision));
+
+        let conflict =
+            store.transaction().expect_absent(&key()).put(&key(), &cell(2)).commit().await.unwrap();
+        assert_eq!(conflict, TxnOutcome::Conflict);
+        let transaction = store.transaction().expect(&key(), held.revision).delete(&key());
+        assert!(matches!(transaction.commit().await.unwrap(), TxnOutcome::Committed(_)));
+        assert_eq!(store.get::<Cell>(&key()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_named() {
+        let store = store();
+        for value in [b"".as_slice(), b"null", b"{}", b"\xff", br#"{"name":"ZONE","host":"","directory":""}"#]
+        {
+            put_raw(&store, value).await;
+            match store.get::<Cell>(&key()).await.unwrap_err() {
+                StoreError::Corrupt { key, reason } => {
+                    assert_eq!(key, "/cellar/demo/cells/zone1");
+                    assert!(!reason.is_empty());
+                }
+                error => panic!("{error}"),
+            }
+        }
+        // It is still there for whoever repairs it.
+        assert_eq!(store.list(&store.keys().all()).await.unwrap().entries.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_stops_the_whole_transaction() {
+        let store = store();
+        // JSON has no keys that are sequences.
+        let odd = std::collections::HashMap::from([(vec![1], 1)]);
+        let transaction = store.transaction().put(&key(), &odd).put(&Key::AdminLeader, &"a");
+        assert!(matches!(transaction.commit().await, Err(StoreError::Encode(_))));
+        assert_eq!(store.list(&store.keys().all()).await.unwrap().entries, []);
+    }
+
+    #[tokio::test]
+    async fn leased_records_go_with_their_lease() {
+        let store = store();
+        let lease = store.kv().grant(60).await.unwrap();
+        store
+            .transaction()
+            .put_leased(&key(), &cell(1), lease)
+            .put(&Key::AdminLeader, &"a")
+            .commit()
+            .await
+            .unwrap();
+        store.kv().revoke(lease).await.unwrap();
+        assert_eq!(store.get::<Cell>(&key()).await.unwrap(), None);
+        assert_eq!(store.get::<String>(&Key::AdminLeader).await.unwrap().unwrap().record, "a");
     }
 }

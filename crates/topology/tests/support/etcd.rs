@@ -1,0 +1,225 @@
+//! A real etcd for tests: started on free ports, killed when dropped.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cellar_topology::EtcdKv;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long etcd may take to elect itself; milliseconds on an idle machine.
+const START: Duration = Duration::from_secs(30);
+
+/// The members of one etcd cluster, mostly one.
+pub(crate) struct Etcd {
+    members: Vec<Member>,
+}
+
+struct Member {
+    arguments: Vec<String>,
+    client_port: u16,
+    directory: tempfile::TempDir,
+    process: Mutex<Option<Child>>,
+}
+
+/// Ports that were free a moment ago. All are held until all are known, so they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+impl Etcd {
+    /// The etcd that tests share which harm neither it nor its history. It ends with the last that uses it.
+    pub(crate) fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Etcd>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let etcd = Arc::new(Self::start());
+            *shared = Arc::downgrade(&etcd);
+            etcd
+        })
+    }
+
+    /// A new and empty one that answers.
+    pub(crate) fn start() -> Self {
+        let etcd = Self::stopped();
+        etcd.resume();
+        etcd
+    }
+
+    /// One that is not running yet, with its ports chosen.
+    pub(crate) fn stopped() -> Self {
+        Self { members: Self::members(free_ports::<2>()) }
+    }
+
+    /// Three members.
+    pub(crate) fn three() -> Self {
+        let etcd = Self { members: Self::members(free_ports::<6>()) };
+        etcd.resume();
+        etcd
+    }
+
+    fn members<const N: usize>(ports: [u16; N]) -> Vec<Member> {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let peers: Vec<String> =
+            ports.chunks(2).map(|pair| format!("m{}={}", pair[1], url(pair[1]))).collect();
+        let member = |pair: &[u16]| {
+            let directory = tempfile::tempdir().unwrap();
+            let arguments = [
+                ("name", format!("m{}", pair[1])),
+                ("data-dir", directory.path().join("data").display().to_string()),
+                ("listen-client-urls", url(pair[0])),
+                ("advertise-client-urls", url(pair[0])),
+                ("listen-peer-urls", url(pair[1])),
+                ("initial-advertise-peer-urls", url(pair[1])),
+                ("initial-cluster", peers.join(",")),
+                ("log-level", "warn".to_owned()),
+            ];
+            Member {
+                arguments: arguments.map(|(name, value)| format!("--{name}={value}")).to_vec(),
+                client_port: pair[0],
+                directory,
+                process: Mutex::new(None),
+            }
+        };
+        ports.chunks(2).map(member).collect()
+    }
+
+    /// Starts what does not run, on the data it had, and waits until all answer.
+    pub(crate) fn resume(&self) {
+        for member in &self.members {
+            member.spawn();
+        }
+        for member in &self.members {
+            member.wait_until_healthy();
+        }
+    }
+
+    /// Ends it without warning, like `kill -9`.
+    pub(crate) fn kill(&self) {
+        for at in 0..self.members.len() {
+            self.kill_member(at);
+        }
+    }
+
+    /// Ends one member without warning.
+    pub(crate) fn kill_member(&self, at: usize) {
+        self.members[at].kill();
+    }
+
+    /// Stops it in its tracks: connections stay open and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for member in &self.members {
+            let process = member.process();
+            let pid = process.as_ref().unwrap().id();
+            kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        }
+    }
+
+    /// Where clients reach its members.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("http://127.0.0.1:{}", member.client_port)).collect()
+    }
+
+    /// The store under test.
+    pub(crate) async fn kv(&self) -> EtcdKv {
+        EtcdKv::connect(&self.endpoints(), None).await.unwrap()
+    }
+
+    /// A client that goes past the store under test.
+    pub(crate) async fn client(&self) -> etcd_client::Client {
+        etcd_client::Client::connect(self.endpoints(), None).await.unwrap()
+    }
+
+    /// Compacts all history before the present revision.
+    pub(crate) async fn compact(&self) {
+        let mut client = self.client().await;
+        let revision = client.get("x", None).await.unwrap().header().unwrap().revision();
+        let options = etcd_client::CompactionOptions::new().with_physical();
+        client.compact(revision, Some(options)).await.unwrap();
+    }
+}
+
+impl Member {
+    fn process(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self) {
+        let mut process = self.process();
+        if process.is_some() {
+            return;
+        }
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log()).unwrap();
+        // etcd reads ETCD_* of whoever runs the tests.
+        let spawned = Command::new("etcd")
+            .args(&self.arguments)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        *process = Some(spawned.unwrap_or_else(|error| {
+            panic!("these tests need etcd ({error}): install the Debian package etcd-server")
+        }));
+    }
+
+    fn wait_until_healthy(&self) {
+        let end = Instant::now() + START;
+        while !self.healthy() {
+            if let Some(status) = self.process().as_mut().unwrap().try_wait().unwrap() {
+                panic!("etcd ended with {status}:\n{}", self.said());
+            }
+            assert!(Instant::now() < end, "etcd did not come up within {START:?}:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn healthy(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.client_port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    fn kill(&self) {
+        if let Some(mut child) = self.process().take() {
+            // SIGKILL ends a stopped process too.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn log(&self) -> impl AsRef<Path> + use<> {
+        self.directory.path().join("etcd.log")
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

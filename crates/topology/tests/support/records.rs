@@ -1,0 +1,81 @@
+//! Records to write.
+
+use cellar_model::{
+    Cell, CellName, Database, JobId, JobKind, JobRecord, JobState, Pooler, Progress, Retention, Run,
+    RunResult,
+};
+use jiff::Timestamp;
+
+pub(crate) fn job_id(n: u128) -> JobId {
+    JobId::new(uuid::Uuid::from_u128(n))
+}
+
+pub(crate) fn cell(name: &str, index: u32) -> Cell {
+    Cell { name: name.parse().unwrap(), index, host: "localhost".into(), directory: format!("/c/{name}") }
+}
+
+pub(crate) fn database(name: &str) -> Database {
+    Database {
+        name: name.parse().unwrap(),
+        stanza: name.parse().unwrap(),
+        repo_path: "/repo".into(),
+        retention: Retention { full: 2 },
+        bootstrap_cell: "zone1".parse().unwrap(),
+        port_offset: 0,
+    }
+}
+
+pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
+    let directory = format!("/var/lib/cellar/demo/{cell}");
+    Pooler {
+        database: database.parse().unwrap(),
+        cell: cell.parse().unwrap(),
+        index: 1,
+        host: format!("{cell}.example.net"),
+        postgres_port: 25433,
+        pgbackrest_port: 8433,
+        grpc_port: 15271,
+        listen: "0.0.0.0".into(),
+        data_directory: format!("{directory}/pg_data"),
+        socket_directory: format!("{directory}/pg_sockets"),
+        config_path: format!("{directory}/pgbackrest.conf"),
+        tls_directory: format!("{directory}/tls"),
+        log_directory: format!("{directory}/log"),
+        lock_directory: format!("{directory}/lock"),
+        spool_directory: format!("{directory}/spool"),
+    }
+}
+
+pub(crate) fn job(n: u128, database: &str, cell: &str) -> JobRecord {
+    JobRecord {
+        id: job_id(n),
+        kind: JobKind::Rebuild,
+        database: database.parse().unwrap(),
+        cell: cell.parse().unwrap(),
+        backup: None,
+        rebuild: None,
+        requested_by: "test".into(),
+        request_id: None,
+        create_time: Timestamp::UNIX_EPOCH,
+        deadline: Timestamp::UNIX_EPOCH,
+        parent: None,
+        cancel: None,
+        closure: None,
+    }
+}
+
+pub(crate) fn run(job: &JobRecord, cell: &CellName, state: JobState) -> Run {
+    Run {
+        id: job.id,
+        database: job.database.clone(),
+        cell: cell.clone(),
+        state,
+        epoch: "1".into(),
+        start_time: Timestamp::UNIX_EPOCH,
+        end_time: None,
+        progress: Progress::default(),
+        result: RunResult::default(),
+        error: None,
+        history: vec![],
+    }
+}
