@@ -5,6 +5,7 @@
 //! agent would lose, except how often something failed.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long a start may take before the next round looks at it again.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A start that takes longer is reported while it lasts.
+const BRIEF: Duration = Duration::from_millis(800);
 
 /// How long pgBackRest may take to read the repo.
 pub(crate) const INFO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -166,7 +170,6 @@ impl Supervisor {
         };
         let recorded = leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded && !self.prepared {
-            self.say(InstanceState::Starting, "preparing roles and stanza");
             ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
             ensure_stanza(&self.agent, database, card).await?;
             self.prepared = true;
@@ -240,10 +243,19 @@ impl Supervisor {
                 std::fs::remove_file(&marker).map_err(|error| RoundError::Marker(marker, error))?;
             }
             Step::Start => {
-                self.say(InstanceState::Starting, "");
                 let config = instance_config(&agent, database, card, leader.as_ref())?;
                 let log = agent.layout.log().join("postgres.log");
-                start(&agent.tools, data_path, &config, &log, START_TIMEOUT).await?;
+                {
+                    let mut starting = pin!(start(&agent.tools, data_path, &config, &log, START_TIMEOUT));
+                    // A start that is over in a moment is not worth one of the status's few writes.
+                    match tokio::time::timeout(BRIEF, &mut starting).await {
+                        Ok(started) => drop(started?),
+                        Err(_) => {
+                            self.say(InstanceState::Starting, "");
+                            starting.await?;
+                        }
+                    }
+                }
                 self.applied = Some(config);
             }
         }

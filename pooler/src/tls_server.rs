@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cellar_pgbackrest::{Error, Invocation};
+use futures_util::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
@@ -55,6 +56,8 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let Some(card) = agent.card() else { return Ok(None) };
     let log = agent.layout.log().join("pgbackrest-server.log");
+    // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
+    let _ = agent.config_changed.notified().now_or_never();
     let invocation = Invocation::new("server").option("config", &card.config_path);
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
     let leader = running.group();
