@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CellName, Code, Expected, JobError, Pooler, Progress, Refusal, Role,
-    RunResult, check_primary_source, check_standby_source,
+    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Pooler,
+    Progress, Refusal, Role, RunResult, check_primary_source, check_standby_source,
 };
 use cellar_pgbackrest::{DetailLog, Failure, Invocation};
 use cellar_postgres::{InstanceFacts, Probe};
@@ -18,7 +18,7 @@ use cellar_postgres::{InstanceFacts, Probe};
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::claim::{ClaimedJob, Ending};
 use crate::config_files::write_job;
-use crate::evidence::{self, CELL_ANNOTATION, JOB_ANNOTATION, Source, judge, tool_error, tool_failure};
+use crate::evidence::{self, Source, judge, tool_error, tool_failure};
 use crate::worker::{Control, Interruption, interrupted_ending};
 
 /// How often the log is read and the job looked at.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, Pooler, Proof, prove};
+use cellar_model::{
+    BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, PROOF_ANNOTATION, Pooler, Proof, prove,
+};
 use cellar_pgbackrest::{DetailLog, Error, Failure, Invocation, PrimarySource};
 use serde::{Deserialize, Serialize};
 
@@ -14,15 +16,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lines of a tool's output that an error quotes.
 const QUOTED_LINES: usize = 20;
-
-/// Annotation that names the cell. A claim, not a proof.
-pub(crate) const CELL_ANNOTATION: &str = "cellar-cell";
-
-/// Annotation that names the job.
-pub(crate) const JOB_ANNOTATION: &str = "cellar-job";
-
-/// Annotation of a backup whose source could not be proven.
-const PROOF_ANNOTATION: &str = "cellar-proof";
 
 /// The last lines of a tool's output.
 pub(crate) fn last_lines(text: &str) -> String {

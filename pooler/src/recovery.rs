@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use cellar_model::{Code, JobError, JobKind, JobRecord, JobState, RunResult};
+use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobState, RunResult};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
 use crate::config_files::write_job;
-use crate::evidence::{JOB_ANNOTATION, Source, judge, last_lines, log_path, read};
+use crate::evidence::{Source, judge, last_lines, log_path, read};
 
 /// Pause before what could not be read or written is tried again.
 const RETRY: Duration = Duration::from_secs(1);

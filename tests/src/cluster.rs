@@ -411,7 +411,7 @@ impl Cluster {
         let mut err = std::io::stderr().lock();
         let tail = |path: &Path| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
+            let lines: Vec<String> = text.lines().map(|line| line.chars().take(240).collect()).collect();
             lines[lines.len().saturating_sub(25)..].join("\n")
         };
         let mut logs = vec![self.directory.join("log/multiadmin.log"), self.directory.join("log/etcd.log")];

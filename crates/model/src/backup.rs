@@ -65,6 +65,15 @@ impl fmt::Display for BackupLabel {
     }
 }
 
+/// Annotation in the repo that names the cell a backup was asked of. A claim of ours, not a proof.
+pub const CELL_ANNOTATION: &str = "cellar-cell";
+
+/// Annotation in the repo that names the job that made a backup.
+pub const JOB_ANNOTATION: &str = "cellar-job";
+
+/// Annotation in the repo of a backup whose source could not be proven; its value is `unproven`.
+pub const PROOF_ANNOTATION: &str = "cellar-proof";
+
 /// How much a backup copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupType {

@@ -22,7 +22,9 @@ mod precondition;
 mod proof;
 mod topology;
 
-pub use backup::{BackupLabel, BackupResult, BackupSource, BackupType};
+pub use backup::{
+    BackupLabel, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
+};
 pub use code::{Code, Refusal};
 pub use instance::{InstanceState, LagClass, Role};
 pub use job::{

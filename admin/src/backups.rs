@@ -1,0 +1,176 @@
+//! What the repo holds, read by a pooler and joined with what our own jobs proved.
+
+use std::time::Duration;
+
+use cellar_api::v1;
+use cellar_model::{
+    BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
+    JobState, Pooler, Refusal,
+};
+use cellar_topology::View;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::refusal;
+
+/// How long one pooler may take: pgBackRest reads `backup.info` from the repo in a second or is in
+/// trouble.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Time for a whole listing: three poolers may be asked.
+pub(crate) const LISTING: Duration = Duration::from_secs(30);
+
+/// Labels named when the wanted one is not there.
+const NAMED: usize = 5;
+
+/// Backups of a database and who read them.
+struct Reading {
+    backups: Vec<v1::Backup>,
+    read_by: CellName,
+}
+
+impl Admin {
+    pub(crate) async fn list_backups(
+        &self,
+        database: Option<&DatabaseName>,
+        deadline: Deadline,
+    ) -> Result<v1::ListBackupsResponse, Refusal> {
+        let database = self.named_database(database, deadline).await?;
+        let reading = self.read_backups(&database, "", deadline).await?;
+        Ok(v1::ListBackupsResponse { backups: reading.backups, read_by: reading.read_by.to_string() })
+    }
+
+    pub(crate) async fn backup(
+        &self,
+        database: Option<&DatabaseName>,
+        label: &BackupLabel,
+        deadline: Deadline,
+    ) -> Result<v1::Backup, Refusal> {
+        let database = self.named_database(database, deadline).await?;
+        let found = match self.read_backups(&database, label.as_str(), deadline).await {
+            Ok(reading) => reading.backups.into_iter().find(|backup| backup.label == label.as_str()),
+            Err(refusal) if refusal.code == Code::UnknownBackup => None,
+            Err(refusal) => return Err(refusal),
+        };
+        if let Some(backup) = found {
+            return Ok(backup);
+        }
+        let all = self.read_backups(&database, "", deadline).await?;
+        // Labels begin with their time, so their order is that of the backups.
+        let mut labels: Vec<&str> = all.backups.iter().map(|backup| backup.label.as_str()).collect();
+        labels.sort_unstable_by(|a, b| b.cmp(a));
+        let known = match labels.len() {
+            0 => "the repo has none yet".to_owned(),
+            n if n > NAMED => format!("the newest are {}", labels[..NAMED].join(", ")),
+            _ => format!("known: {}", labels.join(", ")),
+        };
+        Err(Refusal::new(Code::UnknownBackup, format!("database {database} has no backup {label} ({known})"))
+            .hint("`cellar backups list` shows them all")
+            .about("database", &database)
+            .about("backup", label))
+    }
+
+    /// The database that is meant, once the picture may be relied on.
+    async fn named_database(
+        &self,
+        name: Option<&DatabaseName>,
+        deadline: Deadline,
+    ) -> Result<DatabaseName, Refusal> {
+        self.fresh(deadline).await?;
+        Ok(self.view().snapshot().database(name)?.name.clone())
+    }
+
+    /// Asks one pooler after the other until one has read the repo.
+    async fn read_backups(
+        &self,
+        database: &DatabaseName,
+        label: &str,
+        deadline: Deadline,
+    ) -> Result<Reading, Refusal> {
+        let readers = readers(&self.view(), database);
+        let mut last =
+            Refusal::new(Code::CellDown, format!("no pooler of database {database} is up to read its repo"))
+                .hint("start one (`cellar up` on a local cluster)")
+                .about("database", database);
+        for pooler in readers {
+            match self.ask(&pooler, label, deadline).await {
+                Ok(answer) => {
+                    let view = self.view();
+                    let join = |backup| joined(&view, database, backup);
+                    return Ok(Reading {
+                        backups: answer.into_iter().map(join).collect(),
+                        read_by: pooler.cell,
+                    });
+                }
+                // Every pooler reads the same repo: another would say the same.
+                Err(refusal) if refusal.code == Code::UnknownBackup => return Err(refusal),
+                Err(refusal) => {
+                    tracing::info!(cell = %pooler.cell, %refusal, "asking the next pooler for the backups");
+                    last = refusal.about("database", database);
+                }
+            }
+            if deadline.has_passed() {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask(
+        &self,
+        pooler: &Pooler,
+        label: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<v1::Backup>, Refusal> {
+        let mut client = self.pooler_client(pooler)?;
+        let request = v1::ReadBackupsRequest { label: label.to_owned() };
+        let patience = ANSWER.min(deadline.remaining());
+        let answer = tokio::time::timeout(patience, client.read_backups(request)).await;
+        match answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time"))) {
+            Ok(answer) => Ok(answer.into_inner().backups),
+            Err(status) => {
+                self.poolers.forget(pooler);
+                Err(refusal::of_pooler(&pooler.cell, &status))
+            }
+        }
+    }
+}
+
+/// Living poolers in the order in which they are asked: the primary's, those whose instance runs,
+/// the rest (a pooler reads the repo without its PostgreSQL).
+fn readers(view: &View, database: &DatabaseName) -> Vec<Pooler> {
+    let leader = view.leaders.get(database).map(|leader| &leader.cell);
+    let mut readers: Vec<(bool, bool, &Pooler)> = view
+        .status
+        .values()
+        .filter(|status| status.database == *database)
+        .filter_map(|status| {
+            let pooler = view.poolers.get(&(database.clone(), status.cell.clone()))?;
+            let runs = status.state == InstanceState::Running;
+            Some((!(runs && leader == Some(&status.cell)), !runs, pooler))
+        })
+        .collect();
+    readers.sort_by_key(|(not_primary, not_running, _)| (*not_primary, *not_running));
+    readers.into_iter().map(|(_, _, pooler)| pooler.clone()).collect()
+}
+
+/// A backup with its source as our own job recorded it.
+///
+/// An annotation is a claim: it names cell and job, and proves nothing. `verified` comes from the
+/// result of the job that it names, and only if that result names this backup too.
+fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::Backup {
+    let claim = |key: &str| backup.annotations.get(key).map(String::as_str).unwrap_or_default();
+    let job: Option<JobId> = claim(JOB_ANNOTATION).parse().ok();
+    let cell: Option<CellName> = claim(CELL_ANNOTATION).parse().ok();
+    let proven = job.and_then(|id| view.job(&id)).and_then(|job| {
+        let result = job.result.and_then(|result| result.backup)?;
+        let ours = job.record.database == *database
+            && job.state == JobState::Succeeded
+            && result.label.as_str() == backup.label;
+        ours.then_some(result.source)
+    });
+    backup.job = job.map(|id| id.to_string()).unwrap_or_default();
+    backup.verified = proven.as_ref().is_some_and(|source| source.verified);
+    backup.cell = proven.map(|source| source.cell).or(cell).map(String::from).unwrap_or_default();
+    backup
+}

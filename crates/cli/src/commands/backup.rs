@@ -1,0 +1,144 @@
+//! `cellar backup`.
+
+use std::time::Duration;
+
+use cellar_api::v1::{BackupRequest, BackupType, GetDatabaseRequest, Job, JobState};
+use cellar_api::wkt;
+use cellar_model::{CellName, RequestId};
+use clap::{Args, ValueEnum};
+
+use crate::arguments::{Form, Global};
+use crate::failure::{Failure, Outcome};
+use crate::follow::follow;
+use crate::output;
+use crate::proof::summary;
+use crate::retry::call;
+use crate::target::Target;
+use crate::units::{parse_duration, parse_size};
+
+/// How much a backup copies.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Every file
+    Full,
+    /// What changed since the last full backup
+    Diff,
+    /// What changed since the last backup
+    Incr,
+}
+
+/// Back up exactly the cell you name, and prove it
+///
+/// Copies the named cell's own files or fails; it never takes another cell instead. Without
+/// --no-wait it follows the job and ends with the proof: how many files came from where.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cellar backup --from zone3
+  cellar backup --from zone3 --type full --queue
+  cellar backup --from zone1 --allow-primary
+  cellar backup --from zone3 --no-wait --request-id nightly-2026-03-01
+  cellar backup --from zone3 --output json | jq .result.backup.source")]
+pub(crate) struct Backup {
+    /// The cell to copy
+    #[arg(long, value_name = "CELL")]
+    from: CellName,
+    /// How much to copy
+    #[arg(long = "type", value_name = "TYPE", default_value = "incr")]
+    kind: Kind,
+    /// Print the job and end at once
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait behind a running job rather than be refused
+    #[arg(long)]
+    queue: bool,
+    /// Accept the primary as source
+    #[arg(long)]
+    allow_primary: bool,
+    /// Refuse a standby that is further behind [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_lag: Option<u64>,
+    /// When the job is given up [default: 3d]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Your own name for this request: repeating it finds the same job
+    #[arg(long, value_name = "ID")]
+    request_id: Option<RequestId>,
+}
+
+/// A span as requests carry it; `parse_duration` keeps it far below where it would not fit.
+pub(crate) fn span(duration: Duration) -> wkt::Duration {
+    wkt::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+/// A name for a request that has none, so that a broken connection can be followed by a second attempt.
+pub(crate) fn request_id(given: Option<&RequestId>) -> String {
+    given.map_or_else(|| format!("cli-{}", uuid::Uuid::now_v7()), ToString::to_string)
+}
+
+/// The present primary, for the words of the proof only.
+async fn primary(target: &Target, database: &str) -> Option<String> {
+    let mut client = target.client().ok()?;
+    let view = client.get_database(GetDatabaseRequest { name: database.to_owned() }).await.ok()?;
+    view.into_inner().leader.map(|leader| leader.cell)
+}
+
+/// Ends a command that waited for a job: the answer, or the job's failure.
+pub(crate) fn judge(job: Job) -> Outcome<Job> {
+    if job.state() == JobState::Succeeded { Ok(job) } else { Err(Failure::Job(Box::new(job))) }
+}
+
+impl Backup {
+    fn request(&self, global: &Global) -> BackupRequest {
+        let kind = match self.kind {
+            Kind::Full => BackupType::Full,
+            Kind::Diff => BackupType::Diff,
+            Kind::Incr => BackupType::Incr,
+        };
+        BackupRequest {
+            database: super::database(global),
+            cell: self.from.to_string(),
+            r#type: kind.into(),
+            allow_primary: self.allow_primary,
+            queue: self.queue,
+            max_lag_bytes: self.max_lag.unwrap_or(0),
+            timeout: self.timeout.map(span),
+            request_id: request_id(self.request_id.as_ref()),
+        }
+    }
+
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        if self.max_lag == Some(0) {
+            // The API reads 0 as "the default", which is not what was meant.
+            return Err(Failure::usage(
+                "--max-lag 0 is refused: 1 byte is the least",
+                "give a size such as 16MiB",
+            ));
+        }
+        let target = global.target()?;
+        let client = target.client()?;
+        let request = self.request(global);
+        let job = call(&target, || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.backup(request).await }
+        })
+        .await?;
+        if self.no_wait {
+            return match global.output {
+                Form::Json => output::json(&job),
+                Form::Human => output::print(&job.id),
+            };
+        }
+        output::note(&format!("job {}", job.id));
+        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
+        if global.output == Form::Json {
+            output::json(&job)?;
+            return judge(job).map(drop);
+        }
+        let job = judge(job)?;
+        let Some(result) = job.result.as_ref().and_then(|result| result.backup.as_ref()) else {
+            return Err(Failure::Bug(format!("job {} succeeded without a backup", job.id)));
+        };
+        let primary = primary(&target, &job.database).await;
+        output::print(&summary(&job, result, primary.as_deref()))
+    }
+}

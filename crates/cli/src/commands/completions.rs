@@ -1,0 +1,27 @@
+//! `cellar completions`.
+
+use clap::{Args, CommandFactory};
+use clap_complete::{Shell, generate};
+
+use crate::arguments::Arguments;
+use crate::failure::Outcome;
+use crate::output;
+
+/// Print the completion script of a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cellar completions bash > /etc/bash_completion.d/cellar
+  cellar completions zsh > ~/.zfunc/_cellar")]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) fn run(self) -> Outcome {
+        let mut script = Vec::new();
+        generate(self.shell, &mut Arguments::command(), "cellar", &mut script);
+        output::write(&script)
+    }
+}

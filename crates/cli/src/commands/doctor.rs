@@ -1,0 +1,90 @@
+//! `cellar doctor`.
+
+use cellar_api::v1::{InstanceState, ListPoolersResponse, Role};
+use cellar_provisioner::{Cluster, Finding, ProcessHealth};
+
+use crate::arguments::{Form, Global};
+use crate::commands::status::poolers;
+use crate::failure::{Failure, Outcome};
+use crate::local;
+use crate::output;
+
+/// What was found, in the order in which it is worth mending.
+pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[String]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        text.push_str(&format!("problem: {}\n", finding.message));
+        if let Some(hint) = &finding.hint {
+            text.push_str(&format!("  mend it: {hint}\n"));
+        }
+    }
+    for process in dead {
+        text.push_str(&format!("problem: {} does not run\n", process.what));
+    }
+    if !dead.is_empty() {
+        text.push_str("  mend it: `cellar up` starts what does not run\n");
+    }
+    for cell in cells {
+        text.push_str(&format!("problem: {cell}\n"));
+    }
+    if text.is_empty() {
+        text.push_str("no problem found: programs, ports, directories, processes and cells are fine\n");
+    }
+    text
+}
+
+/// What the cells themselves say.
+pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
+    let mut problems = Vec::new();
+    for view in &answer.poolers {
+        let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
+        let Some(status) = &view.status else {
+            problems.push(format!("cell {cell}: its multipooler does not report"));
+            continue;
+        };
+        if status.state() != InstanceState::Running {
+            problems.push(format!("cell {cell}: PostgreSQL is not running: {}", status.message));
+        } else if status.role() == Role::Standby && status.streams_from.is_none() {
+            problems.push(format!("cell {cell}: the standby does not stream"));
+        }
+        if !status.tls_server_up {
+            problems.push(format!("cell {cell}: its pgBackRest TLS server does not answer"));
+        }
+    }
+    problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));
+    problems
+}
+
+async fn cells(global: &Global) -> Vec<String> {
+    let asked = async {
+        let target = global.target()?;
+        poolers(&target, &super::database(global)).await
+    };
+    match asked.await {
+        Ok(answer) => cell_problems(&answer),
+        Err(failure) => vec![failure.message()],
+    }
+}
+
+pub(crate) async fn run(global: &Global) -> Outcome {
+    local::refuse_remote(global, "doctor")?;
+    let cluster: Cluster = local::open(global)?;
+    let findings = cluster.preflight(&cluster.state.cells, 0)?;
+    let processes = cluster.processes();
+    let dead: Vec<&ProcessHealth> = processes.iter().filter(|process| process.pid.is_none()).collect();
+    let cells = cells(global).await;
+    let problems = findings.len() + dead.len() + cells.len();
+    match global.output {
+        Form::Human => output::print(&render(&findings, &dead, &cells))?,
+        Form::Json => output::json(&serde_json::json!({
+            "findings": findings.iter().map(|finding| &finding.message).collect::<Vec<_>>(),
+            "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
+            "cells": cells,
+        }))?,
+    }
+    match problems {
+        0 => Ok(()),
+        1 => Err(Failure::NotWell("1 problem was found".to_owned())),
+        n => Err(Failure::NotWell(format!("{n} problems were found"))),
+    }
+}

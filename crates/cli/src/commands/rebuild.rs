@@ -1,0 +1,75 @@
+//! `cellar rebuild`.
+
+use std::time::Duration;
+
+use cellar_api::v1::RebuildStandbyRequest;
+use cellar_model::{CellName, RequestId};
+use clap::Args;
+
+use crate::arguments::{Form, Global};
+use crate::commands::backup::{judge, request_id, span};
+use crate::failure::Outcome;
+use crate::follow::follow;
+use crate::local::took;
+use crate::output;
+use crate::retry::call;
+use crate::units::parse_duration;
+
+/// Make a standby anew from the repository
+///
+/// Restores beside the old data directory and swaps when it is complete. The primary is refused.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cellar rebuild zone2
+  cellar rebuild zone2 --queue --no-wait")]
+pub(crate) struct Rebuild {
+    /// The cell whose standby is made anew
+    #[arg(value_name = "CELL")]
+    cell: CellName,
+    /// Print the job and end at once
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait behind a running job rather than be refused
+    #[arg(long)]
+    queue: bool,
+    /// When the job is given up [default: 3d]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Your own name for this request: repeating it finds the same job
+    #[arg(long, value_name = "ID")]
+    request_id: Option<RequestId>,
+}
+
+impl Rebuild {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let begun = std::time::Instant::now();
+        let target = global.target()?;
+        let client = target.client()?;
+        let request = RebuildStandbyRequest {
+            database: super::database(global),
+            cell: self.cell.to_string(),
+            queue: self.queue,
+            timeout: self.timeout.map(span),
+            request_id: request_id(self.request_id.as_ref()),
+        };
+        let job = call(&target, || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.rebuild_standby(request).await }
+        })
+        .await?;
+        if self.no_wait {
+            return match global.output {
+                Form::Json => output::json(&job),
+                Form::Human => output::print(&job.id),
+            };
+        }
+        output::note(&format!("job {}", job.id));
+        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
+        if global.output == Form::Json {
+            output::json(&job)?;
+            return judge(job).map(drop);
+        }
+        judge(job)?;
+        output::print(&format!("cell {} is rebuilt; that took {}", self.cell, took(begun)))
+    }
+}

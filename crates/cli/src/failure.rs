@@ -1,0 +1,200 @@
+//! What ends a command early: its message, its hint and its exit code.
+
+use std::process::ExitCode;
+
+use cellar_api::v1::{Job, JobError, JobState};
+use cellar_provisioner::{FailureKind, ProvisionError};
+use cellar_tls::TlsError;
+
+use crate::output;
+
+/// The result of a command.
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// An argument that clap cannot check.
+    #[error("{message}")]
+    Usage { message: String, hint: String },
+    /// Around a local cluster or a specification.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    /// multiadmin refused or failed.
+    #[error("{}", .0.message())]
+    Rpc(Box<tonic::Status>),
+    /// multiadmin does not answer.
+    #[error("multiadmin at {address} cannot be reached: {reason}")]
+    Unreachable { address: String, reason: String, hint: String },
+    /// The client's certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The job ran and did not succeed.
+    #[error("{}", job_message(.0))]
+    Job(Box<Job>),
+    /// Ctrl-C.
+    #[error("interrupted{}", .job.as_ref().map_or_else(String::new, |id| format!("; job {id} goes on")))]
+    Interrupted { job: Option<String> },
+    /// Something was looked at and is not well; said on stdout already.
+    #[error("{0}")]
+    NotWell(String),
+    /// A file or program could not be used.
+    #[error("cannot {what}")]
+    Io {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// Whoever read our output has had enough.
+    #[error("the reader of the output has gone")]
+    BrokenPipe,
+    /// A bug.
+    #[error("this is a bug: {0}")]
+    Bug(String),
+}
+
+fn job_message(job: &Job) -> String {
+    let verb = if job.state() == JobState::Canceled { "was canceled" } else { "failed" };
+    let kind = crate::commands::jobs::kind(job);
+    match &job.error {
+        Some(error) => format!("{kind} of cell {} {verb}: {} ({})", job.cell, error.message, error.code),
+        None => format!("{kind} of cell {} {verb}", job.cell),
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        Self::Rpc(Box::new(status))
+    }
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: hint.into() }
+    }
+
+    /// As the contract says.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => 2,
+            Self::Provision(error) => match error.kind() {
+                FailureKind::Usage => 2,
+                FailureKind::Refused => 3,
+                FailureKind::Unreachable => 4,
+                FailureKind::NotPermitted => 5,
+                FailureKind::Failed => 1,
+            },
+            Self::Rpc(status) => cellar_api::exit_code(status.code()),
+            Self::Unreachable { .. } => 4,
+            Self::Tls(error) if error.is_not_found() => 4,
+            Self::Tls(TlsError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                5
+            }
+            Self::Tls(TlsError::BadAddress { .. }) => 2,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 5,
+            Self::Interrupted { .. } => 130,
+            Self::BrokenPipe => 0,
+            _ => 1,
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        match self {
+            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } => text(hint),
+            Self::Provision(error) => error.hint(),
+            Self::Rpc(status) => cellar_api::hint_of(status),
+            Self::Tls(error) if error.is_not_found() => {
+                text("make a cluster with `cellar up`, or name the client's certificates with --client-dir")
+            }
+            Self::Job(job) => job.error.as_ref().and_then(|error| text(&error.hint)),
+            Self::Interrupted { job: Some(id) } => Some(format!(
+                "follow it with `cellar jobs watch {id}`, end it with `cellar jobs cancel {id}`"
+            )),
+            _ => None,
+        }
+    }
+
+    /// The message with what caused it, unless that is said already.
+    pub(crate) fn message(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(source) = cause {
+            let text = source.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = source.source();
+        }
+        message
+    }
+
+    /// Tells the person, and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !matches!(self, Self::BrokenPipe) {
+            output::error(&self.message());
+            if let Self::Job(job) = self {
+                tool_output(job.error.as_ref());
+            }
+            if let Some(hint) = self.hint() {
+                output::hint(&hint);
+            }
+        }
+        ExitCode::from(self.exit_code())
+    }
+}
+
+fn tool_output(error: Option<&JobError>) {
+    if let Some(error) = error.filter(|error| !error.tool_output.is_empty()) {
+        output::note("the last lines of its output:");
+        for line in error.tool_output.trim_end().lines() {
+            output::note(&format!("  {line}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_model::{Code, Refusal};
+
+    fn of_refusal(code: Code) -> u8 {
+        Failure::from(cellar_api::status_of(&Refusal::new(code, "no"))).exit_code()
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_contract() {
+        for (code, expected) in [
+            (Code::InvalidArgument, 2),
+            (Code::UnknownCell, 2),
+            (Code::UnknownJob, 2),
+            (Code::IsPrimary, 3),
+            (Code::CellDown, 3),
+            (Code::Busy, 3),
+            (Code::LastCell, 3),
+            (Code::Unavailable, 4),
+            (Code::DeadlineExceeded, 4),
+            (Code::PermissionDenied, 5),
+            (Code::Internal, 1),
+        ] {
+            assert_eq!(of_refusal(code), expected, "{code}");
+        }
+        assert_eq!(Failure::Interrupted { job: None }.exit_code(), 130);
+        assert_eq!(Failure::Job(Box::default()).exit_code(), 1);
+        assert_eq!(Failure::usage("a", "b").exit_code(), 2);
+        assert_eq!(Failure::BrokenPipe.exit_code(), 0);
+        let missing = ProvisionError::NoCluster { dir: "/c".into() };
+        assert_eq!(Failure::from(missing).exit_code(), 4);
+    }
+
+    #[test]
+    fn a_hint_travels_from_the_server() {
+        let status = cellar_api::status_of(&Refusal::new(Code::IsPrimary, "no").hint("allow it"));
+        assert_eq!(Failure::from(status).hint().as_deref(), Some("allow it"));
+        let interrupted = Failure::Interrupted { job: Some("7".into()) };
+        assert_eq!(interrupted.to_string(), "interrupted; job 7 goes on");
+    }
+}

@@ -1,0 +1,118 @@
+//! The binary itself, where no cluster is needed.
+
+#![expect(clippy::unwrap_used, reason = "a test ends with the first thing that does not work")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn cellar(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cellar"))
+        .args(arguments)
+        .env_remove("CELLAR_DIR")
+        .env("CELLAR_LOG", "off")
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../provisioner/tests/reference.toml")
+}
+
+#[test]
+fn configs_are_generated_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = dir.path().join("cluster.toml");
+    fs::copy(reference(), &spec).unwrap();
+    let done = cellar(dir.path(), &["config", "generate", "--spec", "cluster.toml", "--out", "conf"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(text(&done.stdout).lines().count(), 3);
+    for (cell, port, other) in [("zone1", 8432, 8433), ("zone2", 8433, 8432), ("zone3", 8434, 8432)] {
+        let config = fs::read_to_string(dir.path().join("conf").join(cell).join("pgbackrest.conf")).unwrap();
+        let has = |line: &str| config.lines().any(|found| found == line);
+        assert!(has(&format!("tls-server-port={port}")), "{config}");
+        assert!(has(&format!("pg1-path=/{cell}/pg_data")), "{config}");
+        assert!(has(&format!("pg2-host-port={other}")), "{config}");
+    }
+    let mut entries: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    entries.sort();
+    assert_eq!(entries, ["cluster.toml", "conf"]);
+}
+
+#[test]
+fn a_bad_specification_writes_nothing_and_names_the_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = fs::read_to_string(reference()).unwrap();
+    let bad = spec.replace("\"/zone3/pg_data\"", "\"zone3\"");
+    fs::write(dir.path().join("cluster.toml"), bad).unwrap();
+    let done = cellar(dir.path(), &["config", "generate", "--spec", "cluster.toml", "--out", "conf"]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).contains("cells.zone3.pg_data \"zone3\""), "{}", text(&done.stderr));
+    assert!(!dir.path().join("conf").exists());
+    let missing = cellar(dir.path(), &["config", "generate", "--spec", "none.toml", "--out", "conf"]);
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn without_a_cluster_there_is_nobody_to_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in
+        [&["status"][..], &["jobs", "list"], &["backup", "--from", "zone1"], &["cells", "add", "z"]]
+    {
+        let done = cellar(dir.path(), &[&["--dir", "c"], command].concat());
+        assert_eq!(done.status.code(), Some(4), "{command:?}: {}", text(&done.stderr));
+        let errors = text(&done.stderr);
+        assert!(
+            errors.starts_with("error: there is no cluster in ") && errors.contains("hint: "),
+            "{errors}"
+        );
+        assert!(done.stdout.is_empty());
+    }
+    let down = cellar(dir.path(), &["--dir", "c", "down"]);
+    assert_eq!(down.status.code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "looking makes nothing");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in [
+        &["nonsense"][..],
+        &["backup"],
+        &["backup", "--from", "../x"],
+        &["backup", "--from", "z", "--max-lag", "x"],
+        &["up", "--timeout", "0"],
+        &["up", "--port-offset", "99999"],
+        &["up", "--repo", "s3://bucket/x", "--dir", "c"],
+        &["up", "--cells", "a,a", "--dir", "c"],
+        &["--admin", "localhost:1", "status"],
+        &["jobs", "show", "7"],
+        &["backups", "show", "x"],
+    ] {
+        let done = cellar(dir.path(), bad);
+        assert_eq!(done.status.code(), Some(2), "{bad:?}: {}", text(&done.stderr));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cellar"))
+        .args(["completions", "bash"])
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert!(done.stderr.is_empty(), "{}", text(&done.stderr));
+}

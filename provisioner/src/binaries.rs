@@ -1,0 +1,63 @@
+//! The programs that a local cluster consists of, and where they are.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::preflight::Finding;
+
+/// Programs of others, with the Debian package that has each.
+const FOREIGN: [(&str, &str); 3] =
+    [("etcd", "etcd-server"), ("pgbackrest", "pgbackrest"), ("setsid", "util-linux")];
+
+/// Our own daemons.
+pub(crate) const DAEMONS: [&str; 2] = ["multiadmin", "multipooler"];
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// A program in `$PATH`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_absolute() && is_program(path))
+}
+
+/// One of our daemons: beside the running program, else in `$PATH`, else in `$CELLAR_BIN_DIR`.
+pub(crate) fn find_daemon(program: &str) -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(program)));
+    let named = || std::env::var_os("CELLAR_BIN_DIR").map(|directory| Path::new(&directory).join(program));
+    beside
+        .filter(|path| is_program(path))
+        .or_else(|| find(program))
+        .or_else(|| named().filter(|path| is_program(path)))
+}
+
+/// What is missing.
+pub(crate) fn missing() -> Vec<Finding> {
+    let install = |package: &str| Some(format!("install the Debian package: apt-get install {package}"));
+    let mut findings: Vec<Finding> = FOREIGN
+        .into_iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(program, package)| Finding {
+            message: format!("{program} is not installed: it is in the Debian package {package}"),
+            hint: install(package),
+        })
+        .collect();
+    if let Err(error) = cellar_postgres::Tools::find(None) {
+        findings.push(Finding { message: error.to_string(), hint: install("postgresql-15") });
+    }
+    findings.extend(DAEMONS.into_iter().filter(|program| find_daemon(program).is_none()).map(|program| {
+        Finding {
+            message: format!(
+                "{program} is neither beside the cellar program nor in $PATH nor in $CELLAR_BIN_DIR"
+            ),
+            hint: Some(
+                "build all programs (`cargo build`), or set CELLAR_BIN_DIR to their directory".to_owned(),
+            ),
+        }
+    }));
+    findings
+}

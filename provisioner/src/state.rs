@@ -1,0 +1,241 @@
+//! What the provisioner remembers of a local cluster, and who may change it now.
+//!
+//! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
+//! there are is etcd's to say once it does; the list here only says whose processes to start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, StanzaName};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ProvisionError, Result};
+use crate::file::{make_directory, replace};
+
+/// The form of the file that this code writes; a later form is refused rather than misread.
+const VERSION: u32 = 1;
+
+/// How often to look whether the lock is free.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// A cell whose processes run on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalCell {
+    /// Its name.
+    pub name: CellName,
+    /// Its index, which its ports derive from.
+    pub index: u32,
+}
+
+/// What a local cluster was created with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterState {
+    version: u32,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// Moves every port.
+    pub port_offset: u16,
+    /// Its database.
+    pub database: DatabaseName,
+    /// pgBackRest's name for it.
+    pub stanza: StanzaName,
+    /// Where its backups go.
+    pub repo: PathBuf,
+    /// As whom PostgreSQL and everything beside it runs.
+    pub os_user: String,
+    /// The cell that ran initdb.
+    pub bootstrap_cell: CellName,
+    /// Its cells.
+    pub cells: Vec<LocalCell>,
+}
+
+impl ClusterState {
+    /// A new cluster; cells get their indexes in alphabetical order. `cells` must not be empty.
+    pub(crate) fn new(
+        cluster: ClusterName,
+        port_offset: u16,
+        database: DatabaseName,
+        stanza: StanzaName,
+        repo: PathBuf,
+        os_user: String,
+        mut cells: Vec<CellName>,
+    ) -> Option<Self> {
+        cells.sort();
+        let bootstrap_cell = cells.first()?.clone();
+        let cells = (0..).zip(cells).map(|(index, name)| LocalCell { name, index }).collect();
+        let version = VERSION;
+        Some(Self { version, cluster, port_offset, database, stanza, repo, os_user, bootstrap_cell, cells })
+    }
+
+    fn path(layout: &ClusterLayout) -> PathBuf {
+        layout.state().join("cluster.json")
+    }
+
+    /// Reads it; `None` when there is no cluster in the directory.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn load(layout: &ClusterLayout) -> Result<Option<Self>> {
+        let path = Self::path(layout);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ProvisionError::io("read", &path)(error)),
+        };
+        let bad = |reason: String| ProvisionError::BadState { path: path.clone(), reason };
+        let state: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        if state.version != VERSION {
+            return Err(bad(format!("it has version {}, and this cellar knows {VERSION}", state.version)));
+        }
+        Ok(Some(state))
+    }
+
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn save(&self, layout: &ClusterLayout) -> Result<()> {
+        let path = Self::path(layout);
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| ProvisionError::BadState { path: path.clone(), reason: error.to_string() })?;
+        replace(&path, &(text + "\n"), 0o644, None)
+    }
+
+    /// The cell of that name.
+    #[must_use]
+    pub fn cell(&self, name: &CellName) -> Option<&LocalCell> {
+        self.cells.iter().find(|cell| cell.name == *name)
+    }
+}
+
+/// The right to change a cluster, held until dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct StateLock {
+    _lock: Flock<File>,
+}
+
+impl StateLock {
+    /// Takes the lock; waits for whoever holds it, at most `patience`.
+    ///
+    /// # Errors
+    /// [`ProvisionError::Locked`], naming the holder.
+    pub(crate) async fn acquire(
+        layout: &ClusterLayout,
+        patience: Duration,
+        waiting: impl Fn(&str),
+    ) -> Result<Self> {
+        make_directory(&layout.state(), 0o755, None)?;
+        let path = layout.state().join("lock");
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        loop {
+            match Self::attempt(&path)? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) if Instant::now() >= deadline => {
+                    return Err(ProvisionError::Locked { dir: layout.root().to_owned(), holder });
+                }
+                Err(holder) => {
+                    if !told {
+                        waiting(&holder);
+                        told = true;
+                    }
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
+            }
+        }
+    }
+
+    /// The lock, or who holds it.
+    fn attempt(path: &Path) -> Result<std::result::Result<Self, String>> {
+        let io = |source| ProvisionError::Io { action: "lock", path: path.to_owned(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let text = format!("process {}\n", std::process::id());
+                lock.set_len(0)
+                    .and_then(|()| lock.rewind())
+                    .and_then(|()| lock.write_all(text.as_bytes()))
+                    .map_err(io)?;
+                Ok(Ok(Self { _lock: lock }))
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                let text = text.trim();
+                Ok(Err(if text.is_empty() { "its process is not known".to_owned() } else { text.to_owned() }))
+            }
+            Err((_, errno)) => Err(io(errno.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> ClusterState {
+        let cells = ["zone2", "zone1"].map(|name| name.parse().unwrap()).to_vec();
+        ClusterState::new(
+            "demo".parse().unwrap(),
+            700,
+            "app".parse().unwrap(),
+            "app".parse().unwrap(),
+            "/c/repo".into(),
+            "postgres".into(),
+            cells,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn it_reads_back_and_indexes_are_alphabetical() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        assert_eq!(ClusterState::load(&layout).unwrap(), None);
+        make_directory(&layout.state(), 0o755, None).unwrap();
+        state().save(&layout).unwrap();
+        let read = ClusterState::load(&layout).unwrap().unwrap();
+        assert_eq!(read, state());
+        assert_eq!(read.cell(&"zone1".parse().unwrap()).unwrap().index, 0);
+        assert_eq!(read.bootstrap_cell.as_str(), "zone1");
+    }
+
+    #[test]
+    fn a_later_form_or_half_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        make_directory(&layout.state(), 0o755, None).unwrap();
+        state().save(&layout).unwrap();
+        let path = ClusterState::path(&layout);
+        let text = fs::read_to_string(&path).unwrap();
+        for bad in [text.replace("\"version\": 1", "\"version\": 2"), text[..40].to_owned(), String::new()] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_is_refused_naming_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        let held = StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap();
+        let error = StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(held);
+        StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap();
+    }
+}
