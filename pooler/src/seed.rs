@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cellar_model::{Database, Pooler};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
-use cellar_postgres::{InstanceConfig, PostgresError, initdb};
+use cellar_postgres::{InstanceConfig, PostgresError, initdb, occupants, running};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
@@ -68,6 +68,7 @@ pub(crate) async fn restore(
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
     }
+    remove_stale_pid_file(&data)?;
     let config = write_bootstrap(agent, database, card)?;
     let options = RestoreOptions { standby: true, delta, ..RestoreOptions::default() };
     let invocation = Invocation::restore(&config, &database.stanza, &options);
@@ -79,6 +80,16 @@ pub(crate) async fn restore(
         let failure = Failure::judge(code, &tool_messages(&text));
         let output = evidence::last_lines(&text);
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
+    }
+    Ok(())
+}
+
+/// A server that was killed leaves `postmaster.pid`, on which pgBackRest refuses to restore (38). It
+/// goes only when nobody at all works in the directory.
+fn remove_stale_pid_file(data: &Path) -> Result<(), SeedError> {
+    let path = data.join("postmaster.pid");
+    if running(data)?.is_none() && occupants(data)?.is_empty() && path.exists() {
+        std::fs::remove_file(&path).map_err(|source| SeedError::Disk { path, source })?;
     }
     Ok(())
 }

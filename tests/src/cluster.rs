@@ -346,12 +346,9 @@ impl Cluster {
         let endpoint = patiently("etcd to run", Duration::from_secs(10), || {
             let path = format!("/proc/{}/cmdline", self.pid("pid/etcd.pid"));
             let words = std::fs::read_to_string(path).ok()?;
-            let url = words
-                .split('\0')
-                .skip_while(|word| !word.contains("advertise-client-urls"))
-                .take(2)
-                .collect::<String>();
-            url.find("https://").map(|at| url[at..].to_owned())
+            let mut flags =
+                words.split('\0').filter_map(|word| word.strip_prefix("--advertise-client-urls="));
+            flags.next().map(str::to_owned)
         });
         run(Command::new("etcdctl")
             .env("ETCDCTL_API", "3")

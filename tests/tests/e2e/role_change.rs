@@ -11,6 +11,8 @@ fn a_promotion_by_hand_is_followed() {
     let cluster = Cluster::up("zone1,zone2,zone3");
     cluster.sql("zone1", "CREATE TABLE t AS SELECT 1 AS before");
     let before: Vec<String> = ["zone1", "zone2", "zone3"].iter().map(|cell| config(&cluster, cell)).collect();
+    // Replication is asynchronous: what zone2 has not received dies with zone1.
+    eventually("zone2 to have the table", || cluster.try_sql("zone2", "TABLE t").code == 0);
     // The old primary goes, another is promoted.
     cluster.kill_cell("zone1");
     cluster.sql("zone2", "SELECT pg_promote()");
@@ -18,6 +20,8 @@ fn a_promotion_by_hand_is_followed() {
     cluster.sql("zone2", "INSERT INTO t VALUES (2)");
     cluster.wait_streaming("zone3");
     assert_eq!(cluster.sql("zone3", "SELECT count(*) FROM t"), "2");
+    // Until its lease ends, what zone1 last said stands, and that was that it is a primary.
+    eventually("zone1 to be seen down", || cluster.status("zone1").is_none());
     let job = cluster.backup("zone3", "incr");
     let source = &job["result"]["backup"]["source"];
     assert_eq!(source["cell"], "zone3");
@@ -52,6 +56,7 @@ fn two_primaries_stop_backups() {
     // The one on the old timeline goes.
     kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
     kill_hard(cluster.postmaster("zone1"));
+    eventually("zone1 to be seen down", || cluster.status("zone1").is_none());
     cluster.wait_streaming("zone3");
     let _ = cluster.backup("zone3", "incr");
 }
