@@ -1,0 +1,93 @@
+//! What every request stands on: the store, a mirror of it, and channels to the poolers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLockReadGuard};
+use std::time::Duration;
+
+use cellar_model::Refusal;
+use cellar_topology::{Mirror, Store, View};
+use tokio::sync::watch;
+
+use crate::deadline::Deadline;
+use crate::pooler_clients::{Dial, PoolerClients};
+use crate::refusal;
+
+/// For how long the picture may have been out of date before requests wait for a newer one. A
+/// watch that is begun again takes a fraction of a second, and nobody should notice.
+const TOLERATED: Duration = Duration::from_secs(3);
+
+/// The service's state. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub(crate) store: Store,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) poolers: Arc<PoolerClients>,
+    /// Whether the mirror has ever been complete. Before that an empty picture means nothing.
+    seen: Arc<AtomicBool>,
+    ending: watch::Sender<bool>,
+}
+
+impl Admin {
+    /// Begins to mirror the cluster behind `store`. `dial` makes channels to poolers.
+    ///
+    /// Must be called within a tokio runtime. Needs no store that answers: until it does, every
+    /// request is refused with `UNAVAILABLE`.
+    #[must_use]
+    pub fn start(store: Store, dial: Arc<Dial>) -> Self {
+        let mirror = Arc::new(Mirror::start(&store, vec![store.keys().all()]));
+        Self {
+            store,
+            mirror,
+            poolers: Arc::new(PoolerClients::new(dial)),
+            seen: Arc::default(),
+            ending: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether the picture is complete and followed right now.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let current = self.mirror.stale_for().is_none();
+        if current {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+        current
+    }
+
+    /// Waits for a complete picture; false when that takes longer than `patience`.
+    pub async fn ready(&self, patience: Duration) -> bool {
+        self.mirror.ready(patience).await.is_ok() && self.is_current()
+    }
+
+    /// Ends every stream that is being served, so that the server can shut down.
+    pub fn end_streams(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// A receiver that sees `true` when streams must end.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
+    /// The picture now. Not to be held across an await.
+    pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.mirror.view()
+    }
+
+    /// Waits until the picture may be relied on.
+    pub(crate) async fn fresh(&self, deadline: Deadline) -> Result<(), Refusal> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let stale = self.mirror.stale_for();
+        if self.seen.load(Ordering::Relaxed) && stale.is_none_or(|age| age < TOLERATED) {
+            return Ok(());
+        }
+        self.mirror.ready(deadline.remaining()).await.map_err(|_| {
+            let age = self.mirror.stale_for().unwrap_or_default().as_secs();
+            refusal::unavailable(&format!("no contact for {age} s"))
+        })?;
+        self.seen.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Doing what housekeeping decided, one guarded transaction each.
+
+use std::time::Duration;
+
+use cellar_model::Key;
+use cellar_topology::{Store, StoreError, TxnOutcome};
+
+use crate::closing::close;
+use crate::housekeeping::Action;
+
+/// Bound on one transaction, above the store's own.
+const CALL: Duration = Duration::from_secs(8);
+
+/// Does one thing. False when the world was not as the decision saw it: nothing was done, and the
+/// next decision will be another.
+///
+/// # Errors
+/// When the store cannot be reached or refuses.
+pub(crate) async fn execute(
+    store: &Store,
+    leader_revision: i64,
+    action: &Action,
+) -> Result<bool, StoreError> {
+    // A leader that has been replaced writes nothing.
+    let transaction = store.transaction().expect(&Key::AdminLeader, leader_revision);
+    let transaction = match action {
+        Action::MoveOn { database, lock, revision } => {
+            let key = Key::Lock(database.clone());
+            transaction.expect(&key, *revision).put(&key, lock)
+        }
+        Action::Close { record, job_revision, run_revision } => {
+            close(transaction, record, *job_revision, *run_revision)
+        }
+        Action::Forget { jobs } => jobs.iter().fold(transaction, |transaction, job| {
+            let record = Key::Job(job.database.clone(), job.id);
+            let run = Key::Run(job.database.clone(), job.cell.clone(), job.id);
+            transaction
+                .expect(&record, job.job_revision)
+                .expect(&run, job.run_revision)
+                .delete(&record)
+                .delete(&run)
+        }),
+    };
+    let outcome = tokio::time::timeout(CALL, transaction.commit())
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Retryable("no answer in time".to_owned())))?;
+    let done = matches!(outcome, TxnOutcome::Committed(_));
+    if done {
+        tell(action);
+    }
+    Ok(done)
+}
+
+fn tell(action: &Action) {
+    match action {
+        Action::MoveOn { database, lock, .. } => match lock.holder {
+            Some(job) => tracing::info!(%database, %job, waiting = lock.queue.len(), "the lock moved on"),
+            None => tracing::info!(%database, "the lock is free"),
+        },
+        Action::Close { record, .. } => {
+            if let Some(closure) = &record.closure {
+                tracing::info!(
+                    job = %record.id,
+                    state = closure.state.as_str(),
+                    code = %closure.error.code,
+                    reason = closure.error.message,
+                    "closed a job"
+                );
+            }
+        }
+        Action::Forget { jobs } => tracing::info!(jobs = jobs.len(), "forgot old jobs"),
+    }
+}

@@ -1,0 +1,62 @@
+//! What the leading multiadmin does with what nobody else can end.
+//!
+//! [`decide`] is a pure function of the picture; the executor follows it and
+//! guards every write with the revisions that the decision saw. So it may be
+//! run at any time, by a leader that does not know that it is not one any more.
+
+mod history;
+mod locks;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use cellar_model::{CellName, DatabaseName, JobId, JobRecord, Key, Lock};
+use cellar_topology::View;
+use jiff::Timestamp;
+
+use crate::closing::closed;
+use crate::ended::{job_key, run_key};
+use crate::observations::Observations;
+
+/// One thing to do, with the revisions that it stands on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Take what has ended out of a database's lock and move the first that waits up.
+    MoveOn { database: DatabaseName, lock: Lock, revision: i64 },
+    /// Replace a job's record by one with a closure.
+    Close { record: Box<JobRecord>, job_revision: i64, run_revision: i64 },
+    /// Delete old jobs with their runs.
+    Forget { jobs: Vec<Forgotten> },
+}
+
+/// A job of the past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    pub(crate) database: DatabaseName,
+    pub(crate) cell: CellName,
+    pub(crate) id: JobId,
+    pub(crate) job_revision: i64,
+    pub(crate) run_revision: i64,
+}
+
+/// Everything that is to be done as things are.
+pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for record in view.jobs.values() {
+        let Some((state, error)) = verdict::verdict(view, observed, record, now) else { continue };
+        actions.push(Action::Close {
+            record: Box::new(closed(record, state, error, now)),
+            job_revision: view.revision(&job_key(record)),
+            run_revision: view.revision(&run_key(record)),
+        });
+    }
+    for database in locks::databases(view) {
+        if let Some(lock) = locks::moved_on(view, &database) {
+            let revision = view.revision(&Key::Lock(database.clone()));
+            actions.push(Action::MoveOn { database, lock, revision });
+        }
+    }
+    actions.extend(history::forgettable(view).into_iter().map(|jobs| Action::Forget { jobs }));
+    actions
+}

@@ -1,0 +1,40 @@
+//! multiadmin: the gRPC API for operators and programs.
+//!
+//! It validates requests against the topology, records jobs, and answers from
+//! a mirror of etcd. It is stateless: any number may run beside each other, and
+//! the transactions' guards settle who wins. One of them leads and keeps house:
+//! it moves locks on, closes what nobody else can end, and bounds the history.
+//!
+//! multiadmin never runs pgBackRest and never touches a data directory.
+
+mod admin;
+mod backups;
+mod caller;
+mod cancel;
+mod cells;
+mod closing;
+mod databases;
+mod deadline;
+mod ended;
+mod execute;
+mod health;
+mod housekeeping;
+mod job_log;
+mod jobs;
+mod leader;
+mod observations;
+mod page;
+mod pooler_clients;
+mod poolers;
+mod refusal;
+mod request;
+mod server;
+mod service;
+mod stored;
+mod submit;
+mod watch_job;
+
+pub use admin::Admin;
+pub use leader::Leading;
+pub use pooler_clients::{Dial, dial_with_tls};
+pub use server::{ServeError, serve};

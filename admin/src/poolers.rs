@@ -1,0 +1,151 @@
+//! Poolers and their status.
+
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::time::Duration;
+
+use cellar_api::{to_message, v1};
+use cellar_model::{CellName, DatabaseName, Pooler, PoolerStatus, Refusal};
+use cellar_topology::View;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::{page, refusal};
+
+/// How long a pooler may take to tell its live numbers. Without them the answer is still useful.
+const LIVE: Duration = Duration::from_secs(2);
+
+type Id = (DatabaseName, CellName);
+
+impl Admin {
+    /// A page of poolers. Only the page is copied and converted, so thousands cost no more than few.
+    pub(crate) async fn list_poolers(
+        &self,
+        database: Option<&DatabaseName>,
+        size: usize,
+        token: &str,
+        deadline: Deadline,
+    ) -> Result<v1::ListPoolersResponse, Refusal> {
+        let after = page::position(token)?.map(|text| parse_position(&text)).transpose()?;
+        self.fresh(deadline).await?;
+        let (records, more, unreadable_records) = {
+            let view = self.view();
+            if let Some(name) = database {
+                view.snapshot().database(Some(name))?;
+            }
+            let mut records = Vec::new();
+            let mut more = false;
+            for pooler in from(&view, database, after) {
+                if records.len() == size {
+                    more = true;
+                    break;
+                }
+                let status = view.status.get(&(pooler.database.clone(), pooler.cell.clone()));
+                records.push((pooler.clone(), status.cloned()));
+            }
+            let unreadable = view.unreadable.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
+            (records, more, unreadable)
+        };
+        let last = records.last().filter(|_| more).map(|(pooler, _)| position_text(pooler));
+        let poolers: Result<_, _> =
+            records.iter().map(|(pooler, status)| show(pooler, status.as_ref())).collect();
+        Ok(v1::ListPoolersResponse {
+            poolers: poolers?,
+            next_page_token: last.unwrap_or_default(),
+            unreadable_records,
+        })
+    }
+
+    /// One pooler, with its live numbers if it answers.
+    pub(crate) async fn pooler(
+        &self,
+        database: Option<&DatabaseName>,
+        cell: &CellName,
+        deadline: Deadline,
+    ) -> Result<v1::PoolerView, Refusal> {
+        self.fresh(deadline).await?;
+        let (pooler, status) = {
+            let view = self.view();
+            let snapshot = view.snapshot();
+            let name = &snapshot.database(database)?.name;
+            let pooler = snapshot.pooler(name, cell)?.clone();
+            (pooler, view.status.get(&(name.clone(), cell.clone())).cloned())
+        };
+        let mut shown = show(&pooler, status.as_ref())?;
+        if status.is_some() {
+            shown.live = self.live(&pooler, deadline).await;
+        }
+        Ok(shown)
+    }
+
+    async fn live(&self, pooler: &Pooler, deadline: Deadline) -> Option<v1::LiveStatus> {
+        let mut client = self.pooler_client(pooler).ok()?;
+        let patience = LIVE.min(deadline.remaining());
+        let call = client.get_live_status(v1::GetLiveStatusRequest {});
+        match tokio::time::timeout(patience, call).await {
+            Ok(Ok(answer)) => Some(answer.into_inner()),
+            Ok(Err(status)) => {
+                tracing::debug!(cell = %pooler.cell, %status, "no live status");
+                self.poolers.forget(pooler);
+                None
+            }
+            Err(_) => {
+                self.poolers.forget(pooler);
+                None
+            }
+        }
+    }
+}
+
+fn show(pooler: &Pooler, status: Option<&PoolerStatus>) -> Result<v1::PoolerView, Refusal> {
+    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
+    Ok(v1::PoolerView {
+        pooler: Some(to_message(pooler).map_err(bug)?),
+        status: status.map(to_message).transpose().map_err(bug)?,
+        live: None,
+    })
+}
+
+/// The poolers of a database, in the order of their cells' names.
+pub(crate) fn of_database<'a>(
+    view: &'a View,
+    database: &'a DatabaseName,
+) -> impl Iterator<Item = &'a Pooler> {
+    from(view, Some(database), None)
+}
+
+/// Poolers in order, of one database or all, behind a position.
+fn from<'a>(
+    view: &'a View,
+    database: Option<&'a DatabaseName>,
+    after: Option<Id>,
+) -> impl Iterator<Item = &'a Pooler> {
+    let start = match (after, database) {
+        // A token of another database's listing must not begin before this one.
+        (Some(after), Some(name)) if after.0 < *name => first(name),
+        (Some(after), _) => Excluded(after),
+        (None, Some(name)) => first(name),
+        (None, None) => Unbounded,
+    };
+    view.poolers
+        .range((start, Unbounded))
+        .map(|(_, pooler)| pooler)
+        .take_while(move |pooler| database.is_none_or(|name| pooler.database == *name))
+}
+
+/// The position of a database's first pooler.
+fn first(database: &DatabaseName) -> std::ops::Bound<Id> {
+    // No name sorts before "0": names begin with a letter or a digit.
+    match "0".parse() {
+        Ok(lowest) => Included((database.clone(), lowest)),
+        Err(_) => Unbounded,
+    }
+}
+
+fn position_text(pooler: &Pooler) -> String {
+    page::token(&format!("{}/{}", pooler.database, pooler.cell))
+}
+
+fn parse_position(text: &str) -> Result<Id, Refusal> {
+    let parsed = text.split_once('/').and_then(|(db, cell)| Some((db.parse().ok()?, cell.parse().ok()?)));
+    parsed.ok_or_else(page::bad_token)
+}

@@ -1,0 +1,73 @@
+//! Refusals that are not a decision of the model: bad fields, and a store in trouble.
+
+use cellar_api::{hint_of, reason_of, status_of};
+use cellar_model::{CellName, Code, Refusal};
+use cellar_topology::StoreError;
+use tonic::Status;
+
+/// A field that does not parse or breaks a rule.
+pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::InvalidArgument, message).about("field", field)
+}
+
+/// etcd does not answer.
+pub(crate) fn unavailable(why: &str) -> Refusal {
+    Refusal::new(Code::Unavailable, format!("multiadmin cannot reach etcd ({why})")).hint(
+        "see that etcd runs and that its endpoints are right (`etcdctl endpoint health`), then ask again; \
+         what was asked may have been recorded: repeat with the same request id, or look at `cellar jobs list`",
+    )
+}
+
+/// Too many others changed the same records at the same time.
+pub(crate) fn contended(what: &str) -> Refusal {
+    Refusal::new(Code::Unavailable, format!("too many requests change {what} at once"))
+        .hint("nothing was changed; ask again")
+}
+
+/// A record that must be read before anything can be decided cannot be.
+pub(crate) fn unreadable(key: &str, reason: &str) -> Refusal {
+    Refusal::new(Code::Internal, format!("the record {key} in etcd cannot be read: {reason}"))
+        .hint(format!("look at it with `etcdctl get {key}`, then mend or delete it"))
+}
+
+/// Our own definitions disagree.
+pub(crate) fn internal(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(Code::Internal, format!("a bug in multiadmin: {error}"))
+}
+
+/// An error of the store as the caller sees it.
+pub(crate) fn of_store(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Retryable(why) => unavailable(&why),
+        StoreError::Corrupt { key, reason } => unreadable(&key, &reason),
+        other => Refusal::new(Code::Internal, other.to_string()),
+    }
+}
+
+/// What a pooler answered instead of an answer. A refusal of its own passes through; anything
+/// else means that it cannot be talked to.
+pub(crate) fn of_pooler(cell: &CellName, status: &Status) -> Refusal {
+    match reason_of(status) {
+        Some(code) => {
+            Refusal::new(code, status.message()).hint(hint_of(status).unwrap_or_default()).about("cell", cell)
+        }
+        None => Refusal::new(
+            Code::CellDown,
+            format!(
+                "the multipooler of cell {cell} does not answer ({}: {})",
+                status.code(),
+                status.message()
+            ),
+        )
+        .hint("see that it runs (`cellar status`) and that its gRPC port can be reached")
+        .about("cell", cell),
+    }
+}
+
+/// The status that a refusal travels as. Bugs are logged here, where they leave the process.
+pub(crate) fn to_status(refusal: &Refusal) -> Status {
+    if refusal.code == Code::Internal {
+        tracing::error!(%refusal, "answering INTERNAL");
+    }
+    status_of(refusal)
+}

@@ -1,0 +1,102 @@
+//! Serving: the limits that keep one caller from harming the others, health and reflection.
+
+use std::time::Duration;
+
+use cellar_api::v1::multi_admin_server::MultiAdminServer;
+use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use crate::admin::Admin;
+use crate::health;
+
+/// Largest request accepted. Ours are a few hundred bytes.
+const MAX_MESSAGE: usize = 4 << 20;
+
+/// Calls one connection may have under way, and streams it may hold open.
+const CALLS: usize = 64;
+const STREAMS: u32 = 256;
+
+/// Bound on a request's headers.
+const MAX_HEADERS: u32 = 16 << 10;
+
+/// A peer that vanished is noticed after the sum of these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bound on a handler's time until it answers. Handlers have shorter deadlines of their own.
+const HANDLER: Duration = Duration::from_secs(60);
+
+/// How long requests under way may take to end when the process is asked to.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The descriptors of our own API do not load: a bug.
+    #[error("the reflection service cannot be built")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    /// Serving ended with an error.
+    #[error("the gRPC server failed")]
+    Transport(#[source] tonic::transport::Error),
+}
+
+/// Serves the API on accepted connections until `shutdown` completes, then for at most three
+/// seconds more, so that requests under way end well.
+///
+/// # Errors
+/// When the server cannot be set up, or accepting fails for good.
+pub async fn serve<I, IO, E>(
+    admin: Admin,
+    incoming: I,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = Result<IO, E>> + Send,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    IO::ConnectInfo: Clone + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(cellar_api::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let server = Server::builder()
+        .concurrency_limit_per_connection(CALLS)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .timeout(HANDLER)
+        .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
+        .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
+    let mut ending = admin.ending();
+    let ended = async move {
+        let _ = ending.wait_for(|ending| *ending).await;
+    };
+    let serving = server.serve_with_incoming_shutdown(incoming, ended);
+    let reporting = health::report(admin.clone(), reporter);
+    let limit = async {
+        shutdown.await;
+        // Streams would outlive any grace: they are told to end.
+        admin.end_streams();
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::pin!(serving, reporting, limit);
+    let mut reports = true;
+    loop {
+        tokio::select! {
+            result = &mut serving => return result.map_err(ServeError::Transport),
+            () = &mut reporting, if reports => reports = false,
+            () = &mut limit => {
+                tracing::warn!("requests under way did not end in time");
+                return Ok(());
+            }
+        }
+    }
+}

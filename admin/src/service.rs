@@ -1,0 +1,196 @@
+//! The gRPC service: each method parses, calls the one that does the work, and converts.
+
+use std::pin::Pin;
+
+use cellar_api::{ConvertError, to_message, v1};
+use cellar_model::{BackupLabel, Refusal};
+use futures_util::{Stream, TryStreamExt};
+use tonic::{Request, Response, Status};
+
+use crate::admin::Admin;
+use crate::backups::LISTING;
+use crate::cells::NewCell;
+use crate::deadline::Deadline;
+use crate::refusal::{internal, to_status};
+use crate::{caller, page, request};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn answer<T>(result: Result<T, Refusal>) -> Answer<T> {
+    result.map(Response::new).map_err(|refusal| to_status(&refusal))
+}
+
+fn job_message(job: &cellar_model::Job) -> Result<v1::Job, Refusal> {
+    to_message(job).map_err(|error: ConvertError| internal(&error))
+}
+
+fn cell_message(cell: &cellar_model::Cell) -> Result<v1::Cell, Refusal> {
+    to_message(cell).map_err(|error: ConvertError| internal(&error))
+}
+
+#[tonic::async_trait]
+impl v1::multi_admin_server::MultiAdmin for Admin {
+    type WatchJobStream = Streamed<v1::Job>;
+    type TailJobLogStream = Streamed<v1::JobLogChunk>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<v1::Job> {
+        let deadline = Deadline::of(&request);
+        let by = caller::identity(&request);
+        let work = async {
+            let wanted = request::backup(request.get_ref(), by)?;
+            job_message(&self.submit(&wanted, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn rebuild_standby(&self, request: Request<v1::RebuildStandbyRequest>) -> Answer<v1::Job> {
+        let deadline = Deadline::of(&request);
+        let by = caller::identity(&request);
+        let work = async {
+            let wanted = request::rebuild(request.get_ref(), by)?;
+            job_message(&self.submit(&wanted, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::Job> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let id = request::job_id(&request.get_ref().id)?;
+            job_message(&self.job(id, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let message = request.get_ref();
+            let database = request::database("database", &message.database)?;
+            let size = page::size(message.page_size);
+            let page = self.list_jobs(database.as_ref(), size, &message.page_token, deadline).await?;
+            let jobs: Result<_, _> = page.jobs.iter().map(job_message).collect();
+            Ok(v1::ListJobsResponse { jobs: jobs?, next_page_token: page.next })
+        };
+        answer(work.await)
+    }
+
+    async fn watch_job(&self, request: Request<v1::GetJobRequest>) -> Answer<Self::WatchJobStream> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let id = request::job_id(&request.get_ref().id)?;
+            let jobs = self.watch(id, deadline).await?;
+            let messages = jobs.and_then(|job| std::future::ready(job_message(&job)));
+            Ok(Box::pin(messages.map_err(|refusal| to_status(&refusal))) as Self::WatchJobStream)
+        };
+        answer(work.await)
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
+        let deadline = Deadline::of(&request);
+        let by = caller::identity(&request);
+        let work = async {
+            let id = request::job_id(&request.get_ref().id)?;
+            job_message(&self.cancel(id, &by, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn tail_job_log(&self, request: Request<v1::TailJobLogRequest>) -> Answer<Self::TailJobLogStream> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let id = request::job_id(&request.get_ref().id)?;
+            let chunks = self.tail(id, request.get_ref().follow, deadline).await?;
+            Ok(Box::pin(chunks.map_err(|refusal| to_status(&refusal))) as Self::TailJobLogStream)
+        };
+        answer(work.await)
+    }
+
+    async fn list_backups(
+        &self,
+        request: Request<v1::ListBackupsRequest>,
+    ) -> Answer<v1::ListBackupsResponse> {
+        let deadline = Deadline::at_most(&request, LISTING);
+        let work = async {
+            let database = request::database("database", &request.get_ref().database)?;
+            self.list_backups(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn get_backup(&self, request: Request<v1::GetBackupRequest>) -> Answer<v1::Backup> {
+        let deadline = Deadline::at_most(&request, LISTING);
+        let work = async {
+            let message = request.get_ref();
+            let database = request::database("database", &message.database)?;
+            let label: BackupLabel = request::label(&message.label)?;
+            self.backup(database.as_ref(), &label, deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn list_cells(&self, request: Request<v1::ListCellsRequest>) -> Answer<v1::ListCellsResponse> {
+        answer(self.list_cells(Deadline::of(&request)).await)
+    }
+
+    async fn add_cell(&self, request: Request<v1::AddCellRequest>) -> Answer<v1::Cell> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let message = request.get_ref();
+            let new = NewCell::parse(&message.name, &message.host, &message.directory, &message.listen)?;
+            cell_message(&self.add_cell(&new, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn remove_cell(&self, request: Request<v1::RemoveCellRequest>) -> Answer<v1::Cell> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let name = request::cell("name", &request.get_ref().name)?;
+            cell_message(&self.remove_cell(&name, deadline).await?)
+        };
+        answer(work.await)
+    }
+
+    async fn list_databases(
+        &self,
+        request: Request<v1::ListDatabasesRequest>,
+    ) -> Answer<v1::ListDatabasesResponse> {
+        answer(self.list_databases(Deadline::of(&request)).await)
+    }
+
+    async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::DatabaseView> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let name = request::database("name", &request.get_ref().name)?;
+            self.database(name.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn list_poolers(
+        &self,
+        request: Request<v1::ListPoolersRequest>,
+    ) -> Answer<v1::ListPoolersResponse> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let message = request.get_ref();
+            let database = request::database("database", &message.database)?;
+            let size = page::size(message.page_size);
+            self.list_poolers(database.as_ref(), size, &message.page_token, deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn get_pooler(&self, request: Request<v1::GetPoolerRequest>) -> Answer<v1::PoolerView> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let message = request.get_ref();
+            let database = request::database("database", &message.database)?;
+            let cell = request::cell("cell", &message.cell)?;
+            self.pooler(database.as_ref(), &cell, deadline).await
+        };
+        answer(work.await)
+    }
+}

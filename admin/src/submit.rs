@@ -1,0 +1,272 @@
+//! Recording a job: one transaction that creates it and takes its place at the database's lock.
+
+use cellar_model::{
+    BackupParams, Code, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock, LockDecision, Refusal,
+    Snapshot, join, plan_backup, plan_rebuild,
+};
+use cellar_topology::{StoreError, TxnOutcome};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use uuid::Uuid;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::ended::{self, job_key};
+use crate::refusal;
+use crate::stored::Stored;
+
+/// Races that may be lost before the caller is told to come back. Each lost race means that
+/// somebody else's request succeeded.
+const ATTEMPTS: u32 = 64;
+
+/// How long the answer may wait for the mirror to show what was just written.
+pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A request for a job, parsed.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) request: JobRequest,
+    pub(crate) work: Work,
+    /// Wait behind others rather than be refused.
+    pub(crate) queue: bool,
+}
+
+/// What the job is to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    Backup(BackupParams),
+    Rebuild,
+}
+
+impl Wanted {
+    fn plan(&self, snapshot: &Snapshot<'_>, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
+        match &self.work {
+            Work::Backup(params) => plan_backup(snapshot, &self.request, params, id, now),
+            Work::Rebuild => plan_rebuild(snapshot, &self.request, id, now),
+        }
+    }
+
+    /// Whether an existing job is what this request once asked for.
+    ///
+    /// Not a comparison of plans: a repeated request must find its job even when the cell has
+    /// gone down since and planning would refuse.
+    fn describes(&self, record: &JobRecord) -> bool {
+        let same_work = match (&self.work, &record.backup) {
+            (Work::Backup(wanted), Some(recorded)) => {
+                record.kind == JobKind::Backup
+                    && wanted.backup_type == recorded.backup_type
+                    && wanted.allow_primary == recorded.allow_primary
+                    // 0 asks for the default, which the record spells out.
+                    && (wanted.max_lag_bytes == 0 || wanted.max_lag_bytes == recorded.max_lag_bytes)
+            }
+            (Work::Rebuild, None) => record.kind == JobKind::Rebuild,
+            _ => false,
+        };
+        same_work && self.request.cell == record.cell
+    }
+
+    /// The answer to a repeated request.
+    fn repeated(&self, job: Job) -> Result<Job, Refusal> {
+        if self.describes(&job.record) {
+            return Ok(job);
+        }
+        Err(Refusal::new(
+            Code::RequestIdReused,
+            format!(
+                "the request id was used before for another request: {} of cell {} is job {}",
+                job.record.kind, job.record.cell, job.record.id
+            ),
+        )
+        .hint("use a new request id for a new request")
+        .about("field", "request_id")
+        .about("job", job.record.id)
+        .about("database", &job.record.database))
+    }
+}
+
+/// What one attempt is based on.
+struct Attempt {
+    record: JobRecord,
+    pooler_revision: i64,
+    lock: Lock,
+    lock_revision: i64,
+}
+
+impl Admin {
+    /// Records the job, or finds the one that the same request recorded before.
+    pub(crate) async fn submit(&self, wanted: &Wanted, deadline: Deadline) -> Result<Job, Refusal> {
+        self.fresh(deadline).await?;
+        // One id for all attempts: when a transaction's outcome is unknown, reading it tells.
+        let new_id = JobId::new(Uuid::now_v7());
+        let (database, id) = {
+            let view = self.view();
+            let database = view.snapshot().database(wanted.request.database.as_ref())?.name.clone();
+            let request_id = wanted.request.request_id.as_ref();
+            let id = request_id.map_or(new_id, |request| JobId::for_request(&database, request));
+            if let Some(job) = view.job(&id) {
+                return wanted.repeated(job);
+            }
+            (database, id)
+        };
+        let recorded = || deadline.retry(|| Stored::read(&self.store, &database, &id));
+        let lock_key = Key::Lock(database.clone());
+        for attempt in 0..ATTEMPTS {
+            // The first attempt trusts the view; it is right unless somebody was faster.
+            let thorough = attempt > 0;
+            if thorough && let Some(stored) = recorded().await? {
+                return self.answer(wanted, &stored, id, new_id);
+            }
+            let planned = self.attempt(wanted, new_id);
+            let mut base = match planned {
+                Ok(base) => base,
+                Err(refusal) => {
+                    return match recorded().await? {
+                        Some(stored) => self.answer(wanted, &stored, id, new_id),
+                        None => Err(refusal),
+                    };
+                }
+            };
+            if thorough {
+                let lock = deadline.retry(|| self.store.get::<Lock>(&lock_key)).await?;
+                (base.lock, base.lock_revision) =
+                    lock.map_or((Lock::default(), 0), |lock| (lock.record, lock.revision));
+            }
+            let ended = self.ended_in_lock(&base, thorough, deadline).await?;
+            let lock = match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
+                LockDecision::Granted(lock) | LockDecision::Queued(lock) => lock,
+                // The view may have missed that the holder has ended.
+                LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => continue,
+                LockDecision::Busy(holder) => return Err(self.busy(&base.record, holder, deadline).await),
+                LockDecision::QueueFull => return Err(queue_full(&base.record)),
+            };
+            let record = &base.record;
+            let transaction = self
+                .store
+                .transaction()
+                .expect_absent(&job_key(record))
+                .expect(&lock_key, base.lock_revision)
+                // A cell that is being removed at this moment gets no new job.
+                .expect(&Key::Pooler(database.clone(), record.cell.clone()), base.pooler_revision)
+                .put(&job_key(record), record)
+                .put(&lock_key, &lock);
+            match deadline.call(transaction.commit()).await {
+                Ok(TxnOutcome::Committed(_)) => {
+                    tracing::info!(job = %id, kind = %record.kind, cell = %record.cell, requested_by = record.requested_by, "recorded a job");
+                    return Ok(self.appeared(record, &lock, deadline).await);
+                }
+                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
+                // Whether it happened is found out by the next attempt's first read.
+                Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
+                Err(error) => return Err(refusal::of_store(error)),
+            }
+            if deadline.has_passed() {
+                break;
+            }
+        }
+        Err(refusal::contended(&format!("the lock of database {database}")))
+    }
+
+    /// Plans on the view, and takes the revisions of what the plan stands on.
+    fn attempt(&self, wanted: &Wanted, new_id: JobId) -> Result<Attempt, Refusal> {
+        let view = self.view();
+        let record = wanted.plan(&view.snapshot(), new_id, Timestamp::now())?;
+        let key = Key::Lock(record.database.clone());
+        let path = self.store.keys().path(&key);
+        if let Some(reason) = view.unreadable.get(&path) {
+            // Overwriting it could let a second job at the stanza.
+            return Err(refusal::unreadable(&path, reason));
+        }
+        Ok(Attempt {
+            pooler_revision: view.revision(&Key::Pooler(record.database.clone(), record.cell.clone())),
+            lock: view.locks.get(&record.database).cloned().unwrap_or_default(),
+            lock_revision: view.revision(&key),
+            record,
+        })
+    }
+
+    /// Which of the jobs in the lock have ended. What the view does not know is asked of etcd: it
+    /// may be a job that another multiadmin recorded a moment ago.
+    async fn ended_in_lock(
+        &self,
+        base: &Attempt,
+        thorough: bool,
+        deadline: Deadline,
+    ) -> Result<BTreeSet<JobId>, Refusal> {
+        let database = &base.record.database;
+        let mut ended = BTreeSet::new();
+        let mut unsure = Vec::new();
+        {
+            let view = self.view();
+            for id in base.lock.holder.iter().chain(&base.lock.queue) {
+                let known = view.jobs.contains_key(id);
+                if known && ended::has_ended(&view, database, id) {
+                    ended.insert(*id);
+                } else if thorough || !known {
+                    unsure.push(*id);
+                }
+            }
+        }
+        for id in unsure {
+            if deadline.retry(|| ended::has_ended_in(&self.store, database, &id)).await? {
+                ended.insert(id);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// A job of the wanted id exists: ours after an unknown outcome, or the same request's.
+    fn answer(&self, wanted: &Wanted, stored: &Stored, id: JobId, new_id: JobId) -> Result<Job, Refusal> {
+        let job = self.view().job(&id).unwrap_or_else(|| stored.joined());
+        // Nobody else can have drawn our own random id.
+        if id == new_id { Ok(job) } else { wanted.repeated(job) }
+    }
+
+    /// The job as the mirror shows it, or as it was written when the mirror is slow.
+    async fn appeared(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
+        let patience = MIRROR_PATIENCE.min(deadline.remaining());
+        let _ = self.mirror.wait_for(patience, |view| view.jobs.contains_key(&record.id)).await;
+        self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
+    }
+
+    async fn busy(&self, record: &JobRecord, holder: JobId, deadline: Deadline) -> Refusal {
+        let database = &record.database;
+        let known = self.view().job(&holder);
+        let job = match known {
+            Some(job) => Some(job),
+            None => match Stored::read(&self.store, database, &holder).await {
+                Ok(stored) if !deadline.has_passed() => stored.map(|stored| stored.joined()),
+                _ => None,
+            },
+        };
+        let refusal = match job {
+            None => Refusal::new(Code::Busy, format!("database {database} is busy with job {holder}")),
+            Some(job) => {
+                let (kind, cell) = (job.record.kind, &job.record.cell);
+                let since = match job.start_time {
+                    Some(time) => format!("running since {}", cellar_model::timestamp_text(time)),
+                    None => format!("waiting since {}", cellar_model::timestamp_text(job.record.create_time)),
+                };
+                Refusal::new(
+                    Code::Busy,
+                    format!("database {database} is busy: {kind} of cell {cell} (job {holder}), {since}"),
+                )
+            }
+        };
+        refusal
+            .hint(format!(
+                "wait for it (`cellar jobs watch {holder}`), or ask again with --queue to wait in line"
+            ))
+            .about("job", holder)
+            .about("database", database)
+            .about("cell", &record.cell)
+    }
+}
+
+fn queue_full(record: &JobRecord) -> Refusal {
+    let database = &record.database;
+    Refusal::new(Code::QueueFull, format!("too many jobs wait for database {database} already"))
+        .hint("look at them with `cellar jobs list` and cancel what is not needed")
+        .about("database", database)
+        .about("cell", &record.cell)
+}

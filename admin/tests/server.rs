@@ -1,0 +1,297 @@
+//! The server as the network sees it: mutual TLS, health, reflection, hostile bytes, shutdown.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use cellar_admin::{Admin, dial_with_tls, serve};
+use cellar_api::v1;
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
+use cellar_model::ClusterName;
+use cellar_tls::{
+    ClientTls, KeyFile, LeafRequest, MtlsListener, OperatorRole, ReloadableServerConfig, ServerFiles,
+    generate_ca, issue,
+};
+use proptest::prelude::*;
+use support::{World, backup_of, reason, wait_for};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Request;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// A served admin without TLS.
+struct Plain {
+    address: std::net::SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<Result<(), cellar_admin::ServeError>>,
+}
+
+impl Plain {
+    async fn serve(admin: &Admin) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(admin.clone(), TcpListenerStream::new(listener), shutdown));
+        Self { address, stop: Some(stop), task }
+    }
+
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+}
+
+async fn health(channel: &Channel, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.into() };
+    HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner().status()
+}
+
+#[tokio::test]
+async fn health_follows_the_store() {
+    let world = World::new().await;
+    world.kv.set_unreachable(true);
+    let admin = Admin::start(world.store.clone(), support::no_pooler());
+    let server = Plain::serve(&admin).await;
+    let channel = server.channel().await;
+    wait_for("not serving", || async { health(&channel, "").await == ServingStatus::NotServing }).await;
+    world.kv.set_unreachable(false);
+    for service in ["", "cellar.v1.MultiAdmin"] {
+        wait_for("serving", || async { health(&channel, service).await == ServingStatus::Serving }).await;
+    }
+}
+
+#[tokio::test]
+async fn reflection_lists_our_services() {
+    use tonic_reflection::pb::{v1 as one, v1alpha as alpha};
+    let world = World::new().await;
+    let server = Plain::serve(&world.admin().await).await;
+    let channel = server.channel().await;
+    let ask = one::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = one::ServerReflectionRequest { host: String::new(), message_request: Some(ask) };
+    let mut client = one::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers =
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let text = format!("{:?}", answers.message().await.unwrap().unwrap());
+    assert!(text.contains("cellar.v1.MultiAdmin") && text.contains("grpc.health.v1.Health"), "{text}");
+    let ask =
+        alpha::server_reflection_request::MessageRequest::FileContainingSymbol("cellar.v1.MultiAdmin".into());
+    let request = alpha::ServerReflectionRequest { host: String::new(), message_request: Some(ask) };
+    let mut client = alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers =
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let text = format!("{:?}", answers.message().await.unwrap().unwrap());
+    assert!(text.contains("FileDescriptorResponse"), "{text}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_streams_and_does_not_wait_for_them() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let mut server = Plain::serve(&admin).await;
+    let mut client = MultiAdminClient::new(server.channel().await);
+    let job = client.backup(backup_of(3)).await.unwrap().into_inner();
+    let mut jobs = client.watch_job(v1::GetJobRequest { id: job.id }).await.unwrap().into_inner();
+    jobs.message().await.unwrap().unwrap();
+    let begin = std::time::Instant::now();
+    server.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(reason(jobs.message().await), "UNAVAILABLE");
+    server.task.await.unwrap().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn hostile_bytes_do_not_harm_the_others() {
+    let world = World::new().await;
+    let server = Plain::serve(&world.admin().await).await;
+    let mut good = MultiAdminClient::new(server.channel().await);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut noise: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0xff; 4096],
+        preface[..10].to_vec(),
+        preface.to_vec(),
+        // A header frame that promises 16 MiB.
+        [&preface[..], &[0xff, 0xff, 0xff, 1, 4, 0, 0, 0, 1]].concat(),
+        // Settings with a wrong length, data on a stream that is not open.
+        [&preface[..], &[0, 0, 5, 4, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]].concat(),
+        [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 7, 0]].concat(),
+    ];
+    noise.extend((0..40u8).map(|n| [&preface[..], &[n; 64]].concat()));
+    for bytes in noise {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let _ = socket.write_all(&bytes).await;
+        let _ = socket.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(support::PATIENCE, socket.read_to_end(&mut answer)).await.unwrap();
+        assert!(good.list_cells(v1::ListCellsRequest {}).await.is_ok());
+    }
+}
+
+/// Messages as bytes, so that what no honest client would encode can be sent.
+#[derive(Debug, Clone, Default)]
+struct Raw;
+
+impl tonic::codec::Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+    fn encode(&mut self, item: Vec<u8>, to: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        prost::bytes::BufMut::put_slice(to, &item);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+    fn decode(&mut self, from: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<Vec<u8>>, tonic::Status> {
+        use prost::bytes::Buf;
+        Ok(Some(from.copy_to_bytes(from.remaining()).to_vec()))
+    }
+}
+
+#[tokio::test]
+async fn messages_that_do_not_decode_are_refused() {
+    let world = World::new().await;
+    let server = Plain::serve(&world.admin().await).await;
+    let channel = server.channel().await;
+    let before = world.contents().await;
+    let call = |method: &'static str, bytes: Vec<u8>| {
+        let channel = channel.clone();
+        async move {
+            let mut grpc = tonic::client::Grpc::new(channel);
+            grpc.ready().await.unwrap();
+            let path = format!("/cellar.v1.MultiAdmin/{method}").parse().unwrap();
+            grpc.unary(Request::new(bytes), path, Raw).await.map(|_| ())
+        }
+    };
+    for method in ["Backup", "RebuildStandby", "GetJob", "AddCell", "RemoveCell", "CancelJob", "GetBackup"] {
+        // A field longer than the message; a broken varint; text that is not UTF-8; a wrong wire type.
+        for bytes in [&[0x12, 0x7f, b'z'][..], &[0xff; 12], &[0x0a, 2, 0xc3, 0x28], &[0x0d, 0, 0, 0, 0]] {
+            let status = call(method, bytes.to_vec()).await.unwrap_err();
+            assert_ne!(status.code(), tonic::Code::Unavailable, "{method} {bytes:?}: {status}");
+        }
+    }
+    let status = call("Backup", vec![0; (4 << 20) + 1]).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
+    assert_eq!(call("Nonsense", vec![]).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    assert_eq!(world.contents().await, before);
+}
+
+fn tls_files(dir: &Path, cluster: &ClusterName) {
+    let ca = generate_ca(&dir.join("ca"), cluster).unwrap();
+    for (name, request) in [
+        ("multiadmin", LeafRequest::multiadmin(cluster, "localhost")),
+        ("client", LeafRequest::operator(cluster, OperatorRole::Admin, "ann").unwrap()),
+    ] {
+        let key = KeyFile::load_or_create(&dir.join(format!("{name}.key")), None).unwrap();
+        issue(&ca, &request, &key, &dir.join(format!("{name}.crt"))).unwrap();
+    }
+    std::fs::copy(dir.join("ca/ca.crt"), dir.join("ca.crt")).unwrap();
+}
+
+#[tokio::test]
+async fn the_caller_is_who_its_certificate_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster: ClusterName = "demo".parse().unwrap();
+    tls_files(dir.path(), &cluster);
+    let world = World::new().await;
+    let admin = world.admin_dialing(dial_with_tls(dir.path().to_owned())).await;
+    let config =
+        ReloadableServerConfig::load(ServerFiles::in_dir(dir.path(), "multiadmin.crt", "multiadmin.key"))
+            .unwrap();
+    let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(admin, listener.incoming(), std::future::pending()));
+    let tls = ClientTls::from_dir(dir.path()).unwrap();
+    let endpoint = tls.endpoint(&address.to_string(), Some(Duration::from_secs(10))).unwrap();
+    let mut client = MultiAdminClient::new(endpoint.connect().await.unwrap());
+    let job = client.backup(backup_of(3)).await.unwrap().into_inner();
+    assert_eq!(job.requested_by, "spiffe://demo/admin/ann");
+    let canceled = client.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap().into_inner();
+    assert_eq!(canceled.cancel.unwrap().requested_by, "spiffe://demo/admin/ann");
+    // Nobody gets in without a certificate, and a pooler is only spoken to over TLS.
+    let plain = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    assert!(MultiAdminClient::new(plain).list_cells(v1::ListCellsRequest {}).await.is_err());
+    server.abort();
+}
+
+/// Texts that somebody might send: anything, and the nearly right.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        ".{0,80}",
+        "[a-z0-9/._;#\\[\\]-]{0,70}",
+        Just("zone3".to_owned()),
+        Just("app".to_owned()),
+        Just("/c/zone9".to_owned()),
+        Just("\0".to_owned()),
+        Just("x".repeat(5000)),
+        Just("018f0000-0000-7000-8000-000000000000".to_owned()),
+        Just("20260301-101500F".to_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_text_in_any_field_is_answered(
+        a in text(), b in text(), c in text(), d in text(), n in any::<i32>(), size in any::<u32>(),
+        seconds in any::<i64>(), nanos in any::<i32>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new().await;
+            let admin = world.admin().await;
+            let timeout = Some(cellar_api::wkt::Duration { seconds, nanos });
+            let mut codes = Vec::new();
+            macro_rules! call {
+                ($method:ident, $message:expr) => {
+                    codes.push(Api::$method(&admin, Request::new($message)).await.err());
+                };
+            }
+            call!(backup, v1::BackupRequest { database: a.clone(), cell: b.clone(), r#type: n, request_id: c.clone(), timeout, ..Default::default() });
+            call!(backup, v1::BackupRequest { cell: b.clone(), request_id: c.clone(), max_lag_bytes: u64::MAX, queue: true, ..Default::default() });
+            call!(rebuild_standby, v1::RebuildStandbyRequest { database: a.clone(), cell: b.clone(), request_id: c.clone(), timeout, ..Default::default() });
+            call!(get_job, v1::GetJobRequest { id: a.clone() });
+            call!(watch_job, v1::GetJobRequest { id: a.clone() });
+            call!(cancel_job, v1::CancelJobRequest { id: a.clone() });
+            call!(tail_job_log, v1::TailJobLogRequest { id: a.clone(), follow: true });
+            call!(list_jobs, v1::ListJobsRequest { database: a.clone(), page_size: size, page_token: b.clone() });
+            call!(list_backups, v1::ListBackupsRequest { database: a.clone() });
+            call!(get_backup, v1::GetBackupRequest { database: a.clone(), label: b.clone() });
+            call!(add_cell, v1::AddCellRequest { name: a.clone(), host: b.clone(), directory: c.clone(), listen: d.clone() });
+            call!(get_database, v1::GetDatabaseRequest { name: a.clone() });
+            call!(list_poolers, v1::ListPoolersRequest { database: a.clone(), page_size: size, page_token: b.clone() });
+            call!(get_pooler, v1::GetPoolerRequest { database: a.clone(), cell: b.clone() });
+            call!(remove_cell, v1::RemoveCellRequest { name: a.clone() });
+            for status in codes.into_iter().flatten() {
+                // It is refused for a reason that programs can read, and it is never a bug of ours.
+                let reason = cellar_api::reason_of(&status).expect("a stable code");
+                assert!(!matches!(reason, cellar_model::Code::Internal | cellar_model::Code::Unavailable), "{status}");
+            }
+        });
+    }
+}
