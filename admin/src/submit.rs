@@ -1,8 +1,8 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock, LockDecision, Refusal,
-    Snapshot, join, plan_backup, plan_rebuild,
+    BackupParams, Code, DEFAULT_MAX_LAG, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock, LockDecision,
+    Refusal, Snapshot, join, plan_backup, plan_rebuild,
 };
 use cellar_topology::{StoreError, TxnOutcome};
 use jiff::Timestamp;
@@ -58,7 +58,8 @@ impl Wanted {
                     && wanted.backup_type == recorded.backup_type
                     && wanted.allow_primary == recorded.allow_primary
                     // 0 asks for the default, which the record spells out.
-                    && (wanted.max_lag_bytes == 0 || wanted.max_lag_bytes == recorded.max_lag_bytes)
+                    && recorded.max_lag_bytes
+                        == if wanted.max_lag_bytes == 0 { DEFAULT_MAX_LAG } else { wanted.max_lag_bytes }
             }
             (Work::Rebuild, None) => record.kind == JobKind::Rebuild,
             _ => false,

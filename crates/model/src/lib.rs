@@ -40,7 +40,7 @@ pub use lock::{Lock, LockDecision};
 pub use lsn::{Lsn, SystemIdentifier, Timeline};
 pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable};
-pub use plan::{JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_rebuild};
+pub use plan::{DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_rebuild};
 pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use precondition::{
     Expected, Observed, check_primary_source, check_standby_source, check_standby_without_lag,

@@ -70,8 +70,8 @@ impl JobRequest {
 /// A two-day backup is long but real; what has not ended after three days is not going to.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
 
-/// Lag up to which a standby is accepted when the request does not say: 16 WAL segments.
-const DEFAULT_MAX_LAG: u64 = 256 << 20;
+/// Lag in bytes up to which a standby is accepted when the request does not say: 16 WAL segments.
+pub const DEFAULT_MAX_LAG: u64 = 256 << 20;
 
 fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
