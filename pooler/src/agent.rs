@@ -1,11 +1,11 @@
 //! What every part of the agent works with.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_daemon::OsUser;
-use cellar_model::{CellLayout, CellName, Database, DatabaseName, Leader, Pooler};
+use cellar_model::{CellLayout, CellName, Code, Database, DatabaseName, Leader, Pooler, Refusal};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
 use cellar_topology::{LeaseKeeper, Mirror, Store};
@@ -56,13 +56,50 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// The database's record.
-    pub(crate) fn database_record(&self) -> Option<Database> {
+    fn database_record(&self) -> Option<Database> {
         self.mirror.view().databases.get(&self.database).cloned()
     }
 
-    /// This pooler's own address card.
-    pub(crate) fn card(&self) -> Option<Pooler> {
-        self.card_of(&self.cell)
+    /// This pooler's own address card and its database's record, if they are there and the card is
+    /// about the directory that this process was started for.
+    ///
+    /// A record that points elsewhere, by mistake or by malice, must not make this process configure,
+    /// stop or back up somebody else's files.
+    pub(crate) fn place(&self) -> Result<(Pooler, Database), Refusal> {
+        let about = |refusal: Refusal| refusal.about("cell", &self.cell).about("database", &self.database);
+        let missing = |what: &str| {
+            about(Refusal::new(
+                Code::UnknownCell,
+                format!("the topology has no record of {what}; its instance is left alone"),
+            ))
+        };
+        let card = self.card_of(&self.cell).ok_or_else(|| missing("this cell's pooler"))?;
+        let database = self.database_record().ok_or_else(|| missing("the database"))?;
+        let ours = [
+            ("data directory", &card.data_directory, self.layout.data()),
+            ("socket directory", &card.socket_directory, self.layout.sockets()),
+            ("config", &card.config_path, self.layout.config()),
+            ("certificates", &card.tls_directory, self.layout.tls()),
+            ("logs", &card.log_directory, self.layout.log()),
+            ("locks", &card.lock_directory, self.layout.lock()),
+            ("spool", &card.spool_directory, self.layout.spool()),
+        ];
+        for (what, recorded, actual) in ours {
+            if Path::new(recorded) != actual {
+                return Err(about(
+                    Refusal::new(
+                        Code::WrongInstance,
+                        format!(
+                            "the topology says that the {what} of {} is {recorded}, but its multipooler was started for {}: nothing is done",
+                            self.cell,
+                            actual.display()
+                        ),
+                    )
+                    .hint("correct the pooler's record, or start the multipooler with that --directory"),
+                ));
+            }
+        }
+        Ok((card, database))
     }
 
     /// Another pooler's address card.

@@ -47,8 +47,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a backup").into());
     };
     say(agent, job, Progress { phase: "checking the instance".to_owned(), ..Progress::default() }).await;
-    let gone = || Refusal::new(Code::UnknownCell, "the topology has no record of this cell any more");
-    let (card, database) = agent.card().zip(agent.database_record()).ok_or_else(gone)?;
+    let (card, database) = agent.place()?;
     let source = confirm(agent, &card, &params).await?;
     let id = job.record.id;
     let config = write_job(agent, &id.to_string(), &database, &card, source.primary.as_ref())

@@ -58,8 +58,7 @@ fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<Ending, JobError> {
-    let gone = || Refusal::new(Code::UnknownCell, "the topology has no record of this cell any more");
-    let (card, database) = agent.card().zip(agent.database_record()).ok_or_else(gone)?;
+    let (card, database) = agent.place()?;
     let no_primary =
         || Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`");
     let leader = agent.leader().ok_or_else(no_primary)?;

@@ -75,7 +75,10 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
         ))
     };
     let Some(source) = Source::recall(agent, &record.id) else { return nothing("") };
-    let Some((card, database)) = agent.card().zip(agent.database_record()) else { return nothing("") };
+    let (card, database) = match agent.place() {
+        Ok(place) => place,
+        Err(refusal) => return Ending::Failed(refusal.into()),
+    };
     let config = match write_job(agent, &record.id.to_string(), &database, &card, source.primary.as_ref()) {
         Ok(config) => config,
         Err(error) => return Ending::Failed(lost(&error.to_string(), "", "")),

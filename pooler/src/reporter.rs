@@ -92,7 +92,7 @@ pub(crate) async fn report(agent: Rc<Agent>) {
                 let mut record = wanted.clone();
                 record.update_time = Some(timestamp_ms(Timestamp::now()));
                 // Whoever has no address card is not part of the topology and does not report.
-                if agent.card().is_some() {
+                if agent.card_of(&agent.cell).is_some() {
                     match agent.store.transaction().put_leased(&key, &record, lease).commit().await {
                         Ok(_) => written = Some((wanted, lease)),
                         Err(error) => {

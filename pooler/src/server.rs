@@ -77,7 +77,7 @@ async fn listen_once(
     agent: &Agent,
     questions: mpsc::Sender<Question>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let Some(card) = agent.card() else { return Ok(()) };
+    let (card, _) = agent.place()?;
     let files = ServerFiles::in_dir(PathBuf::from(&card.tls_directory), "pooler.crt", "server.key");
     let address: SocketAddr = format!("{}:{}", card.listen, card.grpc_port).parse()?;
     let listener = MtlsListener::bind(address, ReloadableServerConfig::load(files)?).await?;
@@ -100,7 +100,7 @@ async fn listen_once(
 
 async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let down = |message: String| Refusal::new(Code::CellDown, message).about("cell", &agent.cell);
-    let card = agent.card().ok_or_else(|| down("the topology has no record of this cell".to_owned()))?;
+    let (card, _) = agent.place()?;
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
     let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
     Ok(live_status(&facts))
@@ -136,8 +136,7 @@ async fn backups(agent: &Agent, only: Option<&BackupLabel>) -> Result<ListBackup
         Refusal::new(Code::PgbackrestFailed, format!("reading the repo from cell {}: {what}", agent.cell))
             .about("cell", &agent.cell)
     };
-    let (card, database) =
-        agent.card().zip(agent.database_record()).ok_or_else(|| failed(&"no record of this cell"))?;
+    let (card, database) = agent.place()?;
     let config = write_bootstrap(agent, &database, &card).map_err(|error| failed(&error))?;
     let info = agent
         .pgbackrest

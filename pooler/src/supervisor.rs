@@ -73,13 +73,21 @@ struct Supervisor {
     /// Whether the primary that runs has its roles and stanza.
     prepared: bool,
     failures: u32,
+    /// What is wrong without keeping the instance from running.
+    note: String,
 }
 
 /// Keeps the instance as it should be, for ever.
 pub(crate) async fn supervise(agent: Rc<Agent>) {
     let mut topology = agent.mirror.changes();
-    let mut this =
-        Supervisor { agent: Rc::clone(&agent), probe: None, applied: None, prepared: false, failures: 0 };
+    let mut this = Supervisor {
+        agent: Rc::clone(&agent),
+        probe: None,
+        applied: None,
+        prepared: false,
+        failures: 0,
+        note: String::new(),
+    };
     loop {
         topology.borrow_and_update();
         let pause = if agent.held.get() { TICK } else { this.round().await };
@@ -95,12 +103,13 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 
 impl Supervisor {
     async fn round(&mut self) -> Duration {
-        let (Some(card), Some(database)) = (self.agent.card(), self.agent.database_record()) else {
-            self.say(
-                InstanceState::Unknown,
-                "the topology has no record of this pooler; its instance is left alone",
-            );
-            return TICK;
+        let (card, database) = match self.agent.place() {
+            Ok(place) => place,
+            Err(refusal) => {
+                *self.agent.facts.borrow_mut() = None;
+                self.say(InstanceState::Unknown, &refusal.message);
+                return TICK;
+            }
         };
         match self.look_and_act(&card, &database).await {
             Ok(Outcome::Progress) => {
@@ -127,8 +136,13 @@ impl Supervisor {
     }
 
     async fn look_and_act(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
-        if sync_pgbackrest(&self.agent, database, card)? {
-            self.agent.config_changed.notify_one();
+        match sync_pgbackrest(&self.agent, database, card) {
+            Ok(true) => self.agent.config_changed.notify_one(),
+            Ok(false) => {}
+            // Some other cell's record that cannot be rendered must not stop the care for this instance:
+            // the file stays as it was.
+            Err(error) if Path::new(&card.config_path).exists() => self.note = error.to_string(),
+            Err(error) => return Err(error.into()),
         }
         if running(Path::new(&card.data_directory))?.is_some() {
             self.watch_over(card, database).await
@@ -179,7 +193,7 @@ impl Supervisor {
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
                 facts.timeline, leader.cell, leader.term
             ),
-            _ => String::new(),
+            _ => std::mem::take(&mut self.note),
         };
         let identity = facts.system_identifier;
         *self.agent.facts.borrow_mut() = Some(facts);

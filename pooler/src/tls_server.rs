@@ -36,7 +36,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     loop {
         let begun = Instant::now();
         // The config is rendered by the supervisor of the instance; before that there is nothing to serve.
-        if agent.card().is_some_and(|card| PathBuf::from(&card.config_path).exists()) {
+        if agent.place().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
             match serve(&agent).await {
                 Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
@@ -54,7 +54,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 
 /// Runs the server until it ends.
 async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
-    let Some(card) = agent.card() else { return Ok(None) };
+    let Ok((card, _)) = agent.place() else { return Ok(None) };
     let log = agent.layout.log().join("pgbackrest-server.log");
     // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
     let _ = agent.config_changed.notified().now_or_never();

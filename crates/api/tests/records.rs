@@ -1,6 +1,8 @@
 //! Model and proto define the same records: every record, with every field set, goes through the
 //! API's message and comes back the same, and the JSON in etcd is the API's JSON.
 
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where it must not go on")]
+
 use cellar_api::{from_message, to_message, v1};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

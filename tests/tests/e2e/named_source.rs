@@ -71,9 +71,16 @@ fn a_path_that_is_not_the_instances_is_refused() {
     // zone3's data directory by another name: the topology says one, the instance another.
     let data = cluster.instance("zone3").data;
     let elsewhere = cluster.instance("zone2").data;
+    let settings =
+        || std::fs::read_to_string(format!("{elsewhere}/cellar.conf")).expect("zone2 has settings");
+    let untouched = settings();
     let message = lie_about_the_data_directory(&cluster, "zone3", &elsewhere);
-    assert!(message.contains(&data) || message.contains("data"), "{message}");
+    assert!(message.contains(&data), "{message}");
     assert_eq!(backup_count(&cluster), before);
+    assert_eq!(settings(), untouched, "zone3's pooler must not touch zone2's files");
+    // The lie is withdrawn, and all goes on.
+    cluster.wait_streaming("zone3");
+    let _ = cluster.backup("zone3", "incr");
 }
 
 /// Writes a pooler record with another data directory into etcd, as a hostile or mistaken operator
@@ -84,7 +91,9 @@ fn lie_about_the_data_directory(cluster: &Cluster, cell: &str, elsewhere: &str) 
     let mut value: serde_json::Value = serde_json::from_str(&record).expect("a record");
     value["dataDirectory"] = elsewhere.into();
     cluster.etcd_put(&key, &value.to_string());
-    // The record is the pooler's own; it follows within a moment, so ask until the lie has arrived.
+    eventually("the pooler to see the lie", || {
+        cluster.status(cell).is_some_and(|status| status.message.contains(elsewhere))
+    });
     let finished = cluster.try_cellar(&["backup", "--from", cell]);
     cluster.etcd_put(&key, &record);
     assert!(matches!(finished.code, 1 | 3), "{finished:?}");
