@@ -6,6 +6,7 @@ use cellar_topology::View;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
+use crate::ended;
 use crate::poolers::of_database;
 use crate::refusal;
 
@@ -34,10 +35,12 @@ impl Admin {
 
 fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
     let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
+    // As it is for a new request: what has ended is not in the way, tidied up or not.
+    let lock = view.locks.get(name).map(|lock| lock.advanced(|id| ended::has_ended(view, name, id)));
     Ok(v1::DatabaseView {
         database: view.databases.get(name).map(to_message).transpose().map_err(bug)?,
         leader: view.leaders.get(name).map(to_message).transpose().map_err(bug)?,
-        lock: view.locks.get(name).map(to_message).transpose().map_err(bug)?,
+        lock: lock.as_ref().map(to_message).transpose().map_err(bug)?,
         cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
     })
 }

@@ -69,7 +69,8 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
         Copied::Ended(code) => {
             let text = evidence::read(&log_file);
             let failure = Failure::judge(code, &cellar_pgbackrest::tool_messages(&text));
-            return Err(tool_failure(&format!("backing up cell {}", agent.cell), &failure, &text));
+            let doing = format!("backing up cell {}", agent.cell);
+            return Err(tool_failure(&doing, &failure, &text, &[&database.repo_path, &card.data_directory]));
         }
     }
     let result = judge(agent, &database, &config, &log_file, &source).await?;

@@ -15,25 +15,55 @@ use crate::agent::Agent;
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lines of a tool's output that an error quotes.
-const QUOTED_LINES: usize = 20;
+const QUOTED_LINES: usize = 12;
 
-/// The last lines of a tool's output.
+/// Characters of a line that are quoted.
+const WIDTH: usize = 240;
+
+/// Bytes of a WAL segment, unless initdb was told otherwise.
+const WAL_SEGMENT: u64 = 16 << 20;
+
+/// The last lines of a tool's output that say something: not the list of copied files, and no line
+/// longer than a screen is wide. All of it stays in the job's log.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.contains(" DETAIL: "))
+        .map(|line| {
+            if line.chars().count() > WIDTH {
+                line.chars().take(WIDTH).chain("...".chars()).collect()
+            } else {
+                line.to_owned()
+            }
+        })
+        .collect();
     lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
 }
 
+/// Whether a file system has no room left for so much as a WAL segment.
+fn is_full(path: &str) -> bool {
+    nix::sys::statvfs::statvfs(path)
+        .is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() < WAL_SEGMENT)
+}
+
 /// The job's error for a pgBackRest command that failed.
-pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str) -> JobError {
-    let full = failure.message.contains("No space left") || log.contains("No space left on device");
+///
+/// pgBackRest reports a full disk as any other failed write (64) or, when it is the archive that is
+/// full, as WAL that did not arrive (82), so the disks are asked too.
+pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: &[&str]) -> JobError {
+    let full = log.contains("No space left on device")
+        || (matches!(failure.exit_code, Some(64 | 82)) && disks.iter().any(|disk| is_full(disk)));
     JobError {
         code: if full { Code::DiskFull } else { Code::PgbackrestFailed },
         message: match failure.exit_code {
-            Some(code) => format!("{doing}: pgbackrest ended with {code}: {}", failure.message),
+            Some(code) => {
+                let first = failure.message.lines().next().unwrap_or_default();
+                format!("{doing}: pgbackrest ended with {code}: {first}")
+            }
             None => format!("{doing}: pgbackrest was killed"),
         },
         hint: if full {
-            "make room in the repo or on the cell's disk, then ask again".to_owned()
+            "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying".to_owned()
         } else {
             failure.hint.to_owned()
         },

@@ -82,18 +82,20 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     });
     say(agent, job, "restoring").await;
     let log_name = job.record.id.to_string();
-    seed::restore(agent, &database, &card, delta, &log_name).await.map_err(|error| seed_failed(&error))?;
+    seed::restore(agent, &database, &card, delta, &log_name)
+        .await
+        .map_err(|error| seed_failed(&error, &card.data_directory))?;
     // The supervisor finishes and starts it exactly as after a first restore.
     drop(hold);
     say(agent, job, "catching up").await;
     streams(agent, control, &database, &card).await
 }
 
-fn seed_failed(error: &seed::SeedError) -> JobError {
+fn seed_failed(error: &seed::SeedError, data_directory: &str) -> JobError {
     let mut job_error = failed("restoring", error);
     job_error.code = Code::PgbackrestFailed;
     if let seed::SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) = error {
-        job_error = crate::evidence::tool_failure("restoring", failure, output);
+        job_error = crate::evidence::tool_failure("restoring", failure, output, &[data_directory]);
     }
     job_error
 }

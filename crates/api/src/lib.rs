@@ -9,7 +9,14 @@ pub use error::{exit_code, hint_of, reason_of, status_of};
 pub use record::{ConvertError, from_message, to_message};
 
 /// Generated from `proto/cellar/v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    rustdoc::all,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("cellar.v1");
     include!(concat!(env!("OUT_DIR"), "/cellar.v1.serde.rs"));
