@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Pooler,
-    Progress, Refusal, Role, RunResult, check_primary_source, check_standby_source,
+    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Leader,
+    Lsn, Pooler, Progress, Refusal, Role, RunResult, check_primary_source, check_standby_source,
 };
 use cellar_pgbackrest::{DetailLog, Failure, Invocation};
 use cellar_postgres::{InstanceFacts, Probe};
@@ -19,6 +19,7 @@ use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::claim::{ClaimedJob, Ending};
 use crate::config_files::write_job;
 use crate::evidence::{self, Source, judge, tool_error, tool_failure};
+use crate::peers;
 use crate::worker::{Control, Interruption, interrupted_ending};
 
 /// How often the log is read and the job looked at.
@@ -96,7 +97,7 @@ async fn confirm(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<
         Refusal::new(Code::CellDown, format!("the instance of cell {} does not answer: {error}", agent.cell))
             .hint("look at `cellar status`")
     })?;
-    let observed = facts.to_observed();
+    let mut observed = facts.to_observed();
     let others: Vec<CellName> =
         agent.mirror.view().snapshot().other_primaries(&agent.database, Some(&leader.cell));
     let expected = Expected {
@@ -113,6 +114,8 @@ async fn confirm(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<
     if from_primary {
         check_primary_source(&expected, &observed)?;
     } else {
+        // Asked after the standby, so that a healthy one can only be behind it.
+        observed.primary_lsn = Some(primary_position(agent, &primary, &leader).await?);
         check_standby_source(&expected, &observed)?;
         check_not_silent(&facts)?;
     }
@@ -128,6 +131,24 @@ async fn confirm(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<
             verified: false,
         },
         primary: (!from_primary).then_some(primary),
+    })
+}
+
+/// Where the recorded primary is now, as it says itself, if it still is that primary.
+pub(crate) async fn primary_position(agent: &Agent, card: &Pooler, leader: &Leader) -> Result<Lsn, Refusal> {
+    let live = peers::live_status(agent, card).await?;
+    let same = live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get());
+    let position = live.write_lsn.as_deref().and_then(|text| text.parse().ok());
+    position.filter(|_| same).ok_or_else(|| {
+        Refusal::new(
+            Code::NoPrimary,
+            format!(
+                "the instance of cell {} is not the primary on timeline {} any more",
+                leader.cell, leader.term
+            ),
+        )
+        .hint("the roles are changing: look at `cellar status` and ask again")
+        .about("cell", &leader.cell)
     })
 }
 

@@ -92,6 +92,14 @@ pub(crate) fn write_job(
     Ok(path)
 }
 
+/// What an instance archives with that is not the recorded primary: nothing.
+///
+/// A standby does not archive anyway. A primary that was deposed must not: the segment it was writing
+/// goes on past the point where its successor's timeline begins, and a standby that is restored from
+/// the archive would follow it there. Its WAL stays in its data directory.
+const NO_ARCHIVING: &str =
+    "echo 'cellar: this instance is not the recorded primary, so it archives nothing' >&2; false";
+
 /// A word of a shell command. `%` is PostgreSQL's own escape in archive and restore commands.
 fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"))
@@ -136,7 +144,11 @@ pub(crate) fn instance_config(
                 ca: tls.join("ca.crt"),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: format!("{pgbackrest} archive-push %p"),
+            archive_command: if leader.is_none_or(|leader| leader.cell == agent.cell) {
+                format!("{pgbackrest} archive-push %p")
+            } else {
+                NO_ARCHIVING.to_owned()
+            },
             restore_command: Some(format!("{pgbackrest} archive-get %f \"%p\"")),
             primary_conninfo,
             ..Settings::default()

@@ -148,6 +148,16 @@ pub(crate) async fn judge(
         standby: source.primary.is_some(),
         expected_files: Some(manifest.copied(log.stored_empty())),
     });
+    // What an earlier backup holds of this one is only as good as that one's proof.
+    let unproven = backup.references.iter().find(|label| {
+        let earlier = info.backup(label);
+        earlier.is_some_and(|earlier| earlier.annotations.contains_key(PROOF_ANNOTATION))
+    });
+    let verdict = match (verdict, unproven) {
+        (Err(why), _) => Err(why.to_string()),
+        (Ok(()), Some(label)) => Err(format!("it builds on {label}, which is not proven")),
+        (Ok(()), None) => Ok(()),
+    };
     if let Err(why) = verdict {
         let annotate = Invocation::on("annotate", config, stanza)
             .option("set", label.as_str())

@@ -17,6 +17,7 @@ mod claim;
 mod config_files;
 mod evidence;
 mod leadership;
+mod peers;
 mod rebuild;
 mod recovery;
 mod reporter;

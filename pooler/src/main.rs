@@ -15,9 +15,7 @@ fn main() -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let _place = PidFile::acquire(&arguments.pid_file)?;
     cellar_tls::install_ring_provider();
-    // One thread for everything. Children ask the kernel to be killed when the thread that spawned them
-    // ends (PR_SET_PDEATHSIG counts threads, not processes), so they must be spawned from the one that
-    // lives as long as the process.
+    // One thread for everything: an agent that mostly waits needs no more, and stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let local = tokio::task::LocalSet::new();
     let outcome = runtime.block_on(local.run_until(run(arguments, user)));

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, Database, Expected, JobError, Leader, Pooler, Progress, Refusal, Role, RunResult,
-    check_standby_without_lag,
+    check_standby_source,
 };
 use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop};
 use jiff::Timestamp;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::backup::primary_position;
 use crate::claim::{ClaimedJob, Ending};
 use crate::seed;
-use crate::worker::{Control, interrupted_ending};
+use crate::worker::{Control, Interruption, interrupted_ending};
 
 /// How long the new standby may take from its start until it streams. It replays what was archived
 /// since the backup first.
@@ -71,8 +72,15 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let hold = Hold::take(agent);
     say(agent, job, "stopping PostgreSQL").await;
     let data = PathBuf::from(&card.data_directory);
-    let stopped = stop(&data, &StopTimeouts::default()).await;
-    stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    let found =
+        inspect(&agent.tools, &data).await.map_err(|error| failed("looking at the old files", &error))?;
+    let mut timeouts = StopTimeouts::default();
+    if matches!(found, DataDirectory::Valid { recovers: false, .. }) {
+        // It ran as a primary, and is not the recorded one: a fast shutdown would archive its last segment,
+        // which goes on past the point where its successor's timeline began.
+        timeouts.fast = Duration::ZERO;
+    }
+    stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
     let delta =
         make_way(agent, &data, &leader).await.map_err(|error| failed("looking at the old files", &error))?;
@@ -82,9 +90,17 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     });
     say(agent, job, "restoring").await;
     let log_name = job.record.id.to_string();
-    seed::restore(agent, &database, &card, delta, &log_name)
+    let interrupted = || control.interrupted(agent).is_some();
+    let restored = seed::restore(agent, &database, &card, delta, &log_name, &interrupted)
         .await
         .map_err(|error| seed_failed(&error, &card.data_directory))?;
+    if !restored {
+        let why = control.interrupted(agent).unwrap_or(Interruption::Stopping);
+        return Ok(interrupted_ending(
+            why,
+            "the old files are not complete any more, so the multipooler begins the restore again by itself",
+        ));
+    }
     // The supervisor finishes and starts it exactly as after a first restore.
     drop(hold);
     say(agent, job, "catching up").await;
@@ -151,7 +167,20 @@ async fn streams(
                     max_lag_bytes: u64::MAX,
                     other_primaries: &[],
                 };
-                match check_standby_without_lag(&expected, &observed) {
+                // Streaming is not enough: a standby that has gone past the point where the primary was
+                // promoted waits for ever for WAL that never comes, and PostgreSQL calls that streaming too.
+                let mut observed = observed;
+                let verdict = match &primary {
+                    Some(card) => match primary_position(agent, card, &leader).await {
+                        Ok(position) => {
+                            observed.primary_lsn = Some(position);
+                            check_standby_source(&expected, &observed)
+                        }
+                        Err(refusal) => Err(refusal),
+                    },
+                    None => Err(no_card(&leader)),
+                };
+                match verdict {
                     Ok(()) if observed.role == Role::Standby => {
                         return Ok(Ending::Succeeded(RunResult::default()));
                     }
@@ -177,6 +206,10 @@ async fn streams(
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn no_card(leader: &Leader) -> Refusal {
+    Refusal::new(Code::NoPrimary, format!("the recorded primary {} is not in the topology", leader.cell))
 }
 
 async fn say(agent: &Agent, job: &mut ClaimedJob, phase: &str) {

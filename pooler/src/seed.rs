@@ -14,6 +14,12 @@ use crate::evidence;
 /// initdb takes a second; a minute covers the slowest disk.
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often a running restore is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long pgBackRest may take to end after SIGTERM; it takes milliseconds.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Seeding did not end well. It can be begun again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SeedError {
@@ -46,7 +52,8 @@ pub(crate) async fn make_database(
     Ok(())
 }
 
-/// Restores the newest backup as a standby, with output to `jobs/<log_name>.log`.
+/// Restores the newest backup as a standby, with output to `jobs/<log_name>.log`. False when it was
+/// ended early because `interrupted` said so.
 ///
 /// The marker is there before pgBackRest writes its first file and goes when the instance is ready
 /// to start, so that a restore that was killed is completed and never mistaken for somebody's data.
@@ -56,7 +63,8 @@ pub(crate) async fn restore(
     card: &Pooler,
     delta: bool,
     log_name: &str,
-) -> Result<(), SeedError> {
+    interrupted: &dyn Fn() -> bool,
+) -> Result<bool, SeedError> {
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
@@ -73,7 +81,17 @@ pub(crate) async fn restore(
     let options = RestoreOptions { standby: true, delta, ..RestoreOptions::default() };
     let invocation = Invocation::restore(&config, &database.stanza, &options);
     let log = agent.layout.jobs().join(format!("{log_name}.log"));
-    let code = agent.pgbackrest.spawn_logged(&invocation, &log).await?.wait().await?;
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
+    let code = loop {
+        tokio::select! {
+            code = running.wait() => break code?,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if interrupted() {
+            running.terminate(GRACE).await?;
+            return Ok(false);
+        }
+    };
     if code != Some(0) {
         let text =
             std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -81,7 +99,7 @@ pub(crate) async fn restore(
         let output = evidence::last_lines(&text);
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A server that was killed leaves `postmaster.pid`, on which pgBackRest refuses to restore (38). It

@@ -247,7 +247,7 @@ impl Supervisor {
             }
             Step::Restore { delta } => {
                 self.say(InstanceState::Seeding, "restores the newest backup");
-                seed::restore(&agent, database, card, delta, "seed").await?;
+                seed::restore(&agent, database, card, delta, "seed", &|| false).await?;
             }
             Step::FinishRestore => {
                 let config = instance_config(&agent, database, card, leader.as_ref())?;

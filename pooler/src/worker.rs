@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// Pause after etcd did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long the log of a job is kept that the topology has forgotten.
+const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Why a running job must end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interruption {
@@ -94,12 +97,14 @@ fn next_job(agent: &Agent) -> Option<JobId> {
 pub(crate) async fn work(agent: Rc<Agent>, mut stop: watch::Receiver<bool>) {
     let mut topology = agent.mirror.changes();
     recovery::recover(&agent).await;
+    forget_old_logs(&agent);
     while !*stop.borrow() {
         topology.borrow_and_update();
         if let Some(id) = next_job(&agent) {
             match ClaimedJob::take(&agent, &id).await {
                 Ok(Some(job)) => {
                     run(&agent, job, stop.clone()).await;
+                    forget_old_logs(&agent);
                     continue;
                 }
                 // Taken, closed or canceled meanwhile, or no lease yet.
@@ -115,6 +120,21 @@ pub(crate) async fn work(agent: Rc<Agent>, mut stop: watch::Receiver<bool>) {
             _ = topology.changed() => {}
             _ = stop.changed() => {}
             () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+/// Removes the logs of jobs that the topology has forgotten, a week after they were last written.
+fn forget_old_logs(agent: &Agent) {
+    let Ok(entries) = std::fs::read_dir(agent.layout.jobs()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.split('.').next()?.parse::<JobId>().ok());
+        let forgotten = id.is_some_and(|id| !agent.mirror.view().jobs.contains_key(&id));
+        let age =
+            entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
+        if forgotten && age.is_some_and(|age| age > KEEP_LOGS) {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

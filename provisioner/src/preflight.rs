@@ -100,7 +100,16 @@ impl Cluster {
 /// Whether the port is free, or held by the cluster in `own` itself.
 pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding> {
     let PortNeed { port, purpose } = need;
-    let Err(error) = std::net::TcpListener::bind((LISTEN, *port)) else { return None };
+    let mut bound = std::net::TcpListener::bind((LISTEN, *port));
+    // A process that was just killed keeps its port until the kernel has taken it apart.
+    for _ in 0..10 {
+        if bound.is_ok() || !port_holder::holders(*port).is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        bound = std::net::TcpListener::bind((LISTEN, *port));
+    }
+    let Err(error) = bound else { return None };
     if error.kind() != std::io::ErrorKind::AddrInUse {
         return Some(Finding {
             message: format!("port {port}, needed by {purpose}, cannot be used: {error}"),

@@ -84,7 +84,7 @@ pub(crate) enum Command {
     /// Print shell exports that point psql and programs at the cluster's primary
     #[command(after_help = "Examples:
   eval \"$(cellar env)\" && psql -c 'select 1'
-  cellar env --cluster ci >> \"$GITHUB_ENV\"")]
+  cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
     Env,
     Exec(exec::Exec),
     /// Look for what is in the cluster's way: programs, ports, directories, processes, cells

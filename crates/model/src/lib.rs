@@ -42,8 +42,6 @@ pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable};
 pub use plan::{DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_rebuild};
 pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
-pub use precondition::{
-    Expected, Observed, check_primary_source, check_standby_source, check_standby_without_lag,
-};
+pub use precondition::{Expected, Observed, check_primary_source, check_standby_source};
 pub use proof::{CopyCount, Proof, ProofFailure, prove};
 pub use topology::{Cell, Database, Retention, next_index};

@@ -40,7 +40,8 @@ pub struct Observed {
     pub timeline: Timeline,
     /// Host and port of the walreceiver's sender, while it streams.
     pub streaming_from: Option<(String, u16)>,
-    /// Newest position of the primary that the standby was told of.
+    /// The primary's position, learned after the standby's own: as the primary itself says, or else
+    /// the newest that the standby was told of.
     pub primary_lsn: Option<Lsn>,
     /// A standby's replay position, a primary's write position.
     pub replay_lsn: Lsn,
@@ -86,11 +87,7 @@ fn check_identity(expected: &Expected<'_>, observed: &Observed) -> Result<(), Re
     Ok(())
 }
 
-/// Whether the instance is a healthy standby of the recorded primary, its lag aside.
-///
-/// # Errors
-/// The first rule that does not hold.
-pub fn check_standby_without_lag(expected: &Expected<'_>, observed: &Observed) -> Result<(), Refusal> {
+fn check_standby_without_lag(expected: &Expected<'_>, observed: &Observed) -> Result<(), Refusal> {
     let cell = expected.cell;
     match observed.role {
         Role::Standby => {}
@@ -151,6 +148,17 @@ pub fn check_standby_without_lag(expected: &Expected<'_>, observed: &Observed) -
 /// The first rule that does not hold.
 pub fn check_standby_source(expected: &Expected<'_>, observed: &Observed) -> Result<(), Refusal> {
     check_standby_without_lag(expected, observed)?;
+    if let Some(primary) = observed.primary_lsn.filter(|primary| *primary < observed.replay_lsn) {
+        return Err(refuse(
+            expected,
+            Code::WrongPrimary,
+            format!(
+                "the standby in cell {} has replayed up to {}, and the primary {} has only come to {primary}: the standby has WAL that the primary never had",
+                expected.cell, observed.replay_lsn, expected.primary
+            ),
+            "it followed another primary past the point where this one was promoted: rebuild it (`cellar rebuild`)",
+        ));
+    }
     let lag = observed.primary_lsn.map_or(0, |primary| primary.bytes_ahead_of(observed.replay_lsn));
     if lag > expected.max_lag_bytes {
         return Err(refuse(
@@ -226,6 +234,7 @@ mod tests {
         assert_eq!(check(|o| o.streaming_from = None), Err(Code::WrongPrimary));
         assert_eq!(check(|o| o.streaming_from = Some(("localhost".into(), 25433))), Err(Code::WrongPrimary));
         assert_eq!(check(|o| o.replay_lsn = Lsn::new(3999)), Err(Code::Lagging));
+        assert_eq!(check(|o| o.replay_lsn = Lsn::new(5001)), Err(Code::WrongPrimary), "diverged");
         assert_eq!(check_beside(&["zone2".parse().unwrap()], |_| {}), Err(Code::TwoPrimaries));
     }
 

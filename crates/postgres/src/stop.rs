@@ -16,7 +16,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long to wait after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopTimeouts {
-    /// After a fast shutdown. It hangs for as long as the archiver cannot reach its repo.
+    /// After a fast shutdown, which archives a primary's last WAL and hangs for as long as the archiver
+    /// cannot reach its repo. Zero: no fast shutdown.
     pub fast: Duration,
     /// After an immediate one. PostgreSQL kills children that ignore it after 5 s.
     pub immediate: Duration,
@@ -91,7 +92,7 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         (Signal::SIGINT, timeouts.fast, Stopped::Fast),
         (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
     ];
-    for (signal, patience, outcome) in steps {
+    for (signal, patience, outcome) in steps.into_iter().filter(|(_, patience, _)| !patience.is_zero()) {
         postmaster.signal(signal)?;
         if ended(&postmaster, patience).await {
             // A backend that the postmaster gave up on would keep the next server from starting.

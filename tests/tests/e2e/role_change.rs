@@ -60,3 +60,26 @@ fn two_primaries_stop_backups() {
     cluster.wait_streaming("zone3");
     let _ = cluster.backup("zone3", "incr");
 }
+
+/// A primary that was deposed while it ran has WAL that nobody else has. Neither it nor a standby made
+/// anew afterwards may follow that WAL past the point where the new timeline began.
+#[test]
+fn a_deposed_primary_leads_nobody_astray() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.sql("zone1", "CREATE TABLE t AS SELECT 1 AS i");
+    eventually("zone2 to have the table", || cluster.try_sql("zone2", "TABLE t").code == 0);
+    cluster.sql("zone2", "SELECT pg_promote()");
+    eventually("zone2 to be recorded as primary", || cluster.primary() == "zone2");
+    // Written to the loser after the fork.
+    cluster.sql("zone1", "CREATE TABLE lost AS SELECT generate_series(1, 10000) AS i");
+    cluster.cellar(&["rebuild", "zone1"]);
+    cluster.cellar(&["rebuild", "zone3"]);
+    cluster.sql("zone2", "INSERT INTO t SELECT generate_series(2, 50000)");
+    for cell in ["zone1", "zone3"] {
+        eventually(&format!("{cell} to have the new rows"), || {
+            cluster.try_sql(cell, "SELECT count(*) FROM t").stdout.trim() == "50000"
+        });
+        assert_ne!(cluster.try_sql(cell, "TABLE lost").code, 0, "{cell} has what the new timeline never had");
+        let _ = cluster.backup(cell, "incr");
+    }
+}

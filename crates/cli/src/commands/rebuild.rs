@@ -17,7 +17,8 @@ use crate::units::parse_duration;
 
 /// Make a standby anew from the repository
 ///
-/// Restores beside the old data directory and swaps when it is complete. The primary is refused.
+/// Stops the standby, restores the newest backup into its data directory, keeping the files that are the
+/// same already, and waits until it streams. The primary is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar rebuild zone2
