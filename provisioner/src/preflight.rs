@@ -70,6 +70,7 @@ impl Cluster {
         findings.extend(self.check_reach(cells.iter().map(|cell| &cell.name)));
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
+            findings.extend(disk::check_repo(&self.state.repo));
         }
         for need in self.ports(cells)? {
             findings.extend(check_port(&need, Some(self.layout.root())));

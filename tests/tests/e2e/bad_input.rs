@@ -72,3 +72,88 @@ fn without_etcd_or_multiadmin_commands_end_with_4() {
     cluster.cellar(&["up"]);
     let _ = cluster.backup("zone2", "incr");
 }
+
+/// A repo on a disk of its own, too small: refused before anything starts. Large enough at first and
+/// filled later: the backup fails and says why. Mounting needs root.
+#[test]
+fn a_disk_that_is_too_full_is_named() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("NOT RUN: a small disk can only be mounted by root");
+        return;
+    }
+    let disk = SmallDisk::mount("48m");
+    let repo = disk.path().join("repo").display().to_string();
+    let cluster = Cluster::new();
+    let up = |timeout: &str| {
+        cluster.try_cellar(&[
+            "up",
+            "--cells",
+            "zone1,zone2",
+            "--port-offset",
+            "auto",
+            "--repo",
+            &repo,
+            "--timeout",
+            timeout,
+        ])
+    };
+    let message = up("60s").refused(3);
+    assert!(message.contains("MiB free") && message.contains("--repo"), "{message}");
+    disk.resize("160m");
+    let _ = up("120s").ok();
+    let filler = disk.path().join("filler");
+    let status = std::process::Command::new("dd")
+        .args(["if=/dev/zero", "bs=1M", "count=400", "status=none"])
+        .arg(format!("of={}", filler.display()))
+        .stderr(std::process::Stdio::null())
+        .status()
+        .expect("dd runs");
+    assert!(!status.success(), "the disk is full now");
+    let id = cluster.begin_backup("zone2", "full");
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    assert_eq!(job["error"]["code"], "DISK_FULL", "{job:#}");
+    std::fs::remove_file(filler).expect("ours");
+    cellar_tests::eventually("archiving to go on", || {
+        cluster.sql("zone1", "SELECT pg_switch_wal()");
+        cluster.sql(
+            "zone1",
+            "SELECT coalesce(last_archived_time > last_failed_time, true) FROM pg_stat_archiver",
+        ) == "t"
+    });
+    let _ = cluster.backup("zone2", "full");
+}
+
+/// A file system of its own in memory.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("cellar-disk-").tempdir_in("/tmp").expect("a directory");
+        let disk = Self(directory);
+        disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"]);
+        disk
+    }
+
+    fn resize(&self, size: &str) {
+        self.run("mount", &["-o", &format!("remount,size={size}")]);
+    }
+
+    fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let status =
+            std::process::Command::new(program).args(arguments).arg(self.path()).status().expect(program);
+        assert!(status.success(), "{program} {arguments:?}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process of the cluster may still have a file open there.
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
