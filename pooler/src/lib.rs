@@ -23,6 +23,7 @@ mod recovery;
 mod reporter;
 mod seed;
 mod server;
+mod stanza;
 mod start;
 mod step;
 mod supervisor;

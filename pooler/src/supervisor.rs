@@ -10,16 +10,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
-use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus};
 use cellar_postgres::{
     InstanceConfig, PostgresError, Probe, configure, ensure_roles, inspect, reload, running, start,
 };
 use cellar_topology::StoreError;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
-use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest, write_bootstrap};
+use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::leadership;
 use crate::seed::{self, SeedError};
+use crate::stanza::{self, StanzaError};
 use crate::step::{Situation, Step, next_step};
 
 /// A round without any reason.
@@ -37,9 +37,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A start that takes longer is reported while it lasts.
 const BRIEF: Duration = Duration::from_millis(800);
 
-/// How long pgBackRest may take to read the repo.
-pub(crate) const INFO_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A round failed; the next one tries again.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
@@ -48,7 +45,7 @@ enum RoundError {
     #[error(transparent)]
     Postgres(#[from] PostgresError),
     #[error(transparent)]
-    Pgbackrest(#[from] PgbackrestError),
+    Stanza(#[from] StanzaError),
     #[error(transparent)]
     Seed(#[from] SeedError),
     #[error(transparent)]
@@ -185,7 +182,7 @@ impl Supervisor {
         let recorded = leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded && !self.prepared {
             ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
-            ensure_stanza(&self.agent, database, card).await?;
+            stanza::ensure(&self.agent, database, card).await?;
             self.prepared = true;
         }
         let message = match (facts.role, recorded, self.agent.leader()) {
@@ -299,21 +296,6 @@ impl Supervisor {
     }
 }
 
-/// What the repo has of the database, read without waiting for any other host.
-async fn repo_info(agent: &Agent, database: &Database, card: &Pooler) -> Result<StanzaInfo, RoundError> {
-    let config = write_bootstrap(agent, database, card)?;
-    Ok(agent.pgbackrest.info(&config, &database.stanza, INFO_TIMEOUT).await?)
-}
-
 async fn has_backup(agent: &Agent, database: &Database, card: &Pooler) -> Result<bool, RoundError> {
-    Ok(!repo_info(agent, database, card).await?.backups.is_empty())
-}
-
-async fn ensure_stanza(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), RoundError> {
-    let status = repo_info(agent, database, card).await?.status;
-    if matches!(status, StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData) {
-        let config = write_bootstrap(agent, database, card)?;
-        agent.pgbackrest.stanza_create(&config, &database.stanza, INFO_TIMEOUT).await?;
-    }
-    Ok(())
+    Ok(!stanza::read(agent, database, card).await?.backups.is_empty())
 }

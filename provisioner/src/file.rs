@@ -1,8 +1,8 @@
 //! Directories and files of a cluster: who owns them, and writing them whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use cellar_tls::Owner;
@@ -23,24 +23,29 @@ pub(crate) fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Re
         if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
             return Ok(());
         }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent)?;
+        // Whole or not at all: a directory of root's that a killed process left in its place would keep
+        // the service user out for ever.
+        let draft = tempfile::Builder::new().prefix(".new.").tempdir_in(parent)?;
+        // By handle and without following a link: the parent may be the service user's.
+        let handle = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits())
+            .open(draft.path())?;
+        handle.set_permissions(Permissions::from_mode(mode))?;
+        if let Some(Owner { uid, gid }) = owner {
+            fchown(&handle, Some(uid), Some(gid))?;
         }
-        match DirBuilder::new().mode(mode).create(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+        match fs::rename(draft.path(), path) {
             Ok(()) => {
-                // By handle and without following a link: the parent may be the service user's.
-                let handle = OpenOptions::new()
-                    .read(true)
-                    .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits())
-                    .open(path)?;
-                handle.set_permissions(Permissions::from_mode(mode))?;
-                if let Some(Owner { uid, gid }) = owner {
-                    fchown(&handle, Some(uid), Some(gid))?;
-                }
+                // Its name has changed, so nothing is removed by this.
+                drop(draft);
                 Ok(())
             }
+            // Somebody else has made it meanwhile, and filled it.
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(error) => Err(error),
         }
     };
     make().map_err(ProvisionError::io("make the directory", path))

@@ -1,0 +1,113 @@
+//! Making the stanza, and making it again after a process was killed in the middle of that.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{BackupLabel, Database, Pooler};
+use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus};
+use jiff::Timestamp;
+
+use crate::agent::Agent;
+use crate::config_files::{ConfigFileError, write_bootstrap};
+
+/// How long pgBackRest may take to read the repo or to make a stanza in it.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The repo could not be read, or the stanza not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StanzaError {
+    /// No config for it.
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    /// pgBackRest failed.
+    #[error(transparent)]
+    Pgbackrest(#[from] PgbackrestError),
+    /// What was half made cannot be moved.
+    #[error("cannot move the half-made {path} aside: {source}")]
+    Aside {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What the repo has of the database, read without waiting for any other host.
+pub(crate) async fn read(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+) -> Result<StanzaInfo, StanzaError> {
+    let config = write_bootstrap(agent, database, card)?;
+    Ok(agent.pgbackrest.info(&config, &database.stanza, TIMEOUT).await?)
+}
+
+/// Makes the stanza if there is none.
+pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), StanzaError> {
+    let status = read(agent, database, card).await?.status;
+    if !matches!(status, StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData) {
+        return Ok(());
+    }
+    let config = write_bootstrap(agent, database, card)?;
+    let made = agent.pgbackrest.stanza_create(&config, &database.stanza, TIMEOUT).await;
+    match made {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let Some(archive) = half_made(Path::new(&database.repo_path), database.stanza.as_str()) else {
+                return Err(error.into());
+            };
+            let aside = archive.with_extension(format!("half-made-{}", Timestamp::now().as_second()));
+            tracing::warn!(from = %archive.display(), to = %aside.display(), "an earlier stanza-create was killed; moving its half aside");
+            let failed = |source| StanzaError::Aside { path: archive.clone(), source };
+            std::fs::rename(&archive, &aside).map_err(failed)?;
+            Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, TIMEOUT).await?)
+        }
+    }
+}
+
+/// The archive directory of a stanza whose making was interrupted: `archive.info` is written before
+/// `backup.info`, and pgBackRest (2.45) refuses to go on from there, because from then on it looks like a
+/// damaged repo.
+///
+/// It is one only if there is no trace of any backup: WAL without a backup restores nothing.
+fn half_made(repo: &Path, stanza: &str) -> Option<PathBuf> {
+    let (archive, backup) = (repo.join("archive").join(stanza), repo.join("backup").join(stanza));
+    let traces = match std::fs::read_dir(&backup) {
+        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().ok()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        // What cannot be looked at is not empty.
+        Err(_) => return None,
+    };
+    let of_a_backup = |name: &str| {
+        name.starts_with("backup.info") || name == "latest" || name.parse::<BackupLabel>().is_ok()
+    };
+    let untouched =
+        traces.iter().all(|entry| entry.file_name().to_str().is_some_and(|name| !of_a_backup(name)));
+    (untouched && archive.join("archive.info").exists()).then_some(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stanza_without_any_trace_of_a_backup_is_half_made() {
+        let repo = tempfile::tempdir().unwrap();
+        let (archive, backup) = (repo.path().join("archive/app"), repo.path().join("backup/app"));
+        assert_eq!(half_made(repo.path(), "app"), None, "nothing is there");
+        std::fs::create_dir_all(&archive).unwrap();
+        std::fs::write(archive.join("archive.info"), "x").unwrap();
+        assert_eq!(
+            half_made(repo.path(), "app"),
+            Some(archive.clone()),
+            "killed before the backup's directory"
+        );
+        std::fs::create_dir_all(&backup).unwrap();
+        assert_eq!(half_made(repo.path(), "app"), Some(archive.clone()), "killed before backup.info");
+        for trace in ["backup.info", "backup.info.copy", "20260301-101500F"] {
+            std::fs::write(backup.join(trace), "x").unwrap();
+            assert_eq!(half_made(repo.path(), "app"), None, "{trace}");
+            std::fs::remove_file(backup.join(trace)).unwrap();
+        }
+    }
+}
