@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_model::CellName;
+use cellar_model::{CellName, Keyspace};
+use cellar_topology::{EtcdKv, Store};
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use crate::process::kill_hard;
+use crate::process::{command_line, kill_hard};
 use crate::run::{Finished, OsUser, as_user, binary, postgres_user, run};
 use crate::sweep::{base, destroy, sweep};
 use crate::{eventually, patiently};
@@ -341,15 +343,38 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// Where the cluster's etcd is, such as `https://localhost:12379`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn etcd_url(&self) -> String {
+        patiently("etcd to run", Duration::from_secs(10), || {
+            let words = command_line(self.pid("pid/etcd.pid"));
+            words.iter().find_map(|word| word.strip_prefix("--advertise-client-urls=").map(str::to_owned))
+        })
+    }
+
+    /// The cluster's records, with the rights of its provisioner.
+    ///
+    /// # Panics
+    /// When there is no certificate for it.
+    pub async fn store(&self) -> Store {
+        cellar_tls::install_ring_provider();
+        let Ok(tls) = cellar_tls::ClientTls::from_dir(&self.directory.join("state/tls")) else {
+            panic!("no certificate for etcd")
+        };
+        let Ok(kv) = EtcdKv::connect(&[self.etcd_url()], Some(tls.tonic_config())).await else {
+            panic!("bad etcd endpoint")
+        };
+        let Ok(cluster) = "demo".parse() else { panic!("demo is a name") };
+        Store::new(Arc::new(kv), Keyspace::new(&cluster))
+    }
+
     fn etcdctl(&self, arguments: &[&str]) -> Finished {
         let client = self.directory.join("multiadmin");
-        let endpoint = patiently("etcd to run", Duration::from_secs(10), || {
-            let path = format!("/proc/{}/cmdline", self.pid("pid/etcd.pid"));
-            let words = std::fs::read_to_string(path).ok()?;
-            let mut flags =
-                words.split('\0').filter_map(|word| word.strip_prefix("--advertise-client-urls="));
-            flags.next().map(str::to_owned)
-        });
+        let endpoint = self.etcd_url();
         run(Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={endpoint}"))

@@ -7,6 +7,9 @@ mod sweep;
 mod wait;
 
 pub use cluster::{Cluster, Instance};
-pub use process::{children_named, is_alive, kill_hard, processes_with, signal};
+pub use process::{
+    children_named, command_line, cpu_time, is_alive, kill_hard, processes_with, rss_kib, signal,
+};
 pub use run::{Finished, OsUser, as_user, bin_dir, binary, ordinary_user, postgres_user, run};
+pub use sweep::clean_up_when_told_to_end;
 pub use wait::{eventually, patiently};

@@ -1,19 +1,17 @@
 //! Looking at and ending processes, by pid only.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-fn cmdline(pid: i32) -> Option<Vec<String>> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(
-        bytes
-            .split(|byte| *byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .filter(|word| !word.is_empty())
-            .collect(),
-    )
+/// A process's arguments, the program first; nothing when it is gone.
+#[must_use]
+pub fn command_line(pid: i32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    words.filter(|word| !word.is_empty()).collect()
 }
 
 fn all() -> Vec<i32> {
@@ -35,7 +33,7 @@ pub fn processes_with(program: &str, needle: &str) -> Vec<i32> {
     all()
         .into_iter()
         .filter(|pid| name(*pid) == program)
-        .filter(|pid| cmdline(*pid).is_some_and(|words| words.iter().any(|word| word.contains(needle))))
+        .filter(|pid| command_line(*pid).iter().any(|word| word.contains(needle)))
         .collect()
 }
 
@@ -50,7 +48,7 @@ pub(crate) fn processes_of(directory: &Path) -> Vec<i32> {
         .filter(|pid| {
             let works_there =
                 std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
-            works_there || cmdline(*pid).is_some_and(|words| words.iter().any(|word| word.contains(&needle)))
+            works_there || command_line(*pid).iter().any(|word| word.contains(&needle))
         })
         .collect()
 }
@@ -67,6 +65,38 @@ pub fn children_named(parent: i32, program: &str) -> Vec<i32> {
 pub fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+}
+
+/// Resident memory of a process, in KiB.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+#[track_caller]
+pub fn rss_kib(pid: i32) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    match line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) {
+        Some(kib) => kib,
+        None => panic!("process {pid} is gone"),
+    }
+}
+
+/// The processor time that a process has used, all its threads together.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+#[track_caller]
+pub fn cpu_time(pid: i32) -> Duration {
+    /// Milliseconds of a tick: Linux shows 100 a second, whatever the kernel counts in.
+    const TICK: u64 = 10;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // utime and stime: the 12th and 13th after the program's name, which may hold anything.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    assert_eq!(ticks.len(), 2, "process {pid} is gone");
+    Duration::from_millis(ticks.iter().sum::<u64>() * TICK)
 }
 
 /// Sends a signal; a process that is gone is fine.

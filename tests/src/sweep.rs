@@ -5,6 +5,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal as unix_signal};
 
 use crate::process::{is_alive, processes_of, signal};
 
@@ -50,5 +51,35 @@ pub(crate) fn sweep() {
                 destroy(&entry.path());
             }
         }
+    });
+}
+
+/// Ends on SIGINT and SIGTERM, and takes this process's clusters along.
+///
+/// # Panics
+/// When signals cannot be waited for.
+pub fn clean_up_when_told_to_end() {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        panic!("no runtime")
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (unix_signal(SignalKind::interrupt()), unix_signal(SignalKind::terminate()))
+            else {
+                panic!("no signals")
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        let mine = format!("{}-", std::process::id());
+        for entry in std::fs::read_dir(base()).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&mine)) {
+                destroy(&entry.path());
+            }
+        }
+        std::process::exit(130);
     });
 }

@@ -1,0 +1,59 @@
+//! The benchmarks: real clusters, release build, one line per figure on standard output.
+//!
+//! `bench` runs them all, `bench NAME...` those whose figures' names begin so. What is compared is taken
+//! alternately in one run. Exit code 1 when a limit is missed.
+
+mod backup;
+mod bootstrap;
+mod config;
+mod figure;
+mod idle;
+mod topology;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use crate::figure::{Report, note};
+
+/// What one benchmark yields, and the benchmark.
+type Bench = (&'static [&'static str], fn(&mut Report));
+
+const BENCHES: &[Bench] = &[
+    (&["backup_overhead"], backup::overhead),
+    (&["dead_cell"], backup::dead_cell),
+    (&["bootstrap"], bootstrap::bootstrap),
+    (
+        &["idle_rss_multipooler", "idle_rss_multiadmin", "idle_cpu_multipooler", "idle_cpu_multiadmin"],
+        idle::idle,
+    ),
+    (&["config_256"], config::render),
+    (
+        &["topology_10k_ready", "topology_10k_list_p99", "topology_10k_job_rate", "topology_10k_rss"],
+        topology::ten_thousand,
+    ),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let names = || BENCHES.iter().flat_map(|(names, _)| *names);
+    if let Some(unknown) = wanted.iter().find(|text| !names().any(|name| name.starts_with(text.as_str()))) {
+        let known: Vec<&str> = names().copied().collect();
+        note(&format!("there is no figure {unknown}; there are {}", known.join(", ")));
+        return ExitCode::from(2);
+    }
+    cellar_tests::clean_up_when_told_to_end();
+    let mut report = Report::default();
+    for (names, bench) in BENCHES {
+        let asked = |name: &&str| wanted.iter().any(|text| name.starts_with(text.as_str()));
+        if !wanted.is_empty() && !names.iter().any(asked) {
+            continue;
+        }
+        note(&format!("{} ...", names.join(", ")));
+        // A benchmark that cannot be done panics with the reason, as the tests' harness does.
+        if catch_unwind(AssertUnwindSafe(|| bench(&mut report))).is_err() {
+            note(&format!("{}: not measured", names.join(", ")));
+            report.failed();
+        }
+    }
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
