@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cellar_model::{Database, Pooler};
+use cellar_model::{CellName, Database, Pooler};
 
 /// Most pgN entries pgBackRest accepts.
 const MAX_MEMBERS: usize = 256;
@@ -134,10 +134,17 @@ fn listen_fault(text: &str) -> Option<&'static str> {
     })
 }
 
-fn refuse(field: String, value: &str, fault: Option<&'static str>) -> Result<(), ConfigError> {
+/// The field is only named when it is refused: a large database renders a quarter of a million good values.
+fn refuse(
+    field: impl FnOnce() -> String,
+    value: &str,
+    fault: Option<&'static str>,
+) -> Result<(), ConfigError> {
     match fault {
         None => Ok(()),
-        Some(reason) => Err(ConfigError::Value { field, value: value.chars().take(200).collect(), reason }),
+        Some(reason) => {
+            Err(ConfigError::Value { field: field(), value: value.chars().take(200).collect(), reason })
+        }
     }
 }
 
@@ -146,14 +153,14 @@ pub(crate) fn check_auth(auth: &str) -> Result<(), ConfigError> {
     let stanzas =
         auth.split(',').all(|name| name.parse::<cellar_model::StanzaName>().is_ok()) && !auth.is_empty();
     let fault = (auth != "*" && !stanzas).then_some("it is neither * nor stanza names separated by commas");
-    refuse("tls_server_auth".to_owned(), auth, fault)
+    refuse(|| "tls_server_auth".to_owned(), auth, fault)
 }
 
 /// Checks every value of the records and that the members fit together. The local pooler's TLS
 /// directory serves for the connections to the others too, so theirs is not looked at.
 pub(crate) fn check(database: &Database, local: &Pooler, others: &[&Pooler]) -> Result<(), ConfigError> {
     refuse(
-        format!("database {}: repo_path", database.name),
+        || format!("database {}: repo_path", database.name),
         &database.repo_path,
         path_fault(&database.repo_path),
     )?;
@@ -171,24 +178,24 @@ pub(crate) fn check(database: &Database, local: &Pooler, others: &[&Pooler]) -> 
             });
         }
         let field = |name: &str| format!("pooler {}: {name}", member.cell);
-        refuse(field("host"), &member.host, host_fault(&member.host))?;
+        refuse(|| field("host"), &member.host, host_fault(&member.host))?;
         for (name, path) in [
             ("data_directory", &member.data_directory),
             ("socket_directory", &member.socket_directory),
             ("config_path", &member.config_path),
         ] {
-            refuse(field(name), path, path_fault(path))?;
+            refuse(|| field(name), path, path_fault(path))?;
         }
     }
     let field = |name: &str| format!("pooler {}: {name}", local.cell);
-    refuse(field("listen"), &local.listen, listen_fault(&local.listen))?;
+    refuse(|| field("listen"), &local.listen, listen_fault(&local.listen))?;
     for (name, path) in [
         ("tls_directory", &local.tls_directory),
         ("log_directory", &local.log_directory),
         ("lock_directory", &local.lock_directory),
         ("spool_directory", &local.spool_directory),
     ] {
-        refuse(field(name), path, path_fault(path))?;
+        refuse(|| field(name), path, path_fault(path))?;
     }
     check_ports(&members)
 }
@@ -212,17 +219,19 @@ fn check_distinct(members: &[&Pooler]) -> Result<(), ConfigError> {
 }
 
 fn check_ports(members: &[&Pooler]) -> Result<(), ConfigError> {
-    let mut taken: BTreeMap<(&str, u16), String> = BTreeMap::new();
+    let mut taken: BTreeMap<(&str, u16), (&str, &CellName)> = BTreeMap::new();
+    let named = |(what, cell): (&str, &CellName)| format!("{what} of cell {cell}");
     for member in members {
         for (what, port) in
             [("postgres_port", member.postgres_port), ("pgbackrest_port", member.pgbackrest_port)]
         {
-            let owner = format!("{what} of cell {}", member.cell);
+            let owner = (what, &member.cell);
             if port == 0 {
-                return refuse(format!("pooler {}: {what}", member.cell), "0", Some("it is not a port"));
+                return refuse(|| format!("pooler {}: {what}", member.cell), "0", Some("it is not a port"));
             }
-            if let Some(first) = taken.insert((&member.host, port), owner.clone()) {
-                return Err(ConfigError::SamePort { host: member.host.clone(), port, first, second: owner });
+            if let Some(first) = taken.insert((&member.host, port), owner) {
+                let (first, second) = (named(first), named(owner));
+                return Err(ConfigError::SamePort { host: member.host.clone(), port, first, second });
             }
         }
     }
