@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{
     BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
-    JobState, Pooler, Refusal,
+    JobKind, JobState, Pooler, Refusal,
 };
 use cellar_topology::View;
 
@@ -169,8 +169,32 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
             && result.label.as_str() == backup.label;
         ours.then_some(result.source)
     });
+    backup.last_drill = last_drill(view, database, &backup.label);
     backup.job = job.map(|id| id.to_string()).unwrap_or_default();
     backup.verified = proven.as_ref().is_some_and(|source| source.verified);
     backup.cell = proven.map(|source| source.cell).or(cell).map(String::from).unwrap_or_default();
     backup
+}
+
+/// The last drill that restored a backup, or tried to.
+fn last_drill(view: &View, database: &DatabaseName, label: &str) -> Option<v1::LastDrill> {
+    let drills =
+        view.jobs.values().filter(|record| record.kind == JobKind::Drill && record.database == *database);
+    let ended = drills.filter_map(|record| view.job(&record.id)).filter(|job| job.state.is_terminal());
+    let of_backup = ended.filter(|job| {
+        let restored =
+            job.result.as_ref().and_then(|result| result.drill.as_ref()).map(|drill| &drill.backup);
+        let asked = job.record.drill.as_ref().and_then(|params| params.backup.as_ref());
+        // A drill that was canceled says nothing of the backup.
+        restored.or(asked).is_some_and(|backup| backup.as_str() == label) && job.state != JobState::Canceled
+    });
+    let last = of_backup.max_by_key(|job| job.end_time)?;
+    let drill = last.result.as_ref().and_then(|result| result.drill.as_ref());
+    Some(v1::LastDrill {
+        job: last.record.id.to_string(),
+        cell: last.record.cell.to_string(),
+        time: last.end_time.map(Into::into),
+        passed: last.state == JobState::Succeeded,
+        readable_millis: drill.map_or(0, |drill| drill.readable_millis),
+    })
 }

@@ -4,7 +4,7 @@
 //! and a closure guards all three records. So exactly one outcome wins,
 //! whatever anybody believed when they began.
 
-use cellar_model::{Closure, Code, JobError, JobRecord, JobState};
+use cellar_model::{Closure, Code, JobError, JobRecord, JobState, RunResult};
 use cellar_topology::Transaction;
 use jiff::Timestamp;
 
@@ -12,8 +12,19 @@ use crate::ended::{claim_key, job_key, run_key};
 
 /// The record with its closure.
 pub(crate) fn closed(record: &JobRecord, state: JobState, error: JobError, now: Timestamp) -> JobRecord {
+    ended(record, state, Some(error), None, now)
+}
+
+/// The record of a driven job with its closure, which may be a good one.
+pub(crate) fn ended(
+    record: &JobRecord,
+    state: JobState,
+    error: Option<JobError>,
+    result: Option<RunResult>,
+    now: Timestamp,
+) -> JobRecord {
     let time = cellar_model::timestamp_ms(now);
-    JobRecord { closure: Some(Closure { state, time, error }), ..record.clone() }
+    JobRecord { closure: Some(Closure { state, time, error, result }), ..record.clone() }
 }
 
 /// Adds the guards and the write that replace a job's record by a closed one.

@@ -41,6 +41,7 @@ fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
         database: view.databases.get(name).map(to_message).transpose().map_err(bug)?,
         leader: view.leaders.get(name).map(to_message).transpose().map_err(bug)?,
         lock: lock.as_ref().map(to_message).transpose().map_err(bug)?,
+        incarnation: view.incarnations.get(name).map(to_message).transpose().map_err(bug)?,
         cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
     })
 }

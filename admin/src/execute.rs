@@ -6,6 +6,7 @@ use cellar_model::Key;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
 use crate::closing::close;
+use crate::ended::job_key;
 use crate::housekeeping::Action;
 
 /// Bound on one transaction, above the store's own.
@@ -30,6 +31,21 @@ pub(crate) async fn execute(
         }
         Action::Close { record, job_revision, run_revision } => {
             close(transaction, record, *job_revision, *run_revision)
+        }
+        Action::Drive(drive) => {
+            let mut transaction = transaction;
+            for (key, revision) in &drive.guards {
+                transaction = transaction.expect(key, *revision);
+            }
+            for record in &drive.records {
+                transaction = transaction.put(&job_key(record), record);
+            }
+            match &drive.incarnation {
+                Some((database, incarnation)) => {
+                    transaction.put(&Key::Incarnation(database.clone()), incarnation)
+                }
+                None => transaction,
+            }
         }
         Action::Forget { jobs } => jobs.iter().fold(transaction, |transaction, job| {
             let record = Key::Job(job.database.clone(), job.id);
@@ -57,17 +73,28 @@ fn tell(action: &Action) {
             Some(job) => tracing::info!(%database, %job, waiting = lock.queue.len(), "the lock moved on"),
             None => tracing::info!(%database, "the lock is free"),
         },
-        Action::Close { record, .. } => {
-            if let Some(closure) = &record.closure {
-                tracing::info!(
-                    job = %record.id,
-                    state = closure.state.as_str(),
-                    code = %closure.error.code,
-                    reason = closure.error.message,
-                    "closed a job"
-                );
+        Action::Close { record, .. } => tell_closed(record),
+        Action::Drive(drive) => {
+            if let Some((database, incarnation)) = &drive.incarnation {
+                let fence = incarnation.fence.map(|job| job.to_string()).unwrap_or_default();
+                tracing::info!(%database, number = incarnation.number, fence, "wrote the incarnation");
+            }
+            for record in &drive.records {
+                if record.closure.is_some() {
+                    tell_closed(record);
+                } else {
+                    let canceled = record.cancel.is_some();
+                    tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind, cell = %record.cell, canceled, "a step");
+                }
             }
         }
         Action::Forget { jobs } => tracing::info!(jobs = jobs.len(), "forgot old jobs"),
     }
+}
+
+fn tell_closed(record: &cellar_model::JobRecord) {
+    let Some(closure) = &record.closure else { return };
+    let (code, reason) =
+        closure.error.as_ref().map_or(("", ""), |error| (error.code.as_str(), error.message.as_str()));
+    tracing::info!(job = %record.id, kind = %record.kind, state = closure.state.as_str(), code, reason, "closed a job");
 }

@@ -4,6 +4,7 @@
 //! guards every write with the revisions that the decision saw. So it may be
 //! run at any time, by a leader that does not know that it is not one any more.
 
+mod driving;
 mod history;
 mod locks;
 mod verdict;
@@ -11,7 +12,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
-use cellar_model::{CellName, DatabaseName, JobId, JobRecord, Key, Lock};
+use cellar_model::{CellName, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock};
 use cellar_topology::View;
 use jiff::Timestamp;
 
@@ -28,6 +29,19 @@ pub(crate) enum Action {
     Close { record: Box<JobRecord>, job_revision: i64, run_revision: i64 },
     /// Delete old jobs with their runs.
     Forget { jobs: Vec<Forgotten> },
+    /// Do the next thing for a job that multiadmin drives.
+    Drive(Box<Drive>),
+}
+
+/// One transaction for a job that multiadmin drives.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drive {
+    pub(crate) job: JobId,
+    /// Revisions that must still hold; 0 for a record that must not be there.
+    pub(crate) guards: Vec<(Key, i64)>,
+    /// Jobs to write: new steps, steps with a wish to end, or the job itself, closed.
+    pub(crate) records: Vec<JobRecord>,
+    pub(crate) incarnation: Option<(DatabaseName, Incarnation)>,
 }
 
 /// A job of the past.
@@ -51,6 +65,7 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
             run_revision: view.revision(&run_key(record)),
         });
     }
+    actions.extend(driving::next(view, now));
     for database in locks::databases(view) {
         if let Some(lock) = locks::moved_on(view, &database) {
             let revision = view.revision(&Key::Lock(database.clone()));

@@ -1,5 +1,6 @@
 //! The output of the tools that a job ran, from the pooler that ran it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cellar_api::v1;
@@ -28,6 +29,9 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<LogStream, Refusal> {
         let job = self.job(id, deadline).await?;
+        if job.record.kind.is_driven() {
+            return Ok(self.steps_logs(id, follow));
+        }
         if job.start_time.is_some() {
             return self.read_log(id, follow).await;
         }
@@ -46,6 +50,18 @@ impl Admin {
             }
         };
         Ok(stream::once(log).try_flatten().boxed())
+    }
+
+    /// The logs of a driven job's steps, one after the other in the order in which they were begun.
+    fn steps_logs(&self, id: JobId, follow: bool) -> LogStream {
+        let state =
+            Steps { admin: self.clone(), id, follow, told: BTreeSet::new(), changes: self.mirror.changes() };
+        stream::unfold(state, |mut steps| async move {
+            let log = steps.next().await?;
+            Some((log, steps))
+        })
+        .flatten()
+        .boxed()
     }
 
     async fn read_log(&self, id: JobId, follow: bool) -> Result<LogStream, Refusal> {
@@ -101,5 +117,54 @@ impl Log {
         };
         self.done = !matches!(next, Some(Ok(_)));
         next
+    }
+}
+
+/// The steps of a driven job whose logs were not told yet.
+struct Steps {
+    admin: Admin,
+    id: JobId,
+    follow: bool,
+    told: BTreeSet<JobId>,
+    changes: watch::Receiver<u64>,
+}
+
+fn line(text: String) -> v1::JobLogChunk {
+    v1::JobLogChunk { data: text.into_bytes() }
+}
+
+impl Steps {
+    /// The log of the next step that has begun; waits for one when following.
+    async fn next(&mut self) -> Option<LogStream> {
+        let mut ending = self.admin.ending();
+        loop {
+            self.changes.borrow_and_update();
+            let (next, ended) = {
+                let view = self.admin.view();
+                let mut steps = view.steps(&self.id);
+                steps.retain(|step| step.start_time.is_some() && !self.told.contains(&step.record.id));
+                steps.sort_by_key(|step| (step.record.create_time, step.start_time, step.record.id));
+                (steps.into_iter().next(), view.has_ended(&self.id))
+            };
+            if let Some(step) = next {
+                let id = step.record.id;
+                self.told.insert(id);
+                let title = line(format!("==> {} {} (job {id})\n", step.record.kind, step.record.cell));
+                // A cell that is gone must not hide what the others have to say.
+                let log = match self.admin.read_log(id, self.follow).await {
+                    Ok(log) => log,
+                    Err(refusal) => stream::once(async move { Ok(line(format!("({refusal})\n"))) }).boxed(),
+                };
+                let log = log.or_else(|refusal| async move { Ok(line(format!("({refusal})\n"))) });
+                return Some(stream::once(async move { Ok(title) }).chain(log).boxed());
+            }
+            if ended || !self.follow {
+                return None;
+            }
+            tokio::select! {
+                changed = self.changes.changed() => changed.ok()?,
+                _ = ending.wait_for(|ending| *ending) => return None,
+            }
+        }
     }
 }

@@ -24,8 +24,8 @@ const LEASE_TTL: u32 = 10;
 /// Looks at the world at least so often: deadlines pass without anybody writing.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Changes come in bursts; one look serves all of them.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Changes come in bursts; one look serves all of them. Short, for each step of a restore waits for it.
+const DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// How long giving the place back may take.
 const RESIGN: Duration = Duration::from_secs(1);

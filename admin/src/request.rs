@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use cellar_api::v1;
+use cellar_api::{from_message, v1};
 use cellar_model::{
-    BackupLabel, BackupParams, BackupType, CellName, DatabaseName, JobId, JobRequest, Refusal, RequestId,
+    BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, JobId, JobRequest, Refusal,
+    RequestId, RestoreParams, Target, Timeline,
 };
 
 use crate::refusal::invalid;
@@ -60,7 +61,7 @@ pub(crate) fn backup(message: &v1::BackupRequest, requested_by: String) -> Resul
     Ok(Wanted {
         request: JobRequest {
             database: database("database", &message.database)?,
-            cell: cell("cell", &message.cell)?,
+            cell: Some(cell("cell", &message.cell)?),
             timeout: timeout(message.timeout)?,
             request_id: request_id(&message.request_id)?,
             requested_by,
@@ -78,7 +79,7 @@ pub(crate) fn rebuild(message: &v1::RebuildStandbyRequest, requested_by: String)
     Ok(Wanted {
         request: JobRequest {
             database: database("database", &message.database)?,
-            cell: cell("cell", &message.cell)?,
+            cell: Some(cell("cell", &message.cell)?),
             timeout: timeout(message.timeout)?,
             request_id: request_id(&message.request_id)?,
             requested_by,
@@ -90,4 +91,131 @@ pub(crate) fn rebuild(message: &v1::RebuildStandbyRequest, requested_by: String)
 
 pub(crate) fn label(text: &str) -> Result<BackupLabel, Refusal> {
     text.parse::<BackupLabel>().map_err(|error| invalid("label", error.to_string()))
+}
+
+/// Longest accepted text of a check.
+const LONGEST_CHECK: usize = 64 << 10;
+
+/// Checks that one drill may run.
+const MOST_CHECKS: usize = 64;
+
+/// Niceness of a drill that does not say: the live instance goes before it in everything.
+const DRILL_NICE: u32 = 19;
+
+/// Bytes per second of a drill that does not say.
+const DRILL_RATE: u64 = 64 << 20;
+
+fn named_cell(field: &'static str, text: &str) -> Result<Option<CellName>, Refusal> {
+    if text.is_empty() { Ok(None) } else { cell(field, text).map(Some) }
+}
+
+fn restore_params(message: &v1::RestoreDatabaseRequest) -> Result<RestoreParams, Refusal> {
+    let target = message.target.as_ref().filter(|target| target.target.is_some());
+    let target = target.ok_or_else(|| {
+        invalid("target", "a restore needs a target: latest, time, lsn, name, xid or backup")
+    })?;
+    let target: Target = from_message(target).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        invalid("target", format!("not a target: {cause}"))
+    })?;
+    Ok(RestoreParams {
+        target,
+        timeline: (message.timeline > 0).then(|| Timeline::new(message.timeline)),
+        in_place: message.in_place,
+        onto: named_cell("onto", &message.onto)?,
+    })
+}
+
+fn restore_request(
+    message: &v1::RestoreDatabaseRequest,
+    requested_by: String,
+    work: Work,
+) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        request: JobRequest {
+            database: database("database", &message.database)?,
+            cell: None,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        work,
+        queue: message.queue,
+    })
+}
+
+pub(crate) fn restore(message: &v1::RestoreDatabaseRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    restore_request(message, requested_by, Work::Restore(restore_params(message)?))
+}
+
+pub(crate) fn plan_restore(
+    message: &v1::RestoreDatabaseRequest,
+    requested_by: String,
+) -> Result<Wanted, Refusal> {
+    restore_request(message, requested_by, Work::PlanRestore(restore_params(message)?))
+}
+
+fn about_restore(
+    message: &v1::RestoreJobRequest,
+    requested_by: String,
+    work: impl FnOnce(JobId) -> Work,
+) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        work: work(job_id(&message.id)?),
+        request: JobRequest {
+            database: None,
+            cell: None,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        queue: message.queue,
+    })
+}
+
+pub(crate) fn confirm(message: &v1::RestoreJobRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    about_restore(message, requested_by, Work::Confirm)
+}
+
+pub(crate) fn rollback(message: &v1::RestoreJobRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    about_restore(message, requested_by, Work::Rollback)
+}
+
+pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    let bad =
+        |check: &&String| check.trim().is_empty() || check.len() > LONGEST_CHECK || check.contains('\0');
+    if message.checks.len() > MOST_CHECKS || message.checks.iter().any(|check| bad(&check)) {
+        return Err(invalid(
+            "checks",
+            format!("at most {MOST_CHECKS} checks of SQL, each of 1 byte to 64 KiB"),
+        ));
+    }
+    if message.check_database.contains(char::is_control) || message.check_database.len() > 63 {
+        return Err(invalid(
+            "check_database",
+            "a database's name has at most 63 bytes and no control characters",
+        ));
+    }
+    let nice = message.nice.unwrap_or(DRILL_NICE);
+    if nice > 19 {
+        return Err(invalid("nice", "a niceness is between 0 and 19"));
+    }
+    Ok(Wanted {
+        request: JobRequest {
+            database: database("database", &message.database)?,
+            cell: named_cell("cell", &message.cell)?,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        work: Work::Drill(DrillParams {
+            backup: if message.backup.is_empty() { None } else { Some(label(&message.backup)?) },
+            checks: message.checks.clone(),
+            check_database: message.check_database.clone(),
+            skip_amcheck: message.skip_amcheck,
+            nice,
+            max_bytes_per_second: message.max_bytes_per_second.unwrap_or(DRILL_RATE),
+        }),
+        queue: false,
+    })
 }

@@ -12,6 +12,7 @@ use crate::backups::LISTING;
 use crate::cells::NewCell;
 use crate::deadline::Deadline;
 use crate::refusal::{internal, to_status};
+use crate::submit::Wanted;
 use crate::{caller, page, request};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -29,29 +30,53 @@ fn cell_message(cell: &cellar_model::Cell) -> Result<v1::Cell, Refusal> {
     to_message(cell).map_err(|error: ConvertError| internal(&error))
 }
 
+impl Admin {
+    /// What every request for a job does: parses it, records it, and answers with the job.
+    async fn record<M>(
+        &self,
+        request: &Request<M>,
+        parse: impl FnOnce(&M, String) -> Result<Wanted, Refusal>,
+    ) -> Answer<v1::Job> {
+        let deadline = Deadline::of(request);
+        let work = async {
+            let wanted = parse(request.get_ref(), caller::identity(request))?;
+            job_message(&self.submit(&wanted, deadline).await?)
+        };
+        answer(work.await)
+    }
+}
+
 #[tonic::async_trait]
 impl v1::multi_admin_server::MultiAdmin for Admin {
     type WatchJobStream = Streamed<v1::Job>;
     type TailJobLogStream = Streamed<v1::JobLogChunk>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<v1::Job> {
-        let deadline = Deadline::of(&request);
-        let by = caller::identity(&request);
-        let work = async {
-            let wanted = request::backup(request.get_ref(), by)?;
-            job_message(&self.submit(&wanted, deadline).await?)
-        };
-        answer(work.await)
+        self.record(&request, request::backup).await
     }
 
     async fn rebuild_standby(&self, request: Request<v1::RebuildStandbyRequest>) -> Answer<v1::Job> {
-        let deadline = Deadline::of(&request);
-        let by = caller::identity(&request);
-        let work = async {
-            let wanted = request::rebuild(request.get_ref(), by)?;
-            job_message(&self.submit(&wanted, deadline).await?)
-        };
-        answer(work.await)
+        self.record(&request, request::rebuild).await
+    }
+
+    async fn restore_database(&self, request: Request<v1::RestoreDatabaseRequest>) -> Answer<v1::Job> {
+        self.record(&request, request::restore).await
+    }
+
+    async fn plan_restore(&self, request: Request<v1::RestoreDatabaseRequest>) -> Answer<v1::Job> {
+        self.record(&request, request::plan_restore).await
+    }
+
+    async fn confirm_restore(&self, request: Request<v1::RestoreJobRequest>) -> Answer<v1::Job> {
+        self.record(&request, request::confirm).await
+    }
+
+    async fn rollback_restore(&self, request: Request<v1::RestoreJobRequest>) -> Answer<v1::Job> {
+        self.record(&request, request::rollback).await
+    }
+
+    async fn drill_restore(&self, request: Request<v1::DrillRestoreRequest>) -> Answer<v1::Job> {
+        self.record(&request, request::drill).await
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::Job> {

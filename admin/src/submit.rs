@@ -1,10 +1,11 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, DEFAULT_MAX_LAG, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock, LockDecision,
-    Refusal, Snapshot, join, plan_backup, plan_rebuild,
+    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock,
+    LockDecision, Refusal, RestoreParams, join, plan_backup, plan_confirm, plan_drill, plan_rebuild,
+    plan_restore, plan_restore_plan, plan_rollback,
 };
-use cellar_topology::{StoreError, TxnOutcome};
+use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,13 +38,44 @@ pub(crate) struct Wanted {
 pub(crate) enum Work {
     Backup(BackupParams),
     Rebuild,
+    Restore(RestoreParams),
+    PlanRestore(RestoreParams),
+    /// The rollback of a restore.
+    Rollback(JobId),
+    /// The confirmation of a restore.
+    Confirm(JobId),
+    Drill(DrillParams),
+}
+
+/// The restore that a request is about.
+fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
+    view.job(&id).ok_or_else(|| crate::cancel::unknown_job(id))
 }
 
 impl Wanted {
-    fn plan(&self, snapshot: &Snapshot<'_>, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
+    fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
+        let (snapshot, request) = (&view.snapshot(), &self.request);
         match &self.work {
-            Work::Backup(params) => plan_backup(snapshot, &self.request, params, id, now),
-            Work::Rebuild => plan_rebuild(snapshot, &self.request, id, now),
+            Work::Backup(params) => plan_backup(snapshot, request, params, id, now),
+            Work::Rebuild => plan_rebuild(snapshot, request, id, now),
+            Work::Restore(params) => plan_restore(snapshot, request, params, id, now),
+            Work::PlanRestore(params) => plan_restore_plan(snapshot, request, params, id, now),
+            Work::Rollback(restore) => plan_rollback(snapshot, request, &subject(view, *restore)?, id, now),
+            Work::Confirm(restore) => {
+                let about = |record: &&JobRecord| record.subject == Some(*restore) && record.kind.is_driven();
+                let related: Vec<Job> =
+                    view.jobs.values().filter(about).filter_map(|record| view.job(&record.id)).collect();
+                plan_confirm(snapshot, request, &subject(view, *restore)?, &related, id, now)
+            }
+            Work::Drill(params) => plan_drill(snapshot, request, params, id, now),
+        }
+    }
+
+    /// The database that the request is about.
+    fn database(&self, view: &View) -> Result<cellar_model::DatabaseName, Refusal> {
+        match &self.work {
+            Work::Rollback(restore) | Work::Confirm(restore) => Ok(subject(view, *restore)?.record.database),
+            _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
         }
     }
 
@@ -52,19 +84,41 @@ impl Wanted {
     /// Not a comparison of plans: a repeated request must find its job even when the cell has
     /// gone down since and planning would refuse.
     fn describes(&self, record: &JobRecord) -> bool {
-        let same_work = match (&self.work, &record.backup) {
-            (Work::Backup(wanted), Some(recorded)) => {
-                record.kind == JobKind::Backup
-                    && wanted.backup_type == recorded.backup_type
+        let same_restore = |wanted: &RestoreParams| {
+            record.restore.as_ref().is_some_and(|recorded| {
+                (&wanted.target, wanted.timeline, wanted.in_place)
+                    == (&recorded.target, recorded.timeline, recorded.in_place)
+                    // Left open it was chosen then, and would perhaps be chosen otherwise now.
+                    && (wanted.onto.is_none() || wanted.onto == recorded.onto)
+            })
+        };
+        let same_work = match &self.work {
+            Work::Backup(wanted) => record.backup.as_ref().is_some_and(|recorded| {
+                wanted.backup_type == recorded.backup_type
                     && wanted.allow_primary == recorded.allow_primary
                     // 0 asks for the default, which the record spells out.
                     && recorded.max_lag_bytes
                         == if wanted.max_lag_bytes == 0 { DEFAULT_MAX_LAG } else { wanted.max_lag_bytes }
-            }
-            (Work::Rebuild, None) => record.kind == JobKind::Rebuild,
-            _ => false,
+            }),
+            Work::Rebuild => true,
+            Work::Restore(wanted) | Work::PlanRestore(wanted) => same_restore(wanted),
+            Work::Rollback(restore) | Work::Confirm(restore) => record.subject == Some(*restore),
+            Work::Drill(wanted) => record.drill.as_ref() == Some(wanted),
         };
-        same_work && self.request.cell == record.cell
+        let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
+        same_work && same_cell && record.kind == self.kind()
+    }
+
+    fn kind(&self) -> JobKind {
+        match &self.work {
+            Work::Backup(_) => JobKind::Backup,
+            Work::Rebuild => JobKind::Rebuild,
+            Work::Restore(_) => JobKind::Restore,
+            Work::PlanRestore(_) => JobKind::Plan,
+            Work::Rollback(_) => JobKind::Rollback,
+            Work::Confirm(_) => JobKind::Confirm,
+            Work::Drill(_) => JobKind::Drill,
+        }
     }
 
     /// The answer to a repeated request.
@@ -102,7 +156,7 @@ impl Admin {
         let new_id = JobId::new(Uuid::now_v7());
         let (database, id) = {
             let view = self.view();
-            let database = view.snapshot().database(wanted.request.database.as_ref())?.name.clone();
+            let database = wanted.database(&view)?;
             let request_id = wanted.request.request_id.as_ref();
             let id = request_id.map_or(new_id, |request| JobId::for_request(&database, request));
             if let Some(job) = view.job(&id) {
@@ -133,24 +187,36 @@ impl Admin {
                 (base.lock, base.lock_revision) =
                     lock.map_or((Lock::default(), 0), |lock| (lock.record, lock.revision));
             }
-            let ended = self.ended_in_lock(&base, thorough, deadline).await?;
-            let lock = match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
-                LockDecision::Granted(lock) | LockDecision::Queued(lock) => lock,
-                // The view may have missed that the holder has ended.
-                LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => continue,
-                LockDecision::Busy(holder) => return Err(self.busy(&base.record, holder, deadline).await),
-                LockDecision::QueueFull => return Err(queue_full(&base.record)),
+            let takes_lock = base.record.kind.takes_lock();
+            let ended = if takes_lock {
+                self.ended_in_lock(&base, thorough, deadline).await?
+            } else {
+                BTreeSet::new()
+            };
+            let lock = if takes_lock {
+                match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
+                    LockDecision::Granted(lock) | LockDecision::Queued(lock) => lock,
+                    // The view may have missed that the holder has ended.
+                    LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => continue,
+                    LockDecision::Busy(holder) => {
+                        return Err(self.busy(&base.record, holder, deadline).await);
+                    }
+                    LockDecision::QueueFull => return Err(queue_full(&base.record)),
+                }
+            } else {
+                base.lock.clone()
             };
             let record = &base.record;
-            let transaction = self
+            let mut transaction = self
                 .store
                 .transaction()
                 .expect_absent(&job_key(record))
-                .expect(&lock_key, base.lock_revision)
                 // A cell that is being removed at this moment gets no new job.
                 .expect(&Key::Pooler(database.clone(), record.cell.clone()), base.pooler_revision)
-                .put(&job_key(record), record)
-                .put(&lock_key, &lock);
+                .put(&job_key(record), record);
+            if takes_lock {
+                transaction = transaction.expect(&lock_key, base.lock_revision).put(&lock_key, &lock);
+            }
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
                     tracing::info!(job = %id, kind = %record.kind, cell = %record.cell, requested_by = record.requested_by, "recorded a job");
@@ -171,7 +237,7 @@ impl Admin {
     /// Plans on the view, and takes the revisions of what the plan stands on.
     fn attempt(&self, wanted: &Wanted, new_id: JobId) -> Result<Attempt, Refusal> {
         let view = self.view();
-        let record = wanted.plan(&view.snapshot(), new_id, Timestamp::now())?;
+        let record = wanted.plan(&view, new_id, Timestamp::now())?;
         let key = Key::Lock(record.database.clone());
         let path = self.store.keys().path(&key);
         if let Some(reason) = view.unreadable.get(&path) {

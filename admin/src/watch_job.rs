@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use cellar_model::{Job, JobId, JobRecord, Key, Refusal};
+use cellar_topology::View;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
@@ -24,12 +25,11 @@ const STALE_LIMIT: Duration = Duration::from_secs(60);
 const CHECK: Duration = Duration::from_secs(5);
 
 /// Revisions of everything that a job's picture is made of.
-type Stamp = [i64; 4];
+type Stamp = Vec<i64>;
 
 struct Watcher {
     admin: Admin,
     id: JobId,
-    keys: [Key; 4],
     changes: watch::Receiver<u64>,
     ending: watch::Receiver<bool>,
     shown: Option<Stamp>,
@@ -43,19 +43,12 @@ impl Admin {
         id: JobId,
         deadline: Deadline,
     ) -> Result<impl Stream<Item = Result<Job, Refusal>> + Send + use<>, Refusal> {
-        let first = self.job(id, deadline).await?;
+        self.job(id, deadline).await?;
         // A job found in etcd itself is about to appear in the mirror.
         let changes = self.mirror.changes();
         let _ = self.mirror.wait_for(deadline.remaining(), |view| view.jobs.contains_key(&id)).await;
-        let watcher = Watcher {
-            admin: self.clone(),
-            id,
-            keys: keys(&first.record),
-            changes,
-            ending: self.ending(),
-            shown: None,
-            done: false,
-        };
+        let watcher =
+            Watcher { admin: self.clone(), id, changes, ending: self.ending(), shown: None, done: false };
         Ok(stream::unfold(watcher, |mut watcher| async move {
             let item = watcher.next().await?;
             Some((item, watcher))
@@ -63,8 +56,16 @@ impl Admin {
     }
 }
 
-fn keys(record: &JobRecord) -> [Key; 4] {
-    [job_key(record), run_key(record), claim_key(record), Key::Lock(record.database.clone())]
+fn keys(record: &JobRecord) -> [Key; 3] {
+    [job_key(record), run_key(record), claim_key(record)]
+}
+
+/// The stamp of a job as it is: its own records, those of its steps, and the lock.
+fn stamp(view: &View, id: &JobId) -> Stamp {
+    let Some(record) = view.jobs.get(id) else { return Stamp::new() };
+    let steps = view.jobs.values().filter(|step| record.kind.is_driven() && step.parent == Some(*id));
+    let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
+    of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
 }
 
 impl Watcher {
@@ -102,8 +103,8 @@ impl Watcher {
     /// The job, if it is not as it was last shown.
     fn look(&mut self) -> Result<Option<Job>, Refusal> {
         let view = self.admin.mirror.view();
-        let stamp = self.keys.each_ref().map(|key| view.revision(key));
-        if self.shown == Some(stamp) {
+        let stamp = stamp(&view, &self.id);
+        if self.shown.as_ref() == Some(&stamp) {
             return Ok(None);
         }
         self.shown = Some(stamp);

@@ -105,7 +105,7 @@ async fn a_backup_is_verified_only_by_the_job_that_made_it() {
         source,
     };
     let mut run = support::run(&record, JobState::Succeeded);
-    run.result = RunResult { backup: Some(result) };
+    run.result = RunResult { backup: Some(result), ..RunResult::default() };
     world.put(&Key::Run(db(), zone(3), record.id), &run).await;
     let backups = vec![
         recorded(LABEL, &[("cellar-job", &first.id), ("cellar-cell", "zone2"), ("cellar-proof", "proven")]),

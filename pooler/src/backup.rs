@@ -77,7 +77,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let result = judge(agent, &database, &config, &log_file, &source).await?;
     // The log stays; the config has done its work.
     let _ = std::fs::remove_file(&config);
-    Ok(Ending::Succeeded(RunResult { backup: Some(result) }))
+    Ok(Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() }))
 }
 
 /// Asks the live instance whether it is what the topology says, and who it is.

@@ -20,6 +20,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How a job ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
 pub(crate) enum Ending {
     /// It did what was asked.
     Succeeded(RunResult),
@@ -117,6 +118,11 @@ impl ClaimedJob {
     pub(crate) async fn progress(&mut self, agent: &Agent, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
         self.write(agent).await
+    }
+
+    /// What is to be recorded of the job even though it fails.
+    pub(crate) fn keep(&mut self, result: RunResult) {
+        self.run.result = result;
     }
 
     /// One guarded write of the run as it is.

@@ -101,8 +101,22 @@ const NO_ARCHIVING: &str =
     "echo 'cellar: this instance is not the recorded primary, so it archives nothing' >&2; false";
 
 /// A word of a shell command. `%` is PostgreSQL's own escape in archive and restore commands.
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"))
+}
+
+fn pgbackrest_command(agent: &Agent, database: &Database, card: &Pooler) -> String {
+    format!(
+        "{} --config={} --stanza={}",
+        shell_word(&agent.pgbackrest.binary.to_string_lossy()),
+        shell_word(&card.config_path),
+        database.stanza
+    )
+}
+
+/// How a primary archives.
+pub(crate) fn archive_command(agent: &Agent, database: &Database, card: &Pooler) -> String {
+    format!("{} archive-push %p", pgbackrest_command(agent, database, card))
 }
 
 /// What belongs into the data directory, given who the primary is.
@@ -127,12 +141,7 @@ pub(crate) fn instance_config(
         ),
         None => None,
     };
-    let pgbackrest = format!(
-        "{} --config={} --stanza={}",
-        shell_word(&agent.pgbackrest.binary.to_string_lossy()),
-        shell_word(&card.config_path),
-        database.stanza
-    );
+    let pgbackrest = pgbackrest_command(agent, database, card);
     Ok(InstanceConfig {
         settings: Settings {
             port: card.postgres_port,
@@ -145,7 +154,7 @@ pub(crate) fn instance_config(
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
             archive_command: if leader.is_none_or(|leader| leader.cell == agent.cell) {
-                format!("{pgbackrest} archive-push %p")
+                archive_command(agent, database, card)
             } else {
                 NO_ARCHIVING.to_owned()
             },

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, Expected, JobError, Leader, Pooler, Progress, Refusal, Role, RunResult,
-    check_standby_source,
+    Code, Database, Expected, JobError, JobId, Leader, Pooler, Progress, RebuildResult, Refusal, Role,
+    RunResult, check_standby_source,
 };
 use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop};
 use jiff::Timestamp;
@@ -13,6 +13,8 @@ use jiff::Timestamp;
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::backup::primary_position;
 use crate::claim::{ClaimedJob, Ending};
+use crate::hold::Hold;
+use crate::incarnation::{self, Mark};
 use crate::seed;
 use crate::worker::{Control, Interruption, interrupted_ending};
 
@@ -20,25 +22,11 @@ use crate::worker::{Control, Interruption, interrupted_ending};
 /// since the backup first.
 const CATCH_UP: Duration = Duration::from_secs(600);
 
+/// How long old data that was put back may take to stream; it was a healthy standby when it was set aside.
+const RETURN: Duration = Duration::from_secs(60);
+
 /// How often to look whether it streams.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// Gives the instance back to the supervisor, however the job ends.
-struct Hold<'a>(&'a Agent);
-
-impl<'a> Hold<'a> {
-    fn take(agent: &'a Agent) -> Self {
-        agent.held.set(true);
-        Self(agent)
-    }
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.0.held.set(false);
-        self.0.nudge.notify_one();
-    }
-}
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs a rebuild job to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
@@ -69,6 +57,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     if let Some(why) = control.interrupted(agent) {
         return Ok(interrupted_ending(why, "nothing was changed"));
     }
+    let params = job.record.rebuild.clone().unwrap_or_default();
     let hold = Hold::take(agent);
     say(agent, job, "stopping PostgreSQL").await;
     let data = PathBuf::from(&card.data_directory);
@@ -82,8 +71,70 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     }
     stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
-    let delta =
-        make_way(agent, &data, &leader).await.map_err(|error| failed("looking at the old files", &error))?;
+    if let Some(restore) = params.put_back
+        && put_back(agent, job, &data, restore).await?
+    {
+        drop(hold);
+        say(agent, job, "catching up").await;
+        let ending = streams(agent, control, &database, &card, RETURN).await;
+        if matches!(ending, Ok(Ending::Succeeded(_) | Ending::Canceled(_))) {
+            return ending;
+        }
+        // What was kept cannot follow; the repo can always be asked.
+        tracing::warn!(job = %job.record.id, "what was kept does not stream; restoring from the repo");
+        return restore_anew(agent, job, control, Hold::take(agent), &data, true).await;
+    }
+    let delta = match params.keep_for {
+        Some(restore) => {
+            seed::begin(agent).map_err(|error| seed_failed(&error, &card.data_directory))?;
+            keep(agent, &data, restore).map_err(|error| failed("keeping the old files", &error))?;
+            false
+        }
+        None => make_way(agent, &data, &leader)
+            .await
+            .map_err(|error| failed("looking at the old files", &error))?,
+    };
+    restore_anew(agent, job, control, hold, &data, delta).await
+}
+
+/// Moves the old data to where a rollback finds it. What an earlier attempt has kept already is the older truth.
+pub(crate) fn keep(agent: &Agent, data: &Path, restore: JobId) -> std::io::Result<()> {
+    let kept = agent.layout.kept(restore);
+    if data.exists() && !kept.exists() {
+        tracing::info!(from = %data.display(), to = %kept.display(), "keeping the old data");
+        incarnation::rename(data, &kept)?;
+    }
+    Ok(())
+}
+
+/// Puts the old data of a restore back in its place. False when there is none that could be a standby.
+async fn put_back(agent: &Agent, job: &ClaimedJob, data: &Path, restore: JobId) -> Result<bool, JobError> {
+    let kept = agent.layout.kept(restore);
+    let found =
+        inspect(&agent.tools, &kept).await.map_err(|error| failed("looking at the kept files", &error))?;
+    let (DataDirectory::Valid { recovers: true, .. }, Some(parent)) = (found, job.record.parent) else {
+        return Ok(false);
+    };
+    let disk = |error: std::io::Error| failed("putting the old data back", &error);
+    seed::begin(agent).map_err(|error| failed("putting the old data back", &error))?;
+    Mark::of(&incarnation::record(agent)).write(&kept).map_err(disk)?;
+    // Removed at the end of the rollback.
+    keep(agent, data, parent).map_err(disk)?;
+    incarnation::rename(&kept, data).map_err(disk)?;
+    Ok(true)
+}
+
+/// Restores from the repo and waits until the new standby streams.
+async fn restore_anew(
+    agent: &Agent,
+    job: &mut ClaimedJob,
+    control: &Control,
+    hold: Hold<'_>,
+    data: &Path,
+    delta: bool,
+) -> Result<Ending, JobError> {
+    let (card, database) = agent.place()?;
+    stop(data, &StopTimeouts::default()).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     agent.say(|report| {
         report.state = cellar_model::InstanceState::Seeding;
         report.message = format!("rebuilt by job {}", job.record.id);
@@ -94,20 +145,35 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let restored = seed::restore(agent, &database, &card, delta, &log_name, &interrupted)
         .await
         .map_err(|error| seed_failed(&error, &card.data_directory))?;
-    if !restored {
+    let Some(seeded) = restored else {
         let why = control.interrupted(agent).unwrap_or(Interruption::Stopping);
         return Ok(interrupted_ending(
             why,
             "the old files are not complete any more, so the multipooler begins the restore again by itself",
         ));
-    }
+    };
     // The supervisor finishes and starts it exactly as after a first restore.
     drop(hold);
     say(agent, job, "catching up").await;
-    streams(agent, control, &database, &card).await
+    let ending = streams(agent, control, &database, &card, CATCH_UP).await?;
+    Ok(match ending {
+        Ending::Succeeded(_) => {
+            let rebuild = RebuildResult {
+                backup: Some(seeded.backup),
+                delta,
+                size_bytes: seeded.size_bytes,
+                restore_millis: u64::try_from(seeded.took.as_millis()).unwrap_or(u64::MAX),
+            };
+            Ending::Succeeded(RunResult { rebuild: Some(rebuild), ..RunResult::default() })
+        }
+        other => other,
+    })
 }
 
 fn seed_failed(error: &seed::SeedError, data_directory: &str) -> JobError {
+    if let seed::SeedError::Repo(error) = error {
+        return error.clone();
+    }
     let mut job_error = failed("restoring", error);
     job_error.code = Code::PgbackrestFailed;
     if let seed::SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) = error {
@@ -144,8 +210,9 @@ async fn streams(
     control: &Control,
     database: &Database,
     card: &Pooler,
+    patience: Duration,
 ) -> Result<Ending, JobError> {
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    let deadline = tokio::time::Instant::now() + patience;
     let mut probe = Probe::new(agent.endpoint(card), PROBE_TIMEOUT);
     loop {
         let why_not = match probe.facts().await {
@@ -199,7 +266,7 @@ async fn streams(
         if tokio::time::Instant::now() > deadline {
             let waited = format!(
                 "waiting {} s for the new standby of {} to stream",
-                CATCH_UP.as_secs(),
+                patience.as_secs(),
                 database.name
             );
             return Err(failed(&waited, &why_not));

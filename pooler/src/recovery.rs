@@ -12,7 +12,10 @@ use cellar_pgbackrest::Error;
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
 use crate::config_files::write_job;
+use crate::drill;
 use crate::evidence::{Source, judge, last_lines, log_path, read};
+use crate::incarnation::{Kind, siblings};
+use crate::sandbox::{clear, remove};
 
 /// Pause before what could not be read or written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +54,19 @@ pub(crate) async fn recover(agent: &Agent) {
                 "the restore that was begun is completed by itself; `cellar status` shows when the cell streams",
                 "",
             )),
+            kind => {
+                // Its copy was never anybody's data.
+                if let Some(copy) = record.parent.filter(|_| kind == JobKind::Recover) {
+                    let copy = agent.layout.restored(copy);
+                    clear(&copy, &agent.layout.scratch(record.id)).await;
+                    remove(&copy);
+                }
+                if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
+                    clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
+                }
+                let what = format!("the multipooler restarted during the {kind}");
+                Ending::Failed(lost(&what, "ask for it again", &read(&log_path(agent, &record.id))))
+            }
         };
         job.finish(agent, ending).await;
     }
@@ -93,7 +109,9 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
                     return nothing(&read(&log_file));
                 }
                 return match judge(agent, &database, &config, &log_file, &source).await {
-                    Ok(result) => Ending::Succeeded(RunResult { backup: Some(result) }),
+                    Ok(result) => {
+                        Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() })
+                    }
                     Err(error) => Ending::Failed(error),
                 };
             }
@@ -103,6 +121,27 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
                 tracing::warn!(job = %record.id, %error, "the repo cannot be read yet");
                 tokio::time::sleep(RETRY).await;
             }
+        }
+    }
+}
+
+/// Removes what jobs of an earlier process left behind: drills, private directories, and copies.
+pub(crate) async fn sweep(agent: &Agent) {
+    drill::sweep(agent, &[]).await;
+    remove(&agent.layout.root().join("tmp"));
+    sweep_copies(agent).await;
+}
+
+/// Removes the copies of restores that ended without effect.
+pub(crate) async fn sweep_copies(agent: &Agent) {
+    // The copy that is the true one, or is about to be, stays; so does that of a restore which still runs.
+    let incarnation = crate::incarnation::record(agent);
+    for (path, kind, job) in siblings(&agent.layout) {
+        let needed = incarnation.job == Some(job) || incarnation.fence == Some(job);
+        if kind == Kind::Restored && !needed && agent.mirror.view().has_ended(&job) {
+            tracing::info!(path = %path.display(), "removing the copy of a restore that took no effect");
+            clear(&path, &path.join("scratch")).await;
+            remove(&path);
         }
     }
 }

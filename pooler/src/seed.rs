@@ -1,21 +1,26 @@
 //! Filling a data directory: initdb for the first member, a restore for every other.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cellar_model::{Database, Pooler};
+use cellar_model::{BackupLabel, Code, Database, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
 use cellar_postgres::{InstanceConfig, PostgresError, initdb, occupants, running};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
 use crate::evidence;
+use crate::incarnation::{self, Mark};
+use crate::survey::Repo;
 
 /// initdb takes a second; a minute covers the slowest disk.
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a running restore is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How long the history of the primary's timeline may take to come into the archive.
+const HISTORY: Duration = Duration::from_secs(30);
 
 /// How long pgBackRest may take to end after SIGTERM; it takes milliseconds.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,6 +37,9 @@ pub(crate) enum SeedError {
     /// No config for it.
     #[error(transparent)]
     Config(#[from] ConfigFileError),
+    /// No backup to begin with.
+    #[error("{}", .0.message)]
+    Repo(cellar_model::JobError),
     /// The disk refuses.
     #[error("cannot write {path}: {source}")]
     Disk {
@@ -52,8 +60,34 @@ pub(crate) async fn make_database(
     Ok(())
 }
 
-/// Restores the newest backup as a standby, with output to `jobs/<log_name>.log`. False when it was
-/// ended early because `interrupted` said so.
+/// Marks a restore into the data directory as begun, and for which incarnation it is.
+pub(crate) fn begin(agent: &Agent) -> Result<(), SeedError> {
+    let marker = agent.seeding_marker();
+    let mark = Mark::of(&incarnation::record(agent));
+    let text = serde_json::to_vec(&mark).map_err(std::io::Error::other);
+    let written = text.and_then(|text| std::fs::write(&marker, text));
+    written.map_err(|source| SeedError::Disk { path: marker, source })
+}
+
+/// The incarnation for which the restore was begun; the present one when the marker does not say.
+pub(crate) fn begun_for(agent: &Agent) -> Mark {
+    let text = std::fs::read(agent.seeding_marker()).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_else(|_| Mark::of(&incarnation::record(agent)))
+}
+
+/// What a restore made.
+#[derive(Debug)]
+pub(crate) struct Seeded {
+    /// The backup.
+    pub(crate) backup: BackupLabel,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// How long copying took.
+    pub(crate) took: Duration,
+}
+
+/// Restores the newest backup that leads to the primary as a standby, with output to
+/// `jobs/<log_name>.log`. None when it was ended early because `interrupted` said so.
 ///
 /// The marker is there before pgBackRest writes its first file and goes when the instance is ready
 /// to start, so that a restore that was killed is completed and never mistaken for somebody's data.
@@ -64,21 +98,23 @@ pub(crate) async fn restore(
     delta: bool,
     log_name: &str,
     interrupted: &dyn Fn() -> bool,
-) -> Result<bool, SeedError> {
+) -> Result<Option<Seeded>, SeedError> {
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
         move |source| SeedError::Disk { path, source }
     };
-    let marker = agent.seeding_marker();
-    std::fs::write(&marker, &agent.epoch).map_err(disk(&marker))?;
+    begin(agent)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
     }
     remove_stale_pid_file(&data)?;
     let config = write_bootstrap(agent, database, card)?;
-    let options = RestoreOptions { standby: true, delta, ..RestoreOptions::default() };
+    let Some(backup) = backup(agent, database, card, interrupted).await? else { return Ok(None) };
+    let set = Some(backup.label.clone());
+    let options = RestoreOptions { set, standby: true, delta, ..RestoreOptions::default() };
+    let begun = Instant::now();
     let invocation = Invocation::restore(&config, &database.stanza, &options);
     let log = agent.layout.jobs().join(format!("{log_name}.log"));
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
@@ -89,7 +125,7 @@ pub(crate) async fn restore(
         }
         if interrupted() {
             running.terminate(GRACE).await?;
-            return Ok(false);
+            return Ok(None);
         }
     };
     if code != Some(0) {
@@ -99,7 +135,32 @@ pub(crate) async fn restore(
         let output = evidence::last_lines(&text);
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
     }
-    Ok(true)
+    Ok(Some(Seeded { backup: backup.label, size_bytes: backup.size_bytes, took: begun.elapsed() }))
+}
+
+/// The backup to restore. A primary that has just been promoted may still have to archive its timeline's
+/// history, without which nobody can tell which backups lead there.
+async fn backup(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Option<SurveyedBackup>, SeedError> {
+    let deadline = Instant::now() + HISTORY;
+    loop {
+        let term = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
+        let found = async { Repo::open(agent, database, card).await?.newest_for(term).await }.await;
+        match found {
+            Ok(backup) => return Ok(Some(backup)),
+            Err(error) if error.code == Code::WalMissing && Instant::now() < deadline => {
+                if interrupted() {
+                    return Ok(None);
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(error) => return Err(SeedError::Repo(error)),
+        }
+    }
 }
 
 /// A server that was killed leaves `postmaster.pid`, on which pgBackRest refuses to restore (38). It

@@ -103,7 +103,8 @@ async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let (card, _) = agent.place()?;
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
     let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
-    Ok(live_status(&facts))
+    let free_bytes = crate::survey::free_bytes(std::path::Path::new(&card.data_directory));
+    Ok(LiveStatus { free_bytes, ..live_status(&facts) })
 }
 
 fn live_status(facts: &InstanceFacts) -> LiveStatus {
@@ -128,6 +129,7 @@ fn live_status(facts: &InstanceFacts) -> LiveStatus {
         }
         .into(),
         data_directory: facts.data_directory.clone(),
+        free_bytes: 0,
     }
 }
 

@@ -44,7 +44,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let mut prefixes: Vec<String> =
         ["poolers", "status", "jobs"].iter().map(|kind| keys.of_database(kind, database)).collect();
     prefixes.extend(["runs", "claims"].iter().map(|kind| keys.of_pooler(kind, database, &arguments.cell)));
-    prefixes.extend(["cells", "databases", "leaders", "locks"].iter().map(|kind| keys.kind(kind)));
+    prefixes.extend(
+        ["cells", "databases", "leaders", "locks", "incarnations"].iter().map(|kind| keys.kind(kind)),
+    );
     let store = Store::new(Arc::clone(&kv), keys);
     let mirror = Mirror::start(&store, prefixes);
     let agent = Rc::new(Agent {

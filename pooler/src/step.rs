@@ -7,6 +7,8 @@
 use cellar_model::{CellName, Leader, SystemIdentifier};
 use cellar_postgres::DataDirectory;
 
+use crate::incarnation::Standing;
+
 /// What is there.
 #[derive(Debug, Clone)]
 pub(crate) struct Situation<'a> {
@@ -24,6 +26,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) leader: Option<&'a Leader>,
     /// Whether the repo has a backup of the database; `None` while that is not known.
     pub(crate) backup_exists: Option<bool>,
+    /// How the data stands to the database's incarnation.
+    pub(crate) standing: Standing,
+    /// Whether a copy of the true incarnation waits beside the data to take its place.
+    pub(crate) successor: bool,
 }
 
 /// What to do.
@@ -42,6 +48,10 @@ pub(crate) enum Step {
     RecordIdentity(SystemIdentifier),
     /// Finish a restore whose files are all there.
     FinishRestore,
+    /// Put the copy of the true incarnation in the place of the data.
+    TakeOver,
+    /// Set data of the past aside and restore the newest backup as a standby.
+    Reseed,
     /// Start PostgreSQL.
     Start,
     /// Nothing can be done until a person acts; the text says what.
@@ -78,9 +88,19 @@ fn nothing_there(s: &Situation<'_>) -> Step {
 
 /// Decides what to do about an instance that does not run.
 pub(crate) fn next_step(s: &Situation<'_>) -> Step {
+    if s.successor {
+        return Step::TakeOver;
+    }
     let (control, recovers) = match s.data {
         DataDirectory::Missing | DataDirectory::Empty => return nothing_there(s),
-        DataDirectory::Partial { .. } if s.seeding => {
+        DataDirectory::Partial { .. } | DataDirectory::Valid { recovers: false, .. } if s.seeding => {
+            // Also a copy that was recovered over the old data and then not wanted: it is nobody's past.
+            if s.leader.is_some_and(|leader| leader.cell == *s.cell) {
+                return Step::Broken(format!(
+                    "{} is the recorded primary, and its data was being restored over when that failed: restore it again with `cellar restore`",
+                    s.cell
+                ));
+            }
             return match s.backup_exists {
                 Some(true) => Step::Restore { delta: true },
                 _ => Step::Wait("the repo to be read, to finish the restore that was begun".to_owned()),
@@ -100,6 +120,9 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         }
         DataDirectory::Valid { control, recovers, .. } => (control, *recovers),
     };
+    if s.leader.is_none() && !s.standing.current {
+        return Step::Wait("a recorded primary: this data is from before a restore".to_owned());
+    }
     if let Some(leader) = s.leader {
         match leader.system_identifier {
             None if leader.cell == *s.cell => return Step::RecordIdentity(control.system_identifier),
@@ -113,6 +136,22 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         }
         if s.seeding {
             return Step::FinishRestore;
+        }
+        if !s.standing.current {
+            // The past may be looked at while the present is being made, and it never comes back as a primary.
+            return if s.standing.fenced || !s.standing.left_alone {
+                Step::Wait("the restore of the database".to_owned())
+            } else if leader.cell == *s.cell {
+                Step::Broken(format!(
+                    "{} is the recorded primary, and its data is from before a restore: bring back the data directory that it had, or restore the database again",
+                    s.cell
+                ))
+            } else {
+                Step::Reseed
+            };
+        }
+        if s.standing.fenced && !recovers {
+            return Step::Wait("the restore of the database, for which nobody may write".to_owned());
         }
         // Started like this it would be a second primary, and take writes that nobody else has.
         if !recovers && leader.cell != *s.cell && leader.term > control.timeline {
@@ -140,6 +179,8 @@ mod tests {
                 timeline: Timeline::new(timeline),
                 state: ControlState::ShutDown,
                 data_checksums: true,
+                checkpoint: cellar_model::Lsn::new(1),
+                segment_size: cellar_model::SegmentSize::default(),
             },
             recovers,
         }
@@ -162,6 +203,8 @@ mod tests {
         seeded_before: bool,
         leader: Option<Leader>,
         backup: Option<bool>,
+        standing: Standing,
+        successor: bool,
     }
 
     impl World {
@@ -174,6 +217,8 @@ mod tests {
                 seeded_before: false,
                 leader: None,
                 backup: Some(false),
+                standing: Standing { current: true, fenced: false, left_alone: true },
+                successor: false,
             }
         }
 
@@ -186,8 +231,47 @@ mod tests {
                 seeded_before: self.seeded_before,
                 leader: self.leader.as_ref(),
                 backup_exists: self.backup,
+                standing: self.standing,
+                successor: self.successor,
             })
         }
+    }
+
+    #[test]
+    fn data_of_the_past_never_becomes_a_primary() {
+        let mut world = World::new("zone1", valid(7, 1, false));
+        world.leader = Some(leader("zone2", 2, Some(7)));
+        world.standing = Standing { current: false, fenced: false, left_alone: false };
+        assert!(matches!(world.step(), Step::Wait(_)), "its rebuild is a step of the restore");
+        world.standing.left_alone = true;
+        assert_eq!(world.step(), Step::Reseed);
+        world.data = valid(7, 9, false);
+        assert_eq!(world.step(), Step::Reseed, "whatever its timeline");
+        world.standing.fenced = true;
+        assert!(matches!(world.step(), Step::Wait(_)), "another restore is under way");
+        world.successor = true;
+        assert_eq!(world.step(), Step::TakeOver);
+    }
+
+    #[test]
+    fn a_fence_stops_the_primary_and_lets_standbys_read() {
+        let mut world = World::new("zone1", valid(7, 1, false));
+        world.leader = Some(leader("zone1", 1, Some(7)));
+        world.standing.fenced = true;
+        assert!(matches!(world.step(), Step::Wait(_)));
+        world.data = valid(7, 1, true);
+        world.cell = "zone2".parse().unwrap();
+        assert_eq!(world.step(), Step::Start);
+    }
+
+    #[test]
+    fn a_copy_recovered_over_the_old_data_is_no_members_data_until_it_is_wanted() {
+        let mut world = World::new("zone2", valid(7, 2, false));
+        world.leader = Some(leader("zone1", 1, Some(7)));
+        (world.seeding, world.backup) = (true, Some(true));
+        assert_eq!(world.step(), Step::Restore { delta: true });
+        world.leader = Some(leader("zone2", 1, Some(7)));
+        assert!(matches!(world.step(), Step::Broken(_)));
     }
 
     #[test]
@@ -259,19 +343,22 @@ mod tests {
         fn initdb_never_endangers_anything(
             me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
             kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
+            recovers: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         ) {
             let data = match kind {
                 0 => DataDirectory::Missing,
                 1 => DataDirectory::Empty,
                 2 => DataDirectory::Partial { reason: "x".into() },
                 3 => DataDirectory::Foreign { reason: "x".into() },
-                _ => valid(7, 1, seeding),
+                _ => valid(7, 1, recovers),
             };
             let mut world = World::new(&format!("zone{me}"), data);
             world.leader = (holder > 0).then(|| leader(&format!("zone{holder}"), 1, identity));
             world.seeding = seeding;
             world.seeded_before = seeded;
             world.backup = backup;
+            world.standing = Standing { current, fenced, left_alone };
+            world.successor = successor;
             match world.step() {
                 Step::Initdb => {
                     prop_assert!(kind < 2);
@@ -280,10 +367,17 @@ mod tests {
                     prop_assert!(world.leader.is_some() || (me == 1 && !seeded));
                 }
                 Step::Restore { .. } => {
-                    prop_assert!(kind < 2 || (kind == 2 && seeding));
+                    prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !recovers));
                     prop_assert_eq!(backup, Some(true));
                 }
-                Step::Start | Step::FinishRestore | Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
+                Step::TakeOver => prop_assert!(successor),
+                Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),
+                Step::Start => {
+                    prop_assert_eq!(kind, 4);
+                    // The data of a database that has a primary runs only if it is the present, and writes only unfenced.
+                    prop_assert!(current && (recovers || !fenced || world.leader.is_none()));
+                }
+                Step::FinishRestore | Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
                 Step::Wait(text) | Step::Broken(text) => prop_assert!(!text.is_empty()),
             }
         }

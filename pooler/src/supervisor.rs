@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceConfig, PostgresError, Probe, configure, ensure_roles, inspect, reload, running, start,
+    InstanceConfig, PostgresError, Probe, StopTimeouts, configure, ensure_roles, inspect, reload, running,
+    start, stop,
 };
 use cellar_topology::StoreError;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
+use crate::incarnation;
 use crate::leadership;
+use crate::rebuild;
 use crate::seed::{self, SeedError};
 use crate::stanza::{self, StanzaError};
 use crate::step::{Situation, Step, next_step};
@@ -142,12 +145,43 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         }
         if running(Path::new(&card.data_directory))?.is_some() {
-            self.watch_over(card, database).await
+            match self.may_not_run(card) {
+                Some(timeouts) => {
+                    *self.agent.facts.borrow_mut() = None;
+                    stop(Path::new(&card.data_directory), &timeouts).await?;
+                    Ok(Outcome::Progress)
+                }
+                None => self.watch_over(card, database).await,
+            }
         } else {
             *self.agent.facts.borrow_mut() = None;
             self.prepared = false;
             self.raise(card, database).await
         }
+    }
+
+    /// Whether what runs must be stopped, and how, because a restore of the database says so.
+    ///
+    /// Decided by the files alone: an instance that does not answer takes writes all the same.
+    fn may_not_run(&self, card: &Pooler) -> Option<StopTimeouts> {
+        let data = Path::new(&card.data_directory);
+        let standing = incarnation::standing(&self.agent, data);
+        let recovers = data.join("standby.signal").exists();
+        let at_once = StopTimeouts { fast: Duration::ZERO, ..StopTimeouts::default() };
+        if !standing.current {
+            let replaced = incarnation::successor(&self.agent).is_some();
+            let reseeds = standing.left_alone && !standing.fenced;
+            if !recovers || replaced || reseeds {
+                tracing::warn!(recovers, replaced, "this data is from before a restore: stopping PostgreSQL");
+                // What it would archive now is not the database's.
+                return Some(at_once);
+            }
+        } else if standing.fenced && !recovers {
+            tracing::info!("a restore wants no more writes: stopping PostgreSQL");
+            // Cleanly, so that all that it acknowledged is archived.
+            return Some(StopTimeouts::default());
+        }
+        None
     }
 
     /// The instance runs: see what it says, and keep its files up to date.
@@ -179,7 +213,8 @@ impl Supervisor {
                 return Ok(Outcome::Settled);
             }
         };
-        let recorded = leadership::record(&self.agent, &facts).await?;
+        let current = incarnation::standing(&self.agent, Path::new(&card.data_directory)).current;
+        let recorded = current && leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded && !self.prepared {
             ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
             stanza::ensure(&self.agent, database, card).await?;
@@ -190,6 +225,9 @@ impl Supervisor {
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
                 facts.timeline, leader.cell, leader.term
             ),
+            _ if !current => {
+                "its data is from before the restore of the database; it is going to be rebuilt".to_owned()
+            }
             _ => std::mem::take(&mut self.note),
         };
         let identity = facts.system_identifier;
@@ -206,7 +244,10 @@ impl Supervisor {
         let data = inspect(&agent.tools, data_path).await?;
         let seeding = agent.seeding_marker().exists();
         let leader = agent.leader();
-        let needs_repo = !matches!(data, cellar_postgres::DataDirectory::Valid { .. });
+        let needs_repo = seeding || !matches!(data, cellar_postgres::DataDirectory::Valid { .. });
+        let standing = incarnation::standing(&agent, data_path);
+        // Also when it is not there at all: a kill between two renames leaves it so.
+        let successor = if standing.current { None } else { incarnation::successor(&agent) };
         let backup_exists = if needs_repo { Some(has_backup(&agent, database, card).await?) } else { None };
         let step = next_step(&Situation {
             cell: &agent.cell,
@@ -216,6 +257,8 @@ impl Supervisor {
             seeded_before: agent.seeded_marker().exists(),
             leader: leader.as_ref(),
             backup_exists,
+            standing,
+            successor: successor.is_some(),
         });
         match step {
             Step::Wait(what) => {
@@ -249,9 +292,34 @@ impl Supervisor {
             Step::FinishRestore => {
                 let config = instance_config(&agent, database, card, leader.as_ref())?;
                 configure(data_path, &config)?;
+                // A backup brings along the mark of its time.
+                let mark = seed::begun_for(&agent);
+                mark.write(data_path).map_err(|error| RoundError::Marker(data_path.to_owned(), error))?;
                 self.mark_seeded("restored")?;
                 let marker = agent.seeding_marker();
                 std::fs::remove_file(&marker).map_err(|error| RoundError::Marker(marker, error))?;
+            }
+            Step::TakeOver => {
+                if let Some(successor) = successor {
+                    take_over(&agent, &successor, data_path)
+                        .await
+                        .map_err(|error| RoundError::Marker(data_path.to_owned(), error))?;
+                }
+            }
+            Step::Reseed => {
+                self.say(
+                    InstanceState::Seeding,
+                    "its data is from before the restore of the database; restores the newest backup",
+                );
+                let incarnation = incarnation::record(&agent);
+                seed::begin(&agent)?;
+                // For as long as there may be a rollback the old data stays; afterwards it is of use to the restore.
+                let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
+                if let Some(job) = kept_for {
+                    rebuild::keep(&agent, data_path, job)
+                        .map_err(|error| RoundError::Marker(data_path.to_owned(), error))?;
+                }
+                seed::restore(&agent, database, card, kept_for.is_none(), "seed", &|| false).await?;
             }
             Step::Start => {
                 let config = instance_config(&agent, database, card, leader.as_ref())?;
@@ -293,6 +361,27 @@ impl Supervisor {
             report.state = state;
             message.clone_into(&mut report.message);
         });
+    }
+}
+
+/// Puts the true copy in the place of the old data, which is kept. May be killed anywhere and begun again.
+async fn take_over(agent: &Agent, successor: &Path, data: &Path) -> std::io::Result<()> {
+    let at_once = StopTimeouts { fast: Duration::ZERO, ..StopTimeouts::default() };
+    stop(successor, &at_once).await.map_err(std::io::Error::other)?;
+    if let Some(job) = incarnation::record(agent).job {
+        rebuild::keep(agent, data, job)?;
+    }
+    if data.exists() {
+        // What is to be kept is kept already, so this was left by something else.
+        let aside = data.with_extension(format!("aside-{}", jiff::Timestamp::now().as_second()));
+        tracing::warn!(to = %aside.display(), "moving a directory aside that is in the way of the restored data");
+        incarnation::rename(data, &aside)?;
+    }
+    incarnation::rename(successor, data)?;
+    tracing::info!(from = %successor.display(), "the restored data has taken its place");
+    match std::fs::remove_file(agent.seeding_marker()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{Code, JobError, JobId, JobKind, Lock, claimable};
+use cellar_model::{Code, JobError, JobId, JobKind, JobRecord, Lock, claimable};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
-use crate::{backup, rebuild, recovery};
+use crate::{backup, discard, drill, fence, plan, rebuild, recover, recovery, swap};
 
 /// A look at the topology without any reason, in case a nudge was missed.
 const TICK: Duration = Duration::from_secs(5);
@@ -83,24 +83,46 @@ pub(crate) fn interrupted_ending(why: Interruption, what: &str) -> Ending {
     }
 }
 
-fn next_job(agent: &Agent) -> Option<JobId> {
+/// Jobs that run one after the other. Those that only read have a lane of their own, so that a rehearsal of hours does
+/// not keep a backup waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// What works under the database's lock.
+    Locked,
+    /// What changes nothing: plans and drills.
+    Reading,
+}
+
+fn next_job(agent: &Agent, lane: Lane) -> Option<JobId> {
     let view = agent.mirror.view();
     let nobody = Lock::default();
     let lock = view.locks.get(&agent.database).unwrap_or(&nobody);
+    let mine = |record: &&JobRecord| {
+        let its = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        record.cell == agent.cell && its == lane
+    };
     view.jobs
         .values()
-        .find(|record| record.cell == agent.cell && claimable(record, view.run(record), lock))
+        .filter(mine)
+        .find(|record| claimable(record, view.run(record), lock))
         .map(|record| record.id)
 }
 
-/// Runs jobs until told to stop; a running one is then ended first.
-pub(crate) async fn work(agent: Rc<Agent>, mut stop: watch::Receiver<bool>) {
-    let mut topology = agent.mirror.changes();
+/// Runs jobs until told to stop; running ones are then ended first.
+pub(crate) async fn work(agent: Rc<Agent>, stop: watch::Receiver<bool>) {
     recovery::recover(&agent).await;
+    recovery::sweep(&agent).await;
     forget_old_logs(&agent);
+    let lanes = [Lane::Locked, Lane::Reading].map(|lane| in_lane(Rc::clone(&agent), stop.clone(), lane));
+    let [locked, reading] = lanes;
+    tokio::join!(locked, reading);
+}
+
+async fn in_lane(agent: Rc<Agent>, mut stop: watch::Receiver<bool>, lane: Lane) {
+    let mut topology = agent.mirror.changes();
     while !*stop.borrow() {
         topology.borrow_and_update();
-        if let Some(id) = next_job(&agent) {
+        if let Some(id) = next_job(&agent, lane) {
             match ClaimedJob::take(&agent, &id).await {
                 Ok(Some(job)) => {
                     run(&agent, job, stop.clone()).await;
@@ -119,7 +141,11 @@ pub(crate) async fn work(agent: Rc<Agent>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             _ = topology.changed() => {}
             _ = stop.changed() => {}
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(TICK) => {
+                if lane == Lane::Locked {
+                    recovery::sweep_copies(&agent).await;
+                }
+            }
         }
     }
 }
@@ -144,6 +170,18 @@ async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>
     let ending = match job.record.kind {
         JobKind::Backup => backup::run(agent, &mut job, &control).await,
         JobKind::Rebuild => rebuild::run(agent, &mut job, &control).await,
+        JobKind::Plan => plan::run(agent, &mut job, &control).await,
+        JobKind::Fence => fence::run(agent, &mut job, &control).await,
+        JobKind::Recover => recover::run(agent, &mut job, &control).await,
+        JobKind::Swap => swap::run(agent, &mut job, &control).await,
+        JobKind::Discard => discard::run(agent, &mut job).await,
+        JobKind::Drill => drill::run(agent, &mut job, &control).await,
+        JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
+            code: Code::Internal,
+            message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind),
+            hint: String::new(),
+            tool_output: String::new(),
+        }),
     };
     job.finish(agent, ending).await;
 }

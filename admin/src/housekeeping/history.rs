@@ -1,8 +1,8 @@
 //! Bounding what is kept of the past.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cellar_model::{DatabaseName, JobRecord};
+use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind, JobRecord};
 use cellar_topology::View;
 
 use super::Forgotten;
@@ -14,11 +14,27 @@ pub(super) const KEPT: usize = 500;
 /// Jobs that one transaction deletes. Each takes two guards and two deletions of etcd's 128.
 const BATCH: usize = 40;
 
+/// The last drill of each backup, which the listing of backups shows; those of the newest backups only.
+fn last_drills(view: &View) -> BTreeSet<JobId> {
+    let mut last: BTreeMap<(&DatabaseName, &BackupLabel), &JobRecord> = BTreeMap::new();
+    for record in view.jobs.values().filter(|record| record.kind == JobKind::Drill) {
+        let Some(drill) = view.run(record).and_then(|run| run.result.drill.as_ref()) else { continue };
+        let newest = last.entry((&record.database, &drill.backup)).or_insert(record);
+        if record.create_time > newest.create_time {
+            *newest = record;
+        }
+    }
+    last.values().rev().take(KEPT / 2).map(|record| record.id).collect()
+}
+
 /// Jobs to forget, in batches, oldest first.
 pub(super) fn forgettable(view: &View) -> Vec<Vec<Forgotten>> {
     let mut ended: BTreeMap<&DatabaseName, Vec<&JobRecord>> = BTreeMap::new();
+    let drills = last_drills(view);
     for record in view.jobs.values() {
-        if stage(view, record) == Stage::Ended {
+        // A step is needed for as long as its parent is driven.
+        let driven = record.parent.is_some_and(|parent| !view.has_ended(&parent));
+        if stage(view, record) == Stage::Ended && !driven && !drills.contains(&record.id) {
             ended.entry(&record.database).or_default().push(record);
         }
     }

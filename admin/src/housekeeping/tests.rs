@@ -31,6 +31,10 @@ fn record(n: u64, cell: &str) -> JobRecord {
         cell: cell.parse().unwrap(),
         backup: None,
         rebuild: None,
+        restore: None,
+        recover: None,
+        drill: None,
+        subject: None,
         requested_by: "me".into(),
         request_id: None,
         create_time: second(i64::try_from(n).unwrap()),
@@ -127,7 +131,7 @@ impl World {
             .filter_map(|action| match action {
                 Action::Close { record, .. } => {
                     let closure = record.closure.unwrap();
-                    Some((record.id, closure.state, closure.error.code))
+                    Some((record.id, closure.state, closure.error.unwrap().code))
                 }
                 _ => None,
             })
@@ -286,6 +290,7 @@ fn apply(view: &mut View, action: Action) {
                 view.runs.remove(&(job.database, job.cell, job.id));
             }
         }
+        Action::Drive(_) => unreachable!("there are only backups"),
     }
 }
 
@@ -323,6 +328,7 @@ proptest! {
                         }
                     }
                     Action::Forget { .. } => prop_assert!(false, "so few are kept"),
+                    Action::Drive(_) => prop_assert!(false, "there are only backups"),
                 }
             }
             for action in actions {

@@ -27,6 +27,12 @@ pub(super) fn verdict(
     record: &JobRecord,
     now: Timestamp,
 ) -> Option<Verdict> {
+    if record.kind.is_driven() {
+        // Ended by its driver; before it holds the lock only by its deadline or a wish.
+        let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
+        let waits = record.closure.is_none() && !holds;
+        return waits.then(|| waiting(record, now)).flatten();
+    }
     let claimed = view.claim(record).is_some();
     match stage(view, record) {
         Stage::Pending if closable(record, view.run(record), claimed) => pending(view, observed, record, now),
@@ -35,11 +41,23 @@ pub(super) fn verdict(
     }
 }
 
-fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
-    let (kind, database, cell) = (record.kind, &record.database, &record.cell);
+/// The end of a job that never began.
+fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+    let (kind, cell) = (record.kind, &record.cell);
     if let Some(cancel) = &record.cancel {
         return Some((JobState::Canceled, canceled_before_it_began(&cancel.requested_by)));
     }
+    (record.deadline <= now).then(|| {
+        failed(
+            Code::DeadlineExceeded,
+            format!("the {kind} of cell {cell} did not begin before its deadline; nothing was done"),
+            "see what held it up (`cellar status`, `cellar jobs list`), then ask again",
+        )
+    })
+}
+
+fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+    let (kind, database, cell) = (record.kind, &record.database, &record.cell);
     if is_removed(view, record) {
         return Some(failed(
             Code::UnknownCell,
@@ -49,14 +67,11 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timest
             "name another cell",
         ));
     }
-    if record.deadline <= now {
-        return Some(failed(
-            Code::DeadlineExceeded,
-            format!("the {kind} of cell {cell} did not begin before its deadline; nothing was done"),
-            "see what held it up (`cellar status`, `cellar jobs list`), then ask again",
-        ));
+    if let Some(verdict) = waiting(record, now) {
+        return Some(verdict);
     }
-    let holds = view.locks.get(database).is_some_and(|lock| lock.holder == Some(record.id));
+    let place = record.parent.unwrap_or(record.id);
+    let holds = !kind.takes_lock() || view.locks.get(database).is_some_and(|lock| lock.holder == Some(place));
     let silent = observed.silent_for(database, cell);
     if holds && silent >= PATIENCE {
         // Those behind it wait for nothing, so it does not keep its place until its deadline.
@@ -95,6 +110,15 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp
         return Some(failed(
             Code::UnknownCell,
             format!("cell {cell} was removed while the {kind} was lost; {unknown}"),
+            look,
+        ));
+    }
+    if record.parent.is_some() && patient {
+        // Whoever drives it must not wait for a cell that may never return; a cell that returns finds out by itself what
+        // to do with its data.
+        return Some(failed(
+            Code::CellDown,
+            format!("the multipooler of cell {cell} was lost during the {kind}; {unknown}"),
             look,
         ));
     }

@@ -23,14 +23,18 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::NoPrimary
         | Code::WrongInstance
         | Code::LastCell
+        | Code::TargetUnreachable
+        | Code::WalMissing
+        | Code::NothingKept
+        | Code::Unsupported
         | Code::AlreadyEnded => Grpc::FailedPrecondition,
         Code::Busy => Grpc::Aborted,
-        Code::QueueFull | Code::DiskFull => Grpc::ResourceExhausted,
+        Code::QueueFull | Code::DiskFull | Code::MemoryShort => Grpc::ResourceExhausted,
         Code::DeadlineExceeded => Grpc::DeadlineExceeded,
         Code::Canceled => Grpc::Cancelled,
         Code::Unavailable => Grpc::Unavailable,
         Code::PermissionDenied => Grpc::PermissionDenied,
-        Code::ProofFailed => Grpc::DataLoss,
+        Code::ProofFailed | Code::RepoDamaged | Code::CheckFailed => Grpc::DataLoss,
         Code::PgbackrestFailed | Code::PostgresFailed | Code::PoolerRestarted | Code::Internal => {
             Grpc::Internal
         }

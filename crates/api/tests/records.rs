@@ -34,12 +34,39 @@ fn error() -> Value {
     json!({"code": "LAGGING", "message": "m", "hint": "h", "toolOutput": "t"})
 }
 
+const LABEL: &str = "20260301-101500F";
+
+fn targets() -> [Value; 6] {
+    [
+        json!({"latest": {}}),
+        json!({"time": "2026-03-01T10:00:00.120456Z"}),
+        json!({"lsn": "0/1"}),
+        json!({"name": "it's"}),
+        json!({"xid": "742"}),
+        json!({"backup": LABEL}),
+    ]
+}
+
+fn restore_params() -> Value {
+    json!({"target": {"lsn": "0/1"}, "timeline": 2, "inPlace": true, "onto": "zone2"})
+}
+
 fn record() -> Value {
     json!({
         "id": ID, "kind": "JOB_KIND_BACKUP", "database": "app", "cell": "zone1", "backup": backup_params(),
-        "rebuild": {}, "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
+        "rebuild": {"keepFor": OTHER, "putBack": OTHER}, "restore": restore_params(),
+        "recover": {
+            "set": LABEL, "kept": OTHER, "target": {"xid": "7"}, "timeline": 1, "lastSegment": "000000010000000000000001",
+            "incarnation": 2, "inPlace": true,
+        },
+        "drill": {
+            "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
+            "maxBytesPerSecond": "9",
+        },
+        "subject": OTHER,
+        "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
         "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
-        "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error()},
+        "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error(), "result": result()},
     })
 }
 
@@ -56,7 +83,34 @@ fn result() -> Value {
             "cell": "zone1", "dataDirectory": "/d", "systemIdentifier": "7", "timeline": 1, "replayLsn": "0/3",
             "filesFromSource": "5", "filesFromPrimary": "6", "verified": true,
         },
+    },
+    "plan": {
+        "target": {"name": "x"}, "resolved": {"lsn": "0/1"}, "found": "f", "timeline": 1, "backup": LABEL, "why": "w",
+        "walStart": "a", "walStop": "b", "walSegments": "3", "sizeBytes": "4", "estimatedSeconds": 5,
+        "windows": [{
+            "backup": LABEL, "timeline": 1, "fromLsn": "0/1", "fromTime": TIME, "toLsn": "0/2", "toTime": TIME, "gap": "g",
+        }],
+        "cells": [{"cell": "zone1", "action": "a", "neededBytes": "1", "freeBytes": "2"}],
+        "warnings": ["w"],
+    },
+    "fence": {"wasPrimary": true, "timeline": 1, "lastSegment": "s"},
+    "recovery": recovery(),
+    "restore": {
+        "cell": "zone1", "incarnation": 2, "recovery": recovery(), "backup": LABEL, "leftOut": ["zone2"], "kept": true,
+        "firstBackup": LABEL,
+    },
+    "rebuild": {"backup": LABEL, "delta": true, "sizeBytes": "1", "restoreMillis": "2"},
+    "drill": {
+        "backup": LABEL, "sizeBytes": "1", "restoreMillis": "2", "readableMillis": "3", "replayedMillis": "4", "lsn": "0/1",
+        "lastCommit": TIME, "checks": [{"name": "n", "passed": true, "detail": "d"}],
     }})
+}
+
+fn recovery() -> Value {
+    json!({
+        "timeline": 2, "fromTimeline": 1, "lsn": "0/1", "lastCommit": TIME, "stopped": "s", "sizeBytes": "1",
+        "restoreMillis": "2", "recoveryMillis": "3",
+    })
 }
 
 fn history() -> Value {
@@ -107,6 +161,20 @@ fn leader_and_lock() {
 }
 
 #[test]
+fn incarnation() {
+    same::<cellar_model::Incarnation, v1::Incarnation>(
+        &json!({"number": 2, "cell": "zone1", "job": ID, "fence": OTHER, "keptIn": "zone2"}),
+    );
+}
+
+#[test]
+fn every_target_of_a_restore() {
+    for target in targets() {
+        same::<cellar_model::Target, v1::RestoreTarget>(&target);
+    }
+}
+
+#[test]
 fn job_record_and_run() {
     same::<cellar_model::JobRecord, v1::JobRecord>(&record());
     same::<cellar_model::Run, v1::Run>(&json!({
@@ -127,6 +195,13 @@ fn job() {
         ("error", error()),
         ("waitsFor", json!([OTHER])),
         ("history", history()),
+        (
+            "steps",
+            json!([{
+                "id": OTHER, "kind": "JOB_KIND_SWAP", "cell": "zone1", "state": "JOB_STATE_RUNNING", "startTime": TIME,
+                "endTime": TIME, "progress": progress(), "error": error(),
+            }]),
+        ),
     ] {
         document[name] = value;
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use cellar_model::{ClusterName, DatabaseName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{backup, backups, cells, completions, config, down, exec, jobs, rebuild, status, up};
+use crate::commands::{
+    backup, backups, cells, completions, config, down, drill, exec, jobs, rebuild, restore, status, up,
+};
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
 #[derive(Debug, Parser)]
@@ -20,6 +22,8 @@ use crate::commands::{backup, backups, cells, completions, config, down, exec, j
   cellar status                          who is primary, who streams, what fails
   cellar backup --from zone3             back up the standby in zone3, and prove it
   cellar backups list                    what the repository holds
+  cellar restore --latest --plan         what a restore would do
+  cellar drill                           prove that the newest backup can be restored
   cellar down                            end every process, keep the data
 
 Exit codes: 0 done, 1 it ran and failed, 2 wrong usage, 3 refused as things are (nothing changed),
@@ -77,6 +81,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Jobs(jobs::Jobs),
     Rebuild(rebuild::Rebuild),
+    Restore(restore::Restore),
+    Drill(drill::Drill),
     #[command(subcommand)]
     Cells(cells::Cells),
     #[command(subcommand)]

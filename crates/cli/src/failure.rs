@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use cellar_api::v1::{Job, JobError, JobState};
+use cellar_api::v1::{Job, JobError, JobKind, JobState};
+use cellar_model::{Code, Refusal};
 use cellar_provisioner::{FailureKind, ProvisionError};
 use cellar_tls::TlsError;
 
@@ -32,6 +33,9 @@ pub(crate) enum Failure {
     /// The job ran and did not succeed.
     #[error("{}", job_message(.0))]
     Job(Box<Job>),
+    /// The job found that it cannot be done; nothing was changed.
+    #[error("{}", refusal_message(.0))]
+    Refused(Box<Job>),
     /// Ctrl-C.
     #[error("interrupted{}", .job.as_ref().map_or_else(String::new, |id| format!("; job {id} goes on")))]
     Interrupted { job: Option<String> },
@@ -55,11 +59,29 @@ pub(crate) enum Failure {
 
 fn job_message(job: &Job) -> String {
     let verb = if job.state() == JobState::Canceled { "was canceled" } else { "failed" };
-    let kind = crate::commands::jobs::kind(job);
+    let subject = match job.kind() {
+        JobKind::Restore | JobKind::Rollback | JobKind::Confirm | JobKind::Plan => {
+            format!("of database {}", job.database)
+        }
+        JobKind::Drill => format!("in cell {}", job.cell),
+        _ => format!("of cell {}", job.cell),
+    };
+    let kind = crate::commands::jobs::kind_word(job.kind());
     match &job.error {
-        Some(error) => format!("{kind} of cell {} {verb}: {} ({})", job.cell, error.message, error.code),
-        None => format!("{kind} of cell {} {verb}", job.cell),
+        Some(error) => format!("{kind} {subject} {verb}: {} ({})", error.message, error.code),
+        None => format!("{kind} {subject} {verb}"),
     }
+}
+
+fn refusal_message(job: &Job) -> String {
+    job.error.as_ref().map_or_else(|| job_message(job), |error| format!("{} ({})", error.message, error.code))
+}
+
+/// The exit code of a call that is refused for the same reason; 1 for a reason of a later version.
+fn refusal_exit_code(job: &Job) -> u8 {
+    let reason = job.error.as_ref().map_or("", |error| error.code.as_str());
+    let code = Code::ALL.iter().copied().find(|code| code.as_str() == reason);
+    code.map_or(1, |code| cellar_api::exit_code(cellar_api::status_of(&Refusal::new(code, "refused")).code()))
 }
 
 impl From<tonic::Status> for Failure {
@@ -85,6 +107,7 @@ impl Failure {
                 FailureKind::Failed => 1,
             },
             Self::Rpc(status) => cellar_api::exit_code(status.code()),
+            Self::Refused(job) => refusal_exit_code(job),
             Self::Unreachable { .. } => 4,
             Self::Tls(error) if error.is_not_found() => 4,
             Self::Tls(TlsError::Io { source, .. })
@@ -110,7 +133,7 @@ impl Failure {
             Self::Tls(error) if error.is_not_found() => {
                 text("make a cluster with `cellar up`, or name the client's certificates with --client-dir")
             }
-            Self::Job(job) => job.error.as_ref().and_then(|error| text(&error.hint)),
+            Self::Job(job) | Self::Refused(job) => job.error.as_ref().and_then(|error| text(&error.hint)),
             Self::Interrupted { job: Some(id) } => Some(format!(
                 "follow it with `cellar jobs watch {id}`, end it with `cellar jobs cancel {id}`"
             )),
@@ -136,7 +159,7 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         if !matches!(self, Self::BrokenPipe) {
             output::error(&self.message());
-            if let Self::Job(job) = self {
+            if let Self::Job(job) | Self::Refused(job) = self {
                 tool_output(job.error.as_ref());
             }
             if let Some(hint) = self.hint() {
@@ -159,7 +182,6 @@ fn tool_output(error: Option<&JobError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cellar_model::{Code, Refusal};
 
     fn of_refusal(code: Code) -> u8 {
         Failure::from(cellar_api::status_of(&Refusal::new(code, "no"))).exit_code()
@@ -188,6 +210,38 @@ mod tests {
         assert_eq!(Failure::BrokenPipe.exit_code(), 0);
         let missing = ProvisionError::NoCluster { dir: "/c".into() };
         assert_eq!(Failure::from(missing).exit_code(), 4);
+    }
+
+    #[test]
+    fn a_plan_that_fails_is_a_refusal() {
+        let of_plan = |code: &str| {
+            let error = JobError { code: code.to_owned(), message: "no".to_owned(), ..JobError::default() };
+            let mut job = Job { error: Some(error), ..Job::default() };
+            job.set_kind(JobKind::Plan);
+            job.set_state(JobState::Failed);
+            Failure::Refused(Box::new(job))
+        };
+        for (code, expected) in [
+            ("TARGET_UNREACHABLE", 3),
+            ("WAL_MISSING", 3),
+            ("NO_PRIMARY", 3),
+            ("DISK_FULL", 3),
+            ("MEMORY_SHORT", 3),
+            ("UNKNOWN_BACKUP", 2),
+            ("INVALID_ARGUMENT", 2),
+            ("UNAVAILABLE", 4),
+            ("DEADLINE_EXCEEDED", 4),
+            ("PGBACKREST_FAILED", 1),
+            ("CANCELED", 1),
+            ("OF_A_LATER_VERSION", 1),
+        ] {
+            assert_eq!(of_plan(code).exit_code(), expected, "{code}");
+        }
+        for code in Code::ALL {
+            assert_eq!(of_plan(code.as_str()).exit_code(), of_refusal(*code), "{code}");
+        }
+        assert_eq!(of_plan("WAL_MISSING").message(), "no (WAL_MISSING)");
+        assert_eq!(Failure::Refused(Box::default()).exit_code(), 1);
     }
 
     #[test]

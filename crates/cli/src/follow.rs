@@ -1,14 +1,16 @@
 //! Following a job until it has ended: a bar on a terminal, plain lines elsewhere.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cellar_api::v1::{GetJobRequest, Job, JobState};
+use cellar_api::v1::{GetJobRequest, Job, JobKind, JobState, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Outcome;
 use crate::output;
+use crate::steps;
 use crate::target::Target;
 use crate::units;
 
@@ -35,6 +37,11 @@ pub(crate) fn is_terminal(job: &Job) -> bool {
     matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Canceled)
 }
 
+/// Whether multiadmin itself works on it.
+fn is_driven(job: &Job) -> bool {
+    matches!(job.kind(), JobKind::Restore | JobKind::Rollback | JobKind::Confirm)
+}
+
 /// What is happening, in words.
 fn phase(job: &Job) -> String {
     let progress = job.progress.as_ref().map(|progress| progress.phase.as_str()).filter(|p| !p.is_empty());
@@ -42,6 +49,7 @@ fn phase(job: &Job) -> String {
         JobState::Pending if !job.waits_for.is_empty() => {
             format!("waiting for job {}", job.waits_for.join(", then "))
         }
+        JobState::Pending if is_driven(job) => "waiting for multiadmin to begin".to_owned(),
         JobState::Pending => format!("waiting for the multipooler of cell {}", job.cell),
         JobState::Lost => {
             format!("the multipooler of cell {} does not report; its job may still run", job.cell)
@@ -54,22 +62,20 @@ fn phase(job: &Job) -> String {
     }
 }
 
-fn bytes(job: &Job) -> (u64, u64) {
-    job.progress.as_ref().map_or((0, 0), |progress| (progress.bytes_done, progress.bytes_total))
+fn bytes(progress: Option<&Progress>) -> (u64, u64) {
+    progress.map_or((0, 0), |progress| (progress.bytes_done, progress.bytes_total))
 }
 
-/// The lines for somebody who does not watch a terminal: phase changes, and every tenth of the bytes.
+/// How far one job or step has been told of.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+struct Told {
     phase: String,
     tenth: u64,
 }
 
-impl Lines {
-    /// The line that this update is worth.
-    pub(crate) fn update(&mut self, job: &Job) -> Option<String> {
-        let phase = phase(job);
-        let (done, total) = bytes(job);
+impl Told {
+    /// What is new: another phase, or another tenth of the bytes.
+    fn update(&mut self, phase: String, (done, total): (u64, u64)) -> Option<String> {
         let tenth = done.min(total).saturating_mul(10).checked_div(total).unwrap_or(0);
         if phase == self.phase && tenth <= self.tenth {
             return None;
@@ -86,6 +92,33 @@ impl Lines {
         self.tenth = if phase == self.phase { tenth.max(self.tenth) } else { tenth };
         self.phase = phase;
         Some(line)
+    }
+}
+
+/// The lines for somebody who does not watch a terminal: phase changes, and every tenth of the bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    job: Told,
+    steps: HashMap<String, Told>,
+}
+
+impl Lines {
+    /// The lines that this update is worth.
+    pub(crate) fn update(&mut self, job: &Job) -> Vec<String> {
+        let mut lines = Vec::new();
+        for step in job.steps.iter().filter(|step| step.state() != JobState::Pending) {
+            let working = matches!(step.state(), JobState::Running | JobState::Lost);
+            let bytes = if working { bytes(step.progress.as_ref()) } else { (0, 0) };
+            let told = self.steps.entry(step.id.clone()).or_default();
+            if let Some(line) = told.update(steps::phase(step), bytes) {
+                lines.push(format!("{}: {line}", steps::name(step)));
+            }
+        }
+        // What a running job with steps does is what its steps do.
+        if job.steps.is_empty() || job.state() != JobState::Running {
+            lines.extend(self.job.update(phase(job), bytes(job.progress.as_ref())));
+        }
+        lines
     }
 }
 
@@ -111,7 +144,7 @@ impl Display {
     fn update(&mut self, job: &Job) {
         match self {
             Self::Bar(bar) => {
-                let (done, total) = bytes(job);
+                let (done, total) = bytes(job.progress.as_ref());
                 if total > 0 && bar.length() != Some(total) {
                     bar.set_length(total);
                     let style =
@@ -120,13 +153,16 @@ impl Display {
                         bar.set_style(style.progress_chars("=> "));
                     }
                 }
+                // The step after one that counted bytes may have none.
+                if total == 0 && bar.length().is_some() {
+                    bar.unset_length();
+                    bar.set_style(ProgressStyle::default_spinner());
+                }
                 bar.set_position(if total > 0 { done.min(total) } else { done });
                 bar.set_message(phase(job));
             }
             Self::Lines(lines) => {
-                if let Some(line) = lines.update(job) {
-                    output::note(&line);
-                }
+                lines.update(job).iter().for_each(|line| output::note(line));
             }
             Self::Silent => {}
         }

@@ -2,17 +2,22 @@
 
 mod arguments;
 mod commands;
+mod drilled;
 mod failure;
 mod follow;
 mod local;
 mod output;
 mod proof;
+mod question;
+mod restored;
 mod retry;
+mod steps;
 mod table;
 mod target;
 #[cfg(test)]
 mod tests;
 mod units;
+mod when;
 
 use std::process::ExitCode;
 

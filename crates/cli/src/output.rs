@@ -43,6 +43,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", clean(text));
 }
 
+/// Writes a question to stderr and leaves the cursor behind it.
+pub(crate) fn prompt(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "{}", clean(text)).and_then(|()| err.flush());
+}
+
 /// Whether stderr is a terminal whose owner does not mind colour.
 pub(crate) fn is_colored() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -1,5 +1,7 @@
 //! Every human output as a person sees it, from fixed messages, and every `--help`.
 
+mod restores;
+
 use cellar_api::v1::{
     Backup, DatabaseView, Job, ListBackupsResponse, ListCellsResponse, ListJobsResponse, ListPoolersResponse,
 };
@@ -107,8 +109,8 @@ fn one_job() {
 fn all_jobs() {
     let lost = job(&json!({"state": "JOB_STATE_LOST", "kind": "JOB_KIND_REBUILD"}));
     let jobs = vec![succeeded(), failed(), running("copying", 50, 100), queued(), lost];
-    let none = jobs::render_list(&ListJobsResponse::default());
-    let text = jobs::render_list(&ListJobsResponse { jobs, next_page_token: String::new() });
+    let none = jobs::render_list(&ListJobsResponse::default(), false);
+    let text = jobs::render_list(&ListJobsResponse { jobs, next_page_token: String::new() }, false);
     assert_snapshot!(format!("{text}{none}"));
 }
 
@@ -129,7 +131,7 @@ fn progress_for_somebody_without_a_terminal() {
         running("copying", 2000, 1000),
         succeeded(),
     ];
-    let text: Vec<String> = updates.iter().filter_map(|job| lines.update(job)).collect();
+    let text: Vec<String> = updates.iter().flat_map(|job| lines.update(job)).collect();
     assert_snapshot!(text.join("\n"));
 }
 
@@ -147,9 +149,21 @@ fn full() -> Backup {
 fn backups_of_a_repo() {
     let foreign: Backup =
         message(json!({"label": "20260302-101500F", "type": "BACKUP_TYPE_FULL", "error": true}));
+    let drilled = |passed: bool| {
+        let drill = json!({
+            "job": "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f01", "cell": "zone2", "time": "2026-03-03T10:15:20Z",
+            "passed": passed, "readableMillis": if passed { "3200" } else { "0" }
+        });
+        Backup { last_drill: Some(message(drill)), ..full() }
+    };
     let none = backups::render_list(&ListBackupsResponse::default());
-    let all = ListBackupsResponse { backups: vec![full(), foreign], read_by: "zone1".into() };
-    assert_snapshot!(format!("{}{none}----\n{}", backups::render_list(&all), backups::render_one(&full())));
+    let backups = vec![full(), drilled(true), drilled(false), foreign];
+    let list = backups::render_list(&ListBackupsResponse { backups, read_by: "zone1".into() });
+    let each: String = [full(), drilled(true), drilled(false)]
+        .iter()
+        .map(|one| format!("----\n{}", backups::render_one(one)))
+        .collect();
+    assert_snapshot!(format!("{list}{none}{each}"));
 }
 
 fn pooler(cell: &str, status: &Value) -> Value {

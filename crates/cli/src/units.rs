@@ -97,6 +97,23 @@ pub(crate) fn time(at: Option<&Timestamp>) -> String {
     at.map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }
 
+/// A time in UTC to the minute, for columns; empty when there is none.
+pub(crate) fn minute(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(|at| jiff::Timestamp::try_from(*at).ok());
+    at.map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+/// A time in UTC with all that is known of its second; empty when there is none.
+pub(crate) fn exact(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(|at| jiff::Timestamp::try_from(*at).ok());
+    at.map_or_else(String::new, cellar_model::timestamp_text)
+}
+
+/// A number of milliseconds as a duration.
+pub(crate) fn millis(millis: u64) -> String {
+    duration(Duration::from_millis(millis))
+}
+
 /// The day of a time; empty when there is none.
 pub(crate) fn day(at: Option<&Timestamp>) -> String {
     let at = at.and_then(|at| jiff::Timestamp::try_from(*at).ok());

@@ -62,9 +62,17 @@ fn a_bad_specification_writes_nothing_and_names_the_field() {
 #[test]
 fn without_a_cluster_there_is_nobody_to_ask() {
     let dir = tempfile::tempdir().unwrap();
-    for command in
-        [&["status"][..], &["jobs", "list"], &["backup", "--from", "zone1"], &["cells", "add", "z"]]
-    {
+    for command in [
+        &["status"][..],
+        &["jobs", "list"],
+        &["backup", "--from", "zone1"],
+        &["cells", "add", "z"],
+        &["drill"],
+        &["restore", "--latest", "--plan"],
+        &["restore", "--latest", "--yes"],
+        &["restore", "confirm", "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "--yes"],
+        &["--output", "json", "restore", "rollback", "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "--yes"],
+    ] {
         let done = cellar(dir.path(), &[&["--dir", "c"], command].concat());
         assert_eq!(done.status.code(), Some(4), "{command:?}: {}", text(&done.stderr));
         let errors = text(&done.stderr);
@@ -94,11 +102,50 @@ fn wrong_usage_is_2() {
         &["--admin", "localhost:1", "status"],
         &["jobs", "show", "7"],
         &["backups", "show", "x"],
+        &["restore"],
+        &["restore", "--plan"],
+        &["restore", "--latest", "--to-xid", "742"],
+        &["restore", "--to-time", "yesterday"],
+        &["restore", "--to-time", "2026-03-01 10:15:60"],
+        &["restore", "--to-lsn", "x"],
+        &["restore", "--to-name", ""],
+        &["restore", "--to-backup", "latest"],
+        &["restore", "--latest", "--timeline", "0"],
+        &["restore", "--latest", "confirm", "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00"],
+        &["restore", "confirm"],
+        &["restore", "rollback", "7"],
+        &["drill", "--nice", "20"],
+        &["drill", "--backup", "x"],
+        &["drill", "--check", " "],
+        &["drill", "--check-file", "none.sql"],
     ] {
         let done = cellar(dir.path(), bad);
         assert_eq!(done.status.code(), Some(2), "{bad:?}: {}", text(&done.stderr));
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_restored_where_nobody_can_be_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00";
+    for command in [&["restore", "--latest"][..], &["restore", "confirm", id], &["restore", "rollback", id]] {
+        let done = cellar(dir.path(), command);
+        assert_eq!(done.status.code(), Some(2), "{command:?}");
+        let errors = text(&done.stderr);
+        assert!(errors.contains("no terminal") && errors.contains("hint: say it with --yes"), "{errors}");
+        assert!(done.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_time_is_told_as_it_was_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    let done =
+        cellar(dir.path(), &["--dir", "c", "restore", "--plan", "--to-time", "2026-01-01 10:15:00.5+02"]);
+    assert_eq!(done.status.code(), Some(4));
+    let errors = text(&done.stderr);
+    assert!(errors.starts_with("target: 2026-01-01T08:15:00.500Z (UTC; "), "{errors}");
 }
 
 #[test]

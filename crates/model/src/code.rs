@@ -76,6 +76,20 @@ codes! {
     PostgresFailed = "POSTGRES_FAILED",
     /// The pooler restarted in the middle and the work was lost.
     PoolerRestarted = "POOLER_RESTARTED",
+    /// No backup and WAL lead to the target of a restore.
+    TargetUnreachable = "TARGET_UNREACHABLE",
+    /// A WAL segment that is needed is not in the archive.
+    WalMissing = "WAL_MISSING",
+    /// A file of the repo is damaged.
+    RepoDamaged = "REPO_DAMAGED",
+    /// There is not enough memory.
+    MemoryShort = "MEMORY_SHORT",
+    /// There is nothing to confirm or to roll back to any more.
+    NothingKept = "NOTHING_KEPT",
+    /// A drill restored the backup, and a check of the copy did not hold.
+    CheckFailed = "CHECK_FAILED",
+    /// Cellar does not do this for such a database.
+    Unsupported = "UNSUPPORTED",
     /// The deadline passed.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// Somebody asked for it to be canceled.

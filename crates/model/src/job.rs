@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::json;
-use crate::{BackupResult, BackupType, CellName, Code, DatabaseName};
+use crate::{
+    BackupResult, BackupType, CellName, Code, DatabaseName, DrillParams, DrillResult, FenceResult,
+    RebuildResult, RecoverParams, RecoveryResult, RestoreParams, RestorePlan, RestoreResult,
+};
 
 /// Identifies a job for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -117,6 +120,33 @@ pub enum JobKind {
     /// Make the named standby anew from the repo.
     #[serde(rename = "JOB_KIND_REBUILD")]
     Rebuild,
+    /// Bring the whole database back to a point in time. Driven by multiadmin; its steps are jobs.
+    #[serde(rename = "JOB_KIND_RESTORE")]
+    Restore,
+    /// Bring the database back to what it was before a restore. Driven, too.
+    #[serde(rename = "JOB_KIND_ROLLBACK")]
+    Rollback,
+    /// Delete what a restore kept of the old data. Driven, too.
+    #[serde(rename = "JOB_KIND_CONFIRM")]
+    Confirm,
+    /// Find out what a restore would do.
+    #[serde(rename = "JOB_KIND_PLAN")]
+    Plan,
+    /// Step of a restore: no more writes here.
+    #[serde(rename = "JOB_KIND_FENCE")]
+    Fence,
+    /// Step of a restore: restore and recover, beside the data that is there.
+    #[serde(rename = "JOB_KIND_RECOVER")]
+    Recover,
+    /// Step of a restore: put what was recovered in place of the old data and start it.
+    #[serde(rename = "JOB_KIND_SWAP")]
+    Swap,
+    /// Step of a confirmation or a rollback: delete what was kept.
+    #[serde(rename = "JOB_KIND_DISCARD")]
+    Discard,
+    /// Prove that a backup can be restored.
+    #[serde(rename = "JOB_KIND_DRILL")]
+    Drill,
 }
 
 impl JobKind {
@@ -126,7 +156,28 @@ impl JobKind {
         match self {
             Self::Backup => "backup",
             Self::Rebuild => "rebuild",
+            Self::Restore => "restore",
+            Self::Rollback => "rollback",
+            Self::Confirm => "confirm",
+            Self::Plan => "plan",
+            Self::Fence => "fence",
+            Self::Recover => "recover",
+            Self::Swap => "swap",
+            Self::Discard => "discard",
+            Self::Drill => "drill",
         }
+    }
+
+    /// Whether multiadmin drives it and poolers run only its steps.
+    #[must_use]
+    pub fn is_driven(self) -> bool {
+        matches!(self, Self::Restore | Self::Rollback | Self::Confirm)
+    }
+
+    /// Whether it writes to the stanza or to the data of a member, and so excludes all others that do.
+    #[must_use]
+    pub fn takes_lock(self) -> bool {
+        !matches!(self, Self::Plan | Self::Drill)
     }
 }
 
@@ -151,9 +202,17 @@ pub struct BackupParams {
     pub max_lag_bytes: u64,
 }
 
-/// Parameters of a rebuild: none yet.
+/// Parameters of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct RebuildParams {}
+#[serde(rename_all = "camelCase")]
+pub struct RebuildParams {
+    /// Keep the old data under the name of this restore rather than restore over it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keep_for: Option<JobId>,
+    /// Put back what was kept for this restore, if it is there and can follow the primary.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub put_back: Option<JobId>,
+}
 
 /// A wish to end a job early.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,17 +225,21 @@ pub struct CancelRequest {
     pub time: Timestamp,
 }
 
-/// multiadmin's last word on a job whose pooler cannot have one any more.
+/// multiadmin's last word on a job whose pooler cannot have one any more, or that multiadmin drives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Closure {
-    /// `FAILED` or `CANCELED`.
+    /// `FAILED` or `CANCELED`; `SUCCEEDED` only for a job that multiadmin drives.
     pub state: JobState,
     /// When.
     #[serde(with = "json::time")]
     pub time: Timestamp,
-    /// Why.
-    pub error: JobError,
+    /// Why, unless it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+    /// What it produced.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<RunResult>,
 }
 
 /// What was asked. Written by multiadmin only.
@@ -197,6 +260,18 @@ pub struct JobRecord {
     /// Parameters of a rebuild.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rebuild: Option<RebuildParams>,
+    /// Parameters of a restore or its plan.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub restore: Option<RestoreParams>,
+    /// Parameters of a restore's recovery.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recover: Option<RecoverParams>,
+    /// Parameters of a drill.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drill: Option<DrillParams>,
+    /// The restore that a rollback, a confirmation or a discarding step is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub subject: Option<JobId>,
     /// The caller's identity, from its certificate.
     pub requested_by: String,
     /// The caller's name for the request.
@@ -228,6 +303,9 @@ impl JobRecord {
             && self.cell == other.cell
             && self.backup == other.backup
             && self.rebuild == other.rebuild
+            && self.restore == other.restore
+            && self.drill == other.drill
+            && self.subject == other.subject
     }
 }
 
@@ -334,6 +412,24 @@ pub struct RunResult {
     /// Of a backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupResult>,
+    /// Of a plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RestorePlan>,
+    /// Of a fence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fence: Option<FenceResult>,
+    /// Of a recovery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryResult>,
+    /// Of a restore or a rollback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreResult>,
+    /// Of a rebuild.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<RebuildResult>,
+    /// Of a drill, also of one that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillResult>,
 }
 
 /// What came of a job. Written by that cell's pooler only.
@@ -370,6 +466,32 @@ pub struct Run {
     pub history: Vec<Transition>,
 }
 
+/// A step of a job that multiadmin drives, as the API shows it in that job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStep {
+    /// The step's own job.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where.
+    pub cell: CellName,
+    /// How far it is.
+    pub state: JobState,
+    /// When it began.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub end_time: Option<Timestamp>,
+    /// What it does just now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub progress: Option<Progress>,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+}
+
 /// A job as the API shows it: the record and its run, joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -400,6 +522,9 @@ pub struct Job {
     /// How it got here.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub history: Vec<Transition>,
+    /// Its steps, in the order in which they were begun.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub steps: Vec<JobStep>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,17 @@
 
 use jiff::Timestamp;
 
-/// A time as proto3 JSON writes it: UTC, with no or exactly three fractional digits.
+/// A time as proto3 JSON writes it: UTC, with no, three or six fractional digits. Nanoseconds are cut off:
+/// PostgreSQL counts in microseconds.
 #[must_use]
 pub fn timestamp_text(time: Timestamp) -> String {
-    let millis = time.as_nanosecond().rem_euclid(1_000_000_000) / 1_000_000;
+    let micros = time.as_nanosecond().rem_euclid(1_000_000_000) / 1000;
     let seconds = time.strftime("%Y-%m-%dT%H:%M:%S");
-    if millis == 0 { format!("{seconds}Z") } else { format!("{seconds}.{millis:03}Z") }
+    match (micros / 1000, micros % 1000) {
+        (0, 0) => format!("{seconds}Z"),
+        (millis, 0) => format!("{seconds}.{millis:03}Z"),
+        _ => format!("{seconds}.{micros:06}Z"),
+    }
 }
 
 /// Reads an RFC 3339 time; a time without zone is refused.
@@ -90,9 +95,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_have_no_or_three_digits() {
-        let time = parse_timestamp("2026-03-01T10:00:00.120456Z").unwrap();
+    fn timestamps_have_no_three_or_six_digits() {
+        let time = parse_timestamp("2026-03-01T10:00:00.120Z").unwrap();
         assert_eq!(timestamp_text(time), "2026-03-01T10:00:00.120Z");
+        let exact = parse_timestamp("2026-03-01T10:00:00.000456Z").unwrap();
+        assert_eq!(timestamp_text(exact), "2026-03-01T10:00:00.000456Z");
         assert_eq!(
             timestamp_text(parse_timestamp("2026-03-01T12:00:00+02:00").unwrap()),
             "2026-03-01T10:00:00Z"

@@ -27,6 +27,8 @@ pub enum Key {
     Claim(DatabaseName, CellName, JobId),
     /// `locks/<db>`: [`crate::Lock`].
     Lock(DatabaseName),
+    /// Which copy of the database is the true one; written by multiadmin only.
+    Incarnation(DatabaseName),
     /// `admins/leader`: the leading multiadmin, bound to a lease.
     AdminLeader,
 }
@@ -82,6 +84,7 @@ impl Keyspace {
             Key::Run(db, cell, id) => format!("{p}runs/{db}/{cell}/{id}"),
             Key::Claim(db, cell, id) => format!("{p}claims/{db}/{cell}/{id}"),
             Key::Lock(db) => format!("{p}locks/{db}"),
+            Key::Incarnation(db) => format!("{p}incarnations/{db}"),
             Key::AdminLeader => format!("{p}admins/leader"),
         }
     }
@@ -96,6 +99,7 @@ impl Keyspace {
             "databases" => Key::Database(parts.next()?.parse().ok()?),
             "leaders" => Key::Leader(parts.next()?.parse().ok()?),
             "locks" => Key::Lock(parts.next()?.parse().ok()?),
+            "incarnations" => Key::Incarnation(parts.next()?.parse().ok()?),
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
@@ -131,7 +135,8 @@ mod tests {
             Key::Job(db.clone(), id),
             Key::Run(db.clone(), cell.clone(), id),
             Key::Claim(db.clone(), cell, id),
-            Key::Lock(db),
+            Key::Lock(db.clone()),
+            Key::Incarnation(db),
             Key::AdminLeader,
         ]
     }

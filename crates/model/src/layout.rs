@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Cell, CellName, Database, Pooler};
+use crate::{Cell, CellName, Database, JobId, Pooler};
 
 /// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
 pub const SOCKET_PATH_LIMIT: usize = 107;
@@ -183,6 +183,33 @@ impl CellLayout {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.root.join("pg_data")
+    }
+
+    /// Where a restore makes the new data beside the old.
+    #[must_use]
+    pub fn restored(&self, job: JobId) -> PathBuf {
+        self.root.join(format!("pg_data.restored-{job}"))
+    }
+
+    /// Where the old data is kept after a restore.
+    #[must_use]
+    pub fn kept(&self, job: JobId) -> PathBuf {
+        self.root.join(format!("pg_data.before-{job}"))
+    }
+
+    /// What a job needs while it runs and nobody afterwards: sockets, locks and spool of a private instance.
+    ///
+    /// The name is as long as that of [`CellLayout::sockets`], so that a socket fits here if it fits there.
+    #[must_use]
+    pub fn scratch(&self, job: JobId) -> PathBuf {
+        let text = job.to_string();
+        self.root.join("tmp").join(&text[text.len() - 6..])
+    }
+
+    /// Below which a drill restores; one directory per job.
+    #[must_use]
+    pub fn drills(&self) -> PathBuf {
+        self.root.join("drills")
     }
 
     /// Directory of PostgreSQL's socket.

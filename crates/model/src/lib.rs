@@ -7,6 +7,7 @@
 
 mod backup;
 mod code;
+mod drive;
 mod instance;
 mod job;
 mod json;
@@ -20,16 +21,20 @@ mod plan;
 mod pooler;
 mod precondition;
 mod proof;
+mod recovery;
+mod restore;
 mod topology;
+mod wal;
 
 pub use backup::{
     BackupLabel, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
 };
 pub use code::{Code, Refusal};
+pub use drive::{Decision, Scene, drive};
 pub use instance::{InstanceState, LagClass, Role};
 pub use job::{
-    BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, Progress,
-    RebuildParams, RequestId, Run, RunResult, Transition,
+    BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, JobStep,
+    Progress, RebuildParams, RequestId, Run, RunResult, Transition,
 };
 pub use json::{parse_timestamp, timestamp_ms, timestamp_text};
 pub use key::{Key, Keyspace};
@@ -39,9 +44,21 @@ pub use layout::{
 pub use lock::{Lock, LockDecision};
 pub use lsn::{Lsn, SystemIdentifier, Timeline};
 pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
-pub use outcome::{claimable, closable, join, lost_is_recoverable};
-pub use plan::{DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_rebuild};
+pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
+pub use plan::{
+    DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_confirm, plan_drill,
+    plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
+};
 pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use precondition::{Expected, Observed, check_primary_source, check_standby_source};
 pub use proof::{CopyCount, Proof, ProofFailure, prove};
+pub use recovery::{Choice, Found, Survey, SurveyedBackup, choose, newest_on, windows};
+pub use restore::{
+    CellPlan, DrillCheck, DrillParams, DrillResult, FenceResult, Incarnation, RebuildResult, RecoverParams,
+    RecoveryResult, RecoveryWindow, RestoreParams, RestorePlan, RestorePointError, RestorePointName,
+    RestoreResult, Target,
+};
 pub use topology::{Cell, Database, Retention, next_index};
+pub use wal::{
+    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
+};

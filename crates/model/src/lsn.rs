@@ -17,6 +17,12 @@ impl Lsn {
         Self(bytes)
     }
 
+    /// The byte position.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
     /// How many bytes `self` is ahead of `other`; 0 when it is behind.
     #[must_use]
     pub fn bytes_ahead_of(self, other: Self) -> u64 {

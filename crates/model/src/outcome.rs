@@ -4,7 +4,7 @@
 //! closing the job. `claimable` and `closable` are the guards that each
 //! checks in the transaction it writes with, so exactly one outcome wins.
 
-use crate::{Job, JobRecord, JobState, Lock, Run};
+use crate::{Job, JobRecord, JobState, JobStep, Lock, Progress, Run};
 
 /// Joins the two records into what the API shows.
 ///
@@ -16,7 +16,13 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
     // below make sure that never both are there.
     let (state, error, end_time) = match (run, &record.closure) {
         (Some(run), _) if run.state.is_terminal() => (run.state, run.error.clone(), run.end_time),
-        (_, Some(closure)) => (closure.state, Some(closure.error.clone()), Some(closure.time)),
+        (_, Some(closure)) => (closure.state, closure.error.clone(), Some(closure.time)),
+        // Nobody claims what multiadmin drives: it runs from the moment at which the lock is its own.
+        (None, None)
+            if record.kind.is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
+        {
+            (JobState::Running, None, None)
+        }
         (Some(_), None) if claimed => (JobState::Running, None, None),
         (Some(_), None) => (JobState::Lost, None, None),
         (None, None) => (JobState::Pending, None, None),
@@ -27,18 +33,58 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
         start_time: run.map(|run| run.start_time),
         end_time,
         progress: run.map(|run| run.progress.clone()),
-        result: run.map(|run| run.result.clone()).filter(|result| *result != crate::RunResult::default()),
+        result: run
+            .map(|run| run.result.clone())
+            .filter(|result| *result != crate::RunResult::default())
+            .or_else(|| record.closure.as_ref()?.result.clone()),
         error,
         waits_for: lock.map(|lock| lock.in_front_of(&record.id)).unwrap_or_default(),
         history: run.map(|run| run.history.clone()).unwrap_or_default(),
+        steps: Vec::new(),
     }
+}
+
+/// Adds its steps to a job that multiadmin drives: they say when it began and what it does.
+#[must_use]
+pub fn with_steps(mut job: Job, mut steps: Vec<Job>) -> Job {
+    steps.sort_by_key(|step| {
+        (step.record.create_time, step.start_time.is_none(), step.start_time, step.record.id)
+    });
+    job.start_time = steps.first().map(|first| first.record.create_time).or(job.start_time);
+    let current = steps.iter().find(|step| !step.state.is_terminal());
+    if let (JobState::Running, Some(step)) = (job.state, current) {
+        let doing =
+            step.progress.as_ref().map(|progress| progress.phase.as_str()).filter(|phase| !phase.is_empty());
+        let phase =
+            format!("{} {}: {}", step.record.kind, step.record.cell, doing.unwrap_or(step.state.as_str()));
+        let progress = step.progress.clone().unwrap_or_default();
+        job.progress = Some(Progress { phase, ..progress });
+    }
+    job.steps = steps
+        .into_iter()
+        .map(|step| JobStep {
+            id: step.record.id,
+            kind: step.record.kind,
+            cell: step.record.cell,
+            state: step.state,
+            start_time: step.start_time,
+            end_time: step.end_time,
+            progress: step.progress,
+            error: step.error,
+        })
+        .collect();
+    job
 }
 
 /// Whether a pooler may claim the job now. Checked again by the claim's transaction through the
 /// mod revisions of the job and the lock.
 #[must_use]
 pub fn claimable(record: &JobRecord, run: Option<&Run>, lock: &Lock) -> bool {
-    record.closure.is_none() && run.is_none() && lock.holder == Some(record.id)
+    if record.closure.is_some() || run.is_some() || record.kind.is_driven() {
+        return false;
+    }
+    // A step works under the lock of the job that it is a step of.
+    !record.kind.takes_lock() || lock.holder == Some(record.parent.unwrap_or(record.id))
 }
 
 /// Whether multiadmin may close the job: nobody claims it, no run has ended, and it is not
@@ -58,7 +104,7 @@ pub fn lost_is_recoverable(record: &JobRecord, run: &Run, epoch: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Closure, Code, JobError, JobId, JobKind, Progress, RunResult};
+    use crate::{Closure, Code, JobError, JobId, JobKind, RunResult};
     use jiff::Timestamp;
     use proptest::prelude::*;
 
@@ -70,6 +116,10 @@ mod tests {
             cell: "zone1".parse().unwrap(),
             backup: None,
             rebuild: None,
+            restore: None,
+            recover: None,
+            drill: None,
+            subject: None,
             requested_by: "test".into(),
             request_id: None,
             create_time: Timestamp::UNIX_EPOCH,
@@ -156,7 +206,7 @@ mod tests {
                         }
                     }
                     Act::Close if closable(&record, the_run.as_ref(), claim.is_some()) => {
-                        record.closure = Some(Closure { state: JobState::Failed, time: Timestamp::UNIX_EPOCH, error: error() });
+                        record.closure = Some(Closure { state: JobState::Failed, time: Timestamp::UNIX_EPOCH, error: Some(error()), result: None });
                     }
                     _ => {}
                 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    BackupParams, Cell, CellName, Code, Database, DatabaseName, InstanceState, JobId, JobKind, JobRecord,
-    Leader, Pooler, PoolerStatus, RebuildParams, Refusal, RequestId, Role,
+    BackupParams, Cell, CellName, Code, Database, DatabaseName, DrillParams, Incarnation, InstanceState, Job,
+    JobId, JobKind, JobRecord, JobState, Leader, Pooler, PoolerStatus, RebuildParams, Refusal, RequestId,
+    RestoreParams, Role, Target,
 };
 
 /// Everything a decision looks at.
@@ -27,6 +28,8 @@ pub struct Snapshot<'a> {
     pub status: &'a BTreeMap<(DatabaseName, CellName), PoolerStatus>,
     /// The recorded primaries.
     pub leaders: &'a BTreeMap<DatabaseName, Leader>,
+    /// Which copies are the true ones.
+    pub incarnations: &'a BTreeMap<DatabaseName, Incarnation>,
 }
 
 /// A request for a job, parsed: what every kind has in common.
@@ -34,8 +37,8 @@ pub struct Snapshot<'a> {
 pub struct JobRequest {
     /// Which database; the only one when not given.
     pub database: Option<DatabaseName>,
-    /// The cell whose pooler does the work.
-    pub cell: CellName,
+    /// The cell whose pooler does the work; chosen for some kinds when not given.
+    pub cell: Option<CellName>,
     /// When it is given up, counted from now; a default when not given.
     pub timeout: Option<Duration>,
     /// The caller's name for the request.
@@ -46,16 +49,27 @@ pub struct JobRequest {
 
 impl JobRequest {
     /// `id` is used when the request brings no request id of its own.
-    fn record(&self, kind: JobKind, database: &DatabaseName, id: JobId, now: Timestamp) -> JobRecord {
+    fn record(
+        &self,
+        kind: JobKind,
+        database: &DatabaseName,
+        cell: &CellName,
+        id: JobId,
+        now: Timestamp,
+    ) -> JobRecord {
         let create_time = crate::timestamp_ms(now);
         let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
         JobRecord {
             id: self.request_id.as_ref().map_or(id, |request| JobId::for_request(database, request)),
             kind,
             database: database.clone(),
-            cell: self.cell.clone(),
+            cell: cell.clone(),
             backup: None,
             rebuild: None,
+            restore: None,
+            recover: None,
+            drill: None,
+            subject: None,
             requested_by: self.requested_by.clone(),
             request_id: self.request_id.clone(),
             create_time,
@@ -64,6 +78,12 @@ impl JobRequest {
             cancel: None,
             closure: None,
         }
+    }
+
+    fn named_cell(&self) -> Result<&CellName, Refusal> {
+        self.cell.as_ref().ok_or_else(|| {
+            Refusal::new(Code::InvalidArgument, "the request names no cell").about("field", "cell")
+        })
     }
 }
 
@@ -174,7 +194,7 @@ pub fn plan_backup(
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     let database = snapshot.database(request.database.as_ref())?;
-    let (db, cell) = (&database.name, &request.cell);
+    let (db, cell) = (&database.name, request.named_cell()?);
     snapshot.pooler(db, cell)?;
     let status = snapshot.answering(db, cell)?;
     let leader = snapshot.leaders.get(db).ok_or_else(|| {
@@ -228,7 +248,7 @@ pub fn plan_backup(
             }
         }
     }
-    let mut record = request.record(JobKind::Backup, db, id, now);
+    let mut record = request.record(JobKind::Backup, db, cell, id, now);
     let mut params = params.clone();
     if params.max_lag_bytes == 0 {
         params.max_lag_bytes = DEFAULT_MAX_LAG;
@@ -249,7 +269,7 @@ pub fn plan_rebuild(
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     let database = snapshot.database(request.database.as_ref())?;
-    let (db, cell) = (&database.name, &request.cell);
+    let (db, cell) = (&database.name, request.named_cell()?);
     snapshot.pooler(db, cell)?;
     snapshot.live_status(db, cell)?;
     let leader = snapshot.leaders.get(db);
@@ -268,8 +288,292 @@ pub fn plan_rebuild(
             .hint("a rebuilt standby has nobody to stream from; mend the primary first")
             .about("database", db)
     })?;
-    let mut record = request.record(JobKind::Rebuild, db, id, now);
-    record.rebuild = Some(RebuildParams {});
+    let mut record = request.record(JobKind::Rebuild, db, cell, id, now);
+    record.rebuild = Some(RebuildParams::default());
+    Ok(record)
+}
+
+impl Snapshot<'_> {
+    /// The recorded primary of a database that has been made.
+    fn leader(&self, database: &DatabaseName) -> Result<&Leader, Refusal> {
+        self.leaders.get(database).filter(|leader| leader.system_identifier.is_some()).ok_or_else(|| {
+            Refusal::new(Code::NoPrimary, format!("database {database} has no recorded primary yet"))
+                .hint("wait until `cellar status` shows a primary")
+                .about("database", database)
+        })
+    }
+
+    /// The cell that a restore is done in: the primary's, whose clients know it; one of the standbys when that is
+    /// down, or when the old data would be restored over, which the primary's is the last to be.
+    fn restore_cell(
+        &self,
+        database: &DatabaseName,
+        leader: &Leader,
+        in_place: bool,
+    ) -> Result<CellName, Refusal> {
+        let mut alive: Vec<(bool, crate::LagClass, &CellName)> = self
+            .status
+            .values()
+            .filter(|status| {
+                status.database == *database
+                    && self.poolers.contains_key(&(database.clone(), status.cell.clone()))
+            })
+            .map(|status| ((status.cell == leader.cell) == in_place, lag_order(status), &status.cell))
+            .collect();
+        alive.sort_by_key(|(last, lag, cell)| (*last, lag_rank(*lag), (*cell).clone()));
+        alive.first().map(|(_, _, cell)| (*cell).clone()).ok_or_else(|| {
+            Refusal::new(Code::CellDown, format!("no multipooler of database {database} reports"))
+                .hint("start one (`cellar up` on a local cluster)")
+                .about("database", database)
+        })
+    }
+}
+
+fn lag_order(status: &PoolerStatus) -> crate::LagClass {
+    if status.state == InstanceState::Running { status.replay_lag } else { crate::LagClass::Far }
+}
+
+fn lag_rank(lag: crate::LagClass) -> u8 {
+    match lag {
+        crate::LagClass::Current => 0,
+        crate::LagClass::Segment => 1,
+        crate::LagClass::Behind => 2,
+        crate::LagClass::Unknown => 3,
+        crate::LagClass::Far => 4,
+    }
+}
+
+/// Decides on a restore of a whole database to a point in time.
+///
+/// What the repo has is not looked at here: that is the plan's work, which is the restore's first step.
+///
+/// # Errors
+/// Refused when the database or the named cell is unknown or down, no primary was ever recorded, two are visible, the
+/// target lies in the future, or the primary runs though its pooler does not, so that it could not be fenced.
+pub fn plan_restore(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &RestoreParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let db = &database.name;
+    let leader = snapshot.leader(db)?;
+    if let Target::Time(time) = &params.target
+        && *time > now
+    {
+        return Err(Refusal::new(
+            Code::TargetUnreachable,
+            format!(
+                "{} is in the future: it is {} now",
+                crate::timestamp_text(*time),
+                crate::timestamp_text(now)
+            ),
+        )
+        .hint("the latest that can be reached is now (--latest)")
+        .about("field", "target"));
+    }
+    let others = snapshot.other_primaries(db, Some(&leader.cell));
+    if let Some(other) = others.first() {
+        return Err(Refusal::new(
+            Code::TwoPrimaries,
+            format!("{} is recorded as primary of {db}, but {other} says so too", leader.cell),
+        )
+        .hint(format!("make it a standby first: `cellar rebuild {other}`"))
+        .about("cell", other)
+        .about("database", db));
+    }
+    let silent = !snapshot.status.contains_key(&(db.clone(), leader.cell.clone()));
+    let follower =
+        snapshot.status.values().find(|status| status.database == *db && status.streams_from(&leader.cell));
+    if let (true, Some(follower)) = (silent, follower) {
+        return Err(Refusal::new(
+            Code::CellDown,
+            format!(
+                "the multipooler of the primary in {} does not report, but its PostgreSQL runs: {} streams from it. Nobody could keep it from taking writes",
+                leader.cell, follower.cell
+            ),
+        )
+        .hint(format!("start the multipooler of {} (`cellar up` on a local cluster), or stop its PostgreSQL", leader.cell))
+        .about("cell", &leader.cell)
+        .about("database", db));
+    }
+    let cell = match request.cell.as_ref().or(params.onto.as_ref()) {
+        Some(cell) => {
+            snapshot.pooler(db, cell)?;
+            snapshot.live_status(db, cell)?;
+            cell.clone()
+        }
+        None => snapshot.restore_cell(db, leader, params.in_place)?,
+    };
+    let mut record = request.record(JobKind::Restore, db, &cell, id, now);
+    record.restore = Some(RestoreParams { onto: Some(cell), ..params.clone() });
+    Ok(record)
+}
+
+/// Decides where a restore is planned: by the primary's pooler, which also sees WAL that is not archived yet, or
+/// else by that of the cell that would be restored.
+///
+/// # Errors
+/// As [`plan_restore`].
+pub fn plan_restore_plan(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &RestoreParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let mut record = plan_restore(snapshot, request, params, id, now)?;
+    record.kind = JobKind::Plan;
+    if let Some(leader) = snapshot.leaders.get(&record.database)
+        && snapshot.status.contains_key(&(record.database.clone(), leader.cell.clone()))
+    {
+        record.cell = leader.cell.clone();
+    }
+    Ok(record)
+}
+
+fn nothing_kept(message: String, subject: JobId) -> Refusal {
+    Refusal::new(Code::NothingKept, message).about("job", subject)
+}
+
+fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> Result<(), Refusal> {
+    let record = &restore.record;
+    if record.kind != JobKind::Restore {
+        return Err(Refusal::new(
+            Code::InvalidArgument,
+            format!("job {} is a {}, not a restore", record.id, record.kind),
+        )
+        .hint("`cellar jobs list` shows the restores")
+        .about("field", "id"));
+    }
+    if request.database.as_ref().is_some_and(|named| *named != record.database) {
+        return Err(Refusal::new(
+            Code::InvalidArgument,
+            format!("job {} is of database {}", record.id, record.database),
+        )
+        .about("field", "database"));
+    }
+    snapshot.database(Some(&record.database))?;
+    if !restore.state.is_terminal() {
+        return Err(Refusal::new(Code::Busy, format!("restore {} has not ended yet", record.id))
+            .hint(format!(
+                "wait for it: `cellar jobs watch {}`; it can be canceled before the old data is fenced",
+                record.id
+            ))
+            .about("job", record.id));
+    }
+    Ok(())
+}
+
+/// Decides on the rollback of a restore.
+///
+/// # Errors
+/// Refused when there is nothing to go back to any more: it was confirmed or rolled back, it kept nothing, it never
+/// took effect, or a later restore has taken its place; or when the cell that keeps the old data is down.
+pub fn plan_rollback(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    restore: &Job,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    restore_of(snapshot, request, restore)?;
+    let (db, subject) = (&restore.record.database, restore.record.id);
+    let incarnation = snapshot.incarnations.get(db);
+    let Some(incarnation) = incarnation.filter(|incarnation| incarnation.job == Some(subject)) else {
+        let why = match incarnation.and_then(|incarnation| incarnation.job) {
+            Some(later) if restore.result.as_ref().is_some_and(|result| result.restore.is_some()) => {
+                format!("restore {subject} is not the last one: job {later} came after it")
+            }
+            _ => format!("restore {subject} never took effect: the database is as it was before it"),
+        };
+        return Err(nothing_kept(why, subject));
+    };
+    let Some(cell) = &incarnation.kept_in else {
+        return Err(nothing_kept(
+            format!("restore {subject} has nothing to go back to: it was confirmed, or done in place"),
+            subject,
+        ));
+    };
+    snapshot.pooler(db, cell)?;
+    snapshot.live_status(db, cell)?;
+    let mut record = request.record(JobKind::Rollback, db, cell, id, now);
+    record.subject = Some(subject);
+    Ok(record)
+}
+
+/// Decides on the confirmation of a restore. `related` are the rollbacks and confirmations of it that there are.
+///
+/// # Errors
+/// Refused when it never took effect, kept nothing, was rolled back, or was confirmed already.
+pub fn plan_confirm(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    restore: &Job,
+    related: &[Job],
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    restore_of(snapshot, request, restore)?;
+    let (db, subject) = (&restore.record.database, restore.record.id);
+    let Some(result) = restore.result.as_ref().and_then(|result| result.restore.as_ref()) else {
+        return Err(nothing_kept(
+            format!("restore {subject} never took effect: there is nothing to confirm"),
+            subject,
+        ));
+    };
+    if !result.kept {
+        return Err(nothing_kept(
+            format!("restore {subject} was done in place and kept no old data"),
+            subject,
+        ));
+    }
+    let ended = |kind: JobKind| {
+        related.iter().find(|job| job.record.kind == kind && job.state == JobState::Succeeded)
+    };
+    if let Some(job) = ended(JobKind::Rollback) {
+        return Err(nothing_kept(
+            format!("restore {subject} was rolled back by job {}", job.record.id),
+            subject,
+        ));
+    }
+    if let Some(job) = ended(JobKind::Confirm) {
+        return Err(nothing_kept(
+            format!("restore {subject} was confirmed by job {} already", job.record.id),
+            subject,
+        ));
+    }
+    let mut record = request.record(JobKind::Confirm, db, &result.cell, id, now);
+    record.subject = Some(subject);
+    Ok(record)
+}
+
+/// Decides on a drill. Without a named cell a standby is taken, for the primary has work to do.
+///
+/// # Errors
+/// Refused when the database or the cell is unknown or its pooler down.
+pub fn plan_drill(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &DrillParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let db = &database.name;
+    let leader = snapshot.leader(db)?;
+    let cell = match &request.cell {
+        Some(cell) => {
+            snapshot.pooler(db, cell)?;
+            snapshot.live_status(db, cell)?;
+            cell.clone()
+        }
+        None => snapshot.restore_cell(db, leader, true)?,
+    };
+    let mut record = request.record(JobKind::Drill, db, &cell, id, now);
+    record.drill = Some(params.clone());
     Ok(record)
 }
 
@@ -317,12 +621,13 @@ mod tests {
         poolers: BTreeMap<(DatabaseName, CellName), Pooler>,
         status: BTreeMap<(DatabaseName, CellName), PoolerStatus>,
         leaders: BTreeMap<DatabaseName, Leader>,
+        incarnations: BTreeMap<DatabaseName, Incarnation>,
     }
 
     fn request(cell: &str) -> JobRequest {
         JobRequest {
             database: None,
-            cell: cell.parse().unwrap(),
+            cell: Some(cell.parse().unwrap()),
             timeout: None,
             request_id: None,
             requested_by: "me".into(),
@@ -390,6 +695,7 @@ mod tests {
                 poolers: &self.poolers,
                 status: &self.status,
                 leaders: &self.leaders,
+                incarnations: &self.incarnations,
             }
         }
 

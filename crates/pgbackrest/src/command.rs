@@ -15,6 +15,7 @@ use crate::info::{StanzaInfo, parse_info};
 use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
+use crate::repo_list::{RepoEntry, parse_listing};
 use crate::tool_error::{Failure, tool_messages};
 
 /// Time for `version`, which touches nothing but the program itself.
@@ -118,6 +119,24 @@ impl Pgbackrest {
         Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await
     }
 
+    /// As [`Pgbackrest::spawn_logged`], with less of the processor's time than others get: `nice` is 0 to 19.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::spawn_logged`].
+    pub async fn spawn_niced(
+        &self,
+        invocation: &Invocation,
+        log_file: &Path,
+        nice: u32,
+    ) -> Result<Running, Error> {
+        let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
+        let log = OpenOptions::new().create(true).append(true).open(log_file).map_err(opened)?;
+        let copy = log.try_clone().map_err(opened)?;
+        let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), self.find()?.display().to_string()];
+        argv.extend(invocation.argv());
+        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into()).await
+    }
+
     /// The version, such as `2.45`.
     ///
     /// # Errors
@@ -193,6 +212,73 @@ impl Pgbackrest {
     ) -> Result<ManifestCount, Error> {
         let path = format!("backup/{stanza}/{label}/backup.manifest");
         Ok(count_manifest(&self.repo_get(config, stanza, &path, deadline).await?))
+    }
+
+    /// What lies below a path of the repository, with paths relative to it. Nothing when it is not there.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`], and when the answer cannot be read.
+    pub async fn repo_list(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<Vec<RepoEntry>, Error> {
+        let invocation = quiet(Invocation::on("repo-ls", config, stanza))
+            .option("output", "json")
+            .flag("recurse")
+            .argument(path);
+        parse_listing(&self.run_checked(&invocation, deadline).await?.stdout)
+    }
+
+    /// Fetches a WAL file from the archive; false when it is not there. `data_directory` stands in for the one in
+    /// the config; its `global/pg_control` is read.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`].
+    pub async fn archive_get(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        data_directory: &Path,
+        name: &str,
+        to: &Path,
+        deadline: Duration,
+    ) -> Result<bool, Error> {
+        let invocation = Invocation::on("archive-get", config, stanza)
+            .option("pg1-path", &data_directory.display().to_string())
+            .flag("no-archive-async")
+            .argument(name)
+            .argument(&to.display().to_string());
+        let output = self.run_captured(&quiet(invocation), deadline).await?;
+        match output.code {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            code => {
+                let text = output.text();
+                Err(Error::Failed {
+                    command: "archive-get".to_owned(),
+                    failure: Failure::judge(code, &tool_messages(&text)),
+                    output: tail(&text).to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Puts a WAL file into the archive, or finds it there already with the same content.
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::run_checked`].
+    pub async fn archive_push(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        file: &Path,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let invocation = Invocation::on("archive-push", config, stanza).argument(&file.display().to_string());
+        self.run_checked(&invocation, deadline).await.map(drop)
     }
 
     /// Creates the stanza, or finds that it is there already.

@@ -99,6 +99,12 @@ impl Invocation {
         if let Some(path) = &options.data_directory {
             invocation = invocation.option("pg1-path", path);
         }
+        if let Some(path) = &options.tablespaces {
+            invocation = invocation.option("tablespace-map-all", path);
+        }
+        if let Some(path) = &options.lock_directory {
+            invocation = invocation.option("lock-path", path);
+        }
         invocation
     }
 }
@@ -121,6 +127,10 @@ pub struct RestoreOptions {
     /// Restore there instead of pg1-path. pgBackRest writes this into the `restore_command` too (measured
     /// with 2.45), so pass that as a recovery option when the directory is renamed afterwards.
     pub data_directory: Option<String>,
+    /// Put every tablespace below this directory rather than where the original has it.
+    pub tablespaces: Option<String>,
+    /// Where to lock instead of lock-path.
+    pub lock_directory: Option<String>,
 }
 
 #[cfg(test)]
@@ -143,6 +153,8 @@ mod tests {
             recovery_options: vec![("primary_conninfo".into(), "host=a port=1".into())],
             process_max: Some(2),
             data_directory: Some("/new".into()),
+            tablespaces: Some("/spaces".into()),
+            lock_directory: Some("/lock".into()),
         };
         assert_eq!(
             Invocation::restore(config, &stanza, &options).argv(),
@@ -156,6 +168,8 @@ mod tests {
                 "--recovery-option=primary_conninfo=host=a port=1",
                 "--process-max=2",
                 "--pg1-path=/new",
+                "--tablespace-map-all=/spaces",
+                "--lock-path=/lock",
                 "restore"
             ]
         );

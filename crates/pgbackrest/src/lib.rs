@@ -14,6 +14,7 @@ mod invocation;
 mod log_line;
 mod process;
 mod repo_file;
+mod repo_list;
 mod tool_error;
 
 pub use command::{Output, Pgbackrest};
@@ -27,4 +28,5 @@ pub use invocation::{Invocation, RestoreOptions};
 pub use log_line::{LogLevel, LogLine};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
+pub use repo_list::RepoEntry;
 pub use tool_error::{Failure, ToolMessage, tool_messages};

@@ -13,8 +13,9 @@ use crate::PostgresError;
 /// Lines of output that an error quotes: enough for PostgreSQL's message, detail and hint.
 const QUOTED_LINES: usize = 12;
 
-/// Output kept per stream. None of the programs run here writes a tenth of it.
-const KEPT_BYTES: u64 = 1 << 20;
+/// Output kept per stream. `pg_waldump` writes the most: a line of about 150 bytes per record, of which a segment of
+/// 16 MiB may hold 150,000.
+const KEPT_BYTES: u64 = 32 << 20;
 
 /// How long to wait for the rest of the output of a program that was killed: somebody else may
 /// hold the other end of the pipe.
@@ -104,7 +105,8 @@ pub async fn run(mut command: Command, timeout: Duration) -> Result<CommandOutpu
     match ended {
         Some(Ok(status)) if status.success() => Ok(CommandOutput { stdout, stderr }),
         Some(Ok(status)) => {
-            Err(PostgresError::CommandFailed { program, status: status.to_string(), output: quoted() })
+            let output = quoted();
+            Err(PostgresError::CommandFailed { program, status: status.to_string(), output, stdout })
         }
         Some(Err(source)) => Err(PostgresError::Io { action: "wait for", path, source }),
         None => Err(PostgresError::CommandTimeout { program, after: timeout, output: quoted() }),

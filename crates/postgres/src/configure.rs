@@ -16,7 +16,7 @@ const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 10] = [
+const OURS_ALONE: [&str; 17] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -27,6 +27,13 @@ const OURS_ALONE: [&str; 10] = [
     "archive_command",
     "restore_command",
     "primary_conninfo",
+    "archive_mode",
+    "recovery_target_timeline",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target",
+    "recovery_target_time",
+    "recovery_target_lsn",
 ];
 
 /// Everything that is written into a data directory.

@@ -91,9 +91,9 @@ pub async fn start(
     match (running(data_directory)?, result) {
         (Some(postmaster), _) => Ok(postmaster),
         (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),
-        (None, Err(PostgresError::CommandFailed { program, status, output })) => {
+        (None, Err(PostgresError::CommandFailed { program, status, output, stdout })) => {
             let output = last_lines(&format!("{}\n{output}", log_since(log, before)));
-            Err(PostgresError::CommandFailed { program, status, output })
+            Err(PostgresError::CommandFailed { program, status, output, stdout })
         }
         (None, Err(error)) => Err(error),
     }

@@ -1,6 +1,6 @@
 //! What `pg_controldata` prints.
 
-use cellar_model::{SystemIdentifier, Timeline};
+use cellar_model::{Lsn, SegmentSize, SystemIdentifier, Timeline};
 
 /// The state that `pg_control` records. Written by the server as it goes, so after a crash it
 /// still says what was the case before.
@@ -35,6 +35,10 @@ pub struct ControlData {
     pub state: ControlState,
     /// Whether pages have checksums.
     pub data_checksums: bool,
+    /// The latest checkpoint's record; of a primary that was shut down, the last record there is.
+    pub checkpoint: Lsn,
+    /// The size of a WAL segment.
+    pub segment_size: SegmentSize,
 }
 
 impl ControlState {
@@ -72,6 +76,11 @@ impl ControlData {
             timeline: Timeline::new(checkpoint.max(recovery)),
             state: ControlState::parse(value("Database cluster state")?),
             data_checksums: number("Data page checksum version")? != 0,
+            checkpoint: value("Latest checkpoint location")?
+                .parse()
+                .map_err(|_| "Latest checkpoint location")?,
+            segment_size: SegmentSize::new(u64::from(number("Bytes per WAL segment")?))
+                .ok_or("Bytes per WAL segment")?,
         })
     }
 }
@@ -87,9 +96,11 @@ Catalog version number:               202209061
 Database system identifier:           18446744073709551615
 Database cluster state:               in archive recovery
 pg_control last modified:             Sun Mar  1 10:15:00 2026
+Latest checkpoint location:           0/6000028
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
 Min recovery ending loc's timeline:   3
+Bytes per WAL segment:                16777216
 Data page checksum version:           1
 ";
 
@@ -100,6 +111,8 @@ Data page checksum version:           1
             timeline: Timeline::new(3),
             state: ControlState::InArchiveRecovery,
             data_checksums: true,
+            checkpoint: Lsn::new(0x600_0028),
+            segment_size: SegmentSize::default(),
         };
         assert_eq!(ControlData::parse(SAMPLE), Ok(expected));
     }

@@ -60,6 +60,8 @@ pub enum PostgresError {
         status: String,
         /// The last lines that it wrote.
         output: String,
+        /// All of its standard output, for programs that fail at the end of what they can read.
+        stdout: String,
     },
     /// A program did not end in time and was killed.
     #[error("{program} did not end within {after:?} and was killed: {output}")]

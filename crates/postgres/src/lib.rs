@@ -38,6 +38,6 @@ pub use postmaster::{Postmaster, PostmasterState, occupants, running};
 pub use probe::Probe;
 pub use roles::{REPLICATION_ROLE, SUPERUSER, ensure_roles};
 pub use session::{Endpoint, execute, query};
-pub use settings::{Settings, TlsFiles};
+pub use settings::{RecoverySettings, RecoveryTarget, Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop};
 pub use tools::Tools;

@@ -20,6 +20,28 @@ pub struct TlsFiles {
     pub ca: PathBuf,
 }
 
+/// Where a recovery stops; see PostgreSQL's `recovery_target` settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecoveryTarget {
+    /// Nowhere: it goes on for as long as there is WAL.
+    None,
+    /// Where the backup has become consistent.
+    Immediate,
+    /// Before the first commit that is later than this time, in PostgreSQL's own text with a zone.
+    Time(String),
+    /// Behind the record at this position.
+    Lsn(cellar_model::Lsn),
+}
+
+/// A recovery that is watched and ended by its caller: at the target it pauses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverySettings {
+    /// Where it stops.
+    pub target: RecoveryTarget,
+    /// The timeline that it follows, and no newer one.
+    pub timeline: cellar_model::Timeline,
+}
+
 /// What differs between instances; everything else in `cellar.conf` is fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -37,6 +59,10 @@ pub struct Settings {
     pub archive_command: String,
     /// Fetches a WAL segment from the repo.
     pub restore_command: Option<String>,
+    /// A recovery to a target, for a copy that is being made; none for a member, which follows the newest timeline.
+    pub recovery: Option<RecoverySettings>,
+    /// Whether WAL is archived at all.
+    pub archive_mode: bool,
     /// Where a standby streams from; see [`PrimaryConninfo`](crate::PrimaryConninfo). Ignored by a primary.
     pub primary_conninfo: Option<String>,
     /// Shared memory for pages, MiB.
@@ -59,6 +85,8 @@ impl Default for Settings {
             cluster_name: String::new(),
             archive_command: String::new(),
             restore_command: None,
+            recovery: None,
+            archive_mode: true,
             primary_conninfo: None,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
@@ -132,7 +160,7 @@ impl Settings {
             // A vanished peer is noticed in 20 s, not in the default minute.
             fixed("wal_sender_timeout", "20s"),
             fixed("wal_receiver_timeout", "20s"),
-            fixed("archive_mode", "on"),
+            fixed("archive_mode", if self.archive_mode { "on" } else { "off" }),
             // Bounds what a restore can miss when the primary's host is lost: a minute of commits,
             // however quiet the database.
             fixed("archive_timeout", "60s"),
@@ -140,8 +168,21 @@ impl Settings {
         ]);
         pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
         pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
+        match &self.recovery {
+            None => pairs.push(fixed("recovery_target_timeline", "latest")),
+            Some(recovery) => {
+                pairs.push(("recovery_target_timeline", recovery.timeline.to_string()));
+                pairs.push(fixed("recovery_target_action", "pause"));
+                pairs.push(fixed("recovery_target_inclusive", "on"));
+                match &recovery.target {
+                    RecoveryTarget::None => {}
+                    RecoveryTarget::Immediate => pairs.push(fixed("recovery_target", "immediate")),
+                    RecoveryTarget::Time(time) => pairs.push(("recovery_target_time", time.clone())),
+                    RecoveryTarget::Lsn(lsn) => pairs.push(("recovery_target_lsn", lsn.to_string())),
+                }
+            }
+        }
         pairs.extend([
-            fixed("recovery_target_timeline", "latest"),
             ("shared_buffers", format!("{}MB", self.shared_buffers_mb)),
             ("max_connections", self.max_connections.to_string()),
             // pg_ctl's -l file takes the log, so that startup failures and the rest are in one place.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cellar_model::{
-    Cell, CellName, Database, DatabaseName, Job, JobId, JobRecord, Key, Keyspace, Leader, Lock, Pooler,
-    PoolerStatus, Run, Snapshot, join,
+    Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key, Keyspace, Leader, Lock,
+    Pooler, PoolerStatus, Run, Snapshot, join, with_steps,
 };
 use serde::de::DeserializeOwned;
 
@@ -40,6 +40,8 @@ pub struct View {
     pub claims: BTreeMap<RunKey, String>,
     /// Locks and queues.
     pub locks: BTreeMap<DatabaseName, Lock>,
+    /// Which copies of the databases are the true ones.
+    pub incarnations: BTreeMap<DatabaseName, Incarnation>,
     /// The leading multiadmin.
     pub admin_leader: Option<String>,
     /// Keys that were skipped, and why.
@@ -67,6 +69,7 @@ impl View {
             poolers: &self.poolers,
             status: &self.status,
             leaders: &self.leaders,
+            incarnations: &self.incarnations,
         }
     }
 
@@ -74,7 +77,28 @@ impl View {
     #[must_use]
     pub fn job(&self, id: &JobId) -> Option<Job> {
         let record = self.jobs.get(id)?;
-        Some(join(record, self.run(record), self.claim(record).is_some(), self.locks.get(&record.database)))
+        let job = self.joined(record);
+        Some(if record.kind.is_driven() { with_steps(job, self.steps(id)) } else { job })
+    }
+
+    fn joined(&self, record: &JobRecord) -> Job {
+        join(record, self.run(record), self.claim(record).is_some(), self.locks.get(&record.database))
+    }
+
+    /// The steps of a job that multiadmin drives, in no order.
+    #[must_use]
+    pub fn steps(&self, parent: &JobId) -> Vec<Job> {
+        self.jobs
+            .values()
+            .filter(|record| record.parent == Some(*parent))
+            .map(|record| self.joined(record))
+            .collect()
+    }
+
+    /// The incarnation of a database; the first one when it was never restored.
+    #[must_use]
+    pub fn incarnation(&self, database: &DatabaseName) -> Incarnation {
+        self.incarnations.get(database).cloned().unwrap_or_default()
     }
 
     /// What the job's own pooler wrote of it.
@@ -197,6 +221,9 @@ impl View {
             Key::Lock(db) => {
                 self.locks.insert(db.clone(), read(entry)?);
             }
+            Key::Incarnation(db) => {
+                self.incarnations.insert(db.clone(), read(entry)?);
+            }
             Key::AdminLeader => self.admin_leader = Some(read(entry)?),
         }
         self.revisions.insert(key, entry.revision);
@@ -219,6 +246,7 @@ impl View {
             Key::Run(db, cell, id) => drop(self.runs.remove(&(db.clone(), cell.clone(), *id))),
             Key::Claim(db, cell, id) => drop(self.claims.remove(&(db.clone(), cell.clone(), *id))),
             Key::Lock(db) => drop(self.locks.remove(db)),
+            Key::Incarnation(db) => drop(self.incarnations.remove(db)),
             Key::AdminLeader => self.admin_leader = None,
         }
     }

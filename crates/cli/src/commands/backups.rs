@@ -5,6 +5,7 @@ use cellar_model::BackupLabel;
 use clap::Subcommand;
 
 use crate::arguments::{Form, Global};
+use crate::drilled;
 use crate::failure::Outcome;
 use crate::output;
 use crate::proof::type_word;
@@ -64,7 +65,8 @@ pub(crate) fn render_list(answer: &ListBackupsResponse) -> String {
     if answer.backups.is_empty() {
         return "the repository holds no backup\n".to_owned();
     }
-    let mut table = Table::new(&["LABEL", "TYPE", "FROM CELL", "PROOF", "TAKEN", "DATABASE", "ADDED"]);
+    let mut table =
+        Table::new(&["LABEL", "TYPE", "FROM CELL", "PROOF", "TAKEN", "DATABASE", "ADDED", "LAST DRILL"]);
     for backup in &answer.backups {
         table.row([
             backup.label.clone(),
@@ -74,6 +76,7 @@ pub(crate) fn render_list(answer: &ListBackupsResponse) -> String {
             units::time(backup.stop_time.as_ref()),
             units::size(backup.size_bytes),
             units::size(backup.repo_bytes),
+            drilled::column(backup.last_drill.as_ref()),
         ]);
     }
     table.render()
@@ -99,6 +102,7 @@ pub(crate) fn render_one(backup: &Backup) -> String {
         ("added", units::size(backup.repo_bytes)),
         ("WAL positions", format!("{} to {}", or_nothing(&backup.start_lsn), or_nothing(&backup.stop_lsn))),
         ("WAL segments", format!("{} to {}", or_nothing(&backup.wal_start), or_nothing(&backup.wal_stop))),
+        ("last drill", drilled::full(backup.last_drill.as_ref())),
     ];
     if let Some(took) = units::between(backup.start_time.as_ref(), backup.stop_time.as_ref()) {
         lines.insert(8, ("took", units::duration(took)));

@@ -7,10 +7,12 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod drill;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod jobs;
 pub(crate) mod rebuild;
+pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod up;
 
@@ -28,6 +30,8 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Backups(command) => command.run(&global).await,
         Command::Jobs(command) => command.run(&global).await,
         Command::Rebuild(command) => command.run(&global).await,
+        Command::Restore(command) => command.run(&global).await,
+        Command::Drill(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
         Command::Config(command) => command.run(&global),
         Command::Env => env::run(&global).await,

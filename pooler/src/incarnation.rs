@@ -1,0 +1,177 @@
+//! Which copy of the database a data directory is: the mark that it carries, against the record in etcd.
+//!
+//! A restore makes the next incarnation. Every other copy is the past from that moment on, wherever it is
+//! and whenever it comes back: it may be read for a while, and it never becomes a primary.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use cellar_model::{CellLayout, Incarnation, JobId};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
+
+/// The mark's file, inside the data directory so that it moves with it.
+const MARK: &str = "cellar.incarnation";
+
+/// The mark of a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// The number of its incarnation.
+    pub(crate) number: u32,
+    /// The restore or rollback that made it; none for the first.
+    pub(crate) job: Option<JobId>,
+}
+
+impl Mark {
+    /// Of the true copy.
+    pub(crate) fn of(incarnation: &Incarnation) -> Self {
+        Self { number: incarnation.number, job: incarnation.job }
+    }
+
+    /// What a data directory says. One without a mark was made before any restore.
+    pub(crate) fn read(data: &Path) -> Self {
+        let first = Self { number: 1, job: None };
+        std::fs::read(data.join(MARK))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or(first)
+    }
+
+    /// Marks a data directory, durably.
+    pub(crate) fn write(self, data: &Path) -> std::io::Result<()> {
+        let text = serde_json::to_string(&self).map_err(std::io::Error::other)?;
+        let draft = data.join(format!("{MARK}.draft"));
+        let mut file = std::fs::File::create(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, data.join(MARK))?;
+        sync(data)
+    }
+}
+
+/// Makes what was done to a directory's entries last.
+pub(crate) fn sync(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// Moves a directory within the cell's own, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from, to)?;
+    to.parent().map_or(Ok(()), sync)
+}
+
+/// How this cell's data stands to the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The data directory is of the true incarnation.
+    pub(crate) current: bool,
+    /// A restore wants no writes now.
+    pub(crate) fenced: bool,
+    /// The job that made the true incarnation has ended: nobody else is going to rebuild this cell.
+    pub(crate) left_alone: bool,
+}
+
+/// The record as this pooler sees it.
+pub(crate) fn record(agent: &Agent) -> Incarnation {
+    agent.mirror.view().incarnation(&agent.database)
+}
+
+/// How a data directory stands to the record.
+pub(crate) fn standing(agent: &Agent, data: &Path) -> Standing {
+    let view = agent.mirror.view();
+    let incarnation = view.incarnation(&agent.database);
+    Standing {
+        current: Mark::read(data) == Mark::of(&incarnation),
+        fenced: incarnation.fence.is_some(),
+        left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
+    }
+}
+
+/// The directory that is to take the data directory's place: this cell's copy of the true incarnation,
+/// whole and stopped, that a restore or a rollback made beside it.
+pub(crate) fn successor(agent: &Agent) -> Option<PathBuf> {
+    let incarnation = record(agent);
+    if incarnation.cell.as_ref() != Some(&agent.cell) {
+        return None;
+    }
+    beside(&agent.layout, Mark::of(&incarnation))
+}
+
+/// A sibling of the data directory with that mark.
+///
+/// A backup brings along the mark of its time, so a copy that another job is restoring may carry the present one
+/// and not be whole: only the job's own copy counts, or old data that a rollback has marked anew.
+fn beside(layout: &CellLayout, mark: Mark) -> Option<PathBuf> {
+    // An incarnation that no restore made has no copies beside the data directory.
+    let made_by = mark.job?;
+    siblings(layout)
+        .into_iter()
+        .filter(|(_, kind, job)| *kind == Kind::Kept || *job == made_by)
+        .map(|(path, _, _)| path)
+        .find(|path| Mark::read(path) == mark)
+}
+
+/// What a directory beside the data directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Being restored by a job, or restored and waiting to take the data directory's place.
+    Restored,
+    /// Old data, kept after a job.
+    Kept,
+}
+
+/// The directories beside the data directory that restores made.
+pub(crate) fn siblings(layout: &CellLayout) -> Vec<(PathBuf, Kind, JobId)> {
+    let Ok(entries) = std::fs::read_dir(layout.root()) else { return Vec::new() };
+    let named = |name: &str| {
+        let (kind, id) = match name.strip_prefix("pg_data.restored-") {
+            Some(id) => (Kind::Restored, id),
+            None => (Kind::Kept, name.strip_prefix("pg_data.before-")?),
+        };
+        Some((kind, id.parse().ok()?))
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let (kind, job) = named(entry.file_name().to_str()?)?;
+            Some((entry.path(), kind, job))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_back_and_none_is_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Mark::read(dir.path()), Mark { number: 1, job: None });
+        let mark = Mark { number: 3, job: Some("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()) };
+        mark.write(dir.path()).unwrap();
+        assert_eq!(Mark::read(dir.path()), mark);
+        assert_eq!(Mark::of(&Incarnation::default()), Mark { number: 1, job: None });
+    }
+
+    #[test]
+    fn only_a_copy_with_the_very_mark_is_a_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = CellLayout::new(dir.path());
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let other: JobId = "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap();
+        let mark = Mark { number: 2, job: Some(job) };
+        for path in [layout.restored(job), layout.kept(other), dir.path().join("pg_data.restored-x")] {
+            std::fs::create_dir(path).unwrap();
+        }
+        assert_eq!(siblings(&layout).len(), 2);
+        assert_eq!(beside(&layout, mark), None, "not marked yet: it is not whole");
+        Mark { number: 2, job: Some(other) }.write(&layout.kept(other)).unwrap();
+        assert_eq!(beside(&layout, mark), None, "another job's");
+        std::fs::create_dir(layout.restored(other)).unwrap();
+        mark.write(&layout.restored(other)).unwrap();
+        assert_eq!(beside(&layout, mark), None, "a backup's own mark");
+        mark.write(&layout.restored(job)).unwrap();
+        assert_eq!(beside(&layout, mark), Some(layout.restored(job)));
+    }
+}
