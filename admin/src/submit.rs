@@ -187,24 +187,9 @@ impl Admin {
                 (base.lock, base.lock_revision) =
                     lock.map_or((Lock::default(), 0), |lock| (lock.record, lock.revision));
             }
-            let takes_lock = base.record.kind.takes_lock();
-            let ended = if takes_lock {
-                self.ended_in_lock(&base, thorough, deadline).await?
-            } else {
-                BTreeSet::new()
-            };
-            let lock = if takes_lock {
-                match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
-                    LockDecision::Granted(lock) | LockDecision::Queued(lock) => lock,
-                    // The view may have missed that the holder has ended.
-                    LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => continue,
-                    LockDecision::Busy(holder) => {
-                        return Err(self.busy(&base.record, holder, deadline).await);
-                    }
-                    LockDecision::QueueFull => return Err(queue_full(&base.record)),
-                }
-            } else {
-                base.lock.clone()
+            let lock = match self.place(wanted, &base, id, thorough, deadline).await? {
+                Some(lock) => lock,
+                None => continue,
             };
             let record = &base.record;
             let mut transaction = self
@@ -214,7 +199,7 @@ impl Admin {
                 // A cell that is being removed at this moment gets no new job.
                 .expect(&Key::Pooler(database.clone(), record.cell.clone()), base.pooler_revision)
                 .put(&job_key(record), record);
-            if takes_lock {
+            if record.kind.takes_lock() {
                 transaction = transaction.expect(&lock_key, base.lock_revision).put(&lock_key, &lock);
             }
             match deadline.call(transaction.commit()).await {
@@ -232,6 +217,29 @@ impl Admin {
             }
         }
         Err(refusal::contended(&format!("the lock of database {database}")))
+    }
+
+    /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
+    /// thoroughly.
+    async fn place(
+        &self,
+        wanted: &Wanted,
+        base: &Attempt,
+        id: JobId,
+        thorough: bool,
+        deadline: Deadline,
+    ) -> Result<Option<Lock>, Refusal> {
+        if !base.record.kind.takes_lock() {
+            return Ok(Some(base.lock.clone()));
+        }
+        let ended = self.ended_in_lock(base, thorough, deadline).await?;
+        match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
+            LockDecision::Granted(lock) | LockDecision::Queued(lock) => Ok(Some(lock)),
+            // The view may have missed that the holder has ended.
+            LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => Ok(None),
+            LockDecision::Busy(holder) => Err(self.busy(&base.record, holder, deadline).await),
+            LockDecision::QueueFull => Err(queue_full(&base.record)),
+        }
     }
 
     /// Plans on the view, and takes the revisions of what the plan stands on.

@@ -80,11 +80,15 @@ pub(crate) fn record(agent: &Agent) -> Incarnation {
 /// How a data directory stands to the record.
 pub(crate) fn standing(agent: &Agent, data: &Path) -> Standing {
     let view = agent.mirror.view();
-    let incarnation = view.incarnation(&agent.database);
-    Standing {
-        current: Mark::read(data) == Mark::of(&incarnation),
-        fenced: incarnation.fence.is_some(),
-        left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
+    match view.incarnations.get(&agent.database) {
+        Some(incarnation) => Standing {
+            current: Mark::read(data) == Mark::of(incarnation),
+            fenced: incarnation.fence.is_some(),
+            left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
+        },
+        // Never restored; or etcd has lost the record, or holds one that cannot be read. What is not known must not
+        // stop a primary.
+        None => Standing { current: true, fenced: false, left_alone: true },
     }
 }
 

@@ -42,7 +42,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cellar-cli", &["cellar-api", "cellar-daemon", "cellar-model", "cellar-provisioner", "cellar-tls"]),
-    ("cellar-tests", &["cellar-api", "cellar-model", "cellar-pgbackrest", "cellar-tls", "cellar-topology"]),
+    (
+        "cellar-tests",
+        &[
+            "cellar-api",
+            "cellar-model",
+            "cellar-pgbackrest",
+            "cellar-postgres",
+            "cellar-tls",
+            "cellar-topology",
+        ],
+    ),
 ];
 
 /// Libraries that only one crate may know.

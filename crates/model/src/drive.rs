@@ -302,6 +302,8 @@ fn forward(scene: &Scene<'_>) -> Decision {
         Some(step) if step.end_time.is_some_and(|end| scene.now.duration_since(end) < RETRY) => {
             return Decision::Wait;
         }
+        // A cell that is away does it by itself when it returns; asking it again and again would only fill the history.
+        Some(_) if !scene.alive.contains(&job.cell) => return Decision::Wait,
         _ => return Decision::Begin(vec![scene.step(JobKind::Swap, &job.cell)]),
     }
     let begun = scene.cells_with(JobKind::Rebuild);

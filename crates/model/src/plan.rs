@@ -518,7 +518,9 @@ pub fn plan_confirm(
 ) -> Result<JobRecord, Refusal> {
     restore_of(snapshot, request, restore)?;
     let (db, subject) = (&restore.record.database, restore.record.id);
-    let Some(result) = restore.result.as_ref().and_then(|result| result.restore.as_ref()) else {
+    // What it recorded when it ended, not whether a rollback is still possible.
+    let closure = restore.record.closure.as_ref();
+    let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore.as_ref()) else {
         return Err(nothing_kept(
             format!("restore {subject} never took effect: there is nothing to confirm"),
             subject,
@@ -822,5 +824,164 @@ mod tests {
         assert_eq!(rebuild(&world, "zone2"), Ok(()));
         world.cells.retain(|name, _| name.as_str() == "zone2");
         assert_eq!(remove(&world, "zone2"), Err(Code::LastCell));
+    }
+
+    fn job_id(n: u128) -> JobId {
+        JobId::new(uuid::Uuid::from_u128(n))
+    }
+
+    fn whole(timeout: Option<Duration>) -> JobRequest {
+        JobRequest { database: None, cell: None, timeout, request_id: None, requested_by: "me".into() }
+    }
+
+    fn to(target: Target, in_place: bool) -> RestoreParams {
+        RestoreParams { target, timeline: None, in_place, onto: None }
+    }
+
+    fn made(mut world: World) -> World {
+        for leader in world.leaders.values_mut() {
+            leader.system_identifier = Some(crate::SystemIdentifier::new(7));
+        }
+        world
+    }
+
+    fn restore(world: &World, params: &RestoreParams) -> Result<JobRecord, Refusal> {
+        plan_restore(&world.snapshot(), &whole(None), params, job_id(1), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_restore_goes_to_the_primary_unless_it_is_down_or_would_lose_the_best_copy() {
+        let mut world = made(World::healthy());
+        let latest = to(Target::Latest {}, false);
+        assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone1");
+        assert_eq!(restore(&world, &to(Target::Latest {}, true)).unwrap().cell.as_str(), "zone2");
+        world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+        for cell in ["zone2", "zone3"] {
+            world.status(cell).streams_from = None;
+        }
+        world.status("zone2").replay_lag = LagClass::Far;
+        let record = restore(&world, &latest).unwrap();
+        assert_eq!(record.cell.as_str(), "zone3", "the one that has most");
+        assert_eq!(record.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_primary_that_nobody_could_fence_is_refused() {
+        let mut world = made(World::healthy());
+        world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+        let refusal = restore(&world, &to(Target::Latest {}, false)).unwrap_err();
+        assert_eq!(refusal.code, Code::CellDown);
+        assert!(refusal.message.contains("zone2 streams from it"), "{refusal}");
+    }
+
+    #[test]
+    fn a_restore_into_the_future_or_with_two_primaries_is_refused() {
+        let mut world = made(World::healthy());
+        let future = to(Target::Time(Timestamp::from_second(9).unwrap()), false);
+        assert_eq!(restore(&world, &future).unwrap_err().code, Code::TargetUnreachable);
+        world.status("zone2").role = Role::Primary;
+        assert_eq!(restore(&world, &to(Target::Latest {}, false)).unwrap_err().code, Code::TwoPrimaries);
+    }
+
+    #[test]
+    fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
+        let world = made(World::healthy());
+        let params = RestoreParams { onto: Some("zone3".parse().unwrap()), ..to(Target::Latest {}, false) };
+        let plan =
+            plan_restore_plan(&world.snapshot(), &whole(None), &params, job_id(1), Timestamp::UNIX_EPOCH)
+                .unwrap();
+        assert_eq!((plan.kind, plan.cell.as_str()), (JobKind::Plan, "zone1"));
+        assert_eq!(plan.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+        let drill = DrillParams {
+            backup: None,
+            checks: vec![],
+            check_database: String::new(),
+            skip_amcheck: false,
+            nice: 19,
+            max_bytes_per_second: 0,
+        };
+        let record =
+            plan_drill(&world.snapshot(), &whole(None), &drill, job_id(1), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(record.cell.as_str(), "zone2");
+        assert!(!record.kind.takes_lock());
+    }
+
+    /// A restore of zone1 that has ended, with what it recorded.
+    fn ended(state: JobState, kept: bool) -> Job {
+        let world = made(World::healthy());
+        let mut record = restore(&world, &to(Target::Latest {}, false)).unwrap();
+        let recovery = crate::RecoveryResult {
+            timeline: Timeline::new(2),
+            from_timeline: Timeline::new(1),
+            lsn: crate::Lsn::new(1),
+            last_commit: None,
+            stopped: String::new(),
+            size_bytes: 0,
+            restore_millis: 0,
+            recovery_millis: 0,
+        };
+        let restored = crate::RestoreResult {
+            cell: record.cell.clone(),
+            incarnation: 2,
+            recovery,
+            backup: None,
+            left_out: vec![],
+            kept,
+            first_backup: None,
+        };
+        let result = (state == JobState::Succeeded)
+            .then(|| crate::RunResult { restore: Some(restored), ..crate::RunResult::default() });
+        record.closure = Some(crate::Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
+        crate::join(&record, None, false, None)
+    }
+
+    #[test]
+    fn what_no_longer_makes_sense_is_not_rolled_back_or_confirmed() {
+        let mut world = made(World::healthy());
+        let db: DatabaseName = "app".parse().unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let roll = |world: &World, job: &Job| {
+            plan_rollback(&world.snapshot(), &whole(None), job, job_id(2), now)
+                .map(|r| r.cell)
+                .map_err(|r| r.code)
+        };
+        let confirm = |world: &World, job: &Job, related: &[Job]| {
+            plan_confirm(&world.snapshot(), &whole(None), job, related, job_id(2), now)
+                .map(drop)
+                .map_err(|r| r.code)
+        };
+        let job = ended(JobState::Succeeded, true);
+        assert_eq!(roll(&world, &job), Err(Code::NothingKept), "it never became the true copy");
+        let incarnation = Incarnation {
+            number: 2,
+            cell: Some("zone1".parse().unwrap()),
+            job: Some(job.record.id),
+            fence: None,
+            kept_in: Some("zone2".parse().unwrap()),
+        };
+        world.incarnations.insert(db.clone(), incarnation.clone());
+        assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
+        assert_eq!(confirm(&world, &job, &[]), Ok(()));
+        let mut confirmed = ended(JobState::Succeeded, true);
+        confirmed.record.kind = JobKind::Confirm;
+        assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
+        confirmed.record.kind = JobKind::Rollback;
+        assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
+        assert_eq!(
+            confirm(&world, &ended(JobState::Succeeded, false), &[]),
+            Err(Code::NothingKept),
+            "in place"
+        );
+        assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
+        world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..incarnation.clone() });
+        assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
+        world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
+        assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
+        let mut backup = job.clone();
+        backup.record.kind = JobKind::Backup;
+        assert_eq!(roll(&world, &backup), Err(Code::InvalidArgument));
+        let mut running = job;
+        running.state = JobState::Running;
+        assert_eq!(roll(&world, &running), Err(Code::Busy));
     }
 }

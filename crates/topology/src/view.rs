@@ -77,8 +77,17 @@ impl View {
     #[must_use]
     pub fn job(&self, id: &JobId) -> Option<Job> {
         let record = self.jobs.get(id)?;
-        let job = self.joined(record);
-        Some(if record.kind.is_driven() { with_steps(job, self.steps(id)) } else { job })
+        let mut job = self.joined(record);
+        if !record.kind.is_driven() {
+            return Some(job);
+        }
+        if let Some(restore) = job.result.as_mut().and_then(|result| result.restore.as_mut()) {
+            // What was kept at its end may have been confirmed, rolled back or overtaken since.
+            let incarnation = self.incarnations.get(&record.database);
+            restore.kept &=
+                incarnation.is_some_and(|known| known.job == Some(*id) && known.kept_in.is_some());
+        }
+        Some(with_steps(job, self.steps(id)))
     }
 
     fn joined(&self, record: &JobRecord) -> Job {

@@ -8,6 +8,7 @@ mod bootstrap;
 mod config;
 mod figure;
 mod idle;
+mod restore;
 mod topology;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,9 @@ const BENCHES: &[Bench] = &[
         idle::idle,
     ),
     (&["config_256"], config::render),
+    (&["rebuild_overhead"], restore::rebuild),
+    (&["pitr_rto", "pitr_all_streaming"], restore::to_a_time),
+    (&["drill_cost"], restore::drill_cost),
     (
         &["topology_10k_ready", "topology_10k_list_p99", "topology_10k_job_rate", "topology_10k_rss"],
         topology::ten_thousand,

@@ -1,0 +1,320 @@
+//! What Cellar adds to a restore by hand, and what a drill costs the instance beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cellar_tests::{Cluster, as_user, kill_hard, patiently, postgres_user, run};
+
+use crate::figure::{Limit, Report, note, ratio};
+
+const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
+
+/// pgbench's scale of a database of 1 GiB.
+const GIBIBYTE: u32 = 66;
+
+/// Rounds of what takes half a minute.
+const ROUNDS: usize = 3;
+
+/// Longest wait for anything here.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A member of a cluster whose poolers are dead, worked on as a person with a shell would.
+struct ByHand {
+    sockets: String,
+    port: u32,
+    data: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl ByHand {
+    fn new(cluster: &Cluster, cell: &str) -> Self {
+        let instance = cluster.instance(cell);
+        let directory = cluster.directory().join(cell);
+        Self {
+            sockets: instance.sockets,
+            port: instance.port,
+            data: PathBuf::from(instance.data),
+            config: directory.join("pgbackrest.conf"),
+            log: directory.join("log/by-hand.log"),
+        }
+    }
+
+    fn shell(program: &str, arguments: &[&str]) {
+        let mut command = as_user(&postgres_user(), program);
+        command.args(arguments).current_dir("/").env("LC_ALL", "C").env("TZ", "UTC");
+        let _ = run(&mut command).ok();
+    }
+
+    fn pg_ctl(&self, arguments: &[&str]) {
+        let data = self.data.display().to_string();
+        let all = [arguments, &["-D", &data]].concat();
+        Self::shell(&pg_ctl(), &all);
+    }
+
+    fn running(&self) -> bool {
+        self.data.join("postmaster.pid").exists()
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        let mut command = as_user(&postgres_user(), "psql");
+        command.args(["-h", &self.sockets, "-p", &self.port.to_string(), "-d", "postgres", "-XAtqc", sql]);
+        run(&mut command).stdout.trim().to_owned()
+    }
+
+    /// Moves the old data aside, restores, and gives the new data the settings of the old.
+    fn restore(&self, options: &[&str], aside: &Path) {
+        let text = |path: &Path| path.display().to_string();
+        Self::shell("mv", &[&text(&self.data), &text(aside)]);
+        Self::shell("mkdir", &["-m", "700", &text(&self.data)]);
+        self.pgbackrest(options);
+        for file in ["cellar.conf", "pg_hba.conf", "pg_ident.conf"] {
+            Self::shell("cp", &[&text(&aside.join(file)), &text(&self.data.join(file))]);
+        }
+    }
+
+    fn pgbackrest(&self, options: &[&str]) {
+        let config = format!("--config={}", self.config.display());
+        let all = [&[config.as_str(), "--stanza=app"], options, &["restore"]].concat();
+        Self::shell("pgbackrest", &all);
+    }
+
+    fn start(&self) {
+        let log = self.log.display().to_string();
+        self.pg_ctl(&["start", "-w", "-s", "-t", "300", "-l", &log]);
+    }
+}
+
+/// PostgreSQL's own `pg_ctl`, which Debian keeps off the PATH.
+fn pg_ctl() -> String {
+    match cellar_postgres::Tools::find(None) {
+        Ok(tools) => tools.bindir().join("pg_ctl").display().to_string(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Kills the poolers, which would undo what is done by hand. PostgreSQL goes on.
+fn by_hand(cluster: &Cluster) -> Vec<ByHand> {
+    let members = CELLS.iter().map(|cell| ByHand::new(cluster, cell)).collect();
+    for cell in CELLS {
+        kill_hard(cluster.pid(&format!("{cell}/pid/multipooler.pid")));
+    }
+    members
+}
+
+fn since(begun: Instant, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+    patiently(what, PATIENCE, || condition().then(|| begun.elapsed()))
+}
+
+fn loaded(scale: u32) -> Cluster {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.load(scale);
+    let _ = cluster.backup("zone2", "full");
+    cluster
+}
+
+/// A time after the backup, with commits after it.
+fn moment(cluster: &Cluster) -> String {
+    std::thread::sleep(Duration::from_millis(1500));
+    let time = cluster.sql(
+        "zone1",
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    let _ = run(&mut cluster.tool("pgbench", "zone1", &["-n", "-c", "1", "-t", "200"])).ok();
+    time
+}
+
+const WRITABLE: &str = "CREATE TEMP TABLE t (); SELECT 'writable'";
+const STREAMING: &str = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+
+/// A 1 GiB database restored to a time on three cells, against the same commands from a script.
+pub(crate) fn to_a_time(report: &mut Report) {
+    let (cluster, other) = (loaded(GIBIBYTE), loaded(GIBIBYTE));
+    let (time, other_time) = (moment(&cluster), moment(&other));
+    let set = newest_backup(&other);
+    let members = by_hand(&other);
+    let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for round in 0..ROUNDS {
+        let cellar = |ours: &mut (Vec<Duration>, Vec<Duration>)| {
+            let (writable, streaming, job) = by_cellar(&cluster, &time);
+            ours.0.push(writable);
+            ours.1.push(streaming);
+            // The next round begins from the same data.
+            let ended = cluster.ended(&job);
+            assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
+            let _ = cluster.cellar(&["restore", "rollback", &job, "--yes"]);
+        };
+        let script = |theirs: &mut (Vec<Duration>, Vec<Duration>)| {
+            let (writable, streaming) = by_script(&members, &other_time, &set);
+            theirs.0.push(writable);
+            theirs.1.push(streaming);
+        };
+        if round % 2 == 0 {
+            cellar(&mut ours);
+            script(&mut theirs);
+        } else {
+            script(&mut theirs);
+            cellar(&mut ours);
+        }
+    }
+    for member in &members {
+        if member.running() {
+            member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
+        }
+    }
+    let writable = ratio(("cellar restore until writable", &ours.0), ("script until writable", &theirs.0));
+    report.figure("pitr_rto", writable, "ratio", Limit::AtMost(1.10));
+    let all = ratio(("cellar restore until all stream", &ours.1), ("script until all stream", &theirs.1));
+    report.figure("pitr_all_streaming", all, "ratio", Limit::AtMost(1.10));
+}
+
+fn newest_backup(cluster: &Cluster) -> String {
+    let listed = cluster.json(&["backups", "list"]);
+    let labels =
+        listed["backups"].as_array().into_iter().flatten().filter_map(|backup| backup["label"].as_str());
+    match labels.max() {
+        Some(label) => label.to_owned(),
+        None => panic!("no backups: {listed}"),
+    }
+}
+
+fn by_cellar(cluster: &Cluster, time: &str) -> (Duration, Duration, String) {
+    let postmaster = cluster.postmaster("zone1");
+    let begun = Instant::now();
+    let job = cluster.json(&["restore", "--to-time", time, "--onto", "zone1", "--yes", "--no-wait"]);
+    let Some(id) = job["id"].as_str().map(str::to_owned) else { panic!("no job: {job}") };
+    // The old primary answers until it is fenced: another process must.
+    let replaced = || {
+        let path = cluster.directory().join("zone1/pg_data/postmaster.pid");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().next().and_then(|pid| pid.parse::<i32>().ok()).is_some_and(|pid| pid != postmaster)
+    };
+    let writable = since(begun, "the restored primary to be writable", || {
+        replaced() && cluster.try_sql("zone1", WRITABLE).stdout.contains("writable")
+    });
+    let streaming =
+        since(begun, "the standbys to stream", || cluster.try_sql("zone1", STREAMING).stdout.trim() == "2");
+    (writable, streaming, id)
+}
+
+fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) {
+    let [primary, standbys @ ..] = members else { panic!("no members") };
+    let aside = |member: &ByHand| member.data.with_extension("aside");
+    for member in members {
+        ByHand::shell("rm", &["-rf", &aside(member).display().to_string()]);
+    }
+    let begun = Instant::now();
+    primary.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+    let target = format!("--target={}", time.replace('T', " ").replace('Z', "+00"));
+    let set = format!("--set={set}");
+    primary.restore(
+        &[&set, "--type=time", &target, "--target-action=promote", "--target-timeline=current"],
+        &aside(primary),
+    );
+    primary.start();
+    let writable =
+        since(begun, "the restored primary to be writable", || primary.sql(WRITABLE).contains("writable"));
+    std::thread::scope(|scope| {
+        for standby in standbys {
+            let set = &set;
+            scope.spawn(move || {
+                standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+                standby.restore(&[set, "--type=standby"], &aside(standby));
+                standby.start();
+            });
+        }
+    });
+    let streaming = since(begun, "the standbys to stream", || primary.sql(STREAMING) == "2");
+    (writable, streaming)
+}
+
+/// `cellar rebuild` against `pgbackrest restore --delta` and a start by hand.
+pub(crate) fn rebuild(report: &mut Report) {
+    const SCALE: u32 = 20;
+    let (cluster, other) = (loaded(SCALE), loaded(SCALE));
+    let members = by_hand(&other);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..2 * ROUNDS + 1 {
+        let cellar = |ours: &mut Vec<Duration>| {
+            let begun = Instant::now();
+            let _ = cluster.cellar(&["rebuild", "zone2"]);
+            ours.push(begun.elapsed());
+        };
+        let script = |theirs: &mut Vec<Duration>| {
+            let [primary, standby, ..] = members.as_slice() else { panic!("no members") };
+            let begun = Instant::now();
+            standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+            let conf = std::fs::read(standby.data.join("cellar.conf"));
+            standby.pgbackrest(&["--delta", "--type=standby"]);
+            if let Ok(conf) = conf
+                && let Err(error) = std::fs::write(standby.data.join("cellar.conf"), conf)
+            {
+                panic!("{error}");
+            }
+            standby.start();
+            let names =
+                "SELECT string_agg(application_name, ',') FROM pg_stat_replication WHERE state = 'streaming'";
+            theirs.push(since(begun, "the standby to stream", || primary.sql(names).contains("zone2")));
+        };
+        if round % 2 == 0 {
+            cellar(&mut ours);
+            script(&mut theirs);
+        } else {
+            script(&mut theirs);
+            cellar(&mut ours);
+        }
+    }
+    for member in &members {
+        member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
+    }
+    let ratio = ratio(("cellar rebuild", &ours), ("by hand", &theirs));
+    report.figure("rebuild_overhead", ratio, "ratio", Limit::AtMost(1.15));
+}
+
+/// Transactions per second that pgbench reports.
+fn throughput(command: &mut Command) -> f64 {
+    let output = run(command).ok();
+    let line = output.lines().find_map(|line| line.strip_prefix("tps = "));
+    match line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok()) {
+        Some(tps) => tps,
+        None => panic!("no tps in {output}"),
+    }
+}
+
+/// pgbench on a primary while drills run beside it one after the other, against pgbench alone.
+pub(crate) fn drill_cost(report: &mut Report) {
+    const SECONDS: &str = "12";
+    let cluster = loaded(20);
+    let bench =
+        || throughput(&mut cluster.tool("pgbench", "zone1", &["-n", "-c", "4", "-j", "2", "-T", SECONDS]));
+    let _ = bench();
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(bench());
+        let done = AtomicBool::new(false);
+        beside.push(std::thread::scope(|scope| {
+            let drills = scope.spawn(|| {
+                let mut count = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let _ = cluster.cellar(&["drill", "--on", "zone1"]);
+                    count += 1;
+                }
+                count
+            });
+            let tps = bench();
+            done.store(true, Ordering::Relaxed);
+            let count = drills.join().unwrap_or(0);
+            assert!(count > 0, "no drill ran");
+            tps
+        }));
+    }
+    let median = |samples: &[f64]| {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    note(&format!("  tps alone {alone:.0?}, beside drills {beside:.0?}"));
+    report.figure("drill_cost", median(&beside) / median(&alone), "ratio", Limit::AtLeast(0.85));
+}
