@@ -1,6 +1,6 @@
 //! Asking a job to end early.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, access, timestamp_ms};
 use cellar_topology::{StoreError, TxnOutcome};
 use jiff::Timestamp;
 
@@ -17,11 +17,25 @@ const ATTEMPTS: u32 = 32;
 impl Admin {
     /// Records the wish. A job that nobody has begun ends at once; of any other its pooler says
     /// when it has ended. Asking again changes nothing.
-    pub(crate) async fn cancel(&self, id: JobId, by: &str, deadline: Deadline) -> Result<Job, Refusal> {
+    ///
+    /// `role` is the caller's: it takes as much to cancel a job as to ask for it.
+    pub(crate) async fn cancel(
+        &self,
+        id: JobId,
+        by: &str,
+        role: Option<OperatorRole>,
+        deadline: Deadline,
+    ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
         for attempt in 0..ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
+            let needed = access::to_cancel(job.record.kind);
+            if role.is_some_and(|role| role < needed) {
+                let message =
+                    format!("{by} may not cancel a {}: it needs the role {needed}", job.record.kind);
+                return Err(Refusal::new(Code::PermissionDenied, message).about("job", id));
+            }
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
             }

@@ -10,7 +10,8 @@ use cellar_admin::{Admin, Leading, dial_with_tls, serve};
 use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_tls::{
-    ClientTls, MtlsListener, ReloadableServerConfig, Reloaded, ServerFiles, install_ring_provider,
+    ClientTls, Guard, MtlsListener, ReloadableServerConfig, Reloaded, Revoked, ServerFiles,
+    install_ring_provider,
 };
 use cellar_topology::{EtcdKv, Store};
 use clap::Parser;
@@ -89,7 +90,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         tracing::info!("multiadmin shuts down");
     };
-    let served = serve(admin, listener.incoming(), shutdown).await;
+    let guard = Guard::new(cluster, Revoked::default(), cellar_api::status_of);
+    let served = serve(admin, listener.incoming(), guard, shutdown).await;
     reloading.abort();
     leading.resign().await;
     served.context("multiadmin ended")

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cellar_api::v1::multi_admin_server::MultiAdminServer;
+use cellar_tls::Guard;
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::Server;
@@ -42,7 +43,7 @@ pub enum ServeError {
     Transport(#[source] tonic::transport::Error),
 }
 
-/// Serves the API on accepted connections until `shutdown` completes, then for at most three
+/// Serves the API to those whom `guard` lets in, on accepted connections, until `shutdown` completes, then for at most three
 /// seconds more, so that requests under way end well.
 ///
 /// # Errors
@@ -50,6 +51,7 @@ pub enum ServeError {
 pub async fn serve<I, IO, E>(
     admin: Admin,
     incoming: I,
+    guard: Guard,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError>
 where
@@ -71,6 +73,7 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .timeout(HANDLER)
+        .layer(guard)
         .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_MESSAGE))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)

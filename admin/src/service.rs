@@ -114,10 +114,10 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
         let deadline = Deadline::of(&request);
-        let by = caller::identity(&request);
+        let (by, role) = (caller::identity(&request), caller::role(&request));
         let work = async {
             let id = request::job_id(&request.get_ref().id)?;
-            job_message(&self.cancel(id, &by, deadline).await?)
+            job_message(&self.cancel(id, &by, role, deadline).await?)
         };
         answer(work.await)
     }

@@ -11,10 +11,10 @@ use cellar_admin::{Admin, dial_with_tls, serve};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::ClusterName;
+use cellar_model::{ClusterName, Principal, access};
 use cellar_tls::{
-    ClientTls, KeyFile, LeafRequest, MtlsListener, OperatorRole, ReloadableServerConfig, ServerFiles,
-    generate_ca, issue,
+    ClientTls, Guard, KeyFile, LeafRequest, MtlsListener, OperatorRole, ReloadableServerConfig, Revoked,
+    ServerFiles, generate_ca, issue,
 };
 use proptest::prelude::*;
 use support::{World, backup_of, reason, wait_for};
@@ -43,7 +43,8 @@ impl Plain {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(serve(admin.clone(), TcpListenerStream::new(listener), shutdown));
+        let task =
+            tokio::spawn(serve(admin.clone(), TcpListenerStream::new(listener), Guard::open(), shutdown));
         Self { address, stop: Some(stop), task }
     }
 
@@ -225,7 +226,8 @@ async fn the_caller_is_who_its_certificate_says() {
             .unwrap();
     let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(admin, listener.incoming(), std::future::pending()));
+    let guard = Guard::new(cluster, Revoked::default(), cellar_api::status_of);
+    let server = tokio::spawn(serve(admin, listener.incoming(), guard, std::future::pending()));
     let tls = ClientTls::from_dir(dir.path()).unwrap();
     let endpoint = tls.endpoint(&address.to_string(), Some(Duration::from_secs(10))).unwrap();
     let mut client = MultiAdminClient::new(endpoint.connect().await.unwrap());
@@ -236,6 +238,121 @@ async fn the_caller_is_who_its_certificate_says() {
     // Nobody gets in without a certificate, and a pooler is only spoken to over TLS.
     let plain = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     assert!(MultiAdminClient::new(plain).list_cells(v1::ListCellsRequest {}).await.is_err());
+    server.abort();
+}
+
+/// The table of who may what, over a live server: every method with a certificate of every kind.
+#[tokio::test]
+async fn every_role_may_call_what_the_table_says_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster: ClusterName = "demo".parse().unwrap();
+    let other: ClusterName = "other".parse().unwrap();
+    tls_files(dir.path(), &cluster);
+    let ca = generate_ca(&dir.path().join("ca"), &cluster).unwrap();
+    let operator = |role| LeafRequest::operator(&cluster, role, "ci").unwrap();
+    let (database, cell) = ("app".parse().unwrap(), "zone1".parse().unwrap());
+    let requests = [
+        operator(OperatorRole::Viewer),
+        operator(OperatorRole::Operator),
+        operator(OperatorRole::Admin),
+        LeafRequest::pooler(&cluster, &database, &cell, "localhost"),
+        LeafRequest::multiadmin(&cluster, "localhost"),
+        LeafRequest::replication(&cluster, &cell),
+        LeafRequest::pgbackrest("localhost"),
+        LeafRequest::etcd_server(&cluster, "localhost"),
+        // Signed by the same authority, and of another cluster all the same.
+        LeafRequest::operator(&other, OperatorRole::Admin, "ann").unwrap(),
+    ];
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let config =
+        ReloadableServerConfig::load(ServerFiles::in_dir(dir.path(), "multiadmin.crt", "multiadmin.key"))
+            .unwrap();
+    let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let guard = Guard::new(cluster.clone(), Revoked::default(), cellar_api::status_of);
+    let server = tokio::spawn(serve(admin, listener.incoming(), guard, std::future::pending()));
+    let key = KeyFile::load_or_create(&dir.path().join("any.key"), None).unwrap();
+    let mut refused = 0;
+    for (at, request) in requests.iter().enumerate() {
+        let certificate = dir.path().join(format!("any-{at}.crt"));
+        issue(&ca, request, &key, &certificate).unwrap();
+        let tls =
+            ClientTls::from_files(&dir.path().join("ca.crt"), &certificate, &dir.path().join("any.key"))
+                .unwrap();
+        let channel = tls.endpoint(&address, Some(Duration::from_secs(10))).unwrap().connect().await.unwrap();
+        let principal = request.uri.as_deref().and_then(|uri| Principal::parse(uri, &cluster));
+        for (method, needs) in access::METHODS.iter().filter(|(method, _)| method.contains("MultiAdmin/")) {
+            let may = principal.as_ref().is_some_and(|principal| access::allows(principal, *needs));
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            // An empty message: what gets past the door is answered, or refused for what it asks.
+            let answer =
+                grpc.server_streaming(Request::new(Vec::new()), method.parse().unwrap(), Raw).await.map(drop);
+            let denied = answer.as_ref().is_err_and(|status| status.code() == tonic::Code::PermissionDenied);
+            assert_eq!(denied, !may, "{method} as {:?}: {answer:?}", request.uri);
+            if let Err(status) = answer.as_ref().map_err(Clone::clone)
+                && denied
+            {
+                refused += 1;
+                assert_eq!(cellar_api::reason_of(&status), Some(cellar_model::Code::PermissionDenied));
+                assert!(status.message().contains(&needs.to_string()), "{status}");
+            }
+        }
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let path = "/cellar.v1.MultiAdmin/DropEverything".parse().unwrap();
+        let status = grpc.unary(Request::new(Vec::new()), path, Raw).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::PermissionDenied, "what is not in the table is nobody's");
+    }
+    assert!(refused > 100, "{refused}");
+    server.abort();
+}
+
+/// It takes as much to cancel a job as to ask for it.
+#[tokio::test]
+async fn an_operator_cannot_cancel_a_restore() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster: ClusterName = "demo".parse().unwrap();
+    tls_files(dir.path(), &cluster);
+    let ca = generate_ca(&dir.path().join("ca"), &cluster).unwrap();
+    let world = World::new().await;
+    let leader = cellar_model::Leader {
+        cell: support::zone(1),
+        term: cellar_model::Timeline::new(1),
+        system_identifier: Some(cellar_model::SystemIdentifier::new(7)),
+        lsn: None,
+    };
+    world.put(&cellar_model::Key::Leader(support::db()), &leader).await;
+    let admin = world.admin().await;
+    let config =
+        ReloadableServerConfig::load(ServerFiles::in_dir(dir.path(), "multiadmin.crt", "multiadmin.key"))
+            .unwrap();
+    let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let guard = Guard::new(cluster.clone(), Revoked::default(), cellar_api::status_of);
+    let server = tokio::spawn(serve(admin, listener.incoming(), guard, std::future::pending()));
+    let client = async |role, name: &str| {
+        let key = KeyFile::load_or_create(&dir.path().join("op.key"), None).unwrap();
+        let path = dir.path().join(format!("{name}.crt"));
+        issue(&ca, &LeafRequest::operator(&cluster, role, name).unwrap(), &key, &path).unwrap();
+        let files = (dir.path().join("ca.crt"), dir.path().join("op.key"));
+        let tls = ClientTls::from_files(&files.0, &path, &files.1).unwrap();
+        let endpoint = tls.endpoint(&address, Some(Duration::from_secs(10))).unwrap();
+        MultiAdminClient::new(endpoint.connect().await.unwrap())
+    };
+    let mut ann = client(OperatorRole::Admin, "ann").await;
+    let target = v1::restore_target::Target::Latest(v1::LatestTarget {});
+    let request = v1::RestoreDatabaseRequest {
+        target: Some(v1::RestoreTarget { target: Some(target) }),
+        ..Default::default()
+    };
+    let job = ann.restore_database(request).await.unwrap().into_inner();
+    let mut ci = client(OperatorRole::Operator, "ci").await;
+    let status = ci.cancel_job(v1::CancelJobRequest { id: job.id.clone() }).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
+    let canceled = ann.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap().into_inner();
+    assert!(canceled.cancel.is_some());
     server.abort();
 }
 
@@ -287,6 +404,19 @@ proptest! {
             call!(list_poolers, v1::ListPoolersRequest { database: a.clone(), page_size: size, page_token: b.clone() });
             call!(get_pooler, v1::GetPoolerRequest { database: a.clone(), cell: b.clone() });
             call!(remove_cell, v1::RemoveCellRequest { name: a.clone() });
+            let target = match n % 4 {
+                0 => v1::restore_target::Target::Lsn(c.clone()),
+                1 => v1::restore_target::Target::Name(c.clone()),
+                2 => v1::restore_target::Target::Backup(c.clone()),
+                _ => v1::restore_target::Target::Time(cellar_api::wkt::Timestamp { seconds, nanos }),
+            };
+            let target = Some(v1::RestoreTarget { target: Some(target) });
+            let restore = v1::RestoreDatabaseRequest { database: a.clone(), target, timeline: size, onto: b.clone(), timeout, request_id: d.clone(), ..Default::default() };
+            call!(plan_restore, restore.clone());
+            call!(restore_database, restore);
+            call!(confirm_restore, v1::RestoreJobRequest { id: a.clone(), timeout, request_id: c.clone(), ..Default::default() });
+            call!(rollback_restore, v1::RestoreJobRequest { id: a.clone(), timeout, request_id: c.clone(), ..Default::default() });
+            call!(drill_restore, v1::DrillRestoreRequest { database: a.clone(), cell: b.clone(), backup: c.clone(), checks: vec![d.clone()], check_database: b.clone(), nice: Some(size), ..Default::default() });
             for status in codes.into_iter().flatten() {
                 // It is refused for a reason that programs can read, and it is never a bug of ours.
                 let reason = cellar_api::reason_of(&status).expect("a stable code");

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_daemon::OsUser;
-use cellar_model::{CellLayout, CellName, Code, Database, DatabaseName, Leader, Pooler, Refusal};
+use cellar_model::{
+    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal,
+};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
 use cellar_topology::{LeaseKeeper, Mirror, Store};
@@ -20,6 +22,8 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The agent of one instance. Lives on one thread, hence the cells.
 #[derive(Debug)]
 pub(crate) struct Agent {
+    /// The cluster that it belongs to.
+    pub(crate) cluster: ClusterName,
     /// The database served.
     pub(crate) database: DatabaseName,
     /// The cell served.

@@ -15,7 +15,7 @@ use cellar_api::{DESCRIPTORS, wkt};
 use cellar_model::{BackupLabel, Code, JobId, Refusal};
 use cellar_pgbackrest::BackupInfo;
 use cellar_postgres::{InstanceFacts, Probe};
-use cellar_tls::{MtlsListener, ReloadableServerConfig, ServerFiles};
+use cellar_tls::{Guard, MtlsListener, ReloadableServerConfig, Revoked, ServerFiles};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -90,6 +90,7 @@ async fn listen_once(
         .concurrency_limit_per_connection(32)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(Guard::new(agent.cluster.clone(), Revoked::default(), cellar_api::status_of))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(MultiPoolerServer::new(Service { questions }).max_decoding_message_size(1 << 20))

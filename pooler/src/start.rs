@@ -50,6 +50,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let store = Store::new(Arc::clone(&kv), keys);
     let mirror = Mirror::start(&store, prefixes);
     let agent = Rc::new(Agent {
+        cluster: arguments.cluster.clone(),
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),
         epoch: epoch(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, ClusterName, DatabaseName};
+use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole};
 use rustls_pki_types::DnsName;
 
 use crate::{Result, TlsError};
@@ -19,29 +19,6 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Longest common name accepted, in bytes: a database's and a cell's name and a
 /// dot. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
 const MAX_COMMON_NAME: usize = 127;
-
-/// What a person or program may do through multiadmin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OperatorRole {
-    /// Reads.
-    Viewer,
-    /// Also backs up, verifies, drills and rebuilds standbys.
-    Operator,
-    /// Everything.
-    Admin,
-}
-
-impl OperatorRole {
-    /// The role as it stands in the URI.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-}
 
 /// A leaf certificate to be issued.
 ///

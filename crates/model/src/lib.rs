@@ -5,6 +5,7 @@
 //! calling it. The records' JSON is canonical proto3 JSON: what `etcdctl get`
 //! shows is what the gRPC API answers.
 
+pub mod access;
 mod backup;
 mod code;
 mod drive;
@@ -26,6 +27,7 @@ mod restore;
 mod topology;
 mod wal;
 
+pub use access::{OperatorRole, Principal};
 pub use backup::{
     BackupLabel, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
 };

@@ -1,0 +1,197 @@
+//! The door of a gRPC server: every call is held against the table of who may what.
+//!
+//! A layer around all services, so that a method that somebody adds is closed until the table opens it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+
+use cellar_model::{ClusterName, Code, Principal, Refusal, access};
+use tonic::codegen::http::{Extensions, Request, Response};
+use tower::{Layer, Service};
+
+use crate::MtlsConnectInfo;
+
+/// The serial numbers that no server accepts any more, shared by all who check and whoever learns of new ones.
+#[derive(Debug, Clone, Default)]
+pub struct Revoked(Arc<RwLock<BTreeSet<String>>>);
+
+impl Revoked {
+    /// Replaces the list.
+    pub fn set(&self, serials: BTreeSet<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = serials;
+    }
+
+    /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::PeerIdentity) has it.
+    #[must_use]
+    pub fn contains(&self, serial: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(serial)
+    }
+}
+
+/// Turns a refusal into what goes over the wire; `cellar-api` has it.
+pub type ToStatus = fn(&Refusal) -> tonic::Status;
+
+/// Hears of calls that were refused at the door: method, caller, and why.
+pub type OnRefused = Arc<dyn Fn(&str, Option<&MtlsConnectInfo>, &Refusal) + Send + Sync>;
+
+/// Lets in who may.
+#[derive(Clone)]
+pub struct Guard {
+    cluster: Option<ClusterName>,
+    revoked: Revoked,
+    to_status: ToStatus,
+    on_refused: Option<OnRefused>,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// A guard for the servers of a cluster.
+    #[must_use]
+    pub fn new(cluster: ClusterName, revoked: Revoked, to_status: ToStatus) -> Self {
+        Self { cluster: Some(cluster), revoked, to_status, on_refused: None }
+    }
+
+    /// A guard that lets everybody in: for services that are reached in the same process only, without any TLS.
+    #[must_use]
+    pub fn open() -> Self {
+        let never = |refusal: &Refusal| tonic::Status::internal(refusal.message.clone());
+        Self { cluster: None, revoked: Revoked::default(), to_status: never, on_refused: None }
+    }
+
+    /// Tells somebody of refused calls.
+    #[must_use]
+    pub fn with_observer(self, on_refused: OnRefused) -> Self {
+        Self { on_refused: Some(on_refused), ..self }
+    }
+
+    /// Whether the caller may call the method at `path`.
+    ///
+    /// # Errors
+    /// Refused, naming what it needs.
+    pub fn check(&self, path: &str, extensions: &Extensions) -> Result<(), Refusal> {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let deny = |message: String| Refusal::new(Code::PermissionDenied, message);
+        let Some(info) = extensions.get::<MtlsConnectInfo>() else {
+            return Err(deny("no certificate was presented".to_owned()));
+        };
+        let peer = &info.peer;
+        // A connection may outlive its certificate and the certificate's welcome.
+        if self.revoked.contains(&peer.serial) {
+            return Err(deny(format!("the certificate with serial {} is revoked", peer.serial))
+                .hint("ask an administrator for a new one (`cellar certs issue`)"));
+        }
+        if peer.not_after <= std::time::SystemTime::now() {
+            return Err(deny("the certificate has expired since the connection was made".to_owned())
+                .hint("connect again with a renewed one"));
+        }
+        let method = path.rsplit('/').next().unwrap_or(path);
+        let principal = peer.uri.as_deref().and_then(|uri| Principal::parse(uri, cluster));
+        let who = peer.uri.as_deref().unwrap_or(&peer.common_name);
+        let Some(needs) = access::needs(path) else {
+            return Err(deny(format!("nobody may call {method}")));
+        };
+        match principal {
+            Some(principal) if access::allows(&principal, needs) => Ok(()),
+            _ => Err(deny(format!("{who} may not call {method}: it needs {needs}")).hint(
+                "use a certificate with that role, or ask an administrator for one (`cellar certs issue`)",
+            )),
+        }
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { inner, guard: self.clone() }
+    }
+}
+
+/// A service behind a [`Guard`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    guard: Guard,
+}
+
+type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+
+impl<S, B, C> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<B>, Response = Response<C>>,
+    S::Future: Send + 'static,
+    C: Default + Send + 'static,
+{
+    type Response = Response<C>;
+    type Error = S::Error;
+    type Future = Answer<C, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        match self.guard.check(path, request.extensions()) {
+            Ok(()) => Box::pin(self.inner.call(request)),
+            Err(refusal) => {
+                if let Some(tell) = &self.guard.on_refused {
+                    tell(path, request.extensions().get::<MtlsConnectInfo>(), &refusal);
+                }
+                let response = (self.guard.to_status)(&refusal).into_http();
+                Box::pin(async move { Ok(response) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PeerIdentity;
+    use std::time::{Duration, SystemTime};
+
+    fn status(refusal: &Refusal) -> tonic::Status {
+        tonic::Status::permission_denied(refusal.message.clone())
+    }
+
+    fn caller(uri: &str) -> Extensions {
+        let peer = PeerIdentity {
+            common_name: "x".into(),
+            uri: Some(uri.to_owned()),
+            serial: "0a".into(),
+            not_after: SystemTime::now() + Duration::from_secs(60),
+        };
+        let mut extensions = Extensions::new();
+        extensions
+            .insert(MtlsConnectInfo { remote_addr: "127.0.0.1:1".parse().unwrap(), peer: Arc::new(peer) });
+        extensions
+    }
+
+    #[test]
+    fn the_door_opens_to_those_in_the_table_and_closes_behind_the_revoked() {
+        let revoked = Revoked::default();
+        let guard = Guard::new("demo".parse().unwrap(), revoked.clone(), status);
+        let restore = "/cellar.v1.MultiAdmin/RestoreDatabase";
+        let refused = |uri: &str| guard.check(restore, &caller(uri)).map_err(|refusal| refusal.message);
+        assert_eq!(refused("spiffe://demo/admin/ann"), Ok(()));
+        assert!(refused("spiffe://demo/operator/ci").unwrap_err().contains("the role admin"));
+        for uri in
+            ["spiffe://other/admin/ann", "spiffe://demo/pooler/app/zone1", "spiffe://demo/etcd/localhost"]
+        {
+            assert!(refused(uri).is_err(), "{uri}");
+        }
+        assert!(guard.check(restore, &Extensions::new()).is_err(), "no certificate at all");
+        assert!(guard.check("/cellar.v1.MultiAdmin/Nothing", &caller("spiffe://demo/admin/ann")).is_err());
+        revoked.set(BTreeSet::from(["0a".to_owned()]));
+        assert!(refused("spiffe://demo/admin/ann").unwrap_err().contains("revoked"));
+    }
+}
