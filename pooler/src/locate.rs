@@ -21,7 +21,7 @@ const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Looks for the newest record that the target means, on one lineage.
 ///
-/// `data` is this cell's data directory: when the primary's is here, what is not archived yet is read from it.
+/// `data` is this cell's data directory: what is not archived yet is read from it.
 #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 pub(crate) async fn locate(
     agent: &Agent,
@@ -107,9 +107,8 @@ async fn fetch(
             .await;
         return got.map(|there| there.then_some(to)).map_err(|error| tool_error("fetching WAL", &error));
     }
-    // Not archived yet: the primary still has it. A copy, because it is being written.
-    let here = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
-    let copied = here && std::fs::copy(data.join("pg_wal").join(&name), &to).is_ok();
+    // Not archived yet: the primary still has it, or a standby that it was sent to. A copy, because it is being written.
+    let copied = std::fs::copy(data.join("pg_wal").join(&name), &to).is_ok();
     Ok(copied.then_some(to))
 }
 

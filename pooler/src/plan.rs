@@ -5,7 +5,7 @@ use std::path::Path;
 use cellar_api::v1;
 use cellar_model::{
     CellName, CellPlan, Code, Database, JobError, JobState, Lsn, Pooler, Refusal, RestoreParams, RestorePlan,
-    Role, RunResult, Survey, Target, choose, windows,
+    Role, RunResult, Target, choose, windows,
 };
 use cellar_postgres::Probe;
 
@@ -29,16 +29,31 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
     }
 }
 
-/// Where the recorded primary is, if it answers, and its data directory if it is here.
-async fn write_position(agent: &Agent, card: &Pooler) -> Option<Lsn> {
-    let leader = agent.leader()?;
-    if leader.cell == agent.cell {
-        let facts = Probe::new(agent.endpoint(card), PROBE_TIMEOUT).facts().await.ok()?;
-        return facts.write_lsn.filter(|_| facts.role == Role::Primary);
+/// How far the WAL reaches that a restore can have: where the recorded primary is, if it answers; else what this cell
+/// has received of it.
+struct Written {
+    lsn: Option<Lsn>,
+    by_primary: bool,
+}
+
+async fn written(agent: &Agent, card: &Pooler) -> Written {
+    let here = Probe::new(agent.endpoint(card), PROBE_TIMEOUT).facts().await.ok();
+    let from_primary = async {
+        let leader = agent.leader()?;
+        if leader.cell == agent.cell {
+            let facts = here.as_ref().filter(|facts| facts.role == Role::Primary)?;
+            return facts.write_lsn;
+        }
+        let live = peers::live_status(agent, &agent.card_of(&leader.cell)?).await.ok()?;
+        live.write_lsn.filter(|_| live.role == v1::Role::Primary as i32)?.parse().ok()
+    };
+    match from_primary.await {
+        Some(lsn) => Written { lsn: Some(lsn), by_primary: true },
+        None => {
+            let received = here.as_ref().and_then(|facts| facts.receive_lsn.max(facts.replay_lsn));
+            Written { lsn: received, by_primary: false }
+        }
     }
-    let primary = agent.card_of(&leader.cell)?;
-    let live = peers::live_status(agent, &primary).await.ok()?;
-    live.write_lsn.filter(|_| live.role == v1::Role::Primary as i32)?.parse().ok()
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<RestorePlan, Broken> {
@@ -49,7 +64,8 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
     say(agent, job, "reading the repo", 0, 0).await;
     let repo = Repo::open(agent, &database, &card).await?;
-    let survey = repo.survey(leader.term, write_position(agent, &card).await).await?;
+    let written = written(agent, &card).await;
+    let survey = repo.survey(leader.term, written.lsn).await?;
     let found = match &params.target {
         Target::Name(_) | Target::Xid(_) => {
             let lineage = survey.lineage(params.timeline.unwrap_or(survey.current))?;
@@ -61,7 +77,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let choice = choose(&survey, &params.target, params.timeline, found.as_ref())?;
     has_no_tablespaces(agent, &database, &repo, &choice.backup.label).await?;
     let needed = choice.backup.size_bytes + WAL_ROOM * repo.segment_size().bytes();
-    let (cells, mut warnings) = cells(agent, &params, &survey, needed).await?;
+    let (cells, mut warnings) = cells(agent, &params, written.by_primary, needed).await?;
     warnings.splice(0..0, choice.warnings);
     Ok(RestorePlan {
         target: params.target.clone(),
@@ -143,7 +159,7 @@ fn estimate(agent: &Agent, size_bytes: u64, segments: u64) -> u32 {
 async fn cells(
     agent: &Agent,
     params: &RestoreParams,
-    survey: &Survey,
+    primary_answers: bool,
     needed: u64,
 ) -> Result<(Vec<CellPlan>, Vec<String>), Refusal> {
     let leader = agent.leader().map(|leader| leader.cell);
@@ -168,7 +184,7 @@ async fn cells(
         if !alive.contains(&card.cell) {
             if primary {
                 warnings.push(format!(
-                    "the primary in {} is down: rows that it took and had not archived are not in the restore. Make sure that its PostgreSQL does not run",
+                    "the primary in {} is down: rows that it had neither archived nor sent to the restored cell are lost. Make sure that its PostgreSQL does not run",
                     card.cell
                 ));
             }
@@ -217,12 +233,9 @@ async fn cells(
         warnings.push("in place: the old data is lost, and there is no rollback".to_owned());
     }
     if let Target::Latest {} = params.target
-        && survey.write_lsn.is_none()
+        && !primary_answers
     {
-        warnings.push(
-            "the primary does not answer: the end of the archive is not known to be the end of its WAL"
-                .to_owned(),
-        );
+        warnings.push("the primary does not answer: where its WAL ended is not known".to_owned());
     }
     Ok((plans, warnings))
 }

@@ -58,7 +58,11 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
         (None, true) => PathBuf::from(&card.data_directory),
         (None, false) => agent.layout.restored(parent),
     };
-    let sandbox = Sandbox::new(agent, &database, &card, job.record.id, data, 0);
+    let mut sandbox = Sandbox::new(agent, &database, &card, job.record.id, data, 0);
+    if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
+        // No primary was stopped that archived its last: what this cell has of its WAL may be more than the archive.
+        sandbox.wal_of = Some(PathBuf::from(&card.data_directory));
+    }
     let _hold = params.in_place.then(|| Hold::take(agent));
     let outcome = make(agent, job, control, &sandbox, &params, parent, leader.system_identifier).await;
     sandbox.leave().await;

@@ -58,6 +58,8 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) data: PathBuf,
     /// Where tablespaces go, for a copy that must not share any.
     pub(crate) tablespaces: Option<PathBuf>,
+    /// A member's data directory whose WAL is used where the archive has none.
+    pub(crate) wal_of: Option<PathBuf>,
     scratch: PathBuf,
     log: PathBuf,
 }
@@ -180,6 +182,7 @@ impl<'a> Sandbox<'a> {
             nice,
             data,
             tablespaces: None,
+            wal_of: None,
             scratch: agent.layout.scratch(job),
             log: evidence::log_path(agent, &job),
         }
@@ -278,7 +281,7 @@ impl<'a> Sandbox<'a> {
 
     fn config(&self, recovery: Option<RecoverySettings>, archive_mode: bool) -> InstanceConfig {
         // Fetched one by one: the spool of asynchronous fetching would be shared with the live instance.
-        let restore_command = format!(
+        let mut restore_command = format!(
             "{} --config={} --stanza={} --pg1-path={} --lock-path={} --no-archive-async archive-get %f \"%p\"",
             shell_word(&self.agent.pgbackrest.binary.to_string_lossy()),
             shell_word(&self.card.config_path),
@@ -286,6 +289,11 @@ impl<'a> Sandbox<'a> {
             shell_word(&self.data.to_string_lossy()),
             shell_word(&self.scratch.join("lock").to_string_lossy()),
         );
+        if let Some(member) = &self.wal_of {
+            // Whole segments come from the archive. What the dead primary had sent but not archived is only here.
+            let wal = shell_word(&member.join("pg_wal").to_string_lossy());
+            restore_command = format!("{restore_command} || cp {wal}/%f \"%p\"");
+        }
         InstanceConfig {
             settings: Settings {
                 port: self.card.postgres_port,

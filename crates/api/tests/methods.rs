@@ -1,7 +1,5 @@
 //! The table of who may what names every method of our services, and none that is not there.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it must not go on")]
-
 use std::collections::BTreeSet;
 
 use cellar_model::access::METHODS;
