@@ -1,11 +1,12 @@
 //! The certificates of a local cluster. The authority's key stays in `<dir>/ca`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use cellar_model::CellName;
+use cellar_model::{CellName, OperatorRole};
 use cellar_tls::{
-    CLIENT_CERTIFICATE, CLIENT_KEY, Ca, KeyFile, LeafRequest, OperatorRole, Owner, SERVER_CERTIFICATE,
-    SERVER_KEY, generate_ca, generate_server_cert, issue,
+    CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KeyFile, LeafRequest, Owner,
+    SERVER_CERTIFICATE, SERVER_KEY, generate_ca, generate_server_cert, issue,
 };
 use nix::unistd::{Uid, User};
 
@@ -34,6 +35,15 @@ fn issue_all(
     Ok(())
 }
 
+/// A certificate of a local cluster, and where it is.
+#[derive(Debug, Clone)]
+pub struct ListedCertificate {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it says; the reason when it cannot be read.
+    pub info: std::result::Result<CertificateInfo, String>,
+}
+
 /// The name of whoever runs this, as far as it can stand in a certificate.
 fn operator_name() -> String {
     let uid = Uid::current();
@@ -47,6 +57,56 @@ fn operator_name() -> String {
 }
 
 impl Cluster {
+    /// Issues what a person or program needs to call multiadmin with a role: `ca.crt`, `client.crt`, `client.key` and
+    /// `endpoint` in `directory`. Repeated, it renews the certificate for the same key.
+    ///
+    /// # Errors
+    /// When the cluster has no authority here, the name cannot stand in a certificate, or the directory not be written.
+    pub fn issue_operator(
+        &self,
+        role: OperatorRole,
+        name: &str,
+        lifetime: Option<Duration>,
+        directory: &Path,
+    ) -> Result<CertificateInfo> {
+        let ca = Ca::load(&self.layout.ca())?;
+        let mut request = LeafRequest::operator(&self.state.cluster, role, name)?;
+        if let Some(lifetime) = lifetime {
+            request = request.with_lifetime(lifetime);
+        }
+        issue_all(&ca, directory, CLIENT_KEY, None, &[(CLIENT_CERTIFICATE, request)])?;
+        replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
+        Ok(CertificateInfo::from_file(&directory.join(CLIENT_CERTIFICATE))?)
+    }
+
+    /// Every certificate that the cluster's directory holds, in the order of its paths.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<ListedCertificate> {
+        let mut directories = vec![
+            self.layout.ca(),
+            self.etcd_tls(),
+            self.etcd_client_tls(),
+            self.layout.multiadmin(),
+            self.layout.client(),
+        ];
+        directories.extend(self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).tls()));
+        let files = directories
+            .iter()
+            .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
+        let mut paths: Vec<PathBuf> = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "crt"))
+            .collect();
+        // Copies of the authority's certificate are everywhere; one is enough.
+        paths.retain(|path| !path.ends_with(CA_CERTIFICATE) || path.starts_with(self.layout.ca()));
+        paths.sort();
+        let read = |path: PathBuf| {
+            let info = CertificateInfo::from_file(&path).map_err(|error| error.to_string());
+            ListedCertificate { path, info }
+        };
+        paths.into_iter().map(read).collect()
+    }
+
     /// The cluster's authority, made if there is none.
     pub(crate) fn authority(&self) -> Result<Ca> {
         Ok(generate_ca(&self.layout.ca(), &self.state.cluster)?)

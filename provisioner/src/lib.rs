@@ -33,6 +33,7 @@ mod up;
 mod watch;
 
 pub use cells::{AddedCell, RemovedCell, add_cell, remove_cell};
+pub use certs::ListedCertificate;
 pub use cluster::{AdminClient, Cluster};
 pub use down::{DownOutcome, down};
 pub use error::{CellReport, FailureKind, ProvisionError, Result};

@@ -6,7 +6,7 @@ use cellar_model::{ClusterName, DatabaseName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    backup, backups, cells, completions, config, down, drill, exec, jobs, rebuild, restore, status, up,
+    backup, backups, cells, certs, completions, config, down, drill, exec, jobs, rebuild, restore, status, up,
 };
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Drill(drill::Drill),
     #[command(subcommand)]
     Cells(cells::Cells),
+    #[command(subcommand)]
+    Certs(certs::Certs),
     #[command(subcommand)]
     Config(config::Config),
     /// Print shell exports that point psql and programs at the cluster's primary

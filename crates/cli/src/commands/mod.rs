@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod backups;
 pub(crate) mod cells;
+pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
@@ -33,6 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Restore(command) => command.run(&global).await,
         Command::Drill(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
+        Command::Certs(command) => command.run(&global),
         Command::Config(command) => command.run(&global),
         Command::Env => env::run(&global).await,
         Command::Exec(command) => command.run(&global).await,

@@ -1,0 +1,127 @@
+//! `cellar certs`.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use cellar_model::{OperatorRole, timestamp_text};
+use cellar_provisioner::{Cluster, ListedCertificate};
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::arguments::{Form, Global};
+use crate::failure::Outcome;
+use crate::output;
+use crate::table::Table;
+use crate::target::absolute;
+use crate::units::{duration, parse_duration};
+
+/// Certificates of a local cluster: who has one, until when, and new ones for people and programs
+#[derive(Debug, Subcommand)]
+pub(crate) enum Certs {
+    /// List every certificate with its owner, serial number and end
+    #[command(after_help = "Example:
+  cellar certs list")]
+    List,
+    /// Issue a certificate for somebody who calls multiadmin
+    ///
+    /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
+    /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything.
+    /// Needs the authority's key, which never leaves the cluster's own directory.
+    #[command(after_help = "Examples:
+  cellar certs issue --role operator --name ci --out /etc/ci/cellar
+  cellar certs issue --role viewer --name grafana --out ./grafana --lifetime 30d
+  cellar jobs list --admin localhost:15070 --client-dir /etc/ci/cellar")]
+    Issue {
+        /// What it may do: viewer, operator or admin
+        #[arg(long, value_name = "ROLE")]
+        role: OperatorRole,
+        /// Who it is for
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// The directory that is written
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long it is valid [default: 1 year]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        lifetime: Option<Duration>,
+    },
+}
+
+fn text(time: SystemTime) -> String {
+    Timestamp::try_from(time).map(timestamp_text).unwrap_or_default()
+}
+
+fn left(until: SystemTime) -> String {
+    match until.duration_since(SystemTime::now()) {
+        Ok(left) => duration(left),
+        Err(_) => "EXPIRED".to_owned(),
+    }
+}
+
+pub(crate) fn render(certificates: &[ListedCertificate], root: &std::path::Path) -> String {
+    let mut table = Table::new(&["FILE", "IDENTITY", "SERIAL", "ENDS", "LEFT"]);
+    for certificate in certificates {
+        let file = certificate.path.strip_prefix(root).unwrap_or(&certificate.path).display().to_string();
+        match &certificate.info {
+            Ok(info) => {
+                let who = info.uri.clone().unwrap_or_else(|| info.common_name.clone());
+                table.row([file, who, info.serial.clone(), text(info.not_after), left(info.not_after)]);
+            }
+            Err(why) => table.row([file, why.clone(), "-".to_owned(), "-".to_owned(), "-".to_owned()]),
+        }
+    }
+    table.render()
+}
+
+fn document(certificate: &ListedCertificate) -> Value {
+    let path = certificate.path.display().to_string();
+    match &certificate.info {
+        Ok(info) => json!({
+            "path": path,
+            "uri": info.uri,
+            "commonName": info.common_name,
+            "serial": info.serial,
+            "notBefore": text(info.not_before),
+            "notAfter": text(info.not_after),
+        }),
+        Err(why) => json!({ "path": path, "error": why }),
+    }
+}
+
+impl Certs {
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        let cluster = Cluster::open(global.directory()?)?;
+        match self {
+            Self::List => {
+                let found = cluster.certificates();
+                match global.output {
+                    Form::Json => output::json(
+                        &json!({ "certificates": found.iter().map(document).collect::<Vec<_>>() }),
+                    ),
+                    Form::Human => output::print(&render(&found, cluster.layout.root())),
+                }
+            }
+            Self::Issue { role, name, out, lifetime } => {
+                let out = absolute(&out)?;
+                let info = cluster.issue_operator(role, &name, lifetime, &out)?;
+                let issued = ListedCertificate { path: out.join("client.crt"), info: Ok(info.clone()) };
+                match global.output {
+                    Form::Json => output::json(&document(&issued)),
+                    Form::Human => {
+                        output::note(&format!(
+                            "use it with --admin HOST:PORT --client-dir {}",
+                            out.display()
+                        ));
+                        output::print(&format!(
+                            "{} is valid until {}, serial {}",
+                            info.uri.unwrap_or(info.common_name),
+                            text(info.not_after),
+                            info.serial
+                        ))
+                    }
+                }
+            }
+        }
+    }
+}
