@@ -42,9 +42,6 @@ impl Admin {
             if job.record.cancel.is_some() && job.state != JobState::Pending {
                 return Ok(job);
             }
-            if job.record.kind.is_driven() && self.view().incarnation(&job.record.database).job == Some(id) {
-                return Err(past_the_point(&job));
-            }
             let now = Timestamp::now();
             let mut record = job.record.clone();
             record.cancel.get_or_insert_with(|| CancelRequest {
@@ -98,18 +95,6 @@ fn already_ended(job: &Job) -> Refusal {
         .about("job", id)
         .about("database", &job.record.database)
         .about("cell", &job.record.cell)
-}
-
-/// A restore whose new data is the true one already cannot be ended half way.
-fn past_the_point(job: &Job) -> Refusal {
-    let id = job.record.id;
-    Refusal::new(
-        Code::AlreadyEnded,
-        format!("{} {id} is past the point of no return: the new data is the true one, and what is left is done in any case", job.record.kind),
-    )
-    .hint(format!("let it end (`cellar jobs watch {id}`), then `cellar restore rollback {id}` brings the old data back"))
-    .about("job", id)
-    .about("database", &job.record.database)
 }
 
 /// No database has such a job.

@@ -86,7 +86,6 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     }
     let delta = match params.keep_for {
         Some(restore) => {
-            seed::begin(agent).map_err(|error| seed_failed(&error, &card.data_directory))?;
             keep(agent, &data, restore).map_err(|error| failed("keeping the old files", &error))?;
             false
         }
@@ -116,7 +115,6 @@ async fn put_back(agent: &Agent, job: &ClaimedJob, data: &Path, restore: JobId) 
         return Ok(false);
     };
     let disk = |error: std::io::Error| failed("putting the old data back", &error);
-    seed::begin(agent).map_err(|error| failed("putting the old data back", &error))?;
     Mark::of(&incarnation::record(agent)).write(&kept).map_err(disk)?;
     // Removed at the end of the rollback.
     keep(agent, data, parent).map_err(disk)?;

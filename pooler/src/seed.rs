@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cellar_model::{BackupLabel, Code, Database, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
 use cellar_postgres::{InstanceConfig, PostgresError, initdb, occupants, running};
+use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
@@ -60,19 +61,43 @@ pub(crate) async fn make_database(
     Ok(())
 }
 
+/// The marker's content.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Seeding {
+    /// For which incarnation.
+    mark: Mark,
+    /// Whether pgBackRest has ended well. Before that what looks like a whole data directory may be the old one,
+    /// which it had not begun to overwrite.
+    restored: bool,
+}
+
+fn note(agent: &Agent, seeding: Seeding) -> Result<(), SeedError> {
+    let marker = agent.seeding_marker();
+    let draft = marker.with_extension("draft");
+    let text = serde_json::to_vec(&seeding).map_err(std::io::Error::other);
+    let written = text
+        .and_then(|text| std::fs::write(&draft, text))
+        .and_then(|()| incarnation::rename(&draft, &marker));
+    written.map_err(|source| SeedError::Disk { path: marker, source })
+}
+
+fn noted(agent: &Agent) -> Option<Seeding> {
+    serde_json::from_slice(&std::fs::read(agent.seeding_marker()).ok()?).ok()
+}
+
 /// Marks a restore into the data directory as begun, and for which incarnation it is.
 pub(crate) fn begin(agent: &Agent) -> Result<(), SeedError> {
-    let marker = agent.seeding_marker();
-    let mark = Mark::of(&incarnation::record(agent));
-    let text = serde_json::to_vec(&mark).map_err(std::io::Error::other);
-    let written = text.and_then(|text| std::fs::write(&marker, text));
-    written.map_err(|source| SeedError::Disk { path: marker, source })
+    note(agent, Seeding { mark: Mark::of(&incarnation::record(agent)), restored: false })
 }
 
 /// The incarnation for which the restore was begun; the present one when the marker does not say.
 pub(crate) fn begun_for(agent: &Agent) -> Mark {
-    let text = std::fs::read(agent.seeding_marker()).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_else(|_| Mark::of(&incarnation::record(agent)))
+    noted(agent).map_or_else(|| Mark::of(&incarnation::record(agent)), |seeding| seeding.mark)
+}
+
+/// Whether the restore that was begun has ended well.
+pub(crate) fn is_restored(agent: &Agent) -> bool {
+    noted(agent).is_some_and(|seeding| seeding.restored)
 }
 
 /// What a restore made.
@@ -135,6 +160,7 @@ pub(crate) async fn restore(
         let output = evidence::last_lines(&text);
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
     }
+    note(agent, Seeding { mark: begun_for(agent), restored: true })?;
     Ok(Some(Seeded { backup: backup.label, size_bytes: backup.size_bytes, took: begun.elapsed() }))
 }
 

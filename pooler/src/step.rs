@@ -20,6 +20,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) data: &'a DataDirectory,
     /// Whether a restore into it was begun and not finished.
     pub(crate) seeding: bool,
+    /// Whether that restore has ended well.
+    pub(crate) restored: bool,
+    /// Whether old data of this cell is kept aside for a rollback, so that its place may be empty.
+    pub(crate) kept: bool,
     /// Whether this cell has ever been seeded.
     pub(crate) seeded_before: bool,
     /// The recorded primary.
@@ -70,7 +74,7 @@ fn nothing_there(s: &Situation<'_>) -> Step {
         (Some(leader), Some(true)) if leader.cell == *cell => Step::Broken(format!(
             "{cell} was about to run initdb, but the repo has backups of this database: a new database would not be theirs. Restore one, or use another repo"
         )),
-        (Some(_), _) if s.seeded_before && !s.seeding => Step::Broken(format!(
+        (Some(_), _) if s.seeded_before && !s.seeding && !s.kept => Step::Broken(format!(
             "the data directory of {cell} was there and is gone: mount its disk again, or make the cell anew with `cellar rebuild {cell}`"
         )),
         (Some(_), Some(true)) => Step::Restore { delta: false },
@@ -91,10 +95,16 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
     if s.successor {
         return Step::TakeOver;
     }
+    let unfinished = match s.data {
+        DataDirectory::Partial { .. } => true,
+        DataDirectory::Valid { recovers, .. } => !(*recovers && s.restored),
+        _ => false,
+    };
     let (control, recovers) = match s.data {
         DataDirectory::Missing | DataDirectory::Empty => return nothing_there(s),
-        DataDirectory::Partial { .. } | DataDirectory::Valid { recovers: false, .. } if s.seeding => {
-            // Also a copy that was recovered over the old data and then not wanted: it is nobody's past.
+        _ if s.seeding && unfinished => {
+            // A part; or what looks whole and is the old data that was to be overwritten, or a copy that was recovered
+            // over it and then not wanted.
             if s.leader.is_some_and(|leader| leader.cell == *s.cell) {
                 return Step::Broken(format!(
                     "{} is the recorded primary, and its data was being restored over when that failed: restore it again with `cellar restore`",
@@ -199,6 +209,8 @@ mod tests {
         cell: CellName,
         first: CellName,
         data: DataDirectory,
+        restored: bool,
+        kept: bool,
         seeding: bool,
         seeded_before: bool,
         leader: Option<Leader>,
@@ -213,6 +225,8 @@ mod tests {
                 cell: cell.parse().unwrap(),
                 first: "zone1".parse().unwrap(),
                 data,
+                restored: true,
+                kept: false,
                 seeding: false,
                 seeded_before: false,
                 leader: None,
@@ -228,6 +242,8 @@ mod tests {
                 bootstrap_cell: &self.first,
                 data: &self.data,
                 seeding: self.seeding,
+                restored: self.restored,
+                kept: self.kept,
                 seeded_before: self.seeded_before,
                 leader: self.leader.as_ref(),
                 backup_exists: self.backup,
@@ -235,6 +251,24 @@ mod tests {
                 successor: self.successor,
             })
         }
+    }
+
+    /// Killed between the marker and pgBackRest's first file, the directory still holds what was to be overwritten.
+    #[test]
+    fn old_data_is_not_taken_for_what_was_to_be_restored_over_it() {
+        let mut world = World::new("zone2", valid(7, 1, true));
+        world.leader = Some(leader("zone1", 2, Some(7)));
+        (world.seeding, world.restored, world.backup) = (true, false, Some(true));
+        assert_eq!(world.step(), Step::Restore { delta: true });
+        world.restored = true;
+        assert_eq!(world.step(), Step::FinishRestore);
+        // And between the two moves of keeping it, its place is empty.
+        let mut world = World::new("zone2", DataDirectory::Missing);
+        world.leader = Some(leader("zone1", 2, Some(7)));
+        (world.seeded_before, world.backup) = (true, Some(true));
+        assert!(matches!(world.step(), Step::Broken(_)));
+        world.kept = true;
+        assert_eq!(world.step(), Step::Restore { delta: false });
     }
 
     #[test]
@@ -343,7 +377,7 @@ mod tests {
         fn initdb_never_endangers_anything(
             me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
             kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
-            recovers: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
+            recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         ) {
             let data = match kind {
                 0 => DataDirectory::Missing,
@@ -357,6 +391,7 @@ mod tests {
             world.seeding = seeding;
             world.seeded_before = seeded;
             world.backup = backup;
+            (world.restored, world.kept) = (restored, kept);
             world.standing = Standing { current, fenced, left_alone };
             world.successor = successor;
             match world.step() {
@@ -367,7 +402,7 @@ mod tests {
                     prop_assert!(world.leader.is_some() || (me == 1 && !seeded));
                 }
                 Step::Restore { .. } => {
-                    prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !recovers));
+                    prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !(recovers && restored)));
                     prop_assert_eq!(backup, Some(true));
                 }
                 Step::TakeOver => prop_assert!(successor),
@@ -377,7 +412,9 @@ mod tests {
                     // The data of a database that has a primary runs only if it is the present, and writes only unfenced.
                     prop_assert!(current && (recovers || !fenced || world.leader.is_none()));
                 }
-                Step::FinishRestore | Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
+                // What is marked as the present has really been restored.
+                Step::FinishRestore => prop_assert!(kind == 4 && seeding && recovers && restored),
+                Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
                 Step::Wait(text) | Step::Broken(text) => prop_assert!(!text.is_empty()),
             }
         }

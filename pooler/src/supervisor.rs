@@ -254,6 +254,8 @@ impl Supervisor {
             bootstrap_cell: &database.bootstrap_cell,
             data: &data,
             seeding,
+            restored: seed::is_restored(&agent),
+            kept: incarnation::record(&agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
             seeded_before: agent.seeded_marker().exists(),
             leader: leader.as_ref(),
             backup_exists,
@@ -312,7 +314,6 @@ impl Supervisor {
                     "its data is from before the restore of the database; restores the newest backup",
                 );
                 let incarnation = incarnation::record(&agent);
-                seed::begin(&agent)?;
                 // For as long as there may be a rollback the old data stays; afterwards it is of use to the restore.
                 let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
                 if let Some(job) = kept_for {

@@ -130,6 +130,34 @@ impl Scene<'_> {
         Decision::Close { state, error: Some(error), result: None, incarnation }
     }
 
+    /// Ends a restore whose new incarnation stands because somebody asked: what is left the poolers do by themselves.
+    fn abandon(&self, by: &str) -> Decision {
+        let running: Vec<&Job> = self.steps.iter().filter(|step| !step.state.is_terminal()).collect();
+        let to_cancel: Vec<JobId> =
+            running.iter().filter(|step| step.record.cancel.is_none()).map(|step| step.record.id).collect();
+        if !to_cancel.is_empty() {
+            return Decision::Cancel(to_cancel);
+        }
+        if !running.is_empty() {
+            return Decision::Wait;
+        }
+        let hint = format!(
+            "cell {} takes the new data into use when it is up, and the others rebuild themselves; take a backup then. `cellar restore rollback {}` goes back to the old data",
+            self.job.cell, self.job.id
+        );
+        let message = format!(
+            "canceled by {by} after the point of no return: the database is the restored one in cell {}",
+            self.job.cell
+        );
+        let error = JobError { code: Code::Canceled, message, hint, tool_output: String::new() };
+        Decision::Close {
+            state: JobState::Canceled,
+            error: Some(error),
+            result: self.result(),
+            incarnation: None,
+        }
+    }
+
     fn cells_with(&self, kind: JobKind) -> Vec<&CellName> {
         self.of_kind(kind).map(|step| &step.record.cell).collect()
     }
@@ -295,6 +323,9 @@ fn next_incarnation(scene: &Scene<'_>) -> Incarnation {
 /// What comes after it.
 fn forward(scene: &Scene<'_>) -> Decision {
     let job = scene.job;
+    if let Some(cancel) = &job.cancel {
+        return scene.abandon(&cancel.requested_by);
+    }
     match scene.last(JobKind::Swap) {
         Some(step) if step.state == JobState::Succeeded => {}
         Some(step) if !step.state.is_terminal() => return Decision::Wait,
@@ -744,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_before_the_point_of_no_return_is_heard_and_one_after_it_is_not() {
+    fn a_cancel_brings_back_the_old_before_the_point_of_no_return_and_leaves_the_new_after_it() {
         let cancel = Some(crate::CancelRequest { requested_by: "you".into(), time: Timestamp::UNIX_EPOCH });
         let mut world = World::new(JobKind::Restore, false);
         for _ in 0..4 {
@@ -755,6 +786,20 @@ mod tests {
         world.run(|_, _| true);
         assert_eq!(world.closed.unwrap().0, JobState::Canceled);
         assert_eq!(world.incarnation, Incarnation::default());
+        // The chosen cell has died for good: the job must not wait for it until its deadline.
+        let mut world = World::new(JobKind::Restore, false);
+        while world.steps.iter().all(|step| step.record.kind != JobKind::Swap) {
+            world.round();
+            if world.steps.iter().all(|step| step.record.kind != JobKind::Swap) {
+                world.end(0, true);
+            }
+        }
+        world.job.cancel = cancel;
+        world.run(|_, _| true);
+        let (state, error, result) = world.closed.unwrap();
+        assert_eq!(state, JobState::Canceled);
+        assert!(error.unwrap().message.contains("is the restored one"));
+        assert!(result.unwrap().restore.unwrap().kept, "it can still be rolled back");
     }
 
     proptest! {
