@@ -9,7 +9,7 @@ use std::time::Duration;
 use cellar_model::{
     Code, Database, FenceResult, JobError, JobRecord, Pooler, Refusal, RunResult, Segment, Timeline,
 };
-use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
+use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
@@ -71,12 +71,22 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     see(agent, &job.record).await?;
     let data = PathBuf::from(&card.data_directory);
     let Some((found, recovers)) = look(agent, &data).await? else {
-        // Nothing whole is here, so nothing can write here.
+        // Nothing whole is here, so nothing can write here, unless a server still runs whose directory was taken from it.
+        let _hold = Hold::take(agent);
+        let sockets = Path::new(&card.socket_directory);
+        stop_vanished(sockets, card.postgres_port, &data)
+            .await
+            .map_err(|error| failed("stopping PostgreSQL, whose data directory is gone", &error))?;
         let timeline = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
-        return Ok(FenceResult { was_primary: false, timeline, last_segment: String::new() });
+        return Ok(FenceResult { was_primary: false, whole: false, timeline, last_segment: String::new() });
     };
     if recovers {
-        return Ok(FenceResult { was_primary: false, timeline: found.timeline, last_segment: String::new() });
+        return Ok(FenceResult {
+            was_primary: false,
+            whole: true,
+            timeline: found.timeline,
+            last_segment: String::new(),
+        });
     }
     let leader = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
     let _hold = Hold::take(agent);
@@ -89,7 +99,12 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
     if !leader {
-        return Ok(FenceResult { was_primary: false, timeline: found.timeline, last_segment: String::new() });
+        return Ok(FenceResult {
+            was_primary: false,
+            whole: true,
+            timeline: found.timeline,
+            last_segment: String::new(),
+        });
     }
     if let Some(why) = control.interrupted(agent) {
         return Err(Broken::Interrupted(why));
@@ -101,7 +116,12 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     // A shutdown switches to a new segment before it writes its checkpoint there, so all before that one is whole.
     let last =
         Segment { timeline: stopped.timeline, number: size.number_of(stopped.checkpoint).saturating_sub(1) };
-    Ok(FenceResult { was_primary: true, timeline: stopped.timeline, last_segment: size.file_name(last) })
+    Ok(FenceResult {
+        was_primary: true,
+        whole: true,
+        timeline: stopped.timeline,
+        last_segment: size.file_name(last),
+    })
 }
 
 /// Brings a primary that was not shut down cleanly to where it had come, unseen by anybody, and shuts it down.

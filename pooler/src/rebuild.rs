@@ -7,7 +7,7 @@ use cellar_model::{
     Code, Database, Expected, JobError, JobId, Leader, Pooler, Progress, RebuildResult, Refusal, Role,
     RunResult, check_standby_source,
 };
-use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop};
+use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop, stop_vanished};
 use jiff::Timestamp;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
@@ -70,6 +70,9 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
         timeouts.fast = Duration::ZERO;
     }
     stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    stop_vanished(Path::new(&card.socket_directory), card.postgres_port, &data)
+        .await
+        .map_err(|error| failed("stopping PostgreSQL, whose data directory is gone", &error))?;
     *agent.facts.borrow_mut() = None;
     if let Some(restore) = params.put_back
         && put_back(agent, job, &data, restore).await?

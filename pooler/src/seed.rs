@@ -20,8 +20,9 @@ const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a running restore is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long the history of the primary's timeline may take to come into the archive.
-const HISTORY: Duration = Duration::from_secs(30);
+/// How long the beginning of the primary's timeline may take to come into the archive: our settings' `archive_timeout`,
+/// and the time to push it.
+const HISTORY: Duration = Duration::from_secs(90);
 
 /// How long pgBackRest may take to end after SIGTERM; it takes milliseconds.
 const GRACE: Duration = Duration::from_secs(10);
@@ -129,6 +130,8 @@ pub(crate) async fn restore(
         let path = path.to_owned();
         move |source| SeedError::Disk { path, source }
     };
+    // Nothing is touched before it is known what to restore.
+    let Some(backup) = backup(agent, database, card, interrupted).await? else { return Ok(None) };
     begin(agent)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
@@ -136,7 +139,6 @@ pub(crate) async fn restore(
     }
     remove_stale_pid_file(&data)?;
     let config = write_bootstrap(agent, database, card)?;
-    let Some(backup) = backup(agent, database, card, interrupted).await? else { return Ok(None) };
     let set = Some(backup.label.clone());
     let options = RestoreOptions { set, standby: true, delta, ..RestoreOptions::default() };
     let begun = Instant::now();

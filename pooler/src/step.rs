@@ -113,7 +113,10 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             }
             return match s.backup_exists {
                 Some(true) => Step::Restore { delta: true },
-                _ => Step::Wait("the repo to be read, to finish the restore that was begun".to_owned()),
+                Some(false) => Step::Broken(
+                    "a restore was begun and cannot be finished: the repo has no backup of this database. See that it is where it was".to_owned(),
+                ),
+                None => Step::Wait("the repo to be read, to finish the restore that was begun".to_owned()),
             };
         }
         DataDirectory::Partial { reason } => {

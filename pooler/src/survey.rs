@@ -8,7 +8,7 @@ use cellar_model::{
     Archive, Code, Database, History, JobError, Lineage, Lsn, PROOF_ANNOTATION, Pooler, Refusal, Segment,
     SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, newest_on,
 };
-use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo};
+use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};
 use jiff::Timestamp;
 
@@ -57,6 +57,15 @@ impl<'a> Repo<'a> {
             .info(&config, &database.stanza, TIMEOUT)
             .await
             .map_err(|error| reading(&error))?;
+        if !matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) && info.backups.is_empty() {
+            let message = format!(
+                "the repo {} has nothing of stanza {}: {}",
+                database.repo_path, database.stanza, info.message
+            );
+            return Err(Refusal::new(Code::PgbackrestFailed, message)
+                .hint("see that the repo is where it was (mounted, not renamed), then ask again")
+                .into());
+        }
         let size = segment_size(agent, Path::new(&card.data_directory)).await;
         Ok(Self { agent, database, config, info, size })
     }
@@ -137,6 +146,7 @@ impl<'a> Repo<'a> {
     /// primary is. One that was taken later on a timeline that was left behind leads elsewhere.
     pub(crate) async fn newest_for(&self, timeline: Timeline) -> Result<SurveyedBackup, JobError> {
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
+        self.leads_nobody_astray(&lineage).await?;
         let backups = self.backups();
         newest_on(&backups, &lineage).cloned().ok_or_else(|| {
             Refusal::new(
@@ -146,6 +156,37 @@ impl<'a> Repo<'a> {
             .hint("take one of the primary: `cellar backup --allow-primary --from` its cell")
             .into()
         })
+    }
+
+    /// Where a timeline begins in the middle of a segment, its parent may have gone on in that segment, and archived it.
+    /// PostgreSQL takes the parent's file for as long as the timeline's own is not in the archive, and replays past the
+    /// point where they parted.
+    async fn leads_nobody_astray(&self, lineage: &Lineage) -> Result<(), JobError> {
+        let Some(id) = self.archive_id() else { return Ok(()) };
+        let mut own: Option<String> = None;
+        for segment in lineage.files(self.size.number_of(lineage.begins_at()), self.size) {
+            let name = self.size.file_name(segment);
+            let directory = format!("{}/{}", self.archive_path(id), &name[..16]);
+            let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
+            let listed = tool.repo_list(&self.config, stanza, &directory, TIMEOUT).await;
+            let listed = listed.map_err(|error| reading(&error))?;
+            let is_there = listed.iter().any(|entry| self.archived(&entry.path) == Some(segment));
+            match own {
+                None if is_there => return Ok(()),
+                None => own = Some(name),
+                Some(own) if is_there => {
+                    let message = format!(
+                        "{own}, with which timeline {} begins, is not in the archive yet, but {name} is, which goes on past that",
+                        lineage.timeline()
+                    );
+                    return Err(Refusal::new(Code::WalMissing, message)
+                        .hint("it comes within a minute if the primary's archiving works (`cellar status`); `SELECT pg_switch_wal()` on the primary hurries it")
+                        .into());
+                }
+                Some(_) => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Everything that planning a restore looks at.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, InstanceState, Refusal, Role, RunResult};
+use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, RunResult, Segment, SegmentSize};
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
@@ -71,7 +71,17 @@ fn why_not(agent: &Agent) -> Option<String> {
     if !recorded {
         return Some("it is not recorded as the primary".to_owned());
     }
-    // A standby finds its way to the new timeline by this file.
-    let history = format!("pg_wal/archive_status/{:08X}.history.ready", facts.timeline.get());
-    data.join(history).exists().then(|| "its timeline's history is not archived".to_owned())
+    // A standby finds its way to the new timeline by these two: its history, and the segment in which it begins, instead
+    // of which it would take the old timeline's.
+    let history = format!("{:08X}.history", facts.timeline.get());
+    let waits = |name: &str| data.join("pg_wal/archive_status").join(format!("{name}.ready")).exists();
+    let begins = std::fs::read_to_string(data.join("pg_wal").join(&history)).ok().and_then(|text| {
+        let size = SegmentSize::default();
+        let lineage = Lineage::new(facts.timeline, &text.parse::<History>().ok()?);
+        Some(
+            size.file_name(Segment { timeline: facts.timeline, number: size.number_of(lineage.begins_at()) }),
+        )
+    });
+    let not_archived = waits(&history) || begins.is_some_and(|name| waits(&name));
+    not_archived.then(|| "the beginning of its timeline is not archived".to_owned())
 }

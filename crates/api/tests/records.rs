@@ -93,7 +93,7 @@ fn result() -> Value {
         "cells": [{"cell": "zone1", "action": "a", "neededBytes": "1", "freeBytes": "2"}],
         "warnings": ["w"],
     },
-    "fence": {"wasPrimary": true, "timeline": 1, "lastSegment": "s"},
+    "fence": {"wasPrimary": true, "whole": true, "timeline": 1, "lastSegment": "s"},
     "recovery": recovery(),
     "restore": {
         "cell": "zone1", "incarnation": 2, "recovery": recovery(), "backup": LABEL, "leftOut": ["zone2"], "kept": true,

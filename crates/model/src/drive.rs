@@ -124,7 +124,18 @@ impl Scene<'_> {
         if !running.is_empty() {
             return Decision::Wait;
         }
-        error.message = format!("{}; the database is as it was before", error.message);
+        let over_the_primary = self.in_place()
+            && self.last(JobKind::Recover).is_some()
+            && self.leader.is_some_and(|leader| leader.cell == self.job.cell);
+        let left = if over_the_primary {
+            format!(
+                "the data of the primary in {} was being restored over and is not whole any more: restore it again",
+                self.job.cell
+            )
+        } else {
+            "the database is as it was before".to_owned()
+        };
+        error.message = format!("{}; {left}", error.message);
         let fenced = self.incarnation.fence == Some(self.job.id);
         let incarnation = fenced.then(|| Incarnation { fence: None, ..self.incarnation.clone() });
         Decision::Close { state, error: Some(error), result: None, incarnation }
@@ -306,17 +317,25 @@ fn recover_step(scene: &Scene<'_>, plan: Option<&crate::RestorePlan>) -> JobReco
 
 fn next_incarnation(scene: &Scene<'_>) -> Incarnation {
     let cell = &scene.job.cell;
-    // A primary that was stopped cleanly has every acknowledged row. Without it the chosen cell's own old data is
-    // the best there is.
+    // A primary that was stopped cleanly has every acknowledged row. Without it the chosen cell's own old data is the
+    // best there is, and if its disk is empty another member's.
+    let whole = |cell: &CellName| {
+        scene.of_kind(JobKind::Fence).any(|step| {
+            let fence = step.result.as_ref().and_then(|result| result.fence.as_ref());
+            step.record.cell == *cell
+                && step.state == JobState::Succeeded
+                && fence.is_some_and(|fence| fence.whole)
+        })
+    };
     let old_primary = scene.leader.map(|leader| &leader.cell);
-    let kept = old_primary.filter(|old| scene.succeeded_in(JobKind::Fence, old)).unwrap_or(cell);
+    let kept = old_primary.into_iter().chain([cell]).chain(scene.members).find(|cell| whole(cell));
     let keeps = scene.job.kind == JobKind::Restore && !scene.in_place();
     Incarnation {
         number: scene.incarnation.number + 1,
         cell: Some(cell.clone()),
         job: Some(scene.job.id),
         fence: None,
-        kept_in: keeps.then(|| kept.clone()),
+        kept_in: kept.filter(|_| keeps).cloned(),
     }
 }
 
@@ -612,6 +631,7 @@ mod tests {
                 JobKind::Fence => {
                     result.fence = Some(FenceResult {
                         was_primary: step.record.cell == leader,
+                        whole: true,
                         timeline: Timeline::new(1),
                         last_segment: "000000010000000000000007".into(),
                     });
@@ -739,6 +759,24 @@ mod tests {
         assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
         assert_eq!(world.incarnation.kept_in, Some(cell("zone2")));
         assert_eq!(world.closed.unwrap().2.unwrap().restore.unwrap().left_out, [cell("zone1")]);
+    }
+
+    #[test]
+    fn an_empty_disk_keeps_nothing_to_roll_back_to() {
+        let mut world = World::new(JobKind::Restore, false);
+        for _ in 0..200 {
+            world.round();
+            let fenced = world.steps.iter_mut().filter_map(|step| {
+                let of_primary = step.record.kind == JobKind::Fence && step.record.cell == cell("zone1");
+                step.result.as_mut().and_then(|result| result.fence.as_mut()).filter(|_| of_primary)
+            });
+            fenced.for_each(|fence| fence.whole = false);
+            for _ in 0..3 {
+                world.end(0, true);
+            }
+        }
+        assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
+        assert_eq!(world.incarnation.kept_in, Some(cell("zone2")));
     }
 
     #[test]

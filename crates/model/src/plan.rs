@@ -311,16 +311,22 @@ impl Snapshot<'_> {
         leader: &Leader,
         in_place: bool,
     ) -> Result<CellName, Refusal> {
-        let mut alive: Vec<(bool, crate::LagClass, &CellName)> = self
+        let mut alive: Vec<(u8, crate::LagClass, &CellName)> = self
             .status
             .values()
             .filter(|status| {
                 status.database == *database
                     && self.poolers.contains_key(&(database.clone(), status.cell.clone()))
             })
-            .map(|status| ((status.cell == leader.cell) == in_place, lag_order(status), &status.cell))
+            .map(|status| {
+                let primary = status.cell == leader.cell;
+                // One whose disk is empty has no WAL that the archive lacks, which a standby has.
+                let first = primary && !in_place && status.state != InstanceState::Broken;
+                let last = primary && !first;
+                (u8::from(!first) + u8::from(last), lag_order(status), &status.cell)
+            })
             .collect();
-        alive.sort_by_key(|(last, lag, cell)| (*last, lag_rank(*lag), (*cell).clone()));
+        alive.sort_by_key(|(rank, lag, cell)| (*rank, lag_rank(*lag), (*cell).clone()));
         alive.first().map(|(_, _, cell)| (*cell).clone()).ok_or_else(|| {
             Refusal::new(Code::CellDown, format!("no multipooler of database {database} reports"))
                 .hint("start one (`cellar up` on a local cluster)")
@@ -459,7 +465,7 @@ fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> R
     if !restore.state.is_terminal() {
         return Err(Refusal::new(Code::Busy, format!("restore {} has not ended yet", record.id))
             .hint(format!(
-                "wait for it: `cellar jobs watch {}`; it can be canceled before the old data is fenced",
+                "wait for it: `cellar jobs watch {}`; or end it with `cellar jobs cancel`",
                 record.id
             ))
             .about("job", record.id));
@@ -855,6 +861,8 @@ mod tests {
         let latest = to(Target::Latest {}, false);
         assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone1");
         assert_eq!(restore(&world, &to(Target::Latest {}, true)).unwrap().cell.as_str(), "zone2");
+        world.status("zone1").state = InstanceState::Broken;
+        assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone2", "its disk is empty");
         world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
         for cell in ["zone2", "zone3"] {
             world.status(cell).streams_from = None;

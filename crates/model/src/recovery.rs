@@ -180,8 +180,13 @@ fn unreachable(message: String, hint: String) -> Refusal {
     Refusal::new(Code::TargetUnreachable, message).hint(hint)
 }
 
+/// The first time that leads to a backup: its own is cut to seconds.
+fn first_time(backup: &SurveyedBackup) -> Timestamp {
+    backup.stop_time.saturating_add(1.second()).unwrap_or(backup.stop_time)
+}
+
 fn moment(backup: &SurveyedBackup) -> String {
-    format!("{} ({})", timestamp_text(backup.stop_time), backup.stop_lsn)
+    format!("{} ({})", timestamp_text(first_time(backup)), backup.stop_lsn)
 }
 
 /// Chooses the way to a target.
@@ -265,7 +270,7 @@ pub fn choose(
     }
     let leads = |backup: &&&SurveyedBackup| match &resolved {
         // Times of backups are cut to seconds, so one that ended within the target's second may have ended behind it.
-        Target::Time(time) => backup.stop_time.saturating_add(1.second()).is_ok_and(|end| end <= *time),
+        Target::Time(time) => first_time(backup) <= *time,
         Target::Lsn(lsn) => backup.stop_lsn <= *lsn,
         _ => true,
     };
@@ -372,6 +377,16 @@ fn abandoned(survey: &Survey, lineage: &Lineage, time: Timestamp) -> Option<Stri
         .filter(|(segment, _)| segment.timeline == lineage.timeline() && segment.number >= begins)
         .map(|(_, at)| *at)
         .min()?;
+    // What lies before it on the way was all written earlier; else the time is one of the way itself.
+    let on_the_way = |segment: &Segment| {
+        segment.timeline != lineage.timeline()
+            && lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number))
+    };
+    let before =
+        survey.archived_at.iter().filter(|(segment, _)| on_the_way(segment)).map(|(_, at)| *at).max()?;
+    if time <= before {
+        return None;
+    }
     let (left, _) = survey
         .archived_at
         .iter()
@@ -555,7 +570,11 @@ mod tests {
         let future = refused(&survey, &Target::Time(at(5000)));
         assert!(future.message.contains("future") && future.hint.contains("--latest"), "{future:?}");
         let early = refused(&survey, &Target::Time(at(100)));
-        assert!(early.hint.contains(&timestamp_text(at(200))), "{early:?}");
+        assert!(early.hint.contains(&timestamp_text(at(201))), "{early:?}");
+        assert!(
+            choose(&survey, &Target::Time(at(201)), None, None).is_ok(),
+            "the earliest that is named can be reached"
+        );
         let beyond = refused(&survey, &Target::Lsn(Lsn::new(12 * SEG)));
         assert!(beyond.hint.contains(&Lsn::new(11 * SEG + 5000).to_string()), "{beyond:?}");
         assert_eq!(

@@ -244,7 +244,11 @@ pub struct RestorePlan {
 #[serde(rename_all = "camelCase")]
 pub struct FenceResult {
     /// Whether it was the primary, and is stopped now; a standby goes on reading.
+    #[serde(default)]
     pub was_primary: bool,
+    /// Whether its data is whole, so that a rollback could return to it.
+    #[serde(default)]
+    pub whole: bool,
     /// Its timeline.
     pub timeline: Timeline,
     /// The last WAL file of a stopped primary, which is in the archive.

@@ -39,5 +39,5 @@ pub use probe::Probe;
 pub use roles::{REPLICATION_ROLE, SUPERUSER, ensure_roles};
 pub use session::{Endpoint, execute, query};
 pub use settings::{RecoverySettings, RecoveryTarget, Settings, TlsFiles};
-pub use stop::{StopTimeouts, Stopped, stop};
+pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};
 pub use tools::Tools;

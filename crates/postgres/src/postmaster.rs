@@ -12,7 +12,7 @@ use crate::PostgresError;
 use crate::process::{Inode, Process, all};
 
 /// What every process of a server is called.
-const PROGRAM: &str = "postgres";
+pub(crate) const PROGRAM: &str = "postgres";
 
 /// How far along a server is, from the last line of `postmaster.pid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::PostgresError;
-use crate::postmaster::{find, processes};
+use crate::postmaster::{PROGRAM, find, lock_file, processes};
 use crate::process::Process;
 
 /// How often to look whether it has ended.
@@ -114,4 +114,35 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         return Ok(Stopped::Killed);
     }
     Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill })
+}
+
+/// Ends the server that was started on a data directory which somebody has removed since: it is found by the lock file
+/// of its socket, for `postmaster.pid` is gone with the directory. PostgreSQL itself notices only after up to a minute,
+/// and serves open sessions until then. False when there is none.
+///
+/// # Errors
+/// When it may not be signaled, or does not even end when killed.
+pub async fn stop_vanished(
+    socket_directory: &Path,
+    port: u16,
+    data_directory: &Path,
+) -> Result<bool, PostgresError> {
+    let path = socket_directory.join(format!(".s.PGSQL.{port}.lock"));
+    let Some(file) = lock_file(&path)? else { return Ok(false) };
+    if file.data_directory.as_deref() != Some(data_directory) {
+        return Ok(false);
+    }
+    let Some(postmaster) = Process::find(file.pid).filter(|process| process.program == PROGRAM) else {
+        return Ok(false);
+    };
+    let timeouts = StopTimeouts::default();
+    postmaster.signal(Signal::SIGQUIT)?;
+    if !ended(&postmaster, timeouts.immediate).await {
+        // Its children notice that they are orphans.
+        postmaster.signal(Signal::SIGKILL)?;
+        if !ended(&postmaster, timeouts.kill).await {
+            return Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill });
+        }
+    }
+    Ok(true)
 }
