@@ -2,12 +2,21 @@
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where it must not go on")]
 
+mod access;
 mod bad_input;
 mod bootstrap;
 mod cells;
 mod crashes;
+mod drills;
 mod exclusion;
+mod job_logs;
+mod ledger;
 mod lifecycle;
 mod named_source;
 mod ordinary_user;
+mod rebuild;
+mod restore_bad_days;
+mod restore_kills;
+mod restore_plan;
+mod restore_targets;
 mod role_change;

@@ -1,0 +1,348 @@
+//! Drills: a backup is restored where nobody sees it, checked and removed; the live instance goes on untouched.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, patiently};
+use serde_json::Value;
+
+/// Longest wait for a moment of a drill.
+const MOMENT: Duration = Duration::from_secs(60);
+
+/// A check that would take ten minutes: the drill stands in the middle for as long as a test wants.
+const LONG: &str = "SELECT true FROM pg_sleep(600)";
+
+/// Not as a drill is usually run, but as it ends soonest.
+const HASTE: [&str; 4] = ["--nice", "0", "--max-rate", "0"];
+
+fn begin(cluster: &Cluster, arguments: &[&str]) -> String {
+    let job = cluster.json(&[&["drill", "--no-wait"], &HASTE[..], arguments].concat());
+    job["id"].as_str().expect("a job").to_owned()
+}
+
+fn home(cluster: &Cluster, cell: &str, id: &str) -> PathBuf {
+    cluster.directory().join(cell).join("drills").join(id)
+}
+
+/// A drill that has its private PostgreSQL and runs its first SQL check: the postmaster.
+fn in_the_middle(cluster: &Cluster, cell: &str, id: &str) -> i32 {
+    patiently("the drill to run its check", MOMENT, || {
+        let job = cluster.job(id);
+        assert_eq!(job["state"], "JOB_STATE_RUNNING", "{job:#}");
+        (job["progress"]["phase"] == "running check 1 of 1").then_some(())
+    });
+    let text = std::fs::read_to_string(home(cluster, cell, id).join("data/postmaster.pid")).expect("it runs");
+    let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).expect("a pid");
+    assert!(is_alive(pid));
+    pid
+}
+
+/// Processes that name a directory below `drills` or work there.
+fn drill_processes(cluster: &Cluster, cell: &str) -> Vec<i32> {
+    let drills = cluster.directory().join(cell).join("drills");
+    let needle = drills.display().to_string();
+    let all = std::fs::read_dir("/proc").expect("processes").flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let works_there =
+                std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&drills));
+            works_there || command_line(*pid).iter().any(|word| word.contains(&needle))
+        })
+        .collect()
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Nothing of any drill is left in a cell, now or in a moment.
+fn no_trace(cluster: &Cluster, cell: &str) {
+    let cell_directory = cluster.directory().join(cell);
+    patiently("every trace of the drill to be gone", Duration::from_secs(30), || {
+        let left = [entries(&cell_directory.join("drills")), entries(&cell_directory.join("tmp"))].concat();
+        (left.is_empty() && drill_processes(cluster, cell).is_empty()).then_some(())
+    });
+}
+
+/// Timeline histories in the repo's archive.
+fn histories(cluster: &Cluster) -> BTreeSet<String> {
+    let archive = cluster.directory().join("repo/archive/app");
+    let of = |name: &String| entries(&archive.join(name));
+    let all = entries(&archive).iter().flat_map(of).collect::<Vec<_>>();
+    all.into_iter().filter(|name| name.ends_with(".history")).collect()
+}
+
+/// What a drill must leave as it is.
+#[derive(Debug, PartialEq)]
+struct Untouched {
+    postmasters: Vec<i32>,
+    started: Vec<String>,
+    archiving: String,
+    failed_archivings: String,
+    receivers: String,
+    histories: BTreeSet<String>,
+}
+
+fn untouched(cluster: &Cluster) -> Untouched {
+    let cells = ["zone1", "zone2"];
+    let started = |cell: &&str| cluster.sql(cell, "SELECT pg_postmaster_start_time()");
+    Untouched {
+        postmasters: cells.iter().map(|cell| cluster.postmaster(cell)).collect(),
+        started: cells.iter().map(started).collect(),
+        archiving: cluster
+            .sql("zone2", "SELECT current_setting('archive_mode') || current_setting('archive_command')"),
+        failed_archivings: cluster.sql("zone1", "SELECT failed_count FROM pg_stat_archiver"),
+        receivers: cluster.sql("zone1", "SELECT string_agg(application_name, ',') FROM pg_stat_replication"),
+        histories: histories(cluster),
+    }
+}
+
+/// The TCP ports on which the process or one that it has forked listens.
+fn listens(cluster: &Cluster, cell: &str) -> Vec<String> {
+    let mut inodes = BTreeSet::new();
+    for pid in drill_processes(cluster, cell) {
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default().display().to_string();
+            inodes.extend(
+                link.strip_prefix("socket:[").and_then(|rest| Some(rest.strip_suffix(']')?.to_owned())),
+            );
+        }
+    }
+    assert!(!inodes.is_empty(), "it has at least the socket of its own directory");
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .flat_map(|file| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines
+        })
+        .filter(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // 0A is LISTEN.
+            fields.get(3) == Some(&"0A") && fields.get(9).is_some_and(|inode| inodes.contains(*inode))
+        })
+        .collect()
+}
+
+fn newest(cluster: &Cluster) -> Value {
+    let listed = cluster.json(&["backups", "list"]);
+    listed["backups"].as_array().and_then(|backups| backups.last()).expect("a backup").clone()
+}
+
+fn check<'a>(job: &'a Value, name: &str) -> &'a Value {
+    let checks = job["result"]["drill"]["checks"].as_array();
+    checks
+        .and_then(|checks| checks.iter().find(|check| check["name"] == name))
+        .unwrap_or_else(|| panic!("no check {name}: {job:#}"))
+}
+
+#[test]
+fn a_drill_proves_the_newest_backup_and_says_when() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    let _ = cluster.backup("zone2", "incr");
+    cluster.sql("zone1", "INSERT INTO t VALUES (1001)");
+    cluster.sql("zone1", "SELECT pg_switch_wal()");
+    let last = cluster.sql("zone1", "SELECT pg_walfile_name(pg_current_wal_lsn() - 1)");
+    eventually("the newest row to be archived", || {
+        cluster.sql("zone1", "SELECT last_archived_wal FROM pg_stat_archiver") >= last
+    });
+    let before = untouched(&cluster);
+    let backup = newest(&cluster);
+    assert_eq!(backup["lastDrill"], Value::Null, "{backup:#}");
+
+    let (rows, mode) = ("SELECT count(*) = 1001 FROM t", "SELECT current_setting('archive_mode') = 'off'");
+    let job = cluster.json(&["drill", "--check", rows, "--check", mode, "--max-rate", "0"]);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    assert_eq!(job["cell"], "zone2", "a standby: {job:#}");
+    let drill = &job["result"]["drill"];
+    assert_eq!(drill["backup"], backup["label"]);
+    for name in ["pg_amcheck", rows, mode, "page checksums"] {
+        assert_eq!(check(&job, name)["passed"], true, "{job:#}");
+    }
+    assert_eq!(drill["checks"].as_array().unwrap().len(), 4, "{job:#}");
+    let proven = newest(&cluster);
+    assert_eq!(proven["lastDrill"]["passed"], true, "{proven:#}");
+    assert_eq!(proven["lastDrill"]["job"], job["id"]);
+    assert_eq!(proven["lastDrill"]["cell"], "zone2");
+    assert_eq!(proven["lastDrill"]["readableMillis"], drill["readableMillis"]);
+    assert_eq!(proven["lastDrill"]["time"], job["endTime"]);
+
+    // A check that does not hold, one that holds, one that is no SQL.
+    let (wrong, bad) = ("SELECT count(*) = 5 FROM t", "SELECT nonsense");
+    let checks = ["--check", wrong, "--check", rows, "--check", bad];
+    let failed =
+        cluster.try_cellar(&[&["drill", "--skip-amcheck", "--output", "json"][..], &HASTE, &checks].concat());
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let job = newest_job(&cluster);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    assert_eq!(job["error"]["code"], "CHECK_FAILED", "{job:#}");
+    assert!(!check(&job, wrong)["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    assert_eq!(check(&job, rows)["passed"], true, "{job:#}");
+    assert!(!check(&job, bad)["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    assert!(check(&job, bad)["detail"].as_str().unwrap().contains("nonsense"), "{job:#}");
+    assert_eq!(check(&job, "page checksums")["passed"], true, "{job:#}");
+    assert!(!newest(&cluster)["lastDrill"]["passed"].as_bool().unwrap_or_default());
+
+    let unknown = cluster.try_cellar(&["drill", "--backup", "20200101-000000F"]);
+    assert!(unknown.code != 0 && unknown.stderr.contains("UNKNOWN_BACKUP"), "{unknown:?}");
+    assert_eq!(untouched(&cluster), before);
+    no_trace(&cluster, "zone2");
+}
+
+fn newest_job(cluster: &Cluster) -> Value {
+    let jobs = cluster.json(&["jobs", "list"]);
+    let id = jobs["jobs"][0]["id"].as_str().expect("a job").to_owned();
+    cluster.job(&id)
+}
+
+#[test]
+fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
+    let cluster = Cluster::up("zone1,zone2");
+    let before = untouched(&cluster);
+
+    let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    assert_eq!(listens(&cluster, "zone2"), Vec::<String>::new());
+    let connections = "SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('client backend', 'walsender') \
+        AND pid <> pg_backend_pid() AND application_name NOT IN ('cellar', 'zone2')";
+    eventually("nobody but Cellar to be connected to the live instances", || {
+        ["zone1", "zone2"].iter().all(|cell| cluster.sql(cell, connections) == "0")
+    });
+    assert_eq!(untouched(&cluster), before);
+    // A backup of the very cell does not wait for it.
+    let _ = cluster.backup("zone2", "incr");
+    assert_eq!(cluster.job(&id)["state"], "JOB_STATE_RUNNING");
+
+    // The pooler dies, and the copy's PostgreSQL would live on.
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    assert!(is_alive(postmaster));
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
+    assert_eq!(job["error"]["code"], "POOLER_RESTARTED", "{job:#}");
+    no_trace(&cluster, "zone2");
+    assert!(!is_alive(postmaster));
+    assert_eq!(untouched(&cluster), before);
+
+    // Canceled while a check runs: nobody wants to wait for its end.
+    let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
+    let _ = in_the_middle(&cluster, "zone2", &id);
+    cluster.cellar(&["jobs", "cancel", &id]);
+    let job = patiently("the drill to end", Duration::from_secs(20), || {
+        let job = cluster.job(&id);
+        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
+    });
+    assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
+    no_trace(&cluster, "zone2");
+    assert_eq!(untouched(&cluster), before);
+}
+
+/// Canceled while pgBackRest copies, far below what it could: at 1 MiB/s it would take half a minute.
+#[test]
+fn a_drill_keeps_its_rate_and_ends_when_told() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.load(2);
+    let _ = cluster.backup("zone2", "incr");
+    let size = newest(&cluster)["sizeBytes"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(size > 45 << 20, "{size}");
+    let drill = |rate: &str| {
+        let job = cluster.json(&["drill", "--skip-amcheck", "--nice", "0", "--max-rate", rate]);
+        assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+        job["result"]["drill"]["restoreMillis"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    let (slow, fast) = (drill("10MiB"), drill("0"));
+    assert!(slow >= 4000, "{size} bytes in {slow} ms is more than 10 MiB/s");
+    assert!(fast < 4000, "it has to be able to be faster: {fast} ms");
+
+    let job = cluster.json(&["drill", "--no-wait", "--max-rate", "1MiB"]);
+    let id = job["id"].as_str().expect("a job").to_owned();
+    patiently("files to be copied", MOMENT, || {
+        home(&cluster, "zone2", &id).join("data/base/1").exists().then_some(())
+    });
+    cluster.cellar(&["jobs", "cancel", &id]);
+    let job = patiently("the drill to end", Duration::from_secs(20), || {
+        let job = cluster.job(&id);
+        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
+    });
+    assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
+    no_trace(&cluster, "zone2");
+}
+
+/// The biggest file below a directory.
+fn biggest(directory: &Path) -> PathBuf {
+    let mut found: Option<(u64, PathBuf)> = None;
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+            let metadata = entry.metadata().expect("metadata");
+            if metadata.is_dir() {
+                left.push(entry.path());
+            } else if found.as_ref().is_none_or(|(size, _)| *size < metadata.len()) {
+                found = Some((metadata.len(), entry.path()));
+            }
+        }
+    }
+    found.expect("a file").1
+}
+
+fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(file).expect("a file");
+    file.write_all_at(bytes, at).expect("written");
+}
+
+#[test]
+fn damage_is_found() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster
+        .sql("zone1", "CREATE TABLE t AS SELECT i, repeat('x', 100) AS x FROM generate_series(1, 20000) i");
+
+    // A page of the standby whose file the backup copies as it is.
+    let path = cluster.sql("zone1", "SELECT pg_relation_filepath('t')");
+    cluster.sql("zone1", "CHECKPOINT");
+    eventually("zone2 to have the table", || {
+        cluster.try_sql("zone2", "SELECT count(*) FROM t").stdout.trim() == "20000"
+    });
+    eventually("zone2 to have written the table", || {
+        let _ = cluster.sql("zone2", "CHECKPOINT");
+        let file = Path::new(&cluster.instance("zone2").data).join(&path);
+        let written = std::fs::read(file).unwrap_or_default();
+        written.len() > 20 * 8192 && written[10 * 8192..11 * 8192].contains(&b'x')
+    });
+    overwrite(&Path::new(&cluster.instance("zone2").data).join(&path), 10 * 8192 + 4000, b"damaged");
+    let _ = cluster.backup("zone2", "full");
+    let damaged = newest(&cluster);
+    let failed = cluster.try_cellar(&[&["drill"][..], &HASTE].concat());
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let job = newest_job(&cluster);
+    assert_eq!(job["error"]["code"], "CHECK_FAILED", "{job:#}");
+    assert_eq!(job["result"]["drill"]["backup"], damaged["label"], "{job:#}");
+    assert!(!check(&job, "page checksums")["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    assert!(!check(&job, "pg_amcheck")["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    assert!(!newest(&cluster)["lastDrill"]["passed"].as_bool().unwrap_or_default());
+
+    // A file in the repo that is not what the manifest says.
+    let label = damaged["label"].as_str().unwrap();
+    let file = biggest(&cluster.directory().join("repo/backup/app").join(label).join("pg_data/base"));
+    let middle = std::fs::metadata(&file).unwrap().len() / 2;
+    overwrite(&file, middle, b"not what was written");
+    let failed = cluster.try_cellar(&[&["drill", "--backup", label][..], &HASTE].concat());
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let job = newest_job(&cluster);
+    assert_eq!(job["error"]["code"], "REPO_DAMAGED", "{job:#}");
+    let listed = newest(&cluster);
+    assert_eq!(listed["lastDrill"]["job"], job["id"], "{listed:#}");
+    assert!(!listed["lastDrill"]["passed"].as_bool().unwrap_or_default(), "{listed:#}");
+    no_trace(&cluster, "zone2");
+
+    // The one before is whole, and it is still there to be proven.
+    let backups = cluster.json(&["backups", "list"]);
+    let first = backups["backups"][0]["label"].as_str().unwrap().to_owned();
+    let job = cluster.json(
+        &[&["drill", "--backup", &first, "--check", "SELECT count(*) = 20000 FROM t"][..], &HASTE].concat(),
+    );
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+}
