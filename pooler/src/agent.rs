@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_daemon::OsUser;
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal,
+    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal, SegmentSize,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -54,6 +54,8 @@ pub(crate) struct Agent {
     pub(crate) nudge: Notify,
     /// Rings when `pgbackrest.conf` has changed.
     pub(crate) config_changed: Notify,
+    /// The size of this database's WAL segments, once it was seen.
+    pub(crate) segment_size: Cell<Option<SegmentSize>>,
     /// Set while a job has the instance to itself; the supervisor keeps its hands off.
     pub(crate) held: Cell<bool>,
 }

@@ -10,7 +10,7 @@ use cellar_model::{
     Code, DrillCheck, DrillParams, DrillResult, JobError, Lineage, Refusal, RunResult, SurveyedBackup,
     Target, newest_on,
 };
-use cellar_postgres::{DataDirectory, PostgresError, inspect, run as run_program};
+use cellar_postgres::{CommandOutput, DataDirectory, PostgresError, inspect, run as run_program};
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
@@ -26,6 +26,9 @@ const MEMORY: u64 = 512 << 20;
 
 /// How long one check may take.
 const CHECK: Duration = Duration::from_secs(3600);
+
+/// How often a running check looks whether it must end.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Lines of a failed program that a check's detail quotes.
 const DETAIL: usize = 400;
@@ -188,14 +191,14 @@ async fn rehearse(
             return Err(Broken::Interrupted(why));
         }
         say(agent, job, &format!("running check {} of {}", at + 1, params.checks.len()), 0, 0).await;
-        checks.push(check(sandbox, &params.check_database, sql).await);
+        checks.push(check(sandbox, control, agent, &params.check_database, sql).await?);
     }
     sandbox.stop().await?;
     if let Ok(DataDirectory::Valid { control: found, .. }) = inspect(&agent.tools, &sandbox.data).await
         && found.data_checksums
     {
         say(agent, job, "checking page checksums", 0, 0).await;
-        checks.push(checksums(sandbox).await);
+        checks.push(checksums(sandbox, control, agent).await?);
     }
     Ok(DrillResult {
         backup: backup.label.clone(),
@@ -218,18 +221,18 @@ fn outcome(name: &str, result: Result<String, PostgresError>) -> DrillCheck {
     DrillCheck { name: name.to_owned(), passed, detail: detail.chars().take(DETAIL).collect() }
 }
 
-async fn amcheck(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> Result<DrillCheck, Broken> {
-    let mut command = sandbox.client("pg_amcheck");
-    command.args(["--all", "--install-missing", "--heapallindexed", "--jobs=1", "-U", "postgres"]);
-    // A big database takes hours: a wish to end must be heard meanwhile. Dropping the future kills the program.
+/// Runs one program of the checks. A big database takes hours: a wish to end must be heard meanwhile. Dropping the future
+/// kills the program.
+async fn interruptible(
+    agent: &Agent,
+    control: &Control,
+    command: tokio::process::Command,
+) -> Result<Result<CommandOutput, PostgresError>, Broken> {
     let mut running = std::pin::pin!(run_program(command, CHECK));
     loop {
         tokio::select! {
-            result = &mut running => {
-                let said = |text: String| text.lines().last().unwrap_or("no damage found").to_owned();
-                return Ok(outcome("pg_amcheck", result.map(|output| said(output.stdout))));
-            }
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            result = &mut running => return Ok(result),
+            () = tokio::time::sleep(LOOK) => {}
         }
         if let Some(why) = control.interrupted(agent) {
             return Err(Broken::Interrupted(why));
@@ -237,8 +240,22 @@ async fn amcheck(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> Res
     }
 }
 
+async fn amcheck(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> Result<DrillCheck, Broken> {
+    let mut command = sandbox.client("pg_amcheck");
+    command.args(["--all", "--install-missing", "--heapallindexed", "--jobs=1", "-U", "postgres"]);
+    let result = interruptible(agent, control, command).await?;
+    let said = |text: String| text.lines().last().unwrap_or("no damage found").to_owned();
+    Ok(outcome("pg_amcheck", result.map(|output| said(output.stdout))))
+}
+
 /// A check holds when it runs without error and none of its rows begins with anything but true.
-async fn check(sandbox: &Sandbox<'_>, database: &str, sql: &str) -> DrillCheck {
+async fn check(
+    sandbox: &Sandbox<'_>,
+    control: &Control,
+    agent: &Agent,
+    database: &str,
+    sql: &str,
+) -> Result<DrillCheck, Broken> {
     let name: String = sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
     let mut command = sandbox.client("psql");
     let database = if database.is_empty() { "postgres" } else { database };
@@ -256,7 +273,7 @@ async fn check(sandbox: &Sandbox<'_>, database: &str, sql: &str) -> DrillCheck {
         "-c",
         sql,
     ]);
-    match run_program(command, CHECK).await {
+    Ok(match interruptible(agent, control, command).await? {
         Ok(output) => {
             let rows = output.stdout.trim();
             let first =
@@ -265,18 +282,18 @@ async fn check(sandbox: &Sandbox<'_>, database: &str, sql: &str) -> DrillCheck {
             DrillCheck { name, passed, detail: rows.chars().take(DETAIL).collect() }
         }
         Err(error) => outcome(&name, Err(error)),
-    }
+    })
 }
 
-async fn checksums(sandbox: &Sandbox<'_>) -> DrillCheck {
+async fn checksums(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> Result<DrillCheck, Broken> {
     let mut command = sandbox.tools().command("pg_checksums");
     command.arg("--check").arg("-D").arg(&sandbox.data);
-    let result = run_program(command, CHECK).await;
+    let result = interruptible(agent, control, command).await?;
     let counted = |text: String| {
         let line = |what: &str| text.lines().find(|line| line.starts_with(what)).map(str::to_owned);
         line("Blocks scanned").unwrap_or_default()
     };
-    outcome("page checksums", result.map(|output| counted(output.stdout)))
+    Ok(outcome("page checksums", result.map(|output| counted(output.stdout))))
 }
 
 /// Removes what drills of an earlier process left behind, their instances included.

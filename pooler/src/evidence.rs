@@ -71,6 +71,18 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: &[&
     }
 }
 
+/// The same for a restore: pgBackRest checks every file that it reads from the repo, and says here that one is damaged.
+pub(crate) fn restore_failure(doing: &str, failure: &Failure, log: &str, disks: &[&str]) -> JobError {
+    let mut error = tool_failure(doing, failure, log, disks);
+    // Checksum, invalid file, format, missing file.
+    if matches!(failure.exit_code, Some(26 | 28 | 29 | 55)) && error.code != Code::DiskFull {
+        error.code = Code::RepoDamaged;
+        "a file of this backup is damaged in the repo: restore another backup (`cellar backups list`), and take a new full one"
+            .clone_into(&mut error.hint);
+    }
+    error
+}
+
 /// The job's error for a tool that gave no answer.
 pub(crate) fn tool_error(doing: &str, error: &Error) -> JobError {
     let (hint, tool_output) = match error {

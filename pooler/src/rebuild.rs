@@ -26,7 +26,7 @@ const CATCH_UP: Duration = Duration::from_secs(600);
 const RETURN: Duration = Duration::from_secs(60);
 
 /// How often to look whether it streams.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(40);
 
 /// Runs a rebuild job to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
@@ -178,7 +178,7 @@ fn seed_failed(error: &seed::SeedError, data_directory: &str) -> JobError {
     let mut job_error = failed("restoring", error);
     job_error.code = Code::PgbackrestFailed;
     if let seed::SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) = error {
-        job_error = crate::evidence::tool_failure("restoring", failure, output, &[data_directory]);
+        job_error = crate::evidence::restore_failure("restoring", failure, output, &[data_directory]);
     }
     job_error
 }

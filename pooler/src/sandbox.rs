@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use crate::agent::Agent;
 use crate::claim::ClaimedJob;
 use crate::config_files::{shell_word, write_bootstrap};
-use crate::evidence::{self, last_lines, tool_error, tool_failure};
+use crate::evidence::{self, last_lines, restore_failure, tool_error};
 use crate::worker::{Control, Interruption};
 
 /// How often a restore or a recovery is looked at.
@@ -265,13 +265,7 @@ impl<'a> Sandbox<'a> {
         let text = evidence::read(&self.log);
         let failure = Failure::judge(code, &tool_messages(&text));
         let doing = format!("restoring backup {set}");
-        let mut error = tool_failure(&doing, &failure, &text, &[&text_of(&self.data)]);
-        // Checksum, invalid file, format, missing file: pgBackRest checks every file that it writes.
-        if matches!(failure.exit_code, Some(26 | 28 | 29 | 55)) && error.code != Code::DiskFull {
-            error.code = Code::RepoDamaged;
-            "a file of this backup is damaged in the repo: restore another backup (`cellar backups list`), and take a new full one"
-                .clone_into(&mut error.hint);
-        }
+        let error = restore_failure(&doing, &failure, &text, &[&text_of(&self.data)]);
         Err(error.into())
     }
 

@@ -66,6 +66,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         reported: Notify::new(),
         nudge: Notify::new(),
         config_changed: Notify::new(),
+        segment_size: Cell::new(None),
         held: Cell::new(false),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");

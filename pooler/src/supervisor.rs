@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The topology may change many times a second; rounds do not.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Steps that are taken one after the other before the topology is looked at again.
+const MOST_STEPS: u32 = 4;
+
 /// Longest pause after repeated failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -90,7 +93,14 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     };
     loop {
         topology.borrow_and_update();
-        let pause = if agent.held.get() { TICK } else { this.round().await };
+        let mut pause = if agent.held.get() { TICK } else { this.round().await };
+        // One thing leads to the next: from a finished restore to a running standby without a rest.
+        for _ in 0..MOST_STEPS {
+            if !pause.is_zero() || agent.held.get() {
+                break;
+            }
+            pause = this.round().await;
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = agent.nudge.notified() => {}
@@ -244,7 +254,9 @@ impl Supervisor {
         let data = inspect(&agent.tools, data_path).await?;
         let seeding = agent.seeding_marker().exists();
         let leader = agent.leader();
-        let needs_repo = seeding || !matches!(data, cellar_postgres::DataDirectory::Valid { .. });
+        let restored = seed::is_restored(&agent);
+        let whole = matches!(data, cellar_postgres::DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
+        let needs_repo = !whole;
         let standing = incarnation::standing(&agent, data_path);
         // Also when it is not there at all: a kill between two renames leaves it so.
         let successor = if standing.current { None } else { incarnation::successor(&agent) };
@@ -254,7 +266,7 @@ impl Supervisor {
             bootstrap_cell: &database.bootstrap_cell,
             data: &data,
             seeding,
-            restored: seed::is_restored(&agent),
+            restored,
             kept: incarnation::record(&agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
             seeded_before: agent.seeded_marker().exists(),
             leader: leader.as_ref(),

@@ -36,8 +36,15 @@ fn reading(error: &Error) -> JobError {
 
 /// The size of this database's WAL segments, from whatever data is here.
 async fn segment_size(agent: &Agent, data: &Path) -> SegmentSize {
+    if let Some(known) = agent.segment_size.get() {
+        return known;
+    }
     match inspect(&agent.tools, data).await {
-        Ok(DataDirectory::Valid { control, .. }) => control.segment_size,
+        Ok(DataDirectory::Valid { control, .. }) => {
+            // initdb's choice for ever.
+            agent.segment_size.set(Some(control.segment_size));
+            control.segment_size
+        }
         _ => SegmentSize::default(),
     }
 }
@@ -162,7 +169,7 @@ impl<'a> Repo<'a> {
     /// PostgreSQL takes the parent's file for as long as the timeline's own is not in the archive, and replays past the
     /// point where they parted.
     async fn leads_nobody_astray(&self, lineage: &Lineage) -> Result<(), JobError> {
-        let Some(id) = self.archive_id() else { return Ok(()) };
+        let Some(id) = self.archive_id().filter(|_| lineage.begins_at() > Lsn::new(0)) else { return Ok(()) };
         let mut own: Option<String> = None;
         for segment in lineage.files(self.size.number_of(lineage.begins_at()), self.size) {
             let name = self.size.file_name(segment);

@@ -277,12 +277,16 @@ fn pooler(cluster: &Cluster, cell: &str) -> i32 {
 }
 
 /// Kills the pooler of the restored cell right after the next incarnation was recorded, before it has acted on it.
-fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path) {
+/// multiadmin, which records it, is stopped meanwhile, or dies.
+fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: bool) {
     let _ = private_postmaster(data);
     let recover = step(cluster, &restore.id, "RECOVER", &restore.cell);
-    // multiadmin decides nothing while the recovery comes to its end.
     let admin = cluster.pid("pid/multiadmin.pid");
-    signal(admin, Signal::SIGSTOP);
+    if dies {
+        kill_hard(admin);
+    } else {
+        signal(admin, Signal::SIGSTOP);
+    }
     let run = format!("/cellar/demo/runs/app/{}/{recover}", restore.cell);
     patiently("the recovery to end", MOMENT, || {
         cluster.etcd_get(&run).contains(r#""state":"JOB_STATE_SUCCEEDED""#).then_some(())
@@ -290,9 +294,15 @@ fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path) {
     let pid = pooler(cluster, &restore.cell);
     signal(pid, Signal::SIGSTOP);
     assert_eq!(number(cluster), restore.number, "not decided yet");
-    signal(admin, Signal::SIGCONT);
+    let raised = dies.then(|| raise(cluster));
+    if !dies {
+        signal(admin, Signal::SIGCONT);
+    }
     patiently("the next incarnation", MOMENT, || (number(cluster) == restore.number + 1).then_some(()));
     kill_hard(pid);
+    if let Some(raised) = raised {
+        give_up(raised);
+    }
 }
 
 /// Before the point of no return, whatever dies on the chosen cell ends the restore, and nothing has changed.
@@ -360,13 +370,34 @@ fn multiadmin_and_etcd_may_go_and_come_back() {
     succeeds(&cluster, &restore);
     assert_eq!(cluster.job(&restore.id)["result"]["restore"]["leftOut"], Value::Null);
 
-    // multiadmin, while the copy recovers.
-    let kept = directory(&cluster, "zone1").join(format!("pg_data.before-{}", restore.id));
-    let rollback = begin_rollback(&cluster, &restore);
-    let _ = private_postmaster(&kept);
-    kill_hard(cluster.pid("pid/multiadmin.pid"));
+    roll_back(&cluster, &restore);
+}
+
+/// A rollback that dies before its point of no return can be asked for again, and every row comes back.
+fn roll_back(cluster: &Cluster, restore: &Restore) {
+    cluster.sql("zone1", "INSERT INTO t VALUES (7)");
+    let kept = directory(cluster, "zone1").join(format!("pg_data.before-{}", restore.id));
+
+    // The pooler, while the kept copy's private PostgreSQL runs.
+    let rollback = begin_rollback(cluster, restore);
+    let postmaster = private_postmaster(&kept);
+    kill_hard(pooler(cluster, "zone1"));
+    assert!(is_alive(postmaster), "it was to be there still");
     cluster.cellar(&["up"]);
-    succeeds(&cluster, &rollback);
+    fails(cluster, &rollback, "POOLER_RESTARTED");
+    assert!(!is_alive(postmaster));
+
+    // That PostgreSQL itself.
+    let rollback = begin_rollback(cluster, restore);
+    kill_hard(private_postmaster(&kept));
+    fails(cluster, &rollback, "POSTGRES_FAILED");
+
+    // multiadmin while the copy recovers, and the pooler during the swap.
+    let rollback = begin_rollback(cluster, restore);
+    kill_before_swap(cluster, &rollback, &kept, true);
+    cluster.cellar(&["up"]);
+    succeeds(cluster, &rollback);
+    assert_eq!(rows(cluster, "zone1"), restore.all);
 }
 
 /// From the point of no return on, the restore is completed by whoever comes back.
@@ -377,7 +408,7 @@ fn what_dies_after_the_point_of_no_return_is_completed() {
 
     // The chosen cell's pooler before it has moved anything; then everything, while the other cell is rebuilt.
     let restore = begin(&cluster);
-    kill_before_swap(&cluster, &restore, &restore.copy(&cluster));
+    kill_before_swap(&cluster, &restore, &restore.copy(&cluster), false);
     assert_eq!(
         data_directories(&cluster, "zone1"),
         ["pg_data".to_owned(), format!("pg_data.restored-{}", restore.id)]
@@ -392,7 +423,7 @@ fn what_dies_after_the_point_of_no_return_is_completed() {
 
     // Between the two renames; then the other cell's pooler, while that cell is rebuilt.
     let restore = begin(&cluster);
-    kill_before_swap(&cluster, &restore, &restore.copy(&cluster));
+    kill_before_swap(&cluster, &restore, &restore.copy(&cluster), false);
     let home = directory(&cluster, "zone1");
     std::fs::rename(home.join("pg_data"), home.join(format!("pg_data.before-{}", restore.id))).unwrap();
     let raised = raise(&cluster);
@@ -403,36 +434,6 @@ fn what_dies_after_the_point_of_no_return_is_completed() {
     cluster.cellar(&["up"]);
     succeeds(&cluster, &restore);
     let _ = cluster.backup("zone2", "incr");
-}
-
-/// A rollback that dies before its point of no return can be asked for again, and every row comes back.
-#[test]
-fn a_rollback_that_was_killed_can_be_repeated() {
-    let cluster = cluster("zone1,zone2");
-    let restore = begin(&cluster);
-    succeeds(&cluster, &restore);
-    cluster.sql("zone1", "INSERT INTO t VALUES (7)");
-
-    let kept = directory(&cluster, "zone1").join(format!("pg_data.before-{}", restore.id));
-    let rollback = begin_rollback(&cluster, &restore);
-    let postmaster = private_postmaster(&kept);
-    kill_hard(pooler(&cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
-    cluster.cellar(&["up"]);
-    fails(&cluster, &rollback, "POOLER_RESTARTED");
-    assert!(!is_alive(postmaster));
-
-    // Its private PostgreSQL.
-    let rollback = begin_rollback(&cluster, &restore);
-    kill_hard(private_postmaster(&kept));
-    fails(&cluster, &rollback, "POSTGRES_FAILED");
-
-    // During the swap.
-    let rollback = begin_rollback(&cluster, &restore);
-    kill_before_swap(&cluster, &rollback, &kept);
-    cluster.cellar(&["up"]);
-    succeeds(&cluster, &rollback);
-    assert_eq!(rows(&cluster, "zone1"), restore.all);
 }
 
 /// A primary that was killed has WAL that nobody has archived: `--latest` has every row that it acknowledged.

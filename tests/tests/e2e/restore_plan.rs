@@ -124,12 +124,12 @@ fn a_plan_changes_nothing_and_a_refusal_names_what_can_be_reached() {
     let beyond = cluster.sql("zone1", "SELECT pg_current_wal_insert_lsn() + 1000000");
     let nearest: [(&[&str], i32, &[&str]); 10] = [
         (&["--to-time", "2199-01-01T00:00:00Z"], 3, &["future", "--latest"]),
-        (&["--to-time", "2020-01-01T00:00:00Z"], 3, &[&backup_label, &earliest, &earliest_lsn]),
+        (&["--to-time", "2020-01-01T00:00:00Z"], 3, &[&backup_label, &earliest_lsn]),
         (&["--to-lsn", &beyond], 3, &["0/", "--latest", &earliest_lsn]),
         (&["--to-lsn", "FF/0"], 3, &["--latest", &earliest_lsn]),
         (&["--to-lsn", "0/1000028"], 3, &[&earliest_lsn]),
-        (&["--to-name", "nobody made it"], 3, &["nobody made it", &earliest]),
-        (&["--to-xid", "4000000000"], 3, &["4000000000", &earliest]),
+        (&["--to-name", "nobody made it"], 3, &["nobody made it", &earliest_lsn]),
+        (&["--to-xid", "4000000000"], 3, &["4000000000", &earliest_lsn]),
         (&["--to-backup", "20200101-000000F"], 2, &["20200101-000000F", &backup_label]),
         (&["--latest", "--timeline", "9"], 3, &["timeline 9", "known: 1"]),
         (&["--latest", "--onto", "zone9"], 2, &["zone9", "zone1"]),
@@ -143,11 +143,21 @@ fn a_plan_changes_nothing_and_a_refusal_names_what_can_be_reached() {
         let message = cluster.try_cellar(&[&["restore", "--yes"], target].concat()).refused(code);
         assert!(message.contains(named[0]), "{target:?}: {message}");
     }
+    // The nearest that is named can be reached, and nothing before it.
+    let named = |message: &str, words: &str| {
+        let rest = message.split_once(words).expect("the nearest").1;
+        rest.split(' ').next().expect("the nearest").to_owned()
+    };
+    let message = cluster.try_cellar(&["restore", "--plan", "--to-time", "2020-01-01T00:00:00Z"]).refused(3);
+    let nearest = named(&message, "the earliest that can be reached is ");
+    let seconds = |text: &str| parse_timestamp(text).expect("a time").as_second();
+    assert!((0..=1).contains(&(seconds(&nearest) - seconds(&earliest))), "{nearest} against {earliest}");
+    let _ = plan(&cluster, &["--to-time", &nearest]);
+    let _ = plan(&cluster, &["--to-lsn", &earliest_lsn]);
+    let sooner = cluster.sql("zone1", &format!("SELECT '{earliest_lsn}'::pg_lsn - 1"));
+    let _ = cluster.try_cellar(&["restore", "--plan", "--to-lsn", &sooner]).refused(3);
     let message = cluster.try_cellar(&["restore", "--plan", "--to-lsn", &beyond]).refused(3);
-    let end = message
-        .split_once("the latest that can be reached is ")
-        .and_then(|(_, rest)| rest.split(' ').next())
-        .expect("the nearest position");
+    let end = named(&message, "the latest that can be reached is ");
     let reachable = cluster.sql(
         "zone1",
         &format!("SELECT '{end}'::pg_lsn >= '{written}' AND '{end}'::pg_lsn <= pg_current_wal_insert_lsn()"),
