@@ -72,8 +72,19 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: &[&
 }
 
 /// The same for a restore: pgBackRest checks every file that it reads from the repo, and says here that one is damaged.
-pub(crate) fn restore_failure(doing: &str, failure: &Failure, log: &str, disks: &[&str]) -> JobError {
+pub(crate) fn restore_failure(
+    doing: &str,
+    failure: &Failure,
+    log: &str,
+    repo: &Path,
+    disks: &[&str],
+) -> JobError {
     let mut error = tool_failure(doing, failure, log, disks);
+    if failure.exit_code == Some(55) && repo.is_absolute() && !repo.join("backup").exists() {
+        error.message = format!("{}: the repo {} is out of reach", error.message, repo.display());
+        "see that the repo is mounted and where it was, then ask again".clone_into(&mut error.hint);
+        return error;
+    }
     // Checksum, invalid file, format, missing file.
     if matches!(failure.exit_code, Some(26 | 28 | 29 | 55)) && error.code != Code::DiskFull {
         error.code = Code::RepoDamaged;

@@ -145,7 +145,7 @@ async fn restore_anew(
     let interrupted = || control.interrupted(agent).is_some();
     let restored = seed::restore(agent, &database, &card, delta, &log_name, &interrupted)
         .await
-        .map_err(|error| seed_failed(&error, &card.data_directory))?;
+        .map_err(|error| seed_failed(&error, &database.repo_path, &card.data_directory))?;
     let Some(seeded) = restored else {
         let why = control.interrupted(agent).unwrap_or(Interruption::Stopping);
         return Ok(interrupted_ending(
@@ -171,14 +171,20 @@ async fn restore_anew(
     })
 }
 
-fn seed_failed(error: &seed::SeedError, data_directory: &str) -> JobError {
+fn seed_failed(error: &seed::SeedError, repo: &str, data_directory: &str) -> JobError {
     if let seed::SeedError::Repo(error) = error {
         return error.clone();
     }
     let mut job_error = failed("restoring", error);
     job_error.code = Code::PgbackrestFailed;
     if let seed::SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) = error {
-        job_error = crate::evidence::restore_failure("restoring", failure, output, &[data_directory]);
+        job_error = crate::evidence::restore_failure(
+            "restoring",
+            failure,
+            output,
+            Path::new(repo),
+            &[data_directory],
+        );
     }
     job_error
 }

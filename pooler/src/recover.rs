@@ -121,7 +121,16 @@ async fn make(
     }
     let end = end(&repo, params, timeline).await?;
     let course = Course { target: params.target.clone(), timeline, end, size, archive_mode: true };
-    let reached = sandbox.recover(job, control, &course).await?;
+    let mut reached = sandbox.recover(job, control, &course).await?;
+    if !reached.paused && matches!(params.target, Target::Time(_)) {
+        // Nothing was committed later, so the end of the WAL is the database at that time; but PostgreSQL refuses to end a
+        // recovery whose target it has not seen. It goes on from here without one.
+        sandbox.stop().await?;
+        let rest = Course { target: Target::Latest {}, ..course };
+        let stopped = reached.stopped;
+        reached = sandbox.recover(job, control, &rest).await?;
+        reached.stopped = stopped;
+    }
     check(&params.target, &reached)?;
     let recovered = begun.elapsed();
     say(agent, job, "promoting", 0, 0).await;

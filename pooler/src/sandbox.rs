@@ -111,6 +111,8 @@ pub(crate) struct Reached {
     pub(crate) stopped: String,
     /// When it could first be read.
     pub(crate) readable: Instant,
+    /// Whether it pauses at its target, rather than at the end of the WAL.
+    pub(crate) paused: bool,
 }
 
 /// How far a recovery must come when no target ends it before.
@@ -238,7 +240,10 @@ impl<'a> Sandbox<'a> {
             ..RestoreOptions::default()
         };
         let invocation = Invocation::restore(&config, &self.database.stanza, &options)
-            .option("log-level-console", "detail");
+            .option("log-level-console", "detail")
+            // A damaged file is as damaged 15 s later, and the database may be fenced meanwhile.
+            .option("job-retry", "1")
+            .option("job-retry-interval", "1");
         let spawned = self.agent.pgbackrest.spawn_niced(&invocation, &self.log, self.nice).await;
         let mut running = spawned.map_err(|error| tool_error("starting pgbackrest", &error))?;
         let mut throttle = Throttle::new(rate);
@@ -265,7 +270,8 @@ impl<'a> Sandbox<'a> {
         let text = evidence::read(&self.log);
         let failure = Failure::judge(code, &tool_messages(&text));
         let doing = format!("restoring backup {set}");
-        let error = restore_failure(&doing, &failure, &text, &[&text_of(&self.data)]);
+        let repo = Path::new(&self.database.repo_path);
+        let error = restore_failure(&doing, &failure, &text, repo, &[&text_of(&self.data)]);
         Err(error.into())
     }
 
@@ -380,6 +386,7 @@ impl<'a> Sandbox<'a> {
                 last_commit: moment.last_commit,
                 stopped,
                 readable,
+                paused: moment.paused,
             };
             if moment.paused {
                 return Ok(reached(format!("{target} was reached")));

@@ -168,6 +168,17 @@ impl<'a> Snapshot<'a> {
         Ok(status)
     }
 
+    /// That no restore has stopped the primary just now, in whose light everything else would look broken.
+    fn not_fenced(&self, database: &DatabaseName) -> Result<(), Refusal> {
+        let Some(job) = self.incarnations.get(database).and_then(|incarnation| incarnation.fence) else {
+            return Ok(());
+        };
+        Err(Refusal::new(Code::Busy, format!("database {database} is being restored by job {job}"))
+            .hint(format!("wait for it (`cellar jobs watch {job}`), then ask again"))
+            .about("job", job)
+            .about("database", database))
+    }
+
     /// Cells other than `except` whose instance says that it is a primary.
     #[must_use]
     pub fn other_primaries(&self, database: &DatabaseName, except: Option<&CellName>) -> Vec<CellName> {
@@ -196,6 +207,7 @@ pub fn plan_backup(
     let database = snapshot.database(request.database.as_ref())?;
     let (db, cell) = (&database.name, request.named_cell()?);
     snapshot.pooler(db, cell)?;
+    snapshot.not_fenced(db)?;
     let status = snapshot.answering(db, cell)?;
     let leader = snapshot.leaders.get(db).ok_or_else(|| {
         Refusal::new(Code::NoPrimary, format!("database {db} has no recorded primary yet"))
@@ -271,6 +283,7 @@ pub fn plan_rebuild(
     let database = snapshot.database(request.database.as_ref())?;
     let (db, cell) = (&database.name, request.named_cell()?);
     snapshot.pooler(db, cell)?;
+    snapshot.not_fenced(db)?;
     snapshot.live_status(db, cell)?;
     let leader = snapshot.leaders.get(db);
     if leader.is_some_and(|leader| leader.cell == *cell) {

@@ -370,21 +370,19 @@ fn last_for_time(survey: &Survey, lineage: &Lineage, first: u64, time: Timestamp
 
 /// A time at which another timeline than the chosen one was written.
 fn abandoned(survey: &Survey, lineage: &Lineage, time: Timestamp) -> Option<String> {
-    let begins = survey.archive.size.number_of(lineage.begins_at());
-    let began_at = survey
-        .archived_at
-        .iter()
-        .filter(|(segment, _)| segment.timeline == lineage.timeline() && segment.number >= begins)
-        .map(|(_, at)| *at)
-        .min()?;
-    // What lies before it on the way was all written earlier; else the time is one of the way itself.
-    let on_the_way = |segment: &Segment| {
-        segment.timeline != lineage.timeline()
-            && lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number))
+    // Hop by hop: it lies behind all that the way takes of a timeline, and before all that it takes of the next.
+    let on_the_way = |timeline: Timeline| {
+        survey.archived_at.iter().filter(move |(segment, _)| segment.timeline == timeline).filter(
+            |(segment, _)| lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number)),
+        )
     };
-    let before =
-        survey.archived_at.iter().filter(|(segment, _)| on_the_way(segment)).map(|(_, at)| *at).max()?;
-    if time <= before {
+    let timelines: Vec<Timeline> = lineage.timelines().collect();
+    let between = timelines.windows(2).any(|pair| {
+        let ended = on_the_way(pair[0]).map(|(_, at)| *at).max();
+        let began = on_the_way(pair[1]).map(|(_, at)| *at).min();
+        ended.zip(began).is_some_and(|(ended, began)| ended < time && time < began)
+    });
+    if !between {
         return None;
     }
     let (left, _) = survey
@@ -394,15 +392,13 @@ fn abandoned(survey: &Survey, lineage: &Lineage, time: Timestamp) -> Option<Stri
             !lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number)) && **at >= time
         })
         .min_by_key(|(_, at)| **at)?;
-    (time < began_at).then(|| {
-        format!(
-            "at {} timeline {} was being written, which an earlier restore or failover left behind; what was committed there since \
+    Some(format!(
+        "at {} timeline {} was being written, which an earlier restore or failover left behind; what was committed there since \
              is reached with --timeline {}",
-            timestamp_text(time),
-            left.timeline,
-            left.timeline
-        )
-    })
+        timestamp_text(time),
+        left.timeline,
+        left.timeline
+    ))
 }
 
 fn check_identity(survey: &Survey, backup: &SurveyedBackup) -> Result<(), Refusal> {

@@ -129,7 +129,8 @@ impl FromStr for History {
             let (timeline, left_at) = words.next().zip(words.next()).ok_or_else(bad)?;
             let timeline = Timeline::new(timeline.parse().map_err(|_| bad())?);
             let left_at: Lsn = left_at.parse().map_err(|_| bad())?;
-            if ancestors.last().is_some_and(|last| last.timeline >= timeline || last.left_at > left_at) {
+            // Positions need not rise: a restore to before the point where its own timeline began is written so.
+            if ancestors.last().is_some_and(|last| last.timeline >= timeline) {
                 return Err(bad());
             }
             ancestors.push(Ancestor { timeline, left_at });
@@ -154,6 +155,8 @@ impl Lineage {
         for ancestor in history.0.iter().filter(|ancestor| ancestor.timeline < timeline) {
             parts.push((ancestor.timeline, begin));
             begin = ancestor.left_at;
+            // A timeline that was left before it began has no part in this; the one before it was left there instead.
+            parts.retain(|(_, at)| *at < begin || at.bytes() == 0);
         }
         parts.push((timeline, begin));
         Self { parts }
@@ -164,6 +167,11 @@ impl Lineage {
     pub fn timeline(&self) -> Timeline {
         // `new` always pushes one.
         self.parts.last().map_or(Timeline::new(1), |(timeline, _)| *timeline)
+    }
+
+    /// Its timelines, oldest first.
+    pub fn timelines(&self) -> impl Iterator<Item = Timeline> + '_ {
+        self.parts.iter().map(|(timeline, _)| *timeline)
     }
 
     /// Where the timeline itself begins.
@@ -310,7 +318,7 @@ mod tests {
             "1\t0/3000000\tno recovery target specified\n\n2\t0/5000028\tbefore x\n".parse().unwrap();
         assert_eq!(history.0.len(), 2);
         assert_eq!(history.0[1], Ancestor { timeline: tl(2), left_at: Lsn::new(0x500_0028) });
-        for bad in ["x 0/1", "1", "2 0/1\n1 0/2", "1 0/5\n2 0/4"] {
+        for bad in ["x 0/1", "1", "2 0/1\n1 0/2"] {
             assert!(bad.parse::<History>().is_err(), "{bad}");
         }
     }
@@ -335,6 +343,18 @@ mod tests {
         assert_eq!(lineage.missing(0, 4, &archive), [Segment { timeline: tl(3), number: 4 }]);
     }
 
+    /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.
+    #[test]
+    fn a_timeline_that_was_left_before_it_began_has_no_part_in_its_child() {
+        let text = format!("1\t0/{:X}\tx\n2\t0/{:X}\ty\n", 40 * MIB, 20 * MIB);
+        let lineage = Lineage::new(tl(3), &text.parse().unwrap());
+        assert_eq!(lineage.begins_at(), Lsn::new(20 * MIB));
+        assert!(lineage.contains(tl(1), Lsn::new(20 * MIB)) && !lineage.contains(tl(1), Lsn::new(21 * MIB)));
+        assert!(!lineage.contains(tl(2), Lsn::new(10 * MIB)));
+        let files: Vec<u32> = lineage.files(1, SegmentSize::default()).map(|s| s.timeline.get()).collect();
+        assert_eq!(files, [3, 1]);
+    }
+
     #[test]
     fn a_gap_is_named() {
         let lineage = Lineage::new(tl(1), &History::default());
@@ -350,6 +370,24 @@ mod tests {
             let size = SegmentSize::new(1 << shift).unwrap();
             let segment = Segment { timeline: tl(timeline), number: number % (0xFFFF_FFFF * (0x1_0000_0000 / size.bytes())) };
             prop_assert_eq!(size.parse_file_name(&size.file_name(segment)), Some(segment));
+        }
+
+        /// Whatever was restored to where: the parts begin one after the other, and each position has a file.
+        #[test]
+        fn a_lineage_is_in_order(hops in proptest::collection::vec((1u64..200, 1u32..4), 0..8), number in 0u64..20) {
+            let mut timeline = 0;
+            let mut ancestors = Vec::new();
+            for (mib, step) in hops {
+                timeline += step;
+                ancestors.push(Ancestor { timeline: tl(timeline), left_at: Lsn::new(mib * MIB) });
+            }
+            let lineage = Lineage::new(tl(timeline + 1), &History(ancestors));
+            prop_assert!(lineage.parts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1));
+            let size = SegmentSize::default();
+            if lineage.parts[0].1.bytes() == 0 {
+                prop_assert!(lineage.files(number, size).count() >= 1);
+            }
+            prop_assert_eq!(lineage.timeline(), tl(timeline + 1));
         }
 
         #[test]
