@@ -20,3 +20,4 @@ mod restore_kills;
 mod restore_plan;
 mod restore_targets;
 mod role_change;
+mod runbooks;

@@ -1,0 +1,95 @@
+//! The runbooks, walked through as they are written: every command of each way, in one shell, on a fresh cluster.
+
+use std::process::Command;
+
+use cellar_tests::{Cluster, bin_dir, run};
+
+/// The blocks of a page that belong to a way, in the order in which they are run: what makes the bad day, then the rest.
+fn blocks(page: &str, way: &str) -> Vec<String> {
+    let path = format!("{}/../docs/runbooks/{page}.md", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (mut practise, mut rest, mut open): (Vec<String>, Vec<String>, Option<(String, String)>) =
+        (vec![], vec![], None);
+    for line in text.lines() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(fence)) => open = Some((fence.trim().to_owned(), String::new())),
+            (Some((fence, block)), Some(_)) => {
+                let name = fence.strip_prefix("sh").map(str::trim);
+                let practises = ["practise".to_owned(), format!("practise-{way}")];
+                match name {
+                    Some(name) if practises.iter().any(|practise| practise == name) => {
+                        practise.push(std::mem::take(block));
+                    }
+                    Some(name) if name.is_empty() || name == way => rest.push(std::mem::take(block)),
+                    _ => {}
+                }
+                open = None;
+            }
+            (Some((_, block)), None) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(!practise.is_empty() && rest.len() > 1, "{page} has no way {way}");
+    practise.into_iter().chain(rest).collect()
+}
+
+/// Walks a way and returns the cluster as it leaves it.
+fn walk(page: &str, way: &str) -> Cluster {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let script = format!("set -e\n{}", blocks(page, way).join("\n"));
+    let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", &script])
+        .env("CELLAR_DIR", cluster.directory())
+        .env("PATH", path)
+        .env_remove("CELLAR_ADMIN");
+    let finished = run(&mut shell);
+    assert_eq!(finished.code, 0, "{page}, {way}:\n{}\n{}", finished.stdout, finished.stderr);
+    // A way may end with one cell fewer.
+    let primary = cluster.primary();
+    for pooler in cluster.poolers().into_iter().filter_map(|view| view.pooler) {
+        if pooler.cell != primary {
+            cluster.wait_streaming(&pooler.cell);
+        }
+    }
+    cluster
+}
+
+#[test]
+fn i_dropped_a_table_and_keep_the_restored_database() {
+    let _ = walk("dropped-table", "keep");
+}
+
+#[test]
+fn i_dropped_a_table_and_changed_my_mind() {
+    let _ = walk("dropped-table", "undo");
+}
+
+#[test]
+fn i_dropped_a_table_and_want_only_that_back() {
+    let _ = walk("dropped-table", "only-the-table");
+}
+
+#[test]
+fn i_lost_the_disk_of_a_standby() {
+    let _ = walk("lost-disk", "standby");
+}
+
+#[test]
+fn i_lost_the_disk_of_the_primary() {
+    let _ = walk("lost-disk", "primary");
+}
+
+#[test]
+fn i_lost_the_cell_of_a_standby() {
+    let _ = walk("lost-cell", "standby");
+}
+
+#[test]
+fn i_lost_the_cell_of_the_primary() {
+    let _ = walk("lost-cell", "primary");
+}
