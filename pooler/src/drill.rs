@@ -296,17 +296,14 @@ async fn checksums(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> R
     Ok(outcome("page checksums", result.map(|output| counted(output.stdout))))
 }
 
-/// Removes what drills of an earlier process left behind, their instances included.
-pub(crate) async fn sweep(agent: &Agent, running: &[cellar_model::JobId]) {
+/// Removes what drills of an earlier process left behind, their instances included. Before any job of this one runs.
+pub(crate) async fn sweep(agent: &Agent) {
     let Ok(entries) = std::fs::read_dir(agent.layout.drills()) else { return };
     for entry in entries.flatten() {
         let path: PathBuf = entry.path();
-        let job = entry.file_name().to_str().and_then(|name| name.parse::<cellar_model::JobId>().ok());
-        if job.is_some_and(|job| running.contains(&job)) {
-            continue;
-        }
         tracing::info!(path = %path.display(), "removing what is left of a drill");
-        let scratch = job.map(|job| agent.layout.scratch(job)).unwrap_or_else(|| path.join("scratch"));
+        let job = entry.file_name().to_str().and_then(|name| name.parse::<cellar_model::JobId>().ok());
+        let scratch = job.map_or_else(|| path.join("scratch"), |job| agent.layout.scratch(job));
         crate::sandbox::clear(&path.join("data"), &scratch).await;
         remove(&path);
     }

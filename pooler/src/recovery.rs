@@ -127,7 +127,7 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
 
 /// Removes what jobs of an earlier process left behind: drills, private directories, and copies.
 pub(crate) async fn sweep(agent: &Agent) {
-    drill::sweep(agent, &[]).await;
+    drill::sweep(agent).await;
     remove(&agent.layout.root().join("tmp"));
     sweep_copies(agent).await;
 }

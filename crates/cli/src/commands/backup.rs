@@ -75,6 +75,14 @@ pub(crate) fn request_id(given: Option<&RequestId>) -> String {
     given.map_or_else(|| format!("cli-{}", uuid::Uuid::now_v7()), ToString::to_string)
 }
 
+/// Ends the command with a job that was accepted and is not waited for.
+pub(crate) fn accepted(global: &Global, job: &Job) -> Outcome {
+    match global.output {
+        Form::Json => output::json(job),
+        Form::Human => output::print(&job.id),
+    }
+}
+
 /// The present primary, for the words of the proof only.
 async fn primary(target: &Target, database: &str) -> Option<String> {
     let mut client = target.client().ok()?;
@@ -123,10 +131,7 @@ impl Backup {
         })
         .await?;
         if self.no_wait {
-            return match global.output {
-                Form::Json => output::json(&job),
-                Form::Human => output::print(&job.id),
-            };
+            return accepted(global, &job);
         }
         output::note(&format!("job {}", job.id));
         let job = follow(&target, &job.id, false, |_| Ok(())).await?;

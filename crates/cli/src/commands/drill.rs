@@ -8,7 +8,7 @@ use cellar_model::{BackupLabel, CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::{judge, request_id, span};
+use crate::commands::backup::{accepted, judge, request_id, span};
 use crate::drilled::report;
 use crate::failure::{Failure, Outcome};
 use crate::follow::follow;
@@ -109,10 +109,7 @@ impl Drill {
         })
         .await?;
         if self.no_wait {
-            return match global.output {
-                Form::Json => output::json(&job),
-                Form::Human => output::print(&job.id),
-            };
+            return accepted(global, &job);
         }
         output::note(&format!("job {}", job.id));
         let job = follow(&target, &job.id, false, |_| Ok(())).await?;

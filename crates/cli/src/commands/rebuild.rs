@@ -7,7 +7,7 @@ use cellar_model::{CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::{judge, request_id, span};
+use crate::commands::backup::{accepted, judge, request_id, span};
 use crate::failure::Outcome;
 use crate::follow::follow;
 use crate::local::took;
@@ -59,10 +59,7 @@ impl Rebuild {
         })
         .await?;
         if self.no_wait {
-            return match global.output {
-                Form::Json => output::json(&job),
-                Form::Human => output::print(&job.id),
-            };
+            return accepted(global, &job);
         }
         output::note(&format!("job {}", job.id));
         let job = follow(&target, &job.id, false, |_| Ok(())).await?;

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::{judge, request_id, span};
+use crate::commands::backup::{accepted, judge, request_id, span};
 use crate::failure::{Failure, Outcome};
 use crate::follow::follow;
 use crate::local::took;
@@ -141,14 +141,6 @@ impl Point {
             .or_else(|| self.to_backup.as_ref().map(|label| To::Backup(label.to_string())))
             .or_else(|| self.latest.then_some(To::Latest(LatestTarget {})));
         RestoreTarget { target }
-    }
-}
-
-/// Ends the command with a job that was accepted and is not waited for.
-fn accepted(global: &Global, job: &Job) -> Outcome {
-    match global.output {
-        Form::Json => output::json(job),
-        Form::Human => output::print(&job.id),
     }
 }
 
