@@ -33,8 +33,10 @@ fn no_trace(cluster: &Cluster, cells: &[&str]) {
 /// A failed restore: rows, streaming and archiving are what they were, and the primary is the same.
 #[track_caller]
 fn as_before(cluster: &Cluster, cells: &[&str], primary: &str, rows: &[String]) {
+    // Asked of PostgreSQL itself: the status in etcd may be a second old, from before the fence.
     eventually("the primary to answer again", || {
-        cluster.status(primary).is_some_and(|status| status.role() == cellar_api::v1::Role::Primary)
+        let answer = cluster.try_sql(primary, "SELECT pg_is_in_recovery()");
+        answer.code == 0 && answer.stdout.trim() == "f"
     });
     assert_eq!(cluster.primary(), primary);
     check(cluster, cells, rows);
