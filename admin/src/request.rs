@@ -103,7 +103,7 @@ const MOST_CHECKS: usize = 64;
 const DRILL_NICE: u32 = 19;
 
 /// Bytes per second of a drill that does not say.
-const DRILL_RATE: u64 = 64 << 20;
+const DRILL_RATE: u64 = 32 << 20;
 
 fn named_cell(field: &'static str, text: &str) -> Result<Option<CellName>, Refusal> {
     if text.is_empty() { Ok(None) } else { cell(field, text).map(Some) }

@@ -305,6 +305,8 @@ impl<'a> Sandbox<'a> {
                 restore_command: Some(restore_command),
                 recovery,
                 archive_mode,
+                // A copy that never archives is thrown away; the live instance would share the wait for its syncs.
+                fsync: archive_mode,
                 ..Settings::default()
             },
             os_user: self.agent.user.name.clone(),

@@ -29,6 +29,8 @@ pub enum Key {
     Lock(DatabaseName),
     /// Which copy of the database is the true one; written by multiadmin only.
     Incarnation(DatabaseName),
+    /// `revocations/list`: [`crate::RevocationList`].
+    Revocations,
     /// `admins/leader`: the leading multiadmin, bound to a lease.
     AdminLeader,
 }
@@ -85,6 +87,7 @@ impl Keyspace {
             Key::Claim(db, cell, id) => format!("{p}claims/{db}/{cell}/{id}"),
             Key::Lock(db) => format!("{p}locks/{db}"),
             Key::Incarnation(db) => format!("{p}incarnations/{db}"),
+            Key::Revocations => format!("{p}revocations/list"),
             Key::AdminLeader => format!("{p}admins/leader"),
         }
     }
@@ -100,6 +103,7 @@ impl Keyspace {
             "leaders" => Key::Leader(parts.next()?.parse().ok()?),
             "locks" => Key::Lock(parts.next()?.parse().ok()?),
             "incarnations" => Key::Incarnation(parts.next()?.parse().ok()?),
+            "revocations" if parts.next()? == "list" => Key::Revocations,
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
@@ -137,6 +141,7 @@ mod tests {
             Key::Claim(db.clone(), cell, id),
             Key::Lock(db.clone()),
             Key::Incarnation(db),
+            Key::Revocations,
             Key::AdminLeader,
         ]
     }

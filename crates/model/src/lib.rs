@@ -9,6 +9,7 @@ pub mod access;
 mod backup;
 mod code;
 mod drive;
+mod grant;
 mod instance;
 mod job;
 mod json;
@@ -33,6 +34,7 @@ pub use backup::{
 };
 pub use code::{Code, Refusal};
 pub use drive::{Decision, Scene, drive};
+pub use grant::{Grant, GrantRange};
 pub use instance::{InstanceState, LagClass, Role};
 pub use job::{
     BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, JobStep,
@@ -60,7 +62,7 @@ pub use restore::{
     RecoveryResult, RecoveryWindow, RestoreParams, RestorePlan, RestorePointError, RestorePointName,
     RestoreResult, Target,
 };
-pub use topology::{Cell, Database, Retention, next_index};
+pub use topology::{Cell, Database, Retention, RevocationList, next_index};
 pub use wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
 };

@@ -55,6 +55,16 @@ pub struct Database {
     pub port_offset: u32,
 }
 
+/// The serial numbers of certificates that nobody accepts any more, as the cluster's authorities signed them.
+///
+/// Readers trust the signatures and not this record: whoever can write here can neither revoke nor forgive.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationList {
+    /// Certificate revocation lists in PEM, one of each authority, the newest authority's first.
+    pub pem: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,6 +63,8 @@ pub struct Settings {
     pub recovery: Option<RecoverySettings>,
     /// Whether WAL is archived at all.
     pub archive_mode: bool,
+    /// Whether writes are made to last. Off only for a copy that is thrown away afterwards.
+    pub fsync: bool,
     /// Where a standby streams from; see [`PrimaryConninfo`](crate::PrimaryConninfo). Ignored by a primary.
     pub primary_conninfo: Option<String>,
     /// Shared memory for pages, MiB.
@@ -87,6 +89,7 @@ impl Default for Settings {
             restore_command: None,
             recovery: None,
             archive_mode: true,
+            fsync: true,
             primary_conninfo: None,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
@@ -166,6 +169,9 @@ impl Settings {
             fixed("archive_timeout", "60s"),
             ("archive_command", self.archive_command.clone()),
         ]);
+        if !self.fsync {
+            pairs.push(fixed("fsync", "off"));
+        }
         pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
         pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
         match &self.recovery {

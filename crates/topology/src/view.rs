@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use cellar_model::{
     Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key, Keyspace, Leader, Lock,
-    Pooler, PoolerStatus, Run, Snapshot, join, with_steps,
+    Pooler, PoolerStatus, RevocationList, Run, Snapshot, join, with_steps,
 };
 use serde::de::DeserializeOwned;
 
@@ -42,6 +42,8 @@ pub struct View {
     pub locks: BTreeMap<DatabaseName, Lock>,
     /// Which copies of the databases are the true ones.
     pub incarnations: BTreeMap<DatabaseName, Incarnation>,
+    /// The certificates that nobody accepts any more.
+    pub revocations: Option<RevocationList>,
     /// The leading multiadmin.
     pub admin_leader: Option<String>,
     /// Keys that were skipped, and why.
@@ -233,6 +235,7 @@ impl View {
             Key::Incarnation(db) => {
                 self.incarnations.insert(db.clone(), read(entry)?);
             }
+            Key::Revocations => self.revocations = Some(read(entry)?),
             Key::AdminLeader => self.admin_leader = Some(read(entry)?),
         }
         self.revisions.insert(key, entry.revision);
@@ -256,6 +259,7 @@ impl View {
             Key::Claim(db, cell, id) => drop(self.claims.remove(&(db.clone(), cell.clone(), *id))),
             Key::Lock(db) => drop(self.locks.remove(db)),
             Key::Incarnation(db) => drop(self.incarnations.remove(db)),
+            Key::Revocations => self.revocations = None,
             Key::AdminLeader => self.admin_leader = None,
         }
     }

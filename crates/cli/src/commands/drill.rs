@@ -49,7 +49,7 @@ pub(crate) struct Drill {
     /// Niceness of everything it runs [default: 19]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=19))]
     nice: Option<u32>,
-    /// Restore at most so much a second; 0 for no limit [default: 64MiB]
+    /// Restore at most so much a second; 0 for no limit [default: 32MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_rate: Option<u64>,
     /// Print the job and end at once
