@@ -40,13 +40,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let client = identity("pooler.crt").context("the pooler's certificate cannot be used")?;
     let kv: Arc<dyn Kv> = Arc::new(EtcdKv::connect(&arguments.etcd, Some(client.tonic_config())).await?);
     let keys = Keyspace::new(&arguments.cluster);
-    let database = &arguments.database;
-    let mut prefixes: Vec<String> =
-        ["poolers", "status", "jobs"].iter().map(|kind| keys.of_database(kind, database)).collect();
-    prefixes.extend(["runs", "claims"].iter().map(|kind| keys.of_pooler(kind, database, &arguments.cell)));
-    prefixes.extend(
-        ["cells", "databases", "leaders", "locks", "incarnations"].iter().map(|kind| keys.kind(kind)),
-    );
+    let prefixes = keys.watched_by_pooler(&arguments.database, &arguments.cell);
     let store = Store::new(Arc::clone(&kv), keys);
     let mirror = Mirror::start(&store, prefixes);
     let agent = Rc::new(Agent {

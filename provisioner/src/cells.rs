@@ -80,6 +80,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     cluster.state.cells.retain(|known| known.name != *name);
     cluster.state.cells.push(local.clone());
     cluster.state.save(&cluster.layout)?;
+    cluster.admit_pooler(name).await?;
     let mut launched = cluster.launch(&[local], false).await?;
     let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline)?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
@@ -114,6 +115,7 @@ pub async fn remove_cell(
         Err(status) => return Err(status.into()),
     };
     cluster.stop_cell(name, steps).await?;
+    cluster.dismiss_pooler(name).await?;
     cluster.state.cells.retain(|known| known.name != *name);
     cluster.state.save(&cluster.layout)?;
     let directory = cluster.layout.cell(name).root().to_owned();

@@ -120,7 +120,7 @@ impl Cluster {
             ("peer.crt", LeafRequest::etcd_peer(cluster, HOST)),
         ];
         issue_all(ca, &self.etcd_tls(), SERVER_KEY, self.owner(), &requests)?;
-        let own = LeafRequest::operator(cluster, OperatorRole::Admin, "provisioner")?;
+        let own = self.provisioner_request()?;
         issue_all(ca, &self.etcd_client_tls(), CLIENT_KEY, None, &[(CLIENT_CERTIFICATE, own)])
     }
 

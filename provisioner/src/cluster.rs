@@ -132,11 +132,20 @@ impl Cluster {
         self.layout.log().join("multiadmin.log")
     }
 
+    /// etcd, as the provisioner.
+    pub(crate) async fn etcd(&self) -> Result<EtcdKv> {
+        let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
+        Ok(EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?)
+    }
+
     /// The typed store, as the provisioner.
     pub(crate) async fn store(&self) -> Result<Store> {
-        let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
-        let kv = EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?;
-        Ok(Store::new(Arc::new(kv), Keyspace::new(&self.state.cluster)))
+        Ok(Store::new(Arc::new(self.etcd().await?), self.keys()))
+    }
+
+    /// Where the cluster's records lie in etcd.
+    pub(crate) fn keys(&self) -> Keyspace {
+        Keyspace::new(&self.state.cluster)
     }
 
     /// A client of multiadmin with the operator's certificate. Connects when first used.

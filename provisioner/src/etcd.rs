@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::Ports;
-use cellar_topology::Store;
+use cellar_model::{CellName, OperatorRole, Ports};
+use cellar_tls::LeafRequest;
+use cellar_topology::{EtcdUser, Store};
 
 use crate::binaries;
 use crate::cluster::{Cluster, HOST, LISTEN};
@@ -144,6 +145,43 @@ impl Cluster {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+impl Cluster {
+    /// The certificate with which the provisioner talks to etcd.
+    pub(crate) fn provisioner_request(&self) -> Result<LeafRequest> {
+        Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
+    }
+
+    /// A pooler's user: it may do what one pooler must.
+    fn pooler_user(&self, cell: &CellName) -> EtcdUser {
+        let database = &self.state.database;
+        let name = LeafRequest::pooler(&self.state.cluster, database, cell, HOST).common_name;
+        EtcdUser { name, grants: Some(self.keys().grants_of_pooler(database, cell)) }
+    }
+
+    /// Lets a cell's pooler into etcd, to its own records.
+    pub(crate) async fn admit_pooler(&self, cell: &CellName) -> Result<()> {
+        Ok(self.etcd().await?.ensure_user(&self.pooler_user(cell)).await?)
+    }
+
+    /// Lets a cell's pooler into etcd no more.
+    pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
+        Ok(self.etcd().await?.remove_user(&self.pooler_user(cell).name).await?)
+    }
+
+    /// Makes etcd hold everybody to what its certificate is for. Repeating it changes nothing.
+    pub(crate) async fn ensure_permissions(&self) -> Result<()> {
+        let etcd = self.etcd().await?;
+        etcd.ensure_user(&EtcdUser { name: self.provisioner_request()?.common_name, grants: None }).await?;
+        let multiadmin = LeafRequest::multiadmin(&self.state.cluster, HOST).common_name;
+        let grants = Some(self.keys().grants_of_multiadmin());
+        etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
+        for cell in &self.state.cells {
+            etcd.ensure_user(&self.pooler_user(&cell.name)).await?;
+        }
+        Ok(etcd.enable_permissions().await?)
     }
 }
 

@@ -234,12 +234,22 @@ impl Cluster {
             launched.poolers.extend(self.launch(&reconciled.added, false).await?.poolers);
         }
         let this = self.clone();
+        // Beside the cluster's coming up, which does not wait for it, but `up` does.
+        let permissions = tokio::spawn({
+            let this = self.clone();
+            async move { this.ensure_permissions().await }
+        });
         let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;
         let primary = watcher.wait_for_primary().await?;
         watcher.ensure_first_backup(&primary).await?;
         steps.step("the repository holds a full backup");
         let cells = watcher.cell_names();
-        watcher.wait_until_well(&cells).await
+        let primary = watcher.wait_until_well(&cells).await?;
+        permissions
+            .await
+            .map_err(std::io::Error::from)
+            .map_err(ProvisionError::io("set permissions for", &self.layout.etcd()))??;
+        Ok(primary)
     }
 
     /// The cluster's state as it is on disk now, with the right to change it.

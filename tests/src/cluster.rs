@@ -373,14 +373,21 @@ impl Cluster {
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> Finished {
-        let client = self.directory.join("multiadmin");
+        self.etcdctl_as("state/tls/client.crt", "state/tls/client.key", arguments)
+    }
+
+    /// `etcdctl` with somebody's certificate: files below the cluster's directory.
+    #[must_use]
+    #[track_caller]
+    pub fn etcdctl_as(&self, certificate: &str, key: &str, arguments: &[&str]) -> Finished {
+        let file = |name: &str| self.directory.join(name).display().to_string();
         let endpoint = self.etcd_url();
         run(Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={endpoint}"))
-            .arg(format!("--cacert={}", client.join("ca.crt").display()))
-            .arg(format!("--cert={}", client.join("multiadmin.crt").display()))
-            .arg(format!("--key={}", client.join("multiadmin.key").display()))
+            .arg(format!("--cacert={}", file("ca/ca.crt")))
+            .arg(format!("--cert={}", file(certificate)))
+            .arg(format!("--key={}", file(key)))
             .args(arguments))
     }
 

@@ -39,10 +39,10 @@ impl Keyspace {
     #[must_use]
     pub fn grants_of_pooler(&self, database: &DatabaseName, cell: &CellName) -> Vec<Grant> {
         let own = ["runs", "claims"].map(|kind| self.of_pooler(kind, database, cell));
-        let read = self.watched_by_pooler(database, cell).into_iter().map(|prefix| Grant {
-            write: own.contains(&prefix),
-            range: GrantRange::Prefix(prefix),
-        });
+        let read = self
+            .watched_by_pooler(database, cell)
+            .into_iter()
+            .map(|prefix| Grant { write: own.contains(&prefix), range: GrantRange::Prefix(prefix) });
         // The primary may come to be in any cell, and each pooler says so of its own instance.
         let written = [Key::Status(database.clone(), cell.clone()), Key::Leader(database.clone())];
         let written = written.map(|key| Grant { range: GrantRange::Key(self.path(&key)), write: true });

@@ -1,10 +1,11 @@
 //! etcd as a [`Kv`].
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
+    AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
     LeaseClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
     WatchResponse,
 };
@@ -31,12 +32,19 @@ const LIST_PAGE: i64 = 1000;
 /// answers: a page, or what a watch catches up with, is as large as the records in it.
 const MAX_ANSWER: usize = usize::MAX;
 
-/// etcd over gRPC.
+/// etcd over gRPC. Clones share the connection.
 #[derive(Clone)]
 pub struct EtcdKv {
+    endpoints: Arc<[String]>,
+    connected: Arc<RwLock<Connected>>,
+}
+
+#[derive(Clone)]
+struct Connected {
     kv: KvClient,
     watch: WatchClient,
     lease: LeaseClient,
+    auth: AuthClient,
 }
 
 impl std::fmt::Debug for EtcdKv {
@@ -52,6 +60,33 @@ impl EtcdKv {
     /// # Errors
     /// [`StoreError::Terminal`] when an endpoint is not a URL.
     pub async fn connect(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
+        let connected = Connected::new(endpoints, tls).await?;
+        Ok(Self { endpoints: endpoints.into(), connected: Arc::new(RwLock::new(connected)) })
+    }
+
+    /// Makes every call from now on over a new connection with other certificates. Watches that stand go on over the
+    /// old one until it breaks, so that nobody loses sight of anything.
+    ///
+    /// # Errors
+    /// When the TLS settings are refused; the old connection stays.
+    pub async fn reconnect(&self, tls: EtcdTls) -> Result<(), StoreError> {
+        let connected = Connected::new(&self.endpoints, Some(tls)).await?;
+        *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
+        Ok(())
+    }
+
+    fn clients(&self) -> Connected {
+        self.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// etcd's users and roles.
+    pub(crate) fn auth(&self) -> AuthClient {
+        self.clients().auth
+    }
+}
+
+impl Connected {
+    async fn new(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(Duration::from_secs(3))
             .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
@@ -66,6 +101,7 @@ impl EtcdKv {
             kv: client.kv_client().max_decoding_message_size(MAX_ANSWER),
             watch: client.watch_client().max_decoding_message_size(MAX_ANSWER),
             lease: client.lease_client(),
+            auth: client.auth_client(),
         })
     }
 }
@@ -97,6 +133,8 @@ mod tonic_code {
         RETRYABLE.contains(&code)
             && !message.contains("database space exceeded")
             && !message.contains("message larger than max")
+            // Travels as INVALID_ARGUMENT: permissions changed while the request was under way.
+            || message.contains("revision of auth store is old")
     }
 
     pub(super) fn is_compacted(message: &str) -> bool {
@@ -104,7 +142,7 @@ mod tonic_code {
     }
 }
 
-async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+pub(crate) async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(result) => result.map_err(|error| split(&error)),
         Err(_) => Err(StoreError::Retryable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
@@ -145,13 +183,13 @@ fn entry(kv: &KeyValue) -> Entry {
 #[async_trait]
 impl Kv for EtcdKv {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let mut client = self.kv.clone();
+        let mut client = self.clients().kv;
         let response = timed(client.get(key, None)).await?;
         Ok(response.kvs().first().map(entry))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut client = self.kv.clone();
+        let mut client = self.clients().kv;
         let mut entries: Vec<Entry> = Vec::new();
         let mut revision = 0;
         let end = prefix_end(prefix);
@@ -186,7 +224,7 @@ impl Kv for EtcdKv {
     }
 
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
-        let mut client = self.kv.clone();
+        let mut client = self.clients().kv;
         let compares: Vec<Compare> =
             guards.into_iter().map(|g| Compare::mod_revision(g.key, CompareOp::Equal, g.revision)).collect();
         let ops: Vec<TxnOp> = writes
@@ -208,7 +246,7 @@ impl Kv for EtcdKv {
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
-        let mut client = self.watch.clone();
+        let mut client = self.clients().watch;
         let options = WatchOptions::new().with_prefix().with_start_revision(revision);
         // etcd's first message says that the watch was created.
         let opened = timed(async {
@@ -233,12 +271,12 @@ impl Kv for EtcdKv {
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
-        let mut client = self.lease.clone();
+        let mut client = self.clients().lease;
         Ok(LeaseId(timed(client.grant(i64::from(ttl), None)).await?.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        let mut client = self.lease.clone();
+        let mut client = self.clients().lease;
         // Opening the stream renews once and waits for the answer, which is all that is needed here;
         // an ended lease is reported by etcd-client as an error of its own.
         match timed(client.keep_alive(lease.0)).await {
@@ -253,7 +291,7 @@ impl Kv for EtcdKv {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.lease.clone();
+        let mut client = self.clients().lease;
         match timed(client.revoke(lease.0)).await {
             Ok(_) => Ok(()),
             Err(StoreError::Terminal(text)) if text.contains("lease not found") => Ok(()),
@@ -263,7 +301,7 @@ impl Kv for EtcdKv {
 }
 
 /// The first key behind all keys with the prefix. Ours end with `/`, so the last byte can be raised.
-fn prefix_end(prefix: &str) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
         if last < 0xFF {

@@ -7,6 +7,7 @@
 
 mod error;
 mod etcd;
+mod etcd_users;
 mod keeper;
 mod kv;
 mod memory;
@@ -17,6 +18,7 @@ mod view;
 
 pub use error::StoreError;
 pub use etcd::{EtcdKv, EtcdTls};
+pub use etcd_users::EtcdUser;
 pub use keeper::LeaseKeeper;
 pub use kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
 pub use memory::MemoryKv;

@@ -8,6 +8,7 @@ mod bootstrap;
 mod cells;
 mod crashes;
 mod drills;
+mod etcd_permissions;
 mod exclusion;
 mod job_logs;
 mod ledger;
