@@ -3,31 +3,13 @@
 use std::time::Duration;
 
 use cellar_api::v1::multi_admin_server::MultiAdminServer;
-use cellar_tls::Guard;
+use cellar_tls::{Guard, MAX_REQUEST, ServerLimits};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::admin::Admin;
 use crate::health;
-
-/// Largest request accepted. Ours are a few hundred bytes.
-const MAX_MESSAGE: usize = 4 << 20;
-
-/// Calls one connection may have under way, and streams it may hold open.
-const CALLS: usize = 64;
-const STREAMS: u32 = 256;
-
-/// Bound on a request's headers.
-const MAX_HEADERS: u32 = 16 << 10;
-
-/// A peer that vanished is noticed after the sum of these.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bound on a handler's time until it answers. Handlers have shorter deadlines of their own.
-const HANDLER: Duration = Duration::from_secs(60);
 
 /// How long requests under way may take to end when the process is asked to.
 const GRACE: Duration = Duration::from_secs(3);
@@ -66,15 +48,10 @@ where
             .register_encoded_file_descriptor_set(cellar_api::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let server = Server::builder()
-        .concurrency_limit_per_connection(CALLS)
-        .max_concurrent_streams(STREAMS)
-        .http2_max_header_list_size(MAX_HEADERS)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .timeout(HANDLER)
+    let server = ServerLimits::default()
+        .server()
         .layer(guard)
-        .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
         .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);

@@ -196,10 +196,104 @@ async fn messages_that_do_not_decode_are_refused() {
             assert_ne!(status.code(), tonic::Code::Unavailable, "{method} {bytes:?}: {status}");
         }
     }
-    let status = call("Backup", vec![0; (4 << 20) + 1]).await.unwrap_err();
+    let status = call("Backup", vec![0; cellar_tls::MAX_REQUEST + 1]).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
     assert_eq!(call("Nonsense", vec![]).await.unwrap_err().code(), tonic::Code::Unimplemented);
     assert_eq!(world.contents().await, before);
+}
+
+/// The real server behind mutual TLS with one operator, Ann; gone when dropped.
+struct Guarded {
+    dir: tempfile::TempDir,
+    address: std::net::SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Guarded {
+    async fn serve(admin: &Admin) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster: ClusterName = "demo".parse().unwrap();
+        tls_files(dir.path(), &cluster);
+        let files = ServerFiles::in_dir(dir.path(), "multiadmin.crt", "multiadmin.key");
+        let config = ReloadableServerConfig::load(files).unwrap();
+        let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let guard = Guard::new(cluster, Revoked::default(), cellar_api::status_of);
+        let admin = admin.clone();
+        let task = tokio::spawn(async move {
+            serve(admin, listener.incoming(), guard, std::future::pending()).await.unwrap();
+        });
+        Self { dir, address, task }
+    }
+
+    fn ann(&self) -> ClientTls {
+        ClientTls::from_dir(self.dir.path()).unwrap()
+    }
+
+    /// A new connection of Ann's is answered as fast as on an idle server, give or take a busy machine.
+    async fn answers(&self) {
+        let begin = std::time::Instant::now();
+        let endpoint = self.ann().endpoint(&self.address.to_string(), Some(Duration::from_secs(10))).unwrap();
+        let mut client = MultiAdminClient::new(endpoint.connect().await.unwrap());
+        assert_eq!(client.list_cells(v1::ListCellsRequest {}).await.unwrap().into_inner().cells.len(), 3);
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_nobody_waiting() {
+    let world = World::new().await;
+    let server = Guarded::serve(&world.admin().await).await;
+    server.answers().await;
+    let mut strangers = Vec::new();
+    for n in 0..400u32 {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        // Some say nothing, some begin a handshake, some speak HTTP/2 without TLS.
+        let _ = match n % 3 {
+            0 => Ok(()),
+            1 => socket.write_all(&[0x16, 0x03, 0x01, 0x02]).await,
+            _ => socket.write_all(b"PRI * HTTP/2.0").await,
+        };
+        strangers.push(socket);
+    }
+    server.answers().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_takes_all_its_connections_leaves_the_others_theirs() {
+    let world = World::new().await;
+    let server = Guarded::serve(&world.admin().await).await;
+    let ca = cellar_tls::Ca::load(&server.dir.path().join("ca")).unwrap();
+    let greedy = server.dir.path().join("greedy.crt");
+    let key = KeyFile::load_or_create(&server.dir.path().join("client.key"), None).unwrap();
+    let cluster: ClusterName = "demo".parse().unwrap();
+    issue(&ca, &LeafRequest::operator(&cluster, OperatorRole::Viewer, "bob").unwrap(), &key, &greedy)
+        .unwrap();
+    let tls = ClientTls::from_files(
+        &server.dir.path().join("ca.crt"),
+        &greedy,
+        &server.dir.path().join("client.key"),
+    )
+    .unwrap();
+    let endpoint = tls.endpoint(&server.address.to_string(), Some(Duration::from_secs(10))).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..cellar_tls::ConnectionLimits::default().per_certificate {
+        let mut client = MultiAdminClient::new(endpoint.connect().await.unwrap());
+        client.list_cells(v1::ListCellsRequest {}).await.unwrap();
+        held.push(client);
+    }
+    let one_more = async {
+        let mut client = MultiAdminClient::new(endpoint.connect().await.map_err(|error| error.to_string())?);
+        client.list_cells(v1::ListCellsRequest {}).await.map_err(|status| status.to_string())
+    };
+    assert!(one_more.await.is_err());
+    server.answers().await;
 }
 
 fn tls_files(dir: &Path, cluster: &ClusterName) {

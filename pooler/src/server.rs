@@ -15,8 +15,10 @@ use cellar_api::{DESCRIPTORS, wkt};
 use cellar_model::{BackupLabel, Code, JobId, Refusal};
 use cellar_pgbackrest::BackupInfo;
 use cellar_postgres::{InstanceFacts, Probe};
-use cellar_tls::{Guard, MtlsListener, ReloadableServerConfig, Revoked, ServerFiles};
-use tokio::sync::{mpsc, oneshot};
+use cellar_tls::{
+    Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, Revoked, ServerFiles, ServerLimits,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,6 +31,12 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// How long pgBackRest may take to read the repo.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many pgBackRest processes may read the repo at once, each with memory and connections to the repo.
+const READERS: usize = 4;
+
+/// How long a caller waits for its turn to read the repo.
+const READ_TURN: Duration = Duration::from_secs(20);
 
 /// Bytes of a log sent at once.
 const CHUNK: usize = 64 << 10;
@@ -47,13 +55,25 @@ enum Question {
 pub(crate) async fn serve(agent: Rc<Agent>) {
     let (questions, mut asked) = mpsc::channel::<Question>(32);
     let listening = tokio::task::spawn_local(listen(Rc::clone(&agent), questions));
+    let readers = Rc::new(Semaphore::new(READERS));
     while let Some(question) = asked.recv().await {
-        let agent = Rc::clone(&agent);
+        let (agent, readers) = (Rc::clone(&agent), Rc::clone(&readers));
         // Each on its own: a slow repo must not hold up a question about the instance.
         tokio::task::spawn_local(async move {
             match question {
                 Question::Live(to) => drop(to.send(live(&agent).await)),
-                Question::Backups(label, to) => drop(to.send(backups(&agent, label.as_ref()).await)),
+                Question::Backups(label, mut to) => {
+                    let answer = async {
+                        let turn = tokio::time::timeout(READ_TURN, readers.acquire()).await;
+                        let Ok(Ok(_turn)) = turn else { return Err(too_many_readers(&agent)) };
+                        backups(&agent, label.as_ref()).await
+                    };
+                    tokio::select! {
+                        answer = answer => drop(to.send(answer)),
+                        // Nobody waits for it any more: pgBackRest is ended with the future.
+                        () = to.closed() => {}
+                    }
+                }
                 Question::Log(id, to) => {
                     let ended = agent.mirror.view().has_ended(&id);
                     drop(to.send((log_path(&agent, &id), ended)));
@@ -86,14 +106,12 @@ async fn listen_once(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()?;
-    tonic::transport::Server::builder()
-        .concurrency_limit_per_connection(32)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+    ServerLimits::default()
+        .server()
         .layer(Guard::new(agent.cluster.clone(), Revoked::default(), cellar_api::status_of))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(MultiPoolerServer::new(Service { questions }).max_decoding_message_size(1 << 20))
+        .add_service(MultiPoolerServer::new(Service { questions }).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming(listener.incoming())
         .await?;
     Ok(())
@@ -157,6 +175,11 @@ async fn backups(agent: &Agent, only: Option<&BackupLabel>) -> Result<ListBackup
         backup.from_standby = record.ok().map(|record| record.option_backup_standby);
     }
     Ok(ListBackupsResponse { backups, read_by: agent.cell.to_string() })
+}
+
+fn too_many_readers(agent: &Agent) -> Refusal {
+    let message = format!("cell {} reads the repo for {READERS} others already", agent.cell);
+    Refusal::new(Code::Unavailable, message).about("cell", &agent.cell).hint("try again in a moment")
 }
 
 fn message(backup: &BackupInfo) -> Backup {
@@ -251,7 +274,11 @@ impl MultiPooler for Service {
                 if ended || !request.follow {
                     return;
                 }
-                tokio::time::sleep(FOLLOW).await;
+                tokio::select! {
+                    () = tokio::time::sleep(FOLLOW) => {}
+                    // A log that does not grow must not be watched for a caller who has left.
+                    () = chunks.closed() => return,
+                }
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -5,6 +5,9 @@
 //! deadline. When all slots are taken the oldest silent peer loses its own, so
 //! that idle connections, however many, never keep a good one waiting. The
 //! alternative, to stop accepting when full, would let anybody lock the door.
+//!
+//! Connections whose peer has proven itself are counted, in all and by
+//! certificate. Here the newest is refused: the others are at work.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +25,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
-use crate::{MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, TlsError};
+use crate::connections::Connections;
+use crate::{
+    ConnectionLimits, MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, TlsError,
+};
 
 /// Finished handshakes that may wait for the server to take them.
 const READY: usize = 64;
@@ -40,12 +46,15 @@ pub struct HandshakeLimits {
     pub deadline: Duration,
     /// How many may be under way at once; each holds a file descriptor.
     pub pending: usize,
+    /// How long after the handshake the first bytes of HTTP/2 may take. From then on the server's own
+    /// keepalives notice a peer that does not go on.
+    pub preface: Duration,
 }
 
 impl Default for HandshakeLimits {
     fn default() -> Self {
         // A quarter of the usual limit of 1024 file descriptors.
-        Self { deadline: Duration::from_secs(10), pending: 256 }
+        Self { deadline: Duration::from_secs(10), pending: 256, preface: Duration::from_secs(10) }
     }
 }
 
@@ -55,6 +64,7 @@ pub struct MtlsListener {
     listener: TcpListener,
     config: ReloadableServerConfig,
     limits: HandshakeLimits,
+    connections: ConnectionLimits,
 }
 
 impl MtlsListener {
@@ -64,13 +74,21 @@ impl MtlsListener {
     /// [`TlsError::Bind`], which names the port.
     pub async fn bind(addr: SocketAddr, config: ReloadableServerConfig) -> Result<Self> {
         let listener = TcpListener::bind(addr).await.map_err(|source| TlsError::Bind { addr, source })?;
-        Ok(Self { listener, config, limits: HandshakeLimits::default() })
+        let (limits, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
+        Ok(Self { listener, config, limits, connections })
     }
 
     /// Replaces the bounds on handshakes.
     #[must_use]
     pub fn with_limits(mut self, limits: HandshakeLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Replaces the bounds on open connections.
+    #[must_use]
+    pub fn with_connection_limits(mut self, connections: ConnectionLimits) -> Self {
+        self.connections = connections;
         self
     }
 
@@ -127,7 +145,8 @@ enum Failure {
 }
 
 async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
-    let MtlsListener { listener, config, limits } = server;
+    let MtlsListener { listener, config, limits, connections } = server;
+    let connections = Connections::new(connections);
     let mut tasks: JoinSet<std::result::Result<(), Failure>> = JoinSet::new();
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let mut log = FailureLog::default();
@@ -149,7 +168,8 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
                         evict(&mut pending);
                     }
                     let spoke = Arc::new(AtomicBool::new(false));
-                    let work = handshake(tcp, remote, config.clone(), spoke.clone(), ready.clone(), limits.deadline);
+                    let door = Door { config: config.clone(), connections: connections.clone(), ready: ready.clone(), limits };
+                    let work = handshake(tcp, remote, spoke.clone(), door);
                     let task = tasks.spawn(work);
                     pending.push_back(Pending { id: task.id(), spoke, task });
                 }
@@ -171,14 +191,21 @@ fn evict(pending: &mut VecDeque<Pending>) {
     }
 }
 
+/// What a handshake needs of its listener.
+struct Door {
+    config: ReloadableServerConfig,
+    connections: Connections,
+    ready: mpsc::Sender<MtlsStream>,
+    limits: HandshakeLimits,
+}
+
 async fn handshake(
     tcp: TcpStream,
     remote_addr: SocketAddr,
-    config: ReloadableServerConfig,
     spoke: Arc<AtomicBool>,
-    ready: mpsc::Sender<MtlsStream>,
-    deadline: Duration,
+    door: Door,
 ) -> std::result::Result<(), Failure> {
+    let Door { config, connections, ready, limits } = door;
     let attempt = async {
         tcp.set_nodelay(true)?;
         tcp.readable().await?;
@@ -186,16 +213,17 @@ async fn handshake(
         TlsAcceptor::from(config.current()).accept(tcp).await
     };
     let refused = |reason: String| Failure::Refused(remote_addr, reason);
-    let tls = timeout(deadline, attempt)
+    let tls = timeout(limits.deadline, attempt)
         .await
         .map_err(|_| Failure::TimedOut(remote_addr))?
         .map_err(|error| refused(error.to_string()))?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| refused("no client certificate".to_owned()))?;
     let peer = PeerIdentity::from_der(certificate).map_err(|error| refused(error.to_string()))?;
+    let place = connections.enter(&peer.serial).map_err(|reason| refused(reason.to_owned()))?;
     let info = MtlsConnectInfo { remote_addr, peer: Arc::new(peer) };
     // A closed channel means that the server is shutting down.
-    drop(ready.send(MtlsStream::new(tls, info)).await);
+    drop(ready.send(MtlsStream::new(tls, info, place, limits.preface)).await);
     Ok(())
 }
 

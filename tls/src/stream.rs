@@ -4,14 +4,21 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::PeerIdentity;
+use crate::connections::Place;
+
+/// Bytes of HTTP/2's client preface (RFC 9113, section 3.4). hyper waits for them without a deadline; from then on it
+/// sends keepalives.
+const PREFACE: usize = 24;
 
 /// What handlers learn of a connection: `request.extensions().get::<MtlsConnectInfo>()`.
 #[derive(Debug, Clone)]
@@ -27,11 +34,19 @@ pub struct MtlsConnectInfo {
 pub struct MtlsStream {
     tls: TlsStream<TcpStream>,
     info: MtlsConnectInfo,
+    /// What is left of the preface, and the end of the time for it.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
+    _place: Place,
 }
 
 impl MtlsStream {
-    pub(crate) fn new(tls: TlsStream<TcpStream>, info: MtlsConnectInfo) -> Self {
-        Self { tls, info }
+    pub(crate) fn new(
+        tls: TlsStream<TcpStream>,
+        info: MtlsConnectInfo,
+        place: Place,
+        patience: Duration,
+    ) -> Self {
+        Self { tls, info, preface: Some((PREFACE, Box::pin(sleep(patience)))), _place: place }
     }
 }
 
@@ -45,7 +60,20 @@ impl Connected for MtlsStream {
 
 impl AsyncRead for MtlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_read(cx, buf)
+        let this = self.get_mut();
+        let Some((left, deadline)) = &mut this.preface else {
+            return Pin::new(&mut this.tls).poll_read(cx, buf);
+        };
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.tls).poll_read(cx, buf))?;
+        *left = left.saturating_sub(buf.filled().len() - before);
+        if *left == 0 {
+            this.preface = None;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

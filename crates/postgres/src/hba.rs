@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::PostgresError;
-use crate::roles::{REPLICATION_ROLE, SUPERUSER};
+use crate::roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 
 /// The map of `pg_ident.conf` that the unix socket uses.
 pub const IDENT_MAP: &str = "cellar";
@@ -47,7 +47,7 @@ pub fn render_hba(replication_from: &[&str]) -> Result<String, PostgresError> {
     Ok(text)
 }
 
-/// `pg_ident.conf`: the OS user may be the superuser, and the role of its own name.
+/// `pg_ident.conf`: the OS user may be the superuser, the role that watches, and the role of its own name.
 ///
 /// A map of everybody to the role of the same name would let any OS user that a role is ever
 /// named after come in once the socket directory's mode is loosened.
@@ -69,7 +69,8 @@ pub fn render_ident(os_user: &str) -> Result<String, PostgresError> {
     let mut text = format!(
         "# Written by Cellar; changes are overwritten.\n\
          # MAP   OS-USER  ROLE\n\
-         {IDENT_MAP}  \"{os_user}\"  {SUPERUSER}\n"
+         {IDENT_MAP}  \"{os_user}\"  {SUPERUSER}\n\
+         {IDENT_MAP}  \"{os_user}\"  {MONITOR_ROLE}\n"
     );
     if os_user != SUPERUSER {
         let _ = writeln!(text, "{IDENT_MAP}  \"{os_user}\"  \"{os_user}\"");
@@ -101,11 +102,13 @@ mod tests {
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "postgres"  postgres
+        cellar  "postgres"  cellar_monitor
         "#);
         insta::assert_snapshot!(render_ident("ada.l").unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "ada.l"  postgres
+        cellar  "ada.l"  cellar_monitor
         cellar  "ada.l"  "ada.l"
         "#);
     }

@@ -36,7 +36,7 @@ pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
 pub use postmaster::{Postmaster, PostmasterState, occupants, running};
 pub use probe::Probe;
-pub use roles::{REPLICATION_ROLE, SUPERUSER, ensure_roles};
+pub use roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER, ensure_roles};
 pub use session::{Endpoint, execute, query};
 pub use settings::{RecoverySettings, RecoveryTarget, Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};

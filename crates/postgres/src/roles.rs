@@ -7,7 +7,10 @@ use crate::{Endpoint, PostgresError, execute};
 /// The role standbys connect as, and the common name of their certificates.
 pub const REPLICATION_ROLE: &str = "cellar_replication";
 
-/// The role initdb makes, and Cellar connects as.
+/// The role that instances are watched as: it reads statistics and settings, and may do nothing else.
+pub const MONITOR_ROLE: &str = "cellar_monitor";
+
+/// The role initdb makes, and Cellar connects as for everything but watching.
 pub const SUPERUSER: &str = "postgres";
 
 /// Creates a role unless it is there. On a primary that has it, this writes nothing.
@@ -29,8 +32,8 @@ fn create_unless_there(role: &str, attributes: &str) -> Result<String, PostgresE
     ))
 }
 
-/// Creates, on a primary, the roles that are not there yet: [`REPLICATION_ROLE`], and a superuser named like
-/// the OS user, so that a plain `psql` works for the user that runs PostgreSQL. Neither has a password.
+/// Creates, on a primary, the roles that are not there yet: [`REPLICATION_ROLE`], [`MONITOR_ROLE`], and a superuser named
+/// like the OS user, so that a plain `psql` works for the user that runs PostgreSQL. None has a password.
 ///
 /// # Errors
 /// When PostgreSQL does not answer in `timeout` or refuses, as a standby does.
@@ -40,6 +43,7 @@ pub async fn ensure_roles(
     timeout: Duration,
 ) -> Result<(), PostgresError> {
     execute(endpoint, &create_unless_there(REPLICATION_ROLE, "LOGIN REPLICATION")?, timeout).await?;
+    execute(endpoint, &create_unless_there(MONITOR_ROLE, "LOGIN IN ROLE pg_monitor")?, timeout).await?;
     if os_user != SUPERUSER {
         execute(endpoint, &create_unless_there(os_user, "LOGIN SUPERUSER")?, timeout).await?;
     }

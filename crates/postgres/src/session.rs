@@ -73,9 +73,9 @@ impl Endpoint {
         PostgresError::NoAnswer { endpoint: self.to_string(), after }
     }
 
-    /// Connects as the superuser. Has no deadline of its own; `patience` is what the server is told
+    /// Connects as a role. Has no deadline of its own; `patience` is what the server is told
     /// to spend on a statement at most.
-    pub(crate) async fn connect(&self, patience: Duration) -> Result<Session, PostgresError> {
+    pub(crate) async fn connect(&self, role: &str, patience: Duration) -> Result<Session, PostgresError> {
         // A table or function that somebody put into `public` must not get a superuser's call. A statement
         // of ours must not wait for a synchronous standby, which may need it to connect at all.
         let options = format!(
@@ -85,7 +85,7 @@ impl Endpoint {
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&self.socket_directory)
             .port(self.port)
-            .user(SUPERUSER)
+            .user(role)
             .dbname("postgres")
             .application_name("cellar")
             .options(options)
@@ -127,7 +127,7 @@ pub async fn query(
     timeout: Duration,
 ) -> Result<Vec<Vec<Option<String>>>, PostgresError> {
     let work = async {
-        let session = endpoint.connect(timeout).await?;
+        let session = endpoint.connect(SUPERUSER, timeout).await?;
         let answer =
             session.client.simple_query(sql).await.map_err(|error| endpoint.error(error, timeout))?;
         let rows = answer.into_iter().filter_map(|message| match message {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Role, Timeline};
 use cellar_postgres::{
-    ControlState, DataDirectory, PostgresError, PostmasterState, PrimaryConninfo, Probe, REPLICATION_ROLE,
-    StopTimeouts, Stopped, check_permissions, configure, ensure_roles, execute, initdb, inspect, occupants,
-    promote, query, reload, run, running, start, stop,
+    ControlState, DataDirectory, InstanceFacts, MONITOR_ROLE, PostgresError, PostmasterState,
+    PrimaryConninfo, Probe, REPLICATION_ROLE, StopTimeouts, Stopped, check_permissions, configure,
+    ensure_roles, execute, initdb, inspect, occupants, promote, query, reload, run, running, start, stop,
 };
 use nix::sys::signal::Signal;
 use support::{Cell, PATIENCE, entries, signal, user, wait_for};
@@ -108,7 +108,11 @@ async fn roles_are_made_once_and_only_on_a_primary() {
     let text = |value: &str| Some(value.to_owned());
     assert_eq!(
         query(&cell.endpoint(), sql, PATIENCE).await.unwrap(),
-        [[text(REPLICATION_ROLE), text("t"), text("f")], [text("some \"body\""), text("f"), text("t")]]
+        [
+            [text(MONITOR_ROLE), text("f"), text("f")],
+            [text(REPLICATION_ROLE), text("t"), text("f")],
+            [text("some \"body\""), text("f"), text("t")]
+        ]
     );
     let error = execute(&cell.endpoint(), "SELECT 1/0", PATIENCE).await.unwrap_err();
     assert!(matches!(&error, PostgresError::Sql { code, .. } if code == "22012"), "{error}");
@@ -163,6 +167,101 @@ async fn a_standby_says_what_it_is_and_follows_its_promotion() {
     let promoted = probe.facts().await.unwrap();
     assert_eq!((promoted.role, promoted.timeline), (Role::Primary, Timeline::new(2)));
     assert!(promote(&standby.tools, &standby.data(), PATIENCE).await.is_err());
+}
+
+/// Who has asked an instance what it is and is still connected.
+async fn watchers(cell: &Cell) -> Vec<String> {
+    let sql = "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE query LIKE 'SELECT r.standby,%'";
+    query(&cell.endpoint(), sql, PATIENCE).await.unwrap().into_iter().flatten().flatten().collect()
+}
+
+/// Waits until a probe's connection is one of `role`, and returns what it was told over that one.
+async fn watched_by(cell: &Cell, role: &str, probe: &mut Probe) -> InstanceFacts {
+    wait_for(role, async || {
+        let facts = probe.facts().await.unwrap();
+        (watchers(cell).await == [role]).then_some(facts)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
+    let cell = Cell::running().await;
+    let mut probe = cell.probe();
+    let before = watched_by(&cell, "postgres", &mut probe).await;
+    ensure_roles(&cell.endpoint(), "postgres", PATIENCE).await.unwrap();
+    // The same probe changes over once the role is there.
+    let facts = watched_by(&cell, MONITOR_ROLE, &mut probe).await;
+    assert_eq!(
+        (&facts.data_directory, facts.system_identifier, facts.role, facts.timeline),
+        (&before.data_directory, before.system_identifier, Role::Primary, Timeline::new(1))
+    );
+
+    let ask = async |sql: &str| query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+    let more = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname = 'cellar_monitor'";
+    assert_eq!(ask(more).await, [[Some("f".to_owned())]]);
+    let groups = "SELECT roleid::regrole FROM pg_auth_members WHERE member = 'cellar_monitor'::regrole";
+    assert_eq!(ask(groups).await, [[Some("pg_monitor".to_owned())]]);
+    for forbidden in [
+        "CREATE ROLE other",
+        "CREATE TABLE public.t ()",
+        "SELECT pg_read_file('PG_VERSION')",
+        "SELECT pg_switch_wal()",
+        "SELECT pg_promote()",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+    ] {
+        let sql = format!("SET SESSION AUTHORIZATION cellar_monitor; {forbidden}");
+        let refused = execute(&cell.endpoint(), &sql, PATIENCE).await;
+        assert!(matches!(&refused, Err(PostgresError::Sql { code, .. }) if code == "42501"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_superuser_stands_in_while_the_watching_role_cannot_ask() {
+    let cell = Cell::running().await;
+    ensure_roles(&cell.endpoint(), "postgres", PATIENCE).await.unwrap();
+    for (spoilt, mended) in [
+        ("ALTER ROLE cellar_monitor NOLOGIN", "ALTER ROLE cellar_monitor LOGIN"),
+        ("ALTER ROLE cellar_monitor CONNECTION LIMIT 0", "ALTER ROLE cellar_monitor CONNECTION LIMIT -1"),
+        ("REVOKE pg_monitor FROM cellar_monitor", "GRANT pg_monitor TO cellar_monitor"),
+    ] {
+        execute(&cell.endpoint(), spoilt, PATIENCE).await.unwrap();
+        watched_by(&cell, "postgres", &mut cell.probe()).await;
+        execute(&cell.endpoint(), mended, PATIENCE).await.unwrap();
+        watched_by(&cell, MONITOR_ROLE, &mut cell.probe()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_standby_is_watched_by_the_role_that_its_primary_made() {
+    let primary = Cell::running().await;
+    let mut standby = copy_of(&primary).await;
+    let sockets = primary.config.settings.socket_directory.to_str().unwrap();
+    let port = primary.config.settings.port;
+    standby.config.settings.primary_conninfo =
+        Some(format!("host={sockets} port={port} user=postgres application_name=zone2"));
+    standby.start().await;
+    let mut probe = standby.probe();
+    watched_by(&standby, "postgres", &mut probe).await;
+    ensure_roles(&primary.endpoint(), "postgres", PATIENCE).await.unwrap();
+    let facts = watched_by(&standby, MONITOR_ROLE, &mut probe).await;
+    let address = Some((sockets.to_owned(), port));
+    assert_eq!((facts.role, &facts.configured_primary), (Role::Standby, &address));
+    let receiver = facts.wal_receiver.unwrap();
+    assert_eq!((receiver.status.as_str(), receiver.sender), ("streaming", address));
+    assert!(receiver.latest_end_lsn.is_some() && receiver.last_message_age.is_some());
+    let on_primary = watched_by(&primary, MONITOR_ROLE, &mut primary.probe()).await;
+    assert_eq!(on_primary.streaming_to, ["zone2"]);
+
+    // With no receiver the timeline comes from pg_control.
+    stop(&primary.data(), &quick()).await.unwrap();
+    let alone = wait_for("the end of streaming", async || {
+        let facts = probe.facts().await.unwrap();
+        facts.wal_receiver.is_none().then_some(facts)
+    })
+    .await;
+    assert_eq!((alone.role, alone.timeline), (Role::Standby, Timeline::new(1)));
+    assert_eq!(watchers(&standby).await, [MONITOR_ROLE]);
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     reason = "clippy.toml's leave for tests does not reach their helper functions"
 )]
 
 mod authority;
+mod floods;
 mod grpc;
 mod handshake;
 mod leaf;
