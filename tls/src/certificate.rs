@@ -172,13 +172,13 @@ fn common_name(certificate: &X509Certificate<'_>) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-fn serial_text(bytes: &[u8]) -> String {
+pub(crate) fn serial_text(bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let trimmed = text.trim_start_matches('0');
     if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = time.timestamp();
     let distance = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }

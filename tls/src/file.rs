@@ -145,7 +145,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     let directory = parent(path);
     File::open(directory).and_then(|d| d.sync_all()).map_err(TlsError::io("sync", directory))
 }

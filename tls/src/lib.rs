@@ -10,6 +10,7 @@ mod certificate;
 mod client;
 mod connections;
 mod error;
+mod exchange;
 mod file;
 mod guard;
 mod identity;
@@ -20,6 +21,7 @@ mod listener;
 mod probe;
 mod provider;
 mod request;
+mod revocation;
 mod server;
 mod stream;
 
@@ -29,6 +31,7 @@ pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
 pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
 pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
+pub use exchange::{exchange, exchange_back, previous};
 pub use file::Owner;
 pub use guard::{Guard, Guarded, OnRefused, Revoked, ToStatus};
 pub use identity::Identity;
@@ -39,5 +42,8 @@ pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
 pub use probe::{ProbeProtocol, Probed, probe};
 pub use provider::install_ring_provider;
 pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest};
+pub use revocation::{
+    REVOCATIONS, RevokedSerials, install_revocations, parse_serial, read_revocations, sign_revocations,
+};
 pub use server::{ReloadableServerConfig, Reloaded, ServerFiles};
 pub use stream::{MtlsConnectInfo, MtlsStream};

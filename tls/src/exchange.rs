@@ -1,0 +1,120 @@
+//! Replacing all of a directory's keys and certificates in one step, and taking that back.
+//!
+//! A key and its certificates fit each other only together. The new ones are made whole in a directory beside the old
+//! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): whoever opens a file by its path
+//! finds the old set or the new one. The old one stays as `<directory>.previous` until the next exchange.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use crate::file::{self, Owner};
+use crate::{Result, TlsError};
+
+fn beside(directory: &Path, suffix: &str) -> PathBuf {
+    let mut name = directory.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    directory.with_file_name(name)
+}
+
+/// Where the set is kept that the last exchange replaced.
+#[must_use]
+pub fn previous(directory: &Path) -> PathBuf {
+    beside(directory, ".previous")
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(TlsError::io("remove", directory)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn swap(one: &Path, other: &Path) -> Result<()> {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
+        .map_err(|errno| TlsError::io("exchange", other)(errno.into()))?;
+    file::sync_directory(other)
+}
+
+/// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are taken
+/// over as they are. When it fails, nothing has changed.
+///
+/// # Errors
+/// What `fill` returns, or when the new directory cannot be made or exchanged.
+pub fn exchange(directory: &Path, owner: Option<Owner>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let next = beside(directory, ".next");
+    remove(&next)?;
+    file::create_private_directory(&next, owner)?;
+    let filled = fill(&next).and_then(|()| take_over(directory, &next, owner));
+    if let Err(error) = filled {
+        remove(&next)?;
+        return Err(error);
+    }
+    swap(&next, directory)?;
+    let previous = previous(directory);
+    remove(&previous)?;
+    fs::rename(&next, &previous).map_err(TlsError::io("keep", &previous))
+}
+
+fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
+    for entry in fs::read_dir(from).map_err(TlsError::io("read", from))?.flatten() {
+        let target = to.join(entry.file_name());
+        // What cannot be read as a plain small file is not one of ours.
+        if let (false, Ok(content)) = (file::exists(&target)?, file::read_own(&entry.path())) {
+            file::create(&target, &content.text, content.mode() & 0o777, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the last exchange back.
+///
+/// # Errors
+/// When nothing was kept, or the names cannot be exchanged.
+pub fn exchange_back(directory: &Path) -> Result<()> {
+    swap(&previous(directory), directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_or_nothing_and_back() {
+        let root = tempfile::tempdir().unwrap();
+        let tls = root.path().join("tls");
+        fs::create_dir(&tls).unwrap();
+        for (name, text) in [("key", "old"), ("certificate", "old"), ("endpoint", "kept")] {
+            fs::write(tls.join(name), text).unwrap();
+        }
+        let make = |to: &Path| {
+            file::create(&to.join("key"), "new", 0o600, None)?;
+            file::create(&to.join("certificate"), "new", 0o644, None).map(drop)
+        };
+        let shown = || {
+            ["key", "certificate", "endpoint"].map(|name| fs::read_to_string(tls.join(name)).unwrap()).join(" ")
+        };
+        exchange(&tls, None, make).unwrap();
+        assert_eq!(shown(), "new new kept");
+        exchange_back(&tls).unwrap();
+        assert_eq!(shown(), "old old kept");
+        // What fails half-way, or was killed half-way before, leaves no trace.
+        fs::create_dir(root.path().join("tls.next")).unwrap();
+        fs::write(root.path().join("tls.next/key"), "half").unwrap();
+        let failed = exchange(&tls, None, |to| {
+            file::create(&to.join("key"), "new", 0o600, None)?;
+            Err(TlsError::bad_file(to, "no".to_owned()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(shown(), "old old kept");
+        assert!(!root.path().join("tls.next").exists());
+        exchange(&tls, None, make).unwrap();
+        exchange(&tls, None, make).unwrap();
+        assert_eq!(shown(), "new new kept");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "one set is kept");
+    }
+}

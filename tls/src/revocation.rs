@@ -1,0 +1,177 @@
+//! Revoked certificates: lists that an authority signs, and reading them back.
+//!
+//! A list is public and may travel through places that nobody trusts; its signature is what counts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use time::OffsetDateTime;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::certificate::{parse, serial_text, system_time};
+use crate::file::{self, CERTIFICATE_MODE, Owner};
+use crate::{CLOCK_SKEW, Ca, Result, TlsError};
+
+/// File name of the revocation lists, beside the authority's certificate.
+pub const REVOCATIONS: &str = "ca.crl";
+
+/// Where a list ends in PEM.
+const END: &str = "-----END X509 CRL-----";
+
+/// Serial numbers as [`CertificateInfo`](crate::CertificateInfo) writes them, and since when each is revoked.
+pub type RevokedSerials = BTreeMap<String, SystemTime>;
+
+/// A serial number as a person may write it (upper case, colons, leading zeros), as
+/// [`CertificateInfo`](crate::CertificateInfo) writes it.
+///
+/// # Errors
+/// When it is not a hexadecimal number of at most 20 bytes (RFC 5280, 4.1.2.2).
+pub fn parse_serial(text: &str) -> Result<String> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
+    let digits = digits.strip_prefix("0x").unwrap_or(&digits).trim_start_matches('0');
+    if digits.is_empty() || digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(TlsError::BadRequest {
+            field: "serial number",
+            value: text.chars().take(80).collect(),
+            reason: "a hexadecimal number is wanted, as `cellar certs list` shows it",
+        });
+    }
+    Ok(digits.to_owned())
+}
+
+fn bytes(serial: &str) -> Vec<u8> {
+    let padded = if serial.len().is_multiple_of(2) { serial.to_owned() } else { format!("0{serial}") };
+    let pairs = padded.as_bytes().chunks(2);
+    pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// A list of these serial numbers, signed by the authority, in PEM. It holds as long as the authority: a list
+/// that runs out would shut everybody out, and a newer one replaces it at once anyway.
+///
+/// # Errors
+/// When the authority may not sign lists.
+pub fn sign_revocations(ca: &Ca, revoked: &RevokedSerials) -> Result<String> {
+    let failed = |error: rcgen::Error| TlsError::Generate {
+        what: "a revocation list",
+        reason: error.to_string(),
+    };
+    let now = SystemTime::now();
+    // Readers compare by this number which of two lists is the newer one.
+    let number = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    let entry = |(serial, since): (&String, &SystemTime)| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&bytes(serial)),
+        revocation_time: OffsetDateTime::from(*since),
+        reason_code: Some(RevocationReason::Superseded),
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: OffsetDateTime::from(now - CLOCK_SKEW),
+        next_update: OffsetDateTime::from(ca.info().not_after),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(ca.issuer()).and_then(|list| list.pem()).map_err(failed)
+}
+
+/// What the lists in `pem` revoke, and the lists themselves without those that none of `authorities` (PEM, one or
+/// several) has signed.
+///
+/// # Errors
+/// When the authorities cannot be read, or no list is signed by one of them.
+pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials, String)> {
+    let bad = |reason: String| TlsError::bad_file(Path::new(REVOCATIONS), reason);
+    let trusted: std::result::Result<Vec<CertificateDer<'_>>, _> =
+        CertificateDer::pem_slice_iter(authorities.as_bytes()).collect();
+    let trusted = trusted.map_err(|error| bad(format!("the authorities cannot be read ({error})")))?;
+    let mut revoked = RevokedSerials::new();
+    let mut kept = String::new();
+    for block in pem.split_inclusive(END).filter(|block| block.ends_with(END)) {
+        let list = CertificateRevocationListDer::from_pem_slice(block.as_bytes());
+        let list = list.map_err(|error| bad(error.to_string()))?;
+        let Ok(([], parsed)) = CertificateRevocationList::from_der(&list) else { continue };
+        let signed = trusted.iter().any(|authority| {
+            parse(authority).is_ok_and(|authority| parsed.verify_signature(authority.public_key()).is_ok())
+        });
+        if !signed {
+            continue;
+        }
+        for entry in parsed.iter_revoked_certificates() {
+            revoked.insert(serial_text(entry.raw_serial()), system_time(entry.revocation_date));
+        }
+        kept.push_str(block.trim_start());
+        kept.push('\n');
+    }
+    if kept.is_empty() {
+        return Err(bad("no list in it is signed by a trusted authority".to_owned()));
+    }
+    Ok((revoked, kept))
+}
+
+/// Puts the lists beside an authority's certificate; tells whether the file changed.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn install_revocations(directory: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
+    let path = directory.join(REVOCATIONS);
+    let same = file::read_own(&path).is_ok_and(|found| found.text == pem && found.is_as(CERTIFICATE_MODE, owner));
+    if !same {
+        file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
+    }
+    Ok(!same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate_ca;
+    use std::time::Duration;
+
+    fn authority(dir: &Path, name: &str) -> Ca {
+        generate_ca(&dir.join(name), &"demo".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_signed_is_read_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let revoked = RevokedSerials::from([("ab01".to_owned(), since), ("7".to_owned(), since)]);
+        let pem = sign_revocations(&ours, &revoked).unwrap();
+        let (read, kept) = read_revocations(&pem, ours.pem()).unwrap();
+        assert_eq!(read, revoked);
+        assert_eq!(read_revocations(&kept, ours.pem()).unwrap().0, revoked);
+        // Somebody else's list revokes nothing of ours, alone or beside ours.
+        let forged = sign_revocations(&theirs, &RevokedSerials::from([("c0".to_owned(), since)])).unwrap();
+        assert!(read_revocations(&forged, ours.pem()).is_err());
+        let (read, kept) = read_revocations(&format!("{forged}{pem}"), ours.pem()).unwrap();
+        assert_eq!((read, kept.matches("BEGIN").count()), (revoked.clone(), 1));
+        // While an authority is being replaced, both count.
+        let both = format!("{}{}", theirs.pem(), ours.pem());
+        assert_eq!(read_revocations(&format!("{forged}{pem}"), &both).unwrap().0.len(), 3);
+        for bad in ["", "rubbish", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+            assert!(read_revocations(bad, ours.pem()).is_err(), "{bad:?}");
+        }
+        let none = sign_revocations(&ours, &RevokedSerials::new()).unwrap();
+        assert_eq!(read_revocations(&none, ours.pem()).unwrap().0, RevokedSerials::new());
+    }
+
+    #[test]
+    fn serials_are_read_as_people_write_them() {
+        for text in ["ab01", "AB01", "AB:01", "00ab01", "0xAB01"] {
+            assert_eq!(parse_serial(text).unwrap(), "ab01", "{text}");
+        }
+        for bad in ["", "0", "xyz", "ab 01", "--all", "../x", &"a".repeat(41)] {
+            assert!(parse_serial(bad).is_err(), "{bad:?}");
+        }
+    }
+}
