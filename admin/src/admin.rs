@@ -64,6 +64,17 @@ impl Admin {
         self.ending.send_replace(true);
     }
 
+    /// The lists of revoked certificates, in PEM and as signed by whomever: to be checked.
+    #[must_use]
+    pub fn revocations(&self) -> Option<String> {
+        self.view().revocations.clone().map(|list| list.pem)
+    }
+
+    /// Calls poolers over new connections from now on, with the certificates of this moment.
+    pub fn redial(&self) {
+        self.poolers.forget_all();
+    }
+
     /// A receiver that sees `true` when streams must end.
     pub(crate) fn ending(&self) -> watch::Receiver<bool> {
         self.ending.subscribe()

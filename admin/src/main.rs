@@ -1,17 +1,17 @@
 //! The `multiadmin` daemon.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use cellar_admin::{Admin, Leading, dial_with_tls, serve};
 use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_tls::{
-    ClientTls, Guard, MtlsListener, ReloadableServerConfig, Reloaded, Revoked, ServerFiles,
-    install_ring_provider,
+    CA_CERTIFICATE, ClientTls, Guard, MtlsListener, ReloadableServerConfig, Reloaded, Revoked, ServerFiles,
+    Stamps, TlsError, install_ring_provider, read_revocations,
 };
 use cellar_topology::{EtcdKv, Store};
 use clap::Parser;
@@ -20,8 +20,11 @@ use clap::Parser;
 /// callers learn from this process what is the matter.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often renewed certificates are looked for: three small files are read.
-const RELOAD: Duration = Duration::from_secs(60);
+/// How often renewed certificates and new revocations are looked for.
+const RELOAD: Duration = Duration::from_secs(1);
+
+/// What is read in multiadmin's TLS directory.
+const FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
 
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]
@@ -67,30 +70,27 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { cluster, etcd, tls_dir, listen, .. } = arguments;
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
-    let etcd_tls = ClientTls::from_files(
-        &tls_dir.join("ca.crt"),
-        &tls_dir.join("multiadmin.crt"),
-        &tls_dir.join("multiadmin.key"),
-    )?;
-    let etcd_tls =
-        etcd.first().and_then(|url| host_of(url)).map_or(etcd_tls.clone(), |host| etcd_tls.domain_name(host));
-    let kv = EtcdKv::connect(&etcd, Some(etcd_tls.tonic_config())).await?;
-    let store = Store::new(Arc::new(kv), Keyspace::new(&cluster));
-    let admin = Admin::start(store, dial_with_tls(tls_dir));
+    let host = etcd.first().and_then(|url| host_of(url));
+    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
+    let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
+    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()));
     let leading = Leading::start(&admin, identity());
     if !admin.ready(START_PATIENCE).await {
         tracing::warn!("etcd does not answer; serving UNAVAILABLE until it does");
     }
     let listener = MtlsListener::bind(listen, config.clone()).await?;
     tracing::info!(%cluster, listen = %listener.local_addr()?, "multiadmin serves");
-    let reloading = tokio::spawn(reload(config));
+    let revoked = Revoked::default();
+    let certificates =
+        Certificates { admin: admin.clone(), config, etcd: kv, host, tls_dir, revoked: revoked.clone() };
+    let reloading = tokio::spawn(certificates.watch());
     let shutdown = async {
         if let Err(error) = shutdown_requested().await {
             tracing::error!(%error, "cannot listen for signals");
         }
         tracing::info!("multiadmin shuts down");
     };
-    let guard = Guard::new(cluster, Revoked::default(), cellar_api::status_of);
+    let guard = Guard::new(cluster, revoked, cellar_api::status_of);
     let served = serve(admin, listener.incoming(), guard, shutdown).await;
     reloading.abort();
     leading.resign().await;
@@ -112,15 +112,79 @@ fn identity() -> String {
     format!("{}/{}", std::process::id(), uuid::Uuid::now_v7())
 }
 
-async fn reload(config: ReloadableServerConfig) {
-    loop {
-        tokio::time::sleep(RELOAD).await;
-        match config.reload() {
-            Ok(Reloaded::Unchanged) => {}
-            Ok(Reloaded::Swapped(info)) => {
-                tracing::info!(serial = info.serial, "serving a renewed certificate");
+/// What multiadmin presents to etcd.
+fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError> {
+    let [ca, certificate, key] = FILES.map(|file| directory.join(file));
+    let tls = ClientTls::from_files(&ca, &certificate, &key)?;
+    Ok(match host {
+        Some(host) => tls.domain_name(host),
+        None => tls,
+    })
+}
+
+/// Everything that uses multiadmin's certificates, and what must learn of revoked ones.
+struct Certificates {
+    admin: Admin,
+    config: ReloadableServerConfig,
+    etcd: EtcdKv,
+    host: Option<String>,
+    tls_dir: PathBuf,
+    revoked: Revoked,
+}
+
+impl Certificates {
+    /// Takes up what is new, for ever.
+    async fn watch(self) {
+        let mut stamps = Stamps::of(FILES.iter().map(|file| self.tls_dir.join(file)).collect());
+        let mut seen = None;
+        let mut warned = None;
+        loop {
+            let replaced = stamps.changed();
+            if replaced && let Err(error) = self.take_up().await {
+                tracing::error!(%error, "keeping the present certificate");
             }
-            Err(error) => tracing::warn!(%error, "keeping the present certificate"),
+            self.heed_revocations(&mut seen, replaced);
+            let info = self.config.info();
+            let due = info.warning(SystemTime::now());
+            if due.is_some() && due != warned {
+                tracing::warn!(
+                    serial = info.serial,
+                    days = due,
+                    "the certificate ends soon: renew it (`cellar certs rotate`)"
+                );
+            }
+            warned = due;
+            tokio::time::sleep(RELOAD).await;
         }
+    }
+
+    async fn take_up(&self) -> anyhow::Result<()> {
+        let client = etcd_tls(&self.tls_dir, self.host.as_deref())?;
+        if let Reloaded::Swapped(info) = self.config.reload()? {
+            tracing::info!(serial = info.serial, "serving a renewed certificate");
+        }
+        self.etcd.reconnect(client.tonic_config()).await?;
+        self.admin.redial();
+        Ok(())
+    }
+
+    fn heed_revocations(&self, seen: &mut Option<String>, again: bool) {
+        let Some(pem) = self.admin.revocations() else { return };
+        if !again && seen.as_ref() == Some(&pem) {
+            return;
+        }
+        let read = std::fs::read_to_string(self.tls_dir.join(CA_CERTIFICATE))
+            .map_err(anyhow::Error::from)
+            .and_then(|trusted| Ok(read_revocations(&pem, &trusted)?));
+        match read {
+            Ok((serials, _)) => {
+                tracing::info!(count = serials.len(), "a new revocation list");
+                self.revoked.set(serials.into_keys().collect());
+            }
+            Err(error) => {
+                tracing::error!(%error, "the revocation list is not to be trusted; the one before holds");
+            }
+        }
+        *seen = Some(pem);
     }
 }

@@ -104,6 +104,11 @@ impl PoolerClients {
         Ok(channel)
     }
 
+    /// Drops every channel; calls under way end as they would have.
+    pub(crate) fn forget_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Drops the channel of a pooler that did not answer: the next call begins afresh, with the
     /// certificates of that moment.
     pub(crate) fn forget(&self, pooler: &Pooler) {

@@ -10,7 +10,8 @@ use cellar_model::{
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
-use cellar_topology::{LeaseKeeper, Mirror, Store};
+use cellar_tls::{ReloadableServerConfig, Revoked};
+use cellar_topology::{EtcdKv, LeaseKeeper, Mirror, Store};
 use tokio::sync::Notify;
 
 use crate::reporter::Report;
@@ -38,6 +39,8 @@ pub(crate) struct Agent {
     pub(crate) tools: Tools,
     /// pgBackRest.
     pub(crate) pgbackrest: Pgbackrest,
+    /// etcd's connection, whose certificate may be replaced.
+    pub(crate) etcd: EtcdKv,
     /// etcd.
     pub(crate) store: Store,
     /// This database's part of the topology.
@@ -52,10 +55,18 @@ pub(crate) struct Agent {
     pub(crate) reported: Notify,
     /// Wakes the supervisor before its next tick.
     pub(crate) nudge: Notify,
-    /// Rings when `pgbackrest.conf` has changed.
+    /// Rings when `pgbackrest.conf` or the certificates have changed.
     pub(crate) config_changed: Notify,
+    /// Set while pgBackRest's server is to be told of a change and its sessions have not ended.
+    pub(crate) reload_waits: Cell<bool>,
     /// The size of this database's WAL segments, once it was seen.
     pub(crate) segment_size: Cell<Option<SegmentSize>>,
+    /// What the gRPC server presents, once it serves.
+    pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
+    /// Whom the gRPC server refuses.
+    pub(crate) revoked: Revoked,
+    /// The revocation list that was last looked at.
+    pub(crate) revocations_seen: RefCell<String>,
     /// Set while a job has the instance to itself; the supervisor keeps its hands off.
     pub(crate) held: Cell<bool>,
 }

@@ -10,6 +10,8 @@ use cellar_model::{Database, Leader, Pooler};
 use cellar_pgbackrest::{ConfigInput, render_bootstrap, render_full, render_job};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
 
+use cellar_tls::REVOCATIONS;
+
 use crate::agent::Agent;
 
 /// A file could not be derived or written.
@@ -151,6 +153,8 @@ pub(crate) fn instance_config(
                 certificate: tls.join("server.crt"),
                 key: tls.join("server.key"),
                 ca: tls.join("ca.crt"),
+                // A server that is told of lists refuses whomever it has no list for, so not before there is one.
+                revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
             archive_command: if leader.is_none_or(|leader| leader.cell == agent.cell) {

@@ -13,6 +13,7 @@
 mod agent;
 mod arguments;
 mod backup;
+mod certificates;
 mod claim;
 mod config_files;
 mod discard;

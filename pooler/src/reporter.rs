@@ -27,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) pgbackrest_version: String,
     /// When the first certificate ends.
     pub(crate) certificate_expiry: Option<Timestamp>,
+    /// Why new certificates are not in use.
+    pub(crate) certificate_problem: String,
 }
 
 /// The status as it should be in etcd now, without its time.
@@ -40,7 +42,8 @@ fn status(agent: &Agent) -> PoolerStatus {
         cell: agent.cell.clone(),
         epoch: agent.epoch.clone(),
         state: report.state,
-        message: report.message,
+        // Of the two the instance is the more urgent one.
+        message: if report.message.is_empty() { report.certificate_problem } else { report.message },
         role: Role::Unknown,
         system_identifier: None,
         timeline: None,

@@ -15,9 +15,7 @@ use cellar_api::{DESCRIPTORS, wkt};
 use cellar_model::{BackupLabel, Code, JobId, Refusal};
 use cellar_pgbackrest::BackupInfo;
 use cellar_postgres::{InstanceFacts, Probe};
-use cellar_tls::{
-    Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, Revoked, ServerFiles, ServerLimits,
-};
+use cellar_tls::{Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, ServerFiles, ServerLimits};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -100,7 +98,9 @@ async fn listen_once(
     let (card, _) = agent.place()?;
     let files = ServerFiles::in_dir(PathBuf::from(&card.tls_directory), "pooler.crt", "server.key");
     let address: SocketAddr = format!("{}:{}", card.listen, card.grpc_port).parse()?;
-    let listener = MtlsListener::bind(address, ReloadableServerConfig::load(files)?).await?;
+    let config = ReloadableServerConfig::load(files)?;
+    agent.grpc_tls.replace(Some(config.clone()));
+    let listener = MtlsListener::bind(address, config).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MultiPoolerServer<Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -108,7 +108,7 @@ async fn listen_once(
         .build_v1()?;
     ServerLimits::default()
         .server()
-        .layer(Guard::new(agent.cluster.clone(), Revoked::default(), cellar_api::status_of))
+        .layer(Guard::new(agent.cluster.clone(), agent.revoked.clone(), cellar_api::status_of))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(MultiPoolerServer::new(Service { questions }).max_decoding_message_size(MAX_REQUEST))

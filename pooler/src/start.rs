@@ -1,7 +1,6 @@
 //! Putting the agent together and taking it down again.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +10,12 @@ use cellar_daemon::{OsUser, shutdown_requested};
 use cellar_model::{CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
-use cellar_tls::ClientTls;
+use cellar_tls::{ClientTls, Revoked};
 use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
-use crate::{Arguments, reporter, server, supervisor, tls_server, worker};
+use crate::{Arguments, certificates, reporter, server, supervisor, tls_server, worker};
 
 /// Seconds without renewal after which this process counts as gone. Short enough that a dead cell
 /// is seen before an operator wonders, long enough for an etcd restart.
@@ -38,7 +37,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ClientTls::from_files(&tls.join("ca.crt"), &tls.join(certificate), &tls.join("server.key"))
     };
     let client = identity("pooler.crt").context("the pooler's certificate cannot be used")?;
-    let kv: Arc<dyn Kv> = Arc::new(EtcdKv::connect(&arguments.etcd, Some(client.tonic_config())).await?);
+    let etcd = EtcdKv::connect(&arguments.etcd, Some(client.tonic_config())).await?;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.clone());
     let keys = Keyspace::new(&arguments.cluster);
     let prefixes = keys.watched_by_pooler(&arguments.database, &arguments.cell);
     let store = Store::new(Arc::clone(&kv), keys);
@@ -52,6 +52,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         user,
         tools,
         pgbackrest,
+        etcd,
         store,
         mirror,
         lease: LeaseKeeper::start(kv, LEASE_TTL),
@@ -60,11 +61,15 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         reported: Notify::new(),
         nudge: Notify::new(),
         config_changed: Notify::new(),
+        reload_waits: Cell::new(false),
         segment_size: Cell::new(None),
+        grpc_tls: RefCell::default(),
+        revoked: Revoked::default(),
+        revocations_seen: RefCell::default(),
         held: Cell::new(false),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
-    prepare(&agent, &tls).await?;
+    prepare(&agent).await?;
     until_ready(&agent).await;
     let (stop, stopping) = watch::channel(false);
     let mut jobs = tokio::task::spawn_local(worker::work(Rc::clone(&agent), stopping));
@@ -73,8 +78,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(tls_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
+        tokio::task::spawn_local(certificates::watch(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server] = loops;
+    let [reporter, supervisor, tls_server, server, certificates] = loops;
     tokio::select! {
         signal = shutdown_requested() => signal.context("cannot listen for signals")?,
         // These never return; a panic in one must not leave an agent that half works.
@@ -82,6 +88,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
+        ended = certificates => anyhow::bail!("the care for certificates ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
     }
     tracing::info!("multipooler stops; PostgreSQL goes on");
@@ -99,7 +106,7 @@ fn epoch() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-async fn prepare(agent: &Agent, tls: &Path) -> anyhow::Result<()> {
+async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let layout = &agent.layout;
     let state = layout.root().join("state");
@@ -113,15 +120,7 @@ async fn prepare(agent: &Agent, tls: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot create {}", directory.display()))?;
     }
     let version = agent.pgbackrest.version().await?;
-    let expiry = ["ca.crt", "server.crt", "pooler.crt", "replication.crt"]
-        .iter()
-        .filter_map(|name| cellar_tls::certificate_expiry(&tls.join(name)).ok())
-        .min();
-    agent.say(|report| {
-        report.pgbackrest_version = version;
-        report.certificate_expiry =
-            expiry.and_then(|time| jiff::Timestamp::try_from(time).ok()).map(cellar_model::timestamp_ms);
-    });
+    agent.say(|report| report.pgbackrest_version = version);
     Ok(())
 }
 

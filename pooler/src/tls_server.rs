@@ -1,7 +1,11 @@
 //! `pgbackrest server`: how other cells read what must come from the primary.
 //!
 //! A child of the agent, started again with growing pauses when it ends, and
-//! sent SIGHUP when its config has changed. It dies with the agent.
+//! sent SIGHUP when its config or its certificates have changed. It dies with the agent.
+//!
+//! On SIGHUP pgBackRest (2.45) closes its socket and binds it anew. A session that it has forked has inherited the
+//! old one, so the binding fails (41) while one runs, and the server ends with all its sessions. So it is told once
+//! no session runs: until then it serves what it has.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -26,6 +30,9 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// How often to look whether it listens, until it does.
 const LOOK_FOR_START: Duration = Duration::from_millis(100);
+
+/// How often to look whether its sessions have ended, while something new waits for that.
+const LOOK_FOR_END: Duration = Duration::from_millis(100);
 
 /// How often to look whether it still listens. Each look is a connection that the server forks for.
 const LOOK: Duration = Duration::from_secs(30);
@@ -58,6 +65,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let log = agent.layout.log().join("pgbackrest-server.log");
     // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
     let _ = agent.config_changed.notified().now_or_never();
+    agent.reload_waits.set(false);
     let invocation = Invocation::new("server").option("config", &card.config_path);
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
     let leader = running.group();
@@ -70,13 +78,16 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 let _ = std::fs::remove_file(&pid_file);
                 return code;
             }
-            () = agent.config_changed.notified() => match program_in(leader) {
+            () = agent.config_changed.notified() => agent.reload_waits.set(true),
+            () = tokio::time::sleep(LOOK_FOR_END), if agent.reload_waits.get() => match program_in(leader) {
+                Some(pid) if has_sessions(pid) => {}
                 Some(pid) => {
                     tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
                     let _ = kill(pid, Signal::SIGHUP);
+                    agent.reload_waits.set(false);
                 }
                 // Not started yet: it will read the new one.
-                None => tracing::debug!("no server to tell of the new config"),
+                None => agent.reload_waits.set(false),
             },
             () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
                 if named.is_none() {
@@ -101,6 +112,12 @@ fn program_in(leader: i32) -> Option<Pid> {
     let child: i32 = children.split_whitespace().next()?.parse().ok()?;
     let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
     (name.trim() == "pgbackrest").then(|| Pid::from_raw(child))
+}
+
+/// Whether somebody is connected: the server forks for each.
+fn has_sessions(server: Pid) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
+    children.is_ok_and(|children| !children.trim().is_empty())
 }
 
 async fn listens(address: &str, port: u16) -> bool {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cellar_model::{CellName, OperatorRole};
 use cellar_tls::{
-    CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KeyFile, LeafRequest, Owner,
-    SERVER_CERTIFICATE, SERVER_KEY, generate_ca, generate_server_cert, issue,
+    CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, Identity, KeyFile, LeafRequest,
+    Owner, SERVER_CERTIFICATE, SERVER_KEY, exchange, generate_ca, install_authorities, issue,
 };
 use nix::unistd::{Uid, User};
 
@@ -15,24 +15,63 @@ use crate::error::Result;
 use crate::file::{make_directory, replace};
 
 /// multiadmin's certificate and key in its directory.
-const ADMIN_CERTIFICATE: &str = "multiadmin.crt";
+pub(crate) const ADMIN_CERTIFICATE: &str = "multiadmin.crt";
 const ADMIN_KEY: &str = "multiadmin.key";
 
-/// Issues each request for the one key of a directory.
-fn issue_all(
-    ca: &Ca,
-    directory: &Path,
-    key: &str,
+/// A cell's other certificates, beside that of its pgBackRest server and PostgreSQL.
+pub(crate) const POOLER_CERTIFICATE: &str = "pooler.crt";
+const REPLICATION_CERTIFICATE: &str = "replication.crt";
+
+/// A directory with one key, the certificates that are issued for it, and the authorities that its owner trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct CertificateSet {
+    /// Whose it is, for messages.
+    pub(crate) what: String,
+    pub(crate) directory: PathBuf,
+    key: &'static str,
     owner: Option<Owner>,
-    requests: &[(&str, LeafRequest)],
-) -> Result<()> {
-    make_directory(directory, 0o700, owner)?;
-    ca.install_certificate(directory, owner)?;
-    let key = KeyFile::load_or_create(&directory.join(key), owner)?;
-    for (file, request) in requests {
-        issue(ca, request, &key, &directory.join(file))?;
+    leaves: Vec<(&'static str, LeafRequest)>,
+}
+
+impl CertificateSet {
+    /// Issues what is missing, stale, or not of this authority.
+    pub(crate) fn ensure(&self, ca: &Ca, trusted: &str) -> Result<()> {
+        make_directory(&self.directory, 0o700, self.owner)?;
+        Ok(self.fill(&self.directory, ca, trusted)?)
     }
-    Ok(())
+
+    /// Replaces key and certificates by new ones, in one step.
+    pub(crate) fn renew(&self, ca: &Ca, trusted: &str) -> Result<()> {
+        make_directory(&self.directory, 0o700, self.owner)?;
+        exchange(&self.directory, self.owner, |next| -> Result<()> {
+            self.fill(next, ca, trusted)?;
+            // Whoever reads them from now on must be able to use them.
+            for (file, _) in &self.leaves {
+                Identity::load(&next.join(CA_CERTIFICATE), &next.join(file), &next.join(self.key))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn fill(&self, directory: &Path, ca: &Ca, trusted: &str) -> cellar_tls::Result<()> {
+        install_authorities(directory, trusted, self.owner)?;
+        let key = KeyFile::load_or_create(&directory.join(self.key), self.owner)?;
+        for (file, request) in &self.leaves {
+            issue(ca, request, &key, &directory.join(file))?;
+        }
+        Ok(())
+    }
+
+    /// Says whom to trust, and changes nothing else.
+    pub(crate) fn trust(&self, trusted: &str) -> Result<()> {
+        install_authorities(&self.directory, trusted, self.owner)?;
+        Ok(())
+    }
+
+    /// The certificates in it.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = PathBuf> {
+        self.leaves.iter().map(|(file, _)| self.directory.join(file))
+    }
 }
 
 /// A certificate of a local cluster, and where it is.
@@ -71,10 +110,14 @@ impl Cluster {
     ) -> Result<CertificateInfo> {
         let ca = Ca::load(&self.layout.ca())?;
         let mut request = LeafRequest::operator(&self.state.cluster, role, name)?;
-        if let Some(lifetime) = lifetime {
+        if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
             request = request.with_lifetime(lifetime);
         }
-        issue_all(&ca, directory, CLIENT_KEY, None, &[(CLIENT_CERTIFICATE, request)])?;
+        let leaves = vec![(CLIENT_CERTIFICATE, request)];
+        let what = format!("{role} {name}");
+        let set =
+            CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
+        set.ensure(&ca, &self.trusted()?)?;
         replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
         Ok(CertificateInfo::from_file(&directory.join(CLIENT_CERTIFICATE))?)
     }
@@ -82,14 +125,9 @@ impl Cluster {
     /// Every certificate that the cluster's directory holds, in the order of its paths.
     #[must_use]
     pub fn certificates(&self) -> Vec<ListedCertificate> {
-        let mut directories = vec![
-            self.layout.ca(),
-            self.etcd_tls(),
-            self.etcd_client_tls(),
-            self.layout.multiadmin(),
-            self.layout.client(),
-        ];
-        directories.extend(self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).tls()));
+        let sets = self.certificate_sets().unwrap_or_default();
+        let mut directories: Vec<PathBuf> = sets.into_iter().map(|set| set.directory).collect();
+        directories.push(self.layout.ca());
         let files = directories
             .iter()
             .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
@@ -112,42 +150,94 @@ impl Cluster {
         Ok(generate_ca(&self.layout.ca(), &self.state.cluster)?)
     }
 
-    /// etcd's certificates, and the provisioner's own for talking to it.
-    pub(crate) fn issue_etcd(&self, ca: &Ca) -> Result<()> {
+    /// Every directory with a key and certificates.
+    pub(crate) fn certificate_sets(&self) -> Result<Vec<CertificateSet>> {
+        let mut sets =
+            vec![self.etcd_set(), self.provisioner_set()?, self.multiadmin_set(), self.client_set()?];
+        sets.extend(self.state.cells.iter().map(|cell| self.cell_set(&cell.name)));
+        Ok(sets)
+    }
+
+    fn set(
+        &self,
+        what: &str,
+        directory: PathBuf,
+        key: &'static str,
+        owner: Option<Owner>,
+        leaves: Vec<(&'static str, LeafRequest)>,
+    ) -> CertificateSet {
+        let lifetime = self.state.cert_lifetime();
+        let lasting = |request: LeafRequest| match lifetime {
+            Some(lifetime) => request.with_lifetime(lifetime),
+            None => request,
+        };
+        let leaves = leaves.into_iter().map(|(file, request)| (file, lasting(request))).collect();
+        CertificateSet { what: what.to_owned(), directory, key, owner, leaves }
+    }
+
+    /// etcd's certificates.
+    pub(crate) fn etcd_set(&self) -> CertificateSet {
         let cluster = &self.state.cluster;
-        let requests = [
+        let leaves = vec![
             (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, HOST)),
             ("peer.crt", LeafRequest::etcd_peer(cluster, HOST)),
         ];
-        issue_all(ca, &self.etcd_tls(), SERVER_KEY, self.owner(), &requests)?;
-        let own = self.provisioner_request()?;
-        issue_all(ca, &self.etcd_client_tls(), CLIENT_KEY, None, &[(CLIENT_CERTIFICATE, own)])
+        self.set("etcd", self.etcd_tls(), SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// The provisioner's own, for talking to etcd.
+    pub(crate) fn provisioner_set(&self) -> Result<CertificateSet> {
+        let leaves = vec![(CLIENT_CERTIFICATE, self.provisioner_request()?)];
+        Ok(self.set("the provisioner", self.etcd_client_tls(), CLIENT_KEY, None, leaves))
+    }
+
+    /// multiadmin's.
+    pub(crate) fn multiadmin_set(&self) -> CertificateSet {
+        let leaves = vec![(ADMIN_CERTIFICATE, LeafRequest::multiadmin(&self.state.cluster, HOST))];
+        self.set("multiadmin", self.layout.multiadmin(), ADMIN_KEY, self.owner(), leaves)
+    }
+
+    /// What a gRPC client needs: certificates of whoever runs this.
+    pub(crate) fn client_set(&self) -> Result<CertificateSet> {
+        let request = LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, &operator_name())?;
+        let leaves = vec![(CLIENT_CERTIFICATE, request)];
+        Ok(self.set("the command line", self.layout.client(), CLIENT_KEY, None, leaves))
+    }
+
+    /// A cell's, all for its one key.
+    pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
+        let (cluster, database) = (&self.state.cluster, &self.state.database);
+        let leaves = vec![
+            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(HOST)),
+            (POOLER_CERTIFICATE, LeafRequest::pooler(cluster, database, cell, HOST)),
+            (REPLICATION_CERTIFICATE, LeafRequest::replication(cluster, cell)),
+        ];
+        let directory = self.layout.cell(cell).tls();
+        self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// etcd's certificates and revocation list, and the provisioner's own for talking to it.
+    pub(crate) fn issue_etcd(&self, ca: &Ca) -> Result<()> {
+        let trusted = self.trusted()?;
+        self.etcd_set().ensure(ca, &trusted)?;
+        self.install_etcd_revocations()?;
+        self.provisioner_set()?.ensure(ca, &trusted)
     }
 
     /// multiadmin's certificate.
     pub(crate) fn issue_multiadmin(&self, ca: &Ca) -> Result<()> {
-        let request = LeafRequest::multiadmin(&self.state.cluster, HOST);
-        issue_all(ca, &self.layout.multiadmin(), ADMIN_KEY, self.owner(), &[(ADMIN_CERTIFICATE, request)])
+        self.multiadmin_set().ensure(ca, &self.trusted()?)
     }
 
     /// What a gRPC client needs: certificates of whoever runs this, and multiadmin's address.
     pub(crate) fn issue_client(&self, ca: &Ca) -> Result<()> {
-        let directory = self.layout.client();
-        let request = LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, &operator_name())?;
-        issue_all(ca, &directory, CLIENT_KEY, None, &[(CLIENT_CERTIFICATE, request)])?;
-        replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)
+        self.client_set()?.ensure(ca, &self.trusted()?)?;
+        let endpoint = format!("{}\n", self.admin_address()?);
+        replace(&self.layout.client().join("endpoint"), &endpoint, 0o644, None)
     }
 
-    /// A cell's certificates, all for its one key.
+    /// A cell's certificates.
     pub(crate) fn issue_cell(&self, ca: &Ca, cell: &CellName) -> Result<()> {
-        let (directory, owner) = (self.layout.cell(cell).tls(), self.owner());
-        let (cluster, database) = (&self.state.cluster, &self.state.database);
-        make_directory(&directory, 0o700, owner)?;
-        generate_server_cert(ca, &directory, HOST, owner)?;
-        let requests = [
-            ("pooler.crt", LeafRequest::pooler(cluster, database, cell, HOST)),
-            ("replication.crt", LeafRequest::replication(cluster, cell)),
-        ];
-        issue_all(ca, &directory, SERVER_KEY, owner, &requests)
+        self.cell_set(cell).ensure(ca, &self.trusted()?)
     }
 }

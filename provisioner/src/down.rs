@@ -116,10 +116,15 @@ impl Cluster {
         if end("multiadmin", || daemon_pid(&pid_file), PATIENCE).await? {
             steps.step("multiadmin has ended");
         }
-        if end("etcd", || self.etcd_pid(), PATIENCE).await? {
+        if self.stop_etcd().await? {
             steps.step("etcd has ended");
         }
         Ok(())
+    }
+
+    /// Ends etcd; tells whether it ran.
+    pub(crate) async fn stop_etcd(&self) -> Result<bool> {
+        end("etcd", || self.etcd_pid(), PATIENCE).await
     }
 
     /// The cells that have a directory here: those that are remembered, and those that were removed and kept.

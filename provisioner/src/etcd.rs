@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{CellName, OperatorRole, Ports};
-use cellar_tls::LeafRequest;
+use cellar_tls::{LeafRequest, REVOCATIONS};
 use cellar_topology::{EtcdUser, Store};
 
 use crate::binaries;
@@ -72,6 +72,7 @@ impl Cluster {
             ("--cert-file", file("server.crt")),
             ("--key-file", file("server.key")),
             ("--trusted-ca-file", file("ca.crt")),
+            ("--client-crl-file", file(REVOCATIONS)),
             ("--peer-cert-file", file("peer.crt")),
             ("--peer-key-file", file("server.key")),
             ("--peer-trusted-ca-file", file("ca.crt")),

@@ -7,6 +7,7 @@
 //! per cell, and wait until every cell streams. They look before they act, so that each may be
 //! killed anywhere and run again.
 
+mod authority;
 mod binaries;
 mod cells;
 mod certs;
@@ -26,6 +27,7 @@ mod preflight;
 mod process;
 mod reach;
 mod records;
+mod rotation;
 mod spec;
 mod state;
 mod steps;
@@ -41,6 +43,7 @@ pub use generate::{generate_configs, render_configs};
 pub use health::ProcessHealth;
 pub use port_offset::PortOffset;
 pub use preflight::Finding;
+pub use rotation::{revoke, rotate};
 pub use spec::{ClusterSpec, SpecError};
 pub use state::{ClusterState, LocalCell};
 pub use steps::Steps;

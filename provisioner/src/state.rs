@@ -52,6 +52,9 @@ pub struct ClusterState {
     pub os_user: String,
     /// The cell that ran initdb.
     pub bootstrap_cell: CellName,
+    /// How long its certificates are valid, seconds; a year when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_lifetime_seconds: Option<u64>,
     /// Its cells.
     pub cells: Vec<LocalCell>,
 }
@@ -71,7 +74,23 @@ impl ClusterState {
         let bootstrap_cell = cells.first()?.clone();
         let cells = (0..).zip(cells).map(|(index, name)| LocalCell { name, index }).collect();
         let version = VERSION;
-        Some(Self { version, cluster, port_offset, database, stanza, repo, os_user, bootstrap_cell, cells })
+        Some(Self {
+            version,
+            cluster,
+            port_offset,
+            database,
+            stanza,
+            repo,
+            os_user,
+            bootstrap_cell,
+            cert_lifetime_seconds: None,
+            cells,
+        })
+    }
+
+    /// How long certificates are valid when that was chosen.
+    pub(crate) fn cert_lifetime(&self) -> Option<Duration> {
+        self.cert_lifetime_seconds.map(Duration::from_secs)
     }
 
     fn path(layout: &ClusterLayout) -> PathBuf {

@@ -28,6 +28,9 @@ pub const DEFAULT_DATABASE: &str = "app";
 /// The cells when nobody gives any.
 pub const DEFAULT_CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 
+/// Certificates that live shorter could end before they are renewed.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
+
 /// What a person asks `up` for. What is absent is taken from the cluster, or its default.
 #[derive(Debug, Clone)]
 pub struct UpOptions {
@@ -45,6 +48,8 @@ pub struct UpOptions {
     pub database: Option<DatabaseName>,
     /// As whom PostgreSQL runs.
     pub os_user: Option<String>,
+    /// How long certificates are valid that are issued from now on.
+    pub cert_lifetime: Option<Duration>,
     /// When to give up.
     pub timeout: Duration,
 }
@@ -193,6 +198,16 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
             lock
         }
     };
+    if let Some(lifetime) = options.cert_lifetime {
+        if lifetime < SHORTEST_LIFETIME {
+            return Err(ProvisionError::Argument {
+                argument: "--cert-lifetime",
+                value: format!("{} s", lifetime.as_secs()),
+                reason: format!("{} s are the least", SHORTEST_LIFETIME.as_secs()),
+            });
+        }
+        cluster.state.cert_lifetime_seconds = Some(lifetime.as_secs());
+    }
     cluster.state.save(&layout)?;
     steps.step(&format!(
         "cluster {} in {}: {} cells, port offset {}",
@@ -237,7 +252,11 @@ impl Cluster {
         // Beside the cluster's coming up, which does not wait for it, but `up` does.
         let permissions = tokio::spawn({
             let this = self.clone();
-            async move { this.ensure_permissions().await }
+            async move {
+                this.ensure_permissions().await?;
+                // What an etcd that was lost, or away when something was revoked, does not know.
+                this.publish_revoked().await
+            }
         });
         let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;
         let primary = watcher.wait_for_primary().await?;

@@ -80,6 +80,22 @@ pub fn generate_ca(dir: &Path, cluster: &ClusterName) -> Result<Ca> {
     Ca::load(dir)
 }
 
+/// Puts the certificates of trusted authorities, never a key, into `dir` as `ca.crt`; tells whether the file changed.
+/// There is one, or two while the one is being replaced by the other.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn install_authorities(dir: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
+    let path = dir.join(CA_CERTIFICATE);
+    file::create_private_directory(dir, owner)?;
+    let same = file::read_own(&path)
+        .is_ok_and(|content| content.text == pem && content.is_as(CERTIFICATE_MODE, owner));
+    if !same {
+        file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
+    }
+    Ok(!same)
+}
+
 fn self_sign(key: &KeyPair, cluster: &ClusterName) -> Result<String> {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
@@ -154,19 +170,12 @@ impl Ca {
         &self.pem
     }
 
-    /// Puts the authority's certificate, never its key, into `dir` as `ca.crt`; tells whether the file changed.
+    /// Puts this authority's certificate alone into `dir`: see [`install_authorities`].
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn install_certificate(&self, dir: &Path, owner: Option<Owner>) -> Result<bool> {
-        let path = dir.join(CA_CERTIFICATE);
-        file::create_private_directory(dir, owner)?;
-        let same = file::read_own(&path)
-            .is_ok_and(|content| content.text == self.pem && content.is_as(CERTIFICATE_MODE, owner));
-        if !same {
-            file::replace(&path, &self.pem, CERTIFICATE_MODE, owner)?;
-        }
-        Ok(!same)
+        install_authorities(dir, &self.pem, owner)
     }
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {

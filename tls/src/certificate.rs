@@ -13,6 +13,9 @@ use x509_parser::time::ASN1Time;
 
 use crate::{Result, TlsError, file};
 
+/// How many days before its end a certificate is warned of, the most urgent first.
+const WARNINGS: [u64; 3] = [1, 7, 30];
+
 /// The readable parts of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateInfo {
@@ -128,6 +131,15 @@ impl CertificateInfo {
         self.not_after - self.lifetime() / 3
     }
 
+    /// How close its end is, when that is worth a warning: within 30, 7 or 1 days. One that was made for a short
+    /// time is warned of only once it should have been renewed.
+    #[must_use]
+    pub fn warning(&self, now: SystemTime) -> Option<u64> {
+        let left = self.not_after.duration_since(now).unwrap_or_default().as_secs();
+        let due = WARNINGS.into_iter().find(|days| left < days * 24 * 3600)?;
+        (now >= self.renew_at()).then_some(due)
+    }
+
     /// Whether `now` lies within its validity.
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
@@ -200,6 +212,33 @@ mod tests {
         assert_eq!(serial_text(&[0x00, 0xab, 0x01]), "ab01");
         assert_eq!(serial_text(&[0x0a]), "a");
         assert_eq!(serial_text(&[0x00]), "0");
+    }
+
+    #[test]
+    fn warnings_come_30_7_and_1_days_ahead() {
+        let day = Duration::from_secs(24 * 3600);
+        let certificate = |lifetime: Duration| CertificateInfo {
+            common_name: String::new(),
+            uri: None,
+            dns_names: BTreeSet::new(),
+            ip_addresses: BTreeSet::new(),
+            server_auth: true,
+            client_auth: true,
+            authority: false,
+            serial: "1".into(),
+            not_before: UNIX_EPOCH,
+            not_after: UNIX_EPOCH + lifetime,
+        };
+        let (year, hour) = (certificate(365 * day), certificate(day / 24));
+        for (before_end, warning) in
+            [(31, None), (30, None), (29, Some(30)), (8, Some(30)), (6, Some(7)), (0, Some(1))]
+        {
+            assert_eq!(year.warning(year.not_after - before_end * day), warning, "{before_end} days before");
+        }
+        assert_eq!(year.warning(year.not_after + day), Some(1));
+        // Half an hour before the end of an hour: it is not due yet.
+        assert_eq!(hour.warning(UNIX_EPOCH + day / 48), None);
+        assert_eq!(hour.warning(UNIX_EPOCH + day / 24 * 3 / 4), Some(1));
     }
 
     #[test]

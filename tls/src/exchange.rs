@@ -27,9 +27,7 @@ pub fn previous(directory: &Path) -> PathBuf {
 
 fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(TlsError::io("remove", directory)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TlsError::io("remove", directory)(error)),
         _ => Ok(()),
     }
 }
@@ -45,11 +43,15 @@ fn swap(one: &Path, other: &Path) -> Result<()> {
 ///
 /// # Errors
 /// What `fill` returns, or when the new directory cannot be made or exchanged.
-pub fn exchange(directory: &Path, owner: Option<Owner>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn exchange<E: From<TlsError>>(
+    directory: &Path,
+    owner: Option<Owner>,
+    fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let next = beside(directory, ".next");
     remove(&next)?;
     file::create_private_directory(&next, owner)?;
-    let filled = fill(&next).and_then(|()| take_over(directory, &next, owner));
+    let filled = fill(&next).and_then(|()| Ok(take_over(directory, &next, owner)?));
     if let Err(error) = filled {
         remove(&next)?;
         return Err(error);
@@ -57,7 +59,8 @@ pub fn exchange(directory: &Path, owner: Option<Owner>, fill: impl FnOnce(&Path)
     swap(&next, directory)?;
     let previous = previous(directory);
     remove(&previous)?;
-    fs::rename(&next, &previous).map_err(TlsError::io("keep", &previous))
+    fs::rename(&next, &previous).map_err(TlsError::io("keep", &previous))?;
+    Ok(())
 }
 
 fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
@@ -69,6 +72,16 @@ fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes the set that the last exchange replaced, if there is one: its keys are of no more use to anybody good.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget_previous(directory: &Path) -> Result<()> {
+    // One that was killed after the exchange has left the old set under this name.
+    remove(&beside(directory, ".next"))?;
+    remove(&previous(directory))
 }
 
 /// Takes the last exchange back.
@@ -95,25 +108,28 @@ mod tests {
             file::create(&to.join("key"), "new", 0o600, None)?;
             file::create(&to.join("certificate"), "new", 0o644, None).map(drop)
         };
+        let exchange = |directory: &Path, fill: &dyn Fn(&Path) -> Result<()>| exchange(directory, None, fill);
         let shown = || {
-            ["key", "certificate", "endpoint"].map(|name| fs::read_to_string(tls.join(name)).unwrap()).join(" ")
+            ["key", "certificate", "endpoint"]
+                .map(|name| fs::read_to_string(tls.join(name)).unwrap())
+                .join(" ")
         };
-        exchange(&tls, None, make).unwrap();
+        exchange(&tls, &make).unwrap();
         assert_eq!(shown(), "new new kept");
         exchange_back(&tls).unwrap();
         assert_eq!(shown(), "old old kept");
         // What fails half-way, or was killed half-way before, leaves no trace.
         fs::create_dir(root.path().join("tls.next")).unwrap();
         fs::write(root.path().join("tls.next/key"), "half").unwrap();
-        let failed = exchange(&tls, None, |to| {
+        let failed = exchange(&tls, &|to| {
             file::create(&to.join("key"), "new", 0o600, None)?;
             Err(TlsError::bad_file(to, "no".to_owned()))
         });
         assert!(failed.is_err());
         assert_eq!(shown(), "old old kept");
         assert!(!root.path().join("tls.next").exists());
-        exchange(&tls, None, make).unwrap();
-        exchange(&tls, None, make).unwrap();
+        exchange(&tls, &make).unwrap();
+        exchange(&tls, &make).unwrap();
         assert_eq!(shown(), "new new kept");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "one set is kept");
     }

@@ -23,15 +23,16 @@ mod provider;
 mod request;
 mod revocation;
 mod server;
+mod stamp;
 mod stream;
 
-pub use authority::{CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca};
+pub use authority::{CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca, install_authorities};
 pub use cellar_model::OperatorRole;
 pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
 pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
 pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
-pub use exchange::{exchange, exchange_back, previous};
+pub use exchange::{exchange, exchange_back, forget_previous, previous};
 pub use file::Owner;
 pub use guard::{Guard, Guarded, OnRefused, Revoked, ToStatus};
 pub use identity::Identity;
@@ -46,4 +47,5 @@ pub use revocation::{
     REVOCATIONS, RevokedSerials, install_revocations, parse_serial, read_revocations, sign_revocations,
 };
 pub use server::{ReloadableServerConfig, Reloaded, ServerFiles};
+pub use stamp::Stamps;
 pub use stream::{MtlsConnectInfo, MtlsStream};

@@ -58,10 +58,8 @@ fn bytes(serial: &str) -> Vec<u8> {
 /// # Errors
 /// When the authority may not sign lists.
 pub fn sign_revocations(ca: &Ca, revoked: &RevokedSerials) -> Result<String> {
-    let failed = |error: rcgen::Error| TlsError::Generate {
-        what: "a revocation list",
-        reason: error.to_string(),
-    };
+    let failed =
+        |error: rcgen::Error| TlsError::Generate { what: "a revocation list", reason: error.to_string() };
     let now = SystemTime::now();
     // Readers compare by this number which of two lists is the newer one.
     let number = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -123,7 +121,8 @@ pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials,
 /// When it cannot be written.
 pub fn install_revocations(directory: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
     let path = directory.join(REVOCATIONS);
-    let same = file::read_own(&path).is_ok_and(|found| found.text == pem && found.is_as(CERTIFICATE_MODE, owner));
+    let same =
+        file::read_own(&path).is_ok_and(|found| found.text == pem && found.is_as(CERTIFICATE_MODE, owner));
     if !same {
         file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
     }

@@ -16,7 +16,7 @@ const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 17] = [
+const OURS_ALONE: [&str; 18] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -24,6 +24,7 @@ const OURS_ALONE: [&str; 17] = [
     "ssl_cert_file",
     "ssl_key_file",
     "ssl_ca_file",
+    "ssl_crl_file",
     "archive_command",
     "restore_command",
     "primary_conninfo",

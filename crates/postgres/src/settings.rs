@@ -18,6 +18,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authority that clients' certificates must come from.
     pub ca: PathBuf,
+    /// The lists of revoked ones, of every authority in `ca`.
+    pub revocations: Option<PathBuf>,
 }
 
 /// Where a recovery stops; see PostgreSQL's `recovery_target` settings.
@@ -150,6 +152,9 @@ impl Settings {
             ]),
             None => pairs.push(("ssl", "off".to_owned())),
         }
+        if let Some(file) = self.tls.as_ref().and_then(|tls| tls.revocations.as_ref()) {
+            pairs.push(("ssl_crl_file", text("ssl_crl_file", file)?.to_owned()));
+        }
         let fixed = |name, value: &str| (name, value.to_owned());
         pairs.extend([
             fixed("password_encryption", "scram-sha-256"),
@@ -230,6 +235,7 @@ mod tests {
                 certificate: "/c/zone3/tls/server.crt".into(),
                 key: "/c/zone3/tls/server.key".into(),
                 ca: "/c/zone3/tls/ca.crt".into(),
+                revocations: None,
             }),
             cluster_name: "multigres/zone3".into(),
             archive_command:

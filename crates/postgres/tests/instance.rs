@@ -529,6 +529,7 @@ async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
         certificate: tls.join("server.crt"),
         key: tls.join("server.key"),
         ca: tls.join("ca.crt"),
+        revocations: None,
     });
     primary.initdb().await;
     primary.start().await;

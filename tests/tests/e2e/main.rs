@@ -21,4 +21,5 @@ mod restore_kills;
 mod restore_plan;
 mod restore_targets;
 mod role_change;
+mod rotation;
 mod runbooks;

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use cellar_model::{OperatorRole, timestamp_text};
-use cellar_provisioner::{Cluster, ListedCertificate};
+use cellar_provisioner::{Cluster, ListedCertificate, revoke, rotate};
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::arguments::{Form, Global};
 use crate::failure::Outcome;
+use crate::local;
 use crate::output;
 use crate::table::Table;
 use crate::target::absolute;
@@ -45,6 +46,37 @@ pub(crate) enum Certs {
         /// How long it is valid [default: 1 year]
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         lifetime: Option<Duration>,
+    },
+    /// Replace every key and certificate, without stopping anything
+    ///
+    /// Each server takes up its new files by itself and is then asked which certificate it serves; what one does not
+    /// take up comes back. With --ca the authority is replaced too, in steps: trust both, sign with the new one, trust
+    /// the new one alone. Safe to interrupt and to repeat. Certificates that were issued to people and programs
+    /// end with their authority: issue them again.
+    #[command(after_help = "Examples:
+  cellar certs rotate
+  cellar certs rotate --ca")]
+    Rotate {
+        /// Replace the authority too
+        #[arg(long)]
+        ca: bool,
+        /// When to give up
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// Make a certificate worthless, within seconds and on every server
+    ///
+    /// One that something of the cluster's own uses is replaced first, key and all. pgBackRest knows no
+    /// revocation: against the stolen key of a cell, `cellar certs rotate --ca` helps.
+    #[command(after_help = "Example:
+  cellar certs revoke 5f3a9c0e7d1b42e8a6c4f0d2b3958e71")]
+    Revoke {
+        /// Its serial number, as `cellar certs list` shows it
+        #[arg(value_name = "SERIAL")]
+        serial: String,
+        /// When to give up
+        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+        timeout: Duration,
     },
 }
 
@@ -90,9 +122,27 @@ fn document(certificate: &ListedCertificate) -> Value {
 }
 
 impl Certs {
-    pub(crate) fn run(self, global: &Global) -> Outcome {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
         let cluster = Cluster::open(global.directory()?)?;
         match self {
+            Self::Rotate { ca, timeout } => {
+                let steps = local::steps();
+                let found = rotate(cluster.layout.root(), ca, timeout, &steps).await?;
+                match global.output {
+                    Form::Json => output::json(
+                        &json!({ "certificates": found.iter().map(document).collect::<Vec<_>>() }),
+                    ),
+                    Form::Human => output::print(&render(&found, cluster.layout.root())),
+                }
+            }
+            Self::Revoke { serial, timeout } => {
+                let steps = local::steps();
+                let serial = revoke(cluster.layout.root(), &serial, timeout, &steps).await?;
+                match global.output {
+                    Form::Json => output::json(&json!({ "serial": serial, "revoked": true })),
+                    Form::Human => output::print(&format!("{serial} is revoked")),
+                }
+            }
             Self::List => {
                 let found = cluster.certificates();
                 match global.output {

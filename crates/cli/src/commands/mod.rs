@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Restore(command) => command.run(&global).await,
         Command::Drill(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
-        Command::Certs(command) => command.run(&global),
+        Command::Certs(command) => command.run(&global).await,
         Command::Config(command) => command.run(&global),
         Command::Env => env::run(&global).await,
         Command::Exec(command) => command.run(&global).await,

@@ -38,6 +38,9 @@ pub(crate) struct Up {
     /// The OS user of PostgreSQL and everything beside it [default: postgres for root, else yourself]
     #[arg(long, value_name = "USER")]
     os_user: Option<String>,
+    /// How long certificates are valid that are issued from now on [default: 1 year]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    cert_lifetime: Option<Duration>,
     /// When to give up waiting
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     timeout: Duration,
@@ -81,6 +84,7 @@ impl Up {
             repo: self.repo.as_deref().map(repo_path).transpose()?,
             database: global.database.clone(),
             os_user: self.os_user,
+            cert_lifetime: self.cert_lifetime,
             timeout: self.timeout,
         };
         let outcome = up(&options, &local::steps()).await?;

@@ -1,0 +1,273 @@
+//! New keys, certificates and a new authority under load, and certificates that are revoked.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use cellar_tests::{Cluster, eventually, patiently};
+use serde_json::Value;
+
+/// pgbench on the primary until it is told to end; its report.
+struct Load(Option<Child>);
+
+impl Load {
+    fn begin(cluster: &Cluster) -> Self {
+        let mut command =
+            cluster.tool("pgbench", &cluster.primary(), &["-n", "-c", "2", "-T", "600", "-R", "50"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self(Some(child.expect("pgbench")))
+    }
+
+    /// Ends it; every statement until then must have succeeded.
+    #[track_caller]
+    fn end(mut self) {
+        let child = self.0.take().expect("it runs");
+        let running = i32::try_from(child.id()).expect("a pid");
+        let found = std::fs::read_to_string(format!("/proc/{running}/status")).expect("pgbench runs still");
+        assert!(!found.contains("State:\tZ"), "pgbench ended by itself");
+        cellar_tests::signal(running, nix::sys::signal::Signal::SIGINT);
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for bad in ["error", "ERROR", "aborted", "FATAL"] {
+            assert!(!said.contains(bad), "a statement failed: {said}");
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Serial numbers by file.
+fn serials(cluster: &Cluster) -> BTreeMap<String, String> {
+    let listed = cluster.json(&["certs", "list"]);
+    let of = |certificate: &Value| {
+        let text = |name: &str| certificate[name].as_str().unwrap_or_default().to_owned();
+        (text("path"), text("serial"))
+    };
+    listed["certificates"].as_array().expect("certificates").iter().map(of).collect()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).expect("a file")
+}
+
+/// Each standby has streamed without a break since its connection began.
+fn receivers(cluster: &Cluster) -> String {
+    cluster.sql(
+        &cluster.primary(),
+        "SELECT string_agg(application_name || pid, ' ' ORDER BY 1) FROM pg_stat_replication",
+    )
+}
+
+#[test]
+fn keys_certificates_and_the_authority_are_replaced_under_load() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.load(5);
+    let load = Load::begin(&cluster);
+    let streams = receivers(&cluster);
+    let before = serials(&cluster);
+    let key = cluster.directory().join("zone2/tls/server.key");
+    let old_key = read(&key);
+    let processes = || ["pid/multiadmin.pid", "zone1/pid/multipooler.pid"].map(|file| cluster.pid(file));
+    let running = (processes(), cluster.postmaster("zone1"));
+
+    // Leaves: everything is new but the authority, and nothing was started again or noticed it.
+    let job = cluster.begin_backup("zone2", "full");
+    let _ = cluster.cellar(&["certs", "rotate"]);
+    let after = serials(&cluster);
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    for (path, serial) in &after {
+        assert_eq!(path.ends_with("ca/ca.crt"), *serial == before[path], "{path}");
+    }
+    assert_ne!(read(&key), old_key);
+    assert_eq!((processes(), cluster.postmaster("zone1")), running);
+    assert_eq!(receivers(&cluster), streams, "a standby's connection broke");
+    let ended = cluster.ended(&job);
+    assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
+    // What needs new connections between all of them works: etcd, cell to cell, the command line.
+    let _ = cluster.backup("zone3", "incr");
+    assert!(!cluster.directory().join("zone2/tls.previous").exists(), "an old key lies about");
+
+    // The authority, while a backup runs and the load goes on.
+    let authority = read(&cluster.directory().join("ca/ca.crt"));
+    let given = cluster.directory().join("given");
+    let _ = cluster.cellar(&[
+        "certs",
+        "issue",
+        "--role",
+        "viewer",
+        "--name",
+        "ci",
+        "--out",
+        &given.display().to_string(),
+    ]);
+    let job = cluster.begin_backup("zone2", "full");
+    let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
+    let ended = cluster.ended(&job);
+    assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
+    let new = read(&cluster.directory().join("ca/ca.crt"));
+    assert_ne!(new, authority);
+    for file in
+        ["zone1/tls/ca.crt", "etcd/tls/ca.crt", "multiadmin/ca.crt", "client/ca.crt", "state/tls/ca.crt"]
+    {
+        assert_eq!(read(&cluster.directory().join(file)), new, "{file}");
+    }
+    for gone in ["ca/next", "ca/old.crt", "ca.previous", "ca.next"] {
+        assert!(!cluster.directory().join(gone).exists(), "{gone} is left");
+    }
+    assert_eq!((processes(), cluster.postmaster("zone1")), running);
+    assert_eq!(receivers(&cluster), streams, "a standby's connection broke");
+    let _ = cluster.backup("zone3", "incr");
+    // What the old authority had signed opens nothing any more.
+    let endpoint = read(&given.join("endpoint"));
+    let given = given.display().to_string();
+    let refused = cluster.try_cellar(&["jobs", "list", "--admin", endpoint.trim(), "--client-dir", &given]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    load.end();
+    // A standby that must connect anew gets in, and so does one that is made anew.
+    let _ = cluster.cellar(&["rebuild", "zone3"]);
+    cluster.wait_streaming("zone3");
+}
+
+#[test]
+fn a_new_authority_is_finished_by_the_next_run() {
+    let cluster = Cluster::up("zone1,zone2");
+    // Killed at two places: as the new authority is trusted, and once it signs.
+    for until in ["ca/next/ca.crt", "ca/old.crt"] {
+        let authority = read(&cluster.directory().join("ca/ca.crt"));
+        let mut rotation = cluster.command(&["certs", "rotate", "--ca"]);
+        let mut child = rotation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
+        patiently("the rotation to come so far", std::time::Duration::from_secs(60), || {
+            let there = cluster.directory().join(until).exists();
+            assert!(
+                there || child.try_wait().expect("a child").is_none(),
+                "it ended before {until} was there"
+            );
+            there.then_some(())
+        });
+        child.kill().expect("it runs");
+        let _ = child.wait();
+        // Whatever stands now works, and `up` changes nothing of it.
+        let _ = cluster.cellar(&["up"]);
+        let _ = cluster.backup("zone2", "full");
+        let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
+        assert_ne!(read(&cluster.directory().join("ca/ca.crt")), authority);
+        assert!(
+            !cluster.directory().join("ca/next").exists() && !cluster.directory().join("ca/old.crt").exists()
+        );
+        assert!(!cluster.directory().join("ca.previous").exists());
+        let _ = cluster.backup("zone2", "incr");
+    }
+}
+
+#[test]
+fn what_is_not_taken_up_comes_back() {
+    let cluster = Cluster::up("zone1,zone2");
+    let tls = cluster.directory().join("zone2/tls");
+    let before = serials(&cluster);
+    // A set that fits and that PostgreSQL's clients would refuse: another authority's, put in as a rotation does it.
+    let (spare, kept) =
+        (cluster.directory().join("zone2/tls.spare"), cluster.directory().join("zone2/tls.previous"));
+    std::fs::create_dir(&spare).unwrap();
+    for entry in std::fs::read_dir(&tls).unwrap().flatten() {
+        std::fs::copy(entry.path(), spare.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(spare.join("server.key"), read(&cluster.directory().join("zone1/tls/server.key")))
+        .unwrap();
+    let owner = std::fs::metadata(&tls).unwrap();
+    let mut ours: Vec<_> = std::fs::read_dir(&spare).unwrap().flatten().map(|entry| entry.path()).collect();
+    ours.push(spare.clone());
+    for path in ours {
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    std::fs::rename(&tls, &kept).unwrap();
+    std::fs::rename(&spare, &tls).unwrap();
+    eventually("the old set to come back", || {
+        cluster.status("zone2").is_some_and(|status| status.message.contains("the old ones are back"))
+    });
+    assert_eq!(serials(&cluster), before);
+    assert_ne!(read(&tls.join("server.key")), read(&cluster.directory().join("zone1/tls/server.key")));
+    let _ = cluster.backup("zone2", "full");
+}
+
+#[test]
+fn a_revoked_certificate_opens_nothing() {
+    let cluster = Cluster::up("zone1,zone2");
+    let issue = |name: &str| {
+        let out = cluster.directory().join(format!("given-{name}"));
+        let arguments =
+            ["certs", "issue", "--role", "operator", "--name", name, "--out", &out.display().to_string()];
+        let issued = cluster.json(&arguments);
+        (out, issued["serial"].as_str().expect("a serial").to_owned())
+    };
+    let (stolen, serial) = issue("stolen");
+    let (good, _) = issue("good");
+    let list = |directory: &Path| {
+        let endpoint = read(&directory.join("endpoint"));
+        let client = directory.display().to_string();
+        cluster.try_cellar(&["jobs", "list", "--admin", endpoint.trim(), "--client-dir", &client])
+    };
+    let _ = list(&stolen).ok();
+    let started =
+        (cluster.pid("pid/multiadmin.pid"), cluster.pid("pid/etcd.pid"), cluster.postmaster("zone1"));
+    let colons: String = serial
+        .to_uppercase()
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| format!("{}:", String::from_utf8_lossy(pair)))
+        .collect();
+    let _ = cluster.cellar(&["certs", "revoke", colons.trim_end_matches(':')]);
+    patiently("multiadmin to refuse it", std::time::Duration::from_secs(5), || {
+        let said = list(&stolen);
+        (said.code == 5 && said.stderr.contains("revoked")).then_some(())
+    });
+    let _ = list(&good).ok();
+    let refused = cluster.etcdctl_as("given-stolen/client.crt", "given-stolen/client.key", &["get", "x"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+
+    // A cell's own: it gets another one first, the connection of the old one is ended, and streaming goes on.
+    let copy = cluster.directory().join("copied");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["ca.crt", "server.key", "replication.crt", "pooler.crt"] {
+        std::fs::copy(cluster.directory().join("zone2/tls").join(file), copy.join(file)).unwrap();
+    }
+    let path = cluster.directory().join("zone2/tls/replication.crt").display().to_string();
+    let serial = serials(&cluster)[&path].clone();
+    let stream = receivers(&cluster);
+    let _ = cluster.cellar(&["certs", "revoke", &serial]);
+    patiently("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
+        let now = receivers(&cluster);
+        (!now.is_empty() && now != stream).then_some(())
+    });
+    cluster.wait_streaming("zone2");
+    let primary = cluster.instance("zone1");
+    let file = |name: &str| copy.join(name).display().to_string();
+    let conninfo = format!(
+        "host=localhost port={} user=cellar_replication replication=true sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+        primary.port,
+        file("ca.crt"),
+        file("replication.crt"),
+        file("server.key")
+    );
+    let said =
+        cellar_tests::run(std::process::Command::new("psql").args(["-XAtqc", "IDENTIFY_SYSTEM", &conninfo]));
+    assert!(said.code != 0 && said.stderr.contains("certificate revoked"), "{said:?}");
+    let _ = cluster.backup("zone2", "full");
+    // Nothing was started again, and a process that is started knows what is revoked without etcd.
+    assert_eq!(
+        (cluster.pid("pid/multiadmin.pid"), cluster.pid("pid/etcd.pid"), cluster.postmaster("zone1")),
+        started
+    );
+    let refused = cluster.try_cellar(&["certs", "revoke", "nonsense"]).refused(2);
+    assert!(refused.contains("hexadecimal"), "{refused}");
+    // The list outlives a rotation of the authority.
+    let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
+    let _ = cluster.backup("zone2", "incr");
+}
