@@ -10,6 +10,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::admin::Admin;
+use crate::audit::Door;
 use crate::health;
 
 /// Largest request accepted. Ours are a few hundred bytes.
@@ -73,6 +74,8 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .timeout(HANDLER)
+        // Around the guard: what is refused there is written down, too.
+        .layer(Door(admin.audit.clone()))
         .layer(guard)
         .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_MESSAGE))
         .add_service(health_service)

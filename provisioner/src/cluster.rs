@@ -132,6 +132,11 @@ impl Cluster {
         self.layout.log().join("multiadmin.log")
     }
 
+    /// The file in which multiadmin writes down who changed what.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.layout.log().join("audit.log")
+    }
+
     /// The typed store, as the provisioner.
     pub(crate) async fn store(&self) -> Result<Store> {
         let tls = ClientTls::from_dir(&self.etcd_client_tls())?;

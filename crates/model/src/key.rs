@@ -4,7 +4,7 @@
 //! walls: a pooler writes only `status/`, `runs/` and `claims/` below its own
 //! `<db>/<cell>`, and `leaders/<db>`.
 
-use crate::{CellName, ClusterName, DatabaseName, JobId};
+use crate::{AuditId, CellName, ClusterName, DatabaseName, JobId};
 
 /// The address of one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,8 @@ pub enum Key {
     Incarnation(DatabaseName),
     /// `admins/leader`: the leading multiadmin, bound to a lease.
     AdminLeader,
+    /// `audit/<id>`: [`crate::AuditRecord`]; written by multiadmin only.
+    Audit(AuditId),
 }
 
 /// The keys of one cluster, all below `/cellar/<cluster>/`.
@@ -86,6 +88,7 @@ impl Keyspace {
             Key::Lock(db) => format!("{p}locks/{db}"),
             Key::Incarnation(db) => format!("{p}incarnations/{db}"),
             Key::AdminLeader => format!("{p}admins/leader"),
+            Key::Audit(id) => format!("{p}audit/{id}"),
         }
     }
 
@@ -100,6 +103,7 @@ impl Keyspace {
             "leaders" => Key::Leader(parts.next()?.parse().ok()?),
             "locks" => Key::Lock(parts.next()?.parse().ok()?),
             "incarnations" => Key::Incarnation(parts.next()?.parse().ok()?),
+            "audit" => Key::Audit(parts.next()?.parse().ok()?),
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
@@ -138,6 +142,7 @@ mod tests {
             Key::Lock(db.clone()),
             Key::Incarnation(db),
             Key::AdminLeader,
+            Key::Audit(AuditId::new(uuid::Uuid::from_u128(8))),
         ]
     }
 
