@@ -8,6 +8,7 @@ use cellar_model::Refusal;
 use cellar_topology::{Mirror, Store, View};
 use tokio::sync::watch;
 
+use crate::audit::{Audit, AuditLog};
 use crate::deadline::Deadline;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
@@ -22,20 +23,23 @@ pub struct Admin {
     pub(crate) store: Store,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) poolers: Arc<PoolerClients>,
+    pub(crate) audit: Audit,
     /// Whether the mirror has ever been complete. Before that an empty picture means nothing.
     seen: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
 }
 
 impl Admin {
-    /// Begins to mirror the cluster behind `store`. `dial` makes channels to poolers.
+    /// Begins to mirror the cluster behind `store`. `dial` makes channels to poolers, and every call
+    /// that changes something leaves its record in `audit`.
     ///
     /// Must be called within a tokio runtime. Needs no store that answers: until it does, every
     /// request is refused with `UNAVAILABLE`.
     #[must_use]
-    pub fn start(store: Store, dial: Arc<Dial>) -> Self {
+    pub fn start(store: Store, dial: Arc<Dial>, audit: AuditLog) -> Self {
         let mirror = Arc::new(Mirror::start(&store, vec![store.keys().all()]));
         Self {
+            audit: Audit::start(&store, audit),
             store,
             mirror,
             poolers: Arc::new(PoolerClients::new(dial)),

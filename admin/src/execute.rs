@@ -56,6 +56,10 @@ pub(crate) async fn execute(
                 .delete(&record)
                 .delete(&run)
         }),
+        // Nobody ever changes one: there is nothing to guard.
+        Action::ForgetAudit { ids } => {
+            ids.iter().fold(transaction, |transaction, id| transaction.delete(&Key::Audit(*id)))
+        }
     };
     let outcome = tokio::time::timeout(CALL, transaction.commit())
         .await
@@ -89,6 +93,7 @@ fn tell(action: &Action) {
             }
         }
         Action::Forget { jobs } => tracing::info!(jobs = jobs.len(), "forgot old jobs"),
+        Action::ForgetAudit { ids } => tracing::debug!(records = ids.len(), "forgot old audit records"),
     }
 }
 

@@ -12,7 +12,9 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
-use cellar_model::{CellName, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock};
+use cellar_model::{
+    AuditId, CellName, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock, forgettable_audit,
+};
 use cellar_topology::View;
 use jiff::Timestamp;
 
@@ -29,9 +31,14 @@ pub(crate) enum Action {
     Close { record: Box<JobRecord>, job_revision: i64, run_revision: i64 },
     /// Delete old jobs with their runs.
     Forget { jobs: Vec<Forgotten> },
+    /// Delete old audit records.
+    ForgetAudit { ids: Vec<AuditId> },
     /// Do the next thing for a job that multiadmin drives.
     Drive(Box<Drive>),
 }
+
+/// Audit records that one transaction deletes, of etcd's 128 operations.
+const AUDIT_BATCH: usize = 100;
 
 /// One transaction for a job that multiadmin drives.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,5 +80,7 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
         }
     }
     actions.extend(history::forgettable(view).into_iter().map(|jobs| Action::Forget { jobs }));
+    let audit = forgettable_audit(view.audit.values());
+    actions.extend(audit.chunks(AUDIT_BATCH).map(|ids| Action::ForgetAudit { ids: ids.to_vec() }));
     actions
 }

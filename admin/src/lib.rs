@@ -4,10 +4,12 @@
 //! a mirror of etcd. It is stateless: any number may run beside each other, and
 //! the transactions' guards settle who wins. One of them leads and keeps house:
 //! it moves locks on, closes what nobody else can end, and bounds the history.
+//! What changes something is written to the audit log first.
 //!
 //! multiadmin never runs pgBackRest and never touches a data directory.
 
 mod admin;
+mod audit;
 mod backups;
 mod caller;
 mod cancel;
@@ -35,6 +37,7 @@ mod submit;
 mod watch_job;
 
 pub use admin::Admin;
+pub use audit::{AuditLog, AuditLogError};
 pub use leader::Leading;
 pub use pooler_clients::{Dial, dial_with_tls};
 pub use server::{ServeError, serve};

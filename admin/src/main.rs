@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use cellar_admin::{Admin, Leading, dial_with_tls, serve};
+use cellar_admin::{Admin, AuditLog, Leading, dial_with_tls, serve};
 use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_tls::{
@@ -45,6 +45,9 @@ struct Arguments {
     /// File that names this process and is locked while it lives.
     #[arg(long)]
     pid_file: PathBuf,
+    /// File that gets a line of JSON for every call that changes something; without it nothing is served.
+    #[arg(long)]
+    audit_log: PathBuf,
     /// OS user to become when started as root (default: postgres).
     #[arg(long)]
     os_user: Option<String>,
@@ -67,13 +70,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { cluster, etcd, tls_dir, listen, .. } = arguments;
+    let Arguments { cluster, etcd, tls_dir, listen, audit_log, .. } = arguments;
+    let audit = AuditLog::open(&audit_log)?;
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let host = etcd.first().and_then(|url| host_of(url));
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
-    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()));
+    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
     let leading = Leading::start(&admin, identity());
     if !admin.ready(START_PATIENCE).await {
         tracing::warn!("etcd does not answer; serving UNAVAILABLE until it does");

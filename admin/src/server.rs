@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::server::Connected;
 
 use crate::admin::Admin;
+use crate::audit::Door;
 use crate::health;
 
 /// How long requests under way may take to end when the process is asked to.
@@ -50,6 +51,8 @@ where
     };
     let server = ServerLimits::default()
         .server()
+        // Around the guard: what is refused there is written down, too.
+        .layer(Door(admin.audit.clone()))
         .layer(guard)
         .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)

@@ -1,13 +1,18 @@
 //! The gRPC service: each method parses, calls the one that does the work, and converts.
+//!
+//! A method that changes anything goes through [`Admin::audited`]; a test calls all that the table in
+//! `cellar_model::access` says so of, and looks for their records.
 
 use std::pin::Pin;
 
 use cellar_api::{ConvertError, to_message, v1};
-use cellar_model::{BackupLabel, Refusal};
+use cellar_model::{BackupLabel, JobId, Refusal};
 use futures_util::{Stream, TryStreamExt};
+use serde::Serialize;
 use tonic::{Request, Response, Status};
 
 use crate::admin::Admin;
+use crate::audit::{self, Reached};
 use crate::backups::LISTING;
 use crate::cells::NewCell;
 use crate::deadline::Deadline;
@@ -30,19 +35,72 @@ fn cell_message(cell: &cellar_model::Cell) -> Result<v1::Cell, Refusal> {
     to_message(cell).map_err(|error: ConvertError| internal(&error))
 }
 
+/// What a method that changes something answers with.
+trait Made: Send + 'static {
+    /// The job that was made or changed.
+    fn job(&self) -> Option<JobId>;
+}
+
+impl Made for v1::Job {
+    fn job(&self) -> Option<JobId> {
+        self.id.parse().ok()
+    }
+}
+
+impl Made for v1::Cell {
+    fn job(&self) -> Option<JobId> {
+        None
+    }
+}
+
 impl Admin {
-    /// What every request for a job does: parses it, records it, and answers with the job.
-    async fn record<M>(
+    /// What every method does that changes something: its record is written before, and how it ended after.
+    ///
+    /// `work` is done to its end even if the caller hangs up, so that there is an end to write down.
+    async fn audited<M, T, F>(
         &self,
-        request: &Request<M>,
-        parse: impl FnOnce(&M, String) -> Result<Wanted, Refusal>,
+        rpc: &str,
+        request: Request<M>,
+        work: impl FnOnce(Self, Request<M>, Deadline) -> F,
+    ) -> Answer<T>
+    where
+        M: Serialize,
+        T: Made,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        let deadline = Deadline::of(&request);
+        if let Some(reached) = request.extensions().get::<Reached>() {
+            reached.set();
+        }
+        let record = audit::begun(rpc, request.extensions(), audit::arguments(request.get_ref()));
+        // Nothing of it happens before it is awaited.
+        let work = work(self.clone(), request, deadline);
+        let audit = self.audit.clone();
+        let done = tokio::spawn(async move {
+            let result = match audit.begin(&record, deadline).await {
+                // On a task of its own, so that a panic has an end to write down, too.
+                Ok(()) => tokio::spawn(work).await.unwrap_or_else(|error| Err(internal(&error))),
+                Err(refusal) => Err(refusal),
+            };
+            let end = result.as_ref().map(Made::job);
+            audit.end(&record, end.map_err(|refusal| (refusal.code, refusal.message.as_str()))).await;
+            result
+        });
+        answer(done.await.unwrap_or_else(|error| Err(internal(&error))))
+    }
+
+    /// What every request for a job does: parses it, records it, and answers with the job.
+    async fn record<M: Serialize + Send + Sync + 'static>(
+        &self,
+        rpc: &str,
+        request: Request<M>,
+        parse: fn(&M, String) -> Result<Wanted, Refusal>,
     ) -> Answer<v1::Job> {
-        let deadline = Deadline::of(request);
-        let work = async {
-            let wanted = parse(request.get_ref(), caller::identity(request))?;
-            job_message(&self.submit(&wanted, deadline).await?)
+        let work = async move |admin: Self, request: Request<M>, deadline| {
+            let wanted = parse(request.get_ref(), caller::identity(&request))?;
+            job_message(&admin.submit(&wanted, deadline).await?)
         };
-        answer(work.await)
+        self.audited(rpc, request, work).await
     }
 }
 
@@ -52,31 +110,31 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     type TailJobLogStream = Streamed<v1::JobLogChunk>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::backup).await
+        self.record("Backup", request, request::backup).await
     }
 
     async fn rebuild_standby(&self, request: Request<v1::RebuildStandbyRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::rebuild).await
+        self.record("RebuildStandby", request, request::rebuild).await
     }
 
     async fn restore_database(&self, request: Request<v1::RestoreDatabaseRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::restore).await
+        self.record("RestoreDatabase", request, request::restore).await
     }
 
     async fn plan_restore(&self, request: Request<v1::RestoreDatabaseRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::plan_restore).await
+        self.record("PlanRestore", request, request::plan_restore).await
     }
 
     async fn confirm_restore(&self, request: Request<v1::RestoreJobRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::confirm).await
+        self.record("ConfirmRestore", request, request::confirm).await
     }
 
     async fn rollback_restore(&self, request: Request<v1::RestoreJobRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::rollback).await
+        self.record("RollbackRestore", request, request::rollback).await
     }
 
     async fn drill_restore(&self, request: Request<v1::DrillRestoreRequest>) -> Answer<v1::Job> {
-        self.record(&request, request::drill).await
+        self.record("DrillRestore", request, request::drill).await
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::Job> {
@@ -113,13 +171,12 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
-        let deadline = Deadline::of(&request);
-        let (by, role) = (caller::identity(&request), caller::role(&request));
-        let work = async {
+        let work = async |admin: Self, request: Request<v1::CancelJobRequest>, deadline| {
+            let (by, role) = (caller::identity(&request), caller::role(&request));
             let id = request::job_id(&request.get_ref().id)?;
-            job_message(&self.cancel(id, &by, role, deadline).await?)
+            job_message(&admin.cancel(id, &by, role, deadline).await?)
         };
-        answer(work.await)
+        self.audited("CancelJob", request, work).await
     }
 
     async fn tail_job_log(&self, request: Request<v1::TailJobLogRequest>) -> Answer<Self::TailJobLogStream> {
@@ -160,22 +217,20 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     }
 
     async fn add_cell(&self, request: Request<v1::AddCellRequest>) -> Answer<v1::Cell> {
-        let deadline = Deadline::of(&request);
-        let work = async {
+        let work = async |admin: Self, request: Request<v1::AddCellRequest>, deadline| {
             let message = request.get_ref();
             let new = NewCell::parse(&message.name, &message.host, &message.directory, &message.listen)?;
-            cell_message(&self.add_cell(&new, deadline).await?)
+            cell_message(&admin.add_cell(&new, deadline).await?)
         };
-        answer(work.await)
+        self.audited("AddCell", request, work).await
     }
 
     async fn remove_cell(&self, request: Request<v1::RemoveCellRequest>) -> Answer<v1::Cell> {
-        let deadline = Deadline::of(&request);
-        let work = async {
+        let work = async |admin: Self, request: Request<v1::RemoveCellRequest>, deadline| {
             let name = request::cell("name", &request.get_ref().name)?;
-            cell_message(&self.remove_cell(&name, deadline).await?)
+            cell_message(&admin.remove_cell(&name, deadline).await?)
         };
-        answer(work.await)
+        self.audited("RemoveCell", request, work).await
     }
 
     async fn list_databases(
@@ -217,5 +272,9 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             self.pooler(database.as_ref(), &cell, deadline).await
         };
         answer(work.await)
+    }
+
+    async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
+        answer(self.list_audit(request.get_ref(), Deadline::of(&request)).await)
     }
 }

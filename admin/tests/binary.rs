@@ -99,6 +99,7 @@ impl Place {
             .args(["--tls-dir", &self.path("tls").to_string_lossy()])
             .args(["--listen", &format!("127.0.0.1:{}", self.admin_port)])
             .args(["--pid-file", &self.path("multiadmin.pid").to_string_lossy()])
+            .args(["--audit-log", &self.path("audit.log").to_string_lossy()])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -179,4 +180,17 @@ async fn it_outlives_etcd_and_ends_when_asked() {
     .await;
     assert!(begin.elapsed() < Duration::from_secs(5));
     assert_eq!(store.get::<String>(&Key::AdminLeader).await.unwrap(), None, "the place is free at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_not_start_without_its_audit_log() {
+    let place = Place::new();
+    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("audit.log")).unwrap();
+    let mut multiadmin = place.multiadmin();
+    wait_for("it ends", || {
+        let ended = multiadmin.0.try_wait().unwrap();
+        async move { ended.is_some_and(|status| !status.success()) }
+    })
+    .await;
+    assert!(!place.path("elsewhere").exists());
 }

@@ -6,7 +6,6 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cellar_admin::Admin;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{hint_of, v1};
 use futures_util::StreamExt;
@@ -23,7 +22,7 @@ fn soon<T>(message: T) -> Request<T> {
 async fn before_the_first_picture_nothing_is_answered_from_an_empty_one() {
     let world = World::new().await;
     world.kv.set_unreachable(true);
-    let admin = Admin::start(world.store.clone(), support::no_pooler());
+    let admin = world.starting(support::no_pooler());
     assert!(!admin.ready(Duration::from_millis(50)).await);
     let begin = Instant::now();
     let status = Api::backup(&admin, soon(backup_of(3))).await.unwrap_err();

@@ -11,7 +11,8 @@ use cellar_admin::{Admin, dial_with_tls, serve};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::{ClusterName, Principal, access};
+use cellar_model::access::Effect;
+use cellar_model::{AuditOutcome, ClusterName, Code, Principal, access};
 use cellar_tls::{
     ClientTls, Guard, KeyFile, LeafRequest, MtlsListener, OperatorRole, ReloadableServerConfig, Revoked,
     ServerFiles, generate_ca, issue,
@@ -62,7 +63,7 @@ async fn health(channel: &Channel, service: &str) -> ServingStatus {
 async fn health_follows_the_store() {
     let world = World::new().await;
     world.kv.set_unreachable(true);
-    let admin = Admin::start(world.store.clone(), support::no_pooler());
+    let admin = world.starting(support::no_pooler());
     let server = Plain::serve(&admin).await;
     let channel = server.channel().await;
     wait_for("not serving", || async { health(&channel, "").await == ServingStatus::NotServing }).await;
@@ -198,6 +199,17 @@ async fn messages_that_do_not_decode_are_refused() {
     }
     let status = call("Backup", vec![0; cellar_tls::MAX_REQUEST + 1]).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
+    // Such a call leaves its record all the same if it was to change something; nobody could read what it asked.
+    let mut lines = world.audit_lines().into_iter();
+    for rpc in ["Backup", "RebuildStandby", "AddCell", "RemoveCell", "CancelJob"] {
+        for record in lines.by_ref().take(4) {
+            assert_eq!((record.rpc.as_str(), record.outcome), (rpc, AuditOutcome::Failed), "{record:?}");
+            assert_eq!((record.code, record.arguments.len()), (Some(Code::InvalidArgument), 0), "{record:?}");
+            assert!(record.peer.starts_with("127.0.0.1:") && record.identity.is_empty(), "{record:?}");
+        }
+    }
+    assert_eq!(lines.next().unwrap().rpc, "Backup", "the one that is too large");
+    assert_eq!(lines.next(), None);
     assert_eq!(call("Nonsense", vec![]).await.unwrap_err().code(), tonic::Code::Unimplemented);
     assert_eq!(world.contents().await, before);
 }
@@ -367,7 +379,7 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else() {
     let guard = Guard::new(cluster.clone(), Revoked::default(), cellar_api::status_of);
     let server = tokio::spawn(serve(admin, listener.incoming(), guard, std::future::pending()));
     let key = KeyFile::load_or_create(&dir.path().join("any.key"), None).unwrap();
-    let mut refused = 0;
+    let (mut refused, mut seen) = (0, 0);
     for (at, request) in requests.iter().enumerate() {
         let certificate = dir.path().join(format!("any-{at}.crt"));
         issue(&ca, request, &key, &certificate).unwrap();
@@ -376,7 +388,9 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else() {
                 .unwrap();
         let channel = tls.endpoint(&address, Some(Duration::from_secs(10))).unwrap().connect().await.unwrap();
         let principal = request.uri.as_deref().and_then(|uri| Principal::parse(uri, &cluster));
-        for (method, needs) in access::METHODS.iter().filter(|(method, _)| method.contains("MultiAdmin/")) {
+        for (method, needs, effect) in
+            access::METHODS.iter().filter(|(method, ..)| method.contains("MultiAdmin/"))
+        {
             let may = principal.as_ref().is_some_and(|principal| access::allows(principal, *needs));
             let mut grpc = tonic::client::Grpc::new(channel.clone());
             grpc.ready().await.unwrap();
@@ -384,6 +398,28 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else() {
             let answer =
                 grpc.server_streaming(Request::new(Vec::new()), method.parse().unwrap(), Raw).await.map(drop);
             let denied = answer.as_ref().is_err_and(|status| status.code() == tonic::Code::PermissionDenied);
+            // Once answered, the call is in the log: its beginning and its end, or that it came to nothing at the door.
+            let lines = world.audit_lines();
+            let new = &lines[std::mem::replace(&mut seen, lines.len())..];
+            let rpc = method.rsplit('/').next().unwrap();
+            assert!(new.iter().all(|record| record.rpc == rpc), "{new:?}");
+            let outcomes: Vec<AuditOutcome> = new.iter().map(|record| record.outcome).collect();
+            match (effect, denied) {
+                (Effect::Reads, _) => assert_eq!(outcomes, [], "{method}"),
+                (Effect::Mutates, true) => assert_eq!(outcomes, [AuditOutcome::Refused], "{method}"),
+                (Effect::Mutates, false) => {
+                    assert_eq!(outcomes[0], AuditOutcome::Begun, "{method}");
+                    assert!(
+                        matches!(outcomes[1..], [AuditOutcome::Allowed | AuditOutcome::Failed]),
+                        "{method}"
+                    );
+                }
+            }
+            for record in new {
+                let identity = request.uri.clone().unwrap_or_else(|| "pgbackrest".to_owned());
+                assert_eq!(record.identity, identity, "{method}");
+                assert!(record.peer.starts_with("127.0.0.1:"), "{record:?}");
+            }
             assert_eq!(denied, !may, "{method} as {:?}: {answer:?}", request.uri);
             if let Err(status) = answer.as_ref().map_err(Clone::clone)
                 && denied
@@ -498,6 +534,7 @@ proptest! {
             call!(list_poolers, v1::ListPoolersRequest { database: a.clone(), page_size: size, page_token: b.clone() });
             call!(get_pooler, v1::GetPoolerRequest { database: a.clone(), cell: b.clone() });
             call!(remove_cell, v1::RemoveCellRequest { name: a.clone() });
+            call!(list_audit, v1::ListAuditRequest { page_size: size, page_token: b.clone(), identity: a.clone(), rpc: c.clone(), outcome: n, since: Some(cellar_api::wkt::Timestamp { seconds, nanos }), job: d.clone() });
             let target = match n % 4 {
                 0 => v1::restore_target::Target::Lsn(c.clone()),
                 1 => v1::restore_target::Target::Name(c.clone()),
@@ -516,6 +553,9 @@ proptest! {
                 let reason = cellar_api::reason_of(&status).expect("a stable code");
                 assert!(!matches!(reason, cellar_model::Code::Internal | cellar_model::Code::Unavailable), "{status}");
             }
+            // Whatever it was, each call of a method that changes something has its two lines, and they can be read.
+            let lines = world.audit_lines();
+            assert_eq!(lines.len(), 2 * 11, "{lines:?}");
         });
     }
 }

@@ -138,6 +138,11 @@ impl Cluster {
         Ok(EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?)
     }
 
+    /// The file in which multiadmin writes down who changed what.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.layout.log().join("audit.log")
+    }
+
     /// The typed store, as the provisioner.
     pub(crate) async fn store(&self) -> Result<Store> {
         Ok(Store::new(Arc::new(self.etcd().await?), self.keys()))

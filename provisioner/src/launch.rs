@@ -96,6 +96,8 @@ impl Cluster {
             format!("{LISTEN}:{}", self.port(Ports::ADMIN_GRPC)?),
             "--pid-file".to_owned(),
             pid_file.display().to_string(),
+            "--audit-log".to_owned(),
+            self.audit_log().display().to_string(),
         ];
         self.push_os_user(&mut arguments);
         self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    CancelRequest, CellLayout, Code, Database, JobId, JobKind, JobRecord, JobState, Lock, Progress,
-    Retention, Run, RunResult,
+    AUDIT_KEPT, AuditId, AuditRecord, CancelRequest, CellLayout, Code, Database, JobId, JobKind, JobRecord,
+    JobState, Lock, Progress, Retention, Run, RunResult,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -255,6 +255,30 @@ fn the_newest_of_the_past_are_kept() {
     assert_eq!(forgotten, expected);
 }
 
+#[test]
+fn audit_records_are_bounded_too() {
+    let mut world = World::new();
+    let surplus = 250;
+    for n in 1..=(AUDIT_KEPT + surplus) as u64 {
+        let call: AuditRecord = serde_json::from_value(serde_json::json!({
+            "id": AuditId::new(uuid::Uuid::from_u128(n.into())), "time": "2026-03-01T10:00:00Z", "rpc": "Backup",
+            "outcome": "AUDIT_OUTCOME_ALLOWED",
+        }))
+        .unwrap();
+        world.view.audit.insert(call.id, call);
+    }
+    let oldest: Vec<AuditId> = world.view.audit.keys().take(surplus).copied().collect();
+    let mut forgotten = Vec::new();
+    for action in world.decide(10) {
+        let Action::ForgetAudit { ids } = &action else { panic!("{action:?}") };
+        assert!(ids.len() < 128, "etcd takes 128 operations");
+        forgotten.extend(ids.clone());
+        apply(&mut world.view, action);
+    }
+    assert_eq!(forgotten, oldest);
+    assert_eq!(world.decide(10), [], "it rests");
+}
+
 /// One job of a random world: its cell, how far it is, whether it is claimed, canceled and in the lock.
 type Draw = (bool, u8, bool, bool, bool, i64);
 
@@ -290,6 +314,7 @@ fn apply(view: &mut View, action: Action) {
                 view.runs.remove(&(job.database, job.cell, job.id));
             }
         }
+        Action::ForgetAudit { ids } => view.audit.retain(|id, _| !ids.contains(id)),
         Action::Drive(_) => unreachable!("there are only backups"),
     }
 }
@@ -327,7 +352,7 @@ proptest! {
                             prop_assert_eq!(kept, !has_ended(&world.view, &app, gone));
                         }
                     }
-                    Action::Forget { .. } => prop_assert!(false, "so few are kept"),
+                    Action::Forget { .. } | Action::ForgetAudit { .. } => prop_assert!(false, "so few are kept"),
                     Action::Drive(_) => prop_assert!(false, "there are only backups"),
                 }
             }

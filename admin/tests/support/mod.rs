@@ -2,15 +2,16 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellar_admin::{Admin, Dial};
+use cellar_admin::{Admin, AuditLog, Dial};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
-    Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Job, JobId, JobRecord, JobState, Key,
-    Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, RunResult, Timeline,
+    AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Job, JobId, JobRecord,
+    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, RunResult, Timeline,
 };
 use cellar_topology::{Guard, MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
@@ -39,6 +40,7 @@ pub fn zone(n: u32) -> CellName {
 pub struct World {
     pub kv: MemoryKv,
     pub store: Store,
+    directory: tempfile::TempDir,
 }
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
     pub fn empty() -> Self {
         let kv = MemoryKv::default();
         let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&"demo".parse().unwrap()));
-        Self { kv, store }
+        Self { kv, store, directory: tempfile::tempdir().unwrap() }
     }
 
     /// A cell with its pooler up.
@@ -89,9 +91,25 @@ impl World {
     }
 
     pub async fn admin_dialing(&self, dial: Arc<Dial>) -> Admin {
-        let admin = Admin::start(self.store.clone(), dial);
+        let admin = self.starting(dial);
         assert!(admin.ready(PATIENCE).await);
         admin
+    }
+
+    /// An admin that may not have seen the store yet.
+    pub fn starting(&self, dial: Arc<Dial>) -> Admin {
+        Admin::start(self.store.clone(), dial, AuditLog::open(&self.audit_log()).unwrap())
+    }
+
+    /// The file with the audit trail of all admins of this world.
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory.path().join("audit.log")
+    }
+
+    /// What is in it.
+    pub fn audit_lines(&self) -> Vec<AuditRecord> {
+        let text = std::fs::read_to_string(self.audit_log()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub async fn job(&self, id: &JobId) -> Option<JobRecord> {
@@ -144,10 +162,12 @@ impl World {
         self.delete(&Key::Claim(db(), job.cell.parse().unwrap(), job.id.parse().unwrap())).await;
     }
 
-    /// Everything that etcd holds, to see that nothing was changed.
+    /// Everything that etcd holds but for the audit trail, to see that nothing was changed.
     pub async fn contents(&self) -> Vec<(String, Vec<u8>)> {
-        let listing = self.store.list(&self.store.keys().all()).await.unwrap();
-        listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
+        let (listing, audit) =
+            (self.store.list(&self.store.keys().all()).await.unwrap(), self.store.keys().kind("audit"));
+        let entries = listing.entries.into_iter().filter(|entry| !entry.key.starts_with(&audit));
+        entries.map(|entry| (entry.key, entry.value)).collect()
     }
 
     /// Sets a key only if it is as it was: used to make conflicts.

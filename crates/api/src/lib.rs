@@ -3,6 +3,7 @@
 
 mod error;
 mod record;
+pub mod structure;
 pub mod wkt;
 
 pub use error::{exit_code, hint_of, reason_of, status_of};

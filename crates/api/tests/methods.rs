@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use cellar_model::access::METHODS;
+use cellar_model::access::{METHODS, mutates};
+use cellar_model::{RECORDED, WITHHELD};
 use prost::Message;
 
 #[test]
@@ -16,7 +17,31 @@ fn every_method_has_its_row() {
             }
         }
     }
-    let table: BTreeSet<String> = METHODS.iter().map(|(method, _)| (*method).to_owned()).collect();
+    let table: BTreeSet<String> = METHODS.iter().map(|(method, ..)| (*method).to_owned()).collect();
     assert_eq!(table.len(), METHODS.len(), "a method has two rows");
     assert_eq!(defined, table);
+}
+
+/// Whoever adds a field to a request that changes something says whether it may stand in the audit trail.
+#[test]
+fn every_argument_of_what_mutates_is_recorded_or_withheld() {
+    let files = prost_types::FileDescriptorSet::decode(cellar_api::DESCRIPTORS).unwrap();
+    let ours: Vec<_> = files.file.iter().filter(|file| file.package() == "cellar.v1").collect();
+    let messages = || ours.iter().flat_map(|file| &file.message_type);
+    let mut seen = 0;
+    for service in ours.iter().flat_map(|file| &file.service) {
+        for method in &service.method {
+            if !mutates(&format!("/cellar.v1.{}/{}", service.name(), method.name())) {
+                continue;
+            }
+            let input = method.input_type().rsplit('.').next().unwrap();
+            let message = messages().find(|message| message.name() == input).unwrap();
+            for field in &message.field {
+                seen += 1;
+                let known = RECORDED.contains(&field.json_name()) || WITHHELD.contains(&field.json_name());
+                assert!(known, "{input}.{} is neither RECORDED nor WITHHELD", field.json_name());
+            }
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }

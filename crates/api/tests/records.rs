@@ -208,6 +208,21 @@ fn job() {
     same::<cellar_model::Job, v1::Job>(&document);
 }
 
+#[test]
+fn audit_record() {
+    for outcome in ["BEGUN", "ALLOWED", "REFUSED", "FAILED"] {
+        same::<cellar_model::AuditRecord, v1::AuditRecord>(&json!({
+            "id": ID, "time": TIME, "endTime": TIME, "identity": "spiffe://demo/admin/ann", "peer": "[::1]:7",
+            "rpc": "Backup", "arguments": {"cell": "zone1", "queue": true, "nice": 5, "target": {"lsn": "0/1"}, "list": ["x"]},
+            "outcome": format!("AUDIT_OUTCOME_{outcome}"), "code": "LAGGING", "message": "m", "job": OTHER,
+        }));
+    }
+    // Turned away at the door: nobody has read the request.
+    same::<cellar_model::AuditRecord, v1::AuditRecord>(
+        &json!({"id": ID, "time": TIME, "rpc": "Backup", "outcome": "AUDIT_OUTCOME_REFUSED"}),
+    );
+}
+
 /// A field that only one side knows would be lost on the way: the two name the same fields.
 #[test]
 fn a_message_refuses_what_the_model_does_not_know() {

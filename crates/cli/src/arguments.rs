@@ -6,7 +6,8 @@ use cellar_model::{ClusterName, DatabaseName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    backup, backups, cells, certs, completions, config, down, drill, exec, jobs, rebuild, restore, status, up,
+    audit, backup, backups, cells, certs, completions, config, down, drill, exec, jobs, rebuild, restore,
+    status, up,
 };
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
@@ -87,6 +88,8 @@ pub(crate) enum Command {
     Cells(cells::Cells),
     #[command(subcommand)]
     Certs(certs::Certs),
+    #[command(subcommand)]
+    Audit(audit::Audit),
     #[command(subcommand)]
     Config(config::Config),
     /// Print shell exports that point psql and programs at the cluster's primary

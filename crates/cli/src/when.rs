@@ -1,4 +1,4 @@
-//! Points in time, as people write them for `--to-time`.
+//! Points in time, as people write them for `--to-time` and `--since`.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -15,6 +15,15 @@ const FORMS: &str = "write it as 2026-03-01T10:15:00Z, 2026-03-01T10:15:00.12345
 /// Reads a time to the microsecond, the precision of PostgreSQL's commits; what is finer is cut off.
 pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     read(text.trim()).ok_or_else(|| format!("{text:?} is not a time: {FORMS}"))
+}
+
+/// Reads a time, or how long before `now` it was (`90s`, `2h`, `1d`).
+pub(crate) fn parse_past(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let past = units::parse_duration(text).ok().and_then(|span| now.checked_sub(span).ok());
+    past.map_or_else(
+        || parse_time(text).map_err(|error| format!("{error}; or say how long ago: 90s, 5m, 2h, 1d")),
+        Ok,
+    )
 }
 
 fn read(text: &str) -> Option<Timestamp> {
@@ -149,6 +158,19 @@ mod tests {
         ] {
             let error = parse_time(bad).unwrap_err();
             assert!(error.contains("2026-03-01T10:15:00Z") && error.contains("+02:00"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_past_may_be_told_by_its_distance() {
+        let now = parse_time("2026-03-02T10:00:00Z").unwrap();
+        let text = |of: &str| parse_past(of, now).map(cellar_model::timestamp_text);
+        assert_eq!(text("1d").as_deref(), Ok("2026-03-01T10:00:00Z"));
+        assert_eq!(text("1h30m").as_deref(), Ok("2026-03-02T08:30:00Z"));
+        assert_eq!(text("2026-03-01 10:15:00").as_deref(), Ok("2026-03-01T10:15:00Z"));
+        for bad in ["", "yesterday", "-1h", "1 d"] {
+            let error = text(bad).unwrap_err();
+            assert!(error.contains("2026-03-01T10:15:00Z") && error.contains("2h"), "{bad}: {error}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who may call what.
 //!
 //! A certificate of the cluster's authority proves a name; what the name may do stands in one table here. A method
-//! that is not in it may be called by nobody.
+//! that is not in it may be called by nobody. The same table says which methods change anything.
 
 use std::fmt;
 
@@ -108,33 +108,44 @@ const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
 const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
 const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
 
-/// Every method of every service of ours, and what it needs. `cellar-api` tests that none is missing.
-pub const METHODS: &[(&str, Needs)] = &[
-    ("/cellar.v1.MultiAdmin/Backup", OPERATOR),
-    ("/cellar.v1.MultiAdmin/RebuildStandby", OPERATOR),
-    ("/cellar.v1.MultiAdmin/RestoreDatabase", ADMIN),
-    ("/cellar.v1.MultiAdmin/PlanRestore", OPERATOR),
-    ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN),
-    ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN),
-    ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR),
-    ("/cellar.v1.MultiAdmin/GetJob", VIEWER),
-    ("/cellar.v1.MultiAdmin/ListJobs", VIEWER),
-    ("/cellar.v1.MultiAdmin/WatchJob", VIEWER),
+/// Whether a method changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It only answers.
+    Reads,
+    /// It records or changes something, if only the record of a job: every call leaves an audit record.
+    Mutates,
+}
+use Effect::{Mutates, Reads};
+
+/// Every method of every service of ours, what it needs, and what it does. `cellar-api` tests that none is missing.
+pub const METHODS: &[(&str, Needs, Effect)] = &[
+    ("/cellar.v1.MultiAdmin/Backup", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/RebuildStandby", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/RestoreDatabase", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/PlanRestore", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
     // Of a job that needs more, its own role: see `to_cancel`.
-    ("/cellar.v1.MultiAdmin/CancelJob", OPERATOR),
-    ("/cellar.v1.MultiAdmin/TailJobLog", VIEWER),
-    ("/cellar.v1.MultiAdmin/ListBackups", VIEWER),
-    ("/cellar.v1.MultiAdmin/GetBackup", VIEWER),
-    ("/cellar.v1.MultiAdmin/ListCells", VIEWER),
-    ("/cellar.v1.MultiAdmin/AddCell", ADMIN),
-    ("/cellar.v1.MultiAdmin/RemoveCell", ADMIN),
-    ("/cellar.v1.MultiAdmin/ListDatabases", VIEWER),
-    ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER),
-    ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER),
-    ("/cellar.v1.MultiAdmin/GetPooler", VIEWER),
-    ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer),
-    ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin),
-    ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin),
+    ("/cellar.v1.MultiAdmin/CancelJob", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/TailJobLog", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListBackups", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetBackup", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListCells", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/AddCell", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/RemoveCell", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ListDatabases", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListAudit", VIEWER, Reads),
+    ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
+    ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
 ];
 
 /// Services that are not ours: they say that somebody lives, and what the methods are called.
@@ -150,7 +161,13 @@ pub fn needs(path: &str) -> Option<Needs> {
     if COMMON.iter().any(|service| path.starts_with(service)) {
         return Some(Needs::Anybody);
     }
-    METHODS.iter().find(|(method, _)| *method == path).map(|(_, needs)| *needs)
+    METHODS.iter().find(|(method, ..)| *method == path).map(|(_, needs, _)| *needs)
+}
+
+/// Whether a method changes anything, by its path in HTTP/2. One that is not in the table does nothing at all.
+#[must_use]
+pub fn mutates(path: &str) -> bool {
+    METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
 }
 
 /// What it needs to cancel a job of that kind: as much as to ask for it.
@@ -207,7 +224,7 @@ mod tests {
 
     #[test]
     fn each_role_may_what_the_lower_ones_may() {
-        for (method, needs) in METHODS {
+        for (method, needs, _) in METHODS {
             let may = |role| allows(&Principal::Operator(role), *needs);
             assert!(!may(OperatorRole::Viewer) || may(OperatorRole::Operator), "{method}");
             assert!(!may(OperatorRole::Operator) || may(OperatorRole::Admin), "{method}");
@@ -223,6 +240,19 @@ mod tests {
             assert_eq!(needs(path), None, "{path}");
         }
         assert_eq!(needs("/grpc.health.v1.Health/Check"), Some(Needs::Anybody));
+    }
+
+    /// What only answers is called so, and is what a viewer or a peer may call.
+    #[test]
+    fn the_table_agrees_with_the_methods_names_and_roles_on_what_mutates() {
+        for (path, needs, effect) in METHODS {
+            let name = path.rsplit('/').next().unwrap();
+            let reads = ["Get", "List", "Watch", "Tail", "Read"].iter().any(|verb| name.starts_with(verb));
+            assert_eq!(reads, *effect == Effect::Reads, "{path}");
+            assert_eq!(mutates(path), !reads, "{path}");
+            assert_eq!(reads, !matches!(needs, Needs::Role(role) if *role > OperatorRole::Viewer), "{path}");
+        }
+        assert!(!mutates("/cellar.v1.MultiAdmin/DropEverything"));
     }
 
     proptest! {

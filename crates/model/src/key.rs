@@ -4,7 +4,7 @@
 //! walls: a pooler writes only `status/`, `runs/` and `claims/` below its own
 //! `<db>/<cell>`, and `leaders/<db>`.
 
-use crate::{CellName, ClusterName, DatabaseName, JobId};
+use crate::{AuditId, CellName, ClusterName, DatabaseName, JobId};
 
 /// The address of one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ pub enum Key {
     Revocations,
     /// `admins/leader`: the leading multiadmin, bound to a lease.
     AdminLeader,
+    /// `audit/<id>`: [`crate::AuditRecord`]; written by multiadmin only.
+    Audit(AuditId),
 }
 
 /// The keys of one cluster, all below `/cellar/<cluster>/`.
@@ -89,6 +91,7 @@ impl Keyspace {
             Key::Incarnation(db) => format!("{p}incarnations/{db}"),
             Key::Revocations => format!("{p}revocations/list"),
             Key::AdminLeader => format!("{p}admins/leader"),
+            Key::Audit(id) => format!("{p}audit/{id}"),
         }
     }
 
@@ -104,6 +107,7 @@ impl Keyspace {
             "locks" => Key::Lock(parts.next()?.parse().ok()?),
             "incarnations" => Key::Incarnation(parts.next()?.parse().ok()?),
             "revocations" if parts.next()? == "list" => Key::Revocations,
+            "audit" => Key::Audit(parts.next()?.parse().ok()?),
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
@@ -143,6 +147,7 @@ mod tests {
             Key::Incarnation(db),
             Key::Revocations,
             Key::AdminLeader,
+            Key::Audit(AuditId::new(uuid::Uuid::from_u128(8))),
         ]
     }
 

@@ -6,6 +6,7 @@
 //! shows is what the gRPC API answers.
 
 pub mod access;
+mod audit;
 mod backup;
 mod code;
 mod drive;
@@ -29,6 +30,9 @@ mod topology;
 mod wal;
 
 pub use access::{OperatorRole, Principal};
+pub use audit::{
+    AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, RECORDED, WITHHELD, forgettable_audit, recordable,
+};
 pub use backup::{
     BackupLabel, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
 };

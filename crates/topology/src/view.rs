@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cellar_model::{
-    Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key, Keyspace, Leader, Lock,
-    Pooler, PoolerStatus, RevocationList, Run, Snapshot, join, with_steps,
+    AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key,
+    Keyspace, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Snapshot, join, with_steps,
 };
 use serde::de::DeserializeOwned;
 
@@ -46,6 +46,8 @@ pub struct View {
     pub revocations: Option<RevocationList>,
     /// The leading multiadmin.
     pub admin_leader: Option<String>,
+    /// The newest calls that changed something or were to.
+    pub audit: BTreeMap<AuditId, AuditRecord>,
     /// Keys that were skipped, and why.
     pub unreadable: BTreeMap<String, String>,
     revisions: HashMap<Key, i64>,
@@ -237,6 +239,11 @@ impl View {
             }
             Key::Revocations => self.revocations = Some(read(entry)?),
             Key::AdminLeader => self.admin_leader = Some(read(entry)?),
+            Key::Audit(id) => {
+                let record: AuditRecord = read(entry)?;
+                same(id, &record.id)?;
+                self.audit.insert(*id, record);
+            }
         }
         self.revisions.insert(key, entry.revision);
         Ok(())
@@ -261,6 +268,7 @@ impl View {
             Key::Incarnation(db) => drop(self.incarnations.remove(db)),
             Key::Revocations => self.revocations = None,
             Key::AdminLeader => self.admin_leader = None,
+            Key::Audit(id) => drop(self.audit.remove(id)),
         }
     }
 }
@@ -430,6 +438,11 @@ mod tests {
         s.put(&Key::Claim(db.clone(), zone1.clone(), job.id), &"e");
         s.put(&Key::Lock(db.clone()), &cellar_model::Lock { holder: Some(job.id), queue: vec![] });
         s.put(&Key::AdminLeader, &"admin-1");
+        let audit = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let call = format!(
+            r#"{{"id":"{audit}","time":"2026-03-01T10:00:00Z","rpc":"Backup","outcome":"AUDIT_OUTCOME_ALLOWED"}}"#
+        );
+        s.put_raw(&format!("/cellar/demo/audit/{audit}"), &call);
         assert_eq!(s.view.unreadable, BTreeMap::new());
         let view = &s.view;
         assert_eq!([view.poolers.len(), view.status.len(), view.leaders.len(), view.jobs.len()], [1; 4]);
@@ -439,7 +452,8 @@ mod tests {
         assert_eq!(view.job(&job.id).unwrap().state, JobState::Running);
         let keys = s.keys.clone();
         let paths: Vec<String> = s.view.revisions.keys().map(|key| keys.path(key)).collect();
-        assert_eq!(paths.len(), 8);
+        assert_eq!(s.view.audit[&audit.parse().unwrap()].rpc, "Backup");
+        assert_eq!(paths.len(), 9);
         for path in paths {
             s.delete(&path);
         }

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod backups;
 pub(crate) mod cells;
@@ -33,6 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Rebuild(command) => command.run(&global).await,
         Command::Restore(command) => command.run(&global).await,
         Command::Drill(command) => command.run(&global).await,
+        Command::Audit(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
         Command::Certs(command) => command.run(&global).await,
         Command::Config(command) => command.run(&global),
