@@ -126,6 +126,15 @@ pub enum TlsError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// A server could not be looked at.
+    #[error("cannot tell what certificate is served at {address}")]
+    Probe {
+        /// Where.
+        address: SocketAddr,
+        /// Why not; a rustls error inside when the server's certificate was refused.
+        #[source]
+        source: io::Error,
+    },
 }
 
 fn bind_hint(error: &io::Error) -> &'static str {

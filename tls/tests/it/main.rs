@@ -10,4 +10,5 @@ mod grpc;
 mod handshake;
 mod leaf;
 mod pgbackrest;
+mod probe;
 mod support;

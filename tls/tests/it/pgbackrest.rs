@@ -2,9 +2,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tls::{ClientTls, Reloaded, generate_server_cert};
+use cellar_tls::{ClientTls, ProbeProtocol, Reloaded, generate_server_cert, probe};
 
-use crate::support::{World, connect, served_serial};
+use crate::support::{World, connect, roots, served_serial, unchecked_client};
 
 struct Running(Child);
 
@@ -66,6 +66,15 @@ async fn the_real_server_takes_the_pair() {
         .status()
         .unwrap();
     assert!(ping.success());
+
+    // Its server lets a client without a certificate shake hands and hear the greeting, and no more.
+    let look = async |tls| {
+        probe(address, "localhost", ProbeProtocol::Pgbackrest, tls, Duration::from_secs(10)).await.unwrap()
+    };
+    assert_eq!(look(client.rustls_config().unwrap()).await.accepted, Ok(()));
+    let nobody = look(unchecked_client(roots(&files), None)).await;
+    assert_eq!(nobody.served.serial, first);
+    assert!(nobody.accepted.unwrap_err().contains("after its greeting"));
 
     let config = cellar_tls::ReloadableServerConfig::load(files.clone()).unwrap();
     std::fs::remove_file(&files.certificate).unwrap();
