@@ -44,6 +44,7 @@ pub(crate) fn render(report: &mut Report) {
         retention: Retention { full: 2 },
         bootstrap_cell: name("zone000"),
         port_offset: 0,
+        repo_cipher: None,
     };
     let poolers = poolers(&database);
     let render_all = || {
