@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, StanzaName};
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, StanzaName};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub struct ClusterState {
     pub bootstrap_cell: CellName,
     /// Its cells.
     pub cells: Vec<LocalCell>,
+    /// How its repository is encrypted; the passphrase is not here but in a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_cipher: Option<RepoCipher>,
 }
 
 impl ClusterState {
@@ -71,7 +74,18 @@ impl ClusterState {
         let bootstrap_cell = cells.first()?.clone();
         let cells = (0..).zip(cells).map(|(index, name)| LocalCell { name, index }).collect();
         let version = VERSION;
-        Some(Self { version, cluster, port_offset, database, stanza, repo, os_user, bootstrap_cell, cells })
+        Some(Self {
+            version,
+            cluster,
+            port_offset,
+            database,
+            stanza,
+            repo,
+            os_user,
+            bootstrap_cell,
+            cells,
+            repo_cipher: None,
+        })
     }
 
     fn path(layout: &ClusterLayout) -> PathBuf {

@@ -31,4 +31,4 @@ pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::RepoEntry;
-pub use tool_error::{Failure, ToolMessage, tool_messages};
+pub use tool_error::{Failure, ToolMessage, printable, tool_messages};

@@ -18,7 +18,8 @@ pub(crate) fn is_garbled(text: &str) -> bool {
 }
 
 /// A line up to the first character that cannot be printed. With the wrong passphrase pgBackRest quotes rubbish.
-pub(crate) fn printable(line: &str) -> String {
+#[must_use]
+pub fn printable(line: &str) -> String {
     let strange = |c: char| c.is_control() && c != '\t' || c == char::REPLACEMENT_CHARACTER;
     match line.split_once(strange) {
         Some((readable, _)) => format!("{readable}..."),

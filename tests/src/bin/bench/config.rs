@@ -50,7 +50,13 @@ pub(crate) fn render(report: &mut Report) {
     let render_all = || {
         for local in &poolers {
             let others: Vec<&Pooler> = poolers.iter().filter(|other| other.cell != local.cell).collect();
-            let input = ConfigInput { database: &database, local, others: &others, tls_server_auth: "app" };
+            let input = ConfigInput {
+                database: &database,
+                local,
+                others: &others,
+                tls_server_auth: "app",
+                passphrase: None,
+            };
             match render_full(&input) {
                 Ok(text) => drop(black_box(text)),
                 Err(error) => panic!("{error}"),
