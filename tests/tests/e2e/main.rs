@@ -21,3 +21,4 @@ mod restore_plan;
 mod restore_targets;
 mod role_change;
 mod runbooks;
+mod secrets;
