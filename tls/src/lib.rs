@@ -32,7 +32,7 @@ pub use identity::Identity;
 pub use key::KeyFile;
 pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
-pub use probe::{ProbeProtocol, Probed, probe};
+pub use probe::{ProbeProtocol, Probed, probe, unchecked_client};
 pub use provider::install_ring_provider;
 pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest};
 pub use server::{ReloadableServerConfig, Reloaded, ServerFiles};

@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod bootstrap;
 mod cells;
+mod certificates;
 mod crashes;
 mod drills;
 mod exclusion;
