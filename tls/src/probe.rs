@@ -54,8 +54,8 @@ pub enum ProbeProtocol {
     Http,
     /// PostgreSQL. Let in is who may stream as `cellar_replication`, the one role that may come over TCP.
     Postgres,
-    /// pgBackRest's server. Let in is anybody whose certificate it accepts: for which stanza, if for any,
-    /// it looks up only once it has a command.
+    /// pgBackRest's server. Let in is whoever it waits for after its greeting. 2.45 does so only for a name that
+    /// some stanza is open to; whether it is open to that name is seen when it is asked for.
     Pgbackrest,
 }
 

@@ -16,7 +16,7 @@ use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 use crate::repo_list::{RepoEntry, parse_listing};
-use crate::tool_error::{Failure, is_garbled, printable, tool_messages};
+use crate::tool_error::{Failure, garbled, tool_messages};
 
 /// Time for `version`, which touches nothing but the program itself.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,15 +159,13 @@ impl Pgbackrest {
     ) -> Result<StanzaInfo, Error> {
         let invocation = quiet(Invocation::on("info", config, stanza)).option("output", "json");
         let output = self.run_checked(&invocation, deadline).await?;
-        let found = parse_info(&output.stdout)?.into_iter().find(|info| info.name == stanza.as_str());
-        match found {
-            // Exit code 0 and no backups; taken for an answer it would mean that there never were any.
-            Some(info) if is_garbled(&info.message) => {
-                let message = printable(info.message.lines().next().unwrap_or_default());
-                Err(Error::Garbled { stanza: stanza.to_string(), message })
-            }
-            found => found.ok_or_else(|| Error::NotInRepository(format!("stanza {stanza}"))),
+        // Exit code 0 and no backups; taken for an answer it would mean that there never were any. Looked for in
+        // the text, because the rubbish that is quoted is often no JSON.
+        if let Some(message) = garbled(&String::from_utf8_lossy(&output.stdout)) {
+            return Err(Error::Garbled { stanza: stanza.to_string(), message });
         }
+        let found = parse_info(&output.stdout)?.into_iter().find(|info| info.name == stanza.as_str());
+        found.ok_or_else(|| Error::NotInRepository(format!("stanza {stanza}")))
     }
 
     /// Reads a file of the repository as text; `path` is relative to the repository.

@@ -6,15 +6,22 @@ use crate::log_line::{LogLevel, LogLine};
 /// Lines kept of one message; stack traces of assertions are long.
 const MAX_LINES: usize = 20;
 
+/// How pgBackRest begins to say that it cannot make sense of `backup.info` or `archive.info`.
+const UNLOADABLE: &str = "unable to load info file";
+
 /// What to do about a repository whose own records make no sense. With the wrong passphrase pgBackRest (2.45) decrypts
 /// rubbish and complains of its form, so this cannot be told from a damaged file.
 pub(crate) const GARBLED_HINT: &str = "the repository was encrypted with another passphrase than this cell has (`secrets/repo-cipher-pass` in the cell's directory), or with one at all while this cluster has none; if the passphrase is right, backup.info or archive.info in the repository is damaged";
 
-/// Whether pgBackRest says that it cannot make sense of the files that describe the repository. Its exit code
-/// does not: it is 29, 103, 75 or 95 with the command (measured with 2.45), and 0 for `info`.
-pub(crate) fn is_garbled(text: &str) -> bool {
-    text.contains("unable to load info file")
-        && (text.contains("FormatError") || text.contains("CryptoError"))
+/// What pgBackRest says of the files that describe the repository, when it cannot make sense of them. Its exit
+/// code does not say so: it is 29, 103, 75 or 95 with the command (measured with 2.45), and 0 for `info`.
+pub(crate) fn garbled(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(UNLOADABLE)?;
+    let why = rest.contains("FormatError") || rest.contains("CryptoError");
+    // Up to the end of the line, which JSON writes as `\n`.
+    why.then(|| {
+        printable(&format!("{UNLOADABLE}{}", rest.split([':', '\\', '\n']).next().unwrap_or_default()))
+    })
 }
 
 /// A line up to the first character that cannot be printed. With the wrong passphrase pgBackRest quotes rubbish.
@@ -121,7 +128,7 @@ impl Failure {
             .unwrap_or_default();
         // A file that was fetched with the wrong passphrase ends in the middle of a block.
         let unflushed = exit_code == Some(CRYPTO) && message.contains("unable to flush");
-        let garbled = unflushed || exit_code.is_some() && messages.iter().any(|m| is_garbled(&m.text));
+        let garbled = unflushed || exit_code.is_some() && messages.iter().any(|m| garbled(&m.text).is_some());
         let (class, hint) = match cause {
             Some(_) if garbled => (ExitClass::DataLoss, GARBLED_HINT),
             Some(code) => (class_of(code), hint_for(code)),
