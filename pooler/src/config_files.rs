@@ -1,13 +1,14 @@
 //! The files derived from the topology: `pgbackrest.conf` and what PostgreSQL reads.
 //!
-//! Deleting any of them and letting the pooler write it again gives the same bytes.
+//! Deleting any of them and letting the pooler write it again gives the same bytes. The configs of pgBackRest
+//! hold the passphrase of an encrypted repo, so nobody but the pooler's user may read them.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use cellar_model::{Database, Leader, Pooler};
-use cellar_pgbackrest::{ConfigInput, render_bootstrap, render_full, render_job};
+use cellar_model::{Database, Leader, Pooler, Secret};
+use cellar_pgbackrest::{ConfigInput, read_passphrase, render_bootstrap, render_full, render_job};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
 
 use cellar_tls::REVOCATIONS;
@@ -20,6 +21,11 @@ pub(crate) enum ConfigFileError {
     /// The topology has a value that pgBackRest would misread.
     #[error(transparent)]
     Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
+    /// The repo is encrypted and this cell has no usable passphrase.
+    #[error(
+        "{0}; without it nothing of the repo can be read or written: put it back, for instance with `cellar up`"
+    )]
+    Passphrase(#[from] cellar_pgbackrest::PassphraseError),
     /// A value that PostgreSQL would misread.
     #[error(transparent)]
     Postgres(#[from] cellar_postgres::PostgresError),
@@ -33,9 +39,10 @@ pub(crate) enum ConfigFileError {
     },
 }
 
-/// Replaces a file atomically; false when it had that content already.
+/// Replaces a file atomically; false when it had that content already and nobody else may read it.
 pub(crate) fn write_if_changed(path: &Path, content: &str) -> Result<bool, ConfigFileError> {
-    if std::fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
+    let private = std::fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0);
+    if private && std::fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
         return Ok(false);
     }
     let failed = |source| ConfigFileError::Write { path: path.to_owned(), source };
@@ -55,6 +62,12 @@ fn others(agent: &Agent) -> Vec<Pooler> {
     view.poolers.values().filter(of_database).cloned().collect()
 }
 
+/// The passphrase of the database's repo, when it is encrypted.
+fn passphrase(agent: &Agent, database: &Database) -> Result<Option<Secret>, ConfigFileError> {
+    let read = |_| read_passphrase(&agent.layout.repo_cipher_pass());
+    Ok(database.repo_cipher.map(read).transpose()?)
+}
+
 /// Brings `pgbackrest.conf` up to date with the topology; true when it changed.
 pub(crate) fn sync_pgbackrest(
     agent: &Agent,
@@ -65,7 +78,10 @@ pub(crate) fn sync_pgbackrest(
     let others: Vec<&Pooler> = others.iter().collect();
     // Only this database's clients: their certificates all have the same name, so the stanza is what limits them.
     let auth = database.stanza.as_str();
-    let text = render_full(&ConfigInput { database, local: card, others: &others, tls_server_auth: auth })?;
+    let secret = passphrase(agent, database)?;
+    let passphrase = secret.as_ref();
+    let input = ConfigInput { database, local: card, others: &others, tls_server_auth: auth, passphrase };
+    let text = render_full(&input)?;
     write_if_changed(Path::new(&card.config_path), &text)
 }
 
@@ -76,7 +92,10 @@ pub(crate) fn write_bootstrap(
     card: &Pooler,
 ) -> Result<PathBuf, ConfigFileError> {
     let path = agent.layout.jobs().join("bootstrap.conf");
-    let input = ConfigInput { database, local: card, others: &[], tls_server_auth: database.stanza.as_str() };
+    let secret = passphrase(agent, database)?;
+    let passphrase = secret.as_ref();
+    let auth = database.stanza.as_str();
+    let input = ConfigInput { database, local: card, others: &[], tls_server_auth: auth, passphrase };
     write_if_changed(&path, &render_bootstrap(&input)?)?;
     Ok(path)
 }
@@ -90,7 +109,8 @@ pub(crate) fn write_job(
     primary: Option<&Pooler>,
 ) -> Result<PathBuf, ConfigFileError> {
     let path = agent.layout.jobs().join(format!("{name}.conf"));
-    write_if_changed(&path, &render_job(database, card, primary)?)?;
+    let secret = passphrase(agent, database)?;
+    write_if_changed(&path, &render_job(database, card, primary, secret.as_ref())?)?;
     Ok(path)
 }
 
@@ -174,6 +194,7 @@ pub(crate) fn instance_config(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
@@ -189,6 +210,9 @@ mod tests {
         assert!(write_if_changed(&path, "a").unwrap());
         assert!(!write_if_changed(&path, "a").unwrap());
         assert!(write_if_changed(&path, "b").unwrap());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(write_if_changed(&path, "b").unwrap(), "it may hold a passphrase");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_model::{
     BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, PROOF_ANNOTATION, Pooler, Proof, prove,
 };
-use cellar_pgbackrest::{DetailLog, Error, Failure, Invocation, PrimarySource};
+use cellar_pgbackrest::{DetailLog, Error, Failure, Invocation, PrimarySource, printable};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -23,17 +23,18 @@ const WIDTH: usize = 240;
 /// Bytes of a WAL segment, unless initdb was told otherwise.
 const WAL_SEGMENT: u64 = 16 << 20;
 
-/// The last lines of a tool's output that say something: not the list of copied files, and no line
-/// longer than a screen is wide. All of it stays in the job's log.
+/// The last lines of a tool's output that say something: not the list of copied files, no line longer
+/// than a screen is wide, and none of what cannot be printed. All of it stays in the job's log.
 pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<String> = text
         .lines()
         .filter(|line| !line.contains(" DETAIL: "))
+        .map(printable)
         .map(|line| {
             if line.chars().count() > WIDTH {
                 line.chars().take(WIDTH).chain("...".chars()).collect()
             } else {
-                line.to_owned()
+                line
             }
         })
         .collect();
@@ -86,7 +87,10 @@ pub(crate) fn restore_failure(
         return error;
     }
     // Checksum, invalid file, format, missing file.
-    if matches!(failure.exit_code, Some(26 | 28 | 29 | 55)) && error.code != Code::DiskFull {
+    if matches!(failure.exit_code, Some(26 | 28 | 29 | 55))
+        && !failure.garbled
+        && error.code != Code::DiskFull
+    {
         error.code = Code::RepoDamaged;
         "a file of this backup is damaged in the repo: restore another backup (`cellar backups list`), and take a new full one"
             .clone_into(&mut error.hint);
@@ -96,10 +100,11 @@ pub(crate) fn restore_failure(
 
 /// The job's error for a tool that gave no answer.
 pub(crate) fn tool_error(doing: &str, error: &Error) -> JobError {
-    let (hint, tool_output) = match error {
-        Error::Failed { failure, output, .. } => (failure.hint.to_owned(), last_lines(output)),
-        _ => (String::new(), String::new()),
+    let tool_output = match error {
+        Error::Failed { output, .. } => last_lines(output),
+        _ => String::new(),
     };
+    let hint = error.hint().to_owned();
     JobError { code: Code::PgbackrestFailed, message: format!("{doing}: {error}"), hint, tool_output }
 }
 

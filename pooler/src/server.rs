@@ -163,7 +163,7 @@ async fn backups(agent: &Agent, only: Option<&BackupLabel>) -> Result<ListBackup
         .pgbackrest
         .info(&config, &database.stanza, READ_TIMEOUT)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(&error).hint(error.hint()))?;
     let mut backups: Vec<Backup> = info
         .backups
         .iter()

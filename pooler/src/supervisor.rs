@@ -149,6 +149,14 @@ impl Supervisor {
         match sync_pgbackrest(&self.agent, database, card) {
             Ok(true) => self.agent.config_changed.notify_one(),
             Ok(false) => {}
+            // With the passphrase gone, the instance that runs is cared for and none is started: whatever needs the
+            // repo would fail, and the file that is left may hold a passphrase that somebody took back.
+            Err(error @ ConfigFileError::Passphrase(_)) => {
+                if running(Path::new(&card.data_directory))?.is_none() {
+                    return Err(error.into());
+                }
+                self.note = error.to_string();
+            }
             // Some other cell's record that cannot be rendered must not stop the care for this instance:
             // the file stays as it was.
             Err(error) if Path::new(&card.config_path).exists() => self.note = error.to_string(),

@@ -9,6 +9,7 @@ use cellar_model::{CellName, Code};
 use crate::cluster::{Cluster, HOST, LISTEN};
 use crate::down::remove_tree;
 use crate::error::{ProvisionError, Result};
+use crate::secrets;
 use crate::state::LocalCell;
 use crate::steps::Steps;
 use crate::watch::Watcher;
@@ -39,6 +40,7 @@ pub struct RemovedCell {
 pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &Steps) -> Result<AddedCell> {
     let deadline = Instant::now() + timeout;
     let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    secrets::check_agreement(&cluster.layout, &cluster.state, None)?;
     let mut admin = cluster.admin()?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();

@@ -97,6 +97,7 @@ impl Cluster {
             retention: Retention { full: RETENTION_FULL },
             bootstrap_cell: self.state.bootstrap_cell.clone(),
             port_offset: u32::from(self.state.port_offset),
+            repo_cipher: self.state.repo_cipher,
         }
     }
 

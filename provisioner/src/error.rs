@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_daemon::UserError;
 use cellar_model::LayoutError;
-use cellar_pgbackrest::ConfigError;
+use cellar_pgbackrest::{ConfigError, PassphraseError};
 use cellar_postgres::PostgresError;
 use cellar_tls::TlsError;
 use cellar_topology::StoreError;
@@ -88,6 +88,21 @@ pub enum ProvisionError {
         /// Why not.
         #[source]
         source: std::io::Error,
+    },
+    /// The provisioner's copy of the repository's passphrase cannot be used.
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseError),
+    /// A passphrase was given for a repository that is not encrypted.
+    #[error("the repository of the cluster in {} is not encrypted, and a passphrase was given", dir.display())]
+    NotEncrypted {
+        /// The cluster's directory.
+        dir: PathBuf,
+    },
+    /// The passphrase is not the one that the cluster was made with.
+    #[error("the repository of the cluster in {} is encrypted with another passphrase than the one given", dir.display())]
+    OtherPassphrase {
+        /// The cluster's directory.
+        dir: PathBuf,
     },
     /// A certificate could not be made or loaded.
     #[error(transparent)]
@@ -226,6 +241,9 @@ impl ProvisionError {
             Self::Contradiction { .. }
             | Self::Preflight(_)
             | Self::Locked { .. }
+            | Self::Passphrase(_)
+            | Self::NotEncrypted { .. }
+            | Self::OtherPassphrase { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
@@ -264,6 +282,19 @@ impl ProvisionError {
             }
             Self::RecordDiffers { .. } => Some(
                 "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"
+                    .to_owned(),
+            ),
+            Self::Passphrase(PassphraseError::Exposed { .. }) => None,
+            Self::Passphrase(_) => Some(
+                "put your copy of it back there, with mode 0600; every cell has one too, in secrets/repo-cipher-pass of its directory"
+                    .to_owned(),
+            ),
+            Self::NotEncrypted { .. } => Some(
+                "encryption is chosen when a cluster is made: leave the passphrase out, or make another cluster (--dir)"
+                    .to_owned(),
+            ),
+            Self::OtherPassphrase { .. } => Some(
+                "leave it out: the cluster knows its own; it cannot be changed, because all that is in the repository is encrypted with it"
                     .to_owned(),
             ),
             Self::Rpc(status) => cellar_api::hint_of(status),

@@ -21,6 +21,7 @@ pub fn render_configs(spec: &ClusterSpec) -> Result<Vec<(CellName, String)>> {
             local,
             others: &others,
             tls_server_auth: &spec.server_auth,
+            passphrase: None,
         };
         Ok((local.cell.clone(), render_full(&input)?))
     };

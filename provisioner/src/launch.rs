@@ -159,6 +159,7 @@ impl Cluster {
     fn bring_up_cell(&self, ca: &Ca, cell: &CellName) -> Result<Option<LaunchedPooler>> {
         self.make_cell_directories(cell)?;
         self.issue_cell(ca, cell)?;
+        self.install_passphrase(cell)?;
         self.start_pooler(cell)
     }
 

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use cellar_model::{CellName, Pooler, Ports};
+use cellar_model::{CellName, Database, Pooler, Ports};
 use cellar_pgbackrest::{ConfigInput, render_full};
 
 use crate::cluster::{Cluster, LISTEN};
@@ -79,10 +79,17 @@ impl Cluster {
     }
 
     fn check_configs(&self, poolers: &[Pooler]) -> Result<()> {
-        let database = self.database();
+        // What is encrypted with what has no bearing on paths and ports.
+        let database = Database { repo_cipher: None, ..self.database() };
         for local in poolers {
             let others: Vec<&Pooler> = poolers.iter().filter(|other| other.cell != local.cell).collect();
-            render_full(&ConfigInput { database: &database, local, others: &others, tls_server_auth: "*" })?;
+            render_full(&ConfigInput {
+                database: &database,
+                local,
+                others: &others,
+                tls_server_auth: "*",
+                passphrase: None,
+            })?;
         }
         Ok(())
     }

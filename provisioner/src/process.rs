@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::error::{ProvisionError, Result};
 use crate::file::{log_tail, open_log};
+use crate::secrets::PASSPHRASE_VARIABLE;
 
 /// How often to look whether a process has ended.
 const POLL: Duration = Duration::from_millis(50);
@@ -60,6 +61,7 @@ impl Launch<'_> {
             .arg(&self.program)
             .args(&self.arguments)
             .current_dir(self.directory)
+            .env_remove(PASSPHRASE_VARIABLE)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);

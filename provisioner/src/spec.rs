@@ -257,8 +257,15 @@ impl ClusterSpec {
                 "1 to 9999999 full backups can be kept",
             ));
         }
-        let database =
-            Database { name: database, stanza, repo_path, retention, bootstrap_cell, port_offset: 0 };
+        let database = Database {
+            name: database,
+            stanza,
+            repo_path,
+            retention,
+            bootstrap_cell,
+            port_offset: 0,
+            repo_cipher: None,
+        };
         Ok(Self { cluster, database, poolers, server_auth })
     }
 }

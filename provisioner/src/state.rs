@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, StanzaName};
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, StanzaName};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ pub struct ClusterState {
     pub cert_lifetime_seconds: Option<u64>,
     /// Its cells.
     pub cells: Vec<LocalCell>,
+    /// How its repository is encrypted; the passphrase is not here but in a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_cipher: Option<RepoCipher>,
 }
 
 impl ClusterState {
@@ -85,6 +88,7 @@ impl ClusterState {
             bootstrap_cell,
             cert_lifetime_seconds: None,
             cells,
+            repo_cipher: None,
         })
     }
 

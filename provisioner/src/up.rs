@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cellar_daemon::{OsUser, UserError};
-use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName};
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, Secret};
 use nix::unistd::Uid;
 
 use crate::cluster::Cluster;
@@ -15,6 +15,7 @@ use crate::error::{ProvisionError, Result};
 use crate::file::make_directory;
 use crate::launch::blocking;
 use crate::port_offset::{self, PortOffset, Reservation};
+use crate::secrets;
 use crate::state::{ClusterState, StateLock};
 use crate::steps::Steps;
 use crate::watch::Watcher;
@@ -50,6 +51,8 @@ pub struct UpOptions {
     pub os_user: Option<String>,
     /// How long certificates are valid that are issued from now on.
     pub cert_lifetime: Option<Duration>,
+    /// Encrypts the repository of a new cluster; of one that is there it must be its own.
+    pub passphrase: Option<Secret>,
     /// When to give up.
     pub timeout: Duration,
 }
@@ -97,7 +100,8 @@ fn check_agreement(layout: &ClusterLayout, options: &UpOptions, state: &ClusterS
     contradicts(layout, "repository", options.repo.as_ref().map(shown).as_ref(), &shown(&state.repo))?;
     let cells = options.cells.clone().map(joined);
     let recorded = joined(state.cells.iter().map(|cell| cell.name.clone()).collect());
-    contradicts(layout, "cells", cells.as_ref(), &recorded)
+    contradicts(layout, "cells", cells.as_ref(), &recorded)?;
+    secrets::check_agreement(layout, state, options.passphrase.as_ref())
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(argument: &'static str, text: &str) -> Result<T> {
@@ -146,8 +150,9 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
     let stanza = parse("--database", database.as_str())?;
     let repo = options.repo.clone().unwrap_or_else(|| layout.repo());
     let user = OsUser::resolve(options.os_user.as_deref())?.name;
-    let state = ClusterState::new(cluster, offset, database, stanza, repo, user, cells.clone())
+    let mut state = ClusterState::new(cluster, offset, database, stanza, repo, user, cells.clone())
         .ok_or_else(|| bad_cells("at least one cell is needed"))?;
+    state.repo_cipher = options.passphrase.is_some().then_some(RepoCipher::Aes256Cbc);
     Ok((state, reservation))
 }
 
@@ -175,7 +180,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         true => Some(StateLock::acquire(&layout, options.timeout, waiting).await?),
         false => None,
     };
-    let (mut cluster, new, reservation) = resolve(&layout, options)?;
+    let (mut cluster, mut new, reservation) = resolve(&layout, options)?;
     if cluster.owner().is_some() && !Uid::effective().is_root() {
         let (current, wanted) = (Uid::effective().to_string(), cluster.user.name);
         return Err(UserError::NotPermitted { current, wanted }.into());
@@ -193,7 +198,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
             let lock = StateLock::acquire(&layout, options.timeout, waiting).await?;
             // Somebody else may have made a cluster here while we looked.
             if ClusterState::load(&layout)?.is_some() {
-                cluster = resolve(&layout, options)?.0;
+                (cluster, new, _) = resolve(&layout, options)?;
             }
             lock
         }
@@ -207,6 +212,9 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
             });
         }
         cluster.state.cert_lifetime_seconds = Some(lifetime.as_secs());
+    }
+    if let Some(secret) = options.passphrase.as_ref().filter(|_| new) {
+        cluster.remember_passphrase(secret)?;
     }
     cluster.state.save(&layout)?;
     steps.step(&format!(

@@ -399,6 +399,13 @@ impl Cluster {
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
+    /// Everything in etcd, keys and values.
+    #[must_use]
+    #[track_caller]
+    pub fn etcd_dump(&self) -> String {
+        self.etcdctl(&["get", "--prefix", ""]).ok()
+    }
+
     /// The value of a key in etcd.
     #[must_use]
     #[track_caller]

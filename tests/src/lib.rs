@@ -1,12 +1,14 @@
 //! Real clusters for tests and benchmarks: brought up by `cellar`, taken down whatever happens.
 
 mod cluster;
+mod listening;
 mod process;
 mod run;
 mod sweep;
 mod wait;
 
 pub use cluster::{Cluster, Instance};
+pub use listening::listening_of;
 pub use process::{
     children_named, command_line, cpu_time, is_alive, kill_hard, processes_with, rss_kib, signal,
 };

@@ -57,9 +57,7 @@ impl Identity {
         };
         let trusted = certificates(authorities, &pem.authorities)?;
         let chain = certificates(certificate, &pem.certificate)?;
-        // The parser's own message is left out: nothing derived from a key's bytes gets near a log.
-        let private = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())
-            .map_err(|_| TlsError::bad_file(key, "it holds no private key in PEM that can be read"))?;
+        let private = private_key(key, &pem.key)?;
         let info = CertificateInfo::from_pem(certificate, &pem.certificate)?;
 
         let provider = provider();
@@ -119,7 +117,7 @@ impl Identity {
     }
 }
 
-fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match found {
         Ok(certificates) if certificates.is_empty() => {
@@ -128,6 +126,12 @@ fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>> 
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(TlsError::bad_file(path, error.to_string())),
     }
+}
+
+pub(crate) fn private_key(path: &Path, pem: &str) -> Result<PrivateKeyDer<'static>> {
+    // The parser's own message is left out: nothing derived from a key's bytes gets near a log.
+    PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| TlsError::bad_file(path, "it holds no private key in PEM that can be read"))
 }
 
 /// Verifies the way the other side will: as a server's certificate if it may be one, else as a client's.

@@ -40,7 +40,7 @@ pub use key::KeyFile;
 pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
-pub use probe::{ProbeProtocol, Probed, probe};
+pub use probe::{ProbeProtocol, Probed, probe, unchecked_client};
 pub use provider::install_ring_provider;
 pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest};
 pub use revocation::{

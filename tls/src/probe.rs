@@ -6,10 +6,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,7 +18,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::{CertificateInfo, Result, TlsError};
+use crate::identity::{certificates, private_key};
+use crate::provider::provider;
+use crate::{CertificateInfo, Result, TlsError, file};
 
 /// The opening of HTTP/2 (RFC 9113, 3.4) with an empty SETTINGS frame.
 const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -51,8 +54,8 @@ pub enum ProbeProtocol {
     Http,
     /// PostgreSQL. Let in is who may stream as `cellar_replication`, the one role that may come over TCP.
     Postgres,
-    /// pgBackRest's server. Let in is anybody whose certificate it accepts: for which stanza, if for any,
-    /// it looks up only once it has a command.
+    /// pgBackRest's server. Let in is whoever it waits for after its greeting. 2.45 does so only for a name that
+    /// some stanza is open to; whether it is open to that name is seen when it is asked for.
     Pgbackrest,
 }
 
@@ -63,6 +66,27 @@ pub struct Probed {
     pub served: CertificateInfo,
     /// Whether the server let us in; else how it refused.
     pub accepted: std::result::Result<(), String>,
+}
+
+/// A client that trusts `authorities` and presents a certificate with its key, or none, whatever they are.
+///
+/// [`ClientTls`](crate::ClientTls) refuses at once what no server would accept; this is for finding out whether that is so.
+///
+/// # Errors
+/// When a file cannot be read, holds nothing of its kind, or the key does not fit the certificate.
+pub fn unchecked_client(authorities: &Path, presented: Option<(&Path, &Path)>) -> Result<ClientConfig> {
+    let failed = |source| TlsError::Configure { what: "a client", source };
+    let mut roots = RootCertStore::empty();
+    for root in certificates(authorities, &file::read(authorities)?)? {
+        roots.add(root).map_err(failed)?;
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots);
+    let Some((certificate, key)) = presented else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(certificate, &file::read(certificate)?)?;
+    builder.with_client_auth_cert(chain, private_key(key, &file::read(key)?)?).map_err(failed)
 }
 
 /// Connects to `address`, whose certificate must be for `server_name`, as whoever `tls` says.

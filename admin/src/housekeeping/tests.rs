@@ -77,6 +77,7 @@ impl World {
             retention: Retention::default(),
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
+            repo_cipher: None,
         };
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {

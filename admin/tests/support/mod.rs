@@ -193,6 +193,7 @@ pub fn database(name: &str) -> Database {
         retention: Retention { full: 2 },
         bootstrap_cell: zone(1),
         port_offset: 0,
+        repo_cipher: None,
     }
 }
 

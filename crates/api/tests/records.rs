@@ -128,6 +128,7 @@ fn cell() {
 fn database() {
     same::<cellar_model::Database, v1::Database>(&json!({
         "name": "app", "stanza": "s", "repoPath": "/r", "retention": {"full": 7}, "bootstrapCell": "zone1", "portOffset": 9,
+        "repoCipher": "REPO_CIPHER_AES_256_CBC",
     }));
 }
 

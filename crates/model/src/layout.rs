@@ -7,6 +7,9 @@ use crate::{Cell, CellName, Database, JobId, Pooler};
 /// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
 pub const SOCKET_PATH_LIMIT: usize = 107;
 
+/// File name of the repository's passphrase in a directory of secrets.
+const REPO_CIPHER_PASS: &str = "repo-cipher-pass";
+
 /// The ports of one cluster, all moved by its offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
@@ -153,6 +156,18 @@ impl ClusterLayout {
         self.root.join("state")
     }
 
+    /// The provisioner's own copies of what each cell's pooler must know; 0700.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.state().join("secrets")
+    }
+
+    /// The provisioner's copy of the repository's passphrase, for cells that are added later; 0600.
+    #[must_use]
+    pub fn repo_cipher_pass(&self) -> PathBuf {
+        self.secrets().join(REPO_CIPHER_PASS)
+    }
+
     /// One cell's directory.
     #[must_use]
     pub fn cell(&self, cell: &CellName) -> CellLayout {
@@ -246,6 +261,18 @@ impl CellLayout {
     #[must_use]
     pub fn tls(&self) -> PathBuf {
         self.root.join("tls")
+    }
+
+    /// What the pooler must know and nobody else; 0700.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// The passphrase of an encrypted repository; 0600.
+    #[must_use]
+    pub fn repo_cipher_pass(&self) -> PathBuf {
+        self.secrets().join(REPO_CIPHER_PASS)
     }
 
     /// Pid files.

@@ -26,6 +26,7 @@ mod precondition;
 mod proof;
 mod recovery;
 mod restore;
+mod secret;
 mod topology;
 mod wal;
 
@@ -66,7 +67,8 @@ pub use restore::{
     RecoveryResult, RecoveryWindow, RestoreParams, RestorePlan, RestorePointError, RestorePointName,
     RestoreResult, Target,
 };
-pub use topology::{Cell, Database, Retention, RevocationList, next_index};
+pub use secret::{Secret, SecretError};
+pub use topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
 pub use wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
 };

@@ -666,6 +666,7 @@ mod tests {
                 retention: Retention { full: 2 },
                 bootstrap_cell: "zone1".parse().unwrap(),
                 port_offset: 0,
+                repo_cipher: None,
             };
             for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
                 let cell = Cell {

@@ -35,6 +35,25 @@ pub struct Retention {
     pub full: u32,
 }
 
+/// How a repository is encrypted, before anything leaves the host that writes it. The passphrase is in no record:
+/// it lies in a file beside each pooler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepoCipher {
+    /// pgBackRest's only one.
+    #[serde(rename = "REPO_CIPHER_AES_256_CBC")]
+    Aes256Cbc,
+}
+
+impl RepoCipher {
+    /// The value of `repo1-cipher-type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes256Cbc => "aes-256-cbc",
+        }
+    }
+}
+
 /// One replication group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -53,6 +72,9 @@ pub struct Database {
     /// Added to every port of this database's poolers.
     #[serde(default)]
     pub port_offset: u32,
+    /// How its repository is encrypted; none when it is not. Fixed when the database is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_cipher: Option<RepoCipher>,
 }
 
 /// The serial numbers of certificates that nobody accepts any more, as the cluster's authorities signed them.

@@ -16,7 +16,7 @@ use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 use crate::repo_list::{RepoEntry, parse_listing};
-use crate::tool_error::{Failure, tool_messages};
+use crate::tool_error::{Failure, garbled, tool_messages};
 
 /// Time for `version`, which touches nothing but the program itself.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,7 +150,7 @@ impl Pgbackrest {
     /// What the repository has of the stanza. A stanza or backup that is missing is an answer, not an error.
     ///
     /// # Errors
-    /// As [`Pgbackrest::run_checked`], and when the answer cannot be read.
+    /// As [`Pgbackrest::run_checked`], and when the answer cannot be read, or pgBackRest cannot read the repository.
     pub async fn info(
         &self,
         config: &Path,
@@ -159,6 +159,11 @@ impl Pgbackrest {
     ) -> Result<StanzaInfo, Error> {
         let invocation = quiet(Invocation::on("info", config, stanza)).option("output", "json");
         let output = self.run_checked(&invocation, deadline).await?;
+        // Exit code 0 and no backups; taken for an answer it would mean that there never were any. Looked for in
+        // the text, because the rubbish that is quoted is often no JSON.
+        if let Some(message) = garbled(&String::from_utf8_lossy(&output.stdout)) {
+            return Err(Error::Garbled { stanza: stanza.to_string(), message });
+        }
         let found = parse_info(&output.stdout)?.into_iter().find(|info| info.name == stanza.as_str());
         found.ok_or_else(|| Error::NotInRepository(format!("stanza {stanza}")))
     }
@@ -175,13 +180,17 @@ impl Pgbackrest {
         deadline: Duration,
     ) -> Result<String, Error> {
         let invocation = quiet(Invocation::on("repo-get", config, stanza)).argument(path);
-        match self.run_checked(&invocation, deadline).await {
-            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            Err(Error::Failed { failure, .. }) if failure.class == ExitClass::NotFound => {
-                Err(Error::NotInRepository(path.to_owned()))
-            }
-            Err(error) => Err(error),
+        let output = self.run_captured(&invocation, deadline).await?;
+        if output.code == Some(0) {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
+        // Half a file of an encrypted repository may hold the passphrase of other files: an error quotes none of it.
+        let text = String::from_utf8_lossy(&output.stderr);
+        let failure = Failure::judge(output.code, &tool_messages(&text));
+        if failure.class == ExitClass::NotFound {
+            return Err(Error::NotInRepository(path.to_owned()));
+        }
+        Err(Error::Failed { command: "repo-get".to_owned(), failure, output: tail(&text).to_owned() })
     }
 
     /// What `backup.info` records of a backup, `option-backup-standby` among it.

@@ -4,7 +4,7 @@
 //! file can be deleted and rendered again at any time.
 
 use askama::Template;
-use cellar_model::{Database, Pooler};
+use cellar_model::{Database, Pooler, Secret};
 
 use crate::config_check::{self, ConfigError};
 
@@ -31,6 +31,16 @@ pub struct ConfigInput<'a> {
     pub others: &'a [&'a Pooler],
     /// What a client with the certificate name `pgbackrest` may work on: `*`, or stanzas separated by commas.
     pub tls_server_auth: &'a str,
+    /// The repository's passphrase, when the database says that it is encrypted. It becomes a line of the file:
+    /// pgBackRest takes it from there or from its environment, where every program that PostgreSQL starts would
+    /// find it too, and never from its arguments. So whoever writes the file makes it 0600.
+    pub passphrase: Option<&'a Secret>,
+}
+
+/// How the repository is encrypted.
+struct Cipher<'a> {
+    kind: &'a str,
+    passphrase: &'a str,
 }
 
 #[derive(Template)]
@@ -40,6 +50,7 @@ struct ConfigFile<'a> {
     database: &'a str,
     purpose: &'a str,
     repo_path: &'a str,
+    cipher: Option<Cipher<'a>>,
     retention_full: u32,
     backup_standby: bool,
     io_timeout: u32,
@@ -54,12 +65,23 @@ struct ConfigFile<'a> {
 }
 
 impl<'a> ConfigFile<'a> {
-    fn new(database: &'a Database, local: &'a Pooler, others: &'a [&'a Pooler]) -> Self {
-        Self {
+    fn new(
+        database: &'a Database,
+        local: &'a Pooler,
+        others: &'a [&'a Pooler],
+        passphrase: Option<&'a Secret>,
+    ) -> Result<Self, ConfigError> {
+        let cipher = match (database.repo_cipher, passphrase) {
+            (None, _) => None,
+            (Some(_), None) => return Err(ConfigError::NoPassphrase(database.name.to_string())),
+            (Some(kind), Some(secret)) => Some(Cipher { kind: kind.as_str(), passphrase: secret.expose() }),
+        };
+        Ok(Self {
             cell: local.cell.as_str(),
             database: database.name.as_str(),
             purpose: "the instance here and every other member.",
             repo_path: &database.repo_path,
+            cipher,
             retention_full: database.retention.full,
             backup_standby: false,
             io_timeout: IO_TIMEOUT,
@@ -71,7 +93,7 @@ impl<'a> ConfigFile<'a> {
             stanza: database.stanza.as_str(),
             local,
             others,
-        }
+        })
     }
 
     fn text(&self) -> Result<String, ConfigError> {
@@ -84,7 +106,8 @@ impl<'a> ConfigFile<'a> {
 /// The cell's own file: the local instance as pg1, the others after it, and the TLS server.
 ///
 /// # Errors
-/// When a value cannot stand in the file as it is, or the members do not fit together.
+/// When a value cannot stand in the file as it is, the members do not fit together, or the repository is encrypted
+/// and there is no passphrase.
 pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
     let mut others = input.others.to_vec();
     others.sort_by(|a, b| (a.index, &a.cell).cmp(&(b.index, &b.cell)));
@@ -92,7 +115,7 @@ pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
     config_check::check_auth(input.tls_server_auth)?;
     ConfigFile {
         tls_server_auth: Some(input.tls_server_auth),
-        ..ConfigFile::new(input.database, input.local, &others)
+        ..ConfigFile::new(input.database, input.local, &others, input.passphrase)?
     }
     .text()
 }
@@ -107,7 +130,7 @@ pub fn render_bootstrap(input: &ConfigInput<'_>) -> Result<String, ConfigError> 
     ConfigFile {
         purpose: "bootstrap, only the instance here.",
         tls_server_auth: Some(input.tls_server_auth),
-        ..ConfigFile::new(input.database, input.local, &[])
+        ..ConfigFile::new(input.database, input.local, &[], input.passphrase)?
     }
     .text()
 }
@@ -123,6 +146,7 @@ pub fn render_job(
     database: &Database,
     local: &Pooler,
     primary: Option<&Pooler>,
+    passphrase: Option<&Secret>,
 ) -> Result<String, ConfigError> {
     let others: Vec<&Pooler> = primary.into_iter().collect();
     config_check::check(database, local, &others)?;
@@ -135,7 +159,7 @@ pub fn render_job(
         backup_standby: primary.is_some(),
         log_level_console: "detail",
         log_level_file: "off",
-        ..ConfigFile::new(database, local, &others)
+        ..ConfigFile::new(database, local, &others, passphrase)?
     }
     .text()
 }

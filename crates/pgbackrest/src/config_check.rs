@@ -71,6 +71,9 @@ pub enum ConfigError {
         /// Who has it too.
         second: String,
     },
+    /// The repository is encrypted and nobody said with what.
+    #[error("the repository of database {0} is encrypted, and its passphrase is not known here")]
+    NoPassphrase(String),
     /// The template failed, which is a bug.
     #[error("the template of pgbackrest.conf could not be rendered: {0}")]
     Template(String),

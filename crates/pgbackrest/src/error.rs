@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::tool_error::Failure;
+use crate::tool_error::{Failure, GARBLED_HINT};
 
 /// Why a command gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +50,30 @@ pub enum Error {
         /// Why not.
         source: serde_json::Error,
     },
+    /// The repository is there, and what it says of the stanza makes no sense.
+    #[error("the repository's record of stanza {stanza} cannot be read: {message}")]
+    Garbled {
+        /// The stanza.
+        stanza: String,
+        /// pgBackRest's first line about it.
+        message: String,
+    },
     /// Something that should be there is not.
     #[error("{0} is not in the repository")]
     NotInRepository(String),
 }
 
 impl Error {
+    /// What a person can do about it; empty when nothing useful can be said.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Failed { failure, .. } => failure.hint,
+            Self::Garbled { .. } => GARBLED_HINT,
+            _ => "",
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {
         Self::Io { what: what.into(), source }
     }

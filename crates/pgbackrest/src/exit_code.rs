@@ -108,6 +108,9 @@ const NAMES: &[(u8, &str)] = &[
 /// The exit code of a command whose hosts could all not be used; its cause is in a warning before it.
 pub(crate) const DB_CONNECT: u8 = 56;
 
+/// The exit code of failed cryptography, be it of a certificate or of a repository.
+pub(crate) const CRYPTO: u8 = 95;
+
 /// The class of an exit code.
 #[must_use]
 pub fn class_of(code: u8) -> ExitClass {
@@ -123,7 +126,7 @@ pub fn class_of(code: u8) -> ExitClass {
         82 => ExitClass::DeadlineExceeded,
         63 => ExitClass::Cancelled,
         42 | 105 => ExitClass::PermissionDenied,
-        95 => ExitClass::Unauthenticated,
+        CRYPTO => ExitClass::Unauthenticated,
         26 | 28 | 29 | 45 | 99 => ExitClass::DataLoss,
         94 => ExitClass::ResourceExhausted,
         _ => ExitClass::Internal,

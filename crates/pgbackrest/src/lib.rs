@@ -1,6 +1,6 @@
 //! pgBackRest: its configuration, its command line, and what its output means.
 //!
-//! Everything but [`Pgbackrest`] and [`Running`] is a pure function of text.
+//! Everything but [`Pgbackrest`], [`Running`] and [`read_passphrase`] is a pure function of text.
 
 mod command;
 mod config;
@@ -12,6 +12,7 @@ mod exit_code;
 mod info;
 mod invocation;
 mod log_line;
+mod passphrase;
 mod process;
 mod repo_file;
 mod repo_list;
@@ -26,7 +27,8 @@ pub use exit_code::{ExitClass, class_of, code_of_type, hint_for, name_of};
 pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, StanzaInfo, StanzaStatus, parse_info};
 pub use invocation::{Invocation, RestoreOptions};
 pub use log_line::{LogLevel, LogLine};
+pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::RepoEntry;
-pub use tool_error::{Failure, ToolMessage, tool_messages};
+pub use tool_error::{Failure, ToolMessage, printable, tool_messages};

@@ -1,10 +1,38 @@
 //! What pgBackRest says went wrong.
 
-use crate::exit_code::{DB_CONNECT, ExitClass, class_of, code_of_type, hint_for};
+use crate::exit_code::{CRYPTO, DB_CONNECT, ExitClass, class_of, code_of_type, hint_for};
 use crate::log_line::{LogLevel, LogLine};
 
 /// Lines kept of one message; stack traces of assertions are long.
 const MAX_LINES: usize = 20;
+
+/// How pgBackRest begins to say that it cannot make sense of `backup.info` or `archive.info`.
+const UNLOADABLE: &str = "unable to load info file";
+
+/// What to do about a repository whose own records make no sense. With the wrong passphrase pgBackRest (2.45) decrypts
+/// rubbish and complains of its form, so this cannot be told from a damaged file.
+pub(crate) const GARBLED_HINT: &str = "the repository was encrypted with another passphrase than this cell has (`secrets/repo-cipher-pass` in the cell's directory), or with one at all while this cluster has none; if the passphrase is right, backup.info or archive.info in the repository is damaged";
+
+/// What pgBackRest says of the files that describe the repository, when it cannot make sense of them. Its exit
+/// code does not say so: it is 29, 103, 75 or 95 with the command (measured with 2.45), and 0 for `info`.
+pub(crate) fn garbled(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(UNLOADABLE)?;
+    let why = rest.contains("FormatError") || rest.contains("CryptoError");
+    // Up to the end of the line, which JSON writes as `\n`.
+    why.then(|| {
+        printable(&format!("{UNLOADABLE}{}", rest.split([':', '\\', '\n']).next().unwrap_or_default()))
+    })
+}
+
+/// A line up to the first character that cannot be printed. With the wrong passphrase pgBackRest quotes rubbish.
+#[must_use]
+pub fn printable(line: &str) -> String {
+    let strange = |c: char| c.is_control() && c != '\t' || c == char::REPLACEMENT_CHARACTER;
+    match line.split_once(strange) {
+        Some((readable, _)) => format!("{readable}..."),
+        None => line.to_owned(),
+    }
+}
 
 /// A warning or an error of the log, with the lines that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,17 +57,17 @@ impl ToolMessage {
         if let Some((code, rest)) = numbered
             && let Ok(code) = code.parse::<u8>()
         {
-            return Some(Self { level, code: Some(code), text: rest.to_owned(), lines: 1 });
+            return Some(Self { level, code: Some(code), text: printable(rest), lines: 1 });
         }
         let named = text.split_once(": [").and_then(|(_, rest)| rest.split_once("] ")).map(|(name, _)| name);
-        Some(Self { level, code: named.and_then(code_of_type), text: text.to_owned(), lines: 1 })
+        Some(Self { level, code: named.and_then(code_of_type), text: printable(text), lines: 1 })
     }
 
     /// Adds a further line of the same message.
     pub fn push_line(&mut self, line: &str) {
         if self.lines < MAX_LINES {
             self.text.push('\n');
-            self.text.push_str(line);
+            self.text.push_str(&printable(line));
             self.lines += 1;
         }
     }
@@ -76,6 +104,8 @@ pub struct Failure {
     pub class: ExitClass,
     /// What to do; may be empty.
     pub hint: &'static str,
+    /// Whether pgBackRest could not make sense of the repository's own records.
+    pub garbled: bool,
     /// The last error, or the last warning when there is none.
     pub message: String,
 }
@@ -96,13 +126,15 @@ impl Failure {
             .or_else(|| last(LogLevel::Warn))
             .map(|message| message.text.clone())
             .unwrap_or_default();
-        Self {
-            exit_code,
-            cause,
-            class: cause.map_or(ExitClass::Internal, class_of),
-            hint: cause.map_or("", hint_for),
-            message,
-        }
+        // A file that was fetched with the wrong passphrase ends in the middle of a block.
+        let unflushed = exit_code == Some(CRYPTO) && message.contains("unable to flush");
+        let garbled = unflushed || exit_code.is_some() && messages.iter().any(|m| garbled(&m.text).is_some());
+        let (class, hint) = match cause {
+            Some(_) if garbled => (ExitClass::DataLoss, GARBLED_HINT),
+            Some(code) => (class_of(code), hint_for(code)),
+            None => (ExitClass::Internal, ""),
+        };
+        Self { exit_code, cause, class, hint, garbled, message }
     }
 }
 
@@ -125,6 +157,23 @@ mod tests {
         let busy = "P00   WARN: unable to check pg2: [LockAcquireError] raised from remote-0 tls protocol\n\
                     P00  ERROR: [056]: unable to find primary cluster - cannot proceed";
         assert_eq!(Failure::judge(Some(56), &tool_messages(busy)).class, ExitClass::Aborted);
+    }
+
+    #[test]
+    fn a_wrong_passphrase_is_told_from_a_backup_that_is_missing() {
+        let restore = "P00   WARN: repo1: [FormatError] unable to load info file '/r/backup/app/backup.info' or '/r/backup/app/backup.info.copy':\n      \
+                       FormatError: key/value found outside of section at line 1: O%\u{fffd}\u{1}u$\u{1b}[2Jz\n\
+                       P00  ERROR: [075]: no backup set found to restore";
+        let messages = tool_messages(restore);
+        assert!(messages[0].text.ends_with("at line 1: O%..."), "{}", messages[0].text);
+        let failure = Failure::judge(Some(75), &messages);
+        assert!(failure.garbled && failure.hint.contains("passphrase"), "{failure:?}");
+        assert_eq!(failure.class, ExitClass::DataLoss);
+        assert!(Failure::judge(Some(95), &tool_messages("ERROR: [095]: unable to flush")).garbled);
+        assert!(
+            !Failure::judge(Some(75), &tool_messages("P00  ERROR: [075]: no backup set found to restore"))
+                .garbled
+        );
     }
 
     #[test]

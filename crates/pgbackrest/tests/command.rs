@@ -71,6 +71,49 @@ async fn the_real_program_answers() {
 }
 
 #[tokio::test]
+async fn a_repo_of_another_passphrase_is_not_an_empty_one() {
+    let program = installed();
+    let dir = tempfile::tempdir().unwrap();
+    let plain = config(dir.path());
+    let encrypted = dir.path().join("encrypted.conf");
+    let secret = "repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=battery staple battery\n[st]";
+    std::fs::write(&encrypted, read(&plain).replace("[st]", secret)).unwrap();
+    for kind in ["archive", "backup"] {
+        let path = dir.path().join("repo").join(kind).join("st");
+        std::fs::create_dir_all(&path).unwrap();
+        // What OpenSSL puts before the salt, and what could be anything.
+        let content = [b"Salted__".to_vec(), (0..=255).rev().collect()].concat();
+        for name in [format!("{kind}.info"), format!("{kind}.info.copy")] {
+            std::fs::write(path.join(name), &content).unwrap();
+        }
+    }
+    let stanza = "st".parse().unwrap();
+    for config in [&plain, &encrypted] {
+        let error = program.info(config, &stanza, 10 * SECOND).await.unwrap_err();
+        assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+        assert!(
+            error.hint().contains("another passphrase") && !error.to_string().contains("battery"),
+            "{error}"
+        );
+        assert!(!error.to_string().contains(char::is_control), "{error}");
+    }
+    let error =
+        program.repo_get(&encrypted, &stanza, "backup/st/backup.info", 10 * SECOND).await.unwrap_err();
+    assert!(error.hint().contains("another passphrase"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_repo_get_printed_is_in_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = "echo 'cipher-pass=\"battery staple\"'; echo 'ERROR: [039]: the rest is lost' >&2; exit 39";
+    let program = stand_in(dir.path(), half);
+    let stanza = "st".parse().unwrap();
+    let error = program.repo_get(&config(dir.path()), &stanza, "x", 10 * SECOND).await.unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("the rest is lost") && !text.contains("battery"), "{text}");
+}
+
+#[tokio::test]
 async fn a_missing_program_names_its_package() {
     for binary in ["/nowhere/pgbackrest", "no-such-pgbackrest"] {
         let error = Pgbackrest { binary: binary.into() }.version().await.unwrap_err();

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use cellar_model::{Database, Pooler, Retention};
+use cellar_model::{Database, Pooler, RepoCipher, Retention, Secret};
 use cellar_pgbackrest::{ConfigError, ConfigInput, render_bootstrap, render_full, render_job};
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ fn database() -> Database {
         retention: Retention { full: 7 },
         bootstrap_cell: "zone1".parse().unwrap(),
         port_offset: 0,
+        repo_cipher: None,
     }
 }
 
@@ -45,19 +46,29 @@ fn full_of(local: u16, cells: u16) -> String {
     let all: Vec<Pooler> = (0..cells).map(pooler).collect();
     // Reversed: the order of the records must not matter.
     let others: Vec<&Pooler> = all.iter().rev().filter(|p| p.index != u32::from(local)).collect();
-    let input =
-        ConfigInput { database: &database(), local: &pooler(local), others: &others, tls_server_auth: "*" };
+    let input = ConfigInput {
+        database: &database(),
+        local: &pooler(local),
+        others: &others,
+        tls_server_auth: "*",
+        passphrase: None,
+    };
     render_full(&input).unwrap()
 }
 
 fn bootstrap_of(local: u16) -> String {
-    let input =
-        ConfigInput { database: &database(), local: &pooler(local), others: &[], tls_server_auth: "*" };
+    let input = ConfigInput {
+        database: &database(),
+        local: &pooler(local),
+        others: &[],
+        tls_server_auth: "*",
+        passphrase: None,
+    };
     render_bootstrap(&input).unwrap()
 }
 
 fn job_of(local: u16, primary: Option<u16>) -> String {
-    render_job(&database(), &pooler(local), primary.map(pooler).as_ref()).unwrap()
+    render_job(&database(), &pooler(local), primary.map(pooler).as_ref(), None).unwrap()
 }
 
 /// Every golden text with its name.
@@ -216,12 +227,51 @@ fn a_job_can_go_nowhere_else() {
     assert_eq!(bootstrap["global/tls-server-port"], "8433");
 }
 
+fn secret() -> Secret {
+    Secret::passphrase("not a; real #passphrase=[\"x\"]").unwrap()
+}
+
+#[test]
+fn an_encrypted_repository_adds_its_two_lines_to_every_file() {
+    let encrypted = Database { repo_cipher: Some(RepoCipher::Aes256Cbc), ..database() };
+    let secret = secret();
+    let (local, other) = (pooler(0), pooler(1));
+    let render = |database: &Database, passphrase: Option<&Secret>| {
+        let input =
+            ConfigInput { database, local: &local, others: &[&other], tls_server_auth: "*", passphrase };
+        Ok::<_, ConfigError>([
+            render_full(&input)?,
+            render_bootstrap(&input)?,
+            render_job(database, &local, Some(&other), passphrase)?,
+        ])
+    };
+    let plain = render(&database(), None).unwrap();
+    assert_eq!(render(&database(), Some(&secret)).unwrap(), plain, "a passphrase that nobody asked for");
+    for (text, plain) in render(&encrypted, Some(&secret)).unwrap().iter().zip(&plain) {
+        let lines = format!(
+            "repo1-path=/backup/repo\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={}\n",
+            secret.expose()
+        );
+        assert_eq!(*text, plain.replace("repo1-path=/backup/repo\n", &lines));
+        for line in what_pgbackrest_says(text) {
+            assert!(!line.contains("configuration file contains") && !line.contains("[03"), "{line}");
+        }
+    }
+    assert!(matches!(render(&encrypted, None), Err(ConfigError::NoPassphrase(_))));
+}
+
 fn refusal(change: impl FnOnce(&mut Database, &mut Vec<Pooler>)) -> ConfigError {
     let (mut db, mut all) = (database(), vec![pooler(0), pooler(1)]);
     change(&mut db, &mut all);
     let others: Vec<&Pooler> = all[1..].iter().collect();
-    render_full(&ConfigInput { database: &db, local: &all[0], others: &others, tls_server_auth: "*" })
-        .unwrap_err()
+    render_full(&ConfigInput {
+        database: &db,
+        local: &all[0],
+        others: &others,
+        tls_server_auth: "*",
+        passphrase: None,
+    })
+    .unwrap_err()
 }
 
 #[test]
@@ -265,6 +315,7 @@ fn members_that_do_not_fit_together() {
         local: &pooler(0),
         others: &[&far],
         tls_server_auth: "multigres",
+        passphrase: None,
     };
     assert!(render_full(&input).unwrap().contains("tls-server-auth=pgbackrest=multigres\n"));
     assert!(render_full(&ConfigInput { tls_server_auth: "*\nx=y", ..input }).is_err());
@@ -324,7 +375,7 @@ proptest! {
             // The other's own directories are not this file's business.
             _ => other.tls_directory.clone_from(&value),
         }
-        let input = ConfigInput { database: &db, local: &local, others: &[&other], tls_server_auth: &auth };
+        let input = ConfigInput { database: &db, local: &local, others: &[&other], tls_server_auth: &auth, passphrase: None };
         let Ok(text) = render_full(&input) else { return Ok(()) };
         prop_assert_eq!(text.split('\n').count(), plain.split('\n').count());
         let line = if which == 12 { format!("{prefix}{value}/server.crt") } else { format!("{prefix}{value}") };
@@ -349,7 +400,7 @@ proptest! {
             others.swap(at, usize::try_from(state >> 33).unwrap() % (at + 1));
         }
         let (db, me) = (database(), pooler(local));
-        let input = ConfigInput { database: &db, local: &me, others: &others, tls_server_auth: "*" };
+        let input = ConfigInput { database: &db, local: &me, others: &others, tls_server_auth: "*", passphrase: None };
         prop_assert_eq!(render_full(&input).unwrap(), full_of(local, cells));
     }
 }

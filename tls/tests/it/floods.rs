@@ -4,7 +4,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use cellar_tls::{ClientTls, ConnectionLimits, HandshakeLimits, MtlsListener, ServerLimits};
+use cellar_tls::{
+    ClientTls, ConnectionLimits, HandshakeLimits, MtlsListener, ServerLimits, unchecked_client,
+};
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{World, admin, connect, roots, unchecked_client};
+use crate::support::{World, admin, connect};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -114,7 +116,7 @@ where
 #[tokio::test]
 async fn handshakes_at_a_byte_a_time_delay_nobody() {
     let served = Served::usual().await;
-    let config = unchecked_client(roots(&served.world.server()), None);
+    let config = unchecked_client(&served.world.server().authorities, None).unwrap();
     let hello = client_hello(config);
     let mut slow = tokio::task::JoinSet::new();
     // More than there are slots.

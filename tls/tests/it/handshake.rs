@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cellar_tls::{
     HandshakeLimits, KeyFile, LeafRequest, MtlsConnectInfo, MtlsListener, ReloadableServerConfig, Reloaded,
-    TlsError, generate_server_cert, issue,
+    TlsError, generate_server_cert, issue, unchecked_client,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use tokio::net::TcpStream;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tonic::transport::server::Connected;
 
-use crate::support::{World, admin, connect, echo, roots, served_serial, unchecked_client};
+use crate::support::{World, admin, connect, echo, served_serial};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -58,7 +58,6 @@ async fn both_sides_learn_who_the_other_is() {
 async fn strangers_are_refused() {
     let (world, other) = (World::new(), World::new());
     let files = world.server();
-    let roots = roots(&files);
     let (address, mut seen) = serve(world.server_config(), HandshakeLimits::default()).await;
     let hour = Duration::from_secs(3600);
     let past = LeafRequest { valid_from: Some(SystemTime::now() - 3 * hour), lifetime: hour, ..admin("a") };
@@ -75,7 +74,8 @@ async fn strangers_are_refused() {
         let pair = dir.map(|dir| (dir.join("client.crt"), dir.join("client.key")));
         let pair = pair.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
         let talk = async {
-            let mut stream = connect(address, unchecked_client(roots.clone(), pair), "localhost").await?;
+            let mut stream =
+                connect(address, unchecked_client(&files.authorities, pair).unwrap(), "localhost").await?;
             echo(&mut stream).await
         };
         assert!(talk.await.is_err(), "{why}");

@@ -2,9 +2,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tls::{ClientTls, ProbeProtocol, Reloaded, generate_server_cert, probe};
+use cellar_tls::{ClientTls, ProbeProtocol, Reloaded, generate_server_cert, probe, unchecked_client};
 
-use crate::support::{World, connect, roots, served_serial, unchecked_client};
+use crate::support::{World, connect, served_serial};
 
 struct Running(Child);
 
@@ -72,7 +72,7 @@ async fn the_real_server_takes_the_pair() {
         probe(address, "localhost", ProbeProtocol::Pgbackrest, tls, Duration::from_secs(10)).await.unwrap()
     };
     assert_eq!(look(client.rustls_config().unwrap()).await.accepted, Ok(()));
-    let nobody = look(unchecked_client(roots(&files), None)).await;
+    let nobody = look(unchecked_client(&files.authorities, None).unwrap()).await;
     assert_eq!(nobody.served.serial, first);
     assert!(nobody.accepted.unwrap_err().contains("after its greeting"));
 

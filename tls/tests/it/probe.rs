@@ -1,13 +1,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use cellar_tls::{LeafRequest, MtlsListener, ProbeProtocol, Probed, Result, TlsError, probe};
+use cellar_tls::{
+    LeafRequest, MtlsListener, ProbeProtocol, Probed, Result, TlsError, probe, unchecked_client,
+};
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
-use crate::support::{World, admin, roots, unchecked_client};
+use crate::support::{World, admin};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -32,7 +34,6 @@ async fn a_probe_tells_who_serves_and_who_is_let_in() {
     let found = look(address, world.client().rustls_config().unwrap()).await.unwrap();
     assert_eq!(found, Probed { served: served.clone(), accepted: Ok(()) });
 
-    let roots = roots(&files);
     let hour = Duration::from_secs(3600);
     let past = LeafRequest { valid_from: Some(SystemTime::now() - 3 * hour), lifetime: hour, ..admin("a") };
     for (why, dir) in [
@@ -42,7 +43,7 @@ async fn a_probe_tells_who_serves_and_who_is_let_in() {
     ] {
         let pair = dir.map(|dir| (dir.join("client.crt"), dir.join("client.key")));
         let pair = pair.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-        let found = look(address, unchecked_client(roots.clone(), pair)).await.unwrap();
+        let found = look(address, unchecked_client(&files.authorities, pair).unwrap()).await.unwrap();
         assert!(found.accepted.is_err(), "{why}");
         assert_eq!(found.served, served, "{why}");
     }

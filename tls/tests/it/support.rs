@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use cellar_model::ClusterName;
 use cellar_tls::{
-    Ca, ClientTls, Identity, KeyFile, LeafRequest, OperatorRole, ReloadableServerConfig, ServerFiles,
-    generate_ca, generate_server_cert, issue,
+    Ca, ClientTls, KeyFile, LeafRequest, OperatorRole, ReloadableServerConfig, ServerFiles, generate_ca,
+    generate_server_cert, issue,
 };
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -69,33 +69,6 @@ pub(crate) fn admin(name: &str) -> LeafRequest {
 
 pub(crate) fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-/// A client configuration that no validation of ours has looked at.
-pub(crate) fn unchecked_client(
-    roots: Arc<RootCertStore>,
-    certificate: Option<(&Path, &Path)>,
-) -> ClientConfig {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
-    match certificate {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => builder
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_file(certificate).unwrap()],
-                PrivateKeyDer::from_pem_file(key).unwrap(),
-            )
-            .unwrap(),
-    }
-}
-
-pub(crate) fn roots(files: &ServerFiles) -> Arc<RootCertStore> {
-    Identity::load(&files.authorities, &files.certificate, &files.key).unwrap().roots()
 }
 
 pub(crate) async fn connect(

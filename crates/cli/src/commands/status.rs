@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cellar_api::v1::{
     Archiver, DatabaseView, InstanceState, LagClass, ListDatabasesRequest, ListDatabasesResponse,
-    ListPoolersRequest, ListPoolersResponse, PoolerStatus, PoolerView, Role,
+    ListPoolersRequest, ListPoolersResponse, PoolerStatus, PoolerView, RepoCipher, Role,
 };
 use cellar_provisioner::ProcessHealth;
 use clap::Args;
@@ -182,8 +182,14 @@ fn notes(view: &PoolerView, notes: &mut Vec<String>) {
 /// One database with its cells.
 pub(crate) fn render_database(database: &DatabaseView, poolers: &[PoolerView]) -> String {
     let record = database.database.clone().unwrap_or_default();
-    let mut text =
-        format!("database {}, stanza {}, repository {}\n", record.name, record.stanza, record.repo_path);
+    let encrypted = match record.repo_cipher() {
+        RepoCipher::Unspecified => "",
+        RepoCipher::Aes256Cbc => " (encrypted, aes-256-cbc)",
+    };
+    let mut text = format!(
+        "database {}, stanza {}, repository {}{encrypted}\n",
+        record.name, record.stanza, record.repo_path
+    );
     match &database.leader {
         Some(leader) => text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term)),
         None => text.push_str("no primary is recorded yet\n"),

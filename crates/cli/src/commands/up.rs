@@ -1,11 +1,12 @@
 //! `cellar up`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::GetDatabaseRequest;
-use cellar_model::CellName;
-use cellar_provisioner::{Cluster, PortOffset, UpOptions, up};
+use cellar_model::{CellName, Secret};
+use cellar_provisioner::{Cluster, PASSPHRASE_VARIABLE, PortOffset, UpOptions, read_passphrase, up};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
@@ -24,7 +25,8 @@ use crate::units::parse_duration;
   cellar up
   cellar up --cells zone1,zone2
   cellar up --cluster ci --port-offset auto      beside other clusters
-  cellar up --dir /srv/cellar/demo --repo /mnt/backup/demo")]
+  cellar up --dir /srv/cellar/demo --repo /mnt/backup/demo
+  (umask 077; openssl rand -base64 48 > pass) && cellar up --repo-cipher-pass-file pass")]
 pub(crate) struct Up {
     /// Names of the cells; indexes and ports follow the alphabet [default: zone1,zone2,zone3]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -35,6 +37,11 @@ pub(crate) struct Up {
     /// Where backups go [default: repo in the cluster's directory]
     #[arg(long, value_name = "PATH")]
     repo: Option<PathBuf>,
+    /// Encrypt the repository of a new cluster with the passphrase in this file (mode 0600, at least 16 bytes);
+    /// or give it in the environment as CELLAR_REPO_CIPHER_PASS. Keep a copy elsewhere: without it no backup
+    /// can be read
+    #[arg(long, value_name = "FILE")]
+    repo_cipher_pass_file: Option<PathBuf>,
     /// The OS user of PostgreSQL and everything beside it [default: postgres for root, else yourself]
     #[arg(long, value_name = "USER")]
     os_user: Option<String>,
@@ -47,15 +54,44 @@ pub(crate) struct Up {
 }
 
 /// `file:///path` names a path too; other repositories cannot be made yet.
-fn repo_path(repo: &std::path::Path) -> Outcome<PathBuf> {
+fn repo_path(repo: &Path) -> Outcome<PathBuf> {
     let text = repo.to_str().unwrap_or_default();
     match text.split_once("://") {
-        Some(("file", path)) => absolute(std::path::Path::new(path)),
+        Some(("file", path)) => absolute(Path::new(path)),
         Some((scheme, _)) => Err(Failure::usage(
             format!("--repo {text}: repositories of kind {scheme} are not supported yet"),
             "name a directory",
         )),
         None => absolute(repo),
+    }
+}
+
+/// The repository's passphrase, from the one place where it is given. What is in a variable that is set but empty
+/// was meant to be one.
+fn passphrase(file: Option<&Path>, variable: Option<OsString>) -> Outcome<Option<Secret>> {
+    let usage = |message: String, hint: &str| Err(Failure::usage(message, hint));
+    match (file, variable) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => usage(
+            format!("both --repo-cipher-pass-file and {PASSPHRASE_VARIABLE} are given"),
+            "leave one of them out",
+        ),
+        (Some(file), None) => match read_passphrase(file) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(error) => usage(error.to_string(), "the file holds nothing but the passphrase, on one line"),
+        },
+        // Not its text: a variable that is not UTF-8 would be shown.
+        (None, Some(text)) => match text.to_str().map(Secret::passphrase) {
+            Some(Ok(secret)) => Ok(Some(secret)),
+            Some(Err(reason)) => usage(
+                format!("the passphrase in {PASSPHRASE_VARIABLE} is refused: {reason}"),
+                "unset the variable for a repository that is not encrypted",
+            ),
+            None => usage(
+                format!("the passphrase in {PASSPHRASE_VARIABLE} is refused: it is not UTF-8 text"),
+                "give it in a file: --repo-cipher-pass-file",
+            ),
+        },
     }
 }
 
@@ -76,6 +112,8 @@ impl Up {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         local::refuse_remote(global, "up")?;
         let begun = Instant::now();
+        let variable = std::env::var_os(PASSPHRASE_VARIABLE);
+        let passphrase = passphrase(self.repo_cipher_pass_file.as_deref(), variable)?;
         let options = UpOptions {
             dir: global.directory()?,
             cluster: global.cluster.clone(),
@@ -85,6 +123,7 @@ impl Up {
             database: global.database.clone(),
             os_user: self.os_user,
             cert_lifetime: self.cert_lifetime,
+            passphrase,
             timeout: self.timeout,
         };
         let outcome = up(&options, &local::steps()).await?;
@@ -100,6 +139,37 @@ impl Up {
                 let database = target.client()?.get_database(request).await;
                 output::json(database.map_err(|status| target.failure(status))?.get_ref())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passphrase_comes_from_one_place_and_is_in_no_message() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pass");
+        let mut made =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).unwrap();
+        std::io::Write::write_all(&mut made, b"battery staple horse\n").unwrap();
+        assert_eq!(passphrase(None, None).unwrap(), None);
+        let given = passphrase(Some(&file), None).unwrap();
+        assert_eq!(given, passphrase(None, Some("battery staple horse".into())).unwrap());
+        assert!(given.is_some());
+        for (file, variable, why) in [
+            (Some(file.as_path()), Some("battery staple horse"), "both --repo-cipher-pass-file and"),
+            (None, Some(""), "shorter than 16 bytes"),
+            (None, Some("battery"), "shorter than 16 bytes"),
+            (None, Some("battery staple\nbattery staple"), "line break"),
+            (Some(Path::new("/nowhere")), None, "/nowhere"),
+        ] {
+            let failure = passphrase(file, variable.map(OsString::from)).unwrap_err();
+            let said = format!("{failure} {failure:?}");
+            assert!(said.contains(why) && !said.contains("battery"), "{said}");
+            assert_eq!(failure.exit_code(), 2);
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn database(name: &str) -> Database {
         retention: Retention { full: 2 },
         bootstrap_cell: "zone1".parse().unwrap(),
         port_offset: 0,
+        repo_cipher: None,
     }
 }
 

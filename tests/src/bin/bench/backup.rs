@@ -57,7 +57,7 @@ impl ByHand {
         let directory = cluster.directory().join("zone2/jobs");
         let config = directory.join("by-hand.conf");
         let user = postgres_user();
-        let written = render_job(&database, &local, Some(&primary))
+        let written = render_job(&database, &local, Some(&primary), None)
             .map_err(std::io::Error::other)
             .and_then(|text| std::fs::write(&config, text))
             .and_then(|()| std::os::unix::fs::chown(&config, Some(user.uid), Some(user.gid)));

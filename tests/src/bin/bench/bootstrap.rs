@@ -84,7 +84,7 @@ impl Kit<'_> {
         self.write("kit/etcd.url", &self.from.etcd_url());
         let database: Database = self.record("databases/app");
         let first: Pooler = self.record("poolers/app/zone1");
-        match render_job(&database, &first, None) {
+        match render_job(&database, &first, None, None) {
             Ok(text) => self.write("zone1/jobs/full.conf", &text),
             Err(error) => panic!("{error}"),
         }

@@ -44,12 +44,19 @@ pub(crate) fn render(report: &mut Report) {
         retention: Retention { full: 2 },
         bootstrap_cell: name("zone000"),
         port_offset: 0,
+        repo_cipher: None,
     };
     let poolers = poolers(&database);
     let render_all = || {
         for local in &poolers {
             let others: Vec<&Pooler> = poolers.iter().filter(|other| other.cell != local.cell).collect();
-            let input = ConfigInput { database: &database, local, others: &others, tls_server_auth: "app" };
+            let input = ConfigInput {
+                database: &database,
+                local,
+                others: &others,
+                tls_server_auth: "app",
+                passphrase: None,
+            };
             match render_full(&input) {
                 Ok(text) => drop(black_box(text)),
                 Err(error) => panic!("{error}"),

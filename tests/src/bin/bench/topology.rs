@@ -53,6 +53,7 @@ fn database(n: usize) -> Database {
         bootstrap_cell: cell_name(0),
         // The first ports are the real cluster's.
         port_offset: 0,
+        repo_cipher: None,
     }
 }
 

@@ -1,0 +1,106 @@
+//! Text that must not be seen.
+
+use std::fmt;
+
+/// Fewest bytes of a passphrase. pgBackRest derives its keys with one round of a hash, so whoever has the
+/// repo can try short ones by the billion.
+const SHORTEST: usize = 16;
+
+/// Most bytes of a passphrase; one that is longer is some other file.
+const LONGEST: usize = 512;
+
+/// A passphrase. Neither `Debug` nor an error shows it, and it cannot be serialized: it never gets into
+/// etcd, an argument, a log or a message unless somebody asks for it with [`Secret::expose`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// Why a text cannot be a repository's passphrase. Says nothing of the text itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// Too short to withstand guessing.
+    #[error("it is shorter than {SHORTEST} bytes: make one with `openssl rand -base64 48`")]
+    TooShort,
+    /// Not a passphrase.
+    #[error("it is longer than {LONGEST} bytes")]
+    TooLong,
+    /// It could not stand on one line of a configuration file.
+    #[error("it holds a line break or another control character")]
+    Control,
+    /// pgBackRest would remove it, and use another passphrase than the one given.
+    #[error("it begins or ends with white space")]
+    Space,
+}
+
+impl Secret {
+    /// A repository's passphrase from the content of a file or variable. One line end behind it is not part of it.
+    ///
+    /// # Errors
+    /// When it is too short or too long, or cannot stand on one line of a configuration file as it is.
+    pub fn passphrase(content: &str) -> Result<Self, SecretError> {
+        let text = content.strip_suffix('\n').unwrap_or(content);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.len() < SHORTEST {
+            return Err(SecretError::TooShort);
+        }
+        if text.len() > LONGEST {
+            return Err(SecretError::TooLong);
+        }
+        if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+            return Err(SecretError::Control);
+        }
+        if text.trim() != text {
+            return Err(SecretError::Space);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The text itself, for the one file that it is written to.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_end_is_stripped_and_nothing_else_changes() {
+        for content in
+            ["a long passphrase;#=[]\"", "a long passphrase;#=[]\"\n", "a long passphrase;#=[]\"\r\n"]
+        {
+            assert_eq!(Secret::passphrase(content).unwrap().expose(), "a long passphrase;#=[]\"");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_passphrase_is_refused_without_being_shown() {
+        let long = "x".repeat(LONGEST + 1);
+        for (content, why) in [
+            ("", SecretError::TooShort),
+            ("\n", SecretError::TooShort),
+            ("fifteen bytes..\n", SecretError::TooShort),
+            (long.as_str(), SecretError::TooLong),
+            ("two lines are too many\nthis is the second", SecretError::Control),
+            ("two line ends are one too many\n\n", SecretError::Control),
+            ("a tab\tis a control character", SecretError::Control),
+            (" white space before it", SecretError::Space),
+            ("white space behind it \n", SecretError::Space),
+        ] {
+            assert_eq!(Secret::passphrase(content), Err(why), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_not_shown() {
+        let secret = Secret::passphrase("0123456789abcdef").unwrap();
+        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "<redacted> Some(<redacted>)");
+    }
+}
