@@ -18,6 +18,7 @@ mod lock;
 mod lsn;
 mod name;
 mod outcome;
+mod path_rule;
 mod plan;
 mod pooler;
 mod precondition;
@@ -47,6 +48,7 @@ pub use lock::{Lock, LockDecision};
 pub use lsn::{Lsn, SystemIdentifier, Timeline};
 pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
+pub use path_rule::{path_fault, value_fault};
 pub use plan::{
     DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_confirm, plan_drill,
     plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
