@@ -1,8 +1,6 @@
 //! Hostile texts against every type that is parsed at the edge: refused, or kept as they are and harmless where the type is
 //! used as a file name, an argument or a key.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::fmt::Display;
 use std::str::FromStr;
 
