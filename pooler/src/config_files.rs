@@ -201,6 +201,23 @@ mod tests {
     }
 
     #[test]
+    fn a_planted_draft_is_not_written_through() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
+        std::fs::write(&other, "precious").unwrap();
+        symlink(&other, dir.path().join("x.draft")).unwrap();
+        assert!(write_if_changed(&path, "a").unwrap());
+        // Nor is the file itself, when it is a link.
+        std::fs::remove_file(&path).unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(write_if_changed(&path, "a").unwrap());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        assert!(found.is_file() && found.mode() & 0o777 == 0o600);
+    }
+
+    #[test]
     fn an_unchanged_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.conf");
