@@ -47,6 +47,47 @@ async fn list(
 }
 
 #[tokio::test]
+async fn a_hostile_cell_is_refused_or_recorded_as_it_was_given() {
+    let hostile: &[&str] = include!("../../fuzz/hostile.rs");
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let before = world.contents().await;
+    for text in hostile {
+        for (field, request) in [
+            ("name", v1::AddCellRequest { name: (*text).into(), ..new_cell("zone9") }),
+            ("host", v1::AddCellRequest { host: (*text).into(), ..new_cell("zone9") }),
+            ("directory", v1::AddCellRequest { directory: (*text).into(), ..new_cell("zone9") }),
+            ("below", v1::AddCellRequest { directory: format!("/c9{text}"), ..new_cell("zone9") }),
+            ("listen", v1::AddCellRequest { listen: (*text).into(), ..new_cell("zone9") }),
+        ] {
+            let Ok(cell) = add(&admin, request.clone()).await else {
+                assert_eq!(world.contents().await, before, "{field} {text:?}: refused and yet written");
+                continue;
+            };
+            // Nothing of it can break the line, the file or the command in which every other cell's pooler writes it.
+            assert_eq!(cell.name, request.name);
+            assert_eq!(cell.host, request.host.to_ascii_lowercase());
+            assert_eq!(cellar_model::path_fault(&cell.directory), None, "{field} {text:?}");
+            assert!(
+                cell.host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-'),
+                "{text:?}"
+            );
+            let get = v1::GetPoolerRequest { database: "app".into(), cell: cell.name.clone() };
+            let pooler =
+                Api::get_pooler(&admin, Request::new(get)).await.unwrap().into_inner().pooler.unwrap();
+            for path in [&pooler.data_directory, &pooler.socket_directory] {
+                assert_eq!(cellar_model::path_fault(path), None, "{field} {text:?}");
+            }
+            assert!(pooler.listen.parse::<std::net::IpAddr>().is_ok(), "{text:?}");
+            let request = v1::RemoveCellRequest { name: cell.name };
+            Api::remove_cell(&admin, Request::new(request)).await.unwrap();
+            // Its number is not given away again while others might remember it, so what is left differs.
+            wait_for("its removal", || async { cells(&admin).await.len() == 3 }).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_cell_gets_the_next_index_and_a_pooler_per_database() {
     let world = World::new().await;
     world

@@ -204,6 +204,45 @@ mod tests {
     }
 
     #[test]
+    fn hostile_words_reach_a_program_as_they_are() {
+        let hostile: &[&str] = include!("../../fuzz/hostile.rs");
+        // What PostgreSQL makes of `%` before a shell sees the command.
+        let expanded = |command: String| command.replace("%%", "%");
+        let texts: Vec<&str> = hostile.iter().copied().filter(|text| !text.contains('\0')).collect();
+        for text in &texts {
+            assert!(!shell_word(text).replace("%%", "").contains('%'), "{text:?}");
+        }
+        let words: Vec<String> = texts.iter().map(|text| expanded(shell_word(text))).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(format!("printf '%s\\0' {}", words.join(" ")))
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let exact: Vec<u8> = texts.iter().flat_map(|text| [text.as_bytes(), b"\0"].concat()).collect();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&exact));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a word ran a program");
+    }
+
+    #[test]
+    fn a_planted_draft_is_not_written_through() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
+        std::fs::write(&other, "precious").unwrap();
+        symlink(&other, dir.path().join("x.draft")).unwrap();
+        assert!(write_if_changed(&path, "a").unwrap());
+        // Nor is the file itself, when it is a link.
+        std::fs::remove_file(&path).unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(write_if_changed(&path, "a").unwrap());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        assert!(found.is_file() && found.mode() & 0o777 == 0o600);
+    }
+
+    #[test]
     fn an_unchanged_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.conf");

@@ -10,7 +10,10 @@ use cellar_model::{
     Code, DrillCheck, DrillParams, DrillResult, JobError, Lineage, Refusal, RunResult, SurveyedBackup,
     Target, newest_on,
 };
-use cellar_postgres::{CommandOutput, DataDirectory, PostgresError, inspect, run as run_program};
+use cellar_postgres::{
+    CommandOutput, DataDirectory, MONITOR_ROLE, PostgresError, ensure_roles, execute, inspect,
+    run as run_program,
+};
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
@@ -26,6 +29,9 @@ const MEMORY: u64 = 512 << 20;
 
 /// How long one check may take.
 const CHECK: Duration = Duration::from_secs(3600);
+
+/// How long one statement that prepares the copy for checks may take.
+const SETTING_UP: Duration = Duration::from_secs(30);
 
 /// How often a running check looks whether it must end.
 const LOOK: Duration = Duration::from_millis(200);
@@ -186,6 +192,10 @@ async fn rehearse(
         say(agent, job, "running pg_amcheck", 0, 0).await;
         checks.push(amcheck(sandbox, control, agent).await?);
     }
+    if !params.checks.is_empty() {
+        let failed = |error| sandbox.failed("setting up the checks", &error);
+        admit_checks(sandbox, agent, params).await.map_err(failed)?;
+    }
     for (at, sql) in params.checks.iter().enumerate() {
         if let Some(why) = control.interrupted(agent) {
             return Err(Broken::Interrupted(why));
@@ -248,6 +258,44 @@ async fn amcheck(sandbox: &Sandbox<'_>, control: &Control, agent: &Agent) -> Res
     Ok(outcome("pg_amcheck", result.map(|output| said(output.stdout))))
 }
 
+/// How psql runs a check: as SQL and nothing else, in that database of that server and no other.
+fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
+    let database = if database.is_empty() { "postgres" } else { database };
+    // A bare name that holds `=` would be read as a connection string, which can name another server.
+    let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
+    // A command that begins with a backslash would be psql's own, such as `\!`, which runs a program.
+    let sql = format!("\n{sql}");
+    let fixed = ["-X", "-w", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", MONITOR_ROLE];
+    let fixed = fixed.map(str::to_owned);
+    fixed.into_iter().chain(["-d".to_owned(), database, "-c".to_owned(), sql]).collect()
+}
+
+/// Lets [`MONITOR_ROLE`] read and write all data of the copy. Checks run as that role: the SQL comes from whoever may
+/// ask for a drill, and a superuser's SQL can run programs, here beside the real data directory.
+async fn admit_checks(
+    sandbox: &Sandbox<'_>,
+    agent: &Agent,
+    params: &DrillParams,
+) -> Result<(), PostgresError> {
+    let endpoint = sandbox.endpoint();
+    // A backup from before the role was there has none.
+    ensure_roles(&endpoint, &agent.user.name, SETTING_UP).await?;
+    let rights = format!(
+        "GRANT pg_read_all_data, pg_write_all_data TO {MONITOR_ROLE}; ALTER ROLE {MONITOR_ROLE} BYPASSRLS"
+    );
+    execute(&endpoint, &rights, SETTING_UP).await?;
+    let database = if params.check_database.is_empty() { "postgres" } else { &params.check_database };
+    let grant = format!(
+        "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE \"{}\" TO {MONITOR_ROLE}",
+        database.replace('"', "\"\"")
+    );
+    // Of a database that is not there the checks themselves will tell.
+    if let Err(error) = execute(&endpoint, &grant, SETTING_UP).await {
+        tracing::info!(%error, "the database of a drill's checks cannot be opened to them");
+    }
+    Ok(())
+}
+
 /// A check holds when it runs without error and none of its rows begins with anything but true.
 async fn check(
     sandbox: &Sandbox<'_>,
@@ -258,21 +306,7 @@ async fn check(
 ) -> Result<DrillCheck, Broken> {
     let name: String = sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
     let mut command = sandbox.client("psql");
-    let database = if database.is_empty() { "postgres" } else { database };
-    command.args([
-        "-X",
-        "-A",
-        "-t",
-        "-q",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-U",
-        "postgres",
-        "-d",
-        database,
-        "-c",
-        sql,
-    ]);
+    command.args(psql_arguments(database, sql));
     Ok(match interruptible(agent, control, command).await? {
         Ok(output) => {
             let rows = output.stdout.trim();
@@ -306,5 +340,38 @@ pub(crate) async fn sweep(agent: &Agent) {
         let scratch = job.map_or_else(|| path.join("scratch"), |job| agent.layout.scratch(job));
         crate::sandbox::clear(&path.join("data"), &scratch).await;
         remove(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A value in single quotes as libpq reads it; `None` when it does not end where the text ends.
+    fn unquoted(text: &str) -> Option<String> {
+        let mut chars = text.strip_prefix('\'')?.chars();
+        let mut value = String::new();
+        loop {
+            match chars.next()? {
+                '\\' => value.push(chars.next()?),
+                '\'' => return chars.as_str().is_empty().then_some(value),
+                c => value.push(c),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_check_is_one_argument_of_sql_and_its_database_one_name(
+            database in prop_oneof!["[-a-z '\"\\\\=;$()/.]{1,40}", Just("host=/tmp port=1".to_owned()), ".{1,40}"],
+            sql in prop_oneof!["[-\\\\!;'\"$` a-z]{1,40}", Just("\\! touch /tmp/x".to_owned()), "(?s).{1,40}"],
+        ) {
+            let arguments = psql_arguments(&database, &sql);
+            prop_assert_eq!(arguments.len(), 13);
+            prop_assert_eq!(&arguments[7..10], ["-U", MONITOR_ROLE, "-d"]);
+            prop_assert_eq!(&arguments[12], &format!("\n{sql}"));
+            prop_assert_eq!(unquoted(arguments[10].strip_prefix("dbname=").unwrap()), Some(database));
+        }
     }
 }

@@ -190,7 +190,7 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    fn failed(&self, doing: &str, error: &dyn std::fmt::Display) -> JobError {
+    pub(crate) fn failed(&self, doing: &str, error: &dyn std::fmt::Display) -> JobError {
         JobError {
             code: Code::PostgresFailed,
             message: format!("{doing}: {error}"),
@@ -275,7 +275,8 @@ impl<'a> Sandbox<'a> {
         Err(error.into())
     }
 
-    fn endpoint(&self) -> Endpoint {
+    /// Where the copy answers.
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint { socket_directory: self.scratch.clone(), port: self.card.postgres_port }
     }
 

@@ -1,6 +1,7 @@
 //! Putting the agent together and taking it down again.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,19 +107,40 @@ fn epoch() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
+/// What others than the owner may do with a directory, as permission bits: anything, or write in it.
+const OTHERS: u32 = 0o077;
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Makes a directory, or finds that it is there, this user's, and without the permissions that it must not have: what
+/// is written there decides what PostgreSQL and pgBackRest do.
+fn private_directory(directory: &Path, forbidden: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let shown = directory.display();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot create {shown}"))?;
+    let found = std::fs::metadata(directory).with_context(|| format!("cannot look at {shown}"))?;
+    let (owner, us) = (found.uid(), nix::unistd::geteuid().as_raw());
+    anyhow::ensure!(owner == us, "{shown} belongs to the user with id {owner}, not to us ({us}): chown it");
+    let mode = found.mode() & 0o7777;
+    let wanted = mode & !forbidden;
+    anyhow::ensure!(
+        mode & forbidden == 0,
+        "others may use {shown} (mode {mode:04o}): chmod {wanted:04o} {shown}"
+    );
+    Ok(())
+}
+
 async fn prepare(agent: &Agent) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
     let layout = &agent.layout;
     let state = layout.root().join("state");
-    for directory in
-        [layout.log(), layout.spool(), layout.lock(), layout.jobs(), layout.pid(), layout.sockets(), state]
-    {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+    for directory in [layout.log(), layout.spool(), layout.lock(), layout.jobs(), layout.pid(), state] {
+        private_directory(&directory, OTHERS_WRITE)?;
     }
+    // Whoever may pass it may knock at PostgreSQL.
+    private_directory(&layout.sockets(), OTHERS)?;
     let version = agent.pgbackrest.version().await?;
     agent.say(|report| report.pgbackrest_version = version);
     Ok(())
@@ -134,5 +156,42 @@ async fn until_ready(agent: &Agent) {
         || agent.mirror.wait_for(Duration::from_secs(10), known).await.is_err()
     {
         tracing::info!("waiting for etcd, or for this pooler's record in it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_directory_that_others_may_use_is_refused_saying_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = dir.path().join("pg_sockets");
+        let with =
+            |mode: u32| std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(mode)).unwrap();
+        private_directory(&sockets, OTHERS).unwrap();
+        assert_eq!(std::fs::metadata(&sockets).unwrap().permissions().mode() & 0o777, 0o700);
+        for mode in [0o777, 0o770, 0o755, 0o701] {
+            with(mode);
+            let error = private_directory(&sockets, OTHERS).unwrap_err().to_string();
+            assert!(error.contains("chmod 0700"), "{error}");
+        }
+        with(0o750);
+        private_directory(&sockets, OTHERS_WRITE).unwrap();
+        with(0o770);
+        assert!(private_directory(&sockets, OTHERS_WRITE).is_err());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(private_directory(&dir.path().join("file"), OTHERS).is_err());
+    }
+
+    #[test]
+    fn somebody_elses_directory_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+        assert!(private_directory(dir.path(), OTHERS).unwrap_err().to_string().contains("65534"));
     }
 }

@@ -48,6 +48,7 @@ pub fn generate_configs(spec: &ClusterSpec, out: &Path) -> Result<Vec<PathBuf>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::strategy::Strategy;
     use std::collections::BTreeMap;
 
     const SPEC: &str = include_str!("../tests/reference.toml");
@@ -128,6 +129,91 @@ mod tests {
             assert!(!found["multigres"].contains_key("pg4-host"));
         }
         assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 3, "nothing else is written");
+    }
+
+    const HOSTILE: &[&str] = include!("../../fuzz/hostile.rs");
+
+    /// Every text that a specification has, with the section and key of zone2's file that show it; `{}` stands for the text.
+    const FIELDS: [(&str, &str, &str, &str); 14] = [
+        ("cluster", "", "", ""),
+        ("database.name", "multigres", "", ""),
+        ("database.stanza", "{}", "pg1-port", "5433"),
+        ("repo.path", "global", "repo1-path", "{}"),
+        ("tls.dir", "global", "tls-server-key-file", "{}/server.key"),
+        ("tls.listen", "global", "tls-server-address", "{}"),
+        ("tls.server_auth", "global", "tls-server-auth", "pgbackrest={}"),
+        ("name", "", "", ""),
+        ("host", "multigres", "", ""),
+        ("pg_data", "multigres", "pg1-path", "{}"),
+        ("pg_sockets", "multigres", "pg1-socket-path", "{}"),
+        ("log", "global", "log-path", "{}"),
+        ("lock", "global", "lock-path", "{}"),
+        ("spool", "global", "spool-path", "{}"),
+    ];
+
+    /// The reference with one text replaced, in the second cell when it is a cell's.
+    fn with(field: &str, text: &str) -> String {
+        let mut spec: toml::Table = SPEC.parse().unwrap();
+        spec["database"]["name"] = "multigres".into();
+        let value = toml::Value::String(text.to_owned());
+        let table = match field.split_once('.') {
+            Some((table, _)) => spec.entry(table).or_insert_with(|| toml::Table::new().into()),
+            None if field == "cluster" => {
+                spec.insert(field.to_owned(), value);
+                return spec.to_string();
+            }
+            None => &mut spec["cells"].as_array_mut().unwrap()[0],
+        };
+        let key = field.rsplit('.').next().unwrap();
+        table.as_table_mut().unwrap().insert(key.to_owned(), value);
+        spec.to_string()
+    }
+
+    proptest::proptest! {
+        /// Whatever stands in a field, either it is refused or the files have the same keys as before, and it is one value.
+        #[test]
+        fn a_hostile_text_is_refused_or_one_value(
+            at in 0..FIELDS.len(),
+            text in proptest::prop_oneof![
+                proptest::sample::select(HOSTILE).prop_map(str::to_owned),
+                proptest::sample::select(HOSTILE).prop_map(|text| format!("/x{text}")),
+                "(?s).{0,40}",
+                "[a-z0-9/.:_-]{1,20}",
+            ],
+        ) {
+            let (field, section, key, shown) = FIELDS[at];
+            let Ok(spec) = ClusterSpec::parse(&with(field, &text)) else { return Ok(()) };
+            let files = render_configs(&spec).unwrap();
+            proptest::prop_assert_eq!(files.len(), 3);
+            let of_second = &spec.poolers.iter().position(|pooler| pooler.postgres_port == 5433).unwrap();
+            let plain = sections(&render_configs(&ClusterSpec::parse(SPEC).unwrap()).unwrap()[1].1);
+            let found = sections(&files[*of_second].1);
+            proptest::prop_assert_eq!(found.len(), plain.len());
+            for (name, keys) in &found {
+                let name = if name == "global" { "global" } else { "multigres" };
+                proptest::prop_assert!(keys.keys().eq(plain[name].keys()), "{keys:?}");
+            }
+            if !key.is_empty() {
+                let value = found.get(&section.replace("{}", &text)).and_then(|keys| keys.get(key));
+                proptest::prop_assert_eq!(value, Some(&shown.replace("{}", &text)));
+            }
+        }
+
+        /// The files go below the directory that was named, into one directory per cell, or nowhere.
+        #[test]
+        fn no_name_leads_out_of_the_directory(text in proptest::sample::select(HOSTILE)) {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            if let Ok(spec) = ClusterSpec::parse(&with("name", text)) {
+                for path in generate_configs(&spec, &out).unwrap() {
+                    let below = path.strip_prefix(&out).unwrap();
+                    proptest::prop_assert_eq!(below.components().count(), 2);
+                }
+                proptest::prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            } else {
+                proptest::prop_assert!(!out.exists());
+            }
+        }
     }
 
     #[test]

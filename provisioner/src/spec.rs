@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cellar_model::{
     CellLayout, CellName, ClusterName, Database, DatabaseName, LayoutError, PORT_SPAN, Pooler, Ports,
-    Retention, StanzaName, check_socket_path,
+    Retention, StanzaName, check_socket_path, path_fault,
 };
 use serde::Deserialize;
 
@@ -136,26 +136,8 @@ fn refuse(field: impl Into<String>, value: &str, reason: impl Into<String>) -> S
     SpecError::Field { field: field.into(), value: value.chars().take(200).collect(), reason: reason.into() }
 }
 
-/// Characters that pgBackRest, its file format or a shell would misread in a path.
-const SPECIAL: &str = ";#[]\"'`$&|<>(){}*?!\\%~";
-
 fn path(field: &str, text: &str) -> Result<String, SpecError> {
-    let reason = if text.is_empty() {
-        "it is empty"
-    } else if text.chars().any(char::is_control) {
-        "it holds a line break or another control character"
-    } else if !text.starts_with('/') {
-        "it is not an absolute path"
-    } else if text.contains(|c| SPECIAL.contains(c)) {
-        "it holds one of ;#[]\"'`$&|<>(){}*?!\\%~ which pgBackRest or a shell would misread"
-    } else if text.trim() != text {
-        "it ends with white space, which pgBackRest removes"
-    } else if text.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
-        "it ends with '/' or has an empty, '.' or '..' component"
-    } else {
-        return Ok(text.to_owned());
-    };
-    Err(refuse(field, text, reason))
+    path_fault(text).map_or_else(|| Ok(text.to_owned()), |reason| Err(refuse(field, text, reason)))
 }
 
 fn host(field: &str, text: &str) -> Result<String, SpecError> {
@@ -169,7 +151,7 @@ fn host(field: &str, text: &str) -> Result<String, SpecError> {
     let label = |part: &str| {
         !part.is_empty()
             && part.len() <= 63
-            && !part.starts_with('-')
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     if text.len() > 253 || !text.split('.').all(label) {

@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ProvisionError, Result};
-use crate::file::{make_directory, replace};
+use crate::file::{check_ours, make_directory, replace};
 
 /// The form of the file that this code writes; a later form is refused rather than misread.
 const VERSION: u32 = 1;
@@ -154,6 +154,7 @@ impl StateLock {
         patience: Duration,
         waiting: impl Fn(&str),
     ) -> Result<Self> {
+        check_ours(layout.root())?;
         make_directory(&layout.state(), 0o755, None)?;
         let path = layout.state().join("lock");
         let deadline = Instant::now() + patience;

@@ -64,6 +64,7 @@ pub fn generate_ca(dir: &Path, cluster: &ClusterName) -> Result<Ca> {
         .create(true)
         .append(true)
         .mode(KEY_MODE)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
         .open(&lock_path)
         .map_err(TlsError::io("open", &lock_path))?;
     lock.lock().map_err(TlsError::io("lock", &lock_path))?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::file::{self, Owner};
-use crate::{Result, TlsError};
+use crate::{HeldDirectory, Result, TlsError};
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -33,9 +33,12 @@ fn remove(directory: &Path) -> Result<()> {
 }
 
 fn swap(one: &Path, other: &Path) -> Result<()> {
-    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
-        .map_err(|errno| TlsError::io("exchange", other)(errno.into()))?;
-    file::sync_directory(other)
+    let swap = || -> std::io::Result<()> {
+        let held = HeldDirectory::of(other)?;
+        renameat2(AT_FDCWD, &held.entry(one), AT_FDCWD, &held.entry(other), RenameFlags::RENAME_EXCHANGE)?;
+        held.sync()
+    };
+    swap().map_err(TlsError::io("exchange", other))
 }
 
 /// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are taken

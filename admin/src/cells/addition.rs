@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
-use cellar_model::{Cell, CellLayout, CellName, Code, Key, PORT_SPAN, Pooler, Refusal, next_index};
+use cellar_model::{
+    Cell, CellLayout, CellName, Code, Key, PORT_SPAN, Pooler, Refusal, next_index, path_fault,
+};
 use cellar_topology::{Store, View};
 
 use super::{ATTEMPTS, BATCH, Serial};
@@ -60,11 +62,6 @@ fn check_directory(directory: &str) -> Result<String, Refusal> {
     if !directory.starts_with('/') {
         return bad("it must be absolute");
     }
-    if directory.chars().any(|c| c.is_control() || ";#[]".contains(c)) || directory.trim() != directory {
-        return bad(
-            "line breaks, ';', '#', '[', ']' and spaces at its ends would be misread in pgbackrest.conf",
-        );
-    }
     let path = Path::new(directory);
     if path.components().any(|part| matches!(part, Component::ParentDir)) {
         return bad("it must not contain '..'");
@@ -73,7 +70,8 @@ fn check_directory(directory: &str) -> Result<String, Refusal> {
         return bad("the root directory cannot be a cell's");
     }
     // One spelling: no doubled or trailing slashes.
-    Ok(path.components().collect::<std::path::PathBuf>().to_string_lossy().into_owned())
+    let directory = path.components().collect::<std::path::PathBuf>().to_string_lossy().into_owned();
+    path_fault(&directory).map_or(Ok(directory), bad)
 }
 
 fn check_listen(listen: &str) -> Result<String, Refusal> {

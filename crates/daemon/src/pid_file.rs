@@ -6,7 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+/// A pid file holds a number and a line feed.
+const LONGEST: u64 = 32;
 
 /// The process's claim on its place. Released by the kernel however the process ends.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ impl PidFile {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
             .open(path)
             .map_err(io)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -73,9 +77,14 @@ impl PidFile {
 /// The process that holds the pid file now; `None` when nobody does, whatever the file says.
 #[must_use]
 pub fn running_pid(path: &Path) -> Option<u32> {
-    let mut file = OpenOptions::new().read(true).open(path).ok()?;
+    // Root asks too, of files in the service user's directories: no link is followed, and no FIFO waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
+    (&file).take(LONGEST).read_to_string(&mut text).ok()?;
     let pid = text.trim().parse().ok()?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_released_at_once) => None,
@@ -87,6 +96,22 @@ pub fn running_pid(path: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neither_a_link_nor_a_fifo_is_a_pid_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (other, link, fifo) =
+            (dir.path().join("other"), dir.path().join("link"), dir.path().join("fifo"));
+        std::fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(PidFile::acquire(&link).is_err());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
+        let held = PidFile::acquire(&dir.path().join("pid")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("pid"), dir.path().join("second")).unwrap();
+        assert_eq!((running_pid(&dir.path().join("second")), running_pid(&fifo)), (None, None));
+        drop(held);
+    }
 
     #[test]
     fn only_a_living_holder_counts() {

@@ -16,12 +16,27 @@ pub fn timestamp_text(time: Timestamp) -> String {
     }
 }
 
+/// The first second of the year 1, the earliest that `google.protobuf.Timestamp` has. RFC 3339 has no years before 0,
+/// so a record with an earlier time could be written and never be read again.
+const FIRST: i64 = -62_135_596_800;
+
+/// A time, if the records can hold it.
+///
+/// # Errors
+/// When it is before the year 1.
+pub fn recordable(time: Timestamp) -> Result<Timestamp, jiff::Error> {
+    if time.as_second() < FIRST {
+        return Err(jiff::Error::from_args(format_args!("a time before the year 1 cannot be recorded")));
+    }
+    Ok(time)
+}
+
 /// Reads an RFC 3339 time; a time without zone is refused.
 ///
 /// # Errors
-/// When the text is not a point in time.
+/// When the text is not a point in time, or one before the year 1.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, jiff::Error> {
-    text.parse()
+    text.parse().and_then(recordable)
 }
 
 /// Cuts a time to whole milliseconds, the precision in which records keep it.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Cell, CellName, Database, JobId, Pooler};
+use crate::{Cell, CellName, Database, JobId, Pooler, path_fault};
 
 /// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
 pub const SOCKET_PATH_LIMIT: usize = 107;
@@ -43,8 +43,16 @@ pub enum LayoutError {
         length: usize,
     },
     /// Paths become text in configuration files.
-    #[error("the path {0:?} is not valid UTF-8 or holds a control character: choose another directory")]
+    #[error("the path {0:?} is not valid UTF-8: choose another directory")]
     PathNotText(PathBuf),
+    /// They stand in files and commands that would misread it.
+    #[error("the path {path:?} cannot be used: {reason}; choose another directory")]
+    PathMisread {
+        /// The path.
+        path: String,
+        /// What is the matter with it.
+        reason: &'static str,
+    },
 }
 
 impl Ports {
@@ -293,8 +301,11 @@ impl CellLayout {
     /// When a port is above 65535, a path is not text, or the socket path is too long.
     pub fn pooler(&self, database: &Database, cell: &Cell, listen: &str) -> Result<Pooler, LayoutError> {
         let text = |path: PathBuf| match path.to_str() {
-            Some(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
-            _ => Err(LayoutError::PathNotText(path.clone())),
+            None => Err(LayoutError::PathNotText(path.clone())),
+            Some(text) => match path_fault(text) {
+                None => Ok(text.to_owned()),
+                Some(reason) => Err(LayoutError::PathMisread { path: text.to_owned(), reason }),
+            },
         };
         let port = |base: u16| {
             let high = LayoutError::PortTooHigh { base, index: cell.index, offset: database.port_offset };

@@ -20,6 +20,7 @@ mod lock;
 mod lsn;
 mod name;
 mod outcome;
+mod path_rule;
 mod plan;
 mod pooler;
 mod precondition;
@@ -45,7 +46,7 @@ pub use job::{
     BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, JobStep,
     Progress, RebuildParams, RequestId, Run, RunResult, Transition,
 };
-pub use json::{parse_timestamp, timestamp_ms, timestamp_text};
+pub use json::{parse_timestamp, recordable, timestamp_ms, timestamp_text};
 pub use key::{Key, Keyspace};
 pub use layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
@@ -54,6 +55,7 @@ pub use lock::{Lock, LockDecision};
 pub use lsn::{Lsn, SystemIdentifier, Timeline};
 pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
+pub use path_rule::{path_fault, value_fault};
 pub use plan::{
     DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_confirm, plan_drill,
     plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,

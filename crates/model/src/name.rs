@@ -41,6 +41,9 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
     if !text.as_bytes()[0].is_ascii_alphanumeric() {
         return fail("it must start with a letter or a digit");
     }
+    if what == "stanza" && text == "global" {
+        return fail("pgBackRest's file has a section of that name for all stanzas");
+    }
     if what == "cell" && RESERVED_CELLS.contains(&text) {
         return fail("a cluster keeps a directory of that name beside its cells");
     }
@@ -137,6 +140,7 @@ mod tests {
         assert!("a".repeat(64).parse::<CellName>().is_err());
         // Only cells share a directory with the cluster's own files.
         assert!("repo".parse::<DatabaseName>().is_ok());
+        assert!("global".parse::<StanzaName>().is_err());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Runs pgBackRest.
 
 use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -51,6 +52,12 @@ impl Default for Pgbackrest {
     fn default() -> Self {
         Self { binary: PathBuf::from("pgbackrest") }
     }
+}
+
+/// Opens a log to append to: nobody else's business, whatever the umask, and never through a link.
+fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
@@ -114,7 +121,7 @@ impl Pgbackrest {
     pub async fn spawn_logged(&self, invocation: &Invocation, log_file: &Path) -> Result<Running, Error> {
         let program = self.find()?;
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
-        let log = OpenOptions::new().create(true).append(true).open(log_file).map_err(opened)?;
+        let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
         Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await
     }
@@ -130,7 +137,7 @@ impl Pgbackrest {
         nice: u32,
     ) -> Result<Running, Error> {
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
-        let log = OpenOptions::new().create(true).append(true).open(log_file).map_err(opened)?;
+        let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
         let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), self.find()?.display().to_string()];
         argv.extend(invocation.argv());

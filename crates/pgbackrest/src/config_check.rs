@@ -1,27 +1,14 @@
 //! What may stand in a generated `pgbackrest.conf`.
 //!
-//! pgBackRest trims values and takes the rest of the line as it is, so a remark
-//! after a path becomes part of the path, and a carriage return ends the line
-//! (measured with 2.45). Paths also become words of the `restore_command` that
-//! pgBackRest writes, which quotes nothing but spaces: a shell reads them, and
-//! PostgreSQL replaces `%`. So characters with a meaning there are refused.
+//! The rules for paths are the model's, because the same ones hold where records are made.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cellar_model::{CellName, Database, Pooler};
+use cellar_model::{CellName, Database, Pooler, path_fault, value_fault};
 
 /// Most pgN entries pgBackRest accepts.
 const MAX_MEMBERS: usize = 256;
-
-/// Longest accepted value in bytes, Linux's PATH_MAX.
-const MAX_VALUE: usize = 4096;
-
-/// Characters with a meaning for pgBackRest's file, for a shell, or for PostgreSQL in a command.
-const SPECIAL: &[char] = &[
-    ';', '#', '[', ']', '"', '\'', '`', '$', '&', '|', '<', '>', '(', ')', '{', '}', '*', '?', '!', '\\',
-    '%', '~',
-];
 
 /// Why no `pgbackrest.conf` can be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,40 +64,6 @@ pub enum ConfigError {
     /// The template failed, which is a bug.
     #[error("the template of pgbackrest.conf could not be rendered: {0}")]
     Template(String),
-}
-
-/// Why the text cannot be a value of the file, if it cannot.
-fn value_fault(text: &str) -> Option<&'static str> {
-    if text.is_empty() {
-        Some("it is empty")
-    } else if text.len() > MAX_VALUE {
-        Some("it is longer than 4096 bytes")
-    } else if text.chars().any(|c| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {
-        Some("it holds a line break or another control character")
-    } else if text.trim() != text {
-        Some("it begins or ends with white space, which pgBackRest removes")
-    } else {
-        None
-    }
-}
-
-fn path_fault(text: &str) -> Option<&'static str> {
-    if let Some(fault) = value_fault(text) {
-        return Some(fault);
-    }
-    if !text.starts_with('/') {
-        return Some("it is not an absolute path");
-    }
-    if text.contains(SPECIAL) {
-        return Some(
-            "it holds one of ;#[]\"'`$&|<>(){}*?!\\%~ which pgBackRest, a shell or PostgreSQL would misread",
-        );
-    }
-    // PostgreSQL reports its data directory without these, and pgBackRest compares the texts.
-    if text.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
-        return Some("it ends with '/' or has an empty, '.' or '..' component");
-    }
-    None
 }
 
 fn host_fault(text: &str) -> Option<&'static str> {

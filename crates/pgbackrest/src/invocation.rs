@@ -40,10 +40,12 @@ impl Invocation {
         self
     }
 
-    /// Adds an argument behind the command.
+    /// Adds an argument behind the command. One that begins with a dash would be an option, and no name or path that
+    /// pgBackRest knows does; it is passed as `./-…`, which is none of those either.
     #[must_use]
     pub fn argument(mut self, value: &str) -> Self {
-        self.arguments.push(value.to_owned());
+        let dash = if value.starts_with('-') { "./" } else { "" };
+        self.arguments.push(format!("{dash}{value}"));
         self
     }
 

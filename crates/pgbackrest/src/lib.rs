@@ -30,5 +30,5 @@ pub use log_line::{LogLevel, LogLine};
 pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
-pub use repo_list::RepoEntry;
+pub use repo_list::{RepoEntry, parse_listing};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};

@@ -31,7 +31,10 @@ struct Raw {
 }
 
 /// Reads an answer; entries come in the order of their paths.
-pub(crate) fn parse_listing(json: &[u8]) -> Result<Vec<RepoEntry>, Error> {
+///
+/// # Errors
+/// When it is not JSON of that shape.
+pub fn parse_listing(json: &[u8]) -> Result<Vec<RepoEntry>, Error> {
     let entries: BTreeMap<String, Raw> = serde_json::from_slice(json).map_err(|source| {
         Error::Unreadable { what: "the answer of pgbackrest repo-ls".to_owned(), source }
     })?;

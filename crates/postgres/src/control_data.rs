@@ -57,9 +57,11 @@ impl ControlState {
 }
 
 impl ControlData {
-    /// Reads the output of `pg_controldata` under `LC_ALL=C`; on failure names the line that is missing
-    /// or malformed.
-    pub(crate) fn parse(output: &str) -> Result<Self, &'static str> {
+    /// Reads the output of `pg_controldata` under `LC_ALL=C`.
+    ///
+    /// # Errors
+    /// The label of the line that is missing or malformed.
+    pub fn parse(output: &str) -> Result<Self, &'static str> {
         let value = |name: &'static str| {
             output
                 .lines()

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use crate::PostgresError;
@@ -34,7 +34,8 @@ pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresE
         file.write_all(content.as_bytes())?;
         let (owner, own) = (fs::metadata(directory)?, file.metadata()?);
         if (owner.uid(), owner.gid()) != (own.uid(), own.gid()) && own.uid() == 0 {
-            chown(&draft, Some(owner.uid()), Some(owner.gid()))?;
+            // The file itself: by its name, the directory's owner could have it mean another one by now.
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
         file.sync_all()?;
         fs::rename(&draft, path)
@@ -42,4 +43,37 @@ pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresE
     write().map_err(PostgresError::io("write", path))?;
     sync_directory(directory)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn planted_links_are_replaced_and_never_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("cellar.conf"), dir.path().join("other"));
+        fs::write(&other, "precious").unwrap();
+        symlink(&other, dir.path().join("cellar.conf.tmp")).unwrap();
+        symlink(&other, &path).unwrap();
+        let before = fs::metadata(&other).unwrap();
+        assert!(replace_file(&path, "new").unwrap());
+        let (found, after) = (fs::symlink_metadata(&path).unwrap(), fs::metadata(&other).unwrap());
+        assert!(found.is_file() && found.mode() & 0o777 == 0o600);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!((after.len(), after.uid(), after.mode()), (before.len(), before.uid(), before.mode()));
+        assert!(!dir.path().join("cellar.conf.tmp").exists());
+    }
+
+    #[test]
+    fn a_file_in_somebody_elses_directory_is_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        if fs::metadata(dir.path()).unwrap().uid() != 0 {
+            return;
+        }
+        std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
+        replace_file(&dir.path().join("x"), "new").unwrap();
+        assert_eq!(fs::metadata(dir.path().join("x")).unwrap().uid(), 65534);
+    }
 }

@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
 
 use crate::durable::sync_directory;
 use crate::roles::SUPERUSER;
@@ -44,7 +46,12 @@ fn prepare(tools: &Tools, workshop: &Path) -> Result<PathBuf, PostgresError> {
         .mode(0o700)
         .create(workshop)
         .and_then(|()| match tools.run_as {
-            Some((uid, gid)) => chown(workshop, Some(uid), Some(gid)),
+            // By handle: whoever owns the directory around it could have put a link there.
+            Some((uid, gid)) => {
+                let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+                let open = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(workshop)?;
+                fchown(&open, Some(uid), Some(gid))
+            }
             None => Ok(()),
         })
         .map_err(PostgresError::io("create", workshop))?;

@@ -4,9 +4,11 @@
 //! by then belong to anybody, quite possibly to the PostgreSQL of another cell.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use crate::PostgresError;
 use crate::process::{Inode, Process, all};
@@ -71,9 +73,22 @@ fn parse(text: &str) -> Option<LockFile> {
     })
 }
 
+/// Lock files are a few lines.
+const LONGEST_LOCK_FILE: u64 = 64 << 10;
+
 /// Reads a lock file, `postmaster.pid` or that of a socket; `None` when there is none, or no number in it.
 pub(crate) fn lock_file(path: &Path) -> Result<Option<LockFile>, PostgresError> {
-    match fs::read(path) {
+    // Root asks too, in the service user's directories: no link is followed, and no FIFO waited for.
+    let read = || -> std::io::Result<Vec<u8>> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        let mut bytes = Vec::new();
+        if file.metadata()?.is_file() {
+            file.take(LONGEST_LOCK_FILE).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    };
+    match read() {
         Ok(bytes) => Ok(parse(&String::from_utf8_lossy(&bytes))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(PostgresError::io("read", path)(error)),
@@ -158,6 +173,15 @@ mod tests {
         for text in ["", "x", "0", "-2147483648", "99999999999"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_fifo_hangs_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postmaster.pid");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(lock_file(&path).unwrap().map(|file| file.pid), None);
+        assert_eq!(running(directory.path()).unwrap(), None);
     }
 
     #[test]

@@ -13,22 +13,24 @@ pub const MONITOR_ROLE: &str = "cellar_monitor";
 /// The role initdb makes, and Cellar connects as for everything but watching.
 pub const SUPERUSER: &str = "postgres";
 
+/// Dollar quotes around a block of SQL.
+const TAG: &str = "$cellar_role$";
+
 /// Creates a role unless it is there. On a primary that has it, this writes nothing.
 fn create_unless_there(role: &str, attributes: &str) -> Result<String, PostgresError> {
-    if role.contains('\0') {
-        let reason = "must not hold a NUL";
+    if role.contains('\0') || role.contains(TAG) {
+        let reason = "must not hold a NUL or the quotes of our own SQL";
         return Err(PostgresError::InvalidSetting { name: "the OS user".to_owned(), reason });
     }
     let (literal, identifier) = (role.replace('\'', "''"), role.replace('"', "\"\""));
     // standard_conforming_strings is on by default and the session is our own, so backslashes are plain.
-    // The tag cannot be closed by a role's name short of naming a role after it.
     Ok(format!(
-        "DO $cellar_role$ BEGIN\n\
+        "DO {TAG} BEGIN\n\
          IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{literal}') THEN\n\
          CREATE ROLE \"{identifier}\" {attributes};\n\
          END IF;\n\
          EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;\n\
-         END $cellar_role$"
+         END {TAG}"
     ))
 }
 
@@ -57,6 +59,7 @@ mod tests {
     #[test]
     fn names_are_quoted() {
         let sql = create_unless_there("o'b\"c", "LOGIN").unwrap();
+        assert!(create_unless_there("$cellar_role$; DROP ROLE x", "LOGIN").is_err());
         assert!(sql.contains("'o''b\"c'") && sql.contains("\"o'b\"\"c\" LOGIN"), "{sql}");
     }
 }

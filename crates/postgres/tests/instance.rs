@@ -286,6 +286,26 @@ async fn a_new_primary_conninfo_takes_effect_with_a_reload() {
 }
 
 #[tokio::test]
+async fn hostile_values_reach_the_server_as_they_are() {
+    let hostile: &[&str] = include!("../../../fuzz/hostile.rs");
+    let mut cell = Cell::running().await;
+    // Nothing has been written, so nothing is archived: the commands are not run.
+    for text in hostile.iter().filter(|text| !text.chars().any(char::is_control)) {
+        cell.config.settings.archive_command = (*text).to_owned();
+        cell.config.settings.restore_command = Some(text.chars().rev().collect());
+        configure(&cell.data(), &cell.config).unwrap();
+        let sql = "SELECT name, setting FROM pg_file_settings WHERE name IN ('archive_command', 'restore_command') AND error IS NULL ORDER BY seqno";
+        let found = query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+        let reversed: String = text.chars().rev().collect();
+        let exact = |name: &str, value: &str| vec![Some(name.to_owned()), Some(value.to_owned())];
+        assert_eq!(found, [exact("archive_command", text), exact("restore_command", &reversed)]);
+    }
+    let sql = "SELECT count(*)::text FROM pg_file_settings WHERE error IS NOT NULL";
+    let broken = query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+    assert_eq!(broken, [[Some("0".to_owned())]]);
+}
+
+#[tokio::test]
 async fn a_frozen_server_gives_no_answer_in_time() {
     let cell = Cell::running().await;
     let mut kept = Probe::new(cell.endpoint(), Duration::from_secs(1));

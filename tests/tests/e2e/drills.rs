@@ -170,9 +170,16 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert_eq!(proven["lastDrill"]["readableMillis"], drill["readableMillis"]);
     assert_eq!(proven["lastDrill"]["time"], job["endTime"]);
 
-    // A check that does not hold, one that holds, one that is no SQL.
+    // A check that does not hold, one that holds and one that writes, one that is no SQL, and two that would run a program.
     let (wrong, bad) = ("SELECT count(*) = 5 FROM t", "SELECT nonsense");
-    let checks = ["--check", wrong, "--check", rows, "--check", bad];
+    let writes = "INSERT INTO t VALUES (2000) RETURNING i = 2000";
+    let trace = cluster.directory().join("zone2/tmp/trace");
+    let ran = [
+        format!("\\! touch {}", trace.display()),
+        format!("COPY (SELECT 1) TO PROGRAM 'touch {}'", trace.display()),
+    ];
+    let checks = ["--check", wrong, "--check", rows, "--check", writes, "--check", bad];
+    let checks = [&checks[..], &["--check", &ran[0], "--check", &ran[1]]].concat();
     let failed =
         cluster.try_cellar(&[&["drill", "--skip-amcheck", "--output", "json"][..], &HASTE, &checks].concat());
     assert_eq!(failed.code, 1, "{failed:?}");
@@ -183,6 +190,20 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert_eq!(check(&job, rows)["passed"], true, "{job:#}");
     assert!(!check(&job, bad)["passed"].as_bool().unwrap_or_default(), "{job:#}");
     assert!(check(&job, bad)["detail"].as_str().unwrap().contains("nonsense"), "{job:#}");
+    assert_eq!(check(&job, writes)["passed"], true, "{job:#}");
+    for program in &ran {
+        let name: String = program.chars().take(80).collect();
+        assert!(!check(&job, &name)["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    }
+    assert!(!trace.exists(), "a check ran a program");
+
+    // A connection string in place of a database's name does not lead to the live instance.
+    let live = format!("host={}", cluster.directory().join("zone2/pg_sockets").display());
+    let elsewhere = ["--check", "SELECT pg_is_in_recovery()", "--check-database", &live];
+    let failed = cluster.try_cellar(&[&["drill", "--skip-amcheck"][..], &HASTE, &elsewhere].concat());
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let detail = check(&newest_job(&cluster), "SELECT pg_is_in_recovery()")["detail"].to_string();
+    assert!(detail.contains("host=") && detail.contains("does not exist"), "{detail}");
     assert_eq!(check(&job, "page checksums")["passed"], true, "{job:#}");
     assert!(!newest(&cluster)["lastDrill"]["passed"].as_bool().unwrap_or_default());
 

@@ -39,6 +39,12 @@ fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
     cluster.load(2);
     let rows = cluster.sql("zone1", "SELECT count(*) FROM pgbench_accounts");
     assert_eq!(rows, "200000");
+    for cell in ["zone1", "zone2", "zone3"] {
+        let watching = "SELECT string_agg(DISTINCT usename, ',') FROM pg_stat_activity WHERE application_name = 'cellar' AND query LIKE 'SELECT r.standby,%'";
+        eventually("its pooler to watch as the role that may do nothing else", || {
+            cluster.sql(cell, watching) == "cellar_monitor"
+        });
+    }
     for (cell, backup_type) in [("zone2", "full"), ("zone3", "incr"), ("zone2", "diff")] {
         // Something to copy, so that the proof has something to count.
         cluster.sql("zone1", "UPDATE pgbench_branches SET bbalance = bbalance + 1");
@@ -49,6 +55,26 @@ fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
     let backups = listed["backups"].as_array().unwrap();
     assert_eq!(backups.len(), 4, "the bootstrap's and three more: {listed:#}");
     assert!(backups.iter().any(|backup| backup["cell"] == "zone3" && backup["verified"] == true));
+
+    let modes = std::process::Command::new("find")
+        .arg(cluster.directory())
+        .args([
+            "(",
+            "-name",
+            "*.key",
+            "-o",
+            "-name",
+            "pgbackrest.conf",
+            "-o",
+            "-name",
+            "*.log",
+            ")",
+            "-perm",
+            "/007",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&modes.stdout), "", "everybody may read these");
 
     let postmaster = cluster.postmaster("zone2");
     cluster.cellar(&["down"]);
