@@ -32,7 +32,7 @@ pub struct Duration {
 impl TryFrom<Timestamp> for Instant {
     type Error = jiff::Error;
     fn try_from(time: Timestamp) -> Result<Self, jiff::Error> {
-        Instant::new(time.seconds, time.nanos).and_then(cellar_model::recordable)
+        Instant::new(time.seconds, time.nanos).and_then(cellar_model::storable)
     }
 }
 

@@ -24,7 +24,7 @@ const FIRST: i64 = -62_135_596_800;
 ///
 /// # Errors
 /// When it is before the year 1.
-pub fn recordable(time: Timestamp) -> Result<Timestamp, jiff::Error> {
+pub fn storable(time: Timestamp) -> Result<Timestamp, jiff::Error> {
     if time.as_second() < FIRST {
         return Err(jiff::Error::from_args(format_args!("a time before the year 1 cannot be recorded")));
     }
@@ -36,7 +36,7 @@ pub fn recordable(time: Timestamp) -> Result<Timestamp, jiff::Error> {
 /// # Errors
 /// When the text is not a point in time, or one before the year 1.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, jiff::Error> {
-    text.parse().and_then(recordable)
+    text.parse().and_then(storable)
 }
 
 /// Cuts a time to whole milliseconds, the precision in which records keep it.

@@ -46,7 +46,7 @@ pub use job::{
     BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, JobStep,
     Progress, RebuildParams, RequestId, Run, RunResult, Transition,
 };
-pub use json::{parse_timestamp, recordable, timestamp_ms, timestamp_text};
+pub use json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use key::{Key, Keyspace};
 pub use layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
