@@ -58,7 +58,12 @@ fn settings(text: &str) -> Option<BTreeMap<String, String>> {
 fn usual() -> Settings {
     Settings {
         socket_directory: "/s".into(),
-        tls: Some(TlsFiles { certificate: "/t/c".into(), key: "/t/k".into(), ca: "/t/a".into() }),
+        tls: Some(TlsFiles {
+            certificate: "/t/c".into(),
+            key: "/t/k".into(),
+            ca: "/t/a".into(),
+            revocations: None,
+        }),
         restore_command: Some("x".into()),
         primary_conninfo: Some("x".into()),
         recovery: Some(RecoverySettings {
