@@ -49,6 +49,8 @@ struct Visitor {
     standby: ClientTls,
     /// As another cell's pgBackRest.
     pgbackrest: ClientTls,
+    /// As another member of etcd.
+    peer: ClientTls,
     _files: tempfile::TempDir,
 }
 
@@ -80,7 +82,8 @@ impl Visitor {
         let cell = &cluster.state.bootstrap_cell;
         let standby = issued("standby", LeafRequest::replication(&cluster.state.cluster, cell))?;
         let pgbackrest = issued("pgbackrest", LeafRequest::pgbackrest(HOST))?;
-        Ok(Self { standby, pgbackrest, _files: files })
+        let peer = issued("peer", LeafRequest::etcd_peer(&cluster.state.cluster, HOST))?;
+        Ok(Self { standby, pgbackrest, peer, _files: files })
     }
 
     /// Whether the door is as it should be; why not. One behind which nobody listens is: whoever comes to listen
@@ -88,6 +91,7 @@ impl Visitor {
     async fn finds(&self, door: &Door, until: Until) -> std::result::Result<(), String> {
         let tls = match door.protocol {
             ProbeProtocol::Pgbackrest => &self.pgbackrest,
+            ProbeProtocol::Http => &self.peer,
             _ => &self.standby,
         };
         let tls = tls.rustls_config().map_err(|error| error.to_string())?;

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use crate::certificate::parse;
 use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
 use crate::leaf::{distinguished_name, random_serial};
-use crate::{CLOCK_SKEW, CertificateInfo, Result, TlsError, key};
+use crate::{CLOCK_SKEW, CertificateInfo, LEAF_LIFETIME, Result, TlsError, exchange, forget_previous, key};
 
 /// File name of the authority's certificate, in its own directory and in everybody else's.
 pub const CA_CERTIFICATE: &str = "ca.crt";
@@ -47,7 +47,7 @@ impl fmt::Debug for Ca {
 
 /// Makes the cluster's authority in `dir`, or loads the one that is there.
 ///
-/// Self-signed ECDSA P-256, ten years, may sign leaves only. `ca.key` is 0600,
+/// Self-signed ECDSA P-256, ten years, may sign leaves and one that signs leaves for it. `ca.key` is 0600,
 /// `ca.crt` 0644, the directory 0700. The key is written first and the
 /// certificate last, so a run that died in between is finished by the next
 /// one with the same key; an existing authority is never overwritten, and any
@@ -104,12 +104,57 @@ fn self_sign(key: &KeyPair, cluster: &ClusterName) -> Result<String> {
     params.not_after = OffsetDateTime::from(now + CA_LIFETIME);
     params.serial_number = Some(random_serial()?);
     params.distinguished_name = distinguished_name(&format!("Cellar CA {cluster}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Below it there may be one that signs for a while on its behalf.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
         .self_signed(key)
         .map(|certificate| certificate.pem())
         .map_err(|e| TlsError::Generate { what: "the authority's certificate", reason: e.to_string() })
+}
+
+/// Makes, in `dir`, a pair that signs leaves on behalf of an authority and can be given to a service: the authority's
+/// own key need not be where certificates are renewed. One that is there is kept while it is the authority's and has
+/// more than a third of its life left.
+///
+/// # Errors
+/// When the directory cannot be written, or the authority may sign leaves only (one of before).
+pub fn generate_delegate(root: &Ca, dir: &Path, cluster: &ClusterName, owner: Option<Owner>) -> Result<Ca> {
+    if let Ok(present) = Ca::load(dir)
+        && SystemTime::now() < present.info.renew_at()
+        && parse(&present.certificate)?.verify_signature(Some(parse(&root.certificate)?.public_key())).is_ok()
+    {
+        return Ok(present);
+    }
+    let generated = |reason: String| TlsError::Generate { what: "a signing certificate", reason };
+    if parse(&root.certificate)?
+        .basic_constraints()
+        .ok()
+        .flatten()
+        .is_some_and(|found| found.value.path_len_constraint == Some(0))
+    {
+        return Err(generated(
+            "this authority may sign no other: replace it first (`cellar certs rotate --ca`)".to_owned(),
+        ));
+    }
+    let now = SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
+    params.not_after = OffsetDateTime::from((now + LEAF_LIFETIME).min(root.info.not_after));
+    params.serial_number = Some(random_serial()?);
+    params.distinguished_name = distinguished_name(&format!("Cellar signer {cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let pair = key::generate()?;
+    let certificate = params.signed_by(&pair, &root.issuer).map_err(|error| generated(error.to_string()))?;
+    file::create_private_directory(dir, owner)?;
+    exchange(dir, owner, |to| {
+        file::create(&to.join(CA_KEY), &pair.serialize_pem(), KEY_MODE, owner)?;
+        file::create(&to.join(CA_CERTIFICATE), &certificate.pem(), CERTIFICATE_MODE, owner).map(drop)
+    })?;
+    forget_previous(dir)?;
+    Ca::load(dir)
 }
 
 fn load_key(path: &Path) -> Result<KeyPair> {
@@ -177,6 +222,12 @@ impl Ca {
     /// When the file cannot be written.
     pub fn install_certificate(&self, dir: &Path, owner: Option<Owner>) -> Result<bool> {
         install_authorities(dir, &self.pem, owner)
+    }
+
+    /// What follows a leaf in its file so that whoever trusts the root can follow: nothing for a root itself.
+    pub(crate) fn chain(&self) -> Result<&str> {
+        let own = parse(&self.certificate)?;
+        Ok(if own.issuer().as_raw() == own.subject().as_raw() { "" } else { &self.pem })
     }
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use crate::file::{self, Content, KEY_MODE, Owner};
 use crate::{Result, TlsError};
@@ -74,6 +74,17 @@ impl KeyFile {
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         self.owner
+    }
+
+    /// A signing request (PKCS#10, PEM) that proves possession of the key and says nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn signing_request(&self) -> Result<String> {
+        let failed =
+            |error: rcgen::Error| TlsError::Generate { what: "a signing request", reason: error.to_string() };
+        let request = CertificateParams::default().serialize_request(&self.pair).map_err(failed)?;
+        request.pem().map_err(failed)
     }
 
     pub(crate) fn pair(&self) -> &KeyPair {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    PublicKeyData, SanType, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -85,9 +85,25 @@ pub fn issue(ca: &Ca, request: &LeafRequest, key: &KeyFile, path: &Path) -> Resu
         .signed_by(key.pair(), ca.issuer())
         .map_err(|e| TlsError::Generate { what: "a certificate", reason: e.to_string() })?;
     let info = CertificateInfo::from_der(certificate.der())?;
-    file::replace(path, &certificate.pem(), CERTIFICATE_MODE, key.owner())?;
+    let text = format!("{}{}", certificate.pem(), ca.chain()?);
+    file::replace(path, &text, CERTIFICATE_MODE, key.owner())?;
     tracing::info!(path = %path.display(), serial = info.serial, common_name = info.common_name, "issued a certificate");
     Ok(Issued::Written(info))
+}
+
+/// Signs a certificate for whoever holds the key of a signing request (PEM); what it says is decided here and
+/// not by the request. The certificate and what follows it, in PEM.
+///
+/// # Errors
+/// When the request is no proof of a key, or cannot be a certificate.
+pub fn sign_request(ca: &Ca, request: &LeafRequest, signing_request: &str) -> Result<String> {
+    request.check()?;
+    let refuse =
+        |reason: rcgen::Error| TlsError::Generate { what: "a certificate", reason: reason.to_string() };
+    let mut asked = CertificateSigningRequestParams::from_pem(signing_request).map_err(refuse)?;
+    asked.params = parameters(ca, request, SystemTime::now())?;
+    let certificate = asked.signed_by(ca.issuer()).map_err(refuse)?;
+    Ok(format!("{}{}", certificate.pem(), ca.chain()?))
 }
 
 fn keep(

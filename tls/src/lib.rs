@@ -27,7 +27,9 @@ mod server;
 mod stamp;
 mod stream;
 
-pub use authority::{CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca, install_authorities};
+pub use authority::{
+    CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca, generate_delegate, install_authorities,
+};
 pub use cellar_model::OperatorRole;
 pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
 pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
@@ -39,7 +41,7 @@ pub use guard::{Guard, Guarded, OnRefused, Revoked, ToStatus};
 pub use held::HeldDirectory;
 pub use identity::Identity;
 pub use key::KeyFile;
-pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue};
+pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue, sign_request};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
 pub use probe::{ProbeProtocol, Probed, probe, unchecked_client};

@@ -82,7 +82,7 @@ pub fn sign_revocations(ca: &Ca, revoked: &RevokedSerials) -> Result<String> {
 }
 
 /// What the lists in `pem` revoke, and the lists themselves without those that none of `authorities` (PEM, one or
-/// several) has signed.
+/// several) has signed, nor one that signs on behalf of them and whose certificate is in `pem`.
 ///
 /// # Errors
 /// When the authorities cannot be read, or no list is signed by one of them.
@@ -90,7 +90,14 @@ pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials,
     let bad = |reason: String| TlsError::bad_file(Path::new(REVOCATIONS), reason);
     let trusted: std::result::Result<Vec<CertificateDer<'_>>, _> =
         CertificateDer::pem_slice_iter(authorities.as_bytes()).collect();
-    let trusted = trusted.map_err(|error| bad(format!("the authorities cannot be read ({error})")))?;
+    let mut trusted = trusted.map_err(|error| bad(format!("the authorities cannot be read ({error})")))?;
+    let delegates: Vec<CertificateDer<'_>> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(std::result::Result::ok).collect();
+    for delegate in delegates {
+        if signed_by(&delegate, &trusted) {
+            trusted.push(delegate);
+        }
+    }
     let mut revoked = RevokedSerials::new();
     let mut kept = String::new();
     for block in pem.split_inclusive(END).filter(|block| block.ends_with(END)) {
@@ -115,6 +122,17 @@ pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials,
     Ok((revoked, kept))
 }
 
+/// Whether one of the authorities has signed this certificate of an authority.
+fn signed_by(delegate: &[u8], authorities: &[CertificateDer<'_>]) -> bool {
+    parse(delegate).is_ok_and(|delegate| {
+        delegate.is_ca()
+            && authorities.iter().any(|authority| {
+                parse(authority)
+                    .is_ok_and(|authority| delegate.verify_signature(Some(authority.public_key())).is_ok())
+            })
+    })
+}
+
 /// Puts the lists beside an authority's certificate; tells whether the file changed.
 ///
 /// # Errors
@@ -132,7 +150,7 @@ pub fn install_revocations(directory: &Path, pem: &str, owner: Option<Owner>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate_ca;
+    use crate::{generate_ca, generate_delegate};
     use std::time::Duration;
 
     fn authority(dir: &Path, name: &str) -> Ca {
@@ -162,6 +180,29 @@ mod tests {
         }
         let none = sign_revocations(&ours, &RevokedSerials::new()).unwrap();
         assert_eq!(read_revocations(&none, ours.pem()).unwrap().0, RevokedSerials::new());
+    }
+
+    #[test]
+    fn a_delegates_list_counts_when_the_delegate_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
+        let cluster = "demo".parse().unwrap();
+        let revoked = RevokedSerials::from([("ab01".to_owned(), SystemTime::UNIX_EPOCH)]);
+        for (root, name, counts) in [(&ours, "x", true), (&theirs, "y", false)] {
+            let delegate = generate_delegate(root, &dir.path().join(name), &cluster, None).unwrap();
+            let list = sign_revocations(&delegate, &revoked).unwrap();
+            assert!(read_revocations(&list, ours.pem()).is_err(), "nobody knows the delegate");
+            let read = read_revocations(&format!("{list}{}", delegate.pem()), ours.pem());
+            assert_eq!(read.is_ok(), counts);
+        }
+        // A leaf of ours signs no list.
+        let leaf = crate::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
+        let request = crate::LeafRequest::pgbackrest("localhost");
+        let path = dir.path().join("leaf/crt");
+        crate::issue(&ours, &request, &leaf, &path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let list = sign_revocations(&theirs, &revoked).unwrap();
+        assert!(read_revocations(&format!("{list}{text}"), ours.pem()).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ fn it_is_a_ten_year_p256_authority_for_leaves_only() {
     let (_, certificate) = X509Certificate::from_der(&der).unwrap();
     let constraints = certificate.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && constraints.value.ca);
-    assert_eq!(constraints.value.path_len_constraint, Some(0));
+    assert_eq!(constraints.value.path_len_constraint, Some(1));
     let usage = certificate.key_usage().unwrap().unwrap().value;
     assert!(usage.key_cert_sign() && usage.crl_sign() && !usage.digital_signature());
     certificate.verify_signature(None).unwrap();

@@ -3,8 +3,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use cellar_tls::{
-    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, Owner, TlsError,
-    generate_server_cert, issue,
+    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, Owner, TlsError, generate_ca,
+    generate_delegate, generate_server_cert, issue, sign_request,
 };
 
 use crate::support::{World, admin, cluster, mode};
@@ -225,5 +225,37 @@ fn expired_and_future_certificates_are_no_identity() {
         let error = Identity::load(&dir.join("ca.crt"), &dir.join("client.crt"), &dir.join("client.key"))
             .unwrap_err();
         assert!(matches!(error, TlsError::Untrusted { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_delegate_signs_for_whoever_proves_a_key_and_decides_what_it_says() {
+    let world = World::new();
+    let cluster = "demo".parse().unwrap();
+    let delegate = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
+    let key = KeyFile::load_or_create(&world.path("tls/server.key"), None).unwrap();
+    let request = LeafRequest::pgbackrest("zone1.example.org");
+    let pem = sign_request(&delegate, &request, &key.signing_request().unwrap()).unwrap();
+    assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 2, "the delegate's certificate follows");
+    // Whoever trusts the root alone accepts it, with the key that was proven and no other.
+    let certificate = world.path("tls/server.crt");
+    std::fs::write(&certificate, &pem).unwrap();
+    let root = world.path("root");
+    std::fs::create_dir(&root).unwrap();
+    world.ca.install_certificate(&root, None).unwrap();
+    let identity = Identity::load(&root.join("ca.crt"), &certificate, key.path()).unwrap();
+    assert_eq!(identity.info().common_name, "pgbackrest");
+    assert!(identity.info().dns_names.contains("zone1.example.org"));
+    let other = KeyFile::load_or_create(&world.path("other.key"), None).unwrap();
+    assert!(Identity::load(&root.join("ca.crt"), &certificate, other.path()).is_err());
+    // It is kept while it lasts, made anew for another root, and may make no authority of its own.
+    let again = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
+    assert_eq!(again.info().serial, delegate.info().serial);
+    let stranger = generate_ca(&world.path("stranger"), &cluster).unwrap();
+    let anew = generate_delegate(&stranger, &world.path("signing"), &cluster, None).unwrap();
+    assert_ne!(anew.info().serial, delegate.info().serial);
+    assert!(generate_delegate(&delegate, &world.path("deeper"), &cluster, None).is_err());
+    for forged in ["", "rubbish", &pem] {
+        assert!(sign_request(&delegate, &request, forged).is_err());
     }
 }
