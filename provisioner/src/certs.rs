@@ -1,7 +1,7 @@
 //! The certificates of a local cluster. The authority's key stays in `<dir>/ca`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cellar_model::{CellName, OperatorRole};
 use cellar_tls::{
@@ -127,7 +127,8 @@ impl Cluster {
     pub fn certificates(&self) -> Vec<ListedCertificate> {
         let sets = self.certificate_sets().unwrap_or_default();
         let mut directories: Vec<PathBuf> = sets.into_iter().map(|set| set.directory).collect();
-        directories.push(self.layout.ca());
+        let signers = [self.layout.ca(), self.signing()];
+        directories.extend(signers.clone());
         let files = directories
             .iter()
             .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
@@ -136,7 +137,8 @@ impl Cluster {
             .filter(|path| path.extension().is_some_and(|end| end == "crt"))
             .collect();
         // Copies of the authority's certificate are everywhere; one is enough.
-        paths.retain(|path| !path.ends_with(CA_CERTIFICATE) || path.starts_with(self.layout.ca()));
+        let signs = |path: &PathBuf| signers.iter().any(|signer| path.parent() == Some(signer));
+        paths.retain(|path| !path.ends_with(CA_CERTIFICATE) || signs(path));
         paths.sort();
         let read = |path: PathBuf| {
             let info = CertificateInfo::from_file(&path).map_err(|error| error.to_string());
@@ -214,6 +216,25 @@ impl Cluster {
         ];
         let directory = self.layout.cell(cell).tls();
         self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// Renews the certificates of whoever works here with the authority's key at hand, when they are due: the
+    /// command line's and the provisioner's own. Nobody else could, and nobody should notice.
+    pub fn renew_operators(&self) {
+        let sets = [self.client_set(), self.provisioner_set()];
+        for set in sets.into_iter().flatten() {
+            let lasts = |path: PathBuf| {
+                CertificateInfo::from_file(&path).is_ok_and(|info| SystemTime::now() < info.renew_at())
+            };
+            if set.certificates().all(lasts) {
+                continue;
+            }
+            // Somebody who may use the certificate need not be able to read the authority's key; what is left of
+            // its life is told elsewhere (`certs list`).
+            if let (Ok(ca), Ok(trusted)) = (Ca::load(&self.layout.ca()), self.trusted()) {
+                let _ = set.ensure(&ca, &trusted);
+            }
+        }
     }
 
     /// etcd's certificates and revocation list, and the provisioner's own for talking to it.

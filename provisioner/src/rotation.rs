@@ -239,6 +239,7 @@ impl Cluster {
             })?;
             steps.step("the new authority signs");
         }
+        self.issue_delegate(&Ca::load(&directory)?)?;
         self.renew_leaves(deadline, steps).await?;
         let before = cellar_tls::previous(&directory);
         let former = before.exists().then(|| Ca::load(&before)).transpose()?;

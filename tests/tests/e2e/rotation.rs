@@ -271,3 +271,44 @@ fn a_revoked_certificate_opens_nothing() {
     let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
     let _ = cluster.backup("zone2", "incr");
 }
+
+#[test]
+fn certificates_renew_themselves_before_they_end() {
+    let cluster = Cluster::new();
+    let arguments =
+        ["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--cert-lifetime", "60s", "--auto-renew"];
+    let _ = cluster.try_cellar(&arguments).ok();
+    cluster.load(2);
+    let load = Load::begin(&cluster);
+    let key = cluster.directory().join("zone2/tls/server.key");
+    let (first, kept) = (serials(&cluster), read(&key));
+    let lasts = |path: &str| path.ends_with("/ca.crt");
+    let begun = std::time::Instant::now();
+    patiently("every certificate to be renewed", std::time::Duration::from_secs(90), || {
+        // The command line's own are renewed when it talks to somebody.
+        let _ = cluster.cellar(&["status"]);
+        let now = serials(&cluster);
+        now.iter().all(|(path, serial)| lasts(path) || *serial != first[path]).then_some(())
+    });
+    assert!(begun.elapsed().as_secs() > 10, "they were renewed long before two thirds of their life");
+    // The first ones have ended; whatever connects now does so with what was renewed.
+    patiently("the first certificates to end", std::time::Duration::from_secs(60), || {
+        (begun.elapsed().as_secs() > 60).then_some(())
+    });
+    let _ = cluster.cellar(&["rebuild", "zone2"]);
+    let _ = cluster.backup("zone2", "full");
+    cluster.wait_streaming("zone2");
+    assert_eq!(read(&key), kept, "a renewal keeps the key");
+    assert!(!cluster.directory().join("zone2/tls.previous").exists());
+    // A process that starts now finds what is valid.
+    cellar_tests::kill_hard(cluster.pid("pid/multiadmin.pid"));
+    cellar_tests::kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+    let _ = cluster.cellar(&["up"]);
+    let _ = cluster.backup("zone2", "incr");
+    // Revocation goes on to work with a certificate that the delegate has signed, and spares the others.
+    let path = cluster.directory().join("zone2/tls/pooler.crt").display().to_string();
+    let _ = cluster.cellar(&["certs", "revoke", &serials(&cluster)[&path]]);
+    let _ = cluster.cellar(&["rebuild", "zone2"]);
+    let _ = cluster.backup("zone2", "incr");
+    load.end();
+}
