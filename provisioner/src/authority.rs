@@ -92,10 +92,10 @@ impl Cluster {
     ///
     /// A reader that checks lists wants one of each authority, and etcd reads only the first one: so each has
     /// all serial numbers.
-    pub(crate) fn sign_revoked(&self, more: Option<&str>) -> Result<String> {
+    pub(crate) fn sign_revoked(&self, more: &[String]) -> Result<String> {
         let mut revoked = self.revoked()?;
-        if let Some(serial) = more {
-            revoked.entry(serial.to_owned()).or_insert_with(SystemTime::now);
+        for serial in more {
+            revoked.entry(serial.clone()).or_insert_with(SystemTime::now);
         }
         let mut lists = String::new();
         for signer in self.signers()? {
@@ -115,7 +115,7 @@ impl Cluster {
     pub(crate) fn install_etcd_revocations(&self) -> Result<()> {
         let lists = match read(&self.revocations_file())? {
             Some(lists) => lists,
-            None => self.sign_revoked(None)?,
+            None => self.sign_revoked(&[])?,
         };
         install_revocations(&self.etcd_tls(), &lists, self.owner())?;
         Ok(())

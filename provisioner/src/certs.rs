@@ -11,7 +11,7 @@ use cellar_tls::{
 use nix::unistd::{Uid, User};
 
 use crate::cluster::{Cluster, HOST};
-use crate::error::Result;
+use crate::error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
 
 /// multiadmin's certificate and key in its directory.
@@ -110,6 +110,13 @@ impl Cluster {
     ) -> Result<CertificateInfo> {
         let ca = Ca::load(&self.layout.ca())?;
         let mut request = LeafRequest::operator(&self.state.cluster, role, name)?;
+        if request.common_name == self.provisioner_request()?.common_name {
+            return Err(ProvisionError::Argument {
+                argument: "--name",
+                value: name.to_owned(),
+                reason: "etcd's administrator is called so: choose another".to_owned(),
+            });
+        }
         if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
             request = request.with_lifetime(lifetime);
         }
@@ -117,9 +124,25 @@ impl Cluster {
         let what = format!("{role} {name}");
         let set =
             CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
-        set.ensure(&ca, &self.trusted()?)?;
+        let certificate = directory.join(CLIENT_CERTIFICATE);
+        let revoked = self.revoked()?;
+        match CertificateInfo::from_file(&certificate) {
+            // Whoever has it has its key.
+            Ok(present) if revoked.contains_key(&present.serial) => set.renew(&ca, &self.trusted()?)?,
+            _ => set.ensure(&ca, &self.trusted()?)?,
+        }
         replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
-        Ok(CertificateInfo::from_file(&directory.join(CLIENT_CERTIFICATE))?)
+        let info = CertificateInfo::from_file(&certificate)?;
+        // Its holder takes it elsewhere; what is known of it here is what one needs to revoke it.
+        let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;
+        make_directory(&self.issued(), 0o700, None)?;
+        replace(&self.issued().join(format!("{}.crt", info.serial)), &text, 0o644, None)?;
+        Ok(info)
+    }
+
+    /// Copies of what was issued to people and programs.
+    fn issued(&self) -> PathBuf {
+        self.layout.ca().join("issued")
     }
 
     /// Every certificate that the cluster's directory holds, in the order of its paths.
@@ -129,6 +152,7 @@ impl Cluster {
         let mut directories: Vec<PathBuf> = sets.into_iter().map(|set| set.directory).collect();
         let signers = [self.layout.ca(), self.signing()];
         directories.extend(signers.clone());
+        directories.push(self.issued());
         let files = directories
             .iter()
             .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
