@@ -93,3 +93,13 @@ fn i_lost_the_cell_of_a_standby() {
 fn i_lost_the_cell_of_the_primary() {
     let _ = walk("lost-cell", "primary");
 }
+
+#[test]
+fn a_programs_key_was_stolen() {
+    let _ = walk("stolen-key", "person");
+}
+
+#[test]
+fn a_cells_key_was_stolen() {
+    let _ = walk("stolen-key", "cell");
+}
