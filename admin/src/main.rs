@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use cellar_admin::{Admin, AuditLog, Leading, dial_with_tls, serve};
+use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, dial_with_tls, serve};
 use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_tls::{
-    CA_CERTIFICATE, ClientTls, Guard, MtlsListener, ReloadableServerConfig, Reloaded, Revoked, ServerFiles,
-    Stamps, TlsError, install_ring_provider, read_revocations,
+    CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
+    SERVER_CERTIFICATE, SERVER_KEY, ServerFiles, Stamps, TlsError, install_ring_provider, read_revocations,
 };
 use cellar_topology::{EtcdKv, Store};
 use clap::Parser;
@@ -42,6 +42,16 @@ struct Arguments {
     /// Where the gRPC API listens.
     #[arg(long)]
     listen: SocketAddr,
+    /// Directory with ca.crt and ca.key of one who signs for the authority: certificates that have lived two thirds of
+    /// their time are renewed. Without it, `cellar certs rotate` must.
+    #[arg(long)]
+    signing_dir: Option<PathBuf>,
+    /// How long renewed certificates are valid, seconds.
+    #[arg(long, default_value_t = LEAF_LIFETIME.as_secs(), requires = "signing_dir")]
+    cert_lifetime: u64,
+    /// The TLS directory of an etcd member on this host, whose certificates are renewed as well.
+    #[arg(long, requires = "signing_dir")]
+    etcd_tls_dir: Option<PathBuf>,
     /// File that names this process and is locked while it lives.
     #[arg(long)]
     pid_file: PathBuf,
@@ -70,7 +80,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { cluster, etcd, tls_dir, listen, audit_log, .. } = arguments;
+    let Arguments {
+        cluster, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
+    } = arguments;
     let audit = AuditLog::open(&audit_log)?;
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
@@ -78,16 +90,39 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
     let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
-    let leading = Leading::start(&admin, identity());
+    let identity = identity();
+    let leading = Leading::start(&admin, identity.clone());
     if !admin.ready(START_PATIENCE).await {
         tracing::warn!("etcd does not answer; serving UNAVAILABLE until it does");
     }
     let listener = MtlsListener::bind(listen, config.clone()).await?;
     tracing::info!(%cluster, listen = %listener.local_addr()?, "multiadmin serves");
     let revoked = Revoked::default();
-    let certificates =
-        Certificates { admin: admin.clone(), config, etcd: kv, host, tls_dir, revoked: revoked.clone() };
-    let reloading = tokio::spawn(certificates.watch());
+    let certificates = Certificates {
+        admin: admin.clone(),
+        config,
+        etcd: kv,
+        host,
+        tls_dir: tls_dir.clone(),
+        revoked: revoked.clone(),
+    };
+    let mut caring = vec![tokio::spawn(certificates.watch())];
+    if let Some(signing_dir) = signing_dir {
+        let mut own = vec![OwnCertificates {
+            directory: tls_dir.clone(),
+            key: FILES[2].to_owned(),
+            certificates: vec![FILES[1].to_owned()],
+        }];
+        own.extend(etcd_tls_dir.map(|directory| OwnCertificates {
+            directory,
+            key: SERVER_KEY.to_owned(),
+            certificates: vec![SERVER_CERTIFICATE.to_owned(), "peer.crt".to_owned()],
+        }));
+        let lifetime = Duration::from_secs(cert_lifetime);
+        let renewal =
+            Renewal { admin: admin.clone(), cluster: cluster.clone(), identity, signing_dir, lifetime, own };
+        caring.push(tokio::spawn(renewal.keep()));
+    }
     let shutdown = async {
         if let Err(error) = shutdown_requested().await {
             tracing::error!(%error, "cannot listen for signals");
@@ -96,7 +131,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let guard = Guard::new(cluster, revoked, cellar_api::status_of);
     let served = serve(admin, listener.incoming(), guard, shutdown).await;
-    reloading.abort();
+    caring.iter().for_each(tokio::task::JoinHandle::abort);
     leading.resign().await;
     served.context("multiadmin ended")
 }

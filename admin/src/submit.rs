@@ -24,6 +24,14 @@ const ATTEMPTS: u32 = 64;
 /// How long the answer may wait for the mirror to show what was just written.
 pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
+const STATUS_AGE: Duration = Duration::from_millis(1500);
+
+/// Whether a refusal rests on how instances are connected, of which a status may not tell yet.
+fn may_be_old_news(code: Code) -> bool {
+    matches!(code, Code::WrongPrimary | Code::NoPrimary)
+}
+
 /// A request for a job, parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -172,7 +180,14 @@ impl Admin {
             if thorough && let Some(stored) = recorded().await? {
                 return self.answer(wanted, &stored, id, new_id);
             }
-            let planned = self.attempt(wanted, new_id);
+            let mut planned = self.attempt(wanted, new_id);
+            if planned.as_ref().is_err_and(|refusal| may_be_old_news(refusal.code)) {
+                // Whoever has just seen a rebuild or a restore succeed is not refused by the status of before.
+                let patience = STATUS_AGE.min(deadline.remaining());
+                let now = Timestamp::now();
+                let _ = self.mirror.wait_for(patience, |view| wanted.plan(view, new_id, now).is_ok()).await;
+                planned = self.attempt(wanted, new_id);
+            }
             let mut base = match planned {
                 Ok(base) => base,
                 Err(refusal) => {

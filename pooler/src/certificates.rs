@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cellar_model::{Pooler, timestamp_ms};
+use cellar_api::v1::InstallCertificatesRequest;
+use cellar_model::{Code, Pooler, Refusal, timestamp_ms};
 use cellar_postgres::{execute, reload, running};
 use cellar_tls::{
-    CertificateInfo, ClientTls, ProbeProtocol, REVOCATIONS, Reloaded, RevokedSerials, SERVER_CERTIFICATE,
-    Stamps, exchange_back, install_revocations, previous, probe, read_revocations,
+    CertificateInfo, ClientTls, KeyFile, ProbeProtocol, REVOCATIONS, Reloaded, RevokedSerials,
+    SERVER_CERTIFICATE, SERVER_KEY, Stamps, TlsError, exchange_back, forget_previous, install_renewed,
+    install_revocations, previous, probe, read_revocations,
 };
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
@@ -69,6 +71,10 @@ fn take_note(agent: &Agent, warned: &mut Option<u64>) {
         agent.say(|report| report.certificate_expiry = expiry);
     }
     let due = first.warning(SystemTime::now());
+    let warning = first.warning_text(SystemTime::now()).unwrap_or_default();
+    if agent.report.borrow().certificate_warning != warning {
+        agent.say(|report| report.certificate_warning = warning);
+    }
     if due.is_some() && due != *warned {
         tracing::warn!(
             serial = first.serial,
@@ -81,11 +87,14 @@ fn take_note(agent: &Agent, warned: &mut Option<u64>) {
 
 /// Takes the files up everywhere.
 async fn take_up(agent: &Agent) -> Result<(), String> {
+    let tls = agent.layout.tls();
     let problem = match apply(agent).await {
-        Ok(()) => return Ok(()),
+        Ok(()) => {
+            // A set that is not needed any more is a key that lies about.
+            return forget_previous(&tls).map_err(|error| error.to_string());
+        }
         Err(problem) => problem,
     };
-    let tls = agent.layout.tls();
     if !previous(&tls).exists() {
         tracing::error!(problem, "the new certificates are not taken up");
         return Err(problem);
@@ -167,6 +176,28 @@ async fn serves(
         }
         tokio::time::sleep(ASK).await;
     }
+}
+
+fn refused(error: &TlsError) -> Refusal {
+    Refusal::new(Code::InvalidArgument, error.to_string())
+}
+
+/// Proves possession of the cell's key, to be given renewed certificates.
+pub(crate) fn signing_request(agent: &Agent) -> Result<String, Refusal> {
+    let key = KeyFile::load_or_create(&agent.layout.tls().join(SERVER_KEY), None);
+    key.and_then(|key| key.signing_request()).map_err(|error| refused(&error))
+}
+
+/// Puts renewed certificates in the place of the present ones; they are taken up within a second or two.
+pub(crate) fn install(agent: &Agent, renewed: &InstallCertificatesRequest) -> Result<(), Refusal> {
+    let leaves = [
+        (SERVER_CERTIFICATE, renewed.server.as_str()),
+        ("pooler.crt", renewed.pooler.as_str()),
+        ("replication.crt", renewed.replication.as_str()),
+    ];
+    install_renewed(&agent.layout.tls(), SERVER_KEY, &leaves).map_err(|error| refused(&error))?;
+    tracing::info!("renewed certificates have come");
+    Ok(())
 }
 
 /// Refuses what is revoked from now on: in this process, in PostgreSQL, and on connections that stand already.

@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) certificate_expiry: Option<Timestamp>,
     /// Why new certificates are not in use.
     pub(crate) certificate_problem: String,
+    /// That a certificate ends soon.
+    pub(crate) certificate_warning: String,
 }
 
 /// The status as it should be in etcd now, without its time.
@@ -42,8 +44,11 @@ fn status(agent: &Agent) -> PoolerStatus {
         cell: agent.cell.clone(),
         epoch: agent.epoch.clone(),
         state: report.state,
-        // Of the two the instance is the more urgent one.
-        message: if report.message.is_empty() { report.certificate_problem } else { report.message },
+        // The most urgent one: there is room for one.
+        message: [report.message, report.certificate_problem, report.certificate_warning]
+            .into_iter()
+            .find(|message| !message.is_empty())
+            .unwrap_or_default(),
         role: Role::Unknown,
         system_identifier: None,
         timeline: None,

@@ -1,4 +1,4 @@
-//! The pooler's own gRPC service: what is too lively for etcd. Nothing here changes anything.
+//! The pooler's own gRPC service: what is too lively for etcd, and renewed certificates.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_server::{MultiPooler, MultiPoolerServer};
 use cellar_api::v1::{
-    Backup, BackupType, GetLiveStatusRequest, JobLogChunk, ListBackupsResponse, LiveStatus,
-    ReadBackupsRequest, ReadJobLogRequest, Role,
+    Backup, BackupType, GetLiveStatusRequest, InstallCertificatesRequest, InstallCertificatesResponse,
+    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest,
+    RequestCertificatesRequest, Role, SigningRequest,
 };
 use cellar_api::{DESCRIPTORS, wkt};
 use cellar_model::{BackupLabel, Code, JobId, Refusal};
@@ -21,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::certificates;
 use crate::config_files::write_bootstrap;
 use crate::evidence::log_path;
 
@@ -47,6 +49,8 @@ enum Question {
     Live(oneshot::Sender<Result<LiveStatus, Refusal>>),
     Backups(Option<BackupLabel>, oneshot::Sender<Result<ListBackupsResponse, Refusal>>),
     Log(JobId, oneshot::Sender<(PathBuf, bool)>),
+    SigningRequest(oneshot::Sender<Result<String, Refusal>>),
+    Install(InstallCertificatesRequest, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// Serves and answers, for ever.
@@ -60,6 +64,8 @@ pub(crate) async fn serve(agent: Rc<Agent>) {
         tokio::task::spawn_local(async move {
             match question {
                 Question::Live(to) => drop(to.send(live(&agent).await)),
+                Question::SigningRequest(to) => drop(to.send(certificates::signing_request(&agent))),
+                Question::Install(renewed, to) => drop(to.send(certificates::install(&agent, &renewed))),
                 Question::Backups(label, mut to) => {
                     let answer = async {
                         let turn = tokio::time::timeout(READ_TURN, readers.acquire()).await;
@@ -242,6 +248,24 @@ impl MultiPooler for Service {
         };
         let backups = self.ask(|to| Question::Backups(label, to)).await?;
         backups.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn request_certificates(
+        &self,
+        _: Request<RequestCertificatesRequest>,
+    ) -> Result<Response<SigningRequest>, Status> {
+        let pem = self.ask(Question::SigningRequest).await?;
+        pem.map(|pem| Response::new(SigningRequest { pem }))
+            .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn install_certificates(
+        &self,
+        request: Request<InstallCertificatesRequest>,
+    ) -> Result<Response<InstallCertificatesResponse>, Status> {
+        let done = self.ask(|to| Question::Install(request.into_inner(), to)).await?;
+        done.map(|()| Response::new(InstallCertificatesResponse {}))
+            .map_err(|refusal| cellar_api::status_of(&refusal))
     }
 
     type ReadJobLogStream = ReceiverStream<Result<JobLogChunk, Status>>;

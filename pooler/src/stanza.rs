@@ -78,8 +78,9 @@ fn half_made(repo: &Path, stanza: &str) -> Option<PathBuf> {
         // What cannot be looked at is not empty.
         Err(_) => return None,
     };
+    // Files come under a temporary name first: `backup.info.pgbackrest.tmp` of a killed process is no trace.
     let of_a_backup = |name: &str| {
-        name.starts_with("backup.info") || name == "latest" || name.parse::<BackupLabel>().is_ok()
+        ["backup.info", "backup.info.copy", "latest"].contains(&name) || name.parse::<BackupLabel>().is_ok()
     };
     let untouched =
         traces.iter().all(|entry| entry.file_name().to_str().is_some_and(|name| !of_a_backup(name)));
@@ -104,6 +105,8 @@ mod tests {
         );
         std::fs::create_dir_all(&backup).unwrap();
         assert_eq!(half_made(repo.path(), "app"), Some(archive.clone()), "killed before backup.info");
+        std::fs::write(backup.join("backup.info.pgbackrest.tmp"), "x").unwrap();
+        assert_eq!(half_made(repo.path(), "app"), Some(archive.clone()), "killed while it wrote backup.info");
         for trace in ["backup.info", "backup.info.copy", "20260301-101500F"] {
             std::fs::write(backup.join(trace), "x").unwrap();
             assert_eq!(half_made(repo.path(), "app"), None, "{trace}");

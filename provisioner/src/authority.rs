@@ -9,13 +9,13 @@ use std::time::SystemTime;
 
 use cellar_model::{Key, RevocationList};
 use cellar_tls::{
-    CA_CERTIFICATE, Ca, REVOCATIONS, RevokedSerials, install_revocations, previous, read_revocations,
-    sign_revocations,
+    CA_CERTIFICATE, Ca, REVOCATIONS, RevokedSerials, generate_delegate, install_revocations, previous,
+    read_revocations, sign_revocations,
 };
 
 use crate::cluster::Cluster;
 use crate::error::{ProvisionError, Result};
-use crate::file::replace;
+use crate::file::{make_directory, replace};
 
 /// Where the authority that is on its way out has its certificate.
 pub(crate) const OLD_AUTHORITY: &str = "old.crt";
@@ -64,6 +64,22 @@ impl Cluster {
         Ok(signers)
     }
 
+    /// Where the pair lies with which multiadmin renews certificates.
+    pub(crate) fn signing(&self) -> PathBuf {
+        self.layout.root().join("signing")
+    }
+
+    /// Makes that pair, if multiadmin is to have one.
+    pub(crate) fn issue_delegate(&self, ca: &Ca) -> Result<()> {
+        if !self.state.renews {
+            return Ok(());
+        }
+        let (directory, owner) = (self.signing(), self.owner());
+        make_directory(&directory, 0o700, owner)?;
+        generate_delegate(ca, &directory, &self.state.cluster, owner)?;
+        Ok(())
+    }
+
     /// What is revoked.
     pub(crate) fn revoked(&self) -> Result<RevokedSerials> {
         match read(&self.revocations_file())? {
@@ -76,14 +92,20 @@ impl Cluster {
     ///
     /// A reader that checks lists wants one of each authority, and etcd reads only the first one: so each has
     /// all serial numbers.
-    pub(crate) fn sign_revoked(&self, more: Option<&str>) -> Result<String> {
+    pub(crate) fn sign_revoked(&self, more: &[String]) -> Result<String> {
         let mut revoked = self.revoked()?;
-        if let Some(serial) = more {
-            revoked.entry(serial.to_owned()).or_insert_with(SystemTime::now);
+        for serial in more {
+            revoked.entry(serial.clone()).or_insert_with(SystemTime::now);
         }
         let mut lists = String::new();
         for signer in self.signers()? {
             lists.push_str(&sign_revocations(&signer, &revoked)?);
+        }
+        if self.state.renews && self.signing().join(CA_CERTIFICATE).exists() {
+            // Its certificate comes along, so that readers who trust the authority can follow.
+            let delegate = Ca::load(&self.signing())?;
+            lists.push_str(&sign_revocations(&delegate, &revoked)?);
+            lists.push_str(delegate.pem());
         }
         replace(&self.revocations_file(), &lists, 0o644, None)?;
         Ok(lists)
@@ -93,7 +115,7 @@ impl Cluster {
     pub(crate) fn install_etcd_revocations(&self) -> Result<()> {
         let lists = match read(&self.revocations_file())? {
             Some(lists) => lists,
-            None => self.sign_revoked(None)?,
+            None => self.sign_revoked(&[])?,
         };
         install_revocations(&self.etcd_tls(), &lists, self.owner())?;
         Ok(())

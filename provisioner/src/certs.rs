@@ -1,7 +1,7 @@
 //! The certificates of a local cluster. The authority's key stays in `<dir>/ca`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cellar_model::{CellName, OperatorRole};
 use cellar_tls::{
@@ -11,7 +11,7 @@ use cellar_tls::{
 use nix::unistd::{Uid, User};
 
 use crate::cluster::{Cluster, HOST};
-use crate::error::Result;
+use crate::error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
 
 /// multiadmin's certificate and key in its directory.
@@ -110,6 +110,13 @@ impl Cluster {
     ) -> Result<CertificateInfo> {
         let ca = Ca::load(&self.layout.ca())?;
         let mut request = LeafRequest::operator(&self.state.cluster, role, name)?;
+        if request.common_name == self.provisioner_request()?.common_name {
+            return Err(ProvisionError::Argument {
+                argument: "--name",
+                value: name.to_owned(),
+                reason: "etcd's administrator is called so: choose another".to_owned(),
+            });
+        }
         if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
             request = request.with_lifetime(lifetime);
         }
@@ -117,9 +124,25 @@ impl Cluster {
         let what = format!("{role} {name}");
         let set =
             CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
-        set.ensure(&ca, &self.trusted()?)?;
+        let certificate = directory.join(CLIENT_CERTIFICATE);
+        let revoked = self.revoked()?;
+        match CertificateInfo::from_file(&certificate) {
+            // Whoever has it has its key.
+            Ok(present) if revoked.contains_key(&present.serial) => set.renew(&ca, &self.trusted()?)?,
+            _ => set.ensure(&ca, &self.trusted()?)?,
+        }
         replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
-        Ok(CertificateInfo::from_file(&directory.join(CLIENT_CERTIFICATE))?)
+        let info = CertificateInfo::from_file(&certificate)?;
+        // Its holder takes it elsewhere; what is known of it here is what one needs to revoke it.
+        let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;
+        make_directory(&self.issued(), 0o700, None)?;
+        replace(&self.issued().join(format!("{}.crt", info.serial)), &text, 0o644, None)?;
+        Ok(info)
+    }
+
+    /// Copies of what was issued to people and programs.
+    fn issued(&self) -> PathBuf {
+        self.layout.ca().join("issued")
     }
 
     /// Every certificate that the cluster's directory holds, in the order of its paths.
@@ -127,7 +150,9 @@ impl Cluster {
     pub fn certificates(&self) -> Vec<ListedCertificate> {
         let sets = self.certificate_sets().unwrap_or_default();
         let mut directories: Vec<PathBuf> = sets.into_iter().map(|set| set.directory).collect();
-        directories.push(self.layout.ca());
+        let signers = [self.layout.ca(), self.signing()];
+        directories.extend(signers.clone());
+        directories.push(self.issued());
         let files = directories
             .iter()
             .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
@@ -136,7 +161,8 @@ impl Cluster {
             .filter(|path| path.extension().is_some_and(|end| end == "crt"))
             .collect();
         // Copies of the authority's certificate are everywhere; one is enough.
-        paths.retain(|path| !path.ends_with(CA_CERTIFICATE) || path.starts_with(self.layout.ca()));
+        let signs = |path: &PathBuf| signers.iter().any(|signer| path.parent() == Some(signer));
+        paths.retain(|path| !path.ends_with(CA_CERTIFICATE) || signs(path));
         paths.sort();
         let read = |path: PathBuf| {
             let info = CertificateInfo::from_file(&path).map_err(|error| error.to_string());
@@ -214,6 +240,25 @@ impl Cluster {
         ];
         let directory = self.layout.cell(cell).tls();
         self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// Renews the certificates of whoever works here with the authority's key at hand, when they are due: the
+    /// command line's and the provisioner's own. Nobody else could, and nobody should notice.
+    pub fn renew_operators(&self) {
+        let sets = [self.client_set(), self.provisioner_set()];
+        for set in sets.into_iter().flatten() {
+            let lasts = |path: PathBuf| {
+                CertificateInfo::from_file(&path).is_ok_and(|info| SystemTime::now() < info.renew_at())
+            };
+            if set.certificates().all(lasts) {
+                continue;
+            }
+            // Somebody who may use the certificate need not be able to read the authority's key; what is left of
+            // its life is told elsewhere (`certs list`).
+            if let (Ok(ca), Ok(trusted)) = (Ca::load(&self.layout.ca()), self.trusted()) {
+                let _ = set.ensure(&ca, &trusted);
+            }
+        }
     }
 
     /// etcd's certificates and revocation list, and the provisioner's own for talking to it.

@@ -135,6 +135,7 @@ impl Cluster {
 
     /// etcd, as the provisioner.
     pub(crate) async fn etcd(&self) -> Result<EtcdKv> {
+        self.renew_operators();
         let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
         Ok(EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?)
     }
@@ -159,6 +160,7 @@ impl Cluster {
     /// # Errors
     /// When the client directory cannot be used.
     pub fn admin(&self) -> Result<AdminClient> {
+        self.renew_operators();
         let tls = ClientTls::from_dir(&self.layout.client())?;
         let endpoint = tls.endpoint(&self.admin_address()?, Some(CALL_TIMEOUT))?;
         Ok(MultiAdminClient::new(endpoint.connect_lazy()))

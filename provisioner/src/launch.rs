@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cellar_daemon::running_pid;
 use cellar_model::{CellName, Ports};
-use cellar_tls::Ca;
+use cellar_tls::{Ca, LEAF_LIFETIME};
 use tokio::task::JoinSet;
 
 use crate::binaries;
@@ -99,6 +99,16 @@ impl Cluster {
             "--audit-log".to_owned(),
             self.audit_log().display().to_string(),
         ];
+        if self.state.renews {
+            let lifetime = self.state.cert_lifetime().unwrap_or(LEAF_LIFETIME).as_secs().to_string();
+            for (flag, value) in [
+                ("--signing-dir", self.signing().display().to_string()),
+                ("--cert-lifetime", lifetime),
+                ("--etcd-tls-dir", self.etcd_tls().display().to_string()),
+            ] {
+                arguments.extend([flag.to_owned(), value]);
+            }
+        }
         self.push_os_user(&mut arguments);
         self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)
     }
@@ -185,6 +195,7 @@ impl Cluster {
             }));
             begin(Box::new(|this, ca| {
                 this.issue_multiadmin(ca)?;
+                this.issue_delegate(ca)?;
                 this.issue_client(ca)?;
                 this.start_admin().map(Part::Admin)
             }));

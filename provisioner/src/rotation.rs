@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use cellar_model::Ports;
 use cellar_tls::{
     CA_CERTIFICATE, CA_KEY, Ca, CertificateInfo, ClientTls, KeyFile, LeafRequest, ProbeProtocol,
-    SERVER_CERTIFICATE, TlsError, exchange, forget_previous, generate_ca, issue, parse_serial, probe,
+    SERVER_CERTIFICATE, TlsError, exchange, forget_previous, generate_ca, issue, parse_serial, previous,
+    probe,
 };
 
 use crate::authority::OLD_AUTHORITY;
@@ -39,8 +40,9 @@ struct Door {
     what: String,
     address: SocketAddr,
     protocol: ProbeProtocol,
-    /// The certificate that it should serve.
-    certificate: PathBuf,
+    /// The serial number of the certificate that it should serve. Read once: a set that is not taken up comes back,
+    /// and what is served then would be what is in the file.
+    wanted: String,
 }
 
 /// Somebody who knocks at doors, with certificates that one authority has signed a moment ago.
@@ -108,9 +110,8 @@ impl Visitor {
             (_, Err(why)) => return Err(why),
             (_, Ok(())) => {}
         }
-        let wanted = CertificateInfo::from_file(&door.certificate).map_err(|error| error.to_string())?.serial;
-        if until == Until::Serves && found.served.serial != wanted {
-            return Err(format!("it serves the certificate {} and not yet {wanted}", found.served.serial));
+        if until == Until::Serves && found.served.serial != door.wanted {
+            return Err(format!("it serves the certificate {} and not {}", found.served.serial, door.wanted));
         }
         Ok(())
     }
@@ -124,11 +125,9 @@ impl Cluster {
             reason: "it is no IP address".to_owned(),
         };
         let ip = LISTEN.parse().map_err(bad)?;
-        let door = |what: String, port: u16, protocol, certificate: PathBuf| Door {
-            what,
-            address: SocketAddr::new(ip, port),
-            protocol,
-            certificate,
+        let door = |what: String, port: u16, protocol, certificate: PathBuf| -> Result<Door> {
+            let wanted = CertificateInfo::from_file(&certificate)?.serial;
+            Ok(Door { what, address: SocketAddr::new(ip, port), protocol, wanted })
         };
         let etcd = self.etcd_tls();
         let mut doors = vec![
@@ -137,19 +136,19 @@ impl Cluster {
                 self.port(Ports::ETCD_CLIENT)?,
                 ProbeProtocol::Grpc,
                 etcd.join(SERVER_CERTIFICATE),
-            ),
+            )?,
             door(
                 "etcd's peers".into(),
                 self.port(Ports::ETCD_PEER)?,
                 ProbeProtocol::Http,
                 etcd.join("peer.crt"),
-            ),
+            )?,
             door(
                 "multiadmin".into(),
                 self.port(Ports::ADMIN_GRPC)?,
                 ProbeProtocol::Grpc,
                 self.layout.multiadmin().join(ADMIN_CERTIFICATE),
-            ),
+            )?,
         ];
         for cell in &self.state.cells {
             let (card, tls) = (self.pooler(cell)?, self.layout.cell(&cell.name).tls());
@@ -160,7 +159,7 @@ impl Cluster {
                 ("pgBackRest", card.pgbackrest_port, ProbeProtocol::Pgbackrest, SERVER_CERTIFICATE),
             ];
             for (what, port, protocol, file) in ports {
-                doors.push(door(format!("{what} of cell {name}"), port, protocol, tls.join(file)));
+                doors.push(door(format!("{what} of cell {name}"), port, protocol, tls.join(file))?);
             }
         }
         Ok(doors)
@@ -208,7 +207,7 @@ impl Cluster {
     /// Tells everybody whom to trust. etcd reads that only at its start, so it is started again.
     async fn spread_trust(&self, deadline: Instant, steps: &Steps) -> Result<()> {
         let trusted = self.trusted()?;
-        let _ = self.sign_revoked(None)?;
+        let _ = self.sign_revoked(&[])?;
         for set in self.certificate_sets()? {
             set.trust(&trusted)?;
         }
@@ -225,6 +224,28 @@ impl Cluster {
     pub(crate) async fn renew_authority(&self, deadline: Instant, steps: &Steps) -> Result<()> {
         let directory = self.layout.ca();
         let (next, old) = (self.next_authority(), directory.join(OLD_AUTHORITY));
+        // The last step was interrupted: all that is left is to trust the old one no more.
+        if !previous(&directory).exists() || old.exists() || next.exists() {
+            self.sign_with_the_new(deadline, steps).await?;
+            self.renew_leaves(deadline, steps).await?;
+            remove(&old)?;
+        }
+        let before = previous(&directory);
+        let former = before.exists().then(|| Ca::load(&before)).transpose()?;
+        self.spread_trust(deadline, steps).await?;
+        self.wait_for_doors(&Ca::load(&directory)?, Until::Trusts, deadline).await?;
+        if let Some(former) = former {
+            self.wait_for_doors(&former, Until::Refuses, deadline).await?;
+        }
+        forget_previous(&directory)?;
+        steps.step("nobody trusts the old authority any more, and its key is gone");
+        Ok(())
+    }
+
+    /// The first half: a new authority that everybody trusts beside the old one, and that signs from then on.
+    async fn sign_with_the_new(&self, deadline: Instant, steps: &Steps) -> Result<()> {
+        let directory = self.layout.ca();
+        let (next, old) = (self.next_authority(), directory.join(OLD_AUTHORITY));
         if !old.exists() {
             let new = generate_ca(&next, &self.state.cluster)?;
             self.spread_trust(deadline, steps).await?;
@@ -239,18 +260,7 @@ impl Cluster {
             })?;
             steps.step("the new authority signs");
         }
-        self.renew_leaves(deadline, steps).await?;
-        let before = cellar_tls::previous(&directory);
-        let former = before.exists().then(|| Ca::load(&before)).transpose()?;
-        remove(&old)?;
-        self.spread_trust(deadline, steps).await?;
-        self.wait_for_doors(&Ca::load(&directory)?, Until::Trusts, deadline).await?;
-        if let Some(former) = former {
-            self.wait_for_doors(&former, Until::Refuses, deadline).await?;
-        }
-        forget_previous(&directory)?;
-        steps.step("nobody trusts the old authority any more, and its key is gone");
-        Ok(())
+        self.issue_delegate(&Ca::load(&directory)?)
     }
 }
 
@@ -276,7 +286,9 @@ pub async fn rotate(
 ) -> Result<Vec<crate::ListedCertificate>> {
     let deadline = Instant::now() + timeout;
     let (cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
-    let halfway = cluster.next_authority().exists() || cluster.layout.ca().join(OLD_AUTHORITY).exists();
+    let ca = cluster.layout.ca();
+    let halfway =
+        [cluster.next_authority(), ca.join(OLD_AUTHORITY), previous(&ca)].iter().any(|path| path.exists());
     if authority || halfway {
         if halfway {
             steps.step("the authority is being replaced: going on");
@@ -309,15 +321,19 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
             reason: "it is the authority's own: `cellar certs rotate --ca` replaces it".to_owned(),
         });
     }
-    let is_it = |path: PathBuf| CertificateInfo::from_file(&path).is_ok_and(|info| info.serial == serial);
+    let serial_of = |path: PathBuf| CertificateInfo::from_file(&path).map(|info| info.serial).ok();
+    let mut revoked = vec![serial.clone()];
     let sets = cluster.certificate_sets()?;
-    if let Some(set) = sets.iter().find(|set| set.certificates().any(is_it)) {
+    if let Some(set) = sets.iter().find(|set| set.certificates().filter_map(serial_of).any(|of| of == serial))
+    {
         steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
+        // Whoever has the key of one has that of the others.
+        revoked.extend(set.certificates().filter_map(serial_of));
         set.renew(&ca, &cluster.trusted()?)?;
         cluster.wait_for_doors(&ca, Until::Serves, deadline).await?;
         forget_previous(&set.directory)?;
     }
-    let _ = cluster.sign_revoked(Some(&serial))?;
+    let _ = cluster.sign_revoked(&revoked)?;
     cluster.publish_revoked().await?;
     Ok(serial)
 }

@@ -55,6 +55,9 @@ pub struct ClusterState {
     /// How long its certificates are valid, seconds; a year when it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_lifetime_seconds: Option<u64>,
+    /// Whether its multiadmin renews certificates by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renews: bool,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
@@ -87,6 +90,7 @@ impl ClusterState {
             os_user,
             bootstrap_cell,
             cert_lifetime_seconds: None,
+            renews: false,
             cells,
             repo_cipher: None,
         })

@@ -51,6 +51,8 @@ pub struct UpOptions {
     pub os_user: Option<String>,
     /// How long certificates are valid that are issued from now on.
     pub cert_lifetime: Option<Duration>,
+    /// Whether multiadmin is given a pair to renew them with; unchanged when absent.
+    pub renews: Option<bool>,
     /// Encrypts the repository of a new cluster; of one that is there it must be its own.
     pub passphrase: Option<Secret>,
     /// When to give up.
@@ -215,6 +217,9 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
     }
     if let Some(secret) = options.passphrase.as_ref().filter(|_| new) {
         cluster.remember_passphrase(secret)?;
+    }
+    if let Some(renews) = options.renews {
+        cluster.state.renews = renews;
     }
     cluster.state.save(&layout)?;
     steps.step(&format!(

@@ -119,6 +119,17 @@ impl CertificateInfo {
         Self::from_der(&der).map_err(|e| TlsError::bad_file(path, e.to_string()))
     }
 
+    /// Whether it is for the same party and the same uses.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.common_name == other.common_name
+            && self.uri == other.uri
+            && self.dns_names == other.dns_names
+            && self.ip_addresses == other.ip_addresses
+            && (self.server_auth, self.client_auth, self.authority)
+                == (other.server_auth, other.client_auth, other.authority)
+    }
+
     /// How long it is valid for, from start to end.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
@@ -138,6 +149,21 @@ impl CertificateInfo {
         let left = self.not_after.duration_since(now).unwrap_or_default().as_secs();
         let due = WARNINGS.into_iter().find(|days| left < days * 24 * 3600)?;
         (now >= self.renew_at()).then_some(due)
+    }
+
+    /// The same for a person: how long it lasts, and what to do.
+    #[must_use]
+    pub fn warning_text(&self, now: SystemTime) -> Option<String> {
+        let _ = self.warning(now)?;
+        let who = self.uri.as_ref().unwrap_or(&self.common_name);
+        let hours = self.not_after.duration_since(now).unwrap_or_default().as_secs() / 3600;
+        let when = match hours {
+            0 => "has ended or ends within the hour".to_owned(),
+            1..48 => format!("ends in {hours} hours"),
+            _ => format!("ends in {} days", hours / 24),
+        };
+        let cure = if self.authority { "`cellar certs rotate --ca`" } else { "`cellar certs rotate`" };
+        Some(format!("the certificate of {who} {when}: renew it with {cure}"))
     }
 
     /// Whether `now` lies within its validity.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use crate::file::{self, Owner};
-use crate::{HeldDirectory, Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
+use crate::{CA_CERTIFICATE, CertificateInfo, HeldDirectory, Identity, Result, TlsError};
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -64,6 +64,32 @@ pub fn exchange<E: From<TlsError>>(
     remove(&previous)?;
     fs::rename(&next, &previous).map_err(TlsError::io("keep", &previous))?;
     Ok(())
+}
+
+/// Puts renewed certificates (file name and PEM) for the same key into the place of those in `directory`.
+///
+/// # Errors
+/// When one does not fit the key, is not trusted, or says something else than the one that it replaces.
+pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> Result<()> {
+    exchange(directory, None, |next| {
+        let (secret, trusted) =
+            (file::read_own(&directory.join(key))?, file::read(&directory.join(CA_CERTIFICATE))?);
+        file::create(&next.join(key), &secret.text, KEY_MODE, None)?;
+        file::create(&next.join(CA_CERTIFICATE), &trusted, CERTIFICATE_MODE, None)?;
+        for (name, pem) in leaves {
+            let path = next.join(name);
+            file::create(&path, pem, CERTIFICATE_MODE, None)?;
+            let new = Identity::load(&next.join(CA_CERTIFICATE), &path, &next.join(key))?;
+            let old = CertificateInfo::from_file(&directory.join(name))?;
+            if !new.info().says_the_same_as(&old) {
+                return Err(TlsError::bad_file(
+                    &path,
+                    "it says something else than the one that it replaces",
+                ));
+            }
+        }
+        Ok(())
+    })
 }
 
 fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {

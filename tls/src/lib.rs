@@ -35,7 +35,7 @@ pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
 pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
 pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
-pub use exchange::{exchange, exchange_back, forget_previous, previous};
+pub use exchange::{exchange, exchange_back, forget_previous, install_renewed, previous};
 pub use file::Owner;
 pub use guard::{Guard, Guarded, OnRefused, Revoked, ToStatus};
 pub use held::HeldDirectory;

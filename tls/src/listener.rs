@@ -1,10 +1,13 @@
 //! Accepting connections: handshakes run beside each other, each with a
 //! deadline, and all of them together within a bound.
 //!
-//! A peer that connects and says nothing costs a slot for at most the
-//! deadline. When all slots are taken the oldest silent peer loses its own, so
-//! that idle connections, however many, never keep a good one waiting. The
-//! alternative, to stop accepting when full, would let anybody lock the door.
+//! A peer that connects and says nothing, or begins and does not go on, costs a
+//! slot for at most the deadline. When all slots are taken the oldest of those
+//! who are the more, the silent or the others, loses its own: neither idle
+//! connections nor stalled handshakes, however many, keep a good peer waiting,
+//! who has as long to speak, and again to finish, as it takes half the slots to
+//! fill. The alternative, to stop accepting when full, would let anybody lock
+//! the door.
 //!
 //! Connections whose peer has proven itself are counted, in all and by
 //! certificate. Here the newest is refused: the others are at work.
@@ -183,12 +186,23 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
     }
 }
 
-/// Ends the handshake least likely to become a connection: the oldest silent one, else the oldest.
+/// Ends the handshake least likely to become a connection.
 fn evict(pending: &mut VecDeque<Pending>) {
-    let victim = pending.iter().position(|p| !p.spoke.load(Ordering::Relaxed)).unwrap_or(0);
-    if let Some(victim) = pending.remove(victim) {
+    let spoke: Vec<bool> = pending.iter().map(|p| p.spoke.load(Ordering::Relaxed)).collect();
+    if let Some(victim) = victim(&spoke).and_then(|at| pending.remove(at)) {
         victim.task.abort();
     }
+}
+
+/// Which handshake has to go, given which peers have spoken, the oldest first.
+///
+/// The oldest of those who are the more. To prefer the silent always would be to turn away everybody whose first bytes
+/// are still on their way once stalled handshakes have taken all slots; to look at the age alone, those who are in the
+/// middle when a crowd comes.
+fn victim(spoke: &[bool]) -> Option<usize> {
+    let silent = spoke.iter().filter(|spoke| !**spoke).count();
+    let among = silent * 2 <= spoke.len();
+    spoke.iter().position(|spoke| *spoke == among)
 }
 
 /// What a handshake needs of its listener.
@@ -246,5 +260,21 @@ impl FailureLog {
         }
         tracing::warn!(%remote, reason, unlogged = self.unlogged, "refused a connection");
         *self = Self { last: Some(Instant::now()), unlogged: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::victim;
+
+    #[test]
+    fn the_oldest_of_the_many_has_to_go() {
+        let (spoke, silent) = (true, false);
+        assert_eq!(victim(&[]), None);
+        assert_eq!(victim(&[silent]), Some(0));
+        assert_eq!(victim(&[spoke]), Some(0));
+        assert_eq!(victim(&[spoke, silent, silent]), Some(1), "a handshake among idle connections stays");
+        assert_eq!(victim(&[silent, spoke, spoke]), Some(1), "a newcomer among stalled handshakes stays");
+        assert_eq!(victim(&[silent, spoke]), Some(1));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole};
 use rustls_pki_types::DnsName;
 
-use crate::{Result, TlsError};
+use crate::{CertificateInfo, Result, TlsError};
 
 /// How long a leaf certificate lives unless asked otherwise: one year.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -124,6 +124,21 @@ impl LeafRequest {
         }
         let role = role.as_str();
         Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
+    }
+
+    /// What an existing certificate says, to renew it.
+    #[must_use]
+    pub fn like(info: &CertificateInfo) -> Self {
+        Self {
+            common_name: info.common_name.clone(),
+            dns_names: info.dns_names.clone(),
+            ip_addresses: info.ip_addresses.clone(),
+            uri: info.uri.clone(),
+            server_auth: info.server_auth,
+            client_auth: info.client_auth,
+            lifetime: LEAF_LIFETIME,
+            valid_from: None,
+        }
     }
 
     /// Adds a host by which the server is reached: a DNS name or an IP address.

@@ -79,6 +79,20 @@ impl MultiPooler for FakePooler {
         Ok(Response::new(v1::ListBackupsResponse { backups, read_by: String::new() }))
     }
 
+    async fn request_certificates(
+        &self,
+        _: Request<v1::RequestCertificatesRequest>,
+    ) -> Result<Response<v1::SigningRequest>, Status> {
+        Err(Status::unimplemented("renewal is tested with real poolers"))
+    }
+
+    async fn install_certificates(
+        &self,
+        _: Request<v1::InstallCertificatesRequest>,
+    ) -> Result<Response<v1::InstallCertificatesResponse>, Status> {
+        Err(Status::unimplemented("renewal is tested with real poolers"))
+    }
+
     async fn read_job_log(
         &self,
         request: Request<v1::ReadJobLogRequest>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_provisioner::DEFAULT_CLUSTER;
+use cellar_provisioner::{Cluster, DEFAULT_CLUSTER};
 use cellar_tls::ClientTls;
 use tonic::transport::Channel;
 
@@ -54,6 +54,11 @@ impl Global {
             }
             _ => Failure::Io { what: format!("read {}", endpoint.display()), source: error },
         })?;
+        if self.client_dir.is_none()
+            && let Ok(cluster) = Cluster::open(&directory)
+        {
+            cluster.renew_operators();
+        }
         let hint = format!(
             "start what does not run with `cellar up --dir {}`; multiadmin's log is {}",
             directory.display(),

@@ -146,6 +146,8 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/RequestCertificates", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/InstallCertificates", Needs::Multiadmin, Mutates),
 ];
 
 /// Services that are not ours: they say that somebody lives, and what the methods are called.

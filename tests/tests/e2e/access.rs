@@ -42,5 +42,10 @@ fn each_role_may_what_its_certificate_says() {
     // Who has what is listed with serial and end.
     let listed = cluster.cellar(&["certs", "list"]);
     assert!(listed.contains("spiffe://demo/pooler/app/zone1") && listed.contains("ca/ca.crt"), "{listed}");
+    assert!(listed.contains("spiffe://demo/operator/ci"), "what was given out is not known: {listed}");
+    let out = cluster.directory().join("given-root").display().to_string();
+    let taken = ["certs", "issue", "--role", "admin", "--name", "provisioner", "--out", &out];
+    let refused = cluster.try_cellar(&taken).refused(2);
+    assert!(refused.contains("choose another"), "{refused}");
     assert_eq!(cluster.sql("zone1", "SELECT pg_is_in_recovery()"), "f", "nothing was restored");
 }

@@ -139,18 +139,21 @@ fn keys_certificates_and_the_authority_are_replaced_under_load() {
 #[test]
 fn a_new_authority_is_finished_by_the_next_run() {
     let cluster = Cluster::up("zone1,zone2");
-    // Killed at two places: as the new authority is trusted, and once it signs.
-    for until in ["ca/next/ca.crt", "ca/old.crt"] {
+    let there = |file: &str| cluster.directory().join(file).exists();
+    // Killed as the new authority is trusted, once it signs, and as the old one is trusted no more.
+    let stages: [(&str, &dyn Fn() -> bool); 3] = [
+        ("trusted", &|| there("ca/next/ca.crt")),
+        ("signing", &|| there("ca/old.crt")),
+        ("alone", &|| there("ca.previous") && !there("ca/old.crt")),
+    ];
+    for (until, reached) in stages {
         let authority = read(&cluster.directory().join("ca/ca.crt"));
         let mut rotation = cluster.command(&["certs", "rotate", "--ca"]);
         let mut child = rotation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
         patiently("the rotation to come so far", std::time::Duration::from_secs(60), || {
-            let there = cluster.directory().join(until).exists();
-            assert!(
-                there || child.try_wait().expect("a child").is_none(),
-                "it ended before {until} was there"
-            );
-            there.then_some(())
+            let ended = child.try_wait().expect("a child").is_some();
+            assert!(!ended, "it ended before the new authority was {until}");
+            reached().then_some(())
         });
         child.kill().expect("it runs");
         let _ = child.wait();
@@ -159,10 +162,7 @@ fn a_new_authority_is_finished_by_the_next_run() {
         let _ = cluster.backup("zone2", "full");
         let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
         assert_ne!(read(&cluster.directory().join("ca/ca.crt")), authority);
-        assert!(
-            !cluster.directory().join("ca/next").exists() && !cluster.directory().join("ca/old.crt").exists()
-        );
-        assert!(!cluster.directory().join("ca.previous").exists());
+        assert!(!["ca/next", "ca/old.crt", "ca.previous", "ca.next"].into_iter().any(there));
         let _ = cluster.backup("zone2", "incr");
     }
 }
@@ -229,8 +229,10 @@ fn a_revoked_certificate_opens_nothing() {
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });
     let _ = list(&good).ok();
-    let refused = cluster.etcdctl_as("given-stolen/client.crt", "given-stolen/client.key", &["get", "x"]);
-    assert_ne!(refused.code, 0, "{refused:?}");
+    // Issued again, it is a new one with a new key.
+    let (again, renewed) = issue("stolen");
+    assert_ne!(renewed, serial);
+    let _ = list(&again).ok();
 
     // A cell's own: it gets another one first, the connection of the old one is ended, and streaming goes on.
     let copy = cluster.directory().join("copied");
@@ -240,6 +242,9 @@ fn a_revoked_certificate_opens_nothing() {
     }
     let path = cluster.directory().join("zone2/tls/replication.crt").display().to_string();
     let serial = serials(&cluster)[&path].clone();
+    let cells = ["get", "--prefix", "/cellar/demo/cells/"];
+    let at_etcd = || cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
+    let _ = at_etcd().ok();
     let stream = receivers(&cluster);
     let _ = cluster.cellar(&["certs", "revoke", &serial]);
     patiently("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
@@ -259,6 +264,9 @@ fn a_revoked_certificate_opens_nothing() {
     let said =
         cellar_tests::run(std::process::Command::new("psql").args(["-XAtqc", "IDENTIFY_SYSTEM", &conninfo]));
     assert!(said.code != 0 && said.stderr.contains("certificate revoked"), "{said:?}");
+    // The other certificates of the same key are worth nothing either.
+    let refused = at_etcd();
+    assert!(refused.code != 0, "{refused:?}");
     let _ = cluster.backup("zone2", "full");
     // Nothing was started again, and a process that is started knows what is revoked without etcd.
     assert_eq!(
@@ -270,4 +278,45 @@ fn a_revoked_certificate_opens_nothing() {
     // The list outlives a rotation of the authority.
     let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
     let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn certificates_renew_themselves_before_they_end() {
+    let cluster = Cluster::new();
+    let arguments =
+        ["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--cert-lifetime", "60s", "--auto-renew"];
+    let _ = cluster.try_cellar(&arguments).ok();
+    cluster.load(2);
+    let load = Load::begin(&cluster);
+    let key = cluster.directory().join("zone2/tls/server.key");
+    let (first, kept) = (serials(&cluster), read(&key));
+    let lasts = |path: &str| path.ends_with("/ca.crt");
+    let begun = std::time::Instant::now();
+    patiently("every certificate to be renewed", std::time::Duration::from_secs(90), || {
+        // The command line's own are renewed when it talks to somebody.
+        let _ = cluster.cellar(&["status"]);
+        let now = serials(&cluster);
+        now.iter().all(|(path, serial)| lasts(path) || *serial != first[path]).then_some(())
+    });
+    assert!(begun.elapsed().as_secs() > 10, "they were renewed long before two thirds of their life");
+    // The first ones have ended; whatever connects now does so with what was renewed.
+    patiently("the first certificates to end", std::time::Duration::from_secs(60), || {
+        (begun.elapsed().as_secs() > 60).then_some(())
+    });
+    let _ = cluster.cellar(&["rebuild", "zone2"]);
+    let _ = cluster.backup("zone2", "full");
+    cluster.wait_streaming("zone2");
+    assert_eq!(read(&key), kept, "a renewal keeps the key");
+    assert!(!cluster.directory().join("zone2/tls.previous").exists());
+    // A process that starts now finds what is valid.
+    cellar_tests::kill_hard(cluster.pid("pid/multiadmin.pid"));
+    cellar_tests::kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+    let _ = cluster.cellar(&["up"]);
+    let _ = cluster.backup("zone2", "incr");
+    // Revocation goes on to work with a certificate that the delegate has signed, and spares the others.
+    let path = cluster.directory().join("zone2/tls/pooler.crt").display().to_string();
+    let _ = cluster.cellar(&["certs", "revoke", &serials(&cluster)[&path]]);
+    let _ = cluster.cellar(&["rebuild", "zone2"]);
+    let _ = cluster.backup("zone2", "incr");
+    load.end();
 }

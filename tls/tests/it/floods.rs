@@ -128,6 +128,40 @@ async fn handshakes_at_a_byte_a_time_delay_nobody() {
     served.answers().await;
 }
 
+/// Peers who begin a handshake and stall take every slot, and more of them come. Somebody whose first bytes are long
+/// on their way is then the only silent one, and must not be taken for idle.
+#[tokio::test]
+async fn handshakes_that_stall_do_not_keep_out_a_distant_client() {
+    const SLOTS: usize = 8;
+    let limits = HandshakeLimits { pending: SLOTS, ..HandshakeLimits::default() };
+    let served = Served::new(limits, ConnectionLimits::default(), ServerLimits::default()).await;
+    let mut config = served.client("distant").rustls_config().unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let hello = client_hello(unchecked_client(&served.world.server().authorities, None).unwrap());
+    let mut stalled = Vec::new();
+    for _ in 0..SLOTS {
+        stalled.push(stalls(served.address, &hello).await);
+    }
+    let distant = TcpStream::connect(served.address).await.unwrap();
+    for _ in 0..SLOTS / 2 {
+        stalled.push(stalls(served.address, &hello).await);
+    }
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream = within(connector.connect(name, distant)).await.unwrap();
+    stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+    within(stream.read_exact(&mut [0])).await.unwrap();
+    served.answers().await;
+}
+
+/// A connection whose handshake is under way, since the server has answered, and goes no further.
+async fn stalls(address: SocketAddr, hello: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(hello).await.unwrap();
+    within(socket.read_exact(&mut [0])).await.unwrap();
+    socket
+}
+
 /// The first message of a real client.
 fn client_hello(config: ClientConfig) -> Vec<u8> {
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();

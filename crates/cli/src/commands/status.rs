@@ -238,14 +238,29 @@ pub(crate) fn render_services(address: &str, processes: &[ProcessHealth]) -> Str
     text + "\n"
 }
 
+/// Certificates of the local cluster that end soon. Cells tell of their own.
+fn certificate_warnings(cluster: &cellar_provisioner::Cluster) -> Vec<String> {
+    let of_cell = |path: &std::path::Path| {
+        cluster.state.cells.iter().any(|cell| path.starts_with(cluster.layout.cell(&cell.name).root()))
+    };
+    let certificates = cluster.certificates();
+    let others = certificates.iter().filter(|certificate| !of_cell(&certificate.path));
+    others
+        .filter_map(|certificate| certificate.info.as_ref().ok()?.warning_text(std::time::SystemTime::now()))
+        .collect()
+}
+
 async fn render(target: &Target, global: &Global, poolers: &ListPoolersResponse) -> Outcome<String> {
     let local = if global.admin.is_none() { crate::local::open(global).ok() } else { None };
     let mut text = String::new();
     if let Some(cluster) = &local {
         text.push_str(&format!("cluster {} in {}\n", cluster.state.cluster, cluster.layout.root().display()));
     }
-    let processes = local.map_or_else(Vec::new, |cluster| cluster.processes());
+    let processes = local.as_ref().map_or_else(Vec::new, cellar_provisioner::Cluster::processes);
     text.push_str(&render_services(&target.address, &processes));
+    for warning in local.iter().flat_map(certificate_warnings) {
+        text.push_str(&format!("{warning}\n"));
+    }
     let wanted = super::database(global);
     let databases = databases(target).await?.databases;
     for view in &databases {

@@ -48,6 +48,12 @@ pub(crate) struct Up {
     /// How long certificates are valid that are issued from now on [default: 1 year]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     cert_lifetime: Option<Duration>,
+    /// Let multiadmin renew certificates at two thirds of their life
+    ///
+    /// It is given a pair of its own that signs on behalf of the authority, whose key stays where it is. Without, or
+    /// with `--auto-renew=false`, `cellar up` and `cellar certs rotate` renew them. Takes effect when multiadmin starts.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    auto_renew: Option<bool>,
     /// When to give up waiting
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     timeout: Duration,
@@ -123,6 +129,7 @@ impl Up {
             database: global.database.clone(),
             os_user: self.os_user,
             cert_lifetime: self.cert_lifetime,
+            renews: self.auto_renew,
             passphrase,
             timeout: self.timeout,
         };

@@ -1,0 +1,147 @@
+//! Renewing certificates that have lived two thirds of their time, when this multiadmin may sign.
+//!
+//! It signs with a pair that the authority has made for it, never with the authority's own key. A cell proves its key
+//! with a signing request, is given certificates that say what the topology says of it, and takes them up by itself.
+//! Renewal keeps keys: `cellar certs rotate` makes new ones.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use cellar_api::v1::{InstallCertificatesRequest, RequestCertificatesRequest};
+use cellar_model::{ClusterName, Pooler};
+use cellar_tls::{Ca, CertificateInfo, KeyFile, LeafRequest, TlsError, issue, sign_request};
+use jiff::Timestamp;
+
+use crate::admin::Admin;
+
+/// How often to look for what is due, at most; short-lived certificates are looked at twenty times in their life.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How long one cell may take to answer.
+const CALL: Duration = Duration::from_secs(10);
+
+/// A directory on this host whose certificates are renewed in place.
+#[derive(Debug)]
+pub struct OwnCertificates {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// File name of their key.
+    pub key: String,
+    /// Their file names.
+    pub certificates: Vec<String>,
+}
+
+/// Everything that renewing needs.
+#[derive(Debug)]
+pub struct Renewal {
+    /// The service, for the topology and the way to the poolers.
+    pub admin: Admin,
+    /// The cluster that certificates name.
+    pub cluster: ClusterName,
+    /// This process in `admins/leader`: only the leader renews what is not its own.
+    pub identity: String,
+    /// Where the pair lies that signs. Read each time: it is renewed too.
+    pub signing_dir: PathBuf,
+    /// How long renewed certificates are valid.
+    pub lifetime: Duration,
+    /// What is renewed on this host.
+    pub own: Vec<OwnCertificates>,
+}
+
+/// Whether a certificate that ends at `expiry` and was made for `lifetime` has lived two thirds of it, and one that
+/// ends with its signer would live longer.
+fn is_due(expiry: Timestamp, lifetime: Duration, signer_ends: SystemTime, now: SystemTime) -> bool {
+    let expiry = SystemTime::from(expiry);
+    now + lifetime / 3 >= expiry && signer_ends > expiry
+}
+
+impl Renewal {
+    /// Renews what is due, for ever.
+    pub async fn keep(self) {
+        loop {
+            tokio::time::sleep(LOOK.min(self.lifetime / 20)).await;
+            let ca = match Ca::load(&self.signing_dir) {
+                Ok(ca) => ca,
+                Err(error) => {
+                    tracing::error!(%error, "certificates cannot be renewed: `cellar up` makes a new signing pair");
+                    continue;
+                }
+            };
+            if let Err(error) = self.renew_own(&ca) {
+                tracing::error!(%error, "this host's certificates are not renewed");
+            }
+            for (pooler, expiry) in self.due(&ca) {
+                let (cell, database) = (&pooler.cell, &pooler.database);
+                match tokio::time::timeout(CALL, self.renew(&ca, &pooler)).await {
+                    Ok(Ok(())) => tracing::info!(%database, %cell, %expiry, "renewed the certificates"),
+                    Ok(Err(error)) => {
+                        tracing::warn!(%database, %cell, %expiry, error, "certificates are not renewed");
+                    }
+                    Err(_) => {
+                        tracing::warn!(%database, %cell, %expiry, "certificates are not renewed: no answer");
+                    }
+                }
+            }
+        }
+    }
+
+    fn due(&self, ca: &Ca) -> Vec<(Pooler, Timestamp)> {
+        let view = self.admin.view();
+        if view.admin_leader.as_ref() != Some(&self.identity) {
+            return Vec::new();
+        }
+        let ends = view.status.iter().filter_map(|(key, status)| Some((key, status.certificate_expiry?)));
+        let due =
+            ends.filter(|(_, expiry)| is_due(*expiry, self.lifetime, ca.info().not_after, SystemTime::now()));
+        due.filter_map(|(key, expiry)| Some((view.poolers.get(key)?.clone(), expiry))).collect()
+    }
+
+    async fn renew(&self, ca: &Ca, pooler: &Pooler) -> Result<(), String> {
+        let mut client = self.admin.pooler_client(pooler).map_err(|refusal| refusal.message)?;
+        let answer = client.request_certificates(RequestCertificatesRequest {}).await;
+        let proof = answer.map_err(|status| status.message().to_owned())?.into_inner().pem;
+        let signed = |request: LeafRequest| {
+            sign_request(ca, &request.with_lifetime(self.lifetime), &proof).map_err(|error| error.to_string())
+        };
+        let (cluster, host) = (&self.cluster, pooler.host.as_str());
+        let renewed = InstallCertificatesRequest {
+            server: signed(LeafRequest::pgbackrest(host))?,
+            pooler: signed(LeafRequest::pooler(cluster, &pooler.database, &pooler.cell, host))?,
+            replication: signed(LeafRequest::replication(cluster, &pooler.cell))?,
+        };
+        client.install_certificates(renewed).await.map(drop).map_err(|status| status.message().to_owned())
+    }
+
+    fn renew_own(&self, ca: &Ca) -> Result<(), TlsError> {
+        for own in &self.own {
+            for file in &own.certificates {
+                let path = own.directory.join(file);
+                let info = CertificateInfo::from_file(&path)?;
+                if SystemTime::now() < info.renew_at() || ca.info().not_after <= info.not_after {
+                    continue;
+                }
+                let key = KeyFile::load_or_create(&own.directory.join(&own.key), None)?;
+                issue(ca, &LeafRequest::like(&info).with_lifetime(self.lifetime), &key, &path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_thirds_of_a_life_are_enough() {
+        let minute = Duration::from_secs(60);
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (lifetime, expiry) = (6 * minute, Timestamp::try_from(start + 6 * minute).unwrap());
+        let later = start + 60 * minute;
+        assert!(!is_due(expiry, lifetime, later, start + 3 * minute));
+        assert!(is_due(expiry, lifetime, later, start + 4 * minute));
+        assert!(is_due(expiry, lifetime, later, start + 9 * minute));
+        // Nothing would be won.
+        assert!(!is_due(expiry, lifetime, start + 6 * minute, start + 5 * minute));
+    }
+}
