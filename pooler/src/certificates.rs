@@ -45,11 +45,7 @@ pub(crate) async fn watch(agent: Rc<Agent>) {
         tokio::time::sleep(LOOK).await;
         if stamps.changed() {
             // Files are replaced one after the other when only the authorities change: what fits is taken up.
-            let problem = take_up(&agent).await.err().unwrap_or_default();
-            if !problem.is_empty() {
-                // What came back is no news. Otherwise what was replaced meanwhile is.
-                let _ = stamps.changed();
-            }
+            let problem = take_up(&agent, &mut stamps).await.err().unwrap_or_default();
             agent.say(|report| report.certificate_problem = problem);
             warned = None;
             heed_revocations(&agent, true).await;
@@ -86,14 +82,16 @@ fn take_note(agent: &Agent, warned: &mut Option<u64>) {
 }
 
 /// Takes the files up everywhere.
-async fn take_up(agent: &Agent) -> Result<(), String> {
+async fn take_up(agent: &Agent, stamps: &mut Stamps) -> Result<(), String> {
     let tls = agent.layout.tls();
-    let problem = match apply(agent).await {
-        Ok(()) => {
+    let problem = loop {
+        match apply(agent).await {
             // A set that is not needed any more is a key that lies about.
-            return forget_previous(&tls).map_err(|error| error.to_string());
+            Ok(()) => return forget_previous(&tls).map_err(|error| error.to_string()),
+            // Replaced again while the last set was being taken up, which says nothing against the new one.
+            Err(_) if stamps.changed() => {}
+            Err(problem) => break problem,
         }
-        Err(problem) => problem,
     };
     if !previous(&tls).exists() {
         tracing::error!(problem, "the new certificates are not taken up");
@@ -101,6 +99,8 @@ async fn take_up(agent: &Agent) -> Result<(), String> {
     }
     tracing::error!(problem, "the new certificates are not taken up; the old ones come back");
     exchange_back(&tls).map_err(|error| format!("{problem}; and the old ones do not come back: {error}"))?;
+    // This change is our own; whatever comes after it is news.
+    let _ = stamps.changed();
     match apply(agent).await {
         Ok(()) => Err(format!("the new certificates were not taken up, the old ones are back: {problem}")),
         Err(again) => Err(format!("{problem}; nor are the old ones taken up: {again}")),

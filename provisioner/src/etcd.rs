@@ -76,6 +76,7 @@ impl Cluster {
             ("--peer-cert-file", file("peer.crt")),
             ("--peer-key-file", file("server.key")),
             ("--peer-trusted-ca-file", file("ca.crt")),
+            ("--peer-crl-file", file(REVOCATIONS)),
             // Without it whoever has any certificate of the cluster could speak as a member.
             ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
             ("--auto-compaction-mode", "periodic".to_owned()),

@@ -190,7 +190,7 @@ impl Ca {
         if !info.is_valid_at(SystemTime::now()) {
             return Err(TlsError::bad_file(
                 &path,
-                "the authority has expired or is not yet valid: check this host's clock, else replace it (`cellar certs rotate --ca`)",
+                "the authority has expired or is not yet valid: check this host's clock; if it has ended, stop the cluster (`cellar down`), move this directory aside and run `cellar up`, which makes a new one",
             ));
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, pair)

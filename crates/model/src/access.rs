@@ -87,7 +87,7 @@ pub enum Needs {
     Role(OperatorRole),
     /// A multiadmin.
     Multiadmin,
-    /// A multiadmin, or a pooler of the same database.
+    /// A multiadmin, or a pooler of the cluster.
     Peer,
     /// Anybody with a certificate that says who they are.
     Anybody,
