@@ -1,8 +1,8 @@
 # The front door. CI runs exactly `make ci`.
 
 CARGO ?= cargo
-# The end-to-end tests run real clusters; more than this many at once starves two cores.
-TEST_CLUSTERS ?= 2
+# The end-to-end tests run real clusters, which mostly wait; more than this many at once starves two cores.
+TEST_CLUSTERS ?= 3
 
 .PHONY: all build release demo down test e2e ci fmt lint layers docs bench clean deps
 

@@ -2,7 +2,7 @@
 -- PostgreSQL database dump
 --
 
-\restrict OOyEadv7ij0WjhYdIKH3WEseT2plwcq5UE4Jthp48l0vbz09WZg1ekGxlcucY0g
+\restrict yudN47BqGxd2QYrEcfO3PR5ZM7ns7x3qY7f6c2he03eqG6PcRudqrQcHutA2Ahb
 
 -- Dumped from database version 15.20 (Debian 15.20-0+deb12u1)
 -- Dumped by pg_dump version 15.20 (Debian 15.20-0+deb12u1)
@@ -1046,5 +1046,5 @@ COPY public.orders (id, what) FROM stdin;
 -- PostgreSQL database dump complete
 --
 
-\unrestrict OOyEadv7ij0WjhYdIKH3WEseT2plwcq5UE4Jthp48l0vbz09WZg1ekGxlcucY0g
+\unrestrict yudN47BqGxd2QYrEcfO3PR5ZM7ns7x3qY7f6c2he03eqG6PcRudqrQcHutA2Ahb
 
