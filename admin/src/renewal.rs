@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cellar_api::v1::{InstallCertificatesRequest, RequestCertificatesRequest};
+use cellar_api::v1::{GetSigningRequestRequest, InstallCertificatesRequest};
 use cellar_model::{ClusterName, Pooler};
 use cellar_tls::{Ca, CertificateInfo, KeyFile, LeafRequest, TlsError, issue, sign_request};
 use jiff::Timestamp;
@@ -98,7 +98,7 @@ impl Renewal {
 
     async fn renew(&self, ca: &Ca, pooler: &Pooler) -> Result<(), String> {
         let mut client = self.admin.pooler_client(pooler).map_err(|refusal| refusal.message)?;
-        let answer = client.request_certificates(RequestCertificatesRequest {}).await;
+        let answer = client.get_signing_request(GetSigningRequestRequest {}).await;
         let proof = answer.map_err(|status| status.message().to_owned())?.into_inner().pem;
         let signed = |request: LeafRequest| {
             sign_request(ca, &request.with_lifetime(self.lifetime), &proof).map_err(|error| error.to_string())

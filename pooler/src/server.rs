@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_server::{MultiPooler, MultiPoolerServer};
 use cellar_api::v1::{
-    Backup, BackupType, GetLiveStatusRequest, InstallCertificatesRequest, InstallCertificatesResponse,
-    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest,
-    RequestCertificatesRequest, Role, SigningRequest,
+    Backup, BackupType, GetLiveStatusRequest, GetSigningRequestRequest, InstallCertificatesRequest,
+    InstallCertificatesResponse, JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest,
+    ReadJobLogRequest, Role, SigningRequest,
 };
 use cellar_api::{DESCRIPTORS, wkt};
 use cellar_model::{BackupLabel, Code, JobId, Refusal};
@@ -250,9 +250,9 @@ impl MultiPooler for Service {
         backups.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
     }
 
-    async fn request_certificates(
+    async fn get_signing_request(
         &self,
-        _: Request<RequestCertificatesRequest>,
+        _: Request<GetSigningRequestRequest>,
     ) -> Result<Response<SigningRequest>, Status> {
         let pem = self.ask(Question::SigningRequest).await?;
         pem.map(|pem| Response::new(SigningRequest { pem }))

@@ -79,9 +79,9 @@ impl MultiPooler for FakePooler {
         Ok(Response::new(v1::ListBackupsResponse { backups, read_by: String::new() }))
     }
 
-    async fn request_certificates(
+    async fn get_signing_request(
         &self,
-        _: Request<v1::RequestCertificatesRequest>,
+        _: Request<v1::GetSigningRequestRequest>,
     ) -> Result<Response<v1::SigningRequest>, Status> {
         Err(Status::unimplemented("renewal is tested with real poolers"))
     }

@@ -12,8 +12,8 @@ use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::{CellName, ClusterName, DatabaseName};
 use cellar_tests::{Cluster, Finished, command_line, eventually, listening_of, run};
 use cellar_tls::{
-    Ca, ClientTls, KeyFile, LeafRequest, MtlsListener, OperatorRole, ProbeProtocol, ReloadableServerConfig,
-    ServerFiles, generate_ca, issue, probe, unchecked_client,
+    Ca, CertificateInfo, ClientTls, KeyFile, LeafRequest, MtlsListener, OperatorRole, ProbeProtocol,
+    ReloadableServerConfig, ServerFiles, generate_ca, issue, probe, unchecked_client,
 };
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
@@ -24,6 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 
 const HOST: &str = "localhost";
+
+/// The kind of a bad certificate that was good once.
+const REVOKED: &str = "one that is revoked";
 
 /// What listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +66,7 @@ impl Service {
 /// Every party of a cluster, and where it may come in.
 fn parties() -> Vec<(&'static str, LeafRequest, &'static [Service])> {
     let (cluster, database): (ClusterName, DatabaseName) = (cluster_name(), "app".parse().expect("a name"));
-    // TODO: etcd lets anybody of the cluster shake hands. Once it has users, only the first three have one.
+    // etcd shakes hands with anybody of the cluster, and asks in each request who it is: see `etcd_permissions`.
     vec![
         ("multiadmin", LeafRequest::multiadmin(&cluster, HOST), &[EtcdClient, Pooler]),
         ("a pooler", LeafRequest::pooler(&cluster, &database, &cell("zone2"), HOST), &[EtcdClient, Pooler]),
@@ -120,6 +123,11 @@ impl Forge {
         Card { certificate, key }
     }
 
+    /// A certificate that is good for the service until somebody revokes it; the same one each time.
+    fn revoked(&self, service: Service) -> Card {
+        self.card(&self.ca, &format!("{service:?}-revoked"), &service.guest())
+    }
+
     /// Certificates that are good for the service in everything but one thing, and what that is.
     ///
     /// A further kind is a further line.
@@ -132,6 +140,7 @@ impl Forge {
         };
         vec![
             ("no certificate", None),
+            (REVOKED, Some(self.revoked(service))),
             ("one of another authority", card(&self.other, "other", &right)),
             ("one that has expired", card(&self.ca, "expired", &from(now - 3 * HOUR))),
             ("one that is not valid yet", card(&self.ca, "early", &from(now + HOUR))),
@@ -250,12 +259,26 @@ fn every_port_opens_to_its_own_guests_only() {
     });
 
     let forge = Forge::new(&cluster);
+    for service in [EtcdClient, EtcdPeer, Multiadmin, Pooler, Postgres, Pgbackrest] {
+        let info = CertificateInfo::from_file(&forge.revoked(service).certificate).expect("a certificate");
+        let _ = cluster.cellar(&["certs", "revoke", &info.serial]);
+    }
+    // pgBackRest has no notion of revocation; everybody else hears of it within seconds.
+    let hears = |service: Service| service != Pgbackrest;
+    eventually("every server to refuse what is revoked", || {
+        let refuses = |(address, service): (&SocketAddr, &Service)| {
+            let (door, card) = (Door { service: *service, address: *address }, forge.revoked(*service));
+            !hears(*service) || in_runtime(knock(&cluster, door, Some(&card))).is_err()
+        };
+        known.iter().all(refuses)
+    });
     let mut faults = Vec::new();
     let mut tried = 0;
     in_runtime(async {
         for (address, service) in known {
             let door = Door { service, address };
-            let bad = forge.bad(service).into_iter().map(|(what, card)| (what, card, false));
+            let bad = forge.bad(service).into_iter();
+            let bad = bad.map(|(what, card)| (what, card, what == REVOKED && !hears(service)));
             let of_parties = parties().into_iter().map(|(what, request, welcome)| {
                 let card = forge.card(&forge.ca, what, &request);
                 (what, Some(card), welcome.contains(&service))
@@ -270,8 +293,7 @@ fn every_port_opens_to_its_own_guests_only() {
         }
     });
     assert_eq!(faults, Vec::<String>::new());
-    assert_eq!(tried, 9 * 14);
-    // A revoked certificate, a renewed one: see the tests of rotation.
+    assert_eq!(tried, 9 * 15);
     for cell in ["zone1", "zone2"] {
         assert!(
             cluster.status(cell).is_some_and(|status| status.message.is_empty()),
