@@ -2,7 +2,7 @@
 -- PostgreSQL database dump
 --
 
-\restrict yudN47BqGxd2QYrEcfO3PR5ZM7ns7x3qY7f6c2he03eqG6PcRudqrQcHutA2Ahb
+\restrict uutnTe0BOvFY5ofci7RUfO5QVJKyEWPAZ6rAdfEg4aR7qVYmcDtuVLgmHWSQTgG
 
 -- Dumped from database version 15.20 (Debian 15.20-0+deb12u1)
 -- Dumped by pg_dump version 15.20 (Debian 15.20-0+deb12u1)
@@ -1046,5 +1046,5 @@ COPY public.orders (id, what) FROM stdin;
 -- PostgreSQL database dump complete
 --
 
-\unrestrict yudN47BqGxd2QYrEcfO3PR5ZM7ns7x3qY7f6c2he03eqG6PcRudqrQcHutA2Ahb
+\unrestrict uutnTe0BOvFY5ofci7RUfO5QVJKyEWPAZ6rAdfEg4aR7qVYmcDtuVLgmHWSQTgG
 

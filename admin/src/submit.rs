@@ -1,9 +1,9 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, Job, JobId, JobKind, JobRecord, JobRequest, Key, Lock,
-    LockDecision, Refusal, RestoreParams, join, plan_backup, plan_confirm, plan_drill, plan_rebuild,
-    plan_restore, plan_restore_plan, plan_rollback,
+    BackupParams, CellName, Code, DEFAULT_MAX_LAG, DrillParams, InstanceState, Job, JobId, JobKind,
+    JobRecord, JobRequest, Key, Lock, LockDecision, Refusal, RestoreParams, join, plan_backup, plan_confirm,
+    plan_drill, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
 };
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
@@ -26,11 +26,6 @@ pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
 const STATUS_AGE: Duration = Duration::from_millis(1500);
-
-/// Whether a refusal rests on how instances are connected, of which a status may not tell yet.
-fn may_be_old_news(code: Code) -> bool {
-    matches!(code, Code::WrongPrimary | Code::NoPrimary)
-}
 
 /// A request for a job, parsed.
 #[derive(Debug, Clone)]
@@ -181,7 +176,7 @@ impl Admin {
                 return self.answer(wanted, &stored, id, new_id);
             }
             let mut planned = self.attempt(wanted, new_id);
-            if planned.as_ref().is_err_and(|refusal| may_be_old_news(refusal.code)) {
+            if planned.as_ref().is_err_and(|refusal| self.may_be_old_news(wanted, refusal.code)) {
                 // Whoever has just seen a rebuild or a restore succeed is not refused by the status of before.
                 let patience = STATUS_AGE.min(deadline.remaining());
                 let now = Timestamp::now();
@@ -232,6 +227,22 @@ impl Admin {
             }
         }
         Err(refusal::contended(&format!("the lock of database {database}")))
+    }
+
+    /// Whether a refusal rests on how instances are connected, or on one that starts, of which a status may not tell yet
+    /// that it has started.
+    fn may_be_old_news(&self, wanted: &Wanted, code: Code) -> bool {
+        let starts = |cell: &CellName| {
+            let view = self.view();
+            let mut of_cell = view.status.iter().filter(|((_, of), _)| of == cell);
+            of_cell
+                .any(|(_, status)| matches!(status.state, InstanceState::Starting | InstanceState::Seeding))
+        };
+        match code {
+            Code::WrongPrimary | Code::NoPrimary => true,
+            Code::CellDown => wanted.request.cell.as_ref().is_some_and(starts),
+            _ => false,
+        }
     }
 
     /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
