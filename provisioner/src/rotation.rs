@@ -40,9 +40,11 @@ struct Door {
     what: String,
     address: SocketAddr,
     protocol: ProbeProtocol,
-    /// The serial number of the certificate that it should serve. Read once: a set that is not taken up comes back,
-    /// and what is served then would be what is in the file.
-    wanted: String,
+    /// The file of the certificate that it should serve.
+    certificate: PathBuf,
+    /// The serial number that was in it as the door was looked up. A set that is not taken up comes back, and then
+    /// what is served is what is in the file, and still not new.
+    before: String,
 }
 
 /// Somebody who knocks at doors, with certificates that one authority has signed a moment ago.
@@ -110,8 +112,16 @@ impl Visitor {
             (_, Err(why)) => return Err(why),
             (_, Ok(())) => {}
         }
-        if until == Until::Serves && found.served.serial != door.wanted {
-            return Err(format!("it serves the certificate {} and not {}", found.served.serial, door.wanted));
+        if until == Until::Serves {
+            let filed =
+                CertificateInfo::from_file(&door.certificate).map_err(|error| error.to_string())?.serial;
+            let served = found.served.serial;
+            if served == door.before {
+                return Err(format!("it serves the old certificate {served}"));
+            }
+            if served != filed {
+                return Err(format!("it serves the certificate {served} and not yet {filed}"));
+            }
         }
         Ok(())
     }
@@ -126,8 +136,8 @@ impl Cluster {
         };
         let ip = LISTEN.parse().map_err(bad)?;
         let door = |what: String, port: u16, protocol, certificate: PathBuf| -> Result<Door> {
-            let wanted = CertificateInfo::from_file(&certificate)?.serial;
-            Ok(Door { what, address: SocketAddr::new(ip, port), protocol, wanted })
+            let before = CertificateInfo::from_file(&certificate)?.serial;
+            Ok(Door { what, address: SocketAddr::new(ip, port), protocol, certificate, before })
         };
         let etcd = self.etcd_tls();
         let mut doors = vec![
@@ -166,11 +176,11 @@ impl Cluster {
     }
 
     /// Waits until every door is as it should be.
-    async fn wait_for_doors(&self, ca: &Ca, until: Until, deadline: Instant) -> Result<()> {
+    async fn wait_for(&self, doors: &[Door], ca: &Ca, until: Until, deadline: Instant) -> Result<()> {
         let visitor = Visitor::new(self, ca)?;
-        for door in self.doors()? {
+        for door in doors {
             let begun = Instant::now();
-            while let Err(why) = visitor.finds(&door, until).await {
+            while let Err(why) = visitor.finds(door, until).await {
                 if Instant::now() >= deadline {
                     let log = self.layout.log();
                     return Err(ProvisionError::NoAnswer {
@@ -191,12 +201,12 @@ impl Cluster {
     /// New keys and certificates everywhere, and proof that they are served.
     pub(crate) async fn renew_leaves(&self, deadline: Instant, steps: &Steps) -> Result<()> {
         let (ca, trusted) = (Ca::load(&self.layout.ca())?, self.trusted()?);
-        let sets = self.certificate_sets()?;
+        let (sets, doors) = (self.certificate_sets()?, self.doors()?);
         for set in &sets {
             set.renew(&ca, &trusted)?;
         }
         steps.step(&format!("{} sets of keys and certificates are replaced", sets.len()));
-        self.wait_for_doors(&ca, Until::Serves, deadline).await?;
+        self.wait_for(&doors, &ca, Until::Serves, deadline).await?;
         steps.step("every server serves its new certificate");
         for set in &sets {
             forget_previous(&set.directory)?;
@@ -233,9 +243,9 @@ impl Cluster {
         let before = previous(&directory);
         let former = before.exists().then(|| Ca::load(&before)).transpose()?;
         self.spread_trust(deadline, steps).await?;
-        self.wait_for_doors(&Ca::load(&directory)?, Until::Trusts, deadline).await?;
+        self.wait_for(&self.doors()?, &Ca::load(&directory)?, Until::Trusts, deadline).await?;
         if let Some(former) = former {
-            self.wait_for_doors(&former, Until::Refuses, deadline).await?;
+            self.wait_for(&self.doors()?, &former, Until::Refuses, deadline).await?;
         }
         forget_previous(&directory)?;
         steps.step("nobody trusts the old authority any more, and its key is gone");
@@ -249,7 +259,7 @@ impl Cluster {
         if !old.exists() {
             let new = generate_ca(&next, &self.state.cluster)?;
             self.spread_trust(deadline, steps).await?;
-            self.wait_for_doors(&new, Until::Trusts, deadline).await?;
+            self.wait_for(&self.doors()?, &new, Until::Trusts, deadline).await?;
             steps.step("every server trusts the old authority and the new one");
             let present = Ca::load(&directory)?;
             exchange(&directory, None, |to| -> Result<()> {
@@ -329,8 +339,10 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
         // Whoever has the key of one has that of the others.
         revoked.extend(set.certificates().filter_map(serial_of));
+        let mut doors = cluster.doors()?;
+        doors.retain(|door| door.certificate.starts_with(&set.directory));
         set.renew(&ca, &cluster.trusted()?)?;
-        cluster.wait_for_doors(&ca, Until::Serves, deadline).await?;
+        cluster.wait_for(&doors, &ca, Until::Serves, deadline).await?;
         forget_previous(&set.directory)?;
     }
     let _ = cluster.sign_revoked(&revoked)?;

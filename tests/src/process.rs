@@ -74,8 +74,29 @@ pub fn is_alive(pid: i32) -> bool {
 #[must_use]
 #[track_caller]
 pub fn rss_kib(pid: i32) -> u32 {
+    kib_of_status(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has ever had, in KiB.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+#[track_caller]
+pub fn peak_rss_kib(pid: i32) -> u32 {
+    kib_of_status(pid, "VmHWM:")
+}
+
+/// How many file descriptors a process has open; none when it is gone.
+#[must_use]
+pub fn open_files(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+#[track_caller]
+fn kib_of_status(pid: i32, field: &str) -> u32 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     match line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) {
         Some(kib) => kib,
         None => panic!("process {pid} is gone"),

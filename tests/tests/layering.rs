@@ -45,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cellar-tests",
         &[
+            "cellar-admin",
             "cellar-api",
             "cellar-model",
             "cellar-pgbackrest",

@@ -9,6 +9,7 @@ mod config;
 mod figure;
 mod idle;
 mod restore;
+mod security;
 mod topology;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,8 @@ const BENCHES: &[Bench] = &[
         &["topology_10k_ready", "topology_10k_list_p99", "topology_10k_job_rate", "topology_10k_rss"],
         topology::ten_thousand,
     ),
+    (&["tls_cost"], security::tls_cost),
+    (&["flood_p99", "flood_rss"], security::flood),
 ];
 
 fn main() -> ExitCode {

@@ -29,22 +29,22 @@ const JOBS_PER_DATABASE: usize = 32;
 /// etcd takes 128 writes in a transaction.
 const BATCH: usize = 100;
 
-fn database_name(n: usize) -> DatabaseName {
+pub(crate) fn database_name(n: usize) -> DatabaseName {
     name(&format!("db{n:03}"))
 }
 
-fn cell_name(n: usize) -> CellName {
+pub(crate) fn cell_name(n: usize) -> CellName {
     name(&format!("c{n:03}"))
 }
 
-fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     match text.parse() {
         Ok(name) => name,
         Err(error) => panic!("{text}: {error:?}"),
     }
 }
 
-fn database(n: usize) -> Database {
+pub(crate) fn database(n: usize) -> Database {
     Database {
         name: database_name(n),
         stanza: name(database_name(n).as_str()),
@@ -57,7 +57,7 @@ fn database(n: usize) -> Database {
     }
 }
 
-fn cell(n: usize) -> Cell {
+pub(crate) fn cell(n: usize) -> Cell {
     Cell {
         name: cell_name(n),
         index: u32::try_from(n + 1).unwrap_or(u32::MAX),
@@ -66,14 +66,14 @@ fn cell(n: usize) -> Cell {
     }
 }
 
-fn pooler(database: &Database, cell: &Cell) -> Pooler {
+pub(crate) fn pooler(database: &Database, cell: &Cell) -> Pooler {
     match CellLayout::new(format!("{}/{}", cell.directory, database.name)).pooler(database, cell, "0.0.0.0") {
         Ok(pooler) => pooler,
         Err(error) => panic!("{error}"),
     }
 }
 
-fn status(pooler: &Pooler) -> PoolerStatus {
+pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
     let is_primary = pooler.cell == cell_name(0);
     let time = parse_timestamp("2026-11-20T12:00:00.000Z").ok();
     PoolerStatus {
@@ -105,7 +105,7 @@ fn status(pooler: &Pooler) -> PoolerStatus {
     }
 }
 
-async fn commit(transaction: Transaction<'_>) {
+pub(crate) async fn commit(transaction: Transaction<'_>) {
     match transaction.commit().await {
         Ok(TxnOutcome::Committed(_)) => {}
         other => panic!("etcd: {other:?}"),
