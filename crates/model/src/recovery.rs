@@ -389,7 +389,9 @@ fn abandoned(survey: &Survey, lineage: &Lineage, time: Timestamp) -> Option<Stri
         .archived_at
         .iter()
         .filter(|(segment, at)| {
-            !lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number)) && **at >= time
+            // A segment in which the way left its timeline was written on past that.
+            let next = survey.archive.size.start_of(segment.number + 1);
+            !lineage.contains(segment.timeline, next) && **at >= time
         })
         .min_by_key(|(_, at)| **at)?;
     Some(format!(
