@@ -199,7 +199,7 @@ impl<'a> Repo<'a> {
     /// Everything that planning a restore looks at.
     pub(crate) async fn survey(&self, current: Timeline, write_lsn: Option<Lsn>) -> Result<Survey, JobError> {
         let mut archive = Archive { size: self.size, segments: BTreeMap::new() };
-        let mut archived_at = BTreeMap::new();
+        let (mut archived_at, mut begun_at) = (BTreeMap::new(), BTreeMap::new());
         let mut histories = BTreeMap::new();
         if let Some(id) = self.archive_id() {
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
@@ -213,6 +213,9 @@ impl<'a> Repo<'a> {
                     }
                 } else if let Some(timeline) = history_of(name) {
                     histories.insert(timeline, self.history(timeline).await?);
+                    if let Some(time) = entry.time {
+                        begun_at.insert(timeline, time);
+                    }
                 }
             }
         }
@@ -222,6 +225,7 @@ impl<'a> Repo<'a> {
             histories,
             archive,
             archived_at,
+            begun_at,
             current,
             write_lsn,
             now: Timestamp::now(),

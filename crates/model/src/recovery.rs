@@ -62,6 +62,8 @@ pub struct Survey {
     pub archive: Archive,
     /// When each segment came into the archive.
     pub archived_at: BTreeMap<Segment, Timestamp>,
+    /// When each history came into the archive: a primary sends it as soon as it is promoted.
+    pub begun_at: BTreeMap<Timeline, Timestamp>,
     /// The recorded primary's timeline.
     pub current: Timeline,
     /// How far the primary has written, if it answers: WAL up to there will be in the archive once it is fenced.
@@ -115,6 +117,12 @@ impl Survey {
                 .about("field", "timeline"))
             }
         }
+    }
+
+    /// The timeline that was the primary's at a time. Each promotion takes a number above all that are known.
+    fn written_at(&self, time: Timestamp) -> Timeline {
+        let begun = self.begun_at.iter().filter(|(_, at)| **at <= time).map(|(timeline, _)| *timeline);
+        begun.max().unwrap_or(Timeline::new(1))
     }
 
     /// How far the WAL of a lineage reaches: what is archived, or what the primary has still to archive.
@@ -368,39 +376,25 @@ fn last_for_time(survey: &Survey, lineage: &Lineage, first: u64, time: Timestamp
     Some((first..=newest).find(archived_after).unwrap_or(newest))
 }
 
-/// A time at which another timeline than the chosen one was written.
+/// A time at which another timeline than the chosen one was written, or one on the way behind the point where the
+/// way leaves it.
 fn abandoned(survey: &Survey, lineage: &Lineage, time: Timestamp) -> Option<String> {
-    // Hop by hop: it lies behind all that the way takes of a timeline, and before all that it takes of the next.
-    let on_the_way = |timeline: Timeline| {
-        survey.archived_at.iter().filter(move |(segment, _)| segment.timeline == timeline).filter(
-            |(segment, _)| lineage.contains(segment.timeline, survey.archive.size.start_of(segment.number)),
-        )
+    let written = survey.written_at(time);
+    let left_behind = match lineage.end_of(written) {
+        // Only the archive says when a position was written: a segment that is there was written before.
+        Some(end) => survey.archived_at.iter().any(|(segment, at)| {
+            segment.timeline == written && segment.number >= survey.archive.size.number_of(end) && *at < time
+        }),
+        None => !lineage.timelines().any(|timeline| timeline == written),
     };
-    let timelines: Vec<Timeline> = lineage.timelines().collect();
-    let between = timelines.windows(2).any(|pair| {
-        let ended = on_the_way(pair[0]).map(|(_, at)| *at).max();
-        let began = on_the_way(pair[1]).map(|(_, at)| *at).min();
-        ended.zip(began).is_some_and(|(ended, began)| ended < time && time < began)
-    });
-    if !between {
-        return None;
-    }
-    let (left, _) = survey
-        .archived_at
-        .iter()
-        .filter(|(segment, at)| {
-            // A segment in which the way left its timeline was written on past that.
-            let next = survey.archive.size.start_of(segment.number + 1);
-            !lineage.contains(segment.timeline, next) && **at >= time
-        })
-        .min_by_key(|(_, at)| **at)?;
-    Some(format!(
-        "at {} timeline {} was being written, which an earlier restore or failover left behind; what was committed there since \
-             is reached with --timeline {}",
-        timestamp_text(time),
-        left.timeline,
-        left.timeline
-    ))
+    left_behind.then(|| {
+        format!(
+            "at {} timeline {written} was being written, and timeline {} does not take what was committed there then; \
+             it is reached with --timeline {written}",
+            timestamp_text(time),
+            lineage.timeline(),
+        )
+    })
 }
 
 fn check_identity(survey: &Survey, backup: &SurveyedBackup) -> Result<(), Refusal> {
@@ -501,6 +495,7 @@ mod tests {
             histories: BTreeMap::new(),
             archive: Archive { size: SegmentSize::default(), segments: BTreeMap::new() },
             archived_at: BTreeMap::new(),
+            begun_at: BTreeMap::new(),
             current: tl(1),
             write_lsn: Some(Lsn::new(11 * SEG + 5000)),
             now: at(1150),
@@ -605,6 +600,7 @@ mod tests {
         survey
             .histories
             .insert(tl(2), History(vec![Ancestor { timeline: tl(1), left_at: Lsn::new(4 * SEG + 77) }]));
+        survey.begun_at.insert(tl(2), at(2000));
         survey.current = tl(2);
         survey.write_lsn = Some(Lsn::new(6 * SEG));
         survey.now = at(3000);
@@ -628,6 +624,31 @@ mod tests {
             shown,
             [(1, "20260301-101501F".into()), (1, "20260301-101502F".into()), (2, "20260301-101501F".into())]
         );
+    }
+
+    /// Restored to segment 4 of timeline 1 at 2000 s, and at 3000 s to segment 6 of timeline 1 once more.
+    #[test]
+    fn the_timeline_of_a_time_is_named_whatever_was_archived_first() {
+        let mut survey = survey();
+        for (number, left, begun) in [(2, 4 * SEG + 77, 2000), (3, 6 * SEG + 0x200, 3000)] {
+            let left = Ancestor { timeline: tl(1), left_at: Lsn::new(left) };
+            survey.histories.insert(tl(number), History(vec![left]));
+            survey.begun_at.insert(tl(number), at(begun));
+        }
+        (survey.current, survey.now) = (tl(3), at(4000));
+        add(&mut survey, 2, 4, 2100);
+        add(&mut survey, 3, 6, 3100);
+        let warned = |seconds: i64, timeline: u32| {
+            let choice = choose(&survey, &Target::Time(at(seconds)), Some(tl(timeline)), None).unwrap();
+            choice.warnings.iter().find_map(|text| text.split("--timeline ").nth(1).map(str::to_owned))
+        };
+        assert_eq!(warned(650, 3), None, "within the segment in which the way turns: nobody can tell");
+        assert_eq!(warned(850, 3), Some("1".into()));
+        assert_eq!(warned(1900, 3), Some("1".into()), "behind its last segment, before the second's first");
+        assert_eq!(warned(2050, 3), Some("2".into()), "before anything of it was archived");
+        assert_eq!(warned(3050, 3), None);
+        assert_eq!(warned(850, 1), None);
+        assert_eq!(warned(2050, 1), Some("2".into()));
     }
 
     #[test]

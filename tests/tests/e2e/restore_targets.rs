@@ -146,7 +146,7 @@ fn every_kind_of_target_is_reached_exactly() {
     // What was left behind on the first timeline is still there.
     let told = plan(&cluster, &["--to-time", &end]);
     let warnings = told["warnings"].to_string();
-    assert!(warnings.contains("--timeline 1"), "{told:#}");
+    assert!(warnings.contains("reached with --timeline 1\""), "{told:#}");
     let job = restore(&cluster, &["--to-time", &end, "--timeline", "1"]);
     assert_eq!(result(&job)["recovery"]["fromTimeline"], 1, "{job:#}");
     check(&cluster, &cells, &all);

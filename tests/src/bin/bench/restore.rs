@@ -216,10 +216,11 @@ fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) 
     primary.start();
     let writable =
         since(begun, "the restored primary to be writable", || primary.sql(WRITABLE).contains("writable"));
-    // A standby that is restored before the new timeline's history is in the archive follows the old one past the
-    // fork and never streams: whoever types this by hand looks first.
+    // A standby that is restored before the first segment of the new timeline is in the archive replays the rest of
+    // the old one's and never streams: whoever types this by hand looks first.
+    let _ = primary.sql("SELECT pg_switch_wal()");
     let _ = since(begun, "the new timeline to be archived", || {
-        primary.sql("SELECT archived_count > 0 FROM pg_stat_archiver") == "t"
+        primary.sql("SELECT last_archived_wal !~ 'history' FROM pg_stat_archiver") == "t"
     });
     std::thread::scope(|scope| {
         for standby in standbys {
