@@ -217,8 +217,12 @@ impl Certificates {
             .and_then(|trusted| Ok(read_revocations(&pem, &trusted)?));
         match read {
             Ok((serials, _)) => {
-                tracing::info!(count = serials.len(), "a new revocation list");
-                self.revoked.set(serials.into_keys().collect());
+                let count = serials.len();
+                if self.revoked.take(serials.into_keys().collect()) {
+                    tracing::info!(count, "a new revocation list");
+                } else {
+                    tracing::error!(count, "an older revocation list was put back; the newer one holds");
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "the revocation list is not to be trusted; the one before holds");

@@ -203,26 +203,38 @@ pub(crate) fn install(agent: &Agent, renewed: &InstallCertificatesRequest) -> Re
 /// Refuses what is revoked from now on: in this process, in PostgreSQL, and on connections that stand already.
 ///
 /// The list that was seen last is kept beside the certificates, so that it holds while etcd is away and after a
-/// restart.
+/// restart, and no older one comes after it.
 async fn heed_revocations(agent: &Agent, again: bool) {
     let tls = agent.layout.tls();
     let recorded = agent.mirror.view().revocations.clone().map(|list| list.pem);
-    let Some(pem) = recorded.or_else(|| std::fs::read_to_string(tls.join(REVOCATIONS)).ok()) else { return };
+    let kept = || std::fs::read_to_string(tls.join(REVOCATIONS)).ok();
+    let Some(pem) = recorded.clone().or_else(kept) else { return };
     if !again && *agent.revocations_seen.borrow() == pem {
         return;
     }
-    let read = std::fs::read_to_string(tls.join("ca.crt"))
-        .map_err(|error| error.to_string())
-        .and_then(|trusted| read_revocations(&pem, &trusted).map_err(|error| error.to_string()));
-    agent.revocations_seen.replace(pem);
-    let (serials, lists) = match read {
+    let read = |pem: &str| {
+        std::fs::read_to_string(tls.join("ca.crt"))
+            .map_err(|error| error.to_string())
+            .and_then(|trusted| read_revocations(pem, &trusted).map_err(|error| error.to_string()))
+    };
+    let first = agent.revocations_seen.replace(pem.clone()).is_empty();
+    if first
+        && recorded.is_some()
+        && let Some(Ok((serials, _))) = kept().map(|pem| read(&pem))
+    {
+        let _ = agent.revoked.take(serials.into_keys().collect());
+    }
+    let (serials, lists) = match read(&pem) {
         Ok(read) => read,
         Err(error) => {
             tracing::error!(error, "the revocation list is not to be trusted; the one before holds");
             return;
         }
     };
-    agent.revoked.set(serials.keys().cloned().collect());
+    if !agent.revoked.take(serials.keys().cloned().collect()) {
+        tracing::error!("an older revocation list was put back in etcd; the newer one holds");
+        return;
+    }
     match install_revocations(&tls, &lists, None) {
         Ok(true) => tracing::info!(count = serials.len(), "a new revocation list"),
         Ok(false) => {}

@@ -186,7 +186,7 @@ async fn rehearse(
     let reached = sandbox.recover(job, control, &course).await?;
     let replayed = begun.elapsed();
     // Writable, for some checks write; with archiving off nobody else ever hears of it.
-    sandbox.promote().await?;
+    sandbox.promote(&reached).await?;
     let mut checks = Vec::new();
     if !params.skip_amcheck {
         say(agent, job, "running pg_amcheck", 0, 0).await;

@@ -134,7 +134,7 @@ async fn make(
     check(&params.target, &reached)?;
     let recovered = begun.elapsed();
     say(agent, job, "promoting", 0, 0).await;
-    sandbox.promote().await?;
+    sandbox.promote(&reached).await?;
     sandbox.stop().await?;
     let after = whole(agent, &sandbox.data).await?;
     if after.state != ControlState::ShutDown || after.timeline <= timeline {

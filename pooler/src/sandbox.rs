@@ -27,7 +27,7 @@ use crate::evidence::{self, last_lines, restore_failure, tool_error};
 use crate::worker::{Control, Interruption};
 
 /// How often a restore or a recovery is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How often progress is written to etcd.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -466,10 +466,23 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Ends the recovery where it is and makes the copy writable, on a new timeline.
-    pub(crate) async fn promote(&self) -> Result<(), JobError> {
-        promote(&self.tools, &self.data, PROMOTION)
-            .await
-            .map_err(|error| self.failed("promoting the copy", &error))
+    pub(crate) async fn promote(&self, reached: &Reached) -> Result<(), JobError> {
+        // A recovery that waits at its target sleeps for a second at a time, and hears at once only of this.
+        let resumed = reached.paused
+            && query(&self.endpoint(), "SELECT pg_wal_replay_resume()", QUESTION).await.is_ok();
+        if !resumed {
+            let promoted = promote(&self.tools, &self.data, PROMOTION).await;
+            return promoted.map_err(|error| self.failed("promoting the copy", &error));
+        }
+        let deadline = Instant::now() + PROMOTION;
+        while Instant::now() < deadline {
+            match query(&self.endpoint(), MOMENT, QUESTION).await {
+                Ok(rows) if Moment::read(&rows).is_some_and(|moment| !moment.in_recovery) => return Ok(()),
+                Err(_) if matches!(running(&self.data), Ok(None)) => return Err(self.died()),
+                Ok(_) | Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+        Err(self.failed("promoting the copy", &format!("it still recovers after {} s", PROMOTION.as_secs())))
     }
 
     /// Starts the copy once more as it is, private as before.

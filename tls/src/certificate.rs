@@ -241,6 +241,25 @@ mod tests {
     }
 
     #[test]
+    fn who_is_two_at_once_is_nobody() {
+        let signed = |uris: &[&str]| {
+            let mut params = rcgen::CertificateParams::default();
+            let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
+            params.subject_alt_names.extend(uris);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let read = |uris: &[&str]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), signed(uris)).unwrap();
+            CertificateInfo::from_file(file.path())
+        };
+        let (viewer, admin) = ("spiffe://demo/viewer/ann", "spiffe://demo/admin/ann");
+        assert_eq!(read(&[viewer]).unwrap().uri.as_deref(), Some(viewer));
+        let refused = read(&[viewer, admin]).unwrap_err().to_string();
+        assert!(refused.contains("more than one URI"), "{refused}");
+    }
+
+    #[test]
     fn warnings_come_30_7_and_1_days_ahead() {
         let day = Duration::from_secs(24 * 3600);
         let certificate = |lifetime: Duration| CertificateInfo {

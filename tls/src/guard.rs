@@ -19,9 +19,16 @@ use crate::MtlsConnectInfo;
 pub struct Revoked(Arc<RwLock<BTreeSet<String>>>);
 
 impl Revoked {
-    /// Replaces the list.
-    pub fn set(&self, serials: BTreeSet<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = serials;
+    /// Takes a list, or tells that it is an older one. Nothing that is revoked is ever valid again, so a list that lacks
+    /// some of it was signed before that, and somebody has put it back.
+    #[must_use]
+    pub fn take(&self, serials: BTreeSet<String>) -> bool {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let newer = known.is_subset(&serials);
+        if newer {
+            *known = serials;
+        }
+        newer
     }
 
     /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::PeerIdentity) has it.
@@ -34,16 +41,12 @@ impl Revoked {
 /// Turns a refusal into what goes over the wire; `cellar-api` has it.
 pub type ToStatus = fn(&Refusal) -> tonic::Status;
 
-/// Hears of calls that were refused at the door: method, caller, and why.
-pub type OnRefused = Arc<dyn Fn(&str, Option<&MtlsConnectInfo>, &Refusal) + Send + Sync>;
-
 /// Lets in who may.
 #[derive(Clone)]
 pub struct Guard {
     cluster: Option<ClusterName>,
     revoked: Revoked,
     to_status: ToStatus,
-    on_refused: Option<OnRefused>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -56,20 +59,14 @@ impl Guard {
     /// A guard for the servers of a cluster.
     #[must_use]
     pub fn new(cluster: ClusterName, revoked: Revoked, to_status: ToStatus) -> Self {
-        Self { cluster: Some(cluster), revoked, to_status, on_refused: None }
+        Self { cluster: Some(cluster), revoked, to_status }
     }
 
     /// A guard that lets everybody in: for services that are reached in the same process only, without any TLS.
     #[must_use]
     pub fn open() -> Self {
         let never = |refusal: &Refusal| tonic::Status::internal(refusal.message.clone());
-        Self { cluster: None, revoked: Revoked::default(), to_status: never, on_refused: None }
-    }
-
-    /// Tells somebody of refused calls.
-    #[must_use]
-    pub fn with_observer(self, on_refused: OnRefused) -> Self {
-        Self { on_refused: Some(on_refused), ..self }
+        Self { cluster: None, revoked: Revoked::default(), to_status: never }
     }
 
     /// Whether the caller may call the method at `path`.
@@ -143,9 +140,6 @@ where
         match self.guard.check(path, request.extensions()) {
             Ok(()) => Box::pin(self.inner.call(request)),
             Err(refusal) => {
-                if let Some(tell) = &self.guard.on_refused {
-                    tell(path, request.extensions().get::<MtlsConnectInfo>(), &refusal);
-                }
                 let response = (self.guard.to_status)(&refusal).into_http();
                 Box::pin(async move { Ok(response) })
             }
@@ -164,11 +158,15 @@ mod tests {
     }
 
     fn caller(uri: &str) -> Extensions {
+        caller_until(uri, SystemTime::now() + Duration::from_secs(60))
+    }
+
+    fn caller_until(uri: &str, not_after: SystemTime) -> Extensions {
         let peer = PeerIdentity {
             common_name: "x".into(),
             uri: Some(uri.to_owned()),
             serial: "0a".into(),
-            not_after: SystemTime::now() + Duration::from_secs(60),
+            not_after,
         };
         let mut extensions = Extensions::new();
         extensions
@@ -177,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_door_opens_to_those_in_the_table_and_closes_behind_the_revoked() {
+    fn the_door_opens_to_those_in_the_table_and_closes_behind_the_revoked_and_expired() {
         let revoked = Revoked::default();
         let guard = Guard::new("demo".parse().unwrap(), revoked.clone(), status);
         let restore = "/cellar.v1.MultiAdmin/RestoreDatabase";
@@ -191,7 +189,18 @@ mod tests {
         }
         assert!(guard.check(restore, &Extensions::new()).is_err(), "no certificate at all");
         assert!(guard.check("/cellar.v1.MultiAdmin/Nothing", &caller("spiffe://demo/admin/ann")).is_err());
-        revoked.set(BTreeSet::from(["0a".to_owned()]));
+        let ended = caller_until("spiffe://demo/admin/ann", SystemTime::now() - Duration::from_secs(1));
+        assert!(guard.check(restore, &ended).unwrap_err().message.contains("expired"));
+        assert!(revoked.take(BTreeSet::from(["0a".to_owned()])));
         assert!(refused("spiffe://demo/admin/ann").unwrap_err().contains("revoked"));
+    }
+
+    #[test]
+    fn an_older_list_brings_nobody_back() {
+        let revoked = Revoked::default();
+        let list = |serials: &[&str]| serials.iter().map(|serial| (*serial).to_owned()).collect();
+        assert!(revoked.take(list(&["0a"])) && revoked.take(list(&["0a", "0b"])));
+        assert!(!revoked.take(list(&["0a"])) && !revoked.take(list(&["0a", "0c"])));
+        assert!(revoked.contains("0b") && !revoked.contains("0c"));
     }
 }

@@ -37,7 +37,7 @@ pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
 pub use exchange::{exchange, exchange_back, forget_previous, install_renewed, previous};
 pub use file::Owner;
-pub use guard::{Guard, Guarded, OnRefused, Revoked, ToStatus};
+pub use guard::{Guard, Guarded, Revoked, ToStatus};
 pub use held::HeldDirectory;
 pub use identity::Identity;
 pub use key::KeyFile;

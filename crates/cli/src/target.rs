@@ -144,7 +144,16 @@ impl Target {
             reason = source.to_string();
             cause = source.source();
         }
-        Failure::Unreachable { address: self.address.clone(), reason, hint: self.hint.clone() }
+        // As rustls says it of their certificate, and as an alert says it of ours.
+        let expired = reason.contains("certificate expired") || reason.contains("CertificateExpired");
+        let hint = if expired {
+            "renew the certificates where the cluster was made: `cellar certs rotate`; one that was given out is issued \
+             again (`cellar certs issue`)"
+                .to_owned()
+        } else {
+            self.hint.clone()
+        };
+        Failure::Unreachable { address: self.address.clone(), reason, hint }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which certificates open which port of a running cluster: every kind of bad one, every role, at every port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -198,17 +198,49 @@ async fn knock(cluster: &Cluster, door: Door, card: Option<&Card>) -> Result<(),
     // The handshake was good; what remains is who may do what.
     match door.service {
         Multiadmin | Pooler => call(door, &authorities, card).await,
-        Pgbackrest => list_repo(cluster, door, card),
+        Pgbackrest => list_repo(cluster, door, card, "app"),
         EtcdClient | EtcdPeer | Postgres => Ok(()),
     }
+}
+
+fn channel(tls: &ClientTls, port: u16) -> tonic::transport::Channel {
+    tls.endpoint(&format!("{HOST}:{port}"), Some(DEADLINE)).expect("an address").connect_lazy()
+}
+
+/// What a pooler says to `GetLiveStatus` from whoever has the certificate.
+pub(crate) fn ask_pooler(tls: &ClientTls, port: u32) -> Result<(), tonic::Status> {
+    let port = port.try_into().expect("a port");
+    in_runtime(async {
+        let mut client = MultiPoolerClient::new(channel(tls, port));
+        client.get_live_status(v1::GetLiveStatusRequest::default()).await.map(drop)
+    })
+}
+
+/// Which calls of a pooler are denied to whoever has the card.
+async fn denied_by_a_pooler(port: u16, authorities: &std::path::Path, card: &Card) -> BTreeSet<&'static str> {
+    let tls = ClientTls::from_files(authorities, &card.certificate, &card.key).expect("a client");
+    let client = MultiPoolerClient::new(channel(&tls, port));
+    let [mut a, mut b, mut c, mut d, mut e] = [(); 5].map(|()| client.clone());
+    let nothing = v1::InstallCertificatesRequest::default();
+    let answers = [
+        ("GetLiveStatus", a.get_live_status(v1::GetLiveStatusRequest::default()).await.err()),
+        ("ReadBackups", b.read_backups(v1::ReadBackupsRequest::default()).await.err()),
+        ("ReadJobLog", c.read_job_log(v1::ReadJobLogRequest::default()).await.err()),
+        ("GetSigningRequest", d.get_signing_request(v1::GetSigningRequestRequest::default()).await.err()),
+        ("InstallCertificates", e.install_certificates(nothing).await.err()),
+    ];
+    let denied = |status: &tonic::Status| status.code() == tonic::Code::PermissionDenied;
+    answers
+        .into_iter()
+        .filter(|(_, error)| error.as_ref().is_some_and(denied))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// The least that anybody may ask of the service.
 async fn call(door: Door, authorities: &std::path::Path, card: &Card) -> Result<(), String> {
     let tls = ClientTls::from_files(authorities, &card.certificate, &card.key).expect("a client");
-    let endpoint =
-        tls.endpoint(&format!("{HOST}:{}", door.address.port()), Some(DEADLINE)).expect("an address");
-    let channel = endpoint.connect_lazy();
+    let channel = channel(&tls, door.address.port());
     let refused = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
     if door.service == Multiadmin {
         let asked = MultiAdminClient::new(channel).list_jobs(v1::ListJobsRequest::default()).await;
@@ -219,11 +251,12 @@ async fn call(door: Door, authorities: &std::path::Path, card: &Card) -> Result<
 }
 
 /// pgBackRest's own client with the card: its server looks at the name only when it has a command.
-fn list_repo(cluster: &Cluster, door: Door, card: &Card) -> Result<(), String> {
+fn list_repo(cluster: &Cluster, door: Door, card: &Card, stanza: &str) -> Result<(), String> {
     let config = cluster.directory().join("zone1/pgbackrest.conf");
     let mut command = Command::new("pgbackrest");
     command
-        .args(["--config=/dev/null", "--stanza=app", "--log-level-file=off", "--log-level-console=off"])
+        .args(["--config=/dev/null", "--log-level-file=off", "--log-level-console=off"])
+        .arg(format!("--stanza={stanza}"))
         .args(["--log-level-stderr=error", "--io-timeout=2", "--repo1-host-type=tls"])
         .arg(format!("--repo1-host={HOST}"))
         .arg(format!("--repo1-host-port={}", door.address.port()))
@@ -294,6 +327,32 @@ fn every_port_opens_to_its_own_guests_only() {
     });
     assert_eq!(faults, Vec::<String>::new());
     assert_eq!(tried, 9 * 15);
+
+    // What each may call of a pooler.
+    let port = cluster.poolers().into_iter().find_map(|view| view.pooler).expect("a pooler").grpc_port;
+    let port = port.try_into().expect("a port");
+    let of_multiadmin = ["GetSigningRequest", "InstallCertificates", "ReadBackups", "ReadJobLog"];
+    let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(["GetLiveStatus"]).collect();
+    let authorities = cluster.directory().join("ca/ca.crt");
+    for (what, request, _) in parties() {
+        let card = forge.card(&forge.ca, what, &request);
+        let denied = in_runtime(denied_by_a_pooler(port, &authorities, &card));
+        let wanted = match what {
+            "multiadmin" => BTreeSet::new(),
+            "a pooler" => of_multiadmin.into(),
+            _ => all.clone(),
+        };
+        assert_eq!(denied, wanted, "{what}");
+    }
+    // And pgBackRest's servers serve one stanza.
+    let (address, service) =
+        doors(&cluster).into_iter().find(|(_, service)| *service == Pgbackrest).expect("one");
+    let door = Door { service, address };
+    let card = forge.card(&forge.ca, "pgBackRest", &service.guest());
+    list_repo(&cluster, door, &card, "app").expect("its own");
+    let refused = list_repo(&cluster, door, &card, "other").expect_err("another's");
+    assert!(refused.contains("access denied"), "{refused}");
+
     for cell in ["zone1", "zone2"] {
         assert!(
             cluster.status(cell).is_some_and(|status| status.message.is_empty()),

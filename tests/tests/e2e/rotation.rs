@@ -5,8 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use cellar_tests::{Cluster, eventually, patiently};
+use cellar_tests::{Cluster, eventually, kill_hard, patiently};
+use cellar_tls::{CertificateInfo, ClientTls};
 use serde_json::Value;
+
+use crate::certificates::ask_pooler;
 
 /// pgbench on the primary until it is told to end; its report.
 struct Load(Option<Child>);
@@ -229,6 +232,11 @@ fn a_revoked_certificate_opens_nothing() {
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });
     let _ = list(&good).ok();
+    let kept = cluster.directory().join("given-kept");
+    std::fs::create_dir(&kept).unwrap();
+    for file in ["ca.crt", "client.crt", "client.key", "endpoint"] {
+        std::fs::copy(stolen.join(file), kept.join(file)).unwrap();
+    }
     // Issued again, it is a new one with a new key.
     let (again, renewed) = issue("stolen");
     assert_ne!(renewed, serial);
@@ -246,6 +254,8 @@ fn a_revoked_certificate_opens_nothing() {
     let at_etcd = || cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
     let _ = at_etcd().ok();
     let stream = receivers(&cluster);
+    let list_key = "/cellar/demo/revocations/list";
+    let older = cluster.etcd_get(list_key);
     let _ = cluster.cellar(&["certs", "revoke", &serial]);
     patiently("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
         let now = receivers(&cluster);
@@ -268,16 +278,83 @@ fn a_revoked_certificate_opens_nothing() {
     let refused = at_etcd();
     assert!(refused.code != 0, "{refused:?}");
     let _ = cluster.backup("zone2", "full");
-    // Nothing was started again, and a process that is started knows what is revoked without etcd.
+    // Nothing was started again.
     assert_eq!(
         (cluster.pid("pid/multiadmin.pid"), cluster.pid("pid/etcd.pid"), cluster.postmaster("zone1")),
         started
     );
     let refused = cluster.try_cellar(&["certs", "revoke", "nonsense"]).refused(2);
     assert!(refused.contains("hexadecimal"), "{refused}");
-    // The list outlives a rotation of the authority.
+    // An older list, signed by the authority, brings nobody back.
+    cluster.etcd_put(list_key, &older);
+    for log in ["log/multiadmin.log", "zone1/log/multipooler.log"] {
+        eventually("the older list to be seen", || {
+            read(&cluster.directory().join(log)).contains("older revocation")
+        });
+    }
+    // The list outlives etcd and its readers: what was known is refused without it, and again after it.
+    let pooler =
+        ClientTls::from_files(&copy.join("ca.crt"), &copy.join("pooler.crt"), &copy.join("server.key"));
+    let pooler = pooler.expect("a client");
+    let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
+    let port = port.expect("zone1").grpc_port;
+    let refused = |when: &str| {
+        let said = ask_pooler(&pooler, port).expect_err(when);
+        assert!(said.message().contains("revoked"), "{when}: {said:?}");
+    };
+    refused("with an older list");
+    kill_hard(cluster.pid("pid/etcd.pid"));
+    refused("without etcd");
+    let said = list(&kept).refused(5);
+    assert!(said.contains("revoked"), "multiadmin without etcd: {said}");
+    kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+    kill_hard(cluster.pid("pid/multiadmin.pid"));
+    let _ = cluster.cellar(&["up"]);
+    refused("after a restart");
+    patiently("multiadmin to have read the list", std::time::Duration::from_secs(5), || {
+        let said = list(&kept);
+        (said.code == 5 && said.stderr.contains("revoked")).then_some(())
+    });
+    // And a rotation of the authority.
     let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
     let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn what_was_interrupted_or_has_expired_is_replaced_by_the_next_rotation() {
+    let cluster = Cluster::new();
+    let _ = cluster
+        .try_cellar(&["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--cert-lifetime", "60s"])
+        .ok();
+    let there = |file: &str| cluster.directory().join(file).exists();
+    let previous = ["zone1/tls.previous", "zone2/tls.previous", "multiadmin.previous", "etcd/tls.previous"];
+    // Killed while some have their new set and others have not.
+    let mut rotation = cluster.command(&["certs", "rotate"]);
+    let mut child = rotation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
+    patiently("the first set to be exchanged", std::time::Duration::from_secs(30), || {
+        assert!(child.try_wait().expect("a child").is_none(), "it ended before anything was seen");
+        previous.into_iter().any(there).then_some(())
+    });
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    let _ = cluster.backup("zone2", "full");
+
+    // Nobody renews them, and they end.
+    let certificate = cluster.directory().join("multiadmin/multiadmin.crt");
+    let pooler = cluster.directory().join("zone2/tls/pooler.crt");
+    let ends =
+        [certificate, pooler].map(|path| CertificateInfo::from_file(&path).expect("a certificate").not_after);
+    patiently("the certificates to end", std::time::Duration::from_secs(90), || {
+        // Certificates end with their last second.
+        let over = std::time::SystemTime::now() - std::time::Duration::from_secs(2);
+        ends.iter().all(|end| *end < over).then_some(())
+    });
+    let said = cluster.try_cellar(&["backup", "--from", "zone2"]).refused(4);
+    assert!(said.contains("expired") && said.contains("certs rotate"), "what to do next is not said: {said}");
+    let _ = cluster.cellar(&["certs", "rotate"]);
+    assert!(!previous.into_iter().any(there), "old keys lie about");
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "full");
 }
 
 #[test]
@@ -309,8 +386,8 @@ fn certificates_renew_themselves_before_they_end() {
     assert_eq!(read(&key), kept, "a renewal keeps the key");
     assert!(!cluster.directory().join("zone2/tls.previous").exists());
     // A process that starts now finds what is valid.
-    cellar_tests::kill_hard(cluster.pid("pid/multiadmin.pid"));
-    cellar_tests::kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
+    kill_hard(cluster.pid("pid/multiadmin.pid"));
+    kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
     let _ = cluster.cellar(&["up"]);
     let _ = cluster.backup("zone2", "incr");
     // Revocation goes on to work with a certificate that the delegate has signed, and spares the others.

@@ -121,6 +121,21 @@ async fn a_reload_serves_the_new_pair_and_keeps_open_connections() {
     assert_eq!(served_serial(&stream), issued.info().serial);
 }
 
+/// A resumed session would not be verified again. The client would like to resume one.
+#[tokio::test]
+async fn no_session_is_resumed() {
+    let world = World::new();
+    let (address, _seen) = serve(world.server_config(), HandshakeLimits::default()).await;
+    let mut config = world.client().rustls_config().unwrap();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    for _ in 0..3 {
+        let mut stream = connect(address, config.clone(), "localhost").await.unwrap();
+        echo(&mut stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
+    }
+}
+
 #[tokio::test]
 async fn silent_connections_delay_nobody() {
     let world = World::new();

@@ -17,6 +17,9 @@ const GIBIBYTE: u32 = 66;
 /// Rounds of what takes half a minute.
 const ROUNDS: usize = 3;
 
+/// Rounds of what swings with everything else on the machine.
+const DRILL_ROUNDS: usize = 7;
+
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -49,7 +52,11 @@ impl ByHand {
     }
 
     fn pg_ctl(&self, arguments: &[&str]) {
-        let data = self.data.display().to_string();
+        Self::pg_ctl_on(&self.data, arguments);
+    }
+
+    fn pg_ctl_on(data: &Path, arguments: &[&str]) {
+        let data = data.display().to_string();
         let all = [arguments, &["-D", &data]].concat();
         Self::shell(&pg_ctl(), &all);
     }
@@ -64,15 +71,18 @@ impl ByHand {
         run(&mut command).stdout.trim().to_owned()
     }
 
-    /// Moves the old data aside, restores, and gives the new data the settings of the old.
-    fn restore(&self, options: &[&str], aside: &Path) {
+    /// Restores into an empty directory, with the settings of another one.
+    fn restore(&self, into: &Path, settings: &Path, options: &[&str]) {
         let text = |path: &Path| path.display().to_string();
-        Self::shell("mv", &[&text(&self.data), &text(aside)]);
-        Self::shell("mkdir", &["-m", "700", &text(&self.data)]);
-        self.pgbackrest(options);
+        Self::shell("mkdir", &["-m", "700", &text(into)]);
+        self.pgbackrest(&[&[format!("--pg1-path={}", text(into)).as_str()], options].concat());
         for file in ["cellar.conf", "pg_hba.conf", "pg_ident.conf"] {
-            Self::shell("cp", &[&text(&aside.join(file)), &text(&self.data.join(file))]);
+            Self::shell("cp", &[&text(&settings.join(file)), &text(&into.join(file))]);
         }
+    }
+
+    fn rename(from: &Path, to: &Path) {
+        Self::shell("mv", &[&from.display().to_string(), &to.display().to_string()]);
     }
 
     fn pgbackrest(&self, options: &[&str]) {
@@ -82,8 +92,10 @@ impl ByHand {
     }
 
     fn start(&self) {
-        let log = self.log.display().to_string();
-        self.pg_ctl(&["start", "-w", "-s", "-t", "300", "-l", &log]);
+        Self::pg_ctl_on(
+            &self.data,
+            &["start", "-w", "-s", "-t", "300", "-l", &self.log.display().to_string()],
+        );
     }
 }
 
@@ -129,7 +141,28 @@ fn moment(cluster: &Cluster) -> String {
 const WRITABLE: &str = "CREATE TEMP TABLE t (); SELECT 'writable'";
 const STREAMING: &str = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
 
-/// A 1 GiB database restored to a time on three cells, against the same commands from a script.
+/// Writes what is dirty and leaves as much free memory as three copies need that was in use just now. Memory that a
+/// virtual machine has not used for a while costs several times the time of a copy to be had again, and whoever
+/// comes after a deletion of its like is spared that.
+fn settle(cluster: &Cluster) {
+    let path = cluster.directory().join("ballast");
+    let fill = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&path)?;
+        let chunk = vec![1_u8; 1 << 20];
+        for _ in 0..5 * 1024 {
+            std::io::Write::write_all(&mut file, &chunk)?;
+        }
+        file.sync_all()
+    };
+    if let Err(error) = fill() {
+        panic!("{}: {error}", path.display());
+    }
+    let _ = std::fs::remove_file(&path);
+    let _ = run(&mut Command::new("sync")).ok();
+}
+
+/// A 1 GiB database restored to a time on three cells, against the same commands from a script: restored beside the
+/// old data, recovered to the target and looked at, promoted, swapped, and the others restored from the same backup.
 pub(crate) fn to_a_time(report: &mut Report) {
     let (cluster, other) = (loaded(GIBIBYTE), loaded(GIBIBYTE));
     let (time, other_time) = (moment(&cluster), moment(&other));
@@ -138,6 +171,7 @@ pub(crate) fn to_a_time(report: &mut Report) {
     let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for round in 0..ROUNDS {
         let cellar = |ours: &mut (Vec<Duration>, Vec<Duration>)| {
+            settle(&cluster);
             let (writable, streaming, job) = by_cellar(&cluster, &time);
             ours.0.push(writable);
             ours.1.push(streaming);
@@ -147,6 +181,8 @@ pub(crate) fn to_a_time(report: &mut Report) {
             let _ = cluster.cellar(&["restore", "rollback", &job, "--yes"]);
         };
         let script = |theirs: &mut (Vec<Duration>, Vec<Duration>)| {
+            discard(&members);
+            settle(&other);
             let (writable, streaming) = by_script(&members, &other_time, &set);
             theirs.0.push(writable);
             theirs.1.push(streaming);
@@ -199,20 +235,37 @@ fn by_cellar(cluster: &Cluster, time: &str) -> (Duration, Duration, String) {
     (writable, streaming, id)
 }
 
-fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) {
-    let [primary, standbys @ ..] = members else { panic!("no members") };
-    let aside = |member: &ByHand| member.data.with_extension("aside");
+fn aside(member: &ByHand) -> PathBuf {
+    member.data.with_extension("aside")
+}
+
+fn discard(members: &[ByHand]) {
     for member in members {
         ByHand::shell("rm", &["-rf", &aside(member).display().to_string()]);
     }
+}
+
+fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) {
+    let [primary, standbys @ ..] = members else { panic!("no members") };
     let begun = Instant::now();
     primary.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
     let target = format!("--target={}", time.replace('T', " ").replace('Z', "+00"));
     let set = format!("--set={set}");
-    primary.restore(
-        &[&set, "--type=time", &target, "--target-action=promote", "--target-timeline=current"],
-        &aside(primary),
-    );
+    let options = [&set, "--type=time", &target, "--target-action=pause", "--target-timeline=current"];
+    let restored = primary.data.with_extension("restored");
+    primary.restore(&restored, &primary.data, &options);
+    let log = primary.log.display().to_string();
+    // Without a command the archiver leaves what there is for later, and does not try it again and again.
+    let private = "-c listen_addresses='' -c archive_command=''";
+    ByHand::pg_ctl_on(&restored, &["start", "-w", "-s", "-t", "300", "-l", &log, "-o", private]);
+    let _ = since(begun, "the target to be reached", || {
+        primary.sql("SELECT pg_get_wal_replay_pause_state()") == "paused"
+    });
+    let _ = primary.sql("SELECT pg_wal_replay_resume()");
+    let _ = since(begun, "the recovery to end", || primary.sql("SELECT pg_is_in_recovery()") == "f");
+    ByHand::pg_ctl_on(&restored, &["stop", "-m", "fast", "-w", "-s"]);
+    ByHand::rename(&primary.data, &aside(primary));
+    ByHand::rename(&restored, &primary.data);
     primary.start();
     let writable =
         since(begun, "the restored primary to be writable", || primary.sql(WRITABLE).contains("writable"));
@@ -227,7 +280,8 @@ fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) 
             let set = &set;
             scope.spawn(move || {
                 standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
-                standby.restore(&[set, "--type=standby"], &aside(standby));
+                ByHand::rename(&standby.data, &aside(standby));
+                standby.restore(&standby.data, &aside(standby), &[set, "--type=standby"]);
                 standby.start();
             });
         }
@@ -297,7 +351,7 @@ pub(crate) fn drill_cost(report: &mut Report) {
         || throughput(&mut cluster.tool("pgbench", "zone1", &["-n", "-c", "4", "-j", "2", "-T", SECONDS]));
     let _ = bench();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..DRILL_ROUNDS {
         alone.push(bench());
         let done = AtomicBool::new(false);
         beside.push(std::thread::scope(|scope| {
