@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceConfig, PostgresError, Probe, StopTimeouts, configure, ensure_roles, inspect, reload, running,
-    start, stop,
+    InstanceConfig, PostgresError, PostmasterState, Probe, StopTimeouts, configure, ensure_roles, inspect,
+    reload, running, start, stop,
 };
 use cellar_topology::StoreError;
 
@@ -162,12 +162,24 @@ impl Supervisor {
             Err(error) if Path::new(&card.config_path).exists() => self.note = error.to_string(),
             Err(error) => return Err(error.into()),
         }
-        if running(Path::new(&card.data_directory))?.is_some() {
+        if let Some(postmaster) = running(Path::new(&card.data_directory))? {
             match self.may_not_run(card) {
                 Some(timeouts) => {
                     *self.agent.facts.borrow_mut() = None;
                     stop(Path::new(&card.data_directory), &timeouts).await?;
                     Ok(Outcome::Progress)
+                }
+                None if postmaster.state == PostmasterState::Stopping => {
+                    // Somebody's smart shutdown waits for the last session, which must not be ours: it would answer us
+                    // for ever and let nobody else in.
+                    self.probe = None;
+                    *self.agent.facts.borrow_mut() = None;
+                    let message = format!(
+                        "PostgreSQL was told to shut down and waits for its clients to leave; then it is started again (`kill -INT {}` ends their sessions)",
+                        postmaster.pid
+                    );
+                    self.say(InstanceState::Down, &message);
+                    Ok(Outcome::Settled)
                 }
                 None => self.watch_over(card, database).await,
             }

@@ -1,6 +1,7 @@
 //! `cellar`: what a person types. Local clusters, backups, jobs and cells.
 
 mod arguments;
+mod asked;
 mod commands;
 mod drilled;
 mod failure;

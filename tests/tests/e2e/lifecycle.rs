@@ -1,6 +1,9 @@
 //! Up, load, back up each standby with its proof, down, up again: the main road.
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard};
+use std::process::Stdio;
+
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, signal};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Lines of pgBackRest's own log that name a copied file, split into those from `data` on this host
@@ -101,6 +104,41 @@ fn postgresql_outlives_its_pooler_and_is_adopted() {
     cluster.cellar(&["up"]);
     assert_eq!(cluster.postmaster("zone2"), postmaster, "adopted, not restarted");
     assert_ne!(cluster.pid("zone2/pid/multipooler.pid"), pooler);
+    let _ = cluster.backup("zone2", "incr");
+}
+
+/// `kill` without an option asks a postmaster for a smart shutdown, which waits for all sessions to end.
+#[test]
+fn what_was_told_to_shut_down_is_not_kept_halfway() {
+    let cluster = Cluster::up("zone1,zone2");
+    let started = |cell: &str| cluster.try_sql(cell, "SELECT pg_postmaster_start_time()").stdout;
+    let again = |cell: &str, before: &str| {
+        let now = started(cell);
+        !now.is_empty() && now != before
+    };
+    let before = started("zone2");
+    signal(cluster.postmaster("zone2"), Signal::SIGTERM);
+    eventually("the standby to be started again", || again("zone2", &before));
+    cluster.wait_streaming("zone2");
+    // A client may take its time, and the status says what is awaited.
+    let mut client = cluster.tool("psql", "zone1", &["-XAtqc", "SELECT pg_sleep(600)"]);
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql");
+    eventually("the client to be connected", || {
+        cluster.sql("zone1", "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'")
+            == "1"
+    });
+    let (before, postmaster) = (started("zone1"), cluster.postmaster("zone1"));
+    signal(postmaster, Signal::SIGTERM);
+    eventually("the status to tell", || {
+        cluster.status("zone1").is_some_and(|status| status.message.contains("waits for its clients"))
+    });
+    let refused = cluster.try_cellar(&["backup", "--from", "zone2"]).refused(3);
+    assert!(refused.contains("NO_PRIMARY") || refused.contains("does not answer"), "{refused}");
+    client.kill().expect("it runs");
+    let _ = client.wait();
+    signal(postmaster, Signal::SIGINT);
+    eventually("the primary to be started again", || again("zone1", &before));
+    cluster.wait_streaming("zone2");
     let _ = cluster.backup("zone2", "incr");
 }
 

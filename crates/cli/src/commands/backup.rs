@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use cellar_api::v1::{BackupRequest, BackupType, GetDatabaseRequest, Job, JobState};
-use cellar_api::wkt;
+use cellar_api::v1::{BackupRequest, BackupType, GetDatabaseRequest};
 use cellar_model::{CellName, RequestId};
 use clap::{Args, ValueEnum};
 
-use crate::arguments::{Form, Global};
+use crate::arguments::Global;
+use crate::asked::{request_id, span, to_its_end};
 use crate::failure::{Failure, Outcome};
-use crate::follow::follow;
 use crate::output;
 use crate::proof::summary;
 use crate::retry::call;
@@ -65,34 +64,11 @@ pub(crate) struct Backup {
     request_id: Option<RequestId>,
 }
 
-/// A span as requests carry it; `parse_duration` keeps it far below where it would not fit.
-pub(crate) fn span(duration: Duration) -> wkt::Duration {
-    wkt::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
-}
-
-/// A name for a request that has none, so that a broken connection can be followed by a second attempt.
-pub(crate) fn request_id(given: Option<&RequestId>) -> String {
-    given.map_or_else(|| format!("cli-{}", uuid::Uuid::now_v7()), ToString::to_string)
-}
-
-/// Ends the command with a job that was accepted and is not waited for.
-pub(crate) fn accepted(global: &Global, job: &Job) -> Outcome {
-    match global.output {
-        Form::Json => output::json(job),
-        Form::Human => output::print(&job.id),
-    }
-}
-
 /// The present primary, for the words of the proof only.
 async fn primary(target: &Target, database: &str) -> Option<String> {
     let mut client = target.client().ok()?;
     let view = client.get_database(GetDatabaseRequest { name: database.to_owned() }).await.ok()?;
     view.into_inner().leader.map(|leader| leader.cell)
-}
-
-/// Ends a command that waited for a job: the answer, or the job's failure.
-pub(crate) fn judge(job: Job) -> Outcome<Job> {
-    if job.state() == JobState::Succeeded { Ok(job) } else { Err(Failure::Job(Box::new(job))) }
 }
 
 impl Backup {
@@ -130,16 +106,7 @@ impl Backup {
             async move { client.backup(request).await }
         })
         .await?;
-        if self.no_wait {
-            return accepted(global, &job);
-        }
-        output::note(&format!("job {}", job.id));
-        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        if global.output == Form::Json {
-            output::json(&job)?;
-            return judge(job).map(drop);
-        }
-        let job = judge(job)?;
+        let Some(job) = to_its_end(global, &target, job, self.no_wait).await? else { return Ok(()) };
         let Some(result) = job.result.as_ref().and_then(|result| result.backup.as_ref()) else {
             return Err(Failure::Bug(format!("job {} succeeded without a backup", job.id)));
         };

@@ -8,7 +8,7 @@ use cellar_model::{BackupLabel, CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::{accepted, judge, request_id, span};
+use crate::asked::{accepted, judge, request_id, span};
 use crate::drilled::report;
 use crate::failure::{Failure, Outcome};
 use crate::follow::follow;

@@ -8,7 +8,7 @@ use cellar_model::JobId;
 use clap::Subcommand;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::judge;
+use crate::asked::judge;
 use crate::drilled;
 use crate::failure::Outcome;
 use crate::follow::{follow, is_terminal};

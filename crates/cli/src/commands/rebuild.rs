@@ -6,10 +6,9 @@ use cellar_api::v1::RebuildStandbyRequest;
 use cellar_model::{CellName, RequestId};
 use clap::Args;
 
-use crate::arguments::{Form, Global};
-use crate::commands::backup::{accepted, judge, request_id, span};
+use crate::arguments::Global;
+use crate::asked::{request_id, span, to_its_end};
 use crate::failure::Outcome;
-use crate::follow::follow;
 use crate::local::took;
 use crate::output;
 use crate::retry::call;
@@ -58,16 +57,9 @@ impl Rebuild {
             async move { client.rebuild_standby(request).await }
         })
         .await?;
-        if self.no_wait {
-            return accepted(global, &job);
+        if to_its_end(global, &target, job, self.no_wait).await?.is_none() {
+            return Ok(());
         }
-        output::note(&format!("job {}", job.id));
-        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        if global.output == Form::Json {
-            output::json(&job)?;
-            return judge(job).map(drop);
-        }
-        judge(job)?;
         output::print(&format!("cell {} is rebuilt; that took {}", self.cell, took(begun)))
     }
 }

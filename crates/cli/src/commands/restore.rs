@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use crate::arguments::{Form, Global};
-use crate::commands::backup::{accepted, judge, request_id, span};
+use crate::asked::{accepted, judge, request_id, span, to_its_end};
 use crate::failure::{Failure, Outcome};
 use crate::follow::follow;
 use crate::local::took;
@@ -308,34 +308,38 @@ fn request_of(id: JobId, how: &How) -> RestoreJobRequest {
     }
 }
 
-async fn confirm(global: &Global, id: JobId, how: &How) -> Outcome {
-    let begun = std::time::Instant::now();
+/// Asks the person whether what is done about a restore may be done, and finds multiadmin.
+async fn agreed(
+    global: &Global,
+    id: JobId,
+    how: &How,
+    question: impl FnOnce(&str) -> String,
+) -> Outcome<(Target, Client)> {
     can_be_asked(how.yes)?;
     let target = global.target()?;
     let client = target.client()?;
     if !how.yes {
         let database = get_job(&target, &client, id).await?.database;
-        let what = format!(
-            "Delete the data that database {database} had before restore {id}? No rollback is possible then."
-        );
-        ask(&what, &database).await?;
+        ask(&question(&database), &database).await?;
     }
+    Ok((target, client))
+}
+
+async fn confirm(global: &Global, id: JobId, how: &How) -> Outcome {
+    let begun = std::time::Instant::now();
+    let (target, client) = agreed(global, id, how, |database| {
+        format!(
+            "Delete the data that database {database} had before restore {id}? No rollback is possible then."
+        )
+    })
+    .await?;
     let request = request_of(id, how);
     let job = call(&target, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.confirm_restore(request).await }
     })
     .await?;
-    if how.no_wait {
-        return accepted(global, &job);
-    }
-    output::note(&format!("job {}", job.id));
-    let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-    if global.output == Form::Json {
-        output::json(&job)?;
-        return judge(job).map(drop);
-    }
-    let job = judge(job)?;
+    let Some(job) = to_its_end(global, &target, job, how.no_wait).await? else { return Ok(()) };
     output::print(&format!(
         "restore {id} of database {} is confirmed, the old data is deleted; that took {}",
         job.database,
@@ -344,16 +348,10 @@ async fn confirm(global: &Global, id: JobId, how: &How) -> Outcome {
 }
 
 async fn rollback(global: &Global, id: JobId, how: &How) -> Outcome {
-    can_be_asked(how.yes)?;
-    let target = global.target()?;
-    let client = target.client()?;
-    if !how.yes {
-        let database = get_job(&target, &client, id).await?.database;
-        let what = format!(
-            "Bring database {database} back to what it was before restore {id}? What was written since is lost."
-        );
-        ask(&what, &database).await?;
-    }
+    let (target, client) = agreed(global, id, how, |database| {
+        format!("Bring database {database} back to what it was before restore {id}? What was written since is lost.")
+    })
+    .await?;
     let request = request_of(id, how);
     let job = call(&target, || {
         let (mut client, request) = (client.clone(), request.clone());

@@ -9,7 +9,7 @@ use cellar_model::{BackupType, Database, Pooler};
 use cellar_pgbackrest::{Invocation, render_job};
 use cellar_tests::{Cluster, as_user, postgres_user, run};
 
-use crate::figure::{Limit, Report, ratio};
+use crate::figure::{Limit, Report, in_turns, ratio};
 
 const ROUNDS: usize = 7;
 
@@ -91,21 +91,15 @@ pub(crate) fn overhead(report: &mut Report) {
     let cluster = loaded("zone2");
     let hand = ByHand::new(&cluster);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    let by_cellar = || took(|| drop(cluster.cellar(&["backup", "--from", "zone2", "--type", "incr"])));
-    let by_hand = || took(|| hand.run());
-    for round in 0..ROUNDS {
+    let by_cellar = || {
         change(&cluster);
-        // Whoever is second finds warm caches: they take turns.
-        if round % 2 == 0 {
-            ours.push(by_cellar());
-            change(&cluster);
-            theirs.push(by_hand());
-        } else {
-            theirs.push(by_hand());
-            change(&cluster);
-            ours.push(by_cellar());
-        }
-    }
+        ours.push(took(|| drop(cluster.cellar(&["backup", "--from", "zone2", "--type", "incr"]))));
+    };
+    let by_hand = || {
+        change(&cluster);
+        theirs.push(took(|| hand.run()));
+    };
+    in_turns(ROUNDS, by_cellar, by_hand);
     let ratio = ratio(("cellar backup", &ours), ("pgbackrest by hand", &theirs));
     report.figure("backup_overhead", ratio, "ratio", Limit::AtMost(1.10));
 }
@@ -119,15 +113,7 @@ pub(crate) fn dead_cell(report: &mut Report) {
         took(|| drop(cluster.cellar(&["backup", "--from", "zone3", "--type", "incr"])))
     };
     let (mut alive, mut dead) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        if round % 2 == 0 {
-            alive.push(backup(&whole));
-            dead.push(backup(&maimed));
-        } else {
-            dead.push(backup(&maimed));
-            alive.push(backup(&whole));
-        }
-    }
+    in_turns(ROUNDS, || alive.push(backup(&whole)), || dead.push(backup(&maimed)));
     let ratio = ratio(("zone2 dead", &dead), ("all alive", &alive));
     report.figure("dead_cell", ratio, "ratio", Limit::AtMost(1.15));
 }

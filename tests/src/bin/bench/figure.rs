@@ -64,6 +64,19 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Takes two things in turns, each first as often as second: whoever is second finds warm caches.
+pub(crate) fn in_turns(rounds: usize, mut one: impl FnMut(), mut other: impl FnMut()) {
+    for round in 0..rounds {
+        if round % 2 == 0 {
+            one();
+            other();
+        } else {
+            other();
+            one();
+        }
+    }
+}
+
 /// The value that `share` of the samples do not exceed.
 pub(crate) fn quantile(samples: &[Duration], share: f64) -> Duration {
     let mut sorted = samples.to_vec();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cellar_tests::{Cluster, as_user, kill_hard, patiently, postgres_user, run};
 
-use crate::figure::{Limit, Report, note, ratio};
+use crate::figure::{Limit, Report, in_turns, note, ratio};
 
 const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 
@@ -169,32 +169,24 @@ pub(crate) fn to_a_time(report: &mut Report) {
     let set = newest_backup(&other);
     let members = by_hand(&other);
     let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
-    for round in 0..ROUNDS {
-        let cellar = |ours: &mut (Vec<Duration>, Vec<Duration>)| {
-            settle(&cluster);
-            let (writable, streaming, job) = by_cellar(&cluster, &time);
-            ours.0.push(writable);
-            ours.1.push(streaming);
-            // The next round begins from the same data.
-            let ended = cluster.ended(&job);
-            assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
-            let _ = cluster.cellar(&["restore", "rollback", &job, "--yes"]);
-        };
-        let script = |theirs: &mut (Vec<Duration>, Vec<Duration>)| {
-            discard(&members);
-            settle(&other);
-            let (writable, streaming) = by_script(&members, &other_time, &set);
-            theirs.0.push(writable);
-            theirs.1.push(streaming);
-        };
-        if round % 2 == 0 {
-            cellar(&mut ours);
-            script(&mut theirs);
-        } else {
-            script(&mut theirs);
-            cellar(&mut ours);
-        }
-    }
+    let cellar = || {
+        settle(&cluster);
+        let (writable, streaming, job) = by_cellar(&cluster, &time);
+        ours.0.push(writable);
+        ours.1.push(streaming);
+        // The next round begins from the same data.
+        let ended = cluster.ended(&job);
+        assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
+        let _ = cluster.cellar(&["restore", "rollback", &job, "--yes"]);
+    };
+    let script = || {
+        discard(&members);
+        settle(&other);
+        let (writable, streaming) = by_script(&members, &other_time, &set);
+        theirs.0.push(writable);
+        theirs.1.push(streaming);
+    };
+    in_turns(ROUNDS, cellar, script);
     for member in &members {
         if member.running() {
             member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
@@ -296,36 +288,28 @@ pub(crate) fn rebuild(report: &mut Report) {
     let (cluster, other) = (loaded(SCALE), loaded(SCALE));
     let members = by_hand(&other);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..2 * ROUNDS + 1 {
-        let cellar = |ours: &mut Vec<Duration>| {
-            let begun = Instant::now();
-            let _ = cluster.cellar(&["rebuild", "zone2"]);
-            ours.push(begun.elapsed());
-        };
-        let script = |theirs: &mut Vec<Duration>| {
-            let [primary, standby, ..] = members.as_slice() else { panic!("no members") };
-            let begun = Instant::now();
-            standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
-            let conf = std::fs::read(standby.data.join("cellar.conf"));
-            standby.pgbackrest(&["--delta", "--type=standby"]);
-            if let Ok(conf) = conf
-                && let Err(error) = std::fs::write(standby.data.join("cellar.conf"), conf)
-            {
-                panic!("{error}");
-            }
-            standby.start();
-            let names =
-                "SELECT string_agg(application_name, ',') FROM pg_stat_replication WHERE state = 'streaming'";
-            theirs.push(since(begun, "the standby to stream", || primary.sql(names).contains("zone2")));
-        };
-        if round % 2 == 0 {
-            cellar(&mut ours);
-            script(&mut theirs);
-        } else {
-            script(&mut theirs);
-            cellar(&mut ours);
+    let cellar = || {
+        let begun = Instant::now();
+        let _ = cluster.cellar(&["rebuild", "zone2"]);
+        ours.push(begun.elapsed());
+    };
+    let script = || {
+        let [primary, standby, ..] = members.as_slice() else { panic!("no members") };
+        let begun = Instant::now();
+        standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+        let conf = std::fs::read(standby.data.join("cellar.conf"));
+        standby.pgbackrest(&["--delta", "--type=standby"]);
+        if let Ok(conf) = conf
+            && let Err(error) = std::fs::write(standby.data.join("cellar.conf"), conf)
+        {
+            panic!("{error}");
         }
-    }
+        standby.start();
+        let names =
+            "SELECT string_agg(application_name, ',') FROM pg_stat_replication WHERE state = 'streaming'";
+        theirs.push(since(begun, "the standby to stream", || primary.sql(names).contains("zone2")));
+    };
+    in_turns(2 * ROUNDS + 1, cellar, script);
     for member in &members {
         member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
     }
