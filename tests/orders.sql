@@ -2,7 +2,7 @@
 -- PostgreSQL database dump
 --
 
-\restrict uutnTe0BOvFY5ofci7RUfO5QVJKyEWPAZ6rAdfEg4aR7qVYmcDtuVLgmHWSQTgG
+\restrict tYXPdGGjkAlzBcXfKE3BiLa9MvdpYKDsGCJPD5iAD7gUcrTeLreyQCPoLlY2Gcq
 
 -- Dumped from database version 15.20 (Debian 15.20-0+deb12u1)
 -- Dumped by pg_dump version 15.20 (Debian 15.20-0+deb12u1)
@@ -1046,5 +1046,5 @@ COPY public.orders (id, what) FROM stdin;
 -- PostgreSQL database dump complete
 --
 
-\unrestrict uutnTe0BOvFY5ofci7RUfO5QVJKyEWPAZ6rAdfEg4aR7qVYmcDtuVLgmHWSQTgG
+\unrestrict tYXPdGGjkAlzBcXfKE3BiLa9MvdpYKDsGCJPD5iAD7gUcrTeLreyQCPoLlY2Gcq
 

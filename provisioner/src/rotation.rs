@@ -332,7 +332,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         });
     }
     let serial_of = |path: PathBuf| CertificateInfo::from_file(&path).map(|info| info.serial).ok();
-    let mut revoked = vec![serial.clone()];
+    let (mut revoked, mut opens_pgbackrest) = (vec![serial.clone()], false);
     let sets = cluster.certificate_sets()?;
     if let Some(set) = sets.iter().find(|set| set.certificates().filter_map(serial_of).any(|of| of == serial))
     {
@@ -341,11 +341,17 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         revoked.extend(set.certificates().filter_map(serial_of));
         let mut doors = cluster.doors()?;
         doors.retain(|door| door.certificate.starts_with(&set.directory));
+        opens_pgbackrest = doors.iter().any(|door| door.protocol == ProbeProtocol::Pgbackrest);
         set.renew(&ca, &cluster.trusted()?)?;
         cluster.wait_for(&doors, &ca, Until::Serves, deadline).await?;
         forget_previous(&set.directory)?;
     }
     let _ = cluster.sign_revoked(&revoked)?;
     cluster.publish_revoked().await?;
+    if opens_pgbackrest {
+        steps.step(
+            "pgBackRest knows no revocation: if the key was stolen, `cellar certs rotate --ca` shuts it out there, too",
+        );
+    }
     Ok(serial)
 }
