@@ -44,6 +44,8 @@ fn walk(page: &str, way: &str) -> Cluster {
     let mut shell = Command::new("bash");
     shell
         .args(["-c", &script])
+        // What a page writes goes with the cluster.
+        .current_dir(cluster.directory())
         .env("CELLAR_DIR", cluster.directory())
         .env("PATH", path)
         .env_remove("CELLAR_ADMIN");
