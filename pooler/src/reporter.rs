@@ -43,6 +43,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         database: agent.database.clone(),
         cell: agent.cell.clone(),
         epoch: agent.epoch.clone(),
+        pid: std::process::id(),
         state: report.state,
         // The most urgent one: there is room for one.
         message: [report.message, report.certificate_problem, report.certificate_warning]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use cellar_daemon::running_pid;
 use cellar_model::{CellName, Ports};
@@ -22,16 +21,7 @@ use crate::state::LocalCell;
 pub(crate) struct Launched {
     pub(crate) etcd: Option<Started>,
     pub(crate) admin: Option<Started>,
-    pub(crate) poolers: BTreeMap<CellName, LaunchedPooler>,
-}
-
-/// A pooler that was started just now.
-#[derive(Debug)]
-pub(crate) struct LaunchedPooler {
-    pub(crate) process: Started,
-    /// Seconds since the epoch. Etcd may still hold the status of an earlier process, which says
-    /// nothing about this one; a status counts only if it is not older than this.
-    pub(crate) since: i64,
+    pub(crate) poolers: BTreeMap<CellName, Started>,
 }
 
 /// One thing that is started beside the others.
@@ -40,7 +30,7 @@ type Work = Box<dyn FnOnce(&Cluster, &Ca) -> Result<Part> + Send>;
 enum Part {
     Etcd(Option<Started>),
     Admin(Option<Started>),
-    Pooler(CellName, Option<LaunchedPooler>),
+    Pooler(CellName, Option<Started>),
 }
 
 fn daemon(program: &'static str) -> Result<PathBuf> {
@@ -48,11 +38,6 @@ fn daemon(program: &'static str) -> Result<PathBuf> {
         what: program.to_owned(),
         source: std::io::ErrorKind::NotFound.into(),
     })
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 impl Cluster {
@@ -113,7 +98,7 @@ impl Cluster {
         self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)
     }
 
-    fn start_pooler(&self, cell: &CellName) -> Result<Option<LaunchedPooler>> {
+    fn start_pooler(&self, cell: &CellName) -> Result<Option<Started>> {
         let pid_file = self.pooler_pid_file(cell);
         if running_pid(&pid_file).is_some() {
             return Ok(None);
@@ -133,10 +118,8 @@ impl Cluster {
             pid_file.display().to_string(),
         ];
         self.push_os_user(&mut arguments);
-        let since = now();
         let what = format!("multipooler of cell {cell}");
-        let process = self.start_daemon("multipooler", what, arguments, self.pooler_log(cell))?;
-        Ok(Some(LaunchedPooler { process, since }))
+        self.start_daemon("multipooler", what, arguments, self.pooler_log(cell)).map(Some)
     }
 
     fn push_os_user(&self, arguments: &mut Vec<String>) {
@@ -166,7 +149,7 @@ impl Cluster {
     }
 
     /// Certificates, directories and the pooler of one cell.
-    fn bring_up_cell(&self, ca: &Ca, cell: &CellName) -> Result<Option<LaunchedPooler>> {
+    fn bring_up_cell(&self, ca: &Ca, cell: &CellName) -> Result<Option<Started>> {
         self.make_cell_directories(cell)?;
         self.issue_cell(ca, cell)?;
         self.install_passphrase(cell)?;
@@ -239,7 +222,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 impl Launched {
     /// An error when something that was started has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
-        let poolers = self.poolers.values_mut().map(|pooler| &mut pooler.process);
+        let poolers = self.poolers.values_mut();
         self.etcd.iter_mut().chain(&mut self.admin).chain(poolers).try_for_each(Started::check)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::{GetDatabaseRequest, InstanceState, ListPoolersRequest, PoolerStatus, Role};
+use cellar_daemon::running_pid;
 use cellar_model::CellName;
 use tonic::Code as Grpc;
 
@@ -51,13 +52,13 @@ impl Verdict {
     }
 }
 
-/// Judges a cell. A status from before `since` (seconds since the epoch) says nothing.
-pub(crate) fn judge(observed: &Observation, cell: &str, since: Option<i64>) -> Verdict {
+/// Judges a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
+/// says nothing about the one that runs now.
+pub(crate) fn judge(observed: &Observation, cell: &str, pid: Option<u32>) -> Verdict {
     let Some(status) = observed.status.get(cell) else {
         return Verdict::NotYet("its multipooler does not report yet".to_owned());
     };
-    let written = status.update_time.as_ref().map_or(0, |time| time.seconds);
-    if since.is_some_and(|since| written < since) {
+    if pid != Some(status.pid) {
         return Verdict::NotYet("its multipooler has just been started".to_owned());
     }
     let with_message = |state: &str| match status.message.as_str() {
@@ -144,7 +145,7 @@ impl<'a> Watcher<'a> {
     }
 
     fn judge(&self, observed: &Observation, cell: &CellName) -> Verdict {
-        judge(observed, cell.as_str(), self.launched.poolers.get(cell).map(|pooler| pooler.since))
+        judge(observed, cell.as_str(), running_pid(&self.cluster.pooler_pid_file(cell)))
     }
 
     fn reports(&self, observed: &Observation, cells: &[CellName]) -> Vec<CellReport> {
@@ -256,6 +257,7 @@ mod tests {
     fn standby() -> PoolerStatus {
         PoolerStatus {
             cell: "zone2".into(),
+            pid: 42,
             state: InstanceState::Running.into(),
             role: Role::Standby.into(),
             streams_from: Some("zone1".into()),
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn only_a_streaming_standby_is_well() {
         let well =
-            |leader, status| matches!(judge(&observed(leader, status), "zone2", None), Verdict::Well(_));
+            |leader, status| matches!(judge(&observed(leader, status), "zone2", Some(42)), Verdict::Well(_));
         assert!(well(Some("zone1"), standby()));
         assert!(!well(Some("zone3"), standby()));
         assert!(!well(None, standby()));
@@ -277,15 +279,17 @@ mod tests {
         assert!(well(Some("zone2"), PoolerStatus { role: Role::Primary.into(), ..standby() }));
         let broken = PoolerStatus { state: InstanceState::Broken.into(), message: "no".into(), ..standby() };
         assert_eq!(
-            judge(&observed(Some("zone1"), broken), "zone2", None),
+            judge(&observed(Some("zone1"), broken), "zone2", Some(42)),
             Verdict::Broken("broken: no".into())
         );
-        assert!(matches!(judge(&Observation::default(), "zone2", None), Verdict::NotYet(_)));
+        assert!(matches!(judge(&Observation::default(), "zone2", Some(42)), Verdict::NotYet(_)));
     }
 
     #[test]
     fn what_an_earlier_process_said_does_not_count() {
-        let verdict = judge(&observed(Some("zone1"), standby()), "zone2", Some(1));
-        assert_eq!(verdict, Verdict::NotYet("its multipooler has just been started".into()));
+        for running in [Some(43), None] {
+            let verdict = judge(&observed(Some("zone1"), standby()), "zone2", running);
+            assert_eq!(verdict, Verdict::NotYet("its multipooler has just been started".into()));
+        }
     }
 }

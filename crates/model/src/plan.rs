@@ -680,6 +680,7 @@ mod tests {
                     database: db.name.clone(),
                     cell: cell.name.clone(),
                     epoch: "e".into(),
+                    pid: 1,
                     state: InstanceState::Running,
                     message: String::new(),
                     role: if index == 0 { Role::Primary } else { Role::Standby },

@@ -102,6 +102,10 @@ pub struct PoolerStatus {
     pub cell: CellName,
     /// This run of the pooler process; a new one after every restart.
     pub epoch: String,
+    /// Its process on its host. A status outlives the process that wrote it for as long as its lease lasts; whoever
+    /// shares the host can tell by this.
+    #[serde(default)]
+    pub pid: u32,
     /// Where the instance is in its life.
     #[serde(default)]
     pub state: InstanceState,

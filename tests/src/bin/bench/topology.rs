@@ -80,6 +80,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         database: pooler.database.clone(),
         cell: pooler.cell.clone(),
         epoch: "01938f6e-7d3a-7c59-9a5e-3b8f2f0d4c11".to_owned(),
+        pid: 4711,
         state: InstanceState::Running,
         message: String::new(),
         role: if is_primary { Role::Primary } else { Role::Standby },
