@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use cellar_api::v1::{GetSigningRequestRequest, InstallCertificatesRequest};
-use cellar_model::{ClusterName, Pooler};
+use cellar_model::{ClusterName, Database, Pooler};
 use cellar_tls::{Ca, CertificateInfo, KeyFile, LeafRequest, TlsError, issue, sign_request};
 use jiff::Timestamp;
 
@@ -104,8 +104,9 @@ impl Renewal {
             sign_request(ca, &request.with_lifetime(self.lifetime), &proof).map_err(|error| error.to_string())
         };
         let (cluster, host) = (&self.cluster, pooler.host.as_str());
+        let name = self.admin.view().databases.get(&pooler.database).map(Database::pgbackrest_name);
         let renewed = InstallCertificatesRequest {
-            server: signed(LeafRequest::pgbackrest(host))?,
+            server: signed(LeafRequest::pgbackrest(name.unwrap_or_default(), host))?,
             pooler: signed(LeafRequest::pooler(cluster, &pooler.database, &pooler.cell, host))?,
             replication: signed(LeafRequest::replication(cluster, &pooler.cell))?,
         };

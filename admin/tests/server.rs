@@ -364,7 +364,7 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else() {
         LeafRequest::pooler(&cluster, &database, &cell, "localhost"),
         LeafRequest::multiadmin(&cluster, "localhost"),
         LeafRequest::replication(&cluster, &cell),
-        LeafRequest::pgbackrest("localhost"),
+        LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost"),
         LeafRequest::etcd_server(&cluster, "localhost"),
         // Signed by the same authority, and of another cluster all the same.
         LeafRequest::operator(&other, OperatorRole::Admin, "ann").unwrap(),

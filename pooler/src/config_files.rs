@@ -76,13 +76,15 @@ pub(crate) fn sync_pgbackrest(
 ) -> Result<bool, ConfigFileError> {
     let others = others(agent);
     let others: Vec<&Pooler> = others.iter().collect();
-    // Only this database's clients: their certificates all have the same name, so the stanza is what limits them.
+    // All databases' clients have the same names, so the stanza is what limits them.
     let auth = database.stanza.as_str();
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
     let input = ConfigInput { database, local: card, others: &others, tls_server_auth: auth, passphrase };
     let text = render_full(&input)?;
-    write_if_changed(Path::new(&card.config_path), &text)
+    let changed = write_if_changed(Path::new(&card.config_path), &text)?;
+    agent.accepted_names.replace(database.accepted_names());
+    Ok(changed)
 }
 
 /// Writes the config that knows pg1 only, for what must not wait for other hosts.

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
+use cellar_model::{
+    InstanceState, Key, LagClass, PgbackrestName, PoolerStatus, Role, Versions, timestamp_ms,
+};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -23,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) message: String,
     /// Whether the TLS server answers.
     pub(crate) tls_server_up: bool,
+    /// Whom it lets in.
+    pub(crate) tls_server_accepts: Vec<PgbackrestName>,
     /// pgBackRest's version.
     pub(crate) pgbackrest_version: String,
     /// When the first certificate ends.
@@ -64,6 +68,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         },
         certificate_expiry: report.certificate_expiry,
         tls_server_up: report.tls_server_up,
+        tls_server_accepts: report.tls_server_accepts,
         unreadable_records: agent.mirror.view().unreadable.keys().take(20).cloned().collect(),
         update_time: None,
     };

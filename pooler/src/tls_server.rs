@@ -5,7 +5,8 @@
 //!
 //! On SIGHUP pgBackRest (2.45) closes its socket and binds it anew. A session that it has forked has inherited the
 //! old one, so the binding fails (41) while one runs, and the server ends with all its sessions. So it is told once
-//! no session runs: until then it serves what it has.
+//! no session runs: until then it serves what it has. When it is to let somebody in no more, it is not waited for long:
+//! pgBackRest does not say whose the sessions are, so they all end with the server, which is started again.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -34,6 +35,13 @@ const LOOK_FOR_START: Duration = Duration::from_millis(100);
 /// How often to look whether its sessions have ended, while something new waits for that.
 const LOOK_FOR_END: Duration = Duration::from_millis(100);
 
+/// How long sessions may go on once the server lets in a name that it should not. A session of those who are to
+/// stay out is among them perhaps, and would otherwise hold the door open for itself.
+const UNWELCOME_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the server may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How often to look whether it still listens. Each look is a connection that the server forks for.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -48,7 +56,10 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
                 Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
             }
-            agent.say(|report| report.tls_server_up = false);
+            agent.say(|report| {
+                report.tls_server_up = false;
+                report.tls_server_accepts.clear();
+            });
         }
         pause = if begun.elapsed() > HEALTHY { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         tokio::select! {
@@ -66,6 +77,8 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
     let _ = agent.config_changed.notified().now_or_never();
     agent.reload_waits.set(false);
+    let mut accepts = agent.accepted_names.borrow().clone();
+    let mut unwelcome_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
     let leader = running.group();
@@ -80,11 +93,25 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
             }
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
             () = tokio::time::sleep(LOOK_FOR_END), if agent.reload_waits.get() => match program_in(leader) {
-                Some(pid) if has_sessions(pid) => {}
+                Some(pid) if has_sessions(pid) => {
+                    let wanted = agent.accepted_names.borrow().clone();
+                    if accepts.iter().all(|name| wanted.contains(name)) {
+                        unwelcome_since = None;
+                    } else if unwelcome_since.get_or_insert_with(Instant::now).elapsed() >= UNWELCOME_PATIENCE {
+                        tracing::warn!("a certificate was revoked: the pgBackRest TLS server's sessions end");
+                        let ended = running.terminate(END_PATIENCE).await;
+                        let _ = std::fs::remove_file(&pid_file);
+                        return ended;
+                    }
+                }
                 Some(pid) => {
                     tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
+                    accepts = agent.accepted_names.borrow().clone();
                     let _ = kill(pid, Signal::SIGHUP);
                     agent.reload_waits.set(false);
+                    if up {
+                        agent.say(|report| report.tls_server_accepts.clone_from(&accepts));
+                    }
                 }
                 // Not started yet: it will read the new one.
                 None => agent.reload_waits.set(false),
@@ -99,7 +126,10 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 let listens = listens(&card.listen, card.pgbackrest_port).await;
                 if listens != up {
                     up = listens;
-                    agent.say(|report| report.tls_server_up = up);
+                    agent.say(|report| {
+                        report.tls_server_up = up;
+                        report.tls_server_accepts = if up { accepts.clone() } else { Vec::new() };
+                    });
                 }
             }
         }

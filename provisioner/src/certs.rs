@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, OperatorRole};
+use cellar_model::{CellName, OperatorRole, PgbackrestName};
 use cellar_tls::{
     CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, Identity, KeyFile, LeafRequest,
     Owner, SERVER_CERTIFICATE, SERVER_KEY, exchange, generate_ca, install_authorities, issue,
@@ -71,6 +71,16 @@ impl CertificateSet {
     /// The certificates in it.
     pub(crate) fn certificates(&self) -> impl Iterator<Item = PathBuf> {
         self.leaves.iter().map(|(file, _)| self.directory.join(file))
+    }
+
+    /// The serial numbers of those that can be read.
+    pub(crate) fn serials(&self) -> impl Iterator<Item = String> {
+        self.certificates().filter_map(|path| Some(CertificateInfo::from_file(&path).ok()?.serial))
+    }
+
+    /// Whether pgBackRest's servers let its owner in.
+    pub(crate) fn opens_pgbackrest(&self) -> bool {
+        self.leaves.iter().any(|(_, request)| request.common_name.parse::<PgbackrestName>().is_ok())
     }
 }
 
@@ -141,7 +151,7 @@ impl Cluster {
     }
 
     /// Copies of what was issued to people and programs.
-    fn issued(&self) -> PathBuf {
+    pub(crate) fn issued(&self) -> PathBuf {
         self.layout.ca().join("issued")
     }
 
@@ -234,7 +244,7 @@ impl Cluster {
     pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
         let (cluster, database) = (&self.state.cluster, &self.state.database);
         let leaves = vec![
-            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(HOST)),
+            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, HOST)),
             (POOLER_CERTIFICATE, LeafRequest::pooler(cluster, database, cell, HOST)),
             (REPLICATION_CERTIFICATE, LeafRequest::replication(cluster, cell)),
         ];

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_daemon::OsUser;
-use cellar_model::{Cell, CellName, ClusterLayout, Database, Keyspace, Pooler, Ports, Retention};
+use cellar_model::{
+    Cell, CellName, ClusterLayout, Database, Keyspace, PgbackrestName, Pooler, Ports, Retention,
+};
 use cellar_tls::{ClientTls, Owner};
 use cellar_topology::{EtcdKv, Store};
 use tonic::transport::Channel;
@@ -98,6 +100,10 @@ impl Cluster {
             bootstrap_cell: self.state.bootstrap_cell.clone(),
             port_offset: u32::from(self.state.port_offset),
             repo_cipher: self.state.repo_cipher,
+            pgbackrest_names: Some(self.state.pgbackrest_name)
+                .filter(|name| *name != PgbackrestName::default())
+                .into_iter()
+                .collect(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cellar_model::{Cell, CellName, Key};
+use cellar_model::{Cell, CellName, Database, Key};
 use cellar_topology::{Store, StoreError, TxnOutcome};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,8 +68,10 @@ impl Cluster {
     /// Writes the records of a new cluster, or compares with those of an existing one.
     pub(crate) async fn seed(&self, store: &Store) -> Result<Reconciled> {
         let database = Key::Database(self.state.database.clone());
-        if store.get::<cellar_model::Database>(&database).await?.is_some() {
-            ensure(store, &database, &self.database()).await?;
+        if let Some(found) = store.get::<Database>(&database).await? {
+            // Names that are being changed are settled later.
+            let wanted = Database { pgbackrest_names: found.record.pgbackrest_names, ..self.database() };
+            ensure(store, &database, &wanted).await?;
             return self.reconcile(store).await;
         }
         let mut writes = JoinSet::new();

@@ -16,7 +16,7 @@ use cellar_tls::{
 };
 
 use crate::authority::OLD_AUTHORITY;
-use crate::certs::{ADMIN_CERTIFICATE, POOLER_CERTIFICATE};
+use crate::certs::{ADMIN_CERTIFICATE, CertificateSet, POOLER_CERTIFICATE};
 use crate::cluster::{Cluster, HOST, LISTEN};
 use crate::error::{ProvisionError, Result};
 use crate::file::replace;
@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// How often pgBackRest is, whose server reads new certificates only while nobody is connected.
 const RARE_POLL: Duration = Duration::from_secs(3);
+
+/// How long pgBackRest's servers may take to let in a new name before the old one goes.
+const BOTH_NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a caller's certificate that is made only to ask lives.
 const PROBE_LIFETIME: Duration = Duration::from_secs(3600);
@@ -85,7 +88,7 @@ impl Visitor {
         };
         let cell = &cluster.state.bootstrap_cell;
         let standby = issued("standby", LeafRequest::replication(&cluster.state.cluster, cell))?;
-        let pgbackrest = issued("pgbackrest", LeafRequest::pgbackrest(HOST))?;
+        let pgbackrest = issued("pgbackrest", LeafRequest::pgbackrest(cluster.state.pgbackrest_name, HOST))?;
         let peer = issued("peer", LeafRequest::etcd_peer(&cluster.state.cluster, HOST))?;
         Ok(Self { standby, pgbackrest, peer, _files: files })
     }
@@ -322,7 +325,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         value: serial.chars().take(80).collect(),
         reason: error.to_string(),
     })?;
-    let (cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
     let ca = Ca::load(&cluster.layout.ca())?;
     if ca.info().serial == serial {
         return Err(ProvisionError::Argument {
@@ -331,27 +334,71 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
             reason: "it is the authority's own: `cellar certs rotate --ca` replaces it".to_owned(),
         });
     }
-    let serial_of = |path: PathBuf| CertificateInfo::from_file(&path).map(|info| info.serial).ok();
-    let (mut revoked, mut opens_pgbackrest) = (vec![serial.clone()], false);
-    let sets = cluster.certificate_sets()?;
-    if let Some(set) = sets.iter().find(|set| set.certificates().filter_map(serial_of).any(|of| of == serial))
-    {
-        steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
-        // Whoever has the key of one has that of the others.
-        revoked.extend(set.certificates().filter_map(serial_of));
-        let mut doors = cluster.doors()?;
-        doors.retain(|door| door.certificate.starts_with(&set.directory));
-        opens_pgbackrest = doors.iter().any(|door| door.protocol == ProbeProtocol::Pgbackrest);
-        set.renew(&ca, &cluster.trusted()?)?;
-        cluster.wait_for(&doors, &ca, Until::Serves, deadline).await?;
-        forget_previous(&set.directory)?;
-    }
-    let _ = cluster.sign_revoked(&revoked)?;
-    cluster.publish_revoked().await?;
-    if opens_pgbackrest {
-        steps.step(
-            "pgBackRest knows no revocation: if the key was stolen, `cellar certs rotate --ca` shuts it out there, too",
-        );
-    }
+    cluster.replace_and_revoke(&ca, &serial, deadline, steps).await?;
     Ok(serial)
+}
+
+impl Cluster {
+    async fn replace_and_revoke(
+        &mut self,
+        ca: &Ca,
+        serial: &str,
+        deadline: Instant,
+        steps: &Steps,
+    ) -> Result<()> {
+        let has_it = |set: &CertificateSet| set.serials().any(|of| of == serial);
+        let compromised = self.certificate_sets()?.into_iter().find(has_it);
+        // Of one that is not there any more nothing else is known, so it may be one of a cell's.
+        let opens_pgbackrest = match &compromised {
+            Some(set) => set.opens_pgbackrest(),
+            None => !self.issued().join(format!("{serial}.crt")).exists(),
+        };
+        let doors = self.doors()?;
+        let (former, store) = (self.state.pgbackrest_name, self.store().await?);
+        if opens_pgbackrest {
+            self.state.pgbackrest_name = former.next();
+            self.state.save(&self.layout)?;
+            // Both, so that cells reach each other meanwhile.
+            let soon = deadline.min(Instant::now() + BOTH_NAMES_PATIENCE);
+            if let Err(error) = self.let_in(&store, &[self.state.pgbackrest_name, former], soon).await {
+                steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
+            }
+        }
+
+        let replaced = |set: &CertificateSet| {
+            compromised.as_ref().is_some_and(|compromised| compromised.directory == set.directory)
+        };
+        let mut affected = self.certificate_sets()?;
+        affected.retain(|set| replaced(set) || (opens_pgbackrest && set.opens_pgbackrest()));
+        let (mut revoked, trusted) = (vec![serial.to_owned()], self.trusted()?);
+        for set in &affected {
+            if replaced(set) {
+                steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
+                // Whoever has the key of one has that of the others.
+                revoked.extend(set.serials());
+                set.renew(ca, &trusted)?;
+            } else {
+                set.ensure(ca, &trusted)?;
+            }
+        }
+        let renewed = |door: &Door| {
+            CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
+        };
+        // pgBackRest's servers read what is new when their sessions end, which is seen to below.
+        let (late, early): (Vec<Door>, Vec<Door>) =
+            doors.into_iter().filter(renewed).partition(|door| door.protocol == ProbeProtocol::Pgbackrest);
+        self.wait_for(&early, ca, Until::Serves, deadline).await?;
+        let _ = self.sign_revoked(&revoked)?;
+        self.publish_revoked().await?;
+        if opens_pgbackrest {
+            let name = self.state.pgbackrest_name;
+            self.let_in(&store, &[name], deadline).await?;
+            steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
+        }
+        self.wait_for(&late, ca, Until::Serves, deadline).await?;
+        if let Some(set) = compromised {
+            forget_previous(&set.directory)?;
+        }
+        Ok(())
+    }
 }

@@ -247,6 +247,7 @@ impl ClusterSpec {
             bootstrap_cell,
             port_offset: 0,
             repo_cipher: None,
+            pgbackrest_names: Vec::new(),
         };
         Ok(Self { cluster, database, poolers, server_auth })
     }

@@ -9,7 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, StanzaName};
+use cellar_model::{
+    CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, StanzaName,
+};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,13 @@ pub struct ClusterState {
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_cipher: Option<RepoCipher>,
+    /// The name that its certificates for pgBackRest carry.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub pgbackrest_name: PgbackrestName,
+}
+
+fn is_first(name: &PgbackrestName) -> bool {
+    *name == PgbackrestName::default()
 }
 
 impl ClusterState {
@@ -93,6 +102,7 @@ impl ClusterState {
             renews: false,
             cells,
             repo_cipher: None,
+            pgbackrest_name: PgbackrestName::default(),
         })
     }
 

@@ -268,7 +268,8 @@ impl Cluster {
             async move {
                 this.ensure_permissions().await?;
                 // What an etcd that was lost, or away when something was revoked, does not know.
-                this.publish_revoked().await
+                this.publish_revoked().await?;
+                this.settle_names(&store, deadline).await
             }
         });
         let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;

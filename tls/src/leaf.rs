@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use cellar_model::PgbackrestName;
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -61,7 +62,7 @@ pub fn generate_server_cert(
     cell_host: &str,
     owner: Option<Owner>,
 ) -> Result<Issued> {
-    let request = LeafRequest::pgbackrest(cell_host);
+    let request = LeafRequest::pgbackrest(PgbackrestName::default(), cell_host);
     request.check()?;
     let key = KeyFile::load_or_create(&directory.join(SERVER_KEY), owner)?;
     issue(ca, &request, &key, &directory.join(SERVER_CERTIFICATE))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole};
+use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
 use rustls_pki_types::DnsName;
 
 use crate::{CertificateInfo, Result, TlsError};
@@ -24,7 +24,7 @@ const MAX_COMMON_NAME: usize = 127;
 ///
 /// The constructors give each party of a cluster exactly the names and uses it
 /// needs. Common names matter to three readers: pgBackRest authorises
-/// `pgbackrest`, PostgreSQL maps `cellar_replication` to a role, and etcd takes
+/// `pgbackrest` (or what took its place), PostgreSQL maps `cellar_replication` to a role, and etcd takes
 /// the name for its user; so no two kinds may ever share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafRequest {
@@ -69,10 +69,10 @@ impl LeafRequest {
         Self { server_auth: true, ..Self::client(common_name) }.with_local_names().with_host(host)
     }
 
-    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones.
+    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones, by the name that they let in.
     #[must_use]
-    pub fn pgbackrest(cell_host: &str) -> Self {
-        Self::server_and_client("pgbackrest", cell_host)
+    pub fn pgbackrest(name: PgbackrestName, cell_host: &str) -> Self {
+        Self::server_and_client(name.to_string(), cell_host)
     }
 
     /// The pooler of one database in one cell: gRPC server, and client of etcd.
@@ -218,10 +218,11 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_an_address() {
-        let request = LeafRequest::pgbackrest("Zone1.Example.Org").with_host("10.0.0.7");
+        let request =
+            LeafRequest::pgbackrest(PgbackrestName::default(), "Zone1.Example.Org").with_host("10.0.0.7");
         assert!(request.dns_names.contains("zone1.example.org"));
         assert!(request.ip_addresses.contains(&"10.0.0.7".parse().unwrap()));
-        assert_eq!(LeafRequest::pgbackrest("localhost").dns_names.len(), 1);
+        assert_eq!(LeafRequest::pgbackrest(PgbackrestName::default(), "localhost").dns_names.len(), 1);
         request.check().unwrap();
     }
 
@@ -232,9 +233,13 @@ mod tests {
             other => panic!("{other}"),
         };
         for host in ["", "a b", "*.example.org", "a\nb", "[::1]"] {
-            assert_eq!(field(LeafRequest::pgbackrest(host)), "host name", "{host:?}");
+            assert_eq!(
+                field(LeafRequest::pgbackrest(PgbackrestName::default(), host)),
+                "host name",
+                "{host:?}"
+            );
         }
-        let request = LeafRequest::pgbackrest("h");
+        let request = LeafRequest::pgbackrest(PgbackrestName::default(), "h");
         assert_eq!(field(LeafRequest { common_name: "a\0".into(), ..request.clone() }), "common name");
         assert_eq!(field(LeafRequest { common_name: String::new(), ..request.clone() }), "common name");
         assert_eq!(field(LeafRequest { uri: Some("http://x".into()), ..request.clone() }), "URI");

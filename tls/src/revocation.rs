@@ -197,7 +197,7 @@ mod tests {
         }
         // A leaf of ours signs no list.
         let leaf = crate::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
-        let request = crate::LeafRequest::pgbackrest("localhost");
+        let request = crate::LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost");
         let path = dir.path().join("leaf/crt");
         crate::issue(&ours, &request, &leaf, &path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();

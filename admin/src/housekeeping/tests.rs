@@ -78,6 +78,7 @@ impl World {
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
             repo_cipher: None,
+            pgbackrest_names: Vec::new(),
         };
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {

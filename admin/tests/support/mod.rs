@@ -194,6 +194,7 @@ pub fn database(name: &str) -> Database {
         bootstrap_cell: zone(1),
         port_offset: 0,
         repo_cipher: None,
+        pgbackrest_names: Vec::new(),
     }
 }
 

@@ -21,6 +21,7 @@ mod lsn;
 mod name;
 mod outcome;
 mod path_rule;
+mod pgbackrest_name;
 mod plan;
 mod pooler;
 mod precondition;
@@ -56,6 +57,7 @@ pub use lsn::{Lsn, SystemIdentifier, Timeline};
 pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use path_rule::{path_fault, value_fault};
+pub use pgbackrest_name::{PgbackrestName, PgbackrestNameError};
 pub use plan::{
     DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_confirm, plan_drill,
     plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,

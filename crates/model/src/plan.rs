@@ -667,6 +667,7 @@ mod tests {
                 bootstrap_cell: "zone1".parse().unwrap(),
                 port_offset: 0,
                 repo_cipher: None,
+                pgbackrest_names: Vec::new(),
             };
             for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
                 let cell = Cell {
@@ -693,6 +694,7 @@ mod tests {
                     versions: crate::Versions::default(),
                     certificate_expiry: None,
                     tls_server_up: true,
+                    tls_server_accepts: vec![],
                     unreadable_records: vec![],
                     update_time: None,
                 };

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::json;
-use crate::{CellName, DatabaseName, InstanceState, LagClass, Lsn, Role, SystemIdentifier, Timeline};
+use crate::{
+    CellName, DatabaseName, InstanceState, LagClass, Lsn, PgbackrestName, Role, SystemIdentifier, Timeline,
+};
 
 /// The address card of the agent beside one PostgreSQL instance.
 ///
@@ -142,6 +144,9 @@ pub struct PoolerStatus {
     /// Whether the pgBackRest TLS server answers.
     #[serde(default)]
     pub tls_server_up: bool,
+    /// Whom the pgBackRest TLS server that runs lets in; nobody while none runs.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tls_server_accepts: Vec<PgbackrestName>,
     /// Records in etcd that this pooler could not read.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unreadable_records: Vec<String>,

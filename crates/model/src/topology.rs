@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CellName, DatabaseName, StanzaName};
+use crate::{CellName, DatabaseName, PgbackrestName, StanzaName};
 
 /// A failure domain. Its index never changes and every port derives from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,27 @@ pub struct Database {
     /// How its repository is encrypted; none when it is not. Fixed when the database is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_cipher: Option<RepoCipher>,
+    /// The names that pgBackRest's servers let in, the one first that certificates carry from now on. Empty for
+    /// `pgbackrest` alone, which is how it is until a certificate is revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pgbackrest_names: Vec<PgbackrestName>,
+}
+
+impl Database {
+    /// The name that certificates for pgBackRest carry from now on.
+    #[must_use]
+    pub fn pgbackrest_name(&self) -> PgbackrestName {
+        self.pgbackrest_names.first().copied().unwrap_or_default()
+    }
+
+    /// The names that pgBackRest's servers let in.
+    #[must_use]
+    pub fn accepted_names(&self) -> Vec<PgbackrestName> {
+        match self.pgbackrest_names.as_slice() {
+            [] => vec![PgbackrestName::default()],
+            names => names.to_vec(),
+        }
+    }
 }
 
 /// The serial numbers of certificates that nobody accepts any more, as the cluster's authorities signed them.

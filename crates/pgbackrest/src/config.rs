@@ -4,7 +4,7 @@
 //! file can be deleted and rendered again at any time.
 
 use askama::Template;
-use cellar_model::{Database, Pooler, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, Secret};
 
 use crate::config_check::{self, ConfigError};
 
@@ -29,7 +29,7 @@ pub struct ConfigInput<'a> {
     pub local: &'a Pooler,
     /// The other poolers of the database in any order; they become pg2… in the order of their indexes.
     pub others: &'a [&'a Pooler],
-    /// What a client with the certificate name `pgbackrest` may work on: `*`, or stanzas separated by commas.
+    /// What a client with one of the database's names for pgBackRest may work on: `*`, or stanzas separated by commas.
     pub tls_server_auth: &'a str,
     /// The repository's passphrase, when the database says that it is encrypted. It becomes a line of the file:
     /// pgBackRest takes it from there or from its environment, where every program that PostgreSQL starts would
@@ -59,6 +59,7 @@ struct ConfigFile<'a> {
     log_level_console: &'a str,
     log_level_file: &'a str,
     tls_server_auth: Option<&'a str>,
+    accepted_names: Vec<PgbackrestName>,
     stanza: &'a str,
     local: &'a Pooler,
     others: &'a [&'a Pooler],
@@ -90,6 +91,7 @@ impl<'a> ConfigFile<'a> {
             log_level_console: "info",
             log_level_file: "info",
             tls_server_auth: None,
+            accepted_names: database.accepted_names(),
             stanza: database.stanza.as_str(),
             local,
             others,

@@ -18,6 +18,7 @@ fn database() -> Database {
         bootstrap_cell: "zone1".parse().unwrap(),
         port_offset: 0,
         repo_cipher: None,
+        pgbackrest_names: Vec::new(),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
-use cellar_model::{CellName, ClusterName, DatabaseName};
+use cellar_model::{CellName, ClusterName, DatabaseName, PgbackrestName};
 use cellar_tests::{Cluster, Finished, command_line, eventually, listening_of, run};
 use cellar_tls::{
     Ca, CertificateInfo, ClientTls, KeyFile, LeafRequest, MtlsListener, OperatorRole, ProbeProtocol,
@@ -51,20 +51,20 @@ impl Service {
         }
     }
 
-    /// Whose certificate it is made for.
-    fn guest(self) -> LeafRequest {
+    /// Whose certificate it is made for, while pgBackRest's clients are called so.
+    fn guest(self, name: PgbackrestName) -> LeafRequest {
         match self {
             EtcdClient | Pooler => LeafRequest::multiadmin(&cluster_name(), HOST),
             EtcdPeer => LeafRequest::etcd_peer(&cluster_name(), HOST),
             Multiadmin => operator(OperatorRole::Viewer),
             Postgres => LeafRequest::replication(&cluster_name(), &cell("zone2")),
-            Pgbackrest => LeafRequest::pgbackrest(HOST),
+            Pgbackrest => LeafRequest::pgbackrest(name, HOST),
         }
     }
 }
 
 /// Every party of a cluster, and where it may come in.
-fn parties() -> Vec<(&'static str, LeafRequest, &'static [Service])> {
+fn parties(name: PgbackrestName) -> Vec<(&'static str, LeafRequest, &'static [Service])> {
     let (cluster, database): (ClusterName, DatabaseName) = (cluster_name(), "app".parse().expect("a name"));
     // etcd shakes hands with anybody of the cluster, and asks in each request who it is: see `etcd_permissions`.
     vec![
@@ -74,7 +74,7 @@ fn parties() -> Vec<(&'static str, LeafRequest, &'static [Service])> {
         ("an operator", operator(OperatorRole::Operator), &[EtcdClient, Multiadmin]),
         ("a viewer", operator(OperatorRole::Viewer), &[EtcdClient, Multiadmin]),
         ("a standby", LeafRequest::replication(&cluster, &cell("zone2")), &[EtcdClient, Postgres]),
-        ("pgBackRest", LeafRequest::pgbackrest(HOST), &[EtcdClient, Pgbackrest]),
+        ("pgBackRest", LeafRequest::pgbackrest(name, HOST), &[EtcdClient, Pgbackrest]),
         ("etcd as a server", LeafRequest::etcd_server(&cluster, HOST), &[EtcdClient]),
         ("etcd as a peer", LeafRequest::etcd_peer(&cluster, HOST), &[EtcdClient, EtcdPeer]),
     ]
@@ -125,14 +125,14 @@ impl Forge {
 
     /// A certificate that is good for the service until somebody revokes it; the same one each time.
     fn revoked(&self, service: Service) -> Card {
-        self.card(&self.ca, &format!("{service:?}-revoked"), &service.guest())
+        self.card(&self.ca, &format!("{service:?}-revoked"), &service.guest(PgbackrestName::default()))
     }
 
     /// Certificates that are good for the service in everything but one thing, and what that is.
     ///
     /// A further kind is a further line.
-    fn bad(&self, service: Service) -> Vec<(&'static str, Option<Card>)> {
-        let right = service.guest();
+    fn bad(&self, service: Service, name: PgbackrestName) -> Vec<(&'static str, Option<Card>)> {
+        let right = service.guest(name);
         let now = SystemTime::now();
         let from = |valid_from| LeafRequest { valid_from: Some(valid_from), lifetime: HOUR, ..right.clone() };
         let card = |ca: &Ca, kind: &str, request: &LeafRequest| {
@@ -198,7 +198,7 @@ async fn knock(cluster: &Cluster, door: Door, card: Option<&Card>) -> Result<(),
     // The handshake was good; what remains is who may do what.
     match door.service {
         Multiadmin | Pooler => call(door, &authorities, card).await,
-        Pgbackrest => list_repo(cluster, door, card, "app"),
+        Pgbackrest => list_repo(cluster, door.address.port(), &card.certificate, &card.key, "app"),
         EtcdClient | EtcdPeer | Postgres => Ok(()),
     }
 }
@@ -217,7 +217,7 @@ pub(crate) fn ask_pooler(tls: &ClientTls, port: u32) -> Result<(), tonic::Status
 }
 
 /// Which calls of a pooler are denied to whoever has the card.
-async fn denied_by_a_pooler(port: u16, authorities: &std::path::Path, card: &Card) -> BTreeSet<&'static str> {
+async fn denied_by_a_pooler(port: u16, authorities: &Path, card: &Card) -> BTreeSet<&'static str> {
     let tls = ClientTls::from_files(authorities, &card.certificate, &card.key).expect("a client");
     let client = MultiPoolerClient::new(channel(&tls, port));
     let [mut a, mut b, mut c, mut d, mut e] = [(); 5].map(|()| client.clone());
@@ -238,7 +238,7 @@ async fn denied_by_a_pooler(port: u16, authorities: &std::path::Path, card: &Car
 }
 
 /// The least that anybody may ask of the service.
-async fn call(door: Door, authorities: &std::path::Path, card: &Card) -> Result<(), String> {
+async fn call(door: Door, authorities: &Path, card: &Card) -> Result<(), String> {
     let tls = ClientTls::from_files(authorities, &card.certificate, &card.key).expect("a client");
     let channel = channel(&tls, door.address.port());
     let refused = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
@@ -250,8 +250,14 @@ async fn call(door: Door, authorities: &std::path::Path, card: &Card) -> Result<
     asked.map(drop).map_err(refused)
 }
 
-/// pgBackRest's own client with the card: its server looks at the name only when it has a command.
-fn list_repo(cluster: &Cluster, door: Door, card: &Card, stanza: &str) -> Result<(), String> {
+/// pgBackRest's own client with a certificate, asking a server for something of the repo.
+pub(crate) fn repo_command(
+    cluster: &Cluster,
+    port: u16,
+    certificate: &Path,
+    key: &Path,
+    stanza: &str,
+) -> Command {
     let config = cluster.directory().join("zone1/pgbackrest.conf");
     let mut command = Command::new("pgbackrest");
     command
@@ -259,16 +265,34 @@ fn list_repo(cluster: &Cluster, door: Door, card: &Card, stanza: &str) -> Result
         .arg(format!("--stanza={stanza}"))
         .args(["--log-level-stderr=error", "--io-timeout=2", "--repo1-host-type=tls"])
         .arg(format!("--repo1-host={HOST}"))
-        .arg(format!("--repo1-host-port={}", door.address.port()))
+        .arg(format!("--repo1-host-port={port}"))
         .arg(format!("--repo1-host-config={}", config.display()))
         .arg(format!("--repo1-path={}", cluster.directory().join("repo").display()))
         .arg(format!("--repo1-host-ca-file={}", cluster.directory().join("ca/ca.crt").display()))
-        .arg(format!("--repo1-host-cert-file={}", card.certificate.display()))
-        .arg(format!("--repo1-host-key-file={}", card.key.display()))
-        .arg("repo-ls")
+        .arg(format!("--repo1-host-cert-file={}", certificate.display()))
+        .arg(format!("--repo1-host-key-file={}", key.display()))
         .env("LC_ALL", "C");
-    let Finished { code, stdout, stderr } = run(&mut command);
+    command
+}
+
+/// Whether it may list the repo: the server looks at the name only when it has a command.
+pub(crate) fn list_repo(
+    cluster: &Cluster,
+    port: u16,
+    certificate: &Path,
+    key: &Path,
+    stanza: &str,
+) -> Result<(), String> {
+    let Finished { code, stdout, stderr } =
+        run(repo_command(cluster, port, certificate, key, stanza).arg("repo-ls"));
     if code == 0 && stdout.contains("backup") { Ok(()) } else { Err(format!("exit code {code}: {stderr}")) }
+}
+
+/// The one name that a cell's pgBackRest server lets in.
+pub(crate) fn accepted_by(cluster: &Cluster, cell: &str) -> PgbackrestName {
+    let names = cluster.status(cell).map(|status| status.tls_server_accepts).unwrap_or_default();
+    let [name] = names.as_slice() else { panic!("{cell} lets in {names:?}") };
+    name.parse().expect("a name")
 }
 
 fn in_runtime<T>(work: impl Future<Output = T>) -> T {
@@ -296,12 +320,11 @@ fn every_port_opens_to_its_own_guests_only() {
         let info = CertificateInfo::from_file(&forge.revoked(service).certificate).expect("a certificate");
         let _ = cluster.cellar(&["certs", "revoke", &info.serial]);
     }
-    // pgBackRest has no notion of revocation; everybody else hears of it within seconds.
-    let hears = |service: Service| service != Pgbackrest;
+    let name = accepted_by(&cluster, "zone1");
     eventually("every server to refuse what is revoked", || {
         let refuses = |(address, service): (&SocketAddr, &Service)| {
             let (door, card) = (Door { service: *service, address: *address }, forge.revoked(*service));
-            !hears(*service) || in_runtime(knock(&cluster, door, Some(&card))).is_err()
+            in_runtime(knock(&cluster, door, Some(&card))).is_err()
         };
         known.iter().all(refuses)
     });
@@ -310,9 +333,8 @@ fn every_port_opens_to_its_own_guests_only() {
     in_runtime(async {
         for (address, service) in known {
             let door = Door { service, address };
-            let bad = forge.bad(service).into_iter();
-            let bad = bad.map(|(what, card)| (what, card, what == REVOKED && !hears(service)));
-            let of_parties = parties().into_iter().map(|(what, request, welcome)| {
+            let bad = forge.bad(service, name).into_iter().map(|(what, card)| (what, card, false));
+            let of_parties = parties(name).into_iter().map(|(what, request, welcome)| {
                 let card = forge.card(&forge.ca, what, &request);
                 (what, Some(card), welcome.contains(&service))
             });
@@ -334,7 +356,7 @@ fn every_port_opens_to_its_own_guests_only() {
     let of_multiadmin = ["GetSigningRequest", "InstallCertificates", "ReadBackups", "ReadJobLog"];
     let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(["GetLiveStatus"]).collect();
     let authorities = cluster.directory().join("ca/ca.crt");
-    for (what, request, _) in parties() {
+    for (what, request, _) in parties(name) {
         let card = forge.card(&forge.ca, what, &request);
         let denied = in_runtime(denied_by_a_pooler(port, &authorities, &card));
         let wanted = match what {
@@ -347,10 +369,10 @@ fn every_port_opens_to_its_own_guests_only() {
     // And pgBackRest's servers serve one stanza.
     let (address, service) =
         doors(&cluster).into_iter().find(|(_, service)| *service == Pgbackrest).expect("one");
-    let door = Door { service, address };
-    let card = forge.card(&forge.ca, "pgBackRest", &service.guest());
-    list_repo(&cluster, door, &card, "app").expect("its own");
-    let refused = list_repo(&cluster, door, &card, "other").expect_err("another's");
+    let card = forge.card(&forge.ca, "pgBackRest", &service.guest(name));
+    let list = |stanza: &str| list_repo(&cluster, address.port(), &card.certificate, &card.key, stanza);
+    list("app").expect("its own");
+    let refused = list("other").expect_err("another's");
     assert!(refused.contains("access denied"), "{refused}");
 
     for cell in ["zone1", "zone2"] {

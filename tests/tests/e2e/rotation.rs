@@ -1,6 +1,7 @@
 //! New keys, certificates and a new authority under load, and certificates that are revoked.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -9,7 +10,7 @@ use cellar_tests::{Cluster, eventually, kill_hard, patiently};
 use cellar_tls::{CertificateInfo, ClientTls};
 use serde_json::Value;
 
-use crate::certificates::ask_pooler;
+use crate::certificates::{ask_pooler, list_repo, repo_command};
 
 /// pgbench on the primary until it is told to end; its report.
 struct Load(Option<Child>);
@@ -43,6 +44,58 @@ impl Drop for Load {
         if let Some(mut child) = self.0.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// Somebody with a stolen certificate who reads a large file of the repo, slowly and without a pause.
+struct SlowReader {
+    child: Child,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SlowReader {
+    fn begin(cluster: &Cluster, port: u16, stolen: &Path) -> Self {
+        let large = cluster.directory().join("repo/large");
+        // Far more than fits into what lies between the disk and him.
+        std::fs::write(&large, vec![b'x'; 256 << 20]).expect("a file");
+        let (certificate, key) = (stolen.join("server.crt"), stolen.join("server.key"));
+        let mut command = repo_command(cluster, port, &certificate, &key, "app");
+        let mut child = command
+            .args(["repo-get", "large"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pgbackrest");
+        let mut stream = child.stdout.take().expect("a pipe");
+        let (begun, first) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut piece = vec![0; 64 << 10];
+            while stream.read(&mut piece).is_ok_and(|n| n > 0) {
+                let _ = begun.send(());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        first.recv_timeout(std::time::Duration::from_secs(20)).expect("his session");
+        Self { child, reader: Some(reader) }
+    }
+
+    /// He has not come to the end of the file, and does not come there.
+    #[track_caller]
+    fn ends_early(mut self) {
+        let status = patiently("his session to end", std::time::Duration::from_secs(20), || {
+            self.child.try_wait().expect("a child")
+        });
+        assert!(!status.success(), "he has read it all");
+    }
+}
+
+impl Drop for SlowReader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
         }
     }
 }
@@ -245,7 +298,7 @@ fn a_revoked_certificate_opens_nothing() {
     // A cell's own: it gets another one first, the connection of the old one is ended, and streaming goes on.
     let copy = cluster.directory().join("copied");
     std::fs::create_dir(&copy).unwrap();
-    for file in ["ca.crt", "server.key", "replication.crt", "pooler.crt"] {
+    for file in ["ca.crt", "server.key", "server.crt", "replication.crt", "pooler.crt"] {
         std::fs::copy(cluster.directory().join("zone2/tls").join(file), copy.join(file)).unwrap();
     }
     let path = cluster.directory().join("zone2/tls/replication.crt").display().to_string();
@@ -253,6 +306,14 @@ fn a_revoked_certificate_opens_nothing() {
     let cells = ["get", "--prefix", "/cellar/demo/cells/"];
     let at_etcd = || cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
     let _ = at_etcd().ok();
+    let port = |cell: &str| {
+        let card =
+            cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == cell);
+        u16::try_from(card.expect("a cell").pgbackrest_port).expect("a port")
+    };
+    list_repo(&cluster, port("zone1"), &copy.join("server.crt"), &copy.join("server.key"), "app")
+        .expect("a stolen key opens the repo");
+    let thief = SlowReader::begin(&cluster, port("zone1"), &copy);
     let stream = receivers(&cluster);
     let list_key = "/cellar/demo/revocations/list";
     let older = cluster.etcd_get(list_key);
@@ -277,6 +338,13 @@ fn a_revoked_certificate_opens_nothing() {
     // The other certificates of the same key are worth nothing either.
     let refused = at_etcd();
     assert!(refused.code != 0, "{refused:?}");
+    for cell in ["zone1", "zone2"] {
+        let refused =
+            list_repo(&cluster, port(cell), &copy.join("server.crt"), &copy.join("server.key"), "app");
+        assert!(refused.as_ref().is_err_and(|why| why.contains("access denied")), "{cell}: {refused:?}");
+    }
+    thief.ends_early();
+    assert!(read(&cluster.directory().join("zone1/log/multipooler.log")).contains("sessions end"));
     let _ = cluster.backup("zone2", "full");
     // Nothing was started again.
     assert_eq!(

@@ -2,6 +2,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use cellar_model::PgbackrestName;
 use cellar_tls::{
     HandshakeLimits, KeyFile, LeafRequest, MtlsConnectInfo, MtlsListener, ReloadableServerConfig, Reloaded,
     TlsError, generate_server_cert, issue, unchecked_client,
@@ -115,7 +116,13 @@ async fn a_reload_serves_the_new_pair_and_keeps_open_connections() {
 
     // A pair that does not fit is refused and the served one stays.
     let key = KeyFile::load_or_create(&world.path("another.key"), None).unwrap();
-    issue(&world.ca, &LeafRequest::pgbackrest("localhost"), &key, &world.path("server/server.crt")).unwrap();
+    issue(
+        &world.ca,
+        &LeafRequest::pgbackrest(PgbackrestName::default(), "localhost"),
+        &key,
+        &world.path("server/server.crt"),
+    )
+    .unwrap();
     assert!(matches!(config.reload(), Err(TlsError::Mismatch { .. })));
     let stream = connect(address, client, "localhost").await.unwrap();
     assert_eq!(served_serial(&stream), issued.info().serial);

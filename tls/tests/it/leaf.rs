@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
+use cellar_model::PgbackrestName;
 use cellar_tls::{
     CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, Owner, TlsError, generate_ca,
     generate_delegate, generate_server_cert, issue, sign_request,
@@ -234,7 +235,7 @@ fn a_delegate_signs_for_whoever_proves_a_key_and_decides_what_it_says() {
     let cluster = "demo".parse().unwrap();
     let delegate = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
     let key = KeyFile::load_or_create(&world.path("tls/server.key"), None).unwrap();
-    let request = LeafRequest::pgbackrest("zone1.example.org");
+    let request = LeafRequest::pgbackrest(PgbackrestName::default(), "zone1.example.org");
     let pem = sign_request(&delegate, &request, &key.signing_request().unwrap()).unwrap();
     assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 2, "the delegate's certificate follows");
     // Whoever trusts the root alone accepts it, with the key that was proven and no other.

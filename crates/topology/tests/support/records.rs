@@ -23,6 +23,7 @@ pub(crate) fn database(name: &str) -> Database {
         bootstrap_cell: "zone1".parse().unwrap(),
         port_offset: 0,
         repo_cipher: None,
+        pgbackrest_names: Vec::new(),
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn render(report: &mut Report) {
         bootstrap_cell: name("zone000"),
         port_offset: 0,
         repo_cipher: None,
+        pgbackrest_names: Vec::new(),
     };
     let poolers = poolers(&database);
     let render_all = || {

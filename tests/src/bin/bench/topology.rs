@@ -54,6 +54,7 @@ pub(crate) fn database(n: usize) -> Database {
         // The first ports are the real cluster's.
         port_offset: 0,
         repo_cipher: None,
+        pgbackrest_names: Vec::new(),
     }
 }
 
@@ -101,6 +102,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         },
         certificate_expiry: time,
         tls_server_up: true,
+        tls_server_accepts: vec![cellar_model::PgbackrestName::default()],
         unreadable_records: Vec::new(),
         update_time: time,
     }
