@@ -95,9 +95,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !admin.ready(START_PATIENCE).await {
         tracing::warn!("etcd does not answer; serving UNAVAILABLE until it does");
     }
-    let listener = MtlsListener::bind(listen, config.clone()).await?;
-    tracing::info!(%cluster, listen = %listener.local_addr()?, "multiadmin serves");
     let revoked = Revoked::default();
+    let listener = MtlsListener::bind(listen, config.clone()).await?.ending_revoked(revoked.clone());
+    tracing::info!(%cluster, listen = %listener.local_addr()?, "multiadmin serves");
     let certificates = Certificates {
         admin: admin.clone(),
         config,

@@ -106,7 +106,7 @@ async fn listen_once(
     let address: SocketAddr = format!("{}:{}", card.listen, card.grpc_port).parse()?;
     let config = ReloadableServerConfig::load(files)?;
     agent.grpc_tls.replace(Some(config.clone()));
-    let listener = MtlsListener::bind(address, config).await?;
+    let listener = MtlsListener::bind(address, config).await?.ending_revoked(agent.revoked.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MultiPoolerServer<Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

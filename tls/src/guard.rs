@@ -5,36 +5,58 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use cellar_model::{ClusterName, Code, Principal, Refusal, access};
+use tokio::sync::watch;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tower::{Layer, Service};
 
 use crate::MtlsConnectInfo;
 
 /// The serial numbers that no server accepts any more, shared by all who check and whoever learns of new ones.
-#[derive(Debug, Clone, Default)]
-pub struct Revoked(Arc<RwLock<BTreeSet<String>>>);
+#[derive(Debug, Clone)]
+pub struct Revoked(Arc<watch::Sender<BTreeSet<String>>>);
+
+impl Default for Revoked {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(BTreeSet::new())))
+    }
+}
 
 impl Revoked {
     /// Takes a list, or tells that it is an older one. Nothing that is revoked is ever valid again, so a list that lacks
     /// some of it was signed before that, and somebody has put it back.
     #[must_use]
     pub fn take(&self, serials: BTreeSet<String>) -> bool {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let newer = known.is_subset(&serials);
-        if newer {
-            *known = serials;
-        }
+        let mut newer = false;
+        self.0.send_if_modified(|known| {
+            newer = known.is_subset(&serials);
+            let changed = newer && *known != serials;
+            if changed {
+                *known = serials;
+            }
+            changed
+        });
         newer
     }
 
     /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::PeerIdentity) has it.
     #[must_use]
     pub fn contains(&self, serial: &str) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(serial)
+        self.0.borrow().contains(serial)
+    }
+
+    /// Completes when the certificate becomes revoked; never for one that is already.
+    pub(crate) fn becomes(&self, serial: &str) -> impl Future<Output = ()> + Send + 'static {
+        let (already, serial) = (self.contains(serial), serial.to_owned());
+        let mut lists = self.0.subscribe();
+        async move {
+            if already || lists.wait_for(|list| list.contains(&serial)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 

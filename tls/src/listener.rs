@@ -29,8 +29,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
 use crate::connections::Connections;
+use crate::stream::Unwelcome;
 use crate::{
-    ConnectionLimits, MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, TlsError,
+    ConnectionLimits, MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, Revoked,
+    TlsError,
 };
 
 /// Finished handshakes that may wait for the server to take them.
@@ -68,6 +70,7 @@ pub struct MtlsListener {
     config: ReloadableServerConfig,
     limits: HandshakeLimits,
     connections: ConnectionLimits,
+    revoked: Revoked,
 }
 
 impl MtlsListener {
@@ -78,7 +81,15 @@ impl MtlsListener {
     pub async fn bind(addr: SocketAddr, config: ReloadableServerConfig) -> Result<Self> {
         let listener = TcpListener::bind(addr).await.map_err(|source| TlsError::Bind { addr, source })?;
         let (limits, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
-        Ok(Self { listener, config, limits, connections })
+        Ok(Self { listener, config, limits, connections, revoked: Revoked::default() })
+    }
+
+    /// Ends connections, with all that goes on over them, when the peer's certificate becomes revoked. Who comes with
+    /// one that is already is let in as far as the [`Guard`](crate::Guard), which says why he may do nothing.
+    #[must_use]
+    pub fn ending_revoked(mut self, revoked: Revoked) -> Self {
+        self.revoked = revoked;
+        self
     }
 
     /// Replaces the bounds on handshakes.
@@ -148,7 +159,7 @@ enum Failure {
 }
 
 async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
-    let MtlsListener { listener, config, limits, connections } = server;
+    let MtlsListener { listener, config, limits, connections, revoked } = server;
     let connections = Connections::new(connections);
     let mut tasks: JoinSet<std::result::Result<(), Failure>> = JoinSet::new();
     let mut pending: VecDeque<Pending> = VecDeque::new();
@@ -171,7 +182,7 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
                         evict(&mut pending);
                     }
                     let spoke = Arc::new(AtomicBool::new(false));
-                    let door = Door { config: config.clone(), connections: connections.clone(), ready: ready.clone(), limits };
+                    let door = Door { config: config.clone(), connections: connections.clone(), ready: ready.clone(), limits, revoked: revoked.clone() };
                     let work = handshake(tcp, remote, spoke.clone(), door);
                     let task = tasks.spawn(work);
                     pending.push_back(Pending { id: task.id(), spoke, task });
@@ -211,6 +222,7 @@ struct Door {
     connections: Connections,
     ready: mpsc::Sender<MtlsStream>,
     limits: HandshakeLimits,
+    revoked: Revoked,
 }
 
 async fn handshake(
@@ -219,7 +231,7 @@ async fn handshake(
     spoke: Arc<AtomicBool>,
     door: Door,
 ) -> std::result::Result<(), Failure> {
-    let Door { config, connections, ready, limits } = door;
+    let Door { config, connections, ready, limits, revoked } = door;
     let attempt = async {
         tcp.set_nodelay(true)?;
         tcp.readable().await?;
@@ -235,9 +247,10 @@ async fn handshake(
     let certificate = certificate.ok_or_else(|| refused("no client certificate".to_owned()))?;
     let peer = PeerIdentity::from_der(certificate).map_err(|error| refused(error.to_string()))?;
     let place = connections.enter(&peer.serial).map_err(|reason| refused(reason.to_owned()))?;
+    let unwelcome = Unwelcome(Box::pin(revoked.becomes(&peer.serial)));
     let info = MtlsConnectInfo { remote_addr, peer: Arc::new(peer) };
     // A closed channel means that the server is shutting down.
-    drop(ready.send(MtlsStream::new(tls, info, place, limits.preface)).await);
+    drop(ready.send(MtlsStream::new(tls, info, place, limits.preface, unwelcome)).await);
     Ok(())
 }
 

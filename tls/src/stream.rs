@@ -36,7 +36,17 @@ pub struct MtlsStream {
     info: MtlsConnectInfo,
     /// What is left of the preface, and the end of the time for it.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
+    unwelcome: Unwelcome,
     _place: Place,
+}
+
+/// Completes when the peer's certificate is revoked.
+pub(crate) struct Unwelcome(pub(crate) Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl std::fmt::Debug for Unwelcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unwelcome")
+    }
 }
 
 impl MtlsStream {
@@ -45,8 +55,9 @@ impl MtlsStream {
         info: MtlsConnectInfo,
         place: Place,
         patience: Duration,
+        unwelcome: Unwelcome,
     ) -> Self {
-        Self { tls, info, preface: Some((PREFACE, Box::pin(sleep(patience)))), _place: place }
+        Self { tls, info, preface: Some((PREFACE, Box::pin(sleep(patience)))), unwelcome, _place: place }
     }
 }
 
@@ -61,6 +72,10 @@ impl Connected for MtlsStream {
 impl AsyncRead for MtlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // The server always waits for what a peer says next, so it hears of this at once, and ends all calls with it.
+        if this.unwelcome.0.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let Some((left, deadline)) = &mut this.preface else {
             return Pin::new(&mut this.tls).poll_read(cx, buf);
         };

@@ -6,8 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use cellar_api::v1;
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_tests::{Cluster, eventually, kill_hard, patiently};
 use cellar_tls::{CertificateInfo, ClientTls};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::certificates::{ask_pooler, list_repo, repo_command};
@@ -30,7 +33,7 @@ impl Load {
         let running = i32::try_from(child.id()).expect("a pid");
         let found = std::fs::read_to_string(format!("/proc/{running}/status")).expect("pgbench runs still");
         assert!(!found.contains("State:\tZ"), "pgbench ended by itself");
-        cellar_tests::signal(running, nix::sys::signal::Signal::SIGINT);
+        cellar_tests::signal(running, Signal::SIGINT);
         let output = child.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         for bad in ["error", "ERROR", "aborted", "FATAL"] {
@@ -279,7 +282,31 @@ fn a_revoked_certificate_opens_nothing() {
         .chunks(2)
         .map(|pair| format!("{}:", String::from_utf8_lossy(pair)))
         .collect();
+    // He watches a job that does not end by itself, and sees no more of it.
+    let job = cluster.begin_backup("zone2", "full");
+    let frozen = cluster.pid("zone2/pid/multipooler.pid");
+    cellar_tests::signal(frozen, Signal::SIGSTOP);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut stream = runtime.block_on(async {
+        let tls = ClientTls::from_dir(&stolen).expect("a client");
+        let endpoint = tls.endpoint(read(&stolen.join("endpoint")).trim(), None).expect("an address");
+        let mut client = MultiAdminClient::new(endpoint.connect_lazy());
+        let request = v1::GetJobRequest { id: job.clone() };
+        client.watch_job(request).await.expect("a stream").into_inner()
+    });
+    let first = runtime.block_on(stream.message()).expect("the stream stands");
+    assert!(first.is_some_and(|job| job.state() != v1::JobState::Succeeded));
     let _ = cluster.cellar(&["certs", "revoke", colons.trim_end_matches(':')]);
+    let ended = runtime.block_on(async {
+        let rest = async {
+            while let Some(_news) = stream.message().await? {}
+            Ok::<(), tonic::Status>(())
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), rest).await
+    });
+    assert!(ended.as_ref().is_ok_and(Result::is_err), "the stream goes on: {ended:?}");
+    cellar_tests::signal(frozen, Signal::SIGCONT);
+    let _ = cluster.ended(&job);
     patiently("multiadmin to refuse it", std::time::Duration::from_secs(5), || {
         let said = list(&stolen);
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())

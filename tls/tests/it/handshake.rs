@@ -4,8 +4,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cellar_model::PgbackrestName;
 use cellar_tls::{
-    HandshakeLimits, KeyFile, LeafRequest, MtlsConnectInfo, MtlsListener, ReloadableServerConfig, Reloaded,
-    TlsError, generate_server_cert, issue, unchecked_client,
+    ClientTls, HandshakeLimits, KeyFile, LeafRequest, MtlsConnectInfo, MtlsListener, ReloadableServerConfig,
+    Reloaded, Revoked, TlsError, generate_server_cert, issue, unchecked_client,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use tokio::net::TcpStream;
@@ -25,18 +25,21 @@ async fn serve(
     let listener = MtlsListener::bind(LOOPBACK, config).await.unwrap().with_limits(limits);
     let address = listener.local_addr().unwrap();
     let (report, seen) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let mut incoming = listener.incoming();
-        while let Some(stream) = incoming.next().await {
-            let stream = stream.unwrap();
-            report.send(stream.connect_info()).unwrap();
-            tokio::spawn(async move {
-                let (mut read, mut write) = split(stream);
-                copy(&mut read, &mut write).await
-            });
-        }
-    });
+    tokio::spawn(echo_and_report(listener, report));
     (address, seen)
+}
+
+async fn echo_and_report(listener: MtlsListener, report: mpsc::UnboundedSender<MtlsConnectInfo>) {
+    let mut incoming = listener.incoming();
+    while let Some(stream) = incoming.next().await {
+        let stream = stream.unwrap();
+        // A test that does not ask who it was has dropped the other end.
+        let _ = report.send(stream.connect_info());
+        tokio::spawn(async move {
+            let (mut read, mut write) = split(stream);
+            copy(&mut read, &mut write).await
+        });
+    }
 }
 
 #[tokio::test]
@@ -53,6 +56,31 @@ async fn both_sides_learn_who_the_other_is() {
     assert_eq!(info.peer.uri.as_deref(), Some("spiffe://demo/admin/alice"));
     assert_eq!(info.peer.serial, client.info().serial);
     assert_eq!(info.remote_addr, stream.get_ref().0.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_certificates_welcome() {
+    let world = World::new();
+    let revoked = Revoked::default();
+    let listener = MtlsListener::bind(LOOPBACK, world.server_config()).await.unwrap();
+    let listener = listener.ending_revoked(revoked.clone());
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(echo_and_report(listener, mpsc::unbounded_channel().0));
+    let (thief, other) = (world.client(), world.client_dir("other", &admin("bob")));
+    let other = ClientTls::from_dir(&other).unwrap();
+    let open = async |client: &ClientTls| {
+        let mut stream = connect(address, client.rustls_config().unwrap(), "localhost").await.unwrap();
+        echo(&mut stream).await.unwrap();
+        stream
+    };
+    let (mut his, mut hers) = (open(&thief).await, open(&other).await);
+    assert!(revoked.take([thief.info().serial.clone()].into()));
+    // It waits for nothing that he says.
+    let ended = tokio::time::timeout(Duration::from_secs(10), his.read_u8()).await.expect("it ends");
+    assert!(ended.is_err());
+    echo(&mut hers).await.unwrap();
+    // Whom the next one belongs to is looked at in each call, which can say why it is refused.
+    let _ = open(&thief).await;
 }
 
 #[tokio::test]
