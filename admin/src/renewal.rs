@@ -107,7 +107,10 @@ impl Renewal {
         let name = self.admin.view().databases.get(&pooler.database).map(Database::pgbackrest_name);
         let renewed = InstallCertificatesRequest {
             server: signed(LeafRequest::pgbackrest(name.unwrap_or_default(), host))?,
-            pooler: signed(LeafRequest::pooler(cluster, &pooler.database, &pooler.cell, host))?,
+            pooler: signed(
+                LeafRequest::pooler(cluster, &pooler.database, &pooler.cell, host)
+                    .after_revocations(pooler.revocations),
+            )?,
             replication: signed(LeafRequest::replication(cluster, &pooler.cell))?,
         };
         client.install_certificates(renewed).await.map(drop).map_err(|status| status.message().to_owned())

@@ -47,8 +47,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     // A new cell gets the next free index; multiadmin decides in its transaction, and this is what the
     // checks before it go by.
     let next = cells.iter().map(|cell| cell.index + 1).max().unwrap_or(0);
-    let mut local =
-        LocalCell { name: name.clone(), index: existing.as_ref().map_or(next, |cell| cell.index) };
+    let mut local = LocalCell::new(name.clone(), existing.as_ref().map_or(next, |cell| cell.index));
     let findings = cluster.preflight(std::slice::from_ref(&local), usize::from(existing.is_none()))?;
     if !findings.is_empty() {
         return Err(ProvisionError::Preflight(findings));

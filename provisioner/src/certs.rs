@@ -242,11 +242,10 @@ impl Cluster {
 
     /// A cell's, all for its one key.
     pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
-        let (cluster, database) = (&self.state.cluster, &self.state.database);
         let leaves = vec![
             (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, HOST)),
-            (POOLER_CERTIFICATE, LeafRequest::pooler(cluster, database, cell, HOST)),
-            (REPLICATION_CERTIFICATE, LeafRequest::replication(cluster, cell)),
+            (POOLER_CERTIFICATE, self.pooler_request(cell, self.revocations_of(cell))),
+            (REPLICATION_CERTIFICATE, LeafRequest::replication(&self.state.cluster, cell)),
         ];
         let directory = self.layout.cell(cell).tls();
         self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)

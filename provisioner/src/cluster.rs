@@ -120,7 +120,8 @@ impl Cluster {
     /// A cell's pooler record.
     pub(crate) fn pooler(&self, cell: &LocalCell) -> Result<Pooler> {
         let layout = self.layout.cell(&cell.name);
-        Ok(layout.pooler(&self.database(), &self.cell(cell), LISTEN)?)
+        let pooler = layout.pooler(&self.database(), &self.cell(cell), LISTEN)?;
+        Ok(Pooler { revocations: cell.revocations, ..pooler })
     }
 
     pub(crate) fn pooler_pid_file(&self, cell: &CellName) -> PathBuf {

@@ -158,21 +158,38 @@ impl Cluster {
         Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
     }
 
-    /// A pooler's user: it may do what one pooler must.
-    fn pooler_user(&self, cell: &CellName) -> EtcdUser {
-        let database = &self.state.database;
-        let name = LeafRequest::pooler(&self.state.cluster, database, cell, HOST).common_name;
-        EtcdUser { name, grants: Some(self.keys().grants_of_pooler(database, cell)) }
+    /// What a cell's pooler is called whose certificates were revoked so many times.
+    pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
+        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, HOST)
+            .after_revocations(revocations)
+    }
+
+    /// How often a cell's certificates were revoked.
+    pub(crate) fn revocations_of(&self, cell: &CellName) -> u32 {
+        self.state.cell(cell).map_or(0, |cell| cell.revocations)
     }
 
     /// Lets a cell's pooler into etcd, to its own records.
     pub(crate) async fn admit_pooler(&self, cell: &CellName) -> Result<()> {
-        Ok(self.etcd().await?.ensure_user(&self.pooler_user(cell)).await?)
+        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
+        let grants = Some(self.keys().grants_of_pooler(&self.state.database, cell));
+        Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
+    }
+
+    /// Lets into etcd no more who was a cell's pooler before its certificates were revoked.
+    pub(crate) async fn dismiss_former_poolers(&self, cell: &CellName) -> Result<()> {
+        let etcd = self.etcd().await?;
+        for revocations in 0..self.revocations_of(cell) {
+            etcd.remove_user(&self.pooler_request(cell, revocations).common_name).await?;
+        }
+        Ok(())
     }
 
     /// Lets a cell's pooler into etcd no more.
     pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
-        Ok(self.etcd().await?.remove_user(&self.pooler_user(cell).name).await?)
+        self.dismiss_former_poolers(cell).await?;
+        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
+        Ok(self.etcd().await?.remove_user(&name).await?)
     }
 
     /// Makes etcd hold everybody to what its certificate is for. Repeating it changes nothing.
@@ -183,7 +200,8 @@ impl Cluster {
         let grants = Some(self.keys().grants_of_multiadmin());
         etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
         for cell in &self.state.cells {
-            etcd.ensure_user(&self.pooler_user(&cell.name)).await?;
+            self.admit_pooler(&cell.name).await?;
+            self.dismiss_former_poolers(&cell.name).await?;
         }
         Ok(etcd.enable_permissions().await?)
     }

@@ -21,7 +21,7 @@ mod first_backup;
 mod generate;
 mod health;
 mod launch;
-mod pgbackrest_names;
+mod names;
 mod port_holder;
 mod port_offset;
 mod preflight;

@@ -116,14 +116,14 @@ impl Cluster {
 
     fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {
         let local = |cell: &&Cell| {
-            let cell = LocalCell { name: cell.name.clone(), index: cell.index };
+            let cell = LocalCell::new(cell.name.clone(), cell.index);
             self.cell(&cell).directory == recorded[&cell.name].directory
         };
         let added = recorded
             .values()
             .filter(|cell| self.state.cell(&cell.name).is_none())
             .filter(local)
-            .map(|cell| LocalCell { name: cell.name.clone(), index: cell.index })
+            .map(|cell| LocalCell::new(cell.name.clone(), cell.index))
             .collect();
         let gone = self.state.cells.iter().filter(|cell| !recorded.contains_key(&cell.name));
         Reconciled { added, removed: gone.map(|cell| cell.name.clone()).collect() }

@@ -365,6 +365,20 @@ impl Cluster {
             }
         }
 
+        let cell = self.state.cells.iter_mut().find(|cell| {
+            compromised.as_ref().is_some_and(|set| set.directory == self.layout.cell(&cell.name).tls())
+        });
+        let cell = cell.map(|cell| {
+            cell.revocations += 1;
+            cell.name.clone()
+        });
+        if let Some(cell) = &cell {
+            self.state.save(&self.layout)?;
+            if let Err(error) = self.rename_pooler(&store, cell).await {
+                steps.step(&format!("etcd cannot be told of the cell's new name: {error}"));
+            }
+        }
+
         let replaced = |set: &CertificateSet| {
             compromised.as_ref().is_some_and(|compromised| compromised.directory == set.directory)
         };
@@ -390,6 +404,9 @@ impl Cluster {
         self.wait_for(&early, ca, Until::Serves, deadline).await?;
         let _ = self.sign_revoked(&revoked)?;
         self.publish_revoked().await?;
+        if let Some(cell) = &cell {
+            self.dismiss_former_poolers(cell).await?;
+        }
         if opens_pgbackrest {
             let name = self.state.pgbackrest_name;
             self.let_in(&store, &[name], deadline).await?;

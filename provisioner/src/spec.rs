@@ -293,6 +293,7 @@ fn pooler(
         log_directory: beside(&cell.log, "log", layout.log())?,
         lock_directory: beside(&cell.lock, "lock", layout.lock())?,
         spool_directory: beside(&cell.spool, "spool", layout.spool())?,
+        revocations: 0,
         config_path: config,
         cell: cell_name.clone(),
     };

@@ -33,6 +33,22 @@ pub struct LocalCell {
     pub name: CellName,
     /// Its index, which its ports derive from.
     pub index: u32,
+    /// How often its certificates were revoked.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub revocations: u32,
+}
+
+impl LocalCell {
+    /// A cell of which nothing was revoked.
+    #[must_use]
+    pub fn new(name: CellName, index: u32) -> Self {
+        Self { name, index, revocations: 0 }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(revocations: &u32) -> bool {
+    *revocations == 0
 }
 
 /// What a local cluster was created with.
@@ -87,7 +103,7 @@ impl ClusterState {
     ) -> Option<Self> {
         cells.sort();
         let bootstrap_cell = cells.first()?.clone();
-        let cells = (0..).zip(cells).map(|(index, name)| LocalCell { name, index }).collect();
+        let cells = (0..).zip(cells).map(|(index, name)| LocalCell::new(name, index)).collect();
         let version = VERSION;
         Some(Self {
             version,

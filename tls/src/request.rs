@@ -16,9 +16,9 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// whose clock is a little behind accepts it at once. At most a tenth of its lifetime.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// Longest common name accepted, in bytes: a database's and a cell's name and a
-/// dot. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
-const MAX_COMMON_NAME: usize = 127;
+/// Longest common name accepted, in bytes: a database's and a cell's name, a
+/// dot, a colon and a number. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
+const MAX_COMMON_NAME: usize = 138;
 
 /// A leaf certificate to be issued.
 ///
@@ -80,6 +80,16 @@ impl LeafRequest {
     pub fn pooler(cluster: &ClusterName, database: &DatabaseName, cell: &CellName, cell_host: &str) -> Self {
         Self::server_and_client(format!("{database}.{cell}"), cell_host)
             .with_uri(format!("spiffe://{cluster}/pooler/{database}/{cell}"))
+    }
+
+    /// The same for somebody whose certificates were revoked so many times: under a name that etcd did not know before.
+    /// The colon keeps it apart from all other poolers' names.
+    #[must_use]
+    pub fn after_revocations(mut self, count: u32) -> Self {
+        if count > 0 {
+            self.common_name = format!("{}:{count}", self.common_name);
+        }
+        self
     }
 
     /// A standby's streaming connection to its primary.
@@ -174,7 +184,7 @@ impl LeafRequest {
             Err(TlsError::BadRequest { field, value: value.chars().take(80).collect(), reason })
         };
         if self.common_name.is_empty() || self.common_name.len() > MAX_COMMON_NAME {
-            return bad("common name", &self.common_name, "1 to 127 bytes are allowed");
+            return bad("common name", &self.common_name, "1 to 138 bytes are allowed");
         }
         if !self.common_name.bytes().all(|b| b.is_ascii_graphic()) {
             return bad("common name", &self.common_name, "only visible ASCII characters are allowed");
@@ -214,6 +224,24 @@ mod tests {
         for name in ["", "a/b", "../admin", "a b", "a\n", "é", "a:b", &"a".repeat(65)] {
             assert!(LeafRequest::operator(&cluster(), OperatorRole::Admin, name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_revoked_poolers_name_comes_back_to_nobody() {
+        let (database, cell) = ("app".parse().unwrap(), "zone1".parse().unwrap());
+        let pooler = LeafRequest::pooler(&cluster(), &database, &cell, "localhost");
+        let named = |count: u32| pooler.clone().after_revocations(count).common_name;
+        assert_eq!([named(0), named(1), named(12)], ["app.zone1", "app.zone1:1", "app.zone1:12"]);
+        // Neither a database nor a cell can have such a name.
+        assert!("zone1:1".parse::<CellName>().is_err());
+        let longest = "a".repeat(63);
+        let longest = LeafRequest::pooler(
+            &cluster(),
+            &longest.parse().unwrap(),
+            &longest.parse().unwrap(),
+            "localhost",
+        );
+        longest.after_revocations(u32::MAX).check().unwrap();
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn cell() {
 fn database() {
     same::<cellar_model::Database, v1::Database>(&json!({
         "name": "app", "stanza": "s", "repoPath": "/r", "retention": {"full": 7}, "bootstrapCell": "zone1", "portOffset": 9,
-        "repoCipher": "REPO_CIPHER_AES_256_CBC",
+        "repoCipher": "REPO_CIPHER_AES_256_CBC", "pgbackrestNames": ["pgbackrest:2", "pgbackrest:1"],
     }));
 }
 
@@ -138,18 +138,19 @@ fn pooler() {
         "database": "app", "cell": "zone1", "index": 1, "host": "h", "postgresPort": 1, "pgbackrestPort": 2,
         "grpcPort": 3, "listen": "127.0.0.1", "dataDirectory": "/d", "socketDirectory": "/s",
         "configPath": "/c", "tlsDirectory": "/t", "logDirectory": "/l", "lockDirectory": "/k", "spoolDirectory": "/p",
+        "revocations": 3,
     }));
 }
 
 #[test]
 fn pooler_status() {
     same::<cellar_model::PoolerStatus, v1::PoolerStatus>(&json!({
-        "database": "app", "cell": "zone1", "epoch": "e", "state": "INSTANCE_STATE_BROKEN", "message": "m",
+        "database": "app", "cell": "zone1", "epoch": "e", "pid": 4711, "state": "INSTANCE_STATE_BROKEN", "message": "m",
         "role": "ROLE_STANDBY", "systemIdentifier": "7", "timeline": 2, "streamsFrom": "zone2",
         "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR",
         "archiver": {"lastArchivedWal": "a", "lastArchivedTime": TIME, "lastFailedWal": "f", "lastFailedTime": TIME},
         "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1"},
-        "certificateExpiry": TIME, "tlsServerUp": true, "unreadableRecords": ["k"], "updateTime": TIME,
+        "certificateExpiry": TIME, "tlsServerUp": true, "tlsServerAccepts": ["pgbackrest"], "unreadableRecords": ["k"], "updateTime": TIME,
     }));
 }
 

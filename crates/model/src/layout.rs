@@ -330,6 +330,7 @@ impl CellLayout {
             log_directory: text(self.log())?,
             lock_directory: text(self.lock())?,
             spool_directory: text(self.spool())?,
+            revocations: 0,
         })
     }
 }

@@ -46,6 +46,15 @@ pub struct Pooler {
     pub lock_directory: String,
     /// pgBackRest's spool directory.
     pub spool_directory: String,
+    /// How often the certificates of this cell were revoked. Part of the name by which etcd knows its pooler, so that
+    /// whoever stole one has a name that etcd does not know any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revocations: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What PostgreSQL's archiver last did.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use cellar_model::{Database, Pooler, RepoCipher, Retention, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, RepoCipher, Retention, Secret};
 use cellar_pgbackrest::{ConfigError, ConfigInput, render_bootstrap, render_full, render_job};
 use proptest::prelude::*;
 
@@ -40,6 +40,7 @@ fn pooler(index: u16) -> Pooler {
         log_directory: format!("/{zone}/log"),
         lock_directory: format!("/{zone}/lock"),
         spool_directory: format!("/{zone}/spool"),
+        revocations: 0,
     }
 }
 
@@ -320,6 +321,33 @@ fn members_that_do_not_fit_together() {
     };
     assert!(render_full(&input).unwrap().contains("tls-server-auth=pgbackrest=multigres\n"));
     assert!(render_full(&ConfigInput { tls_server_auth: "*\nx=y", ..input }).is_err());
+}
+
+#[test]
+fn each_name_that_is_let_in_has_its_line() {
+    let old = PgbackrestName::default();
+    let (local, db) = (pooler(0), database());
+    let lines = |names: Vec<PgbackrestName>| {
+        let database = Database { pgbackrest_names: names, ..db.clone() };
+        let input = ConfigInput {
+            database: &database,
+            local: &local,
+            others: &[],
+            tls_server_auth: "app",
+            passphrase: None,
+        };
+        let text = render_full(&input).unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("tls-server-auth="))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lines(vec![]), ["tls-server-auth=pgbackrest=app"]);
+    assert_eq!(
+        lines(vec![old.next(), old]),
+        ["tls-server-auth=pgbackrest:1=app", "tls-server-auth=pgbackrest=app"]
+    );
+    assert_eq!(lines(vec![old.next()]), ["tls-server-auth=pgbackrest:1=app"]);
 }
 
 fn hostile() -> impl Strategy<Value = String> {

@@ -5,11 +5,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_tests::{Cluster, eventually, kill_hard, patiently};
+use cellar_model::{JobId, Key, Keyspace};
+use cellar_tests::{Cluster, command_line, eventually, kill_hard, patiently};
 use cellar_tls::{CertificateInfo, ClientTls};
+use cellar_topology::{EtcdKv, Store, StoreError};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -101,6 +104,26 @@ impl Drop for SlowReader {
             let _ = reader.join();
         }
     }
+}
+
+/// A connection to etcd with a stolen certificate.
+async fn stand_at_etcd(cluster: &Cluster, stolen: &Path) -> Store {
+    let arguments = command_line(cluster.pid("pid/etcd.pid"));
+    let url = arguments.iter().find_map(|word| word.strip_prefix("--listen-client-urls="));
+    let url = url.expect("an address").replace("127.0.0.1", "localhost");
+    let file = |name: &str| stolen.join(name);
+    let tls = ClientTls::from_files(&file("ca.crt"), &file("pooler.crt"), &file("server.key"));
+    let tls = tls.expect("a client").tonic_config();
+    let kv = EtcdKv::connect(&[url], Some(tls)).await.expect("a connection");
+    Store::new(Arc::new(kv), Keyspace::new(&"demo".parse().expect("a name")))
+}
+
+/// Writes where only the pooler of zone2 may.
+async fn write_as_pooler(store: &Store) -> Result<(), StoreError> {
+    let (database, cell) = ("app".parse().expect("a name"), "zone2".parse().expect("a name"));
+    let id: JobId = "00000000-0000-0000-0000-000000000007".parse().expect("an id");
+    let claim = Key::Claim(database, cell, id);
+    store.transaction().delete(&claim).commit().await.map(drop)
 }
 
 /// Serial numbers by file.
@@ -344,7 +367,11 @@ fn a_revoked_certificate_opens_nothing() {
     let stream = receivers(&cluster);
     let list_key = "/cellar/demo/revocations/list";
     let older = cluster.etcd_get(list_key);
+    let standing = runtime.block_on(stand_at_etcd(&cluster, &copy));
+    runtime.block_on(write_as_pooler(&standing)).expect("a stolen key opens the cell's records");
     let _ = cluster.cellar(&["certs", "revoke", &serial]);
+    let refused = runtime.block_on(write_as_pooler(&standing)).expect_err("a connection that stood");
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
     patiently("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
         let now = receivers(&cluster);
         (!now.is_empty() && now != stream).then_some(())

@@ -66,8 +66,9 @@ pub(crate) enum Certs {
     },
     /// Make a certificate worthless, within seconds and on every server
     ///
-    /// One that something of the cluster's own uses is replaced first, key and all. pgBackRest knows no
-    /// revocation: against the stolen key of a cell, `cellar certs rotate --ca` helps.
+    /// One that something of the cluster's own uses is replaced first, key and all. pgBackRest's servers know no
+    /// revocation but names, so for one of a cell's, or one that is not known here, all cells get certificates of
+    /// another name; jobs that read through another cell's pgBackRest server at that moment fail.
     #[command(after_help = "Example:
   cellar certs revoke 5f3a9c0e7d1b42e8a6c4f0d2b3958e71")]
     Revoke {

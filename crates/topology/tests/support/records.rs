@@ -45,6 +45,7 @@ pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
         log_directory: format!("{directory}/log"),
         lock_directory: format!("{directory}/lock"),
         spool_directory: format!("{directory}/spool"),
+        revocations: 0,
     }
 }
 

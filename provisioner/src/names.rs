@@ -1,12 +1,14 @@
-//! Whom pgBackRest's servers let in.
+//! Names that change with a revocation, where a list of revoked certificates does not reach.
 //!
-//! They know no revocation, only names. So who had a certificate that was revoked is shut out by a change of all names:
-//! `cluster.json` says which one holds, the database's record tells the servers, and their poolers report whom they let in.
+//! pgBackRest's servers know no revocation, only names. So who had a certificate that was revoked is shut out by a change
+//! of all cells' names: `cluster.json` says which one holds, the database's record tells the servers, and their poolers
+//! report whom they let in. etcd reads its list when somebody connects; who is connected already is held by the name of
+//! his user, so the pooler of a cell whose certificates were revoked has another one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cellar_model::{Database, Key, PgbackrestName, PoolerStatus};
+use cellar_model::{CellName, Database, Key, PgbackrestName, Pooler, PoolerStatus};
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
 use crate::cluster::Cluster;
@@ -79,8 +81,25 @@ impl Cluster {
         Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
     }
 
-    /// Goes on where a change of names was interrupted.
+    /// Makes a cell's pooler known under the name that it has after a revocation.
+    pub(crate) async fn rename_pooler(&self, store: &Store, cell: &CellName) -> Result<()> {
+        self.admit_pooler(cell).await?;
+        let revocations = self.revocations_of(cell);
+        let key = Key::Pooler(self.state.database.clone(), cell.clone());
+        // Nobody else changes it, and `cells remove` is kept out by the lock on this directory.
+        let found = store.get::<Pooler>(&key).await?;
+        if let Some(found) = found.filter(|found| found.record.revocations != revocations) {
+            let record = Pooler { revocations, ..found.record };
+            store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on where a revocation was interrupted.
     pub(crate) async fn settle_names(&self, store: &Store, deadline: Instant) -> Result<()> {
+        for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
+            self.rename_pooler(store, &cell.name).await?;
+        }
         let key = Key::Database(self.state.database.clone());
         let wanted = [self.state.pgbackrest_name];
         match store.get::<Database>(&key).await? {
