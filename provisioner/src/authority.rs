@@ -3,6 +3,7 @@
 //! The directory `ca` says all of it. `ca.crt` and `ca.key` sign. While the authority is being replaced there is
 //! first `next/`, which is trusted already and signs nothing, and then `old.crt`, which is trusted still.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -92,7 +93,7 @@ impl Cluster {
     ///
     /// A reader that checks lists wants one of each authority, and etcd reads only the first one: so each has
     /// all serial numbers.
-    pub(crate) fn sign_revoked(&self, more: &[String]) -> Result<String> {
+    pub(crate) fn sign_revoked(&self, more: &BTreeSet<String>) -> Result<String> {
         let mut revoked = self.revoked()?;
         for serial in more {
             revoked.entry(serial.clone()).or_insert_with(SystemTime::now);
@@ -115,7 +116,7 @@ impl Cluster {
     pub(crate) fn install_etcd_revocations(&self) -> Result<()> {
         let lists = match read(&self.revocations_file())? {
             Some(lists) => lists,
-            None => self.sign_revoked(&[])?,
+            None => self.sign_revoked(&BTreeSet::new())?,
         };
         install_revocations(&self.etcd_tls(), &lists, self.owner())?;
         Ok(())

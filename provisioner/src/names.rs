@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, Database, Key, PgbackrestName, Pooler, PoolerStatus};
+use cellar_model::{Database, Key, PgbackrestName, Pooler, PoolerStatus};
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
 use crate::cluster::Cluster;
@@ -81,33 +81,19 @@ impl Cluster {
         Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
     }
 
-    /// Makes a cell's pooler known under the name that it has after a revocation.
-    pub(crate) async fn rename_pooler(&self, store: &Store, cell: &CellName) -> Result<()> {
-        self.admit_pooler(cell).await?;
-        let revocations = self.revocations_of(cell);
-        let key = Key::Pooler(self.state.database.clone(), cell.clone());
-        // Nobody else changes it, and `cells remove` is kept out by the lock on this directory.
-        let found = store.get::<Pooler>(&key).await?;
-        if let Some(found) = found.filter(|found| found.record.revocations != revocations) {
-            let record = Pooler { revocations, ..found.record };
-            store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+    /// Makes the poolers of cells whose certificates were revoked known under the names that they have since.
+    pub(crate) async fn rename_poolers(&self, store: &Store) -> Result<()> {
+        for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
+            self.admit_pooler(&cell.name).await?;
+            let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
+            // Nobody else changes it, and `cells remove` is kept out by the lock on this directory.
+            let found = store.get::<Pooler>(&key).await?;
+            if let Some(found) = found.filter(|found| found.record.revocations != cell.revocations) {
+                let record = Pooler { revocations: cell.revocations, ..found.record };
+                store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+            }
         }
         Ok(())
-    }
-
-    /// Goes on where a revocation was interrupted.
-    pub(crate) async fn settle_names(&self, store: &Store, deadline: Instant) -> Result<()> {
-        for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
-            self.rename_pooler(store, &cell.name).await?;
-        }
-        let key = Key::Database(self.state.database.clone());
-        let wanted = [self.state.pgbackrest_name];
-        match store.get::<Database>(&key).await? {
-            Some(found) if found.record.accepted_names() != wanted => {
-                self.let_in(store, &wanted, deadline).await
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! authority itself is replaced in steps of which each leaves a cluster that works, and of which the directory `ca`
 //! tells how far they have come: trust both, sign with the new one, trust the new one alone.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::certs::{ADMIN_CERTIFICATE, CertificateSet, POOLER_CERTIFICATE};
 use crate::cluster::{Cluster, HOST, LISTEN};
 use crate::error::{ProvisionError, Result};
 use crate::file::replace;
+use crate::state::Revoking;
 use crate::steps::Steps;
 
 /// How long one question to a server may take.
@@ -220,7 +222,7 @@ impl Cluster {
     /// Tells everybody whom to trust. etcd reads that only at its start, so it is started again.
     async fn spread_trust(&self, deadline: Instant, steps: &Steps) -> Result<()> {
         let trusted = self.trusted()?;
-        let _ = self.sign_revoked(&[])?;
+        let _ = self.sign_revoked(&BTreeSet::new())?;
         for set in self.certificate_sets()? {
             set.trust(&trusted)?;
         }
@@ -334,65 +336,71 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
             reason: "it is the authority's own: `cellar certs rotate --ca` replaces it".to_owned(),
         });
     }
-    cluster.replace_and_revoke(&ca, &serial, deadline, steps).await?;
+    cluster.finish_revocation(deadline, steps).await?;
+    cluster.begin_revocation(&serial)?;
+    cluster.finish_revocation(deadline, steps).await?;
     Ok(serial)
 }
 
 impl Cluster {
-    async fn replace_and_revoke(
-        &mut self,
-        ca: &Ca,
-        serial: &str,
-        deadline: Instant,
-        steps: &Steps,
-    ) -> Result<()> {
-        let has_it = |set: &CertificateSet| set.serials().any(|of| of == serial);
-        let compromised = self.certificate_sets()?.into_iter().find(has_it);
+    /// Writes down what is to be revoked, and the names that come with it.
+    fn begin_revocation(&mut self, serial: &str) -> Result<()> {
+        let sets = self.certificate_sets()?;
+        let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
         // Of one that is not there any more nothing else is known, so it may be one of a cell's.
-        let opens_pgbackrest = match &compromised {
+        let opens_pgbackrest = match compromised {
             Some(set) => set.opens_pgbackrest(),
             None => !self.issued().join(format!("{serial}.crt")).exists(),
         };
-        let doors = self.doors()?;
-        let (former, store) = (self.state.pgbackrest_name, self.store().await?);
+        let mut revoking = Revoking { serials: [serial.to_owned()].into(), former_name: None };
+        // Whoever has the key of one has that of the others.
+        revoking.serials.extend(compromised.into_iter().flat_map(CertificateSet::serials));
         if opens_pgbackrest {
+            let former = self.state.pgbackrest_name;
+            revoking.former_name = Some(former);
             self.state.pgbackrest_name = former.next();
-            self.state.save(&self.layout)?;
+        }
+        let layout = self.layout.clone();
+        let its_cell = self
+            .state
+            .cells
+            .iter_mut()
+            .find(|cell| compromised.is_some_and(|set| set.directory == layout.cell(&cell.name).tls()));
+        if let Some(cell) = its_cell {
+            cell.revocations += 1;
+        }
+        self.state.revoking = Some(revoking);
+        self.state.save(&self.layout)
+    }
+
+    /// Does what is left of a revocation that has begun: nothing if none has.
+    pub(crate) async fn finish_revocation(&mut self, deadline: Instant, steps: &Steps) -> Result<()> {
+        let Some(mut revoking) = self.state.revoking.clone() else { return Ok(()) };
+        let (ca, trusted, store) = (Ca::load(&self.layout.ca())?, self.trusted()?, self.store().await?);
+        let doors = self.doors()?;
+        if let Some(former) = revoking.former_name {
             // Both, so that cells reach each other meanwhile.
             let soon = deadline.min(Instant::now() + BOTH_NAMES_PATIENCE);
             if let Err(error) = self.let_in(&store, &[self.state.pgbackrest_name, former], soon).await {
                 steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
             }
         }
-
-        let cell = self.state.cells.iter_mut().find(|cell| {
-            compromised.as_ref().is_some_and(|set| set.directory == self.layout.cell(&cell.name).tls())
-        });
-        let cell = cell.map(|cell| {
-            cell.revocations += 1;
-            cell.name.clone()
-        });
-        if let Some(cell) = &cell {
-            self.state.save(&self.layout)?;
-            if let Err(error) = self.rename_pooler(&store, cell).await {
-                steps.step(&format!("etcd cannot be told of the cell's new name: {error}"));
-            }
+        if let Err(error) = self.rename_poolers(&store).await {
+            steps.step(&format!("etcd cannot be told of a pooler's new name: {error}"));
         }
 
-        let replaced = |set: &CertificateSet| {
-            compromised.as_ref().is_some_and(|compromised| compromised.directory == set.directory)
-        };
-        let mut affected = self.certificate_sets()?;
-        affected.retain(|set| replaced(set) || (opens_pgbackrest && set.opens_pgbackrest()));
-        let (mut revoked, trusted) = (vec![serial.to_owned()], self.trusted()?);
-        for set in &affected {
-            if replaced(set) {
+        let mut replaced = Vec::new();
+        for set in self.certificate_sets()? {
+            if set.serials().any(|serial| revoking.serials.contains(&serial)) {
                 steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
-                // Whoever has the key of one has that of the others.
-                revoked.extend(set.serials());
-                set.renew(ca, &trusted)?;
-            } else {
-                set.ensure(ca, &trusted)?;
+                // The key may have been given others since.
+                revoking.serials.extend(set.serials());
+                self.state.revoking = Some(revoking.clone());
+                self.state.save(&self.layout)?;
+                set.renew(&ca, &trusted)?;
+                replaced.push(set);
+            } else if revoking.former_name.is_some() && set.opens_pgbackrest() {
+                set.ensure(&ca, &trusted)?;
             }
         }
         let renewed = |door: &Door| {
@@ -401,21 +409,22 @@ impl Cluster {
         // pgBackRest's servers read what is new when their sessions end, which is seen to below.
         let (late, early): (Vec<Door>, Vec<Door>) =
             doors.into_iter().filter(renewed).partition(|door| door.protocol == ProbeProtocol::Pgbackrest);
-        self.wait_for(&early, ca, Until::Serves, deadline).await?;
-        let _ = self.sign_revoked(&revoked)?;
+        self.wait_for(&early, &ca, Until::Serves, deadline).await?;
+        let _ = self.sign_revoked(&revoking.serials)?;
         self.publish_revoked().await?;
-        if let Some(cell) = &cell {
-            self.dismiss_former_poolers(cell).await?;
+        for cell in &self.state.cells {
+            self.dismiss_former_poolers(&cell.name).await?;
         }
-        if opens_pgbackrest {
+        if let Some(former) = revoking.former_name {
             let name = self.state.pgbackrest_name;
             self.let_in(&store, &[name], deadline).await?;
             steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
         }
-        self.wait_for(&late, ca, Until::Serves, deadline).await?;
-        if let Some(set) = compromised {
+        self.wait_for(&late, &ca, Until::Serves, deadline).await?;
+        for set in replaced {
             forget_previous(&set.directory)?;
         }
-        Ok(())
+        self.state.revoking = None;
+        self.state.save(&self.layout)
     }
 }

@@ -3,6 +3,7 @@
 //! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
 //! there are is etcd's to say once it does; the list here only says whose processes to start.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -84,6 +85,20 @@ pub struct ClusterState {
     /// The name that its certificates for pgBackRest carry.
     #[serde(default, skip_serializing_if = "is_first")]
     pub pgbackrest_name: PgbackrestName,
+    /// A revocation that has begun and not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoking: Option<Revoking>,
+}
+
+/// What is left to do of a revocation is known from this and from what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Revoking {
+    /// What is revoked: the certificate that was named, and all that its key had.
+    pub serials: BTreeSet<String>,
+    /// The name that pgBackRest's servers are to let in no more, if one of these may open them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_name: Option<PgbackrestName>,
 }
 
 fn is_first(name: &PgbackrestName) -> bool {
@@ -119,6 +134,7 @@ impl ClusterState {
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),
+            revoking: None,
         })
     }
 

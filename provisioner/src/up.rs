@@ -268,8 +268,7 @@ impl Cluster {
             async move {
                 this.ensure_permissions().await?;
                 // What an etcd that was lost, or away when something was revoked, does not know.
-                this.publish_revoked().await?;
-                this.settle_names(&store, deadline).await
+                this.publish_revoked().await
             }
         });
         let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;
@@ -282,6 +281,10 @@ impl Cluster {
             .await
             .map_err(std::io::Error::from)
             .map_err(ProvisionError::io("set permissions for", &self.layout.etcd()))??;
+        if self.state.revoking.is_some() {
+            steps.step("a revocation was interrupted: going on");
+            self.finish_revocation(deadline, steps).await?;
+        }
         Ok(primary)
     }
 

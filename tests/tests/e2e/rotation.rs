@@ -16,7 +16,7 @@ use cellar_topology::{EtcdKv, Store, StoreError};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::certificates::{ask_pooler, list_repo, repo_command};
+use crate::certificates::{accepted_by, ask_pooler, list_repo, repo_command};
 
 /// pgbench on the primary until it is told to end; its report.
 struct Load(Option<Child>);
@@ -440,6 +440,50 @@ fn a_revoked_certificate_opens_nothing() {
     // And a rotation of the authority.
     let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
     let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn an_interrupted_revocation_is_finished_by_the_next_up() {
+    let cluster = Cluster::up("zone1,zone2");
+    let state = || -> Value {
+        serde_json::from_str(&read(&cluster.directory().join("state/cluster.json"))).expect("the state")
+    };
+    let copy = cluster.directory().join("copied");
+    std::fs::create_dir(&copy).unwrap();
+    let tls = cluster.directory().join("zone2/tls");
+    for file in ["ca.crt", "server.key", "server.crt", "pooler.crt"] {
+        std::fs::copy(tls.join(file), copy.join(file)).unwrap();
+    }
+    let path = tls.join("server.crt").display().to_string();
+    let (serial, key) = (serials(&cluster)[&path].clone(), read(&tls.join("server.key")));
+    // Killed as it is written down, and once the key is a new one.
+    let stages: [(&str, &dyn Fn() -> bool); 2] = [
+        ("written down", &|| state()["revoking"].is_object()),
+        ("replaced", &|| std::fs::read_to_string(tls.join("server.key")).is_ok_and(|now| now != key)),
+    ];
+    for (until, reached) in stages {
+        let mut revocation = cluster.command(&["certs", "revoke", &serial]);
+        let mut child = revocation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
+        patiently("the revocation to come so far", std::time::Duration::from_secs(60), || {
+            let ended = child.try_wait().expect("a child").is_some();
+            assert!(!ended, "it ended before the certificate was {until}");
+            reached().then_some(())
+        });
+        child.kill().expect("it runs");
+        let _ = child.wait();
+    }
+    let _ = cluster.cellar(&["up"]);
+    assert!(state()["revoking"].is_null(), "{:#}", state());
+    let _ = accepted_by(&cluster, "zone1");
+    let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
+    let port = u16::try_from(port.expect("zone1").pgbackrest_port).expect("a port");
+    let refused = list_repo(&cluster, port, &copy.join("server.crt"), &copy.join("server.key"), "app");
+    assert!(refused.is_err(), "pgBackRest lets the thief in");
+    let cells = ["get", "--prefix", "/cellar/demo/cells/"];
+    let refused = cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
+    assert_ne!(refused.code, 0, "etcd lets the thief in: {refused:?}");
+    let _ = cluster.backup("zone2", "full");
+    cluster.wait_streaming("zone2");
 }
 
 #[test]
