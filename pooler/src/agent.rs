@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use cellar_daemon::OsUser;
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, PgbackrestName, Pooler, Refusal,
-    SegmentSize,
+    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal, SegmentSize,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -58,8 +57,6 @@ pub(crate) struct Agent {
     pub(crate) nudge: Notify,
     /// Rings when `pgbackrest.conf` or the certificates have changed.
     pub(crate) config_changed: Notify,
-    /// Whom `pgbackrest.conf` lets in, as it was written last.
-    pub(crate) accepted_names: RefCell<Vec<PgbackrestName>>,
     /// Set while pgBackRest's server is to be told of a change and its sessions have not ended.
     pub(crate) reload_waits: Cell<bool>,
     /// The size of this database's WAL segments, once it was seen.

@@ -82,9 +82,7 @@ pub(crate) fn sync_pgbackrest(
     let passphrase = secret.as_ref();
     let input = ConfigInput { database, local: card, others: &others, tls_server_auth: auth, passphrase };
     let text = render_full(&input)?;
-    let changed = write_if_changed(Path::new(&card.config_path), &text)?;
-    agent.accepted_names.replace(database.accepted_names());
-    Ok(changed)
+    write_if_changed(Path::new(&card.config_path), &text)
 }
 
 /// Writes the config that knows pg1 only, for what must not wait for other hosts.

@@ -2,12 +2,28 @@
 //!
 //! A promotion raises the timeline, so the record only ever moves to a higher
 //! one. An old primary that comes back on its old timeline cannot take it.
+//!
+//! Every pooler may write the record, so a stolen certificate may have written it. A primary that is not the recorded
+//! one asks the one that is. If that says itself that it is a standby, and cannot have been what the record says, the
+//! record is false and comes to be corrected.
 
+use cellar_api::v1::LiveStatus;
 use cellar_model::{Key, Leader, Role, SystemIdentifier, Timeline};
 use cellar_postgres::InstanceFacts;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::agent::Agent;
+use crate::peers::live_status;
+
+/// The record of an instance that is the primary.
+fn of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
+    Leader {
+        cell: cell.clone(),
+        term: facts.timeline,
+        system_identifier: Some(facts.system_identifier),
+        lsn: facts.write_lsn,
+    }
+}
 
 /// The record that should replace the present one, if any.
 fn succession(
@@ -18,12 +34,7 @@ fn succession(
     if facts.role != Role::Primary {
         return None;
     }
-    let mine = Leader {
-        cell: cell.clone(),
-        term: facts.timeline,
-        system_identifier: Some(facts.system_identifier),
-        lsn: facts.write_lsn,
-    };
+    let mine = of(cell, facts);
     match present {
         None => Some(mine),
         Some(leader) if leader.system_identifier.is_some_and(|id| id != facts.system_identifier) => None,
@@ -46,6 +57,51 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
     };
     tracing::info!(cell = %leader.cell, term = %leader.term, "recording the primary");
     let outcome = agent.store.transaction().expect(&key, revision).put(&key, &leader).commit().await?;
+    Ok(outcome != TxnOutcome::Conflict)
+}
+
+/// Whether the record names another instance than the primary that we are, and that one itself, or its not being there,
+/// says that it is not what the record says. `named` is what it answered; `None` when there is no such cell.
+///
+/// Promotions raise the timeline, so of two that were ever primary on one timeline one is not real; and who has never
+/// reached a timeline was never primary on it. Who has led and was made a standby since is believed.
+fn is_false(leader: &Leader, ours: &InstanceFacts, named: Option<&LiveStatus>) -> bool {
+    if ours.role != Role::Primary {
+        return false;
+    }
+    let Some(named) = named else { return true };
+    let same_database = named.system_identifier == Some(ours.system_identifier.to_string());
+    let never_there = named.timeline.is_some_and(|timeline| timeline < leader.term.get());
+    same_database
+        && named.role() == cellar_api::v1::Role::Standby
+        && (never_there || leader.term <= ours.timeline)
+}
+
+/// Corrects a record that is false, for a primary that it does not name. Returns whether it was.
+pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool, StoreError> {
+    let key = Key::Leader(agent.database.clone());
+    let (present, revision) = {
+        let view = agent.mirror.view();
+        (view.leaders.get(&agent.database).cloned(), view.revision(&key))
+    };
+    let Some(leader) = present.filter(|leader| leader.cell != agent.cell) else { return Ok(false) };
+    let named = match agent.card_of(&leader.cell) {
+        // Who does not answer says nothing.
+        Some(card) => match live_status(agent, &card).await {
+            Ok(live) => Some(live),
+            Err(_) => return Ok(false),
+        },
+        None => None,
+    };
+    if !is_false(&leader, facts, named.as_ref()) {
+        return Ok(false);
+    }
+    tracing::error!(
+        named = %leader.cell, term = %leader.term,
+        "the recorded primary says itself that it is none: the record is false, and this primary takes its place"
+    );
+    let outcome =
+        agent.store.transaction().expect(&key, revision).put(&key, &of(&agent.cell, facts)).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -105,6 +161,37 @@ mod tests {
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
         }
+    }
+
+    #[test]
+    fn a_record_is_false_when_whom_it_names_says_so() {
+        use cellar_api::v1;
+        let live = |role: v1::Role, timeline: u32, identity: &str| v1::LiveStatus {
+            role: role.into(),
+            timeline: Some(timeline),
+            system_identifier: Some(identity.to_owned()),
+            ..v1::LiveStatus::default()
+        };
+        let primary = facts(Role::Primary, 2, 7);
+        let standby = live(v1::Role::Standby, 2, "7");
+        assert!(is_false(&leader("zone2", 99), &primary, Some(&standby)), "it was never there");
+        assert!(is_false(&leader("zone2", 2), &primary, Some(&standby)), "nobody else was primary on ours");
+        assert!(is_false(&leader("zone9", 99), &primary, None), "there is no such cell");
+        let led = live(v1::Role::Standby, 3, "7");
+        assert!(
+            !is_false(&leader("zone2", 3), &primary, Some(&led)),
+            "it has led, and was made a standby since"
+        );
+        let leads = live(v1::Role::Primary, 3, "7");
+        assert!(!is_false(&leader("zone2", 3), &primary, Some(&leads)), "we were deposed");
+        assert!(
+            !is_false(&leader("zone2", 99), &primary, Some(&live(v1::Role::Standby, 2, "8"))),
+            "ours is another database"
+        );
+        assert!(
+            !is_false(&leader("zone2", 99), &facts(Role::Standby, 2, 7), Some(&standby)),
+            "we are none either"
+        );
     }
 
     #[test]

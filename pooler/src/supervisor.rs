@@ -7,12 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceConfig, PostgresError, PostmasterState, Probe, StopTimeouts, configure, ensure_roles, inspect,
-    reload, running, start, stop,
+    InstanceConfig, InstanceFacts, PostgresError, PostmasterState, Probe, StopTimeouts, configure,
+    ensure_roles, inspect, reload, running, start, stop,
 };
 use cellar_topology::StoreError;
 
@@ -24,6 +24,10 @@ use crate::rebuild;
 use crate::seed::{self, SeedError};
 use crate::stanza::{self, StanzaError};
 use crate::step::{Situation, Step, next_step};
+
+/// How long a primary that is not the recorded one bears with that before it asks whether the record is true, and how
+/// often. Whoever has just been promoted has said so long before.
+const DOUBT: Duration = Duration::from_secs(5);
 
 /// A round without any reason.
 const TICK: Duration = Duration::from_secs(1);
@@ -78,6 +82,8 @@ struct Supervisor {
     failures: u32,
     /// What is wrong without keeping the instance from running.
     note: String,
+    /// Since when this is a primary and another one is recorded.
+    not_ours_since: Option<Instant>,
 }
 
 /// Keeps the instance as it should be, for ever.
@@ -90,6 +96,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         prepared: false,
         failures: 0,
         note: String::new(),
+        not_ours_since: None,
     };
     loop {
         topology.borrow_and_update();
@@ -250,6 +257,7 @@ impl Supervisor {
             stanza::ensure(&self.agent, database, card).await?;
             self.prepared = true;
         }
+        self.doubt_the_record(&facts, current && !recorded).await?;
         let message = match (facts.role, recorded, self.agent.leader()) {
             (Role::Primary, false, Some(leader)) => format!(
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
@@ -265,6 +273,17 @@ impl Supervisor {
         self.say(InstanceState::Running, &message);
         self.mark_seeded(&identity.to_string())?;
         Ok(Outcome::Settled)
+    }
+
+    /// A primary that is not the recorded one asks now and then whether the record is true.
+    async fn doubt_the_record(&mut self, facts: &InstanceFacts, not_ours: bool) -> Result<(), RoundError> {
+        if facts.role != Role::Primary || !not_ours {
+            self.not_ours_since = None;
+        } else if self.not_ours_since.get_or_insert_with(Instant::now).elapsed() >= DOUBT {
+            leadership::correct(&self.agent, facts).await?;
+            self.not_ours_since = None;
+        }
+        Ok(())
     }
 
     /// The instance does not run: do the next thing that brings it up.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cellar_pgbackrest::{Error, Invocation};
+use cellar_pgbackrest::{Error, Invocation, accepted_names};
 use futures_util::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -77,7 +77,8 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
     let _ = agent.config_changed.notified().now_or_never();
     agent.reload_waits.set(false);
-    let mut accepts = agent.accepted_names.borrow().clone();
+    let named_in_file = || accepted_names(&std::fs::read_to_string(&card.config_path).unwrap_or_default());
+    let mut accepts = named_in_file();
     let mut unwelcome_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
@@ -94,7 +95,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
             () = tokio::time::sleep(LOOK_FOR_END), if agent.reload_waits.get() => match program_in(leader) {
                 Some(pid) if has_sessions(pid) => {
-                    let wanted = agent.accepted_names.borrow().clone();
+                    let wanted = named_in_file();
                     if accepts.iter().all(|name| wanted.contains(name)) {
                         unwelcome_since = None;
                     } else if unwelcome_since.get_or_insert_with(Instant::now).elapsed() >= UNWELCOME_PATIENCE {
@@ -106,7 +107,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 }
                 Some(pid) => {
                     tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
-                    accepts = agent.accepted_names.borrow().clone();
+                    accepts = named_in_file();
                     let _ = kill(pid, Signal::SIGHUP);
                     agent.reload_waits.set(false);
                     if up {
@@ -114,7 +115,10 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                     }
                 }
                 // Not started yet: it will read the new one.
-                None => agent.reload_waits.set(false),
+                None => {
+                    accepts = named_in_file();
+                    agent.reload_waits.set(false);
+                }
             },
             () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
                 if named.is_none() {

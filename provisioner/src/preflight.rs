@@ -105,33 +105,41 @@ impl Cluster {
     }
 }
 
+/// How often a port is looked at that is taken by nobody who can be seen.
+const LOOKS: u32 = 10;
+
+/// Pause between the looks.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Whether the port is free, or held by the cluster in `own` itself.
 pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding> {
     let PortNeed { port, purpose } = need;
-    let mut bound = std::net::TcpListener::bind((LISTEN, *port));
-    // A process that was just killed keeps its port until the kernel has taken it apart.
-    for _ in 0..10 {
-        if bound.is_ok() || !port_holder::holders(*port).is_empty() {
+    let mut held = "another process, which this user may not see".to_owned();
+    // A process that was just killed keeps its port until the kernel has taken it apart, and one that binds its port
+    // anew is not seen with either socket.
+    for look in 0..LOOKS {
+        if look > 0 {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        match std::net::TcpListener::bind((LISTEN, *port)) {
+            Ok(_free) => return None,
+            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+                return Some(Finding {
+                    message: format!("port {port}, needed by {purpose}, cannot be used: {error}"),
+                    hint: Some("choose other ports with --port-offset N, or --port-offset auto".to_owned()),
+                });
+            }
+            Err(_in_use) => {}
+        }
+        let holders = port_holder::holders(*port);
+        if own.is_some_and(|dir| holders.iter().any(|holder| crate::process::works_for(holder.pid, dir))) {
+            return None;
+        }
+        if let Some(holder) = holders.first() {
+            held = format!("process {} ({})", holder.pid, holder.command);
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        bound = std::net::TcpListener::bind((LISTEN, *port));
     }
-    let Err(error) = bound else { return None };
-    if error.kind() != std::io::ErrorKind::AddrInUse {
-        return Some(Finding {
-            message: format!("port {port}, needed by {purpose}, cannot be used: {error}"),
-            hint: Some("choose other ports with --port-offset N, or --port-offset auto".to_owned()),
-        });
-    }
-    let holders = port_holder::holders(*port);
-    if own.is_some_and(|dir| holders.iter().any(|holder| crate::process::works_for(holder.pid, dir))) {
-        return None;
-    }
-    let held = match holders.first() {
-        Some(holder) => format!("process {} ({})", holder.pid, holder.command),
-        None => "another process, which this user may not see".to_owned(),
-    };
     Some(Finding {
         message: format!("port {port}, needed by {purpose}, is in use by {held}"),
         hint: Some(

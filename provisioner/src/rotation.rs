@@ -36,6 +36,10 @@ const RARE_POLL: Duration = Duration::from_secs(3);
 /// How long pgBackRest's servers may take to let in a new name before the old one goes.
 const BOTH_NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
+/// gives PostgreSQL for it.
+const NEW_SET_PATIENCE: Duration = Duration::from_secs(40);
+
 /// How long a caller's certificate that is made only to ask lives.
 const PROBE_LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -403,13 +407,19 @@ impl Cluster {
                 set.ensure(&ca, &trusted)?;
             }
         }
-        let renewed = |door: &Door| {
-            CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
-        };
-        // pgBackRest's servers read what is new when their sessions end, which is seen to below.
-        let (late, early): (Vec<Door>, Vec<Door>) =
-            doors.into_iter().filter(renewed).partition(|door| door.protocol == ProbeProtocol::Pgbackrest);
-        self.wait_for(&early, &ca, Until::Serves, deadline).await?;
+        let (of_replaced, others): (Vec<Door>, Vec<Door>) = doors
+            .into_iter()
+            .filter(|door| {
+                CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
+            })
+            // pgBackRest's servers read what is new when their sessions end, which is seen to below.
+            .partition(|door| {
+                door.protocol != ProbeProtocol::Pgbackrest
+                    && replaced.iter().any(|set| door.certificate.starts_with(&set.directory))
+            });
+        // Not to cut off what has new certificates and has not read them yet; but nobody is waited for at any price.
+        let soon = deadline.min(Instant::now() + NEW_SET_PATIENCE);
+        let served = self.wait_for(&of_replaced, &ca, Until::Serves, soon).await;
         let _ = self.sign_revoked(&revoking.serials)?;
         self.publish_revoked().await?;
         for cell in &self.state.cells {
@@ -420,7 +430,8 @@ impl Cluster {
             self.let_in(&store, &[name], deadline).await?;
             steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
         }
-        self.wait_for(&late, &ca, Until::Serves, deadline).await?;
+        served?;
+        self.wait_for(&others, &ca, Until::Serves, deadline).await?;
         for set in replaced {
             forget_previous(&set.directory)?;
         }

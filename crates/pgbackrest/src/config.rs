@@ -122,6 +122,13 @@ pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
     .text()
 }
 
+/// The names that the TLS server lets in which reads this file.
+#[must_use]
+pub fn accepted_names(text: &str) -> Vec<PgbackrestName> {
+    let values = text.lines().filter_map(|line| line.strip_prefix("tls-server-auth="));
+    values.filter_map(|value| value.split_once('=')?.0.parse().ok()).collect()
+}
+
 /// The file of a cell whose other members are not there yet: pg1 and the TLS server, so that nothing waits for them.
 ///
 /// # Errors

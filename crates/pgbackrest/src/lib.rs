@@ -19,7 +19,7 @@ mod repo_list;
 mod tool_error;
 
 pub use command::{Output, Pgbackrest};
-pub use config::{ConfigInput, render_bootstrap, render_full, render_job};
+pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, render_job};
 pub use config_check::ConfigError;
 pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
 pub use error::Error;

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use cellar_model::{Database, PgbackrestName, Pooler, RepoCipher, Retention, Secret};
-use cellar_pgbackrest::{ConfigError, ConfigInput, render_bootstrap, render_full, render_job};
+use cellar_pgbackrest::{
+    ConfigError, ConfigInput, accepted_names, render_bootstrap, render_full, render_job,
+};
 use proptest::prelude::*;
 
 fn database() -> Database {
@@ -327,7 +329,11 @@ fn members_that_do_not_fit_together() {
 fn each_name_that_is_let_in_has_its_line() {
     let old = PgbackrestName::default();
     let (local, db) = (pooler(0), database());
-    let lines = |names: Vec<PgbackrestName>| {
+    for (names, lines) in [
+        (vec![], vec!["tls-server-auth=pgbackrest=app"]),
+        (vec![old.next(), old], vec!["tls-server-auth=pgbackrest:1=app", "tls-server-auth=pgbackrest=app"]),
+        (vec![old.next()], vec!["tls-server-auth=pgbackrest:1=app"]),
+    ] {
         let database = Database { pgbackrest_names: names, ..db.clone() };
         let input = ConfigInput {
             database: &database,
@@ -337,17 +343,11 @@ fn each_name_that_is_let_in_has_its_line() {
             passphrase: None,
         };
         let text = render_full(&input).unwrap();
-        text.lines()
-            .filter(|line| line.starts_with("tls-server-auth="))
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(lines(vec![]), ["tls-server-auth=pgbackrest=app"]);
-    assert_eq!(
-        lines(vec![old.next(), old]),
-        ["tls-server-auth=pgbackrest:1=app", "tls-server-auth=pgbackrest=app"]
-    );
-    assert_eq!(lines(vec![old.next()]), ["tls-server-auth=pgbackrest:1=app"]);
+        let found: Vec<&str> = text.lines().filter(|line| line.starts_with("tls-server-auth=")).collect();
+        assert_eq!(found, lines);
+        assert_eq!(accepted_names(&text), database.accepted_names(), "it is read as it was meant");
+    }
+    assert_eq!(accepted_names("[global]\n"), []);
 }
 
 fn hostile() -> impl Strategy<Value = String> {

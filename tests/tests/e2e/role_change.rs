@@ -83,3 +83,34 @@ fn a_deposed_primary_leads_nobody_astray() {
         let _ = cluster.backup(cell, "incr");
     }
 }
+
+/// Every pooler may say who the primary is, so a stolen key may, too. The primary that there is takes its place back.
+#[test]
+fn a_false_primary_in_the_records_is_corrected() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let key = "/cellar/demo/leaders/app";
+    let truth = cluster.etcd_get(key);
+    let identity = |record: &str| -> String {
+        let record: serde_json::Value = serde_json::from_str(record).expect("JSON");
+        record["systemIdentifier"].as_str().expect("an identity").to_owned()
+    };
+    let (true_one, other) = (identity(&truth), "7000000000000000001".to_owned());
+    // Another member on a timeline that it never saw, or on the present one; one that is not there; another database.
+    for (cell, term, identity) in
+        [("zone3", 99, &true_one), ("zone3", 1, &true_one), ("ghost", 99, &true_one), ("zone2", 2, &other)]
+    {
+        let record = serde_json::json!({ "cell": cell, "term": term, "systemIdentifier": identity });
+        let put = ["put", key, &record.to_string()];
+        let _ = cluster.etcdctl_as("zone2/tls/pooler.crt", "zone2/tls/server.key", &put).ok();
+        eventually(&format!("the true primary to be recorded instead of {cell} on {term}"), || {
+            cluster.etcd_get(key).contains("\"zone1\"")
+        });
+        cluster.wait_streaming("zone2");
+        cluster.wait_streaming("zone3");
+        assert_eq!(cluster.sql("zone1", "SELECT pg_is_in_recovery()"), "f");
+    }
+    let log = std::fs::read_to_string(cluster.directory().join("zone1/log/multipooler.log")).expect("a log");
+    assert!(log.contains("the record is false"), "{log}");
+    // It archives again, which a backup needs.
+    let _ = cluster.backup("zone3", "full");
+}

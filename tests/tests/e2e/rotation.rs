@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::{JobId, Key, Keyspace};
-use cellar_tests::{Cluster, command_line, eventually, kill_hard, patiently};
+use cellar_tests::{Cluster, eventually, kill_hard, patiently};
 use cellar_tls::{CertificateInfo, ClientTls};
 use cellar_topology::{EtcdKv, Store, StoreError};
 use nix::sys::signal::Signal;
@@ -36,7 +36,8 @@ impl Load {
         let running = i32::try_from(child.id()).expect("a pid");
         let found = std::fs::read_to_string(format!("/proc/{running}/status")).expect("pgbench runs still");
         assert!(!found.contains("State:\tZ"), "pgbench ended by itself");
-        cellar_tests::signal(running, Signal::SIGINT);
+        // Not SIGINT, which a shell that runs this in the background has made it ignore.
+        cellar_tests::signal(running, Signal::SIGTERM);
         let output = child.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         for bad in ["error", "ERROR", "aborted", "FATAL"] {
@@ -108,13 +109,10 @@ impl Drop for SlowReader {
 
 /// A connection to etcd with a stolen certificate.
 async fn stand_at_etcd(cluster: &Cluster, stolen: &Path) -> Store {
-    let arguments = command_line(cluster.pid("pid/etcd.pid"));
-    let url = arguments.iter().find_map(|word| word.strip_prefix("--listen-client-urls="));
-    let url = url.expect("an address").replace("127.0.0.1", "localhost");
     let file = |name: &str| stolen.join(name);
     let tls = ClientTls::from_files(&file("ca.crt"), &file("pooler.crt"), &file("server.key"));
     let tls = tls.expect("a client").tonic_config();
-    let kv = EtcdKv::connect(&[url], Some(tls)).await.expect("a connection");
+    let kv = EtcdKv::connect(&[cluster.etcd_url()], Some(tls)).await.expect("a connection");
     Store::new(Arc::new(kv), Keyspace::new(&"demo".parse().expect("a name")))
 }
 
@@ -484,6 +482,26 @@ fn an_interrupted_revocation_is_finished_by_the_next_up() {
     assert_ne!(refused.code, 0, "etcd lets the thief in: {refused:?}");
     let _ = cluster.backup("zone2", "full");
     cluster.wait_streaming("zone2");
+
+    // A cell that hangs keeps nobody else from refusing what is revoked, and follows when it is back.
+    let again = cluster.directory().join("again");
+    std::fs::create_dir(&again).unwrap();
+    for file in ["server.key", "pooler.crt"] {
+        std::fs::copy(tls.join(file), again.join(file)).unwrap();
+    }
+    let at_etcd = || cluster.etcdctl_as("again/pooler.crt", "again/server.key", &cells);
+    let _ = at_etcd().ok();
+    let frozen = cluster.pid("zone1/pid/multipooler.pid");
+    cellar_tests::signal(frozen, Signal::SIGSTOP);
+    let path = tls.join("pooler.crt").display().to_string();
+    let serial = serials(&cluster)[&path].clone();
+    let said = cluster.try_cellar(&["certs", "revoke", &serial, "--timeout", "20s"]);
+    assert!(said.code != 0 && said.stderr.contains("of cell zone1"), "{said:?}");
+    assert_ne!(at_etcd().code, 0, "what is revoked waits for a cell that hangs");
+    cellar_tests::signal(frozen, Signal::SIGCONT);
+    let _ = cluster.cellar(&["up"]);
+    assert!(state()["revoking"].is_null(), "{:#}", state());
+    let _ = cluster.backup("zone2", "incr");
 }
 
 #[test]
