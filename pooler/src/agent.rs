@@ -57,7 +57,7 @@ pub(crate) struct Agent {
     pub(crate) nudge: Notify,
     /// Rings when `pgbackrest.conf` or the certificates have changed.
     pub(crate) config_changed: Notify,
-    /// Set while pgBackRest's server is to be told of a change and its sessions have not ended.
+    /// Set while pgBackRest's server is to be told of a change and the moment for that has not come.
     pub(crate) reload_waits: Cell<bool>,
     /// The size of this database's WAL segments, once it was seen.
     pub(crate) segment_size: Cell<Option<SegmentSize>>,

@@ -134,7 +134,9 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while agent.reload_waits.get() {
         if Instant::now() >= deadline {
-            tracing::info!("pgBackRest's server takes the new certificates up once its sessions have ended");
+            tracing::info!(
+                "pgBackRest's server takes the new certificates up as soon as nobody is just connecting"
+            );
             return Ok(());
         }
         tokio::time::sleep(ASK).await;

@@ -3,10 +3,10 @@
 //! A child of the agent, started again with growing pauses when it ends, and
 //! sent SIGHUP when its config or its certificates have changed. It dies with the agent.
 //!
-//! On SIGHUP pgBackRest (2.45) closes its socket and binds it anew. A session that it has forked has inherited the
-//! old one, so the binding fails (41) while one runs, and the server ends with all its sessions. So it is told once
-//! no session runs: until then it serves what it has. When it is to let somebody in no more, it is not waited for long:
-//! pgBackRest does not say whose the sessions are, so they all end with the server, which is started again.
+//! On SIGHUP pgBackRest (2.45) closes its socket and binds it anew; its sessions go on. But a session that was forked a
+//! moment ago still has the socket, until it has closed its copy: then the binding fails (41), and the server ends with
+//! all its sessions. So it is told between two connections. Sessions go on with what was when they began, also those
+//! of a name that is let in no more: pgBackRest does not say whose they are, so then all of them end.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -32,12 +32,21 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// How often to look whether it listens, until it does.
 const LOOK_FOR_START: Duration = Duration::from_millis(100);
 
-/// How often to look whether its sessions have ended, while something new waits for that.
-const LOOK_FOR_END: Duration = Duration::from_millis(100);
+/// How often to look who is connected, while something new waits for a good moment.
+const LOOK_AT_SESSIONS: Duration = Duration::from_millis(100);
 
-/// How long sessions may go on once the server lets in a name that it should not. A session of those who are to
-/// stay out is among them perhaps, and would otherwise hold the door open for itself.
+/// How long nobody must have come or gone. A new session has closed its copy of the socket within milliseconds.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How long to wait for that. Then somebody connects all the time, and must not keep new certificates out: it is
+/// either a good moment or the server is started again.
+const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same while the server lets in a name that it should not. Then it is started again at once.
 const UNWELCOME_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the server may take to read its config.
+const READING: Duration = Duration::from_millis(300);
 
 /// How long the server may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -79,7 +88,8 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     agent.reload_waits.set(false);
     let named_in_file = || accepted_names(&std::fs::read_to_string(&card.config_path).unwrap_or_default());
     let mut accepts = named_in_file();
-    let mut unwelcome_since = None;
+    let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
+    let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
     let leader = running.group();
@@ -93,33 +103,45 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 return code;
             }
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
-            () = tokio::time::sleep(LOOK_FOR_END), if agent.reload_waits.get() => match program_in(leader) {
-                Some(pid) if has_sessions(pid) => {
-                    let wanted = named_in_file();
-                    if accepts.iter().all(|name| wanted.contains(name)) {
-                        unwelcome_since = None;
-                    } else if unwelcome_since.get_or_insert_with(Instant::now).elapsed() >= UNWELCOME_PATIENCE {
-                        tracing::warn!("a certificate was revoked: the pgBackRest TLS server's sessions end");
-                        let ended = running.terminate(END_PATIENCE).await;
-                        let _ = std::fs::remove_file(&pid_file);
-                        return ended;
-                    }
-                }
-                Some(pid) => {
-                    tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
-                    accepts = named_in_file();
-                    let _ = kill(pid, Signal::SIGHUP);
-                    agent.reload_waits.set(false);
-                    if up {
-                        agent.say(|report| report.tls_server_accepts.clone_from(&accepts));
-                    }
-                }
+            () = tokio::time::sleep(LOOK_AT_SESSIONS), if agent.reload_waits.get() => {
+                let wanted = named_in_file();
                 // Not started yet: it will read the new one.
-                None => {
-                    accepts = named_in_file();
+                let Some(pid) = program_in(leader) else {
+                    accepts = wanted;
                     agent.reload_waits.set(false);
+                    continue;
+                };
+                let present = sessions_of(pid);
+                if present != sessions {
+                    (sessions, unchanged_since) = (present, Instant::now());
                 }
-            },
+                let quiet = sessions.is_empty() || unchanged_since.elapsed() >= QUIET;
+                let waited = waits_since.get_or_insert_with(Instant::now).elapsed();
+                let unwelcome = accepts.iter().any(|name| !wanted.contains(name));
+                if unwelcome && !quiet && waited >= UNWELCOME_PATIENCE {
+                    tracing::warn!("a certificate was revoked: the pgBackRest TLS server's sessions end with it");
+                    let ended = running.terminate(END_PATIENCE).await;
+                    let _ = std::fs::remove_file(&pid_file);
+                    return ended;
+                }
+                if !quiet && waited < QUIET_PATIENCE {
+                    continue;
+                }
+                tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
+                let _ = kill(pid, Signal::SIGHUP);
+                if unwelcome {
+                    tokio::time::sleep(READING).await;
+                    for session in sessions_of(pid) {
+                        tracing::warn!(pid = session.as_raw(), "a certificate was revoked: sessions end");
+                        let _ = kill(session, Signal::SIGKILL);
+                    }
+                }
+                (accepts, waits_since) = (wanted, None);
+                agent.reload_waits.set(false);
+                if up {
+                    agent.say(|report| report.tls_server_accepts.clone_from(&accepts));
+                }
+            }
             () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
                 if named.is_none() {
                     named = program_in(leader);
@@ -148,10 +170,11 @@ fn program_in(leader: i32) -> Option<Pid> {
     (name.trim() == "pgbackrest").then(|| Pid::from_raw(child))
 }
 
-/// Whether somebody is connected: the server forks for each.
-fn has_sessions(server: Pid) -> bool {
+/// Who is connected: the server forks for each.
+fn sessions_of(server: Pid) -> Vec<Pid> {
     let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
-    children.is_ok_and(|children| !children.trim().is_empty())
+    let children = children.unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 async fn listens(address: &str, port: u16) -> bool {

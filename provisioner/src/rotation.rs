@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often a server is asked.
 const POLL: Duration = Duration::from_millis(200);
 
-/// How often pgBackRest is, whose server reads new certificates only while nobody is connected.
+/// How often pgBackRest is, whose server reads new certificates between two connections: each question is one.
 const RARE_POLL: Duration = Duration::from_secs(3);
 
 /// How long pgBackRest's servers may take to let in a new name before the old one goes.
@@ -341,20 +341,29 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         });
     }
     cluster.finish_revocation(deadline, steps).await?;
-    cluster.begin_revocation(&serial)?;
+    if cluster.revoked()?.contains_key(&serial) {
+        steps.step("it is revoked already");
+        // To an etcd that was lost since, or has another list.
+        cluster.publish_revoked().await?;
+        return Ok(serial);
+    }
+    cluster.begin_revocation(&serial, steps)?;
     cluster.finish_revocation(deadline, steps).await?;
     Ok(serial)
 }
 
 impl Cluster {
     /// Writes down what is to be revoked, and the names that come with it.
-    fn begin_revocation(&mut self, serial: &str) -> Result<()> {
+    fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
         let sets = self.certificate_sets()?;
         let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
-        // Of one that is not there any more nothing else is known, so it may be one of a cell's.
         let opens_pgbackrest = match compromised {
             Some(set) => set.opens_pgbackrest(),
-            None => !self.issued().join(format!("{serial}.crt")).exists(),
+            None if self.issued().join(format!("{serial}.crt")).exists() => false,
+            None => {
+                steps.step("nothing here has it: as it may have been a cell's, all cells change their names for pgBackRest");
+                true
+            }
         };
         let mut revoking = Revoking { serials: [serial.to_owned()].into(), former_name: None };
         // Whoever has the key of one has that of the others.
@@ -412,7 +421,7 @@ impl Cluster {
             .filter(|door| {
                 CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
             })
-            // pgBackRest's servers read what is new when their sessions end, which is seen to below.
+            // pgBackRest's servers are seen to below.
             .partition(|door| {
                 door.protocol != ProbeProtocol::Pgbackrest
                     && replaced.iter().any(|set| door.certificate.starts_with(&set.directory))

@@ -1,7 +1,8 @@
 //! New keys, certificates and a new authority under load, and certificates that are revoked.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -55,7 +56,7 @@ impl Drop for Load {
     }
 }
 
-/// Somebody with a stolen certificate who reads a large file of the repo, slowly and without a pause.
+/// Somebody with the certificate of a cell who reads a large file of the repo, slowly and without a pause.
 struct SlowReader {
     child: Child,
     reader: Option<std::thread::JoinHandle<()>>,
@@ -85,6 +86,11 @@ impl SlowReader {
         });
         first.recv_timeout(std::time::Duration::from_secs(20)).expect("his session");
         Self { child, reader: Some(reader) }
+    }
+
+    /// Whether he reads still.
+    fn goes_on(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
     }
 
     /// He has not come to the end of the file, and does not come there.
@@ -245,6 +251,38 @@ fn a_new_authority_is_finished_by_the_next_run() {
         assert!(!["ca/next", "ca/old.crt", "ca.previous", "ca.next"].into_iter().any(there));
         let _ = cluster.backup("zone2", "incr");
     }
+}
+
+/// pgBackRest's server lets anybody be connected for ever, and a backup may take hours.
+#[test]
+fn sessions_neither_keep_new_certificates_out_nor_notice_them() {
+    let cluster = Cluster::up("zone1,zone2");
+    let cards = cluster.poolers().into_iter().filter_map(|view| view.pooler);
+    let port = |port: u32| u16::try_from(port).expect("a port");
+    let ports: Vec<u16> = cards.map(|card| port(card.pgbackrest_port)).collect();
+    let stranger = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).expect("a connection");
+    let mut strangers: Vec<_> = ports.iter().map(stranger).collect();
+    let copy = cluster.directory().join("copied");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["server.key", "server.crt"] {
+        std::fs::copy(cluster.directory().join("zone2/tls").join(file), copy.join(file)).unwrap();
+    }
+    let mut reader = SlowReader::begin(&cluster, ports[0], &copy);
+    let server = cluster.pid("zone1/pid/pgbackrest-server.pid");
+    let path = cluster.directory().join("zone1/tls/server.crt").display().to_string();
+    for _ in 0..3 {
+        let (before, begun) = (serials(&cluster), std::time::Instant::now());
+        let _ = cluster.cellar(&["certs", "rotate"]);
+        assert!(begun.elapsed().as_secs() < 60, "it waited for sessions");
+        assert_ne!(serials(&cluster)[&path], before[&path]);
+    }
+    assert!(reader.goes_on(), "a session broke off");
+    assert_eq!(cluster.pid("zone1/pid/pgbackrest-server.pid"), server, "it was started again");
+    for stranger in &mut strangers {
+        stranger.set_nonblocking(true).unwrap();
+        assert_eq!(stranger.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    }
+    let _ = cluster.backup("zone2", "full");
 }
 
 #[test]
@@ -472,7 +510,11 @@ fn an_interrupted_revocation_is_finished_by_the_next_up() {
     }
     let _ = cluster.cellar(&["up"]);
     assert!(state()["revoking"].is_null(), "{:#}", state());
-    let _ = accepted_by(&cluster, "zone1");
+    // Once is enough.
+    let name = accepted_by(&cluster, "zone1");
+    let again = cluster.try_cellar(&["certs", "revoke", &serial]);
+    assert!(again.code == 0 && again.stderr.contains("revoked already"), "{again:?}");
+    assert_eq!(accepted_by(&cluster, "zone1"), name);
     let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
     let port = u16::try_from(port.expect("zone1").pgbackrest_port).expect("a port");
     let refused = list_repo(&cluster, port, &copy.join("server.crt"), &copy.join("server.key"), "app");
