@@ -22,6 +22,7 @@ mod restore_bad_days;
 mod restore_kills;
 mod restore_plan;
 mod restore_targets;
+mod revocation;
 mod role_change;
 mod rotation;
 mod runbooks;

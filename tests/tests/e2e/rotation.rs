@@ -1,4 +1,4 @@
-//! New keys, certificates and a new authority under load, and certificates that are revoked.
+//! New keys, certificates and a new authority under load.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -6,18 +6,13 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 
-use cellar_api::v1;
-use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_model::{JobId, Key, Keyspace};
 use cellar_tests::{Cluster, eventually, kill_hard, patiently};
-use cellar_tls::{CertificateInfo, ClientTls};
-use cellar_topology::{EtcdKv, Store, StoreError};
+use cellar_tls::CertificateInfo;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::certificates::{accepted_by, ask_pooler, list_repo, repo_command};
+use crate::revocation::SlowReader;
 
 /// pgbench on the primary until it is told to end; its report.
 struct Load(Option<Child>);
@@ -56,82 +51,21 @@ impl Drop for Load {
     }
 }
 
-/// Somebody with the certificate of a cell who reads a large file of the repo, slowly and without a pause.
-struct SlowReader {
-    child: Child,
-    reader: Option<std::thread::JoinHandle<()>>,
-}
-
-impl SlowReader {
-    fn begin(cluster: &Cluster, port: u16, stolen: &Path) -> Self {
-        let large = cluster.directory().join("repo/large");
-        // Far more than fits into what lies between the disk and him.
-        std::fs::write(&large, vec![b'x'; 256 << 20]).expect("a file");
-        let (certificate, key) = (stolen.join("server.crt"), stolen.join("server.key"));
-        let mut command = repo_command(cluster, port, &certificate, &key, "app");
-        let mut child = command
-            .args(["repo-get", "large"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("pgbackrest");
-        let mut stream = child.stdout.take().expect("a pipe");
-        let (begun, first) = std::sync::mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            let mut piece = vec![0; 64 << 10];
-            while stream.read(&mut piece).is_ok_and(|n| n > 0) {
-                let _ = begun.send(());
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            }
-        });
-        first.recv_timeout(std::time::Duration::from_secs(20)).expect("his session");
-        Self { child, reader: Some(reader) }
-    }
-
-    /// Whether he reads still.
-    fn goes_on(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_none()
-    }
-
-    /// He has not come to the end of the file, and does not come there.
-    #[track_caller]
-    fn ends_early(mut self) {
-        let status = patiently("his session to end", std::time::Duration::from_secs(20), || {
-            self.child.try_wait().expect("a child")
-        });
-        assert!(!status.success(), "he has read it all");
-    }
-}
-
-impl Drop for SlowReader {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-    }
-}
-
-/// A connection to etcd with a stolen certificate.
-async fn stand_at_etcd(cluster: &Cluster, stolen: &Path) -> Store {
-    let file = |name: &str| stolen.join(name);
-    let tls = ClientTls::from_files(&file("ca.crt"), &file("pooler.crt"), &file("server.key"));
-    let tls = tls.expect("a client").tonic_config();
-    let kv = EtcdKv::connect(&[cluster.etcd_url()], Some(tls)).await.expect("a connection");
-    Store::new(Arc::new(kv), Keyspace::new(&"demo".parse().expect("a name")))
-}
-
-/// Writes where only the pooler of zone2 may.
-async fn write_as_pooler(store: &Store) -> Result<(), StoreError> {
-    let (database, cell) = ("app".parse().expect("a name"), "zone2".parse().expect("a name"));
-    let id: JobId = "00000000-0000-0000-0000-000000000007".parse().expect("an id");
-    let claim = Key::Claim(database, cell, id);
-    store.transaction().delete(&claim).commit().await.map(drop)
+/// Starts a command and kills it once it has come so far.
+pub(crate) fn kill_when(cluster: &Cluster, arguments: &[&str], what: &str, reached: &dyn Fn() -> bool) {
+    let mut command = cluster.command(arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
+    patiently(what, std::time::Duration::from_secs(60), || {
+        let ended = child.try_wait().expect("a child").is_some();
+        assert!(!ended, "it ended before {what}");
+        reached().then_some(())
+    });
+    child.kill().expect("it runs");
+    let _ = child.wait();
 }
 
 /// Serial numbers by file.
-fn serials(cluster: &Cluster) -> BTreeMap<String, String> {
+pub(crate) fn serials(cluster: &Cluster) -> BTreeMap<String, String> {
     let listed = cluster.json(&["certs", "list"]);
     let of = |certificate: &Value| {
         let text = |name: &str| certificate[name].as_str().unwrap_or_default().to_owned();
@@ -140,12 +74,12 @@ fn serials(cluster: &Cluster) -> BTreeMap<String, String> {
     listed["certificates"].as_array().expect("certificates").iter().map(of).collect()
 }
 
-fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).expect("a file")
 }
 
 /// Each standby has streamed without a break since its connection began.
-fn receivers(cluster: &Cluster) -> String {
+pub(crate) fn receivers(cluster: &Cluster) -> String {
     cluster.sql(
         &cluster.primary(),
         "SELECT string_agg(application_name || pid, ' ' ORDER BY 1) FROM pg_stat_replication",
@@ -234,15 +168,7 @@ fn a_new_authority_is_finished_by_the_next_run() {
     ];
     for (until, reached) in stages {
         let authority = read(&cluster.directory().join("ca/ca.crt"));
-        let mut rotation = cluster.command(&["certs", "rotate", "--ca"]);
-        let mut child = rotation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
-        patiently("the rotation to come so far", std::time::Duration::from_secs(60), || {
-            let ended = child.try_wait().expect("a child").is_some();
-            assert!(!ended, "it ended before the new authority was {until}");
-            reached().then_some(())
-        });
-        child.kill().expect("it runs");
-        let _ = child.wait();
+        kill_when(&cluster, &["certs", "rotate", "--ca"], &format!("the new authority was {until}"), reached);
         // Whatever stands now works, and `up` changes nothing of it.
         let _ = cluster.cellar(&["up"]);
         let _ = cluster.backup("zone2", "full");
@@ -316,237 +242,6 @@ fn what_is_not_taken_up_comes_back() {
 }
 
 #[test]
-fn a_revoked_certificate_opens_nothing() {
-    let cluster = Cluster::up("zone1,zone2");
-    let issue = |name: &str| {
-        let out = cluster.directory().join(format!("given-{name}"));
-        let arguments =
-            ["certs", "issue", "--role", "operator", "--name", name, "--out", &out.display().to_string()];
-        let issued = cluster.json(&arguments);
-        (out, issued["serial"].as_str().expect("a serial").to_owned())
-    };
-    let (stolen, serial) = issue("stolen");
-    let (good, _) = issue("good");
-    let list = |directory: &Path| {
-        let endpoint = read(&directory.join("endpoint"));
-        let client = directory.display().to_string();
-        cluster.try_cellar(&["jobs", "list", "--admin", endpoint.trim(), "--client-dir", &client])
-    };
-    let _ = list(&stolen).ok();
-    let started =
-        (cluster.pid("pid/multiadmin.pid"), cluster.pid("pid/etcd.pid"), cluster.postmaster("zone1"));
-    let colons: String = serial
-        .to_uppercase()
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| format!("{}:", String::from_utf8_lossy(pair)))
-        .collect();
-    // He watches a job that does not end by itself, and sees no more of it.
-    let job = cluster.begin_backup("zone2", "full");
-    let frozen = cluster.pid("zone2/pid/multipooler.pid");
-    cellar_tests::signal(frozen, Signal::SIGSTOP);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut stream = runtime.block_on(async {
-        let tls = ClientTls::from_dir(&stolen).expect("a client");
-        let endpoint = tls.endpoint(read(&stolen.join("endpoint")).trim(), None).expect("an address");
-        let mut client = MultiAdminClient::new(endpoint.connect_lazy());
-        let request = v1::GetJobRequest { id: job.clone() };
-        client.watch_job(request).await.expect("a stream").into_inner()
-    });
-    let first = runtime.block_on(stream.message()).expect("the stream stands");
-    assert!(first.is_some_and(|job| job.state() != v1::JobState::Succeeded));
-    let _ = cluster.cellar(&["certs", "revoke", colons.trim_end_matches(':')]);
-    let ended = runtime.block_on(async {
-        let rest = async {
-            while let Some(_news) = stream.message().await? {}
-            Ok::<(), tonic::Status>(())
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(5), rest).await
-    });
-    assert!(ended.as_ref().is_ok_and(Result::is_err), "the stream goes on: {ended:?}");
-    cellar_tests::signal(frozen, Signal::SIGCONT);
-    let _ = cluster.ended(&job);
-    patiently("multiadmin to refuse it", std::time::Duration::from_secs(5), || {
-        let said = list(&stolen);
-        (said.code == 5 && said.stderr.contains("revoked")).then_some(())
-    });
-    let _ = list(&good).ok();
-    let kept = cluster.directory().join("given-kept");
-    std::fs::create_dir(&kept).unwrap();
-    for file in ["ca.crt", "client.crt", "client.key", "endpoint"] {
-        std::fs::copy(stolen.join(file), kept.join(file)).unwrap();
-    }
-    // Issued again, it is a new one with a new key.
-    let (again, renewed) = issue("stolen");
-    assert_ne!(renewed, serial);
-    let _ = list(&again).ok();
-
-    // A cell's own: it gets another one first, the connection of the old one is ended, and streaming goes on.
-    let copy = cluster.directory().join("copied");
-    std::fs::create_dir(&copy).unwrap();
-    for file in ["ca.crt", "server.key", "server.crt", "replication.crt", "pooler.crt"] {
-        std::fs::copy(cluster.directory().join("zone2/tls").join(file), copy.join(file)).unwrap();
-    }
-    let path = cluster.directory().join("zone2/tls/replication.crt").display().to_string();
-    let serial = serials(&cluster)[&path].clone();
-    let cells = ["get", "--prefix", "/cellar/demo/cells/"];
-    let at_etcd = || cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
-    let _ = at_etcd().ok();
-    let port = |cell: &str| {
-        let card =
-            cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == cell);
-        u16::try_from(card.expect("a cell").pgbackrest_port).expect("a port")
-    };
-    list_repo(&cluster, port("zone1"), &copy.join("server.crt"), &copy.join("server.key"), "app")
-        .expect("a stolen key opens the repo");
-    let thief = SlowReader::begin(&cluster, port("zone1"), &copy);
-    let stream = receivers(&cluster);
-    let list_key = "/cellar/demo/revocations/list";
-    let older = cluster.etcd_get(list_key);
-    let standing = runtime.block_on(stand_at_etcd(&cluster, &copy));
-    runtime.block_on(write_as_pooler(&standing)).expect("a stolen key opens the cell's records");
-    let _ = cluster.cellar(&["certs", "revoke", &serial]);
-    let refused = runtime.block_on(write_as_pooler(&standing)).expect_err("a connection that stood");
-    assert!(refused.to_string().contains("permission denied"), "{refused}");
-    patiently("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
-        let now = receivers(&cluster);
-        (!now.is_empty() && now != stream).then_some(())
-    });
-    cluster.wait_streaming("zone2");
-    let primary = cluster.instance("zone1");
-    let file = |name: &str| copy.join(name).display().to_string();
-    let conninfo = format!(
-        "host=localhost port={} user=cellar_replication replication=true sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
-        primary.port,
-        file("ca.crt"),
-        file("replication.crt"),
-        file("server.key")
-    );
-    let said =
-        cellar_tests::run(std::process::Command::new("psql").args(["-XAtqc", "IDENTIFY_SYSTEM", &conninfo]));
-    assert!(said.code != 0 && said.stderr.contains("certificate revoked"), "{said:?}");
-    // The other certificates of the same key are worth nothing either.
-    let refused = at_etcd();
-    assert!(refused.code != 0, "{refused:?}");
-    for cell in ["zone1", "zone2"] {
-        let refused =
-            list_repo(&cluster, port(cell), &copy.join("server.crt"), &copy.join("server.key"), "app");
-        assert!(refused.as_ref().is_err_and(|why| why.contains("access denied")), "{cell}: {refused:?}");
-    }
-    thief.ends_early();
-    assert!(read(&cluster.directory().join("zone1/log/multipooler.log")).contains("sessions end"));
-    let _ = cluster.backup("zone2", "full");
-    // Nothing was started again.
-    assert_eq!(
-        (cluster.pid("pid/multiadmin.pid"), cluster.pid("pid/etcd.pid"), cluster.postmaster("zone1")),
-        started
-    );
-    let refused = cluster.try_cellar(&["certs", "revoke", "nonsense"]).refused(2);
-    assert!(refused.contains("hexadecimal"), "{refused}");
-    // An older list, signed by the authority, brings nobody back.
-    cluster.etcd_put(list_key, &older);
-    for log in ["log/multiadmin.log", "zone1/log/multipooler.log"] {
-        eventually("the older list to be seen", || {
-            read(&cluster.directory().join(log)).contains("older revocation")
-        });
-    }
-    // The list outlives etcd and its readers: what was known is refused without it, and again after it.
-    let pooler =
-        ClientTls::from_files(&copy.join("ca.crt"), &copy.join("pooler.crt"), &copy.join("server.key"));
-    let pooler = pooler.expect("a client");
-    let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
-    let port = port.expect("zone1").grpc_port;
-    let refused = |when: &str| {
-        let said = ask_pooler(&pooler, port).expect_err(when);
-        assert!(said.message().contains("revoked"), "{when}: {said:?}");
-    };
-    refused("with an older list");
-    kill_hard(cluster.pid("pid/etcd.pid"));
-    refused("without etcd");
-    let said = list(&kept).refused(5);
-    assert!(said.contains("revoked"), "multiadmin without etcd: {said}");
-    kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
-    kill_hard(cluster.pid("pid/multiadmin.pid"));
-    let _ = cluster.cellar(&["up"]);
-    refused("after a restart");
-    patiently("multiadmin to have read the list", std::time::Duration::from_secs(5), || {
-        let said = list(&kept);
-        (said.code == 5 && said.stderr.contains("revoked")).then_some(())
-    });
-    // And a rotation of the authority.
-    let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
-    let _ = cluster.backup("zone2", "incr");
-}
-
-#[test]
-fn an_interrupted_revocation_is_finished_by_the_next_up() {
-    let cluster = Cluster::up("zone1,zone2");
-    let state = || -> Value {
-        serde_json::from_str(&read(&cluster.directory().join("state/cluster.json"))).expect("the state")
-    };
-    let copy = cluster.directory().join("copied");
-    std::fs::create_dir(&copy).unwrap();
-    let tls = cluster.directory().join("zone2/tls");
-    for file in ["ca.crt", "server.key", "server.crt", "pooler.crt"] {
-        std::fs::copy(tls.join(file), copy.join(file)).unwrap();
-    }
-    let path = tls.join("server.crt").display().to_string();
-    let (serial, key) = (serials(&cluster)[&path].clone(), read(&tls.join("server.key")));
-    // Killed as it is written down, and once the key is a new one.
-    let stages: [(&str, &dyn Fn() -> bool); 2] = [
-        ("written down", &|| state()["revoking"].is_object()),
-        ("replaced", &|| std::fs::read_to_string(tls.join("server.key")).is_ok_and(|now| now != key)),
-    ];
-    for (until, reached) in stages {
-        let mut revocation = cluster.command(&["certs", "revoke", &serial]);
-        let mut child = revocation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
-        patiently("the revocation to come so far", std::time::Duration::from_secs(60), || {
-            let ended = child.try_wait().expect("a child").is_some();
-            assert!(!ended, "it ended before the certificate was {until}");
-            reached().then_some(())
-        });
-        child.kill().expect("it runs");
-        let _ = child.wait();
-    }
-    let _ = cluster.cellar(&["up"]);
-    assert!(state()["revoking"].is_null(), "{:#}", state());
-    // Once is enough.
-    let name = accepted_by(&cluster, "zone1");
-    let again = cluster.try_cellar(&["certs", "revoke", &serial]);
-    assert!(again.code == 0 && again.stderr.contains("revoked already"), "{again:?}");
-    assert_eq!(accepted_by(&cluster, "zone1"), name);
-    let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
-    let port = u16::try_from(port.expect("zone1").pgbackrest_port).expect("a port");
-    let refused = list_repo(&cluster, port, &copy.join("server.crt"), &copy.join("server.key"), "app");
-    assert!(refused.is_err(), "pgBackRest lets the thief in");
-    let cells = ["get", "--prefix", "/cellar/demo/cells/"];
-    let refused = cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);
-    assert_ne!(refused.code, 0, "etcd lets the thief in: {refused:?}");
-    let _ = cluster.backup("zone2", "full");
-    cluster.wait_streaming("zone2");
-
-    // A cell that hangs keeps nobody else from refusing what is revoked, and follows when it is back.
-    let again = cluster.directory().join("again");
-    std::fs::create_dir(&again).unwrap();
-    for file in ["server.key", "pooler.crt"] {
-        std::fs::copy(tls.join(file), again.join(file)).unwrap();
-    }
-    let at_etcd = || cluster.etcdctl_as("again/pooler.crt", "again/server.key", &cells);
-    let _ = at_etcd().ok();
-    let frozen = cluster.pid("zone1/pid/multipooler.pid");
-    cellar_tests::signal(frozen, Signal::SIGSTOP);
-    let path = tls.join("pooler.crt").display().to_string();
-    let serial = serials(&cluster)[&path].clone();
-    let said = cluster.try_cellar(&["certs", "revoke", &serial, "--timeout", "20s"]);
-    assert!(said.code != 0 && said.stderr.contains("of cell zone1"), "{said:?}");
-    assert_ne!(at_etcd().code, 0, "what is revoked waits for a cell that hangs");
-    cellar_tests::signal(frozen, Signal::SIGCONT);
-    let _ = cluster.cellar(&["up"]);
-    assert!(state()["revoking"].is_null(), "{:#}", state());
-    let _ = cluster.backup("zone2", "incr");
-}
-
-#[test]
 fn what_was_interrupted_or_has_expired_is_replaced_by_the_next_rotation() {
     let cluster = Cluster::new();
     let _ = cluster
@@ -555,14 +250,9 @@ fn what_was_interrupted_or_has_expired_is_replaced_by_the_next_rotation() {
     let there = |file: &str| cluster.directory().join(file).exists();
     let previous = ["zone1/tls.previous", "zone2/tls.previous", "multiadmin.previous", "etcd/tls.previous"];
     // Killed while some have their new set and others have not.
-    let mut rotation = cluster.command(&["certs", "rotate"]);
-    let mut child = rotation.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
-    patiently("the first set to be exchanged", std::time::Duration::from_secs(30), || {
-        assert!(child.try_wait().expect("a child").is_none(), "it ended before anything was seen");
-        previous.into_iter().any(there).then_some(())
+    kill_when(&cluster, &["certs", "rotate"], "the first set was exchanged", &|| {
+        previous.into_iter().any(there)
     });
-    child.kill().expect("it runs");
-    let _ = child.wait();
     let _ = cluster.backup("zone2", "full");
 
     // Nobody renews them, and they end.
