@@ -81,6 +81,18 @@ impl Cluster {
         Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
     }
 
+    /// Says again which names hold, to an etcd that has older records.
+    pub(crate) async fn settle_names(&self, store: &Store, deadline: Instant) -> Result<()> {
+        self.rename_poolers(store).await?;
+        let wanted = [self.state.pgbackrest_name];
+        match store.get::<Database>(&Key::Database(self.state.database.clone())).await? {
+            Some(found) if found.record.accepted_names() != wanted => {
+                self.let_in(store, &wanted, deadline).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the poolers of cells whose certificates were revoked known under the names that they have since.
     pub(crate) async fn rename_poolers(&self, store: &Store) -> Result<()> {
         for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {

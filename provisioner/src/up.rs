@@ -284,6 +284,8 @@ impl Cluster {
         if self.state.revoking.is_some() {
             steps.step("a revocation was interrupted: going on");
             self.finish_revocation(deadline, steps).await?;
+        } else {
+            self.settle_names(&store, deadline).await?;
         }
         Ok(primary)
     }

@@ -36,7 +36,8 @@ pub struct MtlsStream {
     info: MtlsConnectInfo,
     /// What is left of the preface, and the end of the time for it.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    unwelcome: Unwelcome,
+    /// Gone once it has completed: it must not be asked again then.
+    unwelcome: Option<Unwelcome>,
     _place: Place,
 }
 
@@ -57,7 +58,8 @@ impl MtlsStream {
         patience: Duration,
         unwelcome: Unwelcome,
     ) -> Self {
-        Self { tls, info, preface: Some((PREFACE, Box::pin(sleep(patience)))), unwelcome, _place: place }
+        let preface = Some((PREFACE, Box::pin(sleep(patience))));
+        Self { tls, info, preface, unwelcome: Some(unwelcome), _place: place }
     }
 }
 
@@ -73,7 +75,8 @@ impl AsyncRead for MtlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // The server always waits for what a peer says next, so it hears of this at once, and ends all calls with it.
-        if this.unwelcome.0.as_mut().poll(cx).is_ready() {
+        if this.unwelcome.as_mut().is_none_or(|unwelcome| unwelcome.0.as_mut().poll(cx).is_ready()) {
+            this.unwelcome = None;
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let Some((left, deadline)) = &mut this.preface else {

@@ -293,6 +293,16 @@ fn an_interrupted_revocation_is_finished_by_the_next_up() {
     let _ = cluster.backup("zone2", "full");
     cluster.wait_streaming("zone2");
 
+    // An etcd that was put back to before it is told again.
+    let key = "/cellar/demo/databases/app";
+    let recorded = cluster.etcd_get(key);
+    let older = recorded.replace(&format!("\"{name}\""), "\"pgbackrest\"");
+    assert_ne!(older, recorded);
+    cluster.etcd_put(key, &older);
+    let _ = cluster.cellar(&["up"]);
+    assert_eq!(cluster.etcd_get(key), recorded);
+    let _ = cluster.backup("zone2", "incr");
+
     // A cell that hangs keeps nobody else from refusing what is revoked, and follows when it is back.
     let again = cluster.directory().join("again");
     std::fs::create_dir(&again).unwrap();

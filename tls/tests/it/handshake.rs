@@ -78,6 +78,7 @@ async fn a_connection_ends_with_its_certificates_welcome() {
     // It waits for nothing that he says.
     let ended = tokio::time::timeout(Duration::from_secs(10), his.read_u8()).await.expect("it ends");
     assert!(ended.is_err());
+    assert!(his.read_u8().await.is_err(), "and stays so");
     echo(&mut hers).await.unwrap();
     // Whom the next one belongs to is looked at in each call, which can say why it is refused.
     let _ = open(&thief).await;
