@@ -1,14 +1,14 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, CellName, Code, DEFAULT_MAX_LAG, DrillParams, InstanceState, Job, JobId, JobKind,
-    JobRecord, JobRequest, Key, Lock, LockDecision, Refusal, RestoreParams, join, plan_backup, plan_confirm,
-    plan_drill, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
+    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, InstanceState, Job, JobId, JobKind, JobRecord,
+    JobRequest, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup,
+    plan_confirm, plan_drill, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
 };
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::admin::Admin;
@@ -175,15 +175,7 @@ impl Admin {
             if thorough && let Some(stored) = recorded().await? {
                 return self.answer(wanted, &stored, id, new_id);
             }
-            let mut planned = self.attempt(wanted, new_id);
-            if planned.as_ref().is_err_and(|refusal| self.may_be_old_news(wanted, refusal.code)) {
-                // Whoever has just seen a rebuild or a restore succeed is not refused by the status of before.
-                let patience = STATUS_AGE.min(deadline.remaining());
-                let now = Timestamp::now();
-                let _ = self.mirror.wait_for(patience, |view| wanted.plan(view, new_id, now).is_ok()).await;
-                planned = self.attempt(wanted, new_id);
-            }
-            let mut base = match planned {
+            let mut base = match self.patiently(wanted, new_id, deadline).await {
                 Ok(base) => base,
                 Err(refusal) => {
                     return match recorded().await? {
@@ -229,19 +221,38 @@ impl Admin {
         Err(refusal::contended(&format!("the lock of database {database}")))
     }
 
-    /// Whether a refusal rests on how instances are connected, or on one that starts, of which a status may not tell yet
-    /// that it has started.
-    fn may_be_old_news(&self, wanted: &Wanted, code: Code) -> bool {
-        let starts = |cell: &CellName| {
-            let view = self.view();
-            let mut of_cell = view.status.iter().filter(|((_, of), _)| of == cell);
-            of_cell
-                .any(|(_, status)| matches!(status.state, InstanceState::Starting | InstanceState::Seeding))
+    /// Plans, and plans again while the reason of a refusal may go by itself: whoever has just seen a rebuild or a
+    /// restore end is not refused by what was so until then.
+    async fn patiently(&self, wanted: &Wanted, id: JobId, deadline: Deadline) -> Result<Attempt, Refusal> {
+        let begun = Instant::now();
+        loop {
+            let refusal = match self.attempt(wanted, id) {
+                Ok(attempt) => return Ok(attempt),
+                Err(refusal) => refusal,
+            };
+            let patience = self.passes_within(wanted, refusal.code).min(deadline.remaining());
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(refusal);
+            }
+            let now = Timestamp::now();
+            let changed =
+                |view: &View| wanted.plan(view, id, now).err().map(|other| other.code) != Some(refusal.code);
+            // Whether it changed or not, the next round tells.
+            let _ = self.mirror.wait_for(left, changed).await;
+        }
+    }
+
+    /// In which time the reason of a refusal goes by itself when nothing is wrong; zero for one that stays.
+    fn passes_within(&self, wanted: &Wanted, code: Code) -> Duration {
+        let starts = |status: &PoolerStatus| {
+            wanted.request.cell.as_ref() == Some(&status.cell)
+                && matches!(status.state, InstanceState::Starting | InstanceState::Seeding)
         };
         match code {
-            Code::WrongPrimary | Code::NoPrimary => true,
-            Code::CellDown => wanted.request.cell.as_ref().is_some_and(starts),
-            _ => false,
+            Code::WrongPrimary | Code::NoPrimary => RECONNECT + STATUS_AGE,
+            Code::CellDown if self.view().status.values().any(starts) => STATUS_AGE,
+            _ => Duration::ZERO,
         }
     }
 

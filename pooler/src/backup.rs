@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cellar_model::{
     BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Leader,
-    Lsn, Pooler, Progress, Refusal, Role, RunResult, check_primary_source, check_standby_source,
+    Lsn, Pooler, Progress, RECONNECT, Refusal, Role, RunResult, check_primary_source, check_standby_source,
 };
 use cellar_pgbackrest::{DetailLog, Failure, Invocation};
 use cellar_postgres::{InstanceFacts, Probe};
@@ -49,7 +49,10 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     };
     say(agent, job, Progress { phase: "checking the instance".to_owned(), ..Progress::default() }).await;
     let (card, database) = agent.place()?;
-    let source = confirm(agent, &card, &params).await?;
+    let source = match confirm(agent, &card, &params, control).await? {
+        Ok(source) => source,
+        Err(why) => return Ok(interrupted_ending(why, "no backup was begun")),
+    };
     let id = job.record.id;
     let config = write_job(agent, &id.to_string(), &database, &card, source.primary.as_ref())
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;
@@ -80,8 +83,34 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     Ok(Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() }))
 }
 
+/// Confirms the source, with patience for a primary that has just started again and is being found by its standbys, unless
+/// the job is interrupted meanwhile.
+async fn confirm(
+    agent: &Agent,
+    card: &Pooler,
+    params: &BackupParams,
+    control: &Control,
+) -> Result<Result<Source, Interruption>, Refusal> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let refusal = match confirm_now(agent, card, params).await {
+            Ok(source) => return Ok(Ok(source)),
+            Err(refusal) => refusal,
+        };
+        let passes = matches!(refusal.code, Code::NoPrimary | Code::WrongPrimary);
+        if !passes || begun.elapsed() >= RECONNECT {
+            return Err(refusal);
+        }
+        tracing::debug!(%refusal, "asking again");
+        tokio::time::sleep(LOOK).await;
+        if let Some(why) = control.interrupted(agent) {
+            return Ok(Err(why));
+        }
+    }
+}
+
 /// Asks the live instance whether it is what the topology says, and who it is.
-async fn confirm(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<Source, Refusal> {
+async fn confirm_now(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<Source, Refusal> {
     let leader = agent.leader().ok_or_else(|| {
         Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`")
     })?;

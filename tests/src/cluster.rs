@@ -247,12 +247,14 @@ impl Cluster {
         let _ = run(&mut self.tool("pgbench", &primary, &["-i", "-q", "-s", &scale.to_string()])).ok();
     }
 
-    /// Waits until a cell is a standby that streams.
+    /// Waits until a cell is a standby that streams: it says so itself, and its status in etcd, which may be a second
+    /// old, says so too.
     #[track_caller]
     pub fn wait_streaming(&self, cell: &str) {
         let primary = self.primary();
         eventually(&format!("{cell} to stream from {primary}"), || {
-            self.status(cell).is_some_and(|status| status.streams_from.as_deref() == Some(primary.as_str()))
+            self.try_sql(cell, "SELECT status FROM pg_stat_wal_receiver").stdout.trim() == "streaming"
+                && self.status(cell).is_some_and(|status| status.streams_from.as_ref() == Some(&primary))
         });
     }
 

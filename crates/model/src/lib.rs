@@ -63,7 +63,7 @@ pub use plan::{
     plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
 };
 pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
-pub use precondition::{Expected, Observed, check_primary_source, check_standby_source};
+pub use precondition::{Expected, Observed, RECONNECT, check_primary_source, check_standby_source};
 pub use proof::{CopyCount, Proof, ProofFailure, prove};
 pub use recovery::{Choice, Found, Survey, SurveyedBackup, choose, newest_on, windows};
 pub use restore::{

@@ -4,7 +4,13 @@
 //! a wrong pg1-path with the right port gives exit 0 and a backup without the
 //! tables. So the pooler asks the instance itself, and these rules decide.
 
+use std::time::Duration;
+
 use crate::{CellName, Code, Lsn, Refusal, Role, SystemIdentifier, Timeline};
+
+/// How long a standby may be without its primary while nothing is wrong. A primary that starts again is back in a second
+/// or two, and its standbys try once a second (`wal_retrieve_retry_interval`), between two looks into the archive.
+pub const RECONNECT: Duration = Duration::from_secs(4);
 
 /// What the topology says of the instance.
 #[derive(Debug, Clone)]

@@ -168,6 +168,9 @@ impl Settings {
             // A vanished peer is noticed in 20 s, not in the default minute.
             fixed("wal_sender_timeout", "20s"),
             fixed("wal_receiver_timeout", "20s"),
+            // A primary that starts again (a fence, new settings) is found again in one second, not in the default five;
+            // until then its standbys can neither be backed up nor take over without loss.
+            fixed("wal_retrieve_retry_interval", "1s"),
             fixed("archive_mode", if self.archive_mode { "on" } else { "off" }),
             // Bounds what a restore can miss when the primary's host is lost: a minute of commits,
             // however quiet the database.
@@ -269,6 +272,7 @@ mod tests {
         wal_keep_size = '128MB'
         wal_sender_timeout = '20s'
         wal_receiver_timeout = '20s'
+        wal_retrieve_retry_interval = '1s'
         archive_mode = 'on'
         archive_timeout = '60s'
         archive_command = 'pgbackrest --config=/c/zone3/pgbackrest.conf --stanza=multigres archive-push %p'
@@ -302,6 +306,7 @@ mod tests {
         wal_keep_size = '128MB'
         wal_sender_timeout = '20s'
         wal_receiver_timeout = '20s'
+        wal_retrieve_retry_interval = '1s'
         archive_mode = 'on'
         archive_timeout = '60s'
         archive_command = ''
