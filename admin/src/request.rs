@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cellar_api::{from_message, v1};
 use cellar_model::{
-    BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, JobId, JobRequest, Refusal,
-    RequestId, RestoreParams, Target, Timeline,
+    BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, ExpireParams, JobId,
+    JobRequest, Refusal, RequestId, RestoreParams, Target, Timeline,
 };
 
 use crate::refusal::invalid;
@@ -109,6 +109,10 @@ fn named_cell(field: &'static str, text: &str) -> Result<Option<CellName>, Refus
     if text.is_empty() { Ok(None) } else { cell(field, text).map(Some) }
 }
 
+fn named_backup(text: &str) -> Result<Option<BackupLabel>, Refusal> {
+    if text.is_empty() { Ok(None) } else { label(text).map(Some) }
+}
+
 fn restore_params(message: &v1::RestoreDatabaseRequest) -> Result<RestoreParams, Refusal> {
     let target = message.target.as_ref().filter(|target| target.target.is_some());
     let target = target.ok_or_else(|| {
@@ -181,6 +185,48 @@ pub(crate) fn rollback(message: &v1::RestoreJobRequest, requested_by: String) ->
     about_restore(message, requested_by, Work::Rollback)
 }
 
+pub(crate) fn verify(message: &v1::VerifyBackupsRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        request: JobRequest {
+            database: database("database", &message.database)?,
+            cell: named_cell("cell", &message.cell)?,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        work: Work::Verify,
+        queue: false,
+    })
+}
+
+pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        request: JobRequest {
+            database: database("database", &message.database)?,
+            cell: named_cell("cell", &message.cell)?,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        work: Work::Expire(ExpireParams { backup: named_backup(&message.backup)?, dry_run: message.dry_run }),
+        queue: message.queue,
+    })
+}
+
+pub(crate) fn check(message: &v1::CheckArchiveRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    Ok(Wanted {
+        request: JobRequest {
+            database: database("database", &message.database)?,
+            cell: None,
+            timeout: timeout(message.timeout)?,
+            request_id: request_id(&message.request_id)?,
+            requested_by,
+        },
+        work: Work::Check,
+        queue: false,
+    })
+}
+
 pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> Result<Wanted, Refusal> {
     let bad =
         |check: &&String| check.trim().is_empty() || check.len() > LONGEST_CHECK || check.contains('\0');
@@ -209,7 +255,7 @@ pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> 
             requested_by,
         },
         work: Work::Drill(DrillParams {
-            backup: if message.backup.is_empty() { None } else { Some(label(&message.backup)?) },
+            backup: named_backup(&message.backup)?,
             checks: message.checks.clone(),
             check_database: message.check_database.clone(),
             skip_amcheck: message.skip_amcheck,

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 
 use cellar_api::{ConvertError, to_message, v1};
-use cellar_model::{BackupLabel, JobId, Refusal};
+use cellar_model::{BackupLabel, Code, JobId, Refusal, access};
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 use tonic::{Request, Response, Status};
@@ -135,6 +135,27 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
 
     async fn drill_restore(&self, request: Request<v1::DrillRestoreRequest>) -> Answer<v1::Job> {
         self.record("DrillRestore", request, request::drill).await
+    }
+
+    async fn verify_backups(&self, request: Request<v1::VerifyBackupsRequest>) -> Answer<v1::Job> {
+        self.record("VerifyBackups", request, request::verify).await
+    }
+
+    async fn expire_backups(&self, request: Request<v1::ExpireBackupsRequest>) -> Answer<v1::Job> {
+        let work = async |admin: Self, request: Request<v1::ExpireBackupsRequest>, deadline| {
+            let (by, role) = (caller::identity(&request), caller::role(&request));
+            if !request.get_ref().dry_run && role.is_some_and(|role| role < access::TO_EXPIRE) {
+                let message = format!("{by} may not expire backups: it needs the role {}", access::TO_EXPIRE);
+                return Err(Refusal::new(Code::PermissionDenied, message)
+                    .hint("a dry run shows what would go (`cellar expire --dry-run`)"));
+            }
+            job_message(&admin.submit(&request::expire(request.get_ref(), by)?, deadline).await?)
+        };
+        self.audited("ExpireBackups", request, work).await
+    }
+
+    async fn check_archive(&self, request: Request<v1::CheckArchiveRequest>) -> Answer<v1::Job> {
+        self.record("CheckArchive", request, request::check).await
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::Job> {

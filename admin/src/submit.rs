@@ -1,9 +1,10 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, InstanceState, Job, JobId, JobKind, JobRecord,
-    JobRequest, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup,
-    plan_confirm, plan_drill, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
+    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, ExpireParams, InstanceState, Job, JobId, JobKind,
+    JobRecord, JobRequest, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, RestoreParams, join,
+    plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild, plan_restore,
+    plan_restore_plan, plan_rollback, plan_verify,
 };
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
@@ -48,6 +49,9 @@ pub(crate) enum Work {
     /// The confirmation of a restore.
     Confirm(JobId),
     Drill(DrillParams),
+    Expire(ExpireParams),
+    Verify,
+    Check,
 }
 
 /// The restore that a request is about.
@@ -71,6 +75,9 @@ impl Wanted {
                 plan_confirm(snapshot, request, &subject(view, *restore)?, &related, id, now)
             }
             Work::Drill(params) => plan_drill(snapshot, request, params, id, now),
+            Work::Expire(params) => plan_expire(snapshot, request, params, id, now),
+            Work::Verify => plan_verify(snapshot, request, id, now),
+            Work::Check => plan_check(snapshot, request, id, now),
         }
     }
 
@@ -103,10 +110,11 @@ impl Wanted {
                     && recorded.max_lag_bytes
                         == if wanted.max_lag_bytes == 0 { DEFAULT_MAX_LAG } else { wanted.max_lag_bytes }
             }),
-            Work::Rebuild => true,
+            Work::Rebuild | Work::Verify | Work::Check => true,
             Work::Restore(wanted) | Work::PlanRestore(wanted) => same_restore(wanted),
             Work::Rollback(restore) | Work::Confirm(restore) => record.subject == Some(*restore),
             Work::Drill(wanted) => record.drill.as_ref() == Some(wanted),
+            Work::Expire(wanted) => record.expire.as_ref() == Some(wanted),
         };
         let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
         same_work && same_cell && record.kind == self.kind()
@@ -121,6 +129,9 @@ impl Wanted {
             Work::Rollback(_) => JobKind::Rollback,
             Work::Confirm(_) => JobKind::Confirm,
             Work::Drill(_) => JobKind::Drill,
+            Work::Expire(_) => JobKind::Expire,
+            Work::Verify => JobKind::Verify,
+            Work::Check => JobKind::Check,
         }
     }
 

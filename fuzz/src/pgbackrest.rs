@@ -1,8 +1,8 @@
 //! What must hold of pgBackRest's output, whatever it says.
 
 use cellar_pgbackrest::{
-    DetailLog, Failure, LogLine, PrimarySource, count_manifest, parse_backup_record, parse_info,
-    parse_listing, tool_messages,
+    DetailLog, Failure, LogLine, PrimarySource, archived_segment, count_manifest, parse_backup_record,
+    parse_expiry, parse_info, parse_listing, parse_verification, tool_messages,
 };
 
 /// `info --output=json`: labels and positions are read or left out, and nothing is counted twice.
@@ -96,6 +96,31 @@ pub fn tool_errors(data: &[u8]) {
 pub fn repo_list(data: &[u8]) {
     let Ok(entries) = parse_listing(data) else { return };
     assert!(entries.windows(2).all(|pair| pair[0].path < pair[1].path), "in order, each path once");
+}
+
+/// The log of `expire`: nothing is named that does not stand in it, and nothing twice.
+pub fn expiry(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for dry_run in [false, true] {
+        let expiry = parse_expiry(&text, dry_run);
+        assert!(expiry.backups.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(expiry.wal.windows(2).all(|pair| pair[0] < pair[1]));
+        for label in &expiry.backups {
+            assert!(text.contains(&format!("remove expired backup {label}")));
+        }
+    }
+    assert!(archived_segment(&text).is_none_or(|segment| text.contains(segment)));
+}
+
+/// The output of `verify`: an error in it is never lost.
+pub fn verification(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let report = parse_verification(&text);
+    assert!(report.damaged.len() <= 100);
+    assert!(report.backups.windows(2).all(|pair| pair[0].name < pair[1].name));
+    if text.lines().any(|line| line == "status: error") {
+        assert_eq!(report.ok, Some(false));
+    }
 }
 
 /// `backup.info` and `backup.manifest`, fetched with `repo-get`.

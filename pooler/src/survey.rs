@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Archive, Code, Database, History, JobError, Lineage, Lsn, PROOF_ANNOTATION, Pooler, Refusal, Segment,
-    SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, newest_on,
+    Archive, BackupLabel, Code, Database, History, JobError, Lineage, Lsn, PROOF_ANNOTATION, Pooler, Refusal,
+    Segment, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, newest_on,
 };
 use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};
@@ -90,6 +90,14 @@ impl<'a> Repo<'a> {
 
     fn archive_path(&self, id: &str) -> String {
         format!("archive/{}/{id}", self.database.stanza)
+    }
+
+    /// The labels of all backups, oldest first, also of those that no sense can be made of.
+    pub(crate) fn labels(&self) -> Vec<BackupLabel> {
+        let mut labels: Vec<BackupLabel> =
+            self.info.backups.iter().map(|backup| backup.label.clone()).collect();
+        labels.sort();
+        labels
     }
 
     /// All backups that can be made sense of.

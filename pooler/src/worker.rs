@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::claim::{ClaimedJob, Ending};
-use crate::{backup, discard, drill, fence, plan, rebuild, recover, recovery, swap};
+use crate::{backup, check, discard, drill, expire, fence, plan, rebuild, recover, recovery, swap, verify};
 
 /// A look at the topology without any reason, in case a nudge was missed.
 const TICK: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ pub(crate) fn interrupted_ending(why: Interruption, what: &str) -> Ending {
 enum Lane {
     /// What works under the database's lock.
     Locked,
-    /// What changes nothing: plans and drills.
+    /// What changes nothing: plans, drills, verifications and checks.
     Reading,
 }
 
@@ -176,6 +176,9 @@ async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>
         JobKind::Swap => swap::run(agent, &mut job, &control).await,
         JobKind::Discard => discard::run(agent, &mut job).await,
         JobKind::Drill => drill::run(agent, &mut job, &control).await,
+        JobKind::Expire => expire::run(agent, &mut job, &control).await,
+        JobKind::Verify => verify::run(agent, &mut job, &control).await,
+        JobKind::Check => check::run(agent, &mut job, &control).await,
         JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
             code: Code::Internal,
             message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind),

@@ -34,6 +34,7 @@ fn record(n: u64, cell: &str) -> JobRecord {
         restore: None,
         recover: None,
         drill: None,
+        expire: None,
         subject: None,
         requested_by: "me".into(),
         request_id: None,

@@ -26,6 +26,8 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::TargetUnreachable
         | Code::WalMissing
         | Code::NothingKept
+        | Code::RestoreOpen
+        | Code::LastBackup
         | Code::Unsupported
         | Code::AlreadyEnded => Grpc::FailedPrecondition,
         Code::Busy => Grpc::Aborted,

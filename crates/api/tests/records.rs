@@ -63,6 +63,7 @@ fn record() -> Value {
             "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
             "maxBytesPerSecond": "9",
         },
+        "expire": {"backup": LABEL, "dryRun": true},
         "subject": OTHER,
         "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
         "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
@@ -103,7 +104,26 @@ fn result() -> Value {
     "drill": {
         "backup": LABEL, "sizeBytes": "1", "restoreMillis": "2", "readableMillis": "3", "replayedMillis": "4", "lsn": "0/1",
         "lastCommit": TIME, "checks": [{"name": "n", "passed": true, "detail": "d"}],
-    }})
+    },
+    "expire": {
+        "dryRun": true, "backups": [LABEL], "wal": [{"archive": "15-1", "start": "a", "stop": "b"}], "kept": [LABEL],
+        "warnings": ["w"],
+    },
+    "verify": {
+        "backups": [verified()], "archives": [verified()], "damaged": ["d"],
+        "windows": [{
+            "backup": LABEL, "timeline": 1, "fromLsn": "0/1", "fromTime": TIME, "toLsn": "0/2", "toTime": TIME, "gap": "g",
+        }],
+        "warnings": ["w"],
+    },
+    "check": {"segment": "s", "millis": "1"}})
+}
+
+fn verified() -> Value {
+    json!({
+        "name": "n", "valid": true, "files": "1", "validFiles": "2", "missing": "3", "checksumInvalid": "4", "sizeInvalid": "5",
+        "other": "6",
+    })
 }
 
 fn recovery() -> Value {

@@ -6,8 +6,8 @@ use cellar_model::{ClusterName, DatabaseName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    audit, backup, backups, cells, certs, completions, config, down, drill, exec, jobs, rebuild, restore,
-    status, up,
+    audit, backup, backups, cells, certs, check, completions, config, down, drill, exec, expire, jobs,
+    rebuild, restore, status, up, verify,
 };
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Rebuild(rebuild::Rebuild),
     Restore(restore::Restore),
     Drill(drill::Drill),
+    Verify(verify::Verify),
+    Expire(expire::Expire),
+    Check(check::Check),
     #[command(subcommand)]
     Cells(cells::Cells),
     #[command(subcommand)]

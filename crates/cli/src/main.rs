@@ -18,6 +18,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod units;
+mod upkept;
 mod when;
 
 use std::process::ExitCode;

@@ -2,7 +2,8 @@
 
 use cellar_api::v1::restore_target::Target;
 use cellar_api::v1::{
-    FenceResult, Job, JobKind, RebuildResult, RecoveryResult, RestorePlan, RestoreResult, RestoreTarget,
+    FenceResult, Job, JobKind, RebuildResult, RecoveryResult, RecoveryWindow, RestorePlan, RestoreResult,
+    RestoreTarget,
 };
 
 use crate::table::{NOTHING, Table};
@@ -36,9 +37,10 @@ fn cells(plan: &RestorePlan) -> String {
     table.render()
 }
 
-fn windows(plan: &RestorePlan) -> String {
+/// From where to where each backup can be taken.
+pub(crate) fn windows(windows: &[RecoveryWindow]) -> String {
     let mut table = Table::new(&["BACKUP", "TIMELINE", "FROM", "TO", "FROM LSN", "TO LSN", "WAL MISSING AT"]);
-    for window in &plan.windows {
+    for window in windows {
         table.row([
             window.backup.clone(),
             window.timeline.to_string(),
@@ -75,7 +77,7 @@ pub(crate) fn plan(job: &Job, plan: &RestorePlan) -> String {
         text.push_str(&format!("\n{}", cells(plan)));
     }
     if !plan.windows.is_empty() {
-        text.push_str(&format!("\nrecovery windows:\n{}", windows(plan)));
+        text.push_str(&format!("\nrecovery windows:\n{}", windows(&plan.windows)));
     }
     if !plan.warnings.is_empty() {
         text.push_str("\nwarnings:\n");

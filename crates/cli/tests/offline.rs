@@ -68,6 +68,10 @@ fn without_a_cluster_there_is_nobody_to_ask() {
         &["backup", "--from", "zone1"],
         &["cells", "add", "z"],
         &["drill"],
+        &["verify"],
+        &["check"],
+        &["expire", "--dry-run"],
+        &["expire", "--yes"],
         &["restore", "--latest", "--plan"],
         &["restore", "--latest", "--yes"],
         &["restore", "confirm", "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "--yes"],
@@ -118,6 +122,9 @@ fn wrong_usage_is_2() {
         &["drill", "--backup", "x"],
         &["drill", "--check", " "],
         &["drill", "--check-file", "none.sql"],
+        &["expire"],
+        &["expire", "--backup", "latest", "--yes"],
+        &["verify", "--on", "../x"],
     ] {
         let done = cellar(dir.path(), bad);
         assert_eq!(done.status.code(), Some(2), "{bad:?}: {}", text(&done.stderr));

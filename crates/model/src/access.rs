@@ -127,6 +127,10 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/VerifyBackups", OPERATOR, Mutates),
+    // A dry run; to take anything away needs `TO_EXPIRE`.
+    ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/CheckArchive", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
@@ -172,12 +176,16 @@ pub fn mutates(path: &str) -> bool {
     METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
 }
 
+/// What it needs to take backups away for good; anybody who may call the method may see what would go.
+pub const TO_EXPIRE: OperatorRole = OperatorRole::Admin;
+
 /// What it needs to cancel a job of that kind: as much as to ask for it.
 #[must_use]
 pub fn to_cancel(kind: crate::JobKind) -> OperatorRole {
-    use crate::JobKind::{Confirm, Discard, Fence, Recover, Restore, Rollback, Swap};
+    use crate::JobKind::{Confirm, Discard, Expire, Fence, Recover, Restore, Rollback, Swap};
     match kind {
         Restore | Rollback | Confirm | Fence | Recover | Swap | Discard => OperatorRole::Admin,
+        Expire => TO_EXPIRE,
         _ => OperatorRole::Operator,
     }
 }

@@ -157,6 +157,7 @@ pub const RECORDED: &[&str] = &[
     "checkDatabase",
     "database",
     "directory",
+    "dryRun",
     "host",
     "id",
     "inPlace",

@@ -84,6 +84,10 @@ codes! {
     RepoDamaged = "REPO_DAMAGED",
     /// There is not enough memory.
     MemoryShort = "MEMORY_SHORT",
+    /// A restore waits to be confirmed or rolled back.
+    RestoreOpen = "RESTORE_OPEN",
+    /// No backup would be left.
+    LastBackup = "LAST_BACKUP",
     /// There is nothing to confirm or to roll back to any more.
     NothingKept = "NOTHING_KEPT",
     /// A drill restored the backup, and a check of the copy did not hold.

@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use crate::json;
 use crate::{
-    BackupResult, BackupType, CellName, Code, DatabaseName, DrillParams, DrillResult, FenceResult,
-    RebuildResult, RecoverParams, RecoveryResult, RestoreParams, RestorePlan, RestoreResult,
+    BackupResult, BackupType, CellName, CheckResult, Code, DatabaseName, DrillParams, DrillResult,
+    ExpireParams, ExpireResult, FenceResult, RebuildResult, RecoverParams, RecoveryResult, RestoreParams,
+    RestorePlan, RestoreResult, VerifyResult,
 };
 
 /// Identifies a job for ever.
@@ -147,6 +148,15 @@ pub enum JobKind {
     /// Prove that a backup can be restored.
     #[serde(rename = "JOB_KIND_DRILL")]
     Drill,
+    /// Take away what the retention does not keep.
+    #[serde(rename = "JOB_KIND_EXPIRE")]
+    Expire,
+    /// Read the whole repo.
+    #[serde(rename = "JOB_KIND_VERIFY")]
+    Verify,
+    /// See that WAL arrives in the repo.
+    #[serde(rename = "JOB_KIND_CHECK")]
+    Check,
 }
 
 impl JobKind {
@@ -165,6 +175,9 @@ impl JobKind {
             Self::Swap => "swap",
             Self::Discard => "discard",
             Self::Drill => "drill",
+            Self::Expire => "expire",
+            Self::Verify => "verify",
+            Self::Check => "check",
         }
     }
 
@@ -177,7 +190,7 @@ impl JobKind {
     /// Whether it writes to the stanza or to the data of a member, and so excludes all others that do.
     #[must_use]
     pub fn takes_lock(self) -> bool {
-        !matches!(self, Self::Plan | Self::Drill)
+        !matches!(self, Self::Plan | Self::Drill | Self::Verify | Self::Check)
     }
 }
 
@@ -269,6 +282,9 @@ pub struct JobRecord {
     /// Parameters of a drill.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drill: Option<DrillParams>,
+    /// Parameters of an expiry.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expire: Option<ExpireParams>,
     /// The restore that a rollback, a confirmation or a discarding step is about.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub subject: Option<JobId>,
@@ -305,6 +321,7 @@ impl JobRecord {
             && self.rebuild == other.rebuild
             && self.restore == other.restore
             && self.drill == other.drill
+            && self.expire == other.expire
             && self.subject == other.subject
     }
 }
@@ -430,6 +447,15 @@ pub struct RunResult {
     /// Of a drill, also of one that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillResult>,
+    /// Of an expiry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire: Option<ExpireResult>,
+    /// Of reading the whole repo, also of one that found damage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyResult>,
+    /// Of a check of archiving.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckResult>,
 }
 
 /// What came of a job. Written by that cell's pooler only.

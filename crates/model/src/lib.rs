@@ -30,6 +30,7 @@ mod recovery;
 mod restore;
 mod secret;
 mod topology;
+mod upkeep;
 mod wal;
 
 pub use access::{OperatorRole, Principal};
@@ -73,6 +74,10 @@ pub use restore::{
 };
 pub use secret::{Secret, SecretError};
 pub use topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
+pub use upkeep::{
+    CheckResult, ExpireParams, ExpireResult, Faults, Verified, VerifyResult, WalRange, check_expiry, faults,
+    plan_check, plan_expire, plan_verify,
+};
 pub use wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
 };

@@ -119,6 +119,7 @@ mod tests {
             restore: None,
             recover: None,
             drill: None,
+            expire: None,
             subject: None,
             requested_by: "test".into(),
             request_id: None,

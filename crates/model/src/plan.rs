@@ -49,7 +49,7 @@ pub struct JobRequest {
 
 impl JobRequest {
     /// `id` is used when the request brings no request id of its own.
-    fn record(
+    pub(crate) fn record(
         &self,
         kind: JobKind,
         database: &DatabaseName,
@@ -69,6 +69,7 @@ impl JobRequest {
             restore: None,
             recover: None,
             drill: None,
+            expire: None,
             subject: None,
             requested_by: self.requested_by.clone(),
             request_id: self.request_id.clone(),
@@ -142,7 +143,11 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    fn live_status(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a PoolerStatus, Refusal> {
+    pub(crate) fn live_status(
+        &self,
+        database: &DatabaseName,
+        cell: &CellName,
+    ) -> Result<&'a PoolerStatus, Refusal> {
         let down = |message: String| {
             Refusal::new(Code::CellDown, message).about("cell", cell).about("database", database)
         };
@@ -153,7 +158,11 @@ impl<'a> Snapshot<'a> {
         Ok(status)
     }
 
-    fn answering(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a PoolerStatus, Refusal> {
+    pub(crate) fn answering(
+        &self,
+        database: &DatabaseName,
+        cell: &CellName,
+    ) -> Result<&'a PoolerStatus, Refusal> {
         let status = self.live_status(database, cell)?;
         if status.state != InstanceState::Running || status.role == Role::Unknown {
             let why = if status.message.is_empty() { String::new() } else { format!(": {}", status.message) };
@@ -169,7 +178,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// That no restore has stopped the primary just now, in whose light everything else would look broken.
-    fn not_fenced(&self, database: &DatabaseName) -> Result<(), Refusal> {
+    pub(crate) fn not_fenced(&self, database: &DatabaseName) -> Result<(), Refusal> {
         let Some(job) = self.incarnations.get(database).and_then(|incarnation| incarnation.fence) else {
             return Ok(());
         };
@@ -308,7 +317,7 @@ pub fn plan_rebuild(
 
 impl Snapshot<'_> {
     /// The recorded primary of a database that has been made.
-    fn leader(&self, database: &DatabaseName) -> Result<&Leader, Refusal> {
+    pub(crate) fn leader(&self, database: &DatabaseName) -> Result<&Leader, Refusal> {
         self.leaders.get(database).filter(|leader| leader.system_identifier.is_some()).ok_or_else(|| {
             Refusal::new(Code::NoPrimary, format!("database {database} has no recorded primary yet"))
                 .hint("wait until `cellar status` shows a primary")
@@ -345,6 +354,26 @@ impl Snapshot<'_> {
                 .hint("start one (`cellar up` on a local cluster)")
                 .about("database", database)
         })
+    }
+}
+
+impl Snapshot<'_> {
+    /// The cell that works on the repo and needs nothing of its instance: the named one, else a standby's, for the
+    /// primary has work to do.
+    pub(crate) fn reading_cell(
+        &self,
+        database: &DatabaseName,
+        request: &JobRequest,
+    ) -> Result<CellName, Refusal> {
+        let leader = self.leader(database)?;
+        match &request.cell {
+            Some(cell) => {
+                self.pooler(database, cell)?;
+                self.live_status(database, cell)?;
+                Ok(cell.clone())
+            }
+            None => self.restore_cell(database, leader, true),
+        }
     }
 }
 
@@ -584,15 +613,7 @@ pub fn plan_drill(
 ) -> Result<JobRecord, Refusal> {
     let database = snapshot.database(request.database.as_ref())?;
     let db = &database.name;
-    let leader = snapshot.leader(db)?;
-    let cell = match &request.cell {
-        Some(cell) => {
-            snapshot.pooler(db, cell)?;
-            snapshot.live_status(db, cell)?;
-            cell.clone()
-        }
-        None => snapshot.restore_cell(db, leader, true)?,
-    };
+    let cell = snapshot.reading_cell(db, request)?;
     let mut record = request.record(JobKind::Drill, db, &cell, id, now);
     record.drill = Some(params.clone());
     Ok(record)

@@ -76,6 +76,26 @@ impl Invocation {
         )
     }
 
+    /// An expiry: of one backup and what builds on it, else of what the retention does not keep.
+    #[must_use]
+    pub fn expire(config: &Path, stanza: &StanzaName, set: Option<&BackupLabel>, dry_run: bool) -> Self {
+        let mut invocation = Self::on("expire", config, stanza).option("log-level-console", "info");
+        if let Some(set) = set {
+            invocation = invocation.option("set", set.as_str());
+        }
+        if dry_run {
+            invocation = invocation.flag("dry-run");
+        }
+        invocation
+    }
+
+    /// Reads the whole repository.
+    #[must_use]
+    pub fn verify(config: &Path, stanza: &StanzaName) -> Self {
+        let invocation = Self::on("verify", config, stanza).option("log-level-console", "info");
+        invocation.option("output", "text").flag("verbose")
+    }
+
     /// A restore.
     #[must_use]
     pub fn restore(config: &Path, stanza: &StanzaName, options: &RestoreOptions) -> Self {

@@ -39,6 +39,16 @@ fn repo_list() {
 }
 
 #[test]
+fn expiry() {
+    corpus::run("expiry", targets::expiry);
+}
+
+#[test]
+fn verification() {
+    corpus::run("verification", targets::verification);
+}
+
+#[test]
 fn repo_file() {
     corpus::run("repo_file", targets::repo_file);
 }

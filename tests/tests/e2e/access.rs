@@ -3,24 +3,30 @@
 use cellar_tests::Cluster;
 
 /// `cellar ARGS` as somebody with the certificate in `directory`.
-fn as_client(cluster: &Cluster, directory: &std::path::Path, arguments: &[&str]) -> cellar_tests::Finished {
+pub(crate) fn as_client(
+    cluster: &Cluster,
+    directory: &std::path::Path,
+    arguments: &[&str],
+) -> cellar_tests::Finished {
     let endpoint = std::fs::read_to_string(directory.join("endpoint")).expect("an endpoint");
     let client = directory.display().to_string();
     let all = [arguments, &["--admin", endpoint.trim(), "--client-dir", &client]].concat();
     cluster.try_cellar(&all)
 }
 
+/// A certificate as an administrator gives it out: its directory.
+pub(crate) fn issue(cluster: &Cluster, role: &str, name: &str) -> std::path::PathBuf {
+    let out = cluster.directory().join(format!("given-{name}"));
+    let text = out.display().to_string();
+    let said = cluster.cellar(&["certs", "issue", "--role", role, "--name", name, "--out", &text]);
+    assert!(said.contains(&format!("spiffe://demo/{role}/{name}")), "{said}");
+    out
+}
+
 #[test]
 fn each_role_may_what_its_certificate_says() {
     let cluster = Cluster::up("zone1,zone2");
-    let issue = |role: &str, name: &str| {
-        let out = cluster.directory().join(format!("given-{name}"));
-        let text = out.display().to_string();
-        let said = cluster.cellar(&["certs", "issue", "--role", role, "--name", name, "--out", &text]);
-        assert!(said.contains(&format!("spiffe://demo/{role}/{name}")), "{said}");
-        out
-    };
-    let (viewer, operator) = (issue("viewer", "grafana"), issue("operator", "ci"));
+    let (viewer, operator) = (issue(&cluster, "viewer", "grafana"), issue(&cluster, "operator", "ci"));
     let listed = as_client(&cluster, &viewer, &["backups", "list", "--output", "json"]).ok();
     assert!(listed.contains("label"), "{listed}");
     let refused = as_client(&cluster, &viewer, &["backup", "--from", "zone2"]).refused(5);

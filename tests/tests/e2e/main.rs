@@ -27,3 +27,4 @@ mod role_change;
 mod rotation;
 mod runbooks;
 mod secrets;
+mod upkeep;

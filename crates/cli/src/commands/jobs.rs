@@ -19,6 +19,7 @@ use crate::retry::call;
 use crate::steps;
 use crate::table::Table;
 use crate::units;
+use crate::upkept;
 
 /// How many jobs are asked for at once at least when some of them are going to be hidden.
 const LEAST_PAGE: u32 = 100;
@@ -91,6 +92,9 @@ pub(crate) fn kind_word(kind: JobKind) -> &'static str {
         JobKind::Swap => "swap",
         JobKind::Discard => "discard",
         JobKind::Drill => "drill",
+        JobKind::Expire => "expire",
+        JobKind::Verify => "verify",
+        JobKind::Check => "check",
         JobKind::Unspecified => "job",
     }
 }
@@ -113,7 +117,8 @@ fn result_detail(result: &JobResult) -> Option<String> {
     let reached = |recovery: &RecoveryResult| {
         format!("reached {} of timeline {}", recovery.lsn, recovery.from_timeline)
     };
-    let JobResult { backup, plan, fence: _, recovery, restore, rebuild, drill } = result;
+    let JobResult { backup, plan, fence: _, recovery, restore, rebuild, drill, expire, verify, check } =
+        result;
     None.or_else(|| backup.as_ref().map(|backup| backup.label.clone()))
         .or_else(|| restore.as_ref().and_then(|restore| restore.recovery.as_ref().map(reached)))
         .or_else(|| recovery.as_ref().map(reached))
@@ -125,6 +130,13 @@ fn result_detail(result: &JobResult) -> Option<String> {
             let drill = drill.as_ref()?;
             Some(format!("{} readable after {}", drill.backup, units::millis(drill.readable_millis)))
         })
+        .or_else(|| {
+            let expire = expire.as_ref()?;
+            let goes = if expire.dry_run { "would go" } else { "gone" };
+            Some(format!("{} {goes}, {} kept", expire.backups.len(), expire.kept.len()))
+        })
+        .or_else(|| verify.as_ref().map(|verify| format!("{} backups read", verify.backups.len())))
+        .or_else(|| check.as_ref().map(|check| format!("{} arrived", check.segment)))
 }
 
 /// The most telling thing about a job, short.
@@ -232,13 +244,18 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
         };
         lines.push(("rate", rate));
     }
+    if let Some(expire) = &job.expire {
+        let what = expire.backup.clone().unwrap_or_else(|| "what the retention does not keep".to_owned());
+        lines.push(("expires", what));
+        lines.push(("dry run", flag(expire.dry_run, "yes: nothing goes")));
+    }
     lines
 }
 
 /// What came of a job, each part as the command that asks for it shows it.
 fn results(job: &Job) -> String {
     let Some(result) = &job.result else { return String::new() };
-    let JobResult { backup, plan, fence, recovery, restore, rebuild, drill } = result;
+    let JobResult { backup, plan, fence, recovery, restore, rebuild, drill, expire, verify, check } = result;
     let parts = [
         backup.as_ref().map(|backup| summary(job, backup, None)),
         plan.as_ref().map(|plan| restored::plan(job, plan)),
@@ -247,6 +264,9 @@ fn results(job: &Job) -> String {
         restore.as_ref().map(|restore| restored::summary(job, restore)),
         rebuild.as_ref().map(restored::rebuilt),
         drill.as_ref().map(|drill| drilled::report(job, drill)),
+        expire.as_ref().map(|expire| upkept::expired(job, expire)),
+        verify.as_ref().map(|verify| upkept::verified(job, verify)),
+        check.as_ref().map(|check| upkept::checked(job, check)),
     ];
     parts.into_iter().flatten().map(|part| format!("\n{part}")).collect()
 }

@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod backups;
 pub(crate) mod cells;
 pub(crate) mod certs;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
@@ -12,11 +13,13 @@ pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod expire;
 pub(crate) mod jobs;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod verify;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Outcome;
@@ -34,6 +37,9 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Rebuild(command) => command.run(&global).await,
         Command::Restore(command) => command.run(&global).await,
         Command::Drill(command) => command.run(&global).await,
+        Command::Verify(command) => command.run(&global).await,
+        Command::Expire(command) => command.run(&global).await,
+        Command::Check(command) => command.run(&global).await,
         Command::Audit(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
         Command::Certs(command) => command.run(&global).await,

@@ -60,6 +60,7 @@ pub(crate) fn job(n: u128, database: &str, cell: &str) -> JobRecord {
         restore: None,
         recover: None,
         drill: None,
+        expire: None,
         subject: None,
         requested_by: "test".into(),
         request_id: None,
