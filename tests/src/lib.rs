@@ -4,6 +4,7 @@ mod cluster;
 mod listening;
 mod process;
 mod run;
+mod shared_memory;
 mod sweep;
 mod wait;
 

@@ -26,13 +26,17 @@ fn name(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
+/// Processes called `program`.
+pub(crate) fn called(program: &str) -> Vec<i32> {
+    all().into_iter().filter(|pid| name(*pid) == program).collect()
+}
+
 /// Processes called `program` with some argument that contains `needle`. A needle of one test's own
 /// directory makes sure that nobody else's are met.
 #[must_use]
 pub fn processes_with(program: &str, needle: &str) -> Vec<i32> {
-    all()
+    called(program)
         .into_iter()
-        .filter(|pid| name(*pid) == program)
         .filter(|pid| command_line(*pid).iter().any(|word| word.contains(needle)))
         .collect()
 }
@@ -127,6 +131,7 @@ pub fn signal(pid: i32, signal: Signal) {
 
 /// SIGKILL, and waits until it is gone.
 pub fn kill_hard(pid: i32) {
+    crate::shared_memory::remember(pid);
     signal(pid, Signal::SIGKILL);
     crate::eventually("a killed process to be gone", || !is_alive(pid));
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal as unix_signal};
 
 use crate::process::{is_alive, processes_of, signal};
+use crate::shared_memory;
 
 /// Where test clusters live: short, because of the 107 bytes of a unix socket's path, and
 /// reachable for the user that PostgreSQL runs as.
@@ -19,13 +20,14 @@ pub(crate) fn base() -> PathBuf {
     base
 }
 
-/// Ends every process of a cluster's directory.
+/// Kills every process of a cluster's directory.
 pub(crate) fn kill_all(directory: &Path) {
     for _ in 0..200 {
         let left = processes_of(directory);
         if left.is_empty() {
             break;
         }
+        left.iter().for_each(|pid| shared_memory::remember(*pid));
         for pid in left {
             signal(pid, Signal::SIGKILL);
         }
@@ -33,10 +35,19 @@ pub(crate) fn kill_all(directory: &Path) {
     }
 }
 
-/// Ends every process of a cluster's directory and removes it.
+/// Ends every process of a cluster's directory and removes it, with the shared memory that the victims of its test
+/// process have left.
 pub(crate) fn destroy(directory: &Path) {
     kill_all(directory);
     let _ = std::fs::remove_dir_all(directory);
+    if let (Some(base), Some(owner)) = (directory.parent(), owner_of(directory)) {
+        shared_memory::forget(base, owner);
+    }
+}
+
+/// The test process that a cluster's directory, `<pid>-<n>`, or a file `<pid>.shm` belongs to.
+fn owner_of(path: &Path) -> Option<i32> {
+    path.file_name()?.to_str()?.split(['-', '.']).next()?.parse().ok()
 }
 
 /// Removes the clusters of test processes that are no more. Directories are called `<pid>-<n>`.
@@ -45,9 +56,7 @@ pub(crate) fn sweep() {
     ONCE.call_once(|| {
         let Ok(entries) = std::fs::read_dir(base()) else { return };
         for entry in entries.flatten() {
-            let name = entry.file_name();
-            let owner = name.to_str().and_then(|name| name.split('-').next()?.parse::<i32>().ok());
-            if owner.is_some_and(|pid| !is_alive(pid)) {
+            if owner_of(&entry.path()).is_some_and(|pid| !is_alive(pid)) {
                 destroy(&entry.path());
             }
         }

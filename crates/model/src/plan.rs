@@ -952,6 +952,36 @@ mod tests {
         assert!(!record.kind.takes_lock());
     }
 
+    #[test]
+    fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
+        use crate::{ExpireParams, plan_check, plan_expire, plan_verify};
+        let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
+        let mut world = made(World::healthy());
+        let expire = |world: &World, dry_run: bool| {
+            plan_expire(&world.snapshot(), &whole(None), &ExpireParams { backup: None, dry_run }, id, now)
+        };
+        let record = expire(&world, false).unwrap();
+        assert_eq!(record.cell.as_str(), "zone2");
+        assert!(record.kind.takes_lock());
+        assert_eq!(plan_verify(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone2");
+        assert_eq!(plan_check(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone1");
+        world.incarnations.insert(
+            "app".parse().unwrap(),
+            Incarnation {
+                job: Some(job_id(7)),
+                kept_in: Some("zone1".parse().unwrap()),
+                ..Incarnation::default()
+            },
+        );
+        let refused = expire(&world, false).unwrap_err();
+        assert_eq!(refused.code, Code::RestoreOpen);
+        assert!(refused.hint.contains(&job_id(7).to_string()), "{}", refused.hint);
+        assert!(expire(&world, true).is_ok());
+        world.status("zone1").role = Role::Unknown;
+        let check = plan_check(&world.snapshot(), &whole(None), id, now);
+        assert_eq!(check.unwrap_err().code, Code::NoPrimary);
+    }
+
     /// A restore of zone1 that has ended, with what it recorded.
     fn ended(state: JobState, kept: bool) -> Job {
         let world = made(World::healthy());

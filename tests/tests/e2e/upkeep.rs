@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_tests::{Cluster, Finished};
+use cellar_tests::{Cluster, Finished, as_user, postgres_user, run};
 use serde_json::Value;
 
 use crate::access::{as_client, issue};
@@ -142,8 +142,7 @@ fn a_damaged_file_and_a_gap_in_the_wal_are_found_and_named() {
 
     // One WAL segment behind the newest backup goes: pgBackRest itself says that all is well.
     let lost = segments(&cluster).into_iter().rev().nth(1).expect("several segments");
-    let away = cluster.directory().join("away.zst");
-    std::fs::rename(&lost, &away).expect("the repo is ours");
+    std::fs::remove_file(&lost).expect("the repo is ours");
     let finished = cluster.try_cellar(&["verify", "--output", "json"]);
     assert_eq!(finished.code, 1, "{finished:?}");
     let job = job_of(&finished);
@@ -152,7 +151,14 @@ fn a_damaged_file_and_a_gap_in_the_wal_are_found_and_named() {
     assert!(message.contains(&number(&lost)) && message.contains(&backup), "{message}");
     let backups = job["result"]["verify"]["backups"].as_array().cloned().unwrap_or_default();
     assert!(backups.iter().all(|backup| backup["valid"] == true) && !backups.is_empty(), "{job:#}");
-    std::fs::rename(&away, &lost).expect("the repo is ours");
+    // A member that still has it puts it back.
+    let zone = cluster.directory().join("zone2");
+    let mut push = as_user(&postgres_user(), "pgbackrest");
+    push.current_dir(zone.join("pg_data"))
+        .arg(format!("--config={}", zone.join("pgbackrest.conf").display()))
+        .args(["--stanza=app", "archive-push", &format!("pg_wal/{}", number(&lost))]);
+    let _ = run(&mut push).ok();
+    let _ = cluster.json(&["verify"]);
 
     // A file of a backup is not what it was.
     let victim = cluster.directory().join("repo/backup/app").join(&backup).join("pg_data/PG_VERSION.zst");

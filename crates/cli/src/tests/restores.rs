@@ -12,7 +12,7 @@ use crate::{drilled, restored};
 
 const RESTORE: &str = "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00";
 
-fn job(kind: &str, change: &Value) -> Job {
+pub(super) fn job(kind: &str, change: &Value) -> Job {
     let mut value = json!({
         "id": RESTORE, "kind": format!("JOB_KIND_{kind}"), "database": "app", "cell": "zone1",
         "requestedBy": "spiffe://demo/admin/ada", "createTime": "2026-03-02T10:15:00Z",
@@ -24,7 +24,7 @@ fn job(kind: &str, change: &Value) -> Job {
     message(value)
 }
 
-fn ended(kind: &str, result: &Value, change: &Value) -> Job {
+pub(super) fn ended(kind: &str, result: &Value, change: &Value) -> Job {
     let mut all =
         json!({"state": "JOB_STATE_SUCCEEDED", "endTime": "2026-03-02T10:16:15Z", "result": result});
     for (key, part) in change.as_object().unwrap() {

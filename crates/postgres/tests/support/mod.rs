@@ -126,6 +126,21 @@ impl Drop for Cell {
     fn drop(&mut self) {
         use nix::sys::signal::{Signal, kill, killpg};
         for directory in [self.data(), self.root.path().join("old_data")] {
+            let lock = std::fs::read_to_string(directory.join("postmaster.pid")).unwrap_or_default();
+            let lives = |postmaster: i32| occupants(&directory).is_ok_and(|pids| pids.contains(&postmaster));
+            let postmaster = lock.lines().next().and_then(|line| line.trim().parse().ok());
+            if let Some(postmaster) = postmaster.filter(|pid| lives(*pid)) {
+                // An immediate shutdown takes its shared memory along, which a server that is killed leaves for ever.
+                for signal in [Signal::SIGCONT, Signal::SIGQUIT] {
+                    let _ = kill(nix::unistd::Pid::from_raw(postmaster), signal);
+                }
+                for _ in 0..250 {
+                    if !lives(postmaster) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             for _ in 0..100 {
                 let pids =
                     if directory.exists() { occupants(&directory).unwrap_or_default() } else { Vec::new() };
