@@ -56,12 +56,18 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     // pgBackRest also removes what is left of backups that never ended.
     let (going, remnants) = planned.backups.into_iter().partition(|label| before.contains(label));
     planned.backups = going;
+    let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
+    let survey = repo.survey(leader.term, None).await?;
+    let allowed = check_expiry(&survey, &planned.backups, &drilled(agent));
     if params.dry_run {
         planned.warnings.extend(remains(&remnants));
+        planned.warnings.extend(
+            allowed.unwrap_or_else(|refusal| Some(format!("this is refused as things are: {refusal}"))),
+        );
         let kept = before.into_iter().filter(|label| !planned.backups.contains(label)).collect();
         return Ok(result(true, planned, kept));
     }
-    check_expiry(&before, &planned.backups, &drilled(agent))?;
+    let counted = allowed?;
     say(agent, job, "expiring", 0, 0).await;
     run_logged(agent, control, &expire(false), &log_file, "expiring", &disks).await?;
     let kept = Repo::open(agent, &database, &card).await?.labels();
@@ -77,6 +83,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
         ));
     }
     done.warnings.extend(remains(&remnants));
+    done.warnings.extend(counted);
     Ok(result(false, done, kept))
 }
 

@@ -64,6 +64,26 @@ pub fn children_named(parent: i32, program: &str) -> Vec<i32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| name(*pid) == program).collect()
 }
 
+fn parent(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // State and parent come after the program's name, which may hold anything.
+    text.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The process that started the others of a list. Not the one of the lowest number: those begin anew after 32768.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+#[track_caller]
+pub fn main_process(of: &[i32]) -> i32 {
+    let started = |pid: &&i32| parent(**pid).is_some_and(|parent| of.contains(&parent));
+    match of.iter().find(|pid| !started(pid)) {
+        Some(pid) => *pid,
+        None => panic!("nobody started {of:?}"),
+    }
+}
+
 /// Whether the process is there and not a zombie.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {

@@ -86,7 +86,7 @@ codes! {
     MemoryShort = "MEMORY_SHORT",
     /// A restore waits to be confirmed or rolled back.
     RestoreOpen = "RESTORE_OPEN",
-    /// No backup would be left.
+    /// No backup would be left that leads to the present.
     LastBackup = "LAST_BACKUP",
     /// There is nothing to confirm or to roll back to any more.
     NothingKept = "NOTHING_KEPT",

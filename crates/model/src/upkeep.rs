@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::json;
 use crate::{
-    BackupLabel, Code, JobId, JobKind, JobRecord, JobRequest, RecoveryWindow, Refusal, Snapshot, Survey,
-    newest_on, windows,
+    BackupLabel, BackupType, Code, JobId, JobKind, JobRecord, JobRequest, RecoveryWindow, Refusal, Snapshot,
+    Survey, SurveyedBackup, newest_on, windows,
 };
 
 /// Parameters of an expiry.
@@ -181,31 +181,52 @@ pub fn plan_check(
     Ok(request.record(JobKind::Check, db, &leader.cell, id, now))
 }
 
-/// Whether an expiry may be done, given what a rehearsal of it said would go.
+/// Whether an expiry may be done, given what a rehearsal of it said would go; what an operator should know if so.
+///
+/// pgBackRest counts full backups of all timelines, and builds on the newest, whatever its timeline. After a rollback all
+/// that leads to the present may build on one of a timeline that was left behind.
 ///
 /// # Errors
-/// Refused when no backup would stay, or a drill restores one that would go.
+/// Refused when no backup would stay that leads to the primary's timeline, or a drill restores one that would go.
 pub fn check_expiry(
-    all: &[BackupLabel],
+    survey: &Survey,
     going: &[BackupLabel],
     drilled: &[(JobId, BackupLabel)],
-) -> Result<(), Refusal> {
-    if !going.is_empty() && all.iter().all(|label| going.contains(label)) {
+) -> Result<Option<String>, Refusal> {
+    if let Some((job, label)) = drilled.iter().find(|(_, label)| going.contains(label)) {
         return Err(Refusal::new(
-            Code::LastBackup,
-            format!("no backup would be left: all {} would go", all.len()),
-        )
-        .hint("take a full backup first (`cellar backup --type full --from` a standby)"));
-    }
-    match drilled.iter().find(|(_, label)| going.contains(label)) {
-        Some((job, label)) => Err(Refusal::new(
             Code::Busy,
             format!("backup {label} would go, and drill {job} restores it just now"),
         )
         .hint(format!("wait for it (`cellar jobs watch {job}`), then ask again"))
-        .about("job", job)),
-        None => Ok(()),
+        .about("job", job));
     }
+    if going.is_empty() {
+        return Ok(None);
+    }
+    let lineage = survey.lineage(survey.current)?;
+    let stays = |backup: &&SurveyedBackup| !going.contains(&backup.label);
+    let staying: Vec<SurveyedBackup> = survey.backups.iter().filter(stays).cloned().collect();
+    if newest_on(&staying, &lineage).is_none() {
+        return Err(Refusal::new(
+            Code::LastBackup,
+            format!(
+                "no backup would be left that leads to timeline {}, which the primary is on",
+                survey.current
+            ),
+        )
+        .hint("take a full backup first (`cellar backup --type full --from` a standby)"));
+    }
+    let aside = |backup: &&SurveyedBackup| {
+        backup.backup_type == BackupType::Full && !lineage.contains(backup.timeline, backup.stop_lsn)
+    };
+    let aside: Vec<&str> = staying.iter().filter(aside).map(|backup| backup.label.as_str()).collect();
+    Ok((!aside.is_empty()).then(|| {
+        format!(
+            "the retention counts full backups of timelines that were left behind: {} (`cellar expire --backup` takes one away)",
+            aside.join(", ")
+        )
+    }))
 }
 
 /// What is wrong with a repo, each in a sentence, beside what breaks nothing.
@@ -275,7 +296,7 @@ pub fn faults(backups: &[Verified], archives: &[Verified], survey: &Survey) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Archive, BackupType, Segment, SegmentSize, SurveyedBackup, Timeline};
+    use crate::{Archive, Segment, SegmentSize, Timeline};
     use std::collections::BTreeMap;
 
     fn label(n: u8) -> BackupLabel {
@@ -350,14 +371,29 @@ mod tests {
     }
 
     #[test]
-    fn the_last_backups_and_one_that_is_drilled_stay() {
+    fn one_backup_that_leads_to_the_present_stays_and_one_that_is_drilled() {
         let (one, two) = (label(1), label(2));
         let job = JobId::new(uuid::Uuid::from_u128(1));
+        let mut survey = survey(&[2, 3, 4, 5, 6, 7, 8]);
         let all = [one.clone(), two.clone()];
-        assert_eq!(check_expiry(&all, &all[..1], &[(job, two)]), Ok(()));
-        assert_eq!(check_expiry(&all, &[], &[]), Ok(()));
-        assert_eq!(check_expiry(&[], &[], &[]), Ok(()));
-        assert_eq!(check_expiry(&all, &all, &[]).unwrap_err().code, Code::LastBackup);
-        assert_eq!(check_expiry(&all, &all[..1], &[(job, one)]).unwrap_err().code, Code::Busy);
+        assert_eq!(check_expiry(&survey, &all[..1], &[(job, two)]), Ok(None));
+        assert_eq!(check_expiry(&survey, &[], &[]), Ok(None));
+        assert_eq!(check_expiry(&survey, &all, &[]).unwrap_err().code, Code::LastBackup);
+        assert_eq!(check_expiry(&survey, &all[..1], &[(job, one)]).unwrap_err().code, Code::Busy);
+        // The second is of timeline 2, which a rollback to the first one's end left behind for timeline 3.
+        let size = survey.archive.size;
+        survey.backups[1].timeline = Timeline::new(2);
+        let at = size.start_of(4);
+        survey.histories.insert(Timeline::new(2), format!("1\t{at}\tx\n").parse().unwrap());
+        survey.histories.insert(Timeline::new(3), format!("1\t{at}\tx\n").parse().unwrap());
+        survey.current = Timeline::new(3);
+        assert_eq!(check_expiry(&survey, &all[..1], &[]).unwrap_err().code, Code::LastBackup);
+        assert_eq!(check_expiry(&survey, &all[1..], &[]), Ok(None));
+        survey.current = Timeline::new(2);
+        assert_eq!(check_expiry(&survey, &all[..1], &[]), Ok(None));
+        survey.backups.push(SurveyedBackup { label: label(3), ..survey.backups[0].clone() });
+        survey.current = Timeline::new(3);
+        let told = check_expiry(&survey, &all[..1], &[]).unwrap().unwrap();
+        assert!(told.contains(all[1].as_str()) && !told.contains(all[0].as_str()), "{told}");
     }
 }

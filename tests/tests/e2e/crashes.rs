@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, patiently, processes_with, signal};
+use cellar_tests::{
+    Cluster, eventually, is_alive, kill_hard, main_process, patiently, processes_with, signal,
+};
 use nix::sys::signal::Signal;
 
 /// A full backup of a standby, stopped after its first file was copied: pgBackRest's processes.
@@ -74,7 +76,7 @@ fn killing_pgbackrest_fails_the_job_and_leaves_no_lock() {
     let cluster = loaded();
     let (id, held) = held_backup(&cluster, "zone2");
     // The main process only: its workers would go on and keep the stanza's lock.
-    kill_hard(held[0]);
+    kill_hard(main_process(&held));
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
     eventually("nothing of it to be left", || held.iter().all(|pid| !is_alive(*pid)));

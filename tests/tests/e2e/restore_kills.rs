@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use cellar_tests::{
-    Cluster, command_line, eventually, is_alive, kill_hard, patiently, processes_with, signal,
+    Cluster, command_line, eventually, is_alive, kill_hard, main_process, patiently, processes_with, signal,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -233,7 +233,7 @@ fn held_copy(data: &Path) -> Vec<i32> {
     });
     // It writes pg_control last.
     assert!(!data.join("global/pg_control").exists(), "held too late");
-    let main = held.iter().copied().min().unwrap();
+    let main = main_process(&held);
     assert!(is_alive(main));
     held
 }
@@ -330,7 +330,7 @@ fn what_dies_before_the_point_of_no_return_changes_nothing() {
     // pgBackRest itself.
     let restore = begin(&cluster);
     let held = held_recovery(&cluster, &restore);
-    kill_hard(held.iter().copied().min().unwrap());
+    kill_hard(main_process(&held));
     eventually("nothing of pgBackRest to be left", || held.iter().all(|pid| !is_alive(*pid)));
     fails(&cluster, &restore, "PGBACKREST_FAILED");
 

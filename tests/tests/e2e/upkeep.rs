@@ -204,3 +204,46 @@ fn a_check_sees_wal_arrive_or_says_that_it_does_not() {
     let log = cluster.cellar(&["jobs", "logs", id(&job)]);
     assert!(log.contains("ERROR"), "{log}");
 }
+
+/// pgBackRest counts the full backups of all timelines and builds on the newest, though a rollback left it behind.
+#[test]
+fn what_a_rollback_left_behind_pushes_nothing_out_that_leads_to_the_present() {
+    let cells = ["zone1", "zone2"];
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let rows = vec![ledger::insert(&cluster, "before the restore")];
+    let first = in_repo(&cluster).pop().expect("the first backup");
+    let job = restore(&cluster, &["--latest"]);
+    ledger::insert(&cluster, "lost with the rollback");
+    let behind = [label(&cluster.backup("zone2", "full")), label(&cluster.backup("zone2", "full"))];
+    let _ = ledger::rollback(&cluster, &job);
+    ledger::check(&cluster, &cells, &rows);
+
+    // The retention of two full backups keeps these two, and one of the rollback's that builds on the second.
+    let done = cluster.json(&["expire", "--yes"]);
+    assert!(labels(&done["result"]["expire"]["backups"]).contains(&first), "{done:#}");
+    let before = in_repo(&cluster);
+    assert!(before.len() == 3 && before[2].starts_with(&behind[1]), "{before:?}");
+    // Without it the present could not be reached any more.
+    let second = ["expire", "--backup", &behind[1]];
+    let dry = cluster.json(&[&second[..], &["--dry-run"]].concat());
+    let warnings = labels(&dry["result"]["expire"]["warnings"]).join("; ");
+    assert!(warnings.contains("refused as things are"), "{dry:#}");
+    let finished = cluster.try_cellar(&[&second[..], &["--yes", "--output", "json"]].concat());
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert_eq!(job_of(&finished)["error"]["code"], "LAST_BACKUP", "{finished:?}");
+    assert_eq!(in_repo(&cluster), before);
+
+    // With a new full one it goes, and what still counts for nothing is told.
+    let full = label(&cluster.backup("zone2", "full"));
+    let done = cluster.json(&["expire", "--yes"]);
+    let warnings = labels(&done["result"]["expire"]["warnings"]).join("; ");
+    assert!(warnings.contains(&behind[1]) && warnings.contains("left behind"), "{done:#}");
+    let kept = in_repo(&cluster);
+    assert!(kept.first() == Some(&behind[1]) && kept.last() == Some(&full), "{kept:?}");
+    cluster.cellar(&["expire", "--backup", &behind[1], "--yes"]);
+    assert_eq!(in_repo(&cluster), [full]);
+    let _ = cluster.json(&["verify"]);
+    let _ = restore(&cluster, &["--latest"]);
+    ledger::check(&cluster, &cells, &rows);
+}
