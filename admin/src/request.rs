@@ -48,6 +48,23 @@ fn timeout(span: Option<cellar_api::wkt::Duration>) -> Result<Option<Duration>, 
     Ok(Some(timeout))
 }
 
+/// What requests for jobs of all kinds have in common.
+fn job_request(
+    named: &str,
+    cell: Option<CellName>,
+    span: Option<cellar_api::wkt::Duration>,
+    id: &str,
+    requested_by: String,
+) -> Result<JobRequest, Refusal> {
+    Ok(JobRequest {
+        database: database("database", named)?,
+        cell,
+        timeout: timeout(span)?,
+        request_id: request_id(id)?,
+        requested_by,
+    })
+}
+
 fn backup_type(number: i32) -> Result<BackupType, Refusal> {
     match v1::BackupType::try_from(number) {
         Ok(v1::BackupType::Unspecified | v1::BackupType::Incr) => Ok(BackupType::Incr),
@@ -59,13 +76,13 @@ fn backup_type(number: i32) -> Result<BackupType, Refusal> {
 
 pub(crate) fn backup(message: &v1::BackupRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: Some(cell("cell", &message.cell)?),
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
+        request: job_request(
+            &message.database,
+            Some(cell("cell", &message.cell)?),
+            message.timeout,
+            &message.request_id,
             requested_by,
-        },
+        )?,
         work: Work::Backup(BackupParams {
             backup_type: backup_type(message.r#type)?,
             allow_primary: message.allow_primary,
@@ -77,13 +94,13 @@ pub(crate) fn backup(message: &v1::BackupRequest, requested_by: String) -> Resul
 
 pub(crate) fn rebuild(message: &v1::RebuildStandbyRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: Some(cell("cell", &message.cell)?),
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
+        request: job_request(
+            &message.database,
+            Some(cell("cell", &message.cell)?),
+            message.timeout,
+            &message.request_id,
             requested_by,
-        },
+        )?,
         work: Work::Rebuild,
         queue: message.queue,
     })
@@ -136,13 +153,7 @@ fn restore_request(
     work: Work,
 ) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: None,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
-            requested_by,
-        },
+        request: job_request(&message.database, None, message.timeout, &message.request_id, requested_by)?,
         work,
         queue: message.queue,
     })
@@ -166,13 +177,7 @@ fn about_restore(
 ) -> Result<Wanted, Refusal> {
     Ok(Wanted {
         work: work(job_id(&message.id)?),
-        request: JobRequest {
-            database: None,
-            cell: None,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
-            requested_by,
-        },
+        request: job_request("", None, message.timeout, &message.request_id, requested_by)?,
         queue: message.queue,
     })
 }
@@ -187,13 +192,13 @@ pub(crate) fn rollback(message: &v1::RestoreJobRequest, requested_by: String) ->
 
 pub(crate) fn verify(message: &v1::VerifyBackupsRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: named_cell("cell", &message.cell)?,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
+        request: job_request(
+            &message.database,
+            named_cell("cell", &message.cell)?,
+            message.timeout,
+            &message.request_id,
             requested_by,
-        },
+        )?,
         work: Work::Verify,
         queue: false,
     })
@@ -201,13 +206,13 @@ pub(crate) fn verify(message: &v1::VerifyBackupsRequest, requested_by: String) -
 
 pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: named_cell("cell", &message.cell)?,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
+        request: job_request(
+            &message.database,
+            named_cell("cell", &message.cell)?,
+            message.timeout,
+            &message.request_id,
             requested_by,
-        },
+        )?,
         work: Work::Expire(ExpireParams { backup: named_backup(&message.backup)?, dry_run: message.dry_run }),
         queue: message.queue,
     })
@@ -215,13 +220,7 @@ pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -
 
 pub(crate) fn check(message: &v1::CheckArchiveRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: None,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
-            requested_by,
-        },
+        request: job_request(&message.database, None, message.timeout, &message.request_id, requested_by)?,
         work: Work::Check,
         queue: false,
     })
@@ -247,13 +246,13 @@ pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> 
         return Err(invalid("nice", "a niceness is between 0 and 19"));
     }
     Ok(Wanted {
-        request: JobRequest {
-            database: database("database", &message.database)?,
-            cell: named_cell("cell", &message.cell)?,
-            timeout: timeout(message.timeout)?,
-            request_id: request_id(&message.request_id)?,
+        request: job_request(
+            &message.database,
+            named_cell("cell", &message.cell)?,
+            message.timeout,
+            &message.request_id,
             requested_by,
-        },
+        )?,
         work: Work::Drill(DrillParams {
             backup: named_backup(&message.backup)?,
             checks: message.checks.clone(),

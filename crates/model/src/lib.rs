@@ -29,6 +29,7 @@ mod proof;
 mod recovery;
 mod restore;
 mod secret;
+mod snapshot;
 mod topology;
 mod upkeep;
 mod wal;
@@ -60,8 +61,8 @@ pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use path_rule::{path_fault, value_fault};
 pub use pgbackrest_name::{PgbackrestName, PgbackrestNameError};
 pub use plan::{
-    DEFAULT_MAX_LAG, JobRequest, Snapshot, plan_backup, plan_cell_removal, plan_confirm, plan_drill,
-    plan_rebuild, plan_restore, plan_restore_plan, plan_rollback,
+    DEFAULT_MAX_LAG, JobRequest, plan_backup, plan_cell_removal, plan_confirm, plan_drill, plan_rebuild,
+    plan_restore, plan_restore_plan, plan_rollback,
 };
 pub use pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use precondition::{Expected, Observed, RECONNECT, check_primary_source, check_standby_source};
@@ -73,6 +74,7 @@ pub use restore::{
     RestoreResult, Target,
 };
 pub use secret::{Secret, SecretError};
+pub use snapshot::Snapshot;
 pub use topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
 pub use upkeep::{
     CheckResult, ExpireParams, ExpireResult, Faults, Verified, VerifyResult, WalRange, check_expiry, faults,
