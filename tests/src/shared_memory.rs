@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// One thing that a server maps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,29 +65,36 @@ fn ledger(base: &Path, owner: i32) -> PathBuf {
     base.join(format!("{owner}.shm"))
 }
 
-/// Writes down what a process maps that is about to be killed; nothing for one that is no PostgreSQL.
+/// Tests of one process run side by side, and write to one ledger.
+static LEDGER: Mutex<()> = Mutex::new(());
+
+/// Writes down what a process maps that is about to be killed, with its children, which map more; nothing for one that is
+/// no PostgreSQL.
 pub(crate) fn remember(pid: i32) {
-    let lines: String = mapped_by(pid).iter().map(|shared| format!("{shared}\n")).collect();
+    let children = crate::process::children_named(pid, "postgres").into_iter().flat_map(mapped_by);
+    let lines: String = children.chain(mapped_by(pid)).map(|shared| format!("{shared}\n")).collect();
     if lines.is_empty() {
         return;
     }
     let path = ledger(&crate::sweep::base(), std::process::id().cast_signed());
+    let _alone = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    // One write, so that the lines of several threads do not mix.
     let _ = file.and_then(|mut file| file.write_all(lines.as_bytes()));
 }
 
-/// Removes what the victims of a test process have left, except what a server that lives has mapped.
+/// Removes what the victims of a test process have left, except what a server that lives has mapped. What still has to
+/// go stays in the ledger.
 pub(crate) fn forget(base: &Path, owner: i32) {
     let path = ledger(base, owner);
+    let _alone = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
     let Ok(text) = std::fs::read_to_string(&path) else { return };
-    let left: BTreeSet<Shared> = text.lines().filter_map(Shared::parse).collect();
+    let noted: BTreeSet<Shared> = text.lines().filter_map(Shared::parse).collect();
     let in_use: BTreeSet<Shared> =
         crate::process::called("postgres").into_iter().flat_map(mapped_by).collect();
-    for shared in left.difference(&in_use) {
+    for shared in noted.difference(&in_use) {
         match shared {
-            // ipcrm (util-linux) does not touch a segment of other owners, and says so; one that is gone is fine.
-            Shared::Segment(id) if is_unattached(*id) => {
+            // Of util-linux; a segment that is gone is fine.
+            Shared::Segment(id) if attached(*id) == Some(0) => {
                 let mut ipcrm = Command::new("ipcrm");
                 let _ = ipcrm.arg("-m").arg(id.to_string()).stderr(Stdio::null()).status();
             }
@@ -94,19 +102,22 @@ pub(crate) fn forget(base: &Path, owner: i32) {
             Shared::File(name) => drop(std::fs::remove_file(Path::new("/dev/shm").join(name))),
         }
     }
-    if left.is_disjoint(&in_use) {
-        let _ = std::fs::remove_file(path);
-    }
+    let is_there = |shared: &&Shared| match shared {
+        Shared::Segment(id) => attached(*id).is_some(),
+        Shared::File(name) => Path::new("/dev/shm").join(name).exists(),
+    };
+    let left: String = noted.iter().filter(is_there).map(|shared| format!("{shared}\n")).collect();
+    let _ = if left.is_empty() { std::fs::remove_file(path) } else { std::fs::write(path, left) };
 }
 
-/// A segment as small as PostgreSQL's, to which nobody is attached.
-fn is_unattached(id: u32) -> bool {
-    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    table.lines().skip(1).any(|line| {
+/// How many processes are attached to a segment as small as PostgreSQL's; none when there is no such.
+fn attached(id: u32) -> Option<u32> {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").ok()?;
+    table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // key, shmid, perms, size, cpid, lpid, nattch
-        let [_, shmid, _, size, _, _, attached, ..] = fields.as_slice() else { return false };
-        shmid.parse() == Ok(id) && *size == "56" && *attached == "0"
+        let [_, shmid, _, size, _, _, attached, ..] = fields.as_slice() else { return None };
+        if shmid.parse() == Ok(id) && *size == "56" { attached.parse().ok() } else { None }
     })
 }
 
