@@ -96,7 +96,7 @@ impl Cluster {
             name: self.state.database.clone(),
             stanza: self.state.stanza.clone(),
             repo_path: self.state.repo.display().to_string(),
-            retention: Retention { full: RETENTION_FULL },
+            retention: Retention { full: self.state.retention_full.unwrap_or(RETENTION_FULL) },
             bootstrap_cell: self.state.bootstrap_cell.clone(),
             port_offset: u32::from(self.state.port_offset),
             repo_cipher: self.state.repo_cipher,

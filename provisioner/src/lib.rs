@@ -12,6 +12,7 @@ mod binaries;
 mod cells;
 mod certs;
 mod cluster;
+mod database;
 mod disk;
 mod down;
 mod error;

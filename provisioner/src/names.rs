@@ -9,16 +9,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use cellar_model::{Database, Key, PgbackrestName, Pooler, PoolerStatus};
-use cellar_topology::{Store, StoreError, TxnOutcome};
+use cellar_topology::Store;
 
 use crate::cluster::Cluster;
 use crate::error::{ProvisionError, Result};
 
 /// How often the poolers' reports are looked at.
 const POLL: Duration = Duration::from_millis(200);
-
-/// How often a record that others change, too, is written before giving up.
-const ATTEMPTS: u32 = 5;
 
 /// The first server, by its cell, that lets in others than these; whom.
 fn other_than(
@@ -64,21 +61,11 @@ impl Cluster {
     }
 
     async fn record_names(&self, store: &Store, names: &[PgbackrestName]) -> Result<()> {
-        let key = Key::Database(self.state.database.clone());
-        for _ in 0..ATTEMPTS {
-            // `up` makes the record, and makes it with the names.
-            let Some(found) = store.get::<Database>(&key).await? else { return Ok(()) };
-            if found.record.accepted_names() == names {
-                return Ok(());
-            }
-            let record = Database { pgbackrest_names: names.to_vec(), ..found.record };
-            let written =
-                store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
-            if written != TxnOutcome::Conflict {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
+        self.change_database(store, |found| {
+            (found.accepted_names() != names)
+                .then(|| Database { pgbackrest_names: names.to_vec(), ..found.clone() })
+        })
+        .await
     }
 
     /// Says again which names hold, to an etcd that has older records.

@@ -69,8 +69,12 @@ impl Cluster {
     pub(crate) async fn seed(&self, store: &Store) -> Result<Reconciled> {
         let database = Key::Database(self.state.database.clone());
         if let Some(found) = store.get::<Database>(&database).await? {
-            // Names that are being changed are settled later.
-            let wanted = Database { pgbackrest_names: found.record.pgbackrest_names, ..self.database() };
+            // Names that are being changed, and another retention, are settled later.
+            let wanted = Database {
+                pgbackrest_names: found.record.pgbackrest_names,
+                retention: found.record.retention,
+                ..self.database()
+            };
             ensure(store, &database, &wanted).await?;
             return self.reconcile(store).await;
         }

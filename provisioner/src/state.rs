@@ -77,6 +77,9 @@ pub struct ClusterState {
     /// Whether its multiadmin renews certificates by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renews: bool,
+    /// How many full backups an expiry keeps; a default when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_full: Option<u32>,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
@@ -131,6 +134,7 @@ impl ClusterState {
             bootstrap_cell,
             cert_lifetime_seconds: None,
             renews: false,
+            retention_full: None,
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),

@@ -53,6 +53,8 @@ pub struct UpOptions {
     pub cert_lifetime: Option<Duration>,
     /// Whether multiadmin is given a pair to renew them with; unchanged when absent.
     pub renews: Option<bool>,
+    /// How many full backups an expiry keeps from now on; unchanged when absent.
+    pub retention_full: Option<u32>,
     /// Encrypts the repository of a new cluster; of one that is there it must be its own.
     pub passphrase: Option<Secret>,
     /// When to give up.
@@ -221,6 +223,9 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
     if let Some(renews) = options.renews {
         cluster.state.renews = renews;
     }
+    if options.retention_full.is_some() {
+        cluster.state.retention_full = options.retention_full;
+    }
     cluster.state.save(&layout)?;
     steps.step(&format!(
         "cluster {} in {}: {} cells, port offset {}",
@@ -287,6 +292,7 @@ impl Cluster {
         } else {
             self.settle_names(&store, deadline).await?;
         }
+        self.settle_retention(&store).await?;
         Ok(primary)
     }
 

@@ -159,7 +159,10 @@ pub fn hint_for(code: u8) -> &'static str {
     match code {
         26 | 28 | 29 | 99 => "a file of the repository is damaged: run a verify and take a new full backup",
         38 => "stop PostgreSQL in that data directory first",
-        39 => "install the same version of pgBackRest on every host, and restart its TLS servers",
+        // Also what a session says that is ended in the middle (measured with 2.45).
+        39 => {
+            "the session to the other cell was cut, as when a certificate is revoked: ask again; if it fails every time, install the same version of pgBackRest on every host and restart its TLS servers"
+        }
         40 => "restore into an empty directory, or repeat an interrupted restore with --delta",
         42 => "the TLS key must belong to the user that runs pgBackRest, with mode 0600",
         44 | 51 | 58 => {

@@ -299,6 +299,11 @@ fn an_interrupted_revocation_is_finished_by_the_next_up() {
     let older = recorded.replace(&format!("\"{name}\""), "\"pgbackrest\"");
     assert_ne!(older, recorded);
     cluster.etcd_put(key, &older);
+    for cell in ["zone1", "zone2"] {
+        eventually("the servers to go by it", || {
+            cluster.status(cell).is_some_and(|status| status.tls_server_accepts == ["pgbackrest"])
+        });
+    }
     let _ = cluster.cellar(&["up"]);
     assert_eq!(cluster.etcd_get(key), recorded);
     let _ = cluster.backup("zone2", "incr");

@@ -121,8 +121,13 @@ fn expiry_takes_what_its_rehearsal_said_and_a_restore_still_works() {
     assert!(open.contains(id(&job)) && open.contains("confirm"), "{open}");
     let _ = cluster.json(&["expire", "--dry-run"]);
     cluster.cellar(&["restore", "confirm", id(&job), "--yes"]);
+    // The retention is changed while all goes on.
+    cluster.cellar(&["up", "--retention-full", "1"]);
     let done = cluster.json(&["expire", "--yes"]);
-    assert_eq!(done["state"], "JOB_STATE_SUCCEEDED", "{done:#}");
+    assert_eq!(labels(&done["result"]["expire"]["backups"]), [second], "{done:#}");
+    assert!(in_repo(&cluster).iter().all(|label| label.starts_with(&third)), "{:?}", in_repo(&cluster));
+    let config = std::fs::read_to_string(cluster.directory().join("zone1/pgbackrest.conf")).unwrap();
+    assert!(config.contains("repo1-retention-full=1\n"), "{config}");
     ledger::check(&cluster, &["zone1", "zone2"], &rows);
 }
 

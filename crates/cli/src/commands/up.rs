@@ -42,6 +42,9 @@ pub(crate) struct Up {
     /// can be read
     #[arg(long, value_name = "FILE")]
     repo_cipher_pass_file: Option<PathBuf>,
+    /// How many full backups `cellar expire` keeps from now on, with what builds on them [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9999))]
+    retention_full: Option<u32>,
     /// The OS user of PostgreSQL and everything beside it [default: postgres for root, else yourself]
     #[arg(long, value_name = "USER")]
     os_user: Option<String>,
@@ -130,6 +133,7 @@ impl Up {
             os_user: self.os_user,
             cert_lifetime: self.cert_lifetime,
             renews: self.auto_renew,
+            retention_full: self.retention_full,
             passphrase,
             timeout: self.timeout,
         };
