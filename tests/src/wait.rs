@@ -9,6 +9,7 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// When it does not become so; `what` says what was awaited.
+#[track_caller]
 pub fn patiently<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {
@@ -24,6 +25,7 @@ pub fn patiently<T>(what: &str, patience: Duration, mut condition: impl FnMut() 
 ///
 /// # Panics
 /// When it does not come to hold.
+#[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     patiently(what, Duration::from_secs(60), || condition().then_some(()));
 }

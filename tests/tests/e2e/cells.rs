@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use cellar_tests::Cluster;
+use cellar_tests::{Cluster, eventually};
 
 #[test]
 fn a_cell_is_added_and_removed_under_load() {
@@ -63,8 +63,9 @@ fn a_rebuilt_standby_streams_again() {
     cluster.kill_cell("zone2");
     std::fs::remove_dir_all(cluster.instance("zone2").data).unwrap();
     let _ = cluster.try_cellar(&["up", "--timeout", "20s"]);
-    let status = cluster.status("zone2").expect("its pooler reports");
-    assert!(status.message.contains("cellar rebuild zone2"), "{status:?}");
+    eventually("zone2 to say what to do", || {
+        cluster.status("zone2").is_some_and(|status| status.message.contains("cellar rebuild zone2"))
+    });
     cluster.cellar(&["rebuild", "zone2"]);
     cluster.wait_streaming("zone2");
     assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
