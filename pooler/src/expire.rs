@@ -89,7 +89,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
 
 fn remains(remnants: &[BackupLabel]) -> Option<String> {
     (!remnants.is_empty())
-        .then(|| format!("with it goes what is left of backups that never ended: {}", listed(remnants)))
+        .then(|| format!("with it go files of backups that the repo does not list, which never ended or were half removed: {}", listed(remnants)))
 }
 
 fn listed(labels: &[BackupLabel]) -> String {
