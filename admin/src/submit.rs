@@ -236,12 +236,14 @@ impl Admin {
     /// restore end is not refused by what was so until then.
     async fn patiently(&self, wanted: &Wanted, id: JobId, deadline: Deadline) -> Result<Attempt, Refusal> {
         let begun = Instant::now();
+        // The caller is to learn the reason, and not that his time is up.
+        let limit = deadline.remaining() / 2;
         loop {
             let refusal = match self.attempt(wanted, id) {
                 Ok(attempt) => return Ok(attempt),
                 Err(refusal) => refusal,
             };
-            let patience = self.passes_within(wanted, refusal.code).min(deadline.remaining());
+            let patience = self.passes_within(wanted, refusal.code).min(limit);
             let left = patience.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(refusal);

@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
-use cellar_model::{JobState, Key};
+use cellar_model::{JobState, Key, PoolerStatus};
 use futures_util::{FutureExt, StreamExt};
-use support::{World, backup, backup_of, cancel, db, get_job, reaches, reason, wait_for, zone};
+use support::{World, backup, backup_of, cancel, db, get_job, reaches, reason, status, wait_for, zone};
 use tonic::{Request, Response};
 use tonic_types::StatusExt;
 
@@ -32,6 +34,24 @@ async fn a_backup_is_recorded_with_its_place_at_the_lock() {
     assert_eq!(job.backup.unwrap().r#type(), v1::BackupType::Incr);
     assert_eq!(world.lock().await.holder, Some(job.id.parse().unwrap()));
     assert_eq!(world.job(&job.id.parse().unwrap()).await.unwrap().requested_by, "unknown");
+}
+
+/// A primary that starts again is looked for by its standbys, and a backup waits for them.
+#[tokio::test]
+async fn a_standby_that_looks_for_its_primary_is_waited_for_but_not_beyond_the_callers_time() {
+    let world = World::new().await;
+    let lost = PoolerStatus { streams_from: None, ..status(2) };
+    world.put(&Key::Status(db(), zone(2)), &lost).await;
+    let admin = world.admin().await;
+    let mut request = Request::new(backup_of(2));
+    request.set_timeout(Duration::from_secs(1));
+    assert_eq!(reason(admin.backup(request).await), "WRONG_PRIMARY");
+    let found = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.put(&Key::Status(db(), zone(2)), &status(2)).await;
+    };
+    let (job, ()) = tokio::join!(backup(&admin, backup_of(2)), found);
+    assert_eq!(job.unwrap().cell, "zone2");
 }
 
 #[tokio::test]
