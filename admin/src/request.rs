@@ -213,7 +213,11 @@ pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Expire(ExpireParams { backup: named_backup(&message.backup)?, dry_run: message.dry_run }),
+        work: Work::Expire(ExpireParams {
+            backup: named_backup(&message.backup)?,
+            dry_run: message.dry_run,
+            ..ExpireParams::default()
+        }),
         queue: message.queue,
     })
 }

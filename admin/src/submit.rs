@@ -1,10 +1,10 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, DEFAULT_MAX_LAG, DrillParams, ExpireParams, InstanceState, Job, JobId, JobKind,
-    JobRecord, JobRequest, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, RestoreParams, join,
-    plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild, plan_restore,
-    plan_restore_plan, plan_rollback, plan_verify,
+    BackupParams, Code, DEFAULT_MAX_LAG, DatabaseName, DrillParams, DrilledBackup, ExpireParams,
+    InstanceState, Job, JobId, JobKind, JobRecord, JobRequest, JobState, Key, Lock, LockDecision,
+    PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup, plan_check, plan_confirm, plan_drill,
+    plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_verify,
 };
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
@@ -59,6 +59,22 @@ fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
     view.job(&id).ok_or_else(|| crate::cancel::unknown_job(id))
 }
 
+/// Drills of named backups that read the repo now or will. The pgBackRest of one that is lost died with its pooler.
+fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
+    let drills = view
+        .jobs
+        .values()
+        .filter(|record| record.kind == JobKind::Drill && record.database == *database)
+        .filter(|record| {
+            view.job(&record.id).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running))
+        });
+    drills
+        .filter_map(|record| {
+            Some(DrilledBackup { job: record.id, backup: record.drill.as_ref()?.backup.clone()? })
+        })
+        .collect()
+}
+
 impl Wanted {
     fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
         let (snapshot, request) = (&view.snapshot(), &self.request);
@@ -75,14 +91,17 @@ impl Wanted {
                 plan_confirm(snapshot, request, &subject(view, *restore)?, &related, id, now)
             }
             Work::Drill(params) => plan_drill(snapshot, request, params, id, now),
-            Work::Expire(params) => plan_expire(snapshot, request, params, id, now),
+            Work::Expire(params) => {
+                let drilled = drilled(view, &self.database(view)?);
+                plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
+            }
             Work::Verify => plan_verify(snapshot, request, id, now),
             Work::Check => plan_check(snapshot, request, id, now),
         }
     }
 
     /// The database that the request is about.
-    fn database(&self, view: &View) -> Result<cellar_model::DatabaseName, Refusal> {
+    fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
         match &self.work {
             Work::Rollback(restore) | Work::Confirm(restore) => Ok(subject(view, *restore)?.record.database),
             _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
@@ -114,7 +133,9 @@ impl Wanted {
             Work::Restore(wanted) | Work::PlanRestore(wanted) => same_restore(wanted),
             Work::Rollback(restore) | Work::Confirm(restore) => record.subject == Some(*restore),
             Work::Drill(wanted) => record.drill.as_ref() == Some(wanted),
-            Work::Expire(wanted) => record.expire.as_ref() == Some(wanted),
+            Work::Expire(wanted) => record.expire.as_ref().is_some_and(|recorded| {
+                (&wanted.backup, wanted.dry_run) == (&recorded.backup, recorded.dry_run)
+            }),
         };
         let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
         same_work && same_cell && record.kind == self.kind()

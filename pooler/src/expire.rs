@@ -4,7 +4,7 @@
 //! read from the repo afterwards, not from what pgBackRest says of itself.
 
 use cellar_model::{
-    BackupLabel, Code, ExpireParams, ExpireResult, JobError, JobId, JobKind, Refusal, RunResult, check_expiry,
+    BackupLabel, Code, ExpireParams, ExpireResult, JobError, Refusal, RunResult, check_expiry,
 };
 use cellar_pgbackrest::{Expiry, Invocation, parse_expiry};
 
@@ -28,16 +28,6 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
     }
 }
 
-/// Drills of named backups that have not ended.
-fn drilled(agent: &Agent) -> Vec<(JobId, BackupLabel)> {
-    let view = agent.mirror.view();
-    let drills = view.jobs.values().filter(|record| record.kind == JobKind::Drill);
-    drills
-        .filter(|record| view.job(&record.id).is_some_and(|job| !job.state.is_terminal()))
-        .filter_map(|record| Some((record.id, record.drill.as_ref()?.backup.clone()?)))
-        .collect()
-}
-
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<ExpireResult, Broken> {
     let Some(params) = job.record.expire.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of an expiry").into());
@@ -58,7 +48,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     planned.backups = going;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
     let survey = repo.survey(leader.term, None).await?;
-    let allowed = check_expiry(&survey, &planned.backups, &drilled(agent));
+    let allowed = check_expiry(&survey, &planned.backups, &params.drilled);
     if params.dry_run {
         planned.warnings.extend(remains(&remnants));
         planned.warnings.extend(

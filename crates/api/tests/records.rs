@@ -63,7 +63,7 @@ fn record() -> Value {
             "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
             "maxBytesPerSecond": "9",
         },
-        "expire": {"backup": LABEL, "dryRun": true},
+        "expire": {"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}]},
         "subject": OTHER,
         "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
         "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},

@@ -77,8 +77,8 @@ pub use secret::{Secret, SecretError};
 pub use snapshot::Snapshot;
 pub use topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
 pub use upkeep::{
-    CheckResult, ExpireParams, ExpireResult, Faults, Verified, VerifyResult, WalRange, check_expiry, faults,
-    plan_check, plan_expire, plan_verify,
+    CheckResult, DrilledBackup, ExpireParams, ExpireResult, Faults, Verified, VerifyResult, WalRange,
+    check_expiry, faults, plan_check, plan_expire, plan_verify,
 };
 pub use wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,

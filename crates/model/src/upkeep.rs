@@ -19,6 +19,20 @@ pub struct ExpireParams {
     /// Only say what would go.
     #[serde(default)]
     pub dry_run: bool,
+    /// Backups by name that drills were restoring when it was asked for. A pooler sees how its own jobs go only, so
+    /// multiadmin says so.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub drilled: Vec<DrilledBackup>,
+}
+
+/// A drill that has not ended, of a backup that was named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrilledBackup {
+    /// The drill.
+    pub job: JobId,
+    /// What it restores.
+    pub backup: BackupLabel,
 }
 
 /// WAL segments that lie next to each other in the archive.
@@ -191,12 +205,14 @@ pub fn plan_check(
 pub fn check_expiry(
     survey: &Survey,
     going: &[BackupLabel],
-    drilled: &[(JobId, BackupLabel)],
+    drilled: &[DrilledBackup],
 ) -> Result<Option<String>, Refusal> {
-    if let Some((job, label)) = drilled.iter().find(|(_, label)| going.contains(label)) {
+    if let Some(DrilledBackup { job, backup: label }) =
+        drilled.iter().find(|drill| going.contains(&drill.backup))
+    {
         return Err(Refusal::new(
             Code::Busy,
-            format!("backup {label} would go, and drill {job} restores it just now"),
+            format!("backup {label} would go, and drill {job} was restoring it when this was asked for"),
         )
         .hint(format!("wait for it (`cellar jobs watch {job}`), then ask again"))
         .about("job", job));
@@ -376,10 +392,13 @@ mod tests {
         let job = JobId::new(uuid::Uuid::from_u128(1));
         let mut survey = survey(&[2, 3, 4, 5, 6, 7, 8]);
         let all = [one.clone(), two.clone()];
-        assert_eq!(check_expiry(&survey, &all[..1], &[(job, two)]), Ok(None));
+        assert_eq!(check_expiry(&survey, &all[..1], &[DrilledBackup { job, backup: two }]), Ok(None));
         assert_eq!(check_expiry(&survey, &[], &[]), Ok(None));
         assert_eq!(check_expiry(&survey, &all, &[]).unwrap_err().code, Code::LastBackup);
-        assert_eq!(check_expiry(&survey, &all[..1], &[(job, one)]).unwrap_err().code, Code::Busy);
+        assert_eq!(
+            check_expiry(&survey, &all[..1], &[DrilledBackup { job, backup: one }]).unwrap_err().code,
+            Code::Busy
+        );
         // The second is of timeline 2, which a rollback to the first one's end left behind for timeline 3.
         let size = survey.archive.size;
         survey.backups[1].timeline = Timeline::new(2);

@@ -11,12 +11,12 @@ use serde_json::Value;
 const MOMENT: Duration = Duration::from_secs(60);
 
 /// A check that would take ten minutes: the drill stands in the middle for as long as a test wants.
-const LONG: &str = "SELECT true FROM pg_sleep(600)";
+pub(crate) const LONG: &str = "SELECT true FROM pg_sleep(600)";
 
 /// Not as a drill is usually run, but as it ends soonest.
 const HASTE: [&str; 4] = ["--nice", "0", "--max-rate", "0"];
 
-fn begin(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) fn begin(cluster: &Cluster, arguments: &[&str]) -> String {
     let job = cluster.json(&[&["drill", "--no-wait"], &HASTE[..], arguments].concat());
     job["id"].as_str().expect("a job").to_owned()
 }
@@ -26,7 +26,7 @@ fn home(cluster: &Cluster, cell: &str, id: &str) -> PathBuf {
 }
 
 /// A drill that has its private PostgreSQL and runs its first SQL check: the postmaster.
-fn in_the_middle(cluster: &Cluster, cell: &str, id: &str) -> i32 {
+pub(crate) fn in_the_middle(cluster: &Cluster, cell: &str, id: &str) -> i32 {
     patiently("the drill to run its check", MOMENT, || {
         let job = cluster.job(id);
         assert_eq!(job["state"], "JOB_STATE_RUNNING", "{job:#}");

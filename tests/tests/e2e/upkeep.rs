@@ -6,6 +6,7 @@ use cellar_tests::{Cluster, Finished, as_user, postgres_user, run};
 use serde_json::Value;
 
 use crate::access::{as_client, issue};
+use crate::drills;
 use crate::ledger::{self, id, label, restore};
 
 fn labels(list: &Value) -> Vec<String> {
@@ -95,6 +96,17 @@ fn expiry_takes_what_its_rehearsal_said_and_a_restore_still_works() {
     cluster.cellar(&["jobs", "cancel", &backup]);
     ledger::release(&held);
     let _ = cluster.ended(&backup);
+
+    // A drill in another cell has what it restores, and once it has ended nothing is in the way.
+    let drill = drills::begin(&cluster, &["--on", "zone2", "--backup", &first, "--check", drills::LONG]);
+    let _ = drills::in_the_middle(&cluster, "zone2", &drill);
+    let finished = cluster.try_cellar(&["expire", "--yes", "--on", "zone1", "--output", "json"]);
+    assert_eq!(finished.code, 1, "{finished:?}");
+    let message = job_of(&finished)["error"]["message"].to_string();
+    assert!(message.contains(&drill) && message.contains(&first), "{message}");
+    cluster.cellar(&["jobs", "cancel", &drill]);
+    let _ = cluster.ended(&drill);
+    assert_eq!(in_repo(&cluster), all);
 
     let oldest = segments(&cluster).remove(0);
     let done = cluster.json(&["expire", "--yes", "--on", "zone1"]);

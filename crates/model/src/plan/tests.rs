@@ -302,7 +302,13 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
     let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
     let mut world = made(World::healthy());
     let expire = |world: &World, dry_run: bool| {
-        plan_expire(&world.snapshot(), &whole(None), &ExpireParams { backup: None, dry_run }, id, now)
+        plan_expire(
+            &world.snapshot(),
+            &whole(None),
+            &ExpireParams { dry_run, ..ExpireParams::default() },
+            id,
+            now,
+        )
     };
     let record = expire(&world, false).unwrap();
     assert_eq!(record.cell.as_str(), "zone2");
