@@ -47,6 +47,7 @@ async fn a_standby_that_looks_for_its_primary_is_waited_for_but_not_beyond_the_c
     request.set_timeout(Duration::from_secs(1));
     assert_eq!(reason(admin.backup(request).await), "WRONG_PRIMARY");
     let found = async {
+        // Nothing shows from outside that the request waits. Should it not have begun by then, it is accepted at once.
         tokio::time::sleep(Duration::from_millis(300)).await;
         world.put(&Key::Status(db(), zone(2)), &status(2)).await;
     };
