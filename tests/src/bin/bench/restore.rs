@@ -14,8 +14,8 @@ const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 /// pgbench's scale of a database of 1 GiB.
 const GIBIBYTE: u32 = 66;
 
-/// Rounds of what takes half a minute.
-const ROUNDS: usize = 3;
+/// Rounds of what takes some seconds and is much the same each time.
+const ROUNDS: usize = 6;
 
 /// Rounds of what swings with everything else on the machine.
 const DRILL_ROUNDS: usize = 7;
@@ -59,10 +59,6 @@ impl ByHand {
         let data = data.display().to_string();
         let all = [arguments, &["-D", &data]].concat();
         Self::shell(&pg_ctl(), &all);
-    }
-
-    fn running(&self) -> bool {
-        self.data.join("postmaster.pid").exists()
     }
 
     fn sql(&self, sql: &str) -> String {
@@ -139,59 +135,74 @@ fn moment(cluster: &Cluster) -> String {
 }
 
 const WRITABLE: &str = "CREATE TEMP TABLE t (); SELECT 'writable'";
-const STREAMING: &str = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
 
-/// Writes what is dirty and leaves as much free memory as three copies need that was in use just now. Memory that a
-/// virtual machine has not used for a while costs several times the time of a copy to be had again, and whoever
-/// comes after a deletion of its like is spared that.
-fn settle(cluster: &Cluster) {
-    let path = cluster.directory().join("ballast");
-    let fill = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&path)?;
-        let chunk = vec![1_u8; 1 << 20];
-        for _ in 0..5 * 1024 {
-            std::io::Write::write_all(&mut file, &chunk)?;
-        }
-        file.sync_all()
-    };
-    if let Err(error) = fill() {
-        panic!("{}: {error}", path.display());
-    }
-    let _ = std::fs::remove_file(&path);
+/// Returns when two standbys stream. The primary waits by itself: a client that connects again and again takes a
+/// third of two processors from those who restore.
+const STREAMING: &str = "SET statement_timeout = '300s';
+    DO $$ BEGIN
+        WHILE (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming') < 2 LOOP
+            PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
+        END LOOP;
+    END $$;
+    SELECT 'all stream'";
+
+/// Lets a round begin as every other does: what was written before it is on the disk, and the disk has been told of
+/// what was deleted.
+fn settle() {
     let _ = run(&mut Command::new("sync")).ok();
+    let mut before = disk_sectors();
+    patiently("the disks to be quiet", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = disk_sectors();
+        let quiet = now - before < 2048;
+        before = now;
+        quiet.then_some(())
+    });
+}
+
+/// Sectors of 512 bytes that all disks have written and discarded (proc_diskstats(5): fields 10 and 18).
+fn disk_sectors() -> u64 {
+    let text = match std::fs::read_to_string("/proc/diskstats") {
+        Ok(text) => text,
+        Err(error) => panic!("/proc/diskstats: {error}"),
+    };
+    let of = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        [9, 17].iter().filter_map(|&at| fields.get(at)?.parse::<u64>().ok()).sum::<u64>()
+    };
+    text.lines().map(of).sum()
 }
 
 /// A 1 GiB database restored to a time on three cells, against the same commands from a script: restored beside the
 /// old data, recovered to the target and looked at, promoted, swapped, and the others restored from the same backup.
+///
+/// Both on the same cluster in turns, and each undone after its round: what is on which part of the disk, and what of
+/// it is in memory, makes more of a difference than who types.
 pub(crate) fn to_a_time(report: &mut Report) {
-    let (cluster, other) = (loaded(GIBIBYTE), loaded(GIBIBYTE));
-    let (time, other_time) = (moment(&cluster), moment(&other));
-    let set = newest_backup(&other);
-    let members = by_hand(&other);
+    let cluster = loaded(GIBIBYTE);
+    let time = moment(&cluster);
+    let set = newest_backup(&cluster);
     let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     let cellar = || {
-        settle(&cluster);
+        settle();
         let (writable, streaming, job) = by_cellar(&cluster, &time);
         ours.0.push(writable);
         ours.1.push(streaming);
-        // The next round begins from the same data.
         let ended = cluster.ended(&job);
         assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
         let _ = cluster.cellar(&["restore", "rollback", &job, "--yes"]);
     };
     let script = || {
-        discard(&members);
-        settle(&other);
-        let (writable, streaming) = by_script(&members, &other_time, &set);
+        let members = by_hand(&cluster);
+        settle();
+        let (writable, streaming) = by_script(&members, &time, &set);
         theirs.0.push(writable);
         theirs.1.push(streaming);
+        put_back(&members, &cluster.directory().join("repo/archive/app/15-1"));
+        let _ = cluster.cellar(&["up"]);
+        CELLS[1..].iter().for_each(|cell| cluster.wait_streaming(cell));
     };
     in_turns(ROUNDS, cellar, script);
-    for member in &members {
-        if member.running() {
-            member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
-        }
-    }
     let writable = ratio(("cellar restore until writable", &ours.0), ("script until writable", &theirs.0));
     report.figure("pitr_rto", writable, "ratio", Limit::AtMost(1.10));
     let all = ratio(("cellar restore until all stream", &ours.1), ("script until all stream", &theirs.1));
@@ -222,8 +233,9 @@ fn by_cellar(cluster: &Cluster, time: &str) -> (Duration, Duration, String) {
     let writable = since(begun, "the restored primary to be writable", || {
         replaced() && cluster.try_sql("zone1", WRITABLE).stdout.contains("writable")
     });
-    let streaming =
-        since(begun, "the standbys to stream", || cluster.try_sql("zone1", STREAMING).stdout.trim() == "2");
+    let streaming = since(begun, "the standbys to stream", || {
+        cluster.try_sql("zone1", STREAMING).stdout.contains("all stream")
+    });
     (writable, streaming, id)
 }
 
@@ -231,9 +243,18 @@ fn aside(member: &ByHand) -> PathBuf {
     member.data.with_extension("aside")
 }
 
-fn discard(members: &[ByHand]) {
+/// Stops everybody and puts the old data back, as a rollback by hand would. What the restored primary archived goes, or
+/// the old standbys would follow its timeline.
+fn put_back(members: &[ByHand], archive: &Path) {
+    let [primary, ..] = members else { panic!("no members") };
+    let timeline = primary.sql("SELECT upper(lpad(to_hex(timeline_id), 8, '0')) FROM pg_control_checkpoint()");
     for member in members {
-        ByHand::shell("rm", &["-rf", &aside(member).display().to_string()]);
+        member.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+        ByHand::shell("rm", &["-rf", &member.data.display().to_string()]);
+        ByHand::rename(&aside(member), &member.data);
+    }
+    for name in [format!("{timeline}.history"), format!("{timeline}00000000")] {
+        ByHand::shell("rm", &["-r", &archive.join(name).display().to_string()]);
     }
 }
 
@@ -241,6 +262,12 @@ fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) 
     let [primary, standbys @ ..] = members else { panic!("no members") };
     let begun = Instant::now();
     primary.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
+    // Before there is a new timeline, which they would follow and then be of no use to whoever changes his mind.
+    std::thread::scope(|scope| {
+        for standby in standbys {
+            scope.spawn(|| standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]));
+        }
+    });
     let target = format!("--target={}", time.replace('T', " ").replace('Z', "+00"));
     let set = format!("--set={set}");
     let options = [&set, "--type=time", &target, "--target-action=pause", "--target-timeline=current"];
@@ -271,14 +298,13 @@ fn by_script(members: &[ByHand], time: &str, set: &str) -> (Duration, Duration) 
         for standby in standbys {
             let set = &set;
             scope.spawn(move || {
-                standby.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
                 ByHand::rename(&standby.data, &aside(standby));
                 standby.restore(&standby.data, &aside(standby), &[set, "--type=standby"]);
                 standby.start();
             });
         }
     });
-    let streaming = since(begun, "the standbys to stream", || primary.sql(STREAMING) == "2");
+    let streaming = since(begun, "the standbys to stream", || primary.sql(STREAMING).contains("all stream"));
     (writable, streaming)
 }
 
@@ -309,7 +335,7 @@ pub(crate) fn rebuild(report: &mut Report) {
             "SELECT string_agg(application_name, ',') FROM pg_stat_replication WHERE state = 'streaming'";
         theirs.push(since(begun, "the standby to stream", || primary.sql(names).contains("zone2")));
     };
-    in_turns(2 * ROUNDS + 1, cellar, script);
+    in_turns(ROUNDS + 1, cellar, script);
     for member in &members {
         member.pg_ctl(&["stop", "-m", "immediate", "-s"]);
     }
