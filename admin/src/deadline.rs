@@ -34,6 +34,11 @@ impl Deadline {
         Self(Instant::now() + asked.map_or(patience, |asked| patience.min(asked * 9 / 10)))
     }
 
+    /// So long from now, for what nobody waits for.
+    pub(crate) fn within(patience: Duration) -> Self {
+        Self(Instant::now() + patience)
+    }
+
     pub(crate) fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }

@@ -3,7 +3,7 @@
 //! It validates requests against the topology, records jobs, and answers from
 //! a mirror of etcd. It is stateless: any number may run beside each other, and
 //! the transactions' guards settle who wins. One of them leads and keeps house:
-//! it moves locks on, closes what nobody else can end, and bounds the history.
+//! it moves locks on, closes what nobody else can end, bounds the history, and asks for what schedules want.
 //! What changes something is written to the audit log first.
 //!
 //! multiadmin never runs pgBackRest and never touches a data directory.
@@ -31,6 +31,8 @@ mod poolers;
 mod refusal;
 mod renewal;
 mod request;
+mod scheduler;
+mod schedules;
 mod server;
 mod service;
 mod stored;
@@ -42,4 +44,5 @@ pub use audit::{AuditLog, AuditLogError};
 pub use leader::Leading;
 pub use pooler_clients::{Dial, dial_with_tls};
 pub use renewal::{OwnCertificates, Renewal};
+pub use scheduler::Scheduler;
 pub use server::{ServeError, serve};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, dial_with_tls, serve};
+use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
 use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_tls::{
@@ -106,7 +106,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         tls_dir: tls_dir.clone(),
         revoked: revoked.clone(),
     };
-    let mut caring = vec![tokio::spawn(certificates.watch())];
+    let scheduler = Scheduler::new(admin.clone(), identity.clone());
+    let mut caring = vec![tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),

@@ -5,10 +5,12 @@ use std::time::Duration;
 use cellar_api::{from_message, v1};
 use cellar_model::{
     BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, ExpireParams, JobId,
-    JobRequest, Refusal, RequestId, RestoreParams, Target, Timeline,
+    JobRequest, MOST_CELLS, Refusal, RequestId, RestoreParams, ScheduleName, ScheduledBackup, ScheduledDrill,
+    ScheduledWork, Target, Timeline,
 };
 
 use crate::refusal::invalid;
+use crate::schedules::Wish;
 use crate::submit::{Wanted, Work};
 
 /// Longest accepted timeout. A job that may run for longer is one that nobody gives up.
@@ -230,25 +232,50 @@ pub(crate) fn check(message: &v1::CheckArchiveRequest, requested_by: String) -> 
     })
 }
 
-pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> Result<Wanted, Refusal> {
+/// The parameters of a drill, of the newest backup unless the request names one.
+fn drill_params(
+    checks: &[String],
+    check_database: &str,
+    skip_amcheck: bool,
+    nice: Option<u32>,
+    rate: Option<u64>,
+) -> Result<DrillParams, Refusal> {
     let bad =
         |check: &&String| check.trim().is_empty() || check.len() > LONGEST_CHECK || check.contains('\0');
-    if message.checks.len() > MOST_CHECKS || message.checks.iter().any(|check| bad(&check)) {
+    if checks.len() > MOST_CHECKS || checks.iter().any(|check| bad(&check)) {
         return Err(invalid(
             "checks",
             format!("at most {MOST_CHECKS} checks of SQL, each of 1 byte to 64 KiB"),
         ));
     }
-    if message.check_database.contains(char::is_control) || message.check_database.len() > 63 {
+    if check_database.contains(char::is_control) || check_database.len() > 63 {
         return Err(invalid(
             "check_database",
             "a database's name has at most 63 bytes and no control characters",
         ));
     }
-    let nice = message.nice.unwrap_or(DRILL_NICE);
+    let nice = nice.unwrap_or(DRILL_NICE);
     if nice > 19 {
         return Err(invalid("nice", "a niceness is between 0 and 19"));
     }
+    Ok(DrillParams {
+        backup: None,
+        checks: checks.to_vec(),
+        check_database: check_database.to_owned(),
+        skip_amcheck,
+        nice,
+        max_bytes_per_second: rate.unwrap_or(DRILL_RATE),
+    })
+}
+
+pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> Result<Wanted, Refusal> {
+    let params = drill_params(
+        &message.checks,
+        &message.check_database,
+        message.skip_amcheck,
+        message.nice,
+        message.max_bytes_per_second,
+    )?;
     Ok(Wanted {
         request: job_request(
             &message.database,
@@ -257,14 +284,57 @@ pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> 
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Drill(DrillParams {
-            backup: named_backup(&message.backup)?,
-            checks: message.checks.clone(),
-            check_database: message.check_database.clone(),
-            skip_amcheck: message.skip_amcheck,
-            nice,
-            max_bytes_per_second: message.max_bytes_per_second.unwrap_or(DRILL_RATE),
-        }),
+        work: Work::Drill(DrillParams { backup: named_backup(&message.backup)?, ..params }),
         queue: false,
+    })
+}
+
+pub(crate) fn schedule_name(text: &str) -> Result<ScheduleName, Refusal> {
+    text.parse().map_err(|error: cellar_model::NameError| invalid("name", error.to_string()))
+}
+
+pub(crate) fn schedule(message: &v1::PutScheduleRequest) -> Result<Wish, Refusal> {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let work = message.work.as_ref().and_then(|work| work.work.as_ref());
+    Ok(Wish {
+        database: database("database", &message.database)?,
+        name: schedule_name(&message.name)?,
+        cron: given(&message.cron),
+        time_zone: given(&message.time_zone),
+        work: work.map(scheduled).transpose()?,
+        paused: message.paused,
+    })
+}
+
+fn scheduled(work: &v1::scheduled_work::Work) -> Result<ScheduledWork, Refusal> {
+    use v1::scheduled_work::Work as Asked;
+    Ok(match work {
+        Asked::Backup(backup) => {
+            let cells: Vec<CellName> =
+                backup.cells.iter().map(|text| cell("cells", text)).collect::<Result<_, _>>()?;
+            let distinct: std::collections::BTreeSet<&CellName> = cells.iter().collect();
+            if cells.is_empty() || cells.len() > MOST_CELLS || distinct.len() < cells.len() {
+                return Err(invalid("cells", format!("a backup names 1 to {MOST_CELLS} cells, each once")));
+            }
+            let params = BackupParams {
+                backup_type: backup_type(backup.r#type)?,
+                allow_primary: backup.allow_primary,
+                max_lag_bytes: backup.max_lag_bytes,
+            };
+            ScheduledWork::Backup(ScheduledBackup { cells, params })
+        }
+        Asked::Expire(_) => ScheduledWork::Expire {},
+        Asked::Verify(_) => ScheduledWork::Verify {},
+        Asked::Check(_) => ScheduledWork::Check {},
+        Asked::Drill(drill) => ScheduledWork::Drill(ScheduledDrill {
+            cell: drill.cell.as_deref().map_or(Ok(None), |text| named_cell("cell", text))?,
+            params: drill_params(
+                &drill.checks,
+                &drill.check_database,
+                drill.skip_amcheck,
+                drill.nice,
+                drill.max_bytes_per_second,
+            )?,
+        }),
     })
 }

@@ -17,6 +17,7 @@ use crate::backups::LISTING;
 use crate::cells::NewCell;
 use crate::deadline::Deadline;
 use crate::refusal::{internal, to_status};
+use crate::schedules::Caller;
 use crate::submit::Wanted;
 use crate::{caller, page, request};
 
@@ -29,6 +30,10 @@ fn answer<T>(result: Result<T, Refusal>) -> Answer<T> {
 
 fn job_message(job: &cellar_model::Job) -> Result<v1::Job, Refusal> {
     to_message(job).map_err(|error: ConvertError| internal(&error))
+}
+
+fn schedule_message(schedule: &cellar_model::Schedule) -> Result<v1::Schedule, Refusal> {
+    to_message(schedule).map_err(|error: ConvertError| internal(&error))
 }
 
 fn cell_message(cell: &cellar_model::Cell) -> Result<v1::Cell, Refusal> {
@@ -44,6 +49,12 @@ trait Made: Send + 'static {
 impl Made for v1::Job {
     fn job(&self) -> Option<JobId> {
         self.id.parse().ok()
+    }
+}
+
+impl Made for v1::Schedule {
+    fn job(&self) -> Option<JobId> {
+        None
     }
 }
 
@@ -293,6 +304,37 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             self.pooler(database.as_ref(), &cell, deadline).await
         };
         answer(work.await)
+    }
+
+    async fn list_schedules(
+        &self,
+        request: Request<v1::ListSchedulesRequest>,
+    ) -> Answer<v1::ListSchedulesResponse> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = request::database("database", &request.get_ref().database)?;
+            self.list_schedules(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn put_schedule(&self, request: Request<v1::PutScheduleRequest>) -> Answer<v1::Schedule> {
+        let work = async |admin: Self, request: Request<v1::PutScheduleRequest>, deadline| {
+            let caller = Caller::of(&request);
+            let wish = request::schedule(request.get_ref())?;
+            schedule_message(&admin.put_schedule(&wish, &caller, deadline).await?)
+        };
+        self.audited("PutSchedule", request, work).await
+    }
+
+    async fn delete_schedule(&self, request: Request<v1::DeleteScheduleRequest>) -> Answer<v1::Schedule> {
+        let work = async |admin: Self, request: Request<v1::DeleteScheduleRequest>, deadline| {
+            let (caller, message) = (Caller::of(&request), request.get_ref());
+            let database = request::database("database", &message.database)?;
+            let name = request::schedule_name(&message.name)?;
+            schedule_message(&admin.delete_schedule(database.as_ref(), &name, &caller, deadline).await?)
+        };
+        self.audited("DeleteSchedule", request, work).await
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {

@@ -290,6 +290,11 @@ impl Admin {
         }
     }
 
+    /// Whether the request would be taken on as things are, as far as planning sees it.
+    pub(crate) fn would_accept(&self, wanted: &Wanted) -> Result<(), Refusal> {
+        self.attempt(wanted, JobId::new(Uuid::now_v7())).map(drop)
+    }
+
     /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
     /// thoroughly.
     async fn place(

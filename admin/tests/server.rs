@@ -558,6 +558,17 @@ proptest! {
             call!(verify_backups, v1::VerifyBackupsRequest { database: a.clone(), cell: b.clone(), timeout, request_id: c.clone() });
             call!(expire_backups, v1::ExpireBackupsRequest { database: a.clone(), cell: b.clone(), backup: c.clone(), timeout, request_id: d.clone(), ..Default::default() });
             call!(check_archive, v1::CheckArchiveRequest { database: a.clone(), timeout, request_id: b.clone() });
+            let drill = v1::ScheduledDrill { cell: Some(b.clone()), checks: vec![d.clone()], check_database: c.clone(), nice: Some(size), ..Default::default() };
+            let work = match n % 3 {
+                0 => v1::scheduled_work::Work::Backup(v1::ScheduledBackup { cells: vec![a.clone(), b.clone()], r#type: n, ..Default::default() }),
+                1 => v1::scheduled_work::Work::Drill(drill),
+                _ => v1::scheduled_work::Work::Verify(v1::ScheduledVerification {}),
+            };
+            let work = Some(v1::ScheduledWork { work: Some(work) });
+            call!(list_schedules, v1::ListSchedulesRequest { database: a.clone() });
+            call!(put_schedule, v1::PutScheduleRequest { database: a.clone(), name: b.clone(), cron: c.clone(), time_zone: d.clone(), work: work.clone(), paused: None });
+            call!(put_schedule, v1::PutScheduleRequest { name: "nightly".into(), cron: a.clone(), time_zone: b.clone(), work, ..Default::default() });
+            call!(delete_schedule, v1::DeleteScheduleRequest { database: a.clone(), name: b.clone() });
             for status in codes.into_iter().flatten() {
                 // It is refused for a reason that programs can read, and it is never a bug of ours.
                 let reason = cellar_api::reason_of(&status).expect("a stable code");
@@ -565,7 +576,7 @@ proptest! {
             }
             // Whatever it was, each call of a method that changes something has its two lines, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 14, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 17, "{lines:?}");
         });
     }
 }

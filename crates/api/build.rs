@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["topology", "job", "audit", "multiadmin", "multipooler"]
+    let files = ["topology", "job", "schedule", "audit", "multiadmin", "multipooler"]
         .map(|name| format!("cellar/v1/{name}.proto"));
     let descriptors = protox::compile(files, [&root])?;
     let encoded = descriptors.encode_to_vec();

@@ -1,9 +1,9 @@
 //! What must hold of the texts that become names, positions and records.
 
 use cellar_model::{
-    Archive, BackupLabel, CellName, ClusterName, History, Incarnation, JobId, JobRecord, Keyspace, Leader,
-    Lineage, Lock, Lsn, Pooler, PoolerStatus, Principal, RestorePointName, Run, SegmentSize, StanzaName,
-    Target, Timeline, parse_timestamp, path_fault, timestamp_text,
+    Archive, BackupLabel, Calendar, CellName, ClusterName, History, Incarnation, JobId, JobRecord, Keyspace,
+    Leader, Lineage, Lock, Lsn, Pooler, PoolerStatus, Principal, RestorePointName, Run, Schedule,
+    SegmentSize, StanzaName, Target, Timeline, parse_timestamp, path_fault, timestamp_text,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +68,22 @@ pub fn texts(data: &[u8]) {
         assert!(text.starts_with("spiffe://demo/"));
     }
     let _ = path_fault(text);
+    calendar(text);
+}
+
+/// Five fields and a zone: their times lie in the future and rise.
+fn calendar(text: &str) {
+    let (cron, zone) = text.rsplit_once(' ').unwrap_or((text, ""));
+    for calendar in [Calendar::new(text, ""), Calendar::new(cron, zone)].into_iter().flatten() {
+        let again = Calendar::new(calendar.cron(), calendar.time_zone());
+        assert_eq!(again.as_ref(), Ok(&calendar));
+        let mut after = parse_timestamp("2026-03-28T22:59:59Z").expect("a time");
+        for _ in 0..5 {
+            let Some(next) = calendar.next(after) else { break };
+            assert!(next > after, "{calendar}: {next} is not after {after}");
+            after = next;
+        }
+    }
 }
 
 /// What is read from etcd is written back as it is understood.
@@ -88,5 +104,6 @@ pub fn records(data: &[u8]) {
     record::<Leader>(data);
     record::<Lock>(data);
     record::<Incarnation>(data);
+    record::<Schedule>(data);
     record::<Target>(data);
 }

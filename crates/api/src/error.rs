@@ -12,7 +12,11 @@ const DOMAIN: &str = "cellar";
 fn grpc_of(code: Code) -> Grpc {
     match code {
         Code::InvalidArgument | Code::RequestIdReused => Grpc::InvalidArgument,
-        Code::UnknownCell | Code::UnknownDatabase | Code::UnknownJob | Code::UnknownBackup => Grpc::NotFound,
+        Code::UnknownCell
+        | Code::UnknownDatabase
+        | Code::UnknownJob
+        | Code::UnknownBackup
+        | Code::UnknownSchedule => Grpc::NotFound,
         Code::AlreadyExists => Grpc::AlreadyExists,
         Code::CellDown
         | Code::IsPrimary

@@ -145,6 +145,27 @@ fn cell() {
 }
 
 #[test]
+fn schedule() {
+    let last = [json!({"due": TIME, "job": ID}), json!({"due": TIME, "error": error()})];
+    let works = [
+        json!({"backup": {"cells": ["zone3", "zone2"], "type": "BACKUP_TYPE_FULL", "allowPrimary": true, "maxLagBytes": "7"}}),
+        json!({"expire": {}}),
+        json!({"verify": {}}),
+        json!({"check": {}}),
+        json!({"drill": {
+            "cell": "zone2", "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
+            "maxBytesPerSecond": "9",
+        }}),
+    ];
+    for (at, work) in works.iter().enumerate() {
+        same::<cellar_model::Schedule, v1::Schedule>(&json!({
+            "database": "app", "name": "nightly", "calendar": {"cron": "30 1 * * *", "timeZone": "Europe/Berlin"},
+            "work": work, "paused": true, "setBy": "me", "settled": TIME, "last": last[at % 2],
+        }));
+    }
+}
+
+#[test]
 fn database() {
     same::<cellar_model::Database, v1::Database>(&json!({
         "name": "app", "stanza": "s", "repoPath": "/r", "retention": {"full": 7}, "bootstrapCell": "zone1", "portOffset": 9,

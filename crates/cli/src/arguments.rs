@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     audit, backup, backups, cells, certs, check, completions, config, down, drill, exec, expire, jobs,
-    rebuild, restore, status, up, verify,
+    rebuild, restore, schedules, status, up, verify,
 };
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Expire(expire::Expire),
     Check(check::Check),
+    #[command(subcommand)]
+    Schedules(schedules::Schedules),
     #[command(subcommand)]
     Cells(cells::Cells),
     #[command(subcommand)]

@@ -1,6 +1,7 @@
 //! Every human output as a person sees it, from fixed messages, and every `--help`.
 
 mod restores;
+mod schedules;
 mod upkeep;
 
 use cellar_api::v1::{

@@ -146,6 +146,10 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
+    // Of work that needs more, its own role: see `to_schedule`.
+    ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/DeleteSchedule", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/ListAudit", VIEWER, Reads),
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
@@ -186,6 +190,15 @@ pub fn to_cancel(kind: crate::JobKind) -> OperatorRole {
     match kind {
         Restore | Rollback | Confirm | Fence | Recover | Swap | Discard => OperatorRole::Admin,
         Expire => TO_EXPIRE,
+        _ => OperatorRole::Operator,
+    }
+}
+
+/// What it needs to set, change or delete a schedule of such work: as much as to ask for the work.
+#[must_use]
+pub fn to_schedule(work: &crate::ScheduledWork) -> OperatorRole {
+    match work {
+        crate::ScheduledWork::Expire {} => TO_EXPIRE,
         _ => OperatorRole::Operator,
     }
 }

@@ -155,6 +155,7 @@ pub const RECORDED: &[&str] = &[
     "backup",
     "cell",
     "checkDatabase",
+    "cron",
     "database",
     "directory",
     "dryRun",
@@ -167,13 +168,18 @@ pub const RECORDED: &[&str] = &[
     "name",
     "nice",
     "onto",
+    "paused",
     "queue",
     "requestId",
+    // The schedule that asked.
+    "schedule",
     "skipAmcheck",
     "target",
+    "timeZone",
     "timeline",
     "timeout",
     "type",
+    "work",
 ];
 
 /// Fields of requests of which only the fact is written down that they were given.
@@ -240,15 +246,30 @@ fn take(text: &str, left: &mut usize) -> String {
     kept
 }
 
+/// `value` without what is withheld, however deep it lies.
+fn veiled(value: Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.into_iter().map(veiled).collect()),
+        Value::Object(fields) => {
+            let open = |name: &str| !WITHHELD.contains(&name);
+            Value::Object(veiled_fields(fields, open))
+        }
+        other => other,
+    }
+}
+
+fn veiled_fields(fields: Map<String, Value>, open: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let shown = fields.into_iter().map(|(name, value)| {
+        let value = if open(&name) { veiled(value) } else { Value::String(WITHHELD_VALUE.to_owned()) };
+        (name, value)
+    });
+    shown.collect()
+}
+
 /// What of a request's fields may be written down: those that are known to hold no secret, cut to a size.
 #[must_use]
 pub fn recordable(fields: Map<String, Value>) -> Map<String, Value> {
-    let open = |name: &str| RECORDED.contains(&name);
-    let shown = fields.into_iter().map(|(name, value)| {
-        let value = if open(&name) { value } else { Value::String(WITHHELD_VALUE.to_owned()) };
-        (name, value)
-    });
-    fit_fields(shown.collect(), &mut { ALL_TEXT })
+    fit_fields(veiled_fields(fields, |name| RECORDED.contains(&name)), &mut { ALL_TEXT })
 }
 
 /// Newest records that etcd keeps.
@@ -314,6 +335,9 @@ mod tests {
         let expected = json!({
             "cell": "zone3", "queue": true, "checks": "(withheld)", "repoKey": "(withheld)", "target": {"lsn": "0/1"},
         });
+        assert_eq!(Value::Object(kept), expected);
+        let kept = arguments(json!({"work": {"drill": {"cell": "zone3", "checks": ["SELECT 'hunter2'"]}}}));
+        let expected = json!({"work": {"drill": {"cell": "zone3", "checks": "(withheld)"}}});
         assert_eq!(Value::Object(kept), expected);
         assert!(WITHHELD.iter().all(|name| !RECORDED.contains(name)));
     }

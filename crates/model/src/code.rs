@@ -38,6 +38,8 @@ codes! {
     UnknownDatabase = "UNKNOWN_DATABASE",
     /// No job of that id.
     UnknownJob = "UNKNOWN_JOB",
+    /// No schedule of that name.
+    UnknownSchedule = "UNKNOWN_SCHEDULE",
     /// No backup of that label.
     UnknownBackup = "UNKNOWN_BACKUP",
     /// It exists already.

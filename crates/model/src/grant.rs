@@ -96,6 +96,7 @@ mod tests {
             Key::Pooler(app.clone(), zone1.clone()),
             Key::Lock(app.clone()),
             Key::Incarnation(app.clone()),
+            Key::Schedule(app.clone(), "nightly".parse().unwrap()),
             Key::Revocations,
             Key::AdminLeader,
         ] {

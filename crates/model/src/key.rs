@@ -4,7 +4,7 @@
 //! walls: a pooler writes only `status/`, `runs/` and `claims/` below its own
 //! `<db>/<cell>`, and `leaders/<db>`.
 
-use crate::{AuditId, CellName, ClusterName, DatabaseName, JobId};
+use crate::{AuditId, CellName, ClusterName, DatabaseName, JobId, ScheduleName};
 
 /// The address of one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,8 @@ pub enum Key {
     Lock(DatabaseName),
     /// Which copy of the database is the true one; written by multiadmin only.
     Incarnation(DatabaseName),
+    /// `schedules/<db>/<name>`: [`crate::Schedule`].
+    Schedule(DatabaseName, ScheduleName),
     /// `revocations/list`: [`crate::RevocationList`].
     Revocations,
     /// `admins/leader`: the leading multiadmin, bound to a lease.
@@ -89,6 +91,7 @@ impl Keyspace {
             Key::Claim(db, cell, id) => format!("{p}claims/{db}/{cell}/{id}"),
             Key::Lock(db) => format!("{p}locks/{db}"),
             Key::Incarnation(db) => format!("{p}incarnations/{db}"),
+            Key::Schedule(db, name) => format!("{p}schedules/{db}/{name}"),
             Key::Revocations => format!("{p}revocations/list"),
             Key::AdminLeader => format!("{p}admins/leader"),
             Key::Audit(id) => format!("{p}audit/{id}"),
@@ -113,6 +116,7 @@ impl Keyspace {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
                 if kind == "poolers" { Key::Pooler(db, cell) } else { Key::Status(db, cell) }
             }
+            "schedules" => Key::Schedule(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?),
             "jobs" => Key::Job(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?),
             "runs" | "claims" => {
                 let (db, cell, id) =
@@ -144,7 +148,8 @@ mod tests {
             Key::Run(db.clone(), cell.clone(), id),
             Key::Claim(db.clone(), cell, id),
             Key::Lock(db.clone()),
-            Key::Incarnation(db),
+            Key::Incarnation(db.clone()),
+            Key::Schedule(db, "nightly".parse().unwrap()),
             Key::Revocations,
             Key::AdminLeader,
             Key::Audit(AuditId::new(uuid::Uuid::from_u128(8))),

@@ -28,6 +28,7 @@ mod precondition;
 mod proof;
 mod recovery;
 mod restore;
+mod schedule;
 mod secret;
 mod snapshot;
 mod topology;
@@ -56,7 +57,7 @@ pub use layout::{
 };
 pub use lock::{Lock, LockDecision};
 pub use lsn::{Lsn, SystemIdentifier, Timeline};
-pub use name::{CellName, ClusterName, DatabaseName, NameError, StanzaName};
+pub use name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};
 pub use outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use path_rule::{path_fault, value_fault};
 pub use pgbackrest_name::{PgbackrestName, PgbackrestNameError};
@@ -72,6 +73,10 @@ pub use restore::{
     CellPlan, DrillCheck, DrillParams, DrillResult, FenceResult, Incarnation, RebuildResult, RecoverParams,
     RecoveryResult, RecoveryWindow, RestoreParams, RestorePlan, RestorePointError, RestorePointName,
     RestoreResult, Target,
+};
+pub use schedule::{
+    Calendar, CalendarError, MOST_CELLS, START_WITHIN, Schedule, ScheduledBackup, ScheduledDrill,
+    ScheduledRun, ScheduledWork, Turn,
 };
 pub use secret::{Secret, SecretError};
 pub use snapshot::Snapshot;

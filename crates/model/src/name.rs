@@ -1,4 +1,4 @@
-//! Names of clusters, cells, databases and stanzas.
+//! Names of clusters, cells, databases, stanzas and schedules.
 //!
 //! They become directory names, etcd key segments, certificate subjects and
 //! pgBackRest section headers, so one narrow alphabet serves all of them:
@@ -116,6 +116,10 @@ name_type!(
 name_type!(
     /// A pgBackRest stanza.
     StanzaName, "stanza"
+);
+name_type!(
+    /// A schedule of a database.
+    ScheduleName, "schedule"
 );
 
 #[cfg(test)]

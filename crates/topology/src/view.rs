@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use cellar_model::{
     AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key,
-    Keyspace, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Snapshot, join, with_steps,
+    Keyspace, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule, ScheduleName, Snapshot,
+    join, with_steps,
 };
 use serde::de::DeserializeOwned;
 
@@ -42,6 +43,8 @@ pub struct View {
     pub locks: BTreeMap<DatabaseName, Lock>,
     /// Which copies of the databases are the true ones.
     pub incarnations: BTreeMap<DatabaseName, Incarnation>,
+    /// What multiadmin asks for by itself.
+    pub schedules: BTreeMap<(DatabaseName, ScheduleName), Schedule>,
     /// The certificates that nobody accepts any more.
     pub revocations: Option<RevocationList>,
     /// The leading multiadmin.
@@ -237,6 +240,11 @@ impl View {
             Key::Incarnation(db) => {
                 self.incarnations.insert(db.clone(), read(entry)?);
             }
+            Key::Schedule(db, name) => {
+                let record: Schedule = read(entry)?;
+                same(&(db, name), &(&record.database, &record.name))?;
+                self.schedules.insert((db.clone(), name.clone()), record);
+            }
             Key::Revocations => self.revocations = Some(read(entry)?),
             Key::AdminLeader => self.admin_leader = Some(read(entry)?),
             Key::Audit(id) => {
@@ -266,6 +274,7 @@ impl View {
             Key::Claim(db, cell, id) => drop(self.claims.remove(&(db.clone(), cell.clone(), *id))),
             Key::Lock(db) => drop(self.locks.remove(db)),
             Key::Incarnation(db) => drop(self.incarnations.remove(db)),
+            Key::Schedule(db, name) => drop(self.schedules.remove(&(db.clone(), name.clone()))),
             Key::Revocations => self.revocations = None,
             Key::AdminLeader => self.admin_leader = None,
             Key::Audit(id) => drop(self.audit.remove(id)),
@@ -339,12 +348,12 @@ mod tests {
         s.put(&zone(1).1, &cell("zone1", 0));
         s.put_raw("/cellar/demo/cells/zone2", "{ not JSON");
         s.put_raw("/cellar/demo/cells/zone3", r#"{"name":"zone3"}"#);
-        s.put_raw("/cellar/demo/schedules/app/nightly", "{}");
+        s.put_raw("/cellar/demo/gauges/app/nightly", "{}");
         s.put_raw("/cellar/demo/cells/ZONE", "{}");
         s.put_raw("/cellar/demo/admins/leader", "17");
         assert_eq!(s.view.cells.keys().collect::<Vec<_>>(), [&zone(1).0]);
         assert_eq!(s.view.admin_leader, None);
-        let named = ["admins/leader", "cells/ZONE", "cells/zone2", "cells/zone3", "schedules/app/nightly"];
+        let named = ["admins/leader", "cells/ZONE", "cells/zone2", "cells/zone3", "gauges/app/nightly"];
         assert_eq!(s.unreadable(), named.map(|name| format!("/cellar/demo/{name}")));
         assert!(s.view.unreadable["/cellar/demo/cells/zone3"].contains("host"), "says what is missing");
         // Mended, removed.

@@ -26,5 +26,6 @@ mod revocation;
 mod role_change;
 mod rotation;
 mod runbooks;
+mod schedules;
 mod secrets;
 mod upkeep;

@@ -17,13 +17,36 @@ use crate::units::{parse_duration, parse_size};
 
 /// How much a backup copies.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Kind {
+pub(crate) enum Kind {
     /// Every file
     Full,
     /// What changed since the last full backup
     Diff,
     /// What changed since the last backup
     Incr,
+}
+
+impl Kind {
+    /// As requests carry it.
+    pub(crate) fn message(self) -> BackupType {
+        match self {
+            Self::Full => BackupType::Full,
+            Self::Diff => BackupType::Diff,
+            Self::Incr => BackupType::Incr,
+        }
+    }
+}
+
+/// The limit of lag as requests carry it.
+pub(crate) fn max_lag_bytes(given: Option<u64>) -> Outcome<u64> {
+    if given == Some(0) {
+        // The API reads 0 as "the default", which is not what was meant.
+        return Err(Failure::usage(
+            "--max-lag 0 is refused: 1 byte is the least",
+            "give a size such as 16MiB",
+        ));
+    }
+    Ok(given.unwrap_or(0))
 }
 
 /// Back up exactly the cell you name, and prove it
@@ -72,35 +95,19 @@ async fn primary(target: &Target, database: &str) -> Option<String> {
 }
 
 impl Backup {
-    fn request(&self, global: &Global) -> BackupRequest {
-        let kind = match self.kind {
-            Kind::Full => BackupType::Full,
-            Kind::Diff => BackupType::Diff,
-            Kind::Incr => BackupType::Incr,
-        };
-        BackupRequest {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let request = BackupRequest {
             database: super::database(global),
             cell: self.from.to_string(),
-            r#type: kind.into(),
+            r#type: self.kind.message().into(),
             allow_primary: self.allow_primary,
             queue: self.queue,
-            max_lag_bytes: self.max_lag.unwrap_or(0),
+            max_lag_bytes: max_lag_bytes(self.max_lag)?,
             timeout: self.timeout.map(span),
             request_id: request_id(self.request_id.as_ref()),
-        }
-    }
-
-    pub(crate) async fn run(self, global: &Global) -> Outcome {
-        if self.max_lag == Some(0) {
-            // The API reads 0 as "the default", which is not what was meant.
-            return Err(Failure::usage(
-                "--max-lag 0 is refused: 1 byte is the least",
-                "give a size such as 16MiB",
-            ));
-        }
+        };
         let target = global.target()?;
         let client = target.client()?;
-        let request = self.request(global);
         let job = call(&target, || {
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.backup(request).await }

@@ -34,24 +34,8 @@ pub(crate) struct Drill {
     /// The backup [default: the newest]
     #[arg(long, value_name = "LABEL")]
     backup: Option<BackupLabel>,
-    /// SQL that must run without error; its rows, if it returns any, must begin with true. May be repeated
-    #[arg(long, value_name = "SQL")]
-    check: Vec<String>,
-    /// A file whose whole content is one such check. May be repeated
-    #[arg(long, value_name = "FILE")]
-    check_file: Vec<PathBuf>,
-    /// The database in which the checks run [default: postgres]
-    #[arg(long, value_name = "NAME")]
-    check_database: Option<String>,
-    /// Leave pg_amcheck out
-    #[arg(long)]
-    skip_amcheck: bool,
-    /// Niceness of everything it runs [default: 19]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=19))]
-    nice: Option<u32>,
-    /// Restore at most so much a second; 0 for no limit [default: 32MiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_rate: Option<u64>,
+    #[command(flatten)]
+    checks: Checks,
     /// Print the job and end at once
     #[arg(long)]
     no_wait: bool,
@@ -63,6 +47,29 @@ pub(crate) struct Drill {
     request_id: Option<RequestId>,
 }
 
+/// How the copy is looked at, and what that may cost.
+#[derive(Debug, Args)]
+pub(crate) struct Checks {
+    /// SQL that must run without error; its rows, if it returns any, must begin with true. May be repeated
+    #[arg(long, value_name = "SQL")]
+    check: Vec<String>,
+    /// A file whose whole content is one such check. May be repeated
+    #[arg(long, value_name = "FILE")]
+    check_file: Vec<PathBuf>,
+    /// The database in which the checks run [default: postgres]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) check_database: Option<String>,
+    /// Leave pg_amcheck out
+    #[arg(long)]
+    pub(crate) skip_amcheck: bool,
+    /// Niceness of everything it runs [default: 19]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=19))]
+    pub(crate) nice: Option<u32>,
+    /// Restore at most so much a second; 0 for no limit [default: 32MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_rate: Option<u64>,
+}
+
 fn read_check(path: &Path) -> Outcome<String> {
     std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory => {
@@ -72,8 +79,9 @@ fn read_check(path: &Path) -> Outcome<String> {
     })
 }
 
-impl Drill {
-    fn checks(&self) -> Outcome<Vec<String>> {
+impl Checks {
+    /// All checks, those in files included.
+    pub(crate) fn texts(&self) -> Outcome<Vec<String>> {
         let mut checks = self.check.clone();
         for path in &self.check_file {
             checks.push(read_check(path)?);
@@ -86,9 +94,11 @@ impl Drill {
         }
         Ok(checks)
     }
+}
 
+impl Drill {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let checks = self.checks()?;
+        let checks = self.checks.texts()?;
         let target = global.target()?;
         let client = target.client()?;
         let request = DrillRestoreRequest {
@@ -96,10 +106,10 @@ impl Drill {
             cell: self.on.map(|cell| cell.to_string()).unwrap_or_default(),
             backup: self.backup.map(|label| label.to_string()).unwrap_or_default(),
             checks,
-            check_database: self.check_database.unwrap_or_default(),
-            skip_amcheck: self.skip_amcheck,
-            nice: self.nice,
-            max_bytes_per_second: self.max_rate,
+            check_database: self.checks.check_database.unwrap_or_default(),
+            skip_amcheck: self.checks.skip_amcheck,
+            nice: self.checks.nice,
+            max_bytes_per_second: self.checks.max_rate,
             timeout: self.timeout.map(span),
             request_id: request_id(self.request_id.as_ref()),
         };
@@ -141,7 +151,7 @@ mod tests {
         std::fs::write(&file, "select 1;\nselect true;\n").unwrap();
         std::fs::write(&empty, "\n").unwrap();
         let checks = |arguments: &[&str]| {
-            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.checks()
+            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.checks.texts()
         };
         let path = file.to_str().unwrap();
         assert_eq!(
@@ -156,7 +166,7 @@ mod tests {
     #[test]
     fn no_limit_is_not_the_default() {
         let rate = |arguments: &[&str]| {
-            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.max_rate
+            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.checks.max_rate
         };
         assert_eq!(rate(&["--max-rate", "0"]), Some(0));
         assert_eq!(rate(&["--max-rate", "10MiB"]), Some(10 << 20));

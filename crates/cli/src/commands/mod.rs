@@ -17,6 +17,7 @@ pub(crate) mod expire;
 pub(crate) mod jobs;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
+pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod verify;
@@ -40,6 +41,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Verify(command) => command.run(&global).await,
         Command::Expire(command) => command.run(&global).await,
         Command::Check(command) => command.run(&global).await,
+        Command::Schedules(command) => command.run(&global).await,
         Command::Audit(command) => command.run(&global).await,
         Command::Cells(command) => command.run(&global).await,
         Command::Certs(command) => command.run(&global).await,

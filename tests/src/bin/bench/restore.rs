@@ -247,7 +247,8 @@ fn aside(member: &ByHand) -> PathBuf {
 /// the old standbys would follow its timeline.
 fn put_back(members: &[ByHand], archive: &Path) {
     let [primary, ..] = members else { panic!("no members") };
-    let timeline = primary.sql("SELECT upper(lpad(to_hex(timeline_id), 8, '0')) FROM pg_control_checkpoint()");
+    let timeline =
+        primary.sql("SELECT upper(lpad(to_hex(timeline_id), 8, '0')) FROM pg_control_checkpoint()");
     for member in members {
         member.pg_ctl(&["stop", "-m", "fast", "-w", "-s"]);
         ByHand::shell("rm", &["-rf", &member.data.display().to_string()]);
