@@ -24,7 +24,7 @@ use crate::submit::{Wanted, Work};
 const TICK: Duration = Duration::from_secs(1);
 
 /// How soon a run that was refused is tried again.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Scheduler {
         if view.job(&id).is_some() {
             return Some(Ok(id));
         }
-        let last = schedule.last.as_ref()?.job?;
+        let last = schedule.newest_job?;
         let runs = view.job(&last).is_some_and(|job| !job.state.is_terminal());
         runs.then(|| {
             Err(Refusal::new(Code::Busy, format!("the run before, job {last}, has not ended"))
@@ -178,7 +178,8 @@ impl Scheduler {
             tracing::warn!(schedule = %name, due = %run.due, reason, "a scheduled run cannot begin yet");
         }
         let settled = if open { schedule.settled } else { run.due };
-        let noted = Schedule { settled, last: Some(run), ..schedule.clone() };
+        let newest_job = run.job.or(schedule.newest_job);
+        let noted = Schedule { settled, last: Some(run), newest_job, ..schedule.clone() };
         let key = Key::Schedule(schedule.database.clone(), schedule.name.clone());
         let commit = self.admin.store.transaction().expect(&key, revision).put(&key, &noted).commit();
         match Deadline::within(PATIENCE).call(commit).await {

@@ -106,6 +106,7 @@ impl Wish {
             set_by: caller.identity.clone(),
             settled: timestamp_ms(now),
             last: present.and_then(|old| old.last.clone()),
+            newest_job: present.and_then(|old| old.newest_job),
         })
     }
 }

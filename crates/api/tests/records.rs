@@ -161,6 +161,7 @@ fn schedule() {
         same::<cellar_model::Schedule, v1::Schedule>(&json!({
             "database": "app", "name": "nightly", "calendar": {"cron": "30 1 * * *", "timeZone": "Europe/Berlin"},
             "work": work, "paused": true, "setBy": "me", "settled": TIME, "last": last[at % 2],
+            "newestJob": OTHER,
         }));
     }
 }

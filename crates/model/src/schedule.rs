@@ -245,6 +245,9 @@ pub struct Schedule {
     /// How the last one went.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last: Option<ScheduledRun>,
+    /// The job that was begun last, for this due time or an earlier one. None begins beside it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub newest_job: Option<JobId>,
 }
 
 /// What a schedule wants at a moment.
@@ -333,6 +336,7 @@ mod tests {
             set_by: "me".into(),
             settled: time(settled),
             last: None,
+            newest_job: None,
         }
     }
 
