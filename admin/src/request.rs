@@ -5,8 +5,8 @@ use std::time::Duration;
 use cellar_api::{from_message, v1};
 use cellar_model::{
     BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, ExpireParams, JobId,
-    JobRequest, MOST_CELLS, Refusal, RequestId, RestoreParams, ScheduleName, ScheduledBackup, ScheduledDrill,
-    ScheduledWork, Target, Timeline,
+    JobRequest, MOST_CELLS, Refusal, RequestId, RestoreParams, SCHEDULE_REQUESTS, ScheduleName,
+    ScheduledBackup, ScheduledDrill, ScheduledWork, Target, Timeline,
 };
 
 use crate::refusal::invalid;
@@ -36,6 +36,10 @@ pub(crate) fn job_id(text: &str) -> Result<JobId, Refusal> {
 fn request_id(text: &str) -> Result<Option<RequestId>, Refusal> {
     if text.is_empty() {
         return Ok(None);
+    }
+    if text.starts_with(SCHEDULE_REQUESTS) {
+        let message = format!("request ids that begin with {SCHEDULE_REQUESTS} are those of schedules");
+        return Err(invalid("request_id", message).hint("choose another one"));
     }
     text.parse().map(Some).map_err(|error: &str| invalid("request_id", error))
 }

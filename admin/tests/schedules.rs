@@ -10,7 +10,7 @@ use cellar_admin::{Admin, Leading, Scheduler};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::v1::scheduled_work::Work;
-use cellar_model::{AuditOutcome, Code, JobId, JobState, Key, Schedule, ScheduleName};
+use cellar_model::{AuditOutcome, Code, JobId, JobState, Key, Schedule, ScheduleName, Turn};
 use jiff::{SignedDuration, Timestamp};
 use support::{World, db, status, wait_for, zone};
 use tonic::{Request, Status};
@@ -257,6 +257,22 @@ async fn a_schedule_that_could_never_run_is_refused() {
     assert_eq!(cellar_api::reason_of(&status), Some(Code::QueueFull));
     // One that is there may still be changed.
     put(&admin, v1::PutScheduleRequest { name: "s7".into(), ..good }).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_takes_a_runs_place() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    put(&admin, often(backup_from(&[3]))).await.unwrap();
+    age(&world, MINUTES).await;
+    let due = match stored(&world).await.turn(Timestamp::now()) {
+        Turn::Begin(due) => due,
+        other => panic!("{other:?}"),
+    };
+    let id = stored(&world).await.request_id(due).unwrap().to_string();
+    let request = v1::CheckArchiveRequest { request_id: id, ..Default::default() };
+    let status = admin.check_archive(Request::new(request)).await.unwrap_err();
+    assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "request_id");
 }
 
 #[tokio::test]

@@ -75,8 +75,8 @@ pub use restore::{
     RestoreResult, Target,
 };
 pub use schedule::{
-    Calendar, CalendarError, MOST_CELLS, START_WITHIN, Schedule, ScheduledBackup, ScheduledDrill,
-    ScheduledRun, ScheduledWork, Turn,
+    Calendar, CalendarError, MOST_CELLS, SCHEDULE_REQUESTS, START_WITHIN, Schedule, ScheduledBackup,
+    ScheduledDrill, ScheduledRun, ScheduledWork, Turn,
 };
 pub use secret::{Secret, SecretError};
 pub use snapshot::Snapshot;

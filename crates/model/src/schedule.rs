@@ -17,6 +17,9 @@ use crate::{BackupParams, CellName, DatabaseName, DrillParams, JobError, JobId, 
 /// begins at noon, when everybody works, is worse than none.
 pub const START_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
+/// How the names of runs' requests begin. Nobody else may use such a name, and take a run's place with it.
+pub const SCHEDULE_REQUESTS: &str = "schedule/";
+
 /// Cells that one schedule may name.
 pub const MOST_CELLS: usize = 16;
 
@@ -293,7 +296,7 @@ impl Schedule {
     /// The name of the request for a due time's run.
     #[must_use]
     pub fn request_id(&self, due: Timestamp) -> Option<RequestId> {
-        format!("schedule/{}/{}", self.name, crate::timestamp_text(due)).parse().ok()
+        format!("{SCHEDULE_REQUESTS}{}/{}", self.name, crate::timestamp_text(due)).parse().ok()
     }
 
     /// Who asks for its runs.
