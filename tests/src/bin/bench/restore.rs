@@ -136,8 +136,8 @@ fn moment(cluster: &Cluster) -> String {
 
 const WRITABLE: &str = "CREATE TEMP TABLE t (); SELECT 'writable'";
 
-/// Returns when two standbys stream. The primary waits by itself: a client that connects again and again takes a
-/// third of two processors from those who restore.
+/// Returns when two standbys stream. The primary waits by itself: beside a client that connects again and again a
+/// restore took a third longer (measured on two processors).
 const STREAMING: &str = "SET statement_timeout = '300s';
     DO $$ BEGIN
         WHILE (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming') < 2 LOOP
