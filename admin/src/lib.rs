@@ -9,40 +9,21 @@
 //! multiadmin never runs pgBackRest and never touches a data directory.
 
 mod admin;
+mod api;
 mod audit;
-mod backups;
 mod caller;
-mod cancel;
-mod cells;
-mod closing;
-mod databases;
+mod cluster;
 mod deadline;
-mod ended;
-mod execute;
-mod health;
-mod housekeeping;
-mod job_log;
 mod jobs;
 mod leader;
-mod observations;
 mod page;
 mod pooler_clients;
-mod poolers;
 mod refusal;
-mod renewal;
-mod request;
-mod scheduler;
-mod schedules;
-mod server;
-mod service;
-mod stored;
-mod submit;
-mod watch_job;
 
 pub use admin::Admin;
+pub use api::server::{ServeError, serve};
 pub use audit::{AuditLog, AuditLogError};
-pub use leader::Leading;
+pub use leader::election::Leading;
+pub use leader::renewal::{OwnCertificates, Renewal};
+pub use leader::scheduler::Scheduler;
 pub use pooler_clients::{Dial, dial_with_tls};
-pub use renewal::{OwnCertificates, Renewal};
-pub use scheduler::Scheduler;
-pub use server::{ServeError, serve};

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
-use cellar_daemon::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_model::{ClusterName, Keyspace};
+use cellar_system::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
 use cellar_tls::{
     CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
     SERVER_CERTIFICATE, SERVER_KEY, ServerFiles, Stamps, TlsError, install_ring_provider, read_revocations,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_daemon::{OsUser, running_pid};
 use cellar_model::{ClusterName, Key, Keyspace};
+use cellar_system::{OsUser, running_pid};
 use cellar_tls::{ClientTls, KeyFile, LeafRequest, OperatorRole, generate_ca, install_ring_provider, issue};
 use cellar_topology::{EtcdKv, Store};
 use nix::sys::signal::{Signal, kill};

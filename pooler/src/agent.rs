@@ -4,17 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_daemon::OsUser;
 use cellar_model::{
     CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal, SegmentSize,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
+use cellar_system::OsUser;
 use cellar_tls::{ReloadableServerConfig, Revoked};
 use cellar_topology::{EtcdKv, LeaseKeeper, Mirror, Store};
 use tokio::sync::Notify;
 
-use crate::reporter::Report;
+use crate::services::reporter::Report;
 
 /// How long a probe may take before "no answer" is the answer. A healthy instance needs a
 /// millisecond; a frozen one must not hold up the loop.

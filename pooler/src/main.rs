@@ -1,8 +1,8 @@
 //! `multipooler`: the agent beside one PostgreSQL instance.
 
 use anyhow::Context;
-use cellar_daemon::{OsUser, PidFile, become_user, init_logging};
 use cellar_pooler::{Arguments, run};
+use cellar_system::{OsUser, PidFile, become_user, init_logging};
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {

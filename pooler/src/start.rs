@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cellar_daemon::{OsUser, shutdown_requested};
 use cellar_model::{CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
+use cellar_system::{OsUser, shutdown_requested};
 use cellar_tls::{ClientTls, Revoked};
 use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
-use crate::{Arguments, certificates, reporter, server, supervisor, tls_server, worker};
+use crate::arguments::Arguments;
+use crate::instance::supervisor;
+use crate::jobs::worker;
+use crate::services::{certificates, pgbackrest_server, reporter, server};
 
 /// Seconds without renewal after which this process counts as gone. Short enough that a dead cell
 /// is seen before an operator wonders, long enough for an etcd restart.
@@ -77,7 +80,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let loops = [
         tokio::task::spawn_local(reporter::report(Rc::clone(&agent))),
         tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent))),
-        tokio::task::spawn_local(tls_server::supervise(Rc::clone(&agent))),
+        tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
         tokio::task::spawn_local(certificates::watch(Rc::clone(&agent))),
     ];

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::preflight::Finding;
+use crate::preflight::checks::Finding;
 
 /// Programs of others, with the Debian package that has each.
 const FOREIGN: [(&str, &str); 3] =

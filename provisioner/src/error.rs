@@ -4,14 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_daemon::UserError;
 use cellar_model::LayoutError;
 use cellar_pgbackrest::{ConfigError, PassphraseError};
 use cellar_postgres::PostgresError;
+use cellar_system::UserError;
 use cellar_tls::TlsError;
 use cellar_topology::StoreError;
 
-use crate::{Finding, SpecError};
+use crate::preflight::checks::Finding;
+use crate::spec::cluster_spec::SpecError;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, ProvisionError>;

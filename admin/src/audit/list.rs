@@ -7,9 +7,10 @@ use cellar_model::{AuditId, AuditOutcome, AuditRecord, JobId, Refusal};
 use jiff::Timestamp;
 
 use crate::admin::Admin;
+use crate::api::request;
 use crate::deadline::Deadline;
+use crate::page;
 use crate::refusal::{internal, invalid};
-use crate::{page, request};
 
 /// Longest part of an identity that is looked for; identities are shorter.
 const LONGEST_IDENTITY: usize = 500;

@@ -5,7 +5,7 @@ use cellar_provisioner::{Cluster, Steps};
 use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use crate::units;
+use crate::render::units;
 
 /// One line per step on stderr, with the time since the command began.
 pub(crate) fn steps() -> Steps {

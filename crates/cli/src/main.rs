@@ -1,25 +1,15 @@
 //! `cellar`: what a person types. Local clusters, backups, jobs and cells.
 
 mod arguments;
-mod asked;
+mod client;
 mod commands;
-mod drilled;
 mod failure;
-mod follow;
 mod local;
 mod output;
-mod proof;
 mod question;
-mod restored;
-mod retry;
-mod steps;
-mod table;
-mod target;
+mod render;
 #[cfg(test)]
 mod tests;
-mod units;
-mod upkept;
-mod when;
 
 use std::process::ExitCode;
 
@@ -68,7 +58,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         tokio::select! {
             result = commands::run(arguments) => result,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { job: follow::current_job() }),
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { job: client::follow::current_job() }),
         }
     });
     // A blocking task that still runs (a lookup, a disk) must not keep the terminal.

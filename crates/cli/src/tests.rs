@@ -14,9 +14,9 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
+use crate::client::follow::Lines;
 use crate::commands::{audit, backups, cells, doctor, jobs, status};
-use crate::follow::Lines;
-use crate::proof;
+use crate::render::proof;
 
 fn message<M: serde::de::DeserializeOwned>(value: Value) -> M {
     serde_json::from_value(value).unwrap()

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::arguments::{Form, Global};
+use crate::client::retry::call;
 use crate::failure::Outcome;
 use crate::output;
-use crate::retry::call;
-use crate::table::Table;
-use crate::units;
-use crate::when::parse_past;
+use crate::render::table::Table;
+use crate::render::units;
+use crate::render::when::parse_past;
 
 /// Who asked for what change, and whether it was done
 #[derive(Debug, Subcommand)]

@@ -7,13 +7,13 @@ use cellar_model::{CellName, RequestId};
 use clap::{Args, ValueEnum};
 
 use crate::arguments::Global;
-use crate::asked::{request_id, span, to_its_end};
+use crate::client::retry::call;
+use crate::client::submit::{request_id, span, to_its_end};
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use crate::proof::summary;
-use crate::retry::call;
-use crate::target::Target;
-use crate::units::{parse_duration, parse_size};
+use crate::render::proof::summary;
+use crate::render::units::{parse_duration, parse_size};
 
 /// How much a backup copies.
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -5,13 +5,12 @@ use cellar_model::BackupLabel;
 use clap::Subcommand;
 
 use crate::arguments::{Form, Global};
-use crate::drilled;
+use crate::client::retry::call;
 use crate::failure::Outcome;
 use crate::output;
-use crate::proof::type_word;
-use crate::retry::call;
-use crate::table::{NOTHING, Table};
-use crate::units;
+use crate::render::proof::type_word;
+use crate::render::table::{NOTHING, Table};
+use crate::render::{drill, units};
 
 /// What the repository holds
 #[derive(Debug, Subcommand)]
@@ -76,7 +75,7 @@ pub(crate) fn render_list(answer: &ListBackupsResponse) -> String {
             units::time(backup.stop_time.as_ref()),
             units::size(backup.size_bytes),
             units::size(backup.repo_bytes),
-            drilled::column(backup.last_drill.as_ref()),
+            drill::column(backup.last_drill.as_ref()),
         ]);
     }
     table.render()
@@ -102,7 +101,7 @@ pub(crate) fn render_one(backup: &Backup) -> String {
         ("added", units::size(backup.repo_bytes)),
         ("WAL positions", format!("{} to {}", or_nothing(&backup.start_lsn), or_nothing(&backup.stop_lsn))),
         ("WAL segments", format!("{} to {}", or_nothing(&backup.wal_start), or_nothing(&backup.wal_stop))),
-        ("last drill", drilled::full(backup.last_drill.as_ref())),
+        ("last drill", drill::full(backup.last_drill.as_ref())),
     ];
     if let Some(took) = units::between(backup.start_time.as_ref(), backup.stop_time.as_ref()) {
         lines.insert(8, ("took", units::duration(took)));

@@ -8,12 +8,11 @@ use cellar_provisioner::{add_cell, remove_cell};
 use clap::Subcommand;
 
 use crate::arguments::{Form, Global};
+use crate::client::retry::call;
 use crate::failure::Outcome;
-use crate::local;
-use crate::output;
-use crate::retry::call;
-use crate::table::Table;
-use crate::units::parse_duration;
+use crate::render::table::Table;
+use crate::render::units::parse_duration;
+use crate::{local, output};
 
 /// Cells that a running cluster has, gets and loses
 #[derive(Debug, Subcommand)]

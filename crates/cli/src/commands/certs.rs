@@ -10,12 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::arguments::{Form, Global};
+use crate::client::target::absolute;
 use crate::failure::Outcome;
-use crate::local;
-use crate::output;
-use crate::table::Table;
-use crate::target::absolute;
-use crate::units::{duration, parse_duration};
+use crate::render::table::Table;
+use crate::render::units::{duration, parse_duration};
+use crate::{local, output};
 
 /// Certificates of a local cluster: who has one, until when, and new ones for people and programs
 #[derive(Debug, Subcommand)]

@@ -7,12 +7,12 @@ use cellar_model::RequestId;
 use clap::Args;
 
 use crate::arguments::Global;
-use crate::asked::{request_id, span, to_its_end};
+use crate::client::retry::call;
+use crate::client::submit::{request_id, span, to_its_end};
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use crate::retry::call;
-use crate::units::parse_duration;
-use crate::upkept::checked;
+use crate::render::maintenance::checked;
+use crate::render::units::parse_duration;
 
 /// See that WAL arrives in the repository
 ///

@@ -7,10 +7,9 @@ use cellar_provisioner::{ClusterSpec, ProvisionError, generate_configs};
 use clap::Subcommand;
 
 use crate::arguments::Global;
+use crate::client::target::absolute;
 use crate::failure::{Failure, Outcome};
-use crate::local;
-use crate::output;
-use crate::target::absolute;
+use crate::{local, output};
 
 /// Generated pgbackrest.conf files
 #[derive(Debug, Subcommand)]

@@ -6,8 +6,7 @@ use cellar_provisioner::{Cluster, Finding, ProcessHealth};
 use crate::arguments::{Form, Global};
 use crate::commands::status::poolers;
 use crate::failure::{Failure, Outcome};
-use crate::local;
-use crate::output;
+use crate::{local, output};
 
 /// What was found, in the order in which it is worth mending.
 pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[String]) -> String {

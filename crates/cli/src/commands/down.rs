@@ -5,8 +5,7 @@ use clap::Args;
 
 use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
-use crate::local;
-use crate::output;
+use crate::{local, output};
 
 /// End every process of a local cluster; its data stays
 #[derive(Debug, Args)]

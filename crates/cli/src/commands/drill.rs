@@ -8,13 +8,13 @@ use cellar_model::{BackupLabel, CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::asked::{accepted, judge, request_id, span};
-use crate::drilled::report;
+use crate::client::follow::follow;
+use crate::client::retry::call;
+use crate::client::submit::{accepted, judge, request_id, span};
 use crate::failure::{Failure, Outcome};
-use crate::follow::follow;
 use crate::output;
-use crate::retry::call;
-use crate::units::{parse_duration, parse_size};
+use crate::render::drill::report;
+use crate::render::units::{parse_duration, parse_size};
 
 /// Prove that a backup can be restored, by restoring it
 ///

@@ -7,15 +7,15 @@ use cellar_model::{BackupLabel, CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::asked::{accepted, judge, request_id, span};
+use crate::client::follow::follow;
+use crate::client::retry::call;
+use crate::client::submit::{accepted, judge, request_id, span};
+use crate::client::target::{Client, Target};
 use crate::failure::{Failure, Outcome};
-use crate::follow::follow;
 use crate::output;
 use crate::question::{ask, can_be_asked};
-use crate::retry::call;
-use crate::target::{Client, Target};
-use crate::units::parse_duration;
-use crate::upkept::expired;
+use crate::render::maintenance::expired;
+use crate::render::units::parse_duration;
 
 /// Take away the backups and the WAL that the retention does not keep
 ///

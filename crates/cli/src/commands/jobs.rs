@@ -8,18 +8,14 @@ use cellar_model::JobId;
 use clap::Subcommand;
 
 use crate::arguments::{Form, Global};
-use crate::asked::judge;
-use crate::drilled;
+use crate::client::follow::{follow, is_terminal};
+use crate::client::retry::call;
+use crate::client::submit::judge;
 use crate::failure::Outcome;
-use crate::follow::{follow, is_terminal};
 use crate::output;
-use crate::proof::summary;
-use crate::restored;
-use crate::retry::call;
-use crate::steps;
-use crate::table::Table;
-use crate::units;
-use crate::upkept;
+use crate::render::proof::summary;
+use crate::render::table::Table;
+use crate::render::{drill, maintenance, restore, steps, units};
 
 /// How many jobs are asked for at once at least when some of them are going to be hidden.
 const LEAST_PAGE: u32 = 100;
@@ -122,7 +118,7 @@ fn result_detail(result: &JobResult) -> Option<String> {
     None.or_else(|| backup.as_ref().map(|backup| backup.label.clone()))
         .or_else(|| restore.as_ref().and_then(|restore| restore.recovery.as_ref().map(reached)))
         .or_else(|| recovery.as_ref().map(reached))
-        .or_else(|| plan.as_ref().map(|plan| format!("to {}", restored::target(plan.target.as_ref()))))
+        .or_else(|| plan.as_ref().map(|plan| format!("to {}", restore::target(plan.target.as_ref()))))
         .or_else(|| {
             rebuild.as_ref().and_then(|rebuild| rebuild.backup.as_ref().map(|from| format!("from {from}")))
         })
@@ -203,7 +199,7 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
     let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
     let flag = |is_set: bool, words: &str| if is_set { words.to_owned() } else { String::new() };
     if let Some(backup) = &job.backup {
-        lines.push(("type", crate::proof::type_word(backup.r#type()).to_owned()));
+        lines.push(("type", crate::render::proof::type_word(backup.r#type()).to_owned()));
         lines.push(("primary", flag(backup.allow_primary, "allowed as source")));
     }
     if let Some(rebuild) = &job.rebuild {
@@ -213,14 +209,14 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
         lines.push(("put back", put_back.unwrap_or_default()));
     }
     if let Some(restore) = &job.restore {
-        lines.push(("target", restored::target(restore.target.as_ref())));
+        lines.push(("target", restore::target(restore.target.as_ref())));
         lines.push(("timeline", number(restore.timeline)));
         lines.push(("onto", restore.onto.clone().unwrap_or_default()));
         lines.push(("in place", flag(restore.in_place, "yes: the old data is not kept")));
     }
     if let Some(recover) = &job.recover {
         let kept = recover.kept.as_ref().map(|id| format!("what was kept for restore {id}"));
-        lines.push(("target", restored::target(recover.target.as_ref())));
+        lines.push(("target", restore::target(recover.target.as_ref())));
         lines.push(("timeline", recover.timeline.to_string()));
         lines.push(("from", recover.set.clone().or(kept).unwrap_or_default()));
         lines.push(("last WAL", recover.last_segment.clone().unwrap_or_default()));
@@ -258,15 +254,15 @@ fn results(job: &Job) -> String {
     let JobResult { backup, plan, fence, recovery, restore, rebuild, drill, expire, verify, check } = result;
     let parts = [
         backup.as_ref().map(|backup| summary(job, backup, None)),
-        plan.as_ref().map(|plan| restored::plan(job, plan)),
-        fence.as_ref().map(restored::fenced),
-        recovery.as_ref().map(restored::recovered),
-        restore.as_ref().map(|restore| restored::summary(job, restore)),
-        rebuild.as_ref().map(restored::rebuilt),
-        drill.as_ref().map(|drill| drilled::report(job, drill)),
-        expire.as_ref().map(|expire| upkept::expired(job, expire)),
-        verify.as_ref().map(|verify| upkept::verified(job, verify)),
-        check.as_ref().map(|check| upkept::checked(job, check)),
+        plan.as_ref().map(|plan| restore::plan(job, plan)),
+        fence.as_ref().map(restore::fenced),
+        recovery.as_ref().map(restore::recovered),
+        restore.as_ref().map(|restore| restore::summary(job, restore)),
+        rebuild.as_ref().map(restore::rebuilt),
+        drill.as_ref().map(|drill| drill::report(job, drill)),
+        expire.as_ref().map(|expire| maintenance::expired(job, expire)),
+        verify.as_ref().map(|verify| maintenance::verified(job, verify)),
+        check.as_ref().map(|check| maintenance::checked(job, check)),
     ];
     parts.into_iter().flatten().map(|part| format!("\n{part}")).collect()
 }

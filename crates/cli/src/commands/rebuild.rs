@@ -7,12 +7,12 @@ use cellar_model::{CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::Global;
-use crate::asked::{request_id, span, to_its_end};
+use crate::client::retry::call;
+use crate::client::submit::{request_id, span, to_its_end};
 use crate::failure::Outcome;
 use crate::local::took;
 use crate::output;
-use crate::retry::call;
-use crate::units::parse_duration;
+use crate::render::units::parse_duration;
 
 /// Make a standby anew from the repository
 ///

@@ -12,17 +12,17 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use crate::arguments::{Form, Global};
-use crate::asked::{accepted, judge, request_id, span, to_its_end};
+use crate::client::follow::follow;
+use crate::client::retry::call;
+use crate::client::submit::{accepted, judge, request_id, span, to_its_end};
+use crate::client::target::{Client, Target};
 use crate::failure::{Failure, Outcome};
-use crate::follow::follow;
 use crate::local::took;
 use crate::output;
 use crate::question::{ask, can_be_asked};
-use crate::restored;
-use crate::retry::call;
-use crate::target::{Client, Target};
-use crate::units::parse_duration;
-use crate::when::{parse_time, understood};
+use crate::render::restore;
+use crate::render::units::parse_duration;
+use crate::render::when::{parse_time, understood};
 
 /// Bring the whole database back to a point in time
 ///
@@ -158,7 +158,7 @@ pub(crate) fn plan_of(job: &Job) -> Outcome<&RestorePlan> {
 /// The question before a restore.
 pub(crate) fn question(job: &Job, plan: &RestorePlan) -> String {
     let cell = job.restore.as_ref().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
-    format!("Restore database {} in cell {cell} to {}?", job.database, restored::target(plan.target.as_ref()))
+    format!("Restore database {} in cell {cell} to {}?", job.database, restore::target(plan.target.as_ref()))
 }
 
 async fn start_plan(target: &Target, client: &Client, request: &RestoreDatabaseRequest) -> Outcome<Job> {
@@ -203,7 +203,7 @@ async fn finish(global: &Global, target: &Target, job: &Job) -> Outcome {
     match (global.output, job.result.as_ref().and_then(|result| result.restore.as_ref())) {
         (Form::Json, _) => output::json(&job)?,
         (Form::Human, Some(result)) => {
-            output::print(&format!("{}{}", restored::summary(&job, result), restored::next(&job, result)))?;
+            output::print(&format!("{}{}", restore::summary(&job, result), restore::next(&job, result)))?;
         }
         (Form::Human, None) if job.state() == JobState::Succeeded => {
             return Err(Failure::Bug(format!("job {} succeeded without a result", job.id)));
@@ -276,7 +276,7 @@ impl Restore {
         output::note(&format!("planning (job {})", job.id));
         let job = follow(target, &job.id, true, |_| Ok(())).await?;
         let plan = plan_of(&job)?;
-        output::note(&format!("\n{}", restored::plan(&job, plan)));
+        output::note(&format!("\n{}", restore::plan(&job, plan)));
         if self.how.yes {
             return Ok(());
         }
@@ -295,7 +295,7 @@ impl Restore {
             output::json(&job)?;
             return plan_of(&job).map(drop);
         }
-        output::print(&restored::plan(&job, plan_of(&job)?))
+        output::print(&restore::plan(&job, plan_of(&job)?))
     }
 }
 

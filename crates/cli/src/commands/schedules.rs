@@ -10,18 +10,18 @@ use cellar_model::{CellName, RequestId, ScheduleName};
 use clap::{Args, Subcommand};
 
 use crate::arguments::{Form, Global};
-use crate::asked::{accepted, judge, request_id};
+use crate::client::follow::follow;
+use crate::client::retry::call;
+use crate::client::submit::{accepted, judge, request_id};
+use crate::client::target::{Client, Target};
 use crate::commands::backup::{Kind, max_lag_bytes};
 use crate::commands::drill::Checks;
 use crate::commands::jobs::{kind_word, render_one, state_word};
 use crate::failure::{Failure, Outcome};
-use crate::follow::follow;
 use crate::output;
-use crate::proof::type_word;
-use crate::retry::call;
-use crate::table::Table;
-use crate::target::{Client, Target};
-use crate::units::{self, parse_size};
+use crate::render::proof::type_word;
+use crate::render::table::Table;
+use crate::render::units::{self, parse_size};
 
 /// Backups, drills and upkeep that multiadmin asks for by itself
 #[derive(Debug, Subcommand)]

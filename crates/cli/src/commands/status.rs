@@ -11,12 +11,12 @@ use cellar_provisioner::ProcessHealth;
 use clap::Args;
 
 use crate::arguments::{Form, Global};
+use crate::client::retry::call;
+use crate::client::target::Target;
 use crate::failure::Outcome;
 use crate::output;
-use crate::retry::call;
-use crate::table::{NOTHING, Table};
-use crate::target::Target;
-use crate::units;
+use crate::render::table::{NOTHING, Table};
+use crate::render::units;
 
 /// Show every cell: role, what it streams from, lag, archiving, certificates
 #[derive(Debug, Args)]

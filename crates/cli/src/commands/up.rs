@@ -10,11 +10,10 @@ use cellar_provisioner::{Cluster, PASSPHRASE_VARIABLE, PortOffset, UpOptions, re
 use clap::Args;
 
 use crate::arguments::{Form, Global};
+use crate::client::target::absolute;
 use crate::failure::{Failure, Outcome};
-use crate::local;
-use crate::output;
-use crate::target::absolute;
-use crate::units::parse_duration;
+use crate::render::units::parse_duration;
+use crate::{local, output};
 
 /// Start a local cluster, finish an interrupted start, or restart what died
 ///

@@ -7,13 +7,13 @@ use cellar_model::{CellName, RequestId};
 use clap::Args;
 
 use crate::arguments::{Form, Global};
-use crate::asked::{accepted, judge, request_id, span};
+use crate::client::follow::follow;
+use crate::client::retry::call;
+use crate::client::submit::{accepted, judge, request_id, span};
 use crate::failure::Outcome;
-use crate::follow::follow;
 use crate::output;
-use crate::retry::call;
-use crate::units::parse_duration;
-use crate::upkept::verified;
+use crate::render::maintenance::verified;
+use crate::render::units::parse_duration;
 
 /// Read the whole repository: every file by its checksum, and the WAL for gaps
 ///

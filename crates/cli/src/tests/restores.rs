@@ -5,10 +5,11 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 
 use super::message;
+use crate::client::follow::Lines;
 use crate::commands::{jobs, restore};
 use crate::failure::Failure;
-use crate::follow::Lines;
-use crate::{drilled, restored};
+use crate::render::drill;
+use crate::render::restore as restored;
 
 const RESTORE: &str = "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00";
 
@@ -278,7 +279,7 @@ fn the_report_of_a_drill() {
     let nothing = json!({"readableMillis": "0", "replayedMillis": "0", "lsn": "", "lastCommit": null});
     let stuck = drill("JOB_STATE_FAILED", &json!([]), &nothing);
     let text = [&good, &bad, &stuck]
-        .map(|job| drilled::report(job, job.result.as_ref().unwrap().drill.as_ref().unwrap()));
+        .map(|job| drill::report(job, job.result.as_ref().unwrap().drill.as_ref().unwrap()));
     assert_snapshot!(format!("{}----\n{}", text.join("----\n"), jobs::render_one(&good)));
 }
 

@@ -1,0 +1,8 @@
+//! The edge: gRPC methods, their requests parsed into the model's types, the server and its health.
+//!
+//! Calls [`crate::jobs`] and [`crate::cluster`]; nothing calls it but `main`.
+
+pub(crate) mod health;
+pub(crate) mod request;
+pub(crate) mod server;
+pub(crate) mod service;

@@ -1,0 +1,235 @@
+//! Adding a cell: its record, and a pooler in it for every database.
+
+use std::net::IpAddr;
+use std::path::{Component, Path};
+
+use cellar_model::{
+    Cell, CellLayout, CellName, Code, Key, PORT_SPAN, Pooler, Refusal, next_index, path_fault,
+};
+use cellar_topology::{Store, View};
+
+use super::{ATTEMPTS, BATCH, Serial};
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::refusal::{self, invalid};
+
+/// A cell as it was asked for, parsed.
+#[derive(Debug, Clone)]
+pub(crate) struct NewCell {
+    name: CellName,
+    host: String,
+    directory: String,
+    listen: String,
+}
+
+impl NewCell {
+    pub(crate) fn parse(name: &str, host: &str, directory: &str, listen: &str) -> Result<Self, Refusal> {
+        Ok(Self {
+            name: crate::api::request::cell("name", name)?,
+            host: check_host(host)?,
+            directory: check_directory(directory)?,
+            listen: check_listen(listen)?,
+        })
+    }
+}
+
+fn check_host(host: &str) -> Result<String, Refusal> {
+    let bad = |why: &str| Err(invalid("host", format!("the host {host:.80?} is not usable: {why}")));
+    if host.parse::<IpAddr>().is_ok() {
+        return bad("pgBackRest checks certificates against DNS names only, so an address cannot be used");
+    }
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
+        return bad("a DNS name is made of letters, digits, '-' and '.'");
+    }
+    // All-numeric last labels are addresses to resolvers, however many parts there are.
+    if host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        return bad("its last part is a number, as in an address");
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+fn check_directory(directory: &str) -> Result<String, Refusal> {
+    let bad = |why: &str| {
+        Err(invalid("directory", format!("the directory {directory:.120?} is not usable: {why}")))
+    };
+    if !directory.starts_with('/') {
+        return bad("it must be absolute");
+    }
+    let path = Path::new(directory);
+    if path.components().any(|part| matches!(part, Component::ParentDir)) {
+        return bad("it must not contain '..'");
+    }
+    if path.components().count() < 2 {
+        return bad("the root directory cannot be a cell's");
+    }
+    // One spelling: no doubled or trailing slashes.
+    let directory = path.components().collect::<std::path::PathBuf>().to_string_lossy().into_owned();
+    path_fault(&directory).map_or(Ok(directory), bad)
+}
+
+fn check_listen(listen: &str) -> Result<String, Refusal> {
+    if listen.is_empty() {
+        return Ok("0.0.0.0".to_owned());
+    }
+    match listen.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(_) => Err(invalid("listen", format!("{listen:.80?} is not an IP address to listen on"))),
+    }
+}
+
+/// The next step towards the cell being there.
+enum Step {
+    /// Nothing is left to do.
+    Done(Cell),
+    /// These records are missing.
+    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, serial: Serial },
+}
+
+impl Admin {
+    /// Adds the cell. Repeating the request is safe, and completes one that was cut short.
+    pub(crate) async fn add_cell(&self, new: &NewCell, deadline: Deadline) -> Result<Cell, Refusal> {
+        for attempt in 0..ATTEMPTS {
+            self.fresh(deadline).await?;
+            let step = plan(&self.view(), &self.store, new)?;
+            let (cell, is_new, poolers, serial) = match step {
+                Step::Done(cell) => return Ok(cell),
+                Step::Write { cell, is_new, poolers, serial } => (cell, is_new, poolers, serial),
+            };
+            let cell_key = Key::Cell(cell.name.clone());
+            let mut transaction = self
+                .store
+                .transaction()
+                .expect(&serial.key(), serial.revision)
+                .put(&serial.key(), &serial.database);
+            if is_new {
+                transaction = transaction.expect_absent(&cell_key).put(&cell_key, &cell);
+            }
+            for pooler in &poolers {
+                let key = Key::Pooler(pooler.database.clone(), pooler.cell.clone());
+                transaction = transaction.expect_absent(&key).put(&key, pooler);
+            }
+            let outcome = deadline.call(transaction.commit()).await;
+            if self.settled(outcome, &serial.key(), serial.revision, attempt, deadline).await? && is_new {
+                tracing::info!(cell = %cell.name, index = cell.index, host = cell.host, "added a cell");
+            }
+        }
+        Err(refusal::contended("the cells"))
+    }
+}
+
+fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
+    // Refused without a database: the cell would have no pooler, and nothing would order its index.
+    let Some(serial) = Serial::of(view) else {
+        return Err(Refusal::new(Code::UnknownDatabase, "the cluster has no database yet")
+            .hint("create one with `cellar up`")
+            .about("cell", &new.name));
+    };
+    // An index that cannot be read could be handed out twice.
+    let cells = store.keys().kind("cells");
+    if let Some((key, reason)) = view.unreadable.iter().find(|(key, _)| key.starts_with(&cells)) {
+        return Err(refusal::unreadable(key, reason));
+    }
+    let (cell, is_new) = match view.cells.get(&new.name) {
+        Some(cell) if cell.host == new.host && cell.directory == new.directory => (cell.clone(), false),
+        Some(cell) => {
+            return Err(Refusal::new(
+                Code::AlreadyExists,
+                format!("there is a cell {} already, at {}:{}", cell.name, cell.host, cell.directory),
+            )
+            .hint("choose another name")
+            .about("cell", &cell.name));
+        }
+        None => (fresh_cell(view, new)?, true),
+    };
+    let layout = CellLayout::new(&cell.directory);
+    let mut poolers = Vec::new();
+    for database in view.databases.values() {
+        let id = (database.name.clone(), cell.name.clone());
+        let known = view.revision(&Key::Pooler(id.0.clone(), id.1.clone())) != 0;
+        if !known && poolers.len() < BATCH {
+            let pooler = layout.pooler(database, &cell, &new.listen);
+            poolers.push(
+                pooler.map_err(|error| invalid("directory", error.to_string()).about("cell", &cell.name))?,
+            );
+        }
+    }
+    if !is_new && poolers.is_empty() {
+        return Ok(Step::Done(cell));
+    }
+    Ok(Step::Write { cell, is_new, poolers, serial })
+}
+
+fn fresh_cell(view: &View, new: &NewCell) -> Result<Cell, Refusal> {
+    let (host, directory) = (&new.host, &new.directory);
+    let shares = |cell: &&Cell| {
+        let (ours, theirs) = (Path::new(directory), Path::new(&cell.directory));
+        cell.host == *host && (ours.starts_with(theirs) || theirs.starts_with(ours))
+    };
+    if let Some(other) = view.cells.values().find(shares) {
+        return Err(invalid(
+            "directory",
+            format!("{directory} on {host} overlaps with {} of cell {}", other.directory, other.name),
+        )
+        .hint("each cell needs a directory of its own"));
+    }
+    let index = next_index(view.cells.values());
+    if index >= u32::from(PORT_SPAN) {
+        return Err(invalid(
+            "name",
+            format!("a cluster has at most {PORT_SPAN} cell indexes, and all are used"),
+        )
+        .hint("an index becomes free again when the cell with the highest one is removed"));
+    }
+    Ok(Cell { name: new.name.clone(), index, host: host.clone(), directory: directory.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn field(name: &str, host: &str, directory: &str, listen: &str) -> String {
+        let refusal = NewCell::parse(name, host, directory, listen).unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidArgument);
+        refusal.about["field"].clone()
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        assert_eq!(field("Zone4", "h", "/d", ""), "name");
+        for host in ["", "10.0.0.1", "::1", "a b", "-a", "a..b", "a;b", "1.2.3", "a\n"] {
+            assert_eq!(field("zone4", host, "/d", ""), "host", "{host:?}");
+        }
+        for directory in ["", "d", "/", "//", "/a/../b", "/a\n", "/a;b", "/a[1]", "/a ", "/#"] {
+            assert_eq!(field("zone4", "h", directory, ""), "directory", "{directory:?}");
+        }
+        for listen in ["x", "0.0.0.0:1", "*", " "] {
+            assert_eq!(field("zone4", "h", "/d", listen), "listen", "{listen:?}");
+        }
+    }
+
+    #[test]
+    fn one_thing_has_one_spelling() {
+        let new = NewCell::parse("zone4", "Zone4.Example.ORG", "//a//b/", "").unwrap();
+        assert_eq!((new.host.as_str(), new.directory.as_str()), ("zone4.example.org", "/a/b"));
+        assert_eq!(new.listen, "0.0.0.0");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_accepted_breaks_a_config(host in ".{0,20}", directory in "/.{0,40}", listen in ".{0,20}") {
+            if let Ok(new) = NewCell::parse("zone4", &host, &directory, &listen) {
+                for text in [new.host, new.directory, new.listen] {
+                    prop_assert!(!text.contains(['\n', '\r', ';', '#', '[', ']']));
+                }
+            }
+        }
+    }
+}

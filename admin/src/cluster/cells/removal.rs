@@ -1,0 +1,107 @@
+//! Removing a cell: everything that names it, except the jobs, which housekeeping closes.
+
+use cellar_model::{Cell, CellName, Code, DatabaseName, Key, Refusal, plan_cell_removal};
+use cellar_topology::View;
+
+use super::{ATTEMPTS, BATCH, Serial};
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::jobs::ended::{Stage, stage};
+use crate::refusal;
+
+/// The next step towards the cell being gone.
+struct Step {
+    cell: Cell,
+    cell_revision: i64,
+    serial: Option<Serial>,
+    /// Recorded primaries that the decision stands on.
+    leaders: Vec<(DatabaseName, i64)>,
+    /// Databases that lose their pooler in this step.
+    databases: Vec<DatabaseName>,
+    /// Whether nothing will be left after it.
+    last: bool,
+}
+
+impl Admin {
+    /// Removes the cell's records. Repeating a request that was cut short completes it.
+    pub(crate) async fn remove_cell(&self, name: &CellName, deadline: Deadline) -> Result<Cell, Refusal> {
+        let mut removing: Option<Cell> = None;
+        for attempt in 0..ATTEMPTS {
+            self.fresh(deadline).await?;
+            let step = match plan(&self.view(), name) {
+                Ok(step) => step,
+                // Gone since we began: our own doing, whose outcome was not known.
+                Err(refusal) if refusal.code == Code::UnknownCell => return removing.ok_or(refusal),
+                Err(refusal) => return Err(refusal),
+            };
+            let cell_key = Key::Cell(name.clone());
+            let mut transaction = self.store.transaction().expect(&cell_key, step.cell_revision);
+            if let Some(serial) = &step.serial {
+                transaction =
+                    transaction.expect(&serial.key(), serial.revision).put(&serial.key(), &serial.database);
+            }
+            for (database, revision) in &step.leaders {
+                transaction = transaction.expect(&Key::Leader(database.clone()), *revision);
+            }
+            for database in &step.databases {
+                transaction = transaction
+                    .delete(&Key::Pooler(database.clone(), name.clone()))
+                    .delete(&Key::Status(database.clone(), name.clone()));
+            }
+            if step.last {
+                transaction = transaction.delete(&cell_key);
+            }
+            let outcome = deadline.call(transaction.commit()).await;
+            let (key, before) = match &step.serial {
+                Some(serial) => (serial.key(), serial.revision),
+                None => (cell_key, step.cell_revision),
+            };
+            if self.settled(outcome, &key, before, attempt, deadline).await? && step.last {
+                tracing::info!(cell = %name, "removed a cell");
+                return Ok(step.cell);
+            }
+            removing = step.last.then_some(step.cell);
+        }
+        Err(refusal::contended("the cells"))
+    }
+}
+
+fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
+    plan_cell_removal(&view.snapshot(), name)?;
+    let Some(cell) = view.cells.get(name).cloned() else {
+        return Err(Refusal::new(Code::UnknownCell, format!("there is no cell {name}")).about("cell", name));
+    };
+    let running =
+        view.jobs.values().find(|record| record.cell == *name && stage(view, record) == Stage::Running);
+    if let Some(record) = running {
+        let (id, kind) = (record.id, record.kind);
+        return Err(Refusal::new(Code::Busy, format!("a {kind} runs on cell {name} (job {id})"))
+            .hint(format!("wait for it (`cellar jobs watch {id}`) or cancel it (`cellar jobs cancel {id}`)"))
+            .about("cell", name)
+            .about("job", id)
+            .about("database", &record.database));
+    }
+    let mut here: Vec<DatabaseName> = view
+        .databases
+        .keys()
+        .filter(|database| {
+            let id = ((*database).clone(), name.clone());
+            view.revision(&Key::Pooler(id.0.clone(), id.1.clone())) != 0 || view.status.contains_key(&id)
+        })
+        .cloned()
+        .collect();
+    let last = here.len() <= BATCH;
+    here.truncate(BATCH);
+    let leaders = here
+        .iter()
+        .map(|database| (database.clone(), view.revision(&Key::Leader(database.clone()))))
+        .collect();
+    Ok(Step {
+        cell_revision: view.revision(&Key::Cell(name.clone())),
+        serial: Serial::of(view),
+        cell,
+        leaders,
+        databases: here,
+        last,
+    })
+}

@@ -1,0 +1,47 @@
+//! Databases with what is known of them now.
+
+use cellar_api::{to_message, v1};
+use cellar_model::{DatabaseName, Refusal};
+use cellar_topology::View;
+
+use crate::admin::Admin;
+use crate::cluster::poolers::of_database;
+use crate::deadline::Deadline;
+use crate::jobs::ended;
+use crate::refusal;
+
+impl Admin {
+    pub(crate) async fn list_databases(
+        &self,
+        deadline: Deadline,
+    ) -> Result<v1::ListDatabasesResponse, Refusal> {
+        self.fresh(deadline).await?;
+        let view = self.view();
+        let databases: Result<_, _> = view.databases.keys().map(|name| show(&view, name)).collect();
+        Ok(v1::ListDatabasesResponse { databases: databases? })
+    }
+
+    pub(crate) async fn database(
+        &self,
+        name: Option<&DatabaseName>,
+        deadline: Deadline,
+    ) -> Result<v1::DatabaseView, Refusal> {
+        self.fresh(deadline).await?;
+        let view = self.view();
+        let name = &view.snapshot().database(name)?.name;
+        show(&view, name)
+    }
+}
+
+fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
+    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
+    // As it is for a new request: what has ended is not in the way, tidied up or not.
+    let lock = view.locks.get(name).map(|lock| lock.advanced(|id| ended::has_ended(view, name, id)));
+    Ok(v1::DatabaseView {
+        database: view.databases.get(name).map(to_message).transpose().map_err(bug)?,
+        leader: view.leaders.get(name).map(to_message).transpose().map_err(bug)?,
+        lock: lock.as_ref().map(to_message).transpose().map_err(bug)?,
+        incarnation: view.incarnations.get(name).map(to_message).transpose().map_err(bug)?,
+        cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
+    })
+}

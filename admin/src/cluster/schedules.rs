@@ -1,0 +1,236 @@
+//! Schedules as operators see them: listed, set, deleted. What they ask for is asked by the [`crate::leader::scheduler`].
+
+use cellar_api::{to_message, v1, wkt};
+use cellar_model::{
+    Calendar, Code, DatabaseName, Key, OperatorRole, Refusal, Schedule, ScheduleName, ScheduledWork, access,
+    timestamp_ms,
+};
+use cellar_topology::{StoreError, TxnOutcome, View};
+use jiff::Timestamp;
+
+use crate::admin::Admin;
+use crate::caller;
+use crate::deadline::Deadline;
+use crate::jobs::submit::MIRROR_PATIENCE;
+use crate::refusal::{self, invalid};
+
+/// Schedules that a database may have.
+const MOST: usize = 100;
+
+/// Races that may be lost; each means that somebody else changed the same schedule.
+const ATTEMPTS: u32 = 20;
+
+/// What to do about a calendar that is none.
+const CALENDAR: &str =
+    "such as --cron '30 1 * * MON-SAT' --time-zone Europe/Berlin: half past one, except on Sundays";
+
+/// A change of a schedule, parsed. What is not given stays as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) database: Option<DatabaseName>,
+    pub(crate) name: ScheduleName,
+    pub(crate) cron: Option<String>,
+    pub(crate) time_zone: Option<String>,
+    pub(crate) work: Option<ScheduledWork>,
+    pub(crate) paused: Option<bool>,
+}
+
+/// Who wants it.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) identity: String,
+    pub(crate) role: Option<OperatorRole>,
+}
+
+impl Caller {
+    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
+        Self { identity: caller::identity(request), role: caller::role(request) }
+    }
+
+    fn check(&self, work: &ScheduledWork) -> Result<(), Refusal> {
+        let needed = access::to_schedule(work);
+        if self.role.is_none_or(|role| role >= needed) {
+            return Ok(());
+        }
+        let message = format!("{} may not schedule that: it needs the role {needed}", self.identity);
+        Err(Refusal::new(Code::PermissionDenied, message)
+            .hint("ask somebody who may ask for the work itself"))
+    }
+}
+
+fn unknown(database: &DatabaseName, name: &ScheduleName) -> Refusal {
+    Refusal::new(Code::UnknownSchedule, format!("database {database} has no schedule {name}"))
+        .hint("see `cellar schedules list`")
+        .about("database", database)
+        .about("schedule", name)
+}
+
+impl Wish {
+    /// The schedule as it is to be.
+    fn apply(
+        &self,
+        view: &View,
+        database: &DatabaseName,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<Schedule, Refusal> {
+        let present = view.schedules.get(&(database.clone(), self.name.clone()));
+        let missing = |what| {
+            invalid(what, format!("there is no schedule {}, and a new one needs its {what}", self.name))
+                .hint("such as `cellar schedules set nightly --cron '30 1 * * *' backup --from zone3`")
+        };
+        let cron = self.cron.as_deref().or(present.map(|old| old.calendar.cron()));
+        let zone = self.time_zone.as_deref().or(present.map(|old| old.calendar.time_zone()));
+        let calendar = Calendar::new(cron.ok_or_else(|| missing("cron"))?, zone.unwrap_or_default())
+            .map_err(|error| invalid(calendar_field(&error), error.to_string()).hint(CALENDAR))?;
+        let work = self.work.clone().or_else(|| present.map(|old| old.work.clone()));
+        let work = work.ok_or_else(|| missing("work"))?;
+        // Also what it was: whoever may not ask for an expiry does not turn the schedule of one off either.
+        caller.check(&work)?;
+        present.map_or(Ok(()), |old| caller.check(&old.work))?;
+        for cell in named(&work) {
+            view.snapshot().pooler(&view.snapshot().database(Some(database))?.name, cell)?;
+        }
+        let of_database = view.schedules.keys().filter(|(of, _)| of == database).count();
+        if present.is_none() && of_database >= MOST {
+            let message = format!("database {database} has {MOST} schedules already");
+            return Err(Refusal::new(Code::QueueFull, message)
+                .hint("delete what is not needed (`cellar schedules remove`)"));
+        }
+        Ok(Schedule {
+            database: database.clone(),
+            name: self.name.clone(),
+            calendar,
+            work,
+            paused: self.paused.unwrap_or_else(|| present.is_some_and(|old| old.paused)),
+            set_by: caller.identity.clone(),
+            settled: timestamp_ms(now),
+            last: present.and_then(|old| old.last.clone()),
+            newest_job: present.and_then(|old| old.newest_job),
+        })
+    }
+}
+
+fn calendar_field(error: &cellar_model::CalendarError) -> &'static str {
+    match error {
+        cellar_model::CalendarError::TimeZone(_) => "time_zone",
+        _ => "cron",
+    }
+}
+
+/// The cells that the work names.
+fn named(work: &ScheduledWork) -> &[cellar_model::CellName] {
+    match work {
+        ScheduledWork::Backup(backup) => &backup.cells,
+        ScheduledWork::Drill(drill) => drill.cell.as_slice(),
+        ScheduledWork::Expire {} | ScheduledWork::Verify {} | ScheduledWork::Check {} => &[],
+    }
+}
+
+impl Admin {
+    pub(crate) async fn list_schedules(
+        &self,
+        database: Option<&DatabaseName>,
+        deadline: Deadline,
+    ) -> Result<v1::ListSchedulesResponse, Refusal> {
+        self.fresh(deadline).await?;
+        let view = self.view();
+        if let Some(database) = database {
+            view.snapshot().database(Some(database))?;
+        }
+        let now = Timestamp::now();
+        let wanted = |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
+        let schedules: Result<_, _> =
+            view.schedules.values().filter(wanted).map(|schedule| show(&view, schedule, now)).collect();
+        let prefix = self.store.keys().kind("schedules");
+        let unreadable = view.unreadable.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
+        Ok(v1::ListSchedulesResponse { schedules: schedules?, unreadable_records: unreadable })
+    }
+
+    pub(crate) async fn put_schedule(
+        &self,
+        wish: &Wish,
+        caller: &Caller,
+        deadline: Deadline,
+    ) -> Result<Schedule, Refusal> {
+        self.change_schedule(wish.database.as_ref(), &wish.name, deadline, |view, database| {
+            wish.apply(view, database, caller, Timestamp::now()).map(Some)
+        })
+        .await?
+        .ok_or_else(|| refusal::contended("the schedule"))
+    }
+
+    /// Deletes a schedule; answers with what it was.
+    pub(crate) async fn delete_schedule(
+        &self,
+        database: Option<&DatabaseName>,
+        name: &ScheduleName,
+        caller: &Caller,
+        deadline: Deadline,
+    ) -> Result<Schedule, Refusal> {
+        let mut gone = None;
+        self.change_schedule(database, name, deadline, |view, database| {
+            let key = (database.clone(), name.clone());
+            match view.schedules.get(&key) {
+                Some(schedule) => {
+                    caller.check(&schedule.work)?;
+                    gone = Some(schedule.clone());
+                    Ok(None)
+                }
+                // Gone since we began: our own doing, whose outcome was not known.
+                None if gone.is_some() => Ok(None),
+                None => Err(unknown(database, name)),
+            }
+        })
+        .await?;
+        gone.ok_or_else(|| refusal::contended("the schedule"))
+    }
+
+    /// Replaces a schedule by what `decide` makes of the picture; deletes it for `None`.
+    async fn change_schedule(
+        &self,
+        database: Option<&DatabaseName>,
+        name: &ScheduleName,
+        deadline: Deadline,
+        mut decide: impl FnMut(&View, &DatabaseName) -> Result<Option<Schedule>, Refusal>,
+    ) -> Result<Option<Schedule>, Refusal> {
+        for attempt in 0..ATTEMPTS {
+            self.fresh(deadline).await?;
+            let (key, revision, wanted) = {
+                let view = self.view();
+                let database = view.snapshot().database(database)?.name.clone();
+                let key = Key::Schedule(database.clone(), name.clone());
+                (key.clone(), view.revision(&key), decide(&view, &database)?)
+            };
+            let transaction = self.store.transaction().expect(&key, revision);
+            let transaction = match &wanted {
+                Some(schedule) => transaction.put(&key, schedule),
+                None => transaction.delete(&key),
+            };
+            match deadline.call(transaction.commit()).await {
+                Ok(TxnOutcome::Committed(_)) => {
+                    let patience = MIRROR_PATIENCE.min(deadline.remaining());
+                    let _ = self.mirror.wait_for(patience, |view| view.revision(&key) != revision).await;
+                    return Ok(wanted);
+                }
+                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt + 5).await,
+                Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
+                Err(error) => return Err(refusal::of_store(error)),
+            }
+            if deadline.has_passed() {
+                break;
+            }
+        }
+        Err(refusal::contended("the schedule"))
+    }
+}
+
+fn show(view: &View, schedule: &Schedule, now: Timestamp) -> Result<v1::ScheduleView, Refusal> {
+    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
+    let job = schedule.last.as_ref().and_then(|last| view.job(&last.job?));
+    Ok(v1::ScheduleView {
+        schedule: Some(to_message(schedule).map_err(bug)?),
+        next_time: schedule.next(now).map(wkt::Timestamp::from),
+        last_job: job.as_ref().map(to_message).transpose().map_err(bug)?,
+    })
+}

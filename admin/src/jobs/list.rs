@@ -1,0 +1,87 @@
+//! Finding and listing jobs.
+
+use cellar_model::{DatabaseName, Job, JobId, Refusal, parse_timestamp};
+use jiff::Timestamp;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::jobs::cancel::unknown_job;
+use crate::page;
+
+/// One page of jobs and where the next begins.
+pub(crate) struct JobPage {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) next: String,
+}
+
+/// Where a job stands in the order of the listing.
+type Position = (Timestamp, JobId);
+
+impl Admin {
+    /// A job as it is now.
+    pub(crate) async fn job(&self, id: JobId, deadline: Deadline) -> Result<Job, Refusal> {
+        self.fresh(deadline).await?;
+        let known = self.view().job(&id);
+        if let Some(job) = known {
+            return Ok(job);
+        }
+        let stored = self.look_up(id, deadline).await?.ok_or_else(|| unknown_job(id))?;
+        Ok(stored.joined())
+    }
+
+    /// Jobs, newest first.
+    pub(crate) async fn list_jobs(
+        &self,
+        database: Option<&DatabaseName>,
+        size: usize,
+        token: &str,
+        deadline: Deadline,
+    ) -> Result<JobPage, Refusal> {
+        let after = page::position(token)?.map(|text| parse_position(&text)).transpose()?;
+        self.fresh(deadline).await?;
+        let view = self.view();
+        if let Some(name) = database {
+            view.snapshot().database(Some(name))?;
+        }
+        let mut positions: Vec<Position> = view
+            .jobs
+            .values()
+            .filter(|record| database.is_none_or(|name| record.database == *name))
+            .map(|record| (record.create_time, record.id))
+            .filter(|position| after.is_none_or(|after| *position < after))
+            .collect();
+        // Only the page is sorted: with a full history there are many more jobs than fit one.
+        let more = positions.len() > size;
+        if more {
+            positions.select_nth_unstable_by(size, |a, b| b.cmp(a));
+            positions.truncate(size);
+        }
+        positions.sort_unstable_by(|a, b| b.cmp(a));
+        let next = positions.last().filter(|_| more).map(position_text).unwrap_or_default();
+        let jobs = positions.iter().filter_map(|(_, id)| view.job(id)).collect();
+        Ok(JobPage { jobs, next })
+    }
+}
+
+fn position_text((time, id): &Position) -> String {
+    page::token(&format!("{time} {id}"))
+}
+
+fn parse_position(text: &str) -> Result<Position, Refusal> {
+    let parsed =
+        text.split_once(' ').and_then(|(time, id)| Some((parse_timestamp(time).ok()?, id.parse().ok()?)));
+    parsed.ok_or_else(page::bad_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back() {
+        let position = (Timestamp::new(7, 120_000_000).unwrap(), JobId::new(uuid::Uuid::from_u128(9)));
+        let text = page::position(&position_text(&position)).unwrap().unwrap();
+        assert_eq!(parse_position(&text).unwrap(), position);
+        assert!(parse_position("x").is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! The output of the tools that a job ran, from the pooler that ran it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cellar_api::v1;
+use cellar_model::{CellName, Code, JobId, JobState, Pooler, Refusal};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::jobs::watch::shutting_down;
+use crate::refusal;
+
+/// How long the pooler may take to begin answering.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Pieces of the log.
+pub(crate) type LogStream = BoxStream<'static, Result<v1::JobLogChunk, Refusal>>;
+
+impl Admin {
+    /// The job's log; with `follow` until it has ended. Nothing for a job that has run nothing.
+    pub(crate) async fn tail(
+        &self,
+        id: JobId,
+        follow: bool,
+        deadline: Deadline,
+    ) -> Result<LogStream, Refusal> {
+        let job = self.job(id, deadline).await?;
+        if job.record.kind.is_driven() {
+            return Ok(self.steps_logs(id, follow));
+        }
+        if job.start_time.is_some() {
+            return self.read_log(id, follow).await;
+        }
+        if !follow || job.state.is_terminal() {
+            return Ok(stream::empty().boxed());
+        }
+        let admin = self.clone();
+        let watched = self.watch(id, deadline).await?.boxed();
+        // Waits, as part of the stream, for the job to begin.
+        let log = async move {
+            let mut begun =
+                watched.try_skip_while(|job| std::future::ready(Ok(job.state == JobState::Pending)));
+            match begun.try_next().await? {
+                Some(job) if job.start_time.is_some() => admin.read_log(id, follow).await,
+                _ => Ok(stream::empty().boxed()),
+            }
+        };
+        Ok(stream::once(log).try_flatten().boxed())
+    }
+
+    /// The logs of a driven job's steps, one after the other in the order in which they were begun.
+    fn steps_logs(&self, id: JobId, follow: bool) -> LogStream {
+        let state =
+            Steps { admin: self.clone(), id, follow, told: BTreeSet::new(), changes: self.mirror.changes() };
+        stream::unfold(state, |mut steps| async move {
+            let log = steps.next().await?;
+            Some((log, steps))
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn read_log(&self, id: JobId, follow: bool) -> Result<LogStream, Refusal> {
+        let pooler = self.pooler_of(id)?;
+        let cell = pooler.cell.clone();
+        let mut client = self.pooler_client(&pooler)?;
+        let request = v1::ReadJobLogRequest { id: id.to_string(), follow };
+        let call = tokio::time::timeout(FIRST_ANSWER, client.read_job_log(request));
+        let answer =
+            call.await.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
+        let chunks = match answer {
+            Ok(response) => response.into_inner(),
+            Err(status) => {
+                self.poolers.forget(&pooler);
+                return Err(refusal::of_pooler(&cell, &status));
+            }
+        };
+        let log = Log { chunks, cell, ending: self.ending(), done: false };
+        Ok(stream::unfold(log, |mut log| async move {
+            let item = log.next().await?;
+            Some((item, log))
+        })
+        .boxed())
+    }
+
+    fn pooler_of(&self, id: JobId) -> Result<Pooler, Refusal> {
+        let view = self.view();
+        let record = view.jobs.get(&id).ok_or_else(|| {
+            Refusal::new(Code::UnknownJob, format!("there is no job {id}")).about("job", id)
+        })?;
+        view.snapshot().pooler(&record.database, &record.cell).cloned()
+    }
+}
+
+struct Log {
+    chunks: tonic::Streaming<v1::JobLogChunk>,
+    cell: CellName,
+    ending: watch::Receiver<bool>,
+    done: bool,
+}
+
+impl Log {
+    async fn next(&mut self) -> Option<Result<v1::JobLogChunk, Refusal>> {
+        if self.done {
+            return None;
+        }
+        let next = tokio::select! {
+            chunk = self.chunks.message() => match chunk {
+                Ok(chunk) => chunk.map(Ok),
+                Err(status) => Some(Err(refusal::of_pooler(&self.cell, &status))),
+            },
+            _ = self.ending.wait_for(|ending| *ending) => Some(Err(shutting_down())),
+        };
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+/// The steps of a driven job whose logs were not told yet.
+struct Steps {
+    admin: Admin,
+    id: JobId,
+    follow: bool,
+    told: BTreeSet<JobId>,
+    changes: watch::Receiver<u64>,
+}
+
+fn line(text: String) -> v1::JobLogChunk {
+    v1::JobLogChunk { data: text.into_bytes() }
+}
+
+impl Steps {
+    /// The log of the next step that has begun; waits for one when following.
+    async fn next(&mut self) -> Option<LogStream> {
+        let mut ending = self.admin.ending();
+        loop {
+            self.changes.borrow_and_update();
+            let (next, ended) = {
+                let view = self.admin.view();
+                let mut steps = view.steps(&self.id);
+                steps.retain(|step| step.start_time.is_some() && !self.told.contains(&step.record.id));
+                steps.sort_by_key(|step| (step.record.create_time, step.start_time, step.record.id));
+                (steps.into_iter().next(), view.has_ended(&self.id))
+            };
+            if let Some(step) = next {
+                let id = step.record.id;
+                self.told.insert(id);
+                let title = line(format!("==> {} {} (job {id})\n", step.record.kind, step.record.cell));
+                // A cell that is gone must not hide what the others have to say.
+                let log = match self.admin.read_log(id, self.follow).await {
+                    Ok(log) => log,
+                    Err(refusal) => stream::once(async move { Ok(line(format!("({refusal})\n"))) }).boxed(),
+                };
+                let log = log.or_else(|refusal| async move { Ok(line(format!("({refusal})\n"))) });
+                return Some(stream::once(async move { Ok(title) }).chain(log).boxed());
+            }
+            if ended || !self.follow {
+                return None;
+            }
+            tokio::select! {
+                changed = self.changes.changed() => changed.ok()?,
+                _ = ending.wait_for(|ending| *ending) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Following one job until it has ended.
+//!
+//! There is no task per watcher: the stream itself waits for the mirror, so a
+//! caller that goes away takes everything with it. A slow caller sees fewer
+//! states, never stale ones.
+
+use std::time::Duration;
+
+use cellar_model::{Job, JobId, JobRecord, Key, Refusal};
+use cellar_topology::View;
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::jobs::cancel::unknown_job;
+use crate::jobs::ended::{claim_key, job_key, run_key};
+use crate::refusal;
+
+/// How long a watcher bears with an etcd that does not answer. Long enough for a restart: a
+/// backup goes on meanwhile, and so should its progress bar.
+const STALE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often that is looked at.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// Revisions of everything that a job's picture is made of.
+type Stamp = Vec<i64>;
+
+struct Watcher {
+    admin: Admin,
+    id: JobId,
+    changes: watch::Receiver<u64>,
+    ending: watch::Receiver<bool>,
+    shown: Option<Stamp>,
+    done: bool,
+}
+
+impl Admin {
+    /// The job now and at every change, until it has ended.
+    pub(crate) async fn watch(
+        &self,
+        id: JobId,
+        deadline: Deadline,
+    ) -> Result<impl Stream<Item = Result<Job, Refusal>> + Send + use<>, Refusal> {
+        self.job(id, deadline).await?;
+        // A job found in etcd itself is about to appear in the mirror.
+        let changes = self.mirror.changes();
+        let _ = self.mirror.wait_for(deadline.remaining(), |view| view.jobs.contains_key(&id)).await;
+        let watcher =
+            Watcher { admin: self.clone(), id, changes, ending: self.ending(), shown: None, done: false };
+        Ok(stream::unfold(watcher, |mut watcher| async move {
+            let item = watcher.next().await?;
+            Some((item, watcher))
+        }))
+    }
+}
+
+fn keys(record: &JobRecord) -> [Key; 3] {
+    [job_key(record), run_key(record), claim_key(record)]
+}
+
+/// The stamp of a job as it is: its own records, those of its steps, and the lock.
+fn stamp(view: &View, id: &JobId) -> Stamp {
+    let Some(record) = view.jobs.get(id) else { return Stamp::new() };
+    let steps = view.jobs.values().filter(|step| record.kind.is_driven() && step.parent == Some(*id));
+    let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
+    of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Result<Job, Refusal>> {
+        while !self.done {
+            self.changes.borrow_and_update();
+            match self.look() {
+                Ok(Some(job)) => {
+                    self.done = job.state.is_terminal();
+                    return Some(Ok(job));
+                }
+                Ok(None) => {}
+                Err(refusal) => {
+                    self.done = true;
+                    return Some(Err(refusal));
+                }
+            }
+            tokio::select! {
+                _ = self.changes.changed() => {}
+                _ = self.ending.wait_for(|ending| *ending) => {
+                    self.done = true;
+                    return Some(Err(shutting_down()));
+                }
+                () = tokio::time::sleep(CHECK) => {
+                    if let Some(age) = self.admin.mirror.stale_for().filter(|age| *age > STALE_LIMIT) {
+                        self.done = true;
+                        return Some(Err(refusal::unavailable(&format!("no contact for {} s", age.as_secs()))));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The job, if it is not as it was last shown.
+    fn look(&mut self) -> Result<Option<Job>, Refusal> {
+        let view = self.admin.mirror.view();
+        let stamp = stamp(&view, &self.id);
+        if self.shown.as_ref() == Some(&stamp) {
+            return Ok(None);
+        }
+        self.shown = Some(stamp);
+        let job = view.job(&self.id).ok_or_else(|| unknown_job(self.id))?;
+        Ok(Some(job))
+    }
+}
+
+/// The stream ends because this process does.
+pub(crate) fn shutting_down() -> Refusal {
+    Refusal::new(cellar_model::Code::Unavailable, "this multiadmin is shutting down")
+        .hint("the job goes on; ask again, or ask another multiadmin")
+}

@@ -1,0 +1,86 @@
+//! What the leading multiadmin does with what nobody else can end.
+//!
+//! [`decide`] is a pure function of the picture; the executor follows it and
+//! guards every write with the revisions that the decision saw. So it may be
+//! run at any time, by a leader that does not know that it is not one any more.
+
+mod driving;
+mod history;
+mod locks;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use cellar_model::{
+    AuditId, CellName, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock, forgettable_audit,
+};
+use cellar_topology::View;
+use jiff::Timestamp;
+
+use crate::jobs::closing::closed;
+use crate::jobs::ended::{job_key, run_key};
+use crate::leader::observations::Observations;
+
+/// One thing to do, with the revisions that it stands on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Take what has ended out of a database's lock and move the first that waits up.
+    MoveOn { database: DatabaseName, lock: Lock, revision: i64 },
+    /// Replace a job's record by one with a closure.
+    Close { record: Box<JobRecord>, job_revision: i64, run_revision: i64 },
+    /// Delete old jobs with their runs.
+    Forget { jobs: Vec<Forgotten> },
+    /// Delete old audit records.
+    ForgetAudit { ids: Vec<AuditId> },
+    /// Do the next thing for a job that multiadmin drives.
+    Drive(Box<Drive>),
+}
+
+/// Audit records that one transaction deletes, of etcd's 128 operations.
+const AUDIT_BATCH: usize = 100;
+
+/// One transaction for a job that multiadmin drives.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drive {
+    pub(crate) job: JobId,
+    /// Revisions that must still hold; 0 for a record that must not be there.
+    pub(crate) guards: Vec<(Key, i64)>,
+    /// Jobs to write: new steps, steps with a wish to end, or the job itself, closed.
+    pub(crate) records: Vec<JobRecord>,
+    pub(crate) incarnation: Option<(DatabaseName, Incarnation)>,
+}
+
+/// A job of the past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    pub(crate) database: DatabaseName,
+    pub(crate) cell: CellName,
+    pub(crate) id: JobId,
+    pub(crate) job_revision: i64,
+    pub(crate) run_revision: i64,
+}
+
+/// Everything that is to be done as things are.
+pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for record in view.jobs.values() {
+        let Some((state, error)) = verdict::verdict(view, observed, record, now) else { continue };
+        actions.push(Action::Close {
+            record: Box::new(closed(record, state, error, now)),
+            job_revision: view.revision(&job_key(record)),
+            run_revision: view.revision(&run_key(record)),
+        });
+    }
+    actions.extend(driving::next(view, now));
+    for database in locks::databases(view) {
+        if let Some(lock) = locks::moved_on(view, &database) {
+            let revision = view.revision(&Key::Lock(database.clone()));
+            actions.push(Action::MoveOn { database, lock, revision });
+        }
+    }
+    actions.extend(history::forgettable(view).into_iter().map(|jobs| Action::Forget { jobs }));
+    let audit = forgettable_audit(view.audit.values());
+    actions.extend(audit.chunks(AUDIT_BATCH).map(|ids| Action::ForgetAudit { ids: ids.to_vec() }));
+    actions
+}

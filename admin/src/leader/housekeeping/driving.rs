@@ -1,0 +1,79 @@
+//! The next step of the jobs that multiadmin drives.
+
+use cellar_model::{CellName, Decision, JobRecord, JobState, Key, Scene, drive};
+use cellar_topology::View;
+use jiff::Timestamp;
+
+use super::{Action, Drive};
+use crate::jobs::closing::ended;
+use crate::jobs::ended::job_key;
+
+/// What is to be done next for every driven job that holds its database's lock.
+pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {
+    let holders = view.locks.values().filter_map(|lock| view.jobs.get(&lock.holder?));
+    holders
+        .filter(|record| record.kind.is_driven() && record.closure.is_none())
+        .filter_map(|record| advance(view, record, now))
+        .collect()
+}
+
+fn advance(view: &View, record: &JobRecord, now: Timestamp) -> Option<Action> {
+    let database = &record.database;
+    let key = Key::Incarnation(database.clone());
+    if !view.incarnations.contains_key(database) && view.revision(&key) != 0 {
+        // Unreadable: which copy is the true one is not known. A person must look.
+        return None;
+    }
+    let of_database =
+        |(db, cell): &(cellar_model::DatabaseName, CellName)| (db == database).then(|| cell.clone());
+    let members: Vec<CellName> = view.poolers.keys().filter_map(of_database).collect();
+    let alive: Vec<CellName> =
+        view.status.keys().filter_map(of_database).filter(|cell| members.contains(cell)).collect();
+    let steps = view.steps(&record.id);
+    let incarnation = view.incarnation(database);
+    let decision = drive(&Scene {
+        job: record,
+        steps: &steps,
+        incarnation: &incarnation,
+        leader: view.leaders.get(database),
+        alive: &alive,
+        members: &members,
+        now,
+    });
+    let mut action = Drive {
+        job: record.id,
+        // Everything that the decision stands on: the job, its lock, and which copy is the true one.
+        guards: vec![
+            (job_key(record), view.revision(&job_key(record))),
+            (Key::Lock(database.clone()), view.revision(&Key::Lock(database.clone()))),
+            (key.clone(), view.revision(&key)),
+        ],
+        records: Vec::new(),
+        incarnation: None,
+    };
+    match decision {
+        Decision::Wait => return None,
+        Decision::Begin(begun) => {
+            action.guards.extend(begun.iter().map(|step| (job_key(step), 0)));
+            action.records = begun;
+        }
+        Decision::Cancel(ids) => {
+            for id in ids {
+                let step = view.jobs.get(&id)?;
+                action.guards.push((job_key(step), view.revision(&job_key(step))));
+                let cancel = record.cancel.clone().unwrap_or_else(|| cellar_model::CancelRequest {
+                    requested_by: "multiadmin".to_owned(),
+                    time: cellar_model::timestamp_ms(now),
+                });
+                action.records.push(JobRecord { cancel: Some(cancel), ..step.clone() });
+            }
+        }
+        Decision::Write(new) => action.incarnation = Some((database.clone(), new)),
+        Decision::Close { state, error, result, incarnation } => {
+            debug_assert!(state.is_terminal() && (error.is_some() || state == JobState::Succeeded));
+            action.records.push(ended(record, state, error, result, now));
+            action.incarnation = incarnation.map(|new| (database.clone(), new));
+        }
+    }
+    Some(Action::Drive(Box::new(action)))
+}

@@ -1,0 +1,372 @@
+//! A test per rule, and one over random worlds.
+
+use std::time::{Duration, Instant};
+
+use cellar_model::{
+    AUDIT_KEPT, AuditId, AuditRecord, CancelRequest, CellLayout, Code, Database, JobId, JobKind, JobRecord,
+    JobState, Lock, Progress, Retention, Run, RunResult,
+};
+use cellar_topology::View;
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::{Action, decide, history};
+use crate::jobs::ended::{Stage, has_ended, stage};
+use crate::leader::observations::Observations;
+
+fn id(n: u64) -> JobId {
+    JobId::new(uuid::Uuid::from_u128(u128::from(n)))
+}
+
+fn second(n: i64) -> Timestamp {
+    Timestamp::new(n, 0).unwrap()
+}
+
+/// Created at second `n`, given up at second 1000.
+fn record(n: u64, cell: &str) -> JobRecord {
+    JobRecord {
+        id: id(n),
+        kind: JobKind::Backup,
+        database: "app".parse().unwrap(),
+        cell: cell.parse().unwrap(),
+        backup: None,
+        rebuild: None,
+        restore: None,
+        recover: None,
+        drill: None,
+        expire: None,
+        subject: None,
+        requested_by: "me".into(),
+        request_id: None,
+        create_time: second(i64::try_from(n).unwrap()),
+        deadline: second(1000),
+        parent: None,
+        cancel: None,
+        closure: None,
+    }
+}
+
+fn run(record: &JobRecord, state: JobState) -> Run {
+    Run {
+        id: record.id,
+        database: record.database.clone(),
+        cell: record.cell.clone(),
+        state,
+        epoch: "e".into(),
+        start_time: second(0),
+        end_time: None,
+        progress: Progress::default(),
+        result: RunResult::default(),
+        error: None,
+        history: vec![],
+    }
+}
+
+struct World {
+    view: View,
+    observed: Observations,
+}
+
+impl World {
+    /// Two cells, both silent as far as is known so far.
+    fn new() -> Self {
+        let mut view = View::default();
+        let database = Database {
+            name: "app".parse().unwrap(),
+            stanza: "app".parse().unwrap(),
+            repo_path: "/r".into(),
+            retention: Retention::default(),
+            bootstrap_cell: "zone1".parse().unwrap(),
+            port_offset: 0,
+            repo_cipher: None,
+            pgbackrest_names: Vec::new(),
+        };
+        for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
+            let cell = cellar_model::Cell {
+                name: name.parse().unwrap(),
+                index: u32::try_from(index).unwrap(),
+                host: "h".into(),
+                directory: format!("/{name}"),
+            };
+            let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "::").unwrap();
+            view.poolers.insert((database.name.clone(), cell.name.clone()), pooler);
+        }
+        view.databases.insert(database.name.clone(), database);
+        Self { view, observed: Observations::default() }
+    }
+
+    fn add(&mut self, record: JobRecord) {
+        let lock = self.view.locks.entry(record.database.clone()).or_default();
+        if lock.holder.is_none() {
+            lock.holder = Some(record.id);
+        } else {
+            lock.queue.push(record.id);
+        }
+        self.view.jobs.insert(record.id, record);
+    }
+
+    fn begin(&mut self, n: u64, state: JobState, claimed: bool) {
+        let record = &self.view.jobs[&id(n)];
+        let key = (record.database.clone(), record.cell.clone(), record.id);
+        self.view.runs.insert(key.clone(), run(record, state));
+        if claimed {
+            self.view.claims.insert(key, "e".into());
+        } else {
+            self.view.claims.remove(&key);
+        }
+    }
+
+    /// Looks for the given time at a world that does not change.
+    fn observe(&mut self, duration: Duration) {
+        let begin = Instant::now();
+        self.observed.observe(&self.view, begin);
+        self.observed.observe(&self.view, begin + duration);
+    }
+
+    fn decide(&self, now: i64) -> Vec<Action> {
+        decide(&self.view, &self.observed, second(now))
+    }
+
+    /// The codes with which jobs are closed.
+    fn closures(&self, now: i64) -> Vec<(JobId, JobState, Code)> {
+        self.decide(now)
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::Close { record, .. } => {
+                    let closure = record.closure.unwrap();
+                    Some((record.id, closure.state, closure.error.unwrap().code))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn nothing_is_done_about_a_job_that_waits_or_runs() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.add(record(2, "zone2"));
+    world.begin(1, JobState::Running, true);
+    world.observe(Duration::from_secs(29));
+    assert_eq!(world.decide(10), []);
+    // A living pooler has the last word even past the deadline.
+    assert_eq!(world.closures(2000), [(id(2), JobState::Failed, Code::DeadlineExceeded)]);
+}
+
+#[test]
+fn past_its_deadline_a_job_that_nobody_works_on_is_closed() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    assert_eq!(world.closures(1000), [(id(1), JobState::Failed, Code::DeadlineExceeded)]);
+    assert_eq!(world.closures(999), []);
+    world.begin(1, JobState::Running, false);
+    assert_eq!(world.closures(1000), [(id(1), JobState::Failed, Code::DeadlineExceeded)]);
+    world.begin(1, JobState::Succeeded, false);
+    assert_eq!(world.closures(1000), []);
+}
+
+#[test]
+fn only_the_holder_is_closed_for_a_silent_pooler() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.add(record(2, "zone1"));
+    world.observe(Duration::from_secs(30));
+    assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
+    // It reported in between: counting begins anew.
+    let status = serde_json::json!({"database": "app", "cell": "zone1", "epoch": "e"});
+    let key = ("app".parse().unwrap(), "zone1".parse().unwrap());
+    world.view.status.insert(key.clone(), serde_json::from_value(status).unwrap());
+    world.observe(Duration::from_secs(100));
+    assert_eq!(world.closures(10), []);
+    world.view.status.remove(&key);
+    world.observe(Duration::from_secs(29));
+    assert_eq!(world.closures(10), []);
+}
+
+#[test]
+fn a_cancel_is_carried_out_where_no_pooler_can() {
+    let mut world = World::new();
+    let cancel = CancelRequest { requested_by: "me".into(), time: second(5) };
+    world.add(JobRecord { cancel: Some(cancel), ..record(1, "zone1") });
+    assert_eq!(world.closures(10), [(id(1), JobState::Canceled, Code::Canceled)]);
+    world.begin(1, JobState::Running, true);
+    world.observe(Duration::from_secs(100));
+    assert_eq!(world.closures(10), [], "its pooler lives and will end it");
+    world.begin(1, JobState::Running, false);
+    world.observe(Duration::from_secs(29));
+    assert_eq!(world.closures(10), []);
+    world.observe(Duration::from_secs(30));
+    assert_eq!(world.closures(10), [(id(1), JobState::Canceled, Code::Canceled)]);
+}
+
+#[test]
+fn a_pending_job_of_a_removed_cell_is_closed() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.add(record(2, "zone2"));
+    world.view.poolers.retain(|(_, cell), _| cell.as_str() == "zone1");
+    assert_eq!(world.closures(10), [(id(2), JobState::Failed, Code::UnknownCell)]);
+    world.begin(2, JobState::Running, false);
+    assert_eq!(world.closures(10), [], "its outcome may still come");
+}
+
+#[test]
+fn the_lock_moves_on_in_order() {
+    let mut world = World::new();
+    for n in 1..=3 {
+        world.add(record(n, "zone1"));
+    }
+    world.begin(1, JobState::Succeeded, false);
+    let moved = Lock { holder: Some(id(2)), queue: vec![id(3)] };
+    let action = Action::MoveOn { database: "app".parse().unwrap(), lock: moved, revision: 0 };
+    assert_eq!(world.decide(10), [action]);
+}
+
+#[test]
+fn jobs_without_a_place_get_one_and_those_that_run_come_first() {
+    let mut world = World::new();
+    for n in 1..=3 {
+        world.add(record(n, "zone1"));
+    }
+    world.begin(2, JobState::Running, true);
+    world.view.locks.clear();
+    let lock = Lock { holder: Some(id(2)), queue: vec![id(1), id(3)] };
+    assert_eq!(world.decide(10), [Action::MoveOn { database: "app".parse().unwrap(), lock, revision: 0 }]);
+}
+
+#[test]
+fn the_newest_of_the_past_are_kept() {
+    let mut world = World::new();
+    let surplus = 50;
+    for n in 1..=(history::KEPT + surplus) as u64 {
+        world.view.jobs.insert(id(n), record(n, "zone1"));
+        world.begin(n, JobState::Succeeded, false);
+    }
+    // Two that must stay although they are old.
+    world.view.locks.insert("app".parse().unwrap(), Lock { holder: Some(id(3)), queue: vec![] });
+    world.begin(5, JobState::Succeeded, true);
+    let forgotten: Vec<JobId> = world
+        .decide(2000)
+        .into_iter()
+        .filter_map(|action| if let Action::Forget { jobs } = action { Some(jobs) } else { None })
+        .inspect(|jobs| assert!(jobs.len() * 2 < 120, "etcd takes 128 operations"))
+        .flatten()
+        .map(|job| job.id)
+        .collect();
+    let expected: Vec<JobId> = (1..=surplus as u64).filter(|n| ![3, 5].contains(n)).map(id).collect();
+    assert_eq!(forgotten, expected);
+}
+
+#[test]
+fn audit_records_are_bounded_too() {
+    let mut world = World::new();
+    let surplus = 250;
+    for n in 1..=(AUDIT_KEPT + surplus) as u64 {
+        let call: AuditRecord = serde_json::from_value(serde_json::json!({
+            "id": AuditId::new(uuid::Uuid::from_u128(n.into())), "time": "2026-03-01T10:00:00Z", "rpc": "Backup",
+            "outcome": "AUDIT_OUTCOME_ALLOWED",
+        }))
+        .unwrap();
+        world.view.audit.insert(call.id, call);
+    }
+    let oldest: Vec<AuditId> = world.view.audit.keys().take(surplus).copied().collect();
+    let mut forgotten = Vec::new();
+    for action in world.decide(10) {
+        let Action::ForgetAudit { ids } = &action else { panic!("{action:?}") };
+        assert!(ids.len() < 128, "etcd takes 128 operations");
+        forgotten.extend(ids.clone());
+        apply(&mut world.view, action);
+    }
+    assert_eq!(forgotten, oldest);
+    assert_eq!(world.decide(10), [], "it rests");
+}
+
+/// One job of a random world: its cell, how far it is, whether it is claimed, canceled and in the lock.
+type Draw = (bool, u8, bool, bool, bool, i64);
+
+fn world_of(draws: Vec<Draw>, silent: u64) -> World {
+    let mut world = World::new();
+    for (n, (first, progress, claimed, canceled, placed, deadline)) in draws.into_iter().enumerate() {
+        let n = n as u64 + 1;
+        let cell = if first { "zone1" } else { "zone3" };
+        let cancel = canceled.then(|| CancelRequest { requested_by: "me".into(), time: second(1) });
+        let job = JobRecord { cancel, deadline: second(deadline), ..record(n, cell) };
+        if placed {
+            world.add(job);
+        } else {
+            world.view.jobs.insert(job.id, job);
+        }
+        match progress {
+            0 => {}
+            1 => world.begin(n, JobState::Running, claimed),
+            _ => world.begin(n, JobState::Failed, claimed),
+        }
+    }
+    world.observe(Duration::from_secs(silent));
+    world
+}
+
+fn apply(view: &mut View, action: Action) {
+    match action {
+        Action::MoveOn { database, lock, .. } => drop(view.locks.insert(database, lock)),
+        Action::Close { record, .. } => drop(view.jobs.insert(record.id, *record)),
+        Action::Forget { jobs } => {
+            for job in jobs {
+                view.jobs.remove(&job.id);
+                view.runs.remove(&(job.database, job.cell, job.id));
+            }
+        }
+        Action::ForgetAudit { ids } => view.audit.retain(|id, _| !ids.contains(id)),
+        Action::Drive(_) => unreachable!("there are only backups"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn housekeeping_comes_to_rest_and_breaks_nothing(
+        draws in proptest::collection::vec(
+            (any::<bool>(), 0u8..3, any::<bool>(), any::<bool>(), any::<bool>(), 0i64..200), 0..20),
+        silent in 0u64..60,
+        now in 0i64..300,
+    ) {
+        let mut world = world_of(draws, silent);
+        let app = "app".parse().unwrap();
+        let mut rounds = 0;
+        loop {
+            let actions = decide(&world.view, &world.observed, second(now));
+            if actions.is_empty() {
+                break;
+            }
+            rounds += 1;
+            // Each round may give the lock to a holder that is closed in the next.
+            prop_assert!(rounds < 60, "it never rests");
+            for action in &actions {
+                match action {
+                    Action::Close { record, .. } => {
+                        let before = &world.view.jobs[&record.id];
+                        prop_assert!(matches!(stage(&world.view, before), Stage::Pending | Stage::Lost));
+                        prop_assert_eq!(&JobRecord { closure: None, ..(**record).clone() }, before);
+                    }
+                    Action::MoveOn { lock, .. } => {
+                        let old = world.view.locks.get(&app).cloned().unwrap_or_default();
+                        for gone in old.holder.iter().chain(&old.queue) {
+                            let kept = lock.holder == Some(*gone) || lock.queue.contains(gone);
+                            prop_assert_eq!(kept, !has_ended(&world.view, &app, gone));
+                        }
+                    }
+                    Action::Forget { .. } | Action::ForgetAudit { .. } => prop_assert!(false, "so few are kept"),
+                    Action::Drive(_) => prop_assert!(false, "there are only backups"),
+                }
+            }
+            for action in actions {
+                apply(&mut world.view, action);
+            }
+        }
+        let lock = world.view.locks.get(&app).cloned().unwrap_or_default();
+        for record in world.view.jobs.values() {
+            let placed = lock.holder == Some(record.id) || lock.queue.contains(&record.id);
+            prop_assert_eq!(placed, stage(&world.view, record) != Stage::Ended);
+        }
+    }
+}

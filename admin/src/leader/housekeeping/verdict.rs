@@ -1,0 +1,141 @@
+//! Whether a job is to be closed, and with which words.
+
+use std::time::Duration;
+
+use cellar_model::{Code, JobError, JobRecord, JobState, Key, closable};
+use cellar_topology::View;
+use jiff::Timestamp;
+
+use crate::jobs::closing::canceled_before_it_began;
+use crate::jobs::ended::{Stage, stage};
+use crate::leader::observations::Observations;
+
+/// Longer than a pooler's lease and its restart together: what is missing for so long does not
+/// come back by itself soon.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+type Verdict = (JobState, JobError);
+
+fn failed(code: Code, message: String, hint: &str) -> Verdict {
+    (JobState::Failed, JobError { code, message, hint: hint.to_owned(), tool_output: String::new() })
+}
+
+/// How the job is to be closed; `None` when it is not.
+pub(super) fn verdict(
+    view: &View,
+    observed: &Observations,
+    record: &JobRecord,
+    now: Timestamp,
+) -> Option<Verdict> {
+    if record.kind.is_driven() {
+        // Ended by its driver; before it holds the lock only by its deadline or a wish.
+        let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
+        let waits = record.closure.is_none() && !holds;
+        return waits.then(|| waiting(record, now)).flatten();
+    }
+    let claimed = view.claim(record).is_some();
+    match stage(view, record) {
+        Stage::Pending if closable(record, view.run(record), claimed) => pending(view, observed, record, now),
+        Stage::Lost if closable(record, view.run(record), claimed) => lost(view, observed, record, now),
+        _ => None,
+    }
+}
+
+/// The end of a job that never began.
+fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+    let (kind, cell) = (record.kind, &record.cell);
+    if let Some(cancel) = &record.cancel {
+        return Some((JobState::Canceled, canceled_before_it_began(&cancel.requested_by)));
+    }
+    (record.deadline <= now).then(|| {
+        failed(
+            Code::DeadlineExceeded,
+            format!("the {kind} of cell {cell} did not begin before its deadline; nothing was done"),
+            "see what held it up (`cellar status`, `cellar jobs list`), then ask again",
+        )
+    })
+}
+
+fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+    let (kind, database, cell) = (record.kind, &record.database, &record.cell);
+    if is_removed(view, record) {
+        return Some(failed(
+            Code::UnknownCell,
+            format!(
+                "cell {cell} was removed from database {database} before the {kind} began; nothing was done"
+            ),
+            "name another cell",
+        ));
+    }
+    if let Some(verdict) = waiting(record, now) {
+        return Some(verdict);
+    }
+    let place = record.parent.unwrap_or(record.id);
+    let holds = !kind.takes_lock() || view.locks.get(database).is_some_and(|lock| lock.holder == Some(place));
+    let silent = observed.silent_for(database, cell);
+    if holds && silent >= PATIENCE {
+        // Those behind it wait for nothing, so it does not keep its place until its deadline.
+        return Some(failed(
+            Code::CellDown,
+            format!(
+                "the multipooler of cell {cell} has not reported for {} s, so the {kind} could not begin; nothing was copied",
+                silent.as_secs()
+            ),
+            "start it (`cellar up` on a local cluster), or name another cell",
+        ));
+    }
+    None
+}
+
+fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+    let (kind, cell) = (record.kind, &record.cell);
+    let unknown = "its outcome there is not known";
+    let look = "look at the cell (`cellar status`, `cellar backups list`) before you ask again";
+    let patient = observed.lost_for(&record.id) >= PATIENCE;
+    if let Some(cancel) = record.cancel.as_ref().filter(|_| patient) {
+        return Some((
+            JobState::Canceled,
+            JobError {
+                code: Code::Canceled,
+                message: format!(
+                    "canceled by {}; the multipooler of cell {cell} was gone, so {unknown}",
+                    cancel.requested_by
+                ),
+                hint: look.to_owned(),
+                tool_output: String::new(),
+            },
+        ));
+    }
+    if is_removed(view, record) && patient {
+        return Some(failed(
+            Code::UnknownCell,
+            format!("cell {cell} was removed while the {kind} was lost; {unknown}"),
+            look,
+        ));
+    }
+    if record.parent.is_some() && patient {
+        // Whoever drives it must not wait for a cell that may never return; a cell that returns finds out by itself what
+        // to do with its data.
+        return Some(failed(
+            Code::CellDown,
+            format!("the multipooler of cell {cell} was lost during the {kind}; {unknown}"),
+            look,
+        ));
+    }
+    if record.deadline <= now {
+        return Some(failed(
+            Code::DeadlineExceeded,
+            format!(
+                "the multipooler of cell {cell} was lost during the {kind} and did not return before its deadline; {unknown}"
+            ),
+            look,
+        ));
+    }
+    None
+}
+
+/// Whether the job's cell has no pooler record. One that cannot be read is there.
+fn is_removed(view: &View, record: &JobRecord) -> bool {
+    view.revision(&Key::Pooler(record.database.clone(), record.cell.clone())) == 0
+        && !view.poolers.contains_key(&(record.database.clone(), record.cell.clone()))
+}

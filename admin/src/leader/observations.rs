@@ -1,0 +1,79 @@
+//! What the leading multiadmin has seen for how long.
+//!
+//! A missing status key says that a pooler is silent, not since when; the same
+//! holds for a claim. So the leader remembers when it first saw it missing, by
+//! its own clock. A new leader, or one whose own picture was out of date,
+//! begins to count anew: it errs on the side of patience.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use cellar_model::{CellName, DatabaseName, JobId};
+use cellar_topology::View;
+
+use crate::jobs::ended::{Stage, stage};
+
+type PoolerId = (DatabaseName, CellName);
+
+/// Since when things have been missing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observations {
+    silent: BTreeMap<PoolerId, Duration>,
+    lost: BTreeMap<JobId, Duration>,
+    since: BTreeMap<Subject, Instant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Pooler(PoolerId),
+    Job(JobId),
+}
+
+impl Observations {
+    /// Takes in what the view shows at the moment `now`.
+    pub(crate) fn observe(&mut self, view: &View, now: Instant) {
+        let mut missing = BTreeSet::new();
+        for record in view.jobs.values().filter(|record| !record.kind.is_driven()) {
+            match stage(view, record) {
+                Stage::Pending => {
+                    let id = (record.database.clone(), record.cell.clone());
+                    if !view.status.contains_key(&id) {
+                        missing.insert(Subject::Pooler(id));
+                    }
+                }
+                Stage::Lost => {
+                    missing.insert(Subject::Job(record.id));
+                }
+                Stage::Running | Stage::Ended => {}
+            }
+        }
+        self.since.retain(|subject, _| missing.contains(subject));
+        for subject in missing {
+            self.since.entry(subject).or_insert(now);
+        }
+        self.silent.clear();
+        self.lost.clear();
+        for (subject, since) in &self.since {
+            let age = now.saturating_duration_since(*since);
+            match subject {
+                Subject::Pooler(id) => drop(self.silent.insert(id.clone(), age)),
+                Subject::Job(id) => drop(self.lost.insert(*id, age)),
+            }
+        }
+    }
+
+    /// Forgets everything: what was missed meanwhile is not known.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// For how long the pooler of a pending job has had no status.
+    pub(crate) fn silent_for(&self, database: &DatabaseName, cell: &CellName) -> Duration {
+        self.silent.get(&(database.clone(), cell.clone())).copied().unwrap_or_default()
+    }
+
+    /// For how long a job has been lost.
+    pub(crate) fn lost_for(&self, id: &JobId) -> Duration {
+        self.lost.get(id).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,263 @@
+//! Asking for what schedules want when its time has come.
+//!
+//! The leading multiadmin does it, for there is no need for two to try. That no run happens twice does not rest on
+//! that: the id of its job follows from the schedule and the time.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use cellar_model::{
+    AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
+    JobRequest, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork, Turn,
+    recordable,
+};
+use cellar_topology::{StoreError, TxnOutcome};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::jobs::submit::{Wanted, Work};
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How soon a run that was refused is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs schedules while this process leads.
+#[derive(Debug)]
+pub struct Scheduler {
+    admin: Admin,
+    identity: String,
+    /// When a run was refused last, by its schedule and due time.
+    refused: HashMap<(DatabaseName, ScheduleName), (Timestamp, Instant)>,
+}
+
+impl Scheduler {
+    /// For the process that stands for election as `identity`.
+    #[must_use]
+    pub fn new(admin: Admin, identity: String) -> Self {
+        Self { admin, identity, refused: HashMap::new() }
+    }
+
+    /// Looks at the clock, for ever.
+    pub async fn run(mut self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.tick(Timestamp::now()).await;
+        }
+    }
+
+    async fn tick(&mut self, now: Timestamp) {
+        for (schedule, revision) in self.schedules() {
+            match schedule.turn(now) {
+                Turn::Rest => {}
+                Turn::Begin(due) => {
+                    let key = (schedule.database.clone(), schedule.name.clone());
+                    let waits = |(of, at): &(Timestamp, Instant)| *of == due && at.elapsed() < AGAIN;
+                    if self.refused.get(&key).is_some_and(waits) {
+                        continue;
+                    }
+                    let run = match self.begin(&schedule, due, now).await {
+                        Ok(job) => {
+                            self.refused.remove(&key);
+                            ScheduledRun { due, job: Some(job), error: None }
+                        }
+                        Err(refusal) => {
+                            self.refused.insert(key, (due, Instant::now()));
+                            ScheduledRun { due, job: None, error: Some(refusal.into()) }
+                        }
+                    };
+                    self.note(&schedule, revision, run).await;
+                }
+                Turn::Missed(due) => {
+                    let error = missed(&schedule, due);
+                    tracing::error!(schedule = %schedule.name, %due, error.message, "a scheduled run is missed");
+                    self.note(&schedule, revision, ScheduledRun { due, job: None, error: Some(error) }).await;
+                }
+            }
+        }
+    }
+
+    /// The schedules, if this process leads and knows them.
+    fn schedules(&self) -> Vec<(Schedule, i64)> {
+        if !self.admin.is_current() {
+            return Vec::new();
+        }
+        let view = self.admin.view();
+        if view.admin_leader.as_ref() != Some(&self.identity) {
+            return Vec::new();
+        }
+        let revision = |schedule: &Schedule| {
+            view.revision(&Key::Schedule(schedule.database.clone(), schedule.name.clone()))
+        };
+        view.schedules.values().map(|schedule| (schedule.clone(), revision(schedule))).collect()
+    }
+
+    /// Records the job of a due time, from the first cell that can do it.
+    async fn begin(&self, schedule: &Schedule, due: Timestamp, now: Timestamp) -> Result<JobId, Refusal> {
+        let Some(request_id) = schedule.request_id(due) else {
+            return Err(Refusal::new(Code::Internal, "the schedule's name makes no request id"));
+        };
+        let id = JobId::for_request(&schedule.database, &request_id);
+        if let Some(busy) = self.before(schedule, id) {
+            return busy;
+        }
+        let mut refusals: Vec<Refusal> = Vec::new();
+        for cell in cells(&schedule.work) {
+            let wanted = Wanted {
+                request: JobRequest {
+                    database: Some(schedule.database.clone()),
+                    cell,
+                    timeout: None,
+                    request_id: Some(request_id.clone()),
+                    requested_by: schedule.requester(),
+                },
+                work: work(&schedule.work),
+                // Behind whatever runs: a night's expiry comes after the night's backup.
+                queue: true,
+            };
+            match self.ask(schedule, &wanted, now).await {
+                Ok(job) => return Ok(job),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        let message = refusals.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; ");
+        let first = refusals.into_iter().next();
+        let first =
+            first.unwrap_or_else(|| Refusal::new(Code::InvalidArgument, "the schedule names no cell"));
+        Err(if message.is_empty() { first } else { Refusal { message, ..first } })
+    }
+
+    /// What the past decides: the job is there already, or the one before it has not ended.
+    fn before(&self, schedule: &Schedule, id: JobId) -> Option<Result<JobId, Refusal>> {
+        let view = self.admin.view();
+        if view.job(&id).is_some() {
+            return Some(Ok(id));
+        }
+        let last = schedule.newest_job?;
+        let runs = view.job(&last).is_some_and(|job| !job.state.is_terminal());
+        runs.then(|| {
+            Err(Refusal::new(Code::Busy, format!("the run before, job {last}, has not ended"))
+                .hint(format!("look at it: `cellar jobs show {last}`"))
+                .about("job", last))
+        })
+    }
+
+    /// Asks as a person would, with a record in the audit trail. What would be refused as things are is not asked.
+    async fn ask(&self, schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> Result<JobId, Refusal> {
+        self.admin.would_accept(wanted)?;
+        let deadline = Deadline::within(PATIENCE);
+        let record = audited(schedule, wanted, now);
+        self.admin.audit.begin(&record, deadline).await?;
+        let result = self.admin.submit(wanted, deadline).await;
+        let end = result.as_ref().map(|job| Some(job.record.id));
+        self.admin.audit.end(&record, end.map_err(|refusal| (refusal.code, refusal.message.as_str()))).await;
+        Ok(result?.record.id)
+    }
+
+    /// Writes down how a due time went, if that is news. Whoever changed the schedule meanwhile goes first.
+    async fn note(&self, schedule: &Schedule, revision: i64, run: ScheduledRun) {
+        let code = |run: &ScheduledRun| run.error.as_ref().map(|error| error.code);
+        // Numbers in a message change; what is the matter does not.
+        let known = schedule
+            .last
+            .as_ref()
+            .is_some_and(|last| (last.due, last.job, code(last)) == (run.due, run.job, code(&run)));
+        let open = run.job.is_none() && schedule.turn(Timestamp::now()) == Turn::Begin(run.due);
+        if known && open {
+            return;
+        }
+        if let (Some(error), true) = (&run.error, open) {
+            let (name, reason) = (&schedule.name, &error.message);
+            tracing::warn!(schedule = %name, due = %run.due, reason, "a scheduled run cannot begin yet");
+        }
+        let settled = if open { schedule.settled } else { run.due };
+        let newest_job = run.job.or(schedule.newest_job);
+        let noted = Schedule { settled, last: Some(run), newest_job, ..schedule.clone() };
+        let key = Key::Schedule(schedule.database.clone(), schedule.name.clone());
+        let commit = self.admin.store.transaction().expect(&key, revision).put(&key, &noted).commit();
+        match Deadline::within(PATIENCE).call(commit).await {
+            Ok(TxnOutcome::Committed(_) | TxnOutcome::Conflict) => {}
+            Err(StoreError::Retryable(reason)) => tracing::debug!(reason, "a schedule waits for etcd"),
+            Err(error) => tracing::error!(%error, schedule = %schedule.name, "a schedule cannot be written"),
+        }
+        // The next look must not see the old picture.
+        let _ = self.admin.mirror.wait_for(TICK, |view| view.revision(&key) != revision).await;
+    }
+}
+
+/// Why nothing began.
+fn missed(schedule: &Schedule, due: Timestamp) -> JobError {
+    let minutes = START_WITHIN.as_mins();
+    let last = schedule.last.as_ref().filter(|last| last.due == due).and_then(|last| last.error.clone());
+    match last {
+        Some(error) => {
+            JobError { message: format!("not begun within {minutes} minutes: {}", error.message), ..error }
+        }
+        None => JobError {
+            code: Code::Unavailable,
+            message: format!("no multiadmin was at work within {minutes} minutes of its time"),
+            hint: format!("run it now: `cellar schedules run {}`", schedule.name),
+            tool_output: String::new(),
+        },
+    }
+}
+
+/// The cells to try, in order; one that is none leaves the choice to planning.
+fn cells(work: &ScheduledWork) -> Vec<Option<CellName>> {
+    match work {
+        ScheduledWork::Backup(backup) => backup.cells.iter().cloned().map(Some).collect(),
+        ScheduledWork::Drill(drill) => vec![drill.cell.clone()],
+        ScheduledWork::Expire {} | ScheduledWork::Verify {} | ScheduledWork::Check {} => vec![None],
+    }
+}
+
+fn work(scheduled: &ScheduledWork) -> Work {
+    match scheduled {
+        ScheduledWork::Backup(backup) => Work::Backup(backup.params.clone()),
+        ScheduledWork::Expire {} => Work::Expire(ExpireParams::default()),
+        ScheduledWork::Verify {} => Work::Verify,
+        ScheduledWork::Check {} => Work::Check,
+        ScheduledWork::Drill(drill) => Work::Drill(drill.params.clone()),
+    }
+}
+
+fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord {
+    let text = |value: &dyn ToString| Value::String(value.to_string());
+    let mut arguments = Map::from_iter([
+        ("database".to_owned(), text(&schedule.database)),
+        ("schedule".to_owned(), text(&schedule.name)),
+    ]);
+    arguments.extend(wanted.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
+    arguments.extend(wanted.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
+    AuditRecord {
+        id: AuditId::new(Uuid::now_v7()),
+        time: now,
+        end_time: None,
+        identity: schedule.requester(),
+        peer: String::new(),
+        rpc: rpc(&schedule.work).to_owned(),
+        arguments: recordable(arguments),
+        outcome: AuditOutcome::Begun,
+        code: None,
+        message: String::new(),
+        job: None,
+    }
+}
+
+/// The method by which a person would ask for it.
+fn rpc(work: &ScheduledWork) -> &'static str {
+    match work {
+        ScheduledWork::Backup(_) => "Backup",
+        ScheduledWork::Expire {} => "ExpireBackups",
+        ScheduledWork::Verify {} => "VerifyBackups",
+        ScheduledWork::Check {} => "CheckArchive",
+        ScheduledWork::Drill(_) => "DrillRestore",
+    }
+}

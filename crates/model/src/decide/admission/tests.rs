@@ -1,0 +1,414 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::records::backup::BackupType;
+use crate::records::instance::{InstanceState, LagClass};
+use crate::records::pooler::{Leader, Pooler, PoolerStatus};
+use crate::records::restore::Incarnation;
+use crate::records::topology::{Cell, Database, Retention};
+use crate::store::layout::CellLayout;
+use crate::types::lsn::Timeline;
+
+#[derive(Default)]
+struct World {
+    cells: BTreeMap<CellName, Cell>,
+    databases: BTreeMap<DatabaseName, Database>,
+    poolers: BTreeMap<(DatabaseName, CellName), Pooler>,
+    status: BTreeMap<(DatabaseName, CellName), PoolerStatus>,
+    leaders: BTreeMap<DatabaseName, Leader>,
+    incarnations: BTreeMap<DatabaseName, Incarnation>,
+}
+
+fn request(cell: &str) -> JobRequest {
+    JobRequest {
+        database: None,
+        cell: Some(cell.parse().unwrap()),
+        timeout: None,
+        request_id: None,
+        requested_by: "me".into(),
+    }
+}
+
+impl World {
+    /// zone1 is the primary, zone2 and zone3 stream from it.
+    fn healthy() -> Self {
+        let mut world = Self::default();
+        let db = Database {
+            name: "app".parse().unwrap(),
+            stanza: "app".parse().unwrap(),
+            repo_path: "/repo".into(),
+            retention: Retention { full: 2 },
+            bootstrap_cell: "zone1".parse().unwrap(),
+            port_offset: 0,
+            repo_cipher: None,
+            pgbackrest_names: Vec::new(),
+        };
+        for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
+            let cell = Cell {
+                name: name.parse().unwrap(),
+                index: u32::try_from(index).unwrap(),
+                host: "localhost".into(),
+                directory: format!("/c/{name}"),
+            };
+            let pooler = CellLayout::new(&cell.directory).pooler(&db, &cell, "127.0.0.1").unwrap();
+            let status = PoolerStatus {
+                database: db.name.clone(),
+                cell: cell.name.clone(),
+                epoch: "e".into(),
+                pid: 1,
+                state: InstanceState::Running,
+                message: String::new(),
+                role: if index == 0 { Role::Primary } else { Role::Standby },
+                system_identifier: None,
+                timeline: Some(Timeline::new(1)),
+                streams_from: (index > 0).then(|| "zone1".parse().unwrap()),
+                receive_lag: LagClass::Current,
+                replay_lag: LagClass::Current,
+                archiver: crate::records::pooler::Archiver::default(),
+                versions: crate::records::pooler::Versions::default(),
+                certificate_expiry: None,
+                tls_server_up: true,
+                tls_server_accepts: vec![],
+                unreadable_records: vec![],
+                update_time: None,
+            };
+            world.poolers.insert((db.name.clone(), cell.name.clone()), pooler);
+            world.status.insert((db.name.clone(), cell.name.clone()), status);
+            world.cells.insert(cell.name.clone(), cell);
+        }
+        let leader = Leader {
+            cell: "zone1".parse().unwrap(),
+            term: Timeline::new(1),
+            system_identifier: None,
+            lsn: None,
+        };
+        world.leaders.insert(db.name.clone(), leader);
+        world.databases.insert(db.name.clone(), db);
+        world
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            cells: &self.cells,
+            databases: &self.databases,
+            poolers: &self.poolers,
+            status: &self.status,
+            leaders: &self.leaders,
+            incarnations: &self.incarnations,
+        }
+    }
+
+    fn status(&mut self, cell: &str) -> &mut PoolerStatus {
+        self.status.get_mut(&("app".parse().unwrap(), cell.parse().unwrap())).unwrap()
+    }
+
+    fn backup(&self, cell: &str, allow_primary: bool) -> Result<JobRecord, Refusal> {
+        let params = BackupParams { backup_type: BackupType::Incr, allow_primary, max_lag_bytes: 0 };
+        let request = request(cell);
+        plan_backup(
+            &self.snapshot(),
+            &request,
+            &params,
+            JobId::new(uuid::Uuid::from_u128(1)),
+            Timestamp::UNIX_EPOCH,
+        )
+    }
+
+    fn refused(&self, cell: &str) -> Code {
+        self.backup(cell, false).unwrap_err().code
+    }
+}
+
+#[test]
+fn a_healthy_standby_is_accepted() {
+    let record = World::healthy().backup("zone3", false).unwrap();
+    assert_eq!(record.cell.as_str(), "zone3");
+    assert_eq!(record.backup.unwrap().max_lag_bytes, DEFAULT_MAX_LAG);
+    assert!(record.deadline > record.create_time);
+}
+
+#[test]
+fn an_unknown_cell_is_refused_listing_the_known() {
+    let refusal = World::healthy().backup("zone9", false).unwrap_err();
+    assert_eq!(refusal.code, Code::UnknownCell);
+    assert!(refusal.message.contains("zone1, zone2, zone3"), "{refusal}");
+}
+
+#[test]
+fn the_primary_needs_permission() {
+    assert_eq!(World::healthy().refused("zone1"), Code::IsPrimary);
+    assert!(World::healthy().backup("zone1", true).is_ok());
+}
+
+#[test]
+fn a_dead_cell_is_refused() {
+    let mut world = World::healthy();
+    world.status("zone3").state = InstanceState::Down;
+    assert_eq!(world.refused("zone3"), Code::CellDown);
+    world.status.remove(&("app".parse().unwrap(), "zone3".parse().unwrap()));
+    assert_eq!(world.refused("zone3"), Code::CellDown);
+}
+
+#[test]
+fn an_instance_that_does_not_answer_is_not_a_standby() {
+    let mut world = World::healthy();
+    world.status("zone3").role = Role::Unknown;
+    assert_eq!(world.refused("zone3"), Code::CellDown);
+}
+
+#[test]
+fn a_standby_of_somebody_else_is_refused() {
+    let mut world = World::healthy();
+    world.status("zone3").streams_from = Some("zone2".parse().unwrap());
+    assert_eq!(world.refused("zone3"), Code::WrongPrimary);
+    world.status("zone3").streams_from = None;
+    assert_eq!(world.refused("zone3"), Code::WrongPrimary);
+}
+
+#[test]
+fn two_primaries_are_refused() {
+    let mut world = World::healthy();
+    world.status("zone2").role = Role::Primary;
+    assert_eq!(world.refused("zone3"), Code::TwoPrimaries);
+}
+
+#[test]
+fn a_dead_primary_is_refused_by_name() {
+    let mut world = World::healthy();
+    world.status("zone1").state = InstanceState::Down;
+    assert_eq!(world.refused("zone3"), Code::NoPrimary);
+}
+
+#[test]
+fn a_dead_third_cell_costs_nothing() {
+    let mut world = World::healthy();
+    world.status.remove(&("app".parse().unwrap(), "zone2".parse().unwrap()));
+    assert!(world.backup("zone3", false).is_ok());
+}
+
+#[test]
+fn the_database_must_be_named_when_there_are_two() {
+    let mut world = World::healthy();
+    let mut second = world.databases.values().next().unwrap().clone();
+    second.name = "web".parse().unwrap();
+    world.databases.insert(second.name.clone(), second);
+    assert_eq!(world.refused("zone3"), Code::InvalidArgument);
+}
+
+#[test]
+fn only_standbys_leave_and_only_standbys_are_rebuilt() {
+    let mut world = World::healthy();
+    let remove = |world: &World, cell: &str| {
+        plan_cell_removal(&world.snapshot(), &cell.parse().unwrap()).map_err(|r| r.code)
+    };
+    assert_eq!(remove(&world, "zone1"), Err(Code::IsPrimary));
+    assert_eq!(remove(&world, "zone9"), Err(Code::UnknownCell));
+    assert_eq!(remove(&world, "zone2"), Ok(()));
+    let rebuild = |world: &World, cell: &str| {
+        let request = request(cell);
+        plan_rebuild(&world.snapshot(), &request, JobId::new(uuid::Uuid::from_u128(1)), Timestamp::UNIX_EPOCH)
+            .map(|_| ())
+            .map_err(|r| r.code)
+    };
+    assert_eq!(rebuild(&world, "zone1"), Err(Code::IsPrimary));
+    assert_eq!(rebuild(&world, "zone2"), Ok(()));
+    world.status("zone2").state = InstanceState::Broken;
+    assert_eq!(rebuild(&world, "zone2"), Ok(()));
+    world.cells.retain(|name, _| name.as_str() == "zone2");
+    assert_eq!(remove(&world, "zone2"), Err(Code::LastCell));
+}
+
+fn job_id(n: u128) -> JobId {
+    JobId::new(uuid::Uuid::from_u128(n))
+}
+
+fn whole(timeout: Option<Duration>) -> JobRequest {
+    JobRequest { database: None, cell: None, timeout, request_id: None, requested_by: "me".into() }
+}
+
+fn to(target: Target, in_place: bool) -> RestoreParams {
+    RestoreParams { target, timeline: None, in_place, onto: None }
+}
+
+fn made(mut world: World) -> World {
+    for leader in world.leaders.values_mut() {
+        leader.system_identifier = Some(crate::types::lsn::SystemIdentifier::new(7));
+    }
+    world
+}
+
+fn restore(world: &World, params: &RestoreParams) -> Result<JobRecord, Refusal> {
+    plan_restore(&world.snapshot(), &whole(None), params, job_id(1), Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_restore_goes_to_the_primary_unless_it_is_down_or_would_lose_the_best_copy() {
+    let mut world = made(World::healthy());
+    let latest = to(Target::Latest {}, false);
+    assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone1");
+    assert_eq!(restore(&world, &to(Target::Latest {}, true)).unwrap().cell.as_str(), "zone2");
+    world.status("zone1").state = InstanceState::Broken;
+    assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone2", "its disk is empty");
+    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+    for cell in ["zone2", "zone3"] {
+        world.status(cell).streams_from = None;
+    }
+    world.status("zone2").replay_lag = LagClass::Far;
+    let record = restore(&world, &latest).unwrap();
+    assert_eq!(record.cell.as_str(), "zone3", "the one that has most");
+    assert_eq!(record.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+}
+
+#[test]
+fn a_primary_that_nobody_could_fence_is_refused() {
+    let mut world = made(World::healthy());
+    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+    let refusal = restore(&world, &to(Target::Latest {}, false)).unwrap_err();
+    assert_eq!(refusal.code, Code::CellDown);
+    assert!(refusal.message.contains("zone2 streams from it"), "{refusal}");
+}
+
+#[test]
+fn a_restore_into_the_future_or_with_two_primaries_is_refused() {
+    let mut world = made(World::healthy());
+    let future = to(Target::Time(Timestamp::from_second(9).unwrap()), false);
+    assert_eq!(restore(&world, &future).unwrap_err().code, Code::TargetUnreachable);
+    world.status("zone2").role = Role::Primary;
+    assert_eq!(restore(&world, &to(Target::Latest {}, false)).unwrap_err().code, Code::TwoPrimaries);
+}
+
+#[test]
+fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
+    let world = made(World::healthy());
+    let params = RestoreParams { onto: Some("zone3".parse().unwrap()), ..to(Target::Latest {}, false) };
+    let plan = plan_restore_plan(&world.snapshot(), &whole(None), &params, job_id(1), Timestamp::UNIX_EPOCH)
+        .unwrap();
+    assert_eq!((plan.kind, plan.cell.as_str()), (JobKind::Plan, "zone1"));
+    assert_eq!(plan.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+    let drill = DrillParams {
+        backup: None,
+        checks: vec![],
+        check_database: String::new(),
+        skip_amcheck: false,
+        nice: 19,
+        max_bytes_per_second: 0,
+    };
+    let record =
+        plan_drill(&world.snapshot(), &whole(None), &drill, job_id(1), Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(record.cell.as_str(), "zone2");
+    assert!(!record.kind.takes_lock());
+}
+
+#[test]
+fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
+    use crate::decide::maintenance::{ExpireParams, plan_check, plan_expire, plan_verify};
+    let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
+    let mut world = made(World::healthy());
+    let expire = |world: &World, dry_run: bool| {
+        plan_expire(
+            &world.snapshot(),
+            &whole(None),
+            &ExpireParams { dry_run, ..ExpireParams::default() },
+            id,
+            now,
+        )
+    };
+    let record = expire(&world, false).unwrap();
+    assert_eq!(record.cell.as_str(), "zone2");
+    assert!(record.kind.takes_lock());
+    assert_eq!(plan_verify(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone2");
+    assert_eq!(plan_check(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone1");
+    world.incarnations.insert(
+        "app".parse().unwrap(),
+        Incarnation {
+            job: Some(job_id(7)),
+            kept_in: Some("zone1".parse().unwrap()),
+            ..Incarnation::default()
+        },
+    );
+    let refused = expire(&world, false).unwrap_err();
+    assert_eq!(refused.code, Code::RestoreOpen);
+    assert!(refused.hint.contains(&job_id(7).to_string()), "{}", refused.hint);
+    assert!(expire(&world, true).is_ok());
+    world.status("zone1").role = Role::Unknown;
+    let check = plan_check(&world.snapshot(), &whole(None), id, now);
+    assert_eq!(check.unwrap_err().code, Code::NoPrimary);
+}
+
+/// A restore of zone1 that has ended, with what it recorded.
+fn ended(state: JobState, kept: bool) -> Job {
+    let world = made(World::healthy());
+    let mut record = restore(&world, &to(Target::Latest {}, false)).unwrap();
+    let recovery = crate::records::restore::RecoveryResult {
+        timeline: Timeline::new(2),
+        from_timeline: Timeline::new(1),
+        lsn: crate::types::lsn::Lsn::new(1),
+        last_commit: None,
+        stopped: String::new(),
+        size_bytes: 0,
+        restore_millis: 0,
+        recovery_millis: 0,
+    };
+    let restored = crate::records::restore::RestoreResult {
+        cell: record.cell.clone(),
+        incarnation: 2,
+        recovery,
+        backup: None,
+        left_out: vec![],
+        kept,
+        first_backup: None,
+    };
+    let result = (state == JobState::Succeeded).then(|| crate::records::job::RunResult {
+        restore: Some(restored),
+        ..crate::records::job::RunResult::default()
+    });
+    record.closure =
+        Some(crate::records::job::Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
+    crate::decide::outcome::join(&record, None, false, None)
+}
+
+#[test]
+fn what_no_longer_makes_sense_is_not_rolled_back_or_confirmed() {
+    let mut world = made(World::healthy());
+    let db: DatabaseName = "app".parse().unwrap();
+    let now = Timestamp::UNIX_EPOCH;
+    let roll = |world: &World, job: &Job| {
+        plan_rollback(&world.snapshot(), &whole(None), job, job_id(2), now)
+            .map(|r| r.cell)
+            .map_err(|r| r.code)
+    };
+    let confirm = |world: &World, job: &Job, related: &[Job]| {
+        plan_confirm(&world.snapshot(), &whole(None), job, related, job_id(2), now)
+            .map(drop)
+            .map_err(|r| r.code)
+    };
+    let job = ended(JobState::Succeeded, true);
+    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "it never became the true copy");
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(job.record.id),
+        fence: None,
+        kept_in: Some("zone2".parse().unwrap()),
+    };
+    world.incarnations.insert(db.clone(), incarnation.clone());
+    assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
+    assert_eq!(confirm(&world, &job, &[]), Ok(()));
+    let mut confirmed = ended(JobState::Succeeded, true);
+    confirmed.record.kind = JobKind::Confirm;
+    assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
+    confirmed.record.kind = JobKind::Rollback;
+    assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
+    assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
+    assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
+    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..incarnation.clone() });
+    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
+    world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
+    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
+    let mut backup = job.clone();
+    backup.record.kind = JobKind::Backup;
+    assert_eq!(roll(&world, &backup), Err(Code::InvalidArgument));
+    let mut running = job;
+    running.state = JobState::Running;
+    assert_eq!(roll(&world, &running), Err(Code::Busy));
+}

@@ -1,0 +1,10 @@
+//! The decisions: pure functions from what is known to what is to be done.
+
+pub(crate) mod admission;
+pub(crate) mod driven;
+pub(crate) mod maintenance;
+pub(crate) mod outcome;
+pub(crate) mod precondition;
+pub(crate) mod proof;
+pub(crate) mod recovery_target;
+pub(crate) mod snapshot;

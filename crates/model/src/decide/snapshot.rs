@@ -1,0 +1,213 @@
+//! The topology as a decision looks at it, and what can be read from it.
+
+use std::collections::BTreeMap;
+
+use crate::decide::admission::JobRequest;
+use crate::records::instance::{InstanceState, Role};
+use crate::records::pooler::{Leader, Pooler, PoolerStatus};
+use crate::records::restore::Incarnation;
+use crate::records::topology::{Cell, Database};
+use crate::types::code::{Code, Refusal};
+use crate::types::name::{CellName, DatabaseName};
+
+/// Everything a decision looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// All cells.
+    pub cells: &'a BTreeMap<CellName, Cell>,
+    /// All databases.
+    pub databases: &'a BTreeMap<DatabaseName, Database>,
+    /// All poolers.
+    pub poolers: &'a BTreeMap<(DatabaseName, CellName), Pooler>,
+    /// Their status, as far as they live.
+    pub status: &'a BTreeMap<(DatabaseName, CellName), PoolerStatus>,
+    /// The recorded primaries.
+    pub leaders: &'a BTreeMap<DatabaseName, Leader>,
+    /// Which copies are the true ones.
+    pub incarnations: &'a BTreeMap<DatabaseName, Incarnation>,
+}
+
+pub(crate) fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "there are none yet".to_owned() } else { format!("known: {}", names.join(", ")) }
+}
+
+impl<'a> Snapshot<'a> {
+    /// The database of that name, or the only one.
+    ///
+    /// # Errors
+    /// Refused when there is none of that name, or the name is needed and missing.
+    pub fn database(&self, name: Option<&DatabaseName>) -> Result<&'a Database, Refusal> {
+        let all = || known(self.databases.keys().map(DatabaseName::as_str));
+        match name {
+            Some(name) => self.databases.get(name).ok_or_else(|| {
+                Refusal::new(Code::UnknownDatabase, format!("there is no database {name} ({})", all()))
+                    .about("database", name)
+            }),
+            None if self.databases.len() == 1 => {
+                Ok(self.databases.values().next().unwrap_or_else(|| unreachable!()))
+            }
+            None if self.databases.is_empty() => {
+                Err(Refusal::new(Code::UnknownDatabase, "the cluster has no database yet")
+                    .hint("create one with `cellar up`"))
+            }
+            None => Err(Refusal::new(
+                Code::InvalidArgument,
+                format!("the cluster has several databases and the request names none ({})", all()),
+            )
+            .hint("name one with --database")
+            .about("field", "database")),
+        }
+    }
+
+    /// The pooler of a database in a cell.
+    ///
+    /// # Errors
+    /// Refused when the cell has none.
+    pub fn pooler(&self, database: &DatabaseName, cell: &CellName) -> Result<&'a Pooler, Refusal> {
+        self.poolers.get(&(database.clone(), cell.clone())).ok_or_else(|| {
+            let cells = self.poolers.keys().filter(|(db, _)| db == database).map(|(_, cell)| cell.as_str());
+            Refusal::new(
+                Code::UnknownCell,
+                format!("database {database} has no cell {cell} ({})", known(cells)),
+            )
+            .about("cell", cell)
+            .about("database", database)
+        })
+    }
+
+    pub(crate) fn live_status(
+        &self,
+        database: &DatabaseName,
+        cell: &CellName,
+    ) -> Result<&'a PoolerStatus, Refusal> {
+        let down = |message: String| {
+            Refusal::new(Code::CellDown, message).about("cell", cell).about("database", database)
+        };
+        let status = self.status.get(&(database.clone(), cell.clone())).ok_or_else(|| {
+            down(format!("cell {cell} is down: its multipooler does not report to the topology"))
+                .hint(format!("start it (`cellar up` on a local cluster), or name another cell than {cell}"))
+        })?;
+        Ok(status)
+    }
+
+    pub(crate) fn answering(
+        &self,
+        database: &DatabaseName,
+        cell: &CellName,
+    ) -> Result<&'a PoolerStatus, Refusal> {
+        let status = self.live_status(database, cell)?;
+        if status.state != InstanceState::Running || status.role == Role::Unknown {
+            let why = if status.message.is_empty() { String::new() } else { format!(": {}", status.message) };
+            return Err(Refusal::new(
+                Code::CellDown,
+                format!("PostgreSQL in cell {cell} is {}, not running{why}", status.state.as_str()),
+            )
+            .hint("look at `cellar status`, mend the cell or name another one")
+            .about("cell", cell)
+            .about("database", database));
+        }
+        Ok(status)
+    }
+
+    /// That no restore has stopped the primary just now, in whose light everything else would look broken.
+    pub(crate) fn not_fenced(&self, database: &DatabaseName) -> Result<(), Refusal> {
+        let Some(job) = self.incarnations.get(database).and_then(|incarnation| incarnation.fence) else {
+            return Ok(());
+        };
+        Err(Refusal::new(Code::Busy, format!("database {database} is being restored by job {job}"))
+            .hint(format!("wait for it (`cellar jobs watch {job}`), then ask again"))
+            .about("job", job)
+            .about("database", database))
+    }
+
+    /// Cells other than `except` whose instance says that it is a primary.
+    #[must_use]
+    pub fn other_primaries(&self, database: &DatabaseName, except: Option<&CellName>) -> Vec<CellName> {
+        self.status
+            .values()
+            .filter(|s| s.database == *database && s.role == Role::Primary && Some(&s.cell) != except)
+            .map(|s| s.cell.clone())
+            .collect()
+    }
+}
+
+impl Snapshot<'_> {
+    /// The recorded primary of a database that has been made.
+    pub(crate) fn leader(&self, database: &DatabaseName) -> Result<&Leader, Refusal> {
+        self.leaders.get(database).filter(|leader| leader.system_identifier.is_some()).ok_or_else(|| {
+            Refusal::new(Code::NoPrimary, format!("database {database} has no recorded primary yet"))
+                .hint("wait until `cellar status` shows a primary")
+                .about("database", database)
+        })
+    }
+
+    /// The cell that a restore is done in: the primary's, whose clients know it; one of the standbys when that is
+    /// down, or when the old data would be restored over, which the primary's is the last to be.
+    pub(crate) fn restore_cell(
+        &self,
+        database: &DatabaseName,
+        leader: &Leader,
+        in_place: bool,
+    ) -> Result<CellName, Refusal> {
+        let mut alive: Vec<(u8, crate::records::instance::LagClass, &CellName)> = self
+            .status
+            .values()
+            .filter(|status| {
+                status.database == *database
+                    && self.poolers.contains_key(&(database.clone(), status.cell.clone()))
+            })
+            .map(|status| {
+                let primary = status.cell == leader.cell;
+                // One whose disk is empty has no WAL that the archive lacks, which a standby has.
+                let first = primary && !in_place && status.state != InstanceState::Broken;
+                let last = primary && !first;
+                (u8::from(!first) + u8::from(last), lag_order(status), &status.cell)
+            })
+            .collect();
+        alive.sort_by_key(|(rank, lag, cell)| (*rank, lag_rank(*lag), (*cell).clone()));
+        alive.first().map(|(_, _, cell)| (*cell).clone()).ok_or_else(|| {
+            Refusal::new(Code::CellDown, format!("no multipooler of database {database} reports"))
+                .hint("start one (`cellar up` on a local cluster)")
+                .about("database", database)
+        })
+    }
+}
+
+impl Snapshot<'_> {
+    /// The cell that works on the repo and needs nothing of its instance: the named one, else a standby's, for the
+    /// primary has work to do.
+    pub(crate) fn reading_cell(
+        &self,
+        database: &DatabaseName,
+        request: &JobRequest,
+    ) -> Result<CellName, Refusal> {
+        let leader = self.leader(database)?;
+        match &request.cell {
+            Some(cell) => {
+                self.pooler(database, cell)?;
+                self.live_status(database, cell)?;
+                Ok(cell.clone())
+            }
+            None => self.restore_cell(database, leader, true),
+        }
+    }
+}
+
+fn lag_order(status: &PoolerStatus) -> crate::records::instance::LagClass {
+    if status.state == InstanceState::Running {
+        status.replay_lag
+    } else {
+        crate::records::instance::LagClass::Far
+    }
+}
+
+fn lag_rank(lag: crate::records::instance::LagClass) -> u8 {
+    match lag {
+        crate::records::instance::LagClass::Current => 0,
+        crate::records::instance::LagClass::Segment => 1,
+        crate::records::instance::LagClass::Behind => 2,
+        crate::records::instance::LagClass::Unknown => 3,
+        crate::records::instance::LagClass::Far => 4,
+    }
+}

@@ -1,0 +1,125 @@
+//! Cells and databases.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::name::{CellName, DatabaseName, StanzaName};
+use crate::types::pgbackrest_name::PgbackrestName;
+
+/// A failure domain. Its index never changes and every port derives from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cell {
+    /// Its name.
+    pub name: CellName,
+    /// Position that its ports derive from, from 0.
+    #[serde(default)]
+    pub index: u32,
+    /// DNS name under which the other cells reach it.
+    pub host: String,
+    /// Directory on that host that holds the cell's files.
+    pub directory: String,
+}
+
+/// The next free index: one above the highest in use, so that an index is not
+/// handed to a new cell while certificates and configs of an old one are still about.
+#[must_use]
+pub fn next_index<'a>(cells: impl IntoIterator<Item = &'a Cell>) -> u32 {
+    cells.into_iter().map(|cell| cell.index + 1).max().unwrap_or(0)
+}
+
+/// How many backups are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Full backups kept, `repo1-retention-full`.
+    #[serde(default)]
+    pub full: u32,
+}
+
+/// How a repository is encrypted, before anything leaves the host that writes it. The passphrase is in no record:
+/// it lies in a file beside each pooler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepoCipher {
+    /// pgBackRest's only one.
+    #[serde(rename = "REPO_CIPHER_AES_256_CBC")]
+    Aes256Cbc,
+}
+
+impl RepoCipher {
+    /// The value of `repo1-cipher-type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes256Cbc => "aes-256-cbc",
+        }
+    }
+}
+
+/// One replication group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Database {
+    /// Its name.
+    pub name: DatabaseName,
+    /// pgBackRest's name for its lineage.
+    pub stanza: StanzaName,
+    /// Path of its repository.
+    pub repo_path: String,
+    /// What is kept there.
+    #[serde(default)]
+    pub retention: Retention,
+    /// The cell that runs initdb when nothing exists yet. Says nothing about roles afterwards.
+    pub bootstrap_cell: CellName,
+    /// Added to every port of this database's poolers.
+    #[serde(default)]
+    pub port_offset: u32,
+    /// How its repository is encrypted; none when it is not. Fixed when the database is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_cipher: Option<RepoCipher>,
+    /// The names that pgBackRest's servers let in, the one first that certificates carry from now on. Empty for
+    /// `pgbackrest` alone, which is how it is until a certificate is revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pgbackrest_names: Vec<PgbackrestName>,
+}
+
+impl Database {
+    /// The name that certificates for pgBackRest carry from now on.
+    #[must_use]
+    pub fn pgbackrest_name(&self) -> PgbackrestName {
+        self.pgbackrest_names.first().copied().unwrap_or_default()
+    }
+
+    /// The names that pgBackRest's servers let in.
+    #[must_use]
+    pub fn accepted_names(&self) -> Vec<PgbackrestName> {
+        match self.pgbackrest_names.as_slice() {
+            [] => vec![PgbackrestName::default()],
+            names => names.to_vec(),
+        }
+    }
+}
+
+/// The serial numbers of certificates that nobody accepts any more, as the cluster's authorities signed them.
+///
+/// Readers trust the signatures and not this record: whoever can write here can neither revoke nor forgive.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationList {
+    /// Certificate revocation lists in PEM, one of each authority, the newest authority's first.
+    pub pem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(name: &str, index: u32) -> Cell {
+        Cell { name: name.parse().unwrap(), index, host: "localhost".into(), directory: "/c".into() }
+    }
+
+    #[test]
+    fn a_new_cell_moves_nobody_and_reuses_no_hole() {
+        assert_eq!(next_index(&[]), 0);
+        assert_eq!(next_index(&[cell("zone1", 0), cell("zone3", 2)]), 3);
+    }
+}

@@ -1,0 +1,290 @@
+//! Who may call what.
+//!
+//! A certificate of the cluster's authority proves a name; what the name may do stands in one table here. A method
+//! that is not in it may be called by nobody. The same table says which methods change anything.
+
+use std::fmt;
+
+use crate::types::name::{CellName, ClusterName, DatabaseName};
+
+/// What a person or program may do through multiadmin. Each may do all that the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OperatorRole {
+    /// Reads.
+    Viewer,
+    /// Also backs up, drills, plans and rebuilds standbys: nothing that could lose data.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl OperatorRole {
+    /// The role as it stands in a certificate's URI.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl std::str::FromStr for OperatorRole {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Viewer, Self::Operator, Self::Admin]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a role: viewer, operator or admin"))
+    }
+}
+
+impl fmt::Display for OperatorRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Who somebody is, from the URI in a certificate: `spiffe://<cluster>/<role>/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// A person or program.
+    Operator(OperatorRole),
+    /// The pooler of a database in a cell.
+    Pooler(DatabaseName, CellName),
+    /// A multiadmin.
+    Multiadmin,
+    /// Something else of the cluster's own: etcd, a standby's replication. It calls nothing.
+    Other,
+}
+
+impl Principal {
+    /// Reads a URI; none for one of another cluster, or of no known form.
+    #[must_use]
+    pub fn parse(uri: &str, cluster: &ClusterName) -> Option<Self> {
+        let rest = uri.strip_prefix("spiffe://")?.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
+        let (role, name) = rest.split_once('/')?;
+        if name.is_empty() {
+            return None;
+        }
+        match role {
+            "multiadmin" => Some(Self::Multiadmin),
+            "pooler" => {
+                let (database, cell) = name.split_once('/')?;
+                Some(Self::Pooler(database.parse().ok()?, cell.parse().ok()?))
+            }
+            "etcd" | "replication" => Some(Self::Other),
+            role => role.parse().ok().map(Self::Operator),
+        }
+    }
+}
+
+/// What a method needs of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// An operator of this role or a higher one.
+    Role(OperatorRole),
+    /// A multiadmin.
+    Multiadmin,
+    /// A multiadmin, or a pooler of the cluster.
+    Peer,
+    /// Anybody with a certificate that says who they are.
+    Anybody,
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Role(role) => write!(f, "the role {role}"),
+            Self::Multiadmin => f.write_str("a multiadmin's certificate"),
+            Self::Peer => f.write_str("a multiadmin's or a pooler's certificate"),
+            Self::Anybody => f.write_str("a certificate of this cluster"),
+        }
+    }
+}
+
+const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
+const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
+const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
+
+/// Whether a method changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It only answers.
+    Reads,
+    /// It records or changes something, if only the record of a job: every call leaves an audit record.
+    Mutates,
+}
+use Effect::{Mutates, Reads};
+
+/// Every method of every service of ours, what it needs, and what it does. `cellar-api` tests that none is missing.
+pub const METHODS: &[(&str, Needs, Effect)] = &[
+    ("/cellar.v1.MultiAdmin/Backup", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/RebuildStandby", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/RestoreDatabase", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/PlanRestore", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/VerifyBackups", OPERATOR, Mutates),
+    // A dry run; to take anything away needs `TO_EXPIRE`.
+    ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/CheckArchive", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
+    // Of a job that needs more, its own role: see `to_cancel`.
+    ("/cellar.v1.MultiAdmin/CancelJob", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/TailJobLog", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListBackups", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetBackup", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListCells", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/AddCell", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/RemoveCell", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ListDatabases", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
+    // Of work that needs more, its own role: see `to_schedule`.
+    ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/DeleteSchedule", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/ListAudit", VIEWER, Reads),
+    ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
+    ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/GetSigningRequest", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/InstallCertificates", Needs::Multiadmin, Mutates),
+];
+
+/// Services that are not ours: they say that somebody lives, and what the methods are called.
+const COMMON: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
+
+/// What a method needs, by its path in HTTP/2. None for one that nobody may call.
+#[must_use]
+pub fn needs(path: &str) -> Option<Needs> {
+    if COMMON.iter().any(|service| path.starts_with(service)) {
+        return Some(Needs::Anybody);
+    }
+    METHODS.iter().find(|(method, ..)| *method == path).map(|(_, needs, _)| *needs)
+}
+
+/// Whether a method changes anything, by its path in HTTP/2. One that is not in the table does nothing at all.
+#[must_use]
+pub fn mutates(path: &str) -> bool {
+    METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
+}
+
+/// What it needs to take backups away for good; anybody who may call the method may see what would go.
+pub const TO_EXPIRE: OperatorRole = OperatorRole::Admin;
+
+/// What it needs to cancel a job of that kind: as much as to ask for it.
+#[must_use]
+pub fn to_cancel(kind: crate::records::job::JobKind) -> OperatorRole {
+    use crate::records::job::JobKind::{Confirm, Discard, Expire, Fence, Recover, Restore, Rollback, Swap};
+    match kind {
+        Restore | Rollback | Confirm | Fence | Recover | Swap | Discard => OperatorRole::Admin,
+        Expire => TO_EXPIRE,
+        _ => OperatorRole::Operator,
+    }
+}
+
+/// What it needs to set, change or delete a schedule of such work: as much as to ask for the work.
+#[must_use]
+pub fn to_schedule(work: &crate::records::schedule::ScheduledWork) -> OperatorRole {
+    match work {
+        crate::records::schedule::ScheduledWork::Expire {} => TO_EXPIRE,
+        _ => OperatorRole::Operator,
+    }
+}
+
+/// Whether somebody may.
+#[must_use]
+pub fn allows(principal: &Principal, needs: Needs) -> bool {
+    match (needs, principal) {
+        (Needs::Anybody, _) | (Needs::Multiadmin | Needs::Peer, Principal::Multiadmin) => true,
+        (Needs::Peer, Principal::Pooler(..)) => true,
+        (Needs::Role(role), Principal::Operator(has)) => *has >= role,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cluster() -> ClusterName {
+        "demo".parse().unwrap()
+    }
+
+    #[test]
+    fn identities_are_read_from_uris_of_this_cluster_only() {
+        let parse = |uri: &str| Principal::parse(uri, &cluster());
+        assert_eq!(parse("spiffe://demo/viewer/ci"), Some(Principal::Operator(OperatorRole::Viewer)));
+        assert_eq!(parse("spiffe://demo/multiadmin/localhost"), Some(Principal::Multiadmin));
+        let pooler = Principal::Pooler("app".parse().unwrap(), "zone1".parse().unwrap());
+        assert_eq!(parse("spiffe://demo/pooler/app/zone1"), Some(pooler));
+        assert_eq!(parse("spiffe://demo/replication/zone1"), Some(Principal::Other));
+        for bad in [
+            "",
+            "spiffe://other/admin/x",
+            "spiffe://demo2/admin/x",
+            "spiffe://demo/admin/",
+            "spiffe://demo/admin",
+            "spiffe://demo/root/x",
+            "spiffe://demo/pooler/app",
+            "https://demo/admin/x",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_role_may_what_the_lower_ones_may() {
+        for (method, needs, _) in METHODS {
+            let may = |role| allows(&Principal::Operator(role), *needs);
+            assert!(!may(OperatorRole::Viewer) || may(OperatorRole::Operator), "{method}");
+            assert!(!may(OperatorRole::Operator) || may(OperatorRole::Admin), "{method}");
+            let own = matches!(needs, Needs::Multiadmin | Needs::Peer);
+            assert_eq!(allows(&Principal::Multiadmin, *needs), own, "{method}");
+            assert!(!allows(&Principal::Other, *needs), "{method}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_nobodys() {
+        for path in ["/cellar.v1.MultiAdmin/DropEverything", "", "/", "/cellar.v1.MultiAdmin/Backup/x"] {
+            assert_eq!(needs(path), None, "{path}");
+        }
+        assert_eq!(needs("/grpc.health.v1.Health/Check"), Some(Needs::Anybody));
+    }
+
+    /// What only answers is called so, and is what a viewer or a peer may call.
+    #[test]
+    fn the_table_agrees_with_the_methods_names_and_roles_on_what_mutates() {
+        for (path, needs, effect) in METHODS {
+            let name = path.rsplit('/').next().unwrap();
+            let reads = ["Get", "List", "Watch", "Tail", "Read"].iter().any(|verb| name.starts_with(verb));
+            assert_eq!(reads, *effect == Effect::Reads, "{path}");
+            assert_eq!(mutates(path), !reads, "{path}");
+            if let Needs::Role(role) = needs {
+                assert_eq!(reads, *role == OperatorRole::Viewer, "{path}");
+            }
+        }
+        assert!(!mutates("/cellar.v1.MultiAdmin/DropEverything"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_uri_is_survived(uri in ".{0,80}") {
+            let _ = Principal::parse(&uri, &cluster());
+            let _ = Principal::parse(&format!("spiffe://demo/{uri}"), &cluster());
+        }
+    }
+}

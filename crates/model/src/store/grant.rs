@@ -1,0 +1,109 @@
+//! What etcd lets each kind of process read and write.
+//!
+//! etcd knows its users by their certificates' common names. A pooler's certificate may be stolen with its host, so it
+//! opens no more than one pooler needs; multiadmin is the writer of everything else.
+
+use crate::store::key::{Key, Keyspace};
+use crate::types::name::{CellName, DatabaseName};
+
+/// Keys that a permission is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GrantRange {
+    /// One key.
+    Key(String),
+    /// All keys that begin so.
+    Prefix(String),
+}
+
+/// One permission of an etcd role.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// The keys.
+    pub range: GrantRange,
+    /// Whether they may be written too; they may always be read.
+    pub write: bool,
+}
+
+impl Keyspace {
+    /// The prefixes that the pooler of a database in a cell follows: all that it may read.
+    #[must_use]
+    pub fn watched_by_pooler(&self, database: &DatabaseName, cell: &CellName) -> Vec<String> {
+        let of_database = ["poolers", "status", "jobs"].map(|kind| self.of_database(kind, database));
+        let own = ["runs", "claims"].map(|kind| self.of_pooler(kind, database, cell));
+        let shared = ["cells", "databases", "leaders", "locks", "incarnations", "revocations"];
+        let shared = shared.map(|kind| self.kind(kind));
+        of_database.into_iter().chain(own).chain(shared).collect()
+    }
+
+    /// What a pooler may do: read what it follows; write its own status, what became of its own jobs, its claims on
+    /// them, and who the primary is.
+    #[must_use]
+    pub fn grants_of_pooler(&self, database: &DatabaseName, cell: &CellName) -> Vec<Grant> {
+        let own = ["runs", "claims"].map(|kind| self.of_pooler(kind, database, cell));
+        let read = self
+            .watched_by_pooler(database, cell)
+            .into_iter()
+            .map(|prefix| Grant { write: own.contains(&prefix), range: GrantRange::Prefix(prefix) });
+        // The primary may come to be in any cell, and each pooler says so of its own instance.
+        let written = [Key::Status(database.clone(), cell.clone()), Key::Leader(database.clone())];
+        let written = written.map(|key| Grant { range: GrantRange::Key(self.path(&key)), write: true });
+        read.chain(written).collect()
+    }
+
+    /// What a multiadmin may do: everything in this cluster, and nothing beside it.
+    #[must_use]
+    pub fn grants_of_multiadmin(&self) -> Vec<Grant> {
+        vec![Grant { range: GrantRange::Prefix(self.all()), write: true }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::job::JobId;
+
+    #[test]
+    fn a_pooler_writes_its_own_records_and_nobody_elses() {
+        let keys = Keyspace::new(&"demo".parse().unwrap());
+        let (app, web): (DatabaseName, DatabaseName) = ("app".parse().unwrap(), "web".parse().unwrap());
+        let (zone1, zone10): (CellName, CellName) = ("zone1".parse().unwrap(), "zone10".parse().unwrap());
+        let grants = keys.grants_of_pooler(&app, &zone1);
+        let may = |write: bool, key: &Key| {
+            let path = keys.path(key);
+            grants.iter().filter(|grant| grant.write || !write).any(|grant| match &grant.range {
+                GrantRange::Key(key) => *key == path,
+                GrantRange::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            })
+        };
+        let id = JobId::new(uuid::Uuid::from_u128(7));
+        for key in [
+            Key::Status(app.clone(), zone1.clone()),
+            Key::Run(app.clone(), zone1.clone(), id),
+            Key::Claim(app.clone(), zone1.clone(), id),
+            Key::Leader(app.clone()),
+        ] {
+            assert!(may(true, &key), "{key:?}");
+        }
+        for key in [
+            Key::Status(app.clone(), zone10.clone()),
+            Key::Status(web.clone(), zone1.clone()),
+            Key::Run(app.clone(), zone10.clone(), id),
+            Key::Run(web.clone(), zone1.clone(), id),
+            Key::Claim(app.clone(), zone10.clone(), id),
+            Key::Leader(web.clone()),
+            Key::Job(app.clone(), id),
+            Key::Cell(zone1.clone()),
+            Key::Database(app.clone()),
+            Key::Pooler(app.clone(), zone1.clone()),
+            Key::Lock(app.clone()),
+            Key::Incarnation(app.clone()),
+            Key::Schedule(app.clone(), "nightly".parse().unwrap()),
+            Key::Revocations,
+            Key::AdminLeader,
+        ] {
+            assert!(!may(true, &key), "{key:?}");
+        }
+        assert!(may(false, &Key::Job(app, id)) && !may(false, &Key::Job(web.clone(), id)));
+        assert!(!may(false, &Key::Status(web, zone1)) && !may(false, &Key::AdminLeader));
+    }
+}

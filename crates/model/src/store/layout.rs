@@ -1,0 +1,372 @@
+//! Directories and ports: where everything of a cluster is.
+
+use std::path::{Path, PathBuf};
+
+use crate::records::job::JobId;
+use crate::records::pooler::Pooler;
+use crate::records::topology::{Cell, Database};
+use crate::types::name::CellName;
+use crate::types::path_rule::path_fault;
+
+/// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
+pub const SOCKET_PATH_LIMIT: usize = 107;
+
+/// File name of the repository's passphrase in a directory of secrets.
+const REPO_CIPHER_PASS: &str = "repo-cipher-pass";
+
+/// The ports of one cluster, all moved by its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    offset: u16,
+}
+
+/// Cells a cluster may have; also the distance between the port ranges of two databases.
+pub const PORT_SPAN: u16 = 256;
+
+/// An arrangement that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// The port would be above 65535.
+    #[error("port {base} + {index} + offset {offset} is above 65535: choose a smaller --port-offset")]
+    PortTooHigh {
+        /// First port of its kind.
+        base: u16,
+        /// Cell index.
+        index: u32,
+        /// Offset.
+        offset: u32,
+    },
+    /// PostgreSQL could not bind its socket.
+    #[error(
+        "the unix socket path {path} is {length} bytes long and Linux allows {SOCKET_PATH_LIMIT}: choose a shorter directory (--dir)"
+    )]
+    SocketPathTooLong {
+        /// The path.
+        path: String,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Paths become text in configuration files.
+    #[error("the path {0:?} is not valid UTF-8: choose another directory")]
+    PathNotText(PathBuf),
+    /// They stand in files and commands that would misread it.
+    #[error("the path {path:?} cannot be used: {reason}; choose another directory")]
+    PathMisread {
+        /// The path.
+        path: String,
+        /// What is the matter with it.
+        reason: &'static str,
+    },
+}
+
+impl Ports {
+    /// pgBackRest TLS server of the cell with index 0.
+    pub const PGBACKREST: u16 = 8432;
+    /// PostgreSQL of the cell with index 0.
+    pub const POSTGRES: u16 = 25432;
+    /// etcd for clients.
+    pub const ETCD_CLIENT: u16 = 12379;
+    /// etcd for its peers.
+    pub const ETCD_PEER: u16 = 12380;
+    /// multiadmin gRPC.
+    pub const ADMIN_GRPC: u16 = 15070;
+    /// multipooler gRPC of the cell with index 0.
+    pub const POOLER_GRPC: u16 = 15270;
+
+    /// The ports of a cluster whose `--port-offset` is `offset`.
+    #[must_use]
+    pub fn new(offset: u16) -> Self {
+        Self { offset }
+    }
+
+    /// The port of something there is one of.
+    ///
+    /// # Errors
+    /// When it is above 65535.
+    pub fn single(self, base: u16) -> Result<u16, LayoutError> {
+        self.of_cell(base, 0)
+    }
+
+    /// The port of something that every cell has.
+    ///
+    /// # Errors
+    /// When it is above 65535.
+    pub fn of_cell(self, base: u16, index: u32) -> Result<u16, LayoutError> {
+        let offset = u32::from(self.offset);
+        u16::try_from(u32::from(base) + index + offset).map_err(|_| LayoutError::PortTooHigh {
+            base,
+            index,
+            offset,
+        })
+    }
+}
+
+/// The directory of one local cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterLayout {
+    root: PathBuf,
+}
+
+impl ClusterLayout {
+    /// The layout below `root`, which must be absolute.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The cluster's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The certificate authority; the only place its key ever is.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.root.join("ca")
+    }
+
+    /// etcd's data and certificates.
+    #[must_use]
+    pub fn etcd(&self) -> PathBuf {
+        self.root.join("etcd")
+    }
+
+    /// The default repository.
+    #[must_use]
+    pub fn repo(&self) -> PathBuf {
+        self.root.join("repo")
+    }
+
+    /// multiadmin's certificates.
+    #[must_use]
+    pub fn multiadmin(&self) -> PathBuf {
+        self.root.join("multiadmin")
+    }
+
+    /// What a client needs: `ca.crt`, `client.crt`, `client.key`, `endpoint`.
+    #[must_use]
+    pub fn client(&self) -> PathBuf {
+        self.root.join("client")
+    }
+
+    /// Pid files of etcd and multiadmin.
+    #[must_use]
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("pid")
+    }
+
+    /// Logs of etcd and multiadmin.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// What the provisioner remembers of the cluster (name, offset, versions).
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// The provisioner's own copies of what each cell's pooler must know; 0700.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.state().join("secrets")
+    }
+
+    /// The provisioner's copy of the repository's passphrase, for cells that are added later; 0600.
+    #[must_use]
+    pub fn repo_cipher_pass(&self) -> PathBuf {
+        self.secrets().join(REPO_CIPHER_PASS)
+    }
+
+    /// One cell's directory.
+    #[must_use]
+    pub fn cell(&self, cell: &CellName) -> CellLayout {
+        CellLayout::new(self.root.join(cell.as_str()))
+    }
+}
+
+/// The directory of one cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellLayout {
+    root: PathBuf,
+}
+
+impl CellLayout {
+    /// The layout below `root`, which must be absolute.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The cell's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// PostgreSQL's data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.root.join("pg_data")
+    }
+
+    /// Where a restore makes the new data beside the old.
+    #[must_use]
+    pub fn restored(&self, job: JobId) -> PathBuf {
+        self.root.join(format!("pg_data.restored-{job}"))
+    }
+
+    /// Where the old data is kept after a restore.
+    #[must_use]
+    pub fn kept(&self, job: JobId) -> PathBuf {
+        self.root.join(format!("pg_data.before-{job}"))
+    }
+
+    /// What a job needs while it runs and nobody afterwards: sockets, locks and spool of a private instance.
+    ///
+    /// The name is as long as that of [`CellLayout::sockets`], so that a socket fits here if it fits there.
+    #[must_use]
+    pub fn scratch(&self, job: JobId) -> PathBuf {
+        let text = job.to_string();
+        self.root.join("tmp").join(&text[text.len() - 6..])
+    }
+
+    /// Below which a drill restores; one directory per job.
+    #[must_use]
+    pub fn drills(&self) -> PathBuf {
+        self.root.join("drills")
+    }
+
+    /// Directory of PostgreSQL's socket.
+    #[must_use]
+    pub fn sockets(&self) -> PathBuf {
+        self.root.join("pg_sockets")
+    }
+
+    /// The generated config.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.root.join("pgbackrest.conf")
+    }
+
+    /// Logs: `postgres.log`, `multipooler.log`, `pgbackrest-server.log`, `jobs/<id>.log`.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// pgBackRest's spool.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// pgBackRest's locks, and the pooler's own.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The cell's certificates and its one key.
+    #[must_use]
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    /// What the pooler must know and nobody else; 0700.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// The passphrase of an encrypted repository; 0600.
+    #[must_use]
+    pub fn repo_cipher_pass(&self) -> PathBuf {
+        self.secrets().join(REPO_CIPHER_PASS)
+    }
+
+    /// Pid files.
+    #[must_use]
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("pid")
+    }
+
+    /// Configs of running jobs and output of finished ones.
+    #[must_use]
+    pub fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
+    /// The address card of this cell's pooler for `database`, listening on `listen`.
+    ///
+    /// # Errors
+    /// When a port is above 65535, a path is not text, or the socket path is too long.
+    pub fn pooler(&self, database: &Database, cell: &Cell, listen: &str) -> Result<Pooler, LayoutError> {
+        let text = |path: PathBuf| match path.to_str() {
+            None => Err(LayoutError::PathNotText(path.clone())),
+            Some(text) => match path_fault(text) {
+                None => Ok(text.to_owned()),
+                Some(reason) => Err(LayoutError::PathMisread { path: text.to_owned(), reason }),
+            },
+        };
+        let port = |base: u16| {
+            let high = LayoutError::PortTooHigh { base, index: cell.index, offset: database.port_offset };
+            let offset = u16::try_from(database.port_offset).map_err(|_| high)?;
+            Ports::new(offset).of_cell(base, cell.index)
+        };
+        let postgres_port = port(Ports::POSTGRES)?;
+        check_socket_path(&self.sockets(), postgres_port)?;
+        Ok(Pooler {
+            database: database.name.clone(),
+            cell: cell.name.clone(),
+            index: cell.index,
+            host: cell.host.clone(),
+            postgres_port,
+            pgbackrest_port: port(Ports::PGBACKREST)?,
+            grpc_port: port(Ports::POOLER_GRPC)?,
+            listen: listen.to_owned(),
+            data_directory: text(self.data())?,
+            socket_directory: text(self.sockets())?,
+            config_path: text(self.config())?,
+            tls_directory: text(self.tls())?,
+            log_directory: text(self.log())?,
+            lock_directory: text(self.lock())?,
+            spool_directory: text(self.spool())?,
+            revocations: 0,
+        })
+    }
+}
+
+/// Whether PostgreSQL can bind its socket in `directory`.
+///
+/// # Errors
+/// When `<directory>/.s.PGSQL.<port>` is longer than [`SOCKET_PATH_LIMIT`].
+pub fn check_socket_path(directory: &Path, port: u16) -> Result<(), LayoutError> {
+    let path = directory.join(format!(".s.PGSQL.{port}"));
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_LIMIT {
+        return Err(LayoutError::SocketPathTooLong { path: path.display().to_string(), length });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_derive_from_the_index() {
+        assert_eq!(Ports::new(0).of_cell(Ports::PGBACKREST, 2), Ok(8434));
+        assert_eq!(Ports::new(100).of_cell(Ports::PGBACKREST, 2), Ok(8534));
+        assert!(Ports::new(60000).of_cell(Ports::POSTGRES, 0).is_err());
+    }
+
+    #[test]
+    fn a_socket_path_may_have_107_bytes() {
+        let fits = "/".to_owned() + &"a".repeat(SOCKET_PATH_LIMIT - 1 - "/.s.PGSQL.25432".len());
+        assert!(check_socket_path(Path::new(&fits), 25432).is_ok());
+        assert!(check_socket_path(Path::new(&(fits + "b")), 25432).is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Values with rules of their own: names, positions in the WAL, paths, secrets, error codes.
+
+pub(crate) mod code;
+pub(crate) mod json;
+pub(crate) mod lsn;
+pub(crate) mod name;
+pub(crate) mod path_rule;
+pub(crate) mod pgbackrest_name;
+pub(crate) mod secret;
+pub(crate) mod wal;

@@ -1,0 +1,398 @@
+//! WAL segments, timeline histories, and what a timeline consists of.
+//!
+//! A restore to a point on one timeline replays segments of several: each
+//! timeline begins at a position of its parent. Which file holds which
+//! position, and whether a backup lies on the way to a target, follows from the
+//! history files alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::lsn::{Lsn, Timeline};
+
+/// Bytes of a WAL segment, unless initdb was told otherwise.
+pub const DEFAULT_SEGMENT_SIZE: u64 = 16 << 20;
+
+/// A WAL file: the timeline, and the segment's number counted in `segment size` from position 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Segment {
+    /// The timeline in the file's name.
+    pub timeline: Timeline,
+    /// The number: `position / segment size`.
+    pub number: u64,
+}
+
+/// The size of a segment: a power of two between 1 MiB and 1 GiB, as initdb demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentSize(u64);
+
+impl Default for SegmentSize {
+    fn default() -> Self {
+        Self(DEFAULT_SEGMENT_SIZE)
+    }
+}
+
+impl SegmentSize {
+    /// From a number of bytes; `None` when PostgreSQL could not have it.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        (bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes)).then_some(Self(bytes))
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the segment that holds the byte at `lsn`.
+    #[must_use]
+    pub fn number_of(self, lsn: Lsn) -> u64 {
+        lsn.bytes() / self.0
+    }
+
+    /// The number of the segment that holds the byte before `lsn`: where a record that ends there lies.
+    #[must_use]
+    pub fn number_before(self, lsn: Lsn) -> u64 {
+        lsn.bytes().saturating_sub(1) / self.0
+    }
+
+    /// Where a segment begins.
+    #[must_use]
+    pub fn start_of(self, number: u64) -> Lsn {
+        Lsn::new(number.saturating_mul(self.0))
+    }
+
+    /// A segment's file name, 24 hexadecimal digits.
+    #[must_use]
+    pub fn file_name(self, segment: Segment) -> String {
+        let per_log = 0x1_0000_0000 / self.0;
+        let (log, low) = (segment.number / per_log, segment.number % per_log);
+        format!("{:08X}{log:08X}{low:08X}", segment.timeline.get())
+    }
+
+    /// Reads a file name; `None` for anything but 24 upper-case hexadecimal digits of a segment of this size.
+    #[must_use]
+    pub fn parse_file_name(self, name: &str) -> Option<Segment> {
+        let plain =
+            name.len() == 24 && name.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+        if !plain {
+            return None;
+        }
+        let part = |at: usize| u64::from_str_radix(&name[at..at + 8], 16).ok();
+        let per_log = 0x1_0000_0000 / self.0;
+        let low = part(16)?;
+        let timeline = u32::try_from(part(0)?).ok()?;
+        (low < per_log).then(|| Segment {
+            timeline: Timeline::new(timeline),
+            number: part(8).unwrap_or(0) * per_log + low,
+        })
+    }
+}
+
+/// One line of a history file: a timeline and where its child left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ancestor {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Where it was left.
+    pub left_at: Lsn,
+}
+
+/// A timeline's ancestors, oldest first: the content of `0000000N.history`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History(pub Vec<Ancestor>);
+
+/// A history file that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the timeline's history is not a timeline and a position: {text:?}")]
+pub struct HistoryError {
+    line: usize,
+    text: String,
+}
+
+impl FromStr for History {
+    type Err = HistoryError;
+    fn from_str(text: &str) -> Result<Self, HistoryError> {
+        let mut ancestors: Vec<Ancestor> = Vec::new();
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let bad = || HistoryError { line: at + 1, text: line.chars().take(80).collect() };
+            let mut words = line.split_whitespace();
+            let (timeline, left_at) = words.next().zip(words.next()).ok_or_else(bad)?;
+            let timeline = Timeline::new(timeline.parse().map_err(|_| bad())?);
+            let left_at: Lsn = left_at.parse().map_err(|_| bad())?;
+            // Positions need not rise: a restore to before the point where its own timeline began is written so.
+            if ancestors.last().is_some_and(|last| last.timeline >= timeline) {
+                return Err(bad());
+            }
+            ancestors.push(Ancestor { timeline, left_at });
+        }
+        Ok(Self(ancestors))
+    }
+}
+
+/// A timeline with its ancestors: the one line of WAL that a recovery onto it follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lineage {
+    /// Timelines with the position at which each begins, oldest first; the last one is the timeline itself.
+    parts: Vec<(Timeline, Lsn)>,
+}
+
+impl Lineage {
+    /// The lineage of `timeline`, whose history file says `history`; timeline 1 has none.
+    #[must_use]
+    pub fn new(timeline: Timeline, history: &History) -> Self {
+        let mut parts = Vec::with_capacity(history.0.len() + 1);
+        let mut begin = Lsn::new(0);
+        for ancestor in history.0.iter().filter(|ancestor| ancestor.timeline < timeline) {
+            parts.push((ancestor.timeline, begin));
+            begin = ancestor.left_at;
+            // A timeline that was left before it began has no part in this; the one before it was left there instead.
+            parts.retain(|(_, at)| *at < begin || at.bytes() == 0);
+        }
+        parts.push((timeline, begin));
+        Self { parts }
+    }
+
+    /// The timeline itself.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        // `new` always pushes one.
+        self.parts.last().map_or(Timeline::new(1), |(timeline, _)| *timeline)
+    }
+
+    /// Its timelines, oldest first.
+    pub fn timelines(&self) -> impl Iterator<Item = Timeline> + '_ {
+        self.parts.iter().map(|(timeline, _)| *timeline)
+    }
+
+    /// Where the timeline itself begins.
+    #[must_use]
+    pub fn begins_at(&self) -> Lsn {
+        self.parts.last().map_or(Lsn::new(0), |(_, begin)| *begin)
+    }
+
+    /// Where a timeline of this lineage ends; `None` for the last, and for one that is not in it.
+    pub(crate) fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
+        let at = self.parts.iter().position(|(part, _)| *part == timeline)?;
+        self.parts.get(at + 1).map(|(_, begin)| *begin)
+    }
+
+    /// Whether position `lsn` of `timeline` lies on this lineage, rather than on a part of that
+    /// timeline that was left behind.
+    #[must_use]
+    pub fn contains(&self, timeline: Timeline, lsn: Lsn) -> bool {
+        self.parts.iter().any(|(part, _)| *part == timeline)
+            && self.end_of(timeline).is_none_or(|end| lsn <= end)
+    }
+
+    /// The files that may hold segment `number`, the one that PostgreSQL tries first in front. Where a
+    /// timeline begins in the middle of a segment, its own file repeats its parent's part.
+    pub fn files(&self, number: u64, size: SegmentSize) -> impl Iterator<Item = Segment> + '_ {
+        self.parts.iter().enumerate().rev().filter_map(move |(at, (timeline, begin))| {
+            let begins = size.number_of(*begin) <= number;
+            let ends = self.parts.get(at + 1).is_none_or(|(_, end)| number <= size.number_of(*end));
+            (begins && ends).then_some(Segment { timeline: *timeline, number })
+        })
+    }
+
+    /// The segments between `first` and `last` that are in none of their files.
+    #[must_use]
+    pub fn missing(&self, first: u64, last: u64, archive: &Archive) -> Vec<Segment> {
+        let here = |segment: &Segment| archive.has(segment);
+        (first..=last)
+            .filter(|number| !self.files(*number, archive.size).any(|segment| here(&segment)))
+            .filter_map(|number| self.files(number, archive.size).next())
+            .collect()
+    }
+
+    /// The last segment that the archive has of this lineage without a gap behind `first`.
+    #[must_use]
+    pub fn last_without_gap(&self, first: u64, archive: &Archive) -> Option<u64> {
+        let mut last = None;
+        let mut number = first;
+        while self.files(number, archive.size).any(|segment| archive.has(&segment)) {
+            last = Some(number);
+            number += 1;
+        }
+        last
+    }
+
+    /// The newest segment that the archive has of this lineage, whatever is missing before it.
+    #[must_use]
+    pub fn newest(&self, archive: &Archive) -> Option<u64> {
+        let of_part = |(timeline, begin): &(Timeline, Lsn)| {
+            let numbers = archive.segments.get(timeline)?;
+            let end = self.end_of(*timeline).map_or(u64::MAX, |end| archive.size.number_of(end));
+            numbers.range(archive.size.number_of(*begin)..=end).next_back().copied()
+        };
+        self.parts.iter().filter_map(of_part).max()
+    }
+}
+
+/// The WAL that a repo's archive has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Archive {
+    /// The size of its segments.
+    pub size: SegmentSize,
+    /// Segment numbers by timeline.
+    pub segments: BTreeMap<Timeline, BTreeSet<u64>>,
+}
+
+impl Archive {
+    /// Whether it has a file.
+    #[must_use]
+    pub fn has(&self, segment: &Segment) -> bool {
+        self.segments.get(&segment.timeline).is_some_and(|numbers| numbers.contains(&segment.number))
+    }
+
+    /// Adds a file.
+    pub fn add(&mut self, segment: Segment) {
+        self.segments.entry(segment.timeline).or_default().insert(segment.number);
+    }
+}
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (timeline, begin)) in self.parts.iter().enumerate() {
+            if at > 0 {
+                write!(f, " -> ")?;
+            }
+            write!(f, "{timeline}")?;
+            if at > 0 {
+                write!(f, " from {begin}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn tl(n: u32) -> Timeline {
+        Timeline::new(n)
+    }
+
+    fn archive(files: &[(u32, u64)]) -> Archive {
+        let mut archive = Archive::default();
+        for (timeline, number) in files {
+            archive.add(Segment { timeline: tl(*timeline), number: *number });
+        }
+        archive
+    }
+
+    #[test]
+    fn names_are_postgresqls() {
+        let size = SegmentSize::default();
+        let segment = Segment { timeline: tl(10), number: 0x1_02 };
+        assert_eq!(size.file_name(segment), "0000000A0000000100000002");
+        assert_eq!(size.parse_file_name("0000000A0000000100000002"), Some(segment));
+        for bad in [
+            "",
+            "0000000A00000001000000",
+            "0000000A0000000100000100",
+            "0000000a0000000100000002",
+            "00000002.history",
+        ] {
+            assert_eq!(size.parse_file_name(bad), None, "{bad}");
+        }
+        assert_eq!(SegmentSize::new(3 << 20), None);
+    }
+
+    #[test]
+    fn a_history_is_read_and_nonsense_is_not() {
+        let history: History =
+            "1\t0/3000000\tno recovery target specified\n\n2\t0/5000028\tbefore x\n".parse().unwrap();
+        assert_eq!(history.0.len(), 2);
+        assert_eq!(history.0[1], Ancestor { timeline: tl(2), left_at: Lsn::new(0x500_0028) });
+        for bad in ["x 0/1", "1", "2 0/1\n1 0/2"] {
+            assert!(bad.parse::<History>().is_err(), "{bad}");
+        }
+    }
+
+    /// Timeline 3 left 1 at 40 MiB: what 1 and 2 wrote after their ends is not on the way.
+    #[test]
+    fn what_was_left_behind_is_not_on_the_way() {
+        let history = History(vec![Ancestor { timeline: tl(1), left_at: Lsn::new(40 * MIB) }]);
+        let lineage = Lineage::new(tl(3), &history);
+        assert!(lineage.contains(tl(1), Lsn::new(40 * MIB)));
+        assert!(!lineage.contains(tl(1), Lsn::new(40 * MIB + 1)));
+        assert!(!lineage.contains(tl(2), Lsn::new(1)));
+        assert!(lineage.contains(tl(3), Lsn::new(100 * MIB)));
+        let size = SegmentSize::default();
+        let files: Vec<u32> = lineage.files(2, size).map(|segment| segment.timeline.get()).collect();
+        assert_eq!(files, [3, 1], "the switch is inside segment 2, and the newer file is tried first");
+        assert_eq!(lineage.files(1, size).count(), 1);
+        assert_eq!(lineage.files(3, size).next().unwrap().timeline, tl(3));
+        let archive = archive(&[(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (3, 2), (3, 3)]);
+        assert_eq!(lineage.newest(&archive), Some(3));
+        assert_eq!(lineage.last_without_gap(0, &archive), Some(3));
+        assert_eq!(lineage.missing(0, 4, &archive), [Segment { timeline: tl(3), number: 4 }]);
+    }
+
+    /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.
+    #[test]
+    fn a_timeline_that_was_left_before_it_began_has_no_part_in_its_child() {
+        let text = format!("1\t0/{:X}\tx\n2\t0/{:X}\ty\n", 40 * MIB, 20 * MIB);
+        let lineage = Lineage::new(tl(3), &text.parse().unwrap());
+        assert_eq!(lineage.begins_at(), Lsn::new(20 * MIB));
+        assert!(lineage.contains(tl(1), Lsn::new(20 * MIB)) && !lineage.contains(tl(1), Lsn::new(21 * MIB)));
+        assert!(!lineage.contains(tl(2), Lsn::new(10 * MIB)));
+        let files: Vec<u32> = lineage.files(1, SegmentSize::default()).map(|s| s.timeline.get()).collect();
+        assert_eq!(files, [3, 1]);
+    }
+
+    #[test]
+    fn a_gap_is_named() {
+        let lineage = Lineage::new(tl(1), &History::default());
+        let archive = archive(&[(1, 3), (1, 4), (1, 6)]);
+        assert_eq!(lineage.missing(3, 6, &archive), [Segment { timeline: tl(1), number: 5 }]);
+        assert_eq!(lineage.last_without_gap(3, &archive), Some(4));
+        assert_eq!(lineage.newest(&archive), Some(6));
+    }
+
+    proptest! {
+        #[test]
+        fn file_names_read_back(number in 0u64..1 << 40, timeline in 1u32.., shift in 20u32..=30) {
+            let size = SegmentSize::new(1 << shift).unwrap();
+            let segment = Segment { timeline: tl(timeline), number: number % (0xFFFF_FFFF * (0x1_0000_0000 / size.bytes())) };
+            prop_assert_eq!(size.parse_file_name(&size.file_name(segment)), Some(segment));
+        }
+
+        /// Whatever was restored to where: the parts begin one after the other, and each position has a file.
+        #[test]
+        fn a_lineage_is_in_order(hops in proptest::collection::vec((1u64..200, 1u32..4), 0..8), number in 0u64..20) {
+            let mut timeline = 0;
+            let mut ancestors = Vec::new();
+            for (mib, step) in hops {
+                timeline += step;
+                ancestors.push(Ancestor { timeline: tl(timeline), left_at: Lsn::new(mib * MIB) });
+            }
+            let lineage = Lineage::new(tl(timeline + 1), &History(ancestors));
+            prop_assert!(lineage.parts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1));
+            let size = SegmentSize::default();
+            if lineage.parts[0].1.bytes() == 0 {
+                prop_assert!(lineage.files(number, size).count() >= 1);
+            }
+            prop_assert_eq!(lineage.timeline(), tl(timeline + 1));
+        }
+
+        #[test]
+        fn no_history_panics(text in "(?s).{0,120}") {
+            let _ = text.parse::<History>();
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Names that change with a revocation, where a list of revoked certificates does not reach.
+//!
+//! pgBackRest's servers know no revocation, only names. So who had a certificate that was revoked is shut out by a change
+//! of all cells' names: `cluster.json` says which one holds, the database's record tells the servers, and their poolers
+//! report whom they let in. etcd reads its list when somebody connects; who is connected already is held by the name of
+//! his user, so the pooler of a cell whose certificates were revoked has another one.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use cellar_model::{Database, Key, PgbackrestName, Pooler, PoolerStatus};
+use cellar_topology::Store;
+
+use crate::error::{ProvisionError, Result};
+use crate::local::cluster::Cluster;
+
+/// How often the poolers' reports are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// The first server, by its cell, that lets in others than these; whom.
+fn other_than(
+    names: &[PgbackrestName],
+    statuses: impl IntoIterator<Item = PoolerStatus>,
+) -> Option<(String, String)> {
+    let wanted: BTreeSet<_> = names.iter().collect();
+    // One that does not run reads the new names when it starts.
+    statuses.into_iter().filter(|status| status.tls_server_up).find_map(|status| {
+        let found: BTreeSet<_> = status.tls_server_accepts.iter().collect();
+        let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
+        (found != wanted).then(|| (status.cell.to_string(), shown.join(" and ")))
+    })
+}
+
+impl Cluster {
+    /// Lets in these names and nobody else, the first being the one that certificates carry from now on, and waits
+    /// until every server that runs does so.
+    pub(crate) async fn let_in(
+        &self,
+        store: &Store,
+        names: &[PgbackrestName],
+        deadline: Instant,
+    ) -> Result<()> {
+        self.record_names(store, names).await?;
+        let begun = Instant::now();
+        loop {
+            let listing = store.list(&store.keys().of_database("status", &self.state.database)).await?;
+            let statuses =
+                listing.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+            let Some((cell, found)) = other_than(names, statuses) else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(ProvisionError::NoAnswer {
+                    what: format!("pgBackRest of cell {cell} with other names"),
+                    after: begun.elapsed(),
+                    reason: format!("it lets in {found} still; `cellar up` goes on with it"),
+                    log: self.layout.log(),
+                    tail: String::new(),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn record_names(&self, store: &Store, names: &[PgbackrestName]) -> Result<()> {
+        self.change_database(store, |found| {
+            (found.accepted_names() != names)
+                .then(|| Database { pgbackrest_names: names.to_vec(), ..found.clone() })
+        })
+        .await
+    }
+
+    /// Says again which names hold, to an etcd that has older records.
+    pub(crate) async fn settle_names(&self, store: &Store, deadline: Instant) -> Result<()> {
+        self.rename_poolers(store).await?;
+        let wanted = [self.state.pgbackrest_name];
+        match store.get::<Database>(&Key::Database(self.state.database.clone())).await? {
+            Some(found) if found.record.accepted_names() != wanted => {
+                self.let_in(store, &wanted, deadline).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the poolers of cells whose certificates were revoked known under the names that they have since.
+    pub(crate) async fn rename_poolers(&self, store: &Store) -> Result<()> {
+        for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
+            self.admit_pooler(&cell.name).await?;
+            let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
+            // Nobody else changes it, and `cells remove` is kept out by the lock on this directory.
+            let found = store.get::<Pooler>(&key).await?;
+            if let Some(found) = found.filter(|found| found.record.revocations != cell.revocations) {
+                let record = Pooler { revocations: cell.revocations, ..found.record };
+                store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_counts_that_runs_and_lets_in_others() {
+        let old = PgbackrestName::default();
+        let new = old.next();
+        let status = |cell: &str, up: bool, accepts: &[PgbackrestName]| -> PoolerStatus {
+            let text = serde_json::json!({
+                "database": "app", "cell": cell, "epoch": "e", "tlsServerUp": up, "tlsServerAccepts": accepts,
+            });
+            serde_json::from_value(text).unwrap()
+        };
+        let found = |statuses: &[PoolerStatus]| other_than(&[new], statuses.to_vec());
+        assert_eq!(found(&[status("zone1", true, &[new]), status("zone2", false, &[])]), None);
+        let both = status("zone2", true, &[new, old]);
+        let (cell, lets_in) = found(&[status("zone1", true, &[new]), both.clone()]).unwrap();
+        assert_eq!((cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
+        assert_eq!(other_than(&[new, old], [both]), None);
+        assert!(found(&[status("zone1", true, &[])]).is_some(), "nobody knows whom it lets in");
+    }
+}

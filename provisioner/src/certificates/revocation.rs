@@ -1,0 +1,152 @@
+//! Making a certificate worthless everywhere.
+//!
+//! What is to be done is written down first, so that whoever comes next can finish it. What uses the certificate gets
+//! another one before it is on the list; where no list is read, [names change](crate::certificates::names).
+
+use std::time::{Duration, Instant};
+
+use cellar_tls::{Ca, CertificateInfo, ProbeProtocol, forget_previous, parse_serial};
+
+use crate::certificates::renew::CertificateSet;
+use crate::certificates::rotation::{Door, Until};
+use crate::error::{ProvisionError, Result};
+use crate::local::cluster::Cluster;
+use crate::local::state::Revoking;
+use crate::local::steps::Steps;
+
+/// How long pgBackRest's servers may take to let in a new name before the old one goes.
+const BOTH_NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
+/// gives PostgreSQL for it.
+const NEW_SET_PATIENCE: Duration = Duration::from_secs(40);
+
+/// Makes a certificate worthless everywhere. One that something of the cluster's own uses is replaced first, key and all.
+///
+/// # Errors
+/// When it is no serial number or the authority's own, or etcd cannot be told; it is remembered then, and the next
+/// revocation or `up` tells it.
+pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, steps: &Steps) -> Result<String> {
+    let deadline = Instant::now() + timeout;
+    let serial = parse_serial(serial).map_err(|error| ProvisionError::Argument {
+        argument: "the serial number",
+        value: serial.chars().take(80).collect(),
+        reason: error.to_string(),
+    })?;
+    let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    let ca = Ca::load(&cluster.layout.ca())?;
+    if ca.info().serial == serial {
+        return Err(ProvisionError::Argument {
+            argument: "the serial number",
+            value: serial,
+            reason: "it is the authority's own: `cellar certs rotate --ca` replaces it".to_owned(),
+        });
+    }
+    cluster.finish_revocation(deadline, steps).await?;
+    if cluster.revoked()?.contains_key(&serial) {
+        steps.step("it is revoked already");
+        // To an etcd that was lost since, or has another list.
+        cluster.publish_revoked().await?;
+        return Ok(serial);
+    }
+    cluster.begin_revocation(&serial, steps)?;
+    cluster.finish_revocation(deadline, steps).await?;
+    Ok(serial)
+}
+
+impl Cluster {
+    /// Writes down what is to be revoked, and the names that come with it.
+    fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
+        let sets = self.certificate_sets()?;
+        let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
+        let opens_pgbackrest = match compromised {
+            Some(set) => set.opens_pgbackrest(),
+            None if self.issued().join(format!("{serial}.crt")).exists() => false,
+            None => {
+                steps.step("nothing here has it: as it may have been a cell's, all cells change their names for pgBackRest");
+                true
+            }
+        };
+        let mut revoking = Revoking { serials: [serial.to_owned()].into(), former_name: None };
+        // Whoever has the key of one has that of the others.
+        revoking.serials.extend(compromised.into_iter().flat_map(CertificateSet::serials));
+        if opens_pgbackrest {
+            let former = self.state.pgbackrest_name;
+            revoking.former_name = Some(former);
+            self.state.pgbackrest_name = former.next();
+        }
+        let layout = self.layout.clone();
+        let its_cell = self
+            .state
+            .cells
+            .iter_mut()
+            .find(|cell| compromised.is_some_and(|set| set.directory == layout.cell(&cell.name).tls()));
+        if let Some(cell) = its_cell {
+            cell.revocations += 1;
+        }
+        self.state.revoking = Some(revoking);
+        self.state.save(&self.layout)
+    }
+
+    /// Does what is left of a revocation that has begun: nothing if none has.
+    pub(crate) async fn finish_revocation(&mut self, deadline: Instant, steps: &Steps) -> Result<()> {
+        let Some(mut revoking) = self.state.revoking.clone() else { return Ok(()) };
+        let (ca, trusted, store) = (Ca::load(&self.layout.ca())?, self.trusted()?, self.store().await?);
+        let doors = self.doors()?;
+        if let Some(former) = revoking.former_name {
+            // Both, so that cells reach each other meanwhile.
+            let soon = deadline.min(Instant::now() + BOTH_NAMES_PATIENCE);
+            if let Err(error) = self.let_in(&store, &[self.state.pgbackrest_name, former], soon).await {
+                steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
+            }
+        }
+        if let Err(error) = self.rename_poolers(&store).await {
+            steps.step(&format!("etcd cannot be told of a pooler's new name: {error}"));
+        }
+
+        let mut replaced = Vec::new();
+        for set in self.certificate_sets()? {
+            if set.serials().any(|serial| revoking.serials.contains(&serial)) {
+                steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
+                // The key may have been given others since.
+                revoking.serials.extend(set.serials());
+                self.state.revoking = Some(revoking.clone());
+                self.state.save(&self.layout)?;
+                set.renew(&ca, &trusted)?;
+                replaced.push(set);
+            } else if revoking.former_name.is_some() && set.opens_pgbackrest() {
+                set.ensure(&ca, &trusted)?;
+            }
+        }
+        let (of_replaced, others): (Vec<Door>, Vec<Door>) = doors
+            .into_iter()
+            .filter(|door| {
+                CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
+            })
+            // pgBackRest's servers are seen to below.
+            .partition(|door| {
+                door.protocol != ProbeProtocol::Pgbackrest
+                    && replaced.iter().any(|set| door.certificate.starts_with(&set.directory))
+            });
+        // Not to cut off what has new certificates and has not read them yet; but nobody is waited for at any price.
+        let soon = deadline.min(Instant::now() + NEW_SET_PATIENCE);
+        let served = self.wait_for(&of_replaced, &ca, Until::Serves, soon).await;
+        let _ = self.sign_revoked(&revoking.serials)?;
+        self.publish_revoked().await?;
+        for cell in &self.state.cells {
+            self.dismiss_former_poolers(&cell.name).await?;
+        }
+        if let Some(former) = revoking.former_name {
+            let name = self.state.pgbackrest_name;
+            self.let_in(&store, &[name], deadline).await?;
+            steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
+        }
+        served?;
+        self.wait_for(&others, &ca, Until::Serves, deadline).await?;
+        for set in replaced {
+            forget_previous(&set.directory)?;
+        }
+        self.state.revoking = None;
+        self.state.save(&self.layout)
+    }
+}

@@ -1,0 +1,128 @@
+//! Cells that come to a running local cluster and leave it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
+use cellar_model::{CellName, Code};
+
+use crate::error::{ProvisionError, Result};
+use crate::local::cluster::{Cluster, HOST, LISTEN};
+use crate::local::down::remove_tree;
+use crate::local::secrets;
+use crate::local::state::LocalCell;
+use crate::local::steps::Steps;
+use crate::local::watch::Watcher;
+
+/// A cell that has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AddedCell {
+    /// Its record.
+    pub cell: Cell,
+    /// The primary that it streams from.
+    pub primary: String,
+}
+
+/// A cell that has left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemovedCell {
+    /// Its record as it was; absent when an earlier run had removed it from the topology.
+    pub cell: Option<Cell>,
+    /// Its directory, when it was kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Adds a cell to the cluster in `dir` and waits until it streams. Repeating it finishes one that was
+/// interrupted.
+///
+/// # Errors
+/// When something is in the way, multiadmin refuses, or it does not stream within `timeout`.
+pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &Steps) -> Result<AddedCell> {
+    let deadline = Instant::now() + timeout;
+    let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    secrets::check_agreement(&cluster.layout, &cluster.state, None)?;
+    let mut admin = cluster.admin()?;
+    let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
+    let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();
+    // A new cell gets the next free index; multiadmin decides in its transaction, and this is what the
+    // checks before it go by.
+    let next = cells.iter().map(|cell| cell.index + 1).max().unwrap_or(0);
+    let mut local = LocalCell::new(name.clone(), existing.as_ref().map_or(next, |cell| cell.index));
+    let findings = cluster.preflight(std::slice::from_ref(&local), usize::from(existing.is_none()))?;
+    if !findings.is_empty() {
+        return Err(ProvisionError::Preflight(findings));
+    }
+    let directory = cluster.cell(&local).directory;
+    let cell = match existing {
+        Some(cell) if cell.directory == directory => {
+            steps.step(&format!("cell {name} is in the topology already: finishing it"));
+            cell
+        }
+        Some(cell) => {
+            return Err(ProvisionError::RecordDiffers {
+                key: format!("cells/{name}"),
+                found: cell.directory,
+                wanted: directory,
+            });
+        }
+        None => {
+            let request = AddCellRequest {
+                name: name.to_string(),
+                host: HOST.to_owned(),
+                directory,
+                listen: LISTEN.to_owned(),
+            };
+            let cell = admin.add_cell(request).await?.into_inner();
+            steps.step(&format!("cell {name} is in the topology with index {}", cell.index));
+            cell
+        }
+    };
+    local.index = cell.index;
+    cluster.state.cells.retain(|known| known.name != *name);
+    cluster.state.cells.push(local.clone());
+    cluster.state.save(&cluster.layout)?;
+    cluster.admit_pooler(name).await?;
+    let mut launched = cluster.launch(&[local], false).await?;
+    let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline)?;
+    let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
+    Ok(AddedCell { cell, primary })
+}
+
+/// Removes a cell from the cluster in `dir`: from the topology first, so that nobody counts on it any
+/// more, then its processes. Its directory is kept unless `delete_data`.
+///
+/// # Errors
+/// When multiadmin refuses (the last cell, the primary), or a process does not end.
+pub async fn remove_cell(
+    dir: &Path,
+    name: &CellName,
+    delete_data: bool,
+    steps: &Steps,
+) -> Result<RemovedCell> {
+    let (mut cluster, _lock) = Cluster::locked(dir, Duration::from_secs(60), steps).await?;
+    let mut admin = cluster.admin()?;
+    let cell = match admin.remove_cell(RemoveCellRequest { name: name.to_string() }).await {
+        Ok(cell) => {
+            steps.step(&format!("cell {name} has left the topology"));
+            Some(cell.into_inner())
+        }
+        // An earlier run got this far and no further.
+        Err(status)
+            if cellar_api::reason_of(&status) == Some(Code::UnknownCell)
+                && cluster.state.cell(name).is_some() =>
+        {
+            None
+        }
+        Err(status) => return Err(status.into()),
+    };
+    cluster.stop_cell(name, steps).await?;
+    cluster.dismiss_pooler(name).await?;
+    cluster.state.cells.retain(|known| known.name != *name);
+    cluster.state.save(&cluster.layout)?;
+    let directory = cluster.layout.cell(name).root().to_owned();
+    if delete_data {
+        remove_tree(&directory)?;
+        steps.step(&format!("{} is deleted", directory.display()));
+    }
+    Ok(RemovedCell { cell, kept: (!delete_data && directory.exists()).then_some(directory) })
+}

@@ -1,0 +1,44 @@
+//! The database's record in etcd, changed while its poolers read it.
+
+use cellar_model::{Database, Key};
+use cellar_topology::{Store, StoreError, TxnOutcome};
+
+use crate::error::Result;
+use crate::local::cluster::Cluster;
+
+/// How often a record that others change, too, is written before giving up.
+const ATTEMPTS: u32 = 5;
+
+impl Cluster {
+    /// Changes the record, unless there is nothing to change.
+    pub(crate) async fn change_database(
+        &self,
+        store: &Store,
+        change: impl Fn(&Database) -> Option<Database>,
+    ) -> Result<()> {
+        let key = Key::Database(self.state.database.clone());
+        for _ in 0..ATTEMPTS {
+            // `up` makes the record, and makes it as it is to be.
+            let Some(found) = store.get::<Database>(&key).await? else { return Ok(()) };
+            let Some(record) = change(&found.record) else { return Ok(()) };
+            let written =
+                store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+            if written != TxnOutcome::Conflict {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
+    }
+
+    /// Tells the poolers how many full backups are kept, if somebody has ever said so.
+    pub(crate) async fn settle_retention(&self, store: &Store) -> Result<()> {
+        if self.state.retention_full.is_none() {
+            return Ok(());
+        }
+        let retention = self.database().retention;
+        let change = |found: &Database| {
+            (found.retention != retention).then(|| Database { retention: retention.clone(), ..found.clone() })
+        };
+        self.change_database(store, change).await
+    }
+}

@@ -1,0 +1,204 @@
+//! `cellar down`: ends every process of a cluster, in the order in which they need each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{CellName, ClusterLayout};
+use cellar_postgres::{PostmasterState, StopTimeouts, Stopped};
+use cellar_system::running_pid;
+use tokio::task::JoinSet;
+
+use crate::error::{ProvisionError, Result};
+use crate::local::cluster::Cluster;
+use crate::local::process::{command_line, end};
+use crate::local::steps::Steps;
+
+/// How long a pooler may take: it ends a running job cleanly, and pgBackRest needs some seconds for that.
+const POOLER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long multiadmin and etcd may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long another `cellar` on the same cluster is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `down` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DownOutcome {
+    /// There was no cluster.
+    Nothing,
+    /// Everything has ended; the data is kept.
+    Stopped,
+    /// Everything has ended and the directory is gone, except for what is listed.
+    Destroyed {
+        /// What was not the cluster's to remove.
+        kept: Vec<PathBuf>,
+    },
+}
+
+/// The daemon that holds the pid file, if it is really one of ours.
+fn daemon_pid(pid_file: &Path) -> Option<u32> {
+    let wanted = pid_file.display().to_string();
+    running_pid(pid_file).filter(|pid| command_line(*pid).contains(&wanted))
+}
+
+/// Collects what tasks did, all of them before the first failure is told.
+async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let (mut done, mut failure) = (Vec::new(), None);
+    while let Some(task) = tasks.join_next().await {
+        let failed = |error: tokio::task::JoinError| ProvisionError::Start {
+            what: "a task".to_owned(),
+            source: error.into(),
+        };
+        match task.map_err(failed).and_then(|result| result) {
+            Ok(value) => done.push(value),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(done), Err)
+}
+
+/// Stops the PostgreSQL in a data directory; tells whether it ran.
+async fn stop_postgres(cell: CellName, data: PathBuf) -> Result<bool> {
+    let stopped = cellar_postgres::stop(&data, &StopTimeouts::default())
+        .await
+        .map_err(|source| ProvisionError::Postgres { cell: cell.to_string(), source })?;
+    Ok(stopped != Stopped::NotRunning)
+}
+
+impl Cluster {
+    async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
+        let pid_file = self.pooler_pid_file(cell);
+        end(&format!("multipooler of cell {cell}"), || daemon_pid(&pid_file), POOLER_PATIENCE).await
+    }
+
+    /// Ends the pooler and PostgreSQL of one cell.
+    pub(crate) async fn stop_cell(&self, cell: &CellName, steps: &Steps) -> Result<()> {
+        if self.stop_pooler(cell).await? {
+            steps.step(&format!("multipooler of cell {cell} has ended"));
+        }
+        if stop_postgres(cell.clone(), self.layout.cell(cell).data()).await? {
+            steps.step(&format!("PostgreSQL of cell {cell} has stopped"));
+        }
+        Ok(())
+    }
+
+    /// Ends everything: poolers first, since one of them would start its PostgreSQL again; the primary
+    /// before its standbys, so that they receive its last WAL; etcd last.
+    async fn stop_all(&self, steps: &Steps) -> Result<()> {
+        let cells = self.cells_on_disk();
+        let mut poolers = JoinSet::new();
+        for cell in &cells {
+            let (this, cell) = (self.clone(), cell.clone());
+            poolers.spawn(async move { this.stop_pooler(&cell).await });
+        }
+        let ended = all(poolers).await?.into_iter().filter(|ended| *ended).count();
+        steps.step(&format!("{ended} poolers have ended"));
+
+        let is_primary = |cell: &CellName| {
+            let running = cellar_postgres::running(&self.layout.cell(cell).data());
+            matches!(running, Ok(Some(postmaster)) if postmaster.state == PostmasterState::Ready)
+        };
+        let (primaries, standbys): (Vec<_>, Vec<_>) = cells.into_iter().partition(is_primary);
+        let mut stopped = 0;
+        for group in [primaries, standbys] {
+            let mut instances = JoinSet::new();
+            for cell in group {
+                let data = self.layout.cell(&cell).data();
+                instances.spawn(stop_postgres(cell, data));
+            }
+            stopped += all(instances).await?.into_iter().filter(|stopped| *stopped).count();
+        }
+        steps.step(&format!("PostgreSQL has stopped in {stopped} cells"));
+
+        let pid_file = self.admin_pid_file();
+        if end("multiadmin", || daemon_pid(&pid_file), PATIENCE).await? {
+            steps.step("multiadmin has ended");
+        }
+        if self.stop_etcd().await? {
+            steps.step("etcd has ended");
+        }
+        Ok(())
+    }
+
+    /// Ends etcd; tells whether it ran.
+    pub(crate) async fn stop_etcd(&self) -> Result<bool> {
+        end("etcd", || self.etcd_pid(), PATIENCE).await
+    }
+
+    /// The cells that have a directory here: those that are remembered, and those that were removed and kept.
+    pub(crate) fn cells_on_disk(&self) -> Vec<CellName> {
+        let entries = fs::read_dir(self.layout.root()).into_iter().flatten().flatten();
+        let mut cells: Vec<CellName> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|cell| {
+                self.state.cell(cell).is_some() || self.layout.cell(cell).tls().join("server.key").exists()
+            })
+            .collect();
+        cells.sort();
+        cells
+    }
+
+    /// Removes what the cluster made. What it remembers goes last, so that a run that was killed in
+    /// between can be repeated.
+    fn destroy(&self) -> Result<Vec<PathBuf>> {
+        let layout = &self.layout;
+        let mut kept = Vec::new();
+        let mut gone: Vec<PathBuf> =
+            self.cells_on_disk().iter().map(|cell| layout.cell(cell).root().to_owned()).collect();
+        if self.state.repo == layout.repo() {
+            gone.push(layout.repo());
+        } else {
+            kept.push(self.state.repo.clone());
+        }
+        gone.extend([
+            layout.ca(),
+            layout.client(),
+            layout.etcd(),
+            layout.log(),
+            layout.multiadmin(),
+            layout.pid(),
+            layout.state(),
+        ]);
+        for directory in gone {
+            remove_tree(&directory)?;
+        }
+        match fs::remove_dir(layout.root()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Somebody else's files, or a mount point.
+            Err(_) => kept.push(layout.root().to_owned()),
+        }
+        Ok(kept)
+    }
+}
+
+/// Removes a directory with everything in it; one that is not there is fine.
+pub(crate) fn remove_tree(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ProvisionError::io("remove", directory)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ends every process of the cluster in `dir`, and with `destroy` removes everything it made.
+///
+/// # Errors
+/// When a process does not end or a file cannot be removed.
+pub async fn down(dir: &Path, destroy: bool, steps: &Steps) -> Result<DownOutcome> {
+    if crate::local::state::ClusterState::load(&ClusterLayout::new(dir))?.is_none() {
+        return Ok(DownOutcome::Nothing);
+    }
+    let (cluster, lock) = Cluster::locked(dir, LOCK_PATIENCE, steps).await?;
+    cluster.stop_all(steps).await?;
+    if !destroy {
+        return Ok(DownOutcome::Stopped);
+    }
+    let kept = crate::local::launch::blocking(move || cluster.destroy()).await?;
+    drop(lock);
+    Ok(DownOutcome::Destroyed { kept })
+}

@@ -1,0 +1,165 @@
+//! The first full backup: what the standbys are made from, and the reason why `up` may end.
+
+use std::time::{Duration, Instant};
+
+use cellar_api::v1::{BackupRequest, BackupType, GetJobRequest, Job, JobState, ListBackupsRequest};
+use cellar_model::Code;
+use tonic::Code as Grpc;
+use tonic_types::StatusExt;
+
+use crate::error::{ProvisionError, Result};
+use crate::local::watch::{Watcher, is_passing};
+
+/// Jobs that are tried; one that fails three times has a reason that a fourth does not mend.
+const ATTEMPTS: u32 = 3;
+
+/// How often to ask again when something is not ready.
+const POLL: Duration = Duration::from_millis(300);
+
+fn is_terminal(state: JobState) -> bool {
+    matches!(state, JobState::Succeeded | JobState::Failed | JobState::Canceled)
+}
+
+/// Whether the refusal passes by itself: the cluster is coming up.
+fn will_pass(status: &tonic::Status) -> bool {
+    let passing = [Code::CellDown, Code::NoPrimary, Code::Lagging, Code::WrongPrimary, Code::TwoPrimaries];
+    is_passing(status)
+        || status.code() == Grpc::Unavailable
+        || cellar_api::reason_of(status).is_some_and(|code| passing.contains(&code))
+}
+
+impl Watcher<'_> {
+    fn backup_failed(&self, message: String, hint: String) -> ProvisionError {
+        ProvisionError::FirstBackup { database: self.cluster.state.database.to_string(), message, hint }
+    }
+
+    fn check_deadline(&self, waiting_for: &str) -> Result<()> {
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        let after = self.begun.elapsed().as_secs();
+        Err(self.backup_failed(format!("after {after} s {waiting_for}"), String::new()))
+    }
+
+    /// Whether the repo holds a full backup; `None` when it cannot be read now.
+    async fn has_full_backup(&mut self) -> Result<Option<bool>> {
+        let database = self.cluster.state.database.to_string();
+        match self.admin.list_backups(ListBackupsRequest { database }).await {
+            Ok(answer) => {
+                let full = |b: &cellar_api::v1::Backup| b.r#type() == BackupType::Full && !b.error;
+                Ok(Some(answer.get_ref().backups.iter().any(full)))
+            }
+            Err(status) if will_pass(&status) => Ok(None),
+            // A repo without stanza is what the first backup's own job makes; the request tells more.
+            Err(status) if status.code() == Grpc::Internal => Ok(Some(false)),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Makes sure that the repo holds a full backup. Each attempt has its own request id, so that a
+    /// `cellar up` that was killed in the middle finds its job again instead of starting another.
+    pub(crate) async fn ensure_first_backup(&mut self, primary: &str) -> Result<()> {
+        let mut primary = primary.to_owned();
+        let mut attempt = 1;
+        loop {
+            self.check_deadline("the repository could not be read or backed up to")?;
+            self.launched.check()?;
+            match self.has_full_backup().await? {
+                Some(true) => return Ok(()),
+                Some(false) => {}
+                None => {
+                    tokio::time::sleep(POLL).await;
+                    continue;
+                }
+            }
+            let request = BackupRequest {
+                database: self.cluster.state.database.to_string(),
+                cell: primary.clone(),
+                r#type: BackupType::Full.into(),
+                allow_primary: true,
+                request_id: format!("first-full-{attempt}"),
+                ..BackupRequest::default()
+            };
+            let status = match self.admin.backup(request).await {
+                Ok(job) => {
+                    let id = job.into_inner().id;
+                    self.steps.step(&format!("first full backup of cell {primary}: job {id}"));
+                    let job = self.follow(&id).await?;
+                    if job.state() == JobState::Succeeded {
+                        return Ok(());
+                    }
+                    let error = job.error.unwrap_or_default();
+                    if attempt >= ATTEMPTS {
+                        let output = match error.tool_output.as_str() {
+                            "" => String::new(),
+                            output => format!("\n    {}", output.trim_end().replace('\n', "\n    ")),
+                        };
+                        return Err(self.backup_failed(format!("{}{output}", error.message), error.hint));
+                    }
+                    self.steps.step(&format!("first full backup failed ({}): trying again", error.message));
+                    attempt += 1;
+                    continue;
+                }
+                Err(status) => status,
+            };
+            match cellar_api::reason_of(&status) {
+                Some(Code::Busy) => self.wait_for_other(&status).await?,
+                // Another cell has become the primary since an earlier attempt.
+                Some(Code::RequestIdReused) if attempt < ATTEMPTS => attempt += 1,
+                Some(Code::NotPrimary) => primary = self.wait_for_primary().await?,
+                _ if will_pass(&status) => {
+                    self.check_deadline(&format!("multiadmin still says: {}", status.message()))?;
+                    tokio::time::sleep(POLL).await;
+                }
+                _ => return Err(status.into()),
+            }
+        }
+    }
+
+    /// Waits for the job that a refusal names.
+    async fn wait_for_other(&mut self, status: &tonic::Status) -> Result<()> {
+        let info = status.get_details_error_info();
+        match info.and_then(|info| info.metadata.get("job").cloned()) {
+            Some(job) => {
+                self.steps.step(&format!("waiting for job {job}, which holds the stanza"));
+                self.follow(&job).await.map(drop)
+            }
+            None => {
+                tokio::time::sleep(POLL).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows a job until it has ended, through broken connections.
+    async fn follow(&mut self, id: &str) -> Result<Job> {
+        let deadline = tokio::time::Instant::from_std(self.deadline);
+        let mut client = self.cluster.admin_stream()?;
+        let mut phase = String::new();
+        loop {
+            let watch = async {
+                let mut updates = client.watch_job(GetJobRequest { id: id.to_owned() }).await?.into_inner();
+                while let Some(job) = updates.message().await? {
+                    if is_terminal(job.state()) {
+                        return Ok(Some(job));
+                    }
+                    let now = job.progress.map(|progress| progress.phase).unwrap_or_default();
+                    if !now.is_empty() && now != phase {
+                        self.steps.step(&format!("first full backup: {now}"));
+                        phase = now;
+                    }
+                }
+                Ok::<_, tonic::Status>(None)
+            };
+            match tokio::time::timeout_at(deadline, watch).await {
+                Ok(Ok(Some(job))) => return Ok(job),
+                Ok(Ok(None)) => {}
+                Ok(Err(status)) if is_passing(&status) => {}
+                Ok(Err(status)) => return Err(status.into()),
+                Err(_) => {}
+            }
+            self.check_deadline(&format!("job {id} still runs"))?;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Which processes of a local cluster live.
+
+use cellar_system::running_pid;
+
+use crate::local::cluster::Cluster;
+
+/// A process that a cluster should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessHealth {
+    /// What it is.
+    pub what: String,
+    /// Its process id, when it lives.
+    pub pid: Option<u32>,
+}
+
+impl Cluster {
+    /// Every process that the cluster should have.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessHealth> {
+        let health = |what: String, pid| ProcessHealth { what, pid };
+        let mut all = vec![
+            health("etcd".to_owned(), self.etcd_pid()),
+            health("multiadmin".to_owned(), running_pid(&self.admin_pid_file())),
+        ];
+        for cell in &self.state.cells {
+            let layout = self.layout.cell(&cell.name);
+            let postmaster = cellar_postgres::running(&layout.data()).ok().flatten();
+            let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
+            all.push(health(
+                format!("multipooler of cell {}", cell.name),
+                running_pid(&self.pooler_pid_file(&cell.name)),
+            ));
+            all.push(health(format!("PostgreSQL of cell {}", cell.name), postgres));
+        }
+        all
+    }
+}

@@ -1,0 +1,228 @@
+//! Starting the processes of a local cluster, each with its certificates and directories before it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cellar_model::{CellName, Ports};
+use cellar_system::running_pid;
+use cellar_tls::{Ca, LEAF_LIFETIME};
+use tokio::task::JoinSet;
+
+use crate::binaries;
+use crate::error::{ProvisionError, Result};
+use crate::file::make_directory;
+use crate::local::cluster::{Cluster, LISTEN};
+use crate::local::process::{Launch, Started};
+use crate::local::state::LocalCell;
+
+/// What was started just now; what ran already is not in it.
+#[derive(Debug, Default)]
+pub(crate) struct Launched {
+    pub(crate) etcd: Option<Started>,
+    pub(crate) admin: Option<Started>,
+    pub(crate) poolers: BTreeMap<CellName, Started>,
+}
+
+/// One thing that is started beside the others.
+type Work = Box<dyn FnOnce(&Cluster, &Ca) -> Result<Part> + Send>;
+
+enum Part {
+    Etcd(Option<Started>),
+    Admin(Option<Started>),
+    Pooler(CellName, Option<Started>),
+}
+
+fn daemon(program: &'static str) -> Result<PathBuf> {
+    binaries::find_daemon(program).ok_or_else(|| ProvisionError::Start {
+        what: program.to_owned(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })
+}
+
+impl Cluster {
+    /// Makes the directories that do not belong to one cell.
+    pub(crate) fn make_shared_directories(&self) -> Result<()> {
+        let owner = self.owner();
+        // Another user than root has nobody to let in.
+        make_directory(self.layout.root(), if owner.is_some() { 0o755 } else { 0o700 }, None)?;
+        make_directory(&self.layout.etcd(), 0o700, owner)?;
+        make_directory(&self.etcd_data(), 0o700, owner)?;
+        make_directory(&self.layout.multiadmin(), 0o700, owner)?;
+        make_directory(&self.layout.pid(), 0o755, owner)?;
+        make_directory(&self.layout.log(), 0o750, owner)?;
+        make_directory(&self.state.repo, 0o750, owner)
+    }
+
+    fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
+        let (layout, owner) = (self.layout.cell(cell), self.owner());
+        make_directory(layout.root(), 0o750, owner)?;
+        // PostgreSQL's socket lets in whoever may pass its directory.
+        make_directory(&layout.sockets(), 0o700, owner)?;
+        for directory in [layout.log(), layout.pid(), layout.lock(), layout.spool(), layout.jobs()] {
+            make_directory(&directory, 0o750, owner)?;
+        }
+        Ok(())
+    }
+
+    fn start_admin(&self) -> Result<Option<Started>> {
+        let pid_file = self.admin_pid_file();
+        if running_pid(&pid_file).is_some() {
+            return Ok(None);
+        }
+        let mut arguments = vec![
+            "--cluster".to_owned(),
+            self.state.cluster.to_string(),
+            "--etcd".to_owned(),
+            self.etcd_url()?,
+            "--tls-dir".to_owned(),
+            self.layout.multiadmin().display().to_string(),
+            "--listen".to_owned(),
+            format!("{LISTEN}:{}", self.port(Ports::ADMIN_GRPC)?),
+            "--pid-file".to_owned(),
+            pid_file.display().to_string(),
+            "--audit-log".to_owned(),
+            self.audit_log().display().to_string(),
+        ];
+        if self.state.renews {
+            let lifetime = self.state.cert_lifetime().unwrap_or(LEAF_LIFETIME).as_secs().to_string();
+            for (flag, value) in [
+                ("--signing-dir", self.signing().display().to_string()),
+                ("--cert-lifetime", lifetime),
+                ("--etcd-tls-dir", self.etcd_tls().display().to_string()),
+            ] {
+                arguments.extend([flag.to_owned(), value]);
+            }
+        }
+        self.push_os_user(&mut arguments);
+        self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)
+    }
+
+    fn start_pooler(&self, cell: &CellName) -> Result<Option<Started>> {
+        let pid_file = self.pooler_pid_file(cell);
+        if running_pid(&pid_file).is_some() {
+            return Ok(None);
+        }
+        let mut arguments = vec![
+            "--cluster".to_owned(),
+            self.state.cluster.to_string(),
+            "--database".to_owned(),
+            self.state.database.to_string(),
+            "--cell".to_owned(),
+            cell.to_string(),
+            "--etcd".to_owned(),
+            self.etcd_url()?,
+            "--directory".to_owned(),
+            self.layout.cell(cell).root().display().to_string(),
+            "--pid-file".to_owned(),
+            pid_file.display().to_string(),
+        ];
+        self.push_os_user(&mut arguments);
+        let what = format!("multipooler of cell {cell}");
+        self.start_daemon("multipooler", what, arguments, self.pooler_log(cell)).map(Some)
+    }
+
+    fn push_os_user(&self, arguments: &mut Vec<String>) {
+        if let Some(user) = self.os_user_flag() {
+            arguments.extend(["--os-user".to_owned(), user.to_owned()]);
+        }
+    }
+
+    /// Daemons change their user themselves: their program may lie where that user cannot read it.
+    fn start_daemon(
+        &self,
+        program: &'static str,
+        what: String,
+        arguments: Vec<String>,
+        log: PathBuf,
+    ) -> Result<Started> {
+        Launch {
+            what,
+            program: daemon(program)?,
+            arguments,
+            directory: self.layout.root(),
+            log,
+            log_owner: self.owner(),
+            run_as: None,
+        }
+        .start()
+    }
+
+    /// Certificates, directories and the pooler of one cell.
+    fn bring_up_cell(&self, ca: &Ca, cell: &CellName) -> Result<Option<Started>> {
+        self.make_cell_directories(cell)?;
+        self.issue_cell(ca, cell)?;
+        self.install_passphrase(cell)?;
+        self.start_pooler(cell)
+    }
+
+    /// Starts whatever of the shared parts and these cells does not run. Everything at once: poolers
+    /// and multiadmin wait for etcd by themselves.
+    pub(crate) async fn launch(&self, cells: &[LocalCell], shared: bool) -> Result<Launched> {
+        let this = self.clone();
+        let ca = blocking(move || {
+            this.make_shared_directories()?;
+            this.authority()
+        })
+        .await?;
+        let ca = Arc::new(ca);
+        let mut tasks = JoinSet::new();
+        let mut begin = |work: Work| {
+            let (this, ca) = (self.clone(), ca.clone());
+            tasks.spawn_blocking(move || work(&this, &ca));
+        };
+        if shared {
+            begin(Box::new(|this, ca| {
+                this.issue_etcd(ca)?;
+                this.start_etcd().map(Part::Etcd)
+            }));
+            begin(Box::new(|this, ca| {
+                this.issue_multiadmin(ca)?;
+                this.issue_delegate(ca)?;
+                this.issue_client(ca)?;
+                this.start_admin().map(Part::Admin)
+            }));
+        }
+        for cell in cells {
+            let cell = cell.name.clone();
+            begin(Box::new(move |this, ca| {
+                this.bring_up_cell(ca, &cell).map(|pooler| Part::Pooler(cell, pooler))
+            }));
+        }
+        let mut launched = Launched::default();
+        let mut failure = None;
+        while let Some(part) = tasks.join_next().await {
+            let failed = |error| ProvisionError::Start { what: "the cluster".to_owned(), source: error };
+            match part.map_err(std::io::Error::from).map_err(failed).and_then(|part| part) {
+                Ok(Part::Etcd(process)) => launched.etcd = process,
+                Ok(Part::Admin(process)) => launched.admin = process,
+                Ok(Part::Pooler(cell, Some(pooler))) => {
+                    launched.poolers.insert(cell, pooler);
+                }
+                Ok(Part::Pooler(_, None)) => {}
+                // The others go on to a state that the next run finds in order.
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(launched), Err)
+    }
+}
+
+/// Runs something that blocks beside the runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |error: tokio::task::JoinError| ProvisionError::Start {
+        what: "a thread".to_owned(),
+        source: error.into(),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+impl Launched {
+    /// An error when something that was started has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let poolers = self.poolers.values_mut();
+        self.etcd.iter_mut().chain(&mut self.admin).chain(poolers).try_for_each(Started::check)
+    }
+}

@@ -1,0 +1,135 @@
+//! The records of a new cluster: written once, straight into etcd, before anybody else is there.
+//!
+//! The database's record is written last and seals the rest: once it is there, etcd says which cells
+//! exist and the provisioner follows.
+
+use std::collections::BTreeMap;
+
+use cellar_model::{Cell, CellName, Database, Key};
+use cellar_topology::{Store, StoreError, TxnOutcome};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use crate::error::{ProvisionError, Result};
+use crate::local::cluster::Cluster;
+use crate::local::state::LocalCell;
+
+/// How often a transaction whose outcome is not known is tried before giving up.
+const ATTEMPTS: u32 = 5;
+
+fn shown<R: Serialize>(record: &R) -> String {
+    serde_json::to_string(record).unwrap_or_default()
+}
+
+/// Creates the record unless it is there, and then it must be the same.
+async fn ensure<R>(store: &Store, key: &Key, record: &R) -> Result<()>
+where
+    R: Serialize + DeserializeOwned + PartialEq,
+{
+    let mut attempts = 0;
+    loop {
+        if let Some(found) = store.get::<R>(key).await? {
+            return if found.record == *record {
+                Ok(())
+            } else {
+                Err(ProvisionError::RecordDiffers {
+                    key: store.keys().path(key),
+                    found: shown(&found.record),
+                    wanted: shown(record),
+                })
+            };
+        }
+        attempts += 1;
+        match store.transaction().expect_absent(key).put(key, record).commit().await {
+            Ok(TxnOutcome::Committed(_)) => return Ok(()),
+            // Written by somebody else, or perhaps by us: read it again.
+            Ok(TxnOutcome::Conflict) if attempts < ATTEMPTS => {}
+            Err(error) if error.is_retryable() && attempts < ATTEMPTS => {}
+            Ok(TxnOutcome::Conflict) => {
+                let reason = format!("{} changes all the time", store.keys().path(key));
+                return Err(StoreError::Retryable(reason).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What etcd says of the cells whose directories lie in this cluster's.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reconciled {
+    /// Cells that etcd has and the remembered state has not: `cells add` was interrupted.
+    pub(crate) added: Vec<LocalCell>,
+    /// Cells that the remembered state has and etcd has not: `cells remove` was interrupted.
+    pub(crate) removed: Vec<CellName>,
+}
+
+impl Cluster {
+    /// Writes the records of a new cluster, or compares with those of an existing one.
+    pub(crate) async fn seed(&self, store: &Store) -> Result<Reconciled> {
+        let database = Key::Database(self.state.database.clone());
+        if let Some(found) = store.get::<Database>(&database).await? {
+            // Names that are being changed, and another retention, are settled later.
+            let wanted = Database {
+                pgbackrest_names: found.record.pgbackrest_names,
+                retention: found.record.retention,
+                ..self.database()
+            };
+            ensure(store, &database, &wanted).await?;
+            return self.reconcile(store).await;
+        }
+        let mut writes = JoinSet::new();
+        for cell in &self.state.cells {
+            let (store, name) = (store.clone(), cell.name.clone());
+            let (record, pooler) = (self.cell(cell), self.pooler(cell)?);
+            let key = Key::Pooler(self.state.database.clone(), name.clone());
+            writes.spawn(async move {
+                ensure(&store, &Key::Cell(name), &record).await?;
+                ensure(&store, &key, &pooler).await
+            });
+        }
+        while let Some(written) = writes.join_next().await {
+            written
+                .map_err(std::io::Error::from)
+                .map_err(ProvisionError::io("write", self.layout.root()))??;
+        }
+        ensure(store, &database, &self.database()).await?;
+        Ok(Reconciled::default())
+    }
+
+    async fn reconcile(&self, store: &Store) -> Result<Reconciled> {
+        let listing = store.list(&store.keys().kind("cells")).await?;
+        let mut recorded = BTreeMap::new();
+        for entry in &listing.entries {
+            // A foreign record is multiadmin's to report; it is no cell of ours.
+            let Ok(cell) = serde_json::from_slice::<Cell>(&entry.value) else { continue };
+            recorded.insert(cell.name.clone(), cell);
+        }
+        for cell in &self.state.cells {
+            let wanted = self.cell(cell);
+            if let Some(found) = recorded.get(&cell.name).filter(|found| **found != wanted) {
+                return Err(ProvisionError::RecordDiffers {
+                    key: store.keys().path(&Key::Cell(cell.name.clone())),
+                    found: shown(found),
+                    wanted: shown(&wanted),
+                });
+            }
+        }
+        Ok(self.compare(&recorded))
+    }
+
+    fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {
+        let local = |cell: &&Cell| {
+            let cell = LocalCell::new(cell.name.clone(), cell.index);
+            self.cell(&cell).directory == recorded[&cell.name].directory
+        };
+        let added = recorded
+            .values()
+            .filter(|cell| self.state.cell(&cell.name).is_none())
+            .filter(local)
+            .map(|cell| LocalCell::new(cell.name.clone(), cell.index))
+            .collect();
+        let gone = self.state.cells.iter().filter(|cell| !recorded.contains_key(&cell.name));
+        Reconciled { added, removed: gone.map(|cell| cell.name.clone()).collect() }
+    }
+}

@@ -1,0 +1,120 @@
+//! The passphrase of an encrypted repository: remembered once for the cluster, and given to each cell.
+//!
+//! The copy in `<dir>/state/secrets` belongs to whoever runs the provisioner, and cells that are added later get
+//! theirs from it. The state itself says only that there is one.
+
+use cellar_model::{CellName, ClusterLayout, Secret};
+use cellar_pgbackrest::read_passphrase;
+
+use crate::error::{ProvisionError, Result};
+use crate::file::{make_directory, replace};
+use crate::local::cluster::Cluster;
+use crate::local::state::ClusterState;
+
+/// The environment variable that a passphrase may be given in. Nothing that is started inherits it.
+pub const PASSPHRASE_VARIABLE: &str = "CELLAR_REPO_CIPHER_PASS";
+
+/// Only its owner may even look whether there is one.
+const DIRECTORY_MODE: u32 = 0o700;
+
+const FILE_MODE: u32 = 0o600;
+
+/// Refuses a passphrase that is not the one that the cluster was made with. pgBackRest cannot change it afterwards.
+pub(crate) fn check_agreement(
+    layout: &ClusterLayout,
+    state: &ClusterState,
+    given: Option<&Secret>,
+) -> Result<()> {
+    let dir = || layout.root().to_owned();
+    if state.repo_cipher.is_none() {
+        return given.map_or(Ok(()), |_| Err(ProvisionError::NotEncrypted { dir: dir() }));
+    }
+    // Also when none is given: what is started needs it.
+    let remembered = read_passphrase(&layout.repo_cipher_pass())?;
+    match given {
+        Some(given) if *given != remembered => Err(ProvisionError::OtherPassphrase { dir: dir() }),
+        _ => Ok(()),
+    }
+}
+
+impl Cluster {
+    /// Remembers the passphrase of a new cluster, before the state that says that there is one.
+    pub(crate) fn remember_passphrase(&self, secret: &Secret) -> Result<()> {
+        make_directory(&self.layout.secrets(), DIRECTORY_MODE, None)?;
+        replace(&self.layout.repo_cipher_pass(), &line(secret), FILE_MODE, None)
+    }
+
+    /// Gives a cell its copy.
+    pub(crate) fn install_passphrase(&self, cell: &CellName) -> Result<()> {
+        if self.state.repo_cipher.is_none() {
+            return Ok(());
+        }
+        let secret = read_passphrase(&self.layout.repo_cipher_pass())?;
+        let (layout, owner) = (self.layout.cell(cell), self.owner());
+        make_directory(&layout.secrets(), DIRECTORY_MODE, owner)?;
+        // What is there is not looked at: its directory is the service user's.
+        replace(&layout.repo_cipher_pass(), &line(&secret), FILE_MODE, owner)
+    }
+}
+
+fn line(secret: &Secret) -> String {
+    format!("{}\n", secret.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_model::RepoCipher;
+    use std::os::unix::fs::PermissionsExt;
+
+    const TEXT: &str = "correct horse battery staple";
+
+    fn cluster(dir: &std::path::Path, encrypted: bool) -> Cluster {
+        let names = ("demo".parse().unwrap(), "app".parse().unwrap(), "app".parse().unwrap());
+        let user = cellar_system::OsUser::resolve(None).unwrap().name;
+        let cells = vec!["zone1".parse().unwrap()];
+        let mut state =
+            ClusterState::new(names.0, 0, names.1, names.2, dir.join("repo"), user, cells).unwrap();
+        state.repo_cipher = encrypted.then_some(RepoCipher::Aes256Cbc);
+        Cluster::assemble(ClusterLayout::new(dir), state).unwrap()
+    }
+
+    #[test]
+    fn the_remembered_one_reaches_each_cell_and_only_its_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = cluster(dir.path(), true);
+        let secret = Secret::passphrase(TEXT).unwrap();
+        let cell = "zone1".parse().unwrap();
+        let missing = cluster.install_passphrase(&cell).unwrap_err();
+        assert!(missing.to_string().contains("state/secrets/repo-cipher-pass"), "{missing}");
+        cluster.remember_passphrase(&secret).unwrap();
+        cluster.install_passphrase(&cell).unwrap();
+        let layout = cluster.layout.cell(&cell);
+        assert_eq!(read_passphrase(&layout.repo_cipher_pass()).unwrap(), secret);
+        for directory in [cluster.layout.secrets(), layout.secrets()] {
+            let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&directory), mode(&directory.join("repo-cipher-pass"))), (0o700, 0o600));
+        }
+        let state = serde_json::to_string(&cluster.state).unwrap();
+        assert!(state.contains("REPO_CIPHER_AES_256_CBC") && !state.contains("battery"), "{state}");
+    }
+
+    #[test]
+    fn another_one_is_refused_and_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let encrypted = cluster(dir.path(), true);
+        let (secret, other) =
+            (Secret::passphrase(TEXT).unwrap(), Secret::passphrase("another battery staple").unwrap());
+        encrypted.remember_passphrase(&secret).unwrap();
+        let check = |cluster: &Cluster, given| check_agreement(&cluster.layout, &cluster.state, given);
+        check(&encrypted, None).unwrap();
+        check(&encrypted, Some(&secret)).unwrap();
+        let plain = cluster(dir.path(), false);
+        check(&plain, None).unwrap();
+        for refused in [check(&encrypted, Some(&other)), check(&plain, Some(&other))] {
+            let error = refused.unwrap_err();
+            assert!(!format!("{error} {error:?} {:?}", error.hint()).contains("battery"), "{error}");
+            assert_eq!(error.kind(), crate::error::FailureKind::Refused);
+        }
+    }
+}
