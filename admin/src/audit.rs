@@ -15,14 +15,13 @@ mod log;
 use std::time::Duration;
 
 use cellar_model::{AuditId, AuditOutcome, AuditRecord, Code, JobId, Refusal, recordable};
+use cellar_system::clock;
 use cellar_tls::MtlsConnectInfo;
 use cellar_topology::Store;
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tonic::codegen::http::Extensions;
 use tonic::transport::server::TcpConnectInfo;
-use uuid::Uuid;
 
 use crate::deadline::Deadline;
 
@@ -50,8 +49,8 @@ pub(crate) fn begun(rpc: &str, extensions: &Extensions, arguments: Map<String, V
         None => (String::new(), extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)),
     };
     AuditRecord {
-        id: AuditId::new(Uuid::now_v7()),
-        time: Timestamp::now(),
+        id: AuditId::new(clock::new_id()),
+        time: clock::now(),
         end_time: None,
         identity,
         peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
@@ -90,7 +89,7 @@ impl Audit {
 
     /// Writes down how a call ended.
     pub(crate) async fn end(&self, begun: &AuditRecord, end: Result<Option<JobId>, (Code, &str)>) {
-        let record = begun.ended(end, Timestamp::now());
+        let record = begun.ended(end, clock::now());
         if let Err(error) = self.log.write(&record, false, PATIENCE).await {
             // Why, the log itself has said already.
             tracing::error!(%error, id = %record.id, rpc = record.rpc, "the end of a call is not in the audit log");

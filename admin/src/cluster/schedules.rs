@@ -5,6 +5,7 @@ use cellar_model::{
     Calendar, Code, DatabaseName, Key, OperatorRole, Refusal, Schedule, ScheduleName, ScheduledWork, access,
     timestamp_ms,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 
@@ -138,7 +139,7 @@ impl Admin {
         if let Some(database) = database {
             view.snapshot().database(Some(database))?;
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         let wanted = |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
         let schedules: Result<_, _> =
             view.schedules.values().filter(wanted).map(|schedule| show(&view, schedule, now)).collect();
@@ -154,7 +155,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<Schedule, Refusal> {
         self.change_schedule(wish.database.as_ref(), &wish.name, deadline, |view, database| {
-            wish.apply(view, database, caller, Timestamp::now()).map(Some)
+            wish.apply(view, database, caller, clock::now()).map(Some)
         })
         .await?
         .ok_or_else(|| refusal::contended("the schedule"))

@@ -1,8 +1,8 @@
 //! Asking a job to end early.
 
 use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, access, timestamp_ms};
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
-use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -42,7 +42,7 @@ impl Admin {
             if job.record.cancel.is_some() && job.state != JobState::Pending {
                 return Ok(job);
             }
-            let now = Timestamp::now();
+            let now = clock::now();
             let mut record = job.record.clone();
             record.cancel.get_or_insert_with(|| CancelRequest {
                 requested_by: by.to_owned(),

@@ -6,11 +6,11 @@ use cellar_model::{
     PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup, plan_check, plan_confirm, plan_drill,
     plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_verify,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -188,7 +188,7 @@ impl Admin {
     pub(crate) async fn submit(&self, wanted: &Wanted, deadline: Deadline) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
         // One id for all attempts: when a transaction's outcome is unknown, reading it tells.
-        let new_id = JobId::new(Uuid::now_v7());
+        let new_id = JobId::new(clock::new_id());
         let (database, id) = {
             let view = self.view();
             let database = wanted.database(&view)?;
@@ -269,7 +269,7 @@ impl Admin {
             if left.is_zero() {
                 return Err(refusal);
             }
-            let now = Timestamp::now();
+            let now = clock::now();
             let changed =
                 |view: &View| wanted.plan(view, id, now).err().map(|other| other.code) != Some(refusal.code);
             // Whether it changed or not, the next round tells.
@@ -292,7 +292,7 @@ impl Admin {
 
     /// Whether the request would be taken on as things are, as far as planning sees it.
     pub(crate) fn would_accept(&self, wanted: &Wanted) -> Result<(), Refusal> {
-        self.attempt(wanted, JobId::new(Uuid::now_v7())).map(drop)
+        self.attempt(wanted, JobId::new(clock::new_id())).map(drop)
     }
 
     /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
@@ -321,7 +321,7 @@ impl Admin {
     /// Plans on the view, and takes the revisions of what the plan stands on.
     fn attempt(&self, wanted: &Wanted, new_id: JobId) -> Result<Attempt, Refusal> {
         let view = self.view();
-        let record = wanted.plan(&view, new_id, Timestamp::now())?;
+        let record = wanted.plan(&view, new_id, clock::now())?;
         let key = Key::Lock(record.database.clone());
         let path = self.store.keys().path(&key);
         if let Some(reason) = view.unreadable.get(&path) {

@@ -5,13 +5,14 @@
 //! place, and by everything that its decision saw.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::Key;
+use cellar_system::clock;
 use cellar_topology::{LeaseId, LeaseKeeper, StoreError, TxnOutcome};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::leader::execute::execute;
@@ -162,7 +163,7 @@ impl Candidate {
             Some(_) if self.held != Some(lease) => Step::Take { lease, revision },
             Some(_) => {
                 self.observed.observe(&view, Instant::now());
-                Step::Lead { revision, actions: decide(&view, &self.observed, Timestamp::now()) }
+                Step::Lead { revision, actions: decide(&view, &self.observed, clock::now()) }
             }
         }
     }

@@ -10,8 +10,8 @@ use cellar_model::{
     JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
     timestamp_ms,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, Versioned};
-use jiff::Timestamp;
 
 use crate::agent::Agent;
 
@@ -57,12 +57,7 @@ impl Keys {
 }
 
 fn transition(agent: &Agent, state: JobState, note: &str) -> Transition {
-    Transition {
-        state,
-        time: timestamp_ms(Timestamp::now()),
-        epoch: agent.epoch.clone(),
-        note: note.to_owned(),
-    }
+    Transition { state, time: timestamp_ms(clock::now()), epoch: agent.epoch.clone(), note: note.to_owned() }
 }
 
 impl ClaimedJob {
@@ -81,7 +76,7 @@ impl ClaimedJob {
             (record, view.revision(&keys.job), lock_revision)
         };
         let keys = Keys::of(&record);
-        let now = timestamp_ms(Timestamp::now());
+        let now = timestamp_ms(clock::now());
         let run = Run {
             id: record.id,
             database: record.database.clone(),
@@ -182,7 +177,7 @@ impl ClaimedJob {
         let note = error.as_ref().map_or("", |error| error.message.as_str()).to_owned();
         self.run.state = state;
         self.run.error = error;
-        self.run.end_time = Some(timestamp_ms(Timestamp::now()));
+        self.run.end_time = Some(timestamp_ms(clock::now()));
         self.run.history.push(transition(agent, state, &note));
         loop {
             match self.write(agent).await {

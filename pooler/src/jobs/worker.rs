@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{Code, JobError, JobId, JobKind, JobRecord, Lock, claimable};
+use cellar_system::clock;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -53,7 +54,7 @@ impl Control {
         if record.is_some_and(|record| record.cancel.is_some()) {
             return Some(Interruption::Canceled);
         }
-        if Timestamp::now() > self.deadline {
+        if clock::now() > self.deadline {
             return Some(Interruption::Deadline);
         }
         (*self.stop.borrow()).then_some(Interruption::Stopping)
