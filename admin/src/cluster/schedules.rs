@@ -2,7 +2,7 @@
 
 use cellar_api::{to_message, v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Key, OperatorRole, Refusal, Schedule, ScheduleName, ScheduledWork, access,
+    Calendar, Code, DatabaseName, Key, OperatorRole, Refusal, Schedule, ScheduleName, ScheduledWork,
     timestamp_ms,
 };
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -48,7 +48,7 @@ impl Caller {
     }
 
     fn check(&self, work: &ScheduledWork) -> Result<(), Refusal> {
-        let needed = access::to_schedule(work);
+        let needed = work.kind().role();
         if self.role.is_none_or(|role| role >= needed) {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! Asking a job to end early.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, access, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, timestamp_ms};
 use cellar_topology::{StoreError, TxnOutcome};
 use jiff::Timestamp;
 
@@ -30,10 +30,10 @@ impl Admin {
         for attempt in 0..ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
-            let needed = access::to_cancel(job.record.kind);
+            let needed = job.record.kind().role();
             if role.is_some_and(|role| role < needed) {
                 let message =
-                    format!("{by} may not cancel a {}: it needs the role {needed}", job.record.kind);
+                    format!("{by} may not cancel a {}: it needs the role {needed}", job.record.kind());
                 return Err(Refusal::new(Code::PermissionDenied, message).about("job", id));
             }
             if job.state.is_terminal() {

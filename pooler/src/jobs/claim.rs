@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cellar_model::{
-    JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
+    JobError, JobId, JobOutcome, JobRecord, JobState, Key, Lock, Progress, Run, Transition, claimable,
     timestamp_ms,
 };
 use cellar_topology::{StoreError, TxnOutcome, Versioned};
@@ -20,10 +20,9 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How a job ended.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
 pub(crate) enum Ending {
     /// It did what was asked.
-    Succeeded(RunResult),
+    Succeeded(Option<JobOutcome>),
     /// It did not.
     Failed(JobError),
     /// Somebody asked for it.
@@ -91,7 +90,7 @@ impl ClaimedJob {
             start_time: now,
             end_time: None,
             progress: Progress::default(),
-            result: RunResult::default(),
+            result: None,
             error: None,
             history: vec![transition(agent, JobState::Running, "")],
         };
@@ -109,7 +108,7 @@ impl ClaimedJob {
         if outcome == TxnOutcome::Conflict {
             return Ok(None);
         }
-        tracing::info!(job = %record.id, kind = %record.kind, "claimed");
+        tracing::info!(job = %record.id, kind = %record.kind(), "claimed");
         Ok(Some(Self { record, run }))
     }
 
@@ -121,8 +120,8 @@ impl ClaimedJob {
     }
 
     /// What is to be recorded of the job even though it fails.
-    pub(crate) fn keep(&mut self, result: RunResult) {
-        self.run.result = result;
+    pub(crate) fn keep(&mut self, outcome: JobOutcome) {
+        self.run.result = Some(outcome);
     }
 
     /// One guarded write of the run as it is.

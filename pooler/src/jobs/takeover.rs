@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobState, RunResult};
+use cellar_model::{
+    Code, JOB_ANNOTATION, JobError, JobKind, JobOutcome, JobRecord, JobSpec, JobState, RecoverParams,
+};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
@@ -47,7 +49,7 @@ pub(crate) async fn recover(agent: &Agent) {
         };
         let Some(job) = job else { continue };
         tracing::info!(job = %record.id, "taking over a job that an earlier process left behind");
-        let ending = match record.kind {
+        let ending = match record.kind() {
             JobKind::Backup => backup_ending(agent, &record).await,
             JobKind::Rebuild => Ending::Failed(lost(
                 "the multipooler restarted while it rebuilt the standby",
@@ -61,7 +63,7 @@ pub(crate) async fn recover(agent: &Agent) {
                     clear(&copy, &agent.layout.scratch(record.id)).await;
                     remove(&copy);
                 }
-                if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
+                if let JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) = record.spec {
                     clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
                 }
                 let what = format!("the multipooler restarted during the {kind}");
@@ -109,9 +111,7 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
                     return nothing(&read(&log_file));
                 }
                 return match judge(agent, &database, &config, &log_file, &source).await {
-                    Ok(result) => {
-                        Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() })
-                    }
+                    Ok(result) => Ending::Succeeded(Some(JobOutcome::Backup(result))),
                     Err(error) => Ending::Failed(error),
                 };
             }

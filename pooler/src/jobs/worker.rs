@@ -99,7 +99,7 @@ fn next_job(agent: &Agent, lane: Lane) -> Option<JobId> {
     let nobody = Lock::default();
     let lock = view.locks.get(&agent.database).unwrap_or(&nobody);
     let mine = |record: &&JobRecord| {
-        let its = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        let its = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
         record.cell == agent.cell && its == lane
     };
     view.jobs
@@ -168,7 +168,7 @@ fn forget_old_logs(agent: &Agent) {
 
 async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>) {
     let control = Control { id: job.record.id, deadline: job.record.deadline, stop };
-    let ending = match job.record.kind {
+    let ending = match job.record.kind() {
         JobKind::Backup => backup::run(agent, &mut job, &control).await,
         JobKind::Rebuild => rebuild::run(agent, &mut job, &control).await,
         JobKind::Plan => plan::run(agent, &mut job, &control).await,
@@ -182,7 +182,7 @@ async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>
         JobKind::Check => check::run(agent, &mut job, &control).await,
         JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
             code: Code::Internal,
-            message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind),
+            message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind()),
             hint: String::new(),
             tool_output: String::new(),
         }),
