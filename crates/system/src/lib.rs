@@ -1,7 +1,8 @@
 //! What Cellar's programs ask of the operating system, each thing once: files that are written as a whole, locks, logs,
-//! processes, users, signals. It knows nothing of clusters, and every other crate may use it.
+//! processes, users, signals, time. It knows nothing of clusters, and every other crate may use it.
 
 mod atomic_file;
+pub mod clock;
 mod directory;
 mod lock;
 mod log;
