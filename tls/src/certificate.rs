@@ -11,7 +11,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use crate::{Result, TlsError, file};
+use crate::error::{Result, TlsError};
+use crate::file;
 
 /// How many days before its end a certificate is warned of, the most urgent first.
 const WARNINGS: [u64; 3] = [1, 7, 30];

@@ -22,6 +22,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
+    /// A lock was not taken.
+    #[error(transparent)]
+    Lock(#[from] cellar_system::LockError),
     /// A file is there but does not hold what it should.
     #[error("{} is not usable: {reason}", path.display())]
     BadFile {

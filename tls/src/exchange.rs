@@ -10,8 +10,13 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
-use crate::{CA_CERTIFICATE, CertificateInfo, HeldDirectory, Identity, Result, TlsError};
+use cellar_system::{OpenDirectory, Owner};
+
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE, KEY_MODE};
+use crate::file_names::CA_CERTIFICATE;
+use crate::identity::Identity;
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -34,9 +39,15 @@ fn remove(directory: &Path) -> Result<()> {
 
 fn swap(one: &Path, other: &Path) -> Result<()> {
     let swap = || -> std::io::Result<()> {
-        let held = HeldDirectory::of(other)?;
-        renameat2(AT_FDCWD, &held.entry(one), AT_FDCWD, &held.entry(other), RenameFlags::RENAME_EXCHANGE)?;
-        held.sync()
+        let parent = OpenDirectory::parent_of(other)?;
+        renameat2(
+            AT_FDCWD,
+            &parent.entry(one),
+            AT_FDCWD,
+            &parent.entry(other),
+            RenameFlags::RENAME_EXCHANGE,
+        )?;
+        parent.sync()
     };
     swap().map_err(TlsError::io("exchange", other))
 }

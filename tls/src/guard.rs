@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tower::{Layer, Service};
 
-use crate::MtlsConnectInfo;
+use crate::stream::MtlsConnectInfo;
 
 /// The serial numbers that no server accepts any more, shared by all who check and whoever learns of new ones.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Revoked {
         newer
     }
 
-    /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::PeerIdentity) has it.
+    /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::certificate::PeerIdentity) has it.
     #[must_use]
     pub fn contains(&self, serial: &str) -> bool {
         self.0.borrow().contains(serial)
@@ -172,7 +172,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PeerIdentity;
+    use crate::certificate::PeerIdentity;
     use std::time::{Duration, SystemTime};
 
     fn status(refusal: &Refusal) -> tonic::Status {

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
-use crate::file::{self, Content, KEY_MODE, Owner};
-use crate::{Result, TlsError};
+use cellar_system::Owner;
+
+use crate::error::{Result, TlsError};
+use crate::file::{self, Content, KEY_MODE};
 
 /// A private key in its file: what certificates are issued for.
 ///

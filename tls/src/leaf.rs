@@ -4,25 +4,24 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cellar_model::PgbackrestName;
+use cellar_system::Owner;
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use crate::certificate::parse;
-use crate::file::{self, CERTIFICATE_MODE, Owner};
-use crate::provider::provider;
-use crate::{CLOCK_SKEW, Ca, CertificateInfo, KeyFile, LeafRequest, Result, TlsError};
-
-/// File name of a server's certificate in its tls directory.
-pub const SERVER_CERTIFICATE: &str = "server.crt";
-
-/// File name of a cell's one key in its tls directory.
-pub const SERVER_KEY: &str = "server.key";
+use crate::authority::Ca;
+use crate::certificate::{CertificateInfo, parse};
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE};
+use crate::file_names::{SERVER_CERTIFICATE, SERVER_KEY};
+use crate::key::KeyFile;
+use crate::request::{CLOCK_SKEW, LeafRequest};
+use crate::subject::{distinguished_name, random_serial};
 
 /// What became of a request for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,24 +181,4 @@ fn parameters(ca: &Ca, request: &LeafRequest, now: SystemTime) -> Result<Certifi
 /// past two thirds of their life when they are made.
 fn skew(lifetime: Duration) -> Duration {
     CLOCK_SKEW.min(lifetime / 10)
-}
-
-pub(crate) fn distinguished_name(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, common_name);
-    name
-}
-
-/// A random positive serial of 16 bytes.
-///
-/// rcgen's default derives it from the key, which several certificates of a cell share.
-pub(crate) fn random_serial() -> Result<SerialNumber> {
-    let mut bytes = [0_u8; 16];
-    provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| TlsError::Generate { what: "a serial number", reason: "no randomness".to_owned() })?;
-    // A clear sign bit keeps DER at 16 bytes, a set bit below it keeps the text at one length.
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
 }

@@ -28,12 +28,12 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
-use crate::connections::Connections;
-use crate::stream::Unwelcome;
-use crate::{
-    ConnectionLimits, MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, Revoked,
-    TlsError,
-};
+use crate::certificate::PeerIdentity;
+use crate::connections::{ConnectionLimits, Connections};
+use crate::error::{Result, TlsError};
+use crate::guard::Revoked;
+use crate::server::ReloadableServerConfig;
+use crate::stream::{MtlsConnectInfo, MtlsStream, Unwelcome};
 
 /// Finished handshakes that may wait for the server to take them.
 const READY: usize = 64;
@@ -85,7 +85,7 @@ impl MtlsListener {
     }
 
     /// Ends connections, with all that goes on over them, when the peer's certificate becomes revoked. Who comes with
-    /// one that is already is let in as far as the [`Guard`](crate::Guard), which says why he may do nothing.
+    /// one that is already is let in as far as the [`Guard`](crate::guard::Guard), which says why he may do nothing.
     #[must_use]
     pub fn ending_revoked(mut self, revoked: Revoked) -> Self {
         self.revoked = revoked;

@@ -18,9 +18,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file;
 use crate::identity::{certificates, private_key};
 use crate::provider::provider;
-use crate::{CertificateInfo, Result, TlsError, file};
 
 /// The opening of HTTP/2 (RFC 9113, 3.4) with an empty SETTINGS frame.
 const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -70,7 +72,7 @@ pub struct Probed {
 
 /// A client that trusts `authorities` and presents a certificate with its key, or none, whatever they are.
 ///
-/// [`ClientTls`](crate::ClientTls) refuses at once what no server would accept; this is for finding out whether that is so.
+/// [`ClientTls`](crate::client::ClientTls) refuses at once what no server would accept; this is for finding out whether that is so.
 ///
 /// # Errors
 /// When a file cannot be read, holds nothing of its kind, or the key does not fit the certificate.

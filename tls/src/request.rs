@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
 use rustls_pki_types::DnsName;
 
-use crate::{CertificateInfo, Result, TlsError};
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
 
 /// How long a leaf certificate lives unless asked otherwise: one year.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);

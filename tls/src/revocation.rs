@@ -15,21 +15,23 @@ use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::certificate::{parse, serial_text, system_time};
-use crate::file::{self, CERTIFICATE_MODE, Owner};
-use crate::{CLOCK_SKEW, Ca, Result, TlsError};
+use cellar_system::Owner;
 
-/// File name of the revocation lists, beside the authority's certificate.
-pub const REVOCATIONS: &str = "ca.crl";
+use crate::authority::Ca;
+use crate::certificate::{parse, serial_text, system_time};
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE};
+use crate::file_names::REVOCATIONS;
+use crate::request::CLOCK_SKEW;
 
 /// Where a list ends in PEM.
 const END: &str = "-----END X509 CRL-----";
 
-/// Serial numbers as [`CertificateInfo`](crate::CertificateInfo) writes them, and since when each is revoked.
+/// Serial numbers as [`CertificateInfo`](crate::certificate::CertificateInfo) writes them, and since when each is revoked.
 pub type RevokedSerials = BTreeMap<String, SystemTime>;
 
 /// A serial number as a person may write it (upper case, colons, leading zeros), as
-/// [`CertificateInfo`](crate::CertificateInfo) writes it.
+/// [`CertificateInfo`](crate::certificate::CertificateInfo) writes it.
 ///
 /// # Errors
 /// When it is not a hexadecimal number of at most 20 bytes (RFC 5280, 4.1.2.2).
@@ -138,19 +140,13 @@ fn signed_by(delegate: &[u8], authorities: &[CertificateDer<'_>]) -> bool {
 /// # Errors
 /// When it cannot be written.
 pub fn install_revocations(directory: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
-    let path = directory.join(REVOCATIONS);
-    let same =
-        file::read_own(&path).is_ok_and(|found| found.text == pem && found.is_as(CERTIFICATE_MODE, owner));
-    if !same {
-        file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
-    }
-    Ok(!same)
+    file::replace_if_changed(&directory.join(REVOCATIONS), pem, CERTIFICATE_MODE, owner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{generate_ca, generate_delegate};
+    use crate::authority::{generate_ca, generate_delegate};
     use std::time::Duration;
 
     fn authority(dir: &Path, name: &str) -> Ca {
@@ -196,10 +192,11 @@ mod tests {
             assert_eq!(read.is_ok(), counts);
         }
         // A leaf of ours signs no list.
-        let leaf = crate::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
-        let request = crate::LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost");
+        let leaf = crate::key::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
+        let request =
+            crate::request::LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost");
         let path = dir.path().join("leaf/crt");
-        crate::issue(&ours, &request, &leaf, &path).unwrap();
+        crate::leaf::issue(&ours, &request, &leaf, &path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         let list = sign_revocations(&theirs, &revoked).unwrap();
         assert!(read_revocations(&format!("{list}{text}"), ours.pem()).is_err());

@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::PeerIdentity;
+use crate::certificate::PeerIdentity;
 use crate::connections::Place;
 
 /// Bytes of HTTP/2's client preface (RFC 9113, section 3.4). hyper waits for them without a deadline; from then on it

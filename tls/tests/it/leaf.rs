@@ -3,8 +3,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::PgbackrestName;
+use cellar_system::Owner;
 use cellar_tls::{
-    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, Owner, TlsError, generate_ca,
+    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, TlsError, generate_ca,
     generate_delegate, generate_server_cert, issue, sign_request,
 };
 
