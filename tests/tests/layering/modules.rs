@@ -24,9 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin/src",
         &["api", "leader cluster", "jobs", "admin", "audit pooler_clients", "caller deadline page refusal"],
     ),
+    // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "failure", "global output render"],
+        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
     ),
     ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
     ("crates/model/src", &["decide store", "records", "types"]),
@@ -43,7 +44,6 @@ const LAYERS: &[(&str, &[&str])] = &[
 const UNFINISHED: &[&str] = &[
     "pooler/src",
     "admin/src",
-    "crates/cli/src",
     "provisioner/src",
     "crates/model/src",
     "crates/postgres/src",

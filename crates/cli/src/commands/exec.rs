@@ -6,15 +6,17 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
 use crate::local;
 
 /// Run a command with the variables of `cellar env`, and end with its exit code
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar exec -- psql -c 'select pg_is_in_recovery()'
-  cellar exec --as-os-user -- pgbench -i -s 10       as root, which PostgreSQL lets in nowhere")]
+  cellar exec --as-os-user -- pgbench -i -s 10       as root, whom PostgreSQL does not let in
+
+Exit codes: the command's own; 127 if it is not found, 126 if it cannot be run.")]
 pub(crate) struct Exec {
     /// Run it as the OS user of the local cluster's PostgreSQL, whom its socket lets in
     #[arg(long)]
@@ -39,8 +41,8 @@ impl Exec {
                 command.uid(uid).gid(gid).env("USER", &user.name).env("LOGNAME", &user.name);
             }
         }
-        // In our place, so that its exit code and its signals are ours.
+        // Replaces this process, so that the program's exit code and signals are those of the command.
         let source = command.exec();
-        Err(Failure::Io { what: format!("run {}", program.display()), source })
+        Err(Failure::Exec { program: program.display().to_string(), source })
     }
 }
