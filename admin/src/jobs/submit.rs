@@ -6,11 +6,11 @@ use cellar_model::{
     PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup, plan_check, plan_confirm, plan_drill,
     plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_verify,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -21,9 +21,6 @@ use crate::refusal;
 /// Races that may be lost before the caller is told to come back. Each lost race means that
 /// somebody else's request succeeded.
 const ATTEMPTS: u32 = 64;
-
-/// How long the answer may wait for the mirror to show what was just written.
-pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
 const STATUS_AGE: Duration = Duration::from_millis(1500);
@@ -56,7 +53,7 @@ pub(crate) enum Work {
 
 /// The restore that a request is about.
 fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
-    view.job(&id).ok_or_else(|| crate::jobs::cancel::unknown_job(id))
+    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
 }
 
 /// Drills of named backups that read the repo now or will. The pgBackRest of one that is lost died with its pooler.
@@ -188,7 +185,7 @@ impl Admin {
     pub(crate) async fn submit(&self, wanted: &Wanted, deadline: Deadline) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
         // One id for all attempts: when a transaction's outcome is unknown, reading it tells.
-        let new_id = JobId::new(Uuid::now_v7());
+        let new_id = JobId::new(clock::new_id());
         let (database, id) = {
             let view = self.view();
             let database = wanted.database(&view)?;
@@ -269,7 +266,7 @@ impl Admin {
             if left.is_zero() {
                 return Err(refusal);
             }
-            let now = Timestamp::now();
+            let now = clock::now();
             let changed =
                 |view: &View| wanted.plan(view, id, now).err().map(|other| other.code) != Some(refusal.code);
             // Whether it changed or not, the next round tells.
@@ -292,7 +289,7 @@ impl Admin {
 
     /// Whether the request would be taken on as things are, as far as planning sees it.
     pub(crate) fn would_accept(&self, wanted: &Wanted) -> Result<(), Refusal> {
-        self.attempt(wanted, JobId::new(Uuid::now_v7())).map(drop)
+        self.attempt(wanted, JobId::new(clock::new_id())).map(drop)
     }
 
     /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
@@ -321,7 +318,7 @@ impl Admin {
     /// Plans on the view, and takes the revisions of what the plan stands on.
     fn attempt(&self, wanted: &Wanted, new_id: JobId) -> Result<Attempt, Refusal> {
         let view = self.view();
-        let record = wanted.plan(&view, new_id, Timestamp::now())?;
+        let record = wanted.plan(&view, new_id, clock::now())?;
         let key = Key::Lock(record.database.clone());
         let path = self.store.keys().path(&key);
         if let Some(reason) = view.unreadable.get(&path) {
@@ -375,8 +372,7 @@ impl Admin {
 
     /// The job as the mirror shows it, or as it was written when the mirror is slow.
     async fn appeared(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
-        let patience = MIRROR_PATIENCE.min(deadline.remaining());
-        let _ = self.mirror.wait_for(patience, |view| view.jobs.contains_key(&record.id)).await;
+        self.wait_until_seen(deadline, |view| view.jobs.contains_key(&record.id)).await;
         self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
     }
 

@@ -6,10 +6,11 @@
 //! begins to count anew: it errs on the side of patience.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{CellName, DatabaseName, JobId};
 use cellar_topology::View;
+use tokio::time::Instant;
 
 use crate::jobs::ended::{Stage, stage};
 

@@ -4,17 +4,18 @@
 //! that: the id of its job follows from the schedule and the time.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
     JobRequest, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork, Turn,
     recordable,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -49,7 +50,7 @@ impl Scheduler {
     pub async fn run(mut self) {
         loop {
             tokio::time::sleep(TICK).await;
-            self.tick(Timestamp::now()).await;
+            self.tick(clock::now()).await;
         }
     }
 
@@ -169,7 +170,7 @@ impl Scheduler {
             .last
             .as_ref()
             .is_some_and(|last| (last.due, last.job, code(last)) == (run.due, run.job, code(&run)));
-        let open = run.job.is_none() && schedule.turn(Timestamp::now()) == Turn::Begin(run.due);
+        let open = run.job.is_none() && schedule.turn(clock::now()) == Turn::Begin(run.due);
         if known && open {
             return;
         }
@@ -237,7 +238,7 @@ fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord 
     arguments.extend(wanted.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
     arguments.extend(wanted.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
     AuditRecord {
-        id: AuditId::new(Uuid::now_v7()),
+        id: AuditId::new(clock::new_id()),
         time: now,
         end_time: None,
         identity: schedule.requester(),

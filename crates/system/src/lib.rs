@@ -1,5 +1,6 @@
 //! What multiadmin and multipooler share as daemons: an OS user, a pid file, logs, signals.
 
+pub mod clock;
 mod log;
 mod pid_file;
 mod signal;

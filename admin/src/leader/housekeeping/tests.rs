@@ -1,6 +1,6 @@
 //! A test per rule, and one over random worlds.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{
     AUDIT_KEPT, AuditId, AuditRecord, CancelRequest, CellLayout, Code, Database, JobId, JobKind, JobRecord,
@@ -9,6 +9,7 @@ use cellar_model::{
 use cellar_topology::View;
 use jiff::Timestamp;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::{Action, decide, history};
 use crate::jobs::ended::{Stage, has_ended, stage};

@@ -15,7 +15,7 @@ fn helps(mut command: clap::Command, path: &str, all: &mut String) {
 }
 
 #[test]
-fn every_command_has_help_and_an_example() {
+fn an_example_is_in_every_help() {
     let mut command = Arguments::command();
     command.build();
     command.clone().debug_assert();
