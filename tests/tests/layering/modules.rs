@@ -22,7 +22,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "admin/src",
-        &["api", "leader cluster", "jobs", "admin", "audit pooler_clients", "caller deadline page", "refusal"],
+        &[
+            "api",
+            "leader cluster",
+            "jobs",
+            "admin",
+            "audit pooler_clients",
+            "caller deadline page",
+            "refusal",
+        ],
     ),
     // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
