@@ -118,7 +118,7 @@ impl Backup {
         };
         let target = Target::of(global)?;
         let report = async |job: &Job| {
-            let result = job.result.as_ref()?.backup.as_ref()?;
+            let result = job.result.as_ref()?.backup()?;
             let primary = primary(&target, &job.database).await;
             Some(summary(job, result, primary.as_deref()))
         };

@@ -35,7 +35,7 @@ impl Check {
             timeout: self.options.timeout(),
             request_id: self.options.request_id(),
         };
-        let report = async |job: &Job| Some(checked(job, job.result.as_ref()?.check.as_ref()?));
+        let report = async |job: &Job| Some(checked(job, job.result.as_ref()?.check()?));
         run_job(global, &target, &self.options, submit(&target, request), report).await
     }
 }

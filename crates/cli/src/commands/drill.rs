@@ -137,7 +137,7 @@ impl Drill {
         };
         let target = Target::of(global)?;
         // A job that failed has a result too: which checks failed.
-        let report = async |job: &Job| Some(report(job, job.result.as_ref()?.drill.as_ref()?));
+        let report = async |job: &Job| Some(report(job, job.result.as_ref()?.drill()?));
         run_job(global, &target, &self.options, submit(&target, request), report).await
     }
 }

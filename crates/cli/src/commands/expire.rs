@@ -50,7 +50,7 @@ pub(crate) async fn submit(target: &Target, request: ExpireBackupsRequest) -> Ou
 }
 
 fn report(job: &Job) -> Option<String> {
-    Some(expired(job, job.result.as_ref()?.expire.as_ref()?))
+    Some(expired(job, job.result.as_ref()?.expire()?))
 }
 
 /// Shows what the request would delete, and asks.

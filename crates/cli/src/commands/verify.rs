@@ -44,7 +44,7 @@ impl Verify {
             request_id: self.options.request_id(),
         };
         // A job that failed has a result too: the damage that it found.
-        let report = async |job: &Job| Some(verified(job, job.result.as_ref()?.verify.as_ref()?));
+        let report = async |job: &Job| Some(verified(job, job.result.as_ref()?.verify()?));
         run_job(global, &target, &self.options, submit(&target, request), report).await
     }
 }

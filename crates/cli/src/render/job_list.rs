@@ -21,7 +21,7 @@ fn detail(job: &Job) -> String {
         return format!("waits for {first}");
     }
     let progress = job.progress.clone().unwrap_or_default();
-    match (progress.bytes_total, &job.subject) {
+    match (progress.bytes_total, job.subject()) {
         (0, Some(subject)) if progress.phase.is_empty() || has_ended(job) => format!("of restore {subject}"),
         (0, _) => progress.phase,
         (total, _) => {

@@ -1,5 +1,6 @@
 //! What was requested of a job, beside its database and cell: one function for each kind.
 
+use cellar_api::v1::job::Spec;
 use cellar_api::v1::{
     BackupParams, DrillParams, ExpireParams, Job, RebuildParams, RecoverParams, RestoreParams,
 };
@@ -11,16 +12,17 @@ use crate::render::words::type_word;
 
 /// The facts of a job's parameters; those without a value are left out where they are shown.
 pub(crate) fn parameters(job: &Job) -> Vec<Fact> {
-    let mut facts = vec![
-        ("step of", job.parent.clone().unwrap_or_default()),
-        ("of restore", job.subject.clone().unwrap_or_default()),
-    ];
-    facts.extend(job.backup.iter().flat_map(backup));
-    facts.extend(job.rebuild.iter().flat_map(rebuild));
-    facts.extend(job.restore.iter().flat_map(restore));
-    facts.extend(job.recover.iter().flat_map(recover));
-    facts.extend(job.drill.iter().flat_map(drill));
-    facts.extend(job.expire.iter().flat_map(expire));
+    let mut facts = vec![("step of", job.parent.clone().unwrap_or_default())];
+    facts.extend(match &job.spec {
+        None => Vec::new(),
+        Some(Spec::Backup(params)) => backup(params),
+        Some(Spec::Rebuild(params)) => rebuild(params),
+        Some(Spec::Restore(params)) => restore(params),
+        Some(Spec::Recover(params)) => recover(params),
+        Some(Spec::Drill(params)) => drill(params),
+        Some(Spec::Subject(restore)) => vec![("of restore", restore.clone())],
+        Some(Spec::Expire(params)) => expire(params),
+    });
     facts
 }
 

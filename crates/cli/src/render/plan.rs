@@ -22,7 +22,7 @@ pub(crate) fn target(target: Option<&RestoreTarget>) -> String {
 
 /// The question before a restore.
 pub(crate) fn question(job: &Job, plan: &RestorePlan) -> String {
-    let cell = job.restore.as_ref().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
+    let cell = job.restore().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
     format!("Restore database {} in cell {cell} to {}?", job.database, target(plan.target.as_ref()))
 }
 

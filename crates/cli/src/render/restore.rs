@@ -43,7 +43,7 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
         (true, true) => "kept until the restore is confirmed",
         (true, false) => "not kept: no rollback is possible",
     };
-    let requested = job.restore.as_ref().map(|params| target(params.target.as_ref()));
+    let requested = job.restore().map(|params| target(params.target.as_ref()));
     let mut facts = vec![("target", requested.unwrap_or_default())];
     facts.extend(result.recovery.as_ref().map(reached).unwrap_or_default());
     facts.extend([
@@ -70,7 +70,7 @@ fn next(job: &Job, result: &RestoreResult) -> String {
 
 /// What a restore or a rollback did, and what comes next. One that failed after it took effect has a result too.
 pub(crate) fn report(job: &Job) -> Option<String> {
-    let result = job.result.as_ref()?.restore.as_ref()?;
+    let result = job.result.as_ref()?.restore()?;
     Some(format!("{}{}", summary(job, result), next(job, result)))
 }
 

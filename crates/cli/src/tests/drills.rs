@@ -40,7 +40,6 @@ fn a_drill_reports_its_checks() {
     let bad = drill("JOB_STATE_FAILED", &checks(false), &json!({}));
     let nothing = json!({"readableMillis": "0", "replayedMillis": "0", "lsn": "", "lastCommit": null});
     let stuck = drill("JOB_STATE_FAILED", &json!([]), &nothing);
-    let text =
-        [&good, &bad, &stuck].map(|job| report(job, job.result.as_ref().unwrap().drill.as_ref().unwrap()));
+    let text = [&good, &bad, &stuck].map(|job| report(job, job.result.as_ref().unwrap().drill().unwrap()));
     assert_snapshot!(format!("{}----\n{}", text.join("----\n"), details(&good)));
 }

@@ -64,7 +64,7 @@ fn queued() -> Job {
 #[test]
 fn an_ended_backup_shows_its_proof() {
     let job = succeeded();
-    let mut result = job.result.clone().unwrap().backup.unwrap();
+    let mut result = job.result.as_ref().unwrap().backup().unwrap().clone();
     let mut text = summary(&job, &result, Some("zone1"));
     if let Some(source) = &mut result.source {
         (source.cell, source.files_from_primary, source.files_from_source) = ("zone1".into(), 0, 1);

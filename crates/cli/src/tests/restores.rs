@@ -1,6 +1,7 @@
 //! The plan of a restore, and what came of it.
 
 use cellar_api::v1::Job;
+use cellar_api::v1::job_result::Outcome;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -42,7 +43,7 @@ pub(super) fn plan() -> Job {
 fn a_plan_shows_target_cells_and_windows() {
     let timed = plan();
     let mut named = plan();
-    let parts = named.result.as_mut().unwrap().plan.as_mut().unwrap();
+    let Some(Outcome::Plan(parts)) = &mut named.result.as_mut().unwrap().outcome else { unreachable!() };
     parts.target = Some(message(json!({"name": "before the migration"})));
     parts.resolved = Some(message(json!({"lsn": "0/5000060"})));
     parts.found = "the restore point at 0/5000060".into();
@@ -99,7 +100,9 @@ pub(super) fn restored_job() -> Job {
 #[test]
 fn an_ended_restore_shows_what_it_reached() {
     let mut in_place = restored_job();
-    let result = in_place.result.as_mut().unwrap().restore.as_mut().unwrap();
+    let Some(Outcome::Restore(result)) = &mut in_place.result.as_mut().unwrap().outcome else {
+        unreachable!()
+    };
     (result.kept, result.first_backup) = (false, None);
     result.left_out = vec!["zone1".into(), "zone3".into()];
     result.recovery.as_mut().unwrap().last_commit = None;

@@ -1,6 +1,6 @@
 //! The plan of a restore: shown alone, or before the question.
 
-use cellar_api::v1::{Job, JobState, RestoreDatabaseRequest, RestorePlan};
+use cellar_api::v1::{Job, JobResult, JobState, RestoreDatabaseRequest, RestorePlan};
 
 use crate::client::follow::follow;
 use crate::client::run_job::print_accepted;
@@ -19,7 +19,7 @@ pub(crate) fn plan_of(job: &Job) -> Outcome<&RestorePlan> {
     }
     job.result
         .as_ref()
-        .and_then(|result| result.plan.as_ref())
+        .and_then(JobResult::plan)
         .ok_or_else(|| Failure::Bug(format!("job {} succeeded without a plan", job.id)))
 }
 
