@@ -3,13 +3,12 @@
 //! Deleting any of them and letting the pooler write it again gives the same bytes. The configs of pgBackRest
 //! hold the passphrase of an encrypted repo, so nobody but the pooler's user may read them.
 
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cellar_model::{Database, Leader, Pooler, Secret};
 use cellar_pgbackrest::{ConfigInput, read_passphrase, render_bootstrap, render_full, render_job};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
+use cellar_system::AtomicFile;
 
 use cellar_tls::REVOCATIONS;
 
@@ -41,19 +40,8 @@ pub(crate) enum ConfigFileError {
 
 /// Replaces a file atomically; false when it had that content already and nobody else may read it.
 pub(crate) fn write_if_changed(path: &Path, content: &str) -> Result<bool, ConfigFileError> {
-    let private = std::fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0);
-    if private && std::fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
-        return Ok(false);
-    }
     let failed = |source| ConfigFileError::Write { path: path.to_owned(), source };
-    let draft = path.with_extension("draft");
-    // A draft that an earlier process left, or somebody put there, is not written through.
-    let _ = std::fs::remove_file(&draft);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)?;
-    Ok(true)
+    AtomicFile::new(path).replace_if_changed(content).map_err(failed)
 }
 
 fn others(agent: &Agent) -> Vec<Pooler> {
@@ -194,7 +182,7 @@ pub(crate) fn instance_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
@@ -226,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_draft_is_not_written_through() {
-        use std::os::unix::fs::{MetadataExt, symlink};
+    fn planted_links_are_not_written_through() {
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
         std::fs::write(&other, "precious").unwrap();
@@ -243,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_file_is_left_alone() {
+    fn unchanged_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.conf");
         assert!(write_if_changed(&path, "a").unwrap());

@@ -3,10 +3,10 @@
 //! A restore makes the next incarnation. Every other copy is the past from that moment on, wherever it is
 //! and whenever it comes back: it may be read for a while, and it never becomes a primary.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use cellar_model::{CellLayout, Incarnation, JobId};
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -41,24 +41,8 @@ impl Mark {
     /// Marks a data directory, durably.
     pub(crate) fn write(self, data: &Path) -> std::io::Result<()> {
         let text = serde_json::to_string(&self).map_err(std::io::Error::other)?;
-        let draft = data.join(format!("{MARK}.draft"));
-        let mut file = std::fs::File::create(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, data.join(MARK))?;
-        sync(data)
+        AtomicFile::new(&data.join(MARK)).replace(text)
     }
-}
-
-/// Makes what was done to a directory's entries last.
-pub(crate) fn sync(directory: &Path) -> std::io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
-}
-
-/// Moves a directory within the cell's own, durably.
-pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from, to)?;
-    to.parent().map_or(Ok(()), sync)
 }
 
 /// How this cell's data stands to the record.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cellar_model::{BackupLabel, Code, Database, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
 use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb, occupants, running};
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -92,11 +93,8 @@ struct Seeding {
 
 fn note(agent: &Agent, seeding: Seeding) -> Result<(), SeedError> {
     let marker = agent.seeding_marker();
-    let draft = marker.with_extension("draft");
     let text = serde_json::to_vec(&seeding).map_err(std::io::Error::other);
-    let written = text
-        .and_then(|text| std::fs::write(&draft, text))
-        .and_then(|()| incarnation::rename(&draft, &marker));
+    let written = text.and_then(|text| AtomicFile::new(&marker).replace(text));
     written.map_err(|source| SeedError::Disk { path: marker, source })
 }
 

@@ -15,6 +15,7 @@ use cellar_postgres::{
     InstanceConfig, InstanceFacts, PostgresError, PostmasterState, Probe, StopTimeouts, configure,
     ensure_roles, inspect, reload, running, start, stop,
 };
+use cellar_system::AtomicFile;
 use cellar_topology::StoreError;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
@@ -424,7 +425,7 @@ impl Supervisor {
         if path.exists() {
             return Ok(());
         }
-        std::fs::write(&path, content).map_err(|error| RoundError::Marker(path, error))
+        AtomicFile::new(&path).create(content).map(drop).map_err(|error| RoundError::Marker(path, error))
     }
 
     fn say(&self, state: InstanceState, message: &str) {
@@ -453,9 +454,9 @@ async fn take_over(agent: &Agent, successor: &Path, data: &Path) -> std::io::Res
         // What is to be kept is kept already, so this was left by something else.
         let aside = data.with_extension(format!("aside-{}", jiff::Timestamp::now().as_second()));
         tracing::warn!(to = %aside.display(), "moving a directory aside that is in the way of the restored data");
-        incarnation::rename(data, &aside)?;
+        cellar_system::rename(data, &aside)?;
     }
-    incarnation::rename(successor, data)?;
+    cellar_system::rename(successor, data)?;
     tracing::info!(from = %successor.display(), "the restored data has taken its place");
     match std::fs::remove_file(agent.seeding_marker()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

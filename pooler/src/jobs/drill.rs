@@ -14,6 +14,7 @@ use cellar_postgres::{
     CommandOutput, DataDirectory, MONITOR_ROLE, PostgresError, ensure_roles, execute, inspect,
     run as run_program,
 };
+use cellar_system::available_memory;
 
 use crate::agent::Agent;
 use crate::jobs::claim::{ClaimedJob, Ending};
@@ -68,15 +69,6 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "nothing is left of the drill"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }
-}
-
-/// Memory that programs could have now, without swapping; none when the kernel does not say.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
-    })?;
-    Some(kib * 1024)
 }
 
 async fn choose(

@@ -106,7 +106,7 @@ pub(crate) fn keep(agent: &Agent, data: &Path, restore: JobId) -> std::io::Resul
     let kept = agent.layout.kept(restore);
     if data.exists() && !kept.exists() {
         tracing::info!(from = %data.display(), to = %kept.display(), "keeping the old data");
-        incarnation::rename(data, &kept)?;
+        cellar_system::rename(data, &kept)?;
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ async fn put_back(agent: &Agent, job: &ClaimedJob, data: &Path, restore: JobId) 
     Mark::of(&incarnation::record(agent)).write(&kept).map_err(disk)?;
     // Removed at the end of the rollback.
     keep(agent, data, parent).map_err(disk)?;
-    incarnation::rename(&kept, data).map_err(disk)?;
+    cellar_system::rename(&kept, data).map_err(disk)?;
     Ok(true)
 }
 

@@ -7,6 +7,7 @@ use cellar_model::{
     BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, PROOF_ANNOTATION, Pooler, Proof, prove,
 };
 use cellar_pgbackrest::{DetailLog, Error, Failure, Invocation, PrimarySource, printable};
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -126,7 +127,7 @@ impl Source {
     /// Writes it down beside the log.
     pub(crate) fn keep(&self, agent: &Agent, id: &JobId) -> std::io::Result<()> {
         let text = serde_json::to_vec(self).map_err(std::io::Error::other)?;
-        std::fs::write(Self::path(agent, id), text)
+        AtomicFile::new(&Self::path(agent, id)).replace(text)
     }
 
     /// What an earlier process wrote down; `None` when it had not come that far.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cellar_pgbackrest::{Error, Invocation, accepted_names};
+use cellar_system::{AtomicFile, Process};
 use futures_util::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -146,7 +147,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 if named.is_none() {
                     named = program_in(leader);
                     if let Some(pid) = named {
-                        let _ = std::fs::write(&pid_file, format!("{pid}\n"));
+                        let _ = AtomicFile::new(&pid_file).mode(0o644).replace(format!("{pid}\n"));
                     }
                 }
                 let listens = listens(&card.listen, card.pgbackrest_port).await;
@@ -164,17 +165,14 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
 
 /// The server's own process: the one child of the shell that leads its group.
 fn program_in(leader: i32) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{leader}/task/{leader}/children")).ok()?;
-    let child: i32 = children.split_whitespace().next()?.parse().ok()?;
-    let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-    (name.trim() == "pgbackrest").then(|| Pid::from_raw(child))
+    let child = Process::find(leader)?.children().into_iter().next()?;
+    (child.program == "pgbackrest").then(|| Pid::from_raw(child.pid))
 }
 
 /// Who is connected: the server forks for each.
 fn sessions_of(server: Pid) -> Vec<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
-    let children = children.unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+    let children = Process::find(server.as_raw()).map(|server| server.children()).unwrap_or_default();
+    children.into_iter().map(|child| Pid::from_raw(child.pid)).collect()
 }
 
 async fn listens(address: &str, port: u16) -> bool {

@@ -16,6 +16,7 @@ use cellar_postgres::{
     Endpoint, InstanceConfig, PostgresError, PostmasterState, RecoverySettings, RecoveryTarget, Settings,
     StopTimeouts, Tools, promote, query, running, start, stop,
 };
+use cellar_system::Process;
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -522,12 +523,10 @@ impl<'a> Sandbox<'a> {
 /// The segment that the startup process of a server waits for, from its title: `startup waiting for 0000…`. That is
 /// all there is to see before the first question is answered.
 fn awaited_segment(postmaster: i32) -> Option<String> {
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).ok()?;
-    children.split_whitespace().find_map(|pid| {
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let title = String::from_utf8_lossy(&title).into_owned();
+    Process::find(postmaster)?.children().into_iter().find_map(|child| {
+        let title = child.arguments().into_iter().next()?;
         let (_, segment) = title.split_once("startup waiting for ")?;
-        Some(segment.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_owned())
+        Some(segment.trim().to_owned())
     })
 }
 
@@ -614,7 +613,8 @@ impl Throttle {
         if self.rate == 0 {
             return;
         }
-        self.written = self.written.max(written_below(running.group()));
+        self.written =
+            self.written.max(Process::find(running.group()).map_or(0, |leader| leader.bytes_written()));
         let pause = behind(self.written, self.rate, self.begun.elapsed()).min(LONGEST_STOP);
         if pause.is_zero() {
             return;
@@ -632,14 +632,6 @@ impl Throttle {
 fn behind(written: u64, rate: u64, elapsed: Duration) -> Duration {
     let due = Duration::from_millis(written.saturating_mul(1000) / rate.max(1));
     due.saturating_sub(elapsed)
-}
-
-/// Bytes that a process and its descendants have written.
-fn written_below(pid: i32) -> u64 {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let own: u64 = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok()).unwrap_or(0);
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    own + children.split_whitespace().filter_map(|child| child.parse().ok()).map(written_below).sum::<u64>()
 }
 
 #[cfg(test)]
