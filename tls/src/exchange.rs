@@ -1,4 +1,4 @@
-//! Replacing all of a directory's keys and certificates in one step, and taking that back.
+//! Replacing all of a directory's keys and certificates in one step, and undoing that.
 //!
 //! A key and its certificates fit each other only together. The new ones are made whole in a directory beside the old
 //! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): whoever opens a file by its path
@@ -52,8 +52,8 @@ fn swap(one: &Path, other: &Path) -> Result<()> {
     swap().map_err(TlsError::io("exchange", other))
 }
 
-/// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are taken
-/// over as they are. When it fails, nothing has changed.
+/// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are copied
+/// as they are. When it fails, nothing has changed.
 ///
 /// # Errors
 /// What `fill` returns, or when the new directory cannot be made or exchanged.
@@ -65,7 +65,7 @@ pub fn exchange<E: From<TlsError>>(
     let next = beside(directory, ".next");
     remove(&next)?;
     file::create_private_directory(&next, owner)?;
-    let filled = fill(&next).and_then(|()| Ok(take_over(directory, &next, owner)?));
+    let filled = fill(&next).and_then(|()| Ok(copy_missing(directory, &next, owner)?));
     if let Err(error) = filled {
         remove(&next)?;
         return Err(error);
@@ -80,7 +80,7 @@ pub fn exchange<E: From<TlsError>>(
 /// Puts renewed certificates (file name and PEM) for the same key into the place of those in `directory`.
 ///
 /// # Errors
-/// When one does not fit the key, is not trusted, or says something else than the one that it replaces.
+/// When one does not fit the key, is not trusted, or has other names or uses than the one that it replaces.
 pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> Result<()> {
     exchange(directory, None, |next| {
         let (secret, trusted) =
@@ -92,10 +92,10 @@ pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> 
             file::create(&path, pem, CERTIFICATE_MODE, None)?;
             let new = Identity::load(&next.join(CA_CERTIFICATE), &path, &next.join(key))?;
             let old = CertificateInfo::from_file(&directory.join(name))?;
-            if !new.info().says_the_same_as(&old) {
+            if !new.info().has_same_subject_and_uses(&old) {
                 return Err(TlsError::bad_file(
                     &path,
-                    "it says something else than the one that it replaces",
+                    "its names or uses differ from those of the certificate that it replaces",
                 ));
             }
         }
@@ -103,7 +103,7 @@ pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> 
     })
 }
 
-fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
+fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
     for entry in fs::read_dir(from).map_err(TlsError::io("read", from))?.flatten() {
         let target = to.join(entry.file_name());
         // What cannot be read as a plain small file is not one of ours.
@@ -114,17 +114,17 @@ fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
     Ok(())
 }
 
-/// Removes the set that the last exchange replaced, if there is one: its keys are of no more use to anybody good.
+/// Removes the set that the last exchange replaced, if there is one: only a thief could still use its keys.
 ///
 /// # Errors
 /// When it cannot be removed.
 pub fn forget_previous(directory: &Path) -> Result<()> {
-    // One that was killed after the exchange has left the old set under this name.
+    // A process that was killed after the exchange left the old set under this name.
     remove(&beside(directory, ".next"))?;
     remove(&previous(directory))
 }
 
-/// Takes the last exchange back.
+/// Undoes the last exchange.
 ///
 /// # Errors
 /// When nothing was kept, or the names cannot be exchanged.
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_or_nothing_and_back() {
+    fn directory_is_exchanged_as_a_whole_and_back() {
         let root = tempfile::tempdir().unwrap();
         let tls = root.path().join("tls");
         fs::create_dir(&tls).unwrap();
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(shown(), "new new kept");
         exchange_back(&tls).unwrap();
         assert_eq!(shown(), "old old kept");
-        // What fails half-way, or was killed half-way before, leaves no trace.
+        // An exchange that fails, or that was killed before, leaves nothing.
         fs::create_dir(root.path().join("tls.next")).unwrap();
         fs::write(root.path().join("tls.next/key"), "half").unwrap();
         let failed = exchange(&tls, &|to| {

@@ -41,7 +41,7 @@ const STARTUP: &[u8] = b"\0\x03\0\0user\0cellar_replication\0replication\0true\0
 
 /// How long pgBackRest must be silent after its greeting. To a client without a certificate it says
 /// goodbye in the same breath; from one with a certificate it expects the first word.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// No first answer of any server is longer, in bytes.
 const MAX_ANSWER: usize = 8 << 10;
@@ -136,51 +136,51 @@ async fn run(
     let served = served.ok_or_else(|| io::Error::other("the server has no certificate"))?;
     let served = CertificateInfo::from_der(served).map_err(io::Error::other)?;
     // From here on the server is the right one, so whatever ends the connection is its answer to us.
-    let accepted = match enter(&mut stream, protocol).await {
+    let accepted = match begin_protocol(&mut stream, protocol).await {
         Ok(answer) => answer,
         Err(error) => Err(error.to_string()),
     };
     Ok(Probed { served, accepted })
 }
 
-/// Says the protocol's first words; the inner result is the server's answer.
-async fn enter(
+/// Sends the protocol's first bytes; the inner result is the server's answer.
+async fn begin_protocol(
     stream: &mut TlsStream<TcpStream>,
     protocol: ProbeProtocol,
 ) -> io::Result<std::result::Result<(), String>> {
-    let judge = |accepted: bool, answer: &[u8]| {
+    let answer_or_error = |accepted: bool, answer: &[u8]| {
         if accepted { Ok(()) } else { Err(String::from_utf8_lossy(answer).trim_end().to_owned()) }
     };
     match protocol {
         ProbeProtocol::Grpc => {
-            say(stream, HTTP2_OPENING).await?;
+            send(stream, HTTP2_OPENING).await?;
             // Length (3 bytes), type, flags, stream.
             let mut head = [0; 9];
             stream.read_exact(&mut head).await?;
-            Ok(judge(head[3] == HTTP2_SETTINGS, b"the server speaks no HTTP/2"))
+            Ok(answer_or_error(head[3] == HTTP2_SETTINGS, b"the server speaks no HTTP/2"))
         }
         ProbeProtocol::Http => {
-            say(stream, HTTP_REQUEST).await?;
+            send(stream, HTTP_REQUEST).await?;
             let status = line(stream).await?;
-            Ok(judge(status.starts_with(b"HTTP/1.1 200 "), &status))
+            Ok(answer_or_error(status.starts_with(b"HTTP/1.1 200 "), &status))
         }
         ProbeProtocol::Postgres => {
             let length = u32::try_from(STARTUP.len() + 4).unwrap_or(u32::MAX);
-            say(stream, &[&length.to_be_bytes(), STARTUP].concat()).await?;
+            send(stream, &[&length.to_be_bytes(), STARTUP].concat()).await?;
             // R: how to authenticate, or that it is done; E: an error.
             let kind = stream.read_u8().await?;
             let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
             let mut body = vec![0; length.saturating_sub(4).min(MAX_ANSWER)];
             stream.read_exact(&mut body).await?;
             // 0 is "you are in"; anything else asks for a password or the like, which nobody has.
-            Ok(judge(kind == b'R' && body == [0; 4], postgres_message(&body).as_bytes()))
+            Ok(answer_or_error(kind == b'R' && body == [0; 4], postgres_message(&body).as_bytes()))
         }
         ProbeProtocol::Pgbackrest => {
             let greeting = line(stream).await?;
             if !greeting.starts_with(b"{") {
-                return Ok(judge(false, &greeting));
+                return Ok(answer_or_error(false, &greeting));
             }
-            match timeout(SILENCE, stream.read_u8()).await {
+            match timeout(SILENCE_TIMEOUT, stream.read_u8()).await {
                 Err(_) => Ok(Ok(())),
                 Ok(_) => Ok(Err("pgBackRest ends the session after its greeting".to_owned())),
             }
@@ -188,8 +188,8 @@ async fn enter(
     }
 }
 
-async fn say(stream: &mut TlsStream<TcpStream>, words: &[u8]) -> io::Result<()> {
-    stream.write_all(words).await?;
+async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.flush().await
 }
 
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgresqls_own_words_are_the_reason() {
+    fn message_of_postgresql_is_the_reason() {
         let error = b"SFATAL\0VFATAL\0C28000\0Mconnection requires a valid client certificate\0Fauth.c\0\0";
         assert_eq!(postgres_message(error), "connection requires a valid client certificate");
         assert_eq!(postgres_message(&[0, 0, 0, 10]), "PostgreSQL asks for more than a certificate");

@@ -1,4 +1,4 @@
-//! What a certificate is asked to say.
+//! The names and uses that a certificate is to have.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_operator_can_take_a_services_name() {
+    fn operator_cannot_have_the_name_of_a_service() {
         for name in ["multiadmin", "pgbackrest", "cellar_replication", "root", "etcd-peer"] {
             let request = LeafRequest::operator(&cluster(), OperatorRole::Viewer, name).unwrap();
             assert_eq!(request.common_name, format!("viewer:{name}"));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_poolers_name_comes_back_to_nobody() {
+    fn name_of_a_revoked_pooler_is_never_used_again() {
         let (database, cell) = ("app".parse().unwrap(), "zone1".parse().unwrap());
         let pooler = LeafRequest::pooler(&cluster(), &database, &cell, "localhost");
         let named = |count: u32| pooler.clone().after_revocations(count).common_name;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address() {
+    fn host_is_a_dns_name_or_an_address() {
         let request =
             LeafRequest::pgbackrest(PgbackrestName::default(), "Zone1.Example.Org").with_host("10.0.0.7");
         assert!(request.dns_names.contains("zone1.example.org"));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_field() {
+    fn refusal_names_the_field() {
         let field = |request: LeafRequest| match request.check().unwrap_err() {
             TlsError::BadRequest { field, .. } => field,
             other => panic!("{other}"),

@@ -1,6 +1,6 @@
 //! Revoked certificates: lists that an authority signs, and reading them back.
 //!
-//! A list is public and may travel through places that nobody trusts; its signature is what counts.
+//! A list is public and may pass through places that are not trusted; its signature is checked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::file_names::REVOCATIONS;
 use crate::request::CLOCK_SKEW;
 
 /// Where a list ends in PEM.
-const END: &str = "-----END X509 CRL-----";
+const PEM_END: &str = "-----END X509 CRL-----";
 
 /// Serial numbers as [`CertificateInfo`](crate::certificate::CertificateInfo) writes them, and since when each is revoked.
 pub type RevokedSerials = BTreeMap<String, SystemTime>;
@@ -102,7 +102,7 @@ pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials,
     }
     let mut revoked = RevokedSerials::new();
     let mut kept = String::new();
-    for block in pem.split_inclusive(END).filter(|block| block.ends_with(END)) {
+    for block in pem.split_inclusive(PEM_END).filter(|block| block.ends_with(PEM_END)) {
         let list = CertificateRevocationListDer::from_pem_slice(block.as_bytes());
         let list = list.map_err(|error| bad(error.to_string()))?;
         let Ok(([], parsed)) = CertificateRevocationList::from_der(&list) else { continue };
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_read_and_nothing_else() {
+    fn only_lists_signed_by_a_trusted_authority_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -171,7 +171,7 @@ mod tests {
         // While an authority is being replaced, both count.
         let both = format!("{}{}", theirs.pem(), ours.pem());
         assert_eq!(read_revocations(&format!("{forged}{pem}"), &both).unwrap().0.len(), 3);
-        for bad in ["", "rubbish", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+        for bad in ["", "arbitrary", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
             assert!(read_revocations(bad, ours.pem()).is_err(), "{bad:?}");
         }
         let none = sign_revocations(&ours, &RevokedSerials::new()).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delegates_list_counts_when_the_delegate_is_ours() {
+    fn list_of_a_delegate_is_read_if_the_authority_signed_the_delegate() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
         let cluster = "demo".parse().unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn serials_are_read_as_people_write_them() {
+    fn serial_is_read_in_every_usual_form() {
         for text in ["ab01", "AB01", "AB:01", "00ab01", "0xAB01"] {
             assert_eq!(parse_serial(text).unwrap(), "ab01", "{text}");
         }

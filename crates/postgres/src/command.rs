@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::PostgresError;
 
 /// Lines of output that an error quotes: enough for PostgreSQL's message, detail and hint.
-const QUOTED_LINES: usize = 12;
+pub(crate) const QUOTED_LINES: usize = 12;
 
 /// Output kept per stream. `pg_waldump` writes the most: a line of about 150 bytes per record, of which a segment of
 /// 16 MiB may hold 150,000.
@@ -51,8 +51,7 @@ impl Drop for Group {
 
 /// The last lines of what a program wrote, for a person.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
+    cellar_system::last_lines(text, QUOTED_LINES)
 }
 
 async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {

@@ -8,7 +8,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::durable::replace_file;
+use cellar_system::AtomicFile;
+
 use crate::{PostgresError, Settings, render_hba, render_ident};
 
 /// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
@@ -57,6 +58,12 @@ fn read(path: &Path) -> Result<String, PostgresError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(PostgresError::io("read", path)(error)),
     }
+}
+
+/// Replaces a file unless it has that content and mode 0600, and gives it to the directory's owner; tells whether it did.
+pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresError> {
+    let file = AtomicFile::new(path).owner_of_directory();
+    file.replace_if_changed(content).map_err(PostgresError::io("write", path))
 }
 
 fn with_include(postgresql_conf: &str) -> Option<String> {

@@ -1,38 +1,22 @@
 //! Starting, reloading and promoting a server.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_system::{Process, is_same_place, last_lines_of};
 use nix::sys::signal::Signal;
 
-use crate::command::last_lines;
-use crate::postmaster::{find, lock_file, processes};
+use crate::command::{QUOTED_LINES, last_lines};
+use crate::postmaster::{find, lock_file, processes, send};
 use crate::{InstanceConfig, PostgresError, Postmaster, Settings, Tools, configure, run, running};
 
 /// What pg_ctl may take beyond the time it was told to wait.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Of a log, what is read to find the reason for a failed start.
-const LOG_TAIL: u64 = 16 << 10;
-
 /// pg_ctl counts whole seconds.
 fn seconds(timeout: Duration) -> String {
     timeout.as_secs().max(1).to_string()
-}
-
-/// What was written to the log after its first `from` bytes.
-fn log_since(log: &Path, from: u64) -> String {
-    let read = || {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LOG_TAIL))))?;
-        let mut bytes = Vec::new();
-        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    last_lines(&String::from_utf8_lossy(&read().unwrap_or_default()))
 }
 
 /// Removes the data directory's and the socket's lock files when the number in them is taken, though not by this
@@ -46,9 +30,9 @@ fn forget_strangers(data_directory: &Path, settings: &Settings) -> Result<(), Po
     for path in [data_directory.join("postmaster.pid"), socket] {
         let Some(file) = lock_file(&path)? else { continue };
         // Somebody else's server may really be using the socket.
-        let ours =
-            path.parent() == Some(data_directory) || file.data_directory.as_deref() == Some(data_directory);
-        if !ours || !Path::new("/proc").join(file.pid.to_string()).exists() {
+        let ours = path.parent() == Some(data_directory)
+            || file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory));
+        if !ours || !Process::is_pid_taken(file.pid) {
             continue;
         }
         tracing::warn!(pid = file.pid, path = %path.display(), "no server of this directory has the process id in this lock file; removing it");
@@ -92,7 +76,10 @@ pub async fn start(
         (Some(postmaster), _) => Ok(postmaster),
         (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),
         (None, Err(PostgresError::CommandFailed { program, status, output, stdout })) => {
-            let output = last_lines(&format!("{}\n{output}", log_since(log, before)));
+            let output = last_lines(&format!(
+                "{}\n{output}",
+                last_lines_of(log, before, QUOTED_LINES).unwrap_or_default()
+            ));
             Err(PostgresError::CommandFailed { program, status, output, stdout })
         }
         (None, Err(error)) => Err(error),
@@ -106,7 +93,7 @@ pub async fn start(
 pub fn reload(data_directory: &Path) -> Result<(), PostgresError> {
     let not_running = || PostgresError::NotRunning(data_directory.display().to_string());
     let (process, _) = find(data_directory)?.ok_or_else(not_running)?;
-    if process.signal(Signal::SIGHUP)? { Ok(()) } else { Err(not_running()) }
+    if send(&process, Signal::SIGHUP)? { Ok(()) } else { Err(not_running()) }
 }
 
 /// Makes a standby a primary and waits until it is one.

@@ -8,9 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cellar_system::{rename, sync_directory};
 use nix::fcntl::OFlag;
 
-use crate::durable::sync_directory;
 use crate::{PostgresError, Tools};
 
 /// A data directory in the making. What it left is cleared by the next attempt of the same kind.
@@ -84,12 +84,11 @@ impl Draft {
     /// # Errors
     /// When the place is no longer vacant, or the disk refuses.
     pub(crate) fn put_in_place(self) -> Result<(), PostgresError> {
-        sync_directory(&self.path)?;
+        sync_directory(&self.path).map_err(PostgresError::io("sync", &self.path))?;
         refuse_unless_vacant(&self.data_directory)?;
         // Replaces an empty directory and refuses any other, so nothing can be lost to a race either.
-        fs::rename(&self.path, &self.data_directory)
+        rename(&self.path, &self.data_directory)
             .map_err(PostgresError::io("rename into place", &self.data_directory))?;
-        sync_directory(self.data_directory.parent().unwrap_or(Path::new("/")))?;
         self.clear();
         Ok(())
     }

@@ -8,10 +8,11 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cellar_system::{FileId, Process};
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 
 use crate::PostgresError;
-use crate::process::{Inode, Process, all};
 
 /// What every process of a server is called.
 pub(crate) const PROGRAM: &str = "postgres";
@@ -103,7 +104,7 @@ fn serves(process: &Process, data_directory: &Path) -> Result<bool, PostgresErro
     let about = |error| PostgresError::io("look at", data_directory)(error);
     match process.working_directory() {
         // Every process of a server works in the data directory, whatever that is called by now.
-        Ok(directory) => Ok(directory == Inode::of(data_directory).map_err(about)?),
+        Ok(directory) => Ok(directory == FileId::of(data_directory).map_err(about)?),
         // Another user's process can be ours only if the data directory is that user's too. Taking it
         // for ours is the safe side: nobody starts a second server then.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -124,6 +125,17 @@ pub(crate) fn find(data_directory: &Path) -> Result<Option<(Process, Postmaster)
     Ok(Some((process, Postmaster { pid, port, socket_directory, state })))
 }
 
+/// Sends a signal if the process still lives; tells whether it did. SIGKILL goes to the whole group: PostgreSQL's processes
+/// lead groups, and their archive commands are in them.
+pub(crate) fn send(process: &Process, signal: Signal) -> Result<bool, PostgresError> {
+    let failed = |source| PostgresError::Signal { pid: process.pid, signal: signal.as_str(), source };
+    let sent = match signal {
+        Signal::SIGKILL => process.signal_group(signal),
+        _ => process.signal(signal),
+    };
+    sent.map_err(failed)
+}
+
 /// The running server of a data directory, whoever started it.
 ///
 /// # Errors
@@ -135,12 +147,12 @@ pub fn running(data_directory: &Path) -> Result<Option<Postmaster>, PostgresErro
 /// The processes of the data directory's server, of a dead postmaster too.
 pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
     let mut found = Vec::new();
-    for process in all() {
+    for process in Process::all() {
         // For a directory that is gone nobody can be in use of it.
         if process.program == PROGRAM && data_directory.exists() {
             // Unlike for a number from the file, another user's process is no evidence here.
             let directory = process.working_directory().ok();
-            if directory.is_some() && directory == Inode::of(data_directory).ok() {
+            if directory.is_some() && directory == FileId::of(data_directory).ok() {
                 found.push(process);
             }
         }

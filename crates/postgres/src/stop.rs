@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_system::{Process, is_same_place};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::PostgresError;
-use crate::postmaster::{PROGRAM, find, lock_file, processes};
-use crate::process::Process;
+use crate::postmaster::{PROGRAM, find, lock_file, processes, send};
 
 /// How often to look whether it has ended.
 const POLL: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ pub enum Stopped {
 
 async fn ended(process: &Process, within: Duration) -> bool {
     let deadline = Instant::now() + within;
-    while process.lives() {
+    while process.is_alive() {
         if Instant::now() >= deadline {
             return false;
         }
@@ -69,7 +69,7 @@ async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), Postgre
             return Err(PostgresError::WouldNotStop { pid: first.pid, after: within });
         }
         for process in &left {
-            process.signal(Signal::SIGKILL)?;
+            send(process, Signal::SIGKILL)?;
         }
         sleep(POLL).await;
     }
@@ -93,7 +93,7 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
     ];
     for (signal, patience, outcome) in steps.into_iter().filter(|(_, patience, _)| !patience.is_zero()) {
-        postmaster.signal(signal)?;
+        send(&postmaster, signal)?;
         if ended(&postmaster, patience).await {
             // A backend that the postmaster gave up on would keep the next server from starting.
             if processes(data_directory)?.is_empty() {
@@ -108,7 +108,7 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
             "PostgreSQL did not stop in time"
         );
     }
-    postmaster.signal(Signal::SIGKILL)?;
+    send(&postmaster, Signal::SIGKILL)?;
     kill_all(data_directory, timeouts.kill).await?;
     if ended(&postmaster, timeouts.kill).await {
         return Ok(Stopped::Killed);
@@ -129,17 +129,17 @@ pub async fn stop_vanished(
 ) -> Result<bool, PostgresError> {
     let path = socket_directory.join(format!(".s.PGSQL.{port}.lock"));
     let Some(file) = lock_file(&path)? else { return Ok(false) };
-    if file.data_directory.as_deref() != Some(data_directory) {
+    if !file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory)) {
         return Ok(false);
     }
     let Some(postmaster) = Process::find(file.pid).filter(|process| process.program == PROGRAM) else {
         return Ok(false);
     };
     let timeouts = StopTimeouts::default();
-    postmaster.signal(Signal::SIGQUIT)?;
+    send(&postmaster, Signal::SIGQUIT)?;
     if !ended(&postmaster, timeouts.immediate).await {
         // Its children notice that they are orphans.
-        postmaster.signal(Signal::SIGKILL)?;
+        send(&postmaster, Signal::SIGKILL)?;
         if !ended(&postmaster, timeouts.kill).await {
             return Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill });
         }

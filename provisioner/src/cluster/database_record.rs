@@ -3,11 +3,11 @@
 use cellar_model::{Database, Key};
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
-use crate::error::Result;
-use crate::local::cluster::Cluster;
+use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::Result;
 
-/// How often a record that others change, too, is written before giving up.
-const ATTEMPTS: u32 = 5;
+/// Attempts to write a record that others change too.
+const MAX_ATTEMPTS: u32 = 5;
 
 impl Cluster {
     /// Changes the record, unless there is nothing to change.
@@ -17,7 +17,7 @@ impl Cluster {
         change: impl Fn(&Database) -> Option<Database>,
     ) -> Result<()> {
         let key = Key::Database(self.state.database.clone());
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             // `up` makes the record, and makes it as it is to be.
             let Some(found) = store.get::<Database>(&key).await? else { return Ok(()) };
             let Some(record) = change(&found.record) else { return Ok(()) };
@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// Tells the poolers how many full backups are kept, if somebody has ever said so.
-    pub(crate) async fn settle_retention(&self, store: &Store) -> Result<()> {
+    pub(crate) async fn record_retention(&self, store: &Store) -> Result<()> {
         if self.state.retention_full.is_none() {
             return Ok(());
         }

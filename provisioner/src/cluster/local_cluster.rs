@@ -1,20 +1,12 @@
 //! One local cluster: its directory, what it was created with, and the records that follow.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
-use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_model::{
-    Cell, CellName, ClusterLayout, Database, Keyspace, PgbackrestName, Pooler, Ports, Retention,
-};
-use cellar_system::OsUser;
-use cellar_tls::{ClientTls, Owner};
-use cellar_topology::{EtcdKv, Store};
-use tonic::transport::Channel;
+use cellar_model::{Cell, ClusterLayout, Database, Keyspace, PgbackrestName, Pooler, Ports, Retention};
+use cellar_system::{OsUser, Owner};
 
-use crate::error::{ProvisionError, Result};
-use crate::local::state::{ClusterState, LocalCell};
+use crate::cluster::state::{ClusterState, LocalCell};
+use crate::error::provision_error::{ProvisionError, Result};
 
 /// The name under which everything on this machine reaches everything else.
 pub(crate) const HOST: &str = "localhost";
@@ -22,14 +14,8 @@ pub(crate) const HOST: &str = "localhost";
 /// The address that everything of a local cluster listens on.
 pub(crate) const LISTEN: &str = "127.0.0.1";
 
-/// Full backups that a local cluster keeps.
+/// Full backups that a local cluster keeps, unless somebody says otherwise.
 const RETENTION_FULL: u32 = 2;
-
-/// A unary call that takes longer has failed; `GetPooler` and the like ask others in turn.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A client of multiadmin.
-pub type AdminClient = MultiAdminClient<Channel>;
 
 /// A local cluster that exists or is about to.
 #[derive(Debug, Clone)]
@@ -85,11 +71,6 @@ impl Cluster {
         Ok(format!("https://{HOST}:{}", self.port(Ports::ETCD_CLIENT)?))
     }
 
-    /// Directory of the provisioner's own client certificate for etcd.
-    pub(crate) fn etcd_client_tls(&self) -> PathBuf {
-        self.layout.state().join("tls")
-    }
-
     /// The database's record.
     pub(crate) fn database(&self) -> Database {
         Database {
@@ -124,59 +105,8 @@ impl Cluster {
         Ok(Pooler { revocations: cell.revocations, ..pooler })
     }
 
-    pub(crate) fn pooler_pid_file(&self, cell: &CellName) -> PathBuf {
-        self.layout.cell(cell).pid().join("multipooler.pid")
-    }
-
-    pub(crate) fn pooler_log(&self, cell: &CellName) -> PathBuf {
-        self.layout.cell(cell).log().join("multipooler.log")
-    }
-
-    pub(crate) fn admin_pid_file(&self) -> PathBuf {
-        self.layout.pid().join("multiadmin.pid")
-    }
-
-    pub(crate) fn admin_log(&self) -> PathBuf {
-        self.layout.log().join("multiadmin.log")
-    }
-
-    /// etcd, as the provisioner.
-    pub(crate) async fn etcd(&self) -> Result<EtcdKv> {
-        self.renew_operators();
-        let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
-        Ok(EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?)
-    }
-
-    /// The file in which multiadmin writes down who changed what.
-    pub(crate) fn audit_log(&self) -> PathBuf {
-        self.layout.log().join("audit.log")
-    }
-
-    /// The typed store, as the provisioner.
-    pub(crate) async fn store(&self) -> Result<Store> {
-        Ok(Store::new(Arc::new(self.etcd().await?), self.keys()))
-    }
-
     /// Where the cluster's records lie in etcd.
     pub(crate) fn keys(&self) -> Keyspace {
         Keyspace::new(&self.state.cluster)
-    }
-
-    /// A client of multiadmin with the operator's certificate. Connects when first used.
-    ///
-    /// # Errors
-    /// When the client directory cannot be used.
-    pub fn admin(&self) -> Result<AdminClient> {
-        self.renew_operators();
-        let tls = ClientTls::from_dir(&self.layout.client())?;
-        let endpoint = tls.endpoint(&self.admin_address()?, Some(CALL_TIMEOUT))?;
-        Ok(MultiAdminClient::new(endpoint.connect_lazy()))
-    }
-
-    /// The same for a call whose answer is a stream, which has no deadline of its own.
-    pub(crate) fn admin_stream(&self) -> Result<AdminClient> {
-        let tls = ClientTls::from_dir(&self.layout.client())?;
-        let endpoint = tls.endpoint(&self.admin_address()?, None)?;
-        Ok(MultiAdminClient::new(endpoint.connect_lazy()))
     }
 }

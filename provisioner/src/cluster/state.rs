@@ -1,30 +1,23 @@
-//! What the provisioner remembers of a local cluster, and who may change it now.
+//! What the provisioner remembers of a local cluster.
 //!
 //! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
 //! there are is etcd's to say once it does; the list here only says whose processes to start.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use cellar_model::{
     CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, StanzaName,
 };
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ProvisionError, Result};
-use crate::file::{check_ours, make_directory, replace};
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::file::replace;
 
 /// The form of the file that this code writes; a later form is refused rather than misread.
 const VERSION: u32 = 1;
-
-/// How often to look whether the lock is free.
-const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// A cell whose processes run on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,78 +181,10 @@ impl ClusterState {
     }
 }
 
-/// The right to change a cluster, held until dropped or the process ends.
-#[derive(Debug)]
-pub(crate) struct StateLock {
-    _lock: Flock<File>,
-}
-
-impl StateLock {
-    /// Takes the lock; waits for whoever holds it, at most `patience`.
-    ///
-    /// # Errors
-    /// [`ProvisionError::Locked`], naming the holder.
-    pub(crate) async fn acquire(
-        layout: &ClusterLayout,
-        patience: Duration,
-        waiting: impl Fn(&str),
-    ) -> Result<Self> {
-        check_ours(layout.root())?;
-        make_directory(&layout.state(), 0o755, None)?;
-        let path = layout.state().join("lock");
-        let deadline = Instant::now() + patience;
-        let mut told = false;
-        loop {
-            match Self::attempt(&path)? {
-                Ok(lock) => return Ok(lock),
-                Err(holder) if Instant::now() >= deadline => {
-                    return Err(ProvisionError::Locked { dir: layout.root().to_owned(), holder });
-                }
-                Err(holder) => {
-                    if !told {
-                        waiting(&holder);
-                        told = true;
-                    }
-                    tokio::time::sleep(LOCK_POLL).await;
-                }
-            }
-        }
-    }
-
-    /// The lock, or who holds it.
-    fn attempt(path: &Path) -> Result<std::result::Result<Self, String>> {
-        let io = |source| ProvisionError::Io { action: "lock", path: path.to_owned(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                let text = format!("process {}\n", std::process::id());
-                lock.set_len(0)
-                    .and_then(|()| lock.rewind())
-                    .and_then(|()| lock.write_all(text.as_bytes()))
-                    .map_err(io)?;
-                Ok(Ok(Self { _lock: lock }))
-            }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = file.read_to_string(&mut text);
-                let text = text.trim();
-                Ok(Err(if text.is_empty() { "its process is not known".to_owned() } else { text.to_owned() }))
-            }
-            Err((_, errno)) => Err(io(errno.into())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::make_directory;
 
     fn state() -> ClusterState {
         let cells = ["zone2", "zone1"].map(|name| name.parse().unwrap()).to_vec();
@@ -276,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_back_and_indexes_are_alphabetical() {
+    fn state_reads_back_and_indexes_are_alphabetical() {
         let dir = tempfile::tempdir().unwrap();
         let layout = ClusterLayout::new(dir.path());
         assert_eq!(ClusterState::load(&layout).unwrap(), None);
@@ -289,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_form_or_half_a_file_is_refused() {
+    fn later_version_or_half_a_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let layout = ClusterLayout::new(dir.path());
         make_directory(&layout.state(), 0o755, None).unwrap();
@@ -300,16 +225,5 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
         }
-    }
-
-    #[tokio::test]
-    async fn the_second_is_refused_naming_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        let held = StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap();
-        let error = StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap_err();
-        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
-        drop(held);
-        StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap();
     }
 }

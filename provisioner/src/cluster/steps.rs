@@ -1,4 +1,4 @@
-//! Telling whoever waits what is being done.
+//! Progress: one line a step for whoever waits.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,6 +1,5 @@
-//! What can go wrong around a local cluster, and what to do about it.
+//! What can go wrong around a specification or a local cluster.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +10,9 @@ use cellar_system::UserError;
 use cellar_tls::TlsError;
 use cellar_topology::StoreError;
 
-use crate::preflight::checks::Finding;
-use crate::spec::cluster_spec::SpecError;
+use crate::error::cell_report::{CellReport, CellReports, Tail};
+use crate::error::finding::{Finding, Findings};
+use crate::error::spec_error::SpecError;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, ProvisionError>;
@@ -164,7 +164,7 @@ pub enum ProvisionError {
     NoAnswer {
         /// The service.
         what: String,
-        /// How long was waited.
+        /// How long the wait was.
         after: Duration,
         /// The last error.
         reason: String,
@@ -191,210 +191,21 @@ pub enum ProvisionError {
     NotStreaming {
         /// What is not reached.
         what: String,
-        /// How long was waited.
+        /// How long the wait was.
         after: Duration,
         /// The cells that are not well.
         cells: Vec<CellReport>,
     },
 }
 
-/// What is wrong with one cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CellReport {
-    /// The cell.
-    pub cell: String,
-    /// Its state in a few words, with the pooler's message.
-    pub state: String,
-    /// Its pooler's log.
-    pub log: PathBuf,
-    /// The log's last lines.
-    pub tail: String,
-}
-
-/// The kinds of failure that a caller acts on differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// Wrong usage or argument.
-    Usage,
-    /// Refused in the present state; nothing was changed.
-    Refused,
-    /// A service could not be reached.
-    Unreachable,
-    /// Not permitted.
-    NotPermitted,
-    /// Anything else.
-    Failed,
-}
-
 impl ProvisionError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
-    }
-
-    /// What kind of failure it is.
-    #[must_use]
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::User(UserError::NotPermitted { .. }) => FailureKind::NotPermitted,
-            Self::Spec(_) | Self::Config(_) | Self::Layout(_) | Self::Argument { .. } | Self::User(_) => {
-                FailureKind::Usage
-            }
-            Self::Contradiction { .. }
-            | Self::Preflight(_)
-            | Self::Locked { .. }
-            | Self::Passphrase(_)
-            | Self::NotEncrypted { .. }
-            | Self::OtherPassphrase { .. }
-            | Self::RecordDiffers { .. } => FailureKind::Refused,
-            Self::NoCluster { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
-            Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                FailureKind::NotPermitted
-            }
-            Self::Rpc(status) => match cellar_api::exit_code(status.code()) {
-                2 => FailureKind::Usage,
-                3 => FailureKind::Refused,
-                4 => FailureKind::Unreachable,
-                5 => FailureKind::NotPermitted,
-                _ => FailureKind::Failed,
-            },
-            _ => FailureKind::Failed,
-        }
-    }
-
-    /// What to do next, where there is something useful to say.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Contradiction { dir, .. } => Some(format!(
-                "leave the flag out to use the cluster as it is, name another directory with --dir, or remove it with `cellar down --destroy --dir {}`",
-                dir.display()
-            )),
-            Self::Preflight(findings) => match findings.as_slice() {
-                [one] => one.hint.clone(),
-                _ => None,
-            },
-            Self::Locked { .. } => Some("wait until it has ended, then repeat the command".to_owned()),
-            Self::NoCluster { .. } => Some(
-                "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),
-            ),
-            Self::BadState { .. } => {
-                Some("restore the file from a copy; it says which cells and ports the cluster has".to_owned())
-            }
-            Self::RecordDiffers { .. } => Some(
-                "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"
-                    .to_owned(),
-            ),
-            Self::Passphrase(PassphraseError::Exposed { .. }) => None,
-            Self::Passphrase(_) => Some(
-                "put your copy of it back there, with mode 0600; every cell has one too, in secrets/repo-cipher-pass of its directory"
-                    .to_owned(),
-            ),
-            Self::NotEncrypted { .. } => Some(
-                "encryption is chosen when a cluster is made: leave the passphrase out, or make another cluster (--dir)"
-                    .to_owned(),
-            ),
-            Self::OtherPassphrase { .. } => Some(
-                "leave it out: the cluster knows its own; it cannot be changed, because all that is in the repository is encrypted with it"
-                    .to_owned(),
-            ),
-            Self::Rpc(status) => cellar_api::hint_of(status),
-            Self::FirstBackup { hint, .. } if !hint.is_empty() => Some(hint.clone()),
-            Self::FirstBackup { .. } | Self::Ended { .. } | Self::NoAnswer { .. } => {
-                Some("mend the cause and run `cellar up` again: it goes on where it stopped".to_owned())
-            }
-            Self::NotStreaming { .. } => Some(
-                "the cells go on by themselves: look at `cellar status`, mend what the messages name and run `cellar up` again, with a longer --timeout if they only need more time"
-                    .to_owned(),
-            ),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(
-                "run it as the user who made the cluster, or as root; or name another directory with --dir"
-                    .to_owned(),
-            ),
-            _ => None,
-        }
     }
 }
 
 impl From<tonic::Status> for ProvisionError {
     fn from(status: tonic::Status) -> Self {
         Self::Rpc(Box::new(status))
-    }
-}
-
-struct Findings<'a>(&'a [Finding]);
-
-impl fmt::Display for Findings<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [one] => write!(f, "{}", one.message),
-            several => {
-                write!(f, "{} things are in the way; nothing was started", several.len())?;
-                several.iter().try_for_each(|finding| {
-                    write!(f, "\n  - {}", finding.message)?;
-                    finding.hint.iter().try_for_each(|hint| write!(f, "\n    ({hint})"))
-                })
-            }
-        }
-    }
-}
-
-struct Tail<'a>(&'a Path, &'a str);
-
-impl fmt::Display for Tail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.1.is_empty() {
-            return Ok(());
-        }
-        write!(f, "\n  the last lines of {}:", self.0.display())?;
-        self.1.lines().try_for_each(|line| write!(f, "\n    {line}"))
-    }
-}
-
-struct CellReports<'a>(&'a [CellReport]);
-
-impl fmt::Display for CellReports<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for report in self.0 {
-            write!(f, "\n  cell {}: {}{}", report.cell, report.state, Tail(&report.log, &report.tail))?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cell_that_is_not_well_is_described() {
-        let error = ProvisionError::NotStreaming {
-            what: "not every cell streams".into(),
-            after: Duration::from_secs(300),
-            cells: vec![CellReport {
-                cell: "zone2".into(),
-                state: "seeding: restoring 20260301-101500F".into(),
-                log: "/c/zone2/log/multipooler.log".into(),
-                tail: "one\ntwo".into(),
-            }],
-        };
-        assert_eq!(
-            error.to_string(),
-            "after 300 s not every cell streams\n  cell zone2: seeding: restoring 20260301-101500F\n  the last lines of /c/zone2/log/multipooler.log:\n    one\n    two"
-        );
-        assert_eq!(error.kind(), FailureKind::Failed);
-    }
-
-    #[test]
-    fn findings_read_well_alone_and_together() {
-        let finding = |message: &str| Finding { message: message.into(), hint: Some("mend it".into()) };
-        let one = ProvisionError::Preflight(vec![finding("a")]);
-        assert_eq!((one.to_string().as_str(), one.hint().as_deref()), ("a", Some("mend it")));
-        let two = ProvisionError::Preflight(vec![finding("a"), finding("b")]);
-        assert_eq!(
-            two.to_string(),
-            "2 things are in the way; nothing was started\n  - a\n    (mend it)\n  - b\n    (mend it)"
-        );
-        assert_eq!(two.hint(), None);
     }
 }

@@ -10,11 +10,12 @@ use cellar_tls::{Ca, LEAF_LIFETIME};
 use tokio::task::JoinSet;
 
 use crate::binaries;
-use crate::error::{ProvisionError, Result};
+use crate::cluster::blocking::blocking;
+use crate::cluster::local_cluster::{Cluster, LISTEN};
+use crate::cluster::state::LocalCell;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
-use crate::local::cluster::{Cluster, LISTEN};
-use crate::local::process::{Launch, Started};
-use crate::local::state::LocalCell;
+use crate::processes::process::{Launch, Started};
 
 /// What was started just now; what ran already is not in it.
 #[derive(Debug, Default)]
@@ -206,17 +207,6 @@ impl Cluster {
         }
         failure.map_or(Ok(launched), Err)
     }
-}
-
-/// Runs something that blocks beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let failed = |error: tokio::task::JoinError| ProvisionError::Start {
-        what: "a thread".to_owned(),
-        source: error.into(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
 impl Launched {

@@ -1,4 +1,4 @@
-//! Whether the OS user can get to a directory: every parent must let it pass.
+//! Whether the OS user can use a directory: every parent must let it pass.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::path::Path;
 use cellar_system::OsUser;
 use nix::unistd::{Group, getgrouplist};
 
-use crate::preflight::checks::Finding;
+use crate::error::finding::Finding;
 
 /// The groups of a user, its primary one included.
 fn groups(user: &OsUser) -> Vec<u32> {
@@ -30,7 +30,7 @@ fn allows(found: &Metadata, uid: u32, groups: &[u32], wanted: u32) -> bool {
     (found.mode() >> shift) & wanted == wanted
 }
 
-/// What keeps the user from `place`, which need not exist yet.
+/// What keeps the user from using `place`, which need not exist yet.
 pub(crate) fn check(place: &Path, user: &OsUser) -> Option<Finding> {
     let groups = groups(user);
     let mut parents: Vec<&Path> = place.ancestors().collect();
@@ -66,7 +66,7 @@ pub(crate) fn check(place: &Path, user: &OsUser) -> Option<Finding> {
                 Group::from_gid(found.gid().into()).ok().flatten().map_or_else(String::new, |g| g.name);
             return Some(Finding {
                 message: format!(
-                    "the OS user {} may not {what} {} (mode {:04o}, owner {}, group {group}), so it cannot reach {}",
+                    "the OS user {} may not {what} {} (mode {:04o}, owner {}, group {group}), so it cannot use {}",
                     user.name,
                     directory.display(),
                     found.mode() & 0o7777,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_that_stands_in_the_way_is_named() {
+    fn directory_that_keeps_the_user_out_is_reported() {
         // The system's own temporary directory lets everybody pass, a tempdir of ours does not.
         let dir = tempfile::tempdir().unwrap();
         let closed = dir.path().join("closed");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_directory() {
+    fn file_in_place_of_a_directory_is_reported() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let user = OsUser { uid: nix::unistd::Uid::effective().as_raw(), ..stranger() };

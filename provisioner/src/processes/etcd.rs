@@ -1,58 +1,50 @@
 //! The one etcd member of a local cluster.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, OperatorRole, Ports};
-use cellar_tls::{LeafRequest, REVOCATIONS};
-use cellar_topology::{EtcdUser, Store};
+use cellar_model::Ports;
+use cellar_system::{Process, is_same_place};
+use cellar_tls::REVOCATIONS;
+use cellar_topology::Store;
 
 use crate::binaries;
-use crate::error::{ProvisionError, Result};
+use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
-use crate::local::cluster::{Cluster, HOST, LISTEN};
-use crate::local::process::{Launch, Started, command_line};
+use crate::processes::process::{Launch, Started, end};
 
 /// Largest database, in bytes: etcd's recommended default, stated so that it does not change underneath.
-const QUOTA: u64 = 2 << 30;
+const MAX_DATABASE_BYTES: u64 = 2 << 30;
 
 /// Transactions between snapshots. etcd keeps that many in memory, and its default of 100,000 costs
 /// hundreds of megabytes on a machine that a person works on.
 const SNAPSHOT_COUNT: u32 = 10_000;
 
 /// How often to ask whether it answers.
-const POLL: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long it may take to end after SIGTERM; it takes a second.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Cluster {
-    pub(crate) fn etcd_data(&self) -> PathBuf {
-        self.layout.etcd().join("data")
-    }
-
-    pub(crate) fn etcd_tls(&self) -> PathBuf {
-        self.layout.etcd().join("tls")
-    }
-
-    pub(crate) fn etcd_pid_file(&self) -> PathBuf {
-        self.layout.pid().join("etcd.pid")
-    }
-
-    pub(crate) fn etcd_log(&self) -> PathBuf {
-        self.layout.log().join("etcd.log")
-    }
-
-    /// The living etcd of this cluster, whatever the pid file says.
+    /// The process id of this cluster's etcd, whatever the pid file says.
     #[must_use]
     pub fn etcd_pid(&self) -> Option<u32> {
+        self.etcd_process().map(|process| process.pid.cast_unsigned())
+    }
+
+    /// This cluster's etcd, if it runs.
+    pub(crate) fn etcd_process(&self) -> Option<Process> {
         let data = self.etcd_data();
-        let recorded = fs::read_to_string(self.etcd_pid_file()).ok().and_then(|t| t.trim().parse().ok());
-        if let Some(pid) = recorded.filter(|pid| is_etcd_of(*pid, &data)) {
-            return Some(pid);
+        let recorded =
+            fs::read_to_string(self.etcd_pid_file()).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(process) = recorded.and_then(Process::find).filter(|process| is_etcd_of(process, &data)) {
+            return Some(process);
         }
-        // A `cellar up` that was killed between starting it and writing the file left it nameless.
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.find(|pid| is_etcd_of(*pid, &data))
+        // A `cellar up` that was killed between starting it and writing the file left it without one.
+        Process::all().into_iter().find(|process| is_etcd_of(process, &data))
     }
 
     fn etcd_arguments(&self) -> Result<Vec<String>> {
@@ -81,7 +73,7 @@ impl Cluster {
             ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
             ("--auto-compaction-mode", "periodic".to_owned()),
             ("--auto-compaction-retention", "1h".to_owned()),
-            ("--quota-backend-bytes", QUOTA.to_string()),
+            ("--quota-backend-bytes", MAX_DATABASE_BYTES.to_string()),
             ("--snapshot-count", SNAPSHOT_COUNT.to_string()),
             // A single member elects itself; waiting for others would only delay every restart.
             ("--heartbeat-interval", "50".to_owned()),
@@ -94,6 +86,11 @@ impl Cluster {
             flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
         arguments.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
         Ok(arguments)
+    }
+
+    /// Ends etcd; tells whether it ran.
+    pub(crate) async fn stop_etcd(&self) -> Result<bool> {
+        end("etcd", self.etcd_process(), STOP_TIMEOUT).await
     }
 
     /// Starts etcd unless it runs.
@@ -147,69 +144,16 @@ impl Cluster {
                     tail: log_tail(&self.etcd_log()),
                 });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(PROBE_INTERVAL).await;
         }
     }
 }
 
-impl Cluster {
-    /// The certificate with which the provisioner talks to etcd.
-    pub(crate) fn provisioner_request(&self) -> Result<LeafRequest> {
-        Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
-    }
-
-    /// What a cell's pooler is called whose certificates were revoked so many times.
-    pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
-        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, HOST)
-            .after_revocations(revocations)
-    }
-
-    /// How often a cell's certificates were revoked.
-    pub(crate) fn revocations_of(&self, cell: &CellName) -> u32 {
-        self.state.cell(cell).map_or(0, |cell| cell.revocations)
-    }
-
-    /// Lets a cell's pooler into etcd, to its own records.
-    pub(crate) async fn admit_pooler(&self, cell: &CellName) -> Result<()> {
-        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
-        let grants = Some(self.keys().grants_of_pooler(&self.state.database, cell));
-        Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
-    }
-
-    /// Lets into etcd no more who was a cell's pooler before its certificates were revoked.
-    pub(crate) async fn dismiss_former_poolers(&self, cell: &CellName) -> Result<()> {
-        let etcd = self.etcd().await?;
-        for revocations in 0..self.revocations_of(cell) {
-            etcd.remove_user(&self.pooler_request(cell, revocations).common_name).await?;
-        }
-        Ok(())
-    }
-
-    /// Lets a cell's pooler into etcd no more.
-    pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
-        self.dismiss_former_poolers(cell).await?;
-        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
-        Ok(self.etcd().await?.remove_user(&name).await?)
-    }
-
-    /// Makes etcd hold everybody to what its certificate is for. Repeating it changes nothing.
-    pub(crate) async fn ensure_permissions(&self) -> Result<()> {
-        let etcd = self.etcd().await?;
-        etcd.ensure_user(&EtcdUser { name: self.provisioner_request()?.common_name, grants: None }).await?;
-        let multiadmin = LeafRequest::multiadmin(&self.state.cluster, HOST).common_name;
-        let grants = Some(self.keys().grants_of_multiadmin());
-        etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
-        for cell in &self.state.cells {
-            self.admit_pooler(&cell.name).await?;
-            self.dismiss_former_poolers(&cell.name).await?;
-        }
-        Ok(etcd.enable_permissions().await?)
-    }
-}
-
-/// Whether the process is the etcd that has its data there.
-fn is_etcd_of(pid: u32, data: &Path) -> bool {
-    let arguments = command_line(pid);
-    let wanted = format!("--data-dir={}", data.display());
-    arguments.first().is_some_and(|program| program.ends_with("etcd")) && arguments.contains(&wanted)
+/// Whether the process is the etcd whose data is there.
+fn is_etcd_of(process: &Process, data: &Path) -> bool {
+    let arguments = process.arguments();
+    let names_data = |argument: &String| {
+        argument.strip_prefix("--data-dir=").is_some_and(|named| is_same_place(Path::new(named), data))
+    };
+    arguments.first().is_some_and(|program| program.ends_with("etcd")) && arguments.iter().any(names_data)
 }

@@ -1,25 +1,27 @@
 //! Processes that outlive us: starting them, and ending only those that are ours.
 
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tls::Owner;
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use cellar_system::{Owner, Process, is_same_place, running_pid};
+use nix::sys::signal::Signal;
 
-use crate::error::{ProvisionError, Result};
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, open_log};
-use crate::local::secrets::PASSPHRASE_VARIABLE;
+
+/// The environment variable that a passphrase may be given in.
+pub const PASSPHRASE_VARIABLE: &str = "CELLAR_REPO_CIPHER_PASS";
+
+/// Beginning of the variables from which etcd takes flags that it was not given.
+const ETCD_VARIABLES: &str = "ETCD_";
 
 /// How often to look whether a process has ended.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a killed process may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process may take to be gone after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a process is started with.
 #[derive(Debug)]
@@ -65,6 +67,11 @@ impl Launch<'_> {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(ETCD_VARIABLES.as_bytes()) {
+                command.env_remove(name);
+            }
+        }
         if let Some((uid, gid)) = self.run_as {
             command.uid(uid).gid(gid);
         }
@@ -93,61 +100,34 @@ impl Started {
     }
 }
 
-/// The arguments of a process; empty for one that is gone or a kernel thread.
-pub(crate) fn command_line(pid: u32) -> Vec<String> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes
-        .split(|byte| *byte == 0)
-        .filter(|part| !part.is_empty())
-        .map(|part| String::from_utf8_lossy(part).into_owned())
-        .collect()
+/// The daemon that has this pid file, if it was started with it.
+pub(crate) fn daemon_of(pid_file: &Path) -> Option<Process> {
+    let process = Process::find(running_pid(pid_file)?.cast_signed())?;
+    let names_file = |argument: &String| is_same_place(Path::new(argument), pid_file);
+    process.arguments().iter().any(names_file).then_some(process)
 }
 
-/// Whether a process works for the cluster in `dir`: it works in there, or an argument names a path in there.
-pub(crate) fn works_for(pid: u32, dir: &Path) -> bool {
-    let inside = |path: &Path| path.starts_with(dir);
-    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| inside(&cwd))
-        || command_line(pid).iter().any(|argument| {
-            inside(Path::new(argument)) || argument.split_once('=').is_some_and(|(_, v)| inside(Path::new(v)))
-        })
-}
-
-/// Whether the process has ended, or only waits to be reaped.
-fn is_gone(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
-}
-
-/// Sends a signal; a process that is gone is no error.
-fn signal(what: &str, pid: u32, signal: Signal) -> Result<()> {
-    let target = i32::try_from(pid).ok().filter(|pid| *pid > 1);
-    match target.map(|pid| kill(Pid::from_raw(pid), signal)) {
-        Some(Ok(()) | Err(Errno::ESRCH)) => Ok(()),
-        Some(Err(errno)) => Err(ProvisionError::Io {
+/// Ends a process: SIGTERM, and SIGKILL when it has not ended within `timeout`. Tells whether there was one.
+///
+/// # Errors
+/// When this user may not signal it, or it does not even end when killed.
+pub(crate) async fn end(what: &str, process: Option<Process>, timeout: Duration) -> Result<bool> {
+    let Some(process) = process else { return Ok(false) };
+    for (signal, timeout) in [(Signal::SIGTERM, timeout), (Signal::SIGKILL, KILL_TIMEOUT)] {
+        process.signal(signal).map_err(|errno| ProvisionError::Io {
             action: "signal",
-            path: PathBuf::from(format!("/proc/{pid} ({what})")),
+            path: PathBuf::from(format!("/proc/{} ({what})", process.pid)),
             source: errno.into(),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Ends a process: SIGTERM, and SIGKILL once `patience` is over. `is_ours` is asked anew before each
-/// signal, because numbers are reused. Tells whether there was anything to end.
-pub(crate) async fn end(what: &str, find: impl Fn() -> Option<u32>, patience: Duration) -> Result<bool> {
-    let Some(pid) = find() else { return Ok(false) };
-    let ours = || find() == Some(pid) && !is_gone(pid);
-    for (with, patience) in [(Signal::SIGTERM, patience), (Signal::SIGKILL, KILL_PATIENCE)] {
-        signal(what, pid, with)?;
-        let deadline = Instant::now() + patience;
-        while ours() && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
+        })?;
+        let deadline = Instant::now() + timeout;
+        while process.is_alive() && Instant::now() < deadline {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        if !ours() {
+        if !process.is_alive() {
             return Ok(true);
         }
     }
-    Err(ProvisionError::WillNotEnd { what: what.to_owned(), pid })
+    Err(ProvisionError::WillNotEnd { what: what.to_owned(), pid: process.pid.cast_unsigned() })
 }
 
 #[cfg(test)]
@@ -169,50 +149,104 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_has_its_own_session_and_ends_when_asked() {
+    async fn process_has_its_own_session_and_ends_when_asked() {
         let dir = tempfile::tempdir().unwrap();
         let mut started = sleeper(dir.path(), "sleep", &["60"]);
         let pid = started.pid();
-        let own_session = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(3)?.parse().ok())
-                == Some(pid)
+        let process = loop {
+            let found = Process::find(pid.cast_signed()).unwrap();
+            if found.session == found.pid && found.arguments() == ["sleep", "60"] {
+                break found;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
         };
-        while !(own_session() && command_line(pid) == ["sleep", "60"]) {
-            tokio::time::sleep(POLL).await;
-        }
         started.check().unwrap();
-        assert!(works_for(pid, dir.path()));
-        assert!(!works_for(pid, &dir.path().join("other")));
-        assert!(end("sleep", || (!is_gone(pid)).then_some(pid), Duration::from_secs(5)).await.unwrap());
-        assert!(is_gone(pid));
-        assert!(!end("sleep", || None, Duration::ZERO).await.unwrap());
+        assert!(end("sleep", Some(process.clone()), Duration::from_secs(5)).await.unwrap());
+        assert!(!process.is_alive());
+        assert!(!end("sleep", None, Duration::ZERO).await.unwrap());
     }
 
     #[tokio::test]
-    async fn one_that_ignores_sigterm_is_killed() {
+    async fn process_that_ignores_sigterm_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let started =
             sleeper(dir.path(), "sh", &["-c", "trap '' TERM; touch ready; while :; do sleep 1; done"]);
         while !dir.path().join("ready").exists() {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        let pid = started.pid();
-        let find = || (!is_gone(pid)).then_some(pid);
-        assert!(end("sh", find, Duration::from_millis(100)).await.unwrap());
-        assert!(is_gone(pid));
+        let process = Process::find(started.pid().cast_signed()).unwrap();
+        assert!(end("sh", Some(process.clone()), Duration::from_millis(100)).await.unwrap());
+        assert!(!process.is_alive());
     }
 
     #[tokio::test]
-    async fn one_that_ended_says_why() {
+    async fn error_of_a_process_that_ended_shows_its_output() {
         let dir = tempfile::tempdir().unwrap();
         let mut started = sleeper(dir.path(), "sh", &["-c", "echo no such thing; exit 3"]);
         let error = loop {
             match started.check() {
-                Ok(()) => tokio::time::sleep(POLL).await,
+                Ok(()) => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(error) => break error.to_string(),
             }
         };
         assert!(error.contains("exit status: 3") && error.contains("no such thing"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn daemon_is_found_through_any_path_to_its_pid_file() {
+        // Holds a lock on its pid file as a daemon does, in a process of its own: see the other branch.
+        if let Ok(pid_file) = std::env::var("CELLAR_TEST_PID_FILE") {
+            let _held = cellar_system::PidFile::acquire(Path::new(&pid_file)).unwrap();
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let pid_file = real.join("daemon.pid");
+        // The test runner takes the second name as one more filter.
+        let name = "processes::process::tests::daemon_is_found_through_any_path_to_its_pid_file";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([Path::new("--exact"), Path::new(name), &pid_file])
+            .env("CELLAR_TEST_PID_FILE", &pid_file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while running_pid(&pid_file).is_none() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        for path in [pid_file, link.join("daemon.pid")] {
+            assert_eq!(daemon_of(&path).map(|found| found.pid), Some(child.id().cast_signed()), "{path:?}");
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(daemon_of(&link.join("daemon.pid")), None);
+    }
+
+    #[tokio::test]
+    async fn neither_passphrase_nor_flags_of_etcd_are_inherited() {
+        // Variables are the whole process's, and other tests run beside this one: in a process of its own.
+        if std::env::var_os("ETCD_NAME").is_none() {
+            let name = "processes::process::tests::neither_passphrase_nor_flags_of_etcd_are_inherited";
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env("ETCD_NAME", "other")
+                .env("ETCD_LISTEN_CLIENT_URLS", "http://localhost:1")
+                .env(PASSPHRASE_VARIABLE, "secret")
+                .status()
+                .unwrap();
+            assert!(status.success());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut started = sleeper(dir.path(), "env", &[]);
+        while started.check().is_ok() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        let shown = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        assert!(shown.contains("PATH=") && !shown.contains("ETCD_"), "{shown}");
+        assert!(!shown.contains(PASSPHRASE_VARIABLE), "{shown}");
     }
 }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use cellar_model::{Database, Key, PgbackrestName, Pooler, PoolerStatus};
 use cellar_topology::Store;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::Cluster;
+use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::{ProvisionError, Result};
 
 /// How often the poolers' reports are looked at.
-const POLL: Duration = Duration::from_millis(200);
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The first server, by its cell, that lets in others than these; whom.
-fn other_than(
+fn first_with_other_names(
     names: &[PgbackrestName],
     statuses: impl IntoIterator<Item = PoolerStatus>,
 ) -> Option<(String, String)> {
@@ -34,7 +34,7 @@ fn other_than(
 impl Cluster {
     /// Lets in these names and nobody else, the first being the one that certificates carry from now on, and waits
     /// until every server that runs does so.
-    pub(crate) async fn let_in(
+    pub(crate) async fn accept_names(
         &self,
         store: &Store,
         names: &[PgbackrestName],
@@ -46,7 +46,7 @@ impl Cluster {
             let listing = store.list(&store.keys().of_database("status", &self.state.database)).await?;
             let statuses =
                 listing.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-            let Some((cell, found)) = other_than(names, statuses) else { return Ok(()) };
+            let Some((cell, found)) = first_with_other_names(names, statuses) else { return Ok(()) };
             if Instant::now() >= deadline {
                 return Err(ProvisionError::NoAnswer {
                     what: format!("pgBackRest of cell {cell} with other names"),
@@ -56,7 +56,7 @@ impl Cluster {
                     tail: String::new(),
                 });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(REPORT_INTERVAL).await;
         }
     }
 
@@ -69,12 +69,12 @@ impl Cluster {
     }
 
     /// Says again which names hold, to an etcd that has older records.
-    pub(crate) async fn settle_names(&self, store: &Store, deadline: Instant) -> Result<()> {
+    pub(crate) async fn finish_name_change(&self, store: &Store, deadline: Instant) -> Result<()> {
         self.rename_poolers(store).await?;
         let wanted = [self.state.pgbackrest_name];
         match store.get::<Database>(&Key::Database(self.state.database.clone())).await? {
             Some(found) if found.record.accepted_names() != wanted => {
-                self.let_in(store, &wanted, deadline).await
+                self.accept_names(store, &wanted, deadline).await
             }
             _ => Ok(()),
         }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_counts_that_runs_and_lets_in_others() {
+    fn first_running_server_with_other_names_is_told() {
         let old = PgbackrestName::default();
         let new = old.next();
         let status = |cell: &str, up: bool, accepts: &[PgbackrestName]| -> PoolerStatus {
@@ -110,12 +110,12 @@ mod tests {
             });
             serde_json::from_value(text).unwrap()
         };
-        let found = |statuses: &[PoolerStatus]| other_than(&[new], statuses.to_vec());
+        let found = |statuses: &[PoolerStatus]| first_with_other_names(&[new], statuses.to_vec());
         assert_eq!(found(&[status("zone1", true, &[new]), status("zone2", false, &[])]), None);
         let both = status("zone2", true, &[new, old]);
         let (cell, lets_in) = found(&[status("zone1", true, &[new]), both.clone()]).unwrap();
         assert_eq!((cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
-        assert_eq!(other_than(&[new, old], [both]), None);
+        assert_eq!(first_with_other_names(&[new, old], [both]), None);
         assert!(found(&[status("zone1", true, &[])]).is_some(), "nobody knows whom it lets in");
     }
 }

@@ -1,27 +1,27 @@
-//! Making a certificate worthless everywhere.
+//! Revoking a certificate: nothing accepts it any more.
 //!
-//! What is to be done is written down first, so that whoever comes next can finish it. What uses the certificate gets
-//! another one before it is on the list; where no list is read, [names change](crate::certificates::names).
+//! What is to be done is recorded first, so that a later run can finish it. What uses the certificate gets another one
+//! before it is on the list; where no list is read, [names change](crate::renewal::names).
 
 use std::time::{Duration, Instant};
 
 use cellar_tls::{Ca, CertificateInfo, ProbeProtocol, forget_previous, parse_serial};
 
-use crate::certificates::renew::CertificateSet;
-use crate::certificates::rotation::{Door, Until};
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::Cluster;
-use crate::local::state::Revoking;
-use crate::local::steps::Steps;
+use crate::certificates::set::CertificateSet;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::Revoking;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::renewal::tls_port::{Expected, TlsPort};
 
 /// How long pgBackRest's servers may take to let in a new name before the old one goes.
-const BOTH_NAMES_PATIENCE: Duration = Duration::from_secs(5);
+const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
 /// gives PostgreSQL for it.
-const NEW_SET_PATIENCE: Duration = Duration::from_secs(40);
+const NEW_SET_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Makes a certificate worthless everywhere. One that something of the cluster's own uses is replaced first, key and all.
+/// Revokes a certificate: nothing accepts it any more. One that something of the cluster's own uses is replaced first, key and all.
 ///
 /// # Errors
 /// When it is no serial number or the authority's own, or etcd cannot be told; it is remembered then, and the next
@@ -33,7 +33,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         value: serial.chars().take(80).collect(),
         reason: error.to_string(),
     })?;
-    let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     let ca = Ca::load(&cluster.layout.ca())?;
     if ca.info().serial == serial {
         return Err(ProvisionError::Argument {
@@ -55,7 +55,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
 }
 
 impl Cluster {
-    /// Writes down what is to be revoked, and the names that come with it.
+    /// Records what is to be revoked, and the names that change with it.
     fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
         let sets = self.certificate_sets()?;
         let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
@@ -92,11 +92,11 @@ impl Cluster {
     pub(crate) async fn finish_revocation(&mut self, deadline: Instant, steps: &Steps) -> Result<()> {
         let Some(mut revoking) = self.state.revoking.clone() else { return Ok(()) };
         let (ca, trusted, store) = (Ca::load(&self.layout.ca())?, self.trusted()?, self.store().await?);
-        let doors = self.doors()?;
+        let ports = self.tls_ports()?;
         if let Some(former) = revoking.former_name {
             // Both, so that cells reach each other meanwhile.
-            let soon = deadline.min(Instant::now() + BOTH_NAMES_PATIENCE);
-            if let Err(error) = self.let_in(&store, &[self.state.pgbackrest_name, former], soon).await {
+            let soon = deadline.min(Instant::now() + BOTH_NAMES_TIMEOUT);
+            if let Err(error) = self.accept_names(&store, &[self.state.pgbackrest_name, former], soon).await {
                 steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
             }
         }
@@ -118,19 +118,19 @@ impl Cluster {
                 set.ensure(&ca, &trusted)?;
             }
         }
-        let (of_replaced, others): (Vec<Door>, Vec<Door>) = doors
+        let (of_replaced, others): (Vec<TlsPort>, Vec<TlsPort>) = ports
             .into_iter()
-            .filter(|door| {
-                CertificateInfo::from_file(&door.certificate).is_ok_and(|info| info.serial != door.before)
+            .filter(|port| {
+                CertificateInfo::from_file(&port.certificate).is_ok_and(|info| info.serial != port.old_serial)
             })
             // pgBackRest's servers are seen to below.
-            .partition(|door| {
-                door.protocol != ProbeProtocol::Pgbackrest
-                    && replaced.iter().any(|set| door.certificate.starts_with(&set.directory))
+            .partition(|port| {
+                port.protocol != ProbeProtocol::Pgbackrest
+                    && replaced.iter().any(|set| port.certificate.starts_with(&set.directory))
             });
         // Not to cut off what has new certificates and has not read them yet; but nobody is waited for at any price.
-        let soon = deadline.min(Instant::now() + NEW_SET_PATIENCE);
-        let served = self.wait_for(&of_replaced, &ca, Until::Serves, soon).await;
+        let soon = deadline.min(Instant::now() + NEW_SET_TIMEOUT);
+        let of_replaced_served = self.wait_for_ports(&of_replaced, &ca, Expected::Serves, soon).await;
         let _ = self.sign_revoked(&revoking.serials)?;
         self.publish_revoked().await?;
         for cell in &self.state.cells {
@@ -138,11 +138,11 @@ impl Cluster {
         }
         if let Some(former) = revoking.former_name {
             let name = self.state.pgbackrest_name;
-            self.let_in(&store, &[name], deadline).await?;
+            self.accept_names(&store, &[name], deadline).await?;
             steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
         }
-        served?;
-        self.wait_for(&others, &ca, Until::Serves, deadline).await?;
+        of_replaced_served?;
+        self.wait_for_ports(&others, &ca, Expected::Serves, deadline).await?;
         for set in replaced {
             forget_previous(&set.directory)?;
         }
