@@ -189,7 +189,7 @@ pub(crate) fn other_build(report: &mut Report) {
             let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
             assert_eq!(cluster.sql(standby, streams), "1", "{standby} does not stream");
         }
-        let backups = cluster.json(&["backups"]);
+        let backups = cluster.json(&["backups", "list"]);
         assert!(backups.to_string().contains("BACKUP_TYPE_FULL"), "no full backup: {backups}");
         took
     };
