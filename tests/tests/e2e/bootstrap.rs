@@ -4,12 +4,12 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, kill_hard, patiently};
+use cellar_tests::{Cluster, kill_hard, wait_for};
 
 /// Starts `cellar up` and kills it when `reached` says so, together with what it has started.
 fn kill_up_when(cluster: &Cluster, what: &str, mut reached: impl FnMut() -> bool) {
     let mut up = begin_up(cluster);
-    patiently(what, Duration::from_secs(120), || {
+    wait_for(what, Duration::from_secs(120), || {
         let ended = up.try_wait().expect("up is ours").is_some();
         (reached() || ended).then_some(())
     });
@@ -64,7 +64,7 @@ fn the_first_pooler_is_killed_while_it_makes_the_database() {
         let cluster = Cluster::new();
         let path = cluster.directory().join(path);
         let mut up = begin_up(&cluster);
-        patiently(what, Duration::from_secs(60), || path.exists().then_some(()));
+        wait_for(what, Duration::from_secs(60), || path.exists().then_some(()));
         kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
         let _ = up.kill();
         let _ = up.wait();
@@ -78,7 +78,7 @@ fn a_restore_is_killed_and_completed() {
     let cluster = Cluster::new();
     let marker = cluster.directory().join("zone2/state/seeding");
     let mut up = begin_up(&cluster);
-    patiently("the restore", Duration::from_secs(120), || marker.exists().then_some(()));
+    wait_for("the restore", Duration::from_secs(120), || marker.exists().then_some(()));
     kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
     let _ = up.kill();
     let _ = up.wait();
@@ -95,7 +95,7 @@ fn everything_is_killed_at_arbitrary_moments() {
     for millis in [300_u64, 900, 1500, 2500, 4000] {
         let mut up = begin_up(&cluster);
         let until = Instant::now() + Duration::from_millis(millis);
-        patiently("the moment", Duration::from_secs(60), || (Instant::now() >= until).then_some(()));
+        wait_for("the moment", Duration::from_secs(60), || (Instant::now() >= until).then_some(()));
         let _ = up.kill();
         let _ = up.wait();
         cluster.kill_everything();
