@@ -103,6 +103,9 @@ fn nothing_there(s: &Situation<'_>) -> Step {
         (Some(_), Some(true)) => Step::Restore { delta: false },
         (Some(leader), Some(false)) => match copy_source(s, leader) {
             Some(source) => Step::CopyPrimary(source),
+            None if !s.stanza_exists && s.failed_copies == 0 => {
+                Step::Wait(format!("the primary in {} to be ready", leader.cell))
+            }
             None => Step::Wait(format!("the first backup of the primary in {}", leader.cell)),
         },
         (None, Some(true)) => Step::Broken(

@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
     ("crates/topology/src", &[]),
-    ("tests/src", &[]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];
 
@@ -54,7 +54,6 @@ const UNFINISHED: &[&str] = &[
     "provisioner/src",
     "crates/model/src",
     "crates/postgres/src",
-    "tests/src",
     "tls/src",
 ];
 
