@@ -35,6 +35,14 @@ impl Default for StopTimeouts {
     }
 }
 
+impl StopTimeouts {
+    /// No fast shutdown: the server is stopped at once and archives nothing more.
+    #[must_use]
+    pub fn immediate() -> Self {
+        Self { fast: Duration::ZERO, ..Self::default() }
+    }
+}
+
 /// What it took to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {

@@ -119,7 +119,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 
 impl Supervisor {
     async fn round(&mut self) -> Duration {
-        let (card, database) = match self.agent.place() {
+        let (card, database) = match self.agent.assignment() {
             Ok(place) => place,
             Err(refusal) => {
                 *self.agent.facts.borrow_mut() = None;

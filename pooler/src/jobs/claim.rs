@@ -1,39 +1,27 @@
-//! A claimed job's record in etcd: taken, kept and ended by guarded transactions.
+//! A claimed job's record in etcd: claimed, updated and ended by guarded transactions.
 //!
-//! A lease says "I was alive a TTL ago", not "I own this now", so ownership is
-//! checked in the transaction that writes: every write of a run is guarded by
-//! the revisions of the job, the run and the claim as they were just read.
+//! A lease does not prove ownership: it says only that its holder was alive when it was last renewed. So every write
+//! of a run checks ownership in its transaction, by the revisions of the job, the run and the claim as they were
+//! just read.
 
 use std::time::Duration;
 
 use cellar_model::{
-    JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
-    timestamp_ms,
+    JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, Versioned};
 
 use crate::agent::Agent;
+use crate::jobs::failure::JobFailure;
 
-/// Pause before a write that etcd did not take is tried again.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// How a job ended.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
-pub(crate) enum Ending {
-    /// It did what was asked.
-    Succeeded(RunResult),
-    /// It did not.
-    Failed(JobError),
-    /// Somebody asked for it.
-    Canceled(JobError),
-}
+/// How long to wait before a write that etcd did not answer is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A job that this process runs.
 #[derive(Debug)]
 pub(crate) struct ClaimedJob {
-    /// What was asked.
+    /// The job as it was submitted.
     pub(crate) record: JobRecord,
     run: Run,
 }
@@ -61,7 +49,7 @@ fn transition(agent: &Agent, state: JobState, note: &str) -> Transition {
 }
 
 impl ClaimedJob {
-    /// Claims a job, if it is still to be had.
+    /// Claims a job. None when it cannot be claimed any more, or this process has no lease.
     pub(crate) async fn take(agent: &Agent, id: &JobId) -> Result<Option<Self>, StoreError> {
         let Some(lease) = agent.lease.current() else { return Ok(None) };
         let (record, job_revision, lock_revision) = {
@@ -108,15 +96,15 @@ impl ClaimedJob {
         Ok(Some(Self { record, run }))
     }
 
-    /// Writes how far it is, and takes the claim again if the lease was lost meanwhile. False when
-    /// the job is not this process's any more.
+    /// Writes how far the job is, and claims it again if the lease was lost meanwhile. False when the job no longer
+    /// belongs to this process.
     pub(crate) async fn progress(&mut self, agent: &Agent, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
         self.write(agent).await
     }
 
-    /// What is to be recorded of the job even though it fails.
-    pub(crate) fn keep(&mut self, result: RunResult) {
+    /// Sets the result that is recorded even when the job fails.
+    pub(crate) fn keep_result(&mut self, result: RunResult) {
         self.run.result = result;
     }
 
@@ -131,7 +119,7 @@ impl ClaimedJob {
                 |run: &Versioned<Run>| run.record.epoch == agent.epoch && !run.record.state.is_terminal();
             let Some(run) = run else { return Ok(false) };
             if run.record == self.run {
-                // An earlier write of the same content that was not known to have happened.
+                // An earlier write succeeded, but its answer was lost.
                 return Ok(true);
             }
             if !ours(&run) {
@@ -164,15 +152,17 @@ impl ClaimedJob {
         Err(StoreError::Retryable("the records of the job change too fast".to_owned()))
     }
 
-    /// Writes the outcome, for as long as it takes to reach etcd.
-    pub(crate) async fn finish(mut self, agent: &Agent, ending: Ending) {
-        let (state, error) = match ending {
-            Ending::Succeeded(result) => {
+    /// Writes the outcome, and tries until etcd answers.
+    pub(crate) async fn finish(mut self, agent: &Agent, outcome: Result<RunResult, JobFailure>) {
+        let (state, error) = match outcome {
+            Ok(result) => {
                 self.run.result = result;
                 (JobState::Succeeded, None)
             }
-            Ending::Failed(error) => (JobState::Failed, Some(error)),
-            Ending::Canceled(error) => (JobState::Canceled, Some(error)),
+            Err(failure) => {
+                let (state, error) = failure.ending();
+                (state, Some(error))
+            }
         };
         let note = error.as_ref().map_or("", |error| error.message.as_str()).to_owned();
         self.run.state = state;
@@ -189,7 +179,7 @@ impl ClaimedJob {
                     tracing::warn!(job = %self.record.id, "the job was closed by multiadmin before it ended here");
                     return;
                 }
-                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY).await,
+                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_INTERVAL).await,
                 Err(error) => {
                     tracing::error!(job = %self.record.id, %error, "the outcome cannot be written");
                     return;
@@ -198,10 +188,11 @@ impl ClaimedJob {
         }
     }
 
-    /// Takes over a run that an earlier process of this cell left behind, to write its outcome.
+    /// Takes over a run that an earlier process of this cell left behind, to write its outcome. None when the run
+    /// has ended or cannot be taken over.
     ///
-    /// The old process is gone: this one holds the cell's pid file. Its claim may still stand for the
-    /// rest of its lease.
+    /// The earlier process has ended, because this one holds the cell's pid file. Its claim may stand until its
+    /// lease expires.
     pub(crate) async fn inherit(agent: &Agent, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
         let Some(lease) = agent.lease.current() else {

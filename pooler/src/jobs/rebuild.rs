@@ -47,7 +47,7 @@ fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<Ending, JobError> {
-    let (card, database) = agent.place()?;
+    let (card, database) = agent.assignment()?;
     let no_primary =
         || Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`");
     let leader = agent.leader().ok_or_else(no_primary)?;
@@ -134,9 +134,9 @@ async fn restore_anew(
     data: &Path,
     delta: bool,
 ) -> Result<Ending, JobError> {
-    let (card, database) = agent.place()?;
+    let (card, database) = agent.assignment()?;
     stop(data, &StopTimeouts::default()).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
-    agent.say(|report| {
+    agent.update_report(|report| {
         report.state = cellar_model::InstanceState::Seeding;
         report.message = format!("rebuilt by job {}", job.record.id);
     });

@@ -1,126 +1,89 @@
-//! The jobs addressed to this cell: claimed, run one at a time, ended truthfully.
+//! The jobs addressed to this cell: claimed, run, and ended with what really happened.
+//!
+//! Jobs that take the database's lock run one after the other, and so do jobs that only read; the two lanes run
+//! side by side.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{Code, JobError, JobId, JobKind, JobRecord, Lock, claimable};
-use cellar_system::clock;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::agent::Agent;
-use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::claim::ClaimedJob;
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::control::Control;
+use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::{discard, fence, plan, recover, swap};
-use crate::jobs::{backup, check, drill, expire, rebuild, takeover, verify};
+use crate::jobs::{backup, check, drill, expire, leftovers, old_logs, rebuild, takeover, verify};
 
-/// A look at the topology without any reason, in case a nudge was missed.
-const TICK: Duration = Duration::from_secs(5);
+/// How often a lane looks for a job even when the topology does not change.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after etcd did not answer.
-const RETRY: Duration = Duration::from_millis(500);
+/// How long to wait after etcd did not answer.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the log of a job is kept that the topology has forgotten.
-const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Why a running job must end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interruption {
-    /// Somebody asked.
-    Canceled,
-    /// Its deadline has passed.
-    Deadline,
-    /// This process was told to end.
-    Stopping,
-    /// multiadmin has closed the job.
-    Closed,
-}
-
-/// What a running job looks at now and then.
-#[derive(Debug, Clone)]
-pub(crate) struct Control {
-    id: JobId,
-    deadline: Timestamp,
-    stop: watch::Receiver<bool>,
-}
-
-impl Control {
-    /// Whether the job must end early, and why.
-    pub(crate) fn interrupted(&self, agent: &Agent) -> Option<Interruption> {
-        let view = agent.mirror.view();
-        let record = view.jobs.get(&self.id);
-        if record.is_some_and(|record| record.closure.is_some()) {
-            return Some(Interruption::Closed);
-        }
-        if record.is_some_and(|record| record.cancel.is_some()) {
-            return Some(Interruption::Canceled);
-        }
-        if clock::now() > self.deadline {
-            return Some(Interruption::Deadline);
-        }
-        (*self.stop.borrow()).then_some(Interruption::Stopping)
-    }
-}
-
-/// The ending of a job that was interrupted; `what` says what became of its work.
-pub(crate) fn interrupted_ending(why: Interruption, what: &str) -> Ending {
-    let error = |code, reason: &str, hint: &str| JobError {
-        code,
-        message: format!("{reason}; {what}"),
-        hint: hint.to_owned(),
-        tool_output: String::new(),
-    };
-    match why {
-        Interruption::Canceled => Ending::Canceled(error(Code::Canceled, "canceled as asked", "")),
-        Interruption::Closed => Ending::Canceled(error(Code::Canceled, "closed by multiadmin", "")),
-        Interruption::Deadline => Ending::Failed(error(
-            Code::DeadlineExceeded,
-            "the job's deadline passed",
-            "give it more time with --timeout",
-        )),
-        Interruption::Stopping => Ending::Failed(error(
-            Code::PoolerRestarted,
-            "the multipooler was told to stop",
-            "ask again when it is back",
-        )),
-    }
-}
-
-/// Jobs that run one after the other. Those that only read have a lane of their own, so that a rehearsal of hours does
-/// not keep a backup waiting.
+/// Jobs that run one after the other. Reading jobs have a lane of their own, so that a drill of hours does not keep
+/// a backup waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
-    /// What works under the database's lock.
+    /// Jobs that take the database's lock.
     Locked,
-    /// What changes nothing: plans, drills, verifications and checks.
+    /// Jobs that change nothing: plans, drills, verifications and checks.
     Reading,
+}
+
+/// Runs one job. This is the one list of the kinds that a pooler runs.
+async fn dispatch(context: &mut JobContext<'_>) -> JobResult {
+    match context.job.record.kind {
+        JobKind::Backup => backup::run(context).await,
+        JobKind::Rebuild => rebuild::run(context).await,
+        JobKind::Plan => plan::run(context).await,
+        JobKind::Fence => fence::run(context).await,
+        JobKind::Recover => recover::run(context).await,
+        JobKind::Swap => swap::run(context).await,
+        JobKind::Discard => discard::run(context).await,
+        JobKind::Drill => drill::run(context).await,
+        JobKind::Expire => expire::run(context).await,
+        JobKind::Verify => verify::run(context).await,
+        JobKind::Check => check::run(context).await,
+        kind @ (JobKind::Restore | JobKind::Rollback | JobKind::Confirm) => {
+            Err(JobFailure::Failed(JobError {
+                code: Code::Internal,
+                message: format!("a {kind} is driven by multiadmin, no pooler runs it"),
+                hint: String::new(),
+                tool_output: String::new(),
+            }))
+        }
+    }
 }
 
 fn next_job(agent: &Agent, lane: Lane) -> Option<JobId> {
     let view = agent.mirror.view();
-    let nobody = Lock::default();
-    let lock = view.locks.get(&agent.database).unwrap_or(&nobody);
-    let mine = |record: &&JobRecord| {
-        let its = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
-        record.cell == agent.cell && its == lane
+    let unlocked = Lock::default();
+    let lock = view.locks.get(&agent.database).unwrap_or(&unlocked);
+    let in_lane = |record: &&JobRecord| {
+        let its_lane = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        record.cell == agent.cell && its_lane == lane
     };
     view.jobs
         .values()
-        .filter(mine)
+        .filter(in_lane)
         .find(|record| claimable(record, view.run(record), lock))
         .map(|record| record.id)
 }
 
-/// Runs jobs until told to stop; running ones are then ended first.
+/// Runs jobs until `stop` becomes true; jobs that run then are ended first.
 pub(crate) async fn work(agent: Rc<Agent>, stop: watch::Receiver<bool>) {
-    takeover::recover(&agent).await;
-    takeover::sweep(&agent).await;
-    forget_old_logs(&agent);
-    let lanes = [Lane::Locked, Lane::Reading].map(|lane| in_lane(Rc::clone(&agent), stop.clone(), lane));
-    let [locked, reading] = lanes;
+    takeover::end_orphaned_jobs(&agent).await;
+    leftovers::remove_all(&agent).await;
+    old_logs::remove(&agent);
+    let locked = run_lane(Rc::clone(&agent), stop.clone(), Lane::Locked);
+    let reading = run_lane(agent, stop, Lane::Reading);
     tokio::join!(locked, reading);
 }
 
-async fn in_lane(agent: Rc<Agent>, mut stop: watch::Receiver<bool>, lane: Lane) {
+async fn run_lane(agent: Rc<Agent>, mut stop: watch::Receiver<bool>, lane: Lane) {
     let mut topology = agent.mirror.changes();
     while !*stop.borrow() {
         topology.borrow_and_update();
@@ -128,14 +91,14 @@ async fn in_lane(agent: Rc<Agent>, mut stop: watch::Receiver<bool>, lane: Lane) 
             match ClaimedJob::take(&agent, &id).await {
                 Ok(Some(job)) => {
                     run(&agent, job, stop.clone()).await;
-                    forget_old_logs(&agent);
+                    old_logs::remove(&agent);
                     continue;
                 }
-                // Taken, closed or canceled meanwhile, or no lease yet.
+                // Claimed, closed or canceled meanwhile, or this process has no lease yet.
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "claim not written");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
             }
@@ -143,50 +106,18 @@ async fn in_lane(agent: Rc<Agent>, mut stop: watch::Receiver<bool>, lane: Lane) 
         tokio::select! {
             _ = topology.changed() => {}
             _ = stop.changed() => {}
-            () = tokio::time::sleep(TICK) => {
+            () = tokio::time::sleep(POLL_INTERVAL) => {
                 if lane == Lane::Locked {
-                    takeover::sweep_copies(&agent).await;
+                    leftovers::remove_copies(&agent).await;
                 }
             }
         }
     }
 }
 
-/// Removes the logs of jobs that the topology has forgotten, a week after they were last written.
-fn forget_old_logs(agent: &Agent) {
-    let Ok(entries) = std::fs::read_dir(agent.layout.jobs()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.split('.').next()?.parse::<JobId>().ok());
-        let forgotten = id.is_some_and(|id| !agent.mirror.view().jobs.contains_key(&id));
-        let age =
-            entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
-        if forgotten && age.is_some_and(|age| age > KEEP_LOGS) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-async fn run(agent: &Rc<Agent>, mut job: ClaimedJob, stop: watch::Receiver<bool>) {
-    let control = Control { id: job.record.id, deadline: job.record.deadline, stop };
-    let ending = match job.record.kind {
-        JobKind::Backup => backup::run(agent, &mut job, &control).await,
-        JobKind::Rebuild => rebuild::run(agent, &mut job, &control).await,
-        JobKind::Plan => plan::run(agent, &mut job, &control).await,
-        JobKind::Fence => fence::run(agent, &mut job, &control).await,
-        JobKind::Recover => recover::run(agent, &mut job, &control).await,
-        JobKind::Swap => swap::run(agent, &mut job, &control).await,
-        JobKind::Discard => discard::run(agent, &mut job).await,
-        JobKind::Drill => drill::run(agent, &mut job, &control).await,
-        JobKind::Expire => expire::run(agent, &mut job, &control).await,
-        JobKind::Verify => verify::run(agent, &mut job, &control).await,
-        JobKind::Check => check::run(agent, &mut job, &control).await,
-        JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
-            code: Code::Internal,
-            message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind),
-            hint: String::new(),
-            tool_output: String::new(),
-        }),
-    };
-    job.finish(agent, ending).await;
+async fn run(agent: &Agent, job: ClaimedJob, stop: watch::Receiver<bool>) {
+    let control = Control::new(job.record.id, job.record.deadline, stop);
+    let mut context = JobContext::new(agent, job, control);
+    let outcome = dispatch(&mut context).await;
+    context.job.finish(agent, outcome).await;
 }

@@ -101,7 +101,7 @@ async fn listen_once(
     agent: &Agent,
     questions: mpsc::Sender<Question>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let (card, _) = agent.place()?;
+    let (card, _) = agent.assignment()?;
     let files = ServerFiles::in_dir(PathBuf::from(&card.tls_directory), "pooler.crt", "server.key");
     let address: SocketAddr = format!("{}:{}", card.listen, card.grpc_port).parse()?;
     let config = ReloadableServerConfig::load(files)?;
@@ -125,7 +125,7 @@ async fn listen_once(
 
 async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let down = |message: String| Refusal::new(Code::CellDown, message).about("cell", &agent.cell);
-    let (card, _) = agent.place()?;
+    let (card, _) = agent.assignment()?;
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
     let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
     let free_bytes = crate::repository::reader::free_bytes(std::path::Path::new(&card.data_directory));
@@ -163,7 +163,7 @@ async fn backups(agent: &Agent, only: Option<&BackupLabel>) -> Result<ListBackup
         Refusal::new(Code::PgbackrestFailed, format!("reading the repo from cell {}: {what}", agent.cell))
             .about("cell", &agent.cell)
     };
-    let (card, database) = agent.place()?;
+    let (card, database) = agent.assignment()?;
     let config = write_bootstrap(agent, &database, &card).map_err(|error| failed(&error))?;
     let info = agent
         .pgbackrest
