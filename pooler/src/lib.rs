@@ -19,6 +19,7 @@ mod config_files;
 mod disk;
 mod instance;
 mod jobs;
+mod member;
 mod peers;
 mod report;
 mod repository;
@@ -26,4 +27,8 @@ mod services;
 mod start;
 
 pub use arguments::Arguments;
+pub use jobs::claim::{ClaimedJob, Ending};
+pub use jobs::control::{Control, Interruption, interrupted_ending};
+pub use jobs::lanes::{JobRunner, run_lanes};
+pub use member::Member;
 pub use start::run;

@@ -35,7 +35,9 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
         let answer = MultiPoolerClient::new(channel).get_live_status(GetLiveStatusRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| no_answer(&status.message()))
     };
-    tokio::time::timeout(LIVE_STATUS_TIMEOUT, ask).await.unwrap_or_else(|_| Err(no_answer(&"it took too long")))
+    tokio::time::timeout(LIVE_STATUS_TIMEOUT, ask)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(&"it took too long")))
 }
 
 /// Where the recorded primary writes now, as its own instance answers.

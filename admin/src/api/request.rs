@@ -342,3 +342,16 @@ fn scheduled(work: &v1::scheduled_work::Work) -> Result<ScheduledWork, Refusal> 
         }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use cellar_model::Code;
+
+    use super::*;
+
+    #[test]
+    fn the_field_of_a_bad_name_is_named() {
+        let refusal = cell("name", "Zone4").unwrap_err();
+        assert_eq!((refusal.code, refusal.about["field"].as_str()), (Code::InvalidArgument, "name"));
+    }
+}

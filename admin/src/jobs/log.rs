@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::{CellName, Code, JobId, JobState, Pooler, Refusal};
+use cellar_model::{CellName, JobId, JobState, Pooler, Refusal};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -89,9 +89,7 @@ impl Admin {
 
     fn pooler_of(&self, id: JobId) -> Result<Pooler, Refusal> {
         let view = self.view();
-        let record = view.jobs.get(&id).ok_or_else(|| {
-            Refusal::new(Code::UnknownJob, format!("there is no job {id}")).about("job", id)
-        })?;
+        let record = view.jobs.get(&id).ok_or_else(|| refusal::unknown_job(id))?;
         view.snapshot().pooler(&record.database, &record.cell).cloned()
     }
 }

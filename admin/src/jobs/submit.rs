@@ -22,9 +22,6 @@ use crate::refusal;
 /// somebody else's request succeeded.
 const ATTEMPTS: u32 = 64;
 
-/// How long the answer may wait for the mirror to show what was just written.
-pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
 const STATUS_AGE: Duration = Duration::from_millis(1500);
 
@@ -56,7 +53,7 @@ pub(crate) enum Work {
 
 /// The restore that a request is about.
 fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
-    view.job(&id).ok_or_else(|| crate::jobs::cancel::unknown_job(id))
+    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
 }
 
 /// Drills of named backups that read the repo now or will. The pgBackRest of one that is lost died with its pooler.
@@ -375,8 +372,7 @@ impl Admin {
 
     /// The job as the mirror shows it, or as it was written when the mirror is slow.
     async fn appeared(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
-        let patience = MIRROR_PATIENCE.min(deadline.remaining());
-        let _ = self.mirror.wait_for(patience, |view| view.jobs.contains_key(&record.id)).await;
+        self.wait_until_seen(deadline, |view| view.jobs.contains_key(&record.id)).await;
         self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
     }
 

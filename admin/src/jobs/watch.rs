@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::cancel::unknown_job;
 use crate::jobs::ended::{claim_key, job_key, run_key};
 use crate::refusal;
 
@@ -108,7 +107,7 @@ impl Watcher {
             return Ok(None);
         }
         self.shown = Some(stamp);
-        let job = view.job(&self.id).ok_or_else(|| unknown_job(self.id))?;
+        let job = view.job(&self.id).ok_or_else(|| refusal::unknown_job(self.id))?;
         Ok(Some(job))
     }
 }

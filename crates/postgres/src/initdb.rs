@@ -9,9 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::OFlag;
 
+use crate::command::run;
+use crate::configure::{InstanceConfig, configure};
 use crate::durable::sync_directory;
+use crate::error::PostgresError;
 use crate::roles::SUPERUSER;
-use crate::{InstanceConfig, PostgresError, Tools, configure, run};
+use crate::tools::Tools;
 
 /// Where the work is done: beside the data directory, so that a rename puts it in place.
 fn workshop(data_directory: &Path) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::postmaster::{PROGRAM, find, lock_file, processes};
 use crate::process::Process;
 

@@ -7,9 +7,7 @@
 mod follow_log;
 mod source_check;
 
-use cellar_model::{
-    BackupResult, CELL_ANNOTATION, Code, JOB_ANNOTATION, Refusal, RunResult,
-};
+use cellar_model::{BackupResult, CELL_ANNOTATION, Code, JOB_ANNOTATION, Refusal, RunResult};
 use cellar_pgbackrest::Invocation;
 
 use crate::config_files::write_job;

@@ -7,22 +7,37 @@
 use std::time::Duration;
 
 use cellar_model::{
-    JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable, timestamp_ms,
+    Code, JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
+    timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, Versioned};
 
-use crate::agent::Agent;
-use crate::jobs::failure::JobFailure;
+use crate::member::Member;
 
 /// How long to wait before a write that etcd did not answer is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long to wait before a write that etcd refused is tried again.
+const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How a job ended.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
+pub enum Ending {
+    /// It did what was asked.
+    Succeeded(RunResult),
+    /// It did not.
+    Failed(JobError),
+    /// It was canceled or closed.
+    Canceled(JobError),
+}
+
 /// A job that this process runs.
 #[derive(Debug)]
-pub(crate) struct ClaimedJob {
+pub struct ClaimedJob {
     /// The job as it was submitted.
-    pub(crate) record: JobRecord,
+    pub record: JobRecord,
     run: Run,
 }
 
@@ -44,23 +59,38 @@ impl Keys {
     }
 }
 
-fn transition(agent: &Agent, state: JobState, note: &str) -> Transition {
-    Transition { state, time: timestamp_ms(clock::now()), epoch: agent.epoch.clone(), note: note.to_owned() }
+fn transition(member: &Member, state: JobState, note: &str) -> Transition {
+    Transition { state, time: timestamp_ms(clock::now()), epoch: member.epoch.clone(), note: note.to_owned() }
+}
+
+/// Whether etcd refuses the write for its size, now and later. The text is etcd's own, the same from 3.4 to 3.6.
+fn is_too_large(error: &StoreError) -> bool {
+    matches!(error, StoreError::Encode(_))
+        || matches!(error, StoreError::Terminal(text) if text.contains("request is too large"))
+}
+
+fn too_large(record: &JobRecord) -> JobError {
+    JobError {
+        code: Code::Internal,
+        message: format!("the {} ended, and its result is too large to be recorded", record.kind),
+        hint: "look at the job's log for what it found".to_owned(),
+        tool_output: String::new(),
+    }
 }
 
 impl ClaimedJob {
     /// Claims a job. None when it cannot be claimed any more, or this process has no lease.
-    pub(crate) async fn take(agent: &Agent, id: &JobId) -> Result<Option<Self>, StoreError> {
-        let Some(lease) = agent.lease.current() else { return Ok(None) };
+    pub(crate) async fn take(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
+        let Some(lease) = member.lease.current() else { return Ok(None) };
         let (record, job_revision, lock_revision) = {
-            let view = agent.mirror.view();
+            let view = member.mirror.view();
             let Some(record) = view.jobs.get(id).cloned() else { return Ok(None) };
-            let lock = view.locks.get(&agent.database).cloned().unwrap_or_else(Lock::default);
+            let lock = view.locks.get(&member.database).cloned().unwrap_or_else(Lock::default);
             if !claimable(&record, view.run(&record), &lock) {
                 return Ok(None);
             }
             let keys = Keys::of(&record);
-            let lock_revision = view.revision(&Key::Lock(agent.database.clone()));
+            let lock_revision = view.revision(&Key::Lock(member.database.clone()));
             (record, view.revision(&keys.job), lock_revision)
         };
         let keys = Keys::of(&record);
@@ -70,22 +100,22 @@ impl ClaimedJob {
             database: record.database.clone(),
             cell: record.cell.clone(),
             state: JobState::Running,
-            epoch: agent.epoch.clone(),
+            epoch: member.epoch.clone(),
             start_time: now,
             end_time: None,
             progress: Progress::default(),
             result: RunResult::default(),
             error: None,
-            history: vec![transition(agent, JobState::Running, "")],
+            history: vec![transition(member, JobState::Running, "")],
         };
-        let outcome = agent
+        let outcome = member
             .store
             .transaction()
             .expect(&keys.job, job_revision)
-            .expect(&Key::Lock(agent.database.clone()), lock_revision)
+            .expect(&Key::Lock(member.database.clone()), lock_revision)
             .expect_absent(&keys.run)
             .expect_absent(&keys.claim)
-            .put_leased(&keys.claim, &agent.epoch, lease)
+            .put_leased(&keys.claim, &member.epoch, lease)
             .put(&keys.run, &run)
             .commit()
             .await?;
@@ -96,40 +126,92 @@ impl ClaimedJob {
         Ok(Some(Self { record, run }))
     }
 
+    /// Adopts a run of this process that it never began: the claim was written, and etcd's answer was lost. None when
+    /// the run has ended or belongs to another process.
+    ///
+    /// The caller knows that this process never began it. The claim is written again if it ended with its lease.
+    pub(crate) async fn adopt(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
+        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(None) };
+        let keys = Keys::of(&record);
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
+        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
+        if !ours || job.record.closure.is_some() {
+            return Ok(None);
+        }
+        let mut adopted = Self { record: job.record, run: run.record };
+        Ok(adopted.write(member).await?.then_some(adopted))
+    }
+
+    /// Binds the claim of a job that this process runs to the current lease.
+    pub(crate) async fn claim_again(member: &Member, id: &JobId) -> Result<(), StoreError> {
+        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(()) };
+        let keys = Keys::of(&record);
+        let Some(lease) = member.lease.current() else { return Ok(()) };
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(()) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(()) };
+        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
+        if !ours || job.record.closure.is_some() {
+            return Ok(());
+        }
+        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+        if claim.as_ref().is_some_and(|claim| claim.record != member.epoch) {
+            return Ok(());
+        }
+        let transaction = member
+            .store
+            .transaction()
+            .expect(&keys.job, job.revision)
+            .expect(&keys.run, run.revision)
+            .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
+            .put_leased(&keys.claim, &member.epoch, lease);
+        match transaction.commit().await? {
+            TxnOutcome::Committed(_) => {
+                tracing::info!(job = %id, "claimed again: the lease was lost meanwhile");
+                Ok(())
+            }
+            TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
+        }
+    }
+
     /// Writes how far the job is, and claims it again if the lease was lost meanwhile. False when the job no longer
     /// belongs to this process.
-    pub(crate) async fn progress(&mut self, agent: &Agent, progress: Progress) -> Result<bool, StoreError> {
+    pub async fn progress(&mut self, member: &Member, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
-        self.write(agent).await
+        self.write(member).await
     }
 
     /// Sets the result that is recorded even when the job fails.
-    pub(crate) fn keep_result(&mut self, result: RunResult) {
+    pub fn keep_result(&mut self, result: RunResult) {
         self.run.result = result;
     }
 
     /// One guarded write of the run as it is.
-    async fn write(&mut self, agent: &Agent) -> Result<bool, StoreError> {
+    async fn write(&mut self, member: &Member) -> Result<bool, StoreError> {
         let keys = Keys::of(&self.record);
         for _ in 0..3 {
-            let job: Option<Versioned<JobRecord>> = agent.store.get(&keys.job).await?;
+            let job: Option<Versioned<JobRecord>> = member.store.get(&keys.job).await?;
             let Some(job) = job.filter(|job| job.record.closure.is_none()) else { return Ok(false) };
-            let run: Option<Versioned<Run>> = agent.store.get(&keys.run).await?;
+            let run: Option<Versioned<Run>> = member.store.get(&keys.run).await?;
             let ours =
-                |run: &Versioned<Run>| run.record.epoch == agent.epoch && !run.record.state.is_terminal();
+                |run: &Versioned<Run>| run.record.epoch == member.epoch && !run.record.state.is_terminal();
             let Some(run) = run else { return Ok(false) };
-            if run.record == self.run {
-                // An earlier write succeeded, but its answer was lost.
+            if run.record == self.run && self.run.state.is_terminal() {
+                // An earlier write of the outcome succeeded, but its answer was lost.
                 return Ok(true);
             }
             if !ours(&run) {
                 return Ok(false);
             }
-            let claim: Option<Versioned<String>> = agent.store.get(&keys.claim).await?;
-            if claim.as_ref().is_some_and(|claim| claim.record != agent.epoch) {
+            let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+            if run.record == self.run && claim.is_some() {
+                self.record = job.record;
+                return Ok(claim.is_some_and(|claim| claim.record == member.epoch));
+            }
+            if claim.as_ref().is_some_and(|claim| claim.record != member.epoch) {
                 return Ok(false);
             }
-            let mut transaction = agent
+            let mut transaction = member
                 .store
                 .transaction()
                 .expect(&keys.job, job.revision)
@@ -139,10 +221,10 @@ impl ClaimedJob {
             if self.run.state.is_terminal() {
                 transaction = transaction.delete(&keys.claim);
             } else if claim.is_none()
-                && let Some(lease) = agent.lease.current()
+                && let Some(lease) = member.lease.current()
             {
                 tracing::info!(job = %self.record.id, "claiming again: the lease was lost");
-                transaction = transaction.put_leased(&keys.claim, &agent.epoch, lease);
+                transaction = transaction.put_leased(&keys.claim, &member.epoch, lease);
             }
             if transaction.commit().await? != TxnOutcome::Conflict {
                 self.record = job.record;
@@ -152,25 +234,27 @@ impl ClaimedJob {
         Err(StoreError::Retryable("the records of the job change too fast".to_owned()))
     }
 
-    /// Writes the outcome, and tries until etcd answers.
-    pub(crate) async fn finish(mut self, agent: &Agent, outcome: Result<RunResult, JobFailure>) {
-        let (state, error) = match outcome {
-            Ok(result) => {
+    /// Writes the outcome, and tries until that succeeds: nobody else may write it, and without it the job would stay
+    /// in the state RUNNING.
+    ///
+    /// A write that etcd refuses is tried again too: its database may be full, or a permission missing, for a while.
+    /// Only a result that is too large for etcd is given up; the job then fails without it.
+    pub(crate) async fn finish(mut self, member: &Member, ending: Ending) {
+        let (state, error) = match ending {
+            Ending::Succeeded(result) => {
                 self.run.result = result;
                 (JobState::Succeeded, None)
             }
-            Err(failure) => {
-                let (state, error) = failure.ending();
-                (state, Some(error))
-            }
+            Ending::Failed(error) => (JobState::Failed, Some(error)),
+            Ending::Canceled(error) => (JobState::Canceled, Some(error)),
         };
         let note = error.as_ref().map_or("", |error| error.message.as_str()).to_owned();
         self.run.state = state;
         self.run.error = error;
         self.run.end_time = Some(timestamp_ms(clock::now()));
-        self.run.history.push(transition(agent, state, &note));
+        self.run.history.push(transition(member, state, &note));
         loop {
-            match self.write(agent).await {
+            match self.write(member).await {
                 Ok(true) => {
                     tracing::info!(job = %self.record.id, state = state.as_str(), note, "job ended");
                     return;
@@ -180,41 +264,47 @@ impl ClaimedJob {
                     return;
                 }
                 Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_INTERVAL).await,
+                Err(error) if is_too_large(&error) && self.run.result != RunResult::default() => {
+                    tracing::error!(job = %self.record.id, %error, "the result is too large to be recorded");
+                    self.run.result = RunResult::default();
+                    self.run.state = JobState::Failed;
+                    self.run.error = Some(too_large(&self.record));
+                }
                 Err(error) => {
-                    tracing::error!(job = %self.record.id, %error, "the outcome cannot be written");
-                    return;
+                    tracing::error!(job = %self.record.id, %error, "the outcome cannot be written yet");
+                    tokio::time::sleep(REFUSED_RETRY_INTERVAL).await;
                 }
             }
         }
     }
 
-    /// Takes over a run that an earlier process of this cell left behind, to write its outcome. None when the run
-    /// has ended or cannot be taken over.
+    /// Takes over a run that an earlier process of this cell left running, to write its outcome. None when the run has
+    /// ended or cannot be taken over.
     ///
-    /// The earlier process has ended, because this one holds the cell's pid file. Its claim may stand until its
-    /// lease expires.
-    pub(crate) async fn inherit(agent: &Agent, record: &JobRecord) -> Result<Option<Self>, StoreError> {
+    /// The earlier process has ended, because this one holds the cell's pid file. Its claim may stand until its lease
+    /// expires.
+    pub(crate) async fn inherit(member: &Member, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
-        let Some(lease) = agent.lease.current() else {
+        let Some(lease) = member.lease.current() else {
             return Err(StoreError::Retryable("no lease yet".to_owned()));
         };
-        let Some(job) = agent.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
-        let Some(run) = agent.store.get::<Run>(&keys.run).await? else { return Ok(None) };
-        if !cellar_model::lost_is_recoverable(&job.record, &run.record, &agent.epoch) {
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
+        if !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
             return Ok(None);
         }
-        let claim: Option<Versioned<String>> = agent.store.get(&keys.claim).await?;
+        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
         let mut taken = run.record;
-        taken.epoch.clone_from(&agent.epoch);
-        taken.history.push(transition(agent, JobState::Running, "taken over after a restart of the pooler"));
-        let outcome = agent
+        taken.epoch.clone_from(&member.epoch);
+        taken.history.push(transition(member, JobState::Running, "taken over after a restart of the pooler"));
+        let outcome = member
             .store
             .transaction()
             .expect(&keys.job, job.revision)
             .expect(&keys.run, run.revision)
             .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
             .put(&keys.run, &taken)
-            .put_leased(&keys.claim, &agent.epoch, lease)
+            .put_leased(&keys.claim, &member.epoch, lease)
             .commit()
             .await?;
         match outcome {

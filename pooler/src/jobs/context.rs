@@ -30,8 +30,8 @@ pub(crate) struct JobContext<'a> {
     /// The agent that runs it.
     pub(crate) agent: &'a Agent,
     /// Its record and its run in etcd.
-    pub(crate) job: ClaimedJob,
-    control: Control,
+    pub(crate) job: &'a mut ClaimedJob,
+    control: &'a Control,
     effect: &'static str,
     last_progress: Option<(String, Instant)>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct FailedCommand {
 
 impl<'a> JobContext<'a> {
     /// The context of a job that this process has claimed.
-    pub(crate) fn new(agent: &'a Agent, job: ClaimedJob, control: Control) -> Self {
+    pub(crate) fn new(agent: &'a Agent, job: &'a mut ClaimedJob, control: &'a Control) -> Self {
         Self { agent, job, control, effect: "nothing was changed", last_progress: None }
     }
 
@@ -71,7 +71,7 @@ impl<'a> JobContext<'a> {
     /// # Errors
     /// [`JobFailure::Interrupted`], with the effect that [`JobContext::if_interrupted`] said.
     pub(crate) fn check_interrupted(&self) -> Result<(), JobFailure> {
-        match self.control.interruption(self.agent) {
+        match self.control.interrupted(self.agent) {
             Some(why) => Err(JobFailure::Interrupted { why, effect: self.effect }),
             None => Ok(()),
         }

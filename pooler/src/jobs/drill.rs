@@ -50,7 +50,9 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         Code::CheckFailed,
         format!("backup {} was restored, but did not pass: {}", result.backup, failed.join(", ")),
     )
-    .hint("look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so");
+    .hint(
+        "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
+    );
     context.job.keep_result(RunResult { drill: Some(result), ..RunResult::default() });
     Err(error.into())
 }

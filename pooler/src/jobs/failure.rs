@@ -1,8 +1,9 @@
-//! Why a job did not succeed, and how that is recorded.
+//! Why a job did not succeed.
 
-use cellar_model::{Code, JobError, JobState, Refusal};
+use cellar_model::{JobError, Refusal, RunResult};
 
-use crate::jobs::control::Interruption;
+use crate::jobs::claim::Ending;
+use crate::jobs::control::{Interruption, interrupted_ending};
 use crate::repository::tool_failure::tool_error;
 
 /// Why a job did not succeed.
@@ -37,36 +38,12 @@ impl From<cellar_pgbackrest::Error> for JobFailure {
     }
 }
 
-impl JobFailure {
-    /// The state that the job ends in, and its error.
-    pub(crate) fn ending(self) -> (JobState, JobError) {
-        let (why, effect) = match self {
-            Self::Failed(error) => return (JobState::Failed, error),
-            Self::Interrupted { why, effect } => (why, effect),
-        };
-        let (state, code, reason, hint) = match why {
-            Interruption::Canceled => (JobState::Canceled, Code::Canceled, "canceled as asked", ""),
-            Interruption::Closed => (JobState::Canceled, Code::Canceled, "closed by multiadmin", ""),
-            Interruption::DeadlinePassed => (
-                JobState::Failed,
-                Code::DeadlineExceeded,
-                "the job's deadline passed",
-                "give it more time with --timeout",
-            ),
-            Interruption::Stopping => (
-                JobState::Failed,
-                Code::PoolerRestarted,
-                "the multipooler was told to stop",
-                "ask again when it is back",
-            ),
-        };
-        let error = JobError {
-            code,
-            message: format!("{reason}; {effect}"),
-            hint: hint.to_owned(),
-            tool_output: String::new(),
-        };
-        (state, error)
+/// How a job with this result ends.
+pub(crate) fn ending_of(result: Result<RunResult, JobFailure>) -> Ending {
+    match result {
+        Ok(result) => Ending::Succeeded(result),
+        Err(JobFailure::Failed(error)) => Ending::Failed(error),
+        Err(JobFailure::Interrupted { why, effect }) => interrupted_ending(why, effect),
     }
 }
 
@@ -74,19 +51,20 @@ impl JobFailure {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_a_cancel_or_a_closure_ends_a_job_as_canceled() {
-        let state = |why| JobFailure::Interrupted { why, effect: "nothing was changed" }.ending().0;
-        assert_eq!(state(Interruption::Canceled), JobState::Canceled);
-        assert_eq!(state(Interruption::Closed), JobState::Canceled);
-        assert_eq!(state(Interruption::DeadlinePassed), JobState::Failed);
-        assert_eq!(state(Interruption::Stopping), JobState::Failed);
+    fn interrupted(why: Interruption) -> Ending {
+        ending_of(Err(JobFailure::Interrupted { why, effect: "no backup was begun" }))
     }
 
     #[test]
-    fn the_message_of_an_interruption_says_what_became_of_the_work() {
-        let why = Interruption::DeadlinePassed;
-        let (_, error) = JobFailure::Interrupted { why, effect: "no backup was begun" }.ending();
+    fn only_a_cancel_or_a_closure_ends_a_job_as_canceled() {
+        assert!(matches!(interrupted(Interruption::Canceled), Ending::Canceled(_)));
+        assert!(matches!(interrupted(Interruption::Closed), Ending::Canceled(_)));
+        assert!(matches!(interrupted(Interruption::Stopping), Ending::Failed(_)));
+    }
+
+    #[test]
+    fn the_message_of_an_interruption_says_what_it_means_for_the_work() {
+        let Ending::Failed(error) = interrupted(Interruption::Deadline) else { panic!("not failed") };
         assert_eq!(error.message, "the job's deadline passed; no backup was begun");
         assert!(error.hint.contains("--timeout"));
     }

@@ -1,7 +1,7 @@
 //! The jobs addressed to this cell: one file a kind, and the worker that claims, runs and ends them.
 //!
-//! Every kind is `async fn run(context) -> JobResult` and is listed once, in `worker::dispatch`. A job works through
-//! its [`context`]. Jobs use [`crate::instance`] and [`crate::repository`]; nothing but the worker uses a job.
+//! `lanes` decides which job runs, `claim` writes its run into etcd, and `worker::dispatch` lists the kinds once. Every
+//! kind is `async fn run(context) -> JobResult` and works through its [`context`]. Jobs use [`crate::instance`] and [`crate::repository`]; nothing but the worker uses a job.
 
 pub(crate) mod backup;
 pub(crate) mod check;
@@ -11,6 +11,7 @@ pub(crate) mod control;
 pub(crate) mod drill;
 pub(crate) mod expire;
 pub(crate) mod failure;
+pub(crate) mod lanes;
 pub(crate) mod leftovers;
 pub(crate) mod old_logs;
 pub(crate) mod rebuild;

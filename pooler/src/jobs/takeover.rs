@@ -1,16 +1,15 @@
-//! Ending the jobs that an earlier process of this cell left running.
+//! Finding out how a job ended that an earlier process of this cell left running.
 //!
 //! pgBackRest was killed together with the process that ran it, unless it had just ended. So the log and the repo
 //! decide: a backup that is in the repo and whose source is proven has succeeded.
 
 use std::time::Duration;
 
-use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobState, RunResult};
+use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, RunResult};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
 use crate::config_files::write_job;
-use crate::jobs::claim::ClaimedJob;
 use crate::jobs::context::JobResult;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
@@ -23,36 +22,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long pgBackRest may take to read the repo.
 const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn orphaned_jobs(agent: &Agent) -> Vec<JobRecord> {
-    let view = agent.mirror.view();
-    view.runs
-        .values()
-        .filter(|run| run.cell == agent.cell && run.state == JobState::Running && run.epoch != agent.epoch)
-        .filter_map(|run| view.jobs.get(&run.id).cloned())
-        .collect()
-}
-
-/// Ends every job that an earlier process left running. Tries until etcd and the repo answer.
-pub(crate) async fn end_orphaned_jobs(agent: &Agent) {
-    for record in orphaned_jobs(agent) {
-        let job = loop {
-            match ClaimedJob::inherit(agent, &record).await {
-                Ok(job) => break job,
-                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_INTERVAL).await,
-                Err(error) => {
-                    tracing::error!(job = %record.id, %error, "cannot take over");
-                    break None;
-                }
-            }
-        };
-        let Some(job) = job else { continue };
-        tracing::info!(job = %record.id, "taking over a job that an earlier process left running");
-        let outcome = outcome_of(agent, &record).await;
-        job.finish(agent, outcome).await;
-    }
-}
-
-async fn outcome_of(agent: &Agent, record: &JobRecord) -> JobResult {
+/// Finds out how a job ended that an earlier process left running.
+pub(crate) async fn outcome(agent: &Agent, record: &JobRecord) -> JobResult {
     match record.kind {
         JobKind::Backup => backup_outcome(agent, record).await,
         JobKind::Rebuild => Err(restarted(

@@ -47,12 +47,9 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
     let repo = Repo::open(agent, &database, &card).await?;
     let after = repo.labels();
     if let Some(expired) = before.iter().find(|label| !after.contains(label)) {
-        return Err(Refusal::new(
-            Code::Busy,
-            format!("backup {expired} expired while the repo was read"),
-        )
-        .hint("ask again: files that expired meanwhile cannot be told from files that are missing")
-        .into());
+        return Err(Refusal::new(Code::Busy, format!("backup {expired} expired while the repo was read"))
+            .hint("ask again: files that expired meanwhile cannot be told from files that are missing")
+            .into());
     }
     let survey = repo.survey(leader.term, None).await?;
     let found = faults(&report.backups, &report.archives, &survey);

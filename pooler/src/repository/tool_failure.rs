@@ -84,10 +84,7 @@ pub(crate) fn restore_failure(
     disks: &[&str],
 ) -> JobError {
     let mut error = tool_failure(doing, failure, log, disks);
-    if failure.exit_code == Some(MISSING_FILE_CODE)
-        && repo.is_absolute()
-        && !repo.join("backup").exists()
-    {
+    if failure.exit_code == Some(MISSING_FILE_CODE) && repo.is_absolute() && !repo.join("backup").exists() {
         error.message = format!("{}: the repo {} is out of reach", error.message, repo.display());
         "see that the repo is mounted and where it was, then ask again".clone_into(&mut error.hint);
         return error;

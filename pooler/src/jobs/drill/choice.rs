@@ -20,11 +20,7 @@ pub(super) struct Choice {
 ///
 /// # Errors
 /// When there is no such backup, or WAL is missing without which it cannot become consistent.
-pub(super) async fn choose(
-    repo: &Repo<'_>,
-    agent: &Agent,
-    params: &DrillParams,
-) -> Result<Choice, JobError> {
+pub(super) async fn choose(repo: &Repo<'_>, agent: &Agent, params: &DrillParams) -> Result<Choice, JobError> {
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
     let survey = repo.survey(leader.term, None).await?;
     let current = survey.lineage(leader.term)?;

@@ -70,12 +70,8 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     let (card, database) = agent.assignment()?;
     wait_for_fence(agent, &context.job.record).await?;
     let data = PathBuf::from(&card.data_directory);
-    let not_primary = |whole, timeline| FenceResult {
-        was_primary: false,
-        whole,
-        timeline,
-        last_segment: String::new(),
-    };
+    let not_primary =
+        |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
     let Some((found, recovers)) = inspect_data(agent, &data).await? else {
         // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
         let _hold = Hold::take(agent);
@@ -164,7 +160,10 @@ async fn archive_rest(
     ready.sort();
     let config = write_bootstrap(agent, database, card).map_err(|error| failed("archiving", &error))?;
     for name in ready {
-        let pushed = agent.pgbackrest.archive_push(&config, &database.stanza, &wal.join(&name), ARCHIVE_PUSH_TIMEOUT).await;
+        let pushed = agent
+            .pgbackrest
+            .archive_push(&config, &database.stanza, &wal.join(&name), ARCHIVE_PUSH_TIMEOUT)
+            .await;
         pushed.map_err(|error| {
             let mut error = tool_error(&format!("archiving {name}"), &error);
             error.message =

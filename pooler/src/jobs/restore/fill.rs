@@ -54,8 +54,7 @@ impl PrivateInstance<'_> {
         let watch = async |context: &mut JobContext<'_>, running: &_| {
             throttle.hold(running).await;
             let bytes_done = restored_percentage(&self.log).map_or(0, |percent| part(size_bytes, percent));
-            let progress =
-                Progress { phase: "restoring".to_owned(), bytes_done, bytes_total: size_bytes };
+            let progress = Progress { phase: "restoring".to_owned(), bytes_done, bytes_total: size_bytes };
             context.periodic_progress(progress).await;
         };
         let ended =

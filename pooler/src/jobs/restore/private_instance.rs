@@ -133,7 +133,11 @@ impl<'a> PrivateInstance<'a> {
         self.start_with(&config, timeout).await
     }
 
-    pub(super) async fn start_with(&self, config: &InstanceConfig, timeout: Duration) -> Result<(), JobError> {
+    pub(super) async fn start_with(
+        &self,
+        config: &InstanceConfig,
+        timeout: Duration,
+    ) -> Result<(), JobError> {
         match start(&self.tools, &self.data, config, &self.log, timeout).await {
             Ok(_) => Ok(()),
             Err(PostgresError::CommandFailed { .. }) => Err(self.died()),

@@ -44,7 +44,9 @@ async fn inspect_copy(agent: &Agent, data: &Path) -> Result<ControlData, JobErro
     match inspect(&agent.tools, data).await {
         Ok(DataDirectory::Valid { control, .. }) => Ok(control),
         Ok(other) => Err(wrong_instance(format!("the copy in {} is not whole: {other:?}", data.display()))),
-        Err(error) => Err(wrong_instance(format!("the copy in {} cannot be looked at: {error}", data.display()))),
+        Err(error) => {
+            Err(wrong_instance(format!("the copy in {} cannot be looked at: {error}", data.display())))
+        }
     }
 }
 
@@ -141,9 +143,10 @@ async fn make_copy(
     copy.stop().await?;
     let after = inspect_copy(agent, &copy.data).await?;
     if after.state != ControlState::ShutDown || after.timeline <= timeline {
-        return Err(
-            wrong_instance(format!("the copy did not come to a clean end on a new timeline: {after:?}")).into()
-        );
+        return Err(wrong_instance(format!(
+            "the copy did not come to a clean end on a new timeline: {after:?}"
+        ))
+        .into());
     }
     let mark = Mark { number: params.incarnation, job: Some(parent) };
     let disk = |error: std::io::Error| Refusal::new(Code::DiskFull, format!("cannot mark the copy: {error}"));
@@ -177,7 +180,11 @@ async fn stop_and_mark_incomplete(agent: &Agent, data: &Path) -> Result<(), JobE
 }
 
 /// How far the WAL must be replayed when the target does not stop it before.
-async fn wal_end(repo: &Repo<'_>, params: &RecoverParams, timeline: Timeline) -> Result<Option<WalEnd>, JobError> {
+async fn wal_end(
+    repo: &Repo<'_>,
+    params: &RecoverParams,
+    timeline: Timeline,
+) -> Result<Option<WalEnd>, JobError> {
     if params.kept.is_some() {
         // All its WAL is in its own pg_wal.
         return Ok(None);

@@ -246,8 +246,7 @@ impl PrivateInstance<'_> {
     }
 
     async fn start_recovery(&self, goal: &ReplayGoal) -> Result<(), JobError> {
-        let settings =
-            RecoverySettings { target: recovery_target(&goal.target), timeline: goal.timeline };
+        let settings = RecoverySettings { target: recovery_target(&goal.target), timeline: goal.timeline };
         // With this file PostgreSQL waits at the end of the WAL rather than promote itself.
         std::fs::write(self.data.join("standby.signal"), "")
             .map_err(|error| self.failed("preparing the recovery", &error))?;

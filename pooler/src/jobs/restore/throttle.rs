@@ -53,11 +53,7 @@ fn written_by_tree(pid: i32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let own: u64 = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok()).unwrap_or(0);
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    own + children
-        .split_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .map(written_by_tree)
-        .sum::<u64>()
+    own + children.split_whitespace().filter_map(|child| child.parse().ok()).map(written_by_tree).sum::<u64>()
 }
 
 #[cfg(test)]
