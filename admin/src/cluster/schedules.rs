@@ -2,7 +2,7 @@
 
 use cellar_api::{to_message, v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, access, timestamp_ms,
+    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -37,7 +37,7 @@ pub(crate) struct Wish {
 /// Refuses a caller who may not ask for the work itself.
 fn check_role(caller: &Caller, work: &ScheduledWork) -> Result<(), Refusal> {
     caller
-        .check_role(access::to_schedule(work), "schedule that")
+        .check_role(work.kind().role(), "schedule that")
         .map_err(|refusal| refusal.hint("ask somebody who may ask for the work itself"))
 }
 

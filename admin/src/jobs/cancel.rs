@@ -1,6 +1,6 @@
 //! Asking a job to end early.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, access, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 
@@ -29,9 +29,9 @@ impl Admin {
         for attempt in 0..ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
-            let kind = job.record.kind;
+            let kind = job.record.kind();
             caller
-                .check_role(access::to_cancel(kind), &format!("cancel a {kind}"))
+                .check_role(kind.role(), &format!("cancel a {kind}"))
                 .map_err(|refusal| refusal.about("job", id))?;
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };

@@ -62,7 +62,7 @@ fn keys(record: &JobRecord) -> [Key; 3] {
 /// The stamp of a job as it is: its own records, those of its steps, and the lock.
 fn stamp(view: &View, id: &JobId) -> Stamp {
     let Some(record) = view.jobs.get(id) else { return Stamp::new() };
-    let steps = view.jobs.values().filter(|step| record.kind.is_driven() && step.parent == Some(*id));
+    let steps = view.jobs.values().filter(|step| record.kind().is_driven() && step.parent == Some(*id));
     let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
     of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
 }

@@ -4,6 +4,7 @@
 //! it: every function looks at the data directory and the processes anew.
 //! Every function that waits has a deadline.
 
+mod base_backup;
 mod command;
 mod configure;
 mod conninfo;
@@ -11,6 +12,7 @@ mod control;
 mod control_data;
 mod create_roles;
 mod data_directory;
+mod draft;
 mod durable;
 mod error;
 mod facts;
@@ -25,6 +27,7 @@ mod settings;
 mod stop;
 mod tools;
 
+pub use base_backup::{CopySource, base_backup};
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure};
 pub use conninfo::{PrimaryConninfo, conninfo_address};

@@ -5,7 +5,7 @@
 //! Everything doubtful stops as `Broken`, with a sentence for a person.
 
 use cellar_model::{CellName, Leader, SystemIdentifier};
-use cellar_postgres::DataDirectory;
+use cellar_postgres::{CopySource, DataDirectory};
 
 use crate::instance::incarnation::Standing;
 
@@ -30,6 +30,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) leader: Option<&'a Leader>,
     /// Whether the repo has a backup of the database; `None` while that is not known.
     pub(crate) backup_exists: Option<bool>,
+    /// Whether the repo has the database's stanza. The primary makes it after the role that copies it.
+    pub(crate) stanza_exists: bool,
+    /// How often copying the primary failed in this process.
+    pub(crate) failed_copies: u32,
     /// How the data stands to the database's incarnation.
     pub(crate) standing: Standing,
     /// Whether a copy of the true incarnation waits beside the data to take its place.
@@ -48,6 +52,8 @@ pub(crate) enum Step {
         /// Whether a data directory is there that can be completed.
         delta: bool,
     },
+    /// Copy the primary, because there is no backup to restore yet.
+    CopyPrimary(CopySource),
     /// Record the identity that initdb gave the database.
     RecordIdentity(SystemIdentifier),
     /// Finish a restore whose files are all there.
@@ -60,6 +66,23 @@ pub(crate) enum Step {
     Start,
     /// Nothing can be done until a person acts; the text says what.
     Broken(String),
+}
+
+/// Copies of the primary that are tried before the first backup is waited for.
+const MAX_COPY_ATTEMPTS: u32 = 3;
+
+/// What to copy, for a cell that never had data, of a database that was never restored and has no backup.
+fn copy_source(s: &Situation<'_>, leader: &Leader) -> Option<CopySource> {
+    let never_had_data = !s.seeded_before && !s.seeding && !s.kept;
+    let never_restored = s.standing.current && !s.standing.fenced;
+    let allowed = never_had_data
+        && never_restored
+        && leader.cell != *s.cell
+        && s.backup_exists == Some(false)
+        && s.stanza_exists
+        && s.failed_copies < MAX_COPY_ATTEMPTS;
+    let system_identifier = leader.system_identifier.filter(|_| allowed)?;
+    Some(CopySource { system_identifier, timeline: leader.term })
 }
 
 fn nothing_there(s: &Situation<'_>) -> Step {
@@ -78,7 +101,10 @@ fn nothing_there(s: &Situation<'_>) -> Step {
             "the data directory of {cell} was there and is gone: mount its disk again, or make the cell anew with `cellar rebuild {cell}`"
         )),
         (Some(_), Some(true)) => Step::Restore { delta: false },
-        (Some(leader), Some(false)) => Step::Wait(format!("the first backup of the primary in {}", leader.cell)),
+        (Some(leader), Some(false)) => match copy_source(s, leader) {
+            Some(source) => Step::CopyPrimary(source),
+            None => Step::Wait(format!("the first backup of the primary in {}", leader.cell)),
+        },
         (None, Some(true)) => Step::Broken(
             "the repo has backups of this database, but the topology knows no primary: if etcd lost its data, start the cell that was the primary first".to_owned(),
         ),

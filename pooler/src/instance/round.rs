@@ -40,6 +40,8 @@ pub(crate) enum Outcome {
     Progress,
     /// Everything is as it should be, or only time can help.
     Settled,
+    /// Another cell is about to do what this one waits for: look again soon.
+    Soon,
 }
 
 /// Writes the marker of a cell that has had its data, once.

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceConfig, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, configure,
-    ensure_roles, reload, running, stop,
+    InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, configure, ensure_roles, reload,
+    running, stop,
 };
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
-use crate::instance::bring_up::bring_up;
+use crate::instance::bring_up::BringUp;
 use crate::instance::must_stop::must_stop;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::{incarnation, leadership};
@@ -28,6 +28,9 @@ const RECORD_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a round takes place even when nothing changes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time between rounds while the primary of a new database is about to be ready to be copied.
+const SOON_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The shortest time between two rounds: the topology may change many times a second.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
@@ -41,8 +44,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 struct Supervisor {
     agent: Rc<Agent>,
     probe: Option<Probe>,
-    /// What this process last wrote into the data directory.
-    applied: Option<InstanceConfig>,
+    bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
     prepared: bool,
     /// Failed rounds in a row.
@@ -59,7 +61,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     let mut this = Supervisor {
         agent: Rc::clone(&agent),
         probe: None,
-        applied: None,
+        bring_up: BringUp::default(),
         prepared: false,
         failures: 0,
         note: String::new(),
@@ -105,6 +107,10 @@ impl Supervisor {
                 self.failures = 0;
                 ROUND_INTERVAL
             }
+            Ok(Outcome::Soon) => {
+                self.failures = 0;
+                SOON_INTERVAL
+            }
             Err(error) => {
                 tracing::warn!(%error, "the instance is not as it should be");
                 let state = if self.agent.seeding_marker().exists() {
@@ -140,7 +146,7 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.prepared = false;
-            return bring_up(&self.agent, card, database, &mut self.applied).await;
+            return self.bring_up.step(&self.agent, card, database).await;
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
             *self.agent.facts.borrow_mut() = None;
@@ -170,12 +176,12 @@ impl Supervisor {
     async fn watch(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
-        if self.applied.as_ref() != Some(&config) {
+        if self.bring_up.applied.as_ref() != Some(&config) {
             let data = Path::new(&card.data_directory);
             if configure(data, &config)? {
                 reload(data)?;
             }
-            self.applied = Some(config);
+            self.bring_up.applied = Some(config);
         }
         let endpoint = self.agent.endpoint(card);
         let probe = match &mut self.probe {

@@ -7,7 +7,7 @@
 mod follow_log;
 mod source_check;
 
-use cellar_model::{BackupResult, CELL_ANNOTATION, Code, JOB_ANNOTATION, Refusal, RunResult};
+use cellar_model::{BackupResult, CELL_ANNOTATION, Code, JOB_ANNOTATION, JobOutcome, JobSpec, Refusal};
 use cellar_pgbackrest::Invocation;
 
 use crate::config_files::write_job;
@@ -21,11 +21,11 @@ use crate::repository::tool_failure::tool_failure;
 /// Runs a backup job to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let backup = backup(context).await?;
-    Ok(RunResult { backup: Some(backup), ..RunResult::default() })
+    Ok(Some(JobOutcome::Backup(backup)))
 }
 
 async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure> {
-    let Some(params) = context.job.record.backup.clone() else {
+    let JobSpec::Backup(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a backup").into());
     };
     let (agent, id) = (context.agent, context.job.record.id);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cellar_model::{CheckResult, Code, Refusal, Role, RunResult};
+use cellar_model::{CheckResult, Code, JobOutcome, Refusal, Role};
 use cellar_pgbackrest::{Invocation, archived_segment};
 use cellar_postgres::Probe;
 
@@ -14,7 +14,7 @@ use crate::jobs::failure::JobFailure;
 /// Runs a check to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let check = check(context).await?;
-    Ok(RunResult { check: Some(check), ..RunResult::default() })
+    Ok(Some(JobOutcome::Check(check)))
 }
 
 async fn check(context: &mut JobContext<'_>) -> Result<CheckResult, JobFailure> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_model::{Progress, RunResult};
+use cellar_model::{JobOutcome, Progress};
 use cellar_pgbackrest::{Failure, Invocation, Running};
 use tokio::time::Instant;
 
@@ -13,8 +13,8 @@ use crate::jobs::control::Control;
 use crate::jobs::failure::JobFailure;
 use crate::repository::tool_failure::{read_log, tool_failure};
 
-/// How a job ends: with a result, or with the reason why it has none.
-pub(crate) type JobResult = Result<RunResult, JobFailure>;
+/// How a job ends: successfully, with an outcome if its kind has one, or with the reason why not.
+pub(crate) type JobResult = Result<Option<JobOutcome>, JobFailure>;
 
 /// How often a running pgBackRest is watched.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillParams, DrillResult, JobError, Pooler, Refusal, RunResult, SurveyedBackup, Target,
+    Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
+    Target,
 };
 
 use crate::agent::Agent;
@@ -32,7 +33,7 @@ const MIN_AVAILABLE_MEMORY_BYTES: u64 = 512 << 20;
 
 /// Runs a drill to its end. A check that does not pass is a failure that has a result.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
-    let Some(params) = context.job.record.drill.clone() else {
+    let JobSpec::Drill(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a drill").into());
     };
     context.if_interrupted("nothing is left of the drill");
@@ -44,7 +45,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let failed: Vec<&str> =
         result.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str()).collect();
     if failed.is_empty() {
-        return Ok(RunResult { drill: Some(result), ..RunResult::default() });
+        return Ok(Some(JobOutcome::Drill(result)));
     }
     let error = Refusal::new(
         Code::CheckFailed,
@@ -53,7 +54,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     .hint(
         "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
     );
-    context.job.keep_result(RunResult { drill: Some(result), ..RunResult::default() });
+    context.job.keep_outcome(JobOutcome::Drill(result));
     Err(error.into())
 }
 

@@ -4,7 +4,7 @@
 //! from the repo afterwards, not from pgBackRest's own report.
 
 use cellar_model::{
-    BackupLabel, Code, ExpireParams, ExpireResult, JobError, Refusal, RunResult, check_expiry,
+    BackupLabel, Code, ExpireParams, ExpireResult, JobError, JobOutcome, JobSpec, Refusal, check_expiry,
 };
 use cellar_pgbackrest::{Expiry, Invocation, parse_expiry};
 
@@ -15,11 +15,11 @@ use crate::repository::reader::Repo;
 /// Runs an expiry to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let expiry = expire(context).await?;
-    Ok(RunResult { expire: Some(expiry), ..RunResult::default() })
+    Ok(Some(JobOutcome::Expire(expiry)))
 }
 
 async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure> {
-    let Some(params) = context.job.record.expire.clone() else {
+    let JobSpec::Expire(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of an expiry").into());
     };
     let agent = context.agent;

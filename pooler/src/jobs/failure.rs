@@ -1,6 +1,6 @@
 //! Why a job did not succeed.
 
-use cellar_model::{JobError, Refusal, RunResult};
+use cellar_model::{JobError, JobOutcome, Refusal};
 
 use crate::jobs::claim::Ending;
 use crate::jobs::control::{Interruption, interrupted_ending};
@@ -39,9 +39,9 @@ impl From<cellar_pgbackrest::Error> for JobFailure {
 }
 
 /// How a job with this result ends.
-pub(crate) fn ending_of(result: Result<RunResult, JobFailure>) -> Ending {
+pub(crate) fn ending_of(result: Result<Option<JobOutcome>, JobFailure>) -> Ending {
     match result {
-        Ok(result) => Ending::Succeeded(result),
+        Ok(outcome) => Ending::Succeeded(outcome),
         Err(JobFailure::Failed(error)) => Ending::Failed(error),
         Err(JobFailure::Interrupted { why, effect }) => interrupted_ending(why, effect),
     }

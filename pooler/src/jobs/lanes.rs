@@ -107,7 +107,7 @@ async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
 
 impl<R: JobRunner> Lanes<R> {
     fn is_in(lane: Lane, record: &JobRecord) -> bool {
-        let its_lane = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        let its_lane = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
         its_lane == lane
     }
 

@@ -5,7 +5,9 @@ mod streaming;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{Code, InstanceState, JobError, JobId, RebuildParams, RebuildResult, Refusal, RunResult};
+use cellar_model::{
+    Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, RebuildParams, RebuildResult, Refusal,
+};
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::instance::hold::Hold;
@@ -34,7 +36,9 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         return Err(Refusal::new(Code::IsPrimary, format!("{} is the recorded primary", agent.cell)).into());
     }
     context.check_interrupted()?;
-    let params = context.job.record.rebuild.clone().unwrap_or_default();
+    let JobSpec::Rebuild(params) = context.job.record.spec.clone() else {
+        return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
+    };
     let hold = Hold::take(agent);
     let data = PathBuf::from(&card.data_directory);
     stop_old_instance(context, &data).await?;
@@ -44,7 +48,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         drop(hold);
         context.progress("catching up").await;
         match wait_until_streaming(context, REINSTATED_TIMEOUT).await {
-            Ok(()) => return Ok(RunResult::default()),
+            Ok(()) => return Ok(None),
             Err(JobFailure::Failed(_)) => {}
             Err(interrupted) => return Err(interrupted),
         }
@@ -120,7 +124,7 @@ async fn restore_from_repo(
         size_bytes: seeded.size_bytes,
         restore_millis: u64::try_from(seeded.took.as_millis()).unwrap_or(u64::MAX),
     };
-    Ok(RunResult { rebuild: Some(rebuild), ..RunResult::default() })
+    Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
 
 async fn restore(context: &mut JobContext<'_>, data: &Path, delta: bool) -> Result<Seeded, JobFailure> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, RunResult};
+use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobOutcome, JobRecord, JobSpec, RecoverParams};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
@@ -24,7 +24,7 @@ const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Finds out how a job ended that an earlier process left running.
 pub(crate) async fn outcome(agent: &Agent, record: &JobRecord) -> JobResult {
-    match record.kind {
+    match record.kind() {
         JobKind::Backup => backup_outcome(agent, record).await,
         JobKind::Rebuild => Err(restarted(
             "the multipooler restarted while it rebuilt the standby",
@@ -39,7 +39,7 @@ pub(crate) async fn outcome(agent: &Agent, record: &JobRecord) -> JobResult {
                 remove_directory(&copy);
             }
             // Old data that a rollback was recovering stays; only its private instance is stopped.
-            if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
+            if let JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) = record.spec {
                 stop_and_remove_scratch(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
             }
             let what = format!("the multipooler restarted during the {kind}");
@@ -80,7 +80,7 @@ async fn backup_outcome(agent: &Agent, record: &JobRecord) -> JobResult {
                     return no_backup(&read_log(&log_file));
                 }
                 let backup = verify_backup(agent, &database, &config, &log_file, &origin).await?;
-                return Ok(RunResult { backup: Some(backup), ..RunResult::default() });
+                return Ok(Some(JobOutcome::Backup(backup)));
             }
             Err(Error::NotInRepository(_)) => return no_backup(&read_log(&log_file)),
             // Whether the backup exists is known only when the repo can be read.

@@ -1,6 +1,6 @@
 //! A verification: the whole repo is read, every file checked by its checksum, and the WAL searched for gaps.
 
-use cellar_model::{Code, JobError, Refusal, RunResult, VerifyResult, faults, windows};
+use cellar_model::{Code, JobError, JobOutcome, Refusal, VerifyResult, faults, windows};
 use cellar_pgbackrest::{Invocation, parse_verification};
 
 use crate::jobs::context::{JobContext, JobResult};
@@ -11,11 +11,11 @@ use crate::repository::tool_failure::last_lines;
 /// Runs a verification to its end. A damaged repo is a failure that has a result.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let (result, errors) = verify(context).await?;
-    let result = RunResult { verify: Some(result), ..RunResult::default() };
+    let outcome = JobOutcome::Verify(result);
     if errors.is_empty() {
-        return Ok(result);
+        return Ok(Some(outcome));
     }
-    context.job.keep_result(result);
+    context.job.keep_outcome(outcome);
     Err(Refusal::new(Code::RepoDamaged, errors.join("; "))
         .hint("take a full backup now (`cellar backup --type full --from` a standby): from its end on everything can be restored again; the damaged ones go with `cellar expire --backup`")
         .into())

@@ -22,7 +22,7 @@ pub(crate) async fn work(agent: Rc<Agent>, stop: watch::Receiver<bool>) {
 
 /// Runs one job. This is the one list of the kinds that a pooler runs.
 async fn dispatch(context: &mut JobContext<'_>) -> JobResult {
-    match context.job.record.kind {
+    match context.job.record.kind() {
         JobKind::Backup => backup::run(context).await,
         JobKind::Rebuild => rebuild::run(context).await,
         JobKind::Plan => plan::run(context).await,

@@ -22,7 +22,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "admin/src",
-        &["api", "leader cluster", "jobs", "admin", "audit pooler_clients", "caller deadline page", "refusal"],
+        &[
+            "api",
+            "leader cluster",
+            "jobs",
+            "admin",
+            "audit pooler_clients",
+            "caller deadline page",
+            "refusal",
+        ],
     ),
     (
         "crates/cli/src",

@@ -74,7 +74,7 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
     let running =
         view.jobs.values().find(|record| record.cell == *name && stage(view, record) == Stage::Running);
     if let Some(record) = running {
-        let (id, kind) = (record.id, record.kind);
+        let (id, kind) = (record.id, record.kind());
         return Err(Refusal::new(Code::Busy, format!("a {kind} runs on cell {name} (job {id})"))
             .hint(format!("wait for it (`cellar jobs watch {id}`) or cancel it (`cellar jobs cancel {id}`)"))
             .about("cell", name)

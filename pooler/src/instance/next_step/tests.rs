@@ -37,6 +37,8 @@ struct World {
     seeded_before: bool,
     leader: Option<Leader>,
     backup: Option<bool>,
+    stanza: bool,
+    failed_copies: u32,
     standing: Standing,
     successor: bool,
 }
@@ -53,6 +55,8 @@ impl World {
             seeded_before: false,
             leader: None,
             backup: Some(false),
+            stanza: false,
+            failed_copies: 0,
             standing: Standing { current: true, fenced: false, left_alone: true },
             successor: false,
         }
@@ -69,6 +73,8 @@ impl World {
             seeded_before: self.seeded_before,
             leader: self.leader.as_ref(),
             backup_exists: self.backup,
+            stanza_exists: self.stanza,
+            failed_copies: self.failed_copies,
             standing: self.standing,
             successor: self.successor,
         })
@@ -161,6 +167,48 @@ fn the_others_restore_once_there_is_a_backup() {
     assert_eq!(world.step(), Step::FinishRestore);
 }
 
+fn fresh_standby() -> World {
+    let mut world = World::new("zone2", DataDirectory::Missing);
+    world.leader = Some(leader("zone1", 1, Some(7)));
+    world.stanza = true;
+    world
+}
+
+#[test]
+fn a_fresh_standby_copies_the_primary_while_there_is_no_backup() {
+    let source = CopySource { system_identifier: SystemIdentifier::new(7), timeline: Timeline::new(1) };
+    let mut world = fresh_standby();
+    assert_eq!(world.step(), Step::CopyPrimary(source));
+    world.data = DataDirectory::Empty;
+    assert_eq!(world.step(), Step::CopyPrimary(source));
+    world.backup = Some(true);
+    assert_eq!(world.step(), Step::Restore { delta: false });
+    world.backup = None;
+    assert!(matches!(world.step(), Step::Wait(_)));
+}
+
+#[test]
+fn the_primary_is_not_copied_before_it_is_ready_nor_over_what_was_there() {
+    let changes: [fn(&mut World); 8] = [
+        |world| world.stanza = false,
+        |world| world.leader = Some(leader("zone1", 1, None)),
+        |world| world.failed_copies = MAX_COPY_ATTEMPTS,
+        |world| world.seeded_before = true,
+        |world| world.seeding = true,
+        |world| world.kept = true,
+        |world| world.standing.current = false,
+        |world| world.standing.fenced = true,
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let mut world = fresh_standby();
+        change(&mut world);
+        assert!(matches!(world.step(), Step::Wait(_) | Step::Broken(_)), "change {n}: {:?}", world.step());
+    }
+    let mut world = fresh_standby();
+    (world.failed_copies, world.backup) = (MAX_COPY_ATTEMPTS, Some(true));
+    assert_eq!(world.step(), Step::Restore { delta: false });
+}
+
 #[test]
 fn a_disk_that_vanished_is_not_papered_over() {
     let mut world = World::new("zone2", DataDirectory::Empty);
@@ -200,6 +248,7 @@ proptest! {
         me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
         kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
+        stanza: bool, failed_copies in 0u32..5,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -216,6 +265,7 @@ proptest! {
         (world.restored, world.kept) = (restored, kept);
         world.standing = Standing { current, fenced, left_alone };
         world.successor = successor;
+        (world.stanza, world.failed_copies) = (stanza, failed_copies);
         match world.step() {
             Step::Initdb => {
                 prop_assert!(kind < 2);
@@ -226,6 +276,14 @@ proptest! {
             Step::Restore { .. } => {
                 prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !(recovers && restored)));
                 prop_assert_eq!(backup, Some(true));
+            }
+            Step::CopyPrimary(source) => {
+                prop_assert!(kind < 2 && !seeding && !seeded && !kept && current && !fenced);
+                prop_assert_eq!(backup, Some(false));
+                prop_assert!(stanza && failed_copies < MAX_COPY_ATTEMPTS);
+                let leader = world.leader.as_ref().expect("a primary to copy");
+                prop_assert!(leader.cell != world.cell);
+                prop_assert_eq!(leader.system_identifier, Some(source.system_identifier));
             }
             Step::TakeOver => prop_assert!(successor),
             Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),

@@ -1,6 +1,6 @@
 //! Deleting the old data that a restore kept.
 
-use cellar_model::{Code, JobId, Refusal, RunResult};
+use cellar_model::{Code, JobId, Refusal};
 
 use crate::instance::incarnation::{Kind, siblings};
 use crate::jobs::context::{JobContext, JobResult};
@@ -11,7 +11,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let agent = context.agent;
     context.progress("deleting the old data").await;
     let record = &context.job.record;
-    let restores: Vec<JobId> = record.subject.into_iter().chain(record.parent).collect();
+    let restores: Vec<JobId> = record.spec.subject().into_iter().chain(record.parent).collect();
     let is_discarded = |kind: Kind, job: JobId| kind == Kind::Kept && restores.contains(&job);
     for (path, kind, job) in siblings(&agent.layout) {
         if is_discarded(kind, job) {
@@ -22,7 +22,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         }
     }
     match siblings(&agent.layout).into_iter().find(|(_, kind, job)| is_discarded(*kind, *job)) {
-        None => Ok(RunResult::default()),
+        None => Ok(None),
         Some((path, _, _)) => {
             Err(Refusal::new(Code::Internal, format!("{} could not be deleted", path.display()))
                 .hint("look at the multipooler's log for the reason, then confirm again")

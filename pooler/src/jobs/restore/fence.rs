@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobRecord, Pooler, Refusal, RunResult, Segment, Timeline,
+    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, Pooler, Refusal, Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -32,7 +32,7 @@ const ARCHIVE_PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     context.if_interrupted("the fence is lifted again");
     let fence = fence(context).await?;
-    Ok(RunResult { fence: Some(fence), ..RunResult::default() })
+    Ok(Some(JobOutcome::Fence(fence)))
 }
 
 /// Waits until this pooler sees the fence of the restore that `record` is a step of.

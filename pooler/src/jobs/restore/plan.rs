@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_model::{
-    BackupLabel, Code, Database, JobError, JobState, Lsn, Pooler, Refusal, RestorePlan, Role, RunResult,
-    Target, choose, windows,
+    BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Lsn, Pooler, Refusal, RestorePlan,
+    Role, Target, choose, windows,
 };
 use cellar_postgres::Probe;
 
@@ -31,7 +31,7 @@ const REPLAY_MILLIS_PER_SEGMENT: u128 = 250;
 /// Runs a planning job to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let plan = plan(context).await?;
-    Ok(RunResult { plan: Some(plan), ..RunResult::default() })
+    Ok(Some(JobOutcome::Plan(plan)))
 }
 
 /// How far the WAL reaches that a restore can replay: to where the recorded primary is, if it answers; else to what
@@ -62,7 +62,7 @@ async fn written(agent: &Agent, card: &Pooler) -> Written {
 }
 
 async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
-    let Some(params) = context.job.record.restore.clone() else {
+    let JobSpec::Plan(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a restore").into());
     };
     let agent = context.agent;
@@ -137,17 +137,15 @@ fn estimate(agent: &Agent, size_bytes: u64, segments: u64) -> u32 {
     let view = agent.mirror.view();
     let (mut bytes, mut millis) = (0_u64, 0_u64);
     for run in view.runs.values().filter(|run| run.cell == agent.cell && run.state == JobState::Succeeded) {
-        let result = &run.result;
-        let measured = [
-            result.recovery.as_ref().map(|recovery| (recovery.size_bytes, recovery.restore_millis)),
-            // A delta copies less than there is.
-            result
-                .rebuild
-                .as_ref()
-                .filter(|rebuild| !rebuild.delta)
-                .map(|r| (r.size_bytes, r.restore_millis)),
-        ];
-        for (size, took) in measured.into_iter().flatten().filter(|(size, took)| *size > 0 && *took > 0) {
+        let measured = match &run.result {
+            Some(JobOutcome::Recovery(recovery)) => Some((recovery.size_bytes, recovery.restore_millis)),
+            // A delta copies less than the backup's size.
+            Some(JobOutcome::Rebuild(rebuild)) if !rebuild.delta => {
+                Some((rebuild.size_bytes, rebuild.restore_millis))
+            }
+            _ => None,
+        };
+        if let Some((size, took)) = measured.filter(|(size, took)| *size > 0 && *took > 0) {
             bytes += size;
             millis += took;
         }

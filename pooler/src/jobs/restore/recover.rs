@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, JobError, JobId, RecoverParams, RecoveryResult, Refusal, RunResult, SystemIdentifier, Target,
-    Timeline,
+    Code, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal, SystemIdentifier,
+    Target, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
 
@@ -30,7 +30,7 @@ use crate::repository::reader::Repo;
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     context.if_interrupted("the half restored copy is removed");
     let recovery = recover(context).await?;
-    Ok(RunResult { recovery: Some(recovery), ..RunResult::default() })
+    Ok(Some(JobOutcome::Recovery(recovery)))
 }
 
 fn wrong_instance(message: String) -> JobError {
@@ -52,7 +52,7 @@ async fn inspect_copy(agent: &Agent, data: &Path) -> Result<ControlData, JobErro
 
 async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFailure> {
     let record = &context.job.record;
-    let (Some(params), Some(parent)) = (record.recover.clone(), record.parent) else {
+    let (JobSpec::Recover(params), Some(parent)) = (record.spec.clone(), record.parent) else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a recovery").into());
     };
     let agent = context.agent;

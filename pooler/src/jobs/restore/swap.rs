@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, RunResult, Segment, SegmentSize};
+use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize};
 use cellar_postgres::InstanceFacts;
 
 use crate::agent::Agent;
@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         }
         context.pause(POLL_INTERVAL).await?;
     }
-    Ok(RunResult::default())
+    Ok(None)
 }
 
 /// Why the swap is not complete; none when it is.
