@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cellar_model::Refusal;
+use cellar_system::clock;
 use cellar_topology::StoreError;
 use tokio::time::Instant;
 use tonic::Request;
@@ -75,21 +76,14 @@ impl Deadline {
     /// Rests before the next attempt, longer each time and never the same for two processes.
     pub(crate) async fn pause(self, attempt: u32) {
         let pause = FIRST_PAUSE.saturating_mul(1 << attempt.min(5)).min(LONGEST_PAUSE);
-        tokio::time::sleep(jitter(pause).min(self.remaining())).await;
+        tokio::time::sleep(clock::jitter(pause).min(self.remaining())).await;
     }
 
     /// Rests briefly after losing a race.
     pub(crate) async fn yield_to_others(self, attempt: u32) {
         let pause = Duration::from_millis(u64::from(4 * attempt.clamp(1, 10)));
-        tokio::time::sleep(jitter(pause).min(self.remaining())).await;
+        tokio::time::sleep(clock::jitter(pause).min(self.remaining())).await;
     }
-}
-
-/// Between half of `pause` and all of it.
-fn jitter(pause: Duration) -> Duration {
-    // The random part of a version 7 UUID saves a dependency.
-    let random = uuid::Uuid::now_v7().as_bytes()[15];
-    pause / 2 + pause / 2 * u32::from(random) / 255
 }
 
 /// gRPC's text for a timeout: up to eight digits and a unit.
@@ -129,13 +123,6 @@ mod tests {
         #[test]
         fn any_timeout_text_is_survived(text in ".{0,12}") {
             let _ = parse(&text);
-        }
-
-        #[test]
-        fn jitter_stays_in_its_bounds(millis in 0u64..5000) {
-            let pause = Duration::from_millis(millis);
-            let got = jitter(pause);
-            prop_assert!(got <= pause && got >= pause / 2);
         }
     }
 }

@@ -3,11 +3,12 @@
 //! A copy that cannot be made soon is given up: the log file has the record. The leader's housekeeping bounds their number.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{AuditOutcome, AuditRecord, Key};
 use cellar_topology::{Store, StoreError, retry};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Records that may wait for etcd.
 const QUEUE: usize = 256;

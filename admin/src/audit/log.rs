@@ -8,8 +8,8 @@ use std::time::Duration;
 use cellar_model::AuditRecord;
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::LogFile;
-use super::line::line;
+use crate::audit::file::LogFile;
+use crate::audit::line::line;
 
 /// Lines that may wait for the disk. Whoever comes then waits, too.
 const QUEUE: usize = 256;
@@ -58,6 +58,18 @@ impl AuditLog {
             .spawn(move || write_all(file, queue, &shown))
             .map_err(failed)?;
         Ok(Self { lines, path: path.into() })
+    }
+
+    /// A log that keeps nothing, for simulations. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn discarding() -> Self {
+        let (lines, mut queue) = mpsc::channel::<Line>(QUEUE);
+        tokio::spawn(async move {
+            while let Some(line) = queue.recv().await {
+                let _ = line.done.send(Ok(()));
+            }
+        });
+        Self { lines, path: Path::new("/dev/null").into() }
     }
 
     /// Writes a record, within `patience`; with `sync` it is on the disk then.
@@ -110,7 +122,7 @@ fn write_all(mut file: LogFile, mut queue: mpsc::Receiver<Line>, path: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::begun;
+    use crate::audit::record::begun;
     use serde_json::Map;
     use tonic::codegen::http::Extensions;
 

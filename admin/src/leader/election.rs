@@ -5,13 +5,14 @@
 //! place, and by everything that its decision saw.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::Key;
+use cellar_system::clock;
 use cellar_topology::{LeaseId, LeaseKeeper, StoreError, TxnOutcome};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::leader::execute::execute;
@@ -100,17 +101,20 @@ impl Candidate {
             changes.borrow_and_update();
             lease.borrow_and_update();
             tokio::select! {
+                biased;
                 () = self.pass() => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let woken = async {
                 tokio::select! {
+                biased;
                     _ = changes.changed() => {}
                     _ = lease.changed() => {}
                 }
                 tokio::time::sleep(DEBOUNCE).await;
             };
             tokio::select! {
+                biased;
                 () = woken => {}
                 () = tokio::time::sleep(TICK) => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
@@ -162,7 +166,7 @@ impl Candidate {
             Some(_) if self.held != Some(lease) => Step::Take { lease, revision },
             Some(_) => {
                 self.observed.observe(&view, Instant::now());
-                Step::Lead { revision, actions: decide(&view, &self.observed, Timestamp::now()) }
+                Step::Lead { revision, actions: decide(&view, &self.observed, clock::now()) }
             }
         }
     }

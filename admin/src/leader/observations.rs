@@ -6,10 +6,11 @@
 //! begins to count anew: it errs on the side of patience.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{CellName, DatabaseName, JobId};
 use cellar_topology::View;
+use tokio::time::Instant;
 
 use crate::jobs::ended::{Stage, stage};
 
@@ -33,7 +34,7 @@ impl Observations {
     /// Takes in what the view shows at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
         let mut missing = BTreeSet::new();
-        for record in view.jobs.values().filter(|record| !record.kind.is_driven()) {
+        for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
             match stage(view, record) {
                 Stage::Pending => {
                     let id = (record.database.clone(), record.cell.clone());

@@ -4,21 +4,22 @@
 //! that: the id of its job follows from the schedule and the time.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork, Turn,
-    recordable,
+    JobRequest, JobSpec, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
+    Turn, recordable,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::submit::{Wanted, Work};
+use crate::jobs::submit::Wanted;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ impl Scheduler {
     pub async fn run(mut self) {
         loop {
             tokio::time::sleep(TICK).await;
-            self.tick(Timestamp::now()).await;
+            self.tick(clock::now()).await;
         }
     }
 
@@ -118,7 +119,7 @@ impl Scheduler {
                     request_id: Some(request_id.clone()),
                     requested_by: schedule.requester(),
                 },
-                work: work(&schedule.work),
+                spec: spec(&schedule.work),
                 // Behind whatever runs: a night's expiry comes after the night's backup.
                 queue: true,
             };
@@ -169,7 +170,7 @@ impl Scheduler {
             .last
             .as_ref()
             .is_some_and(|last| (last.due, last.job, code(last)) == (run.due, run.job, code(&run)));
-        let open = run.job.is_none() && schedule.turn(Timestamp::now()) == Turn::Begin(run.due);
+        let open = run.job.is_none() && schedule.turn(clock::now()) == Turn::Begin(run.due);
         if known && open {
             return;
         }
@@ -218,13 +219,13 @@ fn cells(work: &ScheduledWork) -> Vec<Option<CellName>> {
     }
 }
 
-fn work(scheduled: &ScheduledWork) -> Work {
+fn spec(scheduled: &ScheduledWork) -> JobSpec {
     match scheduled {
-        ScheduledWork::Backup(backup) => Work::Backup(backup.params.clone()),
-        ScheduledWork::Expire {} => Work::Expire(ExpireParams::default()),
-        ScheduledWork::Verify {} => Work::Verify,
-        ScheduledWork::Check {} => Work::Check,
-        ScheduledWork::Drill(drill) => Work::Drill(drill.params.clone()),
+        ScheduledWork::Backup(backup) => JobSpec::Backup(backup.params.clone()),
+        ScheduledWork::Expire {} => JobSpec::Expire(ExpireParams::default()),
+        ScheduledWork::Verify {} => JobSpec::Verify,
+        ScheduledWork::Check {} => JobSpec::Check,
+        ScheduledWork::Drill(drill) => JobSpec::Drill(drill.params.clone()),
     }
 }
 
@@ -237,7 +238,7 @@ fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord 
     arguments.extend(wanted.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
     arguments.extend(wanted.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
     AuditRecord {
-        id: AuditId::new(Uuid::now_v7()),
+        id: AuditId::new(clock::new_id()),
         time: now,
         end_time: None,
         identity: schedule.requester(),

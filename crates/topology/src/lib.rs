@@ -21,7 +21,7 @@ pub use etcd::{EtcdKv, EtcdTls};
 pub use etcd_users::EtcdUser;
 pub use keeper::LeaseKeeper;
 pub use kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
-pub use memory::MemoryKv;
+pub use memory::{MemoryKv, StoreState, below};
 pub use mirror::Mirror;
 pub use retry::retry;
 pub use store::{Store, Transaction, Versioned};

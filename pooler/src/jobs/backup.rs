@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Leader,
-    Lsn, Pooler, Progress, RECONNECT, Refusal, Role, RunResult, check_primary_source, check_standby_source,
+    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError,
+    JobOutcome, JobSpec, Leader, Lsn, Pooler, Progress, RECONNECT, Refusal, Role, check_primary_source,
+    check_standby_source,
 };
 use cellar_pgbackrest::{DetailLog, Failure, Invocation};
 use cellar_postgres::{InstanceFacts, Probe};
@@ -18,7 +19,7 @@ use cellar_postgres::{InstanceFacts, Probe};
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::write_job;
 use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::worker::{Control, Interruption, interrupted_ending};
+use crate::jobs::control::{Control, Interruption, interrupted_ending};
 use crate::peers;
 use crate::repository::backup_proof::{self, Source, judge, tool_error, tool_failure};
 
@@ -44,7 +45,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<Ending, JobError> {
-    let Some(params) = job.record.backup.clone() else {
+    let JobSpec::Backup(params) = job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a backup").into());
     };
     say(agent, job, Progress { phase: "checking the instance".to_owned(), ..Progress::default() }).await;
@@ -80,7 +81,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let result = judge(agent, &database, &config, &log_file, &source).await?;
     // The log stays; the config has done its work.
     let _ = std::fs::remove_file(&config);
-    Ok(Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() }))
+    Ok(Ending::Succeeded(Some(JobOutcome::Backup(result))))
 }
 
 /// Confirms the source, with patience for a primary that has just started again and is being found by its standbys, unless

@@ -36,6 +36,13 @@ impl Cluster {
         }
     }
 
+    /// The same, with the programs of another build.
+    #[must_use]
+    pub fn with_cellar(mut self, cellar: PathBuf) -> Self {
+        self.cellar = cellar;
+        self
+    }
+
     /// The same, with everything run by another user than this process's.
     #[must_use]
     pub fn as_ordinary(mut self, user: OsUser, cellar: PathBuf) -> Self {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobRecord, Pooler, Refusal, RunResult, Segment, Timeline,
+    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, Pooler, Refusal, Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -15,8 +15,8 @@ use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
 use crate::instance::hold::Hold;
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, Sandbox, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::backup_proof::tool_error;
 
 /// How long the record of the fence may take to reach this pooler.
@@ -31,7 +31,7 @@ const PUSH: Duration = Duration::from_secs(120);
 /// Runs a fencing step to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(fence) => Ending::Succeeded(RunResult { fence: Some(fence), ..RunResult::default() }),
+        Ok(fence) => Ending::Succeeded(Some(JobOutcome::Fence(fence))),
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "the fence is lifted again"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }

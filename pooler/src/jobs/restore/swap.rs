@@ -5,13 +5,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, RunResult, Segment, SegmentSize};
+use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize};
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::say;
-use crate::jobs::worker::{Control, interrupted_ending};
 
 /// How long it may take: two renames, a start and one archived file.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -29,7 +29,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match why_not(agent) {
-            None => return Ending::Succeeded(RunResult::default()),
+            None => return Ending::Succeeded(None),
             Some(why) if tokio::time::Instant::now() > deadline => {
                 let refusal = Refusal::new(
                     Code::PostgresFailed,

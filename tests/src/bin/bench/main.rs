@@ -24,6 +24,7 @@ const BENCHES: &[Bench] = &[
     (&["backup_overhead"], backup::overhead),
     (&["dead_cell"], backup::dead_cell),
     (&["bootstrap"], bootstrap::bootstrap),
+    (&["bootstrap_other_build"], bootstrap::other_build),
     (
         &["idle_rss_multipooler", "idle_rss_multiadmin", "idle_cpu_multipooler", "idle_cpu_multiadmin"],
         idle::idle,

@@ -1,0 +1,69 @@
+//! One order for all changes of the set of cells.
+//!
+//! Two cells that are added at once must not get the same index, and etcd
+//! cannot guard "no other cell was added". So every change of the set of cells
+//! guards one record and writes it again unchanged: the first database's. That
+//! puts the changes in one order, and costs one operation where a guard on each
+//! cell would break etcd's limit of 128 per transaction.
+
+use cellar_model::{Database, Key, Refusal};
+use cellar_topology::{StoreError, TxnOutcome, View};
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::refusal;
+
+/// Databases whose records one transaction changes. With up to three operations each and a few
+/// more it stays below etcd's limit of 128.
+pub(super) const BATCH: usize = 30;
+
+pub(super) const ATTEMPTS: u32 = 40;
+
+/// The record that puts changes of the set of cells in order.
+#[derive(Debug, Clone)]
+pub(super) struct OrderingRecord {
+    pub(super) database: Database,
+    pub(super) revision: i64,
+}
+
+impl OrderingRecord {
+    pub(super) fn of(view: &View) -> Option<Self> {
+        let database = view.databases.values().next()?.clone();
+        let revision = view.revision(&Key::Database(database.name.clone()));
+        Some(Self { database, revision })
+    }
+
+    pub(super) fn key(&self) -> Key {
+        Key::Database(self.database.name.clone())
+    }
+}
+
+impl Admin {
+    /// What to do after a transaction: `Ok(true)` when it committed, `Ok(false)` to look again.
+    pub(super) async fn settled(
+        &self,
+        outcome: Result<TxnOutcome, StoreError>,
+        key: &Key,
+        before: i64,
+        attempt: u32,
+        deadline: Deadline,
+    ) -> Result<bool, Refusal> {
+        match outcome {
+            Ok(TxnOutcome::Committed(_)) => {
+                // The next look must not see the old picture.
+                self.wait_until_seen(deadline, |view| view.revision(key) != before).await;
+                Ok(true)
+            }
+            Ok(TxnOutcome::Conflict) => {
+                // Somebody was faster; the mirror shows what they did in a moment.
+                deadline.yield_to_others(attempt + 5).await;
+                Ok(false)
+            }
+            Err(StoreError::Retryable(_)) if !deadline.has_passed() => {
+                deadline.pause(attempt).await;
+                Ok(false)
+            }
+            Err(error) => Err(refusal::of_store(error)),
+        }
+    }
+}
