@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
     ("crates/model/src", &["decide store", "records", "types"]),
-    ("crates/api/src", &["error record", "structure", "wkt"]),
+    ("crates/api/src", &["error job record", "structure", "wkt"]),
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
