@@ -32,9 +32,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "refusal",
         ],
     ),
+    // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "failure", "global output render"],
+        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
     ),
     ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
     ("crates/model/src", &["decide store", "records", "types"]),
@@ -43,16 +44,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
     ("crates/topology/src", &[]),
-    ("tests/src", &[]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];
 
 /// Crates whose circles are still to be cut.
 const UNFINISHED: &[&str] = &[
-    "crates/cli/src",
     "provisioner/src",
     "crates/model/src",
-    "tests/src",
     "tls/src",
 ];
 

@@ -3,8 +3,8 @@
 use cellar_provisioner::{DownOutcome, down};
 use clap::Args;
 
-use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
 use crate::{local, output};
 
 /// End every process of a local cluster; its data stays
