@@ -1,11 +1,10 @@
 //! What multiadmin says of a cluster.
 
-use std::time::Duration;
-
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use tonic::transport::Channel;
 
+use crate::cluster::connection::connect;
 use crate::cluster::local::Cluster;
 use crate::machine::wait::block_on;
 
@@ -26,23 +25,16 @@ impl Cluster {
     /// # Panics
     /// When its files are not there.
     pub async fn client(&self) -> MultiAdminClient<Channel> {
-        cellar_tls::install_ring_provider();
-        let directory = self.directory.join("client");
-        let Ok(tls) = cellar_tls::ClientTls::from_dir(&directory) else { panic!("no client certificate") };
-        let Ok(address) = std::fs::read_to_string(directory.join("endpoint")) else { panic!("no endpoint") };
-        let Ok(endpoint) = tls.endpoint(address.trim(), Some(Duration::from_secs(30))) else {
-            panic!("bad endpoint")
-        };
-        MultiAdminClient::new(endpoint.connect_lazy())
+        connect(&self.directory.join("client"))
     }
 
     /// Asks multiadmin something, from a test that is not async.
     ///
     /// # Panics
-    /// When no runtime can be made.
+    /// When the files of the `client` directory are not there.
     pub fn ask<T>(&self, question: impl AsyncFnOnce(&mut MultiAdminClient<Channel>) -> T) -> T {
         block_on(async {
-            let mut client = self.client().await;
+            let mut client = self.connection.client(&self.directory.join("client"));
             question(&mut client).await
         })
     }

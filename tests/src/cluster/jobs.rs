@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use cellar_api::v1;
+use cellar_api::v1::JobState;
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use serde_json::Value;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::cluster::local::Cluster;
 use crate::machine::wait::wait_for;
@@ -30,14 +35,22 @@ impl Cluster {
     }
 
     /// Waits until a job has ended, and returns it.
+    ///
+    /// # Panics
+    /// When it does not end, or multiadmin answers with an error while it can be reached.
     #[must_use]
     #[track_caller]
     pub fn ended(&self, id: &str) -> Value {
         wait_for(&format!("job {id} to end"), Duration::from_secs(120), || {
-            let job = self.job(id);
-            let state = job["state"].as_str().unwrap_or_default();
-            matches!(state, "JOB_STATE_SUCCEEDED" | "JOB_STATE_FAILED" | "JOB_STATE_CANCELED").then_some(job)
-        })
+            match self.ask(async |client| watch_to_end(client, id).await) {
+                Ok(has_ended) => has_ended.then_some(()),
+                // It was told to end, or the stream has lasted as long as a call may.
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => None,
+                Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => None,
+                Err(status) => panic!("WatchJob {id}: {status}"),
+            }
+        });
+        self.job(id)
     }
 
     /// A backup that must succeed; the ended job.
@@ -56,4 +69,15 @@ impl Cluster {
         std::fs::read_to_string(self.directory.join(cell).join("jobs").join(format!("{job}.log")))
             .unwrap_or_default()
     }
+}
+
+/// Follows a job; true when it has ended, false when only the stream has.
+async fn watch_to_end(client: &mut MultiAdminClient<Channel>, id: &str) -> Result<bool, Status> {
+    let mut updates = client.watch_job(v1::GetJobRequest { id: id.to_owned() }).await?.into_inner();
+    while let Some(job) = updates.message().await? {
+        if matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Canceled) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

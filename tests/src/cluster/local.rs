@@ -7,6 +7,7 @@ use std::process::Command;
 use cellar_model::CellName;
 use serde_json::Value;
 
+use crate::cluster::connection::Connection;
 use crate::machine::place;
 use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
 use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep};
@@ -18,6 +19,7 @@ pub struct Cluster {
     pub(crate) user: OsUser,
     cellar: PathBuf,
     caller: Option<OsUser>,
+    pub(crate) connection: Connection,
 }
 
 impl Cluster {
@@ -25,7 +27,13 @@ impl Cluster {
     #[must_use]
     pub fn new() -> Self {
         sweep();
-        Self { directory: place::next(), user: postgres_user(), cellar: binary("cellar"), caller: None }
+        Self {
+            directory: place::next(),
+            user: postgres_user(),
+            cellar: binary("cellar"),
+            caller: None,
+            connection: Connection::default(),
+        }
     }
 
     /// The same, with the programs of another build.

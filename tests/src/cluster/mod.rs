@@ -1,6 +1,7 @@
 //! One cluster of one test: [`local::Cluster`], and what a test asks of it. [`prepared`] makes most of them.
 
 pub(crate) mod admin;
+pub(crate) mod connection;
 pub(crate) mod etcd;
 pub(crate) mod jobs;
 pub(crate) mod local;

@@ -7,16 +7,32 @@ use crate::machine::run::{Finished, as_user, run};
 use crate::machine::wait::eventually;
 
 impl Cluster {
+    /// Where a cell's PostgreSQL can be reached: socket directory and port. As its own pid file says, or multiadmin when
+    /// it does not run.
+    fn socket(&self, cell: &str) -> (String, String) {
+        let path = self.directory.join(cell).join("pg_data/postmaster.pid");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // Lines: pid, data directory, start time, port, socket directory.
+        let mut lines = text.lines().skip(3).map(|line| line.trim().to_owned());
+        match (lines.next(), lines.next()) {
+            (Some(port), Some(sockets)) if !sockets.is_empty() => (sockets, port),
+            _ => {
+                let instance = self.instance(cell);
+                (instance.sockets, instance.port.to_string())
+            }
+        }
+    }
+
     /// Runs SQL in a cell with psql, as the OS user of PostgreSQL.
     #[must_use]
     #[track_caller]
     pub fn try_sql(&self, cell: &str, sql: &str) -> Finished {
-        let instance = self.instance(cell);
+        let (sockets, port) = self.socket(cell);
         run(as_user(&self.user, "psql").args([
             "-h",
-            &instance.sockets,
+            &sockets,
             "-p",
-            &instance.port.to_string(),
+            &port,
             "-d",
             "postgres",
             "-v",
@@ -35,12 +51,9 @@ impl Cluster {
     /// A command of PostgreSQL's against a cell, as the OS user of PostgreSQL.
     #[must_use]
     pub fn tool(&self, program: &str, cell: &str, arguments: &[&str]) -> Command {
-        let instance = self.instance(cell);
+        let (sockets, port) = self.socket(cell);
         let mut command = as_user(&self.user, program);
-        command
-            .args(["-h", &instance.sockets, "-p", &instance.port.to_string()])
-            .args(arguments)
-            .arg("postgres");
+        command.args(["-h", &sockets, "-p", &port]).args(arguments).arg("postgres");
         command
     }
 

@@ -1,6 +1,9 @@
 //! Waiting for conditions, never for time.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
 
 /// Shortest time between two looks at a condition.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -38,13 +41,13 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, Duration::from_secs(60), || condition().then_some(()));
 }
 
-/// Runs a future to its end, for a test that is not async.
-///
-/// # Panics
-/// When no runtime can be made.
+/// Runs a future to its end, for a test that is not async. What it spawns, such as a connection, goes on afterwards.
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
-        Err(error) => panic!("no runtime: {error}"),
-    }
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => panic!("no runtime: {error}"),
+        }
+    });
+    RUNTIME.block_on(work)
 }
