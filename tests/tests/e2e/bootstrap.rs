@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, kill_hard, patiently, run};
+use cellar_tests::{Cluster, kill_hard, run, wait_for};
 
 /// Starts `cellar up` and kills it when `reached` says so, together with what it has started.
 fn kill_up_when(cluster: &Cluster, what: &str, mut reached: impl FnMut() -> bool) {
     let mut up = begin_up(cluster);
-    patiently(what, Duration::from_secs(120), || {
+    wait_for(what, Duration::from_secs(120), || {
         let ended = up.try_wait().expect("up is ours").is_some();
         (reached() || ended).then_some(())
     });
@@ -78,7 +78,7 @@ fn the_first_pooler_is_killed_while_it_makes_the_database() {
         let cluster = Cluster::new();
         let path = cluster.directory().join(path);
         let mut up = begin_up(&cluster);
-        patiently(what, Duration::from_secs(60), || path.exists().then_some(()));
+        wait_for(what, Duration::from_secs(60), || path.exists().then_some(()));
         kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
         let _ = up.kill();
         let _ = up.wait();
@@ -92,7 +92,7 @@ fn killed_copy_of_the_primary_is_made_again() {
     let cluster = Cluster::new();
     let copy = cluster.directory().join("zone2/pg_data.copy");
     let mut up = begin_up(&cluster);
-    patiently("the copy", Duration::from_secs(120), || copy.exists().then_some(()));
+    wait_for("the copy", Duration::from_secs(120), || copy.exists().then_some(()));
     kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
     assert!(!cluster.directory().join("zone2/pg_data").exists(), "the copy had ended before the kill");
     let _ = up.kill();
@@ -144,7 +144,7 @@ fn a_restore_is_killed_and_completed() {
     let programs = tempfile::tempdir().expect("a directory");
     let marker = cluster.directory().join("zone2/state/seeding");
     let mut up = begin(up_without_copies(&cluster, programs.path()));
-    patiently("the restore", Duration::from_secs(120), || marker.exists().then_some(()));
+    wait_for("the restore", Duration::from_secs(120), || marker.exists().then_some(()));
     kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
     let _ = up.kill();
     let _ = up.wait();
@@ -161,7 +161,7 @@ fn everything_is_killed_at_arbitrary_moments() {
     for millis in [300_u64, 900, 1500, 2500, 4000] {
         let mut up = begin_up(&cluster);
         let until = Instant::now() + Duration::from_millis(millis);
-        patiently("the moment", Duration::from_secs(60), || (Instant::now() >= until).then_some(()));
+        wait_for("the moment", Duration::from_secs(60), || (Instant::now() >= until).then_some(()));
         let _ = up.kill();
         let _ = up.wait();
         cluster.kill_everything();

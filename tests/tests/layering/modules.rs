@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments report",
+            "arguments disk member report",
         ],
     ),
     (
@@ -39,24 +39,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
     ("crates/model/src", &["decide store", "records", "types"]),
-    ("crates/api/src", &["error record", "structure", "wkt"]),
+    ("crates/api/src", &["error job record", "structure", "wkt"]),
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
     ("crates/topology/src", &[]),
-    ("tests/src", &[]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];
 
 /// Crates whose circles are still to be cut.
-const UNFINISHED: &[&str] = &[
-    "pooler/src",
-    "provisioner/src",
-    "crates/model/src",
-    "crates/postgres/src",
-    "tests/src",
-    "tls/src",
-];
+const UNFINISHED: &[&str] = &["provisioner/src", "crates/model/src", "tls/src"];
 
 /// The modules of a crate by path (`jobs::backup`), each with what it names of its own crate.
 type Modules = BTreeMap<String, BTreeSet<String>>;

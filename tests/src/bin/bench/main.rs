@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         note(&format!("there is no figure {unknown}; there are {}", known.join(", ")));
         return ExitCode::from(2);
     }
+    cellar_tests::keep_clusters_on_disk();
     cellar_tests::clean_up_when_told_to_end();
     let mut report = Report::default();
     for (names, bench) in BENCHES {

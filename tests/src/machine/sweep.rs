@@ -1,23 +1,22 @@
-//! What an earlier test run left behind when it was killed.
+//! Ending clusters with all that belongs to them, also those that an earlier test process left when it was killed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal as unix_signal};
 
-use crate::process::{is_alive, processes_of, signal};
-use crate::shared_memory;
+use crate::machine::place::{all, owner_of};
+use crate::machine::process::{is_alive, processes_of, signal};
+use crate::machine::shared_memory;
+use crate::machine::wait::eventually;
 
-/// Where test clusters live: short, because of the 107 bytes of a unix socket's path, and
-/// reachable for the user that PostgreSQL runs as.
-pub(crate) fn base() -> PathBuf {
-    let base = PathBuf::from("/tmp/cellar-e2e");
-    let _ = std::fs::create_dir_all(&base);
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
-    let _ = std::fs::set_permissions(&base, open);
-    base
+/// SIGKILL, and waits until it is gone.
+pub fn kill_hard(pid: i32) {
+    shared_memory::remember(pid);
+    signal(pid, Signal::SIGKILL);
+    eventually("a killed process to be gone", || !is_alive(pid));
 }
 
 /// Kills every process of a cluster's directory.
@@ -35,8 +34,8 @@ pub(crate) fn kill_all(directory: &Path) {
     }
 }
 
-/// Ends every process of a cluster's directory and removes it, with the shared memory that the victims of its test
-/// process have left.
+/// Ends every process of a cluster's directory and removes it, with the shared memory that the killed servers of its
+/// test process have left.
 pub(crate) fn destroy(directory: &Path) {
     kill_all(directory);
     let _ = std::fs::remove_dir_all(directory);
@@ -45,22 +44,21 @@ pub(crate) fn destroy(directory: &Path) {
     }
 }
 
-/// The test process that a cluster's directory, `<pid>-<n>`, or a file `<pid>.shm` belongs to.
-fn owner_of(path: &Path) -> Option<i32> {
-    path.file_name()?.to_str()?.split(['-', '.']).next()?.parse().ok()
-}
-
-/// Removes the clusters of test processes that are no more. Directories are called `<pid>-<n>`.
-pub(crate) fn sweep() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let Ok(entries) = std::fs::read_dir(base()) else { return };
-        for entry in entries.flatten() {
-            if owner_of(&entry.path()).is_some_and(|pid| !is_alive(pid)) {
+/// Destroys the clusters of the test processes that `owner` picks.
+fn destroy_those_of(owner: impl Fn(i32) -> bool) {
+    for base in all() {
+        for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+            if owner_of(&entry.path()).is_some_and(&owner) {
                 destroy(&entry.path());
             }
         }
-    });
+    }
+}
+
+/// Removes the clusters of test processes that are no more, once in this process.
+pub(crate) fn sweep() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| destroy_those_of(|pid| !is_alive(pid)));
 }
 
 /// Ends on SIGINT and SIGTERM, and takes this process's clusters along.
@@ -83,12 +81,8 @@ pub fn clean_up_when_told_to_end() {
                 _ = terminate.recv() => {}
             }
         });
-        let mine = format!("{}-", std::process::id());
-        for entry in std::fs::read_dir(base()).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&mine)) {
-                destroy(&entry.path());
-            }
-        }
+        let me = std::process::id().cast_signed();
+        destroy_those_of(|pid| pid == me);
         std::process::exit(130);
     });
 }

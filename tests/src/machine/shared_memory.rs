@@ -2,7 +2,7 @@
 //!
 //! A server that is killed leaves a System V segment of 56 bytes and files in `/dev/shm` of a megabyte, which the next one
 //! in the same data directory removes. When there is no next one they stay until the machine is started again, and after
-//! 4096 segments no server starts any more. So what a victim maps is written down before it is killed, in a file that
+//! 4096 segments no server starts any more. So what a server maps is written down before it is killed, in a file that
 //! outlives this process, and removed with the clusters unless a server has taken care of it.
 
 use std::collections::BTreeSet;
@@ -60,7 +60,7 @@ fn mapped_by(pid: i32) -> BTreeSet<Shared> {
     maps.lines().filter_map(Shared::mapped).collect()
 }
 
-/// Where the victims of a test process are written down.
+/// Where the shared memory of the servers that a test process kills is written down.
 fn ledger(base: &Path, owner: i32) -> PathBuf {
     base.join(format!("{owner}.shm"))
 }
@@ -71,18 +71,18 @@ static LEDGER: Mutex<()> = Mutex::new(());
 /// Writes down what a process maps that is about to be killed, with its children, which map more; nothing for one that is
 /// no PostgreSQL.
 pub(crate) fn remember(pid: i32) {
-    let children = crate::process::children_named(pid, "postgres").into_iter().flat_map(mapped_by);
+    let children = crate::machine::process::children_named(pid, "postgres").into_iter().flat_map(mapped_by);
     let lines: String = children.chain(mapped_by(pid)).map(|shared| format!("{shared}\n")).collect();
     if lines.is_empty() {
         return;
     }
-    let path = ledger(&crate::sweep::base(), std::process::id().cast_signed());
+    let path = ledger(&crate::machine::place::base(), std::process::id().cast_signed());
     let _alone = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let _ = file.and_then(|mut file| file.write_all(lines.as_bytes()));
 }
 
-/// Removes what the victims of a test process have left, except what a server that lives has mapped. What still has to
+/// Removes what the killed servers of a test process have left, except what a server that lives has mapped. What still has to
 /// go stays in the ledger.
 pub(crate) fn forget(base: &Path, owner: i32) {
     let path = ledger(base, owner);
@@ -90,7 +90,7 @@ pub(crate) fn forget(base: &Path, owner: i32) {
     let Ok(text) = std::fs::read_to_string(&path) else { return };
     let noted: BTreeSet<Shared> = text.lines().filter_map(Shared::parse).collect();
     let in_use: BTreeSet<Shared> =
-        crate::process::called("postgres").into_iter().flat_map(mapped_by).collect();
+        crate::machine::process::called("postgres").into_iter().flat_map(mapped_by).collect();
     for shared in noted.difference(&in_use) {
         match shared {
             // Of util-linux; a segment that is gone is fine.

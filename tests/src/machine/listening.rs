@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::process::processes_of;
+use crate::machine::process::processes_of;
 
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";

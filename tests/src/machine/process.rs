@@ -148,10 +148,3 @@ pub fn cpu_time(pid: i32) -> Duration {
 pub fn signal(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
-
-/// SIGKILL, and waits until it is gone.
-pub fn kill_hard(pid: i32) {
-    crate::shared_memory::remember(pid);
-    signal(pid, Signal::SIGKILL);
-    crate::eventually("a killed process to be gone", || !is_alive(pid));
-}
