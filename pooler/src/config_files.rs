@@ -1,7 +1,7 @@
 //! The files derived from the topology: `pgbackrest.conf` and what PostgreSQL reads.
 //!
-//! Deleting any of them and letting the pooler write it again gives the same bytes. The configs of pgBackRest
-//! hold the passphrase of an encrypted repo, so nobody but the pooler's user may read them.
+//! A file that was deleted is written again with the same bytes. The configs of pgBackRest hold the passphrase of an
+//! encrypted repo, so only the pooler's user may read them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,6 @@ use cellar_model::{Database, Leader, Pooler, Secret};
 use cellar_pgbackrest::{ConfigInput, read_passphrase, render_bootstrap, render_full, render_job};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
 use cellar_system::AtomicFile;
-
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
@@ -17,7 +16,7 @@ use crate::agent::Agent;
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigFileError {
-    /// The topology has a value that pgBackRest would misread.
+    /// The topology has a value that pgBackRest would read differently.
     #[error(transparent)]
     Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
     /// The repo is encrypted and this cell has no usable passphrase.
@@ -25,10 +24,10 @@ pub(crate) enum ConfigFileError {
         "{0}; without it nothing of the repo can be read or written: put it back, for instance with `cellar up`"
     )]
     Passphrase(#[from] cellar_pgbackrest::PassphraseError),
-    /// A value that PostgreSQL would misread.
+    /// The topology has a value that PostgreSQL would read differently.
     #[error(transparent)]
     Postgres(#[from] cellar_postgres::PostgresError),
-    /// The disk refuses.
+    /// The file could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
@@ -38,13 +37,13 @@ pub(crate) enum ConfigFileError {
     },
 }
 
-/// Replaces a file atomically; false when it had that content already and nobody else may read it.
+/// Replaces a file that only this user may read; false when it has that content and mode already.
 pub(crate) fn write_if_changed(path: &Path, content: &str) -> Result<bool, ConfigFileError> {
-    let failed = |source| ConfigFileError::Write { path: path.to_owned(), source };
-    AtomicFile::new(path).replace_if_changed(content).map_err(failed)
+    let written = AtomicFile::new(path).replace_if_changed(content);
+    written.map_err(|source| ConfigFileError::Write { path: path.to_owned(), source })
 }
 
-fn others(agent: &Agent) -> Vec<Pooler> {
+fn other_poolers(agent: &Agent) -> Vec<Pooler> {
     let view = agent.mirror.view();
     let of_database = |card: &&Pooler| card.database == agent.database && card.cell != agent.cell;
     view.poolers.values().filter(of_database).cloned().collect()
@@ -62,9 +61,9 @@ pub(crate) fn sync_pgbackrest(
     database: &Database,
     card: &Pooler,
 ) -> Result<bool, ConfigFileError> {
-    let others = others(agent);
+    let others = other_poolers(agent);
     let others: Vec<&Pooler> = others.iter().collect();
-    // All databases' clients have the same names, so the stanza is what limits them.
+    // The clients of all databases have the same names, so the stanza limits what they may read.
     let auth = database.stanza.as_str();
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
@@ -73,7 +72,7 @@ pub(crate) fn sync_pgbackrest(
     write_if_changed(Path::new(&card.config_path), &text)
 }
 
-/// Writes the config that knows pg1 only, for what must not wait for other hosts.
+/// Writes the config that names pg1 only, for commands that must not wait for other hosts.
 pub(crate) fn write_bootstrap(
     agent: &Agent,
     database: &Database,
@@ -88,7 +87,7 @@ pub(crate) fn write_bootstrap(
     Ok(path)
 }
 
-/// Writes the config of one job: the named cell, and the primary unless it is that.
+/// Writes the config of one job: it names this cell and, unless this is the primary, the primary.
 pub(crate) fn write_job(
     agent: &Agent,
     name: &str,
@@ -102,11 +101,11 @@ pub(crate) fn write_job(
     Ok(path)
 }
 
-/// What an instance archives with that is not the recorded primary: nothing.
+/// The archive command of an instance that is not the recorded primary: it archives nothing.
 ///
-/// A standby does not archive anyway. A primary that was deposed must not: the segment it was writing
-/// goes on past the point where its successor's timeline begins, and a standby that is restored from
-/// the archive would follow it there. Its WAL stays in its data directory.
+/// A standby does not archive anyway. A former primary must not: the segment that it was writing goes on past the point
+/// where its successor's timeline begins, and a standby that is restored from the archive would follow it there. Its
+/// WAL stays in its data directory.
 const NO_ARCHIVING: &str =
     "echo 'cellar: this instance is not the recorded primary, so it archives nothing' >&2; false";
 
@@ -124,12 +123,12 @@ fn pgbackrest_command(agent: &Agent, database: &Database, card: &Pooler) -> Stri
     )
 }
 
-/// How a primary archives.
+/// The archive command of a primary.
 pub(crate) fn archive_command(agent: &Agent, database: &Database, card: &Pooler) -> String {
     format!("{} archive-push %p", pgbackrest_command(agent, database, card))
 }
 
-/// What belongs into the data directory, given who the primary is.
+/// The config of the instance, given the recorded primary.
 pub(crate) fn instance_config(
     agent: &Agent,
     database: &Database,
@@ -161,7 +160,8 @@ pub(crate) fn instance_config(
                 certificate: tls.join("server.crt"),
                 key: tls.join("server.key"),
                 ca: tls.join("ca.crt"),
-                // A server that is told of lists refuses whomever it has no list for, so not before there is one.
+                // A server with this setting refuses every client of a CA without a list, so it is set only once there
+                // is a list.
                 revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
@@ -182,7 +182,7 @@ pub(crate) fn instance_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_words_reach_a_program_as_they_are() {
+    fn hostile_words_reach_a_program_unchanged() {
         let hostile: &[&str] = include!("../../fuzz/hostile.rs");
         // What PostgreSQL makes of `%` before a shell sees the command.
         let expanded = |command: String| command.replace("%%", "%");
@@ -214,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn planted_links_are_not_written_through() {
-        use std::os::unix::fs::symlink;
+    fn a_planted_draft_is_not_written_through() {
+        use std::os::unix::fs::{MetadataExt, symlink};
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
         std::fs::write(&other, "precious").unwrap();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn unchanged_file_is_left_alone() {
+    fn an_unchanged_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.conf");
         assert!(write_if_changed(&path, "a").unwrap());

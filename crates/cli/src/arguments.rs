@@ -1,4 +1,6 @@
 //! The command line, and which command runs.
+//!
+//! A new command is a file in `commands`, a variant of [`Command`] and a line of [`Arguments::run`].
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -26,7 +28,7 @@ use crate::global::Global;
   cellar drill                           prove that the newest backup can be restored
   cellar down                            end every process, keep the data
 
-Exit codes: 0 done, 1 it ran and failed, 2 wrong usage, 3 refused as things are (nothing changed),
+Exit codes: 0 done, 1 it ran and failed, 2 wrong usage, 3 refused in the present state (nothing changed),
 4 a service could not be reached, 5 not permitted, 130 interrupted (the job goes on)."
 )]
 pub(crate) struct Arguments {
@@ -68,7 +70,7 @@ pub(crate) enum Command {
   cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
     Env,
     Exec(exec::Exec),
-    /// Look for what is in the cluster's way: programs, ports, directories, processes, cells
+    /// Find a cluster's problems: programs, ports, directories, processes, cells
     #[command(after_help = "Examples:
   cellar doctor
   cellar doctor --dir /srv/cellar/demo")]

@@ -88,7 +88,7 @@ fn state_directory() -> Outcome<PathBuf> {
         .map(|state| state.join("cellar"))
         .ok_or_else(|| {
             Failure::usage(
-                "neither $XDG_STATE_HOME nor $HOME says where clusters are kept",
+                "neither $XDG_STATE_HOME nor $HOME is an absolute path, so there is no default directory",
                 "name the cluster's directory with --dir",
             )
         })

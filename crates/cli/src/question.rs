@@ -10,7 +10,10 @@ pub(crate) fn check_terminal(yes: bool) -> Outcome {
     if yes || (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Ok(());
     }
-    Err(Failure::usage("this asks for confirmation, and there is no terminal to ask on", "say it with --yes"))
+    Err(Failure::usage(
+        "this asks for confirmation, and there is no terminal to ask on",
+        "confirm with --yes",
+    ))
 }
 
 /// Asks on the terminal. Anything but the expected answer ends the command.

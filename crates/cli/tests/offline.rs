@@ -142,7 +142,7 @@ fn a_confirmation_without_a_terminal_exits_2() {
         let done = cellar(dir.path(), command);
         assert_eq!(done.status.code(), Some(2), "{command:?}");
         let errors = text(&done.stderr);
-        assert!(errors.contains("no terminal") && errors.contains("hint: say it with --yes"), "{errors}");
+        assert!(errors.contains("no terminal") && errors.contains("hint: confirm with --yes"), "{errors}");
         assert!(done.stdout.is_empty());
     }
 }

@@ -10,7 +10,9 @@ use std::path::Path;
 
 use cellar_system::AtomicFile;
 
-use crate::{PostgresError, Settings, render_hba, render_ident};
+use crate::error::PostgresError;
+use crate::hba::{render_hba, render_ident};
+use crate::settings::Settings;
 
 /// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
 const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
@@ -60,7 +62,7 @@ fn read(path: &Path) -> Result<String, PostgresError> {
     }
 }
 
-/// Replaces a file unless it has that content and mode 0600, and gives it to the directory's owner; tells whether it did.
+/// Replaces a file when its content, mode or owner differs: mode 0600, owned by the directory's owner.
 pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresError> {
     let file = AtomicFile::new(path).owner_of_directory();
     file.replace_if_changed(content).map_err(PostgresError::io("write", path))

@@ -1,4 +1,4 @@
-//! Stopping a server, harder as patience runs out.
+//! Stopping a server, with stronger signals as the timeouts pass.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use cellar_system::{Process, is_same_place};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::PostgresError;
-use crate::postmaster::{PROGRAM, find, lock_file, processes, send};
+use crate::error::PostgresError;
+use crate::postmaster::{PROGRAM, find, lock_file, processes, signal};
 
 /// How often to look whether it has ended.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long to wait after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,14 @@ impl Default for StopTimeouts {
     }
 }
 
+impl StopTimeouts {
+    /// No fast shutdown: the server is stopped at once and archives nothing more.
+    #[must_use]
+    pub fn immediate() -> Self {
+        Self { fast: Duration::ZERO, ..Self::default() }
+    }
+}
+
 /// What it took to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
@@ -54,7 +62,7 @@ async fn ended(process: &Process, within: Duration) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
     true
 }
@@ -69,14 +77,14 @@ async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), Postgre
             return Err(PostgresError::WouldNotStop { pid: first.pid, after: within });
         }
         for process in &left {
-            send(process, Signal::SIGKILL)?;
+            signal(process, Signal::SIGKILL)?;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all
-/// of its processes. Also ends what a dead postmaster left behind.
+/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all of its processes.
+/// Also kills the processes that a dead postmaster left.
 ///
 /// # Errors
 /// When processes may not be signaled, or do not even end when killed.
@@ -92,9 +100,9 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         (Signal::SIGINT, timeouts.fast, Stopped::Fast),
         (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
     ];
-    for (signal, patience, outcome) in steps.into_iter().filter(|(_, patience, _)| !patience.is_zero()) {
-        send(&postmaster, signal)?;
-        if ended(&postmaster, patience).await {
+    for (step, timeout, outcome) in steps.into_iter().filter(|(_, timeout, _)| !timeout.is_zero()) {
+        signal(&postmaster, step)?;
+        if ended(&postmaster, timeout).await {
             // A backend that the postmaster gave up on would keep the next server from starting.
             if processes(data_directory)?.is_empty() {
                 return Ok(outcome);
@@ -103,12 +111,12 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         }
         tracing::warn!(
             pid = postmaster.pid,
-            signal = signal.as_str(),
-            ?patience,
+            signal = step.as_str(),
+            ?timeout,
             "PostgreSQL did not stop in time"
         );
     }
-    send(&postmaster, Signal::SIGKILL)?;
+    signal(&postmaster, Signal::SIGKILL)?;
     kill_all(data_directory, timeouts.kill).await?;
     if ended(&postmaster, timeouts.kill).await {
         return Ok(Stopped::Killed);
@@ -136,10 +144,10 @@ pub async fn stop_vanished(
         return Ok(false);
     };
     let timeouts = StopTimeouts::default();
-    send(&postmaster, Signal::SIGQUIT)?;
+    signal(&postmaster, Signal::SIGQUIT)?;
     if !ended(&postmaster, timeouts.immediate).await {
         // Its children notice that they are orphans.
-        send(&postmaster, Signal::SIGKILL)?;
+        signal(&postmaster, Signal::SIGKILL)?;
         if !ended(&postmaster, timeouts.kill).await {
             return Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill });
         }

@@ -17,7 +17,7 @@ use crate::file::log_tail;
 use crate::local::launch::Launched;
 
 /// How often to ask.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a cell must report that it is broken: longer than a pooler's lease, so that the report of an earlier process is
 /// gone by then.

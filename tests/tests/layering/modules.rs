@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments report",
+            "arguments disk member report",
         ],
     ),
     (
@@ -53,17 +53,17 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("crates/model/src", &["decide store", "records", "types"]),
-    ("crates/api/src", &["error record", "structure", "wkt"]),
+    ("crates/api/src", &["error job record", "structure", "wkt"]),
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
     ("crates/topology/src", &[]),
-    ("tests/src", &[]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];
 
 /// Crates whose circles are still to be cut.
-const UNFINISHED: &[&str] = &["pooler/src", "crates/model/src", "crates/postgres/src", "tests/src"];
+const UNFINISHED: &[&str] = &["crates/model/src"];
 
 /// The modules of a crate by path (`jobs::backup`), each with what it names of its own crate.
 type Modules = BTreeMap<String, BTreeSet<String>>;

@@ -53,7 +53,7 @@ async fn read_updates<S>(
 where
     S: Stream<Item = Result<Job, Status>> + Unpin,
 {
-    // A job that works for an hour without news sends no message, so the last one says nothing about multiadmin.
+    // multiadmin sends a message only when the job changes, so the age of the last one says nothing about an outage.
     let mut broken_since: Option<Instant> = None;
     loop {
         let status = match watch().await {
@@ -149,7 +149,7 @@ mod tests {
             .boxed()
     }
 
-    /// Follows a job over these streams; `None` is a multiadmin that does not answer for so many seconds.
+    /// Follows a job over these streams; `Err` is a multiadmin that does not answer for so many seconds.
     async fn followed(streams: Vec<Result<Vec<Event>, u64>>) -> Result<JobState, Code> {
         let mut streams = VecDeque::from(streams);
         let mut away: Option<Instant> = None;
@@ -160,7 +160,7 @@ mod tests {
                     away = None;
                     streams.pop_front();
                 }
-                Err(Status::unavailable("nobody listens"))
+                Err(Status::unavailable("connection refused"))
             }
             _ => match streams.pop_front() {
                 Some(Ok(events)) => Ok(stream(events)),

@@ -69,7 +69,7 @@ impl Display {
 /// One line of a terminal.
 pub(crate) struct Bar {
     bar: ProgressBar,
-    /// Asked for its width only: it changes while the bar is shown, and the bar does not tell it.
+    /// Gives the width, which can change while the bar is shown. `ProgressBar` does not expose it.
     terminal: Box<dyn TermLike>,
     template: &'static str,
 }

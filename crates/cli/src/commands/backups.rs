@@ -93,7 +93,7 @@ pub(crate) fn render_one(backup: &Backup) -> String {
         ("type", type_word(backup.r#type()).to_owned()),
         ("based on", or_nothing(backup.prior.as_deref().unwrap_or_default())),
         ("from cell", or_nothing(&backup.cell)),
-        ("repository says", standby.to_owned()),
+        ("recorded source", standby.to_owned()),
         ("proof", provenance(backup).to_owned()),
         ("job", or_nothing(&backup.job)),
         ("started", or_nothing(&units::time(backup.start_time.as_ref()))),

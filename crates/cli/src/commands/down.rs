@@ -7,7 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::{local, output};
 
-/// End every process of a local cluster; its data stays
+/// End every process of a local cluster; its data is kept
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar down

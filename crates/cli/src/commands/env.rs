@@ -20,7 +20,7 @@ pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, Str
         [] => {
             return Err(no_single("no primary answers"));
         }
-        _ => return Err(no_single("more than one instance says that it is the primary")),
+        _ => return Err(no_single("more than one instance reports that it is the primary")),
     };
     let directory = match &global.admin {
         None => Some(global.directory()?),

@@ -18,7 +18,7 @@ use crate::local;
 
 Exit codes: the command's own; 127 if it is not found, 126 if it cannot be run.")]
 pub(crate) struct Exec {
-    /// Run it as the OS user of the local cluster's PostgreSQL, whom its socket lets in
+    /// Run it as the OS user of the local cluster's PostgreSQL, the only one that its socket accepts
     #[arg(long)]
     as_os_user: bool,
     /// The command with its arguments

@@ -16,7 +16,7 @@ use crate::render::job::details;
 use crate::render::progress::has_ended;
 use crate::render::words::state_word;
 
-/// Backups, restores, drills, rebuilds: what was requested, and what came of it
+/// Backups, restores, drills, rebuilds: list, show, follow and cancel them
 #[derive(Debug, Subcommand)]
 pub(crate) enum Jobs {
     /// List jobs, newest first

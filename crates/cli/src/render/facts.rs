@@ -1,9 +1,9 @@
 //! `name  value` lines: what is shown of one thing.
 
-/// A name and its value. An empty value means that there is nothing to say.
+/// A name and its value. An empty value is not known or does not apply.
 pub(crate) type Fact = (&'static str, String);
 
-/// What stands for an unknown or missing value where the line or column has to stay.
+/// Stands for an unknown or missing value where the line or column is kept.
 pub(crate) const NOTHING: &str = "-";
 
 /// Indented lines with the values in one column; facts without a value are left out.

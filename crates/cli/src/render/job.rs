@@ -1,4 +1,4 @@
-//! One job in full: parameters, progress, steps, history, and what came of it.
+//! One job in full: parameters, progress, steps, history and outcome.
 
 use cellar_api::v1::Job;
 

@@ -8,8 +8,7 @@ use crate::render::table::Table;
 use crate::render::units;
 use crate::render::words::{kind_word, state_word};
 
-/// The most important thing about a job in a few words: why it failed, what came of it, what it waits for, or what it
-/// does.
+/// The most important thing about a job in a few words: why it failed, its outcome, what it waits for, or what it does.
 fn detail(job: &Job) -> String {
     if let Some(error) = &job.error {
         return error.code.clone();

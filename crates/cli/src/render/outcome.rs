@@ -1,4 +1,4 @@
-//! What came of a job: in full, as the command that begins it shows it, and in a few words for a column.
+//! The outcome of a job: in full, as the command that begins it shows it, and in a few words for a column.
 
 use cellar_api::v1::job_result::Outcome;
 use cellar_api::v1::{Job, RecoveryResult};

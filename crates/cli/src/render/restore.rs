@@ -97,7 +97,7 @@ pub(crate) fn recovered(result: &RecoveryResult) -> String {
 /// The result of a step that keeps a cell from taking writes.
 pub(crate) fn fenced(result: &FenceResult) -> String {
     let was =
-        if result.was_primary { "the primary, which is stopped" } else { "a standby, which goes on reading" };
+        if result.was_primary { "the primary, which is stopped" } else { "a standby, which stays read-only" };
     let facts = vec![
         ("it was", was.to_owned()),
         ("timeline", result.timeline.to_string()),

@@ -1,4 +1,4 @@
-//! The plan of a restore, and what came of it.
+//! The plan of a restore, and its outcome.
 
 use cellar_api::v1::Job;
 use cellar_api::v1::job_result::Outcome;

@@ -14,7 +14,7 @@ use crate::failure::Outcome;
 use crate::global::Global;
 use crate::render::schedules::work;
 
-/// Set a schedule, or change one: what is not given stays as it is
+/// Set a schedule, or change one: what is not given is not changed
 ///
 /// A run begins at its time or, if it is refused then, within an hour; later it is missed. Of several times that
 /// passed while no multiadmin ran, only the newest counts. A run waits behind other jobs, and does not begin before
