@@ -188,7 +188,7 @@ impl Ca {
         Ok(Self { dir: dir.to_owned(), pem, certificate, info, issuer })
     }
 
-    /// What the authority's certificate says.
+    /// The content of the authority's certificate.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         &self.info
@@ -214,7 +214,7 @@ impl Ca {
         install_authorities(dir, &self.pem, owner)
     }
 
-    /// What follows a leaf in its file so that whoever trusts the root can follow: nothing for a root itself.
+    /// What follows a leaf in its file so that those who trust the root can verify it: nothing for a root itself.
     pub(crate) fn chain(&self) -> Result<&str> {
         let own = parse(&self.certificate)?;
         Ok(if own.issuer().as_raw() == own.subject().as_raw() { "" } else { &self.pem })

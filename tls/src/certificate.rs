@@ -1,4 +1,4 @@
-//! What a certificate says: whose it is, for what, and until when.
+//! The content of a certificate: whose it is, for what, and until when.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -32,7 +32,7 @@ pub struct ClientTls {
 
 impl ClientTls {
     /// Loads and validates the three files. The server must answer for `localhost`
-    /// unless [`ClientTls::domain_name`] says otherwise.
+    /// unless [`ClientTls::domain_name`] sets another name.
     ///
     /// # Errors
     /// As [`Identity::load`].
@@ -56,7 +56,7 @@ impl ClientTls {
         self
     }
 
-    /// What the client's certificate says.
+    /// The content of the client's certificate.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         self.identity.info()

@@ -74,7 +74,7 @@ pub enum TlsError {
         certificate: PathBuf,
         /// File of trusted authorities.
         authority: PathBuf,
-        /// What the verifier says.
+        /// The verifier's error.
         #[source]
         source: rustls::Error,
     },
@@ -125,7 +125,7 @@ pub enum TlsError {
     BadAddress {
         /// What was given.
         address: String,
-        /// What tonic says.
+        /// tonic's error.
         #[source]
         source: tonic::transport::Error,
     },

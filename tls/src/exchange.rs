@@ -1,7 +1,7 @@
 //! Replacing all of a directory's keys and certificates in one step, and undoing that.
 //!
 //! A key and its certificates fit each other only together. The new ones are made whole in a directory beside the old
-//! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): whoever opens a file by its path
+//! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): a program that opens a file by its path
 //! finds the old set or the new one. The old one stays as `<directory>.previous` until the next exchange.
 
 use std::fs;

@@ -23,7 +23,7 @@ pub(crate) const KEY_MODE: u32 = 0o600;
 /// No PEM file of ours comes near; anything larger is not one.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A file's content with what its directory entry says of it.
+/// A file's content, mode, owner and links.
 pub(crate) struct Content {
     pub(crate) text: String,
     mode: u32,
@@ -39,7 +39,7 @@ impl Content {
     }
 
     /// Whether the file may be copied under another owner: one with another hard link, now or a moment ago,
-    /// could be somebody else's secret under a name in the service user's directory.
+    /// could be another user's secret under a name in the service user's directory.
     pub(crate) fn is_sole_link(&self) -> bool {
         self.sole
     }

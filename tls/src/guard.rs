@@ -115,7 +115,7 @@ impl Guard {
         let principal = peer.uri.as_deref().and_then(|uri| Principal::parse(uri, cluster));
         let who = peer.uri.as_deref().unwrap_or(&peer.common_name);
         let Some(needs) = access::needs(path) else {
-            return Err(deny(format!("nobody may call {method}")));
+            return Err(deny(format!("no role may call {method}")));
         };
         match principal {
             Some(principal) if access::allows(&principal, needs) => Ok(()),

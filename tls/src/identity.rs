@@ -83,7 +83,7 @@ impl Identity {
         Ok(Self { roots, authorities: trusted, chain, key: private, pem, info })
     }
 
-    /// What the certificate says.
+    /// The certificate's content.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         &self.info

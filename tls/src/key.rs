@@ -78,7 +78,7 @@ impl KeyFile {
         self.owner
     }
 
-    /// A signing request (PKCS#10, PEM) that proves possession of the key and says nothing else.
+    /// A signing request (PKCS#10, PEM) that proves possession of the key and has no other content.
     ///
     /// # Errors
     /// When it cannot be signed.

@@ -14,8 +14,8 @@ pub const MAX_REQUEST: usize = 1 << 20;
 /// What one connection may do.
 ///
 /// Its age is not limited: hyper (1.12) fails a call that a client begins in the moment in which its connection is
-/// told to go away. What an age would be for is seen to otherwise: the [`Guard`](crate::guard::Guard) looks at the certificate
-/// again in every call, and keepalives find peers that are gone.
+/// told to go away. Nothing needs it: the [`Guard`](crate::guard::Guard) checks the certificate
+/// in every call, and keepalives find peers that are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Calls under way; more wait.

@@ -18,7 +18,7 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// Longest common name accepted, in bytes: a database's and a cell's name, a
-/// dot, a colon and a number. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
+/// dot, a colon and a number. X.520 allows 64, which none of rustls, Go and OpenSSL enforces.
 const MAX_COMMON_NAME: usize = 138;
 
 /// A leaf certificate to be issued.
@@ -70,7 +70,7 @@ impl LeafRequest {
         Self { server_auth: true, ..Self::client(common_name) }.with_local_names().with_host(host)
     }
 
-    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones, by the name that they let in.
+    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones, by the name that they accept.
     #[must_use]
     pub fn pgbackrest(name: PgbackrestName, cell_host: &str) -> Self {
         Self::server_and_client(name.to_string(), cell_host)
@@ -83,7 +83,7 @@ impl LeafRequest {
             .with_uri(format!("spiffe://{cluster}/pooler/{database}/{cell}"))
     }
 
-    /// The same for somebody whose certificates were revoked so many times: under a name that etcd did not know before.
+    /// The same after so many revocations, under a name that etcd has not known before.
     /// The colon keeps it apart from all other poolers' names.
     #[must_use]
     pub fn after_revocations(mut self, count: u32) -> Self {
@@ -137,7 +137,7 @@ impl LeafRequest {
         Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
     }
 
-    /// What an existing certificate says, to renew it.
+    /// The names and uses of an existing certificate, to renew it.
     #[must_use]
     pub fn like(info: &CertificateInfo) -> Self {
         Self {

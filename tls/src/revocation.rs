@@ -163,7 +163,7 @@ mod tests {
         let (read, kept) = read_revocations(&pem, ours.pem()).unwrap();
         assert_eq!(read, revoked);
         assert_eq!(read_revocations(&kept, ours.pem()).unwrap().0, revoked);
-        // Somebody else's list revokes nothing of ours, alone or beside ours.
+        // Another authority's list revokes nothing of ours, alone or beside ours.
         let forged = sign_revocations(&theirs, &RevokedSerials::from([("c0".to_owned(), since)])).unwrap();
         assert!(read_revocations(&forged, ours.pem()).is_err());
         let (read, kept) = read_revocations(&format!("{forged}{pem}"), ours.pem()).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         for (root, name, counts) in [(&ours, "x", true), (&theirs, "y", false)] {
             let delegate = generate_delegate(root, &dir.path().join(name), &cluster, None).unwrap();
             let list = sign_revocations(&delegate, &revoked).unwrap();
-            assert!(read_revocations(&list, ours.pem()).is_err(), "nobody knows the delegate");
+            assert!(read_revocations(&list, ours.pem()).is_err(), "the delegate is not known");
             let read = read_revocations(&format!("{list}{}", delegate.pem()), ours.pem());
             assert_eq!(read.is_ok(), counts);
         }

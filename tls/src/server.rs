@@ -94,7 +94,7 @@ impl ReloadableServerConfig {
         Ok(Reloaded::Swapped(info))
     }
 
-    /// What the certificate in use says.
+    /// The content of the certificate in use.
     #[must_use]
     pub fn info(&self) -> CertificateInfo {
         self.active().identity.info().clone()

@@ -1,4 +1,4 @@
-//! Whether two paths lead to the same file or directory. How they are written says nothing: a symbolic link, a bind mount
+//! Whether two paths lead to the same file or directory. Their spelling does not tell: a symbolic link, a bind mount
 //! or `..` gives one directory many names.
 
 use std::fs;
@@ -20,8 +20,8 @@ impl FileId {
     }
 }
 
-/// Whether two paths lead to the same place. A place where nothing is yet, or is any more, is told by the directory that
-/// it would lie in.
+/// Whether two paths lead to the same place. A place where nothing exists is identified by the directory that it would
+/// be in.
 #[must_use]
 pub fn is_same_place(one: &Path, other: &Path) -> bool {
     if one == other {

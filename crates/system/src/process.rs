@@ -1,4 +1,4 @@
-//! What `/proc` says of processes. Numbers are reused, so a process is its number and its start time.
+//! Processes, as `/proc` shows them. Numbers are reused, so a process is its number and its start time.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ impl Process {
     }
 }
 
-/// Memory in bytes that programs could have now without swapping; `None` when the kernel does not say.
+/// Memory in bytes that programs could have now without swapping; `None` when the kernel does not show it.
 #[must_use]
 pub fn available_memory() -> Option<u64> {
     procfs::Meminfo::current().ok()?.mem_available

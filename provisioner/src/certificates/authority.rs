@@ -1,6 +1,6 @@
 //! The authorities of a local cluster: the one that signs, and while it is being replaced the new or the old one.
 //!
-//! The directory `ca` says all of it. `ca.crt` and `ca.key` sign. While the authority is being replaced there is
+//! The directory `ca` holds all of it. `ca.crt` and `ca.key` sign. While the authority is being replaced there is
 //! first `next/`, which is trusted already and signs nothing, and then `old.crt`, which is still trusted.
 
 use std::fs;
@@ -29,7 +29,7 @@ impl Cluster {
         Ok(generate_ca(&self.layout.ca(), &self.state.cluster)?)
     }
 
-    /// The certificates of everybody whom this cluster trusts to sign, in PEM.
+    /// The certificates of all trusted authorities, in PEM.
     pub(crate) fn trusted(&self) -> Result<String> {
         let ca = self.layout.ca();
         let files =

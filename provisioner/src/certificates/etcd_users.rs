@@ -8,14 +8,14 @@ use crate::cluster::local_cluster::{Cluster, HOST};
 use crate::error::provision_error::Result;
 
 impl Cluster {
-    /// Lets a cell's pooler into etcd, to its own records.
+    /// Makes a cell's pooler a user of etcd that may use its own records.
     pub(crate) async fn admit_pooler(&self, cell: &CellName) -> Result<()> {
         let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
         let grants = Some(self.keys().grants_of_pooler(&self.state.database, cell));
         Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
     }
 
-    /// Lets into etcd no more who was a cell's pooler before its certificates were revoked.
+    /// Removes the users that a cell's pooler had in etcd before its certificates were revoked.
     pub(crate) async fn dismiss_former_poolers(&self, cell: &CellName) -> Result<()> {
         let etcd = self.etcd().await?;
         for revocations in 0..self.revocations_of(cell) {
@@ -24,14 +24,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets a cell's pooler into etcd no more.
+    /// Removes a cell's pooler from etcd's users.
     pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
         self.dismiss_former_poolers(cell).await?;
         let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
         Ok(self.etcd().await?.remove_user(&name).await?)
     }
 
-    /// Makes etcd hold everybody to what its certificate is for. Repeating it changes nothing.
+    /// Makes etcd check permissions, with a user for each certificate that may connect. Repeating it changes nothing.
     pub(crate) async fn ensure_permissions(&self) -> Result<()> {
         let etcd = self.etcd().await?;
         etcd.ensure_user(&EtcdUser { name: self.provisioner_request()?.common_name, grants: None }).await?;

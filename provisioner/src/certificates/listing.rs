@@ -11,7 +11,7 @@ use crate::cluster::local_cluster::Cluster;
 pub struct ListedCertificate {
     /// Its file.
     pub path: PathBuf,
-    /// What it says; the reason when it cannot be read.
+    /// Its content; the reason when it cannot be read.
     pub info: std::result::Result<CertificateInfo, String>,
 }
 

@@ -1,4 +1,4 @@
-//! The certificates of a local cluster on disk, and who they let in: the authority, the sets that it signs, the list of
+//! The certificates of a local cluster on disk, and who may connect with them: the authority, the sets that it signs, the list of
 //! what is revoked, and clients with a certificate. Replacing them while everything runs is the folder `renewal`.
 
 pub(crate) mod authority;

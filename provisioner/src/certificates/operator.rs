@@ -12,7 +12,7 @@ use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
 
-/// The name of whoever runs this, as far as it can stand in a certificate.
+/// The name of the user who runs this, or its number if the name cannot be in a certificate.
 pub(crate) fn operator_name() -> String {
     let uid = Uid::current();
     let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
@@ -43,7 +43,7 @@ impl Cluster {
             return Err(ProvisionError::Argument {
                 argument: "--name",
                 value: name.to_owned(),
-                reason: "etcd's administrator is called so: choose another".to_owned(),
+                reason: "it is the name of etcd's administrator: choose another".to_owned(),
             });
         }
         if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
@@ -56,21 +56,21 @@ impl Cluster {
         let certificate = directory.join(CLIENT_CERTIFICATE);
         let revoked = self.revoked()?;
         match CertificateInfo::from_file(&certificate) {
-            // Whoever has it has its key.
+            // Whoever can present a revoked certificate has its key, so the key is replaced too.
             Ok(present) if revoked.contains_key(&present.serial) => set.renew(&ca, &self.trusted()?)?,
             _ => set.ensure(&ca, &self.trusted()?)?,
         }
         replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
         let info = CertificateInfo::from_file(&certificate)?;
-        // Its holder takes it elsewhere; what is known of it here is what one needs to revoke it.
+        // Its holder takes it elsewhere; this copy is what a revocation needs.
         let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;
         make_directory(&self.issued(), 0o700, None)?;
         replace(&self.issued().join(format!("{}.crt", info.serial)), &text, 0o644, None)?;
         Ok(info)
     }
 
-    /// Renews the certificates of whoever works here with the authority's key at hand, when they are due: the
-    /// command line's and the provisioner's own. Nobody else could, and nobody should notice.
+    /// Renews the command line's and the provisioner's own certificates when they are due, if this user can read the
+    /// authority's key. No daemon renews them.
     pub fn renew_operators(&self) {
         let sets = [self.client_set(), self.provisioner_set()];
         for set in sets.into_iter().flatten() {
@@ -80,8 +80,8 @@ impl Cluster {
             if set.certificates().all(lasts) {
                 continue;
             }
-            // Somebody who may use the certificate need not be able to read the authority's key; what is left of
-            // its life is told elsewhere (`certs list`).
+            // A user who may use the certificate need not be able to read the authority's key. `certs list` shows when
+            // it ends.
             if let (Ok(ca), Ok(trusted)) = (Ca::load(&self.layout.ca()), self.trusted()) {
                 let _ = set.ensure(&ca, &trusted);
             }

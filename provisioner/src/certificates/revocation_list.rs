@@ -36,7 +36,7 @@ impl Cluster {
             lists.push_str(&sign_revocations(&signer, &revoked)?);
         }
         if self.state.renews && self.signing().join(CA_CERTIFICATE).exists() {
-            // Its certificate comes along, so that readers who trust the authority can follow.
+            // With its certificate, so that readers who trust the authority can verify the list.
             let delegate = Ca::load(&self.signing())?;
             lists.push_str(&sign_revocations(&delegate, &revoked)?);
             lists.push_str(delegate.pem());
@@ -55,10 +55,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Hands the lists to everybody.
+    /// Publishes the lists in etcd, where all servers read them.
     pub(crate) async fn publish_revoked(&self) -> Result<()> {
         self.install_etcd_revocations()?;
-        // Servers that check lists refuse whomever they have no list for, so there is none before it is needed.
+        // A server that checks lists refuses every certificate of an authority without one, so there is none before it is needed.
         if self.revoked()?.is_empty() {
             return Ok(());
         }

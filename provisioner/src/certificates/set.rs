@@ -34,7 +34,7 @@ impl CertificateSet {
         make_directory(&self.directory, 0o700, self.owner)?;
         exchange(&self.directory, self.owner, |next| -> Result<()> {
             self.fill(next, ca, trusted)?;
-            // Whoever reads them from now on must be able to use them.
+            // A program that reads them from now on must be able to use them.
             for (file, _) in &self.leaves {
                 Identity::load(&next.join(CA_CERTIFICATE), &next.join(file), &next.join(self.key))?;
             }
@@ -51,7 +51,7 @@ impl CertificateSet {
         Ok(())
     }
 
-    /// Says whom to trust, and changes nothing else.
+    /// Installs the trusted authorities, and changes nothing else.
     pub(crate) fn trust(&self, trusted: &str) -> Result<()> {
         install_authorities(&self.directory, trusted, self.owner)?;
         Ok(())

@@ -1,4 +1,4 @@
-//! The certificate sets of a local cluster: whose they are, where, and what each certificate says.
+//! The certificate sets of a local cluster: their owners, directories, and the names and uses of each certificate.
 
 use std::path::PathBuf;
 
@@ -68,7 +68,7 @@ impl Cluster {
         self.set("multiadmin", self.layout.multiadmin(), ADMIN_KEY, self.owner(), leaves)
     }
 
-    /// What a gRPC client needs: certificates of whoever runs this.
+    /// The command line's: a certificate of the user who runs this.
     pub(crate) fn client_set(&self) -> Result<CertificateSet> {
         let request = LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, &operator_name())?;
         let leaves = vec![(CLIENT_CERTIFICATE, request)];
@@ -99,7 +99,7 @@ impl Cluster {
         self.multiadmin_set().ensure(ca, &self.trusted()?)
     }
 
-    /// What a gRPC client needs: certificates of whoever runs this, and multiadmin's address.
+    /// What the command line needs: its certificate, and multiadmin's address.
     pub(crate) fn issue_client(&self, ca: &Ca) -> Result<()> {
         self.client_set()?.ensure(ca, &self.trusted()?)?;
         let endpoint = format!("{}\n", self.admin_address()?);
@@ -116,7 +116,7 @@ impl Cluster {
         Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
     }
 
-    /// What a cell's pooler is called whose certificates were revoked so many times.
+    /// The certificate of a cell's pooler after so many revocations, each of which gave it another name.
     pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
         LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, HOST)
             .after_revocations(revocations)

@@ -30,7 +30,7 @@ impl Cluster {
         Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
     }
 
-    /// Tells the poolers how many full backups are kept, if somebody has ever said so.
+    /// Records how many full backups are kept, if that was ever chosen.
     pub(crate) async fn record_retention(&self, store: &Store) -> Result<()> {
         if self.state.retention_full.is_none() {
             return Ok(());

@@ -14,7 +14,7 @@ pub(crate) const HOST: &str = "localhost";
 /// The address that everything of a local cluster listens on.
 pub(crate) const LISTEN: &str = "127.0.0.1";
 
-/// Full backups that a local cluster keeps, unless somebody says otherwise.
+/// Full backups that a local cluster keeps, unless another number was chosen.
 const RETENTION_FULL: u32 = 2;
 
 /// A local cluster that exists or is about to.

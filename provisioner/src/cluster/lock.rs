@@ -1,4 +1,4 @@
-//! The lock that whoever changes a cluster holds.
+//! The lock without which no process changes a cluster.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn holder_name(holder: Option<u32>) -> String {
 }
 
 impl ClusterLock {
-    /// Takes the lock; waits for whoever holds it, at most `timeout`.
+    /// Takes the lock; waits for the process that holds it, at most `timeout`.
     ///
     /// # Errors
     /// [`ProvisionError::Locked`], naming the holder.

@@ -1,5 +1,5 @@
 //! A local cluster as data: what it was created with, where its files are, the records that follow, and the lock without
-//! which nobody changes it. All that acts on a cluster is in the folders above.
+//! which no process changes it. All that acts on a cluster is in the folders above.
 
 pub(crate) mod blocking;
 pub(crate) mod database_record;

@@ -1,4 +1,5 @@
-//! Where the files of a local cluster are, as far as the layout that all programs share does not say it.
+//! Where the files of a local cluster are that only the provisioner knows. The layout that all programs share is
+//! `cellar_model::ClusterLayout`.
 
 use std::path::PathBuf;
 
@@ -50,7 +51,7 @@ impl Cluster {
         self.layout.log().join("etcd.log")
     }
 
-    /// The authority that is on its way in.
+    /// Directory of the new authority while it replaces the old one.
     pub(crate) fn next_authority(&self) -> PathBuf {
         self.layout.ca().join("next")
     }

@@ -1,7 +1,7 @@
 //! What the provisioner remembers of a local cluster.
 //!
 //! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
-//! there are is etcd's to say once it does; the list here only says whose processes to start.
+//! there are is decided by etcd once it does; the list here only decides whose processes to start.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -64,13 +64,13 @@ pub struct ClusterState {
     pub os_user: String,
     /// The cell that ran initdb.
     pub bootstrap_cell: CellName,
-    /// How long its certificates are valid, seconds; a year when it does not say.
+    /// How long its certificates are valid, in seconds; a year unless it was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_lifetime_seconds: Option<u64>,
     /// Whether its multiadmin renews certificates by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renews: bool,
-    /// How many full backups an expiry keeps; a default when it does not say.
+    /// How many full backups an expiry keeps; a default unless it was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_full: Option<u32>,
     /// Its cells.
@@ -92,7 +92,7 @@ pub struct ClusterState {
 pub struct Revoking {
     /// What is revoked: the certificate that was named, and all that its key had.
     pub serials: BTreeSet<String>,
-    /// The name that pgBackRest's servers are to let in no more, if one of these may open them.
+    /// The name that pgBackRest's servers must no longer accept, if one of these certificates has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_name: Option<PgbackrestName>,
 }

@@ -1,4 +1,4 @@
-//! Progress: one line a step for whoever waits.
+//! Progress: one line a step, for the person who waits.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -52,7 +52,7 @@ impl ProvisionError {
         }
     }
 
-    /// What to do next, where there is something useful to say.
+    /// What to do next, where there is useful advice.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -69,7 +69,7 @@ impl ProvisionError {
                 "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),
             ),
             Self::BadState { .. } => {
-                Some("restore the file from a copy; it says which cells and ports the cluster has".to_owned())
+                Some("restore the file from a copy; it holds the cells and ports of the cluster".to_owned())
             }
             Self::RecordDiffers { .. } => Some(
                 "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"

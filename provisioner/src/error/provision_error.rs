@@ -71,7 +71,7 @@ pub enum ProvisionError {
         /// The directory that was looked at.
         dir: PathBuf,
     },
-    /// The remembered state cannot be read.
+    /// The state file cannot be read.
     #[error("{} cannot be read: {reason}", path.display())]
     BadState {
         /// The file.
@@ -112,7 +112,7 @@ pub enum ProvisionError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A record in etcd is not what this cluster would write.
-    #[error("the record {key} in etcd says {found}, and this cluster says {wanted}")]
+    #[error("the record {key} in etcd is {found}, and this cluster would write {wanted}")]
     RecordDiffers {
         /// The key.
         key: String,
@@ -181,7 +181,7 @@ pub enum ProvisionError {
     FirstBackup {
         /// The database.
         database: String,
-        /// What the last job says, or why there was none.
+        /// The last job's error, or why there was no job.
         message: String,
         /// What to do next.
         hint: String,

@@ -40,7 +40,7 @@ pub struct RemovedCell {
 /// interrupted.
 ///
 /// # Errors
-/// When something is in the way, multiadmin refuses, or it does not stream within `timeout`.
+/// When the checks find a problem, multiadmin refuses, or it does not stream within `timeout`.
 pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &Steps) -> Result<AddedCell> {
     let deadline = Instant::now() + timeout;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
@@ -92,7 +92,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     Ok(AddedCell { cell, primary })
 }
 
-/// Removes a cell from the cluster in `dir`: from the topology first, so that nobody counts on it any
+/// Removes a cell from the cluster in `dir`: from the topology first, so that nothing relies on it any
 /// more, then its processes. Its directory is kept unless `delete_data`.
 ///
 /// # Errors

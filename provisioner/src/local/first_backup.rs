@@ -108,7 +108,7 @@ impl Watcher<'_> {
                 Some(Code::RequestIdReused) if attempt < MAX_ATTEMPTS => attempt += 1,
                 Some(Code::NotPrimary) => primary = self.wait_for_primary().await?,
                 _ if is_transient_refusal(&status) => {
-                    self.check_deadline(&format!("multiadmin still says: {}", status.message()))?;
+                    self.check_deadline(&format!("multiadmin still answers: {}", status.message()))?;
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 _ => return Err(status.into()),

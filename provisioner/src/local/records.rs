@@ -1,6 +1,6 @@
-//! The records of a new cluster: written once, straight into etcd, before anybody else is there.
+//! The records of a new cluster: written once, directly into etcd, before any daemon writes there.
 //!
-//! The database's record is written last and seals the rest: once it is there, etcd says which cells
+//! The database's record is written last and completes the rest: once it is there, etcd decides which cells
 //! exist and the provisioner follows.
 
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ where
         attempts += 1;
         match store.transaction().expect_absent(key).put(key, record).commit().await {
             Ok(TxnOutcome::Committed(_)) => return Ok(()),
-            // Written by somebody else, or perhaps by us: read it again.
+            // Another process wrote it, or this one did and the answer was lost: read it again.
             Ok(TxnOutcome::Conflict) if attempts < MAX_ATTEMPTS => {}
             Err(error) if error.is_retryable() && attempts < MAX_ATTEMPTS => {}
             Ok(TxnOutcome::Conflict) => {
@@ -63,7 +63,7 @@ fn recorded_path(recorded: &str, wanted: String) -> String {
     if is_same_place(Path::new(recorded), Path::new(&wanted)) { recorded.to_owned() } else { wanted }
 }
 
-/// What etcd says of the cells whose directories lie in this cluster's.
+/// How the cells in etcd whose directories are in this cluster's differ from the state file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
     /// Cells that etcd has and the remembered state has not: `cells add` was interrupted.

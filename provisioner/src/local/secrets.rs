@@ -1,7 +1,7 @@
 //! The passphrase of an encrypted repository: remembered once for the cluster, and given to each cell.
 //!
-//! The copy in `<dir>/state/secrets` belongs to whoever runs the provisioner, and cells that are added later get
-//! theirs from it. The state itself says only that there is one.
+//! The copy in `<dir>/state/secrets` belongs to the user who runs the provisioner, and cells that are added later get
+//! theirs from it. The state file only records that there is one.
 
 use cellar_model::{CellName, ClusterLayout, Secret};
 use cellar_pgbackrest::read_passphrase;
@@ -35,7 +35,7 @@ pub(crate) fn check_agreement(
 }
 
 impl Cluster {
-    /// Remembers the passphrase of a new cluster, before the state that says that there is one.
+    /// Remembers the passphrase of a new cluster, before the state file that records that there is one.
     pub(crate) fn remember_passphrase(&self, secret: &Secret) -> Result<()> {
         make_directory(&self.layout.secrets(), DIRECTORY_MODE, None)?;
         replace(&self.layout.repo_cipher_pass(), &line(secret), FILE_MODE, None)

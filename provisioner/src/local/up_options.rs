@@ -12,13 +12,13 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::local::port_offset::{self, PortOffset, Reservation};
 use crate::local::secrets;
 
-/// The cluster's name when nobody gives one.
+/// The cluster's name unless one is given.
 pub const DEFAULT_CLUSTER: &str = "demo";
 
-/// The database's name when nobody gives one.
+/// The database's name unless one is given.
 pub const DEFAULT_DATABASE: &str = "app";
 
-/// The cells when nobody gives any.
+/// The cells unless some are given.
 pub const DEFAULT_CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 
 /// What a person asks `up` for. What is absent is taken from the cluster, or its default.

@@ -26,12 +26,12 @@ const BROKEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest page that multiadmin gives; a database has at most 256 poolers.
 const MAX_PAGE: u32 = 1000;
 
-/// What multiadmin says of the cells now.
+/// The cells as multiadmin reports them.
 #[derive(Debug, Default)]
 pub(crate) struct Observation {
     /// The recorded primary.
     pub(crate) leader: Option<String>,
-    /// What each cell's pooler says; nothing for one that is down.
+    /// What each cell's pooler reports; nothing for one that is down.
     pub(crate) status: BTreeMap<String, PoolerStatus>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
     Well(String),
     /// On its way; in words.
     NotYet(String),
-    /// It does not become well without somebody; in words.
+    /// It does not become well without help; in words.
     Broken(String),
 }
 
@@ -55,7 +55,7 @@ impl Verdict {
 }
 
 /// The verdict on a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
-/// says nothing about the one that runs now.
+/// is no status of the one that runs now.
 pub(crate) fn assess(observed: &Observation, cell: &str, pid: Option<u32>) -> Verdict {
     let Some(status) = observed.status.get(cell) else {
         return Verdict::NotYet("its multipooler does not report yet".to_owned());

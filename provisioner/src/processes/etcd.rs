@@ -15,7 +15,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
 use crate::processes::process::{Launch, Started, end};
 
-/// Largest database, in bytes: etcd's recommended default, stated so that it does not change underneath.
+/// Largest database, in bytes: etcd's recommended default, set here so that another version cannot change it.
 const MAX_DATABASE_BYTES: u64 = 2 << 30;
 
 /// Transactions between snapshots. etcd keeps that many in memory, and its default of 100,000 costs
@@ -69,7 +69,7 @@ impl Cluster {
             ("--peer-key-file", file("server.key")),
             ("--peer-trusted-ca-file", file("ca.crt")),
             ("--peer-crl-file", file(REVOCATIONS)),
-            // Without it whoever has any certificate of the cluster could speak as a member.
+            // Without it any certificate of the cluster could be used as a member's.
             ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
             ("--auto-compaction-mode", "periodic".to_owned()),
             ("--auto-compaction-retention", "1h".to_owned()),

@@ -94,7 +94,7 @@ impl Started {
                 log: self.log.clone(),
                 tail: log_tail(&self.log),
             }),
-            // An error means that somebody else reaped it, and says nothing of how it ended.
+            // An error means that another part of this program reaped it; how it ended is not known.
             Ok(None) | Err(_) => Ok(()),
         }
     }

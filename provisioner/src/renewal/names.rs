@@ -1,9 +1,9 @@
 //! Names that change with a revocation, where a list of revoked certificates does not reach.
 //!
-//! pgBackRest's servers know no revocation, only names. So who had a certificate that was revoked is shut out by a change
-//! of all cells' names: `cluster.json` says which one holds, the database's record tells the servers, and their poolers
-//! report whom they let in. etcd reads its list when somebody connects; who is connected already is held by the name of
-//! his user, so the pooler of a cell whose certificates were revoked has another one.
+//! pgBackRest's servers check names and no revocation list. So after a revocation all cells get another name, which the
+//! revoked certificate does not have: `cluster.json` holds it, the database's record gives it to the servers, and their
+//! poolers report which names they accept. etcd reads its list only when a client connects; a client that is connected
+//! already is known by its user's name, so the pooler of a cell whose certificates were revoked gets another one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 /// How often the poolers' reports are looked at.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The first server, by its cell, that lets in others than these; whom.
+/// The cell of the first running server that accepts other names than these, with those names.
 fn first_with_other_names(
     names: &[PgbackrestName],
     statuses: impl IntoIterator<Item = PoolerStatus>,
@@ -32,8 +32,8 @@ fn first_with_other_names(
 }
 
 impl Cluster {
-    /// Lets in these names and nobody else, the first being the one that certificates carry from now on, and waits
-    /// until every server that runs does so.
+    /// Records these as the only accepted names, the first being that of new certificates, and waits until every server
+    /// that runs accepts them and no others.
     pub(crate) async fn accept_names(
         &self,
         store: &Store,
@@ -51,7 +51,7 @@ impl Cluster {
                 return Err(ProvisionError::NoAnswer {
                     what: format!("pgBackRest of cell {cell} with other names"),
                     after: begun.elapsed(),
-                    reason: format!("it lets in {found} still; `cellar up` goes on with it"),
+                    reason: format!("it still accepts {found}; `cellar up` continues"),
                     log: self.layout.log(),
                     tail: String::new(),
                 });
@@ -68,7 +68,7 @@ impl Cluster {
         .await
     }
 
-    /// Says again which names hold, to an etcd that has older records.
+    /// Finishes an interrupted change of names, and repeats it for an etcd with older records.
     pub(crate) async fn finish_name_change(&self, store: &Store, deadline: Instant) -> Result<()> {
         self.rename_poolers(store).await?;
         let wanted = [self.state.pgbackrest_name];
@@ -85,7 +85,7 @@ impl Cluster {
         for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
             self.admit_pooler(&cell.name).await?;
             let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
-            // Nobody else changes it, and `cells remove` is kept out by the lock on this directory.
+            // No other program changes it, and `cells remove` waits for the lock on this directory.
             let found = store.get::<Pooler>(&key).await?;
             if let Some(found) = found.filter(|found| found.record.revocations != cell.revocations) {
                 let record = Pooler { revocations: cell.revocations, ..found.record };
@@ -116,6 +116,6 @@ mod tests {
         let (cell, lets_in) = found(&[status("zone1", true, &[new]), both.clone()]).unwrap();
         assert_eq!((cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
         assert_eq!(first_with_other_names(&[new, old], [both]), None);
-        assert!(found(&[status("zone1", true, &[])]).is_some(), "nobody knows whom it lets in");
+        assert!(found(&[status("zone1", true, &[])]).is_some(), "it is not known which names it accepts");
     }
 }

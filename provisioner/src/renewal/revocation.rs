@@ -14,7 +14,7 @@ use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::renewal::tls_port::{Expected, TlsPort};
 
-/// How long pgBackRest's servers may take to let in a new name before the old one goes.
+/// How long pgBackRest's servers may take to accept a new name before the old one is removed.
 const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
@@ -24,7 +24,7 @@ const NEW_SET_TIMEOUT: Duration = Duration::from_secs(40);
 /// Revokes a certificate: nothing accepts it any more. One that something of the cluster's own uses is replaced first, key and all.
 ///
 /// # Errors
-/// When it is no serial number or the authority's own, or etcd cannot be told; it is remembered then, and the next
+/// When it is no serial number or the authority's own, or etcd cannot be changed; it is recorded then, and the next
 /// revocation or `up` tells it.
 pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, steps: &Steps) -> Result<String> {
     let deadline = Instant::now() + timeout;
@@ -68,7 +68,7 @@ impl Cluster {
             }
         };
         let mut revoking = Revoking { serials: [serial.to_owned()].into(), former_name: None };
-        // Whoever has the key of one has that of the others.
+        // They share one key.
         revoking.serials.extend(compromised.into_iter().flat_map(CertificateSet::serials));
         if opens_pgbackrest {
             let former = self.state.pgbackrest_name;
@@ -94,14 +94,14 @@ impl Cluster {
         let (ca, trusted, store) = (Ca::load(&self.layout.ca())?, self.trusted()?, self.store().await?);
         let ports = self.tls_ports()?;
         if let Some(former) = revoking.former_name {
-            // Both, so that cells reach each other meanwhile.
+            // Both names, so that cells reach each other meanwhile.
             let soon = deadline.min(Instant::now() + BOTH_NAMES_TIMEOUT);
             if let Err(error) = self.accept_names(&store, &[self.state.pgbackrest_name, former], soon).await {
                 steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
             }
         }
         if let Err(error) = self.rename_poolers(&store).await {
-            steps.step(&format!("etcd cannot be told of a pooler's new name: {error}"));
+            steps.step(&format!("a pooler's new name cannot be recorded in etcd: {error}"));
         }
 
         let mut replaced = Vec::new();
@@ -128,7 +128,7 @@ impl Cluster {
                 port.protocol != ProbeProtocol::Pgbackrest
                     && replaced.iter().any(|set| port.certificate.starts_with(&set.directory))
             });
-        // Not to cut off what has new certificates and has not read them yet; but nobody is waited for at any price.
+        // So that no server is cut off that has new certificates and has not read them yet; but the wait is bounded.
         let soon = deadline.min(Instant::now() + NEW_SET_TIMEOUT);
         let of_replaced_served = self.wait_for_ports(&of_replaced, &ca, Expected::Serves, soon).await;
         let _ = self.sign_revoked(&revoking.serials)?;
@@ -139,7 +139,7 @@ impl Cluster {
         if let Some(former) = revoking.former_name {
             let name = self.state.pgbackrest_name;
             self.accept_names(&store, &[name], deadline).await?;
-            steps.step(&format!("pgBackRest's servers let in {name} and not {former} any more"));
+            steps.step(&format!("pgBackRest's servers accept {name} and no longer {former}"));
         }
         of_replaced_served?;
         self.wait_for_ports(&others, &ca, Expected::Serves, deadline).await?;

@@ -41,7 +41,7 @@ pub(crate) struct TlsPort {
 
 /// A client that connects to ports with certificates that one authority has just signed.
 struct Prober {
-    /// As a standby: let in by PostgreSQL, and by everybody who looks at the signature alone.
+    /// As a standby: accepted by PostgreSQL, and by every server that checks the signature alone.
     standby: ClientTls,
     /// As another cell's pgBackRest.
     pgbackrest: ClientTls,

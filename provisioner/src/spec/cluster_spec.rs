@@ -13,13 +13,13 @@ use crate::error::spec_error::SpecError;
 use crate::spec::collisions::check_collisions;
 use crate::spec::file_format::{CellTable, SpecFile};
 
-/// Full backups kept when the specification does not say.
+/// Full backups kept when the specification has no number.
 const DEFAULT_RETENTION: u32 = 7;
 
-/// Address that servers listen on when the specification does not say.
+/// Address that servers listen on when the specification has none.
 const DEFAULT_LISTEN: &str = "0.0.0.0";
 
-/// Who may use the TLS servers when the specification does not say: every stanza, for clients whose
+/// Who may use the TLS servers when the specification does not name them: every stanza, for clients whose
 /// certificate is named `pgbackrest`.
 const DEFAULT_SERVER_AUTH: &str = "*";
 
