@@ -27,7 +27,6 @@ pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Survey, SurveyedBackup, newest_on, windows};
 pub use decide::verification::{Faults, faults};
 pub use records::audit::{AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, forgettable_audit};
-pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::backup::{
     BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,
     JOB_ANNOTATION, PROOF_ANNOTATION,
@@ -48,6 +47,7 @@ pub use records::maintenance::{
 };
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
+pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{

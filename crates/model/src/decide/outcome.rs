@@ -102,8 +102,8 @@ pub fn lost_is_recoverable(record: &JobRecord, run: &Run, epoch: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::types::code::Code;
     use super::*;
+    use crate::types::code::Code;
     use jiff::Timestamp;
     use proptest::prelude::*;
 

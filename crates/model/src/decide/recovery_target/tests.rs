@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
+use super::*;
 use crate::decide::survey::{newest_on, windows};
 use crate::records::backup::BackupType;
 use crate::types::code::Code;
 use crate::types::lsn::{Lsn, SystemIdentifier};
 use crate::types::wal::{Ancestor, Archive, History, Segment};
-use super::*;
 
 const SEG: u64 = 16 << 20;
 

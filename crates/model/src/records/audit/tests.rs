@@ -47,8 +47,7 @@ fn long_values_are_cut() {
     let name = kept["name"].as_str().unwrap();
     assert!(name.starts_with("éé") && name.ends_with("... (2000 bytes)"), "{name}");
     assert_eq!(kept["cell"], "zone1");
-    let many: BTreeMap<String, String> =
-        (0..100).map(|n| (format!("{n:03}"), "v".repeat(9999))).collect();
+    let many: BTreeMap<String, String> = (0..100).map(|n| (format!("{n:03}"), "v".repeat(9999))).collect();
     let kept = arguments(json!({ "annotations": many }));
     assert_eq!(kept["annotations"]["..."], "(68 more)");
     let ended = record(1, AuditOutcome::Begun)

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::job::id::JobId;
 use crate::records::job::outcome::JobOutcome;
-use crate::types::json;
 use crate::types::code::{Code, Refusal};
+use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
 
 /// Where a job is in its life.

@@ -3,8 +3,8 @@
 //! In JSON a spec is `kind` with the parameters in a field beside it (`"kind": "JOB_KIND_DRILL", "drill": {...}`).
 //! The protobuf message has the same fields, in a `oneof`.
 
-use serde::ser::SerializeMap;
 use serde::de;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::records::backup::BackupParams;
