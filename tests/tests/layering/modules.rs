@@ -22,7 +22,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "admin/src",
-        &["api", "leader cluster", "jobs", "admin", "audit pooler_clients", "caller deadline page", "refusal"],
+        &[
+            "api",
+            "leader cluster",
+            "jobs",
+            "admin",
+            "audit pooler_clients",
+            "caller deadline page",
+            "refusal",
+        ],
     ),
     (
         "crates/cli/src",
@@ -34,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
-    ("crates/topology/src", &[]),
+    ("crates/topology/src", &["mirror", "view", "store", "etcd lease_keeper memory retry", "kv", "error"]),
     ("tests/src", &[]),
     ("tls/src", &[]),
 ];

@@ -1,4 +1,4 @@
-//! Keeping a lease alive for as long as the process lives.
+//! Keeping a lease alive while the process runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use crate::kv::{Kv, LeaseId};
 
 /// How soon a failed renewal is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Holds one lease, renews it at a third of its time, and gets a new one when it
-/// was lost. Keys bound to the lease must be written again whenever it changes.
+/// Holds one lease, renews it after a third of its TTL, and gets a new one when it
+/// has ended. Keys bound to the lease must be written again whenever it changes.
 ///
 /// A restart of etcd that is shorter than the TTL does not end the lease: etcd
-/// persists leases and restarts their clocks, and renewal goes on when it answers.
+/// persists leases and starts their TTL again, and renewal goes on when it answers.
 #[derive(Debug)]
 pub struct LeaseKeeper {
     lease: watch::Receiver<Option<LeaseId>>,
@@ -23,7 +23,7 @@ pub struct LeaseKeeper {
 }
 
 impl LeaseKeeper {
-    /// Begins to hold a lease of `ttl` seconds.
+    /// Starts to hold a lease of `ttl` seconds.
     #[must_use]
     pub fn start(kv: Arc<dyn Kv>, ttl: u32) -> Self {
         let (sender, lease) = watch::channel(None);
@@ -39,7 +39,7 @@ impl LeaseKeeper {
                         }
                         Err(error) => {
                             tracing::debug!(%error, "no lease yet");
-                            RETRY
+                            RETRY_INTERVAL
                         }
                     },
                     Some(id) => match kv.keep_alive(id).await {
@@ -51,7 +51,7 @@ impl LeaseKeeper {
                         }
                         Err(error) => {
                             tracing::debug!(%error, "lease not renewed yet");
-                            RETRY
+                            RETRY_INTERVAL
                         }
                     },
                 };

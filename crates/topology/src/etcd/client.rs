@@ -1,4 +1,4 @@
-//! etcd as a [`Kv`].
+//! An etcd client that is a [`Kv`].
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,26 +11,30 @@ use etcd_client::{
 };
 use futures_util::{StreamExt, stream};
 
-use crate::StoreError;
+use crate::error::StoreError;
+use crate::etcd::errors::classify;
 use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
 
 /// The TLS configuration of an etcd client.
 pub type EtcdTls = TlsOptions;
 
-/// How long one call may take. etcd answers in milliseconds or is in trouble; five seconds let
-/// it elect a new leader (its default election timeout is one second).
+/// How long one call may take. A healthy etcd answers in milliseconds; five seconds are enough to
+/// elect a new leader (its default election timeout is one second).
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long connecting to one endpoint may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A half-open connection is noticed after the sum of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Keys asked for at once when listing, so that no single answer blocks etcd's connection for long.
-const LIST_PAGE: i64 = 1000;
+/// Keys per request when listing, so that no single answer blocks etcd's connection for long.
+const LIST_PAGE_SIZE: i64 = 1000;
 
-/// gRPC clients refuse answers above 4 MiB by default. etcd bounds what is written, not what it
-/// answers: a page, or what a watch catches up with, is as large as the records in it.
-const MAX_ANSWER: usize = usize::MAX;
+/// gRPC clients refuse answers above 4 MiB by default. etcd limits the size of requests, not of
+/// answers: a page, or the past changes that a watch begins with, is as large as the records in it.
+const MAX_RESPONSE_BYTES: usize = usize::MAX;
 
 /// etcd over gRPC. Clones share the connection.
 #[derive(Clone)]
@@ -64,8 +68,8 @@ impl EtcdKv {
         Ok(Self { endpoints: endpoints.into(), connected: Arc::new(RwLock::new(connected)) })
     }
 
-    /// Makes every call from now on over a new connection with other certificates. Watches that stand go on over the
-    /// old one until it breaks, so that nobody loses sight of anything.
+    /// Makes every call from now on over a new connection with other certificates. Open watches continue on the old
+    /// connection until it breaks, so that no change is missed.
     ///
     /// # Errors
     /// When the TLS settings are refused; the old connection stays.
@@ -88,63 +92,27 @@ impl EtcdKv {
 impl Connected {
     async fn new(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
         let mut options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(3))
+            .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
-            // A member that has lost its majority would keep a watch open in silence.
+            // A member without a majority would keep a watch open and send nothing.
             .with_require_leader(true);
         if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
-        let client = Client::connect(endpoints, Some(options)).await.map_err(|error| split(&error))?;
+        let client = Client::connect(endpoints, Some(options)).await.map_err(|error| classify(&error))?;
         Ok(Self {
-            kv: client.kv_client().max_decoding_message_size(MAX_ANSWER),
-            watch: client.watch_client().max_decoding_message_size(MAX_ANSWER),
+            kv: client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
+            watch: client.watch_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
             lease: client.lease_client(),
             auth: client.auth_client(),
         })
     }
 }
 
-/// Decides once which errors are worth repeating.
-fn split(error: &Error) -> StoreError {
-    use tonic_code::{is_compacted, is_retryable};
-    match error {
-        Error::GRpcStatus(status) if is_compacted(status.message()) => StoreError::Compacted,
-        Error::GRpcStatus(status) if is_retryable(status.code() as i32, status.message()) => {
-            StoreError::Retryable(status.message().to_owned())
-        }
-        Error::IoError(_)
-        | Error::TransportError(_)
-        | Error::WatchError(_)
-        | Error::LeaseKeepAliveError(_) => StoreError::Retryable(error.to_string()),
-        _ => StoreError::Terminal(error.to_string()),
-    }
-}
-
-/// gRPC codes by number: the layering keeps tonic out of this crate.
-mod tonic_code {
-    /// cancelled, unknown, deadline exceeded, resource exhausted, aborted, unavailable.
-    const RETRYABLE: [i32; 6] = [1, 2, 4, 8, 10, 14];
-
-    pub(super) fn is_retryable(code: i32, message: &str) -> bool {
-        // Two that travel as RESOURCE_EXHAUSTED and stay: a full backend (the NOSPACE alarm), until
-        // somebody acts, and a request larger than etcd's gRPC server receives.
-        RETRYABLE.contains(&code)
-            && !message.contains("database space exceeded")
-            && !message.contains("message larger than max")
-            // Travels as INVALID_ARGUMENT: permissions changed while the request was under way.
-            || message.contains("revision of auth store is old")
-    }
-
-    pub(super) fn is_compacted(message: &str) -> bool {
-        message.contains("required revision has been compacted")
-    }
-}
-
 pub(crate) async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(result) => result.map_err(|error| split(&error)),
+        Ok(result) => result.map_err(|error| classify(&error)),
         Err(_) => Err(StoreError::Retryable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
     }
 }
@@ -153,7 +121,7 @@ fn ended() -> StoreError {
     StoreError::Retryable("the watch ended".to_owned())
 }
 
-/// What one message of a watch says.
+/// The changes in one message of a watch.
 fn changes(response: &WatchResponse) -> Result<Vec<Change>, StoreError> {
     if response.compact_revision() != 0 {
         return Err(StoreError::Compacted);
@@ -173,7 +141,7 @@ fn changes(response: &WatchResponse) -> Result<Vec<Change>, StoreError> {
 
 fn entry(kv: &KeyValue) -> Entry {
     Entry {
-        // A key that is not UTF-8 cannot be one of ours; what is left of it is named as unreadable.
+        // A key that is not UTF-8 is not one of ours; its readable part is listed as unreadable.
         key: String::from_utf8_lossy(kv.key()).into_owned(),
         value: kv.value().to_vec(),
         revision: kv.mod_revision(),
@@ -198,12 +166,12 @@ impl Kv for EtcdKv {
             // All pages at the first page's revision: one consistent picture.
             let options = GetOptions::new()
                 .with_range(end.clone())
-                .with_limit(LIST_PAGE)
+                .with_limit(LIST_PAGE_SIZE)
                 .with_sort(SortTarget::Key, SortOrder::Ascend)
                 .with_revision(revision);
             let response = match timed(client.get(from.clone(), Some(options))).await {
                 Err(StoreError::Compacted) => {
-                    // Somebody compacted between two pages: begin anew.
+                    // Somebody compacted between two pages: start again.
                     (entries, revision, from) = (Vec::new(), 0, prefix.as_bytes().to_vec());
                     continue;
                 }
@@ -262,7 +230,7 @@ impl Kv for EtcdKv {
             let item = match watch.message().await {
                 Ok(Some(response)) => changes(&response),
                 Ok(None) => Err(ended()),
-                Err(error) => Err(split(&error)),
+                Err(error) => Err(classify(&error)),
             };
             let watch = item.is_ok().then_some(watch);
             Some((item, watch))
@@ -300,7 +268,7 @@ impl Kv for EtcdKv {
     }
 }
 
-/// The first key behind all keys with the prefix. Ours end with `/`, so the last byte can be raised.
+/// The first key after all keys with the prefix. Ours end with `/`, so the last byte can be raised.
 pub(crate) fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {

@@ -1,10 +1,4 @@
-//! The in-memory twin of [`crate::EtcdKv`], for tests of what stands on the store.
-//!
-//! It keeps etcd's semantics where ours depend on them: revisions, guarded
-//! transactions and their limits, ordered watches from a past revision,
-//! compaction, leases that expire. The conformance suite runs against both.
-
-mod state;
+//! A store in this process: [`StoreState`] with a clock, and watches.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +8,9 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
-
-pub use state::{StoreState, below};
+use crate::memory::state::{StoreState, below};
 
 /// Leases expire without anybody calling, so a watch looks at the clock this often.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -42,7 +35,7 @@ impl Shared {
         self.begun.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Shows the changes of one revision to those who watch.
+    /// Sends the changes of one revision to the watches that they concern.
     fn publish(&mut self, changes: &[Change]) {
         if changes.is_empty() {
             return;
@@ -78,7 +71,7 @@ impl MemoryKv {
     }
 
     /// Makes every call fail as if the store were down, and ends every watch, until called with
-    /// `false`. Leases go on ageing.
+    /// `false`. Leases still expire.
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut shared = self.lock();
         shared.unreachable = unreachable;
@@ -89,8 +82,8 @@ impl MemoryKv {
         }
     }
 
-    /// Forgets all history before the present revision, as etcd's compaction does. A watch that
-    /// stands does not notice.
+    /// Forgets all history before the present revision, as etcd's compaction does. An open
+    /// watch goes on undisturbed.
     pub fn compact(&self) {
         self.lock().store.compact();
     }

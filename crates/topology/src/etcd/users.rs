@@ -1,4 +1,4 @@
-//! etcd's own users, roles and permissions: what holds even against a stolen certificate.
+//! etcd's own users, roles and permissions: they limit what a stolen certificate can read and write.
 //!
 //! With client certificates required and authentication enabled, etcd takes a certificate's common name for its user.
 //! Nobody has a password, so a certificate is the only way in.
@@ -10,22 +10,22 @@ use etcd_client::{
     AuthClient, Error, Permission, PermissionType, RoleRevokePermissionOptions, UserAddOptions,
 };
 
-use crate::etcd::{prefix_end, timed};
-use crate::{EtcdKv, StoreError};
+use crate::error::StoreError;
+use crate::etcd::client::{EtcdKv, prefix_end, timed};
 
-/// etcd wants a user and a role of this name before authentication can be enabled; nobody's certificate bears it.
+/// etcd requires a user and a role of this name before authentication can be enabled; no certificate has it.
 const ROOT: &str = "root";
 
-/// Somebody who may use etcd.
+/// A user of etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdUser {
     /// The common name of the certificate, and the name of the role that holds the grants.
     pub name: String,
-    /// What the user may do; none for an administrator, who may do everything.
+    /// What the user may read and write; `None` for an administrator, who may do everything.
     pub grants: Option<Vec<Grant>>,
 }
 
-/// Whether etcd refused because what was to be made is there, or what was to be removed is not.
+/// Whether etcd refused because the thing to create exists, or the thing to remove does not.
 fn is_done(error: &Error) -> bool {
     let Error::GRpcStatus(status) = error else { return false };
     let message = status.message();
@@ -34,7 +34,7 @@ fn is_done(error: &Error) -> bool {
         .any(|text| message.contains(text))
 }
 
-/// A change that may have been made before: by an earlier run, or by this one when its answer got lost.
+/// Makes a change that may have been made already: by an earlier run, or by this one when the answer was lost.
 async fn idempotent<T>(call: impl Future<Output = Result<T, Error>>) -> Result<(), StoreError> {
     timed(async {
         match call.await {
@@ -45,17 +45,17 @@ async fn idempotent<T>(call: impl Future<Output = Result<T, Error>>) -> Result<(
     .await
 }
 
-/// A range and whether it is written, in etcd's terms.
-type Held = (Vec<u8>, Vec<u8>, bool);
+/// A range of keys (first key, end) and whether it may be written, in etcd's terms.
+type KeyRange = (Vec<u8>, Vec<u8>, bool);
 
-fn held(grant: &Grant) -> Held {
+fn key_range(grant: &Grant) -> KeyRange {
     match &grant.range {
         GrantRange::Key(key) => (key.clone().into_bytes(), Vec::new(), grant.write),
         GrantRange::Prefix(prefix) => (prefix.clone().into_bytes(), prefix_end(prefix), grant.write),
     }
 }
 
-async fn grants_of(auth: &mut AuthClient, role: &str) -> Result<BTreeSet<Held>, StoreError> {
+async fn grants_of(auth: &mut AuthClient, role: &str) -> Result<BTreeSet<KeyRange>, StoreError> {
     let response = match timed(auth.role_get(role)).await {
         Ok(response) => response,
         Err(StoreError::Terminal(text)) if text.contains("not found") => return Ok(BTreeSet::new()),
@@ -78,7 +78,7 @@ impl EtcdKv {
         let role = match &user.grants {
             None => ROOT,
             Some(grants) => {
-                let wanted: BTreeSet<Held> = grants.iter().map(held).collect();
+                let wanted: BTreeSet<KeyRange> = grants.iter().map(key_range).collect();
                 let present = grants_of(&mut auth, &user.name).await?;
                 if present.is_empty() {
                     idempotent(auth.role_add(user.name.as_str())).await?;
@@ -124,7 +124,7 @@ impl EtcdKv {
         idempotent(auth.role_delete(name)).await
     }
 
-    /// Lets etcd check permissions from now on. There must be an administrator, or nobody could ever change them.
+    /// Lets etcd check permissions from now on. There must be an administrator, or nobody could change them again.
     ///
     /// # Errors
     /// When etcd does not answer or refuses.
@@ -144,13 +144,13 @@ mod tests {
         let grant =
             Grant { range: GrantRange::Prefix("/cellar/demo/runs/app/zone1/".to_owned()), write: false };
         let end = b"/cellar/demo/runs/app/zone10".to_vec();
-        assert_eq!(held(&grant), (b"/cellar/demo/runs/app/zone1/".to_vec(), end, false));
+        assert_eq!(key_range(&grant), (b"/cellar/demo/runs/app/zone1/".to_vec(), end, false));
         let grant = Grant { range: GrantRange::Key("/k".to_owned()), write: true };
-        assert_eq!(held(&grant), (b"/k".to_vec(), Vec::new(), true));
+        assert_eq!(key_range(&grant), (b"/k".to_vec(), Vec::new(), true));
     }
 
     #[test]
-    fn other_errors_are_not_taken_for_success() {
+    fn other_errors_do_not_count_as_done() {
         assert!(!is_done(&Error::InvalidArgs("already exists".to_owned())));
     }
 }
