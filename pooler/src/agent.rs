@@ -1,19 +1,20 @@
 //! What every part of the agent works with.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, DatabaseName, Leader, Pooler, Refusal, SegmentSize,
-};
+use cellar_model::{CellLayout, CellName, ClusterName, Code, Database, Leader, Pooler, Refusal, SegmentSize};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
 use cellar_system::OsUser;
 use cellar_tls::{ReloadableServerConfig, Revoked};
-use cellar_topology::{EtcdKv, LeaseKeeper, Mirror, Store};
+use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
 
+use crate::member::Member;
 use crate::services::reporter::Report;
 
 /// How long a probe may take before "no answer" is the answer. A healthy instance needs a
@@ -25,12 +26,8 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Agent {
     /// The cluster that it belongs to.
     pub(crate) cluster: ClusterName,
-    /// The database served.
-    pub(crate) database: DatabaseName,
-    /// The cell served.
-    pub(crate) cell: CellName,
-    /// This run of the process.
-    pub(crate) epoch: String,
+    /// What etcd knows of this process.
+    pub(crate) member: Rc<Member>,
     /// Where the cell's files are.
     pub(crate) layout: CellLayout,
     /// The user that everything runs as.
@@ -41,12 +38,6 @@ pub(crate) struct Agent {
     pub(crate) pgbackrest: Pgbackrest,
     /// etcd's connection, whose certificate may be replaced.
     pub(crate) etcd: EtcdKv,
-    /// etcd.
-    pub(crate) store: Store,
-    /// This database's part of the topology.
-    pub(crate) mirror: Mirror,
-    /// This process's lease.
-    pub(crate) lease: LeaseKeeper,
     /// What was last observed of the instance.
     pub(crate) facts: RefCell<Option<InstanceFacts>>,
     /// What the status says.
@@ -69,6 +60,14 @@ pub(crate) struct Agent {
     pub(crate) revocations_seen: RefCell<String>,
     /// Set while a job has the instance to itself; the supervisor keeps its hands off.
     pub(crate) held: Cell<bool>,
+}
+
+impl Deref for Agent {
+    type Target = Member;
+
+    fn deref(&self) -> &Member {
+        &self.member
+    }
 }
 
 impl Agent {

@@ -15,10 +15,15 @@ mod arguments;
 mod config_files;
 mod instance;
 mod jobs;
+mod member;
 mod peers;
 mod repository;
 mod services;
 mod start;
 
 pub use arguments::Arguments;
+pub use jobs::claim::{ClaimedJob, Ending};
+pub use jobs::control::{Control, Interruption, interrupted_ending};
+pub use jobs::lanes::{JobRunner, run_lanes};
+pub use member::Member;
 pub use start::run;

@@ -19,6 +19,7 @@ use crate::agent::Agent;
 use crate::arguments::Arguments;
 use crate::instance::supervisor;
 use crate::jobs::worker;
+use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
 
 /// Seconds without renewal after which this process counts as gone. Short enough that a dead cell
@@ -47,19 +48,22 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let prefixes = keys.watched_by_pooler(&arguments.database, &arguments.cell);
     let store = Store::new(Arc::clone(&kv), keys);
     let mirror = Mirror::start(&store, prefixes);
-    let agent = Rc::new(Agent {
-        cluster: arguments.cluster.clone(),
+    let member = Rc::new(Member {
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),
         epoch: epoch(),
+        store,
+        mirror,
+        lease: LeaseKeeper::start(kv, LEASE_TTL),
+    });
+    let agent = Rc::new(Agent {
+        cluster: arguments.cluster.clone(),
+        member,
         layout,
         user,
         tools,
         pgbackrest,
         etcd,
-        store,
-        mirror,
-        lease: LeaseKeeper::start(kv, LEASE_TTL),
         facts: RefCell::default(),
         report: RefCell::default(),
         reported: Notify::new(),

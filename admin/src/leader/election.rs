@@ -101,17 +101,20 @@ impl Candidate {
             changes.borrow_and_update();
             lease.borrow_and_update();
             tokio::select! {
+                biased;
                 () = self.pass() => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let woken = async {
                 tokio::select! {
+                biased;
                     _ = changes.changed() => {}
                     _ = lease.changed() => {}
                 }
                 tokio::time::sleep(DEBOUNCE).await;
             };
             tokio::select! {
+                biased;
                 () = woken => {}
                 () = tokio::time::sleep(TICK) => {}
                 _ = stopped.wait_for(|stop| *stop) => return,

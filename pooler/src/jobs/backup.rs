@@ -18,7 +18,7 @@ use cellar_postgres::{InstanceFacts, Probe};
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::write_job;
 use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::worker::{Control, Interruption, interrupted_ending};
+use crate::jobs::control::{Control, Interruption, interrupted_ending};
 use crate::peers;
 use crate::repository::backup_proof::{self, Source, judge, tool_error, tool_failure};
 

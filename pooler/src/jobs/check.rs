@@ -10,8 +10,8 @@ use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::write_bootstrap;
 use crate::jobs::claim::{ClaimedJob, Ending};
 use crate::jobs::command::run_logged;
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::backup_proof::{log_path, read};
 
 /// Runs a check to its end.

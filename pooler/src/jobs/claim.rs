@@ -7,21 +7,24 @@
 use std::time::Duration;
 
 use cellar_model::{
-    JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
+    Code, JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
     timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, Versioned};
 
-use crate::agent::Agent;
+use crate::member::Member;
 
 /// Pause before a write that etcd did not take is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Pause before a write that etcd refused is tried again.
+const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How a job ended.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
-pub(crate) enum Ending {
+pub enum Ending {
     /// It did what was asked.
     Succeeded(RunResult),
     /// It did not.
@@ -32,9 +35,9 @@ pub(crate) enum Ending {
 
 /// A job that this process runs.
 #[derive(Debug)]
-pub(crate) struct ClaimedJob {
+pub struct ClaimedJob {
     /// What was asked.
-    pub(crate) record: JobRecord,
+    pub record: JobRecord,
     run: Run,
 }
 
@@ -56,23 +59,38 @@ impl Keys {
     }
 }
 
-fn transition(agent: &Agent, state: JobState, note: &str) -> Transition {
-    Transition { state, time: timestamp_ms(clock::now()), epoch: agent.epoch.clone(), note: note.to_owned() }
+fn transition(member: &Member, state: JobState, note: &str) -> Transition {
+    Transition { state, time: timestamp_ms(clock::now()), epoch: member.epoch.clone(), note: note.to_owned() }
+}
+
+/// Whether etcd refuses the write for its size and always will: its own words, the same from 3.4 to 3.6.
+fn is_too_large(error: &StoreError) -> bool {
+    matches!(error, StoreError::Encode(_))
+        || matches!(error, StoreError::Terminal(text) if text.contains("request is too large"))
+}
+
+fn too_large(record: &JobRecord) -> JobError {
+    JobError {
+        code: Code::Internal,
+        message: format!("the {} ended, and its result is too large to be recorded", record.kind),
+        hint: "look at the job's log for what it found".to_owned(),
+        tool_output: String::new(),
+    }
 }
 
 impl ClaimedJob {
     /// Claims a job, if it is still to be had.
-    pub(crate) async fn take(agent: &Agent, id: &JobId) -> Result<Option<Self>, StoreError> {
-        let Some(lease) = agent.lease.current() else { return Ok(None) };
+    pub(crate) async fn take(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
+        let Some(lease) = member.lease.current() else { return Ok(None) };
         let (record, job_revision, lock_revision) = {
-            let view = agent.mirror.view();
+            let view = member.mirror.view();
             let Some(record) = view.jobs.get(id).cloned() else { return Ok(None) };
-            let lock = view.locks.get(&agent.database).cloned().unwrap_or_else(Lock::default);
+            let lock = view.locks.get(&member.database).cloned().unwrap_or_else(Lock::default);
             if !claimable(&record, view.run(&record), &lock) {
                 return Ok(None);
             }
             let keys = Keys::of(&record);
-            let lock_revision = view.revision(&Key::Lock(agent.database.clone()));
+            let lock_revision = view.revision(&Key::Lock(member.database.clone()));
             (record, view.revision(&keys.job), lock_revision)
         };
         let keys = Keys::of(&record);
@@ -82,22 +100,22 @@ impl ClaimedJob {
             database: record.database.clone(),
             cell: record.cell.clone(),
             state: JobState::Running,
-            epoch: agent.epoch.clone(),
+            epoch: member.epoch.clone(),
             start_time: now,
             end_time: None,
             progress: Progress::default(),
             result: RunResult::default(),
             error: None,
-            history: vec![transition(agent, JobState::Running, "")],
+            history: vec![transition(member, JobState::Running, "")],
         };
-        let outcome = agent
+        let outcome = member
             .store
             .transaction()
             .expect(&keys.job, job_revision)
-            .expect(&Key::Lock(agent.database.clone()), lock_revision)
+            .expect(&Key::Lock(member.database.clone()), lock_revision)
             .expect_absent(&keys.run)
             .expect_absent(&keys.claim)
-            .put_leased(&keys.claim, &agent.epoch, lease)
+            .put_leased(&keys.claim, &member.epoch, lease)
             .put(&keys.run, &run)
             .commit()
             .await?;
@@ -108,40 +126,91 @@ impl ClaimedJob {
         Ok(Some(Self { record, run }))
     }
 
+    /// A run of this very process that nobody here executes: the claim was written, and its answer was lost.
+    ///
+    /// The caller knows that this process never began it. The claim is written again if it went with a lease.
+    pub(crate) async fn adopt(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
+        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(None) };
+        let keys = Keys::of(&record);
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
+        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
+        if !ours || job.record.closure.is_some() {
+            return Ok(None);
+        }
+        let mut adopted = Self { record: job.record, run: run.record };
+        Ok(adopted.write(member).await?.then_some(adopted))
+    }
+
+    /// Binds the claim of a job that this process runs to the present lease.
+    pub(crate) async fn claim_again(member: &Member, id: &JobId) -> Result<(), StoreError> {
+        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(()) };
+        let keys = Keys::of(&record);
+        let Some(lease) = member.lease.current() else { return Ok(()) };
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(()) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(()) };
+        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
+        if !ours || job.record.closure.is_some() {
+            return Ok(());
+        }
+        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+        if claim.as_ref().is_some_and(|claim| claim.record != member.epoch) {
+            return Ok(());
+        }
+        let transaction = member
+            .store
+            .transaction()
+            .expect(&keys.job, job.revision)
+            .expect(&keys.run, run.revision)
+            .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
+            .put_leased(&keys.claim, &member.epoch, lease);
+        match transaction.commit().await? {
+            TxnOutcome::Committed(_) => {
+                tracing::info!(job = %id, "claimed again: the lease was lost meanwhile");
+                Ok(())
+            }
+            TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
+        }
+    }
+
     /// Writes how far it is, and takes the claim again if the lease was lost meanwhile. False when
     /// the job is not this process's any more.
-    pub(crate) async fn progress(&mut self, agent: &Agent, progress: Progress) -> Result<bool, StoreError> {
+    pub async fn progress(&mut self, member: &Member, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
-        self.write(agent).await
+        self.write(member).await
     }
 
     /// What is to be recorded of the job even though it fails.
-    pub(crate) fn keep(&mut self, result: RunResult) {
+    pub fn keep(&mut self, result: RunResult) {
         self.run.result = result;
     }
 
     /// One guarded write of the run as it is.
-    async fn write(&mut self, agent: &Agent) -> Result<bool, StoreError> {
+    async fn write(&mut self, member: &Member) -> Result<bool, StoreError> {
         let keys = Keys::of(&self.record);
         for _ in 0..3 {
-            let job: Option<Versioned<JobRecord>> = agent.store.get(&keys.job).await?;
+            let job: Option<Versioned<JobRecord>> = member.store.get(&keys.job).await?;
             let Some(job) = job.filter(|job| job.record.closure.is_none()) else { return Ok(false) };
-            let run: Option<Versioned<Run>> = agent.store.get(&keys.run).await?;
+            let run: Option<Versioned<Run>> = member.store.get(&keys.run).await?;
             let ours =
-                |run: &Versioned<Run>| run.record.epoch == agent.epoch && !run.record.state.is_terminal();
+                |run: &Versioned<Run>| run.record.epoch == member.epoch && !run.record.state.is_terminal();
             let Some(run) = run else { return Ok(false) };
-            if run.record == self.run {
-                // An earlier write of the same content that was not known to have happened.
+            if run.record == self.run && self.run.state.is_terminal() {
+                // An earlier write of the outcome that was not known to have happened.
                 return Ok(true);
             }
             if !ours(&run) {
                 return Ok(false);
             }
-            let claim: Option<Versioned<String>> = agent.store.get(&keys.claim).await?;
-            if claim.as_ref().is_some_and(|claim| claim.record != agent.epoch) {
+            let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+            if run.record == self.run && claim.is_some() {
+                self.record = job.record;
+                return Ok(claim.is_some_and(|claim| claim.record == member.epoch));
+            }
+            if claim.as_ref().is_some_and(|claim| claim.record != member.epoch) {
                 return Ok(false);
             }
-            let mut transaction = agent
+            let mut transaction = member
                 .store
                 .transaction()
                 .expect(&keys.job, job.revision)
@@ -151,10 +220,10 @@ impl ClaimedJob {
             if self.run.state.is_terminal() {
                 transaction = transaction.delete(&keys.claim);
             } else if claim.is_none()
-                && let Some(lease) = agent.lease.current()
+                && let Some(lease) = member.lease.current()
             {
                 tracing::info!(job = %self.record.id, "claiming again: the lease was lost");
-                transaction = transaction.put_leased(&keys.claim, &agent.epoch, lease);
+                transaction = transaction.put_leased(&keys.claim, &member.epoch, lease);
             }
             if transaction.commit().await? != TxnOutcome::Conflict {
                 self.record = job.record;
@@ -164,8 +233,11 @@ impl ClaimedJob {
         Err(StoreError::Retryable("the records of the job change too fast".to_owned()))
     }
 
-    /// Writes the outcome, for as long as it takes to reach etcd.
-    pub(crate) async fn finish(mut self, agent: &Agent, ending: Ending) {
+    /// Writes the outcome, for as long as it takes: nobody else may, and without it the job would run for ever.
+    ///
+    /// What etcd refuses is tried again, too: its database may be full, or a permission be missing, for a while. Only
+    /// what can never be written is given up: the result of a job that is too large to be one.
+    pub(crate) async fn finish(mut self, member: &Member, ending: Ending) {
         let (state, error) = match ending {
             Ending::Succeeded(result) => {
                 self.run.result = result;
@@ -178,9 +250,9 @@ impl ClaimedJob {
         self.run.state = state;
         self.run.error = error;
         self.run.end_time = Some(timestamp_ms(clock::now()));
-        self.run.history.push(transition(agent, state, &note));
+        self.run.history.push(transition(member, state, &note));
         loop {
-            match self.write(agent).await {
+            match self.write(member).await {
                 Ok(true) => {
                     tracing::info!(job = %self.record.id, state = state.as_str(), note, "job ended");
                     return;
@@ -190,9 +262,15 @@ impl ClaimedJob {
                     return;
                 }
                 Err(error) if error.is_retryable() => tokio::time::sleep(RETRY).await,
+                Err(error) if is_too_large(&error) && self.run.result != RunResult::default() => {
+                    tracing::error!(job = %self.record.id, %error, "the result is too large to be recorded");
+                    self.run.result = RunResult::default();
+                    self.run.state = JobState::Failed;
+                    self.run.error = Some(too_large(&self.record));
+                }
                 Err(error) => {
-                    tracing::error!(job = %self.record.id, %error, "the outcome cannot be written");
-                    return;
+                    tracing::error!(job = %self.record.id, %error, "the outcome cannot be written yet");
+                    tokio::time::sleep(REFUSED_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -202,28 +280,28 @@ impl ClaimedJob {
     ///
     /// The old process is gone: this one holds the cell's pid file. Its claim may still stand for the
     /// rest of its lease.
-    pub(crate) async fn inherit(agent: &Agent, record: &JobRecord) -> Result<Option<Self>, StoreError> {
+    pub(crate) async fn inherit(member: &Member, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
-        let Some(lease) = agent.lease.current() else {
+        let Some(lease) = member.lease.current() else {
             return Err(StoreError::Retryable("no lease yet".to_owned()));
         };
-        let Some(job) = agent.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
-        let Some(run) = agent.store.get::<Run>(&keys.run).await? else { return Ok(None) };
-        if !cellar_model::lost_is_recoverable(&job.record, &run.record, &agent.epoch) {
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
+        if !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
             return Ok(None);
         }
-        let claim: Option<Versioned<String>> = agent.store.get(&keys.claim).await?;
+        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
         let mut taken = run.record;
-        taken.epoch.clone_from(&agent.epoch);
-        taken.history.push(transition(agent, JobState::Running, "taken over after a restart of the pooler"));
-        let outcome = agent
+        taken.epoch.clone_from(&member.epoch);
+        taken.history.push(transition(member, JobState::Running, "taken over after a restart of the pooler"));
+        let outcome = member
             .store
             .transaction()
             .expect(&keys.job, job.revision)
             .expect(&keys.run, run.revision)
             .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
             .put(&keys.run, &taken)
-            .put_leased(&keys.claim, &agent.epoch, lease)
+            .put_leased(&keys.claim, &member.epoch, lease)
             .commit()
             .await?;
         match outcome {

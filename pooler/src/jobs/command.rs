@@ -6,8 +6,8 @@ use std::time::Duration;
 use cellar_pgbackrest::{Failure, Invocation, tool_messages};
 
 use crate::agent::Agent;
+use crate::jobs::control::Control;
 use crate::jobs::restore::private_instance::Broken;
-use crate::jobs::worker::Control;
 use crate::repository::backup_proof::{read, tool_error, tool_failure};
 
 /// How often the job is looked at.

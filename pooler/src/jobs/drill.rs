@@ -17,8 +17,8 @@ use cellar_postgres::{
 
 use crate::agent::Agent;
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, Course, End, Sandbox, remove, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::reader::{Repo, free_bytes};
 
 /// Room for WAL and what recovery writes, beside the backup's own size.

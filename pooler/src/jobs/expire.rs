@@ -11,8 +11,8 @@ use cellar_pgbackrest::{Expiry, Invocation, parse_expiry};
 use crate::agent::Agent;
 use crate::jobs::claim::{ClaimedJob, Ending};
 use crate::jobs::command::run_logged;
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::backup_proof::{log_path, read};
 use crate::repository::reader::Repo;
 

@@ -16,7 +16,7 @@ use crate::instance::incarnation::{self, Mark};
 use crate::instance::seed;
 use crate::jobs::backup::primary_position;
 use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::worker::{Control, Interruption, interrupted_ending};
+use crate::jobs::control::{Control, Interruption, interrupted_ending};
 
 /// How long the new standby may take from its start until it streams. It replays what was archived
 /// since the backup first.

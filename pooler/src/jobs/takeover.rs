@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobState, RunResult};
+use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, RunResult};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
 use crate::config_files::write_job;
 use crate::instance::incarnation::{Kind, siblings};
-use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::claim::Ending;
 use crate::jobs::drill;
 use crate::jobs::restore::private_instance::{clear, remove};
 use crate::repository::backup_proof::{Source, judge, last_lines, log_path, read};
@@ -23,52 +23,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long pgBackRest may take to read the repo.
 const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn left_behind(agent: &Agent) -> Vec<JobRecord> {
-    let view = agent.mirror.view();
-    view.runs
-        .values()
-        .filter(|run| run.cell == agent.cell && run.state == JobState::Running && run.epoch != agent.epoch)
-        .filter_map(|run| view.jobs.get(&run.id).cloned())
-        .collect()
-}
-
-/// Ends everything that was left behind, for as long as that takes.
-pub(crate) async fn recover(agent: &Agent) {
-    for record in left_behind(agent) {
-        let job = loop {
-            match ClaimedJob::inherit(agent, &record).await {
-                Ok(job) => break job,
-                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY).await,
-                Err(error) => {
-                    tracing::error!(job = %record.id, %error, "cannot take over");
-                    break None;
-                }
+/// How a job ended that an earlier process left behind.
+pub(crate) async fn ending(agent: &Agent, record: &JobRecord) -> Ending {
+    match record.kind {
+        JobKind::Backup => backup_ending(agent, record).await,
+        JobKind::Rebuild => Ending::Failed(lost(
+            "the multipooler restarted while it rebuilt the standby",
+            "the restore that was begun is completed by itself; `cellar status` shows when the cell streams",
+            "",
+        )),
+        kind => {
+            // Its copy was never anybody's data.
+            if let Some(copy) = record.parent.filter(|_| kind == JobKind::Recover) {
+                let copy = agent.layout.restored(copy);
+                clear(&copy, &agent.layout.scratch(record.id)).await;
+                remove(&copy);
             }
-        };
-        let Some(job) = job else { continue };
-        tracing::info!(job = %record.id, "taking over a job that an earlier process left behind");
-        let ending = match record.kind {
-            JobKind::Backup => backup_ending(agent, &record).await,
-            JobKind::Rebuild => Ending::Failed(lost(
-                "the multipooler restarted while it rebuilt the standby",
-                "the restore that was begun is completed by itself; `cellar status` shows when the cell streams",
-                "",
-            )),
-            kind => {
-                // Its copy was never anybody's data.
-                if let Some(copy) = record.parent.filter(|_| kind == JobKind::Recover) {
-                    let copy = agent.layout.restored(copy);
-                    clear(&copy, &agent.layout.scratch(record.id)).await;
-                    remove(&copy);
-                }
-                if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
-                    clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
-                }
-                let what = format!("the multipooler restarted during the {kind}");
-                Ending::Failed(lost(&what, "ask for it again", &read(&log_path(agent, &record.id))))
+            if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
+                clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
             }
-        };
-        job.finish(agent, ending).await;
+            let what = format!("the multipooler restarted during the {kind}");
+            Ending::Failed(lost(&what, "ask for it again", &read(&log_path(agent, &record.id))))
+        }
     }
 }
 

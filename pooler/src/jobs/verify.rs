@@ -6,8 +6,8 @@ use cellar_pgbackrest::{Invocation, parse_verification};
 use crate::agent::Agent;
 use crate::jobs::claim::{ClaimedJob, Ending};
 use crate::jobs::command::run_logged;
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::backup_proof::{last_lines, log_path, read};
 use crate::repository::reader::Repo;
 

@@ -15,8 +15,8 @@ use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
 use crate::instance::hold::Hold;
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::{Broken, Sandbox, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::backup_proof::tool_error;
 
 /// How long the record of the fence may take to reach this pooler.

@@ -11,8 +11,8 @@ use cellar_postgres::{PostgresError, run};
 
 use crate::agent::Agent;
 use crate::jobs::claim::ClaimedJob;
+use crate::jobs::control::Control;
 use crate::jobs::restore::private_instance::{Broken, remove, say};
-use crate::jobs::worker::Control;
 use crate::repository::backup_proof::tool_error;
 use crate::repository::reader::Repo;
 

@@ -11,9 +11,9 @@ use cellar_postgres::Probe;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::locate::locate;
 use crate::jobs::restore::private_instance::{Broken, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::peers;
 use crate::repository::reader::{Repo, free_bytes};
 

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use crate::agent::Agent;
 use crate::config_files::{shell_word, write_bootstrap};
 use crate::jobs::claim::ClaimedJob;
-use crate::jobs::worker::{Control, Interruption};
+use crate::jobs::control::{Control, Interruption};
 use crate::repository::backup_proof::{self, last_lines, restore_failure, tool_error};
 
 /// How often a restore or a recovery is looked at.

@@ -18,9 +18,9 @@ use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
 use crate::instance::seed;
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::fence::see;
 use crate::jobs::restore::private_instance::{Broken, Course, End, Reached, Sandbox, remove, say};
-use crate::jobs::worker::{Control, interrupted_ending};
 use crate::repository::reader::{Repo, free_bytes};
 
 /// Runs a recovery step to its end.

@@ -10,8 +10,8 @@ use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, RunResu
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::jobs::restore::private_instance::say;
-use crate::jobs::worker::{Control, interrupted_ending};
 
 /// How long it may take: two renames, a start and one archived file.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,0 +1,223 @@
+//! The jobs addressed to this cell: found, claimed, run one at a time in each lane, and ended truthfully.
+//!
+//! What a job does is the [`JobRunner`]'s; which one comes next and who may begin and end it is decided here, from
+//! what etcd holds, whatever answers were lost.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{JobId, JobRecord, JobState, Lock, claimable};
+use cellar_topology::StoreError;
+use tokio::sync::watch;
+
+use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::control::Control;
+use crate::member::Member;
+
+/// A look at the topology without any reason, in case a change was missed.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pause after etcd did not answer.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Pause before an earlier process's job is tried to be taken over again.
+const TAKEOVER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What runs jobs.
+#[expect(async_fn_in_trait, reason = "everything of one pooler lives on one thread")]
+pub trait JobRunner {
+    /// Runs a job to its end.
+    async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
+
+    /// Finds out how a job ended that an earlier process of this cell left in the middle.
+    async fn take_over(&self, record: &JobRecord) -> Ending;
+
+    /// Called before the first job, after the jobs of earlier processes have been ended.
+    async fn begin(&self);
+
+    /// Called now and then while there is nothing to do.
+    async fn idle(&self);
+}
+
+/// Jobs that run one after the other. Those that only read have a lane of their own, so that a drill of hours does
+/// not keep a backup waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// What works under the database's lock.
+    Locked,
+    /// What changes nothing: plans, drills, verifications and checks.
+    Reading,
+}
+
+/// Jobs of this process.
+#[derive(Debug, Default)]
+struct Begun {
+    /// Those that run now.
+    running: BTreeSet<JobId>,
+    /// All that this process ever began: none of them is begun again, whatever an old picture shows.
+    ever: BTreeSet<JobId>,
+}
+
+struct Lanes<R> {
+    member: Rc<Member>,
+    runner: Rc<R>,
+    begun: RefCell<Begun>,
+}
+
+/// Runs jobs until told to stop; running ones are then ended first.
+pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: watch::Receiver<bool>) {
+    take_over_all(&member, runner.as_ref()).await;
+    runner.begin().await;
+    let lanes = Lanes { member, runner, begun: RefCell::default() };
+    let keep_claims = lanes.keep_claims(stop.clone());
+    tokio::join!(lanes.work(Lane::Locked, stop.clone()), lanes.work(Lane::Reading, stop), keep_claims);
+}
+
+/// Ends everything that an earlier process left behind, for as long as that takes.
+async fn take_over_all<R: JobRunner>(member: &Member, runner: &R) {
+    let left: Vec<JobRecord> = {
+        let view = member.mirror.view();
+        let left = view.runs.values().filter(|run| {
+            run.cell == member.cell && run.state == JobState::Running && run.epoch != member.epoch
+        });
+        left.filter_map(|run| view.jobs.get(&run.id).cloned()).collect()
+    };
+    for record in left {
+        let job = loop {
+            match ClaimedJob::inherit(member, &record).await {
+                Ok(job) => break job,
+                Err(StoreError::Corrupt { key, reason }) => {
+                    tracing::error!(job = %record.id, key, reason, "cannot take over: a record cannot be read");
+                    break None;
+                }
+                Err(error) => {
+                    tracing::debug!(job = %record.id, %error, "cannot take over yet");
+                    tokio::time::sleep(TAKEOVER_INTERVAL).await;
+                }
+            }
+        };
+        let Some(job) = job else { continue };
+        tracing::info!(job = %record.id, "taking over a job that an earlier process left behind");
+        let ending = runner.take_over(&record).await;
+        job.finish(member, ending).await;
+    }
+}
+
+impl<R: JobRunner> Lanes<R> {
+    fn is_in(lane: Lane, record: &JobRecord) -> bool {
+        let its = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        its == lane
+    }
+
+    /// The job that may be claimed next.
+    fn claimable(&self, lane: Lane) -> Option<JobId> {
+        let view = self.member.mirror.view();
+        let nobody = Lock::default();
+        let lock = view.locks.get(&self.member.database).unwrap_or(&nobody);
+        let mine = |record: &&JobRecord| record.cell == self.member.cell && Self::is_in(lane, record);
+        view.jobs
+            .values()
+            .filter(mine)
+            .find(|record| claimable(record, view.run(record), lock))
+            .map(|record| record.id)
+    }
+
+    /// A run that was written for this process and that it never began: the claim's answer was lost.
+    fn unbegun(&self, lane: Lane) -> Option<JobId> {
+        let view = self.member.mirror.view();
+        let begun = self.begun.borrow();
+        view.runs
+            .values()
+            .filter(|run| run.cell == self.member.cell && run.epoch == self.member.epoch)
+            .filter(|run| run.state == JobState::Running && !begun.ever.contains(&run.id))
+            .find(|run| {
+                let record = view.jobs.get(&run.id);
+                record.is_some_and(|record| record.closure.is_none() && Self::is_in(lane, record))
+            })
+            .map(|run| run.id)
+    }
+
+    async fn next(&self, lane: Lane) -> Result<Option<ClaimedJob>, StoreError> {
+        if let Some(id) = self.unbegun(lane) {
+            return ClaimedJob::adopt(&self.member, &id).await;
+        }
+        match self.claimable(lane) {
+            Some(id) => ClaimedJob::take(&self.member, &id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn work(&self, lane: Lane, mut stop: watch::Receiver<bool>) {
+        let mut topology = self.member.mirror.changes();
+        while !*stop.borrow() {
+            topology.borrow_and_update();
+            match self.next(lane).await {
+                Ok(Some(job)) => {
+                    self.run(job, stop.clone()).await;
+                    continue;
+                }
+                // Nothing to do; or taken, closed or canceled meanwhile, or no lease yet.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "claim not written");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                biased;
+                _ = topology.changed() => {}
+                _ = stop.changed() => {}
+                () = tokio::time::sleep(IDLE_INTERVAL) => {
+                    if lane == Lane::Locked {
+                        self.runner.idle().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run(&self, mut job: ClaimedJob, stop: watch::Receiver<bool>) {
+        let id = job.record.id;
+        {
+            let mut begun = self.begun.borrow_mut();
+            begun.running.insert(id);
+            begun.ever.insert(id);
+        }
+        let control = Control { id, deadline: job.record.deadline, stop };
+        let ending = self.runner.run(&mut job, &control).await;
+        job.finish(&self.member, ending).await;
+        self.begun.borrow_mut().running.remove(&id);
+    }
+
+    /// Writes the claims of running jobs again whenever the lease has changed: until then they look lost.
+    async fn keep_claims(&self, mut stop: watch::Receiver<bool>) {
+        let mut lease = self.member.lease.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                changed = lease.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+            if lease.borrow_and_update().is_none() {
+                continue;
+            }
+            let running: Vec<JobId> = self.begun.borrow().running.iter().copied().collect();
+            for id in running {
+                while let Err(error) = ClaimedJob::claim_again(&self.member, &id).await {
+                    tracing::debug!(job = %id, %error, "the claim is not written again yet");
+                    if !self.begun.borrow().running.contains(&id) || lease.has_changed().unwrap_or(true) {
+                        break;
+                    }
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+}

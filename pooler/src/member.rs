@@ -1,0 +1,21 @@
+//! This process as etcd knows it: what it may write, what it sees, and the lease by which others know that it lives.
+
+use cellar_model::{CellName, DatabaseName};
+use cellar_topology::{LeaseKeeper, Mirror, Store};
+
+/// One pooler process of one database in one cell.
+#[derive(Debug)]
+pub struct Member {
+    /// The database served.
+    pub database: DatabaseName,
+    /// The cell served.
+    pub cell: CellName,
+    /// This run of the process.
+    pub epoch: String,
+    /// etcd.
+    pub store: Store,
+    /// This database's part of the topology.
+    pub mirror: Mirror,
+    /// This process's lease.
+    pub lease: LeaseKeeper,
+}
