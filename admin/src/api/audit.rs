@@ -1,4 +1,4 @@
-//! Listing what etcd has of the audit trail.
+//! Listing the audit records that etcd has.
 
 use std::ops::Bound;
 
@@ -12,10 +12,10 @@ use crate::deadline::Deadline;
 use crate::page;
 use crate::refusal::{internal, invalid};
 
-/// Longest part of an identity that is looked for; identities are shorter.
-const LONGEST_IDENTITY: usize = 500;
+/// Longest text to look for in identities, which are shorter.
+const MAX_IDENTITY_BYTES: usize = 500;
 
-/// Which records are wanted.
+/// Which records are listed.
 #[derive(Debug, Default)]
 struct Filter {
     identity: String,
@@ -27,8 +27,8 @@ struct Filter {
 
 impl Filter {
     fn parse(message: &v1::ListAuditRequest) -> Result<Self, Refusal> {
-        if message.identity.len() > LONGEST_IDENTITY {
-            return Err(invalid("identity", "no identity is so long"));
+        if message.identity.len() > MAX_IDENTITY_BYTES {
+            return Err(invalid("identity", format!("an identity has at most {MAX_IDENTITY_BYTES} bytes")));
         }
         let outcome = match v1::AuditOutcome::try_from(message.outcome) {
             Ok(v1::AuditOutcome::Unspecified) => None,
@@ -49,7 +49,7 @@ impl Filter {
         })
     }
 
-    fn wants(&self, record: &AuditRecord) -> bool {
+    fn matches(&self, record: &AuditRecord) -> bool {
         record.identity.contains(&self.identity)
             && (self.rpc.is_empty() || record.rpc.eq_ignore_ascii_case(&self.rpc))
             && self.outcome.is_none_or(|outcome| record.outcome == outcome)
@@ -59,7 +59,7 @@ impl Filter {
 }
 
 impl Admin {
-    /// The wanted records, newest first.
+    /// The records that match, newest first.
     pub(crate) async fn list_audit(
         &self,
         message: &v1::ListAuditRequest,
@@ -73,14 +73,14 @@ impl Admin {
         self.fresh(deadline).await?;
         let view = self.view();
         let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut wanted = view
+        let mut matching = view
             .audit
             .range((Bound::Unbounded, end))
             .rev()
             .map(|(_, record)| record)
-            .filter(|record| filter.wants(record));
-        let page: Vec<&AuditRecord> = wanted.by_ref().take(size).collect();
-        let more = wanted.next().is_some();
+            .filter(|record| filter.matches(record));
+        let page: Vec<&AuditRecord> = matching.by_ref().take(size).collect();
+        let more = matching.next().is_some();
         let last = page.last().filter(|_| more);
         let next_page_token = last.map(|record| page::token(&record.id.to_string())).unwrap_or_default();
         let records: Result<_, _> = page.into_iter().map(to_message).collect();

@@ -1,4 +1,4 @@
-//! The edge: gRPC methods, their requests parsed into the model's types, the server and its health.
+//! gRPC: methods, their requests parsed into the model's types, the server and its health.
 //!
 //! Calls [`crate::jobs`] and [`crate::cluster`]; nothing calls it but `main`.
 

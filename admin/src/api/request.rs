@@ -9,7 +9,7 @@ use cellar_model::{
     ScheduledBackup, ScheduledDrill, ScheduledWork, Target, Timeline,
 };
 
-use crate::cluster::schedules::Wish;
+use crate::cluster::schedules::ScheduleRequest;
 use crate::jobs::submit::{Wanted, Work};
 use crate::refusal::invalid;
 
@@ -297,10 +297,10 @@ pub(crate) fn schedule_name(text: &str) -> Result<ScheduleName, Refusal> {
     text.parse().map_err(|error: cellar_model::NameError| invalid("name", error.to_string()))
 }
 
-pub(crate) fn schedule(message: &v1::PutScheduleRequest) -> Result<Wish, Refusal> {
+pub(crate) fn schedule(message: &v1::PutScheduleRequest) -> Result<ScheduleRequest, Refusal> {
     let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let work = message.work.as_ref().and_then(|work| work.work.as_ref());
-    Ok(Wish {
+    Ok(ScheduleRequest {
         database: database("database", &message.database)?,
         name: schedule_name(&message.name)?,
         cron: given(&message.cron),

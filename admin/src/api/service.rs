@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status};
 use crate::admin::Admin;
 use crate::api::request;
 use crate::audit::record;
-use crate::audit::refused_calls::Reached;
+use crate::audit::refused_calls::MethodReached;
 use crate::caller::Caller;
-use crate::cluster::backups::LISTING;
+use crate::cluster::backups::LISTING_TIMEOUT;
 use crate::cluster::cells::addition::NewCell;
 use crate::deadline::Deadline;
 use crate::jobs::submit::Wanted;
@@ -82,7 +82,7 @@ impl Admin {
         F: Future<Output = Result<T, Refusal>> + Send + 'static,
     {
         let deadline = Deadline::of(&request);
-        if let Some(reached) = request.extensions().get::<Reached>() {
+        if let Some(reached) = request.extensions().get::<MethodReached>() {
             reached.set();
         }
         let record = record::begun(rpc, request.extensions(), record::arguments(request.get_ref()));
@@ -227,7 +227,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         &self,
         request: Request<v1::ListBackupsRequest>,
     ) -> Answer<v1::ListBackupsResponse> {
-        let deadline = Deadline::at_most(&request, LISTING);
+        let deadline = Deadline::at_most(&request, LISTING_TIMEOUT);
         let work = async {
             let database = request::database("database", &request.get_ref().database)?;
             self.list_backups(database.as_ref(), deadline).await
@@ -236,7 +236,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     }
 
     async fn get_backup(&self, request: Request<v1::GetBackupRequest>) -> Answer<v1::Backup> {
-        let deadline = Deadline::at_most(&request, LISTING);
+        let deadline = Deadline::at_most(&request, LISTING_TIMEOUT);
         let work = async {
             let message = request.get_ref();
             let database = request::database("database", &message.database)?;
@@ -324,8 +324,8 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn put_schedule(&self, request: Request<v1::PutScheduleRequest>) -> Answer<v1::Schedule> {
         let work = async |admin: Self, request: Request<v1::PutScheduleRequest>, deadline| {
             let caller = Caller::of(&request);
-            let wish = request::schedule(request.get_ref())?;
-            schedule_message(&admin.put_schedule(&wish, &caller, deadline).await?)
+            let change = request::schedule(request.get_ref())?;
+            schedule_message(&admin.put_schedule(&change, &caller, deadline).await?)
         };
         self.audited("PutSchedule", request, work).await
     }

@@ -1,4 +1,4 @@
-//! Databases with what is known of them now.
+//! Databases with their primary, lock, incarnation and cells.
 
 use cellar_api::{to_message, v1};
 use cellar_model::{DatabaseName, Refusal};
@@ -35,7 +35,7 @@ impl Admin {
 
 fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
     let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
-    // As it is for a new request: what has ended is not in the way, tidied up or not.
+    // As a new request would find it: without jobs that have ended, though the leader has not removed them yet.
     let lock = view.locks.get(name).map(|lock| lock.advanced(|id| ended::has_ended(view, name, id)));
     Ok(v1::DatabaseView {
         database: view.databases.get(name).map(to_message).transpose().map_err(bug)?,

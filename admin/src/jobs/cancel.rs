@@ -1,4 +1,4 @@
-//! Asking a job to end early.
+//! Canceling a job.
 
 use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, access, timestamp_ms};
 use cellar_system::clock;
@@ -12,11 +12,12 @@ use crate::jobs::ended::job_key;
 use crate::jobs::stored::Stored;
 use crate::refusal;
 
-const ATTEMPTS: u32 = 32;
+/// Conflicts with other changes of the job before the caller is asked to come back.
+const MAX_ATTEMPTS: u32 = 32;
 
 impl Admin {
-    /// Records the request. A job that nobody has begun ends at once; of any other its pooler says
-    /// when it has ended. Asking again changes nothing.
+    /// Records the cancel request. A pending job ends at once; a running one when its pooler has stopped it.
+    /// Repeating the request changes nothing.
     ///
     /// Refuses a caller who may not ask for such a job: canceling it takes the same role.
     pub(crate) async fn cancel(
@@ -26,7 +27,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
             let kind = job.record.kind;
@@ -57,10 +58,10 @@ impl Admin {
             };
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, requested_by = caller.identity, "a job is to be canceled");
+                    tracing::info!(job = %id, requested_by = caller.identity, "a job was asked to cancel");
                     return Ok(self.changed(id, &stored, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
+                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
                 Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
                 Err(error) => return Err(refusal::of_store(error)),
             }
@@ -68,7 +69,7 @@ impl Admin {
         Err(refusal::contended(&format!("job {id}")))
     }
 
-    /// The job's records, from etcd itself: a decision to change it wants the newest.
+    /// The job's records, read from etcd: a decision to change it needs the newest.
     async fn stored(&self, id: JobId, deadline: Deadline) -> Result<Stored, Refusal> {
         let database = self.view().jobs.get(&id).map(|record| record.database.clone());
         let stored = match database {

@@ -238,7 +238,7 @@ impl Admin {
                     tracing::info!(job = %id, kind = %record.kind, cell = %record.cell, requested_by = record.requested_by, "recorded a job");
                     return Ok(self.appeared(record, &lock, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
+                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
                 // Whether it happened is found out by the next attempt's first read.
                 Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
                 Err(error) => return Err(refusal::of_store(error)),
