@@ -16,6 +16,7 @@ mod cluster;
 mod deadline;
 mod jobs;
 mod leader;
+mod message;
 mod page;
 mod pooler_clients;
 mod refusal;

@@ -111,7 +111,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),
-            key: TLS_TLS_FILES[2].to_owned(),
+            key: TLS_FILES[2].to_owned(),
             certificates: vec![TLS_FILES[1].to_owned()],
         }];
         own.extend(etcd_tls_dir.map(|directory| OwnCertificates {

@@ -3,13 +3,14 @@
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
-use cellar_api::{to_message, v1};
+use cellar_api::v1;
 use cellar_model::{CellName, DatabaseName, Pooler, PoolerStatus, Refusal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::{page, refusal};
+use crate::message::message;
+use crate::page;
 
 /// How long a pooler may take to return its live numbers. Without them the answer is still useful.
 const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,10 +98,9 @@ impl Admin {
 }
 
 fn show(pooler: &Pooler, status: Option<&PoolerStatus>) -> Result<v1::PoolerView, Refusal> {
-    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
     Ok(v1::PoolerView {
-        pooler: Some(to_message(pooler).map_err(bug)?),
-        status: status.map(to_message).transpose().map_err(bug)?,
+        pooler: Some(message(pooler)?),
+        status: status.map(message).transpose()?,
         live: None,
     })
 }

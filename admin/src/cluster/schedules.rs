@@ -1,8 +1,8 @@
 //! Schedules: listed, set and deleted. The [`crate::leader::scheduler`] starts their jobs.
 
-use cellar_api::{to_message, v1, wkt};
+use cellar_api::{v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, access, timestamp_ms,
+    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
+use crate::message::message;
 use crate::refusal::{self, invalid};
 
 /// Schedules that a database may have.
@@ -37,7 +38,7 @@ pub(crate) struct ScheduleRequest {
 /// Refuses a caller who may not ask for the work itself.
 fn check_role(caller: &Caller, work: &ScheduledWork) -> Result<(), Refusal> {
     caller
-        .check_role(access::to_schedule(work), "set, change or delete such a schedule")
+        .check_role(work.kind().role(), "set, change or delete such a schedule")
         .map_err(|refusal| refusal.hint("ask an operator with the role that the job itself needs"))
 }
 
@@ -208,11 +209,10 @@ impl Admin {
 }
 
 fn show(view: &View, schedule: &Schedule, now: Timestamp) -> Result<v1::ScheduleView, Refusal> {
-    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
     let job = schedule.last.as_ref().and_then(|last| view.job(&last.job?));
     Ok(v1::ScheduleView {
-        schedule: Some(to_message(schedule).map_err(bug)?),
+        schedule: Some(message(schedule)?),
         next_time: schedule.next(now).map(wkt::Timestamp::from),
-        last_job: job.as_ref().map(to_message).transpose().map_err(bug)?,
+        last_job: job.as_ref().map(message).transpose()?,
     })
 }

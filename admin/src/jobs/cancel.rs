@@ -1,15 +1,15 @@
 //! Canceling a job.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, access, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
-use crate::jobs::closing::{canceled_before_it_began, close, closed};
-use crate::jobs::ended::job_key;
-use crate::jobs::stored::Stored;
+use crate::jobs::closure::{canceled_before_it_began, close, closed};
+use crate::jobs::job_records::JobRecords;
+use crate::jobs::stage::job_key;
 use crate::refusal;
 
 /// Conflicts with other changes of the job before the caller is asked to come back.
@@ -30,9 +30,9 @@ impl Admin {
         for attempt in 0..MAX_ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
-            let kind = job.record.kind;
+            let kind = job.record.kind();
             caller
-                .check_role(access::to_cancel(kind), &format!("cancel a {kind}"))
+                .check_role(kind.role(), &format!("cancel a {kind}"))
                 .map_err(|refusal| refusal.about("job", id))?;
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
@@ -70,17 +70,17 @@ impl Admin {
     }
 
     /// The job's records, read from etcd: a decision to change it needs the newest.
-    async fn stored(&self, id: JobId, deadline: Deadline) -> Result<Stored, Refusal> {
+    async fn stored(&self, id: JobId, deadline: Deadline) -> Result<JobRecords, Refusal> {
         let database = self.view().jobs.get(&id).map(|record| record.database.clone());
         let stored = match database {
-            Some(database) => deadline.retry(|| Stored::read(&self.store, &database, &id)).await?,
+            Some(database) => deadline.retry(|| JobRecords::read(&self.store, &database, &id)).await?,
             None => self.look_up(id, deadline).await?,
         };
         stored.ok_or_else(|| refusal::unknown_job(id))
     }
 
     /// The job after a change, once the mirror shows it.
-    async fn changed(&self, id: JobId, before: &Stored, deadline: Deadline) -> Job {
+    async fn changed(&self, id: JobId, before: &JobRecords, deadline: Deadline) -> Job {
         let key = job_key(before.record());
         self.wait_until_seen(deadline, |view| view.revision(&key) > before.job.revision).await;
         self.view().job(&id).unwrap_or_else(|| before.joined())

@@ -29,7 +29,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<LogStream, Refusal> {
         let job = self.job(id, deadline).await?;
-        if job.record.kind.is_driven() {
+        if job.record.kind().is_driven() {
             return Ok(self.steps_logs(id, follow));
         }
         if job.start_time.is_some() {
@@ -147,7 +147,7 @@ impl Steps {
             if let Some(step) = next {
                 let id = step.record.id;
                 self.sent.insert(id);
-                let title = line(format!("==> {} {} (job {id})\n", step.record.kind, step.record.cell));
+                let title = line(format!("==> {} {} (job {id})\n", step.record.kind(), step.record.cell));
                 // A cell that cannot be reached must not hide the logs of the others.
                 let log = match self.admin.read_log(id, self.follow).await {
                     Ok(log) => log,

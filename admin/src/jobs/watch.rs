@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::ended::{claim_key, job_key, run_key};
+use crate::jobs::stage::{claim_key, job_key, run_key};
 use crate::refusal;
 
 /// How long a watch goes on while etcd does not answer. Long enough for a restart of etcd: a
@@ -61,7 +61,7 @@ fn keys(record: &JobRecord) -> [Key; 3] {
 /// The revisions of a job's own records, those of its steps, and its lock.
 fn revisions(view: &View, id: &JobId) -> Revisions {
     let Some(record) = view.jobs.get(id) else { return Revisions::new() };
-    let steps = view.jobs.values().filter(|step| record.kind.is_driven() && step.parent == Some(*id));
+    let steps = view.jobs.values().filter(|step| record.kind().is_driven() && step.parent == Some(*id));
     let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
     of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
 }

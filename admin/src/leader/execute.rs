@@ -5,8 +5,8 @@ use std::time::Duration;
 use cellar_model::Key;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
-use crate::jobs::closing::close;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::close;
+use crate::jobs::stage::job_key;
 use crate::leader::housekeeping::Action;
 
 /// Bound on one transaction, above the store's own.
@@ -88,7 +88,7 @@ fn tell(action: &Action) {
                     tell_closed(record);
                 } else {
                     let canceled = record.cancel.is_some();
-                    tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind, cell = %record.cell, canceled, "a step");
+                    tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind(), cell = %record.cell, canceled, "a step");
                 }
             }
         }
@@ -101,5 +101,5 @@ fn tell_closed(record: &cellar_model::JobRecord) {
     let Some(closure) = &record.closure else { return };
     let (code, reason) =
         closure.error.as_ref().map_or(("", ""), |error| (error.code.as_str(), error.message.as_str()));
-    tracing::info!(job = %record.id, kind = %record.kind, state = closure.state.as_str(), code, reason, "closed a job");
+    tracing::info!(job = %record.id, kind = %record.kind(), state = closure.state.as_str(), code, reason, "closed a job");
 }

@@ -12,7 +12,7 @@ use cellar_model::{CellName, DatabaseName, JobId};
 use cellar_topology::View;
 use tokio::time::Instant;
 
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::stage::{Stage, stage};
 
 type PoolerId = (DatabaseName, CellName);
 
@@ -34,7 +34,7 @@ impl Observations {
     /// Updates the observations with the view at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
         let mut missing = BTreeSet::new();
-        for record in view.jobs.values().filter(|record| !record.kind.is_driven()) {
+        for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
             match stage(view, record) {
                 Stage::Pending => {
                     let id = (record.database.clone(), record.cell.clone());

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork, Turn,
-    recordable,
+    JobRequest, JobSpec, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
+    Turn, recordable,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::submit::{Wanted, Work};
+use crate::jobs::submission::Submission;
 
 /// How often to look for schedules that are due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ impl Scheduler {
         }
         let mut refusals: Vec<Refusal> = Vec::new();
         for cell in cells(&schedule.work) {
-            let wanted = Wanted {
+            let submission = Submission {
                 request: JobRequest {
                     database: Some(schedule.database.clone()),
                     cell,
@@ -120,11 +120,11 @@ impl Scheduler {
                     request_id: Some(request_id.clone()),
                     requested_by: schedule.requester(),
                 },
-                work: work(&schedule.work),
+                spec: spec(&schedule.work),
                 // After the jobs that run or wait, for example an expiry after the same night's backup.
                 queue: true,
             };
-            match self.submit(schedule, &wanted, now).await {
+            match self.submit(schedule, &submission, now).await {
                 Ok(job) => return Ok(job),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -152,12 +152,17 @@ impl Scheduler {
     }
 
     /// Submits the job as the API does, with an audit record. Leaves no record when planning refuses it now.
-    async fn submit(&self, schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> Result<JobId, Refusal> {
-        self.admin.would_accept(wanted)?;
+    async fn submit(
+        &self,
+        schedule: &Schedule,
+        submission: &Submission,
+        now: Timestamp,
+    ) -> Result<JobId, Refusal> {
+        self.admin.would_accept(submission)?;
         let deadline = Deadline::within(REQUEST_TIMEOUT);
-        let record = audited(schedule, wanted, now);
+        let record = audited(schedule, submission, now);
         self.admin.audit.begin(&record, deadline).await?;
-        let result = self.admin.submit(wanted, deadline).await;
+        let result = self.admin.submit(submission, deadline).await;
         let end = result.as_ref().map(|job| Some(job.record.id));
         self.admin.audit.end(&record, end.map_err(|refusal| (refusal.code, refusal.message.as_str()))).await;
         Ok(result?.record.id)
@@ -221,24 +226,24 @@ fn cells(work: &ScheduledWork) -> Vec<Option<CellName>> {
     }
 }
 
-fn work(scheduled: &ScheduledWork) -> Work {
+fn spec(scheduled: &ScheduledWork) -> JobSpec {
     match scheduled {
-        ScheduledWork::Backup(backup) => Work::Backup(backup.params.clone()),
-        ScheduledWork::Expire {} => Work::Expire(ExpireParams::default()),
-        ScheduledWork::Verify {} => Work::Verify,
-        ScheduledWork::Check {} => Work::Check,
-        ScheduledWork::Drill(drill) => Work::Drill(drill.params.clone()),
+        ScheduledWork::Backup(backup) => JobSpec::Backup(backup.params.clone()),
+        ScheduledWork::Expire {} => JobSpec::Expire(ExpireParams::default()),
+        ScheduledWork::Verify {} => JobSpec::Verify,
+        ScheduledWork::Check {} => JobSpec::Check,
+        ScheduledWork::Drill(drill) => JobSpec::Drill(drill.params.clone()),
     }
 }
 
-fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord {
+fn audited(schedule: &Schedule, submission: &Submission, now: Timestamp) -> AuditRecord {
     let text = |value: &dyn ToString| Value::String(value.to_string());
     let mut arguments = Map::from_iter([
         ("database".to_owned(), text(&schedule.database)),
         ("schedule".to_owned(), text(&schedule.name)),
     ]);
-    arguments.extend(wanted.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
-    arguments.extend(wanted.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
+    arguments.extend(submission.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
+    arguments.extend(submission.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
     AuditRecord {
         id: AuditId::new(clock::new_id()),
         time: now,

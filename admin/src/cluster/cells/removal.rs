@@ -6,7 +6,7 @@ use cellar_topology::View;
 use crate::admin::Admin;
 use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::stage::{Stage, stage};
 use crate::refusal;
 
 /// The next step of the removal.
@@ -75,7 +75,7 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
     let running =
         view.jobs.values().find(|record| record.cell == *name && stage(view, record) == Stage::Running);
     if let Some(record) = running {
-        let (id, kind) = (record.id, record.kind);
+        let (id, kind) = (record.id, record.kind());
         return Err(Refusal::new(Code::Busy, format!("a {kind} runs on cell {name} (job {id})"))
             .hint(format!("wait for it (`cellar jobs watch {id}`) or cancel it (`cellar jobs cancel {id}`)"))
             .about("cell", name)

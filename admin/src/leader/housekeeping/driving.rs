@@ -5,14 +5,14 @@ use cellar_topology::View;
 use jiff::Timestamp;
 
 use super::{Action, Drive};
-use crate::jobs::closing::ended;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::ended;
+use crate::jobs::stage::job_key;
 
 /// What is to be done next for every driven job that holds its database's lock.
 pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {
     let holders = view.locks.values().filter_map(|lock| view.jobs.get(&lock.holder?));
     holders
-        .filter(|record| record.kind.is_driven() && record.closure.is_none())
+        .filter(|record| record.kind().is_driven() && record.closure.is_none())
         .filter_map(|record| advance(view, record, now))
         .collect()
 }

@@ -1,26 +1,26 @@
-//! Closing a job: multiadmin's last word where no pooler can have one any more.
+//! Closing a job: multiadmin records the outcome when no pooler can.
 //!
-//! The pooler's claim guards the job's revision, its outcome guards the claim,
-//! and a closure guards all three records. So exactly one outcome wins,
-//! whatever anybody believed when they began.
+//! A pooler's claim is guarded by the job's revision, its outcome by the claim,
+//! and a closure by all three records. So exactly one outcome is recorded, even when
+//! a pooler and multiadmin write at the same time.
 
-use cellar_model::{Closure, Code, JobError, JobRecord, JobState, RunResult};
+use cellar_model::{Closure, Code, JobError, JobOutcome, JobRecord, JobState};
 use cellar_topology::Transaction;
 use jiff::Timestamp;
 
-use crate::jobs::ended::{claim_key, job_key, run_key};
+use crate::jobs::stage::{claim_key, job_key, run_key};
 
 /// The record with its closure.
 pub(crate) fn closed(record: &JobRecord, state: JobState, error: JobError, now: Timestamp) -> JobRecord {
     ended(record, state, Some(error), None, now)
 }
 
-/// The record of a driven job with its closure, which may be a good one.
+/// The record of a driven job with its closure, which may be a success.
 pub(crate) fn ended(
     record: &JobRecord,
     state: JobState,
     error: Option<JobError>,
-    result: Option<RunResult>,
+    result: Option<JobOutcome>,
     now: Timestamp,
 ) -> JobRecord {
     let time = cellar_model::timestamp_ms(now);
@@ -41,7 +41,7 @@ pub(crate) fn close<'a>(
         .put(&job_key(record), record)
 }
 
-/// Why a job that nobody had begun ends as canceled.
+/// The error of a job that was canceled before any pooler began it.
 pub(crate) fn canceled_before_it_began(by: &str) -> JobError {
     JobError {
         code: Code::Canceled,

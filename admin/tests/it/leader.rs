@@ -1,14 +1,10 @@
 //! The leading multiadmin over a living store.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
+use crate::support::{World, backup, backup_of, cancel, db, reaches, wait_for, zone};
 use cellar_admin::Leading;
 use cellar_api::v1;
 use cellar_model::{JobRecord, JobState, Key};
 use jiff::Timestamp;
-use support::{World, backup, backup_of, cancel, db, reaches, wait_for, zone};
 
 fn queued(n: u32) -> v1::BackupRequest {
     v1::BackupRequest { queue: true, ..backup_of(n) }
@@ -19,7 +15,7 @@ async fn leader(world: &World) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_lock_moves_on_when_its_holder_ends() {
+async fn the_lock_goes_to_the_next_job_when_its_holder_ends() {
     let world = World::new().await;
     let admin = world.admin().await;
     let _leading = Leading::start(&admin, "one".into());

@@ -1,23 +1,17 @@
 //! What multiadmin asks of poolers: backups, logs and live numbers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-#[path = "support/pooler.rs"]
-mod pooler;
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::pooler::{FakePooler, dial_plainly};
+use crate::support::{World, backup, backup_of, database, db, get_job, reason, wait_for, zone};
 use cellar_admin::Admin;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
 use cellar_model::{
-    BackupResult, BackupSource, BackupType, CellLayout, Code, JobState, Key, Lsn, RunResult,
+    BackupResult, BackupSource, BackupType, CellLayout, Code, JobOutcome, JobState, Key, Lsn,
     SystemIdentifier, Timeline,
 };
 use futures_util::StreamExt;
-use pooler::{FakePooler, dial_plainly};
-use support::{World, backup, backup_of, database, db, get_job, reason, wait_for, zone};
 use tonic::{Request, Status};
 
 const LABEL: &str = "20260301-101500F";
@@ -42,7 +36,7 @@ fn recorded(label: &str, annotations: &[(&str, &str)]) -> v1::Backup {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
-        // A pooler that lies about these changes nothing.
+        // multiadmin does not rely on these fields of a pooler's answer.
         verified: true,
         job: "x".into(),
         ..Default::default()
@@ -56,7 +50,7 @@ async fn list(admin: &Admin) -> Result<v1::ListBackupsResponse, Status> {
 }
 
 #[tokio::test]
-async fn the_primarys_pooler_reads_and_another_when_it_cannot() {
+async fn backups_are_read_by_the_primarys_pooler_else_by_another() {
     let world = World::new().await;
     let fake = FakePooler { backups: vec![recorded(LABEL, &[])], ..Default::default() };
     serve(&world, 1, fake.clone()).await;
@@ -67,7 +61,7 @@ async fn the_primarys_pooler_reads_and_another_when_it_cannot() {
     world.delete(&Key::Status(db(), zone(1))).await;
     wait_for("the next one is asked", || async { list(&admin).await.unwrap().read_by == "zone3" }).await;
     assert!(fake.asked.lock().unwrap().ends_with(&["zone2".to_owned(), "zone3".to_owned()]));
-    // The last one's own words when nobody can.
+    // The last pooler's refusal when none can read it.
     world.delete(&Key::Status(db(), zone(3))).await;
     wait_for("nobody can", || async { list(&admin).await.is_err() }).await;
     let status = list(&admin).await.unwrap_err();
@@ -104,12 +98,12 @@ async fn a_backup_is_verified_only_by_the_job_that_made_it() {
         repo_bytes: 1,
         source,
     };
-    let mut run = support::run(&record, JobState::Succeeded);
-    run.result = RunResult { backup: Some(result), ..RunResult::default() };
+    let mut run = crate::support::run(&record, JobState::Succeeded);
+    run.result = Some(JobOutcome::Backup(result));
     world.put(&Key::Run(db(), zone(3), record.id), &run).await;
     let backups = vec![
         recorded(LABEL, &[("cellar-job", &first.id), ("cellar-cell", "zone2"), ("cellar-proof", "proven")]),
-        // Claims the same job for another backup.
+        // Another backup whose annotations name the same job.
         recorded(
             "20260302-101500F",
             &[("cellar-job", &first.id), ("cellar-cell", "zone2"), ("cellar-proof", "proven")],
@@ -150,7 +144,7 @@ async fn an_unknown_backup_is_refused_naming_some_that_are_known() {
 }
 
 #[tokio::test]
-async fn live_numbers_are_there_or_not_within_two_seconds() {
+async fn live_status_is_answered_or_left_out_within_two_seconds() {
     let world = World::new().await;
     serve(&world, 2, FakePooler::default()).await;
     serve(&world, 3, FakePooler { frozen: true, ..Default::default() }).await;
@@ -165,7 +159,7 @@ async fn live_numbers_are_there_or_not_within_two_seconds() {
     assert!(live(3).await.is_none());
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert!(live(1).await.is_none(), "nobody listens there");
-    // The channel follows the pooler's address.
+    // After a change of the pooler's address, its new one is called.
     serve(&world, 2, FakePooler::default()).await;
     serve(&world, 3, FakePooler::default()).await;
     wait_for("the new address is used", || async { live(3).await.is_some() }).await;
@@ -191,10 +185,10 @@ async fn a_jobs_log_comes_from_its_own_pooler() {
     };
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert_eq!(text(&job.id, false).await, "", "nothing ran yet");
-    // A follower waits for the job to begin.
+    // With `follow`, the log waits for the job to begin.
     let mut following = tail(&job.id, true).await.unwrap();
     assert!(world.claim(&job).await);
-    let first = tokio::time::timeout(support::PATIENCE, following.next()).await.unwrap();
+    let first = tokio::time::timeout(crate::support::WAIT_TIMEOUT, following.next()).await.unwrap();
     assert_eq!(first.unwrap().unwrap().data, b"one ");
     wait_for("it is seen to run", || async { get_job(&admin, &job.id).await.unwrap().start_time.is_some() })
         .await;
@@ -204,13 +198,13 @@ async fn a_jobs_log_comes_from_its_own_pooler() {
 }
 
 #[tokio::test]
-async fn a_log_that_never_ends_ends_with_the_server() {
+async fn an_endless_log_ends_when_the_server_shuts_down() {
     let world = World::new().await;
     serve(&world, 3, FakePooler { log: vec!["one"], frozen: true, ..Default::default() }).await;
     let admin = world.admin_dialing(dial_plainly()).await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert!(world.claim(&job).await);
-    support::reaches(&admin, &job.id, v1::JobState::Running).await;
+    crate::support::reaches(&admin, &job.id, v1::JobState::Running).await;
     let request = v1::TailJobLogRequest { id: job.id, follow: true };
     let mut chunks = Api::tail_job_log(&admin, Request::new(request)).await.unwrap().into_inner();
     assert_eq!(chunks.next().await.unwrap().unwrap().data, b"one");

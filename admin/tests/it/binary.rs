@@ -1,15 +1,12 @@
 //! The daemon itself, over a real etcd with mutual TLS.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{database, reason, wait_for};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::{ClusterName, Key, Keyspace};
@@ -18,7 +15,6 @@ use cellar_tls::{ClientTls, KeyFile, LeafRequest, OperatorRole, generate_ca, ins
 use cellar_topology::{EtcdKv, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{database, reason, wait_for};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -34,7 +30,7 @@ impl Drop for Daemon {
     }
 }
 
-struct Place {
+struct Directories {
     dir: tempfile::TempDir,
     etcd_port: u16,
     admin_port: u16,
@@ -44,14 +40,14 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl Place {
+impl Directories {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let place = Self { dir, etcd_port: free_port(), admin_port: free_port() };
+        let directories = Self { dir, etcd_port: free_port(), admin_port: free_port() };
         let cluster: ClusterName = "demo".parse().unwrap();
-        let ca = generate_ca(&place.path("ca"), &cluster).unwrap();
-        let tls = place.path("tls");
+        let ca = generate_ca(&directories.path("ca"), &cluster).unwrap();
+        let tls = directories.path("tls");
         for (name, request) in [
             ("multiadmin", LeafRequest::multiadmin(&cluster, "localhost")),
             ("client", LeafRequest::operator(&cluster, OperatorRole::Admin, "ann").unwrap()),
@@ -60,10 +56,10 @@ impl Place {
             let key = KeyFile::load_or_create(&tls.join(format!("{name}.key")), None).unwrap();
             issue(&ca, &request, &key, &tls.join(format!("{name}.crt"))).unwrap();
         }
-        std::fs::copy(place.path("ca").join("ca.crt"), tls.join("ca.crt")).unwrap();
+        std::fs::copy(directories.path("ca").join("ca.crt"), tls.join("ca.crt")).unwrap();
         // Started as root, multiadmin becomes this user.
         let user = OsUser::resolve(None).unwrap();
-        let mut paths: Vec<PathBuf> = vec![tls.clone(), place.dir.path().to_owned()];
+        let mut paths: Vec<PathBuf> = vec![tls.clone(), directories.dir.path().to_owned()];
         paths.extend(std::fs::read_dir(&tls).unwrap().map(|entry| entry.unwrap().path()));
         for path in paths {
             chown(path, Some(user.uid), Some(user.gid)).unwrap();
@@ -129,27 +125,27 @@ async fn is(channel: &Channel, status: ServingStatus) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_outlives_etcd_and_ends_when_asked() {
+async fn multiadmin_survives_an_etcd_outage_and_ends_on_sigterm() {
     install_ring_provider();
-    let place = Place::new();
-    let mut multiadmin = place.multiadmin();
-    // Without an etcd it says so rather than nothing.
-    let channel = place.channel().await;
+    let directories = Directories::new();
+    let mut multiadmin = directories.multiadmin();
+    // Without etcd it answers UNAVAILABLE rather than nothing.
+    let channel = directories.channel().await;
     wait_for("not serving", || is(&channel, ServingStatus::NotServing)).await;
     let mut client = MultiAdminClient::new(channel.clone());
     let mut request = tonic::Request::new(v1::ListCellsRequest {});
     request.set_timeout(Duration::from_millis(500));
     assert_eq!(reason(client.list_cells(request).await), "UNAVAILABLE");
 
-    let etcd = place.etcd();
+    let etcd = directories.etcd();
     wait_for("serving", || is(&channel, ServingStatus::Serving)).await;
-    let store = place.store().await;
-    let db = Key::Database(support::db());
+    let store = directories.store().await;
+    let db = Key::Database(crate::support::db());
     wait_for("a record is written", || async {
         store.transaction().put(&db, &database("app")).commit().await.is_ok()
     })
     .await;
-    wait_for("it is seen", || async {
+    wait_for("the record is seen", || async {
         let mut client = MultiAdminClient::new(channel.clone());
         client.get_database(v1::GetDatabaseRequest::default()).await.is_ok()
     })
@@ -164,33 +160,36 @@ async fn it_outlives_etcd_and_ends_when_asked() {
 
     drop(etcd);
     wait_for("the loss is noticed", || is(&channel, ServingStatus::NotServing)).await;
-    let _etcd = place.etcd();
+    let _etcd = directories.etcd();
     wait_for("serving again", || is(&channel, ServingStatus::Serving)).await;
     assert_eq!(client.list_cells(v1::ListCellsRequest {}).await.unwrap().into_inner().cells.len(), 1);
-    wait_for("it leads", || async { store.get::<String>(&Key::AdminLeader).await.unwrap().is_some() }).await;
+    wait_for("this multiadmin is the leader", || async {
+        store.get::<String>(&Key::AdminLeader).await.unwrap().is_some()
+    })
+    .await;
 
-    let pid = running_pid(&place.path("multiadmin.pid")).unwrap();
+    let pid = running_pid(&directories.path("multiadmin.pid")).unwrap();
     assert_eq!(pid, multiadmin.0.id());
     let begin = Instant::now();
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
-    wait_for("it ends", || {
+    wait_for("multiadmin has ended", || {
         let ended = multiadmin.0.try_wait().unwrap();
         async move { ended.is_some_and(|status| status.success()) }
     })
     .await;
     assert!(begin.elapsed() < Duration::from_secs(5));
-    assert_eq!(store.get::<String>(&Key::AdminLeader).await.unwrap(), None, "the place is free at once");
+    assert_eq!(store.get::<String>(&Key::AdminLeader).await.unwrap(), None, "leadership is given up at once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_does_not_start_without_its_audit_log() {
-    let place = Place::new();
-    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("audit.log")).unwrap();
-    let mut multiadmin = place.multiadmin();
-    wait_for("it ends", || {
+async fn multiadmin_does_not_start_without_its_audit_log() {
+    let directories = Directories::new();
+    std::os::unix::fs::symlink(directories.path("elsewhere"), directories.path("audit.log")).unwrap();
+    let mut multiadmin = directories.multiadmin();
+    wait_for("multiadmin has ended", || {
         let ended = multiadmin.0.try_wait().unwrap();
         async move { ended.is_some_and(|status| !status.success()) }
     })
     .await;
-    assert!(!place.path("elsewhere").exists());
+    assert!(!directories.path("elsewhere").exists());
 }

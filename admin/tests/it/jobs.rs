@@ -1,16 +1,14 @@
 //! Recording, finding, listing, watching and canceling jobs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{
+    World, backup, backup_of, cancel, db, get_job, reaches, reason, status, wait_for, zone,
+};
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
 use cellar_model::{JobState, Key, PoolerStatus};
 use futures_util::{FutureExt, StreamExt};
-use support::{World, backup, backup_of, cancel, db, get_job, reaches, reason, status, wait_for, zone};
 use tonic::{Request, Response};
 use tonic_types::StatusExt;
 
@@ -23,7 +21,7 @@ fn queued(n: u32) -> v1::BackupRequest {
 }
 
 #[tokio::test]
-async fn a_backup_is_recorded_with_its_place_at_the_lock() {
+async fn a_backup_is_recorded_and_takes_the_lock() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
@@ -31,14 +29,14 @@ async fn a_backup_is_recorded_with_its_place_at_the_lock() {
         (job.state(), job.cell.as_str(), job.kind()),
         (v1::JobState::Pending, "zone3", v1::JobKind::Backup)
     );
-    assert_eq!(job.backup.unwrap().r#type(), v1::BackupType::Incr);
+    assert_eq!(job.backup().unwrap().r#type(), v1::BackupType::Incr);
     assert_eq!(world.lock().await.holder, Some(job.id.parse().unwrap()));
     assert_eq!(world.job(&job.id.parse().unwrap()).await.unwrap().requested_by, "unknown");
 }
 
 /// A primary that starts again is looked for by its standbys, and a backup waits for them.
 #[tokio::test]
-async fn a_standby_that_looks_for_its_primary_is_waited_for_but_not_beyond_the_callers_time() {
+async fn a_request_waits_for_a_reconnecting_standby_within_the_callers_deadline() {
     let world = World::new().await;
     let lost = PoolerStatus { streams_from: None, ..status(2) };
     world.put(&Key::Status(db(), zone(2)), &lost).await;
@@ -47,7 +45,7 @@ async fn a_standby_that_looks_for_its_primary_is_waited_for_but_not_beyond_the_c
     request.set_timeout(Duration::from_secs(1));
     assert_eq!(reason(admin.backup(request).await), "WRONG_PRIMARY");
     let found = async {
-        // Nothing shows from outside that the request waits. Should it not have begun by then, it is accepted at once.
+        // A waiting request cannot be observed. If it has not begun yet, it is accepted at once.
         tokio::time::sleep(Duration::from_millis(300)).await;
         world.put(&Key::Status(db(), zone(2)), &status(2)).await;
     };
@@ -56,7 +54,7 @@ async fn a_standby_that_looks_for_its_primary_is_waited_for_but_not_beyond_the_c
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_refused_and_changes_nothing() {
+async fn a_backup_that_cannot_work_is_refused_and_changes_nothing() {
     let world = World::new().await;
     world.delete(&Key::Status(db(), zone(2))).await;
     let admin = world.admin().await;
@@ -113,7 +111,7 @@ async fn a_second_backup_is_refused_naming_the_first() {
     );
     assert_eq!(status.get_details_error_info().unwrap().metadata["job"], first.id);
     assert!(cellar_api::hint_of(&status).unwrap().contains("--queue"));
-    // Once it has ended nobody needs to tidy up first.
+    // After its end, the next is accepted before the leader has updated the lock.
     world.finish(&first, JobState::Succeeded).await;
     assert!(backup(&admin, backup_of(2)).await.is_ok());
 }
@@ -135,7 +133,7 @@ async fn the_queue_is_in_order_and_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_simultaneous_requests_to_two_admins_exactly_one_runs() {
+async fn exactly_one_of_simultaneous_requests_to_two_admins_runs() {
     for _ in 0..20 {
         let world = World::new().await;
         let (one, two) = (world.admin().await, world.admin().await);
@@ -173,7 +171,7 @@ async fn the_same_request_at_two_admins_is_one_job() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_finds_its_job_whatever_has_happened_since() {
+async fn a_repeated_request_returns_its_job_in_any_later_state() {
     let world = World::new().await;
     let admin = world.admin().await;
     let first = backup(&admin, with_id(3, "nightly")).await.unwrap();
@@ -188,9 +186,9 @@ async fn a_repeated_request_finds_its_job_whatever_has_happened_since() {
     assert_eq!(reason(backup(&admin, backup_of(3)).await), "CELL_DOWN");
     let again = backup(&admin, with_id(3, "nightly")).await.unwrap();
     assert_eq!((again.id.as_str(), again.state()), (first.id.as_str(), v1::JobState::Succeeded));
-    // Also at an admin that has only just started.
+    // Also from an admin that has just started.
     assert_eq!(backup(&world.admin().await, with_id(3, "nightly")).await.unwrap().id, first.id);
-    // Another request under the same id is a mistake.
+    // Another request with the same id is refused.
     for other in [
         with_id(2, "nightly"),
         v1::BackupRequest { r#type: v1::BackupType::Full.into(), ..with_id(3, "nightly") },
@@ -280,7 +278,7 @@ async fn a_watcher_sees_every_state_until_the_end() {
     let job = backup(&admin, backup_of(3)).await.unwrap();
     let request = v1::GetJobRequest { id: job.id.clone() };
     let mut jobs = Api::watch_job(&admin, Request::new(request)).await.unwrap().into_inner();
-    let mut next = async || tokio::time::timeout(support::PATIENCE, jobs.next()).await.unwrap();
+    let mut next = async || tokio::time::timeout(crate::support::WAIT_TIMEOUT, jobs.next()).await.unwrap();
     assert_eq!(next().await.unwrap().unwrap().state(), v1::JobState::Pending);
     assert!(world.claim(&job).await);
     assert_eq!(next().await.unwrap().unwrap().state(), v1::JobState::Running);
@@ -299,8 +297,8 @@ async fn a_watcher_is_not_woken_by_other_jobs() {
     let request = v1::GetJobRequest { id: job.id.clone() };
     let mut jobs = Api::watch_job(&admin, Request::new(request)).await.unwrap().into_inner();
     jobs.next().await.unwrap().unwrap();
-    world.put(&Key::Status(db(), zone(2)), &support::status(2)).await;
-    let mut changed = support::status(3);
+    world.put(&Key::Status(db(), zone(2)), &crate::support::status(2)).await;
+    let mut changed = crate::support::status(3);
     changed.message = "changed".into();
     world.put(&Key::Status(db(), zone(3)), &changed).await;
     wait_for("the mirror has it", || async {
@@ -334,7 +332,7 @@ async fn a_pending_job_is_canceled_at_once_and_cannot_be_claimed() {
 }
 
 #[tokio::test]
-async fn a_running_job_is_asked_to_end_and_one_that_has_ended_is_not() {
+async fn canceling_a_running_job_is_recorded_and_an_ended_one_refused() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
@@ -342,7 +340,7 @@ async fn a_running_job_is_asked_to_end_and_one_that_has_ended_is_not() {
     let asked = cancel(&admin, &job.id).await.unwrap();
     assert_eq!(asked.state(), v1::JobState::Running);
     let first = asked.cancel.unwrap();
-    assert_eq!(cancel(&admin, &job.id).await.unwrap().cancel.unwrap(), first, "the first wish stays");
+    assert_eq!(cancel(&admin, &job.id).await.unwrap().cancel.unwrap(), first, "the first request is kept");
     world.finish(&job, JobState::Succeeded).await;
     assert_eq!(reason(cancel(&admin, &job.id).await), "ALREADY_ENDED");
 }
@@ -367,7 +365,7 @@ async fn a_claim_and_a_cancel_never_both_win() {
 }
 
 #[tokio::test]
-async fn a_rebuild_is_a_job_like_any_other() {
+async fn a_rebuild_is_recorded_once_for_its_request_id() {
     let world = World::new().await;
     let admin = world.admin().await;
     let request =

@@ -1,17 +1,13 @@
 //! The audit trail: complete in the file, bounded in etcd, and before the deed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{World, backup, backup_of, cancel, reason, wait_for};
 use cellar_admin::{Admin, Leading};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, Code, Key};
 use futures_util::FutureExt;
-use support::{World, backup, backup_of, cancel, reason, wait_for};
 use tonic::{Request, Response, Status};
 
 async fn list(admin: &Admin, request: v1::ListAuditRequest) -> Result<v1::ListAuditResponse, Status> {
@@ -33,12 +29,12 @@ fn rpcs(records: &[v1::AuditRecord]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn calls_leave_their_records_and_reading_leaves_none() {
+async fn mutating_calls_are_recorded_and_reads_are_not() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert_eq!(reason(backup(&admin, backup_of(9)).await), "UNKNOWN_CELL");
-    let _ = support::get_job(&admin, &job.id).await.unwrap();
+    let _ = crate::support::get_job(&admin, &job.id).await.unwrap();
     let _ = cancel(&admin, &job.id).await.unwrap();
 
     let lines = world.audit_lines();
@@ -58,7 +54,7 @@ async fn calls_leave_their_records_and_reading_leaves_none() {
     assert!(lines[3].message.contains("zone9"), "{}", lines[3].message);
     assert_eq!(lines[5].arguments["id"], job.id.as_str());
 
-    // etcd has the ends, and answers them newest first, just as they are in the file.
+    // etcd has the records of the ends, and lists them newest first, with the same content as in the file.
     let records = listed(&admin, 3).await;
     for (listed, line) in records.iter().rev().zip(lines.iter().skip(1).step_by(2)) {
         assert_eq!(serde_json::to_value(listed).unwrap(), serde_json::to_value(line).unwrap());
@@ -66,7 +62,7 @@ async fn calls_leave_their_records_and_reading_leaves_none() {
 }
 
 #[tokio::test]
-async fn the_list_is_narrowed_and_comes_in_pages() {
+async fn records_are_listed_filtered_and_by_pages() {
     let world = World::new().await;
     let call = |n: u8, identity: &str, rpc: &str, outcome, job: Option<u128>| AuditRecord {
         id: AuditId::new(uuid::Uuid::from_u128(n.into())),
@@ -132,7 +128,7 @@ async fn the_list_is_narrowed_and_comes_in_pages() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_that_cannot_be_written_down() {
+async fn a_call_that_cannot_be_recorded_is_refused() {
     let world = World::new().await;
     let admin = world.admin().await;
     let old = world.audit_log().with_extension("old");
@@ -144,12 +140,12 @@ async fn nothing_is_done_that_cannot_be_written_down() {
     assert!(cellar_api::hint_of(&status).unwrap().contains("nothing was changed"));
     assert_eq!(reason::<()>(Err(status)), "UNAVAILABLE");
     assert_eq!(world.contents().await, before);
-    // Reading goes on, and etcd knows of the attempt.
+    // Reads are still served, and etcd has a record of the attempt.
     let record = listed(&admin, 1).await.remove(0);
     assert_eq!((record.outcome(), record.code.as_deref()), (v1::AuditOutcome::Failed, Some("UNAVAILABLE")));
     std::fs::remove_dir(world.audit_log()).unwrap();
     let _ = backup(&admin, backup_of(3)).await.unwrap();
-    assert_eq!(world.audit_lines().len(), 2, "the file was made anew");
+    assert_eq!(world.audit_lines().len(), 2, "the file was created again");
 }
 
 #[tokio::test]
@@ -166,11 +162,11 @@ async fn the_file_is_complete_while_etcd_is_away() {
 
 /// A caller that hangs up in the middle does not keep the end of what it asked for out of the log.
 #[tokio::test]
-async fn a_caller_that_hangs_up_leaves_a_whole_record() {
+async fn a_call_whose_caller_hangs_up_is_recorded_with_its_outcome() {
     let world = World::new().await;
     let admin = world.admin().await;
     let call = Api::backup(&admin, Request::new(backup_of(3)));
-    // Polled once, and dropped: what a server does when the connection goes.
+    // Polled once and dropped, as the server does when the connection is lost.
     assert!(call.now_or_never().is_none(), "it waits for the log");
     let complete = || std::fs::read_to_string(world.audit_log()).unwrap().matches('\n').count();
     wait_for("its end is in the log", || async { complete() == 2 }).await;
@@ -180,7 +176,7 @@ async fn a_caller_that_hangs_up_leaves_a_whole_record() {
 }
 
 #[tokio::test]
-async fn what_fails_in_floods_does_not_flood_etcd() {
+async fn copies_of_failed_calls_are_limited() {
     let world = World::new().await;
     let admin = world.admin().await;
     let begin = std::time::Instant::now();
@@ -200,7 +196,7 @@ async fn what_fails_in_floods_does_not_flood_etcd() {
 }
 
 #[tokio::test]
-async fn the_leader_keeps_the_newest() {
+async fn the_leader_deletes_all_but_the_newest_records() {
     let world = World::new().await;
     let admin = world.admin().await;
     for n in 0..AUDIT_KEPT + 130 {

@@ -1,6 +1,10 @@
-//! A cluster in memory: one primary, two standbys, and poolers that do what the test says.
+//! A cluster in memory: one primary, two standbys, and poolers that behave as the test says.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of a test binary")]
+
+pub mod pooler;
+pub mod raw;
+pub mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,20 +15,21 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
     AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Job, JobId, JobRecord,
-    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, RunResult, Timeline,
+    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, Timeline,
 };
 use cellar_topology::{Guard, MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for a loaded machine.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits for a condition, and names it when it does not come true.
+/// Waits for a condition; `what` names it when it is not met in time.
 pub async fn wait_for<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < end, "waited in vain: {what}");
+        assert!(tokio::time::Instant::now() < end, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -62,7 +67,7 @@ impl World {
         Self { kv, store, directory: tempfile::tempdir().unwrap() }
     }
 
-    /// A cell with its pooler up.
+    /// Adds a cell whose pooler reports.
     pub async fn join(&self, n: u32) {
         let cell =
             Cell { name: zone(n), index: n - 1, host: "localhost".into(), directory: format!("/c/zone{n}") };
@@ -92,11 +97,11 @@ impl World {
 
     pub async fn admin_dialing(&self, dial: Arc<Dial>) -> Admin {
         let admin = self.starting(dial);
-        assert!(admin.ready(PATIENCE).await);
+        assert!(admin.ready(WAIT_TIMEOUT).await);
         admin
     }
 
-    /// An admin that may not have seen the store yet.
+    /// An admin whose view may not be complete yet.
     pub fn starting(&self, dial: Arc<Dial>) -> Admin {
         Admin::start(self.store.clone(), dial, AuditLog::open(&self.audit_log()).unwrap())
     }
@@ -106,7 +111,7 @@ impl World {
         self.directory.path().join("audit.log")
     }
 
-    /// What is in it.
+    /// The records in that file.
     pub fn audit_lines(&self) -> Vec<AuditRecord> {
         let text = std::fs::read_to_string(self.audit_log()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -120,7 +125,7 @@ impl World {
         self.store.get(&Key::Lock(db())).await.unwrap().map(|found| found.record).unwrap_or_default()
     }
 
-    /// What a pooler does first: claims the job as the guards demand. False when it may not.
+    /// Claims the job as its pooler does; false when the guards do not hold.
     pub async fn claim(&self, job: &v1::Job) -> bool {
         let id: JobId = job.id.parse().unwrap();
         let cell: CellName = job.cell.parse().unwrap();
@@ -143,7 +148,7 @@ impl World {
         matches!(outcome, TxnOutcome::Committed(_))
     }
 
-    /// What a pooler does last.
+    /// Writes the end of the run, as the job's pooler does.
     pub async fn finish(&self, job: &v1::Job, state: JobState) {
         let id: JobId = job.id.parse().unwrap();
         let record = self.job(&id).await.unwrap();
@@ -157,12 +162,12 @@ impl World {
             .unwrap();
     }
 
-    /// Its pooler dies.
+    /// Removes the job's claim, as when its pooler dies.
     pub async fn lose(&self, job: &v1::Job) {
         self.delete(&Key::Claim(db(), job.cell.parse().unwrap(), job.id.parse().unwrap())).await;
     }
 
-    /// Everything that etcd holds but for the audit trail, to see that nothing was changed.
+    /// Everything that etcd has, except the audit records: to check that nothing was changed.
     pub async fn contents(&self) -> Vec<(String, Vec<u8>)> {
         let (listing, audit) =
             (self.store.list(&self.store.keys().all()).await.unwrap(), self.store.keys().kind("audit"));
@@ -170,7 +175,7 @@ impl World {
         entries.map(|entry| (entry.key, entry.value)).collect()
     }
 
-    /// Sets a key only if it is as it was: used to make conflicts.
+    /// Writes a record again unchanged, which makes a conflict for others.
     pub async fn touch(&self, key: &Key) {
         let path = self.store.keys().path(key);
         let entry = self.store.kv().get(&path).await.unwrap().unwrap();
@@ -217,7 +222,7 @@ pub fn run(record: &JobRecord, state: JobState) -> Run {
         start_time: Timestamp::now(),
         end_time: state.is_terminal().then(Timestamp::now),
         progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2 },
-        result: RunResult::default(),
+        result: None,
         error: None,
         history: vec![],
     }

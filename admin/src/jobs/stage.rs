@@ -1,22 +1,21 @@
-//! Whether a job has ended, for those who would give its place in the lock away.
+//! The stage of a job, and whether it has ended and its lock can be given to the next.
 //!
-//! A job that only looks ended because its record cannot be read may still be
-//! running pgBackRest. So "not there" means that etcd has no such key, never
-//! that the view could not make sense of it.
+//! A job whose record cannot be read may still be running pgBackRest. So a job
+//! counts as deleted only when etcd has no such key, not when the view has no record.
 
 use cellar_model::{DatabaseName, JobId, JobRecord, Key, Run};
 use cellar_topology::{RunKey, Store, StoreError, View};
 
-/// Where a job is, as far as somebody needs to know who may have to end it.
+/// The stage of a job, which decides who can end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// No pooler has begun.
+    /// No pooler has begun it.
     Pending,
-    /// A living pooler has claimed it.
+    /// A pooler has claimed it.
     Running,
-    /// Somebody began, and nobody claims it now.
+    /// A pooler began it, and no pooler claims it now.
     Lost,
-    /// It can never change again.
+    /// It has ended and cannot change any more.
     Ended,
 }
 
@@ -26,7 +25,7 @@ pub(crate) fn stage(view: &View, record: &JobRecord) -> Stage {
     if record.closure.is_some() || run.is_some_and(|run| run.state.is_terminal()) {
         return Stage::Ended;
     }
-    // A claim or a run that cannot be read still says that somebody began.
+    // Also a claim or a run that cannot be read shows that a pooler has begun.
     if view.claim(record).is_some() || view.revision(&claim_key(record)) != 0 {
         Stage::Running
     } else if run.is_some() || view.revision(&run_key(record)) != 0 {
@@ -36,12 +35,12 @@ pub(crate) fn stage(view: &View, record: &JobRecord) -> Stage {
     }
 }
 
-/// Whether the view is sure that a job of `database` has ended or is gone.
+/// Whether the view shows that a job of `database` has ended or is deleted.
 pub(crate) fn has_ended(view: &View, database: &DatabaseName, id: &JobId) -> bool {
     match view.jobs.get(id) {
         Some(record) => stage(view, record) == Stage::Ended,
         None if view.revision(&Key::Job(database.clone(), *id)) == 0 => true,
-        // Unreadable: no pooler can begin it, so only one that has begun counts.
+        // Unreadable: no pooler can begin it, but one may have begun before.
         None => {
             let of_job = |(db, _, job): &RunKey| db == database && job == id;
             !view.claims.keys().any(of_job)
@@ -50,8 +49,8 @@ pub(crate) fn has_ended(view: &View, database: &DatabaseName, id: &JobId) -> boo
     }
 }
 
-/// The same, asked of etcd: for a job that the view does not know yet, or whose end it may have
-/// missed.
+/// The same, read from etcd: for a job that the view may not have yet, or whose end it may not
+/// have yet.
 pub(crate) async fn has_ended_in(
     store: &Store,
     database: &DatabaseName,

@@ -1,15 +1,11 @@
 //! Cells, databases and poolers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::{World, backup, backup_of, database, db, reason, wait_for, zone};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{Key, Leader, Timeline};
-use support::{World, backup, backup_of, database, db, reason, wait_for, zone};
 use tonic::{Request, Response, Status};
 
 fn new_cell(name: &str) -> v1::AddCellRequest {
@@ -47,8 +43,8 @@ async fn list(
 }
 
 #[tokio::test]
-async fn a_hostile_cell_is_refused_or_recorded_as_it_was_given() {
-    let hostile: &[&str] = include!("../../fuzz/hostile.rs");
+async fn hostile_text_in_a_cell_is_refused_or_recorded_unchanged() {
+    let hostile: &[&str] = include!("../../../fuzz/hostile.rs");
     let world = World::new().await;
     let admin = world.admin().await;
     let before = world.contents().await;
@@ -64,7 +60,7 @@ async fn a_hostile_cell_is_refused_or_recorded_as_it_was_given() {
                 assert_eq!(world.contents().await, before, "{field} {text:?}: refused and yet written");
                 continue;
             };
-            // Nothing of it can break the line, the file or the command in which every other cell's pooler writes it.
+            // No text can break the line, file or command into which the other cells' poolers write it.
             assert_eq!(cell.name, request.name);
             assert_eq!(cell.host, request.host.to_ascii_lowercase());
             assert_eq!(cellar_model::path_fault(&cell.directory), None, "{field} {text:?}");
@@ -81,7 +77,6 @@ async fn a_hostile_cell_is_refused_or_recorded_as_it_was_given() {
             assert!(pooler.listen.parse::<std::net::IpAddr>().is_ok(), "{text:?}");
             let request = v1::RemoveCellRequest { name: cell.name };
             Api::remove_cell(&admin, Request::new(request)).await.unwrap();
-            // Its number is not given away again while others might remember it, so what is left differs.
             wait_for("its removal", || async { cells(&admin).await.len() == 3 }).await;
         }
     }
@@ -106,7 +101,7 @@ async fn a_cell_gets_the_next_index_and_a_pooler_per_database() {
         assert_eq!((pooler.index, pooler.grpc_port, pooler.listen.as_str()), (3, port, "127.0.0.1"));
         assert_eq!(pooler.data_directory, "/c/zone4/pg_data");
     }
-    // The same again is harmless, something else under that name is not.
+    // Repeating it changes nothing; another cell of that name is refused.
     let before = world.contents().await;
     assert_eq!(add(&admin, new_cell("zone4")).await.unwrap(), cell);
     let elsewhere = v1::AddCellRequest { directory: "/other".into(), ..new_cell("zone4") };
@@ -120,7 +115,7 @@ async fn a_cell_gets_the_next_index_and_a_pooler_per_database() {
 }
 
 #[tokio::test]
-async fn an_addition_that_was_cut_short_is_completed() {
+async fn an_interrupted_addition_is_completed() {
     let world = World::new().await;
     let admin = world.admin().await;
     add(&admin, new_cell("zone4")).await.unwrap();
@@ -132,7 +127,7 @@ async fn an_addition_that_was_cut_short_is_completed() {
 }
 
 #[tokio::test]
-async fn many_databases_do_not_break_a_transaction() {
+async fn a_cell_is_added_to_more_databases_than_one_transaction_holds() {
     let world = World::new().await;
     for n in 0..100 {
         let name = format!("db{n:03}");
@@ -178,7 +173,7 @@ async fn there_are_at_most_256_indexes_and_none_with_an_unreadable_cell() {
 }
 
 #[tokio::test]
-async fn a_cell_leaves_with_all_its_records() {
+async fn removing_a_cell_removes_all_its_records() {
     let world = World::new().await;
     let admin = world.admin().await;
     assert_eq!(remove(&admin, 3).await.unwrap().name, "zone3");
@@ -192,18 +187,18 @@ async fn a_cell_leaves_with_all_its_records() {
 }
 
 #[tokio::test]
-async fn a_cell_with_a_running_job_stays_and_a_pending_one_does_not_hold_it() {
+async fn a_cell_is_not_removed_while_a_job_runs_but_with_a_pending_one() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert!(world.claim(&job).await);
-    support::reaches(&admin, &job.id, v1::JobState::Running).await;
+    crate::support::reaches(&admin, &job.id, v1::JobState::Running).await;
     let status = remove(&admin, 3).await.unwrap_err();
     assert!(status.message().contains(&job.id), "{status}");
     assert_eq!(reason::<()>(Err(status)), "BUSY");
     let waiting = backup(&admin, v1::BackupRequest { queue: true, ..backup_of(2) }).await.unwrap();
     remove(&admin, 2).await.unwrap();
-    assert_eq!(support::get_job(&admin, &waiting.id).await.unwrap().state(), v1::JobState::Pending);
+    assert_eq!(crate::support::get_job(&admin, &waiting.id).await.unwrap().state(), v1::JobState::Pending);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,7 +224,7 @@ async fn a_cell_that_became_primary_meanwhile_is_not_removed() {
 }
 
 #[tokio::test]
-async fn databases_are_shown_with_what_is_known_of_them() {
+async fn a_database_is_shown_with_its_leader_lock_and_cells() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();

@@ -1,4 +1,4 @@
-//! A pooler that answers what the test says, on a real socket.
+//! A pooler with answers of the test's choice, on a real socket.
 
 #![allow(unreachable_pub, reason = "a module of test binaries")]
 
@@ -22,12 +22,12 @@ pub struct FakePooler {
     /// Never answers.
     pub frozen: bool,
     pub log: Vec<&'static str>,
-    /// Who was asked to read the repo, in order.
+    /// The poolers that were asked to read the repo, in order.
     pub asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakePooler {
-    /// Serves; the port.
+    /// Serves; returns the port.
     pub async fn serve(self) -> u16 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -43,7 +43,7 @@ impl FakePooler {
     }
 }
 
-/// Dials whatever port the pooler's record names, without TLS.
+/// Dials the port in the pooler's record, without TLS.
 pub fn dial_plainly() -> Arc<Dial> {
     Arc::new(|pooler| {
         let url = format!("http://127.0.0.1:{}", pooler.grpc_port);

@@ -1,4 +1,4 @@
-//! A job read straight from etcd: for when the view may be behind.
+//! A job's records read from etcd, for when the view may be behind.
 
 use cellar_model::{DatabaseName, Job, JobId, JobRecord, Key, Lock, Refusal, Run, join};
 use cellar_topology::{Store, StoreError, Versioned};
@@ -6,21 +6,21 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::ended::{claim_key, run_key};
+use crate::jobs::stage::{claim_key, run_key};
 
-/// Databases that are asked at once for a job that nobody knows.
-const LOOKUPS: usize = 16;
+/// Databases searched at once for a job that the view does not have.
+const MAX_CONCURRENT_LOOKUPS: usize = 16;
 
 /// A job's records as etcd has them, with the revisions that guard a change.
 #[derive(Debug, Clone)]
-pub(crate) struct Stored {
+pub(crate) struct JobRecords {
     pub(crate) job: Versioned<JobRecord>,
     pub(crate) run: Option<Versioned<Run>>,
     pub(crate) claimed: bool,
     pub(crate) lock: Option<Lock>,
 }
 
-impl Stored {
+impl JobRecords {
     /// Reads a job; `None` when there is none.
     pub(crate) async fn read(
         store: &Store,
@@ -62,12 +62,15 @@ impl Stored {
 impl Admin {
     /// Looks for a job that the view does not know in every database: another multiadmin may have
     /// recorded it a moment ago.
-    pub(crate) async fn look_up(&self, id: JobId, deadline: Deadline) -> Result<Option<Stored>, Refusal> {
+    pub(crate) async fn look_up(&self, id: JobId, deadline: Deadline) -> Result<Option<JobRecords>, Refusal> {
         let databases: Vec<DatabaseName> = self.view().databases.keys().cloned().collect();
-        let found = stream::iter(databases)
-            .map(|database| async move { deadline.retry(|| Stored::read(&self.store, &database, &id)).await })
-            .buffer_unordered(LOOKUPS)
-            .try_filter_map(|found| async move { Ok(found) });
+        let found =
+            stream::iter(databases)
+                .map(|database| async move {
+                    deadline.retry(|| JobRecords::read(&self.store, &database, &id)).await
+                })
+                .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
+                .try_filter_map(|found| async move { Ok(found) });
         let mut found = std::pin::pin!(found);
         found.try_next().await
     }

@@ -1,18 +1,14 @@
 //! Schedules over a living store: what is set, what is asked for, once, and what is missed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{World, db, status, wait_for, zone};
 use cellar_admin::{Admin, Leading, Scheduler};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::v1::scheduled_work::Work;
 use cellar_model::{AuditOutcome, Code, JobId, JobState, Key, Schedule, ScheduleName, Turn};
 use jiff::{SignedDuration, Timestamp};
-use support::{World, db, status, wait_for, zone};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
@@ -95,7 +91,7 @@ async fn last_code(world: &World) -> Option<Code> {
 const MINUTES: SignedDuration = SignedDuration::from_mins(5);
 
 #[tokio::test]
-async fn what_is_due_is_asked_for_once_and_written_down() {
+async fn a_due_job_is_submitted_once_and_recorded() {
     let world = World::new().await;
     let (one, two) = (world.admin().await, world.admin().await);
     put(&one, often(backup_from(&[3]))).await.unwrap();
@@ -120,7 +116,7 @@ async fn what_is_due_is_asked_for_once_and_written_down() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_recorded_but_not_noted_is_found_again() {
+async fn a_recorded_job_that_the_schedule_does_not_name_is_found_again() {
     let world = World::new().await;
     let admin = world.admin().await;
     put(&admin, often(backup_from(&[3]))).await.unwrap();
@@ -130,7 +126,7 @@ async fn a_job_that_was_recorded_but_not_noted_is_found_again() {
     wait_for("the run is noted", || async { last_job(&world).await.is_some() }).await;
     drop(leader);
     let first = last_job(&world).await;
-    // The one who recorded the job died before it noted that.
+    // As if the process that recorded the job had died before it wrote the schedule.
     world.put(&Key::Schedule(db(), name()), &before).await;
     let other = world.admin().await;
     world.put(&Key::AdminLeader, &"two").await;
@@ -142,7 +138,7 @@ async fn a_job_that_was_recorded_but_not_noted_is_found_again() {
 }
 
 #[tokio::test]
-async fn the_next_cell_is_taken_when_the_first_cannot_be() {
+async fn the_next_cell_is_used_when_the_first_is_refused() {
     let world = World::new().await;
     let admin = world.admin().await;
     put(&admin, often(backup_from(&[2, 3]))).await.unwrap();
@@ -154,7 +150,7 @@ async fn the_next_cell_is_taken_when_the_first_cannot_be() {
 }
 
 #[tokio::test]
-async fn what_cannot_begin_says_why_and_begins_when_it_can() {
+async fn a_refused_run_shows_its_reason_and_begins_when_it_can() {
     let world = World::new().await;
     let admin = world.admin().await;
     put(&admin, often(backup_from(&[3]))).await.unwrap();
@@ -174,8 +170,8 @@ async fn what_cannot_begin_says_why_and_begins_when_it_can() {
     put(&admin, v1::PutScheduleRequest { cron: hourly(3), ..often(backup_from(&[3])) }).await.unwrap();
     age(&world, MINUTES).await;
     wait_for("the next one waits", || async { last_code(&world).await == Some(Code::Busy) }).await;
-    // Also when it is tried again. An attempt that changes nothing leaves nothing to wait for, so this looks for longer
-    // than one takes to come.
+    // Also when it is tried again. An attempt that changes nothing cannot be observed, so this checks for longer
+    // than the interval between two attempts.
     let tried = tokio::time::Instant::now() + Duration::from_secs(12);
     while tokio::time::Instant::now() < tried {
         assert_eq!(last_code(&world).await, Some(Code::Busy));
@@ -193,7 +189,7 @@ async fn what_cannot_begin_says_why_and_begins_when_it_can() {
 }
 
 #[tokio::test]
-async fn what_is_long_past_is_missed() {
+async fn a_run_that_is_long_overdue_is_missed() {
     let world = World::new().await;
     let admin = world.admin().await;
     let now = Timestamp::now();
@@ -211,7 +207,7 @@ async fn what_is_long_past_is_missed() {
 }
 
 #[tokio::test]
-async fn what_is_not_given_stays_as_it_is() {
+async fn fields_that_are_not_given_stay_unchanged() {
     let world = World::new().await;
     let admin = world.admin().await;
     let zone_of = v1::PutScheduleRequest { time_zone: "Europe/Berlin".into(), ..often(backup_from(&[3])) };
@@ -257,12 +253,12 @@ async fn a_schedule_that_could_never_run_is_refused() {
     }
     let status = put(&admin, good.clone()).await.unwrap_err();
     assert_eq!(cellar_api::reason_of(&status), Some(Code::QueueFull));
-    // One that is there may still be changed.
+    // An existing one can still be changed.
     put(&admin, v1::PutScheduleRequest { name: "s7".into(), ..good }).await.unwrap();
 }
 
 #[tokio::test]
-async fn nobody_takes_a_runs_place() {
+async fn request_ids_of_schedules_are_refused_in_requests() {
     let world = World::new().await;
     let admin = world.admin().await;
     put(&admin, often(backup_from(&[3]))).await.unwrap();
@@ -278,7 +274,7 @@ async fn nobody_takes_a_runs_place() {
 }
 
 #[tokio::test]
-async fn a_schedule_that_cannot_be_read_is_named_and_harms_no_other() {
+async fn an_unreadable_schedule_is_listed_and_others_still_run() {
     let world = World::new().await;
     let admin = world.admin().await;
     put(&admin, often(backup_from(&[3]))).await.unwrap();
@@ -289,7 +285,7 @@ async fn a_schedule_that_cannot_be_read_is_named_and_harms_no_other() {
     let request = Request::new(v1::ListSchedulesRequest::default());
     let answer = admin.list_schedules(request).await.unwrap().into_inner();
     assert_eq!(answer.unreadable_records, ["/cellar/demo/schedules/app/broken"]);
-    // Whoever sets it again replaces it.
+    // Setting it again replaces it.
     let again = v1::PutScheduleRequest { name: "broken".into(), ..often(backup_from(&[2])) };
     put(&admin, again).await.unwrap();
     let request = Request::new(v1::ListSchedulesRequest::default());

@@ -1,15 +1,11 @@
 //! When etcd does not answer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{World, backup, backup_of, get_job, reason, wait_for};
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{hint_of, v1};
 use futures_util::StreamExt;
-use support::{World, backup, backup_of, get_job, reason, wait_for};
 use tonic::Request;
 
 fn soon<T>(message: T) -> Request<T> {
@@ -19,10 +15,10 @@ fn soon<T>(message: T) -> Request<T> {
 }
 
 #[tokio::test]
-async fn before_the_first_picture_nothing_is_answered_from_an_empty_one() {
+async fn requests_are_unavailable_until_the_first_listing() {
     let world = World::new().await;
     world.kv.set_unreachable(true);
-    let admin = world.starting(support::no_pooler());
+    let admin = world.starting(crate::support::no_pooler());
     assert!(!admin.ready(Duration::from_millis(50)).await);
     let begin = Instant::now();
     let status = Api::backup(&admin, soon(backup_of(3))).await.unwrap_err();
@@ -38,7 +34,7 @@ async fn before_the_first_picture_nothing_is_answered_from_an_empty_one() {
 }
 
 #[tokio::test]
-async fn a_short_outage_is_waited_out() {
+async fn requests_wait_through_a_short_outage() {
     let world = World::new().await;
     let admin = world.admin().await;
     world.kv.set_unreachable(true);
@@ -47,7 +43,7 @@ async fn a_short_outage_is_waited_out() {
         let admin = admin.clone();
         tokio::spawn(async move { backup(&admin, backup_of(3)).await })
     };
-    // It has begun and is being refused by the store.
+    // The request has begun, and the store refuses its calls.
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
     world.kv.set_unreachable(false);
@@ -56,7 +52,7 @@ async fn a_short_outage_is_waited_out() {
 }
 
 #[tokio::test]
-async fn every_call_ends_in_time_while_etcd_is_away() {
+async fn every_call_ends_in_time_while_etcd_is_down() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
@@ -78,7 +74,7 @@ async fn every_call_ends_in_time_while_etcd_is_away() {
 }
 
 #[tokio::test]
-async fn a_watcher_survives_an_outage() {
+async fn a_watch_survives_an_outage() {
     let world = World::new().await;
     let admin = world.admin().await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
@@ -89,6 +85,6 @@ async fn a_watcher_survives_an_outage() {
     wait_for("it is noticed", || async { !admin.is_current() }).await;
     world.kv.set_unreachable(false);
     assert!(world.claim(&job).await);
-    let next = tokio::time::timeout(support::PATIENCE, jobs.next()).await.unwrap();
+    let next = tokio::time::timeout(crate::support::WAIT_TIMEOUT, jobs.next()).await.unwrap();
     assert_eq!(next.unwrap().unwrap().state(), v1::JobState::Running);
 }
