@@ -149,7 +149,7 @@ async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     // Whoever may pass it may knock at PostgreSQL.
     private_directory(&layout.sockets(), OTHERS)?;
     let version = agent.pgbackrest.version().await?;
-    agent.say(|report| report.pgbackrest_version = version);
+    agent.update_report(|report| report.pgbackrest_version = version);
     Ok(())
 }
 

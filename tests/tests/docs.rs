@@ -38,7 +38,7 @@ fn pages() -> Vec<PathBuf> {
 
 /// What stands between single backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+    text.lines().filter(|line| !line.starts_with("```")).flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
 #[test]
@@ -377,4 +377,102 @@ fn the_readme_is_short_and_has_the_test_command() {
     assert!(text.lines().count() <= 150, "{} lines", text.lines().count());
     assert!(text.contains("```\nmake test\n```"));
     assert!(read(&root().join("docs/contributing.md")).lines().count() <= 120);
+}
+
+/// Messages on the pages that other programs print, and words that only look like messages.
+const FOREIGN: &[&str] = &[
+    "contrecord is requested by …",
+    "waiting for WAL to become available",
+    "requested start point … is ahead of the upstream server's flush position",
+    "Peer authentication failed",
+    "raised from remote-0 tls protocol on …: access denied",
+    "rejected connection",
+    "dropped stats",
+    "access denied",
+    "permission denied",
+    "certificate revoked",
+];
+
+/// Programs and variables with which a quoted command begins.
+const COMMANDS: &[&str] = &[
+    "cellar",
+    "certs",
+    "expire",
+    "jobs",
+    "backups",
+    "kill",
+    "pg_ctl",
+    "pg_waldump",
+    "pgbackrest",
+    "pgrep",
+    "select",
+    "setpriv",
+    "sh",
+    "show",
+];
+
+/// The parts of a quoted message that a source must contain: what is between names, numbers and ids.
+fn fixed_parts(quote: &str) -> Vec<String> {
+    let word = |word: &str| {
+        let is_placeholder = word.chars().all(|c| c.is_ascii_uppercase()) || word.starts_with('…');
+        is_placeholder || word.chars().any(|c| c.is_ascii_digit())
+    };
+    let mut parts = vec![String::new()];
+    for piece in quote.split_inclusive(' ') {
+        if word(piece.trim_end().trim_end_matches([',', ':', '.'])) {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push_str(piece);
+        }
+    }
+    parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| part.len() >= 8).collect()
+}
+
+/// All sources of the programs, with the lines of each text joined.
+fn sources() -> String {
+    let mut open: Vec<PathBuf> =
+        ["admin", "crates", "pooler", "provisioner", "tls"].iter().map(|name| root().join(name)).collect();
+    let mut all = String::new();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = read(&path);
+                let mut joins = false;
+                for line in text.lines() {
+                    let line = if joins { line.trim_start() } else { line };
+                    joins = line.ends_with('\\');
+                    all.push_str(line.strip_suffix('\\').unwrap_or(line));
+                    if !joins {
+                        all.push('\n');
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_message_that_troubleshooting_quotes_is_in_the_code() {
+    let sources = sources();
+    let mut missing = Vec::new();
+    let is_instruction = |page: &Path| {
+        let shown = page.strip_prefix(root()).expect("below the root");
+        shown.starts_with("docs/runbooks") || shown == Path::new("docs/troubleshooting.md")
+    };
+    for page in pages().into_iter().filter(|page| is_instruction(page)) {
+        for quote in quoted(&read(&page)).filter(|quote| quote.contains(' ') && !FOREIGN.contains(quote)) {
+            let first = quote.split(' ').next().unwrap_or_default();
+            if first.starts_with("--") || COMMANDS.contains(&first) {
+                continue;
+            }
+            if fixed_parts(quote).iter().any(|part| !sources.contains(part.as_str())) {
+                missing.push(format!("{}: {quote}", page.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{} messages that nothing prints:\n{}", missing.len(), missing.join("\n"));
 }

@@ -64,7 +64,7 @@ impl Directories {
         for path in paths {
             chown(path, Some(user.uid), Some(user.gid)).unwrap();
         }
-        place
+        directories
     }
 
     fn path(&self, name: &str) -> PathBuf {

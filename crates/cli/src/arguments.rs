@@ -1,14 +1,15 @@
-//! The command line.
+//! The command line, and which command runs.
+//!
+//! A new command is a file in `commands`, a variant of [`Command`] and a line of [`Arguments::run`].
 
-use std::path::PathBuf;
-
-use cellar_model::{ClusterName, DatabaseName};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, backups, cells, certs, check, completions, config, down, drill, exec, expire, jobs,
-    rebuild, restore, schedules, status, up, verify,
+    audit, backup, backups, cells, certs, check, completions, config, doctor, down, drill, env, exec, expire,
+    jobs, rebuild, restore, schedules, status, up, verify,
 };
+use crate::failure::Outcome;
+use crate::global::Global;
 
 /// Backups of PostgreSQL replication groups: exactly the standby you name, proven.
 #[derive(Debug, Parser)]
@@ -27,7 +28,7 @@ use crate::commands::{
   cellar drill                           prove that the newest backup can be restored
   cellar down                            end every process, keep the data
 
-Exit codes: 0 done, 1 it ran and failed, 2 wrong usage, 3 refused as things are (nothing changed),
+Exit codes: 0 done, 1 it ran and failed, 2 wrong usage, 3 refused in the present state (nothing changed),
 4 a service could not be reached, 5 not permitted, 130 interrupted (the job goes on)."
 )]
 pub(crate) struct Arguments {
@@ -35,40 +36,6 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Which cluster, and how to answer.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Cluster and output")]
-pub(crate) struct Global {
-    /// The database; needed only where a cluster has several
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) database: Option<DatabaseName>,
-    /// How to answer; JSON is the API's own, one document or one a line
-    #[arg(long, global = true, value_name = "FORM", default_value = "human")]
-    pub(crate) output: Form,
-    /// multiadmin's address, instead of a local cluster's
-    #[arg(long, global = true, value_name = "HOST:PORT", requires = "client_dir")]
-    pub(crate) admin: Option<String>,
-    /// Directory of ca.crt, client.crt and client.key
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) client_dir: Option<PathBuf>,
-    /// The local cluster's name [default: demo]
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) cluster: Option<ClusterName>,
-    /// The local cluster's directory [default: /var/lib/cellar/CLUSTER for root, else
-    /// $XDG_STATE_HOME/cellar/CLUSTER]
-    #[arg(long, global = true, value_name = "DIR", env = "CELLAR_DIR", hide_env_values = true)]
-    pub(crate) dir: Option<PathBuf>,
-}
-
-/// How answers are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
-    /// For people
-    Human,
-    /// For programs
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,10 +70,40 @@ pub(crate) enum Command {
   cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
     Env,
     Exec(exec::Exec),
-    /// Look for what is in the cluster's way: programs, ports, directories, processes, cells
+    /// Find a cluster's problems: programs, ports, directories, processes, cells
     #[command(after_help = "Examples:
   cellar doctor
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
     Completions(completions::Completions),
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub(crate) async fn run(self) -> Outcome {
+        let global = &self.global;
+        match self.command {
+            Command::Up(command) => command.run(global).await,
+            Command::Down(command) => command.run(global).await,
+            Command::Status(command) => command.run(global).await,
+            Command::Backup(command) => command.run(global).await,
+            Command::Backups(command) => command.run(global).await,
+            Command::Jobs(command) => command.run(global).await,
+            Command::Rebuild(command) => command.run(global).await,
+            Command::Restore(command) => command.run(global).await,
+            Command::Drill(command) => command.run(global).await,
+            Command::Verify(command) => command.run(global).await,
+            Command::Expire(command) => command.run(global).await,
+            Command::Check(command) => command.run(global).await,
+            Command::Schedules(command) => command.run(global).await,
+            Command::Audit(command) => command.run(global).await,
+            Command::Cells(command) => command.run(global).await,
+            Command::Certs(command) => command.run(global).await,
+            Command::Config(command) => command.run(global),
+            Command::Env => env::run(global).await,
+            Command::Exec(command) => command.run(global).await,
+            Command::Doctor => doctor::run(global).await,
+            Command::Completions(command) => command.run(Self::command()),
+        }
+    }
 }

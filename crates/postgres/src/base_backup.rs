@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use cellar_model::{SystemIdentifier, Timeline};
 
+use crate::command::run;
+use crate::configure::{InstanceConfig, configure};
+use crate::control_data::ControlData;
+use crate::data_directory::{DataDirectory, inspect};
 use crate::draft::Draft;
 use crate::durable::replace_file;
-use crate::{ControlData, DataDirectory, InstanceConfig, PostgresError, Tools, configure, inspect, run};
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
 /// What a copy must be a copy of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +36,10 @@ fn check_source(path: &Path, source: CopySource, control: &ControlData) -> Resul
     }
     if control.timeline != source.timeline {
         let (found, wanted) = (control.timeline, source.timeline);
-        return Err(refused(path, format!("is on timeline {found}, and the recorded primary is on {wanted}")));
+        return Err(refused(
+            path,
+            format!("is on timeline {found}, and the recorded primary is on {wanted}"),
+        ));
     }
     Ok(())
 }
@@ -64,7 +72,13 @@ async fn fill(
     command.arg(format!("--dbname={conninfo} application_name='cellar_copy'")).arg("--pgdata").arg(draft);
     // It syncs what it wrote before it ends. The rename says that the copy is whole, so its files must be
     // on disk before that.
-    command.args(["--format=plain", "--wal-method=stream", "--checkpoint=fast", "--no-manifest", "--no-password"]);
+    command.args([
+        "--format=plain",
+        "--wal-method=stream",
+        "--checkpoint=fast",
+        "--no-manifest",
+        "--no-password",
+    ]);
     run(command, timeout).await?;
     check_no_links(draft)?;
     replace_file(&draft.join("standby.signal"), "")?;
@@ -105,7 +119,7 @@ pub async fn base_backup(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ControlState;
+    use crate::control_data::ControlState;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 
 /// Lines of output that an error quotes: enough for PostgreSQL's message, detail and hint.
 const QUOTED_LINES: usize = 12;

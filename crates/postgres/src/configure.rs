@@ -9,7 +9,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::durable::replace_file;
-use crate::{PostgresError, Settings, render_hba, render_ident};
+use crate::error::PostgresError;
+use crate::hba::{render_hba, render_ident};
+use crate::settings::Settings;
 
 /// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
 const INCLUDE: &str = "include_if_exists = 'cellar.conf'";

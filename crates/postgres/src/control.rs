@@ -8,8 +8,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::command::last_lines;
+use crate::command::run;
+use crate::configure::{InstanceConfig, configure};
+use crate::error::PostgresError;
+use crate::postmaster::{Postmaster, running};
 use crate::postmaster::{find, lock_file, processes};
-use crate::{InstanceConfig, PostgresError, Postmaster, Settings, Tools, configure, run, running};
+use crate::settings::Settings;
+use crate::tools::Tools;
 
 /// What pg_ctl may take beyond the time it was told to wait.
 const MARGIN: Duration = Duration::from_secs(5);

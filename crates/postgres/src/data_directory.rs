@@ -6,7 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{ControlData, PostgresError, Tools, run};
+use crate::command::run;
+use crate::control_data::ControlData;
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
 /// How long `pg_controldata` may take; it reads one small file.
 const CONTROLDATA_TIMEOUT: Duration = Duration::from_secs(15);

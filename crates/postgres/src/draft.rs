@@ -11,7 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::fcntl::OFlag;
 
 use crate::durable::sync_directory;
-use crate::{PostgresError, Tools};
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
 /// A data directory in the making. What it left is cleared by the next attempt of the same kind.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 
 /// Makes what was created, renamed or removed in a directory survive a power failure.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), PostgresError> {

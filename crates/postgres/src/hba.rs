@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 
 /// The map of `pg_ident.conf` that the unix socket uses.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::process::{Inode, Process, all};
 
 /// What every process of a server is called.

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
+use crate::error::PostgresError;
+use crate::facts::InstanceFacts;
 use crate::facts::QUERY;
 use crate::roles::{MONITOR_ROLE, SUPERUSER};
+use crate::session::Endpoint;
 use crate::session::Session;
-use crate::{Endpoint, InstanceFacts, PostgresError};
 
 /// How long the superuser stands in before the monitoring role is tried again. Each try that fails is a line in
 /// PostgreSQL's log.

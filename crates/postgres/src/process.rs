@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 
 /// A directory's identity, which renaming does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

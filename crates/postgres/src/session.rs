@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::{Error, SqlState};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::roles::SUPERUSER;
 
 /// A server's unix socket.

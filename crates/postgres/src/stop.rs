@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::postmaster::{PROGRAM, find, lock_file, processes};
 use crate::process::Process;
 
@@ -32,6 +32,14 @@ impl Default for StopTimeouts {
             immediate: Duration::from_secs(15),
             kill: Duration::from_secs(10),
         }
+    }
+}
+
+impl StopTimeouts {
+    /// No fast shutdown: the server is stopped at once and archives nothing more.
+    #[must_use]
+    pub fn immediate() -> Self {
+        Self { fast: Duration::ZERO, ..Self::default() }
     }
 }
 

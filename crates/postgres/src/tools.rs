@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::{PostgresError, run};
+use crate::command::run;
+use crate::error::PostgresError;
 
 /// Where Debian's packages put each major version: `<here>/15/bin`.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";

@@ -46,7 +46,7 @@ pub(crate) async fn watch(agent: Rc<Agent>) {
         if stamps.changed() {
             // Files are replaced one after the other when only the authorities change: what fits is taken up.
             let problem = take_up(&agent, &mut stamps).await.err().unwrap_or_default();
-            agent.say(|report| report.certificate_problem = problem);
+            agent.update_report(|report| report.certificate_problem = problem);
             warned = None;
             heed_revocations(&agent, true).await;
         } else {
@@ -64,12 +64,12 @@ fn take_note(agent: &Agent, warned: &mut Option<u64>) {
     let Some(first) = read.min_by_key(|info| info.not_after) else { return };
     let expiry = jiff::Timestamp::try_from(first.not_after).ok().map(timestamp_ms);
     if agent.report.borrow().certificate_expiry != expiry {
-        agent.say(|report| report.certificate_expiry = expiry);
+        agent.update_report(|report| report.certificate_expiry = expiry);
     }
     let due = first.warning(SystemTime::now());
     let warning = first.warning_text(SystemTime::now()).unwrap_or_default();
     if agent.report.borrow().certificate_warning != warning {
-        agent.say(|report| report.certificate_warning = warning);
+        agent.update_report(|report| report.certificate_warning = warning);
     }
     if due.is_some() && due != *warned {
         tracing::warn!(
@@ -123,7 +123,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
         tracing::info!(serial = info.serial, "serving a new certificate");
     }
     agent.etcd.reconnect(own.tonic_config()).await.map_err(|error| error.to_string())?;
-    let Ok((card, _)) = agent.place() else { return Ok(()) };
+    let Ok((card, _)) = agent.assignment() else { return Ok(()) };
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {
         reload(&data).map_err(|error| error.to_string())?;
@@ -242,7 +242,7 @@ async fn heed_revocations(agent: &Agent, again: bool) {
         Ok(false) => {}
         Err(error) => tracing::error!(%error, "PostgreSQL cannot be told of revoked certificates"),
     }
-    let Ok((card, _)) = agent.place() else { return };
+    let Ok((card, _)) = agent.assignment() else { return };
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {
         // The setting itself is the supervisor's; here the list behind it has changed.

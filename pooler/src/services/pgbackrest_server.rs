@@ -60,12 +60,12 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     loop {
         let begun = Instant::now();
         // The config is rendered by the supervisor of the instance; before that there is nothing to serve.
-        if agent.place().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
+        if agent.assignment().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
             match serve(&agent).await {
                 Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
             }
-            agent.say(|report| {
+            agent.update_report(|report| {
                 report.tls_server_up = false;
                 report.tls_server_accepts.clear();
             });
@@ -81,7 +81,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 
 /// Runs the server until it ends.
 async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
-    let Ok((card, _)) = agent.place() else { return Ok(None) };
+    let Ok((card, _)) = agent.assignment() else { return Ok(None) };
     let log = agent.layout.log().join("pgbackrest-server.log");
     // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
     let _ = agent.config_changed.notified().now_or_never();
@@ -91,7 +91,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
-    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0).await?;
     let leader = running.group();
     let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
     let mut up = false;
@@ -139,7 +139,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 (accepts, waits_since) = (wanted, None);
                 agent.reload_waits.set(false);
                 if up {
-                    agent.say(|report| report.tls_server_accepts.clone_from(&accepts));
+                    agent.update_report(|report| report.tls_server_accepts.clone_from(&accepts));
                 }
             }
             () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
@@ -152,7 +152,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 let listens = listens(&card.listen, card.pgbackrest_port).await;
                 if listens != up {
                     up = listens;
-                    agent.say(|report| {
+                    agent.update_report(|report| {
                         report.tls_server_up = up;
                         report.tls_server_accepts = if up { accepts.clone() } else { Vec::new() };
                     });

@@ -3,9 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{
-    InstanceState, Key, LagClass, PgbackrestName, PoolerStatus, Role, Versions, timestamp_ms,
-};
+use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -15,27 +13,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What the supervisor says of the instance, beyond what was observed of it.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Report {
-    /// Where the instance is in its life.
-    pub(crate) state: InstanceState,
-    /// Why, when it is not well.
-    pub(crate) message: String,
-    /// Whether the TLS server answers.
-    pub(crate) tls_server_up: bool,
-    /// Whom it lets in.
-    pub(crate) tls_server_accepts: Vec<PgbackrestName>,
-    /// pgBackRest's version.
-    pub(crate) pgbackrest_version: String,
-    /// When the first certificate ends.
-    pub(crate) certificate_expiry: Option<Timestamp>,
-    /// Why new certificates are not in use.
-    pub(crate) certificate_problem: String,
-    /// That a certificate ends soon.
-    pub(crate) certificate_warning: String,
-}
 
 /// The status as it should be in etcd now, without its time.
 fn status(agent: &Agent) -> PoolerStatus {

@@ -15,7 +15,7 @@ use crate::local::launch::Launched;
 use crate::local::steps::Steps;
 
 /// How often to ask.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(100);
 
 /// How long a cell may say that it is broken before it is believed: longer than a pooler's lease, so
 /// that what an earlier process said is gone.

@@ -417,7 +417,7 @@ async fn served(
 
 #[test]
 fn our_client_talks_to_no_server_but_the_right_one() {
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     let forge = Forge::new(&cluster);
     let right = LeafRequest::multiadmin(&cluster_name(), HOST);
     let elsewhere = LeafRequest {

@@ -38,7 +38,7 @@ fn check_proof(cluster: &Cluster, cell: &str, job: &Value) {
 
 #[test]
 fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
-    let cluster = Cluster::up("zone1,zone2,zone3");
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
     cluster.load(2);
     let rows = cluster.sql("zone1", "SELECT count(*) FROM pgbench_accounts");
     assert_eq!(rows, "200000");
@@ -160,7 +160,7 @@ fn what_died_is_started_again_by_up() {
 
 #[test]
 fn ci_can_use_a_cluster_without_knowing_where_it_is() {
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     let exports = cluster.cellar(&["env"]);
     assert!(exports.contains("PGHOST=") && exports.contains("PGPORT="), "{exports}");
     let finished = cluster.try_cellar(&["exec", "--", "sh", "-c", "test -n \"$PGPORT\" && exit 7"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, as_user, eventually, kill_hard, patiently, postgres_user, processes_with, run};
+use cellar_tests::{Cluster, as_user, eventually, kill_hard, postgres_user, processes_with, run, wait_for};
 use serde_json::Value;
 
 use crate::ledger::{
@@ -251,7 +251,7 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
     // It returns, and whenever it answers it is a standby.
     let mut up = bring_up(&cluster);
     let mut answers = 0;
-    patiently("zone1 to be rebuilt", Duration::from_secs(90), || {
+    wait_for("zone1 to be rebuilt", Duration::from_secs(90), || {
         if let Some(recovers) = watched.ask("SELECT pg_is_in_recovery()") {
             assert_eq!(recovers, "t", "the old primary is one again");
             answers += 1;

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use cellar_tests::{
-    Cluster, command_line, eventually, is_alive, kill_hard, main_process, patiently, processes_with, signal,
+    Cluster, command_line, eventually, is_alive, kill_hard, main_process, processes_with, signal, wait_for,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -50,7 +50,7 @@ fn number(cluster: &Cluster) -> u64 {
 
 /// A step of a driven job, once it is there.
 fn step(cluster: &Cluster, id: &str, kind: &str, cell: &str) -> String {
-    patiently(&format!("{kind} of {cell} to be recorded"), MOMENT, || {
+    wait_for(&format!("{kind} of {cell} to be recorded"), MOMENT, || {
         let job = cluster.job(id);
         let state = job["state"].as_str().unwrap_or_default().to_owned();
         let found = job["steps"].as_array().and_then(|steps| {
@@ -141,7 +141,7 @@ fn check_files(cluster: &Cluster, id: &str, expected: &[String]) {
             seen = data_directories(cluster, &cell);
             (seen == expected && is_empty(&directory(cluster, &cell).join("tmp"))).then_some(())
         };
-        patiently(
+        wait_for(
             &format!("{cell} to hold {expected:?} and no private directory"),
             Duration::from_secs(30),
             tidy,
@@ -219,7 +219,7 @@ fn confirm(cluster: &Cluster, restore: &Restore) {
 /// pgBackRest's restore, stopped in the middle of copying into `data`: its processes.
 fn held_copy(data: &Path) -> Vec<i32> {
     let cell = data.parent().expect("a cell's directory").display().to_string();
-    let held = patiently("pgBackRest to copy", MOMENT, || {
+    let held = wait_for("pgBackRest to copy", MOMENT, || {
         let restores = |pid: &i32| command_line(*pid).iter().any(|word| word.starts_with("restore"));
         let running: Vec<i32> =
             processes_with("pgbackrest", &format!("{cell}/")).into_iter().filter(restores).collect();
@@ -251,7 +251,7 @@ fn release(held: &[i32]) {
 
 /// The postmaster of a private instance, as soon as it is there.
 fn private_postmaster(data: &Path) -> i32 {
-    let pid = patiently("a private PostgreSQL", MOMENT, || {
+    let pid = wait_for("a private PostgreSQL", MOMENT, || {
         let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
         is_alive(pid).then_some(pid)
@@ -288,7 +288,7 @@ fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: boo
         signal(admin, Signal::SIGSTOP);
     }
     let run = format!("/cellar/demo/runs/app/{}/{recover}", restore.cell);
-    patiently("the recovery to end", MOMENT, || {
+    wait_for("the recovery to end", MOMENT, || {
         cluster.etcd_get(&run).contains(r#""state":"JOB_STATE_SUCCEEDED""#).then_some(())
     });
     let pid = pooler(cluster, &restore.cell);
@@ -298,7 +298,7 @@ fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: boo
     if !dies {
         signal(admin, Signal::SIGCONT);
     }
-    patiently("the next incarnation", MOMENT, || (number(cluster) == restore.number + 1).then_some(()));
+    wait_for("the next incarnation", MOMENT, || (number(cluster) == restore.number + 1).then_some(()));
     kill_hard(pid);
     if let Some(raised) = raised {
         give_up(raised);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, kill_hard, patiently};
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 use serde_json::Value;
 
 use crate::access::{as_client, issue};
@@ -14,7 +14,7 @@ fn view(cluster: &Cluster) -> Value {
 
 /// Waits until a due time after `before` has a job; the job when it has ended, and the time.
 fn next_run(cluster: &Cluster, before: &str) -> (Value, String) {
-    patiently("a scheduled run to end", Duration::from_secs(150), || {
+    wait_for("a scheduled run to end", Duration::from_secs(150), || {
         let view = view(cluster);
         let due = view["schedule"]["last"]["due"].as_str().unwrap_or_default().to_owned();
         let run = view["schedule"]["last"]["job"].clone();

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cellar_api::v1::InstanceState;
-use cellar_tests::{Cluster, Finished, eventually, kill_hard, patiently, postgres_user, run};
+use cellar_tests::{Cluster, Finished, eventually, kill_hard, postgres_user, run, wait_for};
 use tempfile::TempDir;
 
 /// How often every process is looked at.
@@ -318,7 +318,7 @@ fn the_greps_find_what_is_there() {
 
 #[test]
 fn each_private_key_is_in_one_file_of_its_owner() {
-    let cluster = Cluster::up("zone1,zone2");
+    let cluster = Cluster::bootstrapped("zone1,zone2");
     let directory = cluster.directory();
     let (service, operator) = (postgres_user().uid, nix::unistd::Uid::effective().as_raw());
     let out = directory.join("client/given").display().to_string();
@@ -396,7 +396,7 @@ fn a_passphrase_that_is_missing_or_wrong_is_named_and_nothing_starts_without_it(
     fails("encrypted with another passphrase");
     std::fs::write(&file, &passphrase.text).expect("the file");
     let patience = Duration::from_secs(60);
-    patiently("the config to have the right one", patience, || {
+    wait_for("the config to have the right one", patience, || {
         std::fs::read_to_string(&config).ok()?.contains(&passphrase.text).then_some(())
     });
     let _ = cluster.backup("zone2", "incr");

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments report",
+            "arguments disk member report",
         ],
     ),
     (
@@ -32,9 +32,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "refusal",
         ],
     ),
+    // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "failure", "global output render"],
+        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
     ),
     ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
     ("crates/model/src", &["decide store", "records", "types"]),
@@ -43,20 +44,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
     ("crates/topology/src", &["mirror", "view", "store", "etcd lease_keeper memory retry", "kv", "error"]),
-    ("tests/src", &[]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];
 
 /// Crates whose circles are still to be cut.
-const UNFINISHED: &[&str] = &[
-    "pooler/src",
-    "crates/cli/src",
-    "provisioner/src",
-    "crates/model/src",
-    "crates/postgres/src",
-    "tests/src",
-    "tls/src",
-];
+const UNFINISHED: &[&str] = &["provisioner/src", "crates/model/src", "tls/src"];
 
 /// The modules of a crate by path (`jobs::backup`), each with what it names of its own crate.
 type Modules = BTreeMap<String, BTreeSet<String>>;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, as_user, kill_hard, patiently, postgres_user, run};
+use cellar_tests::{Cluster, as_user, kill_hard, postgres_user, run, wait_for};
 
 use crate::figure::{Limit, Report, in_turns, note, ratio};
 
@@ -113,11 +113,11 @@ fn by_hand(cluster: &Cluster) -> Vec<ByHand> {
 }
 
 fn since(begun: Instant, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
-    patiently(what, PATIENCE, || condition().then(|| begun.elapsed()))
+    wait_for(what, PATIENCE, || condition().then(|| begun.elapsed()))
 }
 
 fn loaded(scale: u32) -> Cluster {
-    let cluster = Cluster::up("zone1,zone2,zone3");
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
     cluster.load(scale);
     let _ = cluster.backup("zone2", "full");
     cluster
@@ -151,7 +151,7 @@ const STREAMING: &str = "SET statement_timeout = '300s';
 fn settle() {
     let _ = run(&mut Command::new("sync")).ok();
     let mut before = disk_sectors();
-    patiently("the disks to be quiet", PATIENCE, || {
+    wait_for("the disks to be quiet", PATIENCE, || {
         std::thread::sleep(Duration::from_millis(500));
         let now = disk_sectors();
         let quiet = now - before < 2048;

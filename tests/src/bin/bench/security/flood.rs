@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_tests::{Cluster, open_files, patiently, peak_rss_kib};
+use cellar_tests::{Cluster, open_files, peak_rss_kib, wait_for};
 use cellar_tls::{
     CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls, ConnectionLimits, generate_ca,
     unchecked_client,
@@ -231,7 +231,7 @@ async fn some_job(client: &mut Client) -> String {
 /// A good client's p99 in a flood, and multiadmin's memory.
 pub(crate) fn flood(report: &mut Report) {
     limit_files(USUAL_FILES);
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     limit_files(OWN_FILES);
     let admin = cluster.pid("pid/multiadmin.pid");
     let directory = must("a directory", tempfile::tempdir());
@@ -262,7 +262,7 @@ pub(crate) fn flood(report: &mut Report) {
     for _ in 0..silent {
         crowd.spawn(stay_silent(address, silence.clone()));
     }
-    patiently("the silent ones to have connected", PATIENCE, || {
+    wait_for("the silent ones to have connected", PATIENCE, || {
         (silence.opened.load(Ordering::Relaxed) >= silent).then_some(())
     });
     let failing = Arc::new(Failing::new(address, stranger(&cluster, &directory.path().join("stranger"))));
