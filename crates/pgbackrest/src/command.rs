@@ -54,7 +54,7 @@ impl Default for Pgbackrest {
     }
 }
 
-/// Opens a log to append to: nobody else's business, whatever the umask, and never through a link.
+/// Opens a log to append to. Only this user may read it, whatever the umask, and a link is not followed.
 fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
     let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
     OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)

@@ -7,11 +7,10 @@ use std::time::Duration;
 use cellar_model::{SystemIdentifier, Timeline};
 
 use crate::command::run;
-use crate::configure::{InstanceConfig, configure};
+use crate::configure::{InstanceConfig, configure, replace_file};
 use crate::control_data::ControlData;
 use crate::data_directory::{DataDirectory, inspect};
 use crate::draft::Draft;
-use crate::durable::replace_file;
 use crate::error::PostgresError;
 use crate::tools::Tools;
 

@@ -1,8 +1,7 @@
-//! One PostgreSQL instance: making it, configuring it, running it, asking it.
+//! One PostgreSQL instance: creating it, configuring it, running it, and asking it.
 //!
-//! PostgreSQL outlives whoever started it, so nothing here keeps state about
-//! it: every function looks at the data directory and the processes anew.
-//! Every function that waits has a deadline.
+//! PostgreSQL outlives the process that started it, so nothing here keeps state about it: every function looks at the
+//! data directory and the processes again. Every function that waits has a deadline.
 
 mod base_backup;
 mod command;
@@ -13,14 +12,12 @@ mod control_data;
 mod create_roles;
 mod data_directory;
 mod draft;
-mod durable;
 mod error;
 mod facts;
 mod hba;
 mod initdb;
 mod postmaster;
 mod probe;
-mod process;
 mod roles;
 mod session;
 mod settings;

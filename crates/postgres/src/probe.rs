@@ -78,7 +78,7 @@ impl Probe {
     ///
     /// # Errors
     /// [`PostgresError::NoAnswer`] when it said nothing in time, as a frozen one does: that is no news of its
-    /// role. [`PostgresError::NotRunning`] and [`PostgresError::NotReady`] when nobody is there, or not yet.
+    /// role. [`PostgresError::NotRunning`] and [`PostgresError::NotReady`] when it does not run, or does not answer yet.
     pub async fn facts(&mut self) -> Result<InstanceFacts, PostgresError> {
         // Whatever goes wrong, the next question starts with a new connection: the session is only put back after an answer.
         let kept = self.session.take().filter(|_| self.stand_in.is_none_or(|at| at.elapsed() < STAND_IN));

@@ -1,17 +1,17 @@
-//! Stopping a server, harder as patience runs out.
+//! Stopping a server, with stronger signals as the timeouts pass.
 
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_system::Process;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::error::PostgresError;
-use crate::postmaster::{PROGRAM, find, lock_file, processes};
-use crate::process::Process;
+use crate::postmaster::{PROGRAM, find, lock_file, processes, signal};
 
 /// How often to look whether it has ended.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long to wait after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +58,11 @@ pub enum Stopped {
 
 async fn ended(process: &Process, within: Duration) -> bool {
     let deadline = Instant::now() + within;
-    while process.lives() {
+    while process.is_alive() {
         if Instant::now() >= deadline {
             return false;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
     true
 }
@@ -77,14 +77,14 @@ async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), Postgre
             return Err(PostgresError::WouldNotStop { pid: first.pid, after: within });
         }
         for process in &left {
-            process.signal(Signal::SIGKILL)?;
+            signal(process, Signal::SIGKILL)?;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all
-/// of its processes. Also ends what a dead postmaster left behind.
+/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all of its processes.
+/// Also kills the processes that a dead postmaster left.
 ///
 /// # Errors
 /// When processes may not be signaled, or do not even end when killed.
@@ -100,9 +100,9 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         (Signal::SIGINT, timeouts.fast, Stopped::Fast),
         (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
     ];
-    for (signal, patience, outcome) in steps.into_iter().filter(|(_, patience, _)| !patience.is_zero()) {
-        postmaster.signal(signal)?;
-        if ended(&postmaster, patience).await {
+    for (step, timeout, outcome) in steps.into_iter().filter(|(_, timeout, _)| !timeout.is_zero()) {
+        signal(&postmaster, step)?;
+        if ended(&postmaster, timeout).await {
             // A backend that the postmaster gave up on would keep the next server from starting.
             if processes(data_directory)?.is_empty() {
                 return Ok(outcome);
@@ -111,12 +111,12 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         }
         tracing::warn!(
             pid = postmaster.pid,
-            signal = signal.as_str(),
-            ?patience,
+            signal = step.as_str(),
+            ?timeout,
             "PostgreSQL did not stop in time"
         );
     }
-    postmaster.signal(Signal::SIGKILL)?;
+    signal(&postmaster, Signal::SIGKILL)?;
     kill_all(data_directory, timeouts.kill).await?;
     if ended(&postmaster, timeouts.kill).await {
         return Ok(Stopped::Killed);
@@ -144,10 +144,10 @@ pub async fn stop_vanished(
         return Ok(false);
     };
     let timeouts = StopTimeouts::default();
-    postmaster.signal(Signal::SIGQUIT)?;
+    signal(&postmaster, Signal::SIGQUIT)?;
     if !ended(&postmaster, timeouts.immediate).await {
         // Its children notice that they are orphans.
-        postmaster.signal(Signal::SIGKILL)?;
+        signal(&postmaster, Signal::SIGKILL)?;
         if !ended(&postmaster, timeouts.kill).await {
             return Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill });
         }

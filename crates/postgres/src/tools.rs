@@ -21,7 +21,7 @@ const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "pg_controldata"];
 /// How long `postgres --version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// PostgreSQL's programs of one version, and as whom they run.
+/// PostgreSQL's programs of one version, and the user that they run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
     bindir: PathBuf,

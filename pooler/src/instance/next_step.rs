@@ -1,15 +1,15 @@
-//! What to do next about the instance: decided purely, from what is there.
+//! What to do next about an instance that does not run: a pure decision from what was found.
 //!
-//! The rule above all others: initdb may only ever make the first member of a
-//! database that has no backup, no other member and no recorded identity.
-//! Everything doubtful stops as `Broken`, with a sentence for a person.
+//! Its first rule: initdb may only create the first member of a database that has no backup, no other member and no
+//! recorded identity. When no step is certain to be safe the decision is `Broken`, with a message that says what a
+//! person can do.
 
 use cellar_model::{CellName, Leader, SystemIdentifier};
 use cellar_postgres::{CopySource, DataDirectory};
 
 use crate::instance::incarnation::Standing;
 
-/// What is there.
+/// What was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Situation<'a> {
     /// This cell.
@@ -20,9 +20,9 @@ pub(crate) struct Situation<'a> {
     pub(crate) data: &'a DataDirectory,
     /// Whether a restore into it was begun and not finished.
     pub(crate) seeding: bool,
-    /// Whether that restore has ended well.
+    /// Whether pgBackRest has succeeded in that restore.
     pub(crate) restored: bool,
-    /// Whether old data of this cell is kept aside for a rollback, so that its place may be empty.
+    /// Whether old data of this cell is kept for a rollback, so that its place may be empty.
     pub(crate) kept: bool,
     /// Whether this cell has ever been seeded.
     pub(crate) seeded_before: bool,
@@ -34,22 +34,22 @@ pub(crate) struct Situation<'a> {
     pub(crate) stanza_exists: bool,
     /// How often copying the primary failed in this process.
     pub(crate) failed_copies: u32,
-    /// How the data stands to the database's incarnation.
+    /// How the data relates to the database's incarnation.
     pub(crate) standing: Standing,
-    /// Whether a copy of the true incarnation waits beside the data to take its place.
+    /// Whether a copy of the current incarnation beside the data is to replace it.
     pub(crate) successor: bool,
 }
 
-/// What to do.
+/// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing yet; the text says what is awaited.
     Wait(String),
-    /// Record that this cell makes the database, then run initdb.
+    /// Record that this cell creates the database, then run initdb.
     Initdb,
     /// Restore the newest backup as a standby.
     Restore {
-        /// Whether a data directory is there that can be completed.
+        /// Whether the data directory has files that can be completed.
         delta: bool,
     },
     /// Copy the primary, because there is no backup to restore yet.
@@ -58,9 +58,9 @@ pub(crate) enum Step {
     RecordIdentity(SystemIdentifier),
     /// Finish a restore whose files are all there.
     FinishRestore,
-    /// Put the copy of the true incarnation in the place of the data.
+    /// Replace the data by the copy of the current incarnation.
     TakeOver,
-    /// Set data of the past aside and restore the newest backup as a standby.
+    /// Set data from before a restore aside, and restore the newest backup as a standby.
     Reseed,
     /// Start PostgreSQL.
     Start,
@@ -92,13 +92,13 @@ fn nothing_there(s: &Situation<'_>) -> Step {
             "the data directory of {cell} is gone, and {cell} is the recorded primary: mount its disk again, or promote another cell and rebuild this one"
         )),
         (_, None) => Step::Wait("the repo to be read".to_owned()),
-        // The decision to make the database here is recorded, initdb did not end.
+        // The decision to create the database here is recorded, and initdb did not end.
         (Some(leader), Some(false)) if leader.cell == *cell => Step::Initdb,
         (Some(leader), Some(true)) if leader.cell == *cell => Step::Broken(format!(
             "{cell} was about to run initdb, but the repo has backups of this database: a new database would not be theirs. Restore one, or use another repo"
         )),
         (Some(_), _) if s.seeded_before && !s.seeding && !s.kept => Step::Broken(format!(
-            "the data directory of {cell} was there and is gone: mount its disk again, or make the cell anew with `cellar rebuild {cell}`"
+            "the data directory of {cell} was there and is gone: mount its disk again, or rebuild the cell with `cellar rebuild {cell}`"
         )),
         (Some(_), Some(true)) => Step::Restore { delta: false },
         (Some(leader), Some(false)) => match copy_source(s, leader) {
@@ -132,8 +132,8 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
     let (control, recovers) = match s.data {
         DataDirectory::Missing | DataDirectory::Empty => return nothing_there(s),
         _ if s.seeding && unfinished => {
-            // A part; or what looks whole and is the old data that was to be overwritten, or a copy that was recovered
-            // over it and then not wanted.
+            // The data is a part of a backup. Or it looks whole and is the old data that was to be overwritten, or a copy
+            // that was recovered over it by a restore that then failed.
             if s.leader.is_some_and(|leader| leader.cell == *s.cell) {
                 return Step::Broken(format!(
                     "{} is the recorded primary, and its data was being restored over when that failed: restore it again with `cellar restore`",
@@ -150,13 +150,13 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         }
         DataDirectory::Partial { reason } => {
             return Step::Broken(format!(
-                "the data directory is not whole ({reason}) and no restore of Cellar's was under way: look at it, then make the cell anew with `cellar rebuild {}`",
+                "the data directory is not whole ({reason}) and no restore of Cellar's was under way: look at it, then rebuild the cell with `cellar rebuild {}`",
                 s.cell
             ));
         }
         DataDirectory::Foreign { reason } => {
             return Step::Broken(format!(
-                "the data directory {reason}; nothing in it was touched. Empty it, or make the cell anew with `cellar rebuild {}`",
+                "the data directory {reason}; nothing in it was touched. Empty it, or rebuild the cell with `cellar rebuild {}`",
                 s.cell
             ));
         }
@@ -170,7 +170,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             None if leader.cell == *s.cell => return Step::RecordIdentity(control.system_identifier),
             Some(identity) if identity != control.system_identifier => {
                 return Step::Broken(format!(
-                    "the data directory has system identifier {}, the database has {identity}: it belongs to another database. Make the cell anew with `cellar rebuild {}`",
+                    "the data directory has system identifier {}, the database has {identity}: it belongs to another database. Rebuild the cell with `cellar rebuild {}`",
                     control.system_identifier, s.cell
                 ));
             }
@@ -180,7 +180,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             return Step::FinishRestore;
         }
         if !s.standing.current {
-            // The past may be looked at while the present is being made, and it never comes back as a primary.
+            // A standby with data from before a restore may be read while the restore goes on; a primary may not run.
             return if s.standing.fenced || !s.standing.left_alone {
                 Step::Wait("the restore of the database".to_owned())
             } else if leader.cell == *s.cell {
@@ -195,7 +195,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         if s.standing.fenced && !recovers {
             return Step::Wait("the restore of the database, for which nobody may write".to_owned());
         }
-        // Started like this it would be a second primary, and take writes that nobody else has.
+        // It would run as a second primary and accept writes that no other member has.
         if !recovers && leader.cell != *s.cell && leader.term > control.timeline {
             return Step::Broken(format!(
                 "this was the primary on timeline {}, and {} has been it on timeline {} since: starting it would make a second primary. Make it a standby with `cellar rebuild {}`",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use cellar_model::InstanceState;
 use cellar_postgres::PostgresError;
+use cellar_system::AtomicFile;
 use cellar_topology::StoreError;
 
 use crate::agent::Agent;
@@ -47,10 +48,8 @@ pub(crate) enum Outcome {
 /// Writes the marker of a cell that has had its data, once.
 pub(crate) fn mark_seeded(agent: &Agent, content: &str) -> Result<(), RoundError> {
     let path = agent.seeded_marker();
-    if path.exists() {
-        return Ok(());
-    }
-    std::fs::write(&path, content).map_err(|error| RoundError::Marker(path, error))
+    let created = AtomicFile::new(&path).create(content);
+    created.map(drop).map_err(|error| RoundError::Marker(path, error))
 }
 
 /// Puts the instance's state into the status, and into the log when it has changed.

@@ -139,8 +139,8 @@ pub(crate) async fn restore(
 
 /// The backup to restore.
 ///
-/// A primary that has just been promoted may still have to archive its timeline's history. Without it nobody can tell
-/// which backups lead to the timeline, so this waits for it.
+/// A primary that has just been promoted may still have to archive its timeline's history. Without it the backups
+/// that lead to the timeline are not known, so this waits for it.
 async fn choose_backup(
     agent: &Agent,
     database: &Database,

@@ -1,5 +1,6 @@
 //! The marker of a restore into the data directory that was begun and not finished.
 
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -16,11 +17,8 @@ struct Seeding {
 }
 
 fn write(agent: &Agent, seeding: Seeding) -> std::io::Result<()> {
-    let marker = agent.seeding_marker();
-    let draft = marker.with_extension("draft");
     let text = serde_json::to_vec(&seeding).map_err(std::io::Error::other)?;
-    std::fs::write(&draft, text)?;
-    incarnation::rename(&draft, &marker)
+    AtomicFile::new(&agent.seeding_marker()).replace(text)
 }
 
 fn read(agent: &Agent) -> Option<Seeding> {

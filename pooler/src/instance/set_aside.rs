@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cellar_model::{JobId, Leader};
 use cellar_postgres::{DataDirectory, PostgresError, StopTimeouts, inspect, stop};
+use cellar_system::rename;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{self, Mark};
@@ -17,7 +18,7 @@ pub(crate) fn keep_old_data(agent: &Agent, data: &Path, restore: JobId) -> std::
     let kept = agent.layout.kept(restore);
     if data.exists() && !kept.exists() {
         tracing::info!(from = %data.display(), to = %kept.display(), "keeping the old data");
-        incarnation::rename(data, &kept)?;
+        rename(data, &kept)?;
     }
     Ok(())
 }
@@ -41,7 +42,7 @@ pub(crate) async fn reinstate_kept_data(
     Mark::of(&incarnation::record(agent)).write(&kept).map_err(failed)?;
     // Deleted at the end of the rollback.
     keep_old_data(agent, data, rollback).map_err(failed)?;
-    incarnation::rename(&kept, data).map_err(failed)?;
+    rename(&kept, data).map_err(failed)?;
     Ok(true)
 }
 
@@ -62,7 +63,7 @@ pub(crate) async fn make_room(agent: &Agent, data: &Path, leader: &Leader) -> Re
     }
     let aside = aside_path(data);
     tracing::warn!(from = %data.display(), to = %aside.display(), "moving files aside that are not this database's");
-    std::fs::rename(data, &aside).map_err(|source| PostgresError::Io {
+    rename(data, &aside).map_err(|source| PostgresError::Io {
         action: "move aside",
         path: data.to_owned(),
         source,
@@ -81,9 +82,9 @@ pub(crate) async fn install_successor(agent: &Agent, successor: &Path, data: &Pa
         // The old data is kept already, so this directory was made by something else.
         let aside = aside_path(data);
         tracing::warn!(to = %aside.display(), "moving a directory aside that is in the place of the restored data");
-        incarnation::rename(data, &aside)?;
+        rename(data, &aside)?;
     }
-    incarnation::rename(successor, data)?;
+    rename(successor, data)?;
     tracing::info!(from = %successor.display(), "the restored data is in its place");
     match std::fs::remove_file(agent.seeding_marker()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

@@ -131,7 +131,7 @@ impl Supervisor {
             Ok(true) => self.agent.config_changed.notify_one(),
             Ok(false) => {}
             // Without the passphrase a running instance is watched on, but none is started: whatever needs the repo
-            // would fail, and the old config may hold a passphrase that somebody has withdrawn.
+            // would fail, and the old config may hold a passphrase that was withdrawn.
             Err(error @ ConfigFileError::Passphrase(_)) => {
                 if running(data)?.is_none() {
                     return Err(error.into());
@@ -160,8 +160,8 @@ impl Supervisor {
         self.watch(card, database).await
     }
 
-    /// Somebody's smart shutdown waits for the last session to end. That must not be ours: the server would answer us
-    /// without end and accept nobody else.
+    /// A smart shutdown waits for the last session to end. That must not be ours: the server would answer us without end
+    /// and accept no other client.
     fn wait_for_shutdown(&mut self, postmaster: &Postmaster) {
         self.probe = None;
         *self.agent.facts.borrow_mut() = None;

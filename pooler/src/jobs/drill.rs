@@ -1,4 +1,4 @@
-//! A drill: a backup is restored where nobody sees it, recovered to the end of the WAL, checked, and removed.
+//! A drill: a backup is restored into a private instance, recovered to the end of the WAL, checked, and removed.
 //!
 //! The live instance goes first: everything runs niced, the restore is held below a rate, and a drill does not begin
 //! when memory or disk are short.
@@ -13,6 +13,7 @@ use cellar_model::{
     Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
     Target,
 };
+use cellar_system::available_memory;
 
 use crate::agent::Agent;
 use crate::disk::free_bytes;
@@ -73,15 +74,6 @@ async fn drill(
     let outcome = restore_and_check(context, params, &copy, &repo, choice).await;
     copy.leave().await;
     outcome
-}
-
-/// Memory that programs can have now without swapping, in bytes; none when the kernel does not say.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
-    })?;
-    Some(kib * 1024)
 }
 
 fn check_room(agent: &Agent, backup: &SurveyedBackup, home: &Path) -> Result<(), JobError> {

@@ -7,6 +7,7 @@ use cellar_model::{
     BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, PROOF_ANNOTATION, Pooler, Proof, prove,
 };
 use cellar_pgbackrest::{DetailLog, Error, Invocation, PrimarySource};
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -33,7 +34,7 @@ impl BackupOrigin {
     /// Writes it beside the job's log.
     pub(crate) fn write(&self, agent: &Agent, id: &JobId) -> std::io::Result<()> {
         let text = serde_json::to_vec(self).map_err(std::io::Error::other)?;
-        std::fs::write(Self::path(agent, id), text)
+        AtomicFile::new(&Self::path(agent, id)).replace(text)
     }
 
     /// Reads what an earlier process wrote; none when the job had not come that far.

@@ -83,7 +83,7 @@ impl World {
 
 /// Killed between the marker and pgBackRest's first file, the directory still holds what was to be overwritten.
 #[test]
-fn old_data_is_not_taken_for_what_was_to_be_restored_over_it() {
+fn old_data_is_not_started_when_a_restore_over_it_was_begun() {
     let mut world = World::new("zone2", valid(7, 1, true));
     world.leader = Some(leader("zone1", 2, Some(7)));
     (world.seeding, world.restored, world.backup) = (true, false, Some(true));
@@ -100,7 +100,7 @@ fn old_data_is_not_taken_for_what_was_to_be_restored_over_it() {
 }
 
 #[test]
-fn data_of_the_past_never_becomes_a_primary() {
+fn data_from_before_a_restore_never_becomes_a_primary() {
     let mut world = World::new("zone1", valid(7, 1, false));
     world.leader = Some(leader("zone2", 2, Some(7)));
     world.standing = Standing { current: false, fenced: false, left_alone: false };
@@ -116,7 +116,7 @@ fn data_of_the_past_never_becomes_a_primary() {
 }
 
 #[test]
-fn a_fence_stops_the_primary_and_lets_standbys_read() {
+fn a_fenced_primary_waits_and_a_fenced_standby_starts() {
     let mut world = World::new("zone1", valid(7, 1, false));
     world.leader = Some(leader("zone1", 1, Some(7)));
     world.standing.fenced = true;
@@ -127,7 +127,7 @@ fn a_fence_stops_the_primary_and_lets_standbys_read() {
 }
 
 #[test]
-fn a_copy_recovered_over_the_old_data_is_no_members_data_until_it_is_wanted() {
+fn a_copy_recovered_in_place_is_not_started_before_the_restore_takes_effect() {
     let mut world = World::new("zone2", valid(7, 2, false));
     world.leader = Some(leader("zone1", 1, Some(7)));
     (world.seeding, world.backup) = (true, Some(true));
@@ -137,13 +137,13 @@ fn a_copy_recovered_over_the_old_data_is_no_members_data_until_it_is_wanted() {
 }
 
 #[test]
-fn the_first_cell_makes_the_database_and_the_others_wait() {
+fn the_first_cell_creates_the_database_and_the_others_wait() {
     assert_eq!(World::new("zone1", DataDirectory::Missing).step(), Step::Initdb);
     assert!(matches!(World::new("zone2", DataDirectory::Missing).step(), Step::Wait(_)));
 }
 
 #[test]
-fn a_killed_initdb_is_run_again_and_an_ended_one_is_recorded() {
+fn a_killed_initdb_is_repeated_and_a_finished_one_is_recorded() {
     let mut world = World::new("zone1", DataDirectory::Missing);
     world.leader = Some(leader("zone1", 1, None));
     assert_eq!(world.step(), Step::Initdb);
@@ -210,7 +210,7 @@ fn the_primary_is_not_copied_before_it_is_ready_nor_over_what_was_there() {
 }
 
 #[test]
-fn a_disk_that_vanished_is_not_papered_over() {
+fn a_cell_whose_disk_vanished_waits_for_a_person() {
     let mut world = World::new("zone2", DataDirectory::Empty);
     world.leader = Some(leader("zone1", 1, Some(7)));
     world.backup = Some(true);
@@ -221,7 +221,7 @@ fn a_disk_that_vanished_is_not_papered_over() {
 }
 
 #[test]
-fn an_old_primary_does_not_come_back_as_one() {
+fn a_former_primary_is_not_started_as_a_primary() {
     let mut world = World::new("zone1", valid(7, 1, false));
     world.leader = Some(leader("zone2", 2, Some(7)));
     assert!(matches!(world.step(), Step::Broken(_)));
@@ -244,7 +244,7 @@ proptest! {
     /// Whatever is there: initdb only where there is no data, no backup, no identity, and only in
     /// the first cell or the one that is recorded to be making the database.
     #[test]
-    fn initdb_never_endangers_anything(
+    fn initdb_runs_only_without_data_backup_and_identity(
         me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
         kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,

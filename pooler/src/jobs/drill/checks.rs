@@ -115,8 +115,8 @@ fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
     fixed.into_iter().chain(["-d".to_owned(), database, "-c".to_owned(), sql]).collect()
 }
 
-/// Lets [`MONITOR_ROLE`] read and write all data of the copy. Checks run as that role: the SQL comes from whoever may
-/// ask for a drill, and a superuser's SQL can run programs, here beside the real data directory.
+/// Lets [`MONITOR_ROLE`] read and write all data of the copy. Checks run as that role: the SQL comes from the
+/// caller of the drill, and a superuser's SQL can run programs, here beside the real data directory.
 async fn grant_check_rights(
     copy: &PrivateInstance<'_>,
     agent: &Agent,

@@ -1,7 +1,7 @@
 //! Fencing this member: no write is accepted here any more, and what the primary had written is in the archive.
 //!
 //! The fence itself is the incarnation's record, which every pooler obeys for as long as it stands, also one that
-//! comes back later. This step makes sure of it here and reports what it found.
+//! starts later. This step makes sure of it here and reports what it found.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

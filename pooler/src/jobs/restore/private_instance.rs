@@ -1,4 +1,4 @@
-//! A PostgreSQL instance that nobody else can reach: a copy that is being recovered, or that a drill checks.
+//! A PostgreSQL instance that no other process can reach: a copy that is being recovered, or that a drill checks.
 //!
 //! It has a directory, a socket and locks of its own. It uses no spool, listens on no address, and archives nothing
 //! unless its start says how.

@@ -9,6 +9,7 @@ use cellar_model::{
     Code, JobError, Lsn, Progress, Refusal, Segment, SegmentSize, Target, Timeline, parse_timestamp,
 };
 use cellar_postgres::{PostmasterState, RecoverySettings, RecoveryTarget, promote, query, running};
+use cellar_system::Process;
 use jiff::Timestamp;
 
 use crate::jobs::context::JobContext;
@@ -297,12 +298,10 @@ impl PrivateInstance<'_> {
 ///
 /// The title is all that can be seen before the server accepts connections.
 fn awaited_segment(postmaster: i32) -> Option<String> {
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).ok()?;
-    children.split_whitespace().find_map(|pid| {
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let title = String::from_utf8_lossy(&title).into_owned();
-        let (_, segment) = title.split_once("startup waiting for ")?;
-        Some(segment.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_owned())
+    Process::find(postmaster)?.children().iter().find_map(|child| {
+        let arguments = child.arguments();
+        let (_, segment) = arguments.first()?.split_once("startup waiting for ")?;
+        Some(segment.trim().to_owned())
     })
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cellar_pgbackrest::Running;
+use cellar_system::Process;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -27,8 +28,9 @@ impl Throttle {
         if self.max_bytes_per_second == 0 {
             return;
         }
+        let written = Process::find(running.group()).map_or(0, |leader| leader.bytes_written());
         // What an ended worker has written is no longer counted, so the highest count stands.
-        self.written = self.written.max(written_by_tree(running.group()));
+        self.written = self.written.max(written);
         let pause = time_ahead(self.written, self.max_bytes_per_second, self.begun.elapsed()).min(MAX_STOP);
         if pause.is_zero() {
             return;
@@ -46,14 +48,6 @@ impl Throttle {
 fn time_ahead(written: u64, rate: u64, elapsed: Duration) -> Duration {
     let due = Duration::from_millis(written.saturating_mul(1000) / rate.max(1));
     due.saturating_sub(elapsed)
-}
-
-/// Bytes that a process and its descendants have written; 0 for a process that has ended.
-fn written_by_tree(pid: i32) -> u64 {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let own: u64 = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok()).unwrap_or(0);
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    own + children.split_whitespace().filter_map(|child| child.parse().ok()).map(written_by_tree).sum::<u64>()
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::records::backup::BackupResult;
+use crate::records::drill::DrillResult;
 use crate::records::maintenance::{CheckResult, ExpireResult, VerifyResult};
-use crate::records::restore::{
-    DrillResult, FenceResult, RebuildResult, RecoveryResult, RestorePlan, RestoreResult,
-};
+use crate::records::rebuild::RebuildResult;
+use crate::records::recovery::{FenceResult, RecoveryResult};
+use crate::records::restore::{RestorePlan, RestoreResult};
 
 /// What a job produced. Jobs of some kinds produce nothing, and some that failed have an outcome too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
