@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "jobs",
             "admin",
             "audit pooler_clients",
-            "caller deadline page",
+            "caller deadline message page",
             "refusal",
         ],
     ),
@@ -57,7 +57,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
-    ("crates/topology/src", &[]),
+    ("crates/topology/src", &["mirror", "view", "store", "etcd lease_keeper memory retry", "kv", "error"]),
     ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];

@@ -15,6 +15,7 @@ use crate::records::maintenance::ExpireParams;
 use crate::records::rebuild::RebuildParams;
 use crate::records::recovery::RecoverParams;
 use crate::records::restore::RestoreParams;
+use crate::types::role::OperatorRole;
 
 /// What a job does, with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,15 @@ impl JobSpec {
             Self::Expire(_) => JobKind::Expire,
             Self::Verify => JobKind::Verify,
             Self::Check => JobKind::Check,
+        }
+    }
+
+    /// The role that an operator needs to request this job: that of its kind, but a dry run of an expiry deletes nothing.
+    #[must_use]
+    pub fn role(&self) -> OperatorRole {
+        match self {
+            Self::Expire(params) if params.dry_run => OperatorRole::Operator,
+            _ => self.kind().role(),
         }
     }
 
