@@ -49,13 +49,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose circles are still to be cut.
-const UNFINISHED: &[&str] = &[
-    "pooler/src",
-    "provisioner/src",
-    "crates/model/src",
-    "crates/postgres/src",
-    "tls/src",
-];
+const UNFINISHED: &[&str] =
+    &["pooler/src", "provisioner/src", "crates/model/src", "crates/postgres/src", "tls/src"];
 
 /// The modules of a crate by path (`jobs::backup`), each with what it names of its own crate.
 type Modules = BTreeMap<String, BTreeSet<String>>;
