@@ -1,4 +1,6 @@
-//! What runs by itself: at its time, once, from the cell that was named or the next one.
+//! Schedules: each due time has one job, from the cell that was named or the next one.
+//!
+//! Its test waits for two or three full minutes. Tests start in the order of their names, and it is not to be the last.
 
 use std::time::Duration;
 
