@@ -284,6 +284,10 @@ fn without_common_options(help: &str, is_root: bool) -> String {
         let is_heading = line.ends_with(':') && !line.starts_with(' ');
         if is_heading {
             in_global = line == GLOBAL && !is_root;
+            // The heading of options that are all left out.
+            if kept.last() == Some(&"Options:") {
+                kept.pop();
+            }
         }
         let flag = line.trim_start();
         if is_heading || (flag.starts_with('-') && line.starts_with("  ")) {

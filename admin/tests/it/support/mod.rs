@@ -14,10 +14,10 @@ use cellar_admin::{Admin, AuditLog, Dial};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
-    AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Job, JobId, JobRecord,
+    AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, JobId, JobRecord,
     JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, Timeline,
 };
-use cellar_topology::{Guard, MemoryKv, Store, TxnOutcome, Write};
+use cellar_topology::{MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
@@ -174,15 +174,6 @@ impl World {
         let entries = listing.entries.into_iter().filter(|entry| !entry.key.starts_with(&audit));
         entries.map(|entry| (entry.key, entry.value)).collect()
     }
-
-    /// Writes a record again unchanged, which makes a conflict for others.
-    pub async fn touch(&self, key: &Key) {
-        let path = self.store.keys().path(key);
-        let entry = self.store.kv().get(&path).await.unwrap().unwrap();
-        let guard = Guard { key: path.clone(), revision: entry.revision };
-        let write = Write::Put { key: path, value: entry.value, lease: None };
-        self.store.kv().txn(vec![guard], vec![write]).await.unwrap();
-    }
 }
 
 /// No pooler can be reached.
@@ -257,8 +248,4 @@ pub async fn reaches(admin: &Admin, id: &str, state: v1::JobState) -> v1::Job {
 /// The stable code of a refusal.
 pub fn reason<T: std::fmt::Debug>(result: Result<T, Status>) -> String {
     cellar_api::reason_of(&result.unwrap_err()).expect("a status without ErrorInfo").to_string()
-}
-
-pub fn is_pending(job: &Job) -> bool {
-    job.state == JobState::Pending
 }
