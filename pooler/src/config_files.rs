@@ -239,7 +239,7 @@ mod tests {
         assert!(write_if_changed(&path, "b").unwrap());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(write_if_changed(&path, "b").unwrap(), "it may hold a passphrase");
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use cellar_model::Key;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
-use crate::jobs::closing::close;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::close;
+use crate::jobs::stage::job_key;
 use crate::leader::housekeeping::Action;
 
 /// Bound on one transaction, above the store's own.

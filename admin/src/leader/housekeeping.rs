@@ -18,8 +18,8 @@ use cellar_model::{
 use cellar_topology::View;
 use jiff::Timestamp;
 
-use crate::jobs::closing::closed;
-use crate::jobs::ended::{job_key, run_key};
+use crate::jobs::closure::closed;
+use crate::jobs::stage::{job_key, run_key};
 use crate::leader::observations::Observations;
 
 /// One thing to do, with the revisions that it stands on.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_system::{last_lines, last_lines_of};
+use cellar_system::{Process, is_same_place, last_lines, last_lines_of};
 use nix::sys::signal::Signal;
 
 use crate::command::{MAX_QUOTED_LINES, run};
@@ -34,9 +34,9 @@ fn remove_foreign_lock_files(data_directory: &Path, settings: &Settings) -> Resu
     for path in [data_directory.join("postmaster.pid"), socket] {
         let Some(file) = lock_file(&path)? else { continue };
         // Another server may really be using the socket.
-        let ours =
-            path.parent() == Some(data_directory) || file.data_directory.as_deref() == Some(data_directory);
-        if !ours || !Path::new("/proc").join(file.pid.to_string()).exists() {
+        let ours = path.parent() == Some(data_directory)
+            || file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory));
+        if !ours || !Process::is_pid_taken(file.pid) {
             continue;
         }
         tracing::warn!(pid = file.pid, path = %path.display(), "no server of this directory has the process id in this lock file; removing it");

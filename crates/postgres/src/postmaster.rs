@@ -125,13 +125,18 @@ pub(crate) fn find(data_directory: &Path) -> Result<Option<(Process, Postmaster)
     Ok(Some((process, Postmaster { pid, port, socket_directory, state })))
 }
 
-/// Signals a process if it is still alive; tells whether it was.
+/// Signals a process if it is still alive; tells whether it was. SIGKILL goes to the whole group that it leads, so that
+/// its archive and restore commands end too.
 ///
 /// # Errors
 /// When this user may not signal it.
 pub(crate) fn signal(process: &Process, signal: Signal) -> Result<bool, PostgresError> {
     let failed = |source| PostgresError::Signal { pid: process.pid, signal: signal.as_str(), source };
-    process.signal(signal).map_err(failed)
+    let sent = match signal {
+        Signal::SIGKILL => process.signal_group(signal),
+        _ => process.signal(signal),
+    };
+    sent.map_err(failed)
 }
 
 /// The running server of a data directory, whoever started it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_system::Process;
+use cellar_system::{Process, is_same_place};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -137,7 +137,7 @@ pub async fn stop_vanished(
 ) -> Result<bool, PostgresError> {
     let path = socket_directory.join(format!(".s.PGSQL.{port}.lock"));
     let Some(file) = lock_file(&path)? else { return Ok(false) };
-    if file.data_directory.as_deref() != Some(data_directory) {
+    if !file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory)) {
         return Ok(false);
     }
     let Some(postmaster) = Process::find(file.pid).filter(|process| process.program == PROGRAM) else {

@@ -33,7 +33,7 @@ enum FileOwner {
     Directory,
 }
 
-/// A file to be written as a whole: mode 0600 and owned by this process's user, unless told otherwise.
+/// A file to be written as a whole: mode 0600 and owned by this process's user, unless another mode or owner is set.
 #[derive(Debug, Clone, Copy)]
 pub struct AtomicFile<'a> {
     path: &'a Path,
@@ -114,7 +114,7 @@ impl<'a> AtomicFile<'a> {
     fn draft(&self, directory: &OpenDirectory, content: &[u8]) -> io::Result<NamedTempFile> {
         let mut draft = tempfile::Builder::new().prefix(DRAFT_PREFIX).tempfile_in(directory.path())?;
         let file = draft.as_file();
-        // Before the content, so that nobody sees it who may not. By handle: the name may be another file's by now.
+        // Before the content, so that no other user can read it. By handle: the name may be another file's by now.
         file.set_permissions(Permissions::from_mode(self.mode))?;
         if let Some(Owner { uid, gid }) = self.wanted_owner(directory)? {
             fchown(file, Some(uid), Some(gid))?;

@@ -93,10 +93,10 @@ impl OpenDirectory {
         entry(&self.0, name.file_name().unwrap_or_default())
     }
 
-    /// What the system says of it.
+    /// Its metadata.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When it cannot be read.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.0.metadata()
     }
@@ -104,7 +104,7 @@ impl OpenDirectory {
     /// Whether nobody but root and this user can change what the names in it mean.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When it cannot be read.
     pub fn is_private_to_us(&self) -> io::Result<bool> {
         Ok(is_private_to_us(&self.metadata()?))
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    /// A directory of ours, with `secret` in it, and one in which somebody else may write.
+    /// A directory of ours, with `secret` in it, and one in which every user may write.
     fn world() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let (ours, shared) = (dir.path().join("ours"), dir.path().join("shared"));

@@ -4,6 +4,7 @@
 mod atomic_file;
 pub mod clock;
 mod directory;
+mod file_id;
 mod lock;
 mod log;
 mod log_file;
@@ -17,6 +18,7 @@ mod user;
 
 pub use atomic_file::{AtomicFile, rename, sync_directory};
 pub use directory::OpenDirectory;
+pub use file_id::{FileId, is_inside, is_same_place};
 pub use lock::{FileLock, LockError};
 pub use log::init_logging;
 pub use log_file::{last_lines, last_lines_of, open_log};
@@ -24,6 +26,6 @@ pub use new_directory::create_directory;
 pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, running_pid};
 pub use port::listeners;
-pub use process::{FileId, Process, available_memory};
+pub use process::{Process, available_memory};
 pub use signal::shutdown_requested;
 pub use user::{OsUser, UserError, become_user};

@@ -59,7 +59,7 @@ impl FileLock {
     /// [`LockError::Held`] when another process holds it.
     pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_owned(), source };
-        // Neither a link nor a FIFO that somebody put in its place is followed or waited for.
+        // Neither a link nor a FIFO that another user put in its place is followed or waited for.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut file = OpenOptions::new()
             .read(true)
@@ -90,7 +90,7 @@ impl FileLock {
         Ok(Self { _file: file })
     }
 
-    /// Takes the lock, and waits at most `timeout` for the process that holds it. `on_wait` is told that process once,
+    /// Takes the lock, and waits at most `timeout` for the process that holds it. `on_wait` is called once with that process,
     /// if there is a wait.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl FileLock {
         }
     }
 
-    /// The process that holds the lock now; `None` when nobody does, whatever the file says.
+    /// The process that holds the lock now; `None` when no process does, whatever is in the file.
     ///
     /// Root asks too, for files in the service user's directories: no link is followed and no FIFO waited for.
     #[must_use]
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(FileLock::holder(&path), own);
         assert!(matches!(FileLock::try_acquire(&path), Err(LockError::Held { holder, .. }) if holder == own));
         drop(lock);
-        assert_eq!(FileLock::holder(&path), None, "the file that is left names nobody");
+        assert_eq!(FileLock::holder(&path), None, "a file that is left behind is no lock");
         FileLock::acquire_blocking(&path, Duration::ZERO).unwrap();
     }
 

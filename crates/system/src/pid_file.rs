@@ -48,7 +48,7 @@ impl PidFile {
     }
 }
 
-/// The process whose pid file this is; `None` when it has ended, whatever the file says.
+/// The process whose pid file this is; `None` when it has ended, whatever is in the file.
 #[must_use]
 pub fn running_pid(path: &Path) -> Option<u32> {
     FileLock::holder(path)

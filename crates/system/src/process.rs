@@ -1,8 +1,6 @@
-//! What `/proc` says of processes. Numbers are reused, so a process is its number and its start time.
+//! Processes, as `/proc` shows them. Numbers are reused, so a process is its number and its start time.
 
-use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -11,19 +9,7 @@ use nix::unistd::Pid;
 use procfs::Current;
 use procfs::process::Process as Entry;
 
-/// What a file or directory is, whatever name leads to it: device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileId(u64, u64);
-
-impl FileId {
-    /// Of what the path leads to, symbolic links followed.
-    ///
-    /// # Errors
-    /// When there is nothing, or this user may not look.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self(found.dev(), found.ino()))
-    }
-}
+use crate::file_id::FileId;
 
 /// A process that lived when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +42,12 @@ impl Process {
     pub fn all() -> Vec<Self> {
         let entries = procfs::process::all_processes().into_iter().flatten();
         entries.filter_map(|entry| Self::of(&entry.ok()?)).collect()
+    }
+
+    /// Whether the number is taken, also by a process that has ended and waits to be reaped.
+    #[must_use]
+    pub fn is_pid_taken(pid: i32) -> bool {
+        Entry::new(pid).is_ok()
     }
 
     fn of(entry: &Entry) -> Option<Self> {
@@ -105,7 +97,7 @@ impl Process {
     /// # Errors
     /// `PermissionDenied` for another user's process, unless this one is root.
     pub fn working_directory(&self) -> io::Result<FileId> {
-        FileId::of(&PathBuf::from(format!("/proc/{}/cwd", self.pid)))
+        FileId::of(Path::new(&format!("/proc/{}/cwd", self.pid)))
     }
 
     /// The path of the directory that it works in, without symbolic links; `None` when this user may not look.
@@ -121,21 +113,31 @@ impl Process {
         own + self.children().iter().map(Self::bytes_written).sum::<u64>()
     }
 
-    /// Sends a signal if it still lives; tells whether it did. SIGKILL goes to its whole group if it leads one.
+    /// Sends a signal if it still lives; tells whether it did.
     ///
     /// # Errors
     /// When this user may not signal it.
     pub fn signal(&self, signal: Signal) -> nix::Result<bool> {
+        self.send(|| kill(Pid::from_raw(self.pid), signal))
+    }
+
+    /// Sends a signal to its whole group if it lives and leads one, else to itself alone; tells whether it did.
+    ///
+    /// # Errors
+    /// When this user may not signal it.
+    pub fn signal_group(&self, signal: Signal) -> nix::Result<bool> {
+        match self.group == self.pid {
+            true => self.send(|| killpg(Pid::from_raw(self.pid), signal)),
+            false => self.signal(signal),
+        }
+    }
+
+    fn send(&self, send: impl FnOnce() -> nix::Result<()>) -> nix::Result<bool> {
         // 0 and 1 stand for our own group and for init.
         if self.pid <= 1 || !self.is_alive() {
             return Ok(false);
         }
-        let sent = match self.group == self.pid && signal == Signal::SIGKILL {
-            // Of PostgreSQL's processes too, so that this ends their archive_command.
-            true => killpg(Pid::from_raw(self.pid), signal),
-            false => kill(Pid::from_raw(self.pid), signal),
-        };
-        match sent {
+        match send() {
             Ok(()) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),
             Err(errno) => Err(errno),
@@ -143,7 +145,7 @@ impl Process {
     }
 }
 
-/// Memory in bytes that programs could have now without swapping; `None` when the kernel does not say.
+/// Memory in bytes that programs could have now without swapping; `None` when the kernel does not show it.
 #[must_use]
 pub fn available_memory() -> Option<u64> {
     procfs::Meminfo::current().ok()?.mem_available
@@ -194,6 +196,7 @@ mod tests {
         while process.is_alive() {
             std::thread::yield_now();
         }
+        assert!(Process::is_pid_taken(process.pid));
         child.wait().unwrap();
     }
 
@@ -229,13 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn one_directory_has_one_identity_under_all_its_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert_eq!(FileId::of(&link).unwrap(), FileId::of(dir.path()).unwrap());
-        fs::create_dir(dir.path().join("other")).unwrap();
-        assert_ne!(FileId::of(&dir.path().join("other")).unwrap(), FileId::of(dir.path()).unwrap());
+    fn available_memory_is_told() {
         assert!(available_memory().unwrap() > 0);
     }
 }

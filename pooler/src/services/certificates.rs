@@ -232,12 +232,12 @@ async fn apply_revocations(agent: &Agent, again: bool) {
     let (serials, lists) = match read(&pem) {
         Ok(read) => read,
         Err(error) => {
-            tracing::error!(error, "the revocation list is not to be trusted; the one before holds");
+            tracing::error!(error, "the revocation list cannot be verified; the one before stays in use");
             return;
         }
     };
     if !agent.revoked.take(serials.keys().cloned().collect()) {
-        tracing::error!("an older revocation list was put back in etcd; the newer one holds");
+        tracing::error!("the revocation list in etcd is older than the one in use, which stays in use");
         return;
     }
     match install_revocations(&tls, &lists, None) {

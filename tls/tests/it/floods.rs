@@ -114,7 +114,7 @@ where
 }
 
 #[tokio::test]
-async fn handshakes_at_a_byte_a_time_delay_nobody() {
+async fn handshakes_at_a_byte_a_time_do_not_delay_others() {
     let served = Served::usual().await;
     let config = unchecked_client(&served.world.server().authorities, None).unwrap();
     let hello = client_hello(config);
@@ -172,7 +172,7 @@ fn client_hello(config: ClientConfig) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_proven_peer_that_does_not_begin_is_hung_up_on() {
+async fn connection_without_http2_preface_is_ended() {
     let preface = Duration::from_millis(500);
     let served = Served::new(
         HandshakeLimits { preface, ..HandshakeLimits::default() },
@@ -196,7 +196,7 @@ async fn a_proven_peer_that_does_not_begin_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn headers_at_a_byte_a_time_are_hung_up_on() {
+async fn connection_with_headers_at_a_byte_a_time_is_ended() {
     let limits = ServerLimits {
         keepalive_interval: Duration::from_millis(500),
         keepalive_timeout: Duration::from_millis(500),
@@ -329,7 +329,7 @@ async fn oversize_headers_are_refused_and_the_connection_lives() {
 
 /// The server's limits keep within the file descriptors that a process usually has.
 #[test]
-fn all_limits_together_fit_the_usual_limit_of_descriptors() {
+fn all_limits_together_fit_the_usual_limit_of_file_descriptors() {
     let (handshakes, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
     assert!(handshakes.pending + connections.total + 128 <= 1024);
     assert!(connections.per_certificate * 2 <= connections.total);

@@ -5,8 +5,8 @@ use cellar_topology::View;
 use jiff::Timestamp;
 
 use super::{Action, Drive};
-use crate::jobs::closing::ended;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::ended;
+use crate::jobs::stage::job_key;
 
 /// What is to be done next for every driven job that holds its database's lock.
 pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {

@@ -6,7 +6,7 @@ use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind, JobRecord};
 use cellar_topology::View;
 
 use super::Forgotten;
-use crate::jobs::ended::{Stage, job_key, run_key, stage};
+use crate::jobs::stage::{Stage, job_key, run_key, stage};
 
 /// Ended jobs kept per database: more than a year of daily backups.
 pub(super) const KEPT: usize = 500;

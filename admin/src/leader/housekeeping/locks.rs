@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cellar_model::{DatabaseName, JobRecord, Key, Lock};
 use cellar_topology::View;
 
-use crate::jobs::ended::{Stage, has_ended, stage};
+use crate::jobs::stage::{Stage, has_ended, stage};
 
 /// Databases that have a lock or need one.
 pub(super) fn databases(view: &View) -> BTreeSet<DatabaseName> {

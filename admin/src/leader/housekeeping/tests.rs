@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{Action, decide, history};
-use crate::jobs::ended::{Stage, has_ended, stage};
+use crate::jobs::stage::{Stage, has_ended, stage};
 use crate::leader::observations::Observations;
 
 fn id(n: u64) -> JobId {

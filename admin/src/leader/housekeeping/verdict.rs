@@ -6,8 +6,8 @@ use cellar_model::{Code, JobError, JobRecord, JobState, Key, closable};
 use cellar_topology::View;
 use jiff::Timestamp;
 
-use crate::jobs::closing::canceled_before_it_began;
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::closure::canceled_before_it_began;
+use crate::jobs::stage::{Stage, stage};
 use crate::leader::observations::Observations;
 
 /// Longer than a pooler's lease and its restart together: what is missing for so long does not

@@ -4,7 +4,8 @@
 //! closing the job. `claimable` and `closable` are the guards that each
 //! checks in the transaction it writes with, so exactly one outcome wins.
 
-use crate::records::job::{Job, JobRecord, JobState, JobStep, Progress, Run};
+use crate::records::job::record::{Job, JobRecord, JobStep};
+use crate::records::job::run::{JobState, Progress, Run};
 use crate::records::lock::Lock;
 
 /// Joins the two records into what the API shows.
@@ -102,12 +103,15 @@ pub fn lost_is_recoverable(record: &JobRecord, run: &Run, epoch: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::job::{Closure, JobError};
-    use crate::records::job_id::JobId;
-    use crate::records::spec::{JobSpec, RebuildParams};
     use crate::types::code::Code;
     use jiff::Timestamp;
     use proptest::prelude::*;
+
+    use crate::records::job::id::JobId;
+    use crate::records::job::record::Closure;
+    use crate::records::job::run::JobError;
+    use crate::records::job::spec::JobSpec;
+    use crate::records::rebuild::RebuildParams;
 
     fn record(n: u128) -> JobRecord {
         JobRecord::new(

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::records::backup::BackupLabel;
-use crate::records::job_id::JobId;
-use crate::records::restore::RecoveryWindow;
+use crate::records::job::id::JobId;
+use crate::records::recovery::RecoveryWindow;
 use crate::types::json;
 
 /// Parameters of an expiry.

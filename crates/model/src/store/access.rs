@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::records::spec::JobKind;
+use crate::records::job::kind::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
 use crate::types::role::OperatorRole;
 
@@ -71,6 +71,11 @@ const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
 const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
 const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
 
+/// What the method that requests jobs of a kind needs.
+const fn job(kind: JobKind) -> Needs {
+    Needs::Role(kind.role())
+}
+
 /// Whether a method changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -83,17 +88,17 @@ use Effect::{Mutates, Reads};
 
 /// Every method of every service of ours, what it needs, and what it does. `cellar-api` tests that none is missing.
 pub const METHODS: &[(&str, Needs, Effect)] = &[
-    ("/cellar.v1.MultiAdmin/Backup", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/RebuildStandby", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/RestoreDatabase", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/PlanRestore", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/VerifyBackups", OPERATOR, Mutates),
-    // A dry run; to delete anything needs `TO_EXPIRE`.
+    ("/cellar.v1.MultiAdmin/Backup", job(JobKind::Backup), Mutates),
+    ("/cellar.v1.MultiAdmin/RebuildStandby", job(JobKind::Rebuild), Mutates),
+    ("/cellar.v1.MultiAdmin/RestoreDatabase", job(JobKind::Restore), Mutates),
+    ("/cellar.v1.MultiAdmin/PlanRestore", job(JobKind::Plan), Mutates),
+    ("/cellar.v1.MultiAdmin/ConfirmRestore", job(JobKind::Confirm), Mutates),
+    ("/cellar.v1.MultiAdmin/RollbackRestore", job(JobKind::Rollback), Mutates),
+    ("/cellar.v1.MultiAdmin/DrillRestore", job(JobKind::Drill), Mutates),
+    ("/cellar.v1.MultiAdmin/VerifyBackups", job(JobKind::Verify), Mutates),
+    // Of a dry run; without it a job needs more: see `JobSpec::role`.
     ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/CheckArchive", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/CheckArchive", job(JobKind::Check), Mutates),
     ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
@@ -142,9 +147,6 @@ pub fn needs(path: &str) -> Option<Needs> {
 pub fn mutates(path: &str) -> bool {
     METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
 }
-
-/// What it needs to delete backups; anybody who may call the method may ask for a dry run.
-pub const TO_EXPIRE: OperatorRole = JobKind::Expire.role();
 
 /// Whether somebody may.
 #[must_use]

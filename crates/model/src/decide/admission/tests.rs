@@ -1,15 +1,38 @@
-use crate::records::outcome::JobOutcome;
-use crate::records::spec::DEFAULT_MAX_LAG;
-use std::collections::BTreeMap;
+//! The decisions over small worlds.
 
-use super::*;
-use crate::records::backup::BackupType;
-use crate::records::instance::{InstanceState, LagClass};
-use crate::records::pooler::{Leader, Pooler, PoolerStatus};
-use crate::records::restore::Incarnation;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::decide::admission::backup::{plan_backup, plan_rebuild};
+use crate::decide::admission::cell::plan_cell_removal;
+use crate::decide::admission::kept_data::{plan_confirm, plan_rollback};
+use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_verify};
+use crate::decide::admission::restore::{plan_restore, plan_restore_plan};
+use crate::decide::outcome::join;
+use crate::decide::request::JobRequest;
+use crate::decide::snapshot::Snapshot;
+use crate::records::backup::{BackupParams, BackupType, DEFAULT_MAX_LAG};
+use crate::records::drill::DrillParams;
+use crate::records::incarnation::Incarnation;
+use crate::records::instance::{InstanceState, LagClass, Role};
+use crate::records::job::id::JobId;
+use crate::records::job::kind::JobKind;
+use crate::records::job::outcome::JobOutcome;
+use crate::records::job::record::{Closure, Job, JobRecord};
+use crate::records::job::run::JobState;
+use crate::records::job::spec::JobSpec;
+use crate::records::maintenance::ExpireParams;
+use crate::records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
+use crate::records::recovery::RecoveryResult;
+use crate::records::restore::{RestoreParams, RestoreResult};
+use crate::records::target::Target;
 use crate::records::topology::{Cell, Database, Retention};
 use crate::store::layout::CellLayout;
-use crate::types::lsn::Timeline;
+use crate::types::code::{Code, Refusal};
+use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
+use crate::types::name::{CellName, DatabaseName};
 
 #[derive(Default)]
 struct World {
@@ -66,8 +89,8 @@ impl World {
                 streams_from: (index > 0).then(|| "zone1".parse().unwrap()),
                 receive_lag: LagClass::Current,
                 replay_lag: LagClass::Current,
-                archiver: crate::records::pooler::Archiver::default(),
-                versions: crate::records::pooler::Versions::default(),
+                archiver: Archiver::default(),
+                versions: Versions::default(),
                 certificate_expiry: None,
                 tls_server_up: true,
                 tls_server_accepts: vec![],
@@ -234,7 +257,7 @@ fn to(target: Target, in_place: bool) -> RestoreParams {
 
 fn made(mut world: World) -> World {
     for leader in world.leaders.values_mut() {
-        leader.system_identifier = Some(crate::types::lsn::SystemIdentifier::new(7));
+        leader.system_identifier = Some(SystemIdentifier::new(7));
     }
     world
 }
@@ -305,8 +328,7 @@ fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
 
 #[test]
 fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
-    use crate::decide::maintenance::{plan_check, plan_expire, plan_verify};
-    use crate::records::maintenance::ExpireParams;
+    use ExpireParams;
     let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
     let mut world = made(World::healthy());
     let expire = |world: &World, dry_run: bool| {
@@ -344,17 +366,17 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
 fn ended(state: JobState, kept: bool) -> Job {
     let world = made(World::healthy());
     let mut record = restore(&world, &to(Target::Latest {}, false)).unwrap();
-    let recovery = crate::records::restore::RecoveryResult {
+    let recovery = RecoveryResult {
         timeline: Timeline::new(2),
         from_timeline: Timeline::new(1),
-        lsn: crate::types::lsn::Lsn::new(1),
+        lsn: Lsn::new(1),
         last_commit: None,
         stopped: String::new(),
         size_bytes: 0,
         restore_millis: 0,
         recovery_millis: 0,
     };
-    let restored = crate::records::restore::RestoreResult {
+    let restored = RestoreResult {
         cell: record.cell.clone(),
         incarnation: 2,
         recovery,
@@ -364,9 +386,8 @@ fn ended(state: JobState, kept: bool) -> Job {
         first_backup: None,
     };
     let result = (state == JobState::Succeeded).then_some(JobOutcome::Restore(restored));
-    record.closure =
-        Some(crate::records::job::Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
-    crate::decide::outcome::join(&record, None, false, None)
+    record.closure = Some(Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
+    join(&record, None, false, None)
 }
 
 #[test]
