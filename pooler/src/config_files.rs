@@ -182,7 +182,7 @@ pub(crate) fn instance_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_planted_draft_is_not_written_through() {
-        use std::os::unix::fs::{MetadataExt, symlink};
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
         std::fs::write(&other, "precious").unwrap();

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rehearsal_and_the_act_say_the_same() {
+    fn a_dry_run_and_the_expiry_report_the_same() {
         let dry = parse_expiry(DRY, true);
         let all = ["20261121-191233F", "20261121-191241F", "20261121-191241F_20261121-191247I"];
         assert_eq!(labels(&dry), all);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_kept_and_lines_of_others_are_not_believed() {
+    fn warnings_are_kept_and_lines_of_other_programs_are_ignored() {
         let adhoc = parse_expiry(ADHOC, true);
         assert_eq!(labels(&adhoc).len(), 2);
         assert_eq!(adhoc.warnings.len(), 1, "{adhoc:?}");

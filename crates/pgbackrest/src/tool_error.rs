@@ -151,7 +151,7 @@ mod tests {
     const NO_PRIMARY: &str = include_str!("../tests/fixtures/no-primary.log");
 
     #[test]
-    fn what_a_56_hides_is_found() {
+    fn the_cause_behind_exit_code_56_is_found() {
         let messages = tool_messages(NO_PRIMARY);
         let failure = Failure::judge(Some(56), &messages);
         assert_eq!(failure.cause, Some(49));

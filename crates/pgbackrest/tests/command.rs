@@ -156,7 +156,7 @@ async fn the_environment_and_the_arguments_are_exact() {
 }
 
 #[tokio::test]
-async fn terminate_is_gentle_first() {
+async fn terminate_sends_sigterm_before_sigkill() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let gentle =

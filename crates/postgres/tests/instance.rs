@@ -121,7 +121,7 @@ async fn roles_are_made_once_and_only_on_a_primary() {
 }
 
 #[tokio::test]
-async fn a_standby_says_what_it_is_and_follows_its_promotion() {
+async fn the_facts_of_a_standby_follow_its_promotion() {
     let primary = Cell::running().await;
     let mut standby = copy_of(&primary).await;
     // The copy brought its source's files along; -R wrote primary_conninfo to postgresql.auto.conf, which
@@ -185,7 +185,7 @@ async fn watched_by(cell: &Cell, role: &str, probe: &mut Probe) -> InstanceFacts
 }
 
 #[tokio::test]
-async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
+async fn the_monitoring_role_may_only_watch() {
     let cell = Cell::running().await;
     let mut probe = cell.probe();
     let before = watched_by(&cell, "postgres", &mut probe).await;
@@ -217,7 +217,7 @@ async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_superuser_stands_in_while_the_watching_role_cannot_ask() {
+async fn the_superuser_is_used_while_the_monitoring_role_cannot_connect() {
     let cell = Cell::running().await;
     ensure_roles(&cell.endpoint(), "postgres", PATIENCE).await.unwrap();
     for (spoilt, mended) in [
@@ -362,7 +362,7 @@ async fn what_a_dead_postmaster_left_is_reported_and_can_be_stopped() {
 }
 
 #[tokio::test]
-async fn a_hanging_archiver_costs_the_fast_shutdown_and_no_more() {
+async fn a_hanging_archiver_delays_only_the_fast_shutdown() {
     let mut cell = Cell::new();
     cell.config.settings.archive_command = "sleep 3600".into();
     cell.initdb().await;
@@ -397,7 +397,7 @@ async fn an_adopted_server_is_the_same_one() {
 }
 
 #[tokio::test]
-async fn a_reused_process_id_neither_fools_nor_blocks() {
+async fn a_reused_process_id_is_not_taken_for_the_server_and_does_not_block_a_start() {
     let other = Cell::running().await;
     let stranger = running(&other.data()).unwrap().unwrap().pid;
     let cell = Cell::running().await;
@@ -453,7 +453,7 @@ async fn initdb_killed_midway_leaves_nothing_in_place_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn initdb_keeps_its_hands_off_what_is_there() {
+async fn initdb_is_refused_where_there_are_files() {
     let cell = Cell::new();
     fs::create_dir(cell.data()).unwrap();
     fs::write(cell.data().join("precious"), "").unwrap();
