@@ -71,7 +71,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
             return Err(ProvisionError::Argument {
                 argument: "--cert-lifetime",
                 value: format!("{} s", lifetime.as_secs()),
-                reason: format!("{} s are the least", MIN_LIFETIME.as_secs()),
+                reason: format!("it must be at least {} s", MIN_LIFETIME.as_secs()),
             });
         }
         cluster.state.cert_lifetime_seconds = Some(lifetime.as_secs());

@@ -113,7 +113,7 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
         return Err(bad_cells("a cell is named twice"));
     }
     if cells.len() > usize::from(cellar_model::PORT_SPAN) {
-        return Err(bad_cells("256 cells are the most"));
+        return Err(bad_cells("at most 256 cells are possible"));
     }
     let reservation = match options.port_offset {
         Some(PortOffset::Auto) => Some(port_offset::find(cells.len())?),

@@ -125,7 +125,7 @@ impl Cluster {
         let bad = |_| ProvisionError::Argument {
             argument: "an address",
             value: LISTEN.to_owned(),
-            reason: "it is no IP address".to_owned(),
+            reason: "it is not an IP address".to_owned(),
         };
         let ip = LISTEN.parse().map_err(bad)?;
         let at = |what: String, port: u16, protocol, certificate: PathBuf| -> Result<TlsPort> {
