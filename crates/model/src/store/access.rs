@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::records::job::kind::JobKind;
+use crate::records::job::spec::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
 use crate::types::role::OperatorRole;
 
