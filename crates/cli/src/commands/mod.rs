@@ -8,6 +8,7 @@ pub(crate) mod certs;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod databases;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Cells(cells::Cells),
     #[command(subcommand)]
+    Databases(databases::Databases),
+    #[command(subcommand)]
     Certs(certs::Certs),
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -87,6 +90,7 @@ impl Command {
             Self::Schedules(command) => command.run(global).await,
             Self::Audit(command) => command.run(global).await,
             Self::Cells(command) => command.run(global).await,
+            Self::Databases(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Config(command) => command.run(global),
             Self::Env => env::run(global).await,
