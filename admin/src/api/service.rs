@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
-use crate::api::request::{backup, cell, drill, field, maintenance, restore, schedule};
+use crate::api::request::{backup, cell, drill, field, job, maintenance, restore, schedule};
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
 use crate::deadline::Deadline;
@@ -64,6 +64,10 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
 
     async fn check_archive(&self, request: Request<v1::CheckArchiveRequest>) -> Answer<v1::Job> {
         self.submit_job("CheckArchive", request, maintenance::check).await
+    }
+
+    async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Answer<v1::Job> {
+        self.submit_job("RunJob", request, job::plain_spec).await
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::Job> {

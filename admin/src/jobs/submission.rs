@@ -3,7 +3,7 @@
 use cellar_model::{
     Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest, JobSpec,
     JobState, Refusal, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild,
-    plan_restore, plan_restore_plan, plan_rollback, plan_verify,
+    plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -66,15 +66,15 @@ impl Submission {
                 let drilled = drilled(view, &self.database(view)?);
                 plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
             }
-            JobSpec::Verify => plan_verify(snapshot, request, id, now),
             JobSpec::Check => plan_check(snapshot, request, id, now),
-            JobSpec::Fence | JobSpec::Recover(_) | JobSpec::Swap | JobSpec::Discard(_) => {
-                let kind = self.spec.kind();
+            spec if spec.kind().is_step() => {
+                let kind = spec.kind();
                 Err(Refusal::new(
                     Code::InvalidArgument,
                     format!("a {kind} is a step of other jobs and cannot be requested"),
                 ))
             }
+            spec => plan_unconditional(snapshot, request, spec.clone(), id, now),
         }
     }
 

@@ -71,6 +71,7 @@ proptest! {
             call!(drill_restore, v1::DrillRestoreRequest { database: a.clone(), cell: b.clone(), backup: c.clone(), checks: vec![d.clone()], check_database: b.clone(), nice: Some(size), ..Default::default() });
             call!(verify_backups, v1::VerifyBackupsRequest { database: a.clone(), cell: b.clone(), timeout, request_id: c.clone() });
             call!(expire_backups, v1::ExpireBackupsRequest { database: a.clone(), cell: b.clone(), backup: c.clone(), timeout, request_id: d.clone(), ..Default::default() });
+            call!(run_job, v1::RunJobRequest { database: a.clone(), cell: b.clone(), kind: n, queue: false, timeout, request_id: c.clone() });
             call!(check_archive, v1::CheckArchiveRequest { database: a.clone(), timeout, request_id: b.clone() });
             let drill = v1::ScheduledDrill { cell: Some(b.clone()), checks: vec![d.clone()], check_database: c.clone(), nice: Some(size), ..Default::default() };
             let work = match n % 3 {
@@ -90,7 +91,7 @@ proptest! {
             }
             // Each call of a mutating method has two lines in the log, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 17, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 18, "{lines:?}");
         });
     }
 }

@@ -1,13 +1,8 @@
-//! The command line, and which command runs.
-//!
-//! A new command is a file in `commands`, a variant of [`Command`] and a line of [`Arguments::run`].
+//! The command line: the options that every command has, and the command.
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 
-use crate::commands::{
-    audit, backup, backups, cells, certs, check, completions, config, doctor, down, drill, env, exec, expire,
-    jobs, rebuild, restore, schedules, status, up, verify,
-};
+use crate::commands::Command;
 use crate::failure::Outcome;
 use crate::global::Global;
 
@@ -38,72 +33,9 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Up(up::Up),
-    Down(down::Down),
-    Status(status::Status),
-    Backup(backup::Backup),
-    #[command(subcommand)]
-    Backups(backups::Backups),
-    #[command(subcommand)]
-    Jobs(jobs::Jobs),
-    Rebuild(rebuild::Rebuild),
-    Restore(restore::Restore),
-    Drill(drill::Drill),
-    Verify(verify::Verify),
-    Expire(expire::Expire),
-    Check(check::Check),
-    #[command(subcommand)]
-    Schedules(schedules::Schedules),
-    #[command(subcommand)]
-    Cells(cells::Cells),
-    #[command(subcommand)]
-    Certs(certs::Certs),
-    #[command(subcommand)]
-    Audit(audit::Audit),
-    #[command(subcommand)]
-    Config(config::Config),
-    /// Print shell exports that point psql and programs at the cluster's primary
-    #[command(after_help = "Examples:
-  eval \"$(cellar env)\" && psql -c 'select 1'
-  cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
-    Env,
-    Exec(exec::Exec),
-    /// Find a cluster's problems: programs, ports, directories, processes, cells
-    #[command(after_help = "Examples:
-  cellar doctor
-  cellar doctor --dir /srv/cellar/demo")]
-    Doctor,
-    Completions(completions::Completions),
-}
-
 impl Arguments {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
-        let global = &self.global;
-        match self.command {
-            Command::Up(command) => command.run(global).await,
-            Command::Down(command) => command.run(global).await,
-            Command::Status(command) => command.run(global).await,
-            Command::Backup(command) => command.run(global).await,
-            Command::Backups(command) => command.run(global).await,
-            Command::Jobs(command) => command.run(global).await,
-            Command::Rebuild(command) => command.run(global).await,
-            Command::Restore(command) => command.run(global).await,
-            Command::Drill(command) => command.run(global).await,
-            Command::Verify(command) => command.run(global).await,
-            Command::Expire(command) => command.run(global).await,
-            Command::Check(command) => command.run(global).await,
-            Command::Schedules(command) => command.run(global).await,
-            Command::Audit(command) => command.run(global).await,
-            Command::Cells(command) => command.run(global).await,
-            Command::Certs(command) => command.run(global).await,
-            Command::Config(command) => command.run(global),
-            Command::Env => env::run(global).await,
-            Command::Exec(command) => command.run(global).await,
-            Command::Doctor => doctor::run(global).await,
-            Command::Completions(command) => command.run(Self::command()),
-        }
+        self.command.run(&self.global, Self::command()).await
     }
 }

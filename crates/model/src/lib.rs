@@ -13,7 +13,7 @@ mod types;
 pub use decide::admission::backup::{plan_backup, plan_rebuild};
 pub use decide::admission::cell::plan_cell_removal;
 pub use decide::admission::kept_data::{plan_confirm, plan_rollback};
-pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_verify};
+pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
@@ -36,11 +36,10 @@ pub use records::drill::{DrillCheck, DrillParams, DrillResult};
 pub use records::incarnation::Incarnation;
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
-pub use records::job::kind::JobKind;
 pub use records::job::outcome::JobOutcome;
 pub use records::job::record::{CancelRequest, Closure, Job, JobRecord, JobStep};
 pub use records::job::run::{JobError, JobState, Progress, Run, Transition};
-pub use records::job::spec::JobSpec;
+pub use records::job::spec::{JobKind, JobSpec};
 pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
     CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,

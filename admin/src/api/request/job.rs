@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cellar_api::wkt;
+use cellar_api::{v1, wkt};
 use cellar_model::{JobRequest, JobSpec, Refusal, RequestId, SCHEDULE_REQUESTS};
 
 use crate::api::request::field;
@@ -42,6 +42,25 @@ pub(crate) enum CellField<'a> {
     /// The request names none.
     #[default]
     None,
+}
+
+impl JobMessage for v1::RunJobRequest {
+    fn job_fields(&self) -> JobFields<'_> {
+        JobFields {
+            database: &self.database,
+            cell: CellField::Optional(&self.cell),
+            timeout: self.timeout,
+            request_id: &self.request_id,
+            queue: self.queue,
+        }
+    }
+}
+
+/// The spec of a kind that needs no parameters.
+pub(crate) fn plain_spec(message: &v1::RunJobRequest) -> Result<JobSpec, Refusal> {
+    let name = message.kind().as_str_name();
+    serde_json::from_value(serde_json::json!({ "kind": name }))
+        .map_err(|error| invalid("kind", format!("{name} needs a method of its own: {error}")))
 }
 
 /// Parses a request for a job; `spec` makes the spec of the fields that are the kind's own.

@@ -40,7 +40,7 @@ pub(crate) fn list(answer: &ListJobsResponse, steps: bool) -> String {
     for job in &answer.jobs {
         let [id, kind, cell, state, requested, took] = [
             job.id.clone(),
-            kind_word(job.kind()).to_owned(),
+            kind_word(job.kind()),
             job.cell.clone(),
             state_word(job.state()).to_owned(),
             units::time(job.create_time.as_ref()),

@@ -65,7 +65,7 @@ pub(crate) fn render(job: &Job) -> String {
             (None, None) => String::new(),
         };
         table.row([
-            kind_word(step.kind()).to_owned(),
+            kind_word(step.kind()),
             step.cell.clone(),
             state_word(step.state()).to_owned(),
             units::time(step.start_time.as_ref()),

@@ -2,24 +2,11 @@
 
 use cellar_api::v1::{BackupType, InstanceState, JobKind, JobState, Role};
 
-/// A kind of job.
-pub(crate) fn kind_word(kind: JobKind) -> &'static str {
+/// A kind of job: its name in the API, `JOB_KIND_BACKUP`, as a word.
+pub(crate) fn kind_word(kind: JobKind) -> String {
     match kind {
-        JobKind::Backup => "backup",
-        JobKind::Rebuild => "rebuild",
-        JobKind::Restore => "restore",
-        JobKind::Rollback => "rollback",
-        JobKind::Confirm => "confirm",
-        JobKind::Plan => "plan",
-        JobKind::Fence => "fence",
-        JobKind::Recover => "recover",
-        JobKind::Swap => "swap",
-        JobKind::Discard => "discard",
-        JobKind::Drill => "drill",
-        JobKind::Expire => "expire",
-        JobKind::Verify => "verify",
-        JobKind::Check => "check",
-        JobKind::Unspecified => "job",
+        JobKind::Unspecified => "job".to_owned(),
+        kind => kind.as_str_name().trim_start_matches("JOB_KIND_").to_lowercase(),
     }
 }
 

@@ -20,6 +20,7 @@ pub const RECORDED: &[&str] = &[
     "host",
     "id",
     "inPlace",
+    "kind",
     "listen",
     "maxBytesPerSecond",
     "maxLagBytes",

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::records::job::kind::JobKind;
+use crate::records::job::spec::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
 use crate::types::role::OperatorRole;
 
@@ -99,6 +99,8 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     // Of a dry run; without it a job needs more: see `JobSpec::role`.
     ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/CheckArchive", job(JobKind::Check), Mutates),
+    // Of a job that needs more, its own role: see `JobSpec::role`.
+    ("/cellar.v1.MultiAdmin/RunJob", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),

@@ -5,10 +5,9 @@ use jiff::Timestamp;
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
 use crate::records::job::id::JobId;
-use crate::records::job::kind::JobKind;
 use crate::records::job::record::{Job, JobRecord};
 use crate::records::job::run::JobState;
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::{Code, Refusal};
 
 fn nothing_kept(message: String, subject: JobId) -> Refusal {

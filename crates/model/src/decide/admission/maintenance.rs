@@ -57,19 +57,24 @@ pub fn plan_expire(
     Ok(request.record(JobSpec::Expire(params.clone()), db, &cell, id, now))
 }
 
-/// Decides on reading the whole repo.
+/// Decides on a job of a kind that has no conditions of its own: it runs in the named cell, otherwise in a standby's.
 ///
 /// # Errors
-/// Refused when the database or the cell is unknown or its pooler down.
-pub fn plan_verify(
+/// Refused when the database or the cell is unknown or its pooler down; a job that takes the lock also while a restore
+/// is under way.
+pub fn plan_unconditional(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
+    spec: JobSpec,
     id: JobId,
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     let database = snapshot.database(request.database.as_ref())?;
+    if spec.kind().takes_lock() {
+        snapshot.not_fenced(&database.name)?;
+    }
     let cell = snapshot.reading_cell(&database.name, request)?;
-    Ok(request.record(JobSpec::Verify, &database.name, &cell, id, now))
+    Ok(request.record(spec, &database.name, &cell, id, now))
 }
 
 /// Decides on a check of archiving: by the primary, which archives.

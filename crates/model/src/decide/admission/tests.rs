@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::decide::admission::backup::{plan_backup, plan_rebuild};
 use crate::decide::admission::cell::plan_cell_removal;
 use crate::decide::admission::kept_data::{plan_confirm, plan_rollback};
-use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_verify};
+use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 use crate::decide::admission::restore::{plan_restore, plan_restore_plan};
 use crate::decide::outcome::join;
 use crate::decide::request::JobRequest;
@@ -18,11 +18,10 @@ use crate::records::drill::DrillParams;
 use crate::records::incarnation::Incarnation;
 use crate::records::instance::{InstanceState, LagClass, Role};
 use crate::records::job::id::JobId;
-use crate::records::job::kind::JobKind;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::{Closure, Job, JobRecord};
 use crate::records::job::run::JobState;
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::maintenance::ExpireParams;
 use crate::records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 use crate::records::recovery::RecoveryResult;
@@ -343,7 +342,10 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
     let record = expire(&world, false).unwrap();
     assert_eq!(record.cell.as_str(), "zone2");
     assert!(record.kind().takes_lock());
-    assert_eq!(plan_verify(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone2");
+    assert_eq!(
+        plan_unconditional(&world.snapshot(), &whole(None), JobSpec::Verify, id, now).unwrap().cell.as_str(),
+        "zone2"
+    );
     assert_eq!(plan_check(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone1");
     world.incarnations.insert(
         "app".parse().unwrap(),

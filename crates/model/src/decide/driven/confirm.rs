@@ -4,8 +4,8 @@ use crate::decide::driven::driven_job::DrivenJob;
 use crate::decide::driven::scene::{Decision, Scene, error_of, failure};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::id::JobId;
-use crate::records::job::kind::JobKind;
 use crate::records::job::run::{JobError, JobState};
+use crate::records::job::spec::JobKind;
 use crate::types::code::Code;
 use crate::types::name::CellName;
 

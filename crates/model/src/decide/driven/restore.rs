@@ -3,9 +3,8 @@
 use crate::decide::driven::driven_job::DrivenJob;
 use crate::decide::driven::replacement;
 use crate::decide::driven::scene::{Decision, Scene, error_of};
-use crate::records::job::kind::JobKind;
 use crate::records::job::run::{JobError, JobState};
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::rebuild::RebuildParams;
 use crate::records::recovery::RecoverParams;
 use crate::records::restore::{RestoreParams, RestorePlan};

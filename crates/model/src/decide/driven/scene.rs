@@ -5,11 +5,10 @@ use uuid::Uuid;
 
 use crate::records::incarnation::Incarnation;
 use crate::records::job::id::JobId;
-use crate::records::job::kind::JobKind;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::{Job, JobRecord};
 use crate::records::job::run::{JobError, JobState};
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::pooler::Leader;
 use crate::types::code::Code;
 use crate::types::name::CellName;

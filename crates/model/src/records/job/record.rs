@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::records::job::id::{JobId, RequestId};
-use crate::records::job::kind::JobKind;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::run::{JobError, JobState, Progress, Transition};
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
 

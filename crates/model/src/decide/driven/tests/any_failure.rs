@@ -1,8 +1,8 @@
 use crate::decide::driven::tests::world::World;
-use crate::records::job::kind::JobKind;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::CancelRequest;
 use crate::records::job::run::JobState;
+use crate::records::job::spec::JobKind;
 use proptest::prelude::*;
 
 proptest! {

@@ -1,6 +1,6 @@
 use crate::decide::driven::tests::world::{World, cell};
-use crate::records::job::kind::JobKind;
 use crate::records::job::run::JobState;
+use crate::records::job::spec::JobKind;
 
 #[test]
 fn confirmation_deletes_the_old_data() {

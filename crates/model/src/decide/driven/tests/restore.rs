@@ -2,11 +2,10 @@ use jiff::Timestamp;
 
 use crate::decide::driven::tests::world::{World, cell, restored};
 use crate::records::incarnation::Incarnation;
-use crate::records::job::kind::JobKind;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::CancelRequest;
 use crate::records::job::run::JobState;
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 
 #[test]
 fn restore_runs_its_steps_in_order() {

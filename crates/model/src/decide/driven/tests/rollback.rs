@@ -1,6 +1,5 @@
 use crate::decide::driven::tests::world::World;
-use crate::records::job::kind::JobKind;
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 
 #[test]
 fn rollback_reinstates_the_old_data_and_deletes_what_is_left_of_it() {
