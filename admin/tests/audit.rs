@@ -9,7 +9,7 @@ use std::time::Duration;
 use cellar_admin::{Admin, Leading};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::{AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, Code, Key};
+use cellar_model::{MAX_AUDIT_RECORDS, AuditId, AuditOutcome, AuditRecord, Code, Key};
 use futures_util::FutureExt;
 use support::{World, backup, backup_of, cancel, reason, wait_for};
 use tonic::{Request, Response, Status};
@@ -149,7 +149,7 @@ async fn nothing_is_done_that_cannot_be_written_down() {
     assert_eq!((record.outcome(), record.code.as_deref()), (v1::AuditOutcome::Failed, Some("UNAVAILABLE")));
     std::fs::remove_dir(world.audit_log()).unwrap();
     let _ = backup(&admin, backup_of(3)).await.unwrap();
-    assert_eq!(world.audit_lines().len(), 2, "the file was made anew");
+    assert_eq!(world.audit_lines().len(), 2, "the file was rebuilt");
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn what_fails_in_floods_does_not_flood_etcd() {
 async fn the_leader_keeps_the_newest() {
     let world = World::new().await;
     let admin = world.admin().await;
-    for n in 0..AUDIT_KEPT + 130 {
+    for n in 0..MAX_AUDIT_RECORDS + 130 {
         let id = AuditId::new(uuid::Uuid::from_u128(n as u128));
         let record = serde_json::json!({
             "id": id, "time": "2026-03-01T10:00:00Z", "rpc": "Backup", "outcome": "AUDIT_OUTCOME_ALLOWED",
@@ -212,7 +212,7 @@ async fn the_leader_keeps_the_newest() {
     }
     let _leading = Leading::start(&admin, "1/a".into());
     let count = async || world.store.list(&world.store.keys().kind("audit")).await.unwrap().entries.len();
-    wait_for("the old ones to go", || async { count().await == AUDIT_KEPT }).await;
+    wait_for("the old ones to go", || async { count().await == MAX_AUDIT_RECORDS }).await;
     let first = world.store.list(&world.store.keys().kind("audit")).await.unwrap().entries.remove(0);
     assert_eq!(first.key, world.store.keys().path(&Key::Audit(AuditId::new(uuid::Uuid::from_u128(130)))));
 }

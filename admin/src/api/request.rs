@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::{from_message, v1};
 use cellar_model::{
     BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, ExpireParams, JobId,
-    JobRequest, JobSpec, MOST_CELLS, RebuildParams, Refusal, RequestId, RestoreParams, SCHEDULE_REQUESTS,
+    JobRequest, JobSpec, MAX_SCHEDULED_CELLS, RebuildParams, Refusal, RequestId, RestoreParams, SCHEDULE_REQUESTS,
     ScheduleName, ScheduledBackup, ScheduledDrill, ScheduledWork, Target, Timeline,
 };
 
@@ -317,8 +317,8 @@ fn scheduled(work: &v1::scheduled_work::Work) -> Result<ScheduledWork, Refusal> 
             let cells: Vec<CellName> =
                 backup.cells.iter().map(|text| cell("cells", text)).collect::<Result<_, _>>()?;
             let distinct: std::collections::BTreeSet<&CellName> = cells.iter().collect();
-            if cells.is_empty() || cells.len() > MOST_CELLS || distinct.len() < cells.len() {
-                return Err(invalid("cells", format!("a backup names 1 to {MOST_CELLS} cells, each once")));
+            if cells.is_empty() || cells.len() > MAX_SCHEDULED_CELLS || distinct.len() < cells.len() {
+                return Err(invalid("cells", format!("a backup names 1 to {MAX_SCHEDULED_CELLS} cells, each once")));
             }
             let params = BackupParams {
                 backup_type: backup_type(backup.r#type)?,

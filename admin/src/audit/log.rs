@@ -44,7 +44,7 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// Opens the log. The file is made with mode 0600, only ever appended to, and made anew when somebody renames it.
+    /// Opens the log. The file is made with mode 0600, only ever appended to, and rebuilt when somebody renames it.
     ///
     /// # Errors
     /// When it cannot be opened for writing, is a symbolic link or no plain file, or others may write it.

@@ -2,7 +2,7 @@
 
 use cellar_model::{
     Code, DatabaseName, DrilledBackup, ExpireParams, InstanceState, Job, JobId, JobKind, JobRecord,
-    JobRequest, JobSpec, JobState, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, join,
+    JobRequest, JobSpec, JobState, Key, Lock, LockDecision, PoolerStatus, RECONNECT_TIMEOUT, Refusal, join,
     plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild, plan_restore,
     plan_restore_plan, plan_rollback, plan_verify,
 };
@@ -84,7 +84,7 @@ impl Wanted {
             JobSpec::Check => plan_check(snapshot, request, id, now),
             JobSpec::Fence | JobSpec::Recover(_) | JobSpec::Swap | JobSpec::Discard(_) => {
                 let kind = self.spec.kind();
-                Err(Refusal::new(Code::InvalidArgument, format!("a {kind} is a step, nobody asks for it")))
+                Err(Refusal::new(Code::InvalidArgument, format!("a {kind} is a step of another job and cannot be asked for")))
             }
         }
     }
@@ -238,7 +238,7 @@ impl Admin {
                 && matches!(status.state, InstanceState::Starting | InstanceState::Seeding)
         };
         match code {
-            Code::WrongPrimary | Code::NoPrimary => RECONNECT + STATUS_AGE,
+            Code::WrongPrimary | Code::NoPrimary => RECONNECT_TIMEOUT + STATUS_AGE,
             Code::CellDown if self.view().status.values().any(starts) => STATUS_AGE,
             _ => Duration::ZERO,
         }

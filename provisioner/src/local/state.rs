@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_second_is_refused_naming_the_first() {
+    async fn second_job_is_refused_naming_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let layout = ClusterLayout::new(dir.path());
         let held = StateLock::acquire(&layout, Duration::ZERO, |_| {}).await.unwrap();
