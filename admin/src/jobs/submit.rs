@@ -1,8 +1,8 @@
 //! Recording a job: one transaction that creates it and enters it in the database's lock.
 
 use cellar_model::{
-    Code, InstanceState, Job, JobId, JobRecord, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal,
-    join,
+    Code, InstanceState, Job, JobId, JobRecord, Key, Lock, LockDecision, PoolerStatus, RECONNECT_TIMEOUT,
+    Refusal, join,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -138,7 +138,7 @@ impl Admin {
                 && matches!(status.state, InstanceState::Starting | InstanceState::Seeding)
         };
         match code {
-            Code::WrongPrimary | Code::NoPrimary => RECONNECT + MAX_STATUS_AGE,
+            Code::WrongPrimary | Code::NoPrimary => RECONNECT_TIMEOUT + MAX_STATUS_AGE,
             Code::CellDown if self.view().status.values().any(is_starting) => MAX_STATUS_AGE,
             _ => Duration::ZERO,
         }

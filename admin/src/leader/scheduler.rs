@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, JobSpec, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
+    JobRequest, JobSpec, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
     Turn, recordable,
 };
 use cellar_system::clock;
@@ -202,7 +202,7 @@ impl Scheduler {
 
 /// The error of a run that did not begin in time.
 fn missed(schedule: &Schedule, due: Timestamp) -> JobError {
-    let minutes = START_WITHIN.as_mins();
+    let minutes = MAX_START_DELAY.as_mins();
     let last = schedule.last.as_ref().filter(|last| last.due == due).and_then(|last| last.error.clone());
     match last {
         Some(error) => {

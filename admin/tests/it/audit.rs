@@ -6,7 +6,7 @@ use crate::support::{World, backup, backup_of, cancel, reason, wait_for};
 use cellar_admin::{Admin, Leading};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::{AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, Code, Key};
+use cellar_model::{AuditId, AuditOutcome, AuditRecord, Code, Key, MAX_AUDIT_RECORDS};
 use futures_util::FutureExt;
 use tonic::{Request, Response, Status};
 
@@ -199,7 +199,7 @@ async fn copies_of_failed_calls_are_limited() {
 async fn the_leader_deletes_all_but_the_newest_records() {
     let world = World::new().await;
     let admin = world.admin().await;
-    for n in 0..AUDIT_KEPT + 130 {
+    for n in 0..MAX_AUDIT_RECORDS + 130 {
         let id = AuditId::new(uuid::Uuid::from_u128(n as u128));
         let record = serde_json::json!({
             "id": id, "time": "2026-03-01T10:00:00Z", "rpc": "Backup", "outcome": "AUDIT_OUTCOME_ALLOWED",
@@ -208,7 +208,7 @@ async fn the_leader_deletes_all_but_the_newest_records() {
     }
     let _leading = Leading::start(&admin, "1/a".into());
     let count = async || world.store.list(&world.store.keys().kind("audit")).await.unwrap().entries.len();
-    wait_for("the old ones to go", || async { count().await == AUDIT_KEPT }).await;
+    wait_for("the old ones to go", || async { count().await == MAX_AUDIT_RECORDS }).await;
     let first = world.store.list(&world.store.keys().kind("audit")).await.unwrap().entries.remove(0);
     assert_eq!(first.key, world.store.keys().path(&Key::Audit(AuditId::new(uuid::Uuid::from_u128(130)))));
 }

@@ -19,14 +19,16 @@ pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::check_expiry;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
-pub use decide::precondition::{Expected, Observed, RECONNECT, check_primary_source, check_standby_source};
+pub use decide::precondition::{
+    Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
+};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
 pub use decide::recovery_target::{Choice, choose};
 pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Survey, SurveyedBackup, newest_on, windows};
 pub use decide::verification::{Faults, faults};
-pub use records::audit::{AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, forgettable_audit};
+pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{
     BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,
     JOB_ANNOTATION, PROOF_ANNOTATION,
@@ -50,8 +52,8 @@ pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
-    MOST_CELLS, SCHEDULE_REQUESTS, START_WITHIN, Schedule, ScheduledBackup, ScheduledDrill, ScheduledRun,
-    ScheduledWork, Turn,
+    MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduledBackup, ScheduledDrill,
+    ScheduledRun, ScheduledWork, Turn,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
 pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};

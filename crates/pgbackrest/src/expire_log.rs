@@ -30,7 +30,7 @@ fn wal_range(text: &str) -> Option<WalRange> {
     })
 }
 
-/// What a line says of an expiry of that kind: every line of a rehearsal is marked as such.
+/// What a line says of an expiry of that kind: every line of a dry run is marked as such.
 fn of_kind(text: &str, dry_run: bool) -> Option<&str> {
     match (text.strip_prefix("[DRY-RUN] "), dry_run) {
         (Some(text), true) => Some(text),
@@ -39,7 +39,7 @@ fn of_kind(text: &str, dry_run: bool) -> Option<&str> {
     }
 }
 
-/// Reads the log of an expiry, at level info (as of 2.45): what it says of the rehearsal, or of the act. One log may hold
+/// Reads the log of an expiry, at level info (as of 2.45): what it says of the dry run, or of the act. One log may hold
 /// both.
 #[must_use]
 pub fn parse_expiry(log: &str, dry_run: bool) -> Expiry {

@@ -95,7 +95,7 @@ fn a_rebuild_is_noticed_by_nobody_else() {
     eventually("zone3 to say what to do", || {
         is_broken(&cluster, "zone3") && message(&cluster, "zone3").contains("cellar rebuild zone3")
     });
-    assert!(!data(&cluster, "zone3").exists(), "nothing is made anew before somebody says so");
+    assert!(!data(&cluster, "zone3").exists(), "nothing is rebuilt before somebody says so");
     let job = rebuild(&cluster, "zone3");
     assert!(!job["result"]["rebuild"]["delta"].as_bool().unwrap_or_default(), "{job:#}");
 

@@ -50,7 +50,7 @@ fn number(path: &Path) -> String {
 
 /// A cluster's default retention keeps two full backups.
 #[test]
-fn expiry_takes_what_its_rehearsal_said_and_a_restore_still_works() {
+fn expiry_takes_what_its_dry_run_said_and_a_restore_still_works() {
     let cluster = Cluster::up("zone1,zone2");
     ledger::create(&cluster);
     let first = in_repo(&cluster).pop().expect("the first backup");

@@ -250,7 +250,7 @@ fn delegate_signs_for_a_proven_key_and_decides_names_and_uses() {
     assert!(identity.info().dns_names.contains("zone1.example.org"));
     let other = KeyFile::load_or_create(&world.path("other.key"), None).unwrap();
     assert!(Identity::load(&root.join("ca.crt"), &certificate, other.path()).is_err());
-    // It is kept while it lasts, made anew for another root, and may make no authority of its own.
+    // It is kept while it lasts, rebuilt for another root, and may make no authority of its own.
     let again = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
     assert_eq!(again.info().serial, delegate.info().serial);
     let stranger = generate_ca(&world.path("stranger"), &cluster).unwrap();

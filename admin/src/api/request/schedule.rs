@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use cellar_api::v1;
 use cellar_model::{
-    BackupParams, CellName, MOST_CELLS, Refusal, ScheduleName, ScheduledBackup, ScheduledDrill, ScheduledWork,
+    BackupParams, CellName, MAX_SCHEDULED_CELLS, Refusal, ScheduleName, ScheduledBackup, ScheduledDrill,
+    ScheduledWork,
 };
 
 use crate::api::request::backup::backup_type;
@@ -37,8 +38,11 @@ fn scheduled_work(work: &v1::scheduled_work::Work) -> Result<ScheduledWork, Refu
             let cells: Vec<CellName> =
                 backup.cells.iter().map(|text| field::cell("cells", text)).collect::<Result<_, _>>()?;
             let distinct: BTreeSet<&CellName> = cells.iter().collect();
-            if cells.is_empty() || cells.len() > MOST_CELLS || distinct.len() < cells.len() {
-                return Err(invalid("cells", format!("a backup names 1 to {MOST_CELLS} cells, each once")));
+            if cells.is_empty() || cells.len() > MAX_SCHEDULED_CELLS || distinct.len() < cells.len() {
+                return Err(invalid(
+                    "cells",
+                    format!("a backup names 1 to {MAX_SCHEDULED_CELLS} cells, each once"),
+                ));
             }
             let params = BackupParams {
                 backup_type: backup_type(backup.r#type)?,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cellar_model::{
-    AUDIT_KEPT, AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database,
-    JobId, JobRecord, JobSpec, JobState, Lock, Progress, Retention, Run,
+    AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database, JobId,
+    JobRecord, JobSpec, JobState, Lock, MAX_AUDIT_RECORDS, Progress, Retention, Run,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -256,7 +256,7 @@ fn the_newest_of_the_past_are_kept() {
 fn audit_records_are_bounded_too() {
     let mut world = World::new();
     let surplus = 250;
-    for n in 1..=(AUDIT_KEPT + surplus) as u64 {
+    for n in 1..=(MAX_AUDIT_RECORDS + surplus) as u64 {
         let call: AuditRecord = serde_json::from_value(serde_json::json!({
             "id": AuditId::new(uuid::Uuid::from_u128(n.into())), "time": "2026-03-01T10:00:00Z", "rpc": "Backup",
             "outcome": "AUDIT_OUTCOME_ALLOWED",

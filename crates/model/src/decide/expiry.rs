@@ -5,7 +5,7 @@ use crate::records::backup::{BackupLabel, BackupType};
 use crate::records::maintenance::DrilledBackup;
 use crate::types::code::{Code, Refusal};
 
-/// Whether an expiry may be done, given what a rehearsal of it said would go; what an operator should know if so.
+/// Whether an expiry may be done, given what a dry run of it said would be deleted; what an operator should know if so.
 ///
 /// pgBackRest counts full backups of all timelines, and builds on the newest, whatever its timeline. After a rollback all
 /// that leads to the present may build on one of a timeline that was left behind.
@@ -22,7 +22,9 @@ pub fn check_expiry(
     {
         return Err(Refusal::new(
             Code::Busy,
-            format!("backup {label} would go, and drill {job} was restoring it when this was asked for"),
+            format!(
+                "backup {label} would be deleted, and drill {job} was restoring it when this was asked for"
+            ),
         )
         .hint(format!("wait for it (`cellar jobs watch {job}`), then ask again"))
         .about("job", job));
@@ -49,7 +51,7 @@ pub fn check_expiry(
     let aside: Vec<&str> = staying.iter().filter(aside).map(|backup| backup.label.as_str()).collect();
     Ok((!aside.is_empty()).then(|| {
         format!(
-            "the retention counts full backups of timelines that were left behind: {} (`cellar expire --backup` takes one away)",
+            "the retention counts full backups of timelines that were left behind: {} (`cellar expire --backup` deletes one)",
             aside.join(", ")
         )
     }))

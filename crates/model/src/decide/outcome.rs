@@ -19,7 +19,7 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
     let (state, error, end_time) = match (run, &record.closure) {
         (Some(run), _) if run.state.is_terminal() => (run.state, run.error.clone(), run.end_time),
         (_, Some(closure)) => (closure.state, closure.error.clone(), Some(closure.time)),
-        // Nobody claims what multiadmin drives: it runs from the moment at which the lock is its own.
+        // A job that multiadmin drives has no claim: it runs from the moment at which it holds the lock.
         (None, None)
             if record.kind().is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
         {
@@ -86,7 +86,7 @@ pub fn claimable(record: &JobRecord, run: Option<&Run>, lock: &Lock) -> bool {
     !record.kind().takes_lock() || lock.holder == Some(record.parent.unwrap_or(record.id))
 }
 
-/// Whether multiadmin may close the job: nobody claims it, no run has ended, and it is not
+/// Whether multiadmin may close the job: no pooler claims it, no run has ended, and it is not
 /// closed yet. Checked again by the closing transaction.
 #[must_use]
 pub fn closable(record: &JobRecord, run: Option<&Run>, claimed: bool) -> bool {

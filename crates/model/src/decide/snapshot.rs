@@ -103,7 +103,7 @@ impl<'a> Snapshot<'a> {
                 Code::CellDown,
                 format!("PostgreSQL in cell {cell} is {}, not running{why}", status.state.as_str()),
             )
-            .hint("look at `cellar status`, mend the cell or name another one")
+            .hint("look at `cellar status`, repair the cell or name another one")
             .about("cell", cell)
             .about("database", database));
         }

@@ -12,7 +12,7 @@ pub struct Faults {
     pub warnings: Vec<String>,
 }
 
-/// Judges what was read: the files by their checksums, and the WAL by its gaps, of which pgBackRest's own report
+/// Reports what is wrong with what was read: the files by their checksums, and the WAL by its gaps, of which pgBackRest's own report
 /// (2.45) does not speak.
 #[must_use]
 pub fn faults(backups: &[Verified], archives: &[Verified], survey: &Survey) -> Faults {

@@ -151,7 +151,7 @@ impl AuditRecord {
 const MAX_MESSAGE_LENGTH: usize = 500;
 
 /// Newest records that etcd keeps.
-pub const AUDIT_KEPT: usize = 1000;
+pub const MAX_AUDIT_RECORDS: usize = 1000;
 
 /// Refusals among them when there are more records than are kept. Anybody with a certificate can cause any number of
 /// refusals, which must not push out the records of changes.
@@ -162,7 +162,7 @@ const MAX_REFUSALS: usize = 250;
 pub fn forgettable_audit<'a>(
     records: impl ExactSizeIterator<Item = &'a AuditRecord> + Clone,
 ) -> Vec<AuditId> {
-    let Some(surplus) = records.len().checked_sub(AUDIT_KEPT).filter(|surplus| *surplus > 0) else {
+    let Some(surplus) = records.len().checked_sub(MAX_AUDIT_RECORDS).filter(|surplus| *surplus > 0) else {
         return Vec::new();
     };
     let is_refusal = |record: &&AuditRecord| record.outcome == AuditOutcome::Refused;

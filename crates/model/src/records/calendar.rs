@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Longest text of a calendar's fields.
 const LONGEST: usize = 200;
 
-/// Beyond this nobody's calendar goes; sums of times stay far from where they would overflow (year 9999).
+/// The last second that a calendar is asked for (in the year 8307): sums of times stay far from where they would
+/// overflow (in the year 9999).
 const LAST: i64 = 200_000_000_000;
 
 /// Times of a calendar: the five fields of crontab(5), read in a time zone.

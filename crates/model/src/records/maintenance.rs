@@ -49,7 +49,7 @@ pub struct WalRange {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExpireResult {
-    /// Nothing was taken away.
+    /// Nothing was deleted.
     pub dry_run: bool,
     /// The backups that went, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,7 @@
 //! Schedules: work that multiadmin asks for by itself, at times of a calendar.
 //!
 //! What is due follows from the record and the clock alone ([`Schedule::turn`]), and the job of a due time has an id that
-//! follows from both: whoever leads, and however often it is decided, a due time has one job at most.
+//! follows from both: whichever multiadmin leads, and however often it decides, a due time has one job at most.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -16,15 +16,15 @@ use crate::types::json;
 use crate::types::json::timestamp_text;
 use crate::types::name::{CellName, DatabaseName, ScheduleName};
 
-/// How long after its time a run may still begin. What could not begin by then is missed: a backup of the night that
-/// begins at noon, when everybody works, is worse than none.
-pub const START_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+/// How long after its time a run may still begin. What could not begin by then is missed: a backup that is due at night
+/// must not begin at noon, when the load is highest.
+pub const MAX_START_DELAY: SignedDuration = SignedDuration::from_hours(1);
 
-/// How the names of runs' requests begin. Nobody else may use such a name, and take a run's place with it.
+/// How the request ids of runs begin. Callers may not use such an id, which would take the place of a run.
 pub const SCHEDULE_REQUESTS: &str = "schedule/";
 
 /// Cells that one schedule may name.
-pub const MOST_CELLS: usize = 16;
+pub const MAX_SCHEDULED_CELLS: usize = 16;
 
 /// A backup that a schedule asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,13 +138,14 @@ pub enum Turn {
 impl Schedule {
     /// What is to be done now.
     ///
-    /// Of several times that have passed the newest counts: whoever was away for a day does not back up twenty times.
+    /// Of several times that have passed the newest counts: after a day without a multiadmin there is one backup, not
+    /// twenty.
     #[must_use]
     pub fn turn(&self, now: Timestamp) -> Turn {
         if self.paused {
             return Turn::Rest;
         }
-        let recent = now.saturating_sub(START_WITHIN).unwrap_or(Timestamp::MIN);
+        let recent = now.saturating_sub(MAX_START_DELAY).unwrap_or(Timestamp::MIN);
         let mut due = None;
         let mut after = self.settled.max(recent);
         while let Some(next) = self.calendar.next(after).filter(|next| *next <= now) {

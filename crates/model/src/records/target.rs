@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_oneofs_in_json() {
+    fn target_is_a_oneof_in_json() {
         let json = |target: &Target| serde_json::to_string(target).unwrap();
         assert_eq!(json(&Target::Latest {}), r#"{"latest":{}}"#);
         assert_eq!(json(&Target::Xid(742)), r#"{"xid":"742"}"#);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_point_is_one_line() {
+    fn restore_point_is_one_line() {
         assert!("before the change".parse::<RestorePointName>().is_ok());
         assert!("it's".parse::<RestorePointName>().is_ok());
         for bad in ["", "a\nb", &"x".repeat(64)] {

@@ -1,7 +1,7 @@
 //! Who may call what.
 //!
 //! A certificate of the cluster's authority proves a name; what the name may do stands in one table here. A method
-//! that is not in it may be called by nobody. The same table says which methods change anything.
+//! that is not in it is refused. The same table says which methods change anything.
 
 use std::fmt;
 
@@ -135,7 +135,7 @@ const COMMON: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// What a method needs, by its path in HTTP/2. None for one that nobody may call.
+/// What a method needs, by its path in HTTP/2. None for one that is refused to everybody.
 #[must_use]
 pub fn needs(path: &str) -> Option<Needs> {
     if COMMON.iter().any(|service| path.starts_with(service)) {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_are_read_from_uris_of_this_cluster_only() {
+    fn only_uris_of_this_cluster_are_identities() {
         let parse = |uri: &str| Principal::parse(uri, &cluster());
         assert_eq!(parse("spiffe://demo/viewer/ci"), Some(Principal::Operator(OperatorRole::Viewer)));
         assert_eq!(parse("spiffe://demo/multiadmin/localhost"), Some(Principal::Multiadmin));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_role_may_what_the_lower_ones_may() {
+    fn each_role_may_do_what_the_lower_ones_may() {
         for (method, needs, _) in METHODS {
             let may = |role| allows(&Principal::Operator(role), *needs);
             assert!(!may(OperatorRole::Viewer) || may(OperatorRole::Operator), "{method}");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table_is_nobodys() {
+    fn method_that_is_not_in_the_table_is_refused() {
         for path in ["/cellar.v1.MultiAdmin/DropEverything", "", "/", "/cellar.v1.MultiAdmin/Backup/x"] {
             assert_eq!(needs(path), None, "{path}");
         }
@@ -214,7 +214,7 @@ mod tests {
 
     /// What only answers is called so, and is what a viewer or a peer may call.
     #[test]
-    fn the_table_agrees_with_the_methods_names_and_roles_on_what_mutates() {
+    fn methods_that_mutate_are_named_so_and_need_more_than_viewer() {
         for (path, needs, effect) in METHODS {
             let name = path.rsplit('/').next().unwrap();
             let reads = ["Get", "List", "Watch", "Tail", "Read"].iter().any(|verb| name.starts_with(verb));
@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_uri_is_survived(uri in ".{0,80}") {
+        fn any_uri_is_parsed_without_a_panic(uri in ".{0,80}") {
             let _ = Principal::parse(&uri, &cluster());
             let _ = Principal::parse(&format!("spiffe://demo/{uri}"), &cluster());
         }

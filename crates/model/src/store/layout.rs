@@ -224,7 +224,7 @@ impl CellLayout {
         self.root.join(format!("pg_data.before-{job}"))
     }
 
-    /// What a job needs while it runs and nobody afterwards: sockets, locks and spool of a private instance.
+    /// What a job needs only while it runs: sockets, locks and spool of a private instance.
     ///
     /// The name is as long as that of [`CellLayout::sockets`], so that a socket fits here if it fits there.
     #[must_use]
@@ -275,7 +275,7 @@ impl CellLayout {
         self.root.join("tls")
     }
 
-    /// What the pooler must know and nobody else; 0700.
+    /// Secrets of the pooler; 0700.
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.root.join("secrets")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CellName, Code, Expected, Pooler, RECONNECT, Refusal, Role,
+    BackupParams, BackupSource, CellName, Code, Expected, Pooler, RECONNECT_TIMEOUT, Refusal, Role,
     check_primary_source, check_standby_source,
 };
 use cellar_postgres::{InstanceFacts, Probe};
@@ -22,7 +22,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// knows of the primary is outdated.
 const MAX_PRIMARY_SILENCE: Duration = Duration::from_secs(30);
 
-/// Checks the source, and repeats that for up to [`RECONNECT`] while a primary that has just started again is being
+/// Checks the source, and repeats that for up to [`RECONNECT_TIMEOUT`] while a primary that has just started again is being
 /// found by its standbys.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub(super) async fn wait_for_source(
             Err(refusal) => refusal,
         };
         let may_pass_soon = matches!(refusal.code, Code::NoPrimary | Code::WrongPrimary);
-        if !may_pass_soon || begun.elapsed() >= RECONNECT {
+        if !may_pass_soon || begun.elapsed() >= RECONNECT_TIMEOUT {
             return Err(refusal.into());
         }
         tracing::debug!(%refusal, "checking the source again");

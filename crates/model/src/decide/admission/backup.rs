@@ -42,7 +42,11 @@ pub fn plan_backup(
         let names: Vec<&str> = others.iter().map(CellName::as_str).collect();
         return Err(Refusal::new(
             Code::TwoPrimaries,
-            format!("{} is recorded as primary of {db}, but {} says so too", leader.cell, names.join(", ")),
+            format!(
+                "{} is recorded as primary of {db}, but {} is a primary too",
+                leader.cell,
+                names.join(", ")
+            ),
         )
         .hint("stop or rebuild the one that should not be, then ask again")
         .about("cell", cell)
@@ -66,10 +70,8 @@ pub fn plan_backup(
                     .about("database", db)
             })?;
             if !status.streams_from(&leader.cell) {
-                let from = status
-                    .streams_from
-                    .as_ref()
-                    .map_or("nobody that is known".to_owned(), ToString::to_string);
+                let from =
+                    status.streams_from.as_ref().map_or("no known cell".to_owned(), ToString::to_string);
                 return Err(Refusal::new(
                     Code::WrongPrimary,
                     format!(
@@ -77,7 +79,7 @@ pub fn plan_backup(
                         leader.cell
                     ),
                 )
-                .hint("look at its replication with `cellar status`; a rebuild mends it (`cellar rebuild`)")
+                .hint("look at its replication with `cellar status`; if it does not come back, rebuild it (`cellar rebuild`)")
                 .about("cell", cell)
                 .about("database", db));
             }
@@ -115,7 +117,7 @@ pub fn plan_rebuild(
     };
     snapshot.answering(db, &leader.cell).map_err(|refusal| {
         Refusal::new(Code::NoPrimary, format!("the primary of {db} does not answer: {refusal}"))
-            .hint("a rebuilt standby has nobody to stream from; mend the primary first")
+            .hint("a rebuilt standby needs a primary to stream from; repair the primary first")
             .about("database", db)
     })?;
     Ok(request.record(JobSpec::Rebuild(RebuildParams::default()), db, cell, id, now))

@@ -49,7 +49,7 @@ pub fn plan_expire(
             Code::RestoreOpen,
             format!("restore {restore} of {db} is neither confirmed nor rolled back, and a rollback needs the backups from before it"),
         )
-        .hint(format!("`cellar restore confirm {restore}` or `cellar restore rollback {restore}` first; --dry-run shows what would go"))
+        .hint(format!("`cellar restore confirm {restore}` or `cellar restore rollback {restore}` first; --dry-run shows what would be deleted"))
         .about("job", restore)
         .about("database", db));
     }
@@ -93,7 +93,7 @@ pub fn plan_check(
     let leader = snapshot.leader(db)?;
     snapshot.answering(db, &leader.cell).map_err(|refusal| {
         Refusal::new(Code::NoPrimary, format!("the primary of {db} does not answer: {refusal}"))
-            .hint("only a primary archives; mend it first (`cellar status`)")
+            .hint("only a primary archives; repair it first (`cellar status`)")
             .about("database", db)
     })?;
     Ok(request.record(JobSpec::Check, db, &leader.cell, id, now))

@@ -43,7 +43,7 @@ pub fn plan_restore(
     if let Some(other) = others.first() {
         return Err(Refusal::new(
             Code::TwoPrimaries,
-            format!("{} is recorded as primary of {db}, but {other} says so too", leader.cell),
+            format!("{} is recorded as primary of {db}, but {other} is a primary too", leader.cell),
         )
         .hint(format!("make it a standby first: `cellar rebuild {other}`"))
         .about("cell", other)
@@ -56,7 +56,7 @@ pub fn plan_restore(
         return Err(Refusal::new(
             Code::CellDown,
             format!(
-                "the multipooler of the primary in {} does not report, but its PostgreSQL runs: {} streams from it. Nobody could keep it from taking writes",
+                "the multipooler of the primary in {} does not report, but its PostgreSQL runs: {} streams from it. It cannot be fenced",
                 leader.cell, follower.cell
             ),
         )

@@ -26,7 +26,7 @@ impl DrivenJob for Confirm {
     }
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {
-        // First of all nobody may roll back to what is being deleted.
+        // First: from now on no rollback may use what is being deleted.
         if scene.incarnation.job == Some(self.restore) && scene.incarnation.kept_in.is_some() {
             return Decision::Write(Incarnation { kept_in: None, ..scene.incarnation.clone() });
         }

@@ -68,7 +68,7 @@ fn refused(survey: &Survey, target: &Target) -> Refusal {
 }
 
 #[test]
-fn the_newest_backup_before_the_target_is_taken() {
+fn newest_backup_before_the_target_is_chosen() {
     let survey = survey();
     assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101502F");
     assert_eq!(chosen(&survey, &Target::Time(at(550))), ("20260301-101501F".into(), 4), "segments 2 to 5");
@@ -87,7 +87,7 @@ fn the_newest_backup_before_the_target_is_taken() {
 }
 
 #[test]
-fn a_name_and_a_transaction_need_a_backup_before_them() {
+fn name_and_transaction_need_a_backup_before_them() {
     let survey = survey();
     let found = Found { lsn: Lsn::new(5 * SEG + 40), record: "RESTORE_POINT x".into() };
     let name = Target::Name("x".parse().unwrap());
@@ -100,7 +100,7 @@ fn a_name_and_a_transaction_need_a_backup_before_them() {
 }
 
 #[test]
-fn what_cannot_be_reached_is_refused_with_what_can() {
+fn unreachable_target_is_refused_with_the_nearest_reachable() {
     let survey = survey();
     let future = refused(&survey, &Target::Time(at(5000)));
     assert!(future.message.contains("future") && future.hint.contains("--latest"), "{future:?}");
@@ -123,7 +123,7 @@ fn what_cannot_be_reached_is_refused_with_what_can() {
 }
 
 #[test]
-fn a_gap_on_the_way_is_named_and_one_behind_the_target_is_not_in_the_way() {
+fn gap_before_the_target_is_refused_and_one_after_it_is_not() {
     let mut survey = survey();
     survey.archive.segments.get_mut(&tl(1)).unwrap().remove(&8);
     let refusal = refused(&survey, &Target::Latest {});
@@ -137,7 +137,7 @@ fn a_gap_on_the_way_is_named_and_one_behind_the_target_is_not_in_the_way() {
 
 /// Restored to segment 4 of timeline 1 at 2000 s: the second backup was left behind.
 #[test]
-fn a_backup_that_was_left_behind_leads_nowhere_on_the_new_timeline() {
+fn backup_after_the_branch_is_not_used_for_the_new_timeline() {
     let mut survey = survey();
     survey
         .histories
@@ -170,7 +170,7 @@ fn a_backup_that_was_left_behind_leads_nowhere_on_the_new_timeline() {
 
 /// Restored to segment 4 of timeline 1 at 2000 s, and at 3000 s to segment 6 of timeline 1 once more.
 #[test]
-fn the_timeline_of_a_time_is_named_whatever_was_archived_first() {
+fn warning_names_the_timeline_that_was_written_at_the_time() {
     let mut survey = survey();
     for (number, left, begun) in [(2, 4 * SEG + 77, 2000), (3, 6 * SEG + 0x200, 3000)] {
         let left = Ancestor { timeline: tl(1), left_at: Lsn::new(left) };
@@ -194,7 +194,7 @@ fn the_timeline_of_a_time_is_named_whatever_was_archived_first() {
 }
 
 #[test]
-fn another_databases_backup_is_refused() {
+fn backup_of_another_database_is_refused() {
     let mut survey = survey();
     survey.backups[1].system_identifier = Some(SystemIdentifier::new(8));
     assert_eq!(refused(&survey, &Target::Latest {}).code, Code::WrongInstance);

@@ -94,7 +94,7 @@ proptest! {
         let forgotten = forgettable_audit(records.iter());
         prop_assert!(forgotten.iter().all(|id| Some(*id) != newest));
         records.retain(|record| !forgotten.contains(&record.id));
-        prop_assert_eq!(records.len(), before.min(AUDIT_KEPT));
+        prop_assert_eq!(records.len(), before.min(MAX_AUDIT_RECORDS));
         prop_assert_eq!(before - records.len(), forgotten.len(), "each is named once");
     }
 

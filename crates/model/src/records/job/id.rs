@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::types::name::DatabaseName;
 
-/// Identifies a job for ever.
+/// Identifies a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(Uuid);
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_request_is_one_job() {
+    fn request_id_gives_one_job_id() {
         let db: DatabaseName = "app".parse().unwrap();
         let other: DatabaseName = "web".parse().unwrap();
         let request: RequestId = "nightly-1".parse().unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn id_has_one_spelling() {
         let id = JobId::new(Uuid::from_u128(0xdead_beef));
         let text = id.to_string();
         assert_eq!(text.parse::<JobId>().unwrap(), id);

@@ -14,7 +14,7 @@ use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
 
-/// A wish to end a job early.
+/// A request to end a job early.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CancelRequest {
@@ -25,7 +25,7 @@ pub struct CancelRequest {
     pub time: Timestamp,
 }
 
-/// multiadmin's last word on a job whose pooler cannot have one any more, or that multiadmin drives.
+/// How multiadmin ended a job that it drives, or whose pooler cannot end it any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Closure {
@@ -78,7 +78,7 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
-    /// A job that nobody has asked to end and that is not a step; `create_time` is cut to what etcd keeps.
+    /// A new job: not a step, not canceled, not closed. `create_time` is cut to milliseconds.
     #[must_use]
     pub fn new(
         id: JobId,

@@ -12,7 +12,7 @@ use crate::types::name::{CellName, DatabaseName};
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum JobState {
-    /// Nobody has begun.
+    /// No pooler has begun it.
     #[serde(rename = "JOB_STATE_PENDING")]
     Pending,
     /// A living pooler works on it.
@@ -27,7 +27,7 @@ pub enum JobState {
     /// Ended early because somebody asked.
     #[serde(rename = "JOB_STATE_CANCELED")]
     Canceled,
-    /// Never stored: the run says RUNNING and nobody claims it.
+    /// Never stored: the run says RUNNING and no pooler claims it.
     #[serde(rename = "JOB_STATE_LOST")]
     Lost,
 }

@@ -75,7 +75,7 @@ fn each_local_time_comes_once() {
 }
 
 #[test]
-fn what_is_no_calendar_is_refused() {
+fn bad_calendar_is_refused() {
     for bad in [
         "",
         "* * * *",
@@ -102,7 +102,7 @@ fn what_is_no_calendar_is_refused() {
 }
 
 #[test]
-fn a_run_begins_at_its_time_and_not_long_after() {
+fn run_begins_at_its_time_and_not_long_after() {
     let nightly = schedule("30 1 * * *", "2026-03-01T12:00:00Z");
     let due = time("2026-03-02T01:30:00Z");
     for (now, turn) in [
@@ -132,7 +132,7 @@ fn of_many_times_that_passed_the_newest_counts() {
 }
 
 #[test]
-fn a_due_time_has_one_request() {
+fn due_time_has_one_request_id() {
     let nightly = schedule("30 1 * * *", "2026-03-01T12:00:00Z");
     let id = nightly.request_id(time("2026-03-02T01:30:00Z")).unwrap();
     assert_eq!(id.to_string(), "schedule/nightly/2026-03-02T01:30:00Z");
@@ -155,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn the_next_time_is_later_and_none_lies_between(after in 1_700_000_000_i64..1_900_000_000, minute in 0..60, hour in 0..24) {
+    fn next_time_is_later_and_none_lies_between(after in 1_700_000_000_i64..1_900_000_000, minute in 0..60, hour in 0..24) {
         let daily = calendar(&format!("{minute} {hour} * * *"), "America/New_York");
         let after = Timestamp::from_second(after).unwrap();
         let next = daily.next(after).unwrap();
