@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, JobSpec, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
-    Turn, recordable,
+    JobRequest, JobSpec, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleAction, ScheduleName, ScheduledRun,
+    ScheduledWork, recordable,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
@@ -57,8 +57,8 @@ impl Scheduler {
     async fn start_due_runs(&mut self, now: Timestamp) {
         for (schedule, revision) in self.schedules() {
             match schedule.turn(now) {
-                Turn::Rest => {}
-                Turn::Begin(due) => {
+                ScheduleAction::Rest => {}
+                ScheduleAction::Begin(due) => {
                     let key = (schedule.database.clone(), schedule.name.clone());
                     let waits = |(of, at): &(Timestamp, Instant)| *of == due && at.elapsed() < RETRY_INTERVAL;
                     if self.refused.get(&key).is_some_and(waits) {
@@ -76,7 +76,7 @@ impl Scheduler {
                     };
                     self.record_run(&schedule, revision, run).await;
                 }
-                Turn::Missed(due) => {
+                ScheduleAction::Missed(due) => {
                     let error = missed(&schedule, due);
                     tracing::error!(schedule = %schedule.name, %due, error.message, "a scheduled run was missed");
                     self.record_run(&schedule, revision, ScheduledRun { due, job: None, error: Some(error) })
@@ -177,7 +177,7 @@ impl Scheduler {
             .last
             .as_ref()
             .is_some_and(|last| (last.due, last.job, code(last)) == (run.due, run.job, code(&run)));
-        let open = run.job.is_none() && schedule.turn(clock::now()) == Turn::Begin(run.due);
+        let open = run.job.is_none() && schedule.turn(clock::now()) == ScheduleAction::Begin(run.due);
         if known && open {
             return;
         }

@@ -7,7 +7,7 @@ use cellar_admin::{Admin, Leading, Scheduler};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::v1::scheduled_work::Work;
-use cellar_model::{AuditOutcome, Code, JobId, JobState, Key, Schedule, ScheduleName, Turn};
+use cellar_model::{AuditOutcome, Code, JobId, JobState, Key, Schedule, ScheduleAction, ScheduleName};
 use jiff::{SignedDuration, Timestamp};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
@@ -264,7 +264,7 @@ async fn request_ids_of_schedules_are_refused_in_requests() {
     put(&admin, often(backup_from(&[3]))).await.unwrap();
     age(&world, MINUTES).await;
     let due = match stored(&world).await.turn(Timestamp::now()) {
-        Turn::Begin(due) => due,
+        ScheduleAction::Begin(due) => due,
         other => panic!("{other:?}"),
     };
     let id = stored(&world).await.request_id(due).unwrap().to_string();

@@ -52,8 +52,8 @@ pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
-    MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduledBackup, ScheduledDrill,
-    ScheduledRun, ScheduledWork, Turn,
+    MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduleAction, ScheduledBackup,
+    ScheduledDrill, ScheduledRun, ScheduledWork,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
 pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};

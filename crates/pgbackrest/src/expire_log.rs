@@ -1,4 +1,4 @@
-//! What `pgbackrest expire` says that it takes away, or with `--dry-run` would.
+//! What `pgbackrest expire` says that it deletes, or with `--dry-run` would.
 
 use cellar_model::{BackupLabel, WalRange};
 

@@ -53,7 +53,7 @@ fn remove_foreign_lock_files(data_directory: &Path, settings: &Settings) -> Resu
 /// state says so. `log` is appended to; its directory must exist.
 ///
 /// # Errors
-/// When the server ended again, with the last lines of its log, or processes of a dead one are in the way.
+/// When the server ended again, with the last lines of its log, or processes of a dead one still hold the directory.
 pub async fn start(
     tools: &Tools,
     data_directory: &Path,

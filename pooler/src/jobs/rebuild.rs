@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let hold = Hold::take(agent);
     let data = PathBuf::from(&card.data_directory);
     stop_old_instance(context, &data).await?;
-    if let Some(restore) = params.put_back
+    if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
     {
         drop(hold);

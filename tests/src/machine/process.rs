@@ -135,13 +135,13 @@ fn kib_of_status(pid: i32, field: &str) -> u32 {
 #[track_caller]
 pub fn cpu_time(pid: i32) -> Duration {
     /// Milliseconds of a tick: Linux shows 100 a second, whatever the kernel counts in.
-    const TICK: u64 = 10;
+    const CLOCK_TICK_MILLIS: u64 = 10;
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // utime and stime: the 12th and 13th after the program's name, which may hold anything.
     let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     assert_eq!(ticks.len(), 2, "process {pid} is gone");
-    Duration::from_millis(ticks.iter().sum::<u64>() * TICK)
+    Duration::from_millis(ticks.iter().sum::<u64>() * CLOCK_TICK_MILLIS)
 }
 
 /// Sends a signal; a process that is gone is fine.

@@ -79,9 +79,9 @@ fn what_fails_before_the_point_of_no_return_changes_nothing() {
 
     // A file of the backup is damaged in the repo.
     let repo = cluster.directory().join("repo");
-    let (size, victim) = largest(&repo.join("backup/app").join(&backup).join("pg_data/base"));
-    assert!(size > 100_000, "{} has {size} bytes", victim.display());
-    let file = File::options().read(true).write(true).open(&victim).expect("the repo is ours");
+    let (size, damaged_file) = largest(&repo.join("backup/app").join(&backup).join("pg_data/base"));
+    assert!(size > 100_000, "{} has {size} bytes", damaged_file.display());
+    let file = File::options().read(true).write(true).open(&damaged_file).expect("the repo is ours");
     let mut good = [0; 512];
     file.read_exact_at(&mut good, size / 2).expect("a large file");
     file.write_all_at(&good.map(|byte| !byte), size / 2).expect("a large file");

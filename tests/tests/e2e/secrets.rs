@@ -14,7 +14,7 @@ use cellar_tests::{Cluster, Finished, eventually, kill_hard, postgres_user, run,
 use tempfile::TempDir;
 
 /// How often every process is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where a passphrase may lie in a cell; configs of jobs besides.
 const HOMES: [&str; 3] = ["secrets/repo-cipher-pass", "pgbackrest.conf", "jobs/bootstrap.conf"];
@@ -116,7 +116,7 @@ impl Watch {
         let needle = needle.to_owned();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
-            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 seen.in_arguments.extend(processes_showing("cmdline", &needle));
                 seen.in_environment.extend(processes_showing("environ", &needle));
                 seen.rounds += 1;

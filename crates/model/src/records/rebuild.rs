@@ -14,8 +14,8 @@ pub struct RebuildParams {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub keep_for: Option<JobId>,
     /// Put back what was kept for this restore, if it is there and can follow the primary.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub put_back: Option<JobId>,
+    #[serde(rename = "putBack", skip_serializing_if = "Option::is_none", default)]
+    pub reinstate: Option<JobId>,
 }
 
 /// What a rebuild did.

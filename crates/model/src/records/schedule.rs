@@ -126,7 +126,7 @@ pub struct Schedule {
 
 /// What a schedule wants at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum ScheduleAction {
     /// Nothing.
     Rest,
     /// The run of this time is to begin.
@@ -141,9 +141,9 @@ impl Schedule {
     /// Of several times that have passed the newest counts: after a day without a multiadmin there is one backup, not
     /// twenty.
     #[must_use]
-    pub fn turn(&self, now: Timestamp) -> Turn {
+    pub fn turn(&self, now: Timestamp) -> ScheduleAction {
         if self.paused {
-            return Turn::Rest;
+            return ScheduleAction::Rest;
         }
         let recent = now.saturating_sub(MAX_START_DELAY).unwrap_or(Timestamp::MIN);
         let mut due = None;
@@ -153,9 +153,9 @@ impl Schedule {
             after = next;
         }
         match (due, self.calendar.next(self.settled)) {
-            (Some(due), _) => Turn::Begin(due),
-            (None, Some(missed)) if missed <= now => Turn::Missed(missed),
-            _ => Turn::Rest,
+            (Some(due), _) => ScheduleAction::Begin(due),
+            (None, Some(missed)) if missed <= now => ScheduleAction::Missed(missed),
+            _ => ScheduleAction::Rest,
         }
     }
 

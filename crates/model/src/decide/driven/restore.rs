@@ -58,7 +58,7 @@ impl DrivenJob for Restore<'_> {
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {
         let keep_for = self.keeps_old_data().then_some(scene.job.id);
-        let rebuild = RebuildParams { keep_for, put_back: None };
+        let rebuild = RebuildParams { keep_for, reinstate: None };
         replacement::take_into_use(scene, rebuild).unwrap_or_else(|| replacement::succeeded(scene))
     }
 

@@ -44,7 +44,7 @@ impl DrivenJob for Rollback {
     }
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {
-        let rebuild = RebuildParams { keep_for: None, put_back: Some(self.restore) };
+        let rebuild = RebuildParams { keep_for: None, reinstate: Some(self.restore) };
         replacement::take_into_use(scene, rebuild)
             .or_else(|| scene.discard(self.restore))
             .unwrap_or_else(|| replacement::succeeded(scene))

@@ -106,29 +106,29 @@ fn run_begins_at_its_time_and_not_long_after() {
     let nightly = schedule("30 1 * * *", "2026-03-01T12:00:00Z");
     let due = time("2026-03-02T01:30:00Z");
     for (now, turn) in [
-        ("2026-03-01T11:00:00Z", Turn::Rest),
-        ("2026-03-02T01:29:59Z", Turn::Rest),
-        ("2026-03-02T01:30:00Z", Turn::Begin(due)),
-        ("2026-03-02T02:29:59Z", Turn::Begin(due)),
-        ("2026-03-02T02:30:01Z", Turn::Missed(due)),
-        ("2026-03-09T01:00:00Z", Turn::Missed(due)),
-        ("2026-03-09T01:31:00Z", Turn::Begin(time("2026-03-09T01:30:00Z"))),
+        ("2026-03-01T11:00:00Z", ScheduleAction::Rest),
+        ("2026-03-02T01:29:59Z", ScheduleAction::Rest),
+        ("2026-03-02T01:30:00Z", ScheduleAction::Begin(due)),
+        ("2026-03-02T02:29:59Z", ScheduleAction::Begin(due)),
+        ("2026-03-02T02:30:01Z", ScheduleAction::Missed(due)),
+        ("2026-03-09T01:00:00Z", ScheduleAction::Missed(due)),
+        ("2026-03-09T01:31:00Z", ScheduleAction::Begin(time("2026-03-09T01:30:00Z"))),
     ] {
         assert_eq!(nightly.turn(time(now)), turn, "{now}");
     }
     let settled = Schedule { settled: due, ..nightly.clone() };
-    assert_eq!(settled.turn(time("2026-03-02T02:00:00Z")), Turn::Rest);
+    assert_eq!(settled.turn(time("2026-03-02T02:00:00Z")), ScheduleAction::Rest);
     assert_eq!(settled.next(time("2026-03-02T02:00:00Z")), Some(time("2026-03-03T01:30:00Z")));
     let paused = Schedule { paused: true, ..nightly };
-    assert_eq!(paused.turn(due), Turn::Rest);
+    assert_eq!(paused.turn(due), ScheduleAction::Rest);
     assert_eq!(paused.next(due), None);
 }
 
 #[test]
 fn of_many_times_that_passed_the_newest_counts() {
     let often = schedule("*/10 * * * *", "2026-03-01T12:00:00Z");
-    assert_eq!(often.turn(time("2026-03-01T12:39:00Z")), Turn::Begin(time("2026-03-01T12:30:00Z")));
-    assert_eq!(often.turn(time("2026-03-05T12:39:00Z")), Turn::Begin(time("2026-03-05T12:30:00Z")));
+    assert_eq!(often.turn(time("2026-03-01T12:39:00Z")), ScheduleAction::Begin(time("2026-03-01T12:30:00Z")));
+    assert_eq!(often.turn(time("2026-03-05T12:39:00Z")), ScheduleAction::Begin(time("2026-03-05T12:30:00Z")));
 }
 
 #[test]
@@ -148,9 +148,9 @@ proptest! {
         let at = |n: i64| Timestamp::from_second(n % 253_402_000_000).unwrap();
         let subject = Schedule { calendar, settled: at(settled), ..schedule("* * * * *", "2026-03-01T12:00:00Z") };
         match subject.turn(at(now)) {
-            Turn::Begin(due) => prop_assert!(due <= at(now) && due > subject.settled),
-            Turn::Missed(due) => prop_assert!(due <= at(now) && due > subject.settled),
-            Turn::Rest => {}
+            ScheduleAction::Begin(due) => prop_assert!(due <= at(now) && due > subject.settled),
+            ScheduleAction::Missed(due) => prop_assert!(due <= at(now) && due > subject.settled),
+            ScheduleAction::Rest => {}
         }
     }
 

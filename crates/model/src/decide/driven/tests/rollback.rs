@@ -11,7 +11,7 @@ fn rollback_reinstates_the_old_data_and_deletes_what_is_left_of_it() {
         match &step.record.spec {
             JobSpec::Recover(params) => assert_eq!(params.kept, world.job.spec.subject()),
             JobSpec::Rebuild(params) => {
-                assert_eq!((params.keep_for, params.put_back), (None, world.job.spec.subject()));
+                assert_eq!((params.keep_for, params.reinstate), (None, world.job.spec.subject()));
             }
             spec => assert!(
                 !matches!(spec, JobSpec::Discard(restore) if Some(*restore) != world.job.spec.subject())
