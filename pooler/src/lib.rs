@@ -3,15 +3,15 @@
 //! Its loops are level-triggered: each looks at the present state, compares it with the wanted state, and acts. Each
 //! may be killed at any point.
 //!
-//! - [`instance::supervisor`] creates, starts and watches PostgreSQL. A pure function, [`instance::next_step`], decides
+//! - `instance::supervisor` creates, starts and watches PostgreSQL. A pure function, `instance::next_step`, decides
 //!   what to do.
-//! - [`jobs::worker`] runs the jobs addressed to this cell: one that takes the database's lock and one that only reads
+//! - `jobs::worker` runs the jobs addressed to this cell: one that takes the database's lock and one that only reads
 //!   at the same time.
-//! - [`services::reporter`] writes the status into etcd, bound to this process's lease.
-//! - [`services::server`] answers gRPC.
-//! - [`services::pgbackrest_server`] runs `pgbackrest server`, through which the backups of other cells read from this
+//! - `services::reporter` writes the status into etcd, bound to this process's lease.
+//! - `services::server` answers gRPC.
+//! - `services::pgbackrest_server` runs `pgbackrest server`, through which the backups of other cells read from this
 //!   one when it is the primary.
-//! - [`services::certificates`] puts new certificates and revocations into use.
+//! - `services::certificates` puts new certificates and revocations into use.
 
 mod agent;
 mod arguments;

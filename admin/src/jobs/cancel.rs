@@ -1,6 +1,6 @@
 //! Canceling a job.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, timestamp_ms};
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 
@@ -31,8 +31,10 @@ impl Admin {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
             let kind = job.record.kind();
+            // To end a step is to end the job that it is a step of, and only administrators start those.
+            let role = if job.record.parent.is_some() { OperatorRole::Admin } else { kind.role() };
             caller
-                .check_role(kind.role(), &format!("cancel a {kind}"))
+                .check_role(role, &format!("cancel a {kind}"))
                 .map_err(|refusal| refusal.about("job", id))?;
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
@@ -49,7 +51,7 @@ impl Admin {
             let transaction = if job.state == JobState::Pending && !stored.claimed {
                 let record =
                     closed(&record, JobState::Canceled, canceled_before_it_began(&caller.identity), now);
-                close(self.store.transaction(), &record, stored.job.revision, stored.run_revision())
+                close(self.store.transaction(), &record, stored.closure_guards())
             } else {
                 self.store
                     .transaction()

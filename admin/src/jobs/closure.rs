@@ -4,7 +4,7 @@
 //! and a closure by all three records. So exactly one outcome is recorded, even when
 //! a pooler and multiadmin write at the same time.
 
-use cellar_model::{Closure, Code, JobError, JobOutcome, JobRecord, JobState};
+use cellar_model::{Closure, Code, JobError, JobOutcome, JobRecord, JobState, Key};
 use cellar_topology::Transaction;
 use jiff::Timestamp;
 
@@ -27,18 +27,34 @@ pub(crate) fn ended(
     JobRecord { closure: Some(Closure { state, time, error, result }), ..record.clone() }
 }
 
+/// What a decision to close a job stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClosureGuards {
+    /// The revision of the job's record.
+    pub(crate) job: i64,
+    /// The revision of its run, 0 for none.
+    pub(crate) run: i64,
+    /// The revision of its database's lock, 0 for none. A job that multiadmin drives has neither run nor claim: it has
+    /// begun when it holds the lock.
+    pub(crate) lock: i64,
+}
+
 /// Adds the guards and the write that replace a job's record by a closed one.
 pub(crate) fn close<'a>(
     transaction: Transaction<'a>,
     record: &JobRecord,
-    job_revision: i64,
-    run_revision: i64,
+    guards: ClosureGuards,
 ) -> Transaction<'a> {
-    transaction
-        .expect(&job_key(record), job_revision)
-        .expect(&run_key(record), run_revision)
+    let transaction = transaction
+        .expect(&job_key(record), guards.job)
+        .expect(&run_key(record), guards.run)
         .expect_absent(&claim_key(record))
-        .put(&job_key(record), record)
+        .put(&job_key(record), record);
+    if record.kind().is_driven() {
+        transaction.expect(&Key::Lock(record.database.clone()), guards.lock)
+    } else {
+        transaction
+    }
 }
 
 /// The error of a job that was canceled before any pooler began it.

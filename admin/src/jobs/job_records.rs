@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
+use crate::jobs::closure::ClosureGuards;
 use crate::jobs::stage::{claim_key, run_key};
 
 /// Databases searched at once for a job that the view does not have.
@@ -18,6 +19,8 @@ pub(crate) struct JobRecords {
     pub(crate) run: Option<Versioned<Run>>,
     pub(crate) claimed: bool,
     pub(crate) lock: Option<Lock>,
+    /// The revision of the lock's record, readable or not; 0 when there is none.
+    pub(crate) lock_revision: i64,
 }
 
 impl JobRecords {
@@ -36,12 +39,10 @@ impl JobRecords {
         let run = store.get::<Run>(&run_key(&job.record)).await?;
         // A claim that came between the two reads would look like a job that is lost.
         let claimed = claimed || run.is_some() && store.kv().get(&claim).await?.is_some();
-        let lock = match store.get::<Lock>(&Key::Lock(database.clone())).await {
-            Ok(lock) => lock.map(|lock| lock.record),
-            Err(StoreError::Corrupt { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Some(Self { job, run, claimed, lock }))
+        let lock = store.kv().get(&store.keys().path(&Key::Lock(database.clone()))).await?;
+        let lock_revision = lock.as_ref().map_or(0, |lock| lock.revision);
+        let lock = lock.and_then(|lock| serde_json::from_slice(&lock.value).ok());
+        Ok(Some(Self { job, run, claimed, lock, lock_revision }))
     }
 
     pub(crate) fn record(&self) -> &JobRecord {
@@ -51,6 +52,11 @@ impl JobRecords {
     /// The revision of the run, 0 when there is none.
     pub(crate) fn run_revision(&self) -> i64 {
         self.run.as_ref().map_or(0, |run| run.revision)
+    }
+
+    /// What a closure of the job as it is here stands on.
+    pub(crate) fn closure_guards(&self) -> ClosureGuards {
+        ClosureGuards { job: self.job.revision, run: self.run_revision(), lock: self.lock_revision }
     }
 
     /// The job as the API shows it.

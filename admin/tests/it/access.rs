@@ -4,7 +4,8 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::access::Effect;
 use cellar_model::{
-    AuditOutcome, Code, JobKind, Key, Leader, PgbackrestName, Principal, SystemIdentifier, Timeline, access,
+    AuditOutcome, Code, JobKind, JobRecord, Key, Leader, PgbackrestName, Principal, SystemIdentifier,
+    Timeline, access,
 };
 use cellar_tls::{LeafRequest, OperatorRole};
 use tonic::Request;
@@ -124,13 +125,24 @@ async fn an_operator_cannot_cancel_a_restore() {
     let mut ann = server.ann().await;
     let target = v1::restore_target::Target::Latest(v1::LatestTarget {});
     let request = v1::RestoreDatabaseRequest {
-        target: Some(v1::RestoreTarget { target: Some(target) }),
+        target: Some(v1::RestoreTarget { target: Some(target.clone()) }),
         ..Default::default()
     };
     let job = ann.restore_database(request).await.unwrap().into_inner();
     let operator = LeafRequest::operator(&cluster(), OperatorRole::Operator, "ci").unwrap();
     let mut ci = MultiAdminClient::new(server.connect_as(&operator).await);
     let status = ci.cancel_job(v1::CancelJobRequest { id: job.id.clone() }).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
+    // Nor through one of its steps, of whatever kind.
+    let plan = v1::RestoreDatabaseRequest {
+        target: Some(v1::RestoreTarget { target: Some(target) }),
+        ..Default::default()
+    };
+    let step = ci.plan_restore(plan).await.unwrap().into_inner();
+    let record = world.job(&step.id.parse().unwrap()).await.unwrap();
+    let record = JobRecord { parent: Some(job.id.parse().unwrap()), ..record };
+    world.put(&Key::Job(db(), record.id), &record).await;
+    let status = ci.cancel_job(v1::CancelJobRequest { id: step.id }).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
     let canceled = ann.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap().into_inner();
     assert!(canceled.cancel.is_some());

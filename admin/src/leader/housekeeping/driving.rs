@@ -37,6 +37,9 @@ fn advance(view: &View, record: &JobRecord, now: Timestamp) -> Option<Action> {
         incarnation: &incarnation,
         leader: view.leaders.get(database),
         alive: &alive,
+        primary_is_followed: view.leaders.get(database).is_some_and(|leader| {
+            view.status.iter().any(|((db, _), status)| db == database && status.streams_from(&leader.cell))
+        }),
         members: &members,
         now,
     });

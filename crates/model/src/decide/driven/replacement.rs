@@ -51,9 +51,27 @@ pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
     let must_be_fenced =
         |cell: &CellName| *cell == job.cell || scene.leader.is_some_and(|leader| leader.cell == *cell);
     let mut failed = scene.of_kind(JobKind::Fence).filter(|step| step.state != JobState::Succeeded);
-    match failed.find(|step| must_be_fenced(&step.record.cell)) {
-        Some(step) => Err(error_of(step)),
-        None => Ok(None),
+    if let Some(step) = failed.find(|step| must_be_fenced(&step.record.cell)) {
+        return Err(error_of(step));
+    }
+    match scene.leader.filter(|leader| !scene.succeeded_in(JobKind::Fence, &leader.cell)) {
+        // Its multipooler was away when all were asked, and is back.
+        Some(leader) if scene.alive.contains(&leader.cell) => {
+            Ok(scene.begin_in(&JobSpec::Fence, std::iter::once(&leader.cell)))
+        }
+        // What it acknowledges from now on would be in no copy.
+        Some(leader) if scene.primary_is_followed => Err(failure(
+            Code::CellDown,
+            format!(
+                "the primary in {} could not be fenced: its multipooler does not answer, and its PostgreSQL runs",
+                leader.cell
+            ),
+            &format!(
+                "start the multipooler of {} (`cellar up` on a local cluster), or stop its PostgreSQL; then ask again",
+                leader.cell
+            ),
+        )),
+        _ => Ok(None),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::decide::driven::driven_job::DrivenJob;
 use crate::decide::driven::replacement;
-use crate::decide::driven::scene::{Decision, Scene};
+use crate::decide::driven::scene::{Decision, Scene, failure};
 use crate::records::job::id::JobId;
 use crate::records::job::run::JobError;
 use crate::records::rebuild::RebuildParams;
 use crate::records::recovery::RecoverParams;
 use crate::records::target::Target;
+use crate::types::code::Code;
 
 /// A rollback: fence, recover from the old data that the restore kept, take that into use, and delete what is left of
 /// the old data. It makes an incarnation of its own and keeps nothing.
@@ -37,6 +38,20 @@ impl DrivenJob for Rollback {
     }
 
     fn prepare(&self, scene: &Scene<'_>) -> Result<Decision, JobError> {
+        // It may have waited behind another restore, whose data it must not undo.
+        if scene.incarnation.job != Some(self.restore) || scene.incarnation.kept_in.is_none() {
+            let message = match scene.incarnation.job {
+                Some(job) if job != self.restore => {
+                    format!(
+                        "job {job} came after restore {}, which cannot be rolled back any more",
+                        self.restore
+                    )
+                }
+                _ => format!("nothing is kept of the data from before restore {}", self.restore),
+            };
+            let hint = "restore to a point in time instead: `cellar restore --to-time`";
+            return Err(failure(Code::NothingKept, message, hint));
+        }
         match replacement::fence(scene)? {
             Some(decision) => Ok(decision),
             None => replacement::recover(scene, || self.recover_params(scene), false),

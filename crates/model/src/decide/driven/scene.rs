@@ -26,6 +26,8 @@ pub struct Scene<'a> {
     pub leader: Option<&'a Leader>,
     /// The cells whose pooler reports.
     pub alive: &'a [CellName],
+    /// Whether a standby says that it streams from the recorded primary: then that one runs.
+    pub primary_is_followed: bool,
     /// All cells of the database.
     pub members: &'a [CellName],
     /// Now.

@@ -3,9 +3,10 @@ use jiff::Timestamp;
 use crate::decide::driven::tests::world::{World, cell, restored};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::outcome::JobOutcome;
-use crate::records::job::record::CancelRequest;
+use crate::records::job::record::{CancelRequest, Job};
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
+use crate::types::code::Code;
 
 #[test]
 fn restore_runs_its_steps_in_order() {
@@ -144,4 +145,31 @@ fn cancel_undoes_before_the_point_of_no_return_and_ends_the_job_after_it() {
     assert_eq!(state, JobState::Canceled);
     assert!(error.unwrap().message.contains("is the restored one"));
     assert!(restored(result).kept, "it can still be rolled back");
+}
+
+#[test]
+fn restore_is_given_up_when_the_primary_runs_and_could_not_be_fenced() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.alive = vec![cell("zone2"), cell("zone3")];
+    world.primary_is_followed = true;
+    world.run(|_, _| true);
+    let (state, error, _) = world.closed.clone().unwrap();
+    assert_eq!((state, error.unwrap().code), (JobState::Failed, Code::CellDown));
+    assert_eq!((world.incarnation.number, world.incarnation.fence), (1, None));
+    assert_eq!(world.kinds(), ["plan", "fence"]);
+}
+
+#[test]
+fn primary_whose_pooler_returns_is_fenced_before_the_recovery_ends() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.alive = vec![cell("zone2"), cell("zone3")];
+    for _ in 0..3 {
+        world.round();
+        world.end(0, true);
+    }
+    world.alive.insert(0, cell("zone1"));
+    world.run(|_, _| true);
+    assert_eq!(world.closed.clone().unwrap().0, JobState::Succeeded);
+    let of_primary = |step: &&Job| step.record.kind() == JobKind::Fence && step.record.cell == cell("zone1");
+    assert!(world.steps.iter().find(of_primary).is_some_and(|step| step.state == JobState::Succeeded));
 }

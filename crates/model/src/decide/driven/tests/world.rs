@@ -31,6 +31,7 @@ pub(super) struct World {
     pub(super) incarnation: Incarnation,
     pub(super) leader: Leader,
     pub(super) alive: Vec<CellName>,
+    pub(super) primary_is_followed: bool,
     pub(super) members: Vec<CellName>,
     pub(super) closed: Option<(JobState, Option<JobError>, Option<JobOutcome>)>,
     pub(super) now: Timestamp,
@@ -77,6 +78,7 @@ impl World {
             incarnation,
             leader,
             alive: members.clone(),
+            primary_is_followed: false,
             members,
             closed: None,
             now: Timestamp::UNIX_EPOCH,
@@ -90,6 +92,7 @@ impl World {
             incarnation: &self.incarnation,
             leader: Some(&self.leader),
             alive: &self.alive,
+            primary_is_followed: self.primary_is_followed,
             members: &self.members,
             now: self.now,
         })
