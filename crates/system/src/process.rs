@@ -160,20 +160,38 @@ mod tests {
         Process::find(std::process::id().cast_signed()).unwrap()
     }
 
-    /// A child with a hostile name that works in `directory` until it is killed.
-    fn sleeper(directory: &Path) -> Child {
+    /// A child that is killed when the test ends, whatever way.
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// A child with a hostile name that works in `directory`. It has begun its program.
+    fn sleeper(directory: &Path) -> (Sleeper, Process) {
         let program = directory.join("a) R 1 (b");
         if !program.exists() {
             std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         }
-        Command::new(program).arg("600").current_dir(directory).stdin(Stdio::null()).spawn().unwrap()
+        let child = Command::new(program).arg("600").current_dir(directory).stdin(Stdio::null()).spawn();
+        let child = Sleeper(child.unwrap());
+        loop {
+            let process = Process::find(child.0.id().cast_signed()).unwrap();
+            // The kernel shows a new program for a moment without its arguments.
+            if !process.arguments().is_empty() {
+                return (child, process);
+            }
+            std::thread::yield_now();
+        }
     }
 
     #[test]
     fn living_process_is_described() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = sleeper(dir.path());
-        let process = Process::find(child.id().cast_signed()).unwrap();
+        let (mut child, process) = sleeper(dir.path());
         assert_eq!((process.program.as_str(), process.parent), ("a) R 1 (b", own().pid));
         assert_eq!(process.arguments()[1], "600");
         assert_eq!(process.uid, nix::unistd::geteuid().as_raw());
@@ -182,7 +200,7 @@ mod tests {
         assert_eq!(process.working_directory().unwrap(), FileId::of(dir.path()).unwrap());
         assert_eq!(process.working_path().unwrap(), dir.path().canonicalize().unwrap());
         assert!(process.signal(Signal::SIGKILL).unwrap());
-        child.wait().unwrap();
+        child.0.wait().unwrap();
         assert!(!process.is_alive() && !process.signal(Signal::SIGKILL).unwrap());
         assert!(process.arguments().is_empty() && Process::find(process.pid).is_none());
     }
@@ -190,14 +208,13 @@ mod tests {
     #[test]
     fn process_that_waits_to_be_reaped_is_not_alive() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = sleeper(dir.path());
-        let process = Process::find(child.id().cast_signed()).unwrap();
-        child.kill().unwrap();
+        let (mut child, process) = sleeper(dir.path());
+        child.0.kill().unwrap();
         while process.is_alive() {
             std::thread::yield_now();
         }
         assert!(Process::is_pid_taken(process.pid));
-        child.wait().unwrap();
+        child.0.wait().unwrap();
     }
 
     #[test]
@@ -210,17 +227,17 @@ mod tests {
     #[test]
     fn children_and_what_they_write_are_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let script = "head -c 100000 /dev/zero > out; touch done; exec sleep 600";
-        let mut child = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
-        let process = Process::find(child.id().cast_signed()).unwrap();
+        let shell = |script: &str| {
+            let child = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
+            let process = Process::find(child.id().cast_signed()).unwrap();
+            (Sleeper(child), process)
+        };
+        let (_writer, process) = shell("head -c 100000 /dev/zero > out; touch done; exec sleep 600");
         while !dir.path().join("done").exists() {
             std::thread::yield_now();
         }
         assert!(process.bytes_written() >= 100_000);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let mut parent = Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
-        let process = Process::find(parent.id().cast_signed()).unwrap();
+        let (mut parent, process) = shell("sleep 600 & wait");
         let started = loop {
             if let Some(found) = process.children().into_iter().find(|child| child.program == "sleep") {
                 break found;
@@ -228,7 +245,7 @@ mod tests {
             std::thread::yield_now();
         };
         started.signal(Signal::SIGKILL).unwrap();
-        parent.wait().unwrap();
+        parent.0.wait().unwrap();
     }
 
     #[test]
