@@ -152,7 +152,7 @@ impl View {
     }
 
     /// Takes one change in.
-    pub(crate) fn apply(&mut self, keys: &Keyspace, change: &Change) {
+    pub fn apply(&mut self, keys: &Keyspace, change: &Change) {
         match change {
             Change::Put(entry) => self.put(keys, entry),
             Change::Delete { key: path, .. } => {
