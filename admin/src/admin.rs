@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
-use cellar_model::Refusal;
+use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
+use cellar_model::{Pooler, Refusal};
 use cellar_topology::{Mirror, Store, View};
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
-use crate::audit::{Audit, AuditLog};
+use crate::audit::log::AuditLog;
+use crate::audit::trail::Audit;
 use crate::deadline::Deadline;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
@@ -16,6 +19,9 @@ use crate::refusal;
 /// For how long the picture may have been out of date before requests wait for a newer one. A
 /// watch that is begun again takes a fraction of a second, and nobody should notice.
 const TOLERATED: Duration = Duration::from_secs(3);
+
+/// How long an answer may wait for the mirror to show what was just written.
+const WRITE_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The service's state. Clones share it.
 #[derive(Debug, Clone)]
@@ -87,6 +93,18 @@ impl Admin {
     /// The picture now. Not to be held across an await.
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
         self.mirror.view()
+    }
+
+    /// A client of a pooler. Calls need a deadline of their own.
+    pub(crate) fn pooler_client(&self, pooler: &Pooler) -> Result<MultiPoolerClient<Channel>, Refusal> {
+        self.poolers.client(&self.view(), pooler)
+    }
+
+    /// Waits after a write until the view shows it, so that the answer and the caller's next request see it.
+    /// Gives up after two seconds or at the deadline: the write stands, seen or not.
+    pub(crate) async fn wait_until_seen(&self, deadline: Deadline, condition: impl FnMut(&View) -> bool) {
+        let timeout = WRITE_SEEN_TIMEOUT.min(deadline.remaining());
+        let _ = self.mirror.wait_for(timeout, condition).await;
     }
 
     /// Waits until the picture may be relied on.

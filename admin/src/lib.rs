@@ -22,7 +22,7 @@ mod refusal;
 
 pub use admin::Admin;
 pub use api::server::{ServeError, serve};
-pub use audit::{AuditLog, AuditLogError};
+pub use audit::log::{AuditLog, AuditLogError};
 pub use leader::election::Leading;
 pub use leader::renewal::{OwnCertificates, Renewal};
 pub use leader::scheduler::Scheduler;

@@ -15,8 +15,6 @@ use cellar_tls::ClientTls;
 use cellar_topology::View;
 use tonic::transport::Channel;
 
-use crate::admin::Admin;
-
 /// Makes a channel to a pooler, without waiting for it to connect. The error is for a person.
 pub type Dial = dyn Fn(&Pooler) -> Result<Channel, String> + Send + Sync;
 
@@ -104,6 +102,17 @@ impl PoolerClients {
         Ok(channel)
     }
 
+    /// A client of a pooler, over the channel that is kept for its address. Calls need a deadline of their own.
+    pub(crate) fn client(&self, view: &View, pooler: &Pooler) -> Result<MultiPoolerClient<Channel>, Refusal> {
+        let channel = self.channel(view, pooler).map_err(|why| {
+            let cell = &pooler.cell;
+            Refusal::new(Code::CellDown, format!("the multipooler of cell {cell} cannot be called: {why}"))
+                .about("cell", cell)
+                .about("database", &pooler.database)
+        })?;
+        Ok(MultiPoolerClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+    }
+
     /// Drops every channel; calls under way end as they would have.
     pub(crate) fn forget_all(&self) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -114,18 +123,5 @@ impl PoolerClients {
     pub(crate) fn forget(&self, pooler: &Pooler) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(&(pooler.database.clone(), pooler.cell.clone()));
-    }
-}
-
-impl Admin {
-    /// A client of a pooler. Calls need a deadline of their own.
-    pub(crate) fn pooler_client(&self, pooler: &Pooler) -> Result<MultiPoolerClient<Channel>, Refusal> {
-        let channel = self.poolers.channel(&self.view(), pooler).map_err(|why| {
-            let cell = &pooler.cell;
-            Refusal::new(Code::CellDown, format!("the multipooler of cell {cell} cannot be called: {why}"))
-                .about("cell", cell)
-                .about("database", &pooler.database)
-        })?;
-        Ok(MultiPoolerClient::new(channel).max_decoding_message_size(MAX_ANSWER))
     }
 }

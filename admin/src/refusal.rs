@@ -1,7 +1,7 @@
 //! Refusals that are not a decision of the model: bad fields, and a store in trouble.
 
 use cellar_api::{hint_of, reason_of, status_of};
-use cellar_model::{CellName, Code, Refusal};
+use cellar_model::{CellName, Code, JobId, Refusal};
 use cellar_topology::StoreError;
 use tonic::Status;
 
@@ -33,6 +33,13 @@ pub(crate) fn unreadable(key: &str, reason: &str) -> Refusal {
 /// Our own definitions disagree.
 pub(crate) fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::new(Code::Internal, format!("a bug in multiadmin: {error}"))
+}
+
+/// No database has such a job.
+pub(crate) fn unknown_job(id: JobId) -> Refusal {
+    Refusal::new(Code::UnknownJob, format!("there is no job {id}"))
+        .hint("`cellar jobs list` shows the newest; ended jobs are kept for a while only")
+        .about("job", id)
 }
 
 /// An error of the store as the caller sees it.

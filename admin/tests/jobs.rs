@@ -31,7 +31,7 @@ async fn a_backup_is_recorded_with_its_place_at_the_lock() {
         (job.state(), job.cell.as_str(), job.kind()),
         (v1::JobState::Pending, "zone3", v1::JobKind::Backup)
     );
-    assert_eq!(job.backup.unwrap().r#type(), v1::BackupType::Incr);
+    assert_eq!(job.backup().unwrap().r#type(), v1::BackupType::Incr);
     assert_eq!(world.lock().await.holder, Some(job.id.parse().unwrap()));
     assert_eq!(world.job(&job.id.parse().unwrap()).await.unwrap().requested_by, "unknown");
 }

@@ -12,7 +12,7 @@ use cellar_admin::Admin;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
 use cellar_model::{
-    BackupResult, BackupSource, BackupType, CellLayout, Code, JobState, Key, Lsn, RunResult,
+    BackupResult, BackupSource, BackupType, CellLayout, Code, JobOutcome, JobState, Key, Lsn,
     SystemIdentifier, Timeline,
 };
 use futures_util::StreamExt;
@@ -105,7 +105,7 @@ async fn a_backup_is_verified_only_by_the_job_that_made_it() {
         source,
     };
     let mut run = support::run(&record, JobState::Succeeded);
-    run.result = RunResult { backup: Some(result), ..RunResult::default() };
+    run.result = Some(JobOutcome::Backup(result));
     world.put(&Key::Run(db(), zone(3), record.id), &run).await;
     let backups = vec![
         recorded(LABEL, &[("cellar-job", &first.id), ("cellar-cell", "zone2"), ("cellar-proof", "proven")]),

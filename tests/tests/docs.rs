@@ -1,9 +1,16 @@
-//! What the documentation points at is there: the tests that it names, and the pages and headings that it links.
+//! The documentation agrees with the code: the tests, source files and functions that it names exist, its links
+//! lead to pages and headings, and the reference pages have every command, error code and method.
+//!
+//! `docs/reference/cli.md` is generated; `CELLAR_UPDATE_DOCS=1 cargo test -p cellar-tests --test docs` writes it.
 
 #![expect(clippy::expect_used, reason = "a test ends where it must not go on")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+
+use cellar_model::access::{Effect, METHODS, Needs};
+use cellar_model::{Code, Refusal};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
@@ -102,4 +109,272 @@ fn every_link_leads_somewhere() {
     }
     assert_eq!(broken, [""; 0]);
     assert!(count > 100, "{count}");
+}
+
+/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+fn alternatives(path: &str) -> Vec<String> {
+    match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+        Some((before, (names, after))) => {
+            names.split(',').map(|name| format!("{before}{}{after}", name.trim())).collect()
+        }
+        None => vec![path.to_owned()],
+    }
+}
+
+fn is_source(quote: &str) -> bool {
+    quote.ends_with(".rs") && !quote.contains("::") && !quote.contains(char::is_whitespace)
+}
+
+fn is_identifier(quote: &str) -> bool {
+    !quote.is_empty() && quote.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))
+}
+
+/// Each name that a line gives for a file: "`name` in `file`" and "`file` (`name`)".
+fn names_in_files(line: &str) -> Vec<(&str, &str)> {
+    let parts: Vec<&str> = line.split('`').collect();
+    let mut found = Vec::new();
+    for at in (1..parts.len()).step_by(2).filter(|at| is_source(parts[*at])) {
+        if at >= 2 && parts[at - 1] == " in " {
+            found.push((parts[at - 2], parts[at]));
+        }
+        if parts.get(at + 1).is_some_and(|between| *between == " (") {
+            found.extend(parts.get(at + 2).map(|name| (*name, parts[at])));
+        }
+    }
+    found.retain(|(name, _)| is_identifier(name));
+    found
+}
+
+#[test]
+fn every_source_file_and_name_in_it_exists() {
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for page in pages() {
+        let text = read(&page);
+        let shown = page.strip_prefix(root()).expect("below the root").display();
+        for quote in quoted(&text).filter(|quote| is_source(quote)) {
+            for path in alternatives(quote) {
+                count += 1;
+                if !root().join(&path).is_file() {
+                    missing.push(format!("{shown}: {path}"));
+                }
+            }
+        }
+        for (name, file) in text.lines().flat_map(names_in_files) {
+            let last = name.rsplit(':').next().unwrap_or(name);
+            let has = |path: String| {
+                let source = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+                source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == last)
+            };
+            if !alternatives(file).into_iter().any(has) {
+                missing.push(format!("{shown}: {name} in {file}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{} names that do not exist:\n{}", missing.len(), missing.join("\n"));
+    assert!(count > 100, "{count}");
+}
+
+#[test]
+fn names_and_alternatives_are_found() {
+    assert_eq!(alternatives("a/{b,c}.rs"), ["a/b.rs", "a/c.rs"]);
+    let line = "`plan` in `a/b.rs`, `c/d.rs` (`X::run`), `e.rs` (not `this`)";
+    assert_eq!(names_in_files(line), [("plan", "a/b.rs"), ("X::run", "c/d.rs")]);
+}
+
+/// The cells of each row of the tables of a page.
+fn rows(page: &str) -> Vec<Vec<String>> {
+    let text = read(&root().join(page));
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |").map(str::to_owned));
+    rows.map(|row| row.split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// `FailedPrecondition` as `FAILED_PRECONDITION`.
+fn screaming(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_uppercase());
+    }
+    text
+}
+
+#[test]
+fn every_error_code_is_explained() {
+    let rows = rows("docs/reference/errors.md");
+    let rows: BTreeMap<&str, &Vec<String>> =
+        rows.iter().filter(|row| row.len() == 5).map(|row| (row[0].trim_matches('`'), row)).collect();
+    let mut wrong = Vec::new();
+    for code in Code::ALL {
+        let grpc = cellar_api::status_of(&Refusal::new(*code, "")).code();
+        let expected = (screaming(&format!("{grpc:?}")), cellar_api::exit_code(grpc).to_string());
+        match rows.get(code.as_str()) {
+            None => wrong.push(format!("{code} is not on the page")),
+            Some(row) if (&row[1], &row[2]) != (&expected.0, &expected.1) => {
+                wrong.push(format!("{code} has {expected:?}, the page says {:?}", &row[1..3]));
+            }
+            Some(row) if row[3].is_empty() || row[4].is_empty() => {
+                wrong.push(format!("{code} has an empty cell"));
+            }
+            Some(_) => {}
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    let known = |code: &str| Code::ALL.iter().any(|known| known.as_str() == code);
+    let unknown: Vec<&&str> = rows.keys().filter(|code| screaming(code) == **code && !known(code)).collect();
+    assert!(unknown.is_empty(), "codes that do not exist: {unknown:?}");
+}
+
+#[test]
+fn every_method_of_the_api_is_explained() {
+    let rows = rows("docs/reference/api.md");
+    let mut missing = Vec::new();
+    for (path, needs, effect) in METHODS {
+        let Some(method) = path.strip_prefix("/cellar.v1.MultiAdmin/") else { continue };
+        let role = match needs {
+            Needs::Role(role) => role.to_string(),
+            other => other.to_string(),
+        };
+        let audit = if *effect == Effect::Mutates { "yes" } else { "no" };
+        let is_there = rows.iter().any(|row| {
+            row.len() == 4 && row[0] == format!("`{method}`") && row[2] == role && row[3] == audit
+        });
+        if !is_there {
+            missing.push(format!("{method}, {role}, {audit}"));
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}
+
+/// The texts of `--help`, by command, from the snapshot that the command line's own tests keep.
+fn helps() -> Vec<(String, String)> {
+    let mut open = vec![root().join("crates/cli/src")];
+    let mut snapshot = None;
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.to_string_lossy().ends_with("every_help.snap") {
+                snapshot = Some(read(&path));
+            }
+        }
+    }
+    let snapshot = snapshot.expect("the snapshot of every --help");
+    let mut helps: Vec<(String, String)> = Vec::new();
+    for line in snapshot.lines() {
+        if let Some(command) = line.strip_prefix("$ ").and_then(|line| line.strip_suffix(" --help")) {
+            helps.push((command.to_owned(), String::new()));
+        } else if let Some((_, text)) = helps.last_mut() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+    }
+    helps
+}
+
+/// The options that every command has; the page shows them once.
+const GLOBAL: &str = "Cluster and output:";
+
+/// A help text without `--help` and `--version`, and without the options that every command has.
+fn without_common_options(help: &str, is_root: bool) -> String {
+    let (mut kept, mut in_global, mut in_common) = (Vec::new(), false, false);
+    for line in help.lines() {
+        let is_heading = line.ends_with(':') && !line.starts_with(' ');
+        if is_heading {
+            in_global = line == GLOBAL && !is_root;
+        }
+        let flag = line.trim_start();
+        if is_heading || (flag.starts_with('-') && line.starts_with("  ")) {
+            in_common = flag.starts_with("-h, --help") || flag.starts_with("-V, --version");
+        }
+        if !in_global && !in_common {
+            kept.push(line);
+        }
+    }
+    let text = format!("{}\n", kept.join("\n"));
+    let mut text = text.replace("\nOptions:\n\n", "\n");
+    while text.contains("\n\n\n") {
+        text = text.replace("\n\n\n", "\n\n");
+    }
+    text.trim().trim_end_matches("Options:").trim_end().to_owned()
+}
+
+fn cli_page() -> String {
+    let helps = helps();
+    let mut page = String::from(
+        "# Command line reference\n\n\
+         Every command of `cellar` with its options: the text of `--help`. This page is generated from it; \
+         `tests/tests/docs.rs` says how. `--output json` prints the API\'s own JSON. \
+         Exit codes are in the [configuration reference](configuration.md#exit-codes).\n\n",
+    );
+    for (command, help) in &helps[1..] {
+        let summary = help.lines().next().unwrap_or_default();
+        let indent = "  ".repeat(command.split(' ').count().saturating_sub(2));
+        let anchor = anchor(command);
+        writeln!(page, "{indent}- [`{command}`](#{anchor}): {summary}").expect("a string");
+    }
+    for (at, (command, help)) in helps.iter().enumerate() {
+        let text = without_common_options(help, at == 0);
+        writeln!(page, "\n## {command}\n\n```\n{text}\n```").expect("a string");
+    }
+    page
+}
+
+#[test]
+fn the_page_of_the_command_line_is_its_help() {
+    let path = root().join("docs/reference/cli.md");
+    let page = cli_page();
+    if std::env::var_os("CELLAR_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("the page is written");
+    }
+    assert!(
+        std::fs::read_to_string(&path).unwrap_or_default() == page,
+        "{} is out of date: run this test with CELLAR_UPDATE_DOCS=1",
+        path.display()
+    );
+    // What the page leaves out of a command is what it says once for all.
+    for (command, help) in helps() {
+        let flags =
+            help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|w| w.starts_with("--"));
+        for flag in flags.filter(|flag| flag.len() > 2 && !matches!(*flag, "--help" | "--version")) {
+            assert!(page.contains(flag), "{flag} of {command} is not on the page");
+        }
+    }
+}
+
+#[test]
+fn every_decision_has_a_status_and_is_listed() {
+    let directory = root().join("docs/decisions");
+    let list = read(&directory.join("README.md"));
+    let mut wrong = Vec::new();
+    for entry in std::fs::read_dir(&directory).expect("the decisions").flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if file == "README.md" {
+            continue;
+        }
+        let text = read(&entry.path());
+        let title = text.lines().next().and_then(|line| line.split_once(". ")).map_or("", |(_, title)| title);
+        let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or_default();
+        let number = &file[..4];
+        let is_status = status.starts_with("accepted") || status.starts_with("superseded by [");
+        let short = if status.starts_with("accepted") { "accepted" } else { "superseded by" };
+        let listed = list.lines().any(|line| {
+            line.starts_with(&format!("| {number} | [{title}]({file}) | ")) && line.contains(short)
+        });
+        if !is_status || !listed {
+            wrong.push(file);
+        }
+    }
+    wrong.sort();
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn the_readme_is_short_and_has_the_test_command() {
+    let text = read(&root().join("README.md"));
+    assert!(text.lines().count() <= 150, "{} lines", text.lines().count());
+    assert!(text.contains("```\nmake test\n```"));
+    assert!(read(&root().join("docs/contributing.md")).lines().count() <= 120);
 }

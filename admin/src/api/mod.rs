@@ -2,6 +2,7 @@
 //!
 //! Calls [`crate::jobs`] and [`crate::cluster`]; nothing calls it but `main`.
 
+pub(crate) mod audit;
 pub(crate) mod health;
 pub(crate) mod request;
 pub(crate) mod server;

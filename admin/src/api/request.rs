@@ -5,12 +5,12 @@ use std::time::Duration;
 use cellar_api::{from_message, v1};
 use cellar_model::{
     BackupLabel, BackupParams, BackupType, CellName, DatabaseName, DrillParams, ExpireParams, JobId,
-    JobRequest, MOST_CELLS, Refusal, RequestId, RestoreParams, SCHEDULE_REQUESTS, ScheduleName,
-    ScheduledBackup, ScheduledDrill, ScheduledWork, Target, Timeline,
+    JobRequest, JobSpec, MOST_CELLS, RebuildParams, Refusal, RequestId, RestoreParams, SCHEDULE_REQUESTS,
+    ScheduleName, ScheduledBackup, ScheduledDrill, ScheduledWork, Target, Timeline,
 };
 
 use crate::cluster::schedules::Wish;
-use crate::jobs::submit::{Wanted, Work};
+use crate::jobs::submit::Wanted;
 use crate::refusal::invalid;
 
 /// Longest accepted timeout. A job that may run for longer is one that nobody gives up.
@@ -89,7 +89,7 @@ pub(crate) fn backup(message: &v1::BackupRequest, requested_by: String) -> Resul
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Backup(BackupParams {
+        spec: JobSpec::Backup(BackupParams {
             backup_type: backup_type(message.r#type)?,
             allow_primary: message.allow_primary,
             max_lag_bytes: message.max_lag_bytes,
@@ -107,7 +107,7 @@ pub(crate) fn rebuild(message: &v1::RebuildStandbyRequest, requested_by: String)
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Rebuild,
+        spec: JobSpec::Rebuild(RebuildParams::default()),
         queue: message.queue,
     })
 }
@@ -156,44 +156,44 @@ fn restore_params(message: &v1::RestoreDatabaseRequest) -> Result<RestoreParams,
 fn restore_request(
     message: &v1::RestoreDatabaseRequest,
     requested_by: String,
-    work: Work,
+    spec: JobSpec,
 ) -> Result<Wanted, Refusal> {
     Ok(Wanted {
         request: job_request(&message.database, None, message.timeout, &message.request_id, requested_by)?,
-        work,
+        spec,
         queue: message.queue,
     })
 }
 
 pub(crate) fn restore(message: &v1::RestoreDatabaseRequest, requested_by: String) -> Result<Wanted, Refusal> {
-    restore_request(message, requested_by, Work::Restore(restore_params(message)?))
+    restore_request(message, requested_by, JobSpec::Restore(restore_params(message)?))
 }
 
 pub(crate) fn plan_restore(
     message: &v1::RestoreDatabaseRequest,
     requested_by: String,
 ) -> Result<Wanted, Refusal> {
-    restore_request(message, requested_by, Work::PlanRestore(restore_params(message)?))
+    restore_request(message, requested_by, JobSpec::Plan(restore_params(message)?))
 }
 
 fn about_restore(
     message: &v1::RestoreJobRequest,
     requested_by: String,
-    work: impl FnOnce(JobId) -> Work,
+    spec: impl FnOnce(JobId) -> JobSpec,
 ) -> Result<Wanted, Refusal> {
     Ok(Wanted {
-        work: work(job_id(&message.id)?),
+        spec: spec(job_id(&message.id)?),
         request: job_request("", None, message.timeout, &message.request_id, requested_by)?,
         queue: message.queue,
     })
 }
 
 pub(crate) fn confirm(message: &v1::RestoreJobRequest, requested_by: String) -> Result<Wanted, Refusal> {
-    about_restore(message, requested_by, Work::Confirm)
+    about_restore(message, requested_by, JobSpec::Confirm)
 }
 
 pub(crate) fn rollback(message: &v1::RestoreJobRequest, requested_by: String) -> Result<Wanted, Refusal> {
-    about_restore(message, requested_by, Work::Rollback)
+    about_restore(message, requested_by, JobSpec::Rollback)
 }
 
 pub(crate) fn verify(message: &v1::VerifyBackupsRequest, requested_by: String) -> Result<Wanted, Refusal> {
@@ -205,7 +205,7 @@ pub(crate) fn verify(message: &v1::VerifyBackupsRequest, requested_by: String) -
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Verify,
+        spec: JobSpec::Verify,
         queue: false,
     })
 }
@@ -219,7 +219,7 @@ pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Expire(ExpireParams {
+        spec: JobSpec::Expire(ExpireParams {
             backup: named_backup(&message.backup)?,
             dry_run: message.dry_run,
             ..ExpireParams::default()
@@ -231,7 +231,7 @@ pub(crate) fn expire(message: &v1::ExpireBackupsRequest, requested_by: String) -
 pub(crate) fn check(message: &v1::CheckArchiveRequest, requested_by: String) -> Result<Wanted, Refusal> {
     Ok(Wanted {
         request: job_request(&message.database, None, message.timeout, &message.request_id, requested_by)?,
-        work: Work::Check,
+        spec: JobSpec::Check,
         queue: false,
     })
 }
@@ -288,7 +288,7 @@ pub(crate) fn drill(message: &v1::DrillRestoreRequest, requested_by: String) -> 
             &message.request_id,
             requested_by,
         )?,
-        work: Work::Drill(DrillParams { backup: named_backup(&message.backup)?, ..params }),
+        spec: JobSpec::Drill(DrillParams { backup: named_backup(&message.backup)?, ..params }),
         queue: false,
     })
 }
@@ -341,4 +341,17 @@ fn scheduled(work: &v1::scheduled_work::Work) -> Result<ScheduledWork, Refusal> 
             )?,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cellar_model::Code;
+
+    use super::*;
+
+    #[test]
+    fn the_field_of_a_bad_name_is_named() {
+        let refusal = cell("name", "Zone4").unwrap_err();
+        assert_eq!((refusal.code, refusal.about["field"].as_str()), (Code::InvalidArgument, "name"));
+    }
 }

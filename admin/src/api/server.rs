@@ -10,7 +10,7 @@ use tonic::transport::server::Connected;
 
 use crate::admin::Admin;
 use crate::api::health;
-use crate::audit::Door;
+use crate::audit::refused_calls::Door;
 
 /// How long requests under way may take to end when the process is asked to.
 const GRACE: Duration = Duration::from_secs(3);

@@ -6,21 +6,22 @@
 use std::pin::Pin;
 
 use cellar_api::{ConvertError, to_message, v1};
-use cellar_model::{BackupLabel, Code, JobId, Refusal, access};
+use cellar_model::{BackupLabel, JobId, Refusal, access};
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
 use crate::admin::Admin;
 use crate::api::request;
-use crate::audit::{self, Reached};
+use crate::audit::record;
+use crate::audit::refused_calls::Reached;
+use crate::caller::Caller;
 use crate::cluster::backups::LISTING;
-use crate::cluster::cells::NewCell;
-use crate::cluster::schedules::Caller;
+use crate::cluster::cells::addition::NewCell;
 use crate::deadline::Deadline;
 use crate::jobs::submit::Wanted;
+use crate::page;
 use crate::refusal::{internal, to_status};
-use crate::{caller, page};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,7 +85,7 @@ impl Admin {
         if let Some(reached) = request.extensions().get::<Reached>() {
             reached.set();
         }
-        let record = audit::begun(rpc, request.extensions(), audit::arguments(request.get_ref()));
+        let record = record::begun(rpc, request.extensions(), record::arguments(request.get_ref()));
         // Nothing of it happens before it is awaited.
         let work = work(self.clone(), request, deadline);
         let audit = self.audit.clone();
@@ -109,7 +110,7 @@ impl Admin {
         parse: fn(&M, String) -> Result<Wanted, Refusal>,
     ) -> Answer<v1::Job> {
         let work = async move |admin: Self, request: Request<M>, deadline| {
-            let wanted = parse(request.get_ref(), caller::identity(&request))?;
+            let wanted = parse(request.get_ref(), Caller::of(&request).identity)?;
             job_message(&admin.submit(&wanted, deadline).await?)
         };
         self.audited(rpc, request, work).await
@@ -155,13 +156,13 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
 
     async fn expire_backups(&self, request: Request<v1::ExpireBackupsRequest>) -> Answer<v1::Job> {
         let work = async |admin: Self, request: Request<v1::ExpireBackupsRequest>, deadline| {
-            let (by, role) = (caller::identity(&request), caller::role(&request));
-            if !request.get_ref().dry_run && role.is_some_and(|role| role < access::TO_EXPIRE) {
-                let message = format!("{by} may not expire backups: it needs the role {}", access::TO_EXPIRE);
-                return Err(Refusal::new(Code::PermissionDenied, message)
-                    .hint("a dry run shows what would go (`cellar expire --dry-run`)"));
+            let (caller, message) = (Caller::of(&request), request.get_ref());
+            if !message.dry_run {
+                caller.check_role(access::TO_EXPIRE, "expire backups").map_err(|refusal| {
+                    refusal.hint("a dry run shows what would be expired (`cellar expire --dry-run`)")
+                })?;
             }
-            job_message(&admin.submit(&request::expire(request.get_ref(), by)?, deadline).await?)
+            job_message(&admin.submit(&request::expire(message, caller.identity)?, deadline).await?)
         };
         self.audited("ExpireBackups", request, work).await
     }
@@ -205,9 +206,9 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
         let work = async |admin: Self, request: Request<v1::CancelJobRequest>, deadline| {
-            let (by, role) = (caller::identity(&request), caller::role(&request));
+            let caller = Caller::of(&request);
             let id = request::job_id(&request.get_ref().id)?;
-            job_message(&admin.cancel(id, &by, role, deadline).await?)
+            job_message(&admin.cancel(id, &caller, deadline).await?)
         };
         self.audited("CancelJob", request, work).await
     }
@@ -252,7 +253,8 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn add_cell(&self, request: Request<v1::AddCellRequest>) -> Answer<v1::Cell> {
         let work = async |admin: Self, request: Request<v1::AddCellRequest>, deadline| {
             let message = request.get_ref();
-            let new = NewCell::parse(&message.name, &message.host, &message.directory, &message.listen)?;
+            let name = request::cell("name", &message.name)?;
+            let new = NewCell::parse(name, &message.host, &message.directory, &message.listen)?;
             cell_message(&admin.add_cell(&new, deadline).await?)
         };
         self.audited("AddCell", request, work).await

@@ -41,7 +41,7 @@ pub(super) fn line(record: &AuditRecord) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::begun;
+    use crate::audit::record::begun;
     use proptest::prelude::*;
     use serde_json::{Map, Value};
     use tonic::codegen::http::Extensions;

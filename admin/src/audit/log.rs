@@ -8,8 +8,8 @@ use std::time::Duration;
 use cellar_model::AuditRecord;
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::LogFile;
-use super::line::line;
+use crate::audit::file::LogFile;
+use crate::audit::line::line;
 
 /// Lines that may wait for the disk. Whoever comes then waits, too.
 const QUEUE: usize = 256;
@@ -122,7 +122,7 @@ fn write_all(mut file: LogFile, mut queue: mpsc::Receiver<Line>, path: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::begun;
+    use crate::audit::record::begun;
     use serde_json::Map;
     use tonic::codegen::http::Extensions;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{
     BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
-    JobKind, JobState, Pooler, Refusal,
+    JobKind, JobOutcome, JobSpec, JobState, Pooler, Refusal,
 };
 use cellar_topology::View;
 
@@ -163,7 +163,7 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
     let job: Option<JobId> = claim(JOB_ANNOTATION).parse().ok();
     let cell: Option<CellName> = claim(CELL_ANNOTATION).parse().ok();
     let proven = job.and_then(|id| view.job(&id)).and_then(|job| {
-        let result = job.result.and_then(|result| result.backup)?;
+        let Some(JobOutcome::Backup(result)) = job.result else { return None };
         let ours = job.record.database == *database
             && job.state == JobState::Succeeded
             && result.label.as_str() == backup.label;
@@ -179,17 +179,19 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
 /// The last drill that restored a backup, or tried to.
 fn last_drill(view: &View, database: &DatabaseName, label: &str) -> Option<v1::LastDrill> {
     let drills =
-        view.jobs.values().filter(|record| record.kind == JobKind::Drill && record.database == *database);
+        view.jobs.values().filter(|record| record.kind() == JobKind::Drill && record.database == *database);
     let ended = drills.filter_map(|record| view.job(&record.id)).filter(|job| job.state.is_terminal());
     let of_backup = ended.filter(|job| {
-        let restored =
-            job.result.as_ref().and_then(|result| result.drill.as_ref()).map(|drill| &drill.backup);
-        let asked = job.record.drill.as_ref().and_then(|params| params.backup.as_ref());
+        let restored = job.result.as_ref().and_then(JobOutcome::drill).map(|drill| &drill.backup);
+        let asked = match &job.record.spec {
+            JobSpec::Drill(params) => params.backup.as_ref(),
+            _ => None,
+        };
         // A drill that was canceled says nothing of the backup.
         restored.or(asked).is_some_and(|backup| backup.as_str() == label) && job.state != JobState::Canceled
     });
     let last = of_backup.max_by_key(|job| job.end_time)?;
-    let drill = last.result.as_ref().and_then(|result| result.drill.as_ref());
+    let drill = last.result.as_ref().and_then(JobOutcome::drill);
     Some(v1::LastDrill {
         job: last.record.id.to_string(),
         cell: last.record.cell.to_string(),

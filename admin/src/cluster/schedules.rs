@@ -2,17 +2,15 @@
 
 use cellar_api::{to_message, v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Key, OperatorRole, Refusal, Schedule, ScheduleName, ScheduledWork, access,
-    timestamp_ms,
+    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
 use jiff::Timestamp;
 
 use crate::admin::Admin;
-use crate::caller;
+use crate::caller::Caller;
 use crate::deadline::Deadline;
-use crate::jobs::submit::MIRROR_PATIENCE;
 use crate::refusal::{self, invalid};
 
 /// Schedules that a database may have.
@@ -36,27 +34,11 @@ pub(crate) struct Wish {
     pub(crate) paused: Option<bool>,
 }
 
-/// Who wants it.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) identity: String,
-    pub(crate) role: Option<OperatorRole>,
-}
-
-impl Caller {
-    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
-        Self { identity: caller::identity(request), role: caller::role(request) }
-    }
-
-    fn check(&self, work: &ScheduledWork) -> Result<(), Refusal> {
-        let needed = access::to_schedule(work);
-        if self.role.is_none_or(|role| role >= needed) {
-            return Ok(());
-        }
-        let message = format!("{} may not schedule that: it needs the role {needed}", self.identity);
-        Err(Refusal::new(Code::PermissionDenied, message)
-            .hint("ask somebody who may ask for the work itself"))
-    }
+/// Refuses a caller who may not ask for the work itself.
+fn check_role(caller: &Caller, work: &ScheduledWork) -> Result<(), Refusal> {
+    caller
+        .check_role(work.kind().role(), "schedule that")
+        .map_err(|refusal| refusal.hint("ask somebody who may ask for the work itself"))
 }
 
 fn unknown(database: &DatabaseName, name: &ScheduleName) -> Refusal {
@@ -87,8 +69,8 @@ impl Wish {
         let work = self.work.clone().or_else(|| present.map(|old| old.work.clone()));
         let work = work.ok_or_else(|| missing("work"))?;
         // Also what it was: whoever may not ask for an expiry does not turn the schedule of one off either.
-        caller.check(&work)?;
-        present.map_or(Ok(()), |old| caller.check(&old.work))?;
+        check_role(caller, &work)?;
+        present.map_or(Ok(()), |old| check_role(caller, &old.work))?;
         for cell in named(&work) {
             view.snapshot().pooler(&view.snapshot().database(Some(database))?.name, cell)?;
         }
@@ -174,7 +156,7 @@ impl Admin {
             let key = (database.clone(), name.clone());
             match view.schedules.get(&key) {
                 Some(schedule) => {
-                    caller.check(&schedule.work)?;
+                    check_role(caller, &schedule.work)?;
                     gone = Some(schedule.clone());
                     Ok(None)
                 }
@@ -210,8 +192,7 @@ impl Admin {
             };
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    let patience = MIRROR_PATIENCE.min(deadline.remaining());
-                    let _ = self.mirror.wait_for(patience, |view| view.revision(&key) != revision).await;
+                    self.wait_until_seen(deadline, |view| view.revision(&key) != revision).await;
                     return Ok(wanted);
                 }
                 Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt + 5).await,

@@ -1,41 +1,38 @@
 //! Asking a job to end early.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, access, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::admin::Admin;
+use crate::caller::Caller;
 use crate::deadline::Deadline;
 use crate::jobs::closing::{canceled_before_it_began, close, closed};
 use crate::jobs::ended::job_key;
 use crate::jobs::stored::Stored;
-use crate::jobs::submit::MIRROR_PATIENCE;
 use crate::refusal;
 
 const ATTEMPTS: u32 = 32;
 
 impl Admin {
-    /// Records the wish. A job that nobody has begun ends at once; of any other its pooler says
+    /// Records the request. A job that nobody has begun ends at once; of any other its pooler says
     /// when it has ended. Asking again changes nothing.
     ///
-    /// `role` is the caller's: it takes as much to cancel a job as to ask for it.
+    /// Refuses a caller who may not ask for such a job: canceling it takes the same role.
     pub(crate) async fn cancel(
         &self,
         id: JobId,
-        by: &str,
-        role: Option<OperatorRole>,
+        caller: &Caller,
         deadline: Deadline,
     ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
         for attempt in 0..ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
-            let needed = access::to_cancel(job.record.kind);
-            if role.is_some_and(|role| role < needed) {
-                let message =
-                    format!("{by} may not cancel a {}: it needs the role {needed}", job.record.kind);
-                return Err(Refusal::new(Code::PermissionDenied, message).about("job", id));
-            }
+            let kind = job.record.kind();
+            caller
+                .check_role(kind.role(), &format!("cancel a {kind}"))
+                .map_err(|refusal| refusal.about("job", id))?;
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
             }
@@ -45,11 +42,12 @@ impl Admin {
             let now = clock::now();
             let mut record = job.record.clone();
             record.cancel.get_or_insert_with(|| CancelRequest {
-                requested_by: by.to_owned(),
+                requested_by: caller.identity.clone(),
                 time: timestamp_ms(now),
             });
             let transaction = if job.state == JobState::Pending && !stored.claimed {
-                let record = closed(&record, JobState::Canceled, canceled_before_it_began(by), now);
+                let record =
+                    closed(&record, JobState::Canceled, canceled_before_it_began(&caller.identity), now);
                 close(self.store.transaction(), &record, stored.job.revision, stored.run_revision())
             } else {
                 self.store
@@ -59,7 +57,7 @@ impl Admin {
             };
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, requested_by = by, "a job is to be canceled");
+                    tracing::info!(job = %id, requested_by = caller.identity, "a job is to be canceled");
                     return Ok(self.changed(id, &stored, deadline).await);
                 }
                 Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
@@ -77,14 +75,13 @@ impl Admin {
             Some(database) => deadline.retry(|| Stored::read(&self.store, &database, &id)).await?,
             None => self.look_up(id, deadline).await?,
         };
-        stored.ok_or_else(|| unknown_job(id))
+        stored.ok_or_else(|| refusal::unknown_job(id))
     }
 
     /// The job after a change, once the mirror shows it.
     async fn changed(&self, id: JobId, before: &Stored, deadline: Deadline) -> Job {
         let key = job_key(before.record());
-        let patience = MIRROR_PATIENCE.min(deadline.remaining());
-        let _ = self.mirror.wait_for(patience, |view| view.revision(&key) > before.job.revision).await;
+        self.wait_until_seen(deadline, |view| view.revision(&key) > before.job.revision).await;
         self.view().job(&id).unwrap_or_else(|| before.joined())
     }
 }
@@ -95,11 +92,4 @@ fn already_ended(job: &Job) -> Refusal {
         .about("job", id)
         .about("database", &job.record.database)
         .about("cell", &job.record.cell)
-}
-
-/// No database has such a job.
-pub(crate) fn unknown_job(id: JobId) -> Refusal {
-    Refusal::new(Code::UnknownJob, format!("there is no job {id}"))
-        .hint("`cellar jobs list` shows the newest; ended jobs are kept for a while only")
-        .about("job", id)
 }

@@ -4,7 +4,7 @@
 //! and a closure guards all three records. So exactly one outcome wins,
 //! whatever anybody believed when they began.
 
-use cellar_model::{Closure, Code, JobError, JobRecord, JobState, RunResult};
+use cellar_model::{Closure, Code, JobError, JobOutcome, JobRecord, JobState};
 use cellar_topology::Transaction;
 use jiff::Timestamp;
 
@@ -20,7 +20,7 @@ pub(crate) fn ended(
     record: &JobRecord,
     state: JobState,
     error: Option<JobError>,
-    result: Option<RunResult>,
+    result: Option<JobOutcome>,
     now: Timestamp,
 ) -> JobRecord {
     let time = cellar_model::timestamp_ms(now);

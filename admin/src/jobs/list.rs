@@ -5,8 +5,7 @@ use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::cancel::unknown_job;
-use crate::page;
+use crate::{page, refusal};
 
 /// One page of jobs and where the next begins.
 pub(crate) struct JobPage {
@@ -25,7 +24,7 @@ impl Admin {
         if let Some(job) = known {
             return Ok(job);
         }
-        let stored = self.look_up(id, deadline).await?.ok_or_else(|| unknown_job(id))?;
+        let stored = self.look_up(id, deadline).await?.ok_or_else(|| refusal::unknown_job(id))?;
         Ok(stored.joined())
     }
 

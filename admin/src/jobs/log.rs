@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::{CellName, Code, JobId, JobState, Pooler, Refusal};
+use cellar_model::{CellName, JobId, JobState, Pooler, Refusal};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<LogStream, Refusal> {
         let job = self.job(id, deadline).await?;
-        if job.record.kind.is_driven() {
+        if job.record.kind().is_driven() {
             return Ok(self.steps_logs(id, follow));
         }
         if job.start_time.is_some() {
@@ -89,9 +89,7 @@ impl Admin {
 
     fn pooler_of(&self, id: JobId) -> Result<Pooler, Refusal> {
         let view = self.view();
-        let record = view.jobs.get(&id).ok_or_else(|| {
-            Refusal::new(Code::UnknownJob, format!("there is no job {id}")).about("job", id)
-        })?;
+        let record = view.jobs.get(&id).ok_or_else(|| refusal::unknown_job(id))?;
         view.snapshot().pooler(&record.database, &record.cell).cloned()
     }
 }
@@ -149,7 +147,7 @@ impl Steps {
             if let Some(step) = next {
                 let id = step.record.id;
                 self.told.insert(id);
-                let title = line(format!("==> {} {} (job {id})\n", step.record.kind, step.record.cell));
+                let title = line(format!("==> {} {} (job {id})\n", step.record.kind(), step.record.cell));
                 // A cell that is gone must not hide what the others have to say.
                 let log = match self.admin.read_log(id, self.follow).await {
                     Ok(log) => log,

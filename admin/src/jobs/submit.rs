@@ -1,10 +1,10 @@
 //! Recording a job: one transaction that creates it and takes its place at the database's lock.
 
 use cellar_model::{
-    BackupParams, Code, DEFAULT_MAX_LAG, DatabaseName, DrillParams, DrilledBackup, ExpireParams,
-    InstanceState, Job, JobId, JobKind, JobRecord, JobRequest, JobState, Key, Lock, LockDecision,
-    PoolerStatus, RECONNECT, Refusal, RestoreParams, join, plan_backup, plan_check, plan_confirm, plan_drill,
-    plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_verify,
+    Code, DatabaseName, DrilledBackup, ExpireParams, InstanceState, Job, JobId, JobKind, JobRecord,
+    JobRequest, JobSpec, JobState, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, join,
+    plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild, plan_restore,
+    plan_restore_plan, plan_rollback, plan_verify,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -22,41 +22,21 @@ use crate::refusal;
 /// somebody else's request succeeded.
 const ATTEMPTS: u32 = 64;
 
-/// How long the answer may wait for the mirror to show what was just written.
-pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
 const STATUS_AGE: Duration = Duration::from_millis(1500);
 
-/// A request for a job, parsed.
+/// A request for a job, parsed. What it leaves open in the spec is decided when it is planned.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) request: JobRequest,
-    pub(crate) work: Work,
+    pub(crate) spec: JobSpec,
     /// Wait behind others rather than be refused.
     pub(crate) queue: bool,
 }
 
-/// What the job is to do.
-#[derive(Debug, Clone)]
-pub(crate) enum Work {
-    Backup(BackupParams),
-    Rebuild,
-    Restore(RestoreParams),
-    PlanRestore(RestoreParams),
-    /// The rollback of a restore.
-    Rollback(JobId),
-    /// The confirmation of a restore.
-    Confirm(JobId),
-    Drill(DrillParams),
-    Expire(ExpireParams),
-    Verify,
-    Check,
-}
-
 /// The restore that a request is about.
 fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
-    view.job(&id).ok_or_else(|| crate::jobs::cancel::unknown_job(id))
+    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
 }
 
 /// Drills of named backups that read the repo now or will. The pgBackRest of one that is lost died with its pooler.
@@ -64,13 +44,14 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
     let drills = view
         .jobs
         .values()
-        .filter(|record| record.kind == JobKind::Drill && record.database == *database)
+        .filter(|record| record.kind() == JobKind::Drill && record.database == *database)
         .filter(|record| {
             view.job(&record.id).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running))
         });
     drills
         .filter_map(|record| {
-            Some(DrilledBackup { job: record.id, backup: record.drill.as_ref()?.backup.clone()? })
+            let JobSpec::Drill(params) = &record.spec else { return None };
+            Some(DrilledBackup { job: record.id, backup: params.backup.clone()? })
         })
         .collect()
 }
@@ -78,32 +59,42 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
 impl Wanted {
     fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
         let (snapshot, request) = (&view.snapshot(), &self.request);
-        match &self.work {
-            Work::Backup(params) => plan_backup(snapshot, request, params, id, now),
-            Work::Rebuild => plan_rebuild(snapshot, request, id, now),
-            Work::Restore(params) => plan_restore(snapshot, request, params, id, now),
-            Work::PlanRestore(params) => plan_restore_plan(snapshot, request, params, id, now),
-            Work::Rollback(restore) => plan_rollback(snapshot, request, &subject(view, *restore)?, id, now),
-            Work::Confirm(restore) => {
-                let about = |record: &&JobRecord| record.subject == Some(*restore) && record.kind.is_driven();
+        match &self.spec {
+            JobSpec::Backup(params) => plan_backup(snapshot, request, params, id, now),
+            JobSpec::Rebuild(_) => plan_rebuild(snapshot, request, id, now),
+            JobSpec::Restore(params) => plan_restore(snapshot, request, params, id, now),
+            JobSpec::Plan(params) => plan_restore_plan(snapshot, request, params, id, now),
+            JobSpec::Rollback(restore) => {
+                plan_rollback(snapshot, request, &subject(view, *restore)?, id, now)
+            }
+            JobSpec::Confirm(restore) => {
+                let about = |record: &&JobRecord| {
+                    record.spec.subject() == Some(*restore) && record.kind().is_driven()
+                };
                 let related: Vec<Job> =
                     view.jobs.values().filter(about).filter_map(|record| view.job(&record.id)).collect();
                 plan_confirm(snapshot, request, &subject(view, *restore)?, &related, id, now)
             }
-            Work::Drill(params) => plan_drill(snapshot, request, params, id, now),
-            Work::Expire(params) => {
+            JobSpec::Drill(params) => plan_drill(snapshot, request, params, id, now),
+            JobSpec::Expire(params) => {
                 let drilled = drilled(view, &self.database(view)?);
                 plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
             }
-            Work::Verify => plan_verify(snapshot, request, id, now),
-            Work::Check => plan_check(snapshot, request, id, now),
+            JobSpec::Verify => plan_verify(snapshot, request, id, now),
+            JobSpec::Check => plan_check(snapshot, request, id, now),
+            JobSpec::Fence | JobSpec::Recover(_) | JobSpec::Swap | JobSpec::Discard(_) => {
+                let kind = self.spec.kind();
+                Err(Refusal::new(Code::InvalidArgument, format!("a {kind} is a step, nobody asks for it")))
+            }
         }
     }
 
     /// The database that the request is about.
     fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
-        match &self.work {
-            Work::Rollback(restore) | Work::Confirm(restore) => Ok(subject(view, *restore)?.record.database),
+        match &self.spec {
+            JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
+                Ok(subject(view, *restore)?.record.database)
+            }
             _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
         }
     }
@@ -113,47 +104,8 @@ impl Wanted {
     /// Not a comparison of plans: a repeated request must find its job even when the cell has
     /// gone down since and planning would refuse.
     fn describes(&self, record: &JobRecord) -> bool {
-        let same_restore = |wanted: &RestoreParams| {
-            record.restore.as_ref().is_some_and(|recorded| {
-                (&wanted.target, wanted.timeline, wanted.in_place)
-                    == (&recorded.target, recorded.timeline, recorded.in_place)
-                    // Left open it was chosen then, and would perhaps be chosen otherwise now.
-                    && (wanted.onto.is_none() || wanted.onto == recorded.onto)
-            })
-        };
-        let same_work = match &self.work {
-            Work::Backup(wanted) => record.backup.as_ref().is_some_and(|recorded| {
-                wanted.backup_type == recorded.backup_type
-                    && wanted.allow_primary == recorded.allow_primary
-                    // 0 asks for the default, which the record spells out.
-                    && recorded.max_lag_bytes
-                        == if wanted.max_lag_bytes == 0 { DEFAULT_MAX_LAG } else { wanted.max_lag_bytes }
-            }),
-            Work::Rebuild | Work::Verify | Work::Check => true,
-            Work::Restore(wanted) | Work::PlanRestore(wanted) => same_restore(wanted),
-            Work::Rollback(restore) | Work::Confirm(restore) => record.subject == Some(*restore),
-            Work::Drill(wanted) => record.drill.as_ref() == Some(wanted),
-            Work::Expire(wanted) => record.expire.as_ref().is_some_and(|recorded| {
-                (&wanted.backup, wanted.dry_run) == (&recorded.backup, recorded.dry_run)
-            }),
-        };
         let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
-        same_work && same_cell && record.kind == self.kind()
-    }
-
-    fn kind(&self) -> JobKind {
-        match &self.work {
-            Work::Backup(_) => JobKind::Backup,
-            Work::Rebuild => JobKind::Rebuild,
-            Work::Restore(_) => JobKind::Restore,
-            Work::PlanRestore(_) => JobKind::Plan,
-            Work::Rollback(_) => JobKind::Rollback,
-            Work::Confirm(_) => JobKind::Confirm,
-            Work::Drill(_) => JobKind::Drill,
-            Work::Expire(_) => JobKind::Expire,
-            Work::Verify => JobKind::Verify,
-            Work::Check => JobKind::Check,
-        }
+        same_cell && record.spec.answers(&self.spec)
     }
 
     /// The answer to a repeated request.
@@ -165,7 +117,9 @@ impl Wanted {
             Code::RequestIdReused,
             format!(
                 "the request id was used before for another request: {} of cell {} is job {}",
-                job.record.kind, job.record.cell, job.record.id
+                job.record.kind(),
+                job.record.cell,
+                job.record.id
             ),
         )
         .hint("use a new request id for a new request")
@@ -233,12 +187,12 @@ impl Admin {
                 // A cell that is being removed at this moment gets no new job.
                 .expect(&Key::Pooler(database.clone(), record.cell.clone()), base.pooler_revision)
                 .put(&job_key(record), record);
-            if record.kind.takes_lock() {
+            if record.kind().takes_lock() {
                 transaction = transaction.expect(&lock_key, base.lock_revision).put(&lock_key, &lock);
             }
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, kind = %record.kind, cell = %record.cell, requested_by = record.requested_by, "recorded a job");
+                    tracing::info!(job = %id, kind = %record.kind(), cell = %record.cell, requested_by = record.requested_by, "recorded a job");
                     return Ok(self.appeared(record, &lock, deadline).await);
                 }
                 Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
@@ -305,7 +259,7 @@ impl Admin {
         thorough: bool,
         deadline: Deadline,
     ) -> Result<Option<Lock>, Refusal> {
-        if !base.record.kind.takes_lock() {
+        if !base.record.kind().takes_lock() {
             return Ok(Some(base.lock.clone()));
         }
         let ended = self.ended_in_lock(base, thorough, deadline).await?;
@@ -375,8 +329,7 @@ impl Admin {
 
     /// The job as the mirror shows it, or as it was written when the mirror is slow.
     async fn appeared(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
-        let patience = MIRROR_PATIENCE.min(deadline.remaining());
-        let _ = self.mirror.wait_for(patience, |view| view.jobs.contains_key(&record.id)).await;
+        self.wait_until_seen(deadline, |view| view.jobs.contains_key(&record.id)).await;
         self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
     }
 
@@ -393,7 +346,7 @@ impl Admin {
         let refusal = match job {
             None => Refusal::new(Code::Busy, format!("database {database} is busy with job {holder}")),
             Some(job) => {
-                let (kind, cell) = (job.record.kind, &job.record.cell);
+                let (kind, cell) = (job.record.kind(), &job.record.cell);
                 let since = match job.start_time {
                     Some(time) => format!("running since {}", cellar_model::timestamp_text(time)),
                     None => format!("waiting since {}", cellar_model::timestamp_text(job.record.create_time)),

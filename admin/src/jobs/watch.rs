@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::cancel::unknown_job;
 use crate::jobs::ended::{claim_key, job_key, run_key};
 use crate::refusal;
 
@@ -63,7 +62,7 @@ fn keys(record: &JobRecord) -> [Key; 3] {
 /// The stamp of a job as it is: its own records, those of its steps, and the lock.
 fn stamp(view: &View, id: &JobId) -> Stamp {
     let Some(record) = view.jobs.get(id) else { return Stamp::new() };
-    let steps = view.jobs.values().filter(|step| record.kind.is_driven() && step.parent == Some(*id));
+    let steps = view.jobs.values().filter(|step| record.kind().is_driven() && step.parent == Some(*id));
     let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
     of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
 }
@@ -108,7 +107,7 @@ impl Watcher {
             return Ok(None);
         }
         self.shown = Some(stamp);
-        let job = view.job(&self.id).ok_or_else(|| unknown_job(self.id))?;
+        let job = view.job(&self.id).ok_or_else(|| refusal::unknown_job(self.id))?;
         Ok(Some(job))
     }
 }

@@ -88,7 +88,7 @@ fn tell(action: &Action) {
                     tell_closed(record);
                 } else {
                     let canceled = record.cancel.is_some();
-                    tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind, cell = %record.cell, canceled, "a step");
+                    tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind(), cell = %record.cell, canceled, "a step");
                 }
             }
         }
@@ -101,5 +101,5 @@ fn tell_closed(record: &cellar_model::JobRecord) {
     let Some(closure) = &record.closure else { return };
     let (code, reason) =
         closure.error.as_ref().map_or(("", ""), |error| (error.code.as_str(), error.message.as_str()));
-    tracing::info!(job = %record.id, kind = %record.kind, state = closure.state.as_str(), code, reason, "closed a job");
+    tracing::info!(job = %record.id, kind = %record.kind(), state = closure.state.as_str(), code, reason, "closed a job");
 }

@@ -34,7 +34,7 @@ impl Observations {
     /// Takes in what the view shows at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
         let mut missing = BTreeSet::new();
-        for record in view.jobs.values().filter(|record| !record.kind.is_driven()) {
+        for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
             match stage(view, record) {
                 Stage::Pending => {
                     let id = (record.database.clone(), record.cell.clone());

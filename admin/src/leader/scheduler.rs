@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork, Turn,
-    recordable,
+    JobRequest, JobSpec, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
+    Turn, recordable,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::submit::{Wanted, Work};
+use crate::jobs::submit::Wanted;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl Scheduler {
                     request_id: Some(request_id.clone()),
                     requested_by: schedule.requester(),
                 },
-                work: work(&schedule.work),
+                spec: spec(&schedule.work),
                 // Behind whatever runs: a night's expiry comes after the night's backup.
                 queue: true,
             };
@@ -219,13 +219,13 @@ fn cells(work: &ScheduledWork) -> Vec<Option<CellName>> {
     }
 }
 
-fn work(scheduled: &ScheduledWork) -> Work {
+fn spec(scheduled: &ScheduledWork) -> JobSpec {
     match scheduled {
-        ScheduledWork::Backup(backup) => Work::Backup(backup.params.clone()),
-        ScheduledWork::Expire {} => Work::Expire(ExpireParams::default()),
-        ScheduledWork::Verify {} => Work::Verify,
-        ScheduledWork::Check {} => Work::Check,
-        ScheduledWork::Drill(drill) => Work::Drill(drill.params.clone()),
+        ScheduledWork::Backup(backup) => JobSpec::Backup(backup.params.clone()),
+        ScheduledWork::Expire {} => JobSpec::Expire(ExpireParams::default()),
+        ScheduledWork::Verify {} => JobSpec::Verify,
+        ScheduledWork::Check {} => JobSpec::Check,
+        ScheduledWork::Drill(drill) => JobSpec::Drill(drill.params.clone()),
     }
 }
 

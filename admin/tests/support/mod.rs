@@ -11,7 +11,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
     AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Job, JobId, JobRecord,
-    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, RunResult, Timeline,
+    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, Timeline,
 };
 use cellar_topology::{Guard, MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
@@ -217,7 +217,7 @@ pub fn run(record: &JobRecord, state: JobState) -> Run {
         start_time: Timestamp::now(),
         end_time: state.is_terminal().then(Timestamp::now),
         progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2 },
-        result: RunResult::default(),
+        result: None,
         error: None,
         history: vec![],
     }

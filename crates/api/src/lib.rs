@@ -2,6 +2,7 @@
 //! between it and the model that everybody who speaks it needs.
 
 mod error;
+mod job;
 mod record;
 pub mod structure;
 pub mod wkt;

@@ -51,32 +51,60 @@ fn restore_params() -> Value {
     json!({"target": {"lsn": "0/1"}, "timeline": 2, "inPlace": true, "onto": "zone2"})
 }
 
-fn record() -> Value {
-    json!({
-        "id": ID, "kind": "JOB_KIND_BACKUP", "database": "app", "cell": "zone1", "backup": backup_params(),
-        "rebuild": {"keepFor": OTHER, "putBack": OTHER}, "restore": restore_params(),
-        "recover": {
-            "set": LABEL, "kept": OTHER, "target": {"xid": "7"}, "timeline": 1, "lastSegment": "000000010000000000000001",
-            "incarnation": 2, "inPlace": true,
-        },
-        "drill": {
-            "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
-            "maxBytesPerSecond": "9",
-        },
-        "expire": {"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}]},
-        "subject": OTHER,
-        "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
-        "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
-        "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error(), "result": result()},
-    })
+/// Every kind with all its parameters.
+fn specs() -> Vec<Value> {
+    let restore = restore_params();
+    let recover = json!({
+        "set": LABEL, "kept": OTHER, "target": {"xid": "7"}, "timeline": 1, "lastSegment": "000000010000000000000001",
+        "incarnation": 2, "inPlace": true,
+    });
+    let drill = json!({
+        "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
+        "maxBytesPerSecond": "9",
+    });
+    let expire = json!({"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}]});
+    vec![
+        json!({"kind": "JOB_KIND_BACKUP", "backup": backup_params()}),
+        json!({"kind": "JOB_KIND_REBUILD", "rebuild": {"keepFor": OTHER, "putBack": OTHER}}),
+        json!({"kind": "JOB_KIND_RESTORE", "restore": restore}),
+        json!({"kind": "JOB_KIND_ROLLBACK", "subject": OTHER}),
+        json!({"kind": "JOB_KIND_CONFIRM", "subject": OTHER}),
+        json!({"kind": "JOB_KIND_PLAN", "restore": restore}),
+        json!({"kind": "JOB_KIND_FENCE"}),
+        json!({"kind": "JOB_KIND_RECOVER", "recover": recover}),
+        json!({"kind": "JOB_KIND_SWAP"}),
+        json!({"kind": "JOB_KIND_DISCARD", "subject": OTHER}),
+        json!({"kind": "JOB_KIND_DRILL", "drill": drill}),
+        json!({"kind": "JOB_KIND_EXPIRE", "expire": expire}),
+        json!({"kind": "JOB_KIND_VERIFY"}),
+        json!({"kind": "JOB_KIND_CHECK"}),
+    ]
+}
+
+fn with(mut document: Value, more: &Value) -> Value {
+    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    document
+}
+
+fn record(spec: &Value, result: &Value) -> Value {
+    with(
+        json!({
+            "id": ID, "database": "app", "cell": "zone1",
+            "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
+            "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
+            "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error(), "result": result},
+        }),
+        spec,
+    )
 }
 
 fn progress() -> Value {
     json!({"phase": "copying", "bytesDone": "1", "bytesTotal": "2"})
 }
 
-fn result() -> Value {
-    json!({"backup": {
+/// Every outcome with all its fields.
+fn results() -> Vec<Value> {
+    let all = json!({"backup": {
         "label": "20260301-101500F_20260302-101500I", "type": "BACKUP_TYPE_INCR", "prior": "20260301-101500F",
         "startLsn": "0/1", "stopLsn": "0/2", "walStart": "000000010000000000000001",
         "walStop": "000000010000000000000002", "sizeBytes": "3", "repoBytes": "4",
@@ -116,7 +144,8 @@ fn result() -> Value {
         }],
         "warnings": ["w"],
     },
-    "check": {"segment": "s", "millis": "1"}})
+    "check": {"segment": "s", "millis": "1"}});
+    all.as_object().unwrap().iter().map(|(name, outcome)| json!({name.clone(): outcome})).collect()
 }
 
 fn verified() -> Value {
@@ -219,37 +248,40 @@ fn every_target_of_a_restore() {
 }
 
 #[test]
-fn job_record_and_run() {
-    same::<cellar_model::JobRecord, v1::JobRecord>(&record());
-    same::<cellar_model::Run, v1::Run>(&json!({
-        "id": ID, "database": "app", "cell": "zone1", "state": "JOB_STATE_FAILED", "epoch": "e", "startTime": TIME,
-        "endTime": TIME, "progress": progress(), "result": result(), "error": error(), "history": history(),
-    }));
+fn job_record_of_every_kind() {
+    let kinds: Vec<cellar_model::JobKind> =
+        specs().iter().map(|spec| serde_json::from_value(spec["kind"].clone()).unwrap()).collect();
+    assert_eq!(kinds, cellar_model::JobKind::ALL);
+    for spec in specs() {
+        same::<cellar_model::JobRecord, v1::JobRecord>(&record(&spec, &results()[0]));
+    }
+}
+
+#[test]
+fn run_with_every_outcome_and_with_none() {
+    for result in results().into_iter().chain([json!({})]) {
+        same::<cellar_model::Run, v1::Run>(&json!({
+            "id": ID, "database": "app", "cell": "zone1", "state": "JOB_STATE_FAILED", "epoch": "e", "startTime": TIME,
+            "endTime": TIME, "progress": progress(), "result": result, "error": error(), "history": history(),
+        }));
+    }
 }
 
 #[test]
 fn job() {
-    let mut document = record();
-    for (name, value) in [
-        ("state", json!("JOB_STATE_LOST")),
-        ("startTime", json!(TIME)),
-        ("endTime", json!(TIME)),
-        ("progress", progress()),
-        ("result", result()),
-        ("error", error()),
-        ("waitsFor", json!([OTHER])),
-        ("history", history()),
-        (
-            "steps",
-            json!([{
+    for (at, result) in results().iter().enumerate() {
+        let shown = json!({
+            "state": "JOB_STATE_LOST", "startTime": TIME, "endTime": TIME, "progress": progress(), "result": result,
+            "error": error(), "waitsFor": [OTHER], "history": history(),
+            "steps": [{
                 "id": OTHER, "kind": "JOB_KIND_SWAP", "cell": "zone1", "state": "JOB_STATE_RUNNING", "startTime": TIME,
                 "endTime": TIME, "progress": progress(), "error": error(),
-            }]),
-        ),
-    ] {
-        document[name] = value;
+            }],
+        });
+        for spec in &specs() {
+            same::<cellar_model::Job, v1::Job>(&with(record(spec, &results()[at]), &shown));
+        }
     }
-    same::<cellar_model::Job, v1::Job>(&document);
 }
 
 #[test]
@@ -270,7 +302,7 @@ fn audit_record() {
 /// A field that only one side knows would be lost on the way: the two name the same fields.
 #[test]
 fn a_message_refuses_what_the_model_does_not_know() {
-    let mut document = record();
+    let mut document = record(&specs()[0], &results()[0]);
     document["surprise"] = json!(1);
     assert!(serde_json::from_value::<v1::JobRecord>(document).is_err());
 }

@@ -116,7 +116,7 @@ fn the_audit_trail() {
 #[test]
 fn a_finished_backup_shows_its_proof() {
     let job = succeeded();
-    let mut result = job.result.clone().unwrap().backup.unwrap();
+    let mut result = job.result.as_ref().unwrap().backup().unwrap().clone();
     let mut text = proof::summary(&job, &result, Some("zone1"));
     if let Some(source) = &mut result.source {
         (source.cell, source.files_from_primary, source.files_from_source) = ("zone1".into(), 0, 1);

@@ -11,14 +11,11 @@ mod store;
 mod types;
 
 pub use decide::admission::{
-    DEFAULT_MAX_LAG, JobRequest, plan_backup, plan_cell_removal, plan_confirm, plan_drill, plan_rebuild,
-    plan_restore, plan_restore_plan, plan_rollback,
+    JobRequest, plan_backup, plan_cell_removal, plan_confirm, plan_drill, plan_rebuild, plan_restore,
+    plan_restore_plan, plan_rollback,
 };
 pub use decide::driven::{Decision, Scene, drive};
-pub use decide::maintenance::{
-    CheckResult, DrilledBackup, ExpireParams, ExpireResult, Faults, Verified, VerifyResult, WalRange,
-    check_expiry, faults, plan_check, plan_expire, plan_verify,
-};
+pub use decide::maintenance::{Faults, check_expiry, faults, plan_check, plan_expire, plan_verify};
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use decide::precondition::{Expected, Observed, RECONNECT, check_primary_source, check_standby_source};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
@@ -32,10 +29,14 @@ pub use records::backup::{
 };
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::{
-    BackupParams, CancelRequest, Closure, Job, JobError, JobId, JobKind, JobRecord, JobState, JobStep,
-    Progress, RebuildParams, RequestId, Run, RunResult, Transition,
+    CancelRequest, Closure, Job, JobError, JobRecord, JobState, JobStep, Progress, Run, Transition,
 };
+pub use records::job_id::{JobId, RequestId};
 pub use records::lock::{Lock, LockDecision};
+pub use records::maintenance::{
+    CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,
+};
+pub use records::outcome::JobOutcome;
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::restore::{
     CellPlan, DrillCheck, DrillParams, DrillResult, FenceResult, Incarnation, RebuildResult, RecoverParams,
@@ -46,9 +47,10 @@ pub use records::schedule::{
     Calendar, CalendarError, MOST_CELLS, SCHEDULE_REQUESTS, START_WITHIN, Schedule, ScheduledBackup,
     ScheduledDrill, ScheduledRun, ScheduledWork, Turn,
 };
+pub use records::spec::{BackupParams, DEFAULT_MAX_LAG, JobKind, JobSpec, RebuildParams};
 pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
 pub use store::access;
-pub use store::access::{OperatorRole, Principal};
+pub use store::access::Principal;
 pub use store::grant::{Grant, GrantRange};
 pub use store::key::{Key, Keyspace};
 pub use store::layout::{
@@ -60,6 +62,7 @@ pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};
 pub use types::path_rule::{path_fault, value_fault};
 pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
+pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
 pub use types::wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,

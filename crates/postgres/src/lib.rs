@@ -4,12 +4,14 @@
 //! it: every function looks at the data directory and the processes anew.
 //! Every function that waits has a deadline.
 
+mod base_backup;
 mod command;
 mod configure;
 mod conninfo;
 mod control;
 mod control_data;
 mod data_directory;
+mod draft;
 mod durable;
 mod error;
 mod facts;
@@ -24,6 +26,7 @@ mod settings;
 mod stop;
 mod tools;
 
+pub use base_backup::{CopySource, base_backup};
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure};
 pub use conninfo::{PrimaryConninfo, conninfo_address};

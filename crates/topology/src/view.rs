@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cellar_model::{
-    AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobRecord, Key,
-    Keyspace, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule, ScheduleName, Snapshot,
-    join, with_steps,
+    AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
+    JobRecord, Key, Keyspace, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
+    ScheduleName, Snapshot, join, with_steps,
 };
 use serde::de::DeserializeOwned;
 
@@ -85,10 +85,10 @@ impl View {
     pub fn job(&self, id: &JobId) -> Option<Job> {
         let record = self.jobs.get(id)?;
         let mut job = self.joined(record);
-        if !record.kind.is_driven() {
+        if !record.kind().is_driven() {
             return Some(job);
         }
-        if let Some(restore) = job.result.as_mut().and_then(|result| result.restore.as_mut()) {
+        if let Some(JobOutcome::Restore(restore)) = &mut job.result {
             // What was kept at its end may have been confirmed, rolled back or overtaken since.
             let incarnation = self.incarnations.get(&record.database);
             restore.kept &=

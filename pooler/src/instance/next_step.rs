@@ -5,7 +5,7 @@
 //! Everything doubtful stops as `Broken`, with a sentence for a person.
 
 use cellar_model::{CellName, Leader, SystemIdentifier};
-use cellar_postgres::DataDirectory;
+use cellar_postgres::{CopySource, DataDirectory};
 
 use crate::instance::incarnation::Standing;
 
@@ -30,6 +30,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) leader: Option<&'a Leader>,
     /// Whether the repo has a backup of the database; `None` while that is not known.
     pub(crate) backup_exists: Option<bool>,
+    /// Whether the repo has the database's stanza. The primary makes it after the role that copies it.
+    pub(crate) stanza_exists: bool,
+    /// How often copying the primary failed in this process.
+    pub(crate) failed_copies: u32,
     /// How the data stands to the database's incarnation.
     pub(crate) standing: Standing,
     /// Whether a copy of the true incarnation waits beside the data to take its place.
@@ -48,6 +52,8 @@ pub(crate) enum Step {
         /// Whether a data directory is there that can be completed.
         delta: bool,
     },
+    /// Copy the primary, because there is no backup to restore yet.
+    CopyPrimary(CopySource),
     /// Record the identity that initdb gave the database.
     RecordIdentity(SystemIdentifier),
     /// Finish a restore whose files are all there.
@@ -60,6 +66,23 @@ pub(crate) enum Step {
     Start,
     /// Nothing can be done until a person acts; the text says what.
     Broken(String),
+}
+
+/// Copies of the primary that are tried before the first backup is waited for.
+const MAX_COPY_ATTEMPTS: u32 = 3;
+
+/// What to copy, for a cell that never had data, of a database that was never restored and has no backup.
+fn copy_source(s: &Situation<'_>, leader: &Leader) -> Option<CopySource> {
+    let never_had_data = !s.seeded_before && !s.seeding && !s.kept;
+    let never_restored = s.standing.current && !s.standing.fenced;
+    let allowed = never_had_data
+        && never_restored
+        && leader.cell != *s.cell
+        && s.backup_exists == Some(false)
+        && s.stanza_exists
+        && s.failed_copies < MAX_COPY_ATTEMPTS;
+    let system_identifier = leader.system_identifier.filter(|_| allowed)?;
+    Some(CopySource { system_identifier, timeline: leader.term })
 }
 
 fn nothing_there(s: &Situation<'_>) -> Step {
@@ -78,7 +101,10 @@ fn nothing_there(s: &Situation<'_>) -> Step {
             "the data directory of {cell} was there and is gone: mount its disk again, or make the cell anew with `cellar rebuild {cell}`"
         )),
         (Some(_), Some(true)) => Step::Restore { delta: false },
-        (Some(leader), Some(false)) => Step::Wait(format!("the first backup of the primary in {}", leader.cell)),
+        (Some(leader), Some(false)) => match copy_source(s, leader) {
+            Some(source) => Step::CopyPrimary(source),
+            None => Step::Wait(format!("the first backup of the primary in {}", leader.cell)),
+        },
         (None, Some(true)) => Step::Broken(
             "the repo has backups of this database, but the topology knows no primary: if etcd lost its data, start the cell that was the primary first".to_owned(),
         ),
@@ -218,6 +244,8 @@ mod tests {
         seeded_before: bool,
         leader: Option<Leader>,
         backup: Option<bool>,
+        stanza: bool,
+        failed_copies: u32,
         standing: Standing,
         successor: bool,
     }
@@ -234,6 +262,8 @@ mod tests {
                 seeded_before: false,
                 leader: None,
                 backup: Some(false),
+                stanza: false,
+                failed_copies: 0,
                 standing: Standing { current: true, fenced: false, left_alone: true },
                 successor: false,
             }
@@ -250,6 +280,8 @@ mod tests {
                 seeded_before: self.seeded_before,
                 leader: self.leader.as_ref(),
                 backup_exists: self.backup,
+                stanza_exists: self.stanza,
+                failed_copies: self.failed_copies,
                 standing: self.standing,
                 successor: self.successor,
             })
@@ -342,6 +374,48 @@ mod tests {
         assert_eq!(world.step(), Step::FinishRestore);
     }
 
+    fn fresh_standby() -> World {
+        let mut world = World::new("zone2", DataDirectory::Missing);
+        world.leader = Some(leader("zone1", 1, Some(7)));
+        world.stanza = true;
+        world
+    }
+
+    #[test]
+    fn a_fresh_standby_copies_the_primary_while_there_is_no_backup() {
+        let source = CopySource { system_identifier: SystemIdentifier::new(7), timeline: Timeline::new(1) };
+        let mut world = fresh_standby();
+        assert_eq!(world.step(), Step::CopyPrimary(source));
+        world.data = DataDirectory::Empty;
+        assert_eq!(world.step(), Step::CopyPrimary(source));
+        world.backup = Some(true);
+        assert_eq!(world.step(), Step::Restore { delta: false });
+        world.backup = None;
+        assert!(matches!(world.step(), Step::Wait(_)));
+    }
+
+    #[test]
+    fn the_primary_is_not_copied_before_it_is_ready_nor_over_what_was_there() {
+        let changes: [fn(&mut World); 8] = [
+            |world| world.stanza = false,
+            |world| world.leader = Some(leader("zone1", 1, None)),
+            |world| world.failed_copies = MAX_COPY_ATTEMPTS,
+            |world| world.seeded_before = true,
+            |world| world.seeding = true,
+            |world| world.kept = true,
+            |world| world.standing.current = false,
+            |world| world.standing.fenced = true,
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let mut world = fresh_standby();
+            change(&mut world);
+            assert!(matches!(world.step(), Step::Wait(_) | Step::Broken(_)), "change {n}: {:?}", world.step());
+        }
+        let mut world = fresh_standby();
+        (world.failed_copies, world.backup) = (MAX_COPY_ATTEMPTS, Some(true));
+        assert_eq!(world.step(), Step::Restore { delta: false });
+    }
+
     #[test]
     fn a_disk_that_vanished_is_not_papered_over() {
         let mut world = World::new("zone2", DataDirectory::Empty);
@@ -381,6 +455,7 @@ mod tests {
             me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
             kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
             recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
+            stanza: bool, failed_copies in 0u32..5,
         ) {
             let data = match kind {
                 0 => DataDirectory::Missing,
@@ -397,6 +472,7 @@ mod tests {
             (world.restored, world.kept) = (restored, kept);
             world.standing = Standing { current, fenced, left_alone };
             world.successor = successor;
+            (world.stanza, world.failed_copies) = (stanza, failed_copies);
             match world.step() {
                 Step::Initdb => {
                     prop_assert!(kind < 2);
@@ -407,6 +483,14 @@ mod tests {
                 Step::Restore { .. } => {
                     prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !(recovers && restored)));
                     prop_assert_eq!(backup, Some(true));
+                }
+                Step::CopyPrimary(source) => {
+                    prop_assert!(kind < 2 && !seeding && !seeded && !kept && current && !fenced);
+                    prop_assert_eq!(backup, Some(false));
+                    prop_assert!(stanza && failed_copies < MAX_COPY_ATTEMPTS);
+                    let leader = world.leader.as_ref().expect("a primary to copy");
+                    prop_assert!(leader.cell != world.cell);
+                    prop_assert_eq!(leader.system_identifier, Some(source.system_identifier));
                 }
                 Step::TakeOver => prop_assert!(successor),
                 Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),

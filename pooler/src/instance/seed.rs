@@ -1,11 +1,12 @@
-//! Filling a data directory: initdb for the first member, a restore for every other.
+//! Filling a data directory: initdb for the first member, a copy of it for a new one while there is no backup,
+//! and a restore for every other.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{BackupLabel, Code, Database, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions, tool_messages};
-use cellar_postgres::{InstanceConfig, PostgresError, initdb, occupants, running};
+use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb, occupants, running};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -16,6 +17,10 @@ use crate::repository::reader::Repo;
 
 /// initdb takes a second; a minute covers the slowest disk.
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Copying a database that was just made takes a second or two. What takes longer than this is better restored from
+/// the repo once it has a backup.
+const COPY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How often a running restore is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -59,6 +64,19 @@ pub(crate) async fn make_database(
     config: &InstanceConfig,
 ) -> Result<(), SeedError> {
     initdb(&agent.tools, data_directory, config, INITDB_TIMEOUT).await?;
+    Ok(())
+}
+
+/// Copies the primary. No marker is needed: the copy is made beside the data directory and renamed when it is whole.
+pub(crate) async fn copy_primary(
+    agent: &Agent,
+    data_directory: &Path,
+    config: &InstanceConfig,
+    source: CopySource,
+) -> Result<(), SeedError> {
+    let begun = Instant::now();
+    base_backup(&agent.tools, data_directory, config, source, COPY_TIMEOUT).await?;
+    tracing::info!(took = ?begun.elapsed(), "copied the primary");
     Ok(())
 }
 

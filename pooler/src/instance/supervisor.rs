@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
+use cellar_pgbackrest::StanzaStatus;
 use cellar_postgres::{
     InstanceConfig, InstanceFacts, PostgresError, PostmasterState, Probe, StopTimeouts, configure,
     ensure_roles, inspect, reload, running, start, stop,
@@ -30,6 +31,9 @@ const DOUBT: Duration = Duration::from_secs(5);
 
 /// A round without any reason.
 const TICK: Duration = Duration::from_secs(1);
+
+/// A round while the primary of a new database is about to be ready to be copied.
+const SOON: Duration = Duration::from_millis(250);
 
 /// The topology may change many times a second; rounds do not.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -69,6 +73,8 @@ enum Outcome {
     Progress,
     /// All is as it should be, or only time can help.
     Settled,
+    /// Another cell is about to do what is awaited: look again soon.
+    Soon,
 }
 
 struct Supervisor {
@@ -79,6 +85,8 @@ struct Supervisor {
     /// Whether the primary that runs has its roles and stanza.
     prepared: bool,
     failures: u32,
+    /// How often copying the primary failed.
+    failed_copies: u32,
     /// What is wrong without keeping the instance from running.
     note: String,
     /// Since when this is a primary and another one is recorded.
@@ -94,6 +102,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         applied: None,
         prepared: false,
         failures: 0,
+        failed_copies: 0,
         note: String::new(),
         not_ours_since: None,
     };
@@ -135,6 +144,10 @@ impl Supervisor {
             Ok(Outcome::Settled) => {
                 self.failures = 0;
                 TICK
+            }
+            Ok(Outcome::Soon) => {
+                self.failures = 0;
+                SOON
             }
             Err(error) => {
                 tracing::warn!(%error, "the instance is not as it should be");
@@ -298,7 +311,8 @@ impl Supervisor {
         let standing = incarnation::standing(&agent, data_path);
         // Also when it is not there at all: a kill between two renames leaves it so.
         let successor = if standing.current { None } else { incarnation::successor(&agent) };
-        let backup_exists = if needs_repo { Some(has_backup(&agent, database, card).await?) } else { None };
+        let stanza = if needs_repo { Some(stanza::read(&agent, database, card).await?) } else { None };
+        let stanza_exists = stanza.as_ref().is_some_and(|stanza| stanza.status == StanzaStatus::NoBackup);
         let step = next_step(&Situation {
             cell: &agent.cell,
             bootstrap_cell: &database.bootstrap_cell,
@@ -308,14 +322,18 @@ impl Supervisor {
             kept: incarnation::record(&agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
             seeded_before: agent.seeded_marker().exists(),
             leader: leader.as_ref(),
-            backup_exists,
+            backup_exists: stanza.as_ref().map(|stanza| !stanza.backups.is_empty()),
+            stanza_exists,
+            failed_copies: self.failed_copies,
             standing,
             successor: successor.is_some(),
         });
         match step {
             Step::Wait(what) => {
                 self.say(InstanceState::Waiting, &format!("waits for {what}"));
-                return Ok(Outcome::Settled);
+                let primary_comes = leader.is_some_and(|leader| leader.system_identifier.is_some());
+                let soon = primary_comes && stanza.is_some() && !stanza_exists;
+                return Ok(if soon { Outcome::Soon } else { Outcome::Settled });
             }
             Step::Broken(why) => {
                 self.say(InstanceState::Broken, &why);
@@ -328,6 +346,15 @@ impl Supervisor {
                 self.say(InstanceState::Seeding, "initdb");
                 let config = instance_config(&agent, database, card, None)?;
                 seed::make_database(&agent, data_path, &config).await?;
+            }
+            Step::CopyPrimary(source) => {
+                self.say(InstanceState::Seeding, "copies the primary");
+                let config = instance_config(&agent, database, card, leader.as_ref())?;
+                if let Err(error) = seed::copy_primary(&agent, data_path, &config, source).await {
+                    self.failed_copies += 1;
+                    return Err(error.into());
+                }
+                self.mark_seeded(&source.system_identifier.to_string())?;
             }
             Step::RecordIdentity(identity) => {
                 leadership::record_identity(&agent, identity).await?;
@@ -434,8 +461,4 @@ async fn take_over(agent: &Agent, successor: &Path, data: &Path) -> std::io::Res
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-async fn has_backup(agent: &Agent, database: &Database, card: &Pooler) -> Result<bool, RoundError> {
-    Ok(!stanza::read(agent, database, card).await?.backups.is_empty())
 }

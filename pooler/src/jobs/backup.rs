@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError, Leader,
-    Lsn, Pooler, Progress, RECONNECT, Refusal, Role, RunResult, check_primary_source, check_standby_source,
+    BackupParams, BackupSource, CELL_ANNOTATION, CellName, Code, Expected, JOB_ANNOTATION, JobError,
+    JobOutcome, JobSpec, Leader, Lsn, Pooler, Progress, RECONNECT, Refusal, Role, check_primary_source,
+    check_standby_source,
 };
 use cellar_pgbackrest::{DetailLog, Failure, Invocation};
 use cellar_postgres::{InstanceFacts, Probe};
@@ -44,7 +45,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<Ending, JobError> {
-    let Some(params) = job.record.backup.clone() else {
+    let JobSpec::Backup(params) = job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a backup").into());
     };
     say(agent, job, Progress { phase: "checking the instance".to_owned(), ..Progress::default() }).await;
@@ -80,7 +81,7 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     let result = judge(agent, &database, &config, &log_file, &source).await?;
     // The log stays; the config has done its work.
     let _ = std::fs::remove_file(&config);
-    Ok(Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() }))
+    Ok(Ending::Succeeded(Some(JobOutcome::Backup(result))))
 }
 
 /// Confirms the source, with patience for a primary that has just started again and is being found by its standbys, unless

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cellar_model::{CheckResult, Code, Refusal, Role, RunResult};
+use cellar_model::{CheckResult, Code, JobOutcome, Refusal, Role};
 use cellar_pgbackrest::{Invocation, archived_segment};
 use cellar_postgres::Probe;
 
@@ -17,7 +17,7 @@ use crate::repository::backup_proof::{log_path, read};
 /// Runs a check to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(check) => Ending::Succeeded(RunResult { check: Some(check), ..RunResult::default() }),
+        Ok(check) => Ending::Succeeded(Some(JobOutcome::Check(check))),
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "whether WAL arrives is not known"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cellar_model::{
-    Code, JobError, JobId, JobRecord, JobState, Key, Lock, Progress, Run, RunResult, Transition, claimable,
+    Code, JobError, JobId, JobOutcome, JobRecord, JobState, Key, Lock, Progress, Run, Transition, claimable,
     timestamp_ms,
 };
 use cellar_system::clock;
@@ -23,10 +23,9 @@ const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a job ended.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a job, and it is moved a few times")]
 pub enum Ending {
     /// It did what was asked.
-    Succeeded(RunResult),
+    Succeeded(Option<JobOutcome>),
     /// It did not.
     Failed(JobError),
     /// Somebody asked for it.
@@ -72,7 +71,7 @@ fn is_too_large(error: &StoreError) -> bool {
 fn too_large(record: &JobRecord) -> JobError {
     JobError {
         code: Code::Internal,
-        message: format!("the {} ended, and its result is too large to be recorded", record.kind),
+        message: format!("the {} ended, and its result is too large to be recorded", record.kind()),
         hint: "look at the job's log for what it found".to_owned(),
         tool_output: String::new(),
     }
@@ -104,7 +103,7 @@ impl ClaimedJob {
             start_time: now,
             end_time: None,
             progress: Progress::default(),
-            result: RunResult::default(),
+            result: None,
             error: None,
             history: vec![transition(member, JobState::Running, "")],
         };
@@ -122,7 +121,7 @@ impl ClaimedJob {
         if outcome == TxnOutcome::Conflict {
             return Ok(None);
         }
-        tracing::info!(job = %record.id, kind = %record.kind, "claimed");
+        tracing::info!(job = %record.id, kind = %record.kind(), "claimed");
         Ok(Some(Self { record, run }))
     }
 
@@ -181,8 +180,8 @@ impl ClaimedJob {
     }
 
     /// What is to be recorded of the job even though it fails.
-    pub fn keep(&mut self, result: RunResult) {
-        self.run.result = result;
+    pub fn keep(&mut self, outcome: JobOutcome) {
+        self.run.result = Some(outcome);
     }
 
     /// One guarded write of the run as it is.
@@ -262,9 +261,9 @@ impl ClaimedJob {
                     return;
                 }
                 Err(error) if error.is_retryable() => tokio::time::sleep(RETRY).await,
-                Err(error) if is_too_large(&error) && self.run.result != RunResult::default() => {
+                Err(error) if is_too_large(&error) && self.run.result.is_some() => {
                     tracing::error!(job = %self.record.id, %error, "the result is too large to be recorded");
-                    self.run.result = RunResult::default();
+                    self.run.result = None;
                     self.run.state = JobState::Failed;
                     self.run.error = Some(too_large(&self.record));
                 }

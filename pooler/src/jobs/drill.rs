@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, DrillCheck, DrillParams, DrillResult, JobError, Lineage, Refusal, RunResult, SurveyedBackup,
-    Target, newest_on,
+    Code, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Lineage, Refusal,
+    SurveyedBackup, Target, newest_on,
 };
 use cellar_postgres::{
     CommandOutput, DataDirectory, MONITOR_ROLE, PostgresError, ensure_roles, execute, inspect,
@@ -41,7 +41,7 @@ const DETAIL: usize = 400;
 
 /// Runs a drill to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    let Some(params) = job.record.drill.clone() else {
+    let JobSpec::Drill(params) = job.record.spec.clone() else {
         return Ending::Failed(
             Refusal::new(Code::InvalidArgument, "the job has no parameters of a drill").into(),
         );
@@ -55,14 +55,14 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
             let broken: Vec<&str> =
                 result.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str()).collect();
             if broken.is_empty() {
-                return Ending::Succeeded(RunResult { drill: Some(result), ..RunResult::default() });
+                return Ending::Succeeded(Some(JobOutcome::Drill(result)));
             }
             let error = Refusal::new(
                 Code::CheckFailed,
                 format!("backup {} was restored, but did not pass: {}", result.backup, broken.join(", ")),
             )
             .hint("look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so");
-            job.keep(RunResult { drill: Some(result), ..RunResult::default() });
+            job.keep(JobOutcome::Drill(result));
             Ending::Failed(error.into())
         }
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "nothing is left of the drill"),

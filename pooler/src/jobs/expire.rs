@@ -4,7 +4,7 @@
 //! read from the repo afterwards, not from what pgBackRest says of itself.
 
 use cellar_model::{
-    BackupLabel, Code, ExpireParams, ExpireResult, JobError, Refusal, RunResult, check_expiry,
+    BackupLabel, Code, ExpireParams, ExpireResult, JobError, JobOutcome, JobSpec, Refusal, check_expiry,
 };
 use cellar_pgbackrest::{Expiry, Invocation, parse_expiry};
 
@@ -19,7 +19,7 @@ use crate::repository::reader::Repo;
 /// Runs an expiry to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(result) => Ending::Succeeded(RunResult { expire: Some(result), ..RunResult::default() }),
+        Ok(result) => Ending::Succeeded(Some(JobOutcome::Expire(result))),
         Err(Broken::Interrupted(why)) => interrupted_ending(
             why,
             "what had gone by then is gone (`cellar backups list`), and the next expiry removes the files that it leaves",
@@ -29,7 +29,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<ExpireResult, Broken> {
-    let Some(params) = job.record.expire.clone() else {
+    let JobSpec::Expire(params) = job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of an expiry").into());
     };
     let (card, database) = agent.place()?;

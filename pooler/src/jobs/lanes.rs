@@ -107,7 +107,7 @@ async fn take_over_all<R: JobRunner>(member: &Member, runner: &R) {
 
 impl<R: JobRunner> Lanes<R> {
     fn is_in(lane: Lane, record: &JobRecord) -> bool {
-        let its = if record.kind.takes_lock() { Lane::Locked } else { Lane::Reading };
+        let its = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
         its == lane
     }
 

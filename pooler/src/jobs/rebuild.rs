@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, Expected, JobError, JobId, Leader, Pooler, Progress, RebuildResult, Refusal, Role,
-    RunResult, check_standby_source,
+    Code, Database, Expected, JobError, JobId, JobOutcome, JobSpec, Leader, Pooler, Progress, RebuildResult,
+    Refusal, Role, check_standby_source,
 };
 use cellar_postgres::{DataDirectory, PostgresError, Probe, StopTimeouts, inspect, stop, stop_vanished};
 use jiff::Timestamp;
@@ -57,7 +57,9 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     if let Some(why) = control.interrupted(agent) {
         return Ok(interrupted_ending(why, "nothing was changed"));
     }
-    let params = job.record.rebuild.clone().unwrap_or_default();
+    let JobSpec::Rebuild(params) = job.record.spec.clone() else {
+        return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
+    };
     let hold = Hold::take(agent);
     say(agent, job, "stopping PostgreSQL").await;
     let data = PathBuf::from(&card.data_directory);
@@ -165,7 +167,7 @@ async fn restore_anew(
                 size_bytes: seeded.size_bytes,
                 restore_millis: u64::try_from(seeded.took.as_millis()).unwrap_or(u64::MAX),
             };
-            Ending::Succeeded(RunResult { rebuild: Some(rebuild), ..RunResult::default() })
+            Ending::Succeeded(Some(JobOutcome::Rebuild(rebuild)))
         }
         other => other,
     })
@@ -256,7 +258,7 @@ async fn streams(
                 };
                 match verdict {
                     Ok(()) if observed.role == Role::Standby => {
-                        return Ok(Ending::Succeeded(RunResult::default()));
+                        return Ok(Ending::Succeeded(None));
                     }
                     Ok(()) => String::new(),
                     Err(refusal) => refusal.message,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, RunResult};
+use cellar_model::{Code, JOB_ANNOTATION, JobError, JobKind, JobOutcome, JobRecord, JobSpec, RecoverParams};
 use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
@@ -25,7 +25,7 @@ const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a job ended that an earlier process left behind.
 pub(crate) async fn ending(agent: &Agent, record: &JobRecord) -> Ending {
-    match record.kind {
+    match record.kind() {
         JobKind::Backup => backup_ending(agent, record).await,
         JobKind::Rebuild => Ending::Failed(lost(
             "the multipooler restarted while it rebuilt the standby",
@@ -39,7 +39,7 @@ pub(crate) async fn ending(agent: &Agent, record: &JobRecord) -> Ending {
                 clear(&copy, &agent.layout.scratch(record.id)).await;
                 remove(&copy);
             }
-            if let Some(kept) = record.recover.as_ref().and_then(|params| params.kept) {
+            if let JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) = record.spec {
                 clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
             }
             let what = format!("the multipooler restarted during the {kind}");
@@ -85,9 +85,7 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
                     return nothing(&read(&log_file));
                 }
                 return match judge(agent, &database, &config, &log_file, &source).await {
-                    Ok(result) => {
-                        Ending::Succeeded(RunResult { backup: Some(result), ..RunResult::default() })
-                    }
+                    Ok(result) => Ending::Succeeded(Some(JobOutcome::Backup(result))),
                     Err(error) => Ending::Failed(error),
                 };
             }

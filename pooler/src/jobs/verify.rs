@@ -1,6 +1,6 @@
 //! Reading a whole repo: every file by its checksum, and the WAL by its gaps.
 
-use cellar_model::{Code, JobError, Refusal, RunResult, VerifyResult, faults, windows};
+use cellar_model::{Code, JobError, JobOutcome, Refusal, VerifyResult, faults, windows};
 use cellar_pgbackrest::{Invocation, parse_verification};
 
 use crate::agent::Agent;
@@ -15,11 +15,11 @@ use crate::repository::reader::Repo;
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
         Ok((result, errors)) => {
-            let result = RunResult { verify: Some(result), ..RunResult::default() };
+            let outcome = JobOutcome::Verify(result);
             if errors.is_empty() {
-                return Ending::Succeeded(result);
+                return Ending::Succeeded(Some(outcome));
             }
-            job.keep(result);
+            job.keep(outcome);
             Ending::Failed(
                 Refusal::new(Code::RepoDamaged, errors.join("; "))
                     .hint("take a full backup now (`cellar backup --type full --from` a standby): from its end on everything can be restored again; the damaged ones go with `cellar expire --backup`")

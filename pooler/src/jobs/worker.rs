@@ -45,7 +45,7 @@ fn forget_old_logs(agent: &Agent) {
 impl JobRunner for PoolerJobs {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
         let agent = self.agent.as_ref();
-        let ending = match job.record.kind {
+        let ending = match job.record.kind() {
             JobKind::Backup => backup::run(agent, job, control).await,
             JobKind::Rebuild => rebuild::run(agent, job, control).await,
             JobKind::Plan => plan::run(agent, job, control).await,
@@ -59,7 +59,7 @@ impl JobRunner for PoolerJobs {
             JobKind::Check => check::run(agent, job, control).await,
             JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
                 code: Code::Internal,
-                message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind),
+                message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind()),
                 hint: String::new(),
                 tool_output: String::new(),
             }),

@@ -8,8 +8,8 @@ use cellar_model::{
 };
 use cellar_topology::{Store, View};
 
-use super::{ATTEMPTS, BATCH, Serial};
 use crate::admin::Admin;
+use crate::cluster::cells::order::{ATTEMPTS, BATCH, OrderingRecord};
 use crate::deadline::Deadline;
 use crate::refusal::{self, invalid};
 
@@ -23,9 +23,9 @@ pub(crate) struct NewCell {
 }
 
 impl NewCell {
-    pub(crate) fn parse(name: &str, host: &str, directory: &str, listen: &str) -> Result<Self, Refusal> {
+    pub(crate) fn parse(name: CellName, host: &str, directory: &str, listen: &str) -> Result<Self, Refusal> {
         Ok(Self {
-            name: crate::api::request::cell("name", name)?,
+            name,
             host: check_host(host)?,
             directory: check_directory(directory)?,
             listen: check_listen(listen)?,
@@ -89,7 +89,7 @@ enum Step {
     /// Nothing is left to do.
     Done(Cell),
     /// These records are missing.
-    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, serial: Serial },
+    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, serial: OrderingRecord },
 }
 
 impl Admin {
@@ -126,7 +126,7 @@ impl Admin {
 
 fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
     // Refused without a database: the cell would have no pooler, and nothing would order its index.
-    let Some(serial) = Serial::of(view) else {
+    let Some(serial) = OrderingRecord::of(view) else {
         return Err(Refusal::new(Code::UnknownDatabase, "the cluster has no database yet")
             .hint("create one with `cellar up`")
             .about("cell", &new.name));
@@ -195,29 +195,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn field(name: &str, host: &str, directory: &str, listen: &str) -> String {
-        let refusal = NewCell::parse(name, host, directory, listen).unwrap_err();
+    fn zone4() -> CellName {
+        "zone4".parse().unwrap()
+    }
+
+    fn field(host: &str, directory: &str, listen: &str) -> String {
+        let refusal = NewCell::parse(zone4(), host, directory, listen).unwrap_err();
         assert_eq!(refusal.code, Code::InvalidArgument);
         refusal.about["field"].clone()
     }
 
     #[test]
     fn each_bad_field_is_named() {
-        assert_eq!(field("Zone4", "h", "/d", ""), "name");
         for host in ["", "10.0.0.1", "::1", "a b", "-a", "a..b", "a;b", "1.2.3", "a\n"] {
-            assert_eq!(field("zone4", host, "/d", ""), "host", "{host:?}");
+            assert_eq!(field(host, "/d", ""), "host", "{host:?}");
         }
         for directory in ["", "d", "/", "//", "/a/../b", "/a\n", "/a;b", "/a[1]", "/a ", "/#"] {
-            assert_eq!(field("zone4", "h", directory, ""), "directory", "{directory:?}");
+            assert_eq!(field("h", directory, ""), "directory", "{directory:?}");
         }
         for listen in ["x", "0.0.0.0:1", "*", " "] {
-            assert_eq!(field("zone4", "h", "/d", listen), "listen", "{listen:?}");
+            assert_eq!(field("h", "/d", listen), "listen", "{listen:?}");
         }
     }
 
     #[test]
     fn one_thing_has_one_spelling() {
-        let new = NewCell::parse("zone4", "Zone4.Example.ORG", "//a//b/", "").unwrap();
+        let new = NewCell::parse(zone4(), "Zone4.Example.ORG", "//a//b/", "").unwrap();
         assert_eq!((new.host.as_str(), new.directory.as_str()), ("zone4.example.org", "/a/b"));
         assert_eq!(new.listen, "0.0.0.0");
     }
@@ -225,7 +228,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_accepted_breaks_a_config(host in ".{0,20}", directory in "/.{0,40}", listen in ".{0,20}") {
-            if let Ok(new) = NewCell::parse("zone4", &host, &directory, &listen) {
+            if let Ok(new) = NewCell::parse(zone4(), &host, &directory, &listen) {
                 for text in [new.host, new.directory, new.listen] {
                     prop_assert!(!text.contains(['\n', '\r', ';', '#', '[', ']']));
                 }

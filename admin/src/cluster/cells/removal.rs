@@ -3,8 +3,8 @@
 use cellar_model::{Cell, CellName, Code, DatabaseName, Key, Refusal, plan_cell_removal};
 use cellar_topology::View;
 
-use super::{ATTEMPTS, BATCH, Serial};
 use crate::admin::Admin;
+use crate::cluster::cells::order::{ATTEMPTS, BATCH, OrderingRecord};
 use crate::deadline::Deadline;
 use crate::jobs::ended::{Stage, stage};
 use crate::refusal;
@@ -13,7 +13,7 @@ use crate::refusal;
 struct Step {
     cell: Cell,
     cell_revision: i64,
-    serial: Option<Serial>,
+    serial: Option<OrderingRecord>,
     /// Recorded primaries that the decision stands on.
     leaders: Vec<(DatabaseName, i64)>,
     /// Databases that lose their pooler in this step.
@@ -74,7 +74,7 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
     let running =
         view.jobs.values().find(|record| record.cell == *name && stage(view, record) == Stage::Running);
     if let Some(record) = running {
-        let (id, kind) = (record.id, record.kind);
+        let (id, kind) = (record.id, record.kind());
         return Err(Refusal::new(Code::Busy, format!("a {kind} runs on cell {name} (job {id})"))
             .hint(format!("wait for it (`cellar jobs watch {id}`) or cancel it (`cellar jobs cancel {id}`)"))
             .about("cell", name)
@@ -98,7 +98,7 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
         .collect();
     Ok(Step {
         cell_revision: view.revision(&Key::Cell(name.clone())),
-        serial: Serial::of(view),
+        serial: OrderingRecord::of(view),
         cell,
         leaders,
         databases: here,

@@ -12,7 +12,7 @@ use crate::jobs::ended::job_key;
 pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {
     let holders = view.locks.values().filter_map(|lock| view.jobs.get(&lock.holder?));
     holders
-        .filter(|record| record.kind.is_driven() && record.closure.is_none())
+        .filter(|record| record.kind().is_driven() && record.closure.is_none())
         .filter_map(|record| advance(view, record, now))
         .collect()
 }

@@ -17,8 +17,8 @@ const BATCH: usize = 40;
 /// The last drill of each backup, which the listing of backups shows; those of the newest backups only.
 fn last_drills(view: &View) -> BTreeSet<JobId> {
     let mut last: BTreeMap<(&DatabaseName, &BackupLabel), &JobRecord> = BTreeMap::new();
-    for record in view.jobs.values().filter(|record| record.kind == JobKind::Drill) {
-        let Some(drill) = view.run(record).and_then(|run| run.result.drill.as_ref()) else { continue };
+    for record in view.jobs.values().filter(|record| record.kind() == JobKind::Drill) {
+        let Some(drill) = view.run(record).and_then(|run| run.result.as_ref()?.drill()) else { continue };
         let newest = last.entry((&record.database, &drill.backup)).or_insert(record);
         if record.create_time > newest.create_time {
             *newest = record;

@@ -40,7 +40,7 @@ fn strays<'a>(view: &'a View, database: &DatabaseName, lock: &Lock) -> Vec<&'a J
         .values()
         .filter(|record| record.database == *database)
         // A step works under its parent's place.
-        .filter(|record| record.kind.takes_lock() && record.parent.is_none())
+        .filter(|record| record.kind().takes_lock() && record.parent.is_none())
         .filter(|record| lock.holder != Some(record.id) && !lock.queue.contains(&record.id))
         .filter_map(|record| match stage(view, record) {
             Stage::Ended => None,

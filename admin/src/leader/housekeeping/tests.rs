@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cellar_model::{
-    AUDIT_KEPT, AuditId, AuditRecord, CancelRequest, CellLayout, Code, Database, JobId, JobKind, JobRecord,
-    JobState, Lock, Progress, Retention, Run, RunResult,
+    AUDIT_KEPT, AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database,
+    JobId, JobRecord, JobSpec, JobState, Lock, Progress, Retention, Run,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -25,26 +25,19 @@ fn second(n: i64) -> Timestamp {
 
 /// Created at second `n`, given up at second 1000.
 fn record(n: u64, cell: &str) -> JobRecord {
-    JobRecord {
-        id: id(n),
-        kind: JobKind::Backup,
-        database: "app".parse().unwrap(),
-        cell: cell.parse().unwrap(),
-        backup: None,
-        rebuild: None,
-        restore: None,
-        recover: None,
-        drill: None,
-        expire: None,
-        subject: None,
-        requested_by: "me".into(),
-        request_id: None,
-        create_time: second(i64::try_from(n).unwrap()),
-        deadline: second(1000),
-        parent: None,
-        cancel: None,
-        closure: None,
-    }
+    JobRecord::new(
+        id(n),
+        JobSpec::Backup(BackupParams {
+            backup_type: BackupType::Incr,
+            allow_primary: false,
+            max_lag_bytes: 0,
+        }),
+        "app".parse().unwrap(),
+        cell.parse().unwrap(),
+        "me",
+        second(i64::try_from(n).unwrap()),
+        second(1000),
+    )
 }
 
 fn run(record: &JobRecord, state: JobState) -> Run {
@@ -57,7 +50,7 @@ fn run(record: &JobRecord, state: JobState) -> Run {
         start_time: second(0),
         end_time: None,
         progress: Progress::default(),
-        result: RunResult::default(),
+        result: None,
         error: None,
         history: vec![],
     }

@@ -27,7 +27,7 @@ pub(super) fn verdict(
     record: &JobRecord,
     now: Timestamp,
 ) -> Option<Verdict> {
-    if record.kind.is_driven() {
+    if record.kind().is_driven() {
         // Ended by its driver; before it holds the lock only by its deadline or a wish.
         let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
         let waits = record.closure.is_none() && !holds;
@@ -43,7 +43,7 @@ pub(super) fn verdict(
 
 /// The end of a job that never began.
 fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
-    let (kind, cell) = (record.kind, &record.cell);
+    let (kind, cell) = (record.kind(), &record.cell);
     if let Some(cancel) = &record.cancel {
         return Some((JobState::Canceled, canceled_before_it_began(&cancel.requested_by)));
     }
@@ -57,7 +57,7 @@ fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
 }
 
 fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
-    let (kind, database, cell) = (record.kind, &record.database, &record.cell);
+    let (kind, database, cell) = (record.kind(), &record.database, &record.cell);
     if is_removed(view, record) {
         return Some(failed(
             Code::UnknownCell,
@@ -88,7 +88,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timest
 }
 
 fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
-    let (kind, cell) = (record.kind, &record.cell);
+    let (kind, cell) = (record.kind(), &record.cell);
     let unknown = "its outcome there is not known";
     let look = "look at the cell (`cellar status`, `cellar backups list`) before you ask again";
     let patient = observed.lost_for(&record.id) >= PATIENCE;

@@ -114,7 +114,7 @@ impl Backup {
         })
         .await?;
         let Some(job) = to_its_end(global, &target, job, self.no_wait).await? else { return Ok(()) };
-        let Some(result) = job.result.as_ref().and_then(|result| result.backup.as_ref()) else {
+        let Some(result) = job.result.as_ref().and_then(|result| result.backup()) else {
             return Err(Failure::Bug(format!("job {} succeeded without a backup", job.id)));
         };
         let primary = primary(&target, &job.database).await;

@@ -49,7 +49,7 @@ impl Check {
         })
         .await?;
         let Some(job) = to_its_end(global, &target, job, self.no_wait).await? else { return Ok(()) };
-        match job.result.as_ref().and_then(|result| result.check.as_ref()) {
+        match job.result.as_ref().and_then(|result| result.check()) {
             Some(result) => output::print(&checked(&job, result)),
             None => Err(Failure::Bug(format!("job {} succeeded without a result", job.id))),
         }

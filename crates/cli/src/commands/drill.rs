@@ -123,7 +123,7 @@ impl Drill {
         }
         output::note(&format!("job {}", job.id));
         let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        match (global.output, job.result.as_ref().and_then(|result| result.drill.as_ref())) {
+        match (global.output, job.result.as_ref().and_then(|result| result.drill())) {
             (Form::Json, _) => output::json(&job)?,
             // One that failed tells what it found, too.
             (Form::Human, Some(result)) => output::print(&report(&job, result))?,

@@ -64,7 +64,7 @@ async fn start(target: &Target, client: &Client, request: &ExpireBackupsRequest)
 
 /// What a job that has ended well says.
 fn told(job: &Job) -> Outcome<String> {
-    let result = job.result.as_ref().and_then(|result| result.expire.as_ref());
+    let result = job.result.as_ref().and_then(|result| result.expire());
     let result = result.ok_or_else(|| Failure::Bug(format!("job {} succeeded without a result", job.id)))?;
     Ok(expired(job, result))
 }

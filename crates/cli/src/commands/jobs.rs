@@ -1,7 +1,8 @@
 //! `cellar jobs`.
 
+use cellar_api::v1::job_result::Outcome as JobOutcome;
 use cellar_api::v1::{
-    CancelJobRequest, GetJobRequest, Job, JobKind, JobResult, JobState, ListJobsRequest, ListJobsResponse,
+    CancelJobRequest, GetJobRequest, Job, JobKind, JobState, ListJobsRequest, ListJobsResponse,
     RecoveryResult, TailJobLogRequest,
 };
 use cellar_model::JobId;
@@ -108,31 +109,28 @@ pub(crate) fn state_word(state: JobState) -> &'static str {
     }
 }
 
-/// The most telling thing about a result, short.
-fn result_detail(result: &JobResult) -> Option<String> {
+/// The most telling thing about an outcome, short.
+fn outcome_detail(outcome: &JobOutcome) -> Option<String> {
     let reached = |recovery: &RecoveryResult| {
         format!("reached {} of timeline {}", recovery.lsn, recovery.from_timeline)
     };
-    let JobResult { backup, plan, fence: _, recovery, restore, rebuild, drill, expire, verify, check } =
-        result;
-    None.or_else(|| backup.as_ref().map(|backup| backup.label.clone()))
-        .or_else(|| restore.as_ref().and_then(|restore| restore.recovery.as_ref().map(reached)))
-        .or_else(|| recovery.as_ref().map(reached))
-        .or_else(|| plan.as_ref().map(|plan| format!("to {}", restore::target(plan.target.as_ref()))))
-        .or_else(|| {
-            rebuild.as_ref().and_then(|rebuild| rebuild.backup.as_ref().map(|from| format!("from {from}")))
-        })
-        .or_else(|| {
-            let drill = drill.as_ref()?;
-            Some(format!("{} readable after {}", drill.backup, units::millis(drill.readable_millis)))
-        })
-        .or_else(|| {
-            let expire = expire.as_ref()?;
+    Some(match outcome {
+        JobOutcome::Backup(backup) => backup.label.clone(),
+        JobOutcome::Plan(plan) => format!("to {}", restore::target(plan.target.as_ref())),
+        JobOutcome::Fence(_) => return None,
+        JobOutcome::Recovery(recovery) => reached(recovery),
+        JobOutcome::Restore(restore) => reached(restore.recovery.as_ref()?),
+        JobOutcome::Rebuild(rebuild) => format!("from {}", rebuild.backup.as_ref()?),
+        JobOutcome::Drill(drill) => {
+            format!("{} readable after {}", drill.backup, units::millis(drill.readable_millis))
+        }
+        JobOutcome::Expire(expire) => {
             let goes = if expire.dry_run { "would go" } else { "gone" };
-            Some(format!("{} {goes}, {} kept", expire.backups.len(), expire.kept.len()))
-        })
-        .or_else(|| verify.as_ref().map(|verify| format!("{} backups read", verify.backups.len())))
-        .or_else(|| check.as_ref().map(|check| format!("{} arrived", check.segment)))
+            format!("{} {goes}, {} kept", expire.backups.len(), expire.kept.len())
+        }
+        JobOutcome::Verify(verify) => format!("{} backups read", verify.backups.len()),
+        JobOutcome::Check(check) => format!("{} arrived", check.segment),
+    })
 }
 
 /// The most telling thing about a job, short.
@@ -140,14 +138,14 @@ fn detail(job: &Job) -> String {
     if let Some(error) = &job.error {
         return error.code.clone();
     }
-    if let Some(detail) = job.result.as_ref().and_then(result_detail) {
+    if let Some(detail) = outcome(job).and_then(outcome_detail) {
         return detail;
     }
     if let Some(first) = job.waits_for.first() {
         return format!("waits for {first}");
     }
     let progress = job.progress.clone().unwrap_or_default();
-    match (progress.bytes_total, &job.subject) {
+    match (progress.bytes_total, job.subject()) {
         (0, Some(subject)) if progress.phase.is_empty() || is_terminal(job) => {
             format!("of restore {subject}")
         }
@@ -194,27 +192,27 @@ pub(crate) fn render_list(answer: &ListJobsResponse, steps: bool) -> String {
 fn parameters(job: &Job) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("step of", job.parent.clone().unwrap_or_default()),
-        ("of restore", job.subject.clone().unwrap_or_default()),
+        ("of restore", job.subject().cloned().unwrap_or_default()),
     ];
     let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
     let flag = |is_set: bool, words: &str| if is_set { words.to_owned() } else { String::new() };
-    if let Some(backup) = &job.backup {
+    if let Some(backup) = job.backup() {
         lines.push(("type", crate::render::proof::type_word(backup.r#type()).to_owned()));
         lines.push(("primary", flag(backup.allow_primary, "allowed as source")));
     }
-    if let Some(rebuild) = &job.rebuild {
+    if let Some(rebuild) = job.rebuild() {
         let kept = rebuild.keep_for.as_ref().map(|id| format!("kept for restore {id}"));
         lines.push(("old data", kept.unwrap_or_default()));
         let put_back = rebuild.put_back.as_ref().map(|id| format!("what was kept for restore {id}"));
         lines.push(("put back", put_back.unwrap_or_default()));
     }
-    if let Some(restore) = &job.restore {
+    if let Some(restore) = job.restore() {
         lines.push(("target", restore::target(restore.target.as_ref())));
         lines.push(("timeline", number(restore.timeline)));
         lines.push(("onto", restore.onto.clone().unwrap_or_default()));
         lines.push(("in place", flag(restore.in_place, "yes: the old data is not kept")));
     }
-    if let Some(recover) = &job.recover {
+    if let Some(recover) = job.recover() {
         let kept = recover.kept.as_ref().map(|id| format!("what was kept for restore {id}"));
         lines.push(("target", restore::target(recover.target.as_ref())));
         lines.push(("timeline", recover.timeline.to_string()));
@@ -223,7 +221,7 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
         lines.push(("incarnation", recover.incarnation.to_string()));
         lines.push(("in place", flag(recover.in_place, "yes: the old data is not kept")));
     }
-    if let Some(drill) = &job.drill {
+    if let Some(drill) = job.drill() {
         lines.push(("backup", drill.backup.clone().unwrap_or_else(|| "the newest".to_owned())));
         lines.extend(
             drill
@@ -240,7 +238,7 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
         };
         lines.push(("rate", rate));
     }
-    if let Some(expire) = &job.expire {
+    if let Some(expire) = job.expire() {
         let what = expire.backup.clone().unwrap_or_else(|| "what the retention does not keep".to_owned());
         lines.push(("expires", what));
         lines.push(("dry run", flag(expire.dry_run, "yes: nothing goes")));
@@ -248,23 +246,26 @@ fn parameters(job: &Job) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// What came of a job, each part as the command that asks for it shows it.
-fn results(job: &Job) -> String {
-    let Some(result) = &job.result else { return String::new() };
-    let JobResult { backup, plan, fence, recovery, restore, rebuild, drill, expire, verify, check } = result;
-    let parts = [
-        backup.as_ref().map(|backup| summary(job, backup, None)),
-        plan.as_ref().map(|plan| restore::plan(job, plan)),
-        fence.as_ref().map(restore::fenced),
-        recovery.as_ref().map(restore::recovered),
-        restore.as_ref().map(|restore| restore::summary(job, restore)),
-        rebuild.as_ref().map(restore::rebuilt),
-        drill.as_ref().map(|drill| drill::report(job, drill)),
-        expire.as_ref().map(|expire| maintenance::expired(job, expire)),
-        verify.as_ref().map(|verify| maintenance::verified(job, verify)),
-        check.as_ref().map(|check| maintenance::checked(job, check)),
-    ];
-    parts.into_iter().flatten().map(|part| format!("\n{part}")).collect()
+fn outcome(job: &Job) -> Option<&JobOutcome> {
+    job.result.as_ref()?.outcome.as_ref()
+}
+
+/// What came of a job, as the command that asks for it shows it.
+fn result(job: &Job) -> String {
+    let Some(outcome) = outcome(job) else { return String::new() };
+    let shown = match outcome {
+        JobOutcome::Backup(backup) => summary(job, backup, None),
+        JobOutcome::Plan(plan) => restore::plan(job, plan),
+        JobOutcome::Fence(fence) => restore::fenced(fence),
+        JobOutcome::Recovery(recovery) => restore::recovered(recovery),
+        JobOutcome::Restore(restore) => restore::summary(job, restore),
+        JobOutcome::Rebuild(rebuild) => restore::rebuilt(rebuild),
+        JobOutcome::Drill(drill) => drill::report(job, drill),
+        JobOutcome::Expire(expire) => maintenance::expired(job, expire),
+        JobOutcome::Verify(verify) => maintenance::verified(job, verify),
+        JobOutcome::Check(check) => maintenance::checked(job, check),
+    };
+    format!("\n{shown}")
 }
 
 pub(crate) fn render_one(job: &Job) -> String {
@@ -313,7 +314,7 @@ pub(crate) fn render_one(job: &Job) -> String {
             ));
         }
     }
-    text.push_str(&results(job));
+    text.push_str(&result(job));
     if let Some(error) = job.error.as_ref().filter(|error| !error.tool_output.is_empty()) {
         text.push_str("\noutput:\n");
         error.tool_output.trim_end().lines().for_each(|line| text.push_str(&format!("  {line}\n")));

@@ -151,13 +151,13 @@ pub(crate) fn plan_of(job: &Job) -> Outcome<&RestorePlan> {
     }
     job.result
         .as_ref()
-        .and_then(|result| result.plan.as_ref())
+        .and_then(|result| result.plan())
         .ok_or_else(|| Failure::Bug(format!("job {} succeeded without a plan", job.id)))
 }
 
 /// The question before a restore.
 pub(crate) fn question(job: &Job, plan: &RestorePlan) -> String {
-    let cell = job.restore.as_ref().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
+    let cell = job.restore().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
     format!("Restore database {} in cell {cell} to {}?", job.database, restore::target(plan.target.as_ref()))
 }
 
@@ -200,7 +200,7 @@ async fn is_repeated(target: &Target, client: &Client, database: &str, request: 
 async fn finish(global: &Global, target: &Target, job: &Job) -> Outcome {
     output::note(&format!("job {}", job.id));
     let job = follow(target, &job.id, false, |_| Ok(())).await?;
-    match (global.output, job.result.as_ref().and_then(|result| result.restore.as_ref())) {
+    match (global.output, job.result.as_ref().and_then(|result| result.restore())) {
         (Form::Json, _) => output::json(&job)?,
         (Form::Human, Some(result)) => {
             output::print(&format!("{}{}", restore::summary(&job, result), restore::next(&job, result)))?;

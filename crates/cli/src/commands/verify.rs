@@ -60,7 +60,7 @@ impl Verify {
         }
         output::note(&format!("job {}", job.id));
         let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        match (global.output, job.result.as_ref().and_then(|result| result.verify.as_ref())) {
+        match (global.output, job.result.as_ref().and_then(|result| result.verify())) {
             (Form::Json, _) => output::json(&job)?,
             // One that found damage tells all that it found.
             (Form::Human, Some(result)) => output::print(&verified(&job, result))?,

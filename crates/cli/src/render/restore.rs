@@ -110,10 +110,8 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
     } else {
         format!("is in cell {} as it was before the restore", result.cell)
     };
-    let mut lines = vec![(
-        "target",
-        job.restore.as_ref().map(|params| target(params.target.as_ref())).unwrap_or_default(),
-    )];
+    let mut lines =
+        vec![("target", job.restore().map(|params| target(params.target.as_ref())).unwrap_or_default())];
     lines.extend(result.recovery.as_ref().map(reached).unwrap_or_default());
     let kept = match (is_restore, result.kept) {
         (false, _) => "",

@@ -1,5 +1,6 @@
 //! Restores and drills as a person sees them.
 
+use cellar_api::v1::job_result::Outcome;
 use cellar_api::v1::{Job, ListJobsResponse};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -66,7 +67,7 @@ fn plan() -> Job {
 fn the_plan_of_a_restore() {
     let timed = plan();
     let mut named = plan();
-    let parts = named.result.as_mut().unwrap().plan.as_mut().unwrap();
+    let Some(Outcome::Plan(parts)) = &mut named.result.as_mut().unwrap().outcome else { unreachable!() };
     parts.target = Some(message(json!({"name": "before the migration"})));
     parts.resolved = Some(message(json!({"lsn": "0/5000060"})));
     parts.found = "the restore point at 0/5000060".into();
@@ -123,11 +124,13 @@ fn restored_job() -> Job {
 #[test]
 fn what_came_of_a_restore() {
     let tell = |job: &Job| {
-        let result = job.result.clone().unwrap().restore.unwrap();
+        let result = job.result.as_ref().unwrap().restore().unwrap().clone();
         format!("{}{}", restored::summary(job, &result), restored::next(job, &result))
     };
     let mut in_place = restored_job();
-    let result = in_place.result.as_mut().unwrap().restore.as_mut().unwrap();
+    let Some(Outcome::Restore(result)) = &mut in_place.result.as_mut().unwrap().outcome else {
+        unreachable!()
+    };
     (result.kept, result.first_backup) = (false, None);
     result.left_out = vec!["zone1".into(), "zone3".into()];
     result.recovery.as_mut().unwrap().last_commit = None;
@@ -278,8 +281,8 @@ fn the_report_of_a_drill() {
     let bad = drill("JOB_STATE_FAILED", &checks(false), &json!({}));
     let nothing = json!({"readableMillis": "0", "replayedMillis": "0", "lsn": "", "lastCommit": null});
     let stuck = drill("JOB_STATE_FAILED", &json!([]), &nothing);
-    let text = [&good, &bad, &stuck]
-        .map(|job| drill::report(job, job.result.as_ref().unwrap().drill.as_ref().unwrap()));
+    let text =
+        [&good, &bad, &stuck].map(|job| drill::report(job, job.result.as_ref().unwrap().drill().unwrap()));
     assert_snapshot!(format!("{}----\n{}", text.join("----\n"), jobs::render_one(&good)));
 }
 

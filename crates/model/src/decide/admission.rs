@@ -10,8 +10,10 @@ use jiff::Timestamp;
 
 use crate::decide::snapshot::{Snapshot, known};
 use crate::records::instance::Role;
-use crate::records::job::{BackupParams, Job, JobId, JobKind, JobRecord, JobState, RebuildParams, RequestId};
+use crate::records::job::{Job, JobRecord, JobState};
+use crate::records::job_id::{JobId, RequestId};
 use crate::records::restore::{DrillParams, RestoreParams, Target};
+use crate::records::spec::{BackupParams, JobKind, JobSpec, RebuildParams};
 use crate::types::code::{Code, Refusal};
 use crate::types::name::{CellName, DatabaseName};
 
@@ -34,7 +36,7 @@ impl JobRequest {
     /// `id` is used when the request brings no request id of its own.
     pub(crate) fn record(
         &self,
-        kind: JobKind,
+        spec: JobSpec,
         database: &DatabaseName,
         cell: &CellName,
         id: JobId,
@@ -42,26 +44,16 @@ impl JobRequest {
     ) -> JobRecord {
         let create_time = crate::types::json::timestamp_ms(now);
         let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        JobRecord {
-            id: self.request_id.as_ref().map_or(id, |request| JobId::for_request(database, request)),
-            kind,
-            database: database.clone(),
-            cell: cell.clone(),
-            backup: None,
-            rebuild: None,
-            restore: None,
-            recover: None,
-            drill: None,
-            expire: None,
-            subject: None,
-            requested_by: self.requested_by.clone(),
-            request_id: self.request_id.clone(),
+        let record = JobRecord::new(
+            self.request_id.as_ref().map_or(id, |request| JobId::for_request(database, request)),
+            spec,
+            database.clone(),
+            cell.clone(),
+            self.requested_by.clone(),
             create_time,
-            deadline: create_time.saturating_add(timeout).unwrap_or(Timestamp::MAX),
-            parent: None,
-            cancel: None,
-            closure: None,
-        }
+            create_time.saturating_add(timeout).unwrap_or(Timestamp::MAX),
+        );
+        JobRecord { request_id: self.request_id.clone(), ..record }
     }
 
     fn named_cell(&self) -> Result<&CellName, Refusal> {
@@ -73,9 +65,6 @@ impl JobRequest {
 
 /// A two-day backup is long but real; what has not ended after three days is not going to.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
-
-/// Lag in bytes up to which a standby is accepted when the request does not say: 16 WAL segments.
-pub const DEFAULT_MAX_LAG: u64 = 256 << 20;
 
 /// Decides on a backup of a named cell.
 ///
@@ -147,13 +136,7 @@ pub fn plan_backup(
             }
         }
     }
-    let mut record = request.record(JobKind::Backup, db, cell, id, now);
-    let mut params = params.clone();
-    if params.max_lag_bytes == 0 {
-        params.max_lag_bytes = DEFAULT_MAX_LAG;
-    }
-    record.backup = Some(params);
-    Ok(record)
+    Ok(request.record(JobSpec::Backup(params.clone().with_defaults()), db, cell, id, now))
 }
 
 /// Decides on a rebuild of a named standby.
@@ -188,9 +171,7 @@ pub fn plan_rebuild(
             .hint("a rebuilt standby has nobody to stream from; mend the primary first")
             .about("database", db)
     })?;
-    let mut record = request.record(JobKind::Rebuild, db, cell, id, now);
-    record.rebuild = Some(RebuildParams::default());
-    Ok(record)
+    Ok(request.record(JobSpec::Rebuild(RebuildParams::default()), db, cell, id, now))
 }
 
 /// Decides on a restore of a whole database to a point in time.
@@ -257,9 +238,8 @@ pub fn plan_restore(
         }
         None => snapshot.restore_cell(db, leader, params.in_place)?,
     };
-    let mut record = request.record(JobKind::Restore, db, &cell, id, now);
-    record.restore = Some(RestoreParams { onto: Some(cell), ..params.clone() });
-    Ok(record)
+    let params = RestoreParams { onto: Some(cell.clone()), ..params.clone() };
+    Ok(request.record(JobSpec::Restore(params), db, &cell, id, now))
 }
 
 /// Decides where a restore is planned: by the primary's pooler, which also sees WAL that is not archived yet, or
@@ -275,7 +255,9 @@ pub fn plan_restore_plan(
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     let mut record = plan_restore(snapshot, request, params, id, now)?;
-    record.kind = JobKind::Plan;
+    if let JobSpec::Restore(params) = record.spec {
+        record.spec = JobSpec::Plan(params);
+    }
     if let Some(leader) = snapshot.leaders.get(&record.database)
         && snapshot.status.contains_key(&(record.database.clone(), leader.cell.clone()))
     {
@@ -290,10 +272,10 @@ fn nothing_kept(message: String, subject: JobId) -> Refusal {
 
 fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> Result<(), Refusal> {
     let record = &restore.record;
-    if record.kind != JobKind::Restore {
+    if record.kind() != JobKind::Restore {
         return Err(Refusal::new(
             Code::InvalidArgument,
-            format!("job {} is a {}, not a restore", record.id, record.kind),
+            format!("job {} is a {}, not a restore", record.id, record.kind()),
         )
         .hint("`cellar jobs list` shows the restores")
         .about("field", "id"));
@@ -334,7 +316,7 @@ pub fn plan_rollback(
     let incarnation = snapshot.incarnations.get(db);
     let Some(incarnation) = incarnation.filter(|incarnation| incarnation.job == Some(subject)) else {
         let why = match incarnation.and_then(|incarnation| incarnation.job) {
-            Some(later) if restore.result.as_ref().is_some_and(|result| result.restore.is_some()) => {
+            Some(later) if restore.result.as_ref().is_some_and(|outcome| outcome.restore().is_some()) => {
                 format!("restore {subject} is not the last one: job {later} came after it")
             }
             _ => format!("restore {subject} never took effect: the database is as it was before it"),
@@ -349,9 +331,7 @@ pub fn plan_rollback(
     };
     snapshot.pooler(db, cell)?;
     snapshot.live_status(db, cell)?;
-    let mut record = request.record(JobKind::Rollback, db, cell, id, now);
-    record.subject = Some(subject);
-    Ok(record)
+    Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now))
 }
 
 /// Decides on the confirmation of a restore. `related` are the rollbacks and confirmations of it that there are.
@@ -370,7 +350,7 @@ pub fn plan_confirm(
     let (db, subject) = (&restore.record.database, restore.record.id);
     // What it recorded when it ended, not whether a rollback is still possible.
     let closure = restore.record.closure.as_ref();
-    let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore.as_ref()) else {
+    let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore()) else {
         return Err(nothing_kept(
             format!("restore {subject} never took effect: there is nothing to confirm"),
             subject,
@@ -383,7 +363,7 @@ pub fn plan_confirm(
         ));
     }
     let ended = |kind: JobKind| {
-        related.iter().find(|job| job.record.kind == kind && job.state == JobState::Succeeded)
+        related.iter().find(|job| job.record.kind() == kind && job.state == JobState::Succeeded)
     };
     if let Some(job) = ended(JobKind::Rollback) {
         return Err(nothing_kept(
@@ -397,9 +377,7 @@ pub fn plan_confirm(
             subject,
         ));
     }
-    let mut record = request.record(JobKind::Confirm, db, &result.cell, id, now);
-    record.subject = Some(subject);
-    Ok(record)
+    Ok(request.record(JobSpec::Confirm(subject), db, &result.cell, id, now))
 }
 
 /// Decides on a drill. Without a named cell a standby is taken, for the primary has work to do.
@@ -416,9 +394,7 @@ pub fn plan_drill(
     let database = snapshot.database(request.database.as_ref())?;
     let db = &database.name;
     let cell = snapshot.reading_cell(db, request)?;
-    let mut record = request.record(JobKind::Drill, db, &cell, id, now);
-    record.drill = Some(params.clone());
-    Ok(record)
+    Ok(request.record(JobSpec::Drill(params.clone()), db, &cell, id, now))
 }
 
 /// Decides whether a cell may leave every database.

@@ -10,15 +10,14 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use crate::decide::admission::DEFAULT_MAX_LAG;
 use crate::records::backup::BackupType;
-use crate::records::job::{
-    BackupParams, Job, JobError, JobId, JobKind, JobRecord, JobState, RebuildParams, RunResult,
-};
+use crate::records::job::{Job, JobError, JobRecord, JobState};
+use crate::records::job_id::JobId;
+use crate::records::outcome::JobOutcome;
 use crate::records::pooler::Leader;
 use crate::records::restore::{Incarnation, RecoverParams, RestoreResult, Target};
+use crate::records::spec::{BackupParams, DEFAULT_MAX_LAG, JobKind, JobSpec, RebuildParams};
 use crate::types::code::Code;
-use crate::types::json::timestamp_ms;
 use crate::types::name::CellName;
 
 /// Rest before a step that must succeed is tried again.
@@ -62,7 +61,7 @@ pub enum Decision {
         /// Why, unless it succeeded.
         error: Option<JobError>,
         /// What came of it.
-        result: Option<RunResult>,
+        result: Option<JobOutcome>,
         /// The incarnation without the fence.
         incarnation: Option<Incarnation>,
     },
@@ -76,7 +75,7 @@ fn step_id(parent: JobId, kind: JobKind, cell: &CellName, attempt: usize) -> Job
 
 impl Scene<'_> {
     fn of_kind(&self, kind: JobKind) -> impl Iterator<Item = &Job> {
-        self.steps.iter().filter(move |step| step.record.kind == kind)
+        self.steps.iter().filter(move |step| step.record.kind() == kind)
     }
 
     fn last(&self, kind: JobKind) -> Option<&Job> {
@@ -87,28 +86,19 @@ impl Scene<'_> {
         self.of_kind(kind).any(|step| step.record.cell == *cell && step.state == JobState::Succeeded)
     }
 
-    fn step(&self, kind: JobKind, cell: &CellName) -> JobRecord {
+    fn step(&self, spec: JobSpec, cell: &CellName) -> JobRecord {
+        let kind = spec.kind();
         let attempt = self.of_kind(kind).filter(|step| step.record.cell == *cell).count();
-        JobRecord {
-            id: step_id(self.job.id, kind, cell, attempt),
-            kind,
-            database: self.job.database.clone(),
-            cell: cell.clone(),
-            backup: None,
-            rebuild: None,
-            restore: None,
-            recover: None,
-            drill: None,
-            expire: None,
-            subject: None,
-            requested_by: self.job.requested_by.clone(),
-            request_id: None,
-            create_time: timestamp_ms(self.now),
-            deadline: self.job.deadline,
-            parent: Some(self.job.id),
-            cancel: None,
-            closure: None,
-        }
+        let step = JobRecord::new(
+            step_id(self.job.id, kind, cell, attempt),
+            spec,
+            self.job.database.clone(),
+            cell.clone(),
+            self.job.requested_by.clone(),
+            self.now,
+            self.job.deadline,
+        );
+        JobRecord { parent: Some(self.job.id), ..step }
     }
 
     fn committed(&self) -> bool {
@@ -180,21 +170,21 @@ impl Scene<'_> {
     }
 
     fn recovery(&self) -> Option<&crate::records::restore::RecoveryResult> {
-        self.last(JobKind::Recover)?.result.as_ref()?.recovery.as_ref()
+        self.last(JobKind::Recover)?.result.as_ref()?.recovery()
     }
 
     fn in_place(&self) -> bool {
-        self.job.restore.as_ref().is_some_and(|params| params.in_place)
+        matches!(&self.job.spec, JobSpec::Restore(params) if params.in_place)
     }
 
-    fn result(&self) -> Option<RunResult> {
+    fn result(&self) -> Option<JobOutcome> {
         let recovery = self.recovery()?.clone();
-        let plan = self.last(JobKind::Plan).and_then(|step| step.result.as_ref()?.plan.as_ref());
+        let plan = self.last(JobKind::Plan).and_then(|step| step.result.as_ref()?.plan());
         let left_out = self
             .members
             .iter()
             .filter(|cell| **cell != self.job.cell && !self.succeeded_in(JobKind::Rebuild, cell));
-        let backup = self.of_kind(JobKind::Backup).find_map(|step| step.result.as_ref()?.backup.as_ref());
+        let backup = self.of_kind(JobKind::Backup).find_map(|step| step.result.as_ref()?.backup());
         let restore = RestoreResult {
             cell: self.job.cell.clone(),
             incarnation: self.incarnation.number,
@@ -204,7 +194,7 @@ impl Scene<'_> {
             kept: self.incarnation.kept_in.is_some(),
             first_backup: backup.map(|backup| backup.label.clone()),
         };
-        Some(RunResult { restore: Some(restore), ..RunResult::default() })
+        Some(JobOutcome::Restore(restore))
     }
 
     /// Ends a restore whose new incarnation stands, though not all went well.
@@ -224,7 +214,7 @@ fn failure(code: Code, message: impl Into<String>, hint: &str) -> JobError {
 }
 
 fn error_of(step: &Job) -> JobError {
-    let (kind, cell) = (step.record.kind, &step.record.cell);
+    let (kind, cell) = (step.record.kind(), &step.record.cell);
     match &step.error {
         Some(error) => {
             JobError { message: format!("{kind} of cell {cell}: {}", error.message), ..error.clone() }
@@ -236,8 +226,8 @@ fn error_of(step: &Job) -> JobError {
 /// The next thing to do for a job that holds its database's lock.
 #[must_use]
 pub fn drive(scene: &Scene<'_>) -> Decision {
-    match scene.job.kind {
-        JobKind::Confirm => confirm(scene),
+    match scene.job.spec {
+        JobSpec::Confirm(restore) => confirm(scene, restore),
         _ if scene.committed() => forward(scene),
         _ => prepare(scene),
     }
@@ -255,15 +245,14 @@ fn prepare(scene: &Scene<'_>) -> Decision {
             failure(Code::DeadlineExceeded, "the job's deadline passed", "give it more time with --timeout");
         return scene.give_up(JobState::Failed, error);
     }
-    let plan = if job.kind == JobKind::Restore {
+    let plan = if let JobSpec::Restore(params) = &job.spec {
         let Some(step) = scene.last(JobKind::Plan) else {
             // The primary's pooler also sees the WAL that is not archived yet.
             let primary = scene.leader.map(|leader| &leader.cell).filter(|cell| scene.alive.contains(cell));
-            let mut step = scene.step(JobKind::Plan, primary.unwrap_or(&job.cell));
-            step.restore.clone_from(&job.restore);
-            return Decision::Begin(vec![step]);
+            let cell = primary.unwrap_or(&job.cell);
+            return Decision::Begin(vec![scene.step(JobSpec::Plan(params.clone()), cell)]);
         };
-        match (step.state, step.result.as_ref().and_then(|result| result.plan.as_ref())) {
+        match (step.state, step.result.as_ref().and_then(|outcome| outcome.plan())) {
             (JobState::Succeeded, Some(plan)) => Some(plan),
             (state, _) if !state.is_terminal() => return Decision::Wait,
             _ => {
@@ -279,7 +268,7 @@ fn prepare(scene: &Scene<'_>) -> Decision {
         return Decision::Write(Incarnation { fence: Some(job.id), ..scene.incarnation.clone() });
     }
     if scene.last(JobKind::Fence).is_none() {
-        return Decision::Begin(scene.alive.iter().map(|cell| scene.step(JobKind::Fence, cell)).collect());
+        return Decision::Begin(scene.alive.iter().map(|cell| scene.step(JobSpec::Fence, cell)).collect());
     }
     if scene.of_kind(JobKind::Fence).any(|step| !step.state.is_terminal()) {
         return Decision::Wait;
@@ -302,14 +291,13 @@ fn prepare(scene: &Scene<'_>) -> Decision {
 }
 
 fn recover_step(scene: &Scene<'_>, plan: Option<&crate::records::restore::RestorePlan>) -> JobRecord {
-    let fenced = scene.of_kind(JobKind::Fence).filter_map(|step| step.result.as_ref()?.fence.as_ref());
+    let fenced = scene.of_kind(JobKind::Fence).filter_map(|step| step.result.as_ref()?.fence());
     let stopped = fenced.filter(|fence| fence.was_primary).max_by_key(|fence| fence.timeline);
-    let mut step = scene.step(JobKind::Recover, &scene.job.cell);
     let current = scene.leader.map_or(crate::types::lsn::Timeline::new(1), |leader| leader.term);
     let timeline = plan.map_or(current, |plan| plan.timeline);
-    step.recover = Some(RecoverParams {
+    let params = RecoverParams {
         set: plan.map(|plan| plan.backup.clone()),
-        kept: if plan.is_some() { None } else { scene.job.subject },
+        kept: if plan.is_some() { None } else { scene.job.spec.subject() },
         target: plan.map_or(Target::Latest {}, |plan| plan.resolved.clone()),
         timeline,
         last_segment: stopped
@@ -317,8 +305,8 @@ fn recover_step(scene: &Scene<'_>, plan: Option<&crate::records::restore::Restor
             .map(|fence| fence.last_segment.clone()),
         incarnation: scene.incarnation.number + 1,
         in_place: scene.in_place(),
-    });
-    step
+    };
+    scene.step(JobSpec::Recover(params), &scene.job.cell)
 }
 
 fn next_incarnation(scene: &Scene<'_>) -> Incarnation {
@@ -327,7 +315,7 @@ fn next_incarnation(scene: &Scene<'_>) -> Incarnation {
     // best there is, and if its disk is empty another member's.
     let whole = |cell: &CellName| {
         scene.of_kind(JobKind::Fence).any(|step| {
-            let fence = step.result.as_ref().and_then(|result| result.fence.as_ref());
+            let fence = step.result.as_ref().and_then(|outcome| outcome.fence());
             step.record.cell == *cell
                 && step.state == JobState::Succeeded
                 && fence.is_some_and(|fence| fence.whole)
@@ -335,7 +323,7 @@ fn next_incarnation(scene: &Scene<'_>) -> Incarnation {
     };
     let old_primary = scene.leader.map(|leader| &leader.cell);
     let kept = old_primary.into_iter().chain([cell]).chain(scene.members).find(|cell| whole(cell));
-    let keeps = scene.job.kind == JobKind::Restore && !scene.in_place();
+    let keeps = scene.job.kind() == JobKind::Restore && !scene.in_place();
     Incarnation {
         number: scene.incarnation.number + 1,
         cell: Some(cell.clone()),
@@ -360,7 +348,7 @@ fn forward(scene: &Scene<'_>) -> Decision {
         }
         // A cell that is away does it by itself when it returns; asking it again and again would only fill the history.
         Some(_) if !scene.alive.contains(&job.cell) => return Decision::Wait,
-        _ => return Decision::Begin(vec![scene.step(JobKind::Swap, &job.cell)]),
+        _ => return Decision::Begin(vec![scene.step(JobSpec::Swap, &job.cell)]),
     }
     let begun = scene.cells_with(JobKind::Rebuild);
     let others: Vec<JobRecord> = scene
@@ -369,10 +357,9 @@ fn forward(scene: &Scene<'_>) -> Decision {
         .map(|step| &step.record.cell)
         .filter(|cell| !begun.contains(cell) && scene.members.contains(cell))
         .map(|cell| {
-            let mut step = scene.step(JobKind::Rebuild, cell);
-            let keep = job.kind == JobKind::Restore && !scene.in_place();
-            step.rebuild = Some(RebuildParams { keep_for: keep.then_some(job.id), put_back: job.subject });
-            step
+            let keep = job.kind() == JobKind::Restore && !scene.in_place();
+            let params = RebuildParams { keep_for: keep.then_some(job.id), put_back: job.spec.subject() };
+            scene.step(JobSpec::Rebuild(params), cell)
         })
         .collect();
     if !others.is_empty() {
@@ -384,13 +371,13 @@ fn forward(scene: &Scene<'_>) -> Decision {
     if let Some(decision) = first_backup(scene) {
         return decision;
     }
-    if job.kind == JobKind::Rollback {
+    if let JobSpec::Rollback(restore) = job.spec {
         let done = scene.cells_with(JobKind::Discard);
         let left: Vec<JobRecord> = scene
             .alive
             .iter()
             .filter(|cell| !done.contains(cell))
-            .map(|cell| discard_step(scene, cell))
+            .map(|cell| scene.step(JobSpec::Discard(restore), cell))
             .collect();
         if !left.is_empty() {
             return Decision::Begin(left);
@@ -400,12 +387,6 @@ fn forward(scene: &Scene<'_>) -> Decision {
         }
     }
     Decision::Close { state: JobState::Succeeded, error: None, result: scene.result(), incarnation: None }
-}
-
-fn discard_step(scene: &Scene<'_>, cell: &CellName) -> JobRecord {
-    let mut step = scene.step(JobKind::Discard, cell);
-    step.subject = scene.job.subject;
-    step
 }
 
 /// From a standby if one was rebuilt, then once more from the primary.
@@ -432,21 +413,17 @@ fn first_backup(scene: &Scene<'_>) -> Option<Decision> {
     standbys.sort();
     let primary = &scene.job.cell;
     let source = standbys.first().copied().filter(|_| attempts == 0).unwrap_or(primary);
-    let mut step = scene.step(JobKind::Backup, source);
-    step.backup = Some(BackupParams {
+    let params = BackupParams {
         backup_type: BackupType::Incr,
         allow_primary: source == primary,
         max_lag_bytes: DEFAULT_MAX_LAG,
-    });
-    Some(Decision::Begin(vec![step]))
+    };
+    Some(Decision::Begin(vec![scene.step(JobSpec::Backup(params), source)]))
 }
 
-fn confirm(scene: &Scene<'_>) -> Decision {
+fn confirm(scene: &Scene<'_>, restore: JobId) -> Decision {
     // First of all nobody may roll back to what is being deleted.
-    if scene.incarnation.job.is_some()
-        && scene.incarnation.job == scene.job.subject
-        && scene.incarnation.kept_in.is_some()
-    {
+    if scene.incarnation.job == Some(restore) && scene.incarnation.kept_in.is_some() {
         return Decision::Write(Incarnation { kept_in: None, ..scene.incarnation.clone() });
     }
     let done = scene.cells_with(JobKind::Discard);
@@ -454,7 +431,7 @@ fn confirm(scene: &Scene<'_>) -> Decision {
         .alive
         .iter()
         .filter(|cell| !done.contains(cell))
-        .map(|cell| discard_step(scene, cell))
+        .map(|cell| scene.step(JobSpec::Discard(restore), cell))
         .collect();
     if !left.is_empty() {
         return Decision::Begin(left);
@@ -504,7 +481,7 @@ mod tests {
         leader: Leader,
         alive: Vec<CellName>,
         members: Vec<CellName>,
-        closed: Option<(JobState, Option<JobError>, Option<RunResult>)>,
+        closed: Option<(JobState, Option<JobError>, Option<JobOutcome>)>,
         now: Timestamp,
     }
 
@@ -522,31 +499,25 @@ mod tests {
                     kept_in: Some(cell("zone1")),
                 };
             }
-            let job = JobRecord {
-                id: JobId::new(Uuid::from_u128(9)),
-                kind,
-                database: "app".parse().unwrap(),
-                cell: if kind == JobKind::Restore { cell("zone2") } else { cell("zone1") },
-                backup: None,
-                rebuild: None,
-                restore: (kind == JobKind::Restore).then_some(RestoreParams {
+            let spec = match kind {
+                JobKind::Rollback => JobSpec::Rollback(subject),
+                JobKind::Confirm => JobSpec::Confirm(subject),
+                _ => JobSpec::Restore(RestoreParams {
                     target: Target::Latest {},
                     timeline: None,
                     in_place,
                     onto: Some(cell("zone2")),
                 }),
-                recover: None,
-                drill: None,
-                expire: None,
-                subject: (kind != JobKind::Restore).then_some(subject),
-                requested_by: "me".into(),
-                request_id: None,
-                create_time: Timestamp::UNIX_EPOCH,
-                deadline: Timestamp::from_second(100_000).unwrap(),
-                parent: None,
-                cancel: None,
-                closure: None,
             };
+            let job = JobRecord::new(
+                JobId::new(Uuid::from_u128(9)),
+                spec,
+                "app".parse().unwrap(),
+                if kind == JobKind::Restore { cell("zone2") } else { cell("zone1") },
+                "me",
+                Timestamp::UNIX_EPOCH,
+                Timestamp::from_second(100_000).unwrap(),
+            );
             let leader =
                 Leader { cell: cell("zone1"), term: Timeline::new(1), system_identifier: None, lsn: None };
             Self {
@@ -611,7 +582,7 @@ mod tests {
                 let recovered = self
                     .steps
                     .iter()
-                    .any(|step| step.record.kind == JobKind::Recover && step.state == JobState::Succeeded);
+                    .any(|step| step.record.kind() == JobKind::Recover && step.state == JobState::Succeeded);
                 assert!(recovered, "no new incarnation without a recovery");
                 assert_eq!(self.incarnation.fence, Some(self.job.id), "no new incarnation without a fence");
             }
@@ -633,32 +604,26 @@ mod tests {
                 return;
             }
             step.state = JobState::Succeeded;
-            let mut result = RunResult::default();
-            match step.record.kind {
-                JobKind::Plan => result.plan = Some(plan()),
-                JobKind::Fence => {
-                    result.fence = Some(FenceResult {
-                        was_primary: step.record.cell == leader,
-                        whole: true,
-                        timeline: Timeline::new(1),
-                        last_segment: "000000010000000000000007".into(),
-                    });
-                }
-                JobKind::Recover => {
-                    result.recovery = Some(RecoveryResult {
-                        timeline: Timeline::new(2),
-                        from_timeline: Timeline::new(1),
-                        lsn: Lsn::new(1),
-                        last_commit: None,
-                        stopped: "end".into(),
-                        size_bytes: 1,
-                        restore_millis: 1,
-                        recovery_millis: 1,
-                    });
-                }
-                _ => {}
-            }
-            step.result = Some(result);
+            step.result = match step.record.kind() {
+                JobKind::Plan => Some(JobOutcome::Plan(plan())),
+                JobKind::Fence => Some(JobOutcome::Fence(FenceResult {
+                    was_primary: step.record.cell == leader,
+                    whole: true,
+                    timeline: Timeline::new(1),
+                    last_segment: "000000010000000000000007".into(),
+                })),
+                JobKind::Recover => Some(JobOutcome::Recovery(RecoveryResult {
+                    timeline: Timeline::new(2),
+                    from_timeline: Timeline::new(1),
+                    lsn: Lsn::new(1),
+                    last_commit: None,
+                    stopped: "end".into(),
+                    size_bytes: 1,
+                    restore_millis: 1,
+                    recovery_millis: 1,
+                })),
+                _ => None,
+            };
         }
 
         fn run(&mut self, mut well: impl FnMut(JobKind, &str) -> bool) {
@@ -668,7 +633,7 @@ mod tests {
                     .steps
                     .iter()
                     .filter(|step| !step.state.is_terminal())
-                    .map(|step| well(step.record.kind, step.record.cell.as_str()))
+                    .map(|step| well(step.record.kind(), step.record.cell.as_str()))
                     .collect();
                 for well in verdicts {
                     self.end(0, well);
@@ -682,10 +647,14 @@ mod tests {
 
         fn kinds(&self) -> Vec<&'static str> {
             let mut kinds: Vec<&'static str> =
-                self.steps.iter().map(|step| step.record.kind.as_str()).collect();
+                self.steps.iter().map(|step| step.record.kind().as_str()).collect();
             kinds.dedup();
             kinds
         }
+    }
+
+    fn restored(result: Option<JobOutcome>) -> RestoreResult {
+        result.unwrap().restore().unwrap().clone()
     }
 
     fn plan() -> RestorePlan {
@@ -714,12 +683,18 @@ mod tests {
         assert_eq!(world.kinds(), ["plan", "fence", "recover", "swap", "rebuild", "backup"]);
         let (state, error, result) = world.closed.unwrap();
         assert_eq!((state, error), (JobState::Succeeded, None));
-        let restore = result.unwrap().restore.unwrap();
+        let restore = restored(result);
         assert_eq!((restore.incarnation, restore.left_out.len(), restore.kept), (2, 0, true));
         assert_eq!(world.incarnation.kept_in, Some(cell("zone1")), "the old primary has every row");
-        let recover = world.steps.iter().find_map(|step| step.record.recover.clone()).unwrap();
+        let recover = world
+            .steps
+            .iter()
+            .find_map(
+                |step| if let JobSpec::Recover(params) = &step.record.spec { Some(params) } else { None },
+            )
+            .unwrap();
         assert_eq!(recover.last_segment.as_deref(), Some("000000010000000000000007"));
-        let backup = world.steps.iter().find(|step| step.record.kind == JobKind::Backup).unwrap();
+        let backup = world.steps.iter().find(|step| step.record.kind() == JobKind::Backup).unwrap();
         assert_eq!(backup.record.cell, cell("zone1"), "a standby that was rebuilt");
     }
 
@@ -747,7 +722,7 @@ mod tests {
             true
         });
         assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
-        assert_eq!(world.steps.iter().filter(|step| step.record.kind == JobKind::Swap).count(), 4);
+        assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Swap).count(), 4);
     }
 
     #[test]
@@ -756,7 +731,7 @@ mod tests {
         world.run(|step, cell| !(step == JobKind::Rebuild && cell == "zone1"));
         let (state, _, result) = world.closed.unwrap();
         assert_eq!(state, JobState::Succeeded);
-        assert_eq!(result.unwrap().restore.unwrap().left_out, [cell("zone1")]);
+        assert_eq!(restored(result).left_out, [cell("zone1")]);
     }
 
     #[test]
@@ -766,7 +741,7 @@ mod tests {
         world.run(|_, _| true);
         assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
         assert_eq!(world.incarnation.kept_in, Some(cell("zone2")));
-        assert_eq!(world.closed.unwrap().2.unwrap().restore.unwrap().left_out, [cell("zone1")]);
+        assert_eq!(restored(world.closed.unwrap().2).left_out, [cell("zone1")]);
     }
 
     #[test]
@@ -775,8 +750,11 @@ mod tests {
         for _ in 0..200 {
             world.round();
             let fenced = world.steps.iter_mut().filter_map(|step| {
-                let of_primary = step.record.kind == JobKind::Fence && step.record.cell == cell("zone1");
-                step.result.as_mut().and_then(|result| result.fence.as_mut()).filter(|_| of_primary)
+                let of_primary = step.record.kind() == JobKind::Fence && step.record.cell == cell("zone1");
+                match &mut step.result {
+                    Some(JobOutcome::Fence(fence)) if of_primary => Some(fence),
+                    _ => None,
+                }
             });
             fenced.for_each(|fence| fence.whole = false);
             for _ in 0..3 {
@@ -793,7 +771,10 @@ mod tests {
         world.run(|_, _| true);
         assert_eq!(world.incarnation.kept_in, None);
         assert!(
-            world.steps.iter().filter_map(|step| step.record.rebuild.as_ref()).all(|p| p.keep_for.is_none())
+            world
+                .steps
+                .iter()
+                .all(|step| !matches!(&step.record.spec, JobSpec::Rebuild(p) if p.keep_for.is_some()))
         );
     }
 
@@ -804,8 +785,8 @@ mod tests {
         let (state, error, result) = world.closed.unwrap();
         assert_eq!(state, JobState::Failed);
         assert!(error.unwrap().message.contains("is restored"));
-        assert!(result.unwrap().restore.is_some());
-        assert_eq!(world.steps.iter().filter(|step| step.record.kind == JobKind::Backup).count(), 2);
+        assert!(matches!(result, Some(JobOutcome::Restore(_))));
+        assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Backup).count(), 2);
     }
 
     #[test]
@@ -837,9 +818,9 @@ mod tests {
         assert_eq!(world.incarnation, Incarnation::default());
         // The chosen cell has died for good: the job must not wait for it until its deadline.
         let mut world = World::new(JobKind::Restore, false);
-        while world.steps.iter().all(|step| step.record.kind != JobKind::Swap) {
+        while world.steps.iter().all(|step| step.record.kind() != JobKind::Swap) {
             world.round();
-            if world.steps.iter().all(|step| step.record.kind != JobKind::Swap) {
+            if world.steps.iter().all(|step| step.record.kind() != JobKind::Swap) {
                 world.end(0, true);
             }
         }
@@ -848,7 +829,7 @@ mod tests {
         let (state, error, result) = world.closed.unwrap();
         assert_eq!(state, JobState::Canceled);
         assert!(error.unwrap().message.contains("is the restored one"));
-        assert!(result.unwrap().restore.unwrap().kept, "it can still be rolled back");
+        assert!(restored(result).kept, "it can still be rolled back");
     }
 
     proptest! {
@@ -878,7 +859,7 @@ mod tests {
                 prop_assert!(error.unwrap().message.contains("as it was before"));
             } else {
                 prop_assert_eq!(world.incarnation.job, Some(world.job.id));
-                prop_assert!(result.unwrap().restore.is_some());
+                prop_assert!(matches!(result, Some(JobOutcome::Restore(_))));
             }
             prop_assert!(world.steps.iter().all(|step| step.state.is_terminal()));
         }

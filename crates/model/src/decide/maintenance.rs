@@ -1,134 +1,16 @@
 //! Upkeep of a repo: what expires, whether what is in it can be read, and whether WAL arrives.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::decide::admission::JobRequest;
 use crate::decide::recovery_target::{Survey, SurveyedBackup, newest_on, windows};
 use crate::decide::snapshot::Snapshot;
 use crate::records::backup::{BackupLabel, BackupType};
-use crate::records::job::{JobId, JobKind, JobRecord};
-use crate::records::restore::RecoveryWindow;
+use crate::records::job::JobRecord;
+use crate::records::job_id::JobId;
+use crate::records::maintenance::{DrilledBackup, ExpireParams, Verified};
+use crate::records::spec::JobSpec;
 use crate::types::code::{Code, Refusal};
-use crate::types::json;
-
-/// Parameters of an expiry.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExpireParams {
-    /// This backup and all that build on it; what the retention says when not given.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub backup: Option<BackupLabel>,
-    /// Only say what would go.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Backups by name that drills were restoring when it was asked for. A pooler sees how its own jobs go only, so
-    /// multiadmin says so.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub drilled: Vec<DrilledBackup>,
-}
-
-/// A drill that has not ended, of a backup that was named.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DrilledBackup {
-    /// The drill.
-    pub job: JobId,
-    /// What it restores.
-    pub backup: BackupLabel,
-}
-
-/// WAL segments that lie next to each other in the archive.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WalRange {
-    /// pgBackRest's name of the archive, such as `15-1`.
-    pub archive: String,
-    /// The first file.
-    pub start: String,
-    /// The last one.
-    pub stop: String,
-}
-
-/// What an expiry took away, or would.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ExpireResult {
-    /// Nothing was taken away.
-    pub dry_run: bool,
-    /// The backups that went, oldest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub backups: Vec<BackupLabel>,
-    /// The WAL that went.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub wal: Vec<WalRange>,
-    /// The backups that stay, oldest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<BackupLabel>,
-    /// What an operator should know.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-/// How a backup or an archive was found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Verified {
-    /// A backup's label, or pgBackRest's name of an archive.
-    pub name: String,
-    /// Whether all of it is there and has the right checksums.
-    pub valid: bool,
-    /// Files that were read.
-    #[serde(with = "json::u64_text")]
-    pub files: u64,
-    /// Files that were as they should be.
-    #[serde(with = "json::u64_text")]
-    pub valid_files: u64,
-    /// Files that are not there.
-    #[serde(with = "json::u64_text")]
-    pub missing: u64,
-    /// Files of another content.
-    #[serde(with = "json::u64_text")]
-    pub checksum_invalid: u64,
-    /// Files of another size.
-    #[serde(with = "json::u64_text")]
-    pub size_invalid: u64,
-    /// Files that could not be read for another reason.
-    #[serde(with = "json::u64_text")]
-    pub other: u64,
-}
-
-/// What reading a whole repo found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct VerifyResult {
-    /// Every backup, oldest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub backups: Vec<Verified>,
-    /// Every archive of WAL.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub archives: Vec<Verified>,
-    /// The first damaged or missing files, each with what is the matter.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub damaged: Vec<String>,
-    /// From where to where each backup can be taken.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub windows: Vec<RecoveryWindow>,
-    /// What an operator should know though it breaks nothing.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-/// What a check of archiving saw.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CheckResult {
-    /// The WAL segment that was ended for it and arrived in the repo.
-    pub segment: String,
-    /// Milliseconds from the question until it had arrived.
-    #[serde(with = "json::u64_text")]
-    pub millis: u64,
-}
 
 /// Decides on an expiry. Without a named cell a standby does it, for the primary has work to do.
 ///
@@ -156,9 +38,7 @@ pub fn plan_expire(
         .about("database", db));
     }
     let cell = snapshot.reading_cell(db, request)?;
-    let mut record = request.record(JobKind::Expire, db, &cell, id, now);
-    record.expire = Some(params.clone());
-    Ok(record)
+    Ok(request.record(JobSpec::Expire(params.clone()), db, &cell, id, now))
 }
 
 /// Decides on reading the whole repo.
@@ -173,7 +53,7 @@ pub fn plan_verify(
 ) -> Result<JobRecord, Refusal> {
     let database = snapshot.database(request.database.as_ref())?;
     let cell = snapshot.reading_cell(&database.name, request)?;
-    Ok(request.record(JobKind::Verify, &database.name, &cell, id, now))
+    Ok(request.record(JobSpec::Verify, &database.name, &cell, id, now))
 }
 
 /// Decides on a check of archiving: by the primary, which archives.
@@ -195,7 +75,7 @@ pub fn plan_check(
             .hint("only a primary archives; mend it first (`cellar status`)")
             .about("database", db)
     })?;
-    Ok(request.record(JobKind::Check, db, &leader.cell, id, now))
+    Ok(request.record(JobSpec::Check, db, &leader.cell, id, now))
 }
 
 /// Whether an expiry may be done, given what a rehearsal of it said would go; what an operator should know if so.

@@ -20,7 +20,7 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
         (_, Some(closure)) => (closure.state, closure.error.clone(), Some(closure.time)),
         // Nobody claims what multiadmin drives: it runs from the moment at which the lock is its own.
         (None, None)
-            if record.kind.is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
+            if record.kind().is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
         {
             (JobState::Running, None, None)
         }
@@ -34,10 +34,7 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
         start_time: run.map(|run| run.start_time),
         end_time,
         progress: run.map(|run| run.progress.clone()),
-        result: run
-            .map(|run| run.result.clone())
-            .filter(|result| *result != crate::records::job::RunResult::default())
-            .or_else(|| record.closure.as_ref()?.result.clone()),
+        result: run.and_then(|run| run.result.clone()).or_else(|| record.closure.as_ref()?.result.clone()),
         error,
         waits_for: lock.map(|lock| lock.in_front_of(&record.id)).unwrap_or_default(),
         history: run.map(|run| run.history.clone()).unwrap_or_default(),
@@ -57,7 +54,7 @@ pub fn with_steps(mut job: Job, mut steps: Vec<Job>) -> Job {
         let doing =
             step.progress.as_ref().map(|progress| progress.phase.as_str()).filter(|phase| !phase.is_empty());
         let phase =
-            format!("{} {}: {}", step.record.kind, step.record.cell, doing.unwrap_or(step.state.as_str()));
+            format!("{} {}: {}", step.record.kind(), step.record.cell, doing.unwrap_or(step.state.as_str()));
         let progress = step.progress.clone().unwrap_or_default();
         job.progress = Some(Progress { phase, ..progress });
     }
@@ -65,7 +62,7 @@ pub fn with_steps(mut job: Job, mut steps: Vec<Job>) -> Job {
         .into_iter()
         .map(|step| JobStep {
             id: step.record.id,
-            kind: step.record.kind,
+            kind: step.record.kind(),
             cell: step.record.cell,
             state: step.state,
             start_time: step.start_time,
@@ -81,11 +78,11 @@ pub fn with_steps(mut job: Job, mut steps: Vec<Job>) -> Job {
 /// mod revisions of the job and the lock.
 #[must_use]
 pub fn claimable(record: &JobRecord, run: Option<&Run>, lock: &Lock) -> bool {
-    if record.closure.is_some() || run.is_some() || record.kind.is_driven() {
+    if record.closure.is_some() || run.is_some() || record.kind().is_driven() {
         return false;
     }
     // A step works under the lock of the job that it is a step of.
-    !record.kind.takes_lock() || lock.holder == Some(record.parent.unwrap_or(record.id))
+    !record.kind().takes_lock() || lock.holder == Some(record.parent.unwrap_or(record.id))
 }
 
 /// Whether multiadmin may close the job: nobody claims it, no run has ended, and it is not
@@ -105,32 +102,23 @@ pub fn lost_is_recoverable(record: &JobRecord, run: &Run, epoch: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::job::{Closure, JobError, JobId, JobKind, RunResult};
+    use crate::records::job::{Closure, JobError};
+    use crate::records::job_id::JobId;
+    use crate::records::spec::{JobSpec, RebuildParams};
     use crate::types::code::Code;
     use jiff::Timestamp;
     use proptest::prelude::*;
 
     fn record(n: u128) -> JobRecord {
-        JobRecord {
-            id: JobId::new(uuid::Uuid::from_u128(n)),
-            kind: JobKind::Rebuild,
-            database: "app".parse().unwrap(),
-            cell: "zone1".parse().unwrap(),
-            backup: None,
-            rebuild: None,
-            restore: None,
-            recover: None,
-            drill: None,
-            expire: None,
-            subject: None,
-            requested_by: "test".into(),
-            request_id: None,
-            create_time: Timestamp::UNIX_EPOCH,
-            deadline: Timestamp::UNIX_EPOCH,
-            parent: None,
-            cancel: None,
-            closure: None,
-        }
+        JobRecord::new(
+            JobId::new(uuid::Uuid::from_u128(n)),
+            JobSpec::Rebuild(RebuildParams::default()),
+            "app".parse().unwrap(),
+            "zone1".parse().unwrap(),
+            "test",
+            Timestamp::UNIX_EPOCH,
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     fn run(record: &JobRecord, epoch: u8) -> Run {
@@ -143,7 +131,7 @@ mod tests {
             start_time: Timestamp::UNIX_EPOCH,
             end_time: None,
             progress: Progress::default(),
-            result: RunResult::default(),
+            result: None,
             error: None,
             history: vec![],
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::records::job::JobId;
+use crate::records::job_id::JobId;
 use crate::types::code::Code;
 use crate::types::json;
 

@@ -5,230 +5,15 @@
 //! pooler certificate cannot create work and a confused multiadmin cannot
 //! invent an outcome.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use crate::decide::maintenance::{CheckResult, ExpireParams, ExpireResult, VerifyResult};
-use crate::records::backup::{BackupResult, BackupType};
-use crate::records::restore::{
-    DrillParams, DrillResult, FenceResult, RebuildResult, RecoverParams, RecoveryResult, RestoreParams,
-    RestorePlan, RestoreResult,
-};
+use crate::records::job_id::{JobId, RequestId};
+use crate::records::outcome::{self, JobOutcome};
+use crate::records::spec::{JobKind, JobSpec};
 use crate::types::code::Code;
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
-
-/// Identifies a job for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct JobId(Uuid);
-
-/// The text is not a job id.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a job id: job ids are UUIDs, as `cellar jobs list` prints them")]
-pub struct JobIdError(String);
-
-impl JobId {
-    /// From a UUID; a version 7 one sorts by time.
-    #[must_use]
-    pub fn new(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    /// The id of the one job that a client's `request_id` stands for.
-    ///
-    /// It is derived (UUID version 5), not looked up, so two multiadmins that
-    /// get the same request at once try to create the same key and one
-    /// transaction wins.
-    #[must_use]
-    pub fn for_request(database: &DatabaseName, request_id: &RequestId) -> Self {
-        // Our own namespace for derived ids: version 5 of "cellar/job" in the URL namespace.
-        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, b"cellar/job");
-        Self(Uuid::new_v5(&namespace, format!("{database}/{request_id}").as_bytes()))
-    }
-}
-
-impl FromStr for JobId {
-    type Err = JobIdError;
-    fn from_str(text: &str) -> Result<Self, JobIdError> {
-        // Only the hyphenated form: an id is a key in etcd and must have one spelling.
-        let bad = || JobIdError(text.chars().take(60).collect());
-        let uuid = Uuid::try_parse(text).map_err(|_| bad())?;
-        if uuid.to_string() == text { Ok(Self(uuid)) } else { Err(bad()) }
-    }
-}
-
-impl TryFrom<String> for JobId {
-    type Error = JobIdError;
-    fn try_from(text: String) -> Result<Self, JobIdError> {
-        text.parse()
-    }
-}
-
-impl From<JobId> for String {
-    fn from(id: JobId) -> String {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-/// A client's own name for a mutating request, so that it may be repeated safely.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RequestId(String);
-
-impl FromStr for RequestId {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() || text.len() > 128 || !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("a request id is 1 to 128 printable ASCII characters without spaces");
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for RequestId {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<RequestId> for String {
-    fn from(id: RequestId) -> String {
-        id.0
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// What a job does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum JobKind {
-    /// Back up the named cell.
-    #[serde(rename = "JOB_KIND_BACKUP")]
-    Backup,
-    /// Make the named standby anew from the repo.
-    #[serde(rename = "JOB_KIND_REBUILD")]
-    Rebuild,
-    /// Bring the whole database back to a point in time. Driven by multiadmin; its steps are jobs.
-    #[serde(rename = "JOB_KIND_RESTORE")]
-    Restore,
-    /// Bring the database back to what it was before a restore. Driven, too.
-    #[serde(rename = "JOB_KIND_ROLLBACK")]
-    Rollback,
-    /// Delete what a restore kept of the old data. Driven, too.
-    #[serde(rename = "JOB_KIND_CONFIRM")]
-    Confirm,
-    /// Find out what a restore would do.
-    #[serde(rename = "JOB_KIND_PLAN")]
-    Plan,
-    /// Step of a restore: no more writes here.
-    #[serde(rename = "JOB_KIND_FENCE")]
-    Fence,
-    /// Step of a restore: restore and recover, beside the data that is there.
-    #[serde(rename = "JOB_KIND_RECOVER")]
-    Recover,
-    /// Step of a restore: put what was recovered in place of the old data and start it.
-    #[serde(rename = "JOB_KIND_SWAP")]
-    Swap,
-    /// Step of a confirmation or a rollback: delete what was kept.
-    #[serde(rename = "JOB_KIND_DISCARD")]
-    Discard,
-    /// Prove that a backup can be restored.
-    #[serde(rename = "JOB_KIND_DRILL")]
-    Drill,
-    /// Take away what the retention does not keep.
-    #[serde(rename = "JOB_KIND_EXPIRE")]
-    Expire,
-    /// Read the whole repo.
-    #[serde(rename = "JOB_KIND_VERIFY")]
-    Verify,
-    /// See that WAL arrives in the repo.
-    #[serde(rename = "JOB_KIND_CHECK")]
-    Check,
-}
-
-impl JobKind {
-    /// One word for tables and messages.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Backup => "backup",
-            Self::Rebuild => "rebuild",
-            Self::Restore => "restore",
-            Self::Rollback => "rollback",
-            Self::Confirm => "confirm",
-            Self::Plan => "plan",
-            Self::Fence => "fence",
-            Self::Recover => "recover",
-            Self::Swap => "swap",
-            Self::Discard => "discard",
-            Self::Drill => "drill",
-            Self::Expire => "expire",
-            Self::Verify => "verify",
-            Self::Check => "check",
-        }
-    }
-
-    /// Whether multiadmin drives it and poolers run only its steps.
-    #[must_use]
-    pub fn is_driven(self) -> bool {
-        matches!(self, Self::Restore | Self::Rollback | Self::Confirm)
-    }
-
-    /// Whether it writes to the stanza or to the data of a member, and so excludes all others that do.
-    #[must_use]
-    pub fn takes_lock(self) -> bool {
-        !matches!(self, Self::Plan | Self::Drill | Self::Verify | Self::Check)
-    }
-}
-
-impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// Parameters of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BackupParams {
-    /// How much to copy.
-    #[serde(rename = "type")]
-    pub backup_type: BackupType,
-    /// Whether the named cell may be the primary.
-    #[serde(default)]
-    pub allow_primary: bool,
-    /// Replay lag in bytes above which the standby is refused.
-    #[serde(with = "json::u64_text", default)]
-    pub max_lag_bytes: u64,
-}
-
-/// Parameters of a rebuild.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RebuildParams {
-    /// Keep the old data under the name of this restore rather than restore over it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub keep_for: Option<JobId>,
-    /// Put back what was kept for this restore, if it is there and can follow the primary.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub put_back: Option<JobId>,
-}
 
 /// A wish to end a job early.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,8 +39,8 @@ pub struct Closure {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<JobError>,
     /// What it produced.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub result: Option<RunResult>,
+    #[serde(with = "outcome::json", skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<JobOutcome>,
 }
 
 /// What was asked. Written by multiadmin only.
@@ -264,33 +49,13 @@ pub struct Closure {
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
-    /// What it does.
-    pub kind: JobKind,
+    /// What it does, with its parameters.
+    #[serde(flatten)]
+    pub spec: JobSpec,
     /// To which database.
     pub database: DatabaseName,
     /// Whose pooler runs it.
     pub cell: CellName,
-    /// Parameters of a backup.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub backup: Option<BackupParams>,
-    /// Parameters of a rebuild.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rebuild: Option<RebuildParams>,
-    /// Parameters of a restore or its plan.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub restore: Option<RestoreParams>,
-    /// Parameters of a restore's recovery.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub recover: Option<RecoverParams>,
-    /// Parameters of a drill.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub drill: Option<DrillParams>,
-    /// Parameters of an expiry.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub expire: Option<ExpireParams>,
-    /// The restore that a rollback, a confirmation or a discarding step is about.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub subject: Option<JobId>,
     /// The caller's identity, from its certificate.
     pub requested_by: String,
     /// The caller's name for the request.
@@ -314,18 +79,36 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
-    /// Whether the other record asks for the same thing, whoever asks and whenever.
+    /// A job that nobody has asked to end and that is not a step; `create_time` is cut to what etcd keeps.
     #[must_use]
-    pub fn same_request(&self, other: &Self) -> bool {
-        self.kind == other.kind
-            && self.database == other.database
-            && self.cell == other.cell
-            && self.backup == other.backup
-            && self.rebuild == other.rebuild
-            && self.restore == other.restore
-            && self.drill == other.drill
-            && self.expire == other.expire
-            && self.subject == other.subject
+    pub fn new(
+        id: JobId,
+        spec: JobSpec,
+        database: DatabaseName,
+        cell: CellName,
+        requested_by: impl Into<String>,
+        create_time: Timestamp,
+        deadline: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            spec,
+            database,
+            cell,
+            requested_by: requested_by.into(),
+            request_id: None,
+            create_time: json::timestamp_ms(create_time),
+            deadline,
+            parent: None,
+            cancel: None,
+            closure: None,
+        }
+    }
+
+    /// What it does, without the parameters.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        self.spec.kind()
     }
 }
 
@@ -425,42 +208,6 @@ pub struct Transition {
     pub note: String,
 }
 
-/// What a job produced.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RunResult {
-    /// Of a backup.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupResult>,
-    /// Of a plan.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<RestorePlan>,
-    /// Of a fence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fence: Option<FenceResult>,
-    /// Of a recovery.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovery: Option<RecoveryResult>,
-    /// Of a restore or a rollback.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub restore: Option<RestoreResult>,
-    /// Of a rebuild.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rebuild: Option<RebuildResult>,
-    /// Of a drill, also of one that failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drill: Option<DrillResult>,
-    /// Of an expiry.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expire: Option<ExpireResult>,
-    /// Of reading the whole repo, also of one that found damage.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verify: Option<VerifyResult>,
-    /// Of a check of archiving.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub check: Option<CheckResult>,
-}
-
 /// What came of a job. Written by that cell's pooler only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -485,8 +232,8 @@ pub struct Run {
     #[serde(default)]
     pub progress: Progress,
     /// What it produced.
-    #[serde(default)]
-    pub result: RunResult,
+    #[serde(with = "outcome::json", default)]
+    pub result: Option<JobOutcome>,
     /// Why it ended badly.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<JobError>,
@@ -540,8 +287,8 @@ pub struct Job {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub progress: Option<Progress>,
     /// What it produced.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub result: Option<RunResult>,
+    #[serde(with = "outcome::json", skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<JobOutcome>,
     /// Why it ended badly.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<JobError>,
@@ -554,28 +301,4 @@ pub struct Job {
     /// Its steps, in the order in which they were begun.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub steps: Vec<JobStep>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_request_is_one_job() {
-        let db: DatabaseName = "app".parse().unwrap();
-        let other: DatabaseName = "web".parse().unwrap();
-        let request: RequestId = "nightly-1".parse().unwrap();
-        assert_eq!(JobId::for_request(&db, &request), JobId::for_request(&db, &request));
-        assert_ne!(JobId::for_request(&db, &request), JobId::for_request(&other, &request));
-    }
-
-    #[test]
-    fn an_id_has_one_spelling() {
-        let id = JobId::new(Uuid::from_u128(0xdead_beef));
-        let text = id.to_string();
-        assert_eq!(text.parse::<JobId>().unwrap(), id);
-        assert!(text.to_uppercase().parse::<JobId>().is_err());
-        assert!(text.replace('-', "").parse::<JobId>().is_err());
-        assert!("".parse::<JobId>().is_err());
-    }
 }

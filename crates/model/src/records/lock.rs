@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::records::job::JobId;
+use crate::records::job_id::JobId;
 
 /// Jobs that may wait for one database.
 const MAX_QUEUE: usize = 32;

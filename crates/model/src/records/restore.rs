@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::records::backup::BackupLabel;
-use crate::records::job::JobId;
+use crate::records::job_id::JobId;
 use crate::types::json;
 use crate::types::lsn::{Lsn, Timeline};
 use crate::types::name::CellName;

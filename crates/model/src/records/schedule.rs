@@ -10,8 +10,10 @@ use jiff::tz::{Disambiguation, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::records::job::{BackupParams, JobError, JobId, RequestId};
+use crate::records::job::JobError;
+use crate::records::job_id::{JobId, RequestId};
 use crate::records::restore::DrillParams;
+use crate::records::spec::{BackupParams, JobKind};
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName, ScheduleName};
 
@@ -211,6 +213,20 @@ pub enum ScheduledWork {
     /// Proving that the newest backup can be restored.
     #[serde(rename = "drill")]
     Drill(ScheduledDrill),
+}
+
+impl ScheduledWork {
+    /// The kind of the jobs that it asks for.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Backup(_) => JobKind::Backup,
+            Self::Expire {} => JobKind::Expire,
+            Self::Verify {} => JobKind::Verify,
+            Self::Check {} => JobKind::Check,
+            Self::Drill(_) => JobKind::Drill,
+        }
+    }
 }
 
 /// How the last due time went.

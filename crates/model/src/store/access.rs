@@ -5,46 +5,9 @@
 
 use std::fmt;
 
+use crate::records::spec::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
-
-/// What a person or program may do through multiadmin. Each may do all that the ones before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OperatorRole {
-    /// Reads.
-    Viewer,
-    /// Also backs up, drills, plans and rebuilds standbys: nothing that could lose data.
-    Operator,
-    /// Everything.
-    Admin,
-}
-
-impl OperatorRole {
-    /// The role as it stands in a certificate's URI.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl std::str::FromStr for OperatorRole {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Viewer, Self::Operator, Self::Admin]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not a role: viewer, operator or admin"))
-    }
-}
-
-impl fmt::Display for OperatorRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+use crate::types::role::OperatorRole;
 
 /// Who somebody is, from the URI in a certificate: `spiffe://<cluster>/<role>/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,13 +91,13 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/VerifyBackups", OPERATOR, Mutates),
-    // A dry run; to take anything away needs `TO_EXPIRE`.
+    // A dry run; to delete anything needs `TO_EXPIRE`.
     ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/CheckArchive", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
-    // Of a job that needs more, its own role: see `to_cancel`.
+    // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/CancelJob", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/TailJobLog", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListBackups", VIEWER, Reads),
@@ -147,7 +110,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
-    // Of work that needs more, its own role: see `to_schedule`.
+    // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/DeleteSchedule", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/ListAudit", VIEWER, Reads),
@@ -180,28 +143,8 @@ pub fn mutates(path: &str) -> bool {
     METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
 }
 
-/// What it needs to take backups away for good; anybody who may call the method may see what would go.
-pub const TO_EXPIRE: OperatorRole = OperatorRole::Admin;
-
-/// What it needs to cancel a job of that kind: as much as to ask for it.
-#[must_use]
-pub fn to_cancel(kind: crate::records::job::JobKind) -> OperatorRole {
-    use crate::records::job::JobKind::{Confirm, Discard, Expire, Fence, Recover, Restore, Rollback, Swap};
-    match kind {
-        Restore | Rollback | Confirm | Fence | Recover | Swap | Discard => OperatorRole::Admin,
-        Expire => TO_EXPIRE,
-        _ => OperatorRole::Operator,
-    }
-}
-
-/// What it needs to set, change or delete a schedule of such work: as much as to ask for the work.
-#[must_use]
-pub fn to_schedule(work: &crate::records::schedule::ScheduledWork) -> OperatorRole {
-    match work {
-        crate::records::schedule::ScheduledWork::Expire {} => TO_EXPIRE,
-        _ => OperatorRole::Operator,
-    }
-}
+/// What it needs to delete backups; anybody who may call the method may ask for a dry run.
+pub const TO_EXPIRE: OperatorRole = JobKind::Expire.role();
 
 /// Whether somebody may.
 #[must_use]

@@ -60,7 +60,7 @@ impl Keyspace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::job::JobId;
+    use crate::records::job_id::JobId;
 
     #[test]
     fn a_pooler_writes_its_own_records_and_nobody_elses() {

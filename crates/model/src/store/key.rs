@@ -5,7 +5,7 @@
 //! `<db>/<cell>`, and `leaders/<db>`.
 
 use crate::records::audit::AuditId;
-use crate::records::job::JobId;
+use crate::records::job_id::JobId;
 use crate::types::name::{CellName, ClusterName, DatabaseName, ScheduleName};
 
 /// The address of one record.

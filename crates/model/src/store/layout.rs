@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::records::job::JobId;
+use crate::records::job_id::JobId;
 use crate::records::pooler::Pooler;
 use crate::records::topology::{Cell, Database};
 use crate::types::name::CellName;

@@ -6,5 +6,6 @@ pub(crate) mod lsn;
 pub(crate) mod name;
 pub(crate) mod path_rule;
 pub(crate) mod pgbackrest_name;
+pub(crate) mod role;
 pub(crate) mod secret;
 pub(crate) mod wal;

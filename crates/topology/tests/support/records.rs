@@ -1,8 +1,8 @@
 //! Records to write.
 
 use cellar_model::{
-    Cell, CellName, Database, JobId, JobKind, JobRecord, JobState, Pooler, Progress, Retention, Run,
-    RunResult,
+    Cell, CellName, Database, JobId, JobRecord, JobSpec, JobState, Pooler, Progress, RebuildParams,
+    Retention, Run,
 };
 use jiff::Timestamp;
 
@@ -50,26 +50,15 @@ pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
 }
 
 pub(crate) fn job(n: u128, database: &str, cell: &str) -> JobRecord {
-    JobRecord {
-        id: job_id(n),
-        kind: JobKind::Rebuild,
-        database: database.parse().unwrap(),
-        cell: cell.parse().unwrap(),
-        backup: None,
-        rebuild: None,
-        restore: None,
-        recover: None,
-        drill: None,
-        expire: None,
-        subject: None,
-        requested_by: "test".into(),
-        request_id: None,
-        create_time: Timestamp::UNIX_EPOCH,
-        deadline: Timestamp::UNIX_EPOCH,
-        parent: None,
-        cancel: None,
-        closure: None,
-    }
+    JobRecord::new(
+        job_id(n),
+        JobSpec::Rebuild(RebuildParams::default()),
+        database.parse().unwrap(),
+        cell.parse().unwrap(),
+        "test",
+        Timestamp::UNIX_EPOCH,
+        Timestamp::UNIX_EPOCH,
+    )
 }
 
 pub(crate) fn run(job: &JobRecord, cell: &CellName, state: JobState) -> Run {
@@ -82,7 +71,7 @@ pub(crate) fn run(job: &JobRecord, cell: &CellName, state: JobState) -> Run {
         start_time: Timestamp::UNIX_EPOCH,
         end_time: None,
         progress: Progress::default(),
-        result: RunResult::default(),
+        result: None,
         error: None,
         history: vec![],
     }

@@ -1,6 +1,6 @@
 //! Deleting what a restore kept of the old data.
 
-use cellar_model::{JobId, RunResult};
+use cellar_model::JobId;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Kind, siblings};
@@ -10,7 +10,7 @@ use crate::jobs::restore::private_instance::{clear, remove, say};
 /// Runs a discarding step to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob) -> Ending {
     say(agent, job, "deleting the old data", 0, 0).await;
-    let of: Vec<JobId> = job.record.subject.into_iter().chain(job.record.parent).collect();
+    let of: Vec<JobId> = job.record.spec.subject().into_iter().chain(job.record.parent).collect();
     for (path, kind, kept_for) in siblings(&agent.layout) {
         if kind == Kind::Kept && of.contains(&kept_for) {
             clear(&path, &agent.layout.scratch(job.record.id)).await;
@@ -22,7 +22,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob) -> Ending {
     let left =
         siblings(&agent.layout).into_iter().find(|(_, kind, job)| *kind == Kind::Kept && of.contains(job));
     match left {
-        None => Ending::Succeeded(RunResult::default()),
+        None => Ending::Succeeded(None),
         Some((path, _, _)) => Ending::Failed(
             cellar_model::Refusal::new(
                 cellar_model::Code::Internal,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobRecord, Pooler, Refusal, RunResult, Segment, Timeline,
+    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, Pooler, Refusal, Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -31,7 +31,7 @@ const PUSH: Duration = Duration::from_secs(120);
 /// Runs a fencing step to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(fence) => Ending::Succeeded(RunResult { fence: Some(fence), ..RunResult::default() }),
+        Ok(fence) => Ending::Succeeded(Some(JobOutcome::Fence(fence))),
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "the fence is lifted again"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use cellar_api::v1;
 use cellar_model::{
-    CellName, CellPlan, Code, Database, JobError, JobState, Lsn, Pooler, Refusal, RestoreParams, RestorePlan,
-    Role, RunResult, Target, choose, windows,
+    CellName, CellPlan, Code, Database, JobError, JobOutcome, JobSpec, JobState, Lsn, Pooler, Refusal,
+    RestoreParams, RestorePlan, Role, Target, choose, windows,
 };
 use cellar_postgres::Probe;
 
@@ -23,7 +23,7 @@ const WAL_ROOM: u64 = 8;
 /// Runs a planning job to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(plan) => Ending::Succeeded(RunResult { plan: Some(plan), ..RunResult::default() }),
+        Ok(plan) => Ending::Succeeded(Some(JobOutcome::Plan(plan))),
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "nothing was changed"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }
@@ -57,7 +57,7 @@ async fn written(agent: &Agent, card: &Pooler) -> Written {
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<RestorePlan, Broken> {
-    let Some(params) = job.record.restore.clone() else {
+    let JobSpec::Plan(params) = job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a restore").into());
     };
     let (card, database) = agent.place()?;
@@ -131,17 +131,15 @@ fn estimate(agent: &Agent, size_bytes: u64, segments: u64) -> u32 {
     let view = agent.mirror.view();
     let (mut bytes, mut millis) = (0_u64, 0_u64);
     for run in view.runs.values().filter(|run| run.cell == agent.cell && run.state == JobState::Succeeded) {
-        let result = &run.result;
-        let measured = [
-            result.recovery.as_ref().map(|recovery| (recovery.size_bytes, recovery.restore_millis)),
+        let measured = match &run.result {
+            Some(JobOutcome::Recovery(recovery)) => Some((recovery.size_bytes, recovery.restore_millis)),
             // A delta copies less than there is.
-            result
-                .rebuild
-                .as_ref()
-                .filter(|rebuild| !rebuild.delta)
-                .map(|r| (r.size_bytes, r.restore_millis)),
-        ];
-        for (size, took) in measured.into_iter().flatten().filter(|(size, took)| *size > 0 && *took > 0) {
+            Some(JobOutcome::Rebuild(rebuild)) if !rebuild.delta => {
+                Some((rebuild.size_bytes, rebuild.restore_millis))
+            }
+            _ => None,
+        };
+        if let Some((size, took)) = measured.filter(|(size, took)| *size > 0 && *took > 0) {
             bytes += size;
             millis += took;
         }

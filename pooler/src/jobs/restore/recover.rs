@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cellar_model::{
-    Code, JobError, JobId, RecoverParams, RecoveryResult, Refusal, RunResult, SystemIdentifier, Target,
-    Timeline,
+    Code, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal, SystemIdentifier,
+    Target, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
 
@@ -26,7 +26,7 @@ use crate::repository::reader::{Repo, free_bytes};
 /// Runs a recovery step to its end.
 pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
     match attempt(agent, job, control).await {
-        Ok(recovery) => Ending::Succeeded(RunResult { recovery: Some(recovery), ..RunResult::default() }),
+        Ok(recovery) => Ending::Succeeded(Some(JobOutcome::Recovery(recovery))),
         Err(Broken::Interrupted(why)) => interrupted_ending(why, "the half restored copy is removed"),
         Err(Broken::Failed(error)) => Ending::Failed(error),
     }
@@ -47,7 +47,7 @@ async fn whole(agent: &Agent, data: &Path) -> Result<ControlData, JobError> {
 }
 
 async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<RecoveryResult, Broken> {
-    let (Some(params), Some(parent)) = (job.record.recover.clone(), job.record.parent) else {
+    let (JobSpec::Recover(params), Some(parent)) = (job.record.spec.clone(), job.record.parent) else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a recovery").into());
     };
     let (card, database) = agent.place()?;

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, RunResult, Segment, SegmentSize};
+use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize};
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
@@ -29,7 +29,7 @@ pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) 
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match why_not(agent) {
-            None => return Ending::Succeeded(RunResult::default()),
+            None => return Ending::Succeeded(None),
             Some(why) if tokio::time::Instant::now() > deadline => {
                 let refusal = Refusal::new(
                     Code::PostgresFailed,

@@ -1,3 +1,5 @@
+use crate::records::outcome::JobOutcome;
+use crate::records::spec::DEFAULT_MAX_LAG;
 use std::collections::BTreeMap;
 
 use super::*;
@@ -123,7 +125,7 @@ impl World {
 fn a_healthy_standby_is_accepted() {
     let record = World::healthy().backup("zone3", false).unwrap();
     assert_eq!(record.cell.as_str(), "zone3");
-    assert_eq!(record.backup.unwrap().max_lag_bytes, DEFAULT_MAX_LAG);
+    assert!(matches!(record.spec, JobSpec::Backup(params) if params.max_lag_bytes == DEFAULT_MAX_LAG));
     assert!(record.deadline > record.create_time);
 }
 
@@ -256,7 +258,8 @@ fn a_restore_goes_to_the_primary_unless_it_is_down_or_would_lose_the_best_copy()
     world.status("zone2").replay_lag = LagClass::Far;
     let record = restore(&world, &latest).unwrap();
     assert_eq!(record.cell.as_str(), "zone3", "the one that has most");
-    assert_eq!(record.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+    let JobSpec::Restore(params) = record.spec else { panic!("{record:?}") };
+    assert_eq!(params.onto, Some("zone3".parse().unwrap()));
 }
 
 #[test]
@@ -283,8 +286,9 @@ fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
     let params = RestoreParams { onto: Some("zone3".parse().unwrap()), ..to(Target::Latest {}, false) };
     let plan = plan_restore_plan(&world.snapshot(), &whole(None), &params, job_id(1), Timestamp::UNIX_EPOCH)
         .unwrap();
-    assert_eq!((plan.kind, plan.cell.as_str()), (JobKind::Plan, "zone1"));
-    assert_eq!(plan.restore.unwrap().onto, Some("zone3".parse().unwrap()));
+    assert_eq!((plan.kind(), plan.cell.as_str()), (JobKind::Plan, "zone1"));
+    let JobSpec::Plan(params) = plan.spec else { panic!("{plan:?}") };
+    assert_eq!(params.onto, Some("zone3".parse().unwrap()));
     let drill = DrillParams {
         backup: None,
         checks: vec![],
@@ -296,12 +300,13 @@ fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
     let record =
         plan_drill(&world.snapshot(), &whole(None), &drill, job_id(1), Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(record.cell.as_str(), "zone2");
-    assert!(!record.kind.takes_lock());
+    assert!(!record.kind().takes_lock());
 }
 
 #[test]
 fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
-    use crate::decide::maintenance::{ExpireParams, plan_check, plan_expire, plan_verify};
+    use crate::decide::maintenance::{plan_check, plan_expire, plan_verify};
+    use crate::records::maintenance::ExpireParams;
     let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
     let mut world = made(World::healthy());
     let expire = |world: &World, dry_run: bool| {
@@ -315,7 +320,7 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
     };
     let record = expire(&world, false).unwrap();
     assert_eq!(record.cell.as_str(), "zone2");
-    assert!(record.kind.takes_lock());
+    assert!(record.kind().takes_lock());
     assert_eq!(plan_verify(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone2");
     assert_eq!(plan_check(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone1");
     world.incarnations.insert(
@@ -358,10 +363,7 @@ fn ended(state: JobState, kept: bool) -> Job {
         kept,
         first_backup: None,
     };
-    let result = (state == JobState::Succeeded).then(|| crate::records::job::RunResult {
-        restore: Some(restored),
-        ..crate::records::job::RunResult::default()
-    });
+    let result = (state == JobState::Succeeded).then_some(JobOutcome::Restore(restored));
     record.closure =
         Some(crate::records::job::Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
     crate::decide::outcome::join(&record, None, false, None)
@@ -395,9 +397,9 @@ fn what_no_longer_makes_sense_is_not_rolled_back_or_confirmed() {
     assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
     assert_eq!(confirm(&world, &job, &[]), Ok(()));
     let mut confirmed = ended(JobState::Succeeded, true);
-    confirmed.record.kind = JobKind::Confirm;
+    confirmed.record.spec = JobSpec::Confirm(job.record.id);
     assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
-    confirmed.record.kind = JobKind::Rollback;
+    confirmed.record.spec = JobSpec::Rollback(job.record.id);
     assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
     assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
     assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
@@ -406,7 +408,7 @@ fn what_no_longer_makes_sense_is_not_rolled_back_or_confirmed() {
     world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
     assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
     let mut backup = job.clone();
-    backup.record.kind = JobKind::Backup;
+    backup.record.spec = JobSpec::Fence;
     assert_eq!(roll(&world, &backup), Err(Code::InvalidArgument));
     let mut running = job;
     running.state = JobState::Running;

@@ -13,7 +13,8 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 use tower::Layer;
 
-use super::{Audit, begun};
+use crate::audit::record::begun;
+use crate::audit::trail::Audit;
 
 /// Travels with a call: whether its method has taken over, which then writes the record itself.
 #[derive(Debug, Clone, Default)]
