@@ -31,7 +31,10 @@ fn check_source(path: &Path, source: CopySource, control: &ControlData) -> Resul
     }
     if control.timeline != source.timeline {
         let (found, wanted) = (control.timeline, source.timeline);
-        return Err(refused(path, format!("is on timeline {found}, and the recorded primary is on {wanted}")));
+        return Err(refused(
+            path,
+            format!("is on timeline {found}, and the recorded primary is on {wanted}"),
+        ));
     }
     Ok(())
 }
@@ -64,7 +67,13 @@ async fn fill(
     command.arg(format!("--dbname={conninfo} application_name='cellar_copy'")).arg("--pgdata").arg(draft);
     // It syncs what it wrote before it ends. The rename says that the copy is whole, so its files must be
     // on disk before that.
-    command.args(["--format=plain", "--wal-method=stream", "--checkpoint=fast", "--no-manifest", "--no-password"]);
+    command.args([
+        "--format=plain",
+        "--wal-method=stream",
+        "--checkpoint=fast",
+        "--no-manifest",
+        "--no-password",
+    ]);
     run(command, timeout).await?;
     check_no_links(draft)?;
     replace_file(&draft.join("standby.signal"), "")?;

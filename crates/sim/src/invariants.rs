@@ -62,7 +62,7 @@ impl Invariants {
         let run = self.view.run(&record).cloned();
         let ended = run.as_ref().is_some_and(|run| run.state.is_terminal());
         if ended && record.closure.is_some() {
-            wrong.push(format!("{} {id} has two outcomes", record.kind));
+            wrong.push(format!("{} {id} has two outcomes", record.kind()));
         }
         let lock = self.view.locks.get(&record.database);
         let job = join(&record, run.as_ref(), self.view.claim(&record).is_some(), lock);
@@ -73,7 +73,7 @@ impl Invariants {
             {
                 wrong.push(format!(
                     "{} {id} was {} ({said}) and is {} ({message})",
-                    record.kind,
+                    record.kind(),
                     state.as_str(),
                     job.state.as_str()
                 ));
@@ -82,11 +82,11 @@ impl Invariants {
             if news && outside.works_for(&id) {
                 wrong.push(format!(
                     "{} {id} is {} while pgBackRest works for it",
-                    record.kind,
+                    record.kind(),
                     job.state.as_str()
                 ));
             }
-            if news && record.kind == JobKind::Backup {
+            if news && record.kind() == JobKind::Backup {
                 let made = outside.backups.iter().any(|backup| backup.job == id);
                 if made != (job.state == JobState::Succeeded) && !message.contains("not known") {
                     wrong.push(format!(
@@ -96,17 +96,17 @@ impl Invariants {
                     ));
                 }
             }
-            if news && record.kind.is_driven() && message.contains("nothing was done") {
+            if news && record.kind().is_driven() && message.ends_with("nothing was done") {
                 let incarnation = &self.incarnation;
                 if incarnation.job == Some(id) || incarnation.fence == Some(id) {
                     wrong.push(format!(
                         "{} {id} says that nothing was done, and it was: {message}",
-                        record.kind
+                        record.kind()
                     ));
                 }
             }
         } else if self.ended.contains_key(&id) {
-            wrong.push(format!("{} {id} had ended and is {}", record.kind, job.state.as_str()));
+            wrong.push(format!("{} {id} had ended and is {}", record.kind(), job.state.as_str()));
         }
     }
 
@@ -135,8 +135,9 @@ impl Invariants {
             wrong.push(format!("job {id} took effect and does not hold the lock, or has ended"));
         }
         let record = self.view.jobs.get(&id);
-        let subject =
-            record.filter(|record| record.kind == JobKind::Rollback).and_then(|record| record.subject);
+        let subject = record
+            .filter(|record| record.kind() == JobKind::Rollback)
+            .and_then(|record| record.spec.subject());
         if subject.is_some() && subject != before.job {
             wrong.push(format!("rollback {id} took effect though another restore came after its own"));
         }
@@ -184,7 +185,7 @@ impl Invariants {
             if !job.state.is_terminal() {
                 unrest.push(format!(
                     "{} {} of {} is {}",
-                    record.kind,
+                    record.kind(),
                     record.id,
                     record.cell,
                     job.state.as_str()

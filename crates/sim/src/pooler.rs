@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupLabel, BackupParams, BackupResult, BackupType, CellName, Code, DatabaseName, FenceResult,
-    Incarnation, InstanceState, JobError, JobId, JobKind, JobRecord, Key, Keyspace, LagClass, Leader, Lsn,
-    PoolerStatus, Progress, RecoveryResult, RestorePlan, Role, RunResult, SystemIdentifier, Target, Timeline,
+    BackupLabel, BackupParams, BackupResult, CellName, Code, DatabaseName, FenceResult, Incarnation,
+    InstanceState, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec, Key, Keyspace, LagClass, Leader,
+    Lsn, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role, SystemIdentifier, Target,
+    Timeline,
 };
 use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes};
 use cellar_system::clock;
@@ -275,7 +276,7 @@ impl Pooler {
     /// Runs pgBackRest for a job: to its end, or until the job is interrupted.
     async fn pgbackrest(&self, job: &mut ClaimedJob, control: &Control, longest: u64) -> Result<(), Ending> {
         let length = self.setup.chance.between(Duration::from_millis(500), Duration::from_secs(longest));
-        let (id, kind) = (job.record.id, job.record.kind);
+        let (id, kind) = (job.record.id, job.record.kind());
         {
             let mut outside = self.setup.outside.borrow_mut();
             let ends = outside.now + length;
@@ -313,14 +314,15 @@ impl Pooler {
     fn backup_ending(&self, job: &JobId) -> Ending {
         let outside = self.setup.outside.borrow();
         match outside.backups.iter().position(|backup| backup.job == *job) {
-            Some(n) => Ending::Succeeded(RunResult { backup: Some(result(n)), ..RunResult::default() }),
+            Some(n) => Ending::Succeeded(Some(JobOutcome::Backup(result(n)))),
             None => failed(Code::PgbackrestFailed, "no backup was made"),
         }
     }
 
     fn plan(&self, record: &JobRecord) -> Ending {
         let outside = self.setup.outside.borrow();
-        let (Some(params), Some(newest)) = (&record.restore, outside.backups.len().checked_sub(1)) else {
+        let (JobSpec::Plan(params), Some(newest)) = (&record.spec, outside.backups.len().checked_sub(1))
+        else {
             return failed(Code::UnknownBackup, "there is no backup");
         };
         let text = serde_json::json!({
@@ -328,7 +330,7 @@ impl Pooler {
             "backup": label(newest), "why": "the newest", "walStart": "a", "walStop": "b",
         });
         match serde_json::from_value::<RestorePlan>(text) {
-            Ok(plan) => Ending::Succeeded(RunResult { plan: Some(plan), ..RunResult::default() }),
+            Ok(plan) => Ending::Succeeded(Some(JobOutcome::Plan(plan))),
             Err(error) => failed(Code::Internal, &error.to_string()),
         }
     }
@@ -359,14 +361,14 @@ impl Pooler {
                     last_segment: String::new(),
                 }
             });
-            Ending::Succeeded(RunResult { fence: Some(result), ..RunResult::default() })
+            Ending::Succeeded(Some(JobOutcome::Fence(result)))
         };
         self.held.set(false);
         ending
     }
 
     async fn recover(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
-        let (Some(params), Some(parent)) = (job.record.recover.clone(), job.record.parent) else {
+        let (JobSpec::Recover(params), Some(parent)) = (job.record.spec.clone(), job.record.parent) else {
             return failed(Code::InvalidArgument, "no parameters");
         };
         if let Err(ending) = self.pgbackrest(job, control, 15).await {
@@ -402,7 +404,7 @@ impl Pooler {
             restore_millis: 1,
             recovery_millis: 1,
         };
-        Ending::Succeeded(RunResult { recovery: Some(result), ..RunResult::default() })
+        Ending::Succeeded(Some(JobOutcome::Recovery(result)))
     }
 
     async fn swap(&self, record: &JobRecord, control: &Control) -> Ending {
@@ -417,7 +419,7 @@ impl Pooler {
                 self.here(|cell| cell.is_primary() && cell.data.as_ref().is_some_and(|d| d.mark == mark));
             let recorded = self.leader().is_some_and(|leader| leader.cell == self.setup.cell);
             if done && recorded {
-                return Ending::Succeeded(RunResult::default());
+                return Ending::Succeeded(None);
             }
             if let Some(why) = control.interrupted(&self.member) {
                 return interrupted_ending(why, "the multipooler goes on with it by itself");
@@ -430,7 +432,10 @@ impl Pooler {
     }
 
     async fn rebuild(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
-        let params = job.record.rebuild.clone().unwrap_or_default();
+        let params = match &job.record.spec {
+            JobSpec::Rebuild(params) => params.clone(),
+            _ => RebuildParams::default(),
+        };
         let Some(leader) = self.leader().filter(|leader| leader.cell != self.setup.cell) else {
             return failed(Code::IsPrimary, "only standbys are rebuilt");
         };
@@ -464,7 +469,7 @@ impl Pooler {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ending::Succeeded(RunResult::default())
+        Ending::Succeeded(None)
     }
 }
 
@@ -483,44 +488,37 @@ fn result(n: usize) -> BackupResult {
 impl JobRunner for Pooler {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
         let record = job.record.clone();
-        match record.kind {
-            JobKind::Backup => {
-                let params = record.backup.clone().unwrap_or(BackupParams {
-                    backup_type: BackupType::Full,
-                    allow_primary: false,
-                    max_lag_bytes: 0,
-                });
-                self.backup(job, control, &params).await
-            }
-            JobKind::Rebuild => self.rebuild(job, control).await,
-            JobKind::Plan => {
+        match &record.spec {
+            JobSpec::Backup(params) => self.backup(job, control, params).await,
+            JobSpec::Rebuild(_) => self.rebuild(job, control).await,
+            JobSpec::Plan(_) => {
                 tokio::time::sleep(Duration::from_millis(700)).await;
                 self.plan(&record)
             }
-            JobKind::Fence => self.fence(&record, control).await,
-            JobKind::Recover => self.recover(job, control).await,
-            JobKind::Swap => self.swap(&record, control).await,
-            JobKind::Discard => {
-                self.here(|cell| {
-                    cell.kept.retain(|job, _| Some(*job) != record.subject && Some(*job) != record.parent)
-                });
-                Ending::Succeeded(RunResult::default())
+            JobSpec::Fence => self.fence(&record, control).await,
+            JobSpec::Recover(_) => self.recover(job, control).await,
+            JobSpec::Swap => self.swap(&record, control).await,
+            JobSpec::Discard(subject) => {
+                self.here(|cell| cell.kept.retain(|job, _| job != subject && Some(*job) != record.parent));
+                Ending::Succeeded(None)
             }
-            JobKind::Expire | JobKind::Verify | JobKind::Check | JobKind::Drill => {
+            JobSpec::Expire(_) | JobSpec::Verify | JobSpec::Check | JobSpec::Drill(_) => {
                 match self.pgbackrest(job, control, 20).await {
-                    Ok(()) => Ending::Succeeded(RunResult::default()),
+                    Ok(()) => Ending::Succeeded(None),
                     Err(ending) => ending,
                 }
             }
-            JobKind::Restore | JobKind::Rollback | JobKind::Confirm => failed(Code::Internal, "driven"),
+            JobSpec::Restore(_) | JobSpec::Rollback(_) | JobSpec::Confirm(_) => {
+                failed(Code::Internal, "driven")
+            }
         }
     }
 
     async fn take_over(&self, record: &JobRecord) -> Ending {
-        if record.kind == JobKind::Backup {
+        if record.kind() == JobKind::Backup {
             return self.backup_ending(&record.id);
         }
-        if let (JobKind::Recover, Some(parent)) = (record.kind, record.parent) {
+        if let (JobKind::Recover, Some(parent)) = (record.kind(), record.parent) {
             self.here(|cell| drop(cell.restored.remove(&parent)));
         }
         failed(Code::PoolerRestarted, "the multipooler restarted")

@@ -274,7 +274,7 @@ impl World {
         let restores: Vec<JobId> = view
             .jobs
             .values()
-            .filter(|record| record.kind == JobKind::Restore)
+            .filter(|record| record.kind() == JobKind::Restore)
             .map(|record| record.id)
             .collect();
         let database = String::new();

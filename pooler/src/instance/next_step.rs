@@ -409,7 +409,11 @@ mod tests {
         for (n, change) in changes.into_iter().enumerate() {
             let mut world = fresh_standby();
             change(&mut world);
-            assert!(matches!(world.step(), Step::Wait(_) | Step::Broken(_)), "change {n}: {:?}", world.step());
+            assert!(
+                matches!(world.step(), Step::Wait(_) | Step::Broken(_)),
+                "change {n}: {:?}",
+                world.step()
+            );
         }
         let mut world = fresh_standby();
         (world.failed_copies, world.backup) = (MAX_COPY_ATTEMPTS, Some(true));
