@@ -1,10 +1,10 @@
 # The front door. CI runs exactly `make ci`.
 
 CARGO ?= cargo
-# The end-to-end tests run real clusters, which mostly wait; more than this many at once starves two cores.
-TEST_CLUSTERS ?= 3
+# The end-to-end tests run this many real clusters at once. They mostly wait: three for each core, and at most a dozen.
+TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 3 )); echo $$(( n < 12 ? n : 12 )))
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed clean deps
 
 all: build
 
@@ -44,6 +44,10 @@ docs: deps
 ## ci: what a change must pass
 ci: deps fmt lint docs
 	$(MAKE) test
+
+## test-mixed: a tour in clusters of this build and another: make test-mixed OLDER=DIRECTORY
+test-mixed: release
+	@scripts/mixed-versions.sh $(OLDER) target/release
 
 ## bench: one line per figure, release build
 bench: release

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A three-cell cluster, a load, a proven backup of a standby, and a standby made anew from it.
+# A three-cell cluster, a load, a proven backup of a standby, and a standby rebuilt from it.
 #
 #   scripts/demo.sh        bring the cluster up, or use the one that runs, and show all of it
 #   scripts/demo.sh down   end the cluster and remove everything it made
@@ -84,7 +84,7 @@ printf '%s\n' "$copied" | sed '/^backup file \//d'
 say "What the repository holds"
 show backups list
 
-say "The standby in $rebuilt, made anew from the repository"
+say "The standby in $rebuilt, rebuilt from the repository"
 show rebuild "$rebuilt"
 
 say "How the cluster is now"

@@ -1,4 +1,4 @@
-//! What every request stands on: the store, a mirror of it, and channels to the poolers.
+//! The state that every request uses: the store, a mirror of it, channels to the poolers and the audit trail.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
@@ -16,9 +16,9 @@ use crate::deadline::Deadline;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
 
-/// For how long the picture may have been out of date before requests wait for a newer one. A
-/// watch that is begun again takes a fraction of a second, and nobody should notice.
-const TOLERATED: Duration = Duration::from_secs(3);
+/// For how long the view may have been out of date before requests wait for a current one. Starting
+/// a broken watch again takes a fraction of a second, which need not delay requests.
+const MAX_STALENESS: Duration = Duration::from_secs(3);
 
 /// How long an answer may wait for the mirror to show what was just written.
 const WRITE_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,13 +30,13 @@ pub struct Admin {
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) poolers: Arc<PoolerClients>,
     pub(crate) audit: Audit,
-    /// Whether the mirror has ever been complete. Before that an empty picture means nothing.
-    seen: Arc<AtomicBool>,
+    /// Whether the mirror has ever been complete. Before that an empty view means nothing.
+    was_current: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
 }
 
 impl Admin {
-    /// Begins to mirror the cluster behind `store`. `dial` makes channels to poolers, and every call
+    /// Starts to mirror the cluster behind `store`. `dial` makes channels to poolers, and every call
     /// that changes something leaves its record in `audit`.
     ///
     /// Must be called within a tokio runtime. Needs no store that answers: until it does, every
@@ -49,24 +49,24 @@ impl Admin {
             store,
             mirror,
             poolers: Arc::new(PoolerClients::new(dial)),
-            seen: Arc::default(),
+            was_current: Arc::default(),
             ending: watch::Sender::new(false),
         }
     }
 
-    /// Whether the picture is complete and followed right now.
+    /// Whether the view is complete and current.
     #[must_use]
     pub fn is_current(&self) -> bool {
         let current = self.mirror.stale_for().is_none();
         if current {
-            self.seen.store(true, Ordering::Relaxed);
+            self.was_current.store(true, Ordering::Relaxed);
         }
         current
     }
 
-    /// Waits for a complete picture; false when that takes longer than `patience`.
-    pub async fn ready(&self, patience: Duration) -> bool {
-        self.mirror.ready(patience).await.is_ok() && self.is_current()
+    /// Waits for a complete view; false when that takes longer than `timeout`.
+    pub async fn ready(&self, timeout: Duration) -> bool {
+        self.mirror.ready(timeout).await.is_ok() && self.is_current()
     }
 
     /// Ends every stream that is being served, so that the server can shut down.
@@ -74,13 +74,13 @@ impl Admin {
         self.ending.send_replace(true);
     }
 
-    /// The lists of revoked certificates, in PEM and as signed by whomever: to be checked.
+    /// The lists of revoked certificates in PEM. Their signatures are not verified yet.
     #[must_use]
     pub fn revocations(&self) -> Option<String> {
         self.view().revocations.clone().map(|list| list.pem)
     }
 
-    /// Calls poolers over new connections from now on, with the certificates of this moment.
+    /// Calls poolers over new connections from now on, with the present certificates.
     pub fn redial(&self) {
         self.poolers.forget_all();
     }
@@ -90,7 +90,7 @@ impl Admin {
         self.ending.subscribe()
     }
 
-    /// The picture now. Not to be held across an await.
+    /// The view now. Do not hold the guard across an await.
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
         self.mirror.view()
     }
@@ -107,20 +107,20 @@ impl Admin {
         let _ = self.mirror.wait_for(timeout, condition).await;
     }
 
-    /// Waits until the picture may be relied on.
+    /// Waits until the view is current, or not out of date for long.
     pub(crate) async fn fresh(&self, deadline: Deadline) -> Result<(), Refusal> {
         if self.is_current() {
             return Ok(());
         }
         let stale = self.mirror.stale_for();
-        if self.seen.load(Ordering::Relaxed) && stale.is_none_or(|age| age < TOLERATED) {
+        if self.was_current.load(Ordering::Relaxed) && stale.is_none_or(|age| age < MAX_STALENESS) {
             return Ok(());
         }
         self.mirror.ready(deadline.remaining()).await.map_err(|_| {
             let age = self.mirror.stale_for().unwrap_or_default().as_secs();
             refusal::unavailable(&format!("no contact for {age} s"))
         })?;
-        self.seen.store(true, Ordering::Relaxed);
+        self.was_current.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

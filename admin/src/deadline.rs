@@ -4,18 +4,14 @@ use std::time::Duration;
 
 use cellar_model::Refusal;
 use cellar_system::clock;
-use cellar_topology::StoreError;
+use cellar_topology::{StoreError, backoff, retry};
 use tokio::time::Instant;
 use tonic::Request;
 
 use crate::refusal;
 
-/// Patience with etcd. Longer than one of its elections, shorter than a person's.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// First and longest pause between two attempts.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a request may take: longer than an election in etcd, short enough for a person who waits.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
 
 /// The moment by which a request is answered.
 #[derive(Debug, Clone, Copy)]
@@ -24,20 +20,20 @@ pub(crate) struct Deadline(Instant);
 impl Deadline {
     /// The request's own `grpc-timeout`, at most ten seconds.
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
-        Self::at_most(request, PATIENCE)
+        Self::at_most(request, MAX_REQUEST_TIME)
     }
 
-    /// The request's own `grpc-timeout`, at most `patience`.
-    pub(crate) fn at_most<T>(request: &Request<T>, patience: Duration) -> Self {
-        let asked = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+    /// The request's own `grpc-timeout`, at most `limit`.
+    pub(crate) fn at_most<T>(request: &Request<T>, limit: Duration) -> Self {
+        let requested = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
         // tonic itself drops the handler when the caller's time is up. A tenth is kept back so
-        // that the caller learns what was the matter.
-        Self(Instant::now() + asked.map_or(patience, |asked| patience.min(asked * 9 / 10)))
+        // that the caller gets the reason.
+        Self(Instant::now() + requested.map_or(limit, |requested| limit.min(requested * 9 / 10)))
     }
 
-    /// So long from now, for what nobody waits for.
-    pub(crate) fn within(patience: Duration) -> Self {
-        Self(Instant::now() + patience)
+    /// `time` from now, for work that no caller waits for.
+    pub(crate) fn within(time: Duration) -> Self {
+        Self(Instant::now() + time)
     }
 
     pub(crate) fn remaining(self) -> Duration {
@@ -59,28 +55,21 @@ impl Deadline {
     }
 
     /// Repeats a read until it succeeds, fails for good, or the time is up.
-    pub(crate) async fn retry<T, F>(self, mut call: impl FnMut() -> F) -> Result<T, Refusal>
+    pub(crate) async fn retry<T, F>(self, call: impl FnMut() -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut attempt = 0;
-        loop {
-            match self.call(call()).await {
-                Err(error) if error.is_retryable() && !self.has_passed() => self.pause(attempt).await,
-                result => return result.map_err(refusal::of_store),
-            }
-            attempt += 1;
-        }
+        retry(self.remaining(), call).await.map_err(refusal::of_store)
     }
 
-    /// Rests before the next attempt, longer each time and never the same for two processes.
+    /// Pauses before the next attempt: longer each time, with jitter so that processes that failed together
+    /// do not try again together.
     pub(crate) async fn pause(self, attempt: u32) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.min(5)).min(LONGEST_PAUSE);
-        tokio::time::sleep(clock::jitter(pause).min(self.remaining())).await;
+        tokio::time::sleep(clock::jitter(backoff(attempt)).min(self.remaining())).await;
     }
 
-    /// Rests briefly after losing a race.
-    pub(crate) async fn yield_to_others(self, attempt: u32) {
+    /// Pauses briefly after a conflict with another request.
+    pub(crate) async fn pause_after_conflict(self, attempt: u32) {
         let pause = Duration::from_millis(u64::from(4 * attempt.clamp(1, 10)));
         tokio::time::sleep(clock::jitter(pause).min(self.remaining())).await;
     }
@@ -110,18 +99,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_callers_time_counts_when_it_is_shorter() {
+    fn the_callers_timeout_applies_when_it_is_shorter() {
         let mut request = Request::new(());
         assert!(Deadline::of(&request).remaining() > Duration::from_secs(9));
         request.set_timeout(Duration::from_secs(2));
         assert!(Deadline::of(&request).remaining() <= Duration::from_millis(1800));
         request.set_timeout(Duration::from_secs(3600));
-        assert!(Deadline::of(&request).remaining() <= PATIENCE);
+        assert!(Deadline::of(&request).remaining() <= MAX_REQUEST_TIME);
     }
 
     proptest! {
         #[test]
-        fn any_timeout_text_is_survived(text in ".{0,12}") {
+        fn no_timeout_text_makes_it_panic(text in ".{0,12}") {
             let _ = parse(&text);
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! It validates requests against the topology, records jobs, and answers from
 //! a mirror of etcd. It is stateless: any number may run beside each other, and
-//! the transactions' guards settle who wins. One of them leads and keeps house:
-//! it moves locks on, closes what nobody else can end, bounds the history, and asks for what schedules want.
-//! What changes something is written to the audit log first.
+//! the transactions' guards decide which of two conflicting writes is done. One of them leads: it gives locks to the
+//! next job, drives restores, closes jobs whose pooler cannot end them, bounds the history, starts scheduled jobs
+//! and renews certificates. Every call that changes something is written to the audit log first.
 //!
 //! multiadmin never runs pgBackRest and never touches a data directory.
 
@@ -16,6 +16,7 @@ mod cluster;
 mod deadline;
 mod jobs;
 mod leader;
+mod message;
 mod page;
 mod pooler_clients;
 mod refusal;

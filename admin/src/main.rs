@@ -16,15 +16,15 @@ use cellar_tls::{
 use cellar_topology::{EtcdKv, Store};
 use clap::Parser;
 
-/// How long the port stays closed for the sake of an etcd that may be about to answer. After that
-/// callers learn from this process what is the matter.
-const START_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for etcd before the port opens. After that, requests are answered with
+/// UNAVAILABLE and the reason.
+const ETCD_START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often renewed certificates and new revocations are looked for.
-const RELOAD: Duration = Duration::from_secs(1);
+/// How often to look for renewed certificates and new revocations.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is read in multiadmin's TLS directory.
-const FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
+/// The files of multiadmin's TLS directory.
+const TLS_FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
 
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]
@@ -42,8 +42,8 @@ struct Arguments {
     /// Where the gRPC API listens.
     #[arg(long)]
     listen: SocketAddr,
-    /// Directory with ca.crt and ca.key of one who signs for the authority: certificates that have lived two thirds of
-    /// their time are renewed. Without it, `cellar certs rotate` must.
+    /// Directory with ca.crt and ca.key of a signer that the cluster's authority has certified. With it, certificates
+    /// are renewed after two thirds of their lifetime; without it, renew them with `cellar certs rotate`.
     #[arg(long)]
     signing_dir: Option<PathBuf>,
     /// How long renewed certificates are valid, seconds.
@@ -52,7 +52,7 @@ struct Arguments {
     /// The TLS directory of an etcd member on this host, whose certificates are renewed as well.
     #[arg(long, requires = "signing_dir")]
     etcd_tls_dir: Option<PathBuf>,
-    /// File that names this process and is locked while it lives.
+    /// File with this process's id, locked while the process runs.
     #[arg(long)]
     pid_file: PathBuf,
     /// File that gets a line of JSON for every call that changes something; without it nothing is served.
@@ -92,8 +92,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
     let identity = identity();
     let leading = Leading::start(&admin, identity.clone());
-    if !admin.ready(START_PATIENCE).await {
-        tracing::warn!("etcd does not answer; serving UNAVAILABLE until it does");
+    if !admin.ready(ETCD_START_TIMEOUT).await {
+        tracing::warn!("etcd does not answer; requests get UNAVAILABLE until it does");
     }
     let revoked = Revoked::default();
     let listener = MtlsListener::bind(listen, config.clone()).await?.ending_revoked(revoked.clone());
@@ -107,12 +107,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         revoked: revoked.clone(),
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
-    let mut caring = vec![tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
+    let mut background_tasks = vec![tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),
-            key: FILES[2].to_owned(),
-            certificates: vec![FILES[1].to_owned()],
+            key: TLS_FILES[2].to_owned(),
+            certificates: vec![TLS_FILES[1].to_owned()],
         }];
         own.extend(etcd_tls_dir.map(|directory| OwnCertificates {
             directory,
@@ -122,7 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let lifetime = Duration::from_secs(cert_lifetime);
         let renewal =
             Renewal { admin: admin.clone(), cluster: cluster.clone(), identity, signing_dir, lifetime, own };
-        caring.push(tokio::spawn(renewal.keep()));
+        background_tasks.push(tokio::spawn(renewal.run()));
     }
     let shutdown = async {
         if let Err(error) = shutdown_requested().await {
@@ -132,29 +132,26 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let guard = Guard::new(cluster, revoked, cellar_api::status_of);
     let served = serve(admin, listener.incoming(), guard, shutdown).await;
-    caring.iter().for_each(tokio::task::JoinHandle::abort);
+    background_tasks.iter().for_each(tokio::task::JoinHandle::abort);
     leading.resign().await;
     served.context("multiadmin ended")
 }
 
-/// The host in an endpoint's URL, which its certificate must answer for.
+/// The host in an endpoint's URL, which its certificate must name.
 fn host_of(url: &str) -> Option<String> {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next()?;
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next()?,
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    (!host.is_empty()).then(|| host.to_owned())
+    let uri: tonic::transport::Uri = url.parse().ok()?;
+    // A URL has an IPv6 address in brackets, a certificate has not.
+    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
 }
 
-/// A name for this process that no other ever has.
+/// A unique name for this process.
 fn identity() -> String {
     format!("{}/{}", std::process::id(), uuid::Uuid::now_v7())
 }
 
-/// What multiadmin presents to etcd.
+/// The TLS configuration of multiadmin's etcd client.
 fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError> {
-    let [ca, certificate, key] = FILES.map(|file| directory.join(file));
+    let [ca, certificate, key] = TLS_FILES.map(|file| directory.join(file));
     let tls = ClientTls::from_files(&ca, &certificate, &key)?;
     Ok(match host {
         Some(host) => tls.domain_name(host),
@@ -162,7 +159,7 @@ fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError>
     })
 }
 
-/// Everything that uses multiadmin's certificates, and what must learn of revoked ones.
+/// Everything that uses multiadmin's certificates or the list of revoked ones.
 struct Certificates {
     admin: Admin,
     config: ReloadableServerConfig,
@@ -173,32 +170,32 @@ struct Certificates {
 }
 
 impl Certificates {
-    /// Takes up what is new, for ever.
+    /// Reloads certificates and revocations when they change; never returns.
     async fn watch(self) {
-        let mut stamps = Stamps::of(FILES.iter().map(|file| self.tls_dir.join(file)).collect());
+        let mut stamps = Stamps::of(TLS_FILES.iter().map(|file| self.tls_dir.join(file)).collect());
         let mut seen = None;
         let mut warned = None;
         loop {
             let replaced = stamps.changed();
-            if replaced && let Err(error) = self.take_up().await {
-                tracing::error!(%error, "keeping the present certificate");
+            if replaced && let Err(error) = self.reload().await {
+                tracing::error!(%error, "cannot reload certificates; the present one stays in use");
             }
-            self.heed_revocations(&mut seen, replaced);
+            self.update_revocations(&mut seen, replaced);
             let info = self.config.info();
             let due = info.warning(SystemTime::now());
             if due.is_some() && due != warned {
                 tracing::warn!(
                     serial = info.serial,
                     days = due,
-                    "the certificate ends soon: renew it (`cellar certs rotate`)"
+                    "the certificate expires soon: renew it (`cellar certs rotate`)"
                 );
             }
             warned = due;
-            tokio::time::sleep(RELOAD).await;
+            tokio::time::sleep(RELOAD_INTERVAL).await;
         }
     }
 
-    async fn take_up(&self) -> anyhow::Result<()> {
+    async fn reload(&self) -> anyhow::Result<()> {
         let client = etcd_tls(&self.tls_dir, self.host.as_deref())?;
         if let Reloaded::Swapped(info) = self.config.reload()? {
             tracing::info!(serial = info.serial, "serving a renewed certificate");
@@ -208,7 +205,7 @@ impl Certificates {
         Ok(())
     }
 
-    fn heed_revocations(&self, seen: &mut Option<String>, again: bool) {
+    fn update_revocations(&self, seen: &mut Option<String>, again: bool) {
         let Some(pem) = self.admin.revocations() else { return };
         if !again && seen.as_ref() == Some(&pem) {
             return;
@@ -220,13 +217,16 @@ impl Certificates {
             Ok((serials, _)) => {
                 let count = serials.len();
                 if self.revoked.take(serials.into_keys().collect()) {
-                    tracing::info!(count, "a new revocation list");
+                    tracing::info!(count, "loaded a new revocation list");
                 } else {
-                    tracing::error!(count, "an older revocation list was put back; the newer one holds");
+                    tracing::error!(
+                        count,
+                        "the revocation list in etcd is older than the one in use, which stays in use"
+                    );
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the revocation list is not to be trusted; the one before holds");
+                tracing::error!(%error, "the revocation list cannot be verified; the one before stays in use");
             }
         }
         *seen = Some(pem);

@@ -6,19 +6,21 @@ use cellar_model::Refusal;
 
 use crate::refusal::invalid;
 
+/// Records of a page when the request does not say.
 const DEFAULT_SIZE: usize = 100;
-const LARGEST_SIZE: usize = 1000;
+/// Records of one page, at most.
+const MAX_SIZE: usize = 1000;
 
-/// The page size that was asked for, within bounds.
-pub(crate) fn size(asked: u32) -> usize {
-    match usize::try_from(asked) {
+/// The requested page size, within bounds.
+pub(crate) fn size(requested: u32) -> usize {
+    match usize::try_from(requested) {
         Ok(0) => DEFAULT_SIZE,
-        Ok(asked) => asked.min(LARGEST_SIZE),
-        Err(_) => LARGEST_SIZE,
+        Ok(size) => size.min(MAX_SIZE),
+        Err(_) => MAX_SIZE,
     }
 }
 
-/// A token for the position `text`. Hexadecimal, so that nobody is tempted to build one.
+/// A token for the position `text`. Hexadecimal, because callers must not build their own.
 pub(crate) fn token(text: &str) -> String {
     text.bytes().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.
@@ -41,10 +43,10 @@ pub(crate) fn position(token: &str) -> Result<Option<String>, Refusal> {
     bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(Some).ok_or_else(bad_token)
 }
 
-/// The token is not one of ours.
+/// The token was not made by [`token`].
 pub(crate) fn bad_token() -> Refusal {
-    invalid("page_token", "the page token was not given out by this service")
-        .hint("begin with an empty one and pass on what the last page answered")
+    invalid("page_token", "the page token is not one of this service")
+        .hint("begin with an empty one, then send the `next_page_token` of the page before")
 }
 
 #[cfg(test)]
@@ -59,7 +61,7 @@ mod tests {
         }
 
         #[test]
-        fn any_token_is_survived(token in ".{0,60}") {
+        fn no_token_makes_it_panic(token in ".{0,60}") {
             let _ = position(&token);
         }
     }

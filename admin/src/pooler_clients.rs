@@ -1,8 +1,7 @@
 //! Channels to poolers.
 //!
-//! A channel is kept for as long as the pooler's address stays the same. There
-//! are never more than a few: each holds a TLS connection, and thousands of
-//! poolers that were each asked once must not stay in memory.
+//! A channel is kept while the pooler's address stays the same. Their number is
+//! bounded: each holds a TLS connection, and a cluster may have thousands of poolers.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,21 +14,21 @@ use cellar_tls::ClientTls;
 use cellar_topology::View;
 use tonic::transport::Channel;
 
-/// Makes a channel to a pooler, without waiting for it to connect. The error is for a person.
+/// Makes a channel to a pooler, without waiting for it to connect. The error is a text for an operator.
 pub type Dial = dyn Fn(&Pooler) -> Result<Channel, String> + Send + Sync;
 
-/// Time for a TCP connection to a pooler. A healthy one on another continent answers in a
+/// How long a TCP connection to a pooler may take. A healthy one on another continent takes a
 /// tenth of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Channels that are kept.
-const KEPT: usize = 64;
+/// Channels that are kept; the least recently used is closed.
+const MAX_CHANNELS: usize = 64;
 
-/// Largest answer accepted. A repo of 10,000 backups lists in about half of it.
-const MAX_ANSWER: usize = 16 << 20;
+/// Largest response accepted. The listing of a repo with 10,000 backups takes about half of it.
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 /// Dials poolers with the certificate in `directory` (`ca.crt`, `multiadmin.crt`,
-/// `multiadmin.key`), read anew for each channel so that a renewed one is used.
+/// `multiadmin.key`), read again for each channel, so that a renewed one is used.
 #[must_use]
 pub fn dial_with_tls(directory: PathBuf) -> Arc<Dial> {
     Arc::new(move |pooler| {
@@ -46,25 +45,25 @@ pub fn dial_with_tls(directory: PathBuf) -> Arc<Dial> {
     })
 }
 
-type Id = (DatabaseName, CellName);
+type PoolerId = (DatabaseName, CellName);
 
-struct Open {
+struct OpenChannel {
     host: String,
     port: u16,
-    used: Instant,
+    last_used: Instant,
     channel: Channel,
 }
 
-impl Open {
-    fn leads_to(&self, pooler: &Pooler) -> bool {
+impl OpenChannel {
+    fn connects_to(&self, pooler: &Pooler) -> bool {
         self.host == pooler.host && self.port == pooler.grpc_port
     }
 }
 
-/// The channels that are open.
+/// The open channels.
 pub(crate) struct PoolerClients {
     dial: Arc<Dial>,
-    open: Mutex<HashMap<Id, Open>>,
+    open: Mutex<HashMap<PoolerId, OpenChannel>>,
 }
 
 impl std::fmt::Debug for PoolerClients {
@@ -80,22 +79,22 @@ impl PoolerClients {
 
     fn channel(&self, view: &View, pooler: &Pooler) -> Result<Channel, String> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|id, open| view.poolers.get(id).is_some_and(|pooler| open.leads_to(pooler)));
+        open.retain(|id, open| view.poolers.get(id).is_some_and(|pooler| open.connects_to(pooler)));
         let id = (pooler.database.clone(), pooler.cell.clone());
-        if let Some(found) = open.get_mut(&id).filter(|open| open.leads_to(pooler)) {
-            found.used = Instant::now();
+        if let Some(found) = open.get_mut(&id).filter(|open| open.connects_to(pooler)) {
+            found.last_used = Instant::now();
             return Ok(found.channel.clone());
         }
-        if open.len() >= KEPT
-            && let Some(oldest) = open.iter().min_by_key(|(_, open)| open.used).map(|(id, _)| id.clone())
+        if open.len() >= MAX_CHANNELS
+            && let Some(oldest) = open.iter().min_by_key(|(_, open)| open.last_used).map(|(id, _)| id.clone())
         {
             open.remove(&oldest);
         }
         let channel = (self.dial)(pooler)?;
-        let entry = Open {
+        let entry = OpenChannel {
             host: pooler.host.clone(),
             port: pooler.grpc_port,
-            used: Instant::now(),
+            last_used: Instant::now(),
             channel: channel.clone(),
         };
         open.insert(id, entry);
@@ -110,7 +109,7 @@ impl PoolerClients {
                 .about("cell", cell)
                 .about("database", &pooler.database)
         })?;
-        Ok(MultiPoolerClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+        Ok(MultiPoolerClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES))
     }
 
     /// Drops every channel; calls under way end as they would have.
@@ -118,8 +117,8 @@ impl PoolerClients {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Drops the channel of a pooler that did not answer: the next call begins afresh, with the
-    /// certificates of that moment.
+    /// Drops the channel of a pooler that did not answer: the next call connects again, with the
+    /// certificates of that time.
     pub(crate) fn forget(&self, pooler: &Pooler) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(&(pooler.database.clone(), pooler.cell.clone()));

@@ -1,4 +1,4 @@
-//! Refusals that are not a decision of the model: bad fields, and a store in trouble.
+//! Refusals that are not decided in the model: bad fields, unknown jobs, errors of etcd and of poolers.
 
 use cellar_api::{hint_of, reason_of, status_of};
 use cellar_model::{CellName, Code, JobId, Refusal};
@@ -13,24 +13,24 @@ pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Refusa
 /// etcd does not answer.
 pub(crate) fn unavailable(why: &str) -> Refusal {
     Refusal::new(Code::Unavailable, format!("multiadmin cannot reach etcd ({why})")).hint(
-        "see that etcd runs and that its endpoints are right (`etcdctl endpoint health`), then ask again; \
-         what was asked may have been recorded: repeat with the same request id, or look at `cellar jobs list`",
+        "check that etcd runs and that its endpoints are right (`etcdctl endpoint health`), then ask again; \
+         the request may have been recorded: repeat it with the same request id, or look at `cellar jobs list`",
     )
 }
 
-/// Too many others changed the same records at the same time.
+/// Too many requests changed the same records at the same time.
 pub(crate) fn contended(what: &str) -> Refusal {
     Refusal::new(Code::Unavailable, format!("too many requests change {what} at once"))
         .hint("nothing was changed; ask again")
 }
 
-/// A record that must be read before anything can be decided cannot be.
+/// A record that the decision needs cannot be read.
 pub(crate) fn unreadable(key: &str, reason: &str) -> Refusal {
     Refusal::new(Code::Internal, format!("the record {key} in etcd cannot be read: {reason}"))
-        .hint(format!("look at it with `etcdctl get {key}`, then mend or delete it"))
+        .hint(format!("look at it with `etcdctl get {key}`, then repair or delete it"))
 }
 
-/// Our own definitions disagree.
+/// A bug of ours, such as a record that cannot be converted to its message.
 pub(crate) fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::new(Code::Internal, format!("a bug in multiadmin: {error}"))
 }
@@ -51,8 +51,8 @@ pub(crate) fn of_store(error: StoreError) -> Refusal {
     }
 }
 
-/// What a pooler answered instead of an answer. A refusal of its own passes through; anything
-/// else means that it cannot be talked to.
+/// An error of a call to a pooler. A refusal of the pooler passes through; any other error means that it
+/// cannot be reached.
 pub(crate) fn of_pooler(cell: &CellName, status: &Status) -> Refusal {
     match reason_of(status) {
         Some(code) => {
@@ -66,15 +66,15 @@ pub(crate) fn of_pooler(cell: &CellName, status: &Status) -> Refusal {
                 status.message()
             ),
         )
-        .hint("see that it runs (`cellar status`) and that its gRPC port can be reached")
+        .hint("check that it runs (`cellar status`) and that its gRPC port can be reached")
         .about("cell", cell),
     }
 }
 
-/// The status that a refusal travels as. Bugs are logged here, where they leave the process.
+/// The gRPC status of a refusal. Bugs are logged here, where they leave the process.
 pub(crate) fn to_status(refusal: &Refusal) -> Status {
     if refusal.code == Code::Internal {
-        tracing::error!(%refusal, "answering INTERNAL");
+        tracing::error!(%refusal, "a request failed because of a bug in multiadmin");
     }
     status_of(refusal)
 }

@@ -11,7 +11,7 @@ const ROUNDS: u64 = 300;
 
 /// What one input may take: thousands of times what it does, for a machine that is busy, and far less than an
 /// exponential or a quadratic parser would.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Size of the input that shows how the time grows.
 const LARGE: usize = 1 << 20;
@@ -58,7 +58,7 @@ fn attempt(name: &str, target: fn(&[u8]), bytes: &[u8]) {
     let ended = catch_unwind(AssertUnwindSafe(|| target(bytes)));
     let shown = || String::from_utf8_lossy(&bytes[..bytes.len().min(4000)]).into_owned();
     assert!(ended.is_ok(), "{name} does not hold; add this to fuzz/corpus/{name}: {:?}", shown());
-    assert!(begin.elapsed() < PATIENCE, "{name} took {:?} for: {:?}", begin.elapsed(), shown());
+    assert!(begin.elapsed() < TEST_TIMEOUT, "{name} took {:?} for: {:?}", begin.elapsed(), shown());
 }
 
 /// Runs one target over its corpus.

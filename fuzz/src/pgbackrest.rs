@@ -83,7 +83,7 @@ pub fn tool_errors(data: &[u8]) {
     let messages = tool_messages(&text);
     assert!(messages.len() <= text.lines().count());
     for exit_code in [None, Some(*code), Some(56)] {
-        let failure = Failure::judge(exit_code, &messages);
+        let failure = Failure::of_exit(exit_code, &messages);
         assert_eq!(failure.exit_code, exit_code);
         assert!(exit_code.is_some() || failure.cause.is_none(), "a signal has no code");
     }

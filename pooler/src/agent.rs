@@ -1,4 +1,5 @@
-//! What every part of the agent works with.
+//! What every part of the agent works with: this cell's identity, its programs, its view of the topology, and what the
+//! parts tell each other.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -6,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{CellLayout, CellName, ClusterName, Code, Database, Leader, Pooler, Refusal, SegmentSize};
+use cellar_model::{
+    CellLayout, CellName, ClusterName, Code, Database, JobId, Leader, Pooler, Refusal, SegmentSize,
+};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
 use cellar_system::OsUser;
@@ -15,18 +18,17 @@ use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
 
 use crate::member::Member;
-use crate::services::reporter::Report;
+use crate::report::Report;
 
-/// How long a probe may take before "no answer" is the answer. A healthy instance needs a
-/// millisecond; a frozen one must not hold up the loop.
+/// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The agent of one instance. Lives on one thread, hence the cells.
+/// The agent of one instance. It lives on one thread, so its shared state is in `Cell`s and `RefCell`s.
 #[derive(Debug)]
 pub(crate) struct Agent {
     /// The cluster that it belongs to.
     pub(crate) cluster: ClusterName,
-    /// What etcd knows of this process.
+    /// This process as etcd knows it.
     pub(crate) member: Rc<Member>,
     /// Where the cell's files are.
     pub(crate) layout: CellLayout,
@@ -38,27 +40,27 @@ pub(crate) struct Agent {
     pub(crate) pgbackrest: Pgbackrest,
     /// etcd's connection, whose certificate may be replaced.
     pub(crate) etcd: EtcdKv,
-    /// What was last observed of the instance.
+    /// What the instance last answered; none when it did not answer.
     pub(crate) facts: RefCell<Option<InstanceFacts>>,
     /// What the status says.
     pub(crate) report: RefCell<Report>,
     /// Wakes the reporter.
     pub(crate) reported: Notify,
-    /// Wakes the supervisor before its next tick.
+    /// Wakes the supervisor before its next round.
     pub(crate) nudge: Notify,
-    /// Rings when `pgbackrest.conf` or the certificates have changed.
+    /// Notified when `pgbackrest.conf` or the certificates have changed.
     pub(crate) config_changed: Notify,
-    /// Set while pgBackRest's server is to be told of a change and the moment for that has not come.
+    /// Set while pgBackRest's server still has to reload its config.
     pub(crate) reload_waits: Cell<bool>,
-    /// The size of this database's WAL segments, once it was seen.
+    /// The size of this database's WAL segments, once it is known.
     pub(crate) segment_size: Cell<Option<SegmentSize>>,
-    /// What the gRPC server presents, once it serves.
+    /// The gRPC server's certificate, once the server runs.
     pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
-    /// Whom the gRPC server refuses.
+    /// The certificates that the gRPC server refuses.
     pub(crate) revoked: Revoked,
-    /// The revocation list that was last looked at.
+    /// The revocation list that was last read.
     pub(crate) revocations_seen: RefCell<String>,
-    /// Set while a job has the instance to itself; the supervisor keeps its hands off.
+    /// Set while a job has the instance to itself; the supervisor does nothing meanwhile.
     pub(crate) held: Cell<bool>,
 }
 
@@ -76,12 +78,12 @@ impl Agent {
         self.mirror.view().databases.get(&self.database).cloned()
     }
 
-    /// This pooler's own address card and its database's record, if they are there and the card is
-    /// about the directory that this process was started for.
+    /// This pooler's own address card and its database's record.
     ///
-    /// A record that points elsewhere, by mistake or by malice, must not make this process configure,
-    /// stop or back up somebody else's files.
-    pub(crate) fn place(&self) -> Result<(Pooler, Database), Refusal> {
+    /// # Errors
+    /// When one of them is missing, or the card names other directories than this process was started for. Such a
+    /// record, made by mistake or malice, must not make this process configure, stop or back up another instance.
+    pub(crate) fn assignment(&self) -> Result<(Pooler, Database), Refusal> {
         let about = |refusal: Refusal| refusal.about("cell", &self.cell).about("database", &self.database);
         let missing = |what: &str| {
             about(Refusal::new(
@@ -142,13 +144,18 @@ impl Agent {
         Endpoint { socket_directory: PathBuf::from(&card.socket_directory), port: card.postgres_port }
     }
 
-    /// Changes what the status says.
-    pub(crate) fn say(&self, change: impl FnOnce(&mut Report)) {
+    /// Changes what the status says, and wakes the reporter.
+    pub(crate) fn update_report(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.borrow_mut());
         self.reported.notify_one();
     }
 
-    /// The marker of a restore that was begun.
+    /// The file that a job's output goes to.
+    pub(crate) fn job_log(&self, id: &JobId) -> PathBuf {
+        self.layout.jobs().join(format!("{id}.log"))
+    }
+
+    /// The marker of a restore that was begun and not finished.
     pub(crate) fn seeding_marker(&self) -> PathBuf {
         self.layout.root().join("state").join("seeding")
     }

@@ -6,9 +6,9 @@ use cellar_model::{CellName, ClusterName, DatabaseName};
 use clap::Parser;
 
 /// The agent beside one PostgreSQL instance: supervises PostgreSQL and the pgBackRest TLS server,
-/// runs the jobs addressed to its cell, and reports what it sees.
+/// runs the jobs addressed to its cell, and reports the state of the instance.
 ///
-/// `cellar up` starts it. SIGTERM ends it and whatever job it runs; PostgreSQL goes on.
+/// `cellar up` starts it. SIGTERM ends it and the jobs that it runs; PostgreSQL goes on.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "multipooler", version)]
 pub struct Arguments {

@@ -1,16 +1,14 @@
 //! The files derived from the topology: `pgbackrest.conf` and what PostgreSQL reads.
 //!
-//! Deleting any of them and letting the pooler write it again gives the same bytes. The configs of pgBackRest
-//! hold the passphrase of an encrypted repo, so nobody but the pooler's user may read them.
+//! A file that was deleted is written again with the same bytes. The configs of pgBackRest hold the passphrase of an
+//! encrypted repo, so only the pooler's user may read them.
 
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cellar_model::{Database, Leader, Pooler, Secret};
 use cellar_pgbackrest::{ConfigInput, read_passphrase, render_bootstrap, render_full, render_job};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
-
+use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
@@ -18,7 +16,7 @@ use crate::agent::Agent;
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigFileError {
-    /// The topology has a value that pgBackRest would misread.
+    /// The topology has a value that pgBackRest would read differently.
     #[error(transparent)]
     Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
     /// The repo is encrypted and this cell has no usable passphrase.
@@ -26,10 +24,10 @@ pub(crate) enum ConfigFileError {
         "{0}; without it nothing of the repo can be read or written: put it back, for instance with `cellar up`"
     )]
     Passphrase(#[from] cellar_pgbackrest::PassphraseError),
-    /// A value that PostgreSQL would misread.
+    /// The topology has a value that PostgreSQL would read differently.
     #[error(transparent)]
     Postgres(#[from] cellar_postgres::PostgresError),
-    /// The disk refuses.
+    /// The file could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
@@ -39,24 +37,13 @@ pub(crate) enum ConfigFileError {
     },
 }
 
-/// Replaces a file atomically; false when it had that content already and nobody else may read it.
+/// Replaces a file that only this user may read; false when it has that content and mode already.
 pub(crate) fn write_if_changed(path: &Path, content: &str) -> Result<bool, ConfigFileError> {
-    let private = std::fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0);
-    if private && std::fs::read(path).is_ok_and(|present| present == content.as_bytes()) {
-        return Ok(false);
-    }
-    let failed = |source| ConfigFileError::Write { path: path.to_owned(), source };
-    let draft = path.with_extension("draft");
-    // A draft that an earlier process left, or somebody put there, is not written through.
-    let _ = std::fs::remove_file(&draft);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)?;
-    Ok(true)
+    let written = AtomicFile::new(path).replace_if_changed(content);
+    written.map_err(|source| ConfigFileError::Write { path: path.to_owned(), source })
 }
 
-fn others(agent: &Agent) -> Vec<Pooler> {
+fn other_poolers(agent: &Agent) -> Vec<Pooler> {
     let view = agent.mirror.view();
     let of_database = |card: &&Pooler| card.database == agent.database && card.cell != agent.cell;
     view.poolers.values().filter(of_database).cloned().collect()
@@ -74,9 +61,9 @@ pub(crate) fn sync_pgbackrest(
     database: &Database,
     card: &Pooler,
 ) -> Result<bool, ConfigFileError> {
-    let others = others(agent);
+    let others = other_poolers(agent);
     let others: Vec<&Pooler> = others.iter().collect();
-    // All databases' clients have the same names, so the stanza is what limits them.
+    // The clients of all databases have the same names, so the stanza limits what they may read.
     let auth = database.stanza.as_str();
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
@@ -85,7 +72,7 @@ pub(crate) fn sync_pgbackrest(
     write_if_changed(Path::new(&card.config_path), &text)
 }
 
-/// Writes the config that knows pg1 only, for what must not wait for other hosts.
+/// Writes the config that names pg1 only, for commands that must not wait for other hosts.
 pub(crate) fn write_bootstrap(
     agent: &Agent,
     database: &Database,
@@ -100,7 +87,7 @@ pub(crate) fn write_bootstrap(
     Ok(path)
 }
 
-/// Writes the config of one job: the named cell, and the primary unless it is that.
+/// Writes the config of one job: it names this cell and, unless this is the primary, the primary.
 pub(crate) fn write_job(
     agent: &Agent,
     name: &str,
@@ -114,11 +101,11 @@ pub(crate) fn write_job(
     Ok(path)
 }
 
-/// What an instance archives with that is not the recorded primary: nothing.
+/// The archive command of an instance that is not the recorded primary: it archives nothing.
 ///
-/// A standby does not archive anyway. A primary that was deposed must not: the segment it was writing
-/// goes on past the point where its successor's timeline begins, and a standby that is restored from
-/// the archive would follow it there. Its WAL stays in its data directory.
+/// A standby does not archive anyway. A former primary must not: the segment that it was writing goes on past the point
+/// where its successor's timeline begins, and a standby that is restored from the archive would follow it there. Its
+/// WAL stays in its data directory.
 const NO_ARCHIVING: &str =
     "echo 'cellar: this instance is not the recorded primary, so it archives nothing' >&2; false";
 
@@ -136,12 +123,12 @@ fn pgbackrest_command(agent: &Agent, database: &Database, card: &Pooler) -> Stri
     )
 }
 
-/// How a primary archives.
+/// The archive command of a primary.
 pub(crate) fn archive_command(agent: &Agent, database: &Database, card: &Pooler) -> String {
     format!("{} archive-push %p", pgbackrest_command(agent, database, card))
 }
 
-/// What belongs into the data directory, given who the primary is.
+/// The config of the instance, given the recorded primary.
 pub(crate) fn instance_config(
     agent: &Agent,
     database: &Database,
@@ -173,7 +160,8 @@ pub(crate) fn instance_config(
                 certificate: tls.join("server.crt"),
                 key: tls.join("server.key"),
                 ca: tls.join("ca.crt"),
-                // A server that is told of lists refuses whomever it has no list for, so not before there is one.
+                // A server with this setting refuses every client of a CA without a list, so it is set only once there
+                // is a list.
                 revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
@@ -194,7 +182,7 @@ pub(crate) fn instance_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn shell_words_are_one_word_to_the_shell_and_to_postgres() {
@@ -204,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_words_reach_a_program_as_they_are() {
+    fn hostile_words_reach_a_program_unchanged() {
         let hostile: &[&str] = include!("../../fuzz/hostile.rs");
         // What PostgreSQL makes of `%` before a shell sees the command.
         let expanded = |command: String| command.replace("%%", "%");
@@ -227,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_planted_draft_is_not_written_through() {
-        use std::os::unix::fs::{MetadataExt, symlink};
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("x.conf"), dir.path().join("other"));
         std::fs::write(&other, "precious").unwrap();
@@ -251,7 +239,7 @@ mod tests {
         assert!(write_if_changed(&path, "b").unwrap());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(write_if_changed(&path, "b").unwrap(), "it may hold a passphrase");
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
     }
 }

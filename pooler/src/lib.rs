@@ -1,22 +1,27 @@
 //! The agent beside one PostgreSQL instance.
 //!
-//! Four loops, each level-triggered: it looks at the world, compares, acts, and
-//! may be killed anywhere.
+//! Its loops are level-triggered: each looks at the present state, compares it with the wanted state, and acts. Each
+//! may be killed at any point.
 //!
-//! - `supervisor`: PostgreSQL itself, from nothing to streaming. What to do is
-//!   decided by a pure function in `step`.
-//! - `tls_server`: `pgbackrest server`, through which other cells' backups read
-//!   from this one when it is the primary.
-//! - `worker`: the jobs addressed to this cell, one at a time.
-//! - `reporter`: the status in etcd, bound to this process's lease.
+//! - `instance::supervisor` creates, starts and watches PostgreSQL. A pure function, `instance::next_step`, decides
+//!   what to do.
+//! - `jobs::worker` runs the jobs addressed to this cell: one that takes the database's lock and one that only reads
+//!   at the same time.
+//! - `services::reporter` writes the status into etcd, bound to this process's lease.
+//! - `services::server` answers gRPC.
+//! - `services::pgbackrest_server` runs `pgbackrest server`, through which the backups of other cells read from this
+//!   one when it is the primary.
+//! - `services::certificates` puts new certificates and revocations into use.
 
 mod agent;
 mod arguments;
 mod config_files;
+mod disk;
 mod instance;
 mod jobs;
 mod member;
 mod peers;
+mod report;
 mod repository;
 mod services;
 mod start;

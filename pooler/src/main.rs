@@ -11,11 +11,11 @@ fn main() -> anyhow::Result<()> {
     // Before any thread exists, and after this binary is loaded: the OS user need not be able to read it.
     let user = OsUser::resolve(arguments.os_user.as_deref())?;
     become_user(&user)?;
-    // PostgreSQL and pgBackRest keep their files to themselves; so does whatever this process creates.
+    // Only this user may read the files that this process creates, as with those of PostgreSQL and pgBackRest.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let _place = PidFile::acquire(&arguments.pid_file)?;
+    let _pid_file = PidFile::acquire(&arguments.pid_file)?;
     cellar_tls::install_ring_provider();
-    // One thread for everything: an agent that mostly waits needs no more, and stays small.
+    // One thread for everything: the agent mostly waits, and one thread keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let local = tokio::task::LocalSet::new();
     let outcome = runtime.block_on(local.run_until(run(arguments, user)));

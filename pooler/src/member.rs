@@ -1,4 +1,4 @@
-//! This process as etcd knows it: what it may write, what it sees, and the lease by which others know that it lives.
+//! This process as etcd knows it: what it may write, what it sees, and the lease by which others know that it is alive.
 
 use cellar_model::{CellName, DatabaseName};
 use cellar_topology::{LeaseKeeper, Mirror, Store};
@@ -6,13 +6,13 @@ use cellar_topology::{LeaseKeeper, Mirror, Store};
 /// One pooler process of one database in one cell.
 #[derive(Debug)]
 pub struct Member {
-    /// The database served.
+    /// The database that it serves.
     pub database: DatabaseName,
-    /// The cell served.
+    /// The cell that it serves.
     pub cell: CellName,
-    /// This run of the process.
+    /// The id of this run of the process.
     pub epoch: String,
-    /// etcd.
+    /// The records in etcd.
     pub store: Store,
     /// This database's part of the topology.
     pub mirror: Mirror,

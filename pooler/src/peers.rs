@@ -1,19 +1,19 @@
-//! Asking another cell's pooler how its instance is, just now.
+//! Asking another cell's pooler for the present state of its instance.
 
 use std::path::Path;
 use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_api::v1::{GetLiveStatusRequest, LiveStatus};
-use cellar_model::{Code, Pooler, Refusal};
+use cellar_model::{Code, Leader, Lsn, Pooler, Refusal};
 use cellar_tls::ClientTls;
 
 use crate::agent::Agent;
 
-/// How long another pooler may take. It answers in milliseconds, or after its own probe's timeout.
-const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long another pooler may take. It answers in milliseconds, or after the timeout of its own probe (3 s).
+const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What a pooler's instance says of itself now.
+/// What the instance of another cell's pooler answers now.
 pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStatus, Refusal> {
     let no_answer = |why: &dyn std::fmt::Display| {
         Refusal::new(Code::NoPrimary, format!("the pooler of cell {} does not answer: {why}", card.cell))
@@ -28,12 +28,35 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
     let address = format!("{}:{}", card.host, card.grpc_port);
     let endpoint = client
         .domain_name(&card.host)
-        .endpoint(&address, Some(TIMEOUT))
+        .endpoint(&address, Some(LIVE_STATUS_TIMEOUT))
         .map_err(|error| no_answer(&error))?;
     let ask = async {
         let channel = endpoint.connect().await.map_err(|error| no_answer(&error))?;
         let answer = MultiPoolerClient::new(channel).get_live_status(GetLiveStatusRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| no_answer(&status.message()))
     };
-    tokio::time::timeout(TIMEOUT, ask).await.unwrap_or_else(|_| Err(no_answer(&"nothing came in time")))
+    tokio::time::timeout(LIVE_STATUS_TIMEOUT, ask)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(&"it took too long")))
+}
+
+/// Where the recorded primary writes now, as its own instance answers.
+///
+/// # Errors
+/// When it does not answer, or is not the primary on the recorded timeline any more.
+pub(crate) async fn primary_position(agent: &Agent, card: &Pooler, leader: &Leader) -> Result<Lsn, Refusal> {
+    let live = live_status(agent, card).await?;
+    let same = live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get());
+    let position = live.write_lsn.as_deref().and_then(|text| text.parse().ok());
+    position.filter(|_| same).ok_or_else(|| {
+        Refusal::new(
+            Code::NoPrimary,
+            format!(
+                "the instance of cell {} is not the primary on timeline {} any more",
+                leader.cell, leader.term
+            ),
+        )
+        .hint("the roles are changing: look at `cellar status` and ask again")
+        .about("cell", &leader.cell)
+    })
 }

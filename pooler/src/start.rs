@@ -1,4 +1,4 @@
-//! Putting the agent together and taking it down again.
+//! Assembling the agent, running its loops, and stopping it.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -22,12 +22,12 @@ use crate::jobs::worker;
 use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
 
-/// Seconds without renewal after which this process counts as gone. Short enough that a dead cell
-/// is seen before an operator wonders, long enough for an etcd restart.
+/// Seconds without renewal after which this process counts as dead: short enough that a dead cell is shown soon, long
+/// enough for a restart of etcd.
 const LEASE_TTL: u32 = 10;
 
-/// How long a running job gets to end cleanly when the agent is told to stop.
-const GRACE: Duration = Duration::from_secs(20);
+/// How long a running job may take to end cleanly when the agent is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -91,35 +91,37 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let [reporter, supervisor, tls_server, server, certificates] = loops;
     tokio::select! {
         signal = shutdown_requested() => signal.context("cannot listen for signals")?,
-        // These never return; a panic in one must not leave an agent that half works.
+        // These never return. When one panics the agent ends, because it must not run without one of them.
         ended = reporter => anyhow::bail!("the reporter ended: {ended:?}"),
         ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
-        ended = certificates => anyhow::bail!("the care for certificates ended: {ended:?}"),
+        ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
     }
     tracing::info!("multipooler stops; PostgreSQL goes on");
     stop.send_replace(true);
-    let _ = tokio::time::timeout(GRACE, jobs).await;
+    let _ = tokio::time::timeout(STOP_TIMEOUT, jobs).await;
     if let Some(lease) = agent.lease.current() {
-        // So that the cell is seen to be down now and not when the lease ends.
+        // So that the cell is shown as down now and not when the lease expires.
         let _ = agent.store.kv().revoke(lease).await;
     }
     Ok(())
 }
 
-/// A name for this run of the process.
+/// An id for this run of the process.
 fn epoch() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// What others than the owner may do with a directory, as permission bits: anything, or write in it.
+/// Permission bits of users other than the owner: all of them.
 const OTHERS: u32 = 0o077;
+
+/// Permission bits of users other than the owner: those to write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Makes a directory, or finds that it is there, this user's, and without the permissions that it must not have: what
-/// is written there decides what PostgreSQL and pgBackRest do.
+/// Creates a directory, or checks that an existing one belongs to this user and has none of the `forbidden` permissions:
+/// its files decide what PostgreSQL and pgBackRest do.
 fn private_directory(directory: &Path, forbidden: u32) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let shown = directory.display();
@@ -146,14 +148,14 @@ async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     for directory in [layout.log(), layout.spool(), layout.lock(), layout.jobs(), layout.pid(), state] {
         private_directory(&directory, OTHERS_WRITE)?;
     }
-    // Whoever may pass it may knock at PostgreSQL.
+    // A user who can enter this directory can connect to PostgreSQL's socket.
     private_directory(&layout.sockets(), OTHERS)?;
     let version = agent.pgbackrest.version().await?;
-    agent.say(|report| report.pgbackrest_version = version);
+    agent.update_report(|report| report.pgbackrest_version = version);
     Ok(())
 }
 
-/// Waits until the topology is known and has this pooler in it. etcd may come up later than we do.
+/// Waits until the topology is known and has this pooler in it. etcd may start later than this process.
 async fn until_ready(agent: &Agent) {
     let me = (agent.database.clone(), agent.cell.clone());
     let known = |view: &cellar_topology::View| {
@@ -172,7 +174,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_directory_that_others_may_use_is_refused_saying_what_to_do() {
+    fn a_directory_that_others_may_use_is_refused_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let sockets = dir.path().join("pg_sockets");
         let with =
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_directory_is_refused() {
+    fn another_users_directory_is_refused() {
         if !nix::unistd::geteuid().is_root() {
             return;
         }

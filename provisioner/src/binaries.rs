@@ -1,41 +1,31 @@
 //! The programs that a local cluster consists of, and where they are.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::preflight::checks::Finding;
+use crate::error::finding::Finding;
 
-/// Programs of others, with the Debian package that has each.
+/// Programs that others make, with the Debian package that has each.
 const FOREIGN: [(&str, &str); 3] =
     [("etcd", "etcd-server"), ("pgbackrest", "pgbackrest"), ("setsid", "util-linux")];
 
 /// Our own daemons.
 pub(crate) const DAEMONS: [&str; 2] = ["multiadmin", "multipooler"];
 
-fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-}
-
 /// A program in `$PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_absolute() && is_program(path))
+    which::which_global(program).ok()
 }
 
 /// One of our daemons: beside the running program, else in `$PATH`, else in `$CELLAR_BIN_DIR`.
 pub(crate) fn find_daemon(program: &str) -> Option<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(program)));
-    let named = || std::env::var_os("CELLAR_BIN_DIR").map(|directory| Path::new(&directory).join(program));
-    beside
-        .filter(|path| is_program(path))
+    let in_directory = |directory: PathBuf| which::which_global(directory.join(program)).ok();
+    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_owned()));
+    own.and_then(in_directory)
         .or_else(|| find(program))
-        .or_else(|| named().filter(|path| is_program(path)))
+        .or_else(|| in_directory(PathBuf::from(std::env::var_os("CELLAR_BIN_DIR")?)))
 }
 
-/// What is missing.
+/// Programs that are missing.
 pub(crate) fn missing() -> Vec<Finding> {
     let install = |package: &str| Some(format!("install the Debian package: apt-get install {package}"));
     let mut findings: Vec<Finding> = FOREIGN

@@ -1,19 +1,16 @@
 //! Real clusters for tests and benchmarks: brought up by `cellar`, taken down whatever happens.
 
 mod cluster;
-mod listening;
-mod process;
-mod run;
-mod shared_memory;
-mod sweep;
-mod wait;
+mod machine;
 
-pub use cluster::{Cluster, Instance};
-pub use listening::listening_of;
-pub use process::{
-    children_named, command_line, cpu_time, is_alive, kill_hard, main_process, open_files, peak_rss_kib,
-    processes_with, rss_kib, signal,
+pub use cluster::admin::Instance;
+pub use cluster::local::Cluster;
+pub use machine::listening::listening_of;
+pub use machine::place::keep_clusters_on_disk;
+pub use machine::process::{
+    children_named, command_line, cpu_time, is_alive, main_process, open_files, peak_rss_kib, processes_with,
+    rss_kib, signal,
 };
-pub use run::{Finished, OsUser, as_user, bin_dir, binary, ordinary_user, postgres_user, run};
-pub use sweep::clean_up_when_told_to_end;
-pub use wait::{eventually, patiently};
+pub use machine::run::{Finished, OsUser, as_user, bin_dir, binary, ordinary_user, postgres_user, run};
+pub use machine::sweep::{clean_up_when_told_to_end, kill_hard};
+pub use machine::wait::{block_on, eventually, wait_for};

@@ -1,12 +1,10 @@
 //! The documentation agrees with the code: the tests, source files and functions that it names exist, its links
-//! lead to pages and headings, and the reference pages have every command, error code and method.
-//!
-//! `docs/reference/cli.md` is generated; `CELLAR_UPDATE_DOCS=1 cargo test -p cellar-tests --test docs` writes it.
+//! lead to pages and headings, and the reference pages have every error code and method. The page of the command line
+//! is checked by the command line's own tests.
 
 #![expect(clippy::expect_used, reason = "a test ends where it must not go on")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use cellar_model::access::{Effect, METHODS, Needs};
@@ -38,7 +36,7 @@ fn pages() -> Vec<PathBuf> {
 
 /// What stands between single backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+    text.lines().filter(|line| !line.starts_with("```")).flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
 #[test]
@@ -247,103 +245,6 @@ fn every_method_of_the_api_is_explained() {
     assert_eq!(missing, [""; 0]);
 }
 
-/// The texts of `--help`, by command, from the snapshot that the command line's own tests keep.
-fn helps() -> Vec<(String, String)> {
-    let mut open = vec![root().join("crates/cli/src")];
-    let mut snapshot = None;
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.to_string_lossy().ends_with("every_help.snap") {
-                snapshot = Some(read(&path));
-            }
-        }
-    }
-    let snapshot = snapshot.expect("the snapshot of every --help");
-    let mut helps: Vec<(String, String)> = Vec::new();
-    for line in snapshot.lines() {
-        if let Some(command) = line.strip_prefix("$ ").and_then(|line| line.strip_suffix(" --help")) {
-            helps.push((command.to_owned(), String::new()));
-        } else if let Some((_, text)) = helps.last_mut() {
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-    }
-    helps
-}
-
-/// The options that every command has; the page shows them once.
-const GLOBAL: &str = "Cluster and output:";
-
-/// A help text without `--help` and `--version`, and without the options that every command has.
-fn without_common_options(help: &str, is_root: bool) -> String {
-    let (mut kept, mut in_global, mut in_common) = (Vec::new(), false, false);
-    for line in help.lines() {
-        let is_heading = line.ends_with(':') && !line.starts_with(' ');
-        if is_heading {
-            in_global = line == GLOBAL && !is_root;
-        }
-        let flag = line.trim_start();
-        if is_heading || (flag.starts_with('-') && line.starts_with("  ")) {
-            in_common = flag.starts_with("-h, --help") || flag.starts_with("-V, --version");
-        }
-        if !in_global && !in_common {
-            kept.push(line);
-        }
-    }
-    let text = format!("{}\n", kept.join("\n"));
-    let mut text = text.replace("\nOptions:\n\n", "\n");
-    while text.contains("\n\n\n") {
-        text = text.replace("\n\n\n", "\n\n");
-    }
-    text.trim().trim_end_matches("Options:").trim_end().to_owned()
-}
-
-fn cli_page() -> String {
-    let helps = helps();
-    let mut page = String::from(
-        "# Command line reference\n\n\
-         Every command of `cellar` with its options: the text of `--help`. This page is generated from it; \
-         `tests/tests/docs.rs` says how. `--output json` prints the API\'s own JSON. \
-         Exit codes are in the [configuration reference](configuration.md#exit-codes).\n\n",
-    );
-    for (command, help) in &helps[1..] {
-        let summary = help.lines().next().unwrap_or_default();
-        let indent = "  ".repeat(command.split(' ').count().saturating_sub(2));
-        let anchor = anchor(command);
-        writeln!(page, "{indent}- [`{command}`](#{anchor}): {summary}").expect("a string");
-    }
-    for (at, (command, help)) in helps.iter().enumerate() {
-        let text = without_common_options(help, at == 0);
-        writeln!(page, "\n## {command}\n\n```\n{text}\n```").expect("a string");
-    }
-    page
-}
-
-#[test]
-fn the_page_of_the_command_line_is_its_help() {
-    let path = root().join("docs/reference/cli.md");
-    let page = cli_page();
-    if std::env::var_os("CELLAR_UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &page).expect("the page is written");
-    }
-    assert!(
-        std::fs::read_to_string(&path).unwrap_or_default() == page,
-        "{} is out of date: run this test with CELLAR_UPDATE_DOCS=1",
-        path.display()
-    );
-    // What the page leaves out of a command is what it says once for all.
-    for (command, help) in helps() {
-        let flags =
-            help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|w| w.starts_with("--"));
-        for flag in flags.filter(|flag| flag.len() > 2 && !matches!(*flag, "--help" | "--version")) {
-            assert!(page.contains(flag), "{flag} of {command} is not on the page");
-        }
-    }
-}
-
 #[test]
 fn every_decision_has_a_status_and_is_listed() {
     let directory = root().join("docs/decisions");
@@ -377,4 +278,102 @@ fn the_readme_is_short_and_has_the_test_command() {
     assert!(text.lines().count() <= 150, "{} lines", text.lines().count());
     assert!(text.contains("```\nmake test\n```"));
     assert!(read(&root().join("docs/contributing.md")).lines().count() <= 120);
+}
+
+/// Messages on the pages that other programs print, and words that only look like messages.
+const FOREIGN: &[&str] = &[
+    "contrecord is requested by …",
+    "waiting for WAL to become available",
+    "requested start point … is ahead of the upstream server's flush position",
+    "Peer authentication failed",
+    "raised from remote-0 tls protocol on …: access denied",
+    "rejected connection",
+    "dropped stats",
+    "access denied",
+    "permission denied",
+    "certificate revoked",
+];
+
+/// Programs and variables with which a quoted command begins.
+const COMMANDS: &[&str] = &[
+    "cellar",
+    "certs",
+    "expire",
+    "jobs",
+    "backups",
+    "kill",
+    "pg_ctl",
+    "pg_waldump",
+    "pgbackrest",
+    "pgrep",
+    "select",
+    "setpriv",
+    "sh",
+    "show",
+];
+
+/// The parts of a quoted message that a source must contain: what is between names, numbers and ids.
+fn fixed_parts(quote: &str) -> Vec<String> {
+    let word = |word: &str| {
+        let is_placeholder = word.chars().all(|c| c.is_ascii_uppercase()) || word.starts_with('…');
+        is_placeholder || word.chars().any(|c| c.is_ascii_digit())
+    };
+    let mut parts = vec![String::new()];
+    for piece in quote.split_inclusive(' ') {
+        if word(piece.trim_end().trim_end_matches([',', ':', '.'])) {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push_str(piece);
+        }
+    }
+    parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| part.len() >= 8).collect()
+}
+
+/// All sources of the programs, with the lines of each text joined.
+fn sources() -> String {
+    let mut open: Vec<PathBuf> =
+        ["admin", "crates", "pooler", "provisioner", "tls"].iter().map(|name| root().join(name)).collect();
+    let mut all = String::new();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = read(&path);
+                let mut joins = false;
+                for line in text.lines() {
+                    let line = if joins { line.trim_start() } else { line };
+                    joins = line.ends_with('\\');
+                    all.push_str(line.strip_suffix('\\').unwrap_or(line));
+                    if !joins {
+                        all.push('\n');
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_message_that_troubleshooting_quotes_is_in_the_code() {
+    let sources = sources();
+    let mut missing = Vec::new();
+    let is_instruction = |page: &Path| {
+        let shown = page.strip_prefix(root()).expect("below the root");
+        shown.starts_with("docs/runbooks") || shown == Path::new("docs/troubleshooting.md")
+    };
+    for page in pages().into_iter().filter(|page| is_instruction(page)) {
+        for quote in quoted(&read(&page)).filter(|quote| quote.contains(' ') && !FOREIGN.contains(quote)) {
+            let first = quote.split(' ').next().unwrap_or_default();
+            if first.starts_with("--") || COMMANDS.contains(&first) {
+                continue;
+            }
+            if fixed_parts(quote).iter().any(|part| !sources.contains(part.as_str())) {
+                missing.push(format!("{}: {quote}", page.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{} messages that nothing prints:\n{}", missing.len(), missing.join("\n"));
 }

@@ -11,15 +11,16 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each of our crates may depend on of ours. One direction: nobody depends on the binaries.
+/// What each of our crates may depend on of ours. One direction: nobody depends on the binaries, and `cellar-system`, which
+/// depends on nothing of ours, may be used by all.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("cellar-model", &[]),
     ("cellar-system", &[]),
-    ("cellar-api", &["cellar-model"]),
-    ("cellar-topology", &["cellar-model"]),
-    ("cellar-pgbackrest", &["cellar-model"]),
-    ("cellar-postgres", &["cellar-model"]),
-    ("cellar-tls", &["cellar-model"]),
+    ("cellar-model", &["cellar-system"]),
+    ("cellar-api", &["cellar-system", "cellar-model"]),
+    ("cellar-topology", &["cellar-system", "cellar-model"]),
+    ("cellar-pgbackrest", &["cellar-system", "cellar-model"]),
+    ("cellar-postgres", &["cellar-system", "cellar-model"]),
+    ("cellar-tls", &["cellar-system", "cellar-model"]),
     ("cellar-admin", &["cellar-api", "cellar-system", "cellar-model", "cellar-tls", "cellar-topology"]),
     (
         "cellar-pooler",
@@ -51,6 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "cellar-admin",
             "cellar-api",
+            "cellar-system",
             "cellar-model",
             "cellar-pgbackrest",
             "cellar-postgres",

@@ -1,33 +1,35 @@
 //! The cluster's certificate authority.
 
 use std::fmt;
-use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::ClusterName;
+use cellar_system::{FileLock, Owner};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use crate::certificate::parse;
-use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
-use crate::leaf::{distinguished_name, random_serial};
-use crate::{CLOCK_SKEW, CertificateInfo, LEAF_LIFETIME, Result, TlsError, exchange, forget_previous, key};
-
-/// File name of the authority's certificate, in its own directory and in everybody else's.
-pub const CA_CERTIFICATE: &str = "ca.crt";
-
-/// File name of the authority's key. It never leaves the authority's directory.
-pub const CA_KEY: &str = "ca.key";
+use crate::certificate::{CertificateInfo, parse};
+use crate::error::{Result, TlsError};
+use crate::exchange::{exchange, forget_previous};
+use crate::file::{self, CERTIFICATE_MODE, KEY_MODE};
+use crate::file_names::{CA_CERTIFICATE, CA_KEY};
+use crate::key;
+use crate::request::{CLOCK_SKEW, LEAF_LIFETIME};
+use crate::subject::{distinguished_name, random_serial};
 
 /// How long an authority lives: ten years.
 pub const CA_LIFETIME: Duration = Duration::from_secs(3652 * 24 * 3600);
 
-/// Serialises the processes that would make the same authority.
+/// File name of the lock that serialises the processes that would make the same authority.
 const LOCK: &str = ".lock";
+
+/// How long another process may take to make the authority; it takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A certificate authority that can sign.
 pub struct Ca {
@@ -60,14 +62,7 @@ pub fn generate_ca(dir: &Path, cluster: &ClusterName) -> Result<Ca> {
     file::create_private_directory(dir, None)?;
     fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(TlsError::io("make private", dir))?;
     let lock_path = dir.join(LOCK);
-    let lock = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(KEY_MODE)
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-        .open(&lock_path)
-        .map_err(TlsError::io("open", &lock_path))?;
-    lock.lock().map_err(TlsError::io("lock", &lock_path))?;
+    let _lock = FileLock::acquire_blocking(&lock_path, LOCK_TIMEOUT)?;
 
     let (certificate, key) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY));
     if !file::exists(&certificate)? {
@@ -89,12 +84,7 @@ pub fn generate_ca(dir: &Path, cluster: &ClusterName) -> Result<Ca> {
 pub fn install_authorities(dir: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
     let path = dir.join(CA_CERTIFICATE);
     file::create_private_directory(dir, owner)?;
-    let same = file::read_own(&path)
-        .is_ok_and(|content| content.text == pem && content.is_as(CERTIFICATE_MODE, owner));
-    if !same {
-        file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
-    }
-    Ok(!same)
+    file::replace_if_changed(&path, pem, CERTIFICATE_MODE, owner)
 }
 
 fn self_sign(key: &KeyPair, cluster: &ClusterName) -> Result<String> {
@@ -198,7 +188,7 @@ impl Ca {
         Ok(Self { dir: dir.to_owned(), pem, certificate, info, issuer })
     }
 
-    /// What the authority's certificate says.
+    /// The content of the authority's certificate.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         &self.info
@@ -224,7 +214,7 @@ impl Ca {
         install_authorities(dir, &self.pem, owner)
     }
 
-    /// What follows a leaf in its file so that whoever trusts the root can follow: nothing for a root itself.
+    /// What follows a leaf in its file so that those who trust the root can verify it: nothing for a root itself.
     pub(crate) fn chain(&self) -> Result<&str> {
         let own = parse(&self.certificate)?;
         Ok(if own.issuer().as_raw() == own.subject().as_raw() { "" } else { &self.pem })

@@ -1,4 +1,4 @@
-//! What a certificate says: whose it is, for what, and until when.
+//! The content of a certificate: whose it is, for what, and until when.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,10 +11,11 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use crate::{Result, TlsError, file};
+use crate::error::{Result, TlsError};
+use crate::file;
 
 /// How many days before its end a certificate is warned of, the most urgent first.
-const WARNINGS: [u64; 3] = [1, 7, 30];
+const WARNING_DAYS: [u64; 3] = [1, 7, 30];
 
 /// The readable parts of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl CertificateInfo {
 
     /// Whether it is for the same party and the same uses.
     #[must_use]
-    pub fn says_the_same_as(&self, other: &Self) -> bool {
+    pub fn has_same_subject_and_uses(&self, other: &Self) -> bool {
         self.common_name == other.common_name
             && self.uri == other.uri
             && self.dns_names == other.dns_names
@@ -147,7 +148,7 @@ impl CertificateInfo {
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<u64> {
         let left = self.not_after.duration_since(now).unwrap_or_default().as_secs();
-        let due = WARNINGS.into_iter().find(|days| left < days * 24 * 3600)?;
+        let due = WARNING_DAYS.into_iter().find(|days| left < days * 24 * 3600)?;
         (now >= self.renew_at()).then_some(due)
     }
 
@@ -234,14 +235,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn serials_are_written_one_way() {
+    fn serial_has_one_text() {
         assert_eq!(serial_text(&[0x00, 0xab, 0x01]), "ab01");
         assert_eq!(serial_text(&[0x0a]), "a");
         assert_eq!(serial_text(&[0x00]), "0");
     }
 
     #[test]
-    fn who_is_two_at_once_is_nobody() {
+    fn certificate_with_two_uris_is_refused() {
         let signed = |uris: &[&str]| {
             let mut params = rcgen::CertificateParams::default();
             let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_come_30_7_and_1_days_ahead() {
+    fn warnings_come_30_7_and_1_days_before_the_end() {
         let day = Duration::from_secs(24 * 3600);
         let certificate = |lifetime: Duration| CertificateInfo {
             common_name: String::new(),
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_an_error() {
+    fn arbitrary_bytes_are_an_error() {
         for bytes in [&b""[..], b"\x30\x00", b"\x30\x82\xff\xff", &[0xff; 64]] {
             assert!(CertificateInfo::from_der(bytes).is_err());
         }

@@ -7,14 +7,11 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file_names::{CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY};
+use crate::identity::Identity;
 use crate::provider::provider;
-use crate::{CA_CERTIFICATE, CertificateInfo, Identity, Result, TlsError};
-
-/// File name of an operator's certificate in a client directory.
-pub const CLIENT_CERTIFICATE: &str = "client.crt";
-
-/// File name of an operator's key in a client directory.
-pub const CLIENT_KEY: &str = "client.key";
 
 /// Longest wait for a TCP connection, and again for the handshake on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +32,7 @@ pub struct ClientTls {
 
 impl ClientTls {
     /// Loads and validates the three files. The server must answer for `localhost`
-    /// unless [`ClientTls::domain_name`] says otherwise.
+    /// unless [`ClientTls::domain_name`] sets another name.
     ///
     /// # Errors
     /// As [`Identity::load`].
@@ -59,7 +56,7 @@ impl ClientTls {
         self
     }
 
-    /// What the client's certificate says.
+    /// The content of the client's certificate.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         self.identity.info()

@@ -1,9 +1,9 @@
-//! Counting open connections, so that neither many certificates nor one take all there may be.
+//! Counting open connections, so that no certificate, and not all of them together, use up the file descriptors.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bounds on open connections whose peers have proven who they are.
+/// Bounds on open connections whose peers have proven their identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// How many may be open at once. Each holds a file descriptor.
@@ -21,7 +21,7 @@ impl Default for ConnectionLimits {
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct Counts {
     total: usize,
     by_serial: HashMap<String, usize>,
 }
@@ -30,47 +30,47 @@ struct Open {
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     limits: ConnectionLimits,
-    open: Arc<Mutex<Open>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
-/// One connection's place, given back when it is dropped.
+/// One counted connection; dropping this frees its slot.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     serial: String,
-    open: Arc<Mutex<Open>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Connections {
     pub(crate) fn new(limits: ConnectionLimits) -> Self {
-        Self { limits, open: Arc::default() }
+        Self { limits, counts: Arc::default() }
     }
 
-    /// A place for one more connection with this certificate, or why there is none.
-    pub(crate) fn enter(&self, serial: &str) -> Result<Place, &'static str> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.total >= self.limits.total {
+    /// Counts one more connection with this certificate, or says why it is refused.
+    pub(crate) fn open(&self, serial: &str) -> Result<ConnectionSlot, &'static str> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.total >= self.limits.total {
             return Err("too many connections are open");
         }
-        let own = open.by_serial.entry(serial.to_owned()).or_default();
+        let own = counts.by_serial.entry(serial.to_owned()).or_default();
         if *own >= self.limits.per_certificate {
             return Err("too many connections with the same certificate are open");
         }
         *own += 1;
-        open.total += 1;
-        Ok(Place { serial: serial.to_owned(), open: self.open.clone() })
+        counts.total += 1;
+        Ok(ConnectionSlot { serial: serial.to_owned(), counts: self.counts.clone() })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.total -= 1;
-        let left = open.by_serial.get_mut(&self.serial).map(|own| {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.total -= 1;
+        let left = counts.by_serial.get_mut(&self.serial).map(|own| {
             *own -= 1;
             *own
         });
         if left == Some(0) {
-            open.by_serial.remove(&self.serial);
+            counts.by_serial.remove(&self.serial);
         }
     }
 }
@@ -82,13 +82,13 @@ mod tests {
     #[test]
     fn a_place_is_taken_once_and_given_back() {
         let connections = Connections::new(ConnectionLimits { total: 3, per_certificate: 2 });
-        let (first, _second) = (connections.enter("a").unwrap(), connections.enter("a").unwrap());
-        assert!(connections.enter("a").unwrap_err().contains("same certificate"));
-        let other = connections.enter("b").unwrap();
-        assert!(connections.enter("c").unwrap_err().contains("too many connections are open"));
+        let (first, _second) = (connections.open("a").unwrap(), connections.open("a").unwrap());
+        assert!(connections.open("a").unwrap_err().contains("same certificate"));
+        let other = connections.open("b").unwrap();
+        assert!(connections.open("c").unwrap_err().contains("too many connections are open"));
         drop(first);
-        let _again = connections.enter("a").unwrap();
+        let _again = connections.open("a").unwrap();
         drop(other);
-        assert_eq!(connections.open.lock().unwrap().by_serial.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(connections.counts.lock().unwrap().by_serial.keys().collect::<Vec<_>>(), ["a"]);
     }
 }

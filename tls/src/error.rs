@@ -22,6 +22,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
+    /// A lock was not taken.
+    #[error(transparent)]
+    Lock(#[from] cellar_system::LockError),
     /// A file is there but does not hold what it should.
     #[error("{} is not usable: {reason}", path.display())]
     BadFile {
@@ -71,7 +74,7 @@ pub enum TlsError {
         certificate: PathBuf,
         /// File of trusted authorities.
         authority: PathBuf,
-        /// What the verifier says.
+        /// The verifier's error.
         #[source]
         source: rustls::Error,
     },
@@ -122,7 +125,7 @@ pub enum TlsError {
     BadAddress {
         /// What was given.
         address: String,
-        /// What tonic says.
+        /// tonic's error.
         #[source]
         source: tonic::transport::Error,
     },

@@ -1,7 +1,7 @@
-//! Replacing all of a directory's keys and certificates in one step, and taking that back.
+//! Replacing all of a directory's keys and certificates in one step, and undoing that.
 //!
 //! A key and its certificates fit each other only together. The new ones are made whole in a directory beside the old
-//! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): whoever opens a file by its path
+//! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): a program that opens a file by its path
 //! finds the old set or the new one. The old one stays as `<directory>.previous` until the next exchange.
 
 use std::fs;
@@ -10,8 +10,13 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use crate::file::{self, CERTIFICATE_MODE, KEY_MODE, Owner};
-use crate::{CA_CERTIFICATE, CertificateInfo, HeldDirectory, Identity, Result, TlsError};
+use cellar_system::{OpenDirectory, Owner};
+
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE, KEY_MODE};
+use crate::file_names::CA_CERTIFICATE;
+use crate::identity::Identity;
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -34,15 +39,21 @@ fn remove(directory: &Path) -> Result<()> {
 
 fn swap(one: &Path, other: &Path) -> Result<()> {
     let swap = || -> std::io::Result<()> {
-        let held = HeldDirectory::of(other)?;
-        renameat2(AT_FDCWD, &held.entry(one), AT_FDCWD, &held.entry(other), RenameFlags::RENAME_EXCHANGE)?;
-        held.sync()
+        let parent = OpenDirectory::parent_of(other)?;
+        renameat2(
+            AT_FDCWD,
+            &parent.entry(one),
+            AT_FDCWD,
+            &parent.entry(other),
+            RenameFlags::RENAME_EXCHANGE,
+        )?;
+        parent.sync()
     };
     swap().map_err(TlsError::io("exchange", other))
 }
 
-/// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are taken
-/// over as they are. When it fails, nothing has changed.
+/// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are copied
+/// as they are. When it fails, nothing has changed.
 ///
 /// # Errors
 /// What `fill` returns, or when the new directory cannot be made or exchanged.
@@ -54,7 +65,7 @@ pub fn exchange<E: From<TlsError>>(
     let next = beside(directory, ".next");
     remove(&next)?;
     file::create_private_directory(&next, owner)?;
-    let filled = fill(&next).and_then(|()| Ok(take_over(directory, &next, owner)?));
+    let filled = fill(&next).and_then(|()| Ok(copy_missing(directory, &next, owner)?));
     if let Err(error) = filled {
         remove(&next)?;
         return Err(error);
@@ -69,7 +80,7 @@ pub fn exchange<E: From<TlsError>>(
 /// Puts renewed certificates (file name and PEM) for the same key into the place of those in `directory`.
 ///
 /// # Errors
-/// When one does not fit the key, is not trusted, or says something else than the one that it replaces.
+/// When one does not fit the key, is not trusted, or has other names or uses than the one that it replaces.
 pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> Result<()> {
     exchange(directory, None, |next| {
         let (secret, trusted) =
@@ -81,10 +92,10 @@ pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> 
             file::create(&path, pem, CERTIFICATE_MODE, None)?;
             let new = Identity::load(&next.join(CA_CERTIFICATE), &path, &next.join(key))?;
             let old = CertificateInfo::from_file(&directory.join(name))?;
-            if !new.info().says_the_same_as(&old) {
+            if !new.info().has_same_subject_and_uses(&old) {
                 return Err(TlsError::bad_file(
                     &path,
-                    "it says something else than the one that it replaces",
+                    "its names or uses differ from those of the certificate that it replaces",
                 ));
             }
         }
@@ -92,7 +103,7 @@ pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> 
     })
 }
 
-fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
+fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
     for entry in fs::read_dir(from).map_err(TlsError::io("read", from))?.flatten() {
         let target = to.join(entry.file_name());
         // What cannot be read as a plain small file is not one of ours.
@@ -103,17 +114,17 @@ fn take_over(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
     Ok(())
 }
 
-/// Removes the set that the last exchange replaced, if there is one: its keys are of no more use to anybody good.
+/// Removes the set that the last exchange replaced, if there is one: only a thief could still use its keys.
 ///
 /// # Errors
 /// When it cannot be removed.
 pub fn forget_previous(directory: &Path) -> Result<()> {
-    // One that was killed after the exchange has left the old set under this name.
+    // A process that was killed after the exchange left the old set under this name.
     remove(&beside(directory, ".next"))?;
     remove(&previous(directory))
 }
 
-/// Takes the last exchange back.
+/// Undoes the last exchange.
 ///
 /// # Errors
 /// When nothing was kept, or the names cannot be exchanged.
@@ -126,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_or_nothing_and_back() {
+    fn directory_is_exchanged_as_a_whole_and_back() {
         let root = tempfile::tempdir().unwrap();
         let tls = root.path().join("tls");
         fs::create_dir(&tls).unwrap();
@@ -147,7 +158,7 @@ mod tests {
         assert_eq!(shown(), "new new kept");
         exchange_back(&tls).unwrap();
         assert_eq!(shown(), "old old kept");
-        // What fails half-way, or was killed half-way before, leaves no trace.
+        // An exchange that fails, or that was killed before, leaves nothing.
         fs::create_dir(root.path().join("tls.next")).unwrap();
         fs::write(root.path().join("tls.next/key"), "half").unwrap();
         let failed = exchange(&tls, &|to| {

@@ -1,6 +1,6 @@
-//! The door of a gRPC server: every call is held against the table of who may what.
+//! Authorisation of every call of a gRPC server, by the table of who may call which method.
 //!
-//! A layer around all services, so that a method that somebody adds is closed until the table opens it.
+//! It is a layer around all services, so that a new method is refused until the table allows it.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tower::{Layer, Service};
 
-use crate::MtlsConnectInfo;
+use crate::stream::MtlsConnectInfo;
 
-/// The serial numbers that no server accepts any more, shared by all who check and whoever learns of new ones.
+/// The serial numbers of revoked certificates, shared by those who check them and those who read new lists.
 #[derive(Debug, Clone)]
 pub struct Revoked(Arc<watch::Sender<BTreeSet<String>>>);
 
@@ -26,8 +26,8 @@ impl Default for Revoked {
 }
 
 impl Revoked {
-    /// Takes a list, or tells that it is an older one. Nothing that is revoked is ever valid again, so a list that lacks
-    /// some of it was signed before that, and somebody has put it back.
+    /// Takes a list; false when it is an older one. A revoked certificate is never valid again, so a list that lacks one
+    /// was signed earlier and has been put back.
     #[must_use]
     pub fn take(&self, serials: BTreeSet<String>) -> bool {
         let mut newer = false;
@@ -42,14 +42,14 @@ impl Revoked {
         newer
     }
 
-    /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::PeerIdentity) has it.
+    /// Whether a certificate is revoked; `serial` as [`PeerIdentity`](crate::certificate::PeerIdentity) has it.
     #[must_use]
     pub fn contains(&self, serial: &str) -> bool {
         self.0.borrow().contains(serial)
     }
 
-    /// Completes when the certificate becomes revoked; never for one that is already.
-    pub(crate) fn becomes(&self, serial: &str) -> impl Future<Output = ()> + Send + 'static {
+    /// Completes when the certificate becomes revoked; never for one that is revoked already.
+    pub(crate) fn wait_for(&self, serial: &str) -> impl Future<Output = ()> + Send + 'static {
         let (already, serial) = (self.contains(serial), serial.to_owned());
         let mut lists = self.0.subscribe();
         async move {
@@ -63,7 +63,7 @@ impl Revoked {
 /// Turns a refusal into what goes over the wire; `cellar-api` has it.
 pub type ToStatus = fn(&Refusal) -> tonic::Status;
 
-/// Lets in who may.
+/// Refuses calls that the caller's certificate does not allow.
 #[derive(Clone)]
 pub struct Guard {
     cluster: Option<ClusterName>,
@@ -84,7 +84,7 @@ impl Guard {
         Self { cluster: Some(cluster), revoked, to_status }
     }
 
-    /// A guard that lets everybody in: for services that are reached in the same process only, without any TLS.
+    /// A guard that allows everything: for services that are reached in the same process only, without any TLS.
     #[must_use]
     pub fn open() -> Self {
         let never = |refusal: &Refusal| tonic::Status::internal(refusal.message.clone());
@@ -102,7 +102,7 @@ impl Guard {
             return Err(deny("no certificate was presented".to_owned()));
         };
         let peer = &info.peer;
-        // A connection may outlive its certificate and the certificate's welcome.
+        // A connection may outlive its certificate's validity, and the certificate may be revoked meanwhile.
         if self.revoked.contains(&peer.serial) {
             return Err(deny(format!("the certificate with serial {} is revoked", peer.serial))
                 .hint("ask an administrator for a new one (`cellar certs issue`)"));
@@ -115,7 +115,7 @@ impl Guard {
         let principal = peer.uri.as_deref().and_then(|uri| Principal::parse(uri, cluster));
         let who = peer.uri.as_deref().unwrap_or(&peer.common_name);
         let Some(needs) = access::needs(path) else {
-            return Err(deny(format!("nobody may call {method}")));
+            return Err(deny(format!("no role may call {method}")));
         };
         match principal {
             Some(principal) if access::allows(&principal, needs) => Ok(()),
@@ -172,7 +172,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PeerIdentity;
+    use crate::certificate::PeerIdentity;
     use std::time::{Duration, SystemTime};
 
     fn status(refusal: &Refusal) -> tonic::Status {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_door_opens_to_those_in_the_table_and_closes_behind_the_revoked_and_expired() {
+    fn calls_are_allowed_by_the_table_and_refused_to_revoked_and_expired_certificates() {
         let revoked = Revoked::default();
         let guard = Guard::new("demo".parse().unwrap(), revoked.clone(), status);
         let restore = "/cellar.v1.MultiAdmin/RestoreDatabase";
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_list_brings_nobody_back() {
+    fn older_list_does_not_undo_a_revocation() {
         let revoked = Revoked::default();
         let list = |serials: &[&str]| serials.iter().map(|serial| (*serial).to_owned()).collect();
         assert!(revoked.take(list(&["0a"])) && revoked.take(list(&["0a", "0b"])));

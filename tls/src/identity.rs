@@ -12,8 +12,10 @@ use rustls::{Error, InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file;
 use crate::provider::provider;
-use crate::{CertificateInfo, Result, TlsError, file};
 
 /// What one party presents, and whom it trusts.
 ///
@@ -81,7 +83,7 @@ impl Identity {
         Ok(Self { roots, authorities: trusted, chain, key: private, pem, info })
     }
 
-    /// What the certificate says.
+    /// The certificate's content.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         &self.info

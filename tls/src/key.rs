@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
-use crate::file::{self, Content, KEY_MODE, Owner};
-use crate::{Result, TlsError};
+use cellar_system::Owner;
+
+use crate::error::{Result, TlsError};
+use crate::file::{self, Content, KEY_MODE};
 
 /// A private key in its file: what certificates are issued for.
 ///
@@ -76,7 +78,7 @@ impl KeyFile {
         self.owner
     }
 
-    /// A signing request (PKCS#10, PEM) that proves possession of the key and says nothing else.
+    /// A signing request (PKCS#10, PEM) that proves possession of the key and has no other content.
     ///
     /// # Errors
     /// When it cannot be signed.

@@ -4,30 +4,29 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cellar_model::PgbackrestName;
+use cellar_system::Owner;
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use crate::certificate::parse;
-use crate::file::{self, CERTIFICATE_MODE, Owner};
-use crate::provider::provider;
-use crate::{CLOCK_SKEW, Ca, CertificateInfo, KeyFile, LeafRequest, Result, TlsError};
-
-/// File name of a server's certificate in its tls directory.
-pub const SERVER_CERTIFICATE: &str = "server.crt";
-
-/// File name of a cell's one key in its tls directory.
-pub const SERVER_KEY: &str = "server.key";
+use crate::authority::Ca;
+use crate::certificate::{CertificateInfo, parse};
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE};
+use crate::file_names::{SERVER_CERTIFICATE, SERVER_KEY};
+use crate::key::KeyFile;
+use crate::request::{CLOCK_SKEW, LeafRequest};
+use crate::subject::{distinguished_name, random_serial};
 
 /// What became of a request for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Issued {
-    /// The existing certificate says what was asked and has more than a third of its life left.
+    /// The existing certificate has the names and uses that were asked for, and more than a third of its life left.
     Kept(CertificateInfo),
     /// A new one was written.
     Written(CertificateInfo),
@@ -42,7 +41,7 @@ impl Issued {
         }
     }
 
-    /// Whether the file changed, so that whoever presents it must reload.
+    /// Whether the file changed, so that the program that presents it must reload.
     #[must_use]
     pub fn is_new(&self) -> bool {
         matches!(self, Self::Written(_))
@@ -71,7 +70,7 @@ pub fn generate_server_cert(
 /// Issues a certificate for an existing key into `path` (mode 0644, the key's owner).
 ///
 /// The file is kept byte for byte while it is this authority's certificate for
-/// this key, says exactly what is asked, lives no longer than asked, and has
+/// this key, has exactly the names and uses asked for, lives no longer than asked, and has
 /// more than a third of its life left. Otherwise it is replaced in one step.
 ///
 /// # Errors
@@ -92,7 +91,7 @@ pub fn issue(ca: &Ca, request: &LeafRequest, key: &KeyFile, path: &Path) -> Resu
     Ok(Issued::Written(info))
 }
 
-/// Signs a certificate for whoever holds the key of a signing request (PEM); what it says is decided here and
+/// Signs a certificate for the holder of the key of a signing request (PEM); its names and uses are decided here and
 /// not by the request. The certificate and what follows it, in PEM.
 ///
 /// # Errors
@@ -114,11 +113,15 @@ fn keep(
     path: &Path,
     now: SystemTime,
 ) -> Result<Option<CertificateInfo>> {
-    // Whatever is wrong with the file, a new certificate in its place mends it.
+    // A file that cannot be used is replaced by a new certificate.
     let Ok(content) = file::read_own(path) else { return Ok(None) };
     let Ok(der) = CertificateDer::from_pem_slice(content.text.as_bytes()) else { return Ok(None) };
     let Ok(info) = CertificateInfo::from_der(&der) else { return Ok(None) };
-    if !(says(&info, request) && now < info.renew_at() && info.not_before <= now && belongs(ca, &der, key)?) {
+    if !(matches_request(&info, request)
+        && now < info.renew_at()
+        && info.not_before <= now
+        && is_signed_for(ca, &der, key)?)
+    {
         return Ok(None);
     }
     if !content.is_as(CERTIFICATE_MODE, key.owner()) {
@@ -127,7 +130,7 @@ fn keep(
     Ok(Some(info))
 }
 
-fn says(info: &CertificateInfo, request: &LeafRequest) -> bool {
+fn matches_request(info: &CertificateInfo, request: &LeafRequest) -> bool {
     let longest = request.lifetime + skew(request.lifetime) + Duration::from_secs(1);
     info.common_name == request.common_name
         && info.uri == request.uri
@@ -139,7 +142,7 @@ fn says(info: &CertificateInfo, request: &LeafRequest) -> bool {
         && request.valid_from.is_none()
 }
 
-fn belongs(ca: &Ca, der: &[u8], key: &KeyFile) -> Result<bool> {
+fn is_signed_for(ca: &Ca, der: &[u8], key: &KeyFile) -> Result<bool> {
     let certificate = parse(der)?;
     let authority = parse(ca.certificate())?;
     Ok(certificate.public_key().subject_public_key.data.as_ref() == key.pair().der_bytes()
@@ -182,24 +185,4 @@ fn parameters(ca: &Ca, request: &LeafRequest, now: SystemTime) -> Result<Certifi
 /// past two thirds of their life when they are made.
 fn skew(lifetime: Duration) -> Duration {
     CLOCK_SKEW.min(lifetime / 10)
-}
-
-pub(crate) fn distinguished_name(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, common_name);
-    name
-}
-
-/// A random positive serial of 16 bytes.
-///
-/// rcgen's default derives it from the key, which several certificates of a cell share.
-pub(crate) fn random_serial() -> Result<SerialNumber> {
-    let mut bytes = [0_u8; 16];
-    provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| TlsError::Generate { what: "a serial number", reason: "no randomness".to_owned() })?;
-    // A clear sign bit keeps DER at 16 bytes, a set bit below it keeps the text at one length.
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
 }

@@ -12,8 +12,8 @@ mod connections;
 mod error;
 mod exchange;
 mod file;
+mod file_names;
 mod guard;
-mod held;
 mod identity;
 mod key;
 mod leaf;
@@ -26,30 +26,28 @@ mod revocation;
 mod server;
 mod stamp;
 mod stream;
+mod subject;
 
-pub use authority::{
-    CA_CERTIFICATE, CA_KEY, CA_LIFETIME, Ca, generate_ca, generate_delegate, install_authorities,
-};
+pub use authority::{CA_LIFETIME, Ca, generate_ca, generate_delegate, install_authorities};
 pub use cellar_model::OperatorRole;
 pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
-pub use client::{CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls};
+pub use client::ClientTls;
 pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
 pub use exchange::{exchange, exchange_back, forget_previous, install_renewed, previous};
-pub use file::Owner;
+pub use file_names::{
+    CA_CERTIFICATE, CA_KEY, CLIENT_CERTIFICATE, CLIENT_KEY, REVOCATIONS, SERVER_CERTIFICATE, SERVER_KEY,
+};
 pub use guard::{Guard, Guarded, Revoked, ToStatus};
-pub use held::HeldDirectory;
 pub use identity::Identity;
 pub use key::KeyFile;
-pub use leaf::{Issued, SERVER_CERTIFICATE, SERVER_KEY, generate_server_cert, issue, sign_request};
+pub use leaf::{Issued, generate_server_cert, issue, sign_request};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
 pub use probe::{ProbeProtocol, Probed, probe, unchecked_client};
 pub use provider::install_ring_provider;
 pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest};
-pub use revocation::{
-    REVOCATIONS, RevokedSerials, install_revocations, parse_serial, read_revocations, sign_revocations,
-};
+pub use revocation::{RevokedSerials, install_revocations, parse_serial, read_revocations, sign_revocations};
 pub use server::{ReloadableServerConfig, Reloaded, ServerFiles};
 pub use stamp::Stamps;
 pub use stream::{MtlsConnectInfo, MtlsStream};

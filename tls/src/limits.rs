@@ -1,8 +1,8 @@
 //! The limits of every gRPC server of ours, in one place so that no server has fewer.
 //!
 //! What a peer may cost before it has proven anything is bounded by
-//! [`HandshakeLimits`](crate::HandshakeLimits); how many connections may be open by
-//! [`ConnectionLimits`](crate::ConnectionLimits); what one connection may do, here.
+//! [`HandshakeLimits`](crate::listener::HandshakeLimits); how many connections may be open by
+//! [`ConnectionLimits`](crate::connections::ConnectionLimits); what one connection may do, here.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ pub const MAX_REQUEST: usize = 1 << 20;
 /// What one connection may do.
 ///
 /// Its age is not limited: hyper (1.12) fails a call that a client begins in the moment in which its connection is
-/// told to go away. What an age would be for is seen to otherwise: the [`Guard`](crate::Guard) looks at the certificate
-/// again in every call, and keepalives find peers that are gone.
+/// told to go away. Nothing needs it: the [`Guard`](crate::guard::Guard) checks the certificate
+/// in every call, and keepalives find peers that are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Calls under way; more wait.

@@ -1,16 +1,14 @@
 //! Accepting connections: handshakes run beside each other, each with a
 //! deadline, and all of them together within a bound.
 //!
-//! A peer that connects and says nothing, or begins and does not go on, costs a
-//! slot for at most the deadline. When all slots are taken the oldest of those
-//! who are the more, the silent or the others, loses its own: neither idle
-//! connections nor stalled handshakes, however many, keep a good peer waiting,
-//! who has as long to speak, and again to finish, as it takes half the slots to
-//! fill. The alternative, to stop accepting when full, would let anybody lock
-//! the door.
+//! A peer that sends nothing, or stalls in its handshake, uses a slot until the deadline at the latest. When all slots
+//! are used, one handshake is evicted: the oldest of the larger group, those that have sent nothing or those that have.
+//! So neither idle connections nor stalled handshakes, however many, keep a good peer out: it has as long to send its
+//! first bytes, and again to finish, as it takes to fill half the slots. Not accepting when all slots are used was
+//! rejected: anybody could block the server.
 //!
-//! Connections whose peer has proven itself are counted, in all and by
-//! certificate. Here the newest is refused: the others are at work.
+//! Connections whose peer has proven its identity are counted, in all and by certificate. Over the limit the newest is
+//! refused: the others are in use.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,17 +26,17 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
-use crate::connections::Connections;
-use crate::stream::Unwelcome;
-use crate::{
-    ConnectionLimits, MtlsConnectInfo, MtlsStream, PeerIdentity, ReloadableServerConfig, Result, Revoked,
-    TlsError,
-};
+use crate::certificate::PeerIdentity;
+use crate::connections::{ConnectionLimits, Connections};
+use crate::error::{Result, TlsError};
+use crate::guard::Revoked;
+use crate::server::ReloadableServerConfig;
+use crate::stream::{MtlsConnectInfo, MtlsStream, RevokedLater};
 
 /// Finished handshakes that may wait for the server to take them.
-const READY: usize = 64;
+const MAX_READY: usize = 64;
 
-/// Rest after a failed `accept`, which fails at once again while file descriptors are short.
+/// Pause after a failed `accept`, which fails at once again while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Refused handshakes are logged at most this often, with the count of those in between.
@@ -63,7 +61,7 @@ impl Default for HandshakeLimits {
     }
 }
 
-/// A listening socket that yields only peers with a certificate of the cluster's authority.
+/// A listening socket that accepts only peers with a certificate of the cluster's authority.
 #[derive(Debug)]
 pub struct MtlsListener {
     listener: TcpListener,
@@ -84,8 +82,8 @@ impl MtlsListener {
         Ok(Self { listener, config, limits, connections, revoked: Revoked::default() })
     }
 
-    /// Ends connections, with all that goes on over them, when the peer's certificate becomes revoked. Who comes with
-    /// one that is already is let in as far as the [`Guard`](crate::Guard), which says why he may do nothing.
+    /// Ends connections, with all calls on them, when the peer's certificate becomes revoked. A peer whose certificate is
+    /// revoked already gets a connection, and the [`Guard`](crate::guard::Guard) refuses its calls and says why.
     #[must_use]
     pub fn ending_revoked(mut self, revoked: Revoked) -> Self {
         self.revoked = revoked;
@@ -119,7 +117,7 @@ impl MtlsListener {
     /// dropping the stream closes the socket.
     #[must_use]
     pub fn incoming(self) -> MtlsIncoming {
-        let (ready, streams) = mpsc::channel(READY);
+        let (ready, streams) = mpsc::channel(MAX_READY);
         MtlsIncoming { streams, accepting: tokio::spawn(accept(self, ready)) }
     }
 }
@@ -152,7 +150,7 @@ struct Pending {
     task: AbortHandle,
 }
 
-/// Why a connection came to nothing.
+/// Why a handshake failed.
 enum Failure {
     Refused(SocketAddr, String),
     TimedOut(SocketAddr),
@@ -182,8 +180,8 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
                         evict(&mut pending);
                     }
                     let spoke = Arc::new(AtomicBool::new(false));
-                    let door = Door { config: config.clone(), connections: connections.clone(), ready: ready.clone(), limits, revoked: revoked.clone() };
-                    let work = handshake(tcp, remote, spoke.clone(), door);
+                    let context = HandshakeContext { config: config.clone(), connections: connections.clone(), ready: ready.clone(), limits, revoked: revoked.clone() };
+                    let work = handshake(tcp, remote, spoke.clone(), context);
                     let task = tasks.spawn(work);
                     pending.push_back(Pending { id: task.id(), spoke, task });
                 }
@@ -200,24 +198,24 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
 /// Ends the handshake least likely to become a connection.
 fn evict(pending: &mut VecDeque<Pending>) {
     let spoke: Vec<bool> = pending.iter().map(|p| p.spoke.load(Ordering::Relaxed)).collect();
-    if let Some(victim) = victim(&spoke).and_then(|at| pending.remove(at)) {
-        victim.task.abort();
+    if let Some(slot_to_evict) = slot_to_evict(&spoke).and_then(|at| pending.remove(at)) {
+        slot_to_evict.task.abort();
     }
 }
 
-/// Which handshake has to go, given which peers have spoken, the oldest first.
+/// Which handshake to evict, given which peers have sent bytes, the oldest first.
 ///
-/// The oldest of those who are the more. To prefer the silent always would be to turn away everybody whose first bytes
-/// are still on their way once stalled handshakes have taken all slots; to look at the age alone, those who are in the
-/// middle when a crowd comes.
-fn victim(spoke: &[bool]) -> Option<usize> {
+/// The oldest of the larger group. Always evicting a silent peer would, once stalled handshakes use all slots, refuse
+/// every peer whose first bytes are still on their way; evicting by age alone would refuse peers in the middle of their
+/// handshake when many connect at once.
+fn slot_to_evict(spoke: &[bool]) -> Option<usize> {
     let silent = spoke.iter().filter(|spoke| !**spoke).count();
     let among = silent * 2 <= spoke.len();
     spoke.iter().position(|spoke| *spoke == among)
 }
 
 /// What a handshake needs of its listener.
-struct Door {
+struct HandshakeContext {
     config: ReloadableServerConfig,
     connections: Connections,
     ready: mpsc::Sender<MtlsStream>,
@@ -229,9 +227,9 @@ async fn handshake(
     tcp: TcpStream,
     remote_addr: SocketAddr,
     spoke: Arc<AtomicBool>,
-    door: Door,
+    context: HandshakeContext,
 ) -> std::result::Result<(), Failure> {
-    let Door { config, connections, ready, limits, revoked } = door;
+    let HandshakeContext { config, connections, ready, limits, revoked } = context;
     let attempt = async {
         tcp.set_nodelay(true)?;
         tcp.readable().await?;
@@ -246,15 +244,15 @@ async fn handshake(
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| refused("no client certificate".to_owned()))?;
     let peer = PeerIdentity::from_der(certificate).map_err(|error| refused(error.to_string()))?;
-    let place = connections.enter(&peer.serial).map_err(|reason| refused(reason.to_owned()))?;
-    let unwelcome = Unwelcome(Box::pin(revoked.becomes(&peer.serial)));
+    let slot = connections.open(&peer.serial).map_err(|reason| refused(reason.to_owned()))?;
+    let revoked_later = RevokedLater(Box::pin(revoked.wait_for(&peer.serial)));
     let info = MtlsConnectInfo { remote_addr, peer: Arc::new(peer) };
     // A closed channel means that the server is shutting down.
-    drop(ready.send(MtlsStream::new(tls, info, place, limits.preface, unwelcome)).await);
+    drop(ready.send(MtlsStream::new(tls, info, slot, limits.preface, revoked_later)).await);
     Ok(())
 }
 
-/// Tells of refused peers without letting them fill the log.
+/// Logs refused peers, without letting them fill the log.
 #[derive(Default)]
 struct FailureLog {
     last: Option<Instant>,
@@ -278,16 +276,24 @@ impl FailureLog {
 
 #[cfg(test)]
 mod tests {
-    use super::victim;
+    use super::slot_to_evict;
 
     #[test]
-    fn the_oldest_of_the_many_has_to_go() {
+    fn oldest_handshake_of_the_larger_group_is_evicted() {
         let (spoke, silent) = (true, false);
-        assert_eq!(victim(&[]), None);
-        assert_eq!(victim(&[silent]), Some(0));
-        assert_eq!(victim(&[spoke]), Some(0));
-        assert_eq!(victim(&[spoke, silent, silent]), Some(1), "a handshake among idle connections stays");
-        assert_eq!(victim(&[silent, spoke, spoke]), Some(1), "a newcomer among stalled handshakes stays");
-        assert_eq!(victim(&[silent, spoke]), Some(1));
+        assert_eq!(slot_to_evict(&[]), None);
+        assert_eq!(slot_to_evict(&[silent]), Some(0));
+        assert_eq!(slot_to_evict(&[spoke]), Some(0));
+        assert_eq!(
+            slot_to_evict(&[spoke, silent, silent]),
+            Some(1),
+            "a handshake among idle connections stays"
+        );
+        assert_eq!(
+            slot_to_evict(&[silent, spoke, spoke]),
+            Some(1),
+            "a newcomer among stalled handshakes stays"
+        );
+        assert_eq!(slot_to_evict(&[silent, spoke]), Some(1));
     }
 }

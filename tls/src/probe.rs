@@ -1,8 +1,8 @@
-//! One look at a TLS server from outside: which certificate it serves, and whether it takes ours.
+//! Probing a TLS server from outside: which certificate it serves, and whether it accepts ours.
 //!
 //! With TLS 1.3 a client's handshake ends before the server has looked at the client's certificate, so a
-//! finished handshake proves nothing. A probe therefore says the first words of the server's own protocol
-//! and waits for the answer, which comes only from a server that let it in.
+//! finished handshake proves nothing. A probe therefore sends the first bytes of the server's own protocol
+//! and waits for the answer, which comes only from a server that accepted the client.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +18,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file;
 use crate::identity::{certificates, private_key};
 use crate::provider::provider;
-use crate::{CertificateInfo, Result, TlsError, file};
 
 /// The opening of HTTP/2 (RFC 9113, 3.4) with an empty SETTINGS frame.
 const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -28,49 +30,49 @@ const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\
 /// Type of the SETTINGS frame, the first that an HTTP/2 server sends.
 const HTTP2_SETTINGS: u8 = 4;
 
-/// What etcd's members answer to each other, and to anybody whom they let in.
+/// What etcd's members answer to each other, and to every client that they accept.
 const HTTP_REQUEST: &[u8] = b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// PostgreSQL's request to go on with TLS: its length, and the code 1234.5679.
+/// PostgreSQL's request to continue with TLS: its length, and the code 1234.5679.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// Version 3.0 of PostgreSQL's protocol, and whom a standby introduces itself as.
+/// Version 3.0 of PostgreSQL's protocol, and a standby's user and mode.
 const STARTUP: &[u8] = b"\0\x03\0\0user\0cellar_replication\0replication\0true\0\0";
 
-/// How long pgBackRest must be silent after its greeting. To a client without a certificate it says
-/// goodbye in the same breath; from one with a certificate it expects the first word.
-const SILENCE: Duration = Duration::from_millis(500);
+/// How long pgBackRest must be silent after its greeting. For a client without a certificate it
+/// ends the session at once; from one with a certificate it waits for the first command.
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// No first answer of any server is longer, in bytes.
 const MAX_ANSWER: usize = 8 << 10;
 
-/// What the server at an address speaks, and so what being let in looks like.
+/// The protocol of a server, and so how it shows that it accepted the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeProtocol {
-    /// gRPC: multiadmin, the poolers, and etcd towards its clients. Let in is whoever is sent the server's
-    /// HTTP/2 settings; what the caller may do there, each call is asked about anew.
+    /// gRPC: multiadmin, the poolers, and etcd towards its clients. An accepted client receives the
+    /// server's HTTP/2 settings; which methods it may call is checked in each call.
     Grpc,
     /// HTTP/1.1: etcd towards its peers.
     Http,
-    /// PostgreSQL. Let in is who may stream as `cellar_replication`, the one role that may come over TCP.
+    /// PostgreSQL. An accepted client may stream as `cellar_replication`, the only role that may connect over TCP.
     Postgres,
-    /// pgBackRest's server. Let in is whoever it waits for after its greeting. 2.45 does so only for a name that
-    /// some stanza is open to; whether it is open to that name is seen when it is asked for.
+    /// pgBackRest's server. After its greeting it waits for an accepted client. 2.45 does so only for a name that
+    /// may use some stanza; whether it may use a given one is checked when that is requested.
     Pgbackrest,
 }
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// The certificate that the server serves now; verified, unless the configuration says otherwise.
+    /// The certificate that the server serves now; verified, unless the configuration forbids that.
     pub served: CertificateInfo,
-    /// Whether the server let us in; else how it refused.
+    /// Whether the server accepted us; else how it refused.
     pub accepted: std::result::Result<(), String>,
 }
 
 /// A client that trusts `authorities` and presents a certificate with its key, or none, whatever they are.
 ///
-/// [`ClientTls`](crate::ClientTls) refuses at once what no server would accept; this is for finding out whether that is so.
+/// [`ClientTls`](crate::client::ClientTls) refuses at once what no server would accept; this is for testing that.
 ///
 /// # Errors
 /// When a file cannot be read, holds nothing of its kind, or the key does not fit the certificate.
@@ -89,7 +91,7 @@ pub fn unchecked_client(authorities: &Path, presented: Option<(&Path, &Path)>) -
     builder.with_client_auth_cert(chain, private_key(key, &file::read(key)?)?).map_err(failed)
 }
 
-/// Connects to `address`, whose certificate must be for `server_name`, as whoever `tls` says.
+/// Connects to `address`, whose certificate must be for `server_name`, with the client certificate of `tls`.
 ///
 /// # Errors
 /// When nothing listens, the server is not the one it should be, or it does not answer within `deadline`.
@@ -134,51 +136,51 @@ async fn run(
     let served = served.ok_or_else(|| io::Error::other("the server has no certificate"))?;
     let served = CertificateInfo::from_der(served).map_err(io::Error::other)?;
     // From here on the server is the right one, so whatever ends the connection is its answer to us.
-    let accepted = match enter(&mut stream, protocol).await {
+    let accepted = match begin_protocol(&mut stream, protocol).await {
         Ok(answer) => answer,
         Err(error) => Err(error.to_string()),
     };
     Ok(Probed { served, accepted })
 }
 
-/// Says the protocol's first words; the inner result is the server's answer.
-async fn enter(
+/// Sends the protocol's first bytes; the inner result is the server's answer.
+async fn begin_protocol(
     stream: &mut TlsStream<TcpStream>,
     protocol: ProbeProtocol,
 ) -> io::Result<std::result::Result<(), String>> {
-    let judge = |accepted: bool, answer: &[u8]| {
+    let answer_or_error = |accepted: bool, answer: &[u8]| {
         if accepted { Ok(()) } else { Err(String::from_utf8_lossy(answer).trim_end().to_owned()) }
     };
     match protocol {
         ProbeProtocol::Grpc => {
-            say(stream, HTTP2_OPENING).await?;
+            send(stream, HTTP2_OPENING).await?;
             // Length (3 bytes), type, flags, stream.
             let mut head = [0; 9];
             stream.read_exact(&mut head).await?;
-            Ok(judge(head[3] == HTTP2_SETTINGS, b"the server speaks no HTTP/2"))
+            Ok(answer_or_error(head[3] == HTTP2_SETTINGS, b"the server speaks no HTTP/2"))
         }
         ProbeProtocol::Http => {
-            say(stream, HTTP_REQUEST).await?;
+            send(stream, HTTP_REQUEST).await?;
             let status = line(stream).await?;
-            Ok(judge(status.starts_with(b"HTTP/1.1 200 "), &status))
+            Ok(answer_or_error(status.starts_with(b"HTTP/1.1 200 "), &status))
         }
         ProbeProtocol::Postgres => {
             let length = u32::try_from(STARTUP.len() + 4).unwrap_or(u32::MAX);
-            say(stream, &[&length.to_be_bytes(), STARTUP].concat()).await?;
+            send(stream, &[&length.to_be_bytes(), STARTUP].concat()).await?;
             // R: how to authenticate, or that it is done; E: an error.
             let kind = stream.read_u8().await?;
             let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
             let mut body = vec![0; length.saturating_sub(4).min(MAX_ANSWER)];
             stream.read_exact(&mut body).await?;
-            // 0 is "you are in"; anything else asks for a password or the like, which nobody has.
-            Ok(judge(kind == b'R' && body == [0; 4], postgres_message(&body).as_bytes()))
+            // 0 means authenticated; anything else asks for a password or the like, which a probe does not have.
+            Ok(answer_or_error(kind == b'R' && body == [0; 4], postgres_message(&body).as_bytes()))
         }
         ProbeProtocol::Pgbackrest => {
             let greeting = line(stream).await?;
             if !greeting.starts_with(b"{") {
-                return Ok(judge(false, &greeting));
+                return Ok(answer_or_error(false, &greeting));
             }
-            match timeout(SILENCE, stream.read_u8()).await {
+            match timeout(SILENCE_TIMEOUT, stream.read_u8()).await {
                 Err(_) => Ok(Ok(())),
                 Ok(_) => Ok(Err("pgBackRest ends the session after its greeting".to_owned())),
             }
@@ -186,12 +188,12 @@ async fn enter(
     }
 }
 
-async fn say(stream: &mut TlsStream<TcpStream>, words: &[u8]) -> io::Result<()> {
-    stream.write_all(words).await?;
+async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.flush().await
 }
 
-/// The first line of what the server says, without its end.
+/// The first line that the server sends, without its end.
 async fn line(stream: &mut TlsStream<TcpStream>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while line.len() < MAX_ANSWER {
@@ -218,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgresqls_own_words_are_the_reason() {
+    fn message_of_postgresql_is_the_reason() {
         let error = b"SFATAL\0VFATAL\0C28000\0Mconnection requires a valid client certificate\0Fauth.c\0\0";
         assert_eq!(postgres_message(error), "connection requires a valid client certificate");
         assert_eq!(postgres_message(&[0, 0, 0, 10]), "PostgreSQL asks for more than a certificate");

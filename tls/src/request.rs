@@ -1,4 +1,4 @@
-//! What a certificate is asked to say.
+//! The names and uses that a certificate is to have.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
 use rustls_pki_types::DnsName;
 
-use crate::{CertificateInfo, Result, TlsError};
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
 
 /// How long a leaf certificate lives unless asked otherwise: one year.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -17,7 +18,7 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// Longest common name accepted, in bytes: a database's and a cell's name, a
-/// dot, a colon and a number. X.520 says 64, which none of rustls, Go and OpenSSL enforces.
+/// dot, a colon and a number. X.520 allows 64, which none of rustls, Go and OpenSSL enforces.
 const MAX_COMMON_NAME: usize = 138;
 
 /// A leaf certificate to be issued.
@@ -69,7 +70,7 @@ impl LeafRequest {
         Self { server_auth: true, ..Self::client(common_name) }.with_local_names().with_host(host)
     }
 
-    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones, by the name that they let in.
+    /// The pgBackRest TLS server of a cell, and the client of the other cells' ones, by the name that they accept.
     #[must_use]
     pub fn pgbackrest(name: PgbackrestName, cell_host: &str) -> Self {
         Self::server_and_client(name.to_string(), cell_host)
@@ -82,7 +83,7 @@ impl LeafRequest {
             .with_uri(format!("spiffe://{cluster}/pooler/{database}/{cell}"))
     }
 
-    /// The same for somebody whose certificates were revoked so many times: under a name that etcd did not know before.
+    /// The same after so many revocations, under a name that etcd has not known before.
     /// The colon keeps it apart from all other poolers' names.
     #[must_use]
     pub fn after_revocations(mut self, count: u32) -> Self {
@@ -136,7 +137,7 @@ impl LeafRequest {
         Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
     }
 
-    /// What an existing certificate says, to renew it.
+    /// The names and uses of an existing certificate, to renew it.
     #[must_use]
     pub fn like(info: &CertificateInfo) -> Self {
         Self {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_operator_can_take_a_services_name() {
+    fn operator_cannot_have_the_name_of_a_service() {
         for name in ["multiadmin", "pgbackrest", "cellar_replication", "root", "etcd-peer"] {
             let request = LeafRequest::operator(&cluster(), OperatorRole::Viewer, name).unwrap();
             assert_eq!(request.common_name, format!("viewer:{name}"));
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_poolers_name_comes_back_to_nobody() {
+    fn name_of_a_revoked_pooler_is_never_used_again() {
         let (database, cell) = ("app".parse().unwrap(), "zone1".parse().unwrap());
         let pooler = LeafRequest::pooler(&cluster(), &database, &cell, "localhost");
         let named = |count: u32| pooler.clone().after_revocations(count).common_name;
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address() {
+    fn host_is_a_dns_name_or_an_address() {
         let request =
             LeafRequest::pgbackrest(PgbackrestName::default(), "Zone1.Example.Org").with_host("10.0.0.7");
         assert!(request.dns_names.contains("zone1.example.org"));
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_field() {
+    fn refusal_names_the_field() {
         let field = |request: LeafRequest| match request.check().unwrap_err() {
             TlsError::BadRequest { field, .. } => field,
             other => panic!("{other}"),

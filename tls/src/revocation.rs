@@ -1,6 +1,6 @@
 //! Revoked certificates: lists that an authority signs, and reading them back.
 //!
-//! A list is public and may travel through places that nobody trusts; its signature is what counts.
+//! A list is public and may pass through places that are not trusted; its signature is checked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,21 +15,23 @@ use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::certificate::{parse, serial_text, system_time};
-use crate::file::{self, CERTIFICATE_MODE, Owner};
-use crate::{CLOCK_SKEW, Ca, Result, TlsError};
+use cellar_system::Owner;
 
-/// File name of the revocation lists, beside the authority's certificate.
-pub const REVOCATIONS: &str = "ca.crl";
+use crate::authority::Ca;
+use crate::certificate::{parse, serial_text, system_time};
+use crate::error::{Result, TlsError};
+use crate::file::{self, CERTIFICATE_MODE};
+use crate::file_names::REVOCATIONS;
+use crate::request::CLOCK_SKEW;
 
 /// Where a list ends in PEM.
-const END: &str = "-----END X509 CRL-----";
+const PEM_END: &str = "-----END X509 CRL-----";
 
-/// Serial numbers as [`CertificateInfo`](crate::CertificateInfo) writes them, and since when each is revoked.
+/// Serial numbers as [`CertificateInfo`](crate::certificate::CertificateInfo) writes them, and since when each is revoked.
 pub type RevokedSerials = BTreeMap<String, SystemTime>;
 
 /// A serial number as a person may write it (upper case, colons, leading zeros), as
-/// [`CertificateInfo`](crate::CertificateInfo) writes it.
+/// [`CertificateInfo`](crate::certificate::CertificateInfo) writes it.
 ///
 /// # Errors
 /// When it is not a hexadecimal number of at most 20 bytes (RFC 5280, 4.1.2.2).
@@ -100,7 +102,7 @@ pub fn read_revocations(pem: &str, authorities: &str) -> Result<(RevokedSerials,
     }
     let mut revoked = RevokedSerials::new();
     let mut kept = String::new();
-    for block in pem.split_inclusive(END).filter(|block| block.ends_with(END)) {
+    for block in pem.split_inclusive(PEM_END).filter(|block| block.ends_with(PEM_END)) {
         let list = CertificateRevocationListDer::from_pem_slice(block.as_bytes());
         let list = list.map_err(|error| bad(error.to_string()))?;
         let Ok(([], parsed)) = CertificateRevocationList::from_der(&list) else { continue };
@@ -138,19 +140,13 @@ fn signed_by(delegate: &[u8], authorities: &[CertificateDer<'_>]) -> bool {
 /// # Errors
 /// When it cannot be written.
 pub fn install_revocations(directory: &Path, pem: &str, owner: Option<Owner>) -> Result<bool> {
-    let path = directory.join(REVOCATIONS);
-    let same =
-        file::read_own(&path).is_ok_and(|found| found.text == pem && found.is_as(CERTIFICATE_MODE, owner));
-    if !same {
-        file::replace(&path, pem, CERTIFICATE_MODE, owner)?;
-    }
-    Ok(!same)
+    file::replace_if_changed(&directory.join(REVOCATIONS), pem, CERTIFICATE_MODE, owner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{generate_ca, generate_delegate};
+    use crate::authority::{generate_ca, generate_delegate};
     use std::time::Duration;
 
     fn authority(dir: &Path, name: &str) -> Ca {
@@ -158,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_read_and_nothing_else() {
+    fn only_lists_signed_by_a_trusted_authority_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -167,7 +163,7 @@ mod tests {
         let (read, kept) = read_revocations(&pem, ours.pem()).unwrap();
         assert_eq!(read, revoked);
         assert_eq!(read_revocations(&kept, ours.pem()).unwrap().0, revoked);
-        // Somebody else's list revokes nothing of ours, alone or beside ours.
+        // Another authority's list revokes nothing of ours, alone or beside ours.
         let forged = sign_revocations(&theirs, &RevokedSerials::from([("c0".to_owned(), since)])).unwrap();
         assert!(read_revocations(&forged, ours.pem()).is_err());
         let (read, kept) = read_revocations(&format!("{forged}{pem}"), ours.pem()).unwrap();
@@ -175,7 +171,7 @@ mod tests {
         // While an authority is being replaced, both count.
         let both = format!("{}{}", theirs.pem(), ours.pem());
         assert_eq!(read_revocations(&format!("{forged}{pem}"), &both).unwrap().0.len(), 3);
-        for bad in ["", "rubbish", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+        for bad in ["", "arbitrary", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
             assert!(read_revocations(bad, ours.pem()).is_err(), "{bad:?}");
         }
         let none = sign_revocations(&ours, &RevokedSerials::new()).unwrap();
@@ -183,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delegates_list_counts_when_the_delegate_is_ours() {
+    fn list_of_a_delegate_is_read_if_the_authority_signed_the_delegate() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (authority(dir.path(), "a"), authority(dir.path(), "b"));
         let cluster = "demo".parse().unwrap();
@@ -191,22 +187,23 @@ mod tests {
         for (root, name, counts) in [(&ours, "x", true), (&theirs, "y", false)] {
             let delegate = generate_delegate(root, &dir.path().join(name), &cluster, None).unwrap();
             let list = sign_revocations(&delegate, &revoked).unwrap();
-            assert!(read_revocations(&list, ours.pem()).is_err(), "nobody knows the delegate");
+            assert!(read_revocations(&list, ours.pem()).is_err(), "the delegate is not known");
             let read = read_revocations(&format!("{list}{}", delegate.pem()), ours.pem());
             assert_eq!(read.is_ok(), counts);
         }
         // A leaf of ours signs no list.
-        let leaf = crate::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
-        let request = crate::LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost");
+        let leaf = crate::key::KeyFile::load_or_create(&dir.path().join("leaf/key"), None).unwrap();
+        let request =
+            crate::request::LeafRequest::pgbackrest(cellar_model::PgbackrestName::default(), "localhost");
         let path = dir.path().join("leaf/crt");
-        crate::issue(&ours, &request, &leaf, &path).unwrap();
+        crate::leaf::issue(&ours, &request, &leaf, &path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         let list = sign_revocations(&theirs, &revoked).unwrap();
         assert!(read_revocations(&format!("{list}{text}"), ours.pem()).is_err());
     }
 
     #[test]
-    fn serials_are_read_as_people_write_them() {
+    fn serial_is_read_in_every_usual_form() {
         for text in ["ab01", "AB01", "AB:01", "00ab01", "0xAB01"] {
             assert_eq!(parse_serial(text).unwrap(), "ab01", "{text}");
         }

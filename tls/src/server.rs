@@ -6,8 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
+use crate::certificate::CertificateInfo;
+use crate::error::{Result, TlsError};
+use crate::file_names::CA_CERTIFICATE;
+use crate::identity::Identity;
 use crate::provider::provider;
-use crate::{CA_CERTIFICATE, CertificateInfo, Identity, Result, TlsError};
 
 /// HTTP/2, the only protocol gRPC speaks.
 const ALPN_H2: &[u8] = b"h2";
@@ -91,7 +94,7 @@ impl ReloadableServerConfig {
         Ok(Reloaded::Swapped(info))
     }
 
-    /// What the certificate in use says.
+    /// The content of the certificate in use.
     #[must_use]
     pub fn info(&self) -> CertificateInfo {
         self.active().identity.info().clone()

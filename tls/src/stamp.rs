@@ -1,4 +1,4 @@
-//! Noticing that files were replaced, without reading them.
+//! Whether files were replaced, told without reading them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_file_is_noticed_once() {
+    fn replaced_file_is_noticed_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let mut stamps = Stamps::of(vec![path.clone(), dir.path().join("never")]);

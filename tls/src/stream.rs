@@ -13,12 +13,12 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::PeerIdentity;
-use crate::connections::Place;
+use crate::certificate::PeerIdentity;
+use crate::connections::ConnectionSlot;
 
 /// Bytes of HTTP/2's client preface (RFC 9113, section 3.4). hyper waits for them without a deadline; from then on it
 /// sends keepalives.
-const PREFACE: usize = 24;
+const PREFACE_BYTES: usize = 24;
 
 /// What handlers learn of a connection: `request.extensions().get::<MtlsConnectInfo>()`.
 #[derive(Debug, Clone)]
@@ -34,19 +34,19 @@ pub struct MtlsConnectInfo {
 pub struct MtlsStream {
     tls: TlsStream<TcpStream>,
     info: MtlsConnectInfo,
-    /// What is left of the preface, and the end of the time for it.
+    /// Bytes of the preface that are still to come, and the end of the time for them.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    /// Gone once it has completed: it must not be asked again then.
-    unwelcome: Option<Unwelcome>,
-    _place: Place,
+    /// `None` once it has completed: it must not be polled again then.
+    revoked: Option<RevokedLater>,
+    _slot: ConnectionSlot,
 }
 
 /// Completes when the peer's certificate is revoked.
-pub(crate) struct Unwelcome(pub(crate) Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(crate) struct RevokedLater(pub(crate) Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl std::fmt::Debug for Unwelcome {
+impl std::fmt::Debug for RevokedLater {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Unwelcome")
+        f.write_str("RevokedLater")
     }
 }
 
@@ -54,12 +54,12 @@ impl MtlsStream {
     pub(crate) fn new(
         tls: TlsStream<TcpStream>,
         info: MtlsConnectInfo,
-        place: Place,
-        patience: Duration,
-        unwelcome: Unwelcome,
+        slot: ConnectionSlot,
+        preface_timeout: Duration,
+        revoked: RevokedLater,
     ) -> Self {
-        let preface = Some((PREFACE, Box::pin(sleep(patience))));
-        Self { tls, info, preface, unwelcome: Some(unwelcome), _place: place }
+        let preface = Some((PREFACE_BYTES, Box::pin(sleep(preface_timeout))));
+        Self { tls, info, preface, revoked: Some(revoked), _slot: slot }
     }
 }
 
@@ -74,9 +74,9 @@ impl Connected for MtlsStream {
 impl AsyncRead for MtlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // The server always waits for what a peer says next, so it hears of this at once, and ends all calls with it.
-        if this.unwelcome.as_mut().is_none_or(|unwelcome| unwelcome.0.as_mut().poll(cx).is_ready()) {
-            this.unwelcome = None;
+        // The server always reads, so this error reaches it at once and ends all calls on the connection.
+        if this.revoked.as_mut().is_none_or(|revoked| revoked.0.as_mut().poll(cx).is_ready()) {
+            this.revoked = None;
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let Some((left, deadline)) = &mut this.preface else {

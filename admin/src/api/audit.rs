@@ -1,21 +1,22 @@
-//! Listing what etcd has of the audit trail.
+//! Listing the audit records that etcd has.
 
 use std::ops::Bound;
 
-use cellar_api::{to_message, v1};
+use cellar_api::v1;
 use cellar_model::{AuditId, AuditOutcome, AuditRecord, JobId, Refusal};
 use jiff::Timestamp;
 
 use crate::admin::Admin;
-use crate::api::request;
+use crate::api::request::field;
 use crate::deadline::Deadline;
+use crate::message::message;
 use crate::page;
-use crate::refusal::{internal, invalid};
+use crate::refusal::invalid;
 
-/// Longest part of an identity that is looked for; identities are shorter.
-const LONGEST_IDENTITY: usize = 500;
+/// Longest text to look for in identities, which are shorter.
+const MAX_IDENTITY_BYTES: usize = 500;
 
-/// Which records are wanted.
+/// Which records are listed.
 #[derive(Debug, Default)]
 struct Filter {
     identity: String,
@@ -27,8 +28,8 @@ struct Filter {
 
 impl Filter {
     fn parse(message: &v1::ListAuditRequest) -> Result<Self, Refusal> {
-        if message.identity.len() > LONGEST_IDENTITY {
-            return Err(invalid("identity", "no identity is so long"));
+        if message.identity.len() > MAX_IDENTITY_BYTES {
+            return Err(invalid("identity", format!("an identity has at most {MAX_IDENTITY_BYTES} bytes")));
         }
         let outcome = match v1::AuditOutcome::try_from(message.outcome) {
             Ok(v1::AuditOutcome::Unspecified) => None,
@@ -39,17 +40,16 @@ impl Filter {
             Err(_) => return Err(invalid("outcome", format!("{} is not an outcome", message.outcome))),
         };
         let since = message.since.map(Timestamp::try_from).transpose();
-        let job = (!message.job.is_empty()).then(|| request::job_id(&message.job)).transpose();
         Ok(Self {
             identity: message.identity.clone(),
             rpc: message.rpc.clone(),
             outcome,
             since: since.map_err(|error| invalid("since", format!("not a time: {error}")))?,
-            job: job.map_err(|refusal| refusal.about("field", "job"))?,
+            job: field::optional("job", &message.job)?,
         })
     }
 
-    fn wants(&self, record: &AuditRecord) -> bool {
+    fn matches(&self, record: &AuditRecord) -> bool {
         record.identity.contains(&self.identity)
             && (self.rpc.is_empty() || record.rpc.eq_ignore_ascii_case(&self.rpc))
             && self.outcome.is_none_or(|outcome| record.outcome == outcome)
@@ -59,31 +59,31 @@ impl Filter {
 }
 
 impl Admin {
-    /// The wanted records, newest first.
+    /// The records that match, newest first.
     pub(crate) async fn list_audit(
         &self,
-        message: &v1::ListAuditRequest,
+        request: &v1::ListAuditRequest,
         deadline: Deadline,
     ) -> Result<v1::ListAuditResponse, Refusal> {
-        let filter = Filter::parse(message)?;
-        let before: Option<AuditId> = page::position(&message.page_token)?
+        let filter = Filter::parse(request)?;
+        let before: Option<AuditId> = page::position(&request.page_token)?
             .map(|text| text.parse().map_err(|_| page::bad_token()))
             .transpose()?;
-        let size = page::size(message.page_size);
+        let size = page::size(request.page_size);
         self.fresh(deadline).await?;
         let view = self.view();
         let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut wanted = view
+        let mut matching = view
             .audit
             .range((Bound::Unbounded, end))
             .rev()
             .map(|(_, record)| record)
-            .filter(|record| filter.wants(record));
-        let page: Vec<&AuditRecord> = wanted.by_ref().take(size).collect();
-        let more = wanted.next().is_some();
+            .filter(|record| filter.matches(record));
+        let page: Vec<&AuditRecord> = matching.by_ref().take(size).collect();
+        let more = matching.next().is_some();
         let last = page.last().filter(|_| more);
         let next_page_token = last.map(|record| page::token(&record.id.to_string())).unwrap_or_default();
-        let records: Result<_, _> = page.into_iter().map(to_message).collect();
-        Ok(v1::ListAuditResponse { records: records.map_err(|error| internal(&error))?, next_page_token })
+        let records: Result<_, _> = page.into_iter().map(message).collect();
+        Ok(v1::ListAuditResponse { records: records?, next_page_token })
     }
 }

@@ -1,4 +1,4 @@
-//! The standard health service says whether this process has a picture to answer from.
+//! The standard health service: whether this process has a current view to answer from.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::Admin;
 
-/// How often it is looked at: a mirror that loses its watch tells nobody.
-const CHECK: Duration = Duration::from_secs(1);
+/// How often to check: a mirror that loses its watch sends no notice.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps the health service true for as long as it is polled.
+/// Keeps the health service up to date until the server shuts down.
 pub(crate) async fn report(admin: Admin, reporter: HealthReporter) {
     let mut ending = admin.ending();
-    let mut told = None;
+    let mut reported = None;
     loop {
         let serving = admin.is_current() && !*ending.borrow();
-        if told != Some(serving) {
+        if reported != Some(serving) {
             let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
             reporter.set_service_status("", status).await;
             reporter.set_service_status(<MultiAdminServer<Admin> as NamedService>::NAME, status).await;
-            if told.is_some() || !serving {
+            if reported.is_some() || !serving {
                 tracing::info!(serving, "health changed");
             }
-            told = Some(serving);
+            reported = Some(serving);
         }
         if *ending.borrow() {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(CHECK) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Serving: the limits that keep one caller from harming the others, health and reflection.
+//! Serving: limits for each caller, the guard, health and reflection.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tonic::transport::server::Connected;
 
 use crate::admin::Admin;
 use crate::api::health;
-use crate::audit::refused_calls::Door;
+use crate::audit::refused_calls::RecordRefusedCalls;
 
-/// How long requests under way may take to end when the process is asked to.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long running requests may take to end after a shutdown was requested.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The server cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +26,8 @@ pub enum ServeError {
     Transport(#[source] tonic::transport::Error),
 }
 
-/// Serves the API to those whom `guard` lets in, on accepted connections, until `shutdown` completes, then for at most three
-/// seconds more, so that requests under way end well.
+/// Serves the API to callers that `guard` admits, on accepted connections, until `shutdown` completes; then for at most
+/// three seconds more, so that running requests can end.
 ///
 /// # Errors
 /// When the server cannot be set up, or accepting fails for good.
@@ -51,8 +51,8 @@ where
     };
     let server = ServerLimits::default()
         .server()
-        // Around the guard: what is refused there is written down, too.
-        .layer(Door(admin.audit.clone()))
+        // Outside the guard: calls that it refuses are recorded, too.
+        .layer(RecordRefusedCalls(admin.audit.clone()))
         .layer(guard)
         .add_service(MultiAdminServer::new(admin.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
@@ -66,9 +66,9 @@ where
     let reporting = health::report(admin.clone(), reporter);
     let limit = async {
         shutdown.await;
-        // Streams would outlive any grace: they are told to end.
+        // Streams would not end by themselves.
         admin.end_streams();
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
     };
     tokio::pin!(serving, reporting, limit);
     let mut reports = true;
@@ -77,7 +77,7 @@ where
             result = &mut serving => return result.map_err(ServeError::Transport),
             () = &mut reporting, if reports => reports = false,
             () = &mut limit => {
-                tracing::warn!("requests under way did not end in time");
+                tracing::warn!("running requests did not end in time");
                 return Ok(());
             }
         }

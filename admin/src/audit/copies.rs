@@ -1,6 +1,6 @@
-//! etcd's copies of the newest records, made behind the answer's back.
+//! etcd's copies of the newest records, written after the answer.
 //!
-//! A copy that cannot be made soon is given up: the log file has the record. The leader's housekeeping bounds their number.
+//! A copy that cannot be written soon is given up: the log file has the record. The leader's housekeeping bounds their number.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Records that may wait for etcd.
-const QUEUE: usize = 256;
+const MAX_QUEUED: usize = 256;
 
 /// Records of one transaction: even the longest stay below etcd's 1.5 MiB.
-const BATCH: usize = 32;
+const MAX_BATCH: usize = 32;
 
-/// Patience with etcd.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to try to write a copy.
+const COPY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Copies a second of calls that did nothing: they cost the caller nothing, and must not keep etcd busy.
-const FRUITLESS: u32 = 10;
+/// Copies a second of refused calls, and of failed ones: any caller can make many of them, which must not load etcd.
+const MAX_UNSUCCESSFUL_PER_SECOND: u32 = 10;
 
-/// How many calls there were in the present second.
+/// The number of calls in the present second.
 #[derive(Debug, Default)]
 struct Rate {
     since: Option<Instant>,
@@ -30,29 +30,29 @@ struct Rate {
 }
 
 impl Rate {
-    /// Counts a call; false when it is one too many.
+    /// Counts a call; false when it exceeds the limit.
     fn admits(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
             *self = Self { since: Some(now), count: 0 };
         }
         self.count = self.count.saturating_add(1);
-        if self.count == FRUITLESS + 1 {
+        if self.count == MAX_UNSUCCESSFUL_PER_SECOND + 1 {
             tracing::warn!(
                 "many calls are refused or fail: the log file has them all, `cellar audit list` does not"
             );
         }
-        self.count <= FRUITLESS
+        self.count <= MAX_UNSUCCESSFUL_PER_SECOND
     }
 }
 
-/// One rate each, so that refusals of one caller do not hide the failures of another.
+/// A limit for each, so that refusals of one caller do not hide failures of another.
 #[derive(Debug, Default)]
 struct Rates {
     refused: Rate,
     failed: Rate,
 }
 
-/// The way into etcd.
+/// The queue of records to copy.
 #[derive(Debug, Clone)]
 pub(super) struct Copies {
     queue: mpsc::Sender<AuditRecord>,
@@ -60,14 +60,14 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Begins to write to `store`, until the last clone is dropped.
+    /// Starts to write to `store`, until the last clone is dropped.
     pub(super) fn start(store: Store) -> Self {
-        let (queue, records) = mpsc::channel(QUEUE);
+        let (queue, records) = mpsc::channel(MAX_QUEUED);
         tokio::spawn(write_all(store, records));
         Self { queue, rates: Arc::default() }
     }
 
-    /// Copies a record if there is room and time. Waits for nothing.
+    /// Queues a record to be copied, if its limit and the queue allow it. Never waits.
     pub(super) fn keep(&self, record: AuditRecord) {
         let admitted = {
             let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl Copies {
 
 async fn write_all(store: Store, mut records: mpsc::Receiver<AuditRecord>) {
     let mut batch = Vec::new();
-    while records.recv_many(&mut batch, BATCH).await > 0 {
+    while records.recv_many(&mut batch, MAX_BATCH).await > 0 {
         if let Err(error) = write(&store, &batch).await {
             tracing::warn!(%error, records = batch.len(), "audit records are not copied to etcd; the log file has them");
         }
@@ -94,7 +94,7 @@ async fn write_all(store: Store, mut records: mpsc::Receiver<AuditRecord>) {
 }
 
 async fn write(store: &Store, batch: &[AuditRecord]) -> Result<(), StoreError> {
-    // Repeating it changes nothing: a record is never written differently.
+    // Safe to repeat: a record is never written with another content.
     let put = || {
         let transaction = store.transaction();
         batch
@@ -102,7 +102,7 @@ async fn write(store: &Store, batch: &[AuditRecord]) -> Result<(), StoreError> {
             .fold(transaction, |transaction, record| transaction.put(&Key::Audit(record.id), record))
             .commit()
     };
-    retry(PATIENCE, put).await.map(drop)
+    retry(COPY_TIMEOUT, put).await.map(drop)
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_a_second_and_no_more() {
+    fn at_most_ten_a_second_are_copied() {
         let (mut rate, start) = (Rate::default(), Instant::now());
         let admitted = |rate: &mut Rate, at: u64| {
             (0..1000).filter(|_| rate.admits(start + Duration::from_millis(at))).count()

@@ -13,18 +13,18 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     /// Device and inode of `file`.
-    place: (u64, u64),
-    /// The last line may be cut off: the next begins on a line of its own.
-    torn: bool,
+    identity: (u64, u64),
+    /// The last line may be incomplete: the next record begins on a new line.
+    last_line_incomplete: bool,
 }
 
 impl LogFile {
-    /// Opens the file, or makes it, for its owner's eyes only.
+    /// Opens the file; creates it with mode 0600 when there is none.
     ///
     /// # Errors
-    /// When it cannot be; also for a symbolic link, for anything but a plain file, and for one that others may write.
+    /// When it cannot be opened, is a symbolic link or no plain file, or others may write it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // A plain file does not mind O_NONBLOCK; a pipe would keep us waiting for a reader.
+        // O_NONBLOCK has no effect on a plain file; without it, opening a pipe would wait for a reader.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut file = OpenOptions::new()
             .read(true)
@@ -45,26 +45,31 @@ impl LogFile {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
         }
-        Ok(Self { path: path.to_owned(), file, place: (found.dev(), found.ino()), torn: last != [b'\n'] })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            identity: (found.dev(), found.ino()),
+            last_line_incomplete: last != [b'\n'],
+        })
     }
 
-    /// Appends lines, and waits until they are on the disk if `sync`. A file that was renamed away or deleted is made
-    /// anew.
+    /// Appends lines, and waits until they are on the disk if `sync`. A file that was renamed or deleted is
+    /// created again.
     pub(super) fn append(&mut self, lines: &str, sync: bool) -> io::Result<()> {
         if self.is_gone()? {
             *self = Self::open(&self.path)?;
         }
-        let text = if self.torn { format!("\n{lines}") } else { lines.to_owned() };
-        self.torn = true;
+        let text = if self.last_line_incomplete { format!("\n{lines}") } else { lines.to_owned() };
+        self.last_line_incomplete = true;
         // One call, so that the lines of several processes do not get mixed up.
         self.file.write_all(text.as_bytes())?;
-        self.torn = false;
+        self.last_line_incomplete = false;
         if sync { self.file.sync_data() } else { Ok(()) }
     }
 
     fn is_gone(&self) -> io::Result<bool> {
         match std::fs::symlink_metadata(&self.path) {
-            Ok(found) => Ok((found.dev(), found.ino()) != self.place),
+            Ok(found) => Ok((found.dev(), found.ino()) != self.identity),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
@@ -77,7 +82,7 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    fn place() -> (tempfile::TempDir, PathBuf) {
+    fn log_path() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         (dir, path)
@@ -85,7 +90,7 @@ mod tests {
 
     #[test]
     fn it_is_the_owners_and_only_grows() {
-        let (_dir, path) = place();
+        let (_dir, path) = log_path();
         LogFile::open(&path).unwrap().append("1\n", true).unwrap();
         LogFile::open(&path).unwrap().append("2\n", false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n2\n");
@@ -98,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_renamed_away_is_made_anew() {
-        let (dir, path) = place();
+    fn a_renamed_file_is_created_again() {
+        let (dir, path) = log_path();
         let mut log = LogFile::open(&path).unwrap();
         log.append("1\n", false).unwrap();
         let old = dir.path().join("audit.log.1");
@@ -118,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_written_to() {
-        let (dir, path) = place();
+    fn only_a_plain_file_is_written() {
+        let (dir, path) = log_path();
         let elsewhere = dir.path().join("elsewhere");
         fs::write(&elsewhere, "").unwrap();
         symlink(&elsewhere, &path).unwrap();
@@ -142,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_cut_off_spoils_no_other() {
-        let (_dir, path) = place();
+    fn an_incomplete_line_does_not_damage_the_next() {
+        let (_dir, path) = log_path();
         fs::write(&path, "1\n{\"id").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         LogFile::open(&path).unwrap().append("2\n", false).unwrap();

@@ -1,7 +1,7 @@
 //! A record as one line of printable ASCII.
 //!
-//! JSON itself leaves much unescaped that some reader takes for the end of a line or for an order to the terminal (NEL,
-//! U+2028, C1 controls, marks that turn the writing direction), and callers choose what stands in arguments.
+//! JSON does not escape some characters that readers take for the end of a line or that control a terminal (NEL,
+//! U+2028, C1 controls, marks that change the writing direction), and callers choose the texts in arguments.
 
 use std::io;
 
@@ -30,7 +30,7 @@ impl Formatter for Ascii {
     }
 }
 
-/// The line, with its end.
+/// The line, with its line feed.
 pub(super) fn line(record: &AuditRecord) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(512);
     record.serialize(&mut Serializer::with_formatter(&mut bytes, Ascii))?;
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_stay_within_their_line() {
+    fn no_text_breaks_out_of_its_line() {
         for text in ["\n", "\"}\n{\"id\":\"x\"}", "\0\u{7f}\u{85}\u{9b}2J\u{2028}\u{202e}", "\\", "😀"] {
             let line = line(&record(text)).unwrap();
             assert!(line.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line}");

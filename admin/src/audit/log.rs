@@ -1,4 +1,4 @@
-//! Writing the log file, from a thread of its own: a disk that hangs must not hang what only reads.
+//! Writing the log file from a thread of its own, so that a disk that hangs does not block calls that only read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::audit::file::LogFile;
 use crate::audit::line::line;
 
-/// Lines that may wait for the disk. Whoever comes then waits, too.
-const QUEUE: usize = 256;
+/// Lines that may wait for the disk. When the queue is full, callers wait for room.
+const MAX_QUEUED: usize = 256;
 
-/// Lines that are written at once.
-const BATCH: usize = 64;
+/// Lines of one write.
+const MAX_BATCH: usize = 64;
 
 /// A record is not in the audit log.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +30,9 @@ pub struct AuditLogError {
 
 struct Line {
     text: String,
-    /// Wait until it is on the disk.
+    /// Whether it must be on the disk before `done`.
     sync: bool,
-    /// Hears how it ended.
+    /// Receives the outcome.
     done: oneshot::Sender<Result<(), String>>,
 }
 
@@ -44,14 +44,14 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// Opens the log. The file is made with mode 0600, only ever appended to, and made anew when somebody renames it.
+    /// Opens the log. The file is created with mode 0600, only appended to, and created again after it was renamed.
     ///
     /// # Errors
     /// When it cannot be opened for writing, is a symbolic link or no plain file, or others may write it.
     pub fn open(path: &Path) -> Result<Self, AuditLogError> {
         let failed = |source| AuditLogError { path: path.to_owned(), source };
         let file = LogFile::open(path).map_err(failed)?;
-        let (lines, queue) = mpsc::channel(QUEUE);
+        let (lines, queue) = mpsc::channel(MAX_QUEUED);
         let shown = path.display().to_string();
         std::thread::Builder::new()
             .name("audit-log".to_owned())
@@ -63,7 +63,7 @@ impl AuditLog {
     /// A log that keeps nothing, for simulations. Must be called within a tokio runtime.
     #[must_use]
     pub fn discarding() -> Self {
-        let (lines, mut queue) = mpsc::channel::<Line>(QUEUE);
+        let (lines, mut queue) = mpsc::channel::<Line>(MAX_QUEUED);
         tokio::spawn(async move {
             while let Some(line) = queue.recv().await {
                 let _ = line.done.send(Ok(()));
@@ -72,12 +72,12 @@ impl AuditLog {
         Self { lines, path: Path::new("/dev/null").into() }
     }
 
-    /// Writes a record, within `patience`; with `sync` it is on the disk then.
+    /// Writes a record within `timeout`; with `sync`, it is on the disk afterwards.
     pub(super) async fn write(
         &self,
         record: &AuditRecord,
         sync: bool,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(), AuditLogError> {
         let failed = |source| AuditLogError { path: self.path.to_path_buf(), source };
         let text = line(record).map_err(failed)?;
@@ -88,16 +88,16 @@ impl AuditLog {
             ended.await.map_err(|_| gone())?.map_err(io::Error::other)
         };
         let late = || io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer in time");
-        tokio::time::timeout(patience, write).await.unwrap_or_else(|_| Err(late())).map_err(failed)
+        tokio::time::timeout(timeout, write).await.unwrap_or_else(|_| Err(late())).map_err(failed)
     }
 }
 
-/// Writes what comes until nobody is left to send it.
+/// Writes queued lines until every sender is dropped.
 fn write_all(mut file: LogFile, mut queue: mpsc::Receiver<Line>, path: &str) {
     let mut works = true;
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
-        while batch.len() < BATCH
+        while batch.len() < MAX_BATCH
             && let Ok(next) = queue.try_recv()
         {
             batch.push(next);
@@ -107,13 +107,17 @@ fn write_all(mut file: LogFile, mut queue: mpsc::Receiver<Line>, path: &str) {
         match &ended {
             Ok(()) if !works => tracing::info!(path, "the audit log can be written again"),
             Err(reason) if works => {
-                tracing::error!(path, reason, "the audit log cannot be written: only reading is served");
+                tracing::error!(
+                    path,
+                    reason,
+                    "the audit log cannot be written: calls that change something are refused"
+                );
             }
             _ => {}
         }
         works = ended.is_ok();
         for line in batch {
-            // Whoever does not wait any more has been answered.
+            // A caller whose timeout has passed does not receive it.
             let _ = line.done.send(ended.clone());
         }
     }
@@ -127,7 +131,7 @@ mod tests {
     use tonic::codegen::http::Extensions;
 
     #[tokio::test]
-    async fn many_at_once_are_all_there() {
+    async fn all_of_many_concurrent_records_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         let log = AuditLog::open(&path).unwrap();
@@ -146,19 +150,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_says_why_it_cannot_and_recovers() {
+    async fn a_failed_write_names_its_reason_and_later_writes_succeed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         let log = AuditLog::open(&path).unwrap();
         std::fs::rename(&path, dir.path().join("old")).unwrap();
         std::fs::create_dir(&path).unwrap();
         let record = begun("Backup", &Extensions::new(), Map::new());
-        let patience = Duration::from_secs(60);
-        let error = log.write(&record, true, patience).await.unwrap_err();
+        let timeout = Duration::from_secs(60);
+        let error = log.write(&record, true, timeout).await.unwrap_err();
         assert!(error.to_string().contains("audit.log"), "{error}");
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("directory"));
         std::fs::remove_dir(&path).unwrap();
-        log.write(&record, true, patience).await.unwrap();
+        log.write(&record, true, timeout).await.unwrap();
         assert!(AuditLog::open(dir.path()).is_err());
     }
 }

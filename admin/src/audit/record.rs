@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tonic::codegen::http::Extensions;
 use tonic::transport::server::TcpConnectInfo;
 
-/// The record of a call that has just come.
+/// The record of a call that begins now.
 pub(crate) fn begun(rpc: &str, extensions: &Extensions, arguments: Map<String, Value>) -> AuditRecord {
     let (identity, peer) = match extensions.get::<MtlsConnectInfo>() {
         Some(info) => {
@@ -32,11 +32,11 @@ pub(crate) fn begun(rpc: &str, extensions: &Extensions, arguments: Map<String, V
     }
 }
 
-/// What of a request may be written down.
+/// The arguments of a request that may be recorded.
 pub(crate) fn arguments<M: Serialize>(message: &M) -> Map<String, Value> {
     match serde_json::to_value(message) {
         Ok(Value::Object(fields)) => recordable(fields),
-        // Numbers that stand for no word of ours, times beyond all calendars: such a request is refused in a moment.
+        // Unknown enum numbers, or times out of range: the method refuses such a request.
         Ok(_) | Err(_) => Map::from_iter([("unreadable".to_owned(), Value::Bool(true))]),
     }
 }
@@ -47,7 +47,7 @@ mod tests {
     use cellar_api::v1;
 
     #[test]
-    fn arguments_are_those_of_the_request() {
+    fn secret_arguments_are_withheld_and_others_recorded() {
         let request = v1::BackupRequest { cell: "zone3".into(), queue: true, ..Default::default() };
         assert_eq!(Value::Object(arguments(&request)), serde_json::json!({"cell": "zone3", "queue": true}));
         let odd = v1::BackupRequest { r#type: 77, ..Default::default() };

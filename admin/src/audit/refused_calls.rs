@@ -1,4 +1,4 @@
-//! Calls that never got to a method: turned away by the guard, or with a request that cannot be read.
+//! Calls that never reached a method: refused by the guard, or with a message that cannot be decoded.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use tower::Layer;
 use crate::audit::record::begun;
 use crate::audit::trail::Audit;
 
-/// Travels with a call: whether its method has taken over, which then writes the record itself.
+/// A mark on a request: whether its method was reached, which then writes the record itself.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reached(Arc<AtomicBool>);
+pub(crate) struct MethodReached(Arc<AtomicBool>);
 
-impl Reached {
-    /// The method has taken over.
+impl MethodReached {
+    /// Called by the method.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -31,28 +31,28 @@ impl Reached {
     }
 }
 
-/// A layer around all others that writes down calls that were to change something and came to nothing on the way.
+/// The outermost layer: records calls of mutating methods that were refused before their method was reached.
 #[derive(Debug, Clone)]
-pub(crate) struct Door(pub(crate) Audit);
+pub(crate) struct RecordRefusedCalls(pub(crate) Audit);
 
-impl<S> Layer<S> for Door {
-    type Service = Watched<S>;
+impl<S> Layer<S> for RecordRefusedCalls {
+    type Service = RefusedCallRecorder<S>;
 
-    fn layer(&self, inner: S) -> Watched<S> {
-        Watched { inner, audit: self.0.clone() }
+    fn layer(&self, inner: S) -> RefusedCallRecorder<S> {
+        RefusedCallRecorder { inner, audit: self.0.clone() }
     }
 }
 
-/// A service behind a [`Door`].
+/// A service inside of [`RecordRefusedCalls`].
 #[derive(Debug, Clone)]
-pub(crate) struct Watched<S> {
+pub(crate) struct RefusedCallRecorder<S> {
     inner: S,
     audit: Audit,
 }
 
-type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+type ResponseFuture<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
 
-impl<S, B, C> Service<Request<B>> for Watched<S>
+impl<S, B, C> Service<Request<B>> for RefusedCallRecorder<S>
 where
     S: Service<Request<B>, Response = Response<C>>,
     S::Future: Send + 'static,
@@ -61,7 +61,7 @@ where
 {
     type Response = Response<C>;
     type Error = S::Error;
-    type Future = Answer<C, S::Error>;
+    type Future = ResponseFuture<C, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -73,9 +73,9 @@ where
             return Box::pin(self.inner.call(request));
         }
         let rpc = path.rsplit('/').next().unwrap_or(path).to_owned();
-        // Nobody has decoded the message yet, and of a caller who may not call nobody will.
+        // The message is not decoded yet, and that of a caller without permission never will be.
         let record = begun(&rpc, request.extensions(), Map::new());
-        let reached = Reached::default();
+        let reached = MethodReached::default();
         request.extensions_mut().insert(reached.clone());
         let answer = self.inner.call(request);
         let audit = self.audit.clone();
@@ -85,7 +85,7 @@ where
                 let status = Status::from_header_map(response.headers());
                 let code = status.as_ref().and_then(cellar_api::reason_of).unwrap_or(Code::InvalidArgument);
                 let message = status.as_ref().map_or("the request cannot be read", Status::message);
-                // Before the answer: who floods the log waits for the disk.
+                // Before the answer, so that a caller who floods the log waits for the disk.
                 audit.end(&record, Err((code, message))).await;
             }
             Ok(response)

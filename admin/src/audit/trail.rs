@@ -26,21 +26,21 @@ impl Audit {
         Self { log, copies: Copies::start(store.clone()) }
     }
 
-    /// Writes down that a call was let in. Only after that may anything be done for it.
+    /// Records that a call begins. Only after that may it change anything.
     pub(crate) async fn begin(&self, record: &AuditRecord, deadline: Deadline) -> Result<(), Refusal> {
         let Err(error) = self.log.write(record, true, deadline.remaining()).await else { return Ok(()) };
         let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        let message = format!("{error}: {reason}; what cannot be recorded is not done");
+        let message = format!("{error}: {reason}; a call that cannot be recorded is not executed");
         Err(Refusal::new(Code::Unavailable, message)
-            .hint("nothing was changed; see on multiadmin's host that there is room and that its OS user may write there"))
+            .hint("nothing was changed; check on multiadmin's host that the disk has space and that its OS user may write the file"))
     }
 
-    /// Writes down how a call ended.
+    /// Records how a call ended.
     pub(crate) async fn end(&self, begun: &AuditRecord, end: Result<Option<JobId>, (Code, &str)>) {
         let record = begun.ended(end, clock::now());
         if let Err(error) = self.log.write(&record, false, END_TIMEOUT).await {
-            // Why, the log itself has said already.
-            tracing::error!(%error, id = %record.id, rpc = record.rpc, "the end of a call is not in the audit log");
+            // The log has logged the reason.
+            tracing::error!(%error, id = %record.id, rpc = record.rpc, "the end of a call was not recorded in the audit log");
         }
         self.copies.keep(record);
     }

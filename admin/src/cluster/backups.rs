@@ -1,4 +1,4 @@
-//! What the repo holds, read by a pooler and joined with what our own jobs proved.
+//! The backups in the repo, read by a pooler and joined with the results of our own jobs.
 
 use std::time::Duration;
 
@@ -13,15 +13,14 @@ use crate::admin::Admin;
 use crate::deadline::Deadline;
 use crate::refusal;
 
-/// How long one pooler may take: pgBackRest reads `backup.info` from the repo in a second or is in
-/// trouble.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long one pooler may take. pgBackRest normally reads `backup.info` from the repo within a second.
+const POOLER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a whole listing: three poolers may be asked.
-pub(crate) const LISTING: Duration = Duration::from_secs(30);
+/// How long a listing may take: enough to ask three poolers.
+pub(crate) const LISTING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Labels named when the wanted one is not there.
-const NAMED: usize = 5;
+/// Known labels that a refusal names when there is no such backup.
+const MAX_LABELS_NAMED: usize = 5;
 
 /// Backups of a database and who read them.
 struct Reading {
@@ -61,7 +60,7 @@ impl Admin {
         labels.sort_unstable_by(|a, b| b.cmp(a));
         let known = match labels.len() {
             0 => "the repo has none yet".to_owned(),
-            n if n > NAMED => format!("the newest are {}", labels[..NAMED].join(", ")),
+            n if n > MAX_LABELS_NAMED => format!("the newest are {}", labels[..MAX_LABELS_NAMED].join(", ")),
             _ => format!("known: {}", labels.join(", ")),
         };
         Err(Refusal::new(Code::UnknownBackup, format!("database {database} has no backup {label} ({known})"))
@@ -70,7 +69,7 @@ impl Admin {
             .about("backup", label))
     }
 
-    /// The database that is meant, once the picture may be relied on.
+    /// The named database, or the only one, once the view is current.
     async fn named_database(
         &self,
         name: Option<&DatabaseName>,
@@ -93,7 +92,7 @@ impl Admin {
                 .hint("start one (`cellar up` on a local cluster)")
                 .about("database", database);
         for pooler in readers {
-            match self.ask(&pooler, label, deadline).await {
+            match self.read_backups_from(&pooler, label, deadline).await {
                 Ok(answer) => {
                     let view = self.view();
                     let join = |backup| joined(&view, database, backup);
@@ -102,7 +101,7 @@ impl Admin {
                         read_by: pooler.cell,
                     });
                 }
-                // Every pooler reads the same repo: another would say the same.
+                // Every pooler reads the same repo: another would give the same answer.
                 Err(refusal) if refusal.code == Code::UnknownBackup => return Err(refusal),
                 Err(refusal) => {
                     tracing::info!(cell = %pooler.cell, %refusal, "asking the next pooler for the backups");
@@ -116,7 +115,7 @@ impl Admin {
         Err(last)
     }
 
-    async fn ask(
+    async fn read_backups_from(
         &self,
         pooler: &Pooler,
         label: &str,
@@ -124,8 +123,8 @@ impl Admin {
     ) -> Result<Vec<v1::Backup>, Refusal> {
         let mut client = self.pooler_client(pooler)?;
         let request = v1::ReadBackupsRequest { label: label.to_owned() };
-        let patience = ANSWER.min(deadline.remaining());
-        let answer = tokio::time::timeout(patience, client.read_backups(request)).await;
+        let timeout = POOLER_TIMEOUT.min(deadline.remaining());
+        let answer = tokio::time::timeout(timeout, client.read_backups(request)).await;
         match answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time"))) {
             Ok(answer) => Ok(answer.into_inner().backups),
             Err(status) => {
@@ -136,8 +135,8 @@ impl Admin {
     }
 }
 
-/// Living poolers in the order in which they are asked: the primary's, those whose instance runs,
-/// the rest (a pooler reads the repo without its PostgreSQL).
+/// Poolers that report, in the order in which they are asked: the primary's, those whose instance runs,
+/// the others (a pooler can read the repo while its PostgreSQL is down).
 fn readers(view: &View, database: &DatabaseName) -> Vec<Pooler> {
     let leader = view.leaders.get(database).map(|leader| &leader.cell);
     let mut readers: Vec<(bool, bool, &Pooler)> = view
@@ -156,12 +155,12 @@ fn readers(view: &View, database: &DatabaseName) -> Vec<Pooler> {
 
 /// A backup with its source as our own job recorded it.
 ///
-/// An annotation is a claim: it names cell and job, and proves nothing. `verified` comes from the
-/// result of the job that it names, and only if that result names this backup too.
+/// Annotations name cell and job and prove nothing: anybody who writes to the repo can set them. `verified`
+/// comes from the result of the job that they name, and only if that result names this backup too.
 fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::Backup {
-    let claim = |key: &str| backup.annotations.get(key).map(String::as_str).unwrap_or_default();
-    let job: Option<JobId> = claim(JOB_ANNOTATION).parse().ok();
-    let cell: Option<CellName> = claim(CELL_ANNOTATION).parse().ok();
+    let annotation = |key: &str| backup.annotations.get(key).map(String::as_str).unwrap_or_default();
+    let job: Option<JobId> = annotation(JOB_ANNOTATION).parse().ok();
+    let cell: Option<CellName> = annotation(CELL_ANNOTATION).parse().ok();
     let proven = job.and_then(|id| view.job(&id)).and_then(|job| {
         let Some(JobOutcome::Backup(result)) = job.result else { return None };
         let ours = job.record.database == *database
@@ -183,12 +182,13 @@ fn last_drill(view: &View, database: &DatabaseName, label: &str) -> Option<v1::L
     let ended = drills.filter_map(|record| view.job(&record.id)).filter(|job| job.state.is_terminal());
     let of_backup = ended.filter(|job| {
         let restored = job.result.as_ref().and_then(JobOutcome::drill).map(|drill| &drill.backup);
-        let asked = match &job.record.spec {
+        let requested = match &job.record.spec {
             JobSpec::Drill(params) => params.backup.as_ref(),
             _ => None,
         };
-        // A drill that was canceled says nothing of the backup.
-        restored.or(asked).is_some_and(|backup| backup.as_str() == label) && job.state != JobState::Canceled
+        // A canceled drill proves nothing about the backup.
+        restored.or(requested).is_some_and(|backup| backup.as_str() == label)
+            && job.state != JobState::Canceled
     });
     let last = of_backup.max_by_key(|job| job.end_time)?;
     let drill = last.result.as_ref().and_then(JobOutcome::drill);

@@ -1,14 +1,14 @@
-//! Databases with what is known of them now.
+//! Databases with their primary, lock, incarnation and cells.
 
-use cellar_api::{to_message, v1};
+use cellar_api::v1;
 use cellar_model::{DatabaseName, Refusal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
 use crate::cluster::poolers::of_database;
 use crate::deadline::Deadline;
-use crate::jobs::ended;
-use crate::refusal;
+use crate::jobs::stage;
+use crate::message::message;
 
 impl Admin {
     pub(crate) async fn list_databases(
@@ -34,14 +34,13 @@ impl Admin {
 }
 
 fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
-    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
-    // As it is for a new request: what has ended is not in the way, tidied up or not.
-    let lock = view.locks.get(name).map(|lock| lock.advanced(|id| ended::has_ended(view, name, id)));
+    // As a new request would find it: without jobs that have ended, though the leader has not removed them yet.
+    let lock = view.locks.get(name).map(|lock| lock.advanced(|id| stage::has_ended(view, name, id)));
     Ok(v1::DatabaseView {
-        database: view.databases.get(name).map(to_message).transpose().map_err(bug)?,
-        leader: view.leaders.get(name).map(to_message).transpose().map_err(bug)?,
-        lock: lock.as_ref().map(to_message).transpose().map_err(bug)?,
-        incarnation: view.incarnations.get(name).map(to_message).transpose().map_err(bug)?,
+        database: view.databases.get(name).map(message).transpose()?,
+        leader: view.leaders.get(name).map(message).transpose()?,
+        lock: lock.as_ref().map(message).transpose()?,
+        incarnation: view.incarnations.get(name).map(message).transpose()?,
         cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
     })
 }

@@ -3,21 +3,22 @@
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
-use cellar_api::{to_message, v1};
+use cellar_api::v1;
 use cellar_model::{CellName, DatabaseName, Pooler, PoolerStatus, Refusal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::{page, refusal};
+use crate::message::message;
+use crate::page;
 
-/// How long a pooler may take to tell its live numbers. Without them the answer is still useful.
-const LIVE: Duration = Duration::from_secs(2);
+/// How long a pooler may take to return its live numbers. Without them the answer is still useful.
+const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Id = (DatabaseName, CellName);
+type PoolerId = (DatabaseName, CellName);
 
 impl Admin {
-    /// A page of poolers. Only the page is copied and converted, so thousands cost no more than few.
+    /// A page of poolers. Only the page is copied and converted, so that its cost does not grow with their number.
     pub(crate) async fn list_poolers(
         &self,
         database: Option<&DatabaseName>,
@@ -34,7 +35,7 @@ impl Admin {
             }
             let mut records = Vec::new();
             let mut more = false;
-            for pooler in from(&view, database, after) {
+            for pooler in poolers_after(&view, database, after) {
                 if records.len() == size {
                     more = true;
                     break;
@@ -79,9 +80,9 @@ impl Admin {
 
     async fn live(&self, pooler: &Pooler, deadline: Deadline) -> Option<v1::LiveStatus> {
         let mut client = self.pooler_client(pooler).ok()?;
-        let patience = LIVE.min(deadline.remaining());
+        let timeout = LIVE_STATUS_TIMEOUT.min(deadline.remaining());
         let call = client.get_live_status(v1::GetLiveStatusRequest {});
-        match tokio::time::timeout(patience, call).await {
+        match tokio::time::timeout(timeout, call).await {
             Ok(Ok(answer)) => Some(answer.into_inner()),
             Ok(Err(status)) => {
                 tracing::debug!(cell = %pooler.cell, %status, "no live status");
@@ -97,10 +98,9 @@ impl Admin {
 }
 
 fn show(pooler: &Pooler, status: Option<&PoolerStatus>) -> Result<v1::PoolerView, Refusal> {
-    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
     Ok(v1::PoolerView {
-        pooler: Some(to_message(pooler).map_err(bug)?),
-        status: status.map(to_message).transpose().map_err(bug)?,
+        pooler: Some(message(pooler)?),
+        status: status.map(message).transpose()?,
         live: None,
     })
 }
@@ -110,17 +110,17 @@ pub(crate) fn of_database<'a>(
     view: &'a View,
     database: &'a DatabaseName,
 ) -> impl Iterator<Item = &'a Pooler> {
-    from(view, Some(database), None)
+    poolers_after(view, Some(database), None)
 }
 
-/// Poolers in order, of one database or all, behind a position.
-fn from<'a>(
+/// Poolers in order, of one database or all, after a position.
+fn poolers_after<'a>(
     view: &'a View,
     database: Option<&'a DatabaseName>,
-    after: Option<Id>,
+    after: Option<PoolerId>,
 ) -> impl Iterator<Item = &'a Pooler> {
     let start = match (after, database) {
-        // A token of another database's listing must not begin before this one.
+        // A token of another database's listing must not lead to poolers before this database's.
         (Some(after), Some(name)) if after.0 < *name => first(name),
         (Some(after), _) => Excluded(after),
         (None, Some(name)) => first(name),
@@ -133,7 +133,7 @@ fn from<'a>(
 }
 
 /// The position of a database's first pooler.
-fn first(database: &DatabaseName) -> std::ops::Bound<Id> {
+fn first(database: &DatabaseName) -> std::ops::Bound<PoolerId> {
     // No name sorts before "0": names begin with a letter or a digit.
     match "0".parse() {
         Ok(lowest) => Included((database.clone(), lowest)),
@@ -145,7 +145,7 @@ fn position_text(pooler: &Pooler) -> String {
     page::token(&format!("{}/{}", pooler.database, pooler.cell))
 }
 
-fn parse_position(text: &str) -> Result<Id, Refusal> {
+fn parse_position(text: &str) -> Result<PoolerId, Refusal> {
     let parsed = text.split_once('/').and_then(|(db, cell)| Some((db.parse().ok()?, cell.parse().ok()?)));
     parsed.ok_or_else(page::bad_token)
 }

@@ -1,6 +1,6 @@
-//! Schedules as operators see them: listed, set, deleted. What they ask for is asked by the [`crate::leader::scheduler`].
+//! Schedules: listed, set and deleted. The [`crate::leader::scheduler`] starts their jobs.
 
-use cellar_api::{to_message, v1, wkt};
+use cellar_api::{v1, wkt};
 use cellar_model::{
     Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
 };
@@ -11,21 +11,22 @@ use jiff::Timestamp;
 use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
+use crate::message::message;
 use crate::refusal::{self, invalid};
 
 /// Schedules that a database may have.
-const MOST: usize = 100;
+const MAX_SCHEDULES: usize = 100;
 
-/// Races that may be lost; each means that somebody else changed the same schedule.
-const ATTEMPTS: u32 = 20;
+/// Conflicts before the caller is asked to come back; each means that another request changed the same schedule.
+const MAX_ATTEMPTS: u32 = 20;
 
-/// What to do about a calendar that is none.
-const CALENDAR: &str =
-    "such as --cron '30 1 * * MON-SAT' --time-zone Europe/Berlin: half past one, except on Sundays";
+/// The hint about a calendar that cannot be parsed.
+const CALENDAR_HINT: &str =
+    "for example --cron '30 1 * * MON-SAT' --time-zone Europe/Berlin: at 01:30, except on Sundays";
 
-/// A change of a schedule, parsed. What is not given stays as it is.
+/// A request to set a schedule, parsed. Fields that are not given keep their present value.
 #[derive(Debug, Clone)]
-pub(crate) struct Wish {
+pub(crate) struct ScheduleRequest {
     pub(crate) database: Option<DatabaseName>,
     pub(crate) name: ScheduleName,
     pub(crate) cron: Option<String>,
@@ -37,8 +38,8 @@ pub(crate) struct Wish {
 /// Refuses a caller who may not ask for the work itself.
 fn check_role(caller: &Caller, work: &ScheduledWork) -> Result<(), Refusal> {
     caller
-        .check_role(work.kind().role(), "schedule that")
-        .map_err(|refusal| refusal.hint("ask somebody who may ask for the work itself"))
+        .check_role(work.kind().role(), "set, change or delete such a schedule")
+        .map_err(|refusal| refusal.hint("ask an operator with the role that the job itself needs"))
 }
 
 fn unknown(database: &DatabaseName, name: &ScheduleName) -> Refusal {
@@ -48,8 +49,8 @@ fn unknown(database: &DatabaseName, name: &ScheduleName) -> Refusal {
         .about("schedule", name)
 }
 
-impl Wish {
-    /// The schedule as it is to be.
+impl ScheduleRequest {
+    /// The schedule after the request.
     fn apply(
         &self,
         view: &View,
@@ -60,23 +61,23 @@ impl Wish {
         let present = view.schedules.get(&(database.clone(), self.name.clone()));
         let missing = |what| {
             invalid(what, format!("there is no schedule {}, and a new one needs its {what}", self.name))
-                .hint("such as `cellar schedules set nightly --cron '30 1 * * *' backup --from zone3`")
+                .hint("for example `cellar schedules set nightly --cron '30 1 * * *' backup --from zone3`")
         };
         let cron = self.cron.as_deref().or(present.map(|old| old.calendar.cron()));
         let zone = self.time_zone.as_deref().or(present.map(|old| old.calendar.time_zone()));
         let calendar = Calendar::new(cron.ok_or_else(|| missing("cron"))?, zone.unwrap_or_default())
-            .map_err(|error| invalid(calendar_field(&error), error.to_string()).hint(CALENDAR))?;
+            .map_err(|error| invalid(calendar_field(&error), error.to_string()).hint(CALENDAR_HINT))?;
         let work = self.work.clone().or_else(|| present.map(|old| old.work.clone()));
         let work = work.ok_or_else(|| missing("work"))?;
-        // Also what it was: whoever may not ask for an expiry does not turn the schedule of one off either.
+        // Also for its present work: a caller who may not expire backups may not pause or change their schedule either.
         check_role(caller, &work)?;
         present.map_or(Ok(()), |old| check_role(caller, &old.work))?;
-        for cell in named(&work) {
+        for cell in named_cells(&work) {
             view.snapshot().pooler(&view.snapshot().database(Some(database))?.name, cell)?;
         }
         let of_database = view.schedules.keys().filter(|(of, _)| of == database).count();
-        if present.is_none() && of_database >= MOST {
-            let message = format!("database {database} has {MOST} schedules already");
+        if present.is_none() && of_database >= MAX_SCHEDULES {
+            let message = format!("database {database} has {MAX_SCHEDULES} schedules already");
             return Err(Refusal::new(Code::QueueFull, message)
                 .hint("delete what is not needed (`cellar schedules remove`)"));
         }
@@ -102,7 +103,7 @@ fn calendar_field(error: &cellar_model::CalendarError) -> &'static str {
 }
 
 /// The cells that the work names.
-fn named(work: &ScheduledWork) -> &[cellar_model::CellName] {
+fn named_cells(work: &ScheduledWork) -> &[cellar_model::CellName] {
     match work {
         ScheduledWork::Backup(backup) => &backup.cells,
         ScheduledWork::Drill(drill) => drill.cell.as_slice(),
@@ -132,12 +133,12 @@ impl Admin {
 
     pub(crate) async fn put_schedule(
         &self,
-        wish: &Wish,
+        request: &ScheduleRequest,
         caller: &Caller,
         deadline: Deadline,
     ) -> Result<Schedule, Refusal> {
-        self.change_schedule(wish.database.as_ref(), &wish.name, deadline, |view, database| {
-            wish.apply(view, database, caller, clock::now()).map(Some)
+        self.change_schedule(request.database.as_ref(), &request.name, deadline, |view, database| {
+            request.apply(view, database, caller, clock::now()).map(Some)
         })
         .await?
         .ok_or_else(|| refusal::contended("the schedule"))
@@ -151,25 +152,25 @@ impl Admin {
         caller: &Caller,
         deadline: Deadline,
     ) -> Result<Schedule, Refusal> {
-        let mut gone = None;
+        let mut deleted = None;
         self.change_schedule(database, name, deadline, |view, database| {
             let key = (database.clone(), name.clone());
             match view.schedules.get(&key) {
                 Some(schedule) => {
                     check_role(caller, &schedule.work)?;
-                    gone = Some(schedule.clone());
+                    deleted = Some(schedule.clone());
                     Ok(None)
                 }
-                // Gone since we began: our own doing, whose outcome was not known.
-                None if gone.is_some() => Ok(None),
+                // The deletion was committed although its answer was lost.
+                None if deleted.is_some() => Ok(None),
                 None => Err(unknown(database, name)),
             }
         })
         .await?;
-        gone.ok_or_else(|| refusal::contended("the schedule"))
+        deleted.ok_or_else(|| refusal::contended("the schedule"))
     }
 
-    /// Replaces a schedule by what `decide` makes of the picture; deletes it for `None`.
+    /// Replaces a schedule by the one that `decide` returns for the present view; deletes it for `None`.
     async fn change_schedule(
         &self,
         database: Option<&DatabaseName>,
@@ -177,7 +178,7 @@ impl Admin {
         deadline: Deadline,
         mut decide: impl FnMut(&View, &DatabaseName) -> Result<Option<Schedule>, Refusal>,
     ) -> Result<Option<Schedule>, Refusal> {
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let (key, revision, wanted) = {
                 let view = self.view();
@@ -195,7 +196,7 @@ impl Admin {
                     self.wait_until_seen(deadline, |view| view.revision(&key) != revision).await;
                     return Ok(wanted);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt + 5).await,
+                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt + 5).await,
                 Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
                 Err(error) => return Err(refusal::of_store(error)),
             }
@@ -208,11 +209,10 @@ impl Admin {
 }
 
 fn show(view: &View, schedule: &Schedule, now: Timestamp) -> Result<v1::ScheduleView, Refusal> {
-    let bug = |error: cellar_api::ConvertError| refusal::internal(&error);
     let job = schedule.last.as_ref().and_then(|last| view.job(&last.job?));
     Ok(v1::ScheduleView {
-        schedule: Some(to_message(schedule).map_err(bug)?),
+        schedule: Some(message(schedule)?),
         next_time: schedule.next(now).map(wkt::Timestamp::from),
-        last_job: job.as_ref().map(to_message).transpose().map_err(bug)?,
+        last_job: job.as_ref().map(message).transpose()?,
     })
 }

@@ -1,22 +1,23 @@
-//! Asking a job to end early.
+//! Canceling a job.
 
-use cellar_model::{CancelRequest, Code, Job, JobId, JobState, Refusal, timestamp_ms};
+use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, timestamp_ms};
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
-use crate::jobs::closing::{canceled_before_it_began, close, closed};
-use crate::jobs::ended::job_key;
-use crate::jobs::stored::Stored;
+use crate::jobs::closure::{canceled_before_it_began, close, closed};
+use crate::jobs::job_records::JobRecords;
+use crate::jobs::stage::job_key;
 use crate::refusal;
 
-const ATTEMPTS: u32 = 32;
+/// Conflicts with other changes of the job before the caller is asked to come back.
+const MAX_ATTEMPTS: u32 = 32;
 
 impl Admin {
-    /// Records the request. A job that nobody has begun ends at once; of any other its pooler says
-    /// when it has ended. Asking again changes nothing.
+    /// Records the cancel request. A pending job ends at once; a running one when its pooler has stopped it.
+    /// Repeating the request changes nothing.
     ///
     /// Refuses a caller who may not ask for such a job: canceling it takes the same role.
     pub(crate) async fn cancel(
@@ -26,12 +27,14 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
             let kind = job.record.kind();
+            // To end a step is to end the job that it is a step of, and only administrators start those.
+            let role = if job.record.parent.is_some() { OperatorRole::Admin } else { kind.role() };
             caller
-                .check_role(kind.role(), &format!("cancel a {kind}"))
+                .check_role(role, &format!("cancel a {kind}"))
                 .map_err(|refusal| refusal.about("job", id))?;
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
@@ -48,7 +51,7 @@ impl Admin {
             let transaction = if job.state == JobState::Pending && !stored.claimed {
                 let record =
                     closed(&record, JobState::Canceled, canceled_before_it_began(&caller.identity), now);
-                close(self.store.transaction(), &record, stored.job.revision, stored.run_revision())
+                close(self.store.transaction(), &record, stored.closure_guards())
             } else {
                 self.store
                     .transaction()
@@ -57,10 +60,10 @@ impl Admin {
             };
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, requested_by = caller.identity, "a job is to be canceled");
+                    tracing::info!(job = %id, requested_by = caller.identity, "a job was asked to cancel");
                     return Ok(self.changed(id, &stored, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
+                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
                 Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
                 Err(error) => return Err(refusal::of_store(error)),
             }
@@ -68,18 +71,18 @@ impl Admin {
         Err(refusal::contended(&format!("job {id}")))
     }
 
-    /// The job's records, from etcd itself: a decision to change it wants the newest.
-    async fn stored(&self, id: JobId, deadline: Deadline) -> Result<Stored, Refusal> {
+    /// The job's records, read from etcd: a decision to change it needs the newest.
+    async fn stored(&self, id: JobId, deadline: Deadline) -> Result<JobRecords, Refusal> {
         let database = self.view().jobs.get(&id).map(|record| record.database.clone());
         let stored = match database {
-            Some(database) => deadline.retry(|| Stored::read(&self.store, &database, &id)).await?,
+            Some(database) => deadline.retry(|| JobRecords::read(&self.store, &database, &id)).await?,
             None => self.look_up(id, deadline).await?,
         };
         stored.ok_or_else(|| refusal::unknown_job(id))
     }
 
     /// The job after a change, once the mirror shows it.
-    async fn changed(&self, id: JobId, before: &Stored, deadline: Deadline) -> Job {
+    async fn changed(&self, id: JobId, before: &JobRecords, deadline: Deadline) -> Job {
         let key = job_key(before.record());
         self.wait_until_seen(deadline, |view| view.revision(&key) > before.job.revision).await;
         self.view().job(&id).unwrap_or_else(|| before.joined())

@@ -13,7 +13,7 @@ pub(crate) struct JobPage {
     pub(crate) next: String,
 }
 
-/// Where a job stands in the order of the listing.
+/// A job's position in the order of the listing.
 type Position = (Timestamp, JobId);
 
 impl Admin {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_reads_back() {
+    fn a_position_is_parsed_from_its_token() {
         let position = (Timestamp::new(7, 120_000_000).unwrap(), JobId::new(uuid::Uuid::from_u128(9)));
         let text = page::position(&position_text(&position)).unwrap().unwrap();
         assert_eq!(parse_position(&text).unwrap(), position);

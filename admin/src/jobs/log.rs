@@ -14,14 +14,14 @@ use crate::deadline::Deadline;
 use crate::jobs::watch::shutting_down;
 use crate::refusal;
 
-/// How long the pooler may take to begin answering.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// How long the pooler may take to begin its answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pieces of the log.
 pub(crate) type LogStream = BoxStream<'static, Result<v1::JobLogChunk, Refusal>>;
 
 impl Admin {
-    /// The job's log; with `follow` until it has ended. Nothing for a job that has run nothing.
+    /// The job's log; with `follow` until the job has ended. Empty for a job that has not begun.
     pub(crate) async fn tail(
         &self,
         id: JobId,
@@ -40,7 +40,7 @@ impl Admin {
         }
         let admin = self.clone();
         let watched = self.watch(id, deadline).await?.boxed();
-        // Waits, as part of the stream, for the job to begin.
+        // The stream itself waits for the job to begin.
         let log = async move {
             let mut begun =
                 watched.try_skip_while(|job| std::future::ready(Ok(job.state == JobState::Pending)));
@@ -52,10 +52,10 @@ impl Admin {
         Ok(stream::once(log).try_flatten().boxed())
     }
 
-    /// The logs of a driven job's steps, one after the other in the order in which they were begun.
+    /// The logs of a driven job's steps, one after the other in the order in which they began.
     fn steps_logs(&self, id: JobId, follow: bool) -> LogStream {
         let state =
-            Steps { admin: self.clone(), id, follow, told: BTreeSet::new(), changes: self.mirror.changes() };
+            Steps { admin: self.clone(), id, follow, sent: BTreeSet::new(), changes: self.mirror.changes() };
         stream::unfold(state, |mut steps| async move {
             let log = steps.next().await?;
             Some((log, steps))
@@ -69,7 +69,7 @@ impl Admin {
         let cell = pooler.cell.clone();
         let mut client = self.pooler_client(&pooler)?;
         let request = v1::ReadJobLogRequest { id: id.to_string(), follow };
-        let call = tokio::time::timeout(FIRST_ANSWER, client.read_job_log(request));
+        let call = tokio::time::timeout(OPEN_TIMEOUT, client.read_job_log(request));
         let answer =
             call.await.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
         let chunks = match answer {
@@ -118,12 +118,12 @@ impl Log {
     }
 }
 
-/// The steps of a driven job whose logs were not told yet.
+/// The logs of a driven job's steps that are still to be sent.
 struct Steps {
     admin: Admin,
     id: JobId,
     follow: bool,
-    told: BTreeSet<JobId>,
+    sent: BTreeSet<JobId>,
     changes: watch::Receiver<u64>,
 }
 
@@ -140,15 +140,15 @@ impl Steps {
             let (next, ended) = {
                 let view = self.admin.view();
                 let mut steps = view.steps(&self.id);
-                steps.retain(|step| step.start_time.is_some() && !self.told.contains(&step.record.id));
+                steps.retain(|step| step.start_time.is_some() && !self.sent.contains(&step.record.id));
                 steps.sort_by_key(|step| (step.record.create_time, step.start_time, step.record.id));
                 (steps.into_iter().next(), view.has_ended(&self.id))
             };
             if let Some(step) = next {
                 let id = step.record.id;
-                self.told.insert(id);
+                self.sent.insert(id);
                 let title = line(format!("==> {} {} (job {id})\n", step.record.kind(), step.record.cell));
-                // A cell that is gone must not hide what the others have to say.
+                // A cell that cannot be reached must not hide the logs of the others.
                 let log = match self.admin.read_log(id, self.follow).await {
                     Ok(log) => log,
                     Err(refusal) => stream::once(async move { Ok(line(format!("({refusal})\n"))) }).boxed(),

@@ -1,135 +1,29 @@
-//! Recording a job: one transaction that creates it and takes its place at the database's lock.
+//! Recording a job: one transaction that creates it and enters it in the database's lock.
 
 use cellar_model::{
-    Code, DatabaseName, DrilledBackup, ExpireParams, InstanceState, Job, JobId, JobKind, JobRecord,
-    JobRequest, JobSpec, JobState, Key, Lock, LockDecision, PoolerStatus, RECONNECT, Refusal, join,
-    plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild, plan_restore,
-    plan_restore_plan, plan_rollback, plan_verify,
+    Code, InstanceState, Job, JobId, JobRecord, Key, Lock, LockDecision, PoolerStatus, RECONNECT_TIMEOUT,
+    Refusal, join,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
-use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::ended::{self, job_key};
-use crate::jobs::stored::Stored;
+use crate::jobs::job_records::JobRecords;
+use crate::jobs::stage::{self, job_key};
+use crate::jobs::submission::Submission;
 use crate::refusal;
 
-/// Races that may be lost before the caller is told to come back. Each lost race means that
-/// somebody else's request succeeded.
-const ATTEMPTS: u32 = 64;
+/// Conflicts before the caller is asked to come back. Each conflict means that another request
+/// succeeded.
+const MAX_ATTEMPTS: u32 = 64;
 
-/// How old a pooler's status may be while nothing is wrong: it writes at most one a second.
-const STATUS_AGE: Duration = Duration::from_millis(1500);
+/// How long the status of a healthy pooler may be out of date: it writes at most one a second.
+const MAX_STATUS_AGE: Duration = Duration::from_millis(1500);
 
-/// A request for a job, parsed. What it leaves open in the spec is decided when it is planned.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) request: JobRequest,
-    pub(crate) spec: JobSpec,
-    /// Wait behind others rather than be refused.
-    pub(crate) queue: bool,
-}
-
-/// The restore that a request is about.
-fn subject(view: &View, id: JobId) -> Result<Job, Refusal> {
-    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
-}
-
-/// Drills of named backups that read the repo now or will. The pgBackRest of one that is lost died with its pooler.
-fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
-    let drills = view
-        .jobs
-        .values()
-        .filter(|record| record.kind() == JobKind::Drill && record.database == *database)
-        .filter(|record| {
-            view.job(&record.id).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running))
-        });
-    drills
-        .filter_map(|record| {
-            let JobSpec::Drill(params) = &record.spec else { return None };
-            Some(DrilledBackup { job: record.id, backup: params.backup.clone()? })
-        })
-        .collect()
-}
-
-impl Wanted {
-    fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
-        let (snapshot, request) = (&view.snapshot(), &self.request);
-        match &self.spec {
-            JobSpec::Backup(params) => plan_backup(snapshot, request, params, id, now),
-            JobSpec::Rebuild(_) => plan_rebuild(snapshot, request, id, now),
-            JobSpec::Restore(params) => plan_restore(snapshot, request, params, id, now),
-            JobSpec::Plan(params) => plan_restore_plan(snapshot, request, params, id, now),
-            JobSpec::Rollback(restore) => {
-                plan_rollback(snapshot, request, &subject(view, *restore)?, id, now)
-            }
-            JobSpec::Confirm(restore) => {
-                let about = |record: &&JobRecord| {
-                    record.spec.subject() == Some(*restore) && record.kind().is_driven()
-                };
-                let related: Vec<Job> =
-                    view.jobs.values().filter(about).filter_map(|record| view.job(&record.id)).collect();
-                plan_confirm(snapshot, request, &subject(view, *restore)?, &related, id, now)
-            }
-            JobSpec::Drill(params) => plan_drill(snapshot, request, params, id, now),
-            JobSpec::Expire(params) => {
-                let drilled = drilled(view, &self.database(view)?);
-                plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
-            }
-            JobSpec::Verify => plan_verify(snapshot, request, id, now),
-            JobSpec::Check => plan_check(snapshot, request, id, now),
-            JobSpec::Fence | JobSpec::Recover(_) | JobSpec::Swap | JobSpec::Discard(_) => {
-                let kind = self.spec.kind();
-                Err(Refusal::new(Code::InvalidArgument, format!("a {kind} is a step, nobody asks for it")))
-            }
-        }
-    }
-
-    /// The database that the request is about.
-    fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
-        match &self.spec {
-            JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
-                Ok(subject(view, *restore)?.record.database)
-            }
-            _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
-        }
-    }
-
-    /// Whether an existing job is what this request once asked for.
-    ///
-    /// Not a comparison of plans: a repeated request must find its job even when the cell has
-    /// gone down since and planning would refuse.
-    fn describes(&self, record: &JobRecord) -> bool {
-        let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
-        same_cell && record.spec.answers(&self.spec)
-    }
-
-    /// The answer to a repeated request.
-    fn repeated(&self, job: Job) -> Result<Job, Refusal> {
-        if self.describes(&job.record) {
-            return Ok(job);
-        }
-        Err(Refusal::new(
-            Code::RequestIdReused,
-            format!(
-                "the request id was used before for another request: {} of cell {} is job {}",
-                job.record.kind(),
-                job.record.cell,
-                job.record.id
-            ),
-        )
-        .hint("use a new request id for a new request")
-        .about("field", "request_id")
-        .about("job", job.record.id)
-        .about("database", &job.record.database))
-    }
-}
-
-/// What one attempt is based on.
+/// A plan, and the lock and revisions that it depends on.
 struct Attempt {
     record: JobRecord,
     pooler_revision: i64,
@@ -139,43 +33,43 @@ struct Attempt {
 
 impl Admin {
     /// Records the job, or finds the one that the same request recorded before.
-    pub(crate) async fn submit(&self, wanted: &Wanted, deadline: Deadline) -> Result<Job, Refusal> {
+    pub(crate) async fn submit(&self, submission: &Submission, deadline: Deadline) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
         // One id for all attempts: when a transaction's outcome is unknown, reading it tells.
         let new_id = JobId::new(clock::new_id());
         let (database, id) = {
             let view = self.view();
-            let database = wanted.database(&view)?;
-            let request_id = wanted.request.request_id.as_ref();
+            let database = submission.database(&view)?;
+            let request_id = submission.request.request_id.as_ref();
             let id = request_id.map_or(new_id, |request| JobId::for_request(&database, request));
             if let Some(job) = view.job(&id) {
-                return wanted.repeated(job);
+                return submission.repeated(job);
             }
             (database, id)
         };
-        let recorded = || deadline.retry(|| Stored::read(&self.store, &database, &id));
+        let recorded = || deadline.retry(|| JobRecords::read(&self.store, &database, &id));
         let lock_key = Key::Lock(database.clone());
-        for attempt in 0..ATTEMPTS {
-            // The first attempt trusts the view; it is right unless somebody was faster.
-            let thorough = attempt > 0;
-            if thorough && let Some(stored) = recorded().await? {
-                return self.answer(wanted, &stored, id, new_id);
+        for attempt in 0..MAX_ATTEMPTS {
+            // The first attempt relies on the view, which is current unless another request came first.
+            let read_etcd = attempt > 0;
+            if read_etcd && let Some(stored) = recorded().await? {
+                return self.answer(submission, &stored, id, new_id);
             }
-            let mut base = match self.patiently(wanted, new_id, deadline).await {
+            let mut base = match self.attempt_within(submission, new_id, deadline).await {
                 Ok(base) => base,
                 Err(refusal) => {
                     return match recorded().await? {
-                        Some(stored) => self.answer(wanted, &stored, id, new_id),
+                        Some(stored) => self.answer(submission, &stored, id, new_id),
                         None => Err(refusal),
                     };
                 }
             };
-            if thorough {
+            if read_etcd {
                 let lock = deadline.retry(|| self.store.get::<Lock>(&lock_key)).await?;
                 (base.lock, base.lock_revision) =
                     lock.map_or((Lock::default(), 0), |lock| (lock.record, lock.revision));
             }
-            let lock = match self.place(wanted, &base, id, thorough, deadline).await? {
+            let lock = match self.lock_with_job(submission, &base, id, read_etcd, deadline).await? {
                 Some(lock) => lock,
                 None => continue,
             };
@@ -193,10 +87,10 @@ impl Admin {
             match deadline.call(transaction.commit()).await {
                 Ok(TxnOutcome::Committed(_)) => {
                     tracing::info!(job = %id, kind = %record.kind(), cell = %record.cell, requested_by = record.requested_by, "recorded a job");
-                    return Ok(self.appeared(record, &lock, deadline).await);
+                    return Ok(self.recorded_job(record, &lock, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.yield_to_others(attempt).await,
-                // Whether it happened is found out by the next attempt's first read.
+                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
+                // The next attempt's first read shows whether it was committed.
                 Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
                 Err(error) => return Err(refusal::of_store(error)),
             }
@@ -207,79 +101,85 @@ impl Admin {
         Err(refusal::contended(&format!("the lock of database {database}")))
     }
 
-    /// Plans, and plans again while the reason of a refusal may go by itself: whoever has just seen a rebuild or a
-    /// restore end is not refused by what was so until then.
-    async fn patiently(&self, wanted: &Wanted, id: JobId, deadline: Deadline) -> Result<Attempt, Refusal> {
+    /// Plans, and plans again while the reason of a refusal is expected to pass by itself: a request that comes just
+    /// after a rebuild or a restore has ended is not refused because of the state before its end.
+    async fn attempt_within(
+        &self,
+        submission: &Submission,
+        id: JobId,
+        deadline: Deadline,
+    ) -> Result<Attempt, Refusal> {
         let begun = Instant::now();
-        // The caller is to learn the reason, and not that his time is up.
+        // The caller must get the reason rather than a timeout.
         let limit = deadline.remaining() / 2;
         loop {
-            let refusal = match self.attempt(wanted, id) {
+            let refusal = match self.attempt(submission, id) {
                 Ok(attempt) => return Ok(attempt),
                 Err(refusal) => refusal,
             };
-            let patience = self.passes_within(wanted, refusal.code).min(limit);
-            let left = patience.saturating_sub(begun.elapsed());
+            let wait = self.passes_within(submission, refusal.code).min(limit);
+            let left = wait.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(refusal);
             }
             let now = clock::now();
-            let changed =
-                |view: &View| wanted.plan(view, id, now).err().map(|other| other.code) != Some(refusal.code);
-            // Whether it changed or not, the next round tells.
+            let changed = |view: &View| {
+                submission.plan(view, id, now).err().map(|other| other.code) != Some(refusal.code)
+            };
+            // Changed or not, the next attempt decides.
             let _ = self.mirror.wait_for(left, changed).await;
         }
     }
 
-    /// In which time the reason of a refusal goes by itself when nothing is wrong; zero for one that stays.
-    fn passes_within(&self, wanted: &Wanted, code: Code) -> Duration {
-        let starts = |status: &PoolerStatus| {
-            wanted.request.cell.as_ref() == Some(&status.cell)
+    /// How soon the reason of a refusal passes by itself in a healthy cluster; zero for a reason that does not.
+    fn passes_within(&self, submission: &Submission, code: Code) -> Duration {
+        let is_starting = |status: &PoolerStatus| {
+            submission.request.cell.as_ref() == Some(&status.cell)
                 && matches!(status.state, InstanceState::Starting | InstanceState::Seeding)
         };
         match code {
-            Code::WrongPrimary | Code::NoPrimary => RECONNECT + STATUS_AGE,
-            Code::CellDown if self.view().status.values().any(starts) => STATUS_AGE,
+            Code::WrongPrimary | Code::NoPrimary => RECONNECT_TIMEOUT + MAX_STATUS_AGE,
+            Code::CellDown if self.view().status.values().any(is_starting) => MAX_STATUS_AGE,
             _ => Duration::ZERO,
         }
     }
 
-    /// Whether the request would be taken on as things are, as far as planning sees it.
-    pub(crate) fn would_accept(&self, wanted: &Wanted) -> Result<(), Refusal> {
-        self.attempt(wanted, JobId::new(clock::new_id())).map(drop)
+    /// Refuses what planning refuses now. The lock may still refuse what passes.
+    pub(crate) fn would_accept(&self, submission: &Submission) -> Result<(), Refusal> {
+        self.attempt(submission, JobId::new(clock::new_id())).map(drop)
     }
 
-    /// The lock with the job in its place; as it is for a job that needs none. None when that must be looked at more
-    /// thoroughly.
-    async fn place(
+    /// The lock with the job as its holder or in its queue; unchanged for a job that takes no lock. `None` when etcd must
+    /// be read before the request can be refused.
+    async fn lock_with_job(
         &self,
-        wanted: &Wanted,
+        submission: &Submission,
         base: &Attempt,
         id: JobId,
-        thorough: bool,
+        read_etcd: bool,
         deadline: Deadline,
     ) -> Result<Option<Lock>, Refusal> {
         if !base.record.kind().takes_lock() {
             return Ok(Some(base.lock.clone()));
         }
-        let ended = self.ended_in_lock(base, thorough, deadline).await?;
-        match base.lock.request(id, wanted.queue, |id| ended.contains(id)) {
+        let ended = self.ended_in_lock(base, read_etcd, deadline).await?;
+        match base.lock.request(id, submission.queue, |id| ended.contains(id)) {
             LockDecision::Granted(lock) | LockDecision::Queued(lock) => Ok(Some(lock)),
             // The view may have missed that the holder has ended.
-            LockDecision::Busy(_) | LockDecision::QueueFull if !thorough => Ok(None),
+            LockDecision::Busy(_) | LockDecision::QueueFull if !read_etcd => Ok(None),
             LockDecision::Busy(holder) => Err(self.busy(&base.record, holder, deadline).await),
             LockDecision::QueueFull => Err(queue_full(&base.record)),
         }
     }
 
-    /// Plans on the view, and takes the revisions of what the plan stands on.
-    fn attempt(&self, wanted: &Wanted, new_id: JobId) -> Result<Attempt, Refusal> {
+    /// Plans on the view, with the revisions of the records that the plan depends on.
+    fn attempt(&self, submission: &Submission, new_id: JobId) -> Result<Attempt, Refusal> {
         let view = self.view();
-        let record = wanted.plan(&view, new_id, clock::now())?;
+        let record = submission.plan(&view, new_id, clock::now())?;
         let key = Key::Lock(record.database.clone());
         let path = self.store.keys().path(&key);
         if let Some(reason) = view.unreadable.get(&path) {
-            // Overwriting it could let a second job at the stanza.
+            // Overwriting it could let two jobs write to the stanza at once.
             return Err(refusal::unreadable(&path, reason));
         }
         Ok(Attempt {
@@ -290,12 +190,12 @@ impl Admin {
         })
     }
 
-    /// Which of the jobs in the lock have ended. What the view does not know is asked of etcd: it
-    /// may be a job that another multiadmin recorded a moment ago.
+    /// Which of the jobs in the lock have ended. A job that the view does not have is read from etcd: another
+    /// multiadmin may have recorded it a moment ago.
     async fn ended_in_lock(
         &self,
         base: &Attempt,
-        thorough: bool,
+        read_etcd: bool,
         deadline: Deadline,
     ) -> Result<BTreeSet<JobId>, Refusal> {
         let database = &base.record.database;
@@ -305,40 +205,47 @@ impl Admin {
             let view = self.view();
             for id in base.lock.holder.iter().chain(&base.lock.queue) {
                 let known = view.jobs.contains_key(id);
-                if known && ended::has_ended(&view, database, id) {
+                if known && stage::has_ended(&view, database, id) {
                     ended.insert(*id);
-                } else if thorough || !known {
+                } else if read_etcd || !known {
                     unsure.push(*id);
                 }
             }
         }
         for id in unsure {
-            if deadline.retry(|| ended::has_ended_in(&self.store, database, &id)).await? {
+            if deadline.retry(|| stage::has_ended_in(&self.store, database, &id)).await? {
                 ended.insert(id);
             }
         }
         Ok(ended)
     }
 
-    /// A job of the wanted id exists: ours after an unknown outcome, or the same request's.
-    fn answer(&self, wanted: &Wanted, stored: &Stored, id: JobId, new_id: JobId) -> Result<Job, Refusal> {
+    /// The answer when a job of this id exists: ours after a lost answer, or one of the same request id.
+    fn answer(
+        &self,
+        submission: &Submission,
+        stored: &JobRecords,
+        id: JobId,
+        new_id: JobId,
+    ) -> Result<Job, Refusal> {
         let job = self.view().job(&id).unwrap_or_else(|| stored.joined());
-        // Nobody else can have drawn our own random id.
-        if id == new_id { Ok(job) } else { wanted.repeated(job) }
+        // No other request can have our own random id.
+        if id == new_id { Ok(job) } else { submission.repeated(job) }
     }
 
-    /// The job as the mirror shows it, or as it was written when the mirror is slow.
-    async fn appeared(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
+    /// The job as the view shows it, or as it was written when the view is behind.
+    async fn recorded_job(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
         self.wait_until_seen(deadline, |view| view.jobs.contains_key(&record.id)).await;
         self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
     }
 
+    /// The refusal when another job holds the lock.
     async fn busy(&self, record: &JobRecord, holder: JobId, deadline: Deadline) -> Refusal {
         let database = &record.database;
         let known = self.view().job(&holder);
         let job = match known {
             Some(job) => Some(job),
-            None => match Stored::read(&self.store, database, &holder).await {
+            None => match JobRecords::read(&self.store, database, &holder).await {
                 Ok(stored) if !deadline.has_passed() => stored.map(|stored| stored.joined()),
                 _ => None,
             },

@@ -1,8 +1,7 @@
 //! Following one job until it has ended.
 //!
-//! There is no task per watcher: the stream itself waits for the mirror, so a
-//! caller that goes away takes everything with it. A slow caller sees fewer
-//! states, never stale ones.
+//! There is no task per watcher: the stream itself waits for the mirror, so nothing
+//! remains when the caller hangs up. A slow caller sees fewer states, never stale ones.
 
 use std::time::Duration;
 
@@ -13,25 +12,25 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::ended::{claim_key, job_key, run_key};
+use crate::jobs::stage::{claim_key, job_key, run_key};
 use crate::refusal;
 
-/// How long a watcher bears with an etcd that does not answer. Long enough for a restart: a
-/// backup goes on meanwhile, and so should its progress bar.
-const STALE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a watch goes on while etcd does not answer. Long enough for a restart of etcd: a
+/// running backup continues meanwhile, and so should its progress bar.
+const MAX_STALENESS: Duration = Duration::from_secs(60);
 
-/// How often that is looked at.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often that is checked.
+const STALENESS_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Revisions of everything that a job's picture is made of.
-type Stamp = Vec<i64>;
+/// The revisions of all records that a job is shown from.
+type Revisions = Vec<i64>;
 
 struct Watcher {
     admin: Admin,
     id: JobId,
     changes: watch::Receiver<u64>,
     ending: watch::Receiver<bool>,
-    shown: Option<Stamp>,
+    shown: Option<Revisions>,
     done: bool,
 }
 
@@ -59,9 +58,9 @@ fn keys(record: &JobRecord) -> [Key; 3] {
     [job_key(record), run_key(record), claim_key(record)]
 }
 
-/// The stamp of a job as it is: its own records, those of its steps, and the lock.
-fn stamp(view: &View, id: &JobId) -> Stamp {
-    let Some(record) = view.jobs.get(id) else { return Stamp::new() };
+/// The revisions of a job's own records, those of its steps, and its lock.
+fn revisions(view: &View, id: &JobId) -> Revisions {
+    let Some(record) = view.jobs.get(id) else { return Revisions::new() };
     let steps = view.jobs.values().filter(|step| record.kind().is_driven() && step.parent == Some(*id));
     let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
     of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
@@ -71,7 +70,7 @@ impl Watcher {
     async fn next(&mut self) -> Option<Result<Job, Refusal>> {
         while !self.done {
             self.changes.borrow_and_update();
-            match self.look() {
+            match self.changed_job() {
                 Ok(Some(job)) => {
                     self.done = job.state.is_terminal();
                     return Some(Ok(job));
@@ -88,8 +87,8 @@ impl Watcher {
                     self.done = true;
                     return Some(Err(shutting_down()));
                 }
-                () = tokio::time::sleep(CHECK) => {
-                    if let Some(age) = self.admin.mirror.stale_for().filter(|age| *age > STALE_LIMIT) {
+                () = tokio::time::sleep(STALENESS_CHECK_INTERVAL) => {
+                    if let Some(age) = self.admin.mirror.stale_for().filter(|age| *age > MAX_STALENESS) {
                         self.done = true;
                         return Some(Err(refusal::unavailable(&format!("no contact for {} s", age.as_secs()))));
                     }
@@ -99,21 +98,21 @@ impl Watcher {
         None
     }
 
-    /// The job, if it is not as it was last shown.
-    fn look(&mut self) -> Result<Option<Job>, Refusal> {
+    /// The job, if it has changed since it was last shown.
+    fn changed_job(&mut self) -> Result<Option<Job>, Refusal> {
         let view = self.admin.mirror.view();
-        let stamp = stamp(&view, &self.id);
-        if self.shown.as_ref() == Some(&stamp) {
+        let revisions = revisions(&view, &self.id);
+        if self.shown.as_ref() == Some(&revisions) {
             return Ok(None);
         }
-        self.shown = Some(stamp);
+        self.shown = Some(revisions);
         let job = view.job(&self.id).ok_or_else(|| refusal::unknown_job(self.id))?;
         Ok(Some(job))
     }
 }
 
-/// The stream ends because this process does.
+/// The stream ends because this process shuts down.
 pub(crate) fn shutting_down() -> Refusal {
     Refusal::new(cellar_model::Code::Unavailable, "this multiadmin is shutting down")
-        .hint("the job goes on; ask again, or ask another multiadmin")
+        .hint("the job continues; ask again, or ask another multiadmin")
 }

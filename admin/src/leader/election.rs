@@ -1,8 +1,8 @@
-//! Leading: one multiadmin at a time keeps house.
+//! Leading: one multiadmin at a time does the housekeeping.
 //!
-//! The place is a key bound to a lease. Losing it is harmless at any moment:
+//! Leadership is a key bound to a lease. Losing it is harmless at any moment:
 //! every write of the leader is guarded by the revision at which it took the
-//! place, and by everything that its decision saw.
+//! key, and by the revisions of everything that its decision read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::leader::execute::execute;
 use crate::leader::housekeeping::{Action, decide};
 use crate::leader::observations::Observations;
 
-/// After so many seconds without its leader another multiadmin takes over.
+/// Seconds after which another multiadmin takes over from a leader that has died.
 const LEASE_TTL: u32 = 10;
 
-/// Looks at the world at least so often: deadlines pass without anybody writing.
-const TICK: Duration = Duration::from_secs(5);
+/// How often to decide at least: deadlines pass without any write.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Changes come in bursts; one look serves all of them. Short, for each step of a restore waits for it.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Changes come in bursts, and one decision serves all of them. Short, because each step of a restore waits for it.
+const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long giving the place back may take.
-const RESIGN: Duration = Duration::from_secs(1);
+/// How long resigning may take, for each of its two parts.
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// This process's candidacy, and its leadership while it has it.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ pub struct Leading {
 }
 
 impl Leading {
-    /// Stands for election from now on. `identity` must differ between processes; it is what
-    /// `admins/leader` shows.
+    /// Stands for election from now on. `identity` must differ between processes; it is the value of
+    /// `admins/leader`.
     #[must_use]
     pub fn start(admin: &Admin, identity: String) -> Self {
         let keeper = Arc::new(LeaseKeeper::start(Arc::clone(admin.store.kv()), LEASE_TTL));
@@ -58,12 +58,12 @@ impl Leading {
         Self { task, stop, admin: admin.clone(), keeper }
     }
 
-    /// Gives the place back at once, so that nobody waits for the lease to end.
+    /// Gives leadership up at once, so that the next leader need not wait for the lease to end.
     pub async fn resign(mut self) {
         self.stop.send_replace(true);
-        let _ = tokio::time::timeout(RESIGN, &mut self.task).await;
+        let _ = tokio::time::timeout(RESIGN_TIMEOUT, &mut self.task).await;
         if let Some(lease) = self.keeper.current() {
-            let _ = tokio::time::timeout(RESIGN, self.admin.store.kv().revoke(lease)).await;
+            let _ = tokio::time::timeout(RESIGN_TIMEOUT, self.admin.store.kv().revoke(lease)).await;
         }
     }
 }
@@ -78,18 +78,18 @@ struct Candidate {
     admin: Admin,
     identity: String,
     keeper: Arc<LeaseKeeper>,
-    /// The lease that the place is bound to, when this process took it.
+    /// The lease that the leader's key is bound to, when this process wrote it.
     held: Option<LeaseId>,
     observed: Observations,
 }
 
-/// What there is to do.
+/// What to do next.
 enum Step {
-    /// Take the place, or bind it to the present lease.
+    /// Write the leader's key, bound to the present lease.
     Take { lease: LeaseId, revision: i64 },
-    /// Keep house.
+    /// Do the housekeeping.
     Lead { revision: i64, actions: Vec<Action> },
-    /// Somebody else leads, or nobody can.
+    /// Another process leads, or etcd does not answer.
     Follow,
 }
 
@@ -102,7 +102,7 @@ impl Candidate {
             lease.borrow_and_update();
             tokio::select! {
                 biased;
-                () = self.pass() => {}
+                () = self.act() => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let woken = async {
@@ -111,24 +111,24 @@ impl Candidate {
                     _ = changes.changed() => {}
                     _ = lease.changed() => {}
                 }
-                tokio::time::sleep(DEBOUNCE).await;
+                tokio::time::sleep(DEBOUNCE_INTERVAL).await;
             };
             tokio::select! {
                 biased;
                 () = woken => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(HOUSEKEEPING_INTERVAL) => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
         }
     }
 
-    async fn pass(&mut self) {
-        match self.look() {
+    async fn act(&mut self) {
+        match self.next_step() {
             Step::Follow => {}
             Step::Take { lease, revision } => match self.take(lease, revision).await {
                 Ok(TxnOutcome::Committed(_)) => {
                     self.held = Some(lease);
-                    tracing::info!(identity = self.identity, "this multiadmin leads");
+                    tracing::info!(identity = self.identity, "this multiadmin is the leader now");
                 }
                 Ok(TxnOutcome::Conflict) => {}
                 Err(error) => tracing::debug!(%error, "cannot stand for election now"),
@@ -148,7 +148,7 @@ impl Candidate {
         }
     }
 
-    fn look(&mut self) -> Step {
+    fn next_step(&mut self) -> Step {
         if !self.admin.is_current() {
             self.observed.clear();
             return Step::Follow;
@@ -157,7 +157,7 @@ impl Candidate {
         let revision = view.revision(&Key::AdminLeader);
         let Some(lease) = self.keeper.current() else { return Step::Follow };
         match &view.admin_leader {
-            // Also when there is something unreadable in its place: the revision guards.
+            // Also when the key has an unreadable value: its revision is the guard.
             None => Step::Take { lease, revision },
             Some(leader) if *leader != self.identity => {
                 self.observed.clear();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use cellar_model::Key;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
-use crate::jobs::closing::close;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::close;
+use crate::jobs::stage::job_key;
 use crate::leader::housekeeping::Action;
 
 /// Bound on one transaction, above the store's own.
@@ -29,9 +29,11 @@ pub(crate) async fn execute(
             let key = Key::Lock(database.clone());
             transaction.expect(&key, *revision).put(&key, lock)
         }
-        Action::Close { record, job_revision, run_revision } => {
-            close(transaction, record, *job_revision, *run_revision)
-        }
+        Action::Close { record, guards } => close(transaction, record, *guards),
+        Action::LiftFence { database, incarnation, revision, job, job_revision } => transaction
+            .expect(&Key::Job(database.clone(), *job), *job_revision)
+            .expect(&Key::Incarnation(database.clone()), *revision)
+            .put(&Key::Incarnation(database.clone()), incarnation),
         Action::Drive(drive) => {
             let mut transaction = transaction;
             for (key, revision) in &drive.guards {
@@ -78,6 +80,9 @@ fn tell(action: &Action) {
             None => tracing::info!(%database, "the lock is free"),
         },
         Action::Close { record, .. } => tell_closed(record),
+        Action::LiftFence { database, job, .. } => {
+            tracing::warn!(%database, %job, "lifted the fence of a job that has ended");
+        }
         Action::Drive(drive) => {
             if let Some((database, incarnation)) = &drive.incarnation {
                 let fence = incarnation.fence.map(|job| job.to_string()).unwrap_or_default();

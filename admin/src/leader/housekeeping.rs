@@ -5,6 +5,7 @@
 //! run at any time, by a leader that does not know that it is not one any more.
 
 mod driving;
+mod fences;
 mod history;
 mod locks;
 mod verdict;
@@ -18,8 +19,8 @@ use cellar_model::{
 use cellar_topology::View;
 use jiff::Timestamp;
 
-use crate::jobs::closing::closed;
-use crate::jobs::ended::{job_key, run_key};
+use crate::jobs::closure::{ClosureGuards, closed};
+use crate::jobs::stage::{job_key, run_key};
 use crate::leader::observations::Observations;
 
 /// One thing to do, with the revisions that it stands on.
@@ -28,7 +29,15 @@ pub(crate) enum Action {
     /// Take what has ended out of a database's lock and move the first that waits up.
     MoveOn { database: DatabaseName, lock: Lock, revision: i64 },
     /// Replace a job's record by one with a closure.
-    Close { record: Box<JobRecord>, job_revision: i64, run_revision: i64 },
+    Close { record: Box<JobRecord>, guards: ClosureGuards },
+    /// Let the database be written again: the job that fenced it has ended, or is gone.
+    LiftFence {
+        database: DatabaseName,
+        incarnation: Incarnation,
+        revision: i64,
+        job: JobId,
+        job_revision: i64,
+    },
     /// Delete old jobs with their runs.
     Forget { jobs: Vec<Forgotten> },
     /// Delete old audit records.
@@ -68,10 +77,14 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
         let Some((state, error)) = verdict::verdict(view, observed, record, now) else { continue };
         actions.push(Action::Close {
             record: Box::new(closed(record, state, error, now)),
-            job_revision: view.revision(&job_key(record)),
-            run_revision: view.revision(&run_key(record)),
+            guards: ClosureGuards {
+                job: view.revision(&job_key(record)),
+                run: view.revision(&run_key(record)),
+                lock: view.revision(&Key::Lock(record.database.clone())),
+            },
         });
     }
+    actions.extend(fences::left_behind(view));
     actions.extend(driving::next(view, now));
     for database in locks::databases(view) {
         if let Some(lock) = locks::moved_on(view, &database) {

@@ -1,5 +1,7 @@
-//! What the leading multiadmin does by itself: it moves locks on, drives restores, closes what nobody else can end,
-//! bounds the history, starts scheduled work and renews certificates.
+//! What the leading multiadmin does by itself: it gives locks to the next job, drives restores, closes jobs whose pooler
+//! cannot end them, bounds the history, starts scheduled jobs and renews certificates.
+//!
+//! Started by `main`. Reads the view, writes to etcd, submits scheduled jobs, and calls poolers to renew certificates.
 
 pub(crate) mod election;
 pub(crate) mod execute;

@@ -1,9 +1,9 @@
-//! What the leading multiadmin has seen for how long.
+//! For how long poolers have not reported and jobs have been lost, as the leader has observed it.
 //!
-//! A missing status key says that a pooler is silent, not since when; the same
+//! A missing status key shows that a pooler does not report, not since when; the same
 //! holds for a claim. So the leader remembers when it first saw it missing, by
-//! its own clock. A new leader, or one whose own picture was out of date,
-//! begins to count anew: it errs on the side of patience.
+//! its own clock. A new leader, or one whose own view was out of date, starts to
+//! count again: it may wait too long, never too short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use cellar_model::{CellName, DatabaseName, JobId};
 use cellar_topology::View;
 use tokio::time::Instant;
 
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::stage::{Stage, stage};
 
 type PoolerId = (DatabaseName, CellName);
 
@@ -31,7 +31,7 @@ enum Subject {
 }
 
 impl Observations {
-    /// Takes in what the view shows at the moment `now`.
+    /// Updates the observations with the view at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
         let mut missing = BTreeSet::new();
         for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
@@ -63,7 +63,7 @@ impl Observations {
         }
     }
 
-    /// Forgets everything: what was missed meanwhile is not known.
+    /// Forgets everything: after a gap it is not known what happened in it.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }

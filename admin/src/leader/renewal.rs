@@ -1,7 +1,8 @@
 //! Renewing certificates that have lived two thirds of their time, when this multiadmin may sign.
 //!
-//! It signs with a pair that the authority has made for it, never with the authority's own key. A cell proves its key
-//! with a signing request, is given certificates that say what the topology says of it, and takes them up by itself.
+//! It signs with a certificate and key that the authority has issued to it, never with the authority's own key. A pooler
+//! proves its key with a signing request, gets certificates with the names that the topology has for it, and loads them by
+//! itself.
 //! Renewal keeps keys: `cellar certs rotate` makes new ones.
 
 use std::path::PathBuf;
@@ -14,11 +15,11 @@ use jiff::Timestamp;
 
 use crate::admin::Admin;
 
-/// How often to look for what is due, at most; short-lived certificates are looked at twenty times in their life.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often to look for certificates that are due; those of a short lifetime twenty times within it.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long one cell may take to answer.
-const CALL: Duration = Duration::from_secs(10);
+/// How long renewing one cell's certificates may take.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A directory on this host whose certificates are renewed in place.
 #[derive(Debug)]
@@ -31,20 +32,20 @@ pub struct OwnCertificates {
     pub certificates: Vec<String>,
 }
 
-/// Everything that renewing needs.
+/// The task that renews certificates.
 #[derive(Debug)]
 pub struct Renewal {
-    /// The service, for the topology and the way to the poolers.
+    /// For the topology and channels to the poolers.
     pub admin: Admin,
     /// The cluster that certificates name.
     pub cluster: ClusterName,
-    /// This process in `admins/leader`: only the leader renews what is not its own.
+    /// This process's value of `admins/leader`: only the leader renews the poolers' certificates.
     pub identity: String,
-    /// Where the pair lies that signs. Read each time: it is renewed too.
+    /// Directory of the signing certificate and key. Read each time, because they are renewed too.
     pub signing_dir: PathBuf,
     /// How long renewed certificates are valid.
     pub lifetime: Duration,
-    /// What is renewed on this host.
+    /// Directories on this host whose certificates are renewed in place.
     pub own: Vec<OwnCertificates>,
 }
 
@@ -56,29 +57,29 @@ fn is_due(expiry: Timestamp, lifetime: Duration, signer_ends: SystemTime, now: S
 }
 
 impl Renewal {
-    /// Renews what is due, for ever.
-    pub async fn keep(self) {
+    /// Renews certificates that are due; never returns.
+    pub async fn run(self) {
         loop {
-            tokio::time::sleep(LOOK.min(self.lifetime / 20)).await;
+            tokio::time::sleep(MAX_CHECK_INTERVAL.min(self.lifetime / 20)).await;
             let ca = match Ca::load(&self.signing_dir) {
                 Ok(ca) => ca,
                 Err(error) => {
-                    tracing::error!(%error, "certificates cannot be renewed: `cellar up` makes a new signing pair");
+                    tracing::error!(%error, "certificates cannot be renewed; `cellar up` issues a new signing certificate");
                     continue;
                 }
             };
             if let Err(error) = self.renew_own(&ca) {
-                tracing::error!(%error, "this host's certificates are not renewed");
+                tracing::error!(%error, "cannot renew this host's certificates");
             }
             for (pooler, expiry) in self.due(&ca) {
                 let (cell, database) = (&pooler.cell, &pooler.database);
-                match tokio::time::timeout(CALL, self.renew(&ca, &pooler)).await {
+                match tokio::time::timeout(RENEW_TIMEOUT, self.renew(&ca, &pooler)).await {
                     Ok(Ok(())) => tracing::info!(%database, %cell, %expiry, "renewed the certificates"),
                     Ok(Err(error)) => {
-                        tracing::warn!(%database, %cell, %expiry, error, "certificates are not renewed");
+                        tracing::warn!(%database, %cell, %expiry, error, "cannot renew the certificates");
                     }
                     Err(_) => {
-                        tracing::warn!(%database, %cell, %expiry, "certificates are not renewed: no answer");
+                        tracing::warn!(%database, %cell, %expiry, "cannot renew the certificates: no answer in time");
                     }
                 }
             }
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_thirds_of_a_life_are_enough() {
+    fn a_certificate_is_due_after_two_thirds_of_its_lifetime() {
         let minute = Duration::from_secs(60);
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let (lifetime, expiry) = (6 * minute, Timestamp::try_from(start + 6 * minute).unwrap());
@@ -145,7 +146,7 @@ mod tests {
         assert!(!is_due(expiry, lifetime, later, start + 3 * minute));
         assert!(is_due(expiry, lifetime, later, start + 4 * minute));
         assert!(is_due(expiry, lifetime, later, start + 9 * minute));
-        // Nothing would be won.
+        // The renewed certificate would not live longer.
         assert!(!is_due(expiry, lifetime, start + 6 * minute, start + 5 * minute));
     }
 }

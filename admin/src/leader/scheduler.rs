@@ -1,15 +1,15 @@
-//! Asking for what schedules want when its time has come.
+//! Submitting the jobs of schedules when they are due.
 //!
-//! The leading multiadmin does it, for there is no need for two to try. That no run happens twice does not rest on
-//! that: the id of its job follows from the schedule and the time.
+//! Only the leading multiadmin does it, which saves attempts. That no run happens twice does not depend on that: the id
+//! of its job is derived from the schedule and the due time.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, JobSpec, Key, Refusal, START_WITHIN, Schedule, ScheduleName, ScheduledRun, ScheduledWork,
-    Turn, recordable,
+    JobRequest, JobSpec, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleAction, ScheduleName, ScheduledRun,
+    ScheduledWork, recordable,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
@@ -19,16 +19,16 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::jobs::submit::Wanted;
+use crate::jobs::submission::Submission;
 
-/// How often the clock is looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// How often to look for schedules that are due.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon a run that was refused is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// How soon a refused run is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs schedules while this process leads.
 #[derive(Debug)]
@@ -40,27 +40,27 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// For the process that stands for election as `identity`.
+    /// For the process whose value of `admins/leader` is `identity`.
     #[must_use]
     pub fn new(admin: Admin, identity: String) -> Self {
         Self { admin, identity, refused: HashMap::new() }
     }
 
-    /// Looks at the clock, for ever.
+    /// Starts runs when they are due; never returns.
     pub async fn run(mut self) {
         loop {
-            tokio::time::sleep(TICK).await;
-            self.tick(clock::now()).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            self.start_due_runs(clock::now()).await;
         }
     }
 
-    async fn tick(&mut self, now: Timestamp) {
+    async fn start_due_runs(&mut self, now: Timestamp) {
         for (schedule, revision) in self.schedules() {
             match schedule.turn(now) {
-                Turn::Rest => {}
-                Turn::Begin(due) => {
+                ScheduleAction::Rest => {}
+                ScheduleAction::Begin(due) => {
                     let key = (schedule.database.clone(), schedule.name.clone());
-                    let waits = |(of, at): &(Timestamp, Instant)| *of == due && at.elapsed() < AGAIN;
+                    let waits = |(of, at): &(Timestamp, Instant)| *of == due && at.elapsed() < RETRY_INTERVAL;
                     if self.refused.get(&key).is_some_and(waits) {
                         continue;
                     }
@@ -74,12 +74,13 @@ impl Scheduler {
                             ScheduledRun { due, job: None, error: Some(refusal.into()) }
                         }
                     };
-                    self.note(&schedule, revision, run).await;
+                    self.record_run(&schedule, revision, run).await;
                 }
-                Turn::Missed(due) => {
+                ScheduleAction::Missed(due) => {
                     let error = missed(&schedule, due);
-                    tracing::error!(schedule = %schedule.name, %due, error.message, "a scheduled run is missed");
-                    self.note(&schedule, revision, ScheduledRun { due, job: None, error: Some(error) }).await;
+                    tracing::error!(schedule = %schedule.name, %due, error.message, "a scheduled run was missed");
+                    self.record_run(&schedule, revision, ScheduledRun { due, job: None, error: Some(error) })
+                        .await;
                 }
             }
         }
@@ -100,18 +101,18 @@ impl Scheduler {
         view.schedules.values().map(|schedule| (schedule.clone(), revision(schedule))).collect()
     }
 
-    /// Records the job of a due time, from the first cell that can do it.
+    /// Submits the job of a due time, on the first cell that accepts it.
     async fn begin(&self, schedule: &Schedule, due: Timestamp, now: Timestamp) -> Result<JobId, Refusal> {
         let Some(request_id) = schedule.request_id(due) else {
             return Err(Refusal::new(Code::Internal, "the schedule's name makes no request id"));
         };
         let id = JobId::for_request(&schedule.database, &request_id);
-        if let Some(busy) = self.before(schedule, id) {
-            return busy;
+        if let Some(decided) = self.decided_by_earlier_runs(schedule, id) {
+            return decided;
         }
         let mut refusals: Vec<Refusal> = Vec::new();
         for cell in cells(&schedule.work) {
-            let wanted = Wanted {
+            let submission = Submission {
                 request: JobRequest {
                     database: Some(schedule.database.clone()),
                     cell,
@@ -120,10 +121,10 @@ impl Scheduler {
                     requested_by: schedule.requester(),
                 },
                 spec: spec(&schedule.work),
-                // Behind whatever runs: a night's expiry comes after the night's backup.
+                // After the jobs that run or wait, for example an expiry after the same night's backup.
                 queue: true,
             };
-            match self.ask(schedule, &wanted, now).await {
+            match self.submit(schedule, &submission, now).await {
                 Ok(job) => return Ok(job),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -135,8 +136,8 @@ impl Scheduler {
         Err(if message.is_empty() { first } else { Refusal { message, ..first } })
     }
 
-    /// What the past decides: the job is there already, or the one before it has not ended.
-    fn before(&self, schedule: &Schedule, id: JobId) -> Option<Result<JobId, Refusal>> {
+    /// The outcome when nothing is to be submitted: the job exists already, or the run before has not ended.
+    fn decided_by_earlier_runs(&self, schedule: &Schedule, id: JobId) -> Option<Result<JobId, Refusal>> {
         let view = self.admin.view();
         if view.job(&id).is_some() {
             return Some(Ok(id));
@@ -150,27 +151,33 @@ impl Scheduler {
         })
     }
 
-    /// Asks as a person would, with a record in the audit trail. What would be refused as things are is not asked.
-    async fn ask(&self, schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> Result<JobId, Refusal> {
-        self.admin.would_accept(wanted)?;
-        let deadline = Deadline::within(PATIENCE);
-        let record = audited(schedule, wanted, now);
+    /// Submits the job as the API does, with an audit record. Leaves no record when planning refuses it now.
+    async fn submit(
+        &self,
+        schedule: &Schedule,
+        submission: &Submission,
+        now: Timestamp,
+    ) -> Result<JobId, Refusal> {
+        self.admin.would_accept(submission)?;
+        let deadline = Deadline::within(REQUEST_TIMEOUT);
+        let record = audited(schedule, submission, now);
         self.admin.audit.begin(&record, deadline).await?;
-        let result = self.admin.submit(wanted, deadline).await;
+        let result = self.admin.submit(submission, deadline).await;
         let end = result.as_ref().map(|job| Some(job.record.id));
         self.admin.audit.end(&record, end.map_err(|refusal| (refusal.code, refusal.message.as_str()))).await;
         Ok(result?.record.id)
     }
 
-    /// Writes down how a due time went, if that is news. Whoever changed the schedule meanwhile goes first.
-    async fn note(&self, schedule: &Schedule, revision: i64, run: ScheduledRun) {
+    /// Records the outcome of a due time in the schedule, if it has changed. Does nothing when the schedule was changed
+    /// meanwhile.
+    async fn record_run(&self, schedule: &Schedule, revision: i64, run: ScheduledRun) {
         let code = |run: &ScheduledRun| run.error.as_ref().map(|error| error.code);
-        // Numbers in a message change; what is the matter does not.
+        // Compared by code: the numbers in a message change with each attempt.
         let known = schedule
             .last
             .as_ref()
             .is_some_and(|last| (last.due, last.job, code(last)) == (run.due, run.job, code(&run)));
-        let open = run.job.is_none() && schedule.turn(clock::now()) == Turn::Begin(run.due);
+        let open = run.job.is_none() && schedule.turn(clock::now()) == ScheduleAction::Begin(run.due);
         if known && open {
             return;
         }
@@ -183,19 +190,19 @@ impl Scheduler {
         let noted = Schedule { settled, last: Some(run), newest_job, ..schedule.clone() };
         let key = Key::Schedule(schedule.database.clone(), schedule.name.clone());
         let commit = self.admin.store.transaction().expect(&key, revision).put(&key, &noted).commit();
-        match Deadline::within(PATIENCE).call(commit).await {
+        match Deadline::within(REQUEST_TIMEOUT).call(commit).await {
             Ok(TxnOutcome::Committed(_) | TxnOutcome::Conflict) => {}
             Err(StoreError::Retryable(reason)) => tracing::debug!(reason, "a schedule waits for etcd"),
             Err(error) => tracing::error!(%error, schedule = %schedule.name, "a schedule cannot be written"),
         }
-        // The next look must not see the old picture.
-        let _ = self.admin.mirror.wait_for(TICK, |view| view.revision(&key) != revision).await;
+        // The next check must not see the old schedule.
+        let _ = self.admin.mirror.wait_for(CHECK_INTERVAL, |view| view.revision(&key) != revision).await;
     }
 }
 
-/// Why nothing began.
+/// The error of a run that did not begin in time.
 fn missed(schedule: &Schedule, due: Timestamp) -> JobError {
-    let minutes = START_WITHIN.as_mins();
+    let minutes = MAX_START_DELAY.as_mins();
     let last = schedule.last.as_ref().filter(|last| last.due == due).and_then(|last| last.error.clone());
     match last {
         Some(error) => {
@@ -203,14 +210,14 @@ fn missed(schedule: &Schedule, due: Timestamp) -> JobError {
         }
         None => JobError {
             code: Code::Unavailable,
-            message: format!("no multiadmin was at work within {minutes} minutes of its time"),
+            message: format!("no multiadmin was running within {minutes} minutes of its time"),
             hint: format!("run it now: `cellar schedules run {}`", schedule.name),
             tool_output: String::new(),
         },
     }
 }
 
-/// The cells to try, in order; one that is none leaves the choice to planning.
+/// The cells to try, in order; `None` leaves the choice to planning.
 fn cells(work: &ScheduledWork) -> Vec<Option<CellName>> {
     match work {
         ScheduledWork::Backup(backup) => backup.cells.iter().cloned().map(Some).collect(),
@@ -229,14 +236,14 @@ fn spec(scheduled: &ScheduledWork) -> JobSpec {
     }
 }
 
-fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord {
+fn audited(schedule: &Schedule, submission: &Submission, now: Timestamp) -> AuditRecord {
     let text = |value: &dyn ToString| Value::String(value.to_string());
     let mut arguments = Map::from_iter([
         ("database".to_owned(), text(&schedule.database)),
         ("schedule".to_owned(), text(&schedule.name)),
     ]);
-    arguments.extend(wanted.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
-    arguments.extend(wanted.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
+    arguments.extend(submission.request.cell.as_ref().map(|cell| ("cell".to_owned(), text(cell))));
+    arguments.extend(submission.request.request_id.as_ref().map(|id| ("requestId".to_owned(), text(id))));
     AuditRecord {
         id: AuditId::new(clock::new_id()),
         time: now,
@@ -252,7 +259,7 @@ fn audited(schedule: &Schedule, wanted: &Wanted, now: Timestamp) -> AuditRecord 
     }
 }
 
-/// The method by which a person would ask for it.
+/// The RPC that submits such a job.
 fn rpc(work: &ScheduledWork) -> &'static str {
     match work {
         ScheduledWork::Backup(_) => "Backup",

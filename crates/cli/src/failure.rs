@@ -1,30 +1,28 @@
 //! What ends a command early: its message, its hint and its exit code.
 
-use std::process::ExitCode;
-
-use cellar_api::v1::{Job, JobError, JobKind, JobState};
+use cellar_api::v1::{Job, JobKind, JobState};
 use cellar_model::{Code, Refusal};
 use cellar_provisioner::{FailureKind, ProvisionError};
 use cellar_tls::TlsError;
 
-use crate::output;
+use crate::render::words::kind_word;
 
 /// The result of a command.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// An argument that clap cannot check.
     #[error("{message}")]
     Usage { message: String, hint: String },
-    /// Around a local cluster or a specification.
+    /// From the provisioner: a local cluster or a specification.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
     /// multiadmin refused or failed.
     #[error("{}", .0.message())]
     Rpc(Box<tonic::Status>),
-    /// multiadmin does not answer.
+    /// multiadmin does not answer; `reason` is the connection's.
     #[error("multiadmin at {address} cannot be reached: {reason}")]
     Unreachable { address: String, reason: String, hint: String },
     /// The client's certificates cannot be used.
@@ -33,15 +31,15 @@ pub(crate) enum Failure {
     /// The job ran and did not succeed.
     #[error("{}", job_message(.0))]
     Job(Box<Job>),
-    /// The job found that it cannot be done; nothing was changed.
+    /// The plan found that the restore cannot be done; nothing was changed.
     #[error("{}", refusal_message(.0))]
     Refused(Box<Job>),
     /// Ctrl-C.
     #[error("interrupted{}", .job.as_ref().map_or_else(String::new, |id| format!("; job {id} goes on")))]
     Interrupted { job: Option<String> },
-    /// Something was looked at and is not well; said on stdout already.
+    /// Problems were found, which are on stdout already.
     #[error("{0}")]
-    NotWell(String),
+    ProblemsFound(String),
     /// A file or program could not be used.
     #[error("cannot {what}")]
     Io {
@@ -49,8 +47,15 @@ pub(crate) enum Failure {
         #[source]
         source: std::io::Error,
     },
-    /// Whoever read our output has had enough.
-    #[error("the reader of the output has gone")]
+    /// The program of `cellar exec` could not be run.
+    #[error("cannot run {program}")]
+    Exec {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// stdout is closed: its reader wants no more.
+    #[error("stdout is closed")]
     BrokenPipe,
     /// A bug.
     #[error("this is a bug: {0}")]
@@ -66,7 +71,7 @@ fn job_message(job: &Job) -> String {
         JobKind::Drill => format!("in cell {}", job.cell),
         _ => format!("of cell {}", job.cell),
     };
-    let kind = crate::commands::jobs::kind_word(job.kind());
+    let kind = kind_word(job.kind());
     match &job.error {
         Some(error) => format!("{kind} {subject} {verb}: {} ({})", error.message, error.code),
         None => format!("{kind} {subject} {verb}"),
@@ -95,7 +100,8 @@ impl Failure {
         Self::Usage { message: message.into(), hint: hint.into() }
     }
 
-    /// As the contract says.
+    /// The exit code: 0 done, 1 failed, 2 usage, 3 refused, 4 unreachable, 5 not permitted, 126 and 127 from `exec`, 130
+    /// interrupted.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
@@ -117,6 +123,9 @@ impl Failure {
             }
             Self::Tls(TlsError::BadAddress { .. }) => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 5,
+            // As shells have it.
+            Self::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
+            Self::Exec { .. } => 126,
             Self::Interrupted { .. } => 130,
             Self::BrokenPipe => 0,
             _ => 1,
@@ -131,7 +140,7 @@ impl Failure {
             Self::Provision(error) => error.hint(),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {
-                text("make a cluster with `cellar up`, or name the client's certificates with --client-dir")
+                text("start a cluster with `cellar up`, or name the client's certificates with --client-dir")
             }
             Self::Job(job) | Self::Refused(job) => job.error.as_ref().and_then(|error| text(&error.hint)),
             Self::Interrupted { job: Some(id) } => Some(format!(
@@ -141,7 +150,7 @@ impl Failure {
         }
     }
 
-    /// The message with what caused it, unless that is said already.
+    /// The message with its causes, without those that it contains already.
     pub(crate) fn message(&self) -> String {
         let mut message = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -155,32 +164,21 @@ impl Failure {
         message
     }
 
-    /// Tells the person, and gives the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self, Self::BrokenPipe) {
-            output::error(&self.message());
-            if let Self::Job(job) | Self::Refused(job) = self {
-                tool_output(job.error.as_ref());
+    /// The last lines that the failed job's tool wrote; empty when there are none.
+    pub(crate) fn tool_output(&self) -> &str {
+        match self {
+            Self::Job(job) | Self::Refused(job) => {
+                job.error.as_ref().map_or("", |error| error.tool_output.as_str())
             }
-            if let Some(hint) = self.hint() {
-                output::hint(&hint);
-            }
-        }
-        ExitCode::from(self.exit_code())
-    }
-}
-
-fn tool_output(error: Option<&JobError>) {
-    if let Some(error) = error.filter(|error| !error.tool_output.is_empty()) {
-        output::note("the last lines of its output:");
-        for line in error.tool_output.trim_end().lines() {
-            output::note(&format!("  {line}"));
+            _ => "",
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cellar_api::v1::JobError;
+
     use super::*;
 
     fn of_refusal(code: Code) -> u8 {
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_those_of_the_contract() {
+    fn each_failure_has_its_exit_code() {
         for (code, expected) in [
             (Code::InvalidArgument, 2),
             (Code::UnknownCell, 2),
@@ -208,12 +206,16 @@ mod tests {
         assert_eq!(Failure::Job(Box::default()).exit_code(), 1);
         assert_eq!(Failure::usage("a", "b").exit_code(), 2);
         assert_eq!(Failure::BrokenPipe.exit_code(), 0);
+        let exec =
+            |kind: std::io::ErrorKind| Failure::Exec { program: "x".into(), source: kind.into() }.exit_code();
+        assert_eq!(exec(std::io::ErrorKind::NotFound), 127);
+        assert_eq!(exec(std::io::ErrorKind::PermissionDenied), 126);
         let missing = ProvisionError::NoCluster { dir: "/c".into() };
         assert_eq!(Failure::from(missing).exit_code(), 4);
     }
 
     #[test]
-    fn a_plan_that_fails_is_a_refusal() {
+    fn a_failed_plan_has_the_exit_code_of_a_refusal() {
         let of_plan = |code: &str| {
             let error = JobError { code: code.to_owned(), message: "no".to_owned(), ..JobError::default() };
             let mut job = Job { error: Some(error), ..Job::default() };
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_travels_from_the_server() {
+    fn a_refusals_hint_is_shown() {
         let status = cellar_api::status_of(&Refusal::new(Code::IsPrimary, "no").hint("allow it"));
         assert_eq!(Failure::from(status).hint().as_deref(), Some("allow it"));
         let interrupted = Failure::Interrupted { job: Some("7".into()) };

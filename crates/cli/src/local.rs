@@ -2,12 +2,11 @@
 
 use cellar_provisioner::{Cluster, Steps};
 
-use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
 use crate::output;
-use crate::render::units;
 
-/// One line per step on stderr, with the time since the command began.
+/// One line for each step on stderr, with the time since the command began.
 pub(crate) fn steps() -> Steps {
     Steps::new(|elapsed, text| {
         output::note(&format!("[{:>6.1}s] {text}", elapsed.as_secs_f64()));
@@ -30,7 +29,7 @@ pub(crate) fn open(global: &Global) -> Outcome<Cluster> {
     }
 }
 
-/// A command that changes a local cluster cannot be told to do so through an address.
+/// Refuses `--admin` for a command that works on a local cluster's files and processes.
 pub(crate) fn refuse_remote(global: &Global, command: &str) -> Outcome {
     if global.admin.is_some() {
         return Err(Failure::usage(
@@ -39,9 +38,4 @@ pub(crate) fn refuse_remote(global: &Global, command: &str) -> Outcome {
         ));
     }
     Ok(())
-}
-
-/// The time that a command took, for its last line.
-pub(crate) fn took(since: std::time::Instant) -> String {
-    units::duration(since.elapsed())
 }

@@ -1,9 +1,10 @@
-//! `cellar`: what a person types. Local clusters, backups, jobs and cells.
+//! `cellar`, the command line: local clusters, backups, jobs and cells.
 
 mod arguments;
 mod client;
 mod commands;
 mod failure;
+mod global;
 mod local;
 mod output;
 mod question;
@@ -20,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 
-/// Diagnostics of the libraries; what a person needs to know is told without them.
+/// Diagnostics of the libraries, off stdout. What the command itself reports does not go through them.
 fn init_tracing() {
     let filter = EnvFilter::try_from_env("CELLAR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let _ = tracing_subscriber::fmt()
@@ -31,13 +32,19 @@ fn init_tracing() {
         .try_init();
 }
 
-/// clap's own answers: help and version are data, all else is a usage error with exit code 2.
-fn answer(error: &clap::Error) -> ExitCode {
+/// Reports why the command failed, and gives its exit code.
+fn fail(failure: &Failure) -> ExitCode {
+    output::report(failure);
+    ExitCode::from(failure.exit_code())
+}
+
+/// Prints clap's own answers: help and version are data, all else is a usage error with exit code 2.
+fn print_usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::print(&error.render().to_string())
-            .map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS),
+            .map_or_else(|failure| fail(&failure), |()| ExitCode::SUCCESS),
         _ => {
-            // A broken stderr has nobody to tell it to.
+            // That stderr is closed cannot be reported anywhere.
             let _ = error.print();
             ExitCode::from(2)
         }
@@ -48,23 +55,23 @@ fn main() -> ExitCode {
     cellar_tls::install_ring_provider();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return answer(&error),
+        Err(error) => return print_usage(&error),
     };
     init_tracing();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Failure::Io { what: "start".to_owned(), source: error }.report(),
+        Err(error) => return fail(&Failure::Io { what: "start".to_owned(), source: error }),
     };
     let result = runtime.block_on(async {
         tokio::select! {
-            result = commands::run(arguments) => result,
+            result = arguments.run() => result,
             _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { job: client::follow::current_job() }),
         }
     });
-    // A blocking task that still runs (a lookup, a disk) must not keep the terminal.
+    // A blocking task that still runs (a name lookup, a disk) must not keep the command from ending.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => fail(&failure),
     }
 }

@@ -1,16 +1,19 @@
-//! The one question that is asked before data goes: the answer is the database's name, not a letter.
+//! The confirmation before data is deleted: the answer is the database's name, so that a stray key confirms nothing.
 
 use std::io::IsTerminal;
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
 
-/// Refuses what would have to ask where nobody can answer, before anything is done.
-pub(crate) fn can_be_asked(yes: bool) -> Outcome {
+/// Refuses a command that would ask for confirmation where no terminal is, before anything is done.
+pub(crate) fn check_terminal(yes: bool) -> Outcome {
     if yes || (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Ok(());
     }
-    Err(Failure::usage("this asks for confirmation, and there is no terminal to ask on", "say it with --yes"))
+    Err(Failure::usage(
+        "this asks for confirmation, and there is no terminal to ask on",
+        "confirm with --yes",
+    ))
 }
 
 /// Asks on the terminal. Anything but the expected answer ends the command.
@@ -28,7 +31,7 @@ pub(crate) async fn ask(question: &str, expected: &str) -> Outcome {
     }
     Err(Failure::usage(
         "not confirmed; nothing was changed",
-        format!("the answer would have been {expected}; --yes goes on without asking"),
+        format!("the expected answer was {expected}; with --yes the command does not ask"),
     ))
 }
 
@@ -41,12 +44,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_name_confirms() {
+    fn only_the_databases_name_confirms() {
         assert!(is_confirmed("app\n", "app"));
         assert!(is_confirmed(" app \r\n", "app"));
         for no in ["", "\n", "y\n", "yes\n", "App\n", "app app\n"] {
             assert!(!is_confirmed(no, "app"), "{no:?}");
         }
-        assert!(!is_confirmed("\n", ""), "an unknown name is not confirmed by nothing");
+        assert!(!is_confirmed("\n", ""), "an empty answer does not confirm an unknown name");
     }
 }

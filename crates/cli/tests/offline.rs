@@ -25,7 +25,7 @@ fn reference() -> PathBuf {
 }
 
 #[test]
-fn configs_are_generated_and_nothing_else_is_touched() {
+fn config_generate_writes_one_file_for_each_cell() {
     let dir = tempfile::tempdir().unwrap();
     let spec = dir.path().join("cluster.toml");
     fs::copy(reference(), &spec).unwrap();
@@ -46,7 +46,7 @@ fn configs_are_generated_and_nothing_else_is_touched() {
 }
 
 #[test]
-fn a_bad_specification_writes_nothing_and_names_the_field() {
+fn a_bad_specification_is_refused_naming_the_field() {
     let dir = tempfile::tempdir().unwrap();
     let spec = fs::read_to_string(reference()).unwrap();
     let bad = spec.replace("\"/zone3/pg_data\"", "\"zone3\"");
@@ -60,7 +60,7 @@ fn a_bad_specification_writes_nothing_and_names_the_field() {
 }
 
 #[test]
-fn without_a_cluster_there_is_nobody_to_ask() {
+fn commands_exit_4_without_a_cluster() {
     let dir = tempfile::tempdir().unwrap();
     for command in [
         &["status"][..],
@@ -88,11 +88,11 @@ fn without_a_cluster_there_is_nobody_to_ask() {
     }
     let down = cellar(dir.path(), &["--dir", "c", "down"]);
     assert_eq!(down.status.code(), Some(0));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "looking makes nothing");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no command creates a file");
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn wrong_usage_exits_2() {
     let dir = tempfile::tempdir().unwrap();
     for bad in [
         &["nonsense"][..],
@@ -124,6 +124,8 @@ fn wrong_usage_is_2() {
         &["drill", "--check-file", "none.sql"],
         &["expire"],
         &["expire", "--backup", "latest", "--yes"],
+        &["backup", "--from", "z", "--timeout", "1h30"],
+        &["--dir", "", "status"],
         &["verify", "--on", "../x"],
     ] {
         let done = cellar(dir.path(), bad);
@@ -133,20 +135,20 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
-fn nothing_is_restored_where_nobody_can_be_asked() {
+fn a_confirmation_without_a_terminal_exits_2() {
     let dir = tempfile::tempdir().unwrap();
     let id = "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00";
     for command in [&["restore", "--latest"][..], &["restore", "confirm", id], &["restore", "rollback", id]] {
         let done = cellar(dir.path(), command);
         assert_eq!(done.status.code(), Some(2), "{command:?}");
         let errors = text(&done.stderr);
-        assert!(errors.contains("no terminal") && errors.contains("hint: say it with --yes"), "{errors}");
+        assert!(errors.contains("no terminal") && errors.contains("hint: confirm with --yes"), "{errors}");
         assert!(done.stdout.is_empty());
     }
 }
 
 #[test]
-fn a_time_is_told_as_it_was_understood() {
+fn the_target_time_is_shown_in_utc() {
     let dir = tempfile::tempdir().unwrap();
     let done =
         cellar(dir.path(), &["--dir", "c", "restore", "--plan", "--to-time", "2026-01-01 10:15:00.5+02"]);
@@ -156,7 +158,26 @@ fn a_time_is_told_as_it_was_understood() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_panic() {
+fn an_empty_directory_variable_counts_as_unset() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_variable = |value: &str, arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_cellar"))
+            .args(arguments)
+            .env("CELLAR_DIR", value)
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+    };
+    let help = with_variable("", &["completions", "bash"]);
+    assert_eq!(help.status.code(), Some(0), "{}", text(&help.stderr));
+    let given = with_variable("", &["--dir", "c", "status"]);
+    assert_eq!(given.status.code(), Some(4), "{}", text(&given.stderr));
+    let named = with_variable("v", &["status"]);
+    assert!(text(&named.stderr).contains(&dir.path().join("v").display().to_string()), "{named:?}");
+}
+
+#[test]
+fn a_closed_stdout_ends_the_command_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_cellar"))
         .args(["completions", "bash"])

@@ -10,44 +10,52 @@ mod records;
 mod store;
 mod types;
 
-pub use decide::admission::{
-    JobRequest, plan_backup, plan_cell_removal, plan_confirm, plan_drill, plan_rebuild, plan_restore,
-    plan_restore_plan, plan_rollback,
-};
-pub use decide::driven::{Decision, Scene, drive};
-pub use decide::maintenance::{Faults, check_expiry, faults, plan_check, plan_expire, plan_verify};
+pub use decide::admission::backup::{plan_backup, plan_rebuild};
+pub use decide::admission::cell::plan_cell_removal;
+pub use decide::admission::kept_data::{plan_confirm, plan_rollback};
+pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+pub use decide::admission::restore::{plan_restore, plan_restore_plan};
+pub use decide::driven::driver::drive;
+pub use decide::driven::scene::{Decision, Scene};
+pub use decide::expiry::check_expiry;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
-pub use decide::precondition::{Expected, Observed, RECONNECT, check_primary_source, check_standby_source};
+pub use decide::precondition::{
+    Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
+};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
-pub use decide::recovery_target::{Choice, Found, Survey, SurveyedBackup, choose, newest_on, windows};
+pub use decide::recovery_target::{Choice, choose};
+pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
-pub use records::audit::{
-    AUDIT_KEPT, AuditId, AuditOutcome, AuditRecord, RECORDED, WITHHELD, forgettable_audit, recordable,
-};
+pub use decide::survey::{Found, Survey, SurveyedBackup, newest_on, windows};
+pub use decide::verification::{Faults, faults};
+pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{
-    BackupLabel, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
+    BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,
+    JOB_ANNOTATION, PROOF_ANNOTATION,
 };
+pub use records::calendar::{Calendar, CalendarError};
+pub use records::drill::{DrillCheck, DrillParams, DrillResult};
+pub use records::incarnation::Incarnation;
 pub use records::instance::{InstanceState, LagClass, Role};
-pub use records::job::{
-    CancelRequest, Closure, Job, JobError, JobRecord, JobState, JobStep, Progress, Run, Transition,
-};
-pub use records::job_id::{JobId, RequestId};
+pub use records::job::id::{JobId, RequestId};
+pub use records::job::outcome::JobOutcome;
+pub use records::job::record::{CancelRequest, Closure, Job, JobRecord, JobStep};
+pub use records::job::run::{JobError, JobState, Progress, Run, Transition};
+pub use records::job::spec::{JobKind, JobSpec};
 pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
     CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,
 };
-pub use records::outcome::JobOutcome;
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
-pub use records::restore::{
-    CellPlan, DrillCheck, DrillParams, DrillResult, FenceResult, Incarnation, RebuildResult, RecoverParams,
-    RecoveryResult, RecoveryWindow, RestoreParams, RestorePlan, RestorePointError, RestorePointName,
-    RestoreResult, Target,
-};
+pub use records::rebuild::{RebuildParams, RebuildResult};
+pub use records::recordable::{RECORDED, WITHHELD, recordable};
+pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
+pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
-    Calendar, CalendarError, MOST_CELLS, SCHEDULE_REQUESTS, START_WITHIN, Schedule, ScheduledBackup,
-    ScheduledDrill, ScheduledRun, ScheduledWork, Turn,
+    MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduleAction, ScheduledBackup,
+    ScheduledDrill, ScheduledRun, ScheduledWork,
 };
-pub use records::spec::{BackupParams, DEFAULT_MAX_LAG, JobKind, JobSpec, RebuildParams};
+pub use records::target::{RestorePointError, RestorePointName, Target};
 pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
 pub use store::access;
 pub use store::access::Principal;

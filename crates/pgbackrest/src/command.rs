@@ -17,7 +17,7 @@ use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 use crate::repo_list::{RepoEntry, parse_listing};
-use crate::tool_error::{Failure, garbled, tool_messages};
+use crate::tool_error::{Failure, garbled};
 
 /// Time for `version`, which touches nothing but the program itself.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ impl Default for Pgbackrest {
     }
 }
 
-/// Opens a log to append to: nobody else's business, whatever the umask, and never through a link.
+/// Opens a log to append to. Only this user may read it, whatever the umask, and a link is not followed.
 fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
     let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
     OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)
@@ -109,37 +109,31 @@ impl Pgbackrest {
         let text = output.text();
         Err(Error::Failed {
             command: invocation.command().to_owned(),
-            failure: Failure::judge(output.code, &tool_messages(&text)),
+            failure: Failure::of_output(output.code, &text),
             output: tail(&text).to_owned(),
         })
     }
 
     /// Starts a command whose output goes straight to a file, so that the log outlives this process.
     ///
-    /// # Errors
-    /// When the file cannot be opened or the command not be started.
-    pub async fn spawn_logged(&self, invocation: &Invocation, log_file: &Path) -> Result<Running, Error> {
-        let program = self.find()?;
-        let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
-        let log = open_log(log_file).map_err(opened)?;
-        let copy = log.try_clone().map_err(opened)?;
-        Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await
-    }
-
-    /// As [`Pgbackrest::spawn_logged`], with less of the processor's time than others get: `nice` is 0 to 19.
+    /// With a `nice` of 1 to 19 the command gets less of the processor's time than others; 0 is the usual priority.
     ///
     /// # Errors
-    /// As [`Pgbackrest::spawn_logged`].
-    pub async fn spawn_niced(
+    /// When the file cannot be opened or the command not be started.
+    pub async fn spawn_logged(
         &self,
         invocation: &Invocation,
         log_file: &Path,
         nice: u32,
     ) -> Result<Running, Error> {
+        let program = self.find()?;
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
         let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
-        let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), self.find()?.display().to_string()];
+        if nice == 0 {
+            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await;
+        }
+        let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), program.display().to_string()];
         argv.extend(invocation.argv());
         Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into()).await
     }
@@ -193,7 +187,7 @@ impl Pgbackrest {
         }
         // Half a file of an encrypted repository may hold the passphrase of other files: an error quotes none of it.
         let text = String::from_utf8_lossy(&output.stderr);
-        let failure = Failure::judge(output.code, &tool_messages(&text));
+        let failure = Failure::of_output(output.code, &text);
         if failure.class == ExitClass::NotFound {
             return Err(Error::NotInRepository(path.to_owned()));
         }
@@ -275,7 +269,7 @@ impl Pgbackrest {
                 let text = output.text();
                 Err(Error::Failed {
                     command: "archive-get".to_owned(),
-                    failure: Failure::judge(code, &tool_messages(&text)),
+                    failure: Failure::of_output(code, &text),
                     output: tail(&text).to_owned(),
                 })
             }

@@ -58,7 +58,7 @@ pub enum ConfigError {
         /// Who has it too.
         second: String,
     },
-    /// The repository is encrypted and nobody said with what.
+    /// The repository is encrypted and there is no passphrase.
     #[error("the repository of database {0} is encrypted, and its passphrase is not known here")]
     NoPassphrase(String),
     /// The template failed, which is a bug.

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn below_is_by_component() {
+    fn a_path_below_another_is_found_by_its_components() {
         assert_eq!(is_below("/a/pg_data", "/a/pg_data/base/1"), Some("base/1"));
         assert_eq!(is_below("/a/pg_data/", "/a/pg_data/base/1"), Some("base/1"));
         for outside in

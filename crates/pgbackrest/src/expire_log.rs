@@ -1,4 +1,4 @@
-//! What `pgbackrest expire` says that it takes away, or with `--dry-run` would.
+//! What `pgbackrest expire` says that it deletes, or with `--dry-run` would.
 
 use cellar_model::{BackupLabel, WalRange};
 
@@ -30,7 +30,7 @@ fn wal_range(text: &str) -> Option<WalRange> {
     })
 }
 
-/// What a line says of an expiry of that kind: every line of a rehearsal is marked as such.
+/// What a line says of an expiry of that kind: every line of a dry run is marked as such.
 fn of_kind(text: &str, dry_run: bool) -> Option<&str> {
     match (text.strip_prefix("[DRY-RUN] "), dry_run) {
         (Some(text), true) => Some(text),
@@ -39,7 +39,7 @@ fn of_kind(text: &str, dry_run: bool) -> Option<&str> {
     }
 }
 
-/// Reads the log of an expiry, at level info (as of 2.45): what it says of the rehearsal, or of the act. One log may hold
+/// Reads the log of an expiry, at level info (as of 2.45): what it says of the dry run, or of the act. One log may hold
 /// both.
 #[must_use]
 pub fn parse_expiry(log: &str, dry_run: bool) -> Expiry {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rehearsal_and_the_act_say_the_same() {
+    fn a_dry_run_and_the_expiry_report_the_same() {
         let dry = parse_expiry(DRY, true);
         let all = ["20261121-191233F", "20261121-191241F", "20261121-191241F_20261121-191247I"];
         assert_eq!(labels(&dry), all);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_kept_and_lines_of_others_are_not_believed() {
+    fn warnings_are_kept_and_lines_of_other_programs_are_ignored() {
         let adhoc = parse_expiry(ADHOC, true);
         assert_eq!(labels(&adhoc).len(), 2);
         assert_eq!(adhoc.warnings.len(), 1, "{adhoc:?}");

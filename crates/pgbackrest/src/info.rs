@@ -311,17 +311,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_json_is_survived(value in any_json()) {
+        fn any_json_can_be_read(value in any_json()) {
             let _ = parse_info(Value::from(vec![value]).to_string().as_bytes());
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_can_be_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_info(&bytes);
         }
 
         #[test]
-        fn a_truncated_answer_is_survived(cut in 0..REAL.len()) {
+        fn a_truncated_answer_can_be_read(cut in 0..REAL.len()) {
             let _ = parse_info(&REAL.as_bytes()[..cut]);
         }
     }

@@ -19,6 +19,7 @@ mod repo_file;
 mod repo_list;
 mod tool_error;
 mod verify_report;
+mod watched;
 
 pub use command::{Output, Pgbackrest};
 pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, render_job};

@@ -9,7 +9,7 @@ use cellar_model::{Secret, SecretError};
 use nix::fcntl::OFlag;
 
 /// Bytes that are read at most: more than any passphrase, so that one that is too long is told from one that fits.
-const MOST: u64 = 4096;
+const MAX_FILE_BYTES: u64 = 4096;
 
 /// Why there is no passphrase in a file.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ pub fn read_passphrase(path: &Path) -> Result<Secret, PassphraseError> {
     if found.is_file() && mode & 0o077 != 0 {
         return Err(PassphraseError::Exposed { path: path.to_owned(), mode });
     }
-    file.take(MOST).read_to_end(&mut text).map_err(failed)?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(failed)?;
     // The parser's own error would quote the bytes.
     let text = String::from_utf8(text)
         .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")))?;

@@ -75,7 +75,7 @@ pub(crate) fn find(program: &Path, package: &'static str) -> Result<PathBuf, Err
 /// A process group that is killed when this is dropped.
 struct Group {
     id: Pid,
-    /// Set once the leader was waited for: from then on the number may become somebody else's.
+    /// Set once the leader was waited for: from then on the number may belong to another process.
     ended: bool,
 }
 

@@ -159,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in any::<String>()) {
+        fn any_text_can_be_read(text in any::<String>()) {
             let _ = count_manifest(&format!("[target:file]\n{text}"));
             let _ = parse_backup_record(&format!("[backup:current]\n{text}"), &"20261121-030654F".parse().unwrap());
         }

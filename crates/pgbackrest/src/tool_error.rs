@@ -111,10 +111,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Judges a failed command by its exit code and everything that it printed.
+    #[must_use]
+    pub fn of_output(exit_code: Option<u8>, output: &str) -> Self {
+        Self::of_exit(exit_code, &tool_messages(output))
+    }
+
     /// Judges a failed command. Exit code 56 only says that no host could be used; the type in the
     /// warning before it says why.
     #[must_use]
-    pub fn judge(exit_code: Option<u8>, messages: &[ToolMessage]) -> Self {
+    pub fn of_exit(exit_code: Option<u8>, messages: &[ToolMessage]) -> Self {
         let hidden = messages.iter().rev().find_map(|m| m.code.filter(|_| m.level == LogLevel::Warn));
         let cause = match exit_code {
             Some(DB_CONNECT) => hidden.or(exit_code),
@@ -145,9 +151,9 @@ mod tests {
     const NO_PRIMARY: &str = include_str!("../tests/fixtures/no-primary.log");
 
     #[test]
-    fn what_a_56_hides_is_found() {
+    fn the_cause_behind_exit_code_56_is_found() {
         let messages = tool_messages(NO_PRIMARY);
-        let failure = Failure::judge(Some(56), &messages);
+        let failure = Failure::of_exit(Some(56), &messages);
         assert_eq!(failure.cause, Some(49));
         assert_eq!(failure.class, ExitClass::Unavailable);
         assert_eq!(
@@ -156,7 +162,7 @@ mod tests {
         );
         let busy = "P00   WARN: unable to check pg2: [LockAcquireError] raised from remote-0 tls protocol\n\
                     P00  ERROR: [056]: unable to find primary cluster - cannot proceed";
-        assert_eq!(Failure::judge(Some(56), &tool_messages(busy)).class, ExitClass::Aborted);
+        assert_eq!(Failure::of_exit(Some(56), &tool_messages(busy)).class, ExitClass::Aborted);
     }
 
     #[test]
@@ -166,19 +172,19 @@ mod tests {
                        P00  ERROR: [075]: no backup set found to restore";
         let messages = tool_messages(restore);
         assert!(messages[0].text.ends_with("at line 1: O%..."), "{}", messages[0].text);
-        let failure = Failure::judge(Some(75), &messages);
+        let failure = Failure::of_exit(Some(75), &messages);
         assert!(failure.garbled && failure.hint.contains("passphrase"), "{failure:?}");
         assert_eq!(failure.class, ExitClass::DataLoss);
-        assert!(Failure::judge(Some(95), &tool_messages("ERROR: [095]: unable to flush")).garbled);
+        assert!(Failure::of_exit(Some(95), &tool_messages("ERROR: [095]: unable to flush")).garbled);
         assert!(
-            !Failure::judge(Some(75), &tool_messages("P00  ERROR: [075]: no backup set found to restore"))
+            !Failure::of_exit(Some(75), &tool_messages("P00  ERROR: [075]: no backup set found to restore"))
                 .garbled
         );
     }
 
     #[test]
     fn a_signal_is_not_an_exit_code() {
-        let failure = Failure::judge(None, &[]);
+        let failure = Failure::of_exit(None, &[]);
         assert_eq!((failure.cause, failure.class), (None, ExitClass::Internal));
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     const WELL: &str = include_str!("../../../fuzz/corpus/verification/well-2.45.log");
 
     #[test]
-    fn a_repo_that_is_well() {
+    fn a_sound_repo_is_reported_as_such() {
         let report = parse_verification(WELL);
         assert_eq!(report.ok, Some(true));
         assert_eq!(report.backups.len(), 6);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn one_error_among_two_reports_is_an_error_and_silence_is_none() {
+    fn an_error_in_either_report_is_an_error_and_no_report_is_no_result() {
         assert_eq!(parse_verification("status: ok\nstatus: error\nstatus: ok\n").ok, Some(false));
         assert_eq!(parse_verification("").ok, None);
         assert_eq!(parse_verification("P00   INFO: status: ok").ok, None);

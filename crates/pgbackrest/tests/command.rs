@@ -156,19 +156,19 @@ async fn the_environment_and_the_arguments_are_exact() {
 }
 
 #[tokio::test]
-async fn terminate_is_gentle_first() {
+async fn terminate_sends_sigterm_before_sigkill() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let gentle =
         stand_in(dir.path(), "trap 'echo released; exit 63' TERM; echo begun; while :; do sleep 0.05; done");
-    let mut running = gentle.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    let mut running = gentle.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
     wait_for("its first words", || read(&log).contains("begun")).await;
     assert_eq!(running.terminate(10 * SECOND).await.unwrap(), Some(63));
     // The shell also remarks that its sleep was terminated.
     assert!(read(&log).ends_with("released\n"));
 
     let stubborn = stand_in(dir.path(), "trap '' TERM; echo again; while :; do sleep 0.05; done");
-    let mut running = stubborn.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    let mut running = stubborn.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
     wait_for("its words", || read(&log).contains("again")).await;
     let begun = Instant::now();
     assert_eq!(running.terminate(SECOND / 2).await.unwrap(), None);
@@ -182,7 +182,7 @@ async fn dropping_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let (log, pid) = (dir.path().join("log"), dir.path().join("worker"));
     let program = stand_in(dir.path(), &format!("echo $$ > {}; sleep 60", pid.display()));
-    let running = program.spawn_logged(&Invocation::new("backup"), &log).await.unwrap();
+    let running = program.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
     wait_for("its pid", || !read(&pid).is_empty()).await;
     drop(running);
     wait_for("its end", || !alive(&read(&pid))).await;
@@ -195,7 +195,7 @@ fn parent_for_the_test_below() {
     let dir = PathBuf::from(dir);
     let program = Pgbackrest { binary: dir.join("pgbackrest") };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let _running = program.spawn_logged(&Invocation::new("backup"), &dir.join("log")).await.unwrap();
+        let _running = program.spawn_logged(&Invocation::new("backup"), &dir.join("log"), 0).await.unwrap();
         tokio::time::sleep(60 * SECOND).await;
     });
 }

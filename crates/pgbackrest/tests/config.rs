@@ -218,7 +218,7 @@ fn the_reference_page_holds_for_every_zone() {
 }
 
 #[test]
-fn a_job_can_go_nowhere_else() {
+fn the_config_of_a_job_names_its_cell_and_the_primary_only() {
     let found = keys(&job_of(2, Some(0)));
     assert_eq!(found["multigres/pg1-path"], "/zone3/pg_data");
     assert_eq!(found["multigres/pg2-path"], "/zone1/pg_data");
@@ -326,7 +326,7 @@ fn members_that_do_not_fit_together() {
 }
 
 #[test]
-fn each_name_that_is_let_in_has_its_line() {
+fn each_admitted_client_has_its_line() {
     let old = PgbackrestName::default();
     let (local, db) = (pooler(0), database());
     for (names, lines) in [

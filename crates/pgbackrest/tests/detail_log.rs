@@ -76,7 +76,7 @@ fn backups_that_failed() {
 }
 
 #[test]
-fn progress_only_grows_and_nears_the_total() {
+fn progress_only_grows_and_approaches_the_total() {
     let mut log = empty();
     let mut done = 0;
     for line in INCR.lines() {
@@ -128,7 +128,7 @@ fn foreign() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn one_foreign_file_spoils_the_proof(line in foreign(), at in 0usize..1000) {
+    fn one_foreign_file_makes_the_proof_fail(line in foreign(), at in 0usize..1000) {
         let mut lines: Vec<&str> = INCR.lines().collect();
         lines.insert(at % lines.len(), &line);
         prop_assert!(!holds(read(&lines.join("\n")).copied(), None), "{}", line);
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn any_line_is_survived(lines in prop::collection::vec(any::<String>(), 0..20)) {
+    fn any_line_can_be_read(lines in prop::collection::vec(any::<String>(), 0..20)) {
         let mut log = empty();
         lines.iter().for_each(|line| log.line(line));
         let _ = log.progress();

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use cellar_model::{SystemIdentifier, Timeline};
 
+use crate::command::run;
+use crate::configure::{InstanceConfig, configure, replace_file};
+use crate::control_data::ControlData;
+use crate::data_directory::{DataDirectory, inspect};
 use crate::draft::Draft;
-use crate::durable::replace_file;
-use crate::{ControlData, DataDirectory, InstanceConfig, PostgresError, Tools, configure, inspect, run};
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
 /// What a copy must be a copy of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +118,7 @@ pub async fn base_backup(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ControlState;
+    use crate::control_data::ControlState;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -3,23 +3,24 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use cellar_system::last_lines;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 
 /// Lines of output that an error quotes: enough for PostgreSQL's message, detail and hint.
-const QUOTED_LINES: usize = 12;
+pub(crate) const MAX_QUOTED_LINES: usize = 12;
 
-/// Output kept per stream. `pg_waldump` writes the most: a line of about 150 bytes per record, of which a segment of
-/// 16 MiB may hold 150,000.
-const KEPT_BYTES: u64 = 32 << 20;
+/// Output kept per stream, in bytes. `pg_waldump` writes the most: a line of about 150 bytes per record, and a segment of
+/// 16 MiB may hold 150,000 records.
+const MAX_KEPT_BYTES: u64 = 32 << 20;
 
-/// How long to wait for the rest of the output of a program that was killed: somebody else may
-/// hold the other end of the pipe.
-const DRAIN: Duration = Duration::from_millis(500);
+/// How long to wait for the rest of the output of a program that was killed: another process may hold the other end of
+/// the pipe.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a program that ended with success wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +50,11 @@ impl Drop for Group {
     }
 }
 
-/// The last lines of what a program wrote, for a person.
-pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
-}
-
 async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
     if let Some(mut stream) = stream {
         // A broken pipe ends the output; how the program ended says the rest.
-        let _ = (&mut stream).take(KEPT_BYTES).read_to_end(&mut kept).await;
+        let _ = (&mut stream).take(MAX_KEPT_BYTES).read_to_end(&mut kept).await;
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     }
     kept
@@ -88,20 +83,20 @@ pub async fn run(mut command: Command, timeout: Duration) -> Result<CommandOutpu
     };
     let ended: Option<std::io::Result<ExitStatus>> = tokio::time::timeout(timeout, child.wait()).await.ok();
     match ended {
-        // Its number may belong to somebody else from here on.
+        // From here on its number may belong to another process.
         Some(_) => group.0 = None,
         None => {
             group.kill();
             let _ = child.wait().await;
         }
     }
-    let (stdout, stderr) = match tokio::time::timeout(DRAIN, output).await {
+    let (stdout, stderr) = match tokio::time::timeout(DRAIN_TIMEOUT, output).await {
         Ok(Ok((stdout, stderr))) => {
             (String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
         }
         _ => (String::new(), "(its output could not be read to the end)".to_owned()),
     };
-    let quoted = || last_lines(&format!("{stdout}\n{stderr}"));
+    let quoted = || last_lines(&format!("{stdout}\n{stderr}"), MAX_QUOTED_LINES);
     match ended {
         Some(Ok(status)) if status.success() => Ok(CommandOutput { stdout, stderr }),
         Some(Ok(status)) => {

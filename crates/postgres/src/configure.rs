@@ -8,8 +8,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::durable::replace_file;
-use crate::{PostgresError, Settings, render_hba, render_ident};
+use cellar_system::AtomicFile;
+
+use crate::error::PostgresError;
+use crate::hba::{render_hba, render_ident};
+use crate::settings::Settings;
 
 /// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
 const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
@@ -57,6 +60,12 @@ fn read(path: &Path) -> Result<String, PostgresError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(PostgresError::io("read", path)(error)),
     }
+}
+
+/// Replaces a file when its content, mode or owner differs: mode 0600, owned by the directory's owner.
+pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresError> {
+    let file = AtomicFile::new(path).owner_of_directory();
+    file.replace_if_changed(content).map_err(PostgresError::io("write", path))
 }
 
 fn with_include(postgresql_conf: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::roles::REPLICATION_ROLE;
 
 /// Where a standby finds its primary and how it proves itself. Mutual TLS, no password anywhere.

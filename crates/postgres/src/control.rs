@@ -1,54 +1,42 @@
 //! Starting, reloading and promoting a server.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_system::{Process, is_same_place, last_lines, last_lines_of};
 use nix::sys::signal::Signal;
 
-use crate::command::last_lines;
-use crate::postmaster::{find, lock_file, processes};
-use crate::{InstanceConfig, PostgresError, Postmaster, Settings, Tools, configure, run, running};
+use crate::command::{MAX_QUOTED_LINES, run};
+use crate::configure::{InstanceConfig, configure};
+use crate::error::PostgresError;
+use crate::postmaster::{Postmaster, find, lock_file, processes, running, signal};
+use crate::settings::Settings;
+use crate::tools::Tools;
 
-/// What pg_ctl may take beyond the time it was told to wait.
-const MARGIN: Duration = Duration::from_secs(5);
-
-/// Of a log, what is read to find the reason for a failed start.
-const LOG_TAIL: u64 = 16 << 10;
+/// How much longer pg_ctl may take than the time it was told to wait.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// pg_ctl counts whole seconds.
 fn seconds(timeout: Duration) -> String {
     timeout.as_secs().max(1).to_string()
 }
 
-/// What was written to the log after its first `from` bytes.
-fn log_since(log: &Path, from: u64) -> String {
-    let read = || {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LOG_TAIL))))?;
-        let mut bytes = Vec::new();
-        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    last_lines(&String::from_utf8_lossy(&read().unwrap_or_default()))
-}
-
-/// Removes the data directory's and the socket's lock files when the number in them is taken, though not by this
-/// directory's server. PostgreSQL itself refuses to start over them when it can signal that number: another
-/// cell's PostgreSQL has the same user, and a dead postmaster keeps its number while nobody reaps
-/// it, as in a container without an init. Files with a free number are left: PostgreSQL removes
-/// them, and checks the shared memory that they name. (The memory's key also follows from the directory's
-/// inode, and nobody uses the directory: `start` has looked.)
-fn forget_strangers(data_directory: &Path, settings: &Settings) -> Result<(), PostgresError> {
+/// Removes the data directory's and the socket's lock files when the process id in them is in use, but not by this
+/// directory's server.
+///
+/// PostgreSQL refuses to start over such files when it can signal that process: another cell's PostgreSQL has the same
+/// user, and a dead postmaster keeps its id while nobody reaps it, as in a container without an init. Files with an id
+/// that is not in use are left: PostgreSQL removes them, and checks the shared memory that they name. (The memory's key
+/// also follows from the directory's inode, and `start` has checked that nobody uses the directory.)
+fn remove_foreign_lock_files(data_directory: &Path, settings: &Settings) -> Result<(), PostgresError> {
     let socket = settings.socket_directory.join(format!(".s.PGSQL.{}.lock", settings.port));
     for path in [data_directory.join("postmaster.pid"), socket] {
         let Some(file) = lock_file(&path)? else { continue };
-        // Somebody else's server may really be using the socket.
-        let ours =
-            path.parent() == Some(data_directory) || file.data_directory.as_deref() == Some(data_directory);
-        if !ours || !Path::new("/proc").join(file.pid.to_string()).exists() {
+        // Another server may really be using the socket.
+        let ours = path.parent() == Some(data_directory)
+            || file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory));
+        if !ours || !Process::is_pid_taken(file.pid) {
             continue;
         }
         tracing::warn!(pid = file.pid, path = %path.display(), "no server of this directory has the process id in this lock file; removing it");
@@ -65,7 +53,7 @@ fn forget_strangers(data_directory: &Path, settings: &Settings) -> Result<(), Po
 /// state says so. `log` is appended to; its directory must exist.
 ///
 /// # Errors
-/// When the server ended again, with the last lines of its log, or processes of a dead one are in the way.
+/// When the server ended again, with the last lines of its log, or processes of a dead one still hold the directory.
 pub async fn start(
     tools: &Tools,
     data_directory: &Path,
@@ -81,18 +69,19 @@ pub async fn start(
         let pids = left_over.iter().map(|process| process.pid).collect();
         return Err(PostgresError::Orphans { path: data_directory.to_path_buf(), pids });
     }
-    forget_strangers(data_directory, &config.settings)?;
+    remove_foreign_lock_files(data_directory, &config.settings)?;
     configure(data_directory, config)?;
     let before = fs::metadata(log).map_or(0, |found| found.len());
     let mut command = tools.command("pg_ctl");
     // pg_ctl starts the server with setsid(), and with its output in the log rather than in our pipe.
     command.args(["start", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory).arg("-l").arg(log);
-    let result = run(command, timeout + MARGIN).await;
+    let result = run(command, timeout + TIMEOUT_MARGIN).await;
     match (running(data_directory)?, result) {
         (Some(postmaster), _) => Ok(postmaster),
         (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),
         (None, Err(PostgresError::CommandFailed { program, status, output, stdout })) => {
-            let output = last_lines(&format!("{}\n{output}", log_since(log, before)));
+            let logged = last_lines_of(log, before, MAX_QUOTED_LINES).unwrap_or_default();
+            let output = last_lines(&format!("{logged}\n{output}"), MAX_QUOTED_LINES);
             Err(PostgresError::CommandFailed { program, status, output, stdout })
         }
         (None, Err(error)) => Err(error),
@@ -106,7 +95,7 @@ pub async fn start(
 pub fn reload(data_directory: &Path) -> Result<(), PostgresError> {
     let not_running = || PostgresError::NotRunning(data_directory.display().to_string());
     let (process, _) = find(data_directory)?.ok_or_else(not_running)?;
-    if process.signal(Signal::SIGHUP)? { Ok(()) } else { Err(not_running()) }
+    if signal(&process, Signal::SIGHUP)? { Ok(()) } else { Err(not_running()) }
 }
 
 /// Makes a standby a primary and waits until it is one.
@@ -119,5 +108,5 @@ pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) ->
     }
     let mut command = tools.command("pg_ctl");
     command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
-    run(command, timeout + MARGIN).await.map(|_| ())
+    run(command, timeout + TIMEOUT_MARGIN).await.map(|_| ())
 }

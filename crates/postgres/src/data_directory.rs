@@ -6,7 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{ControlData, PostgresError, Tools, run};
+use crate::command::run;
+use crate::control_data::ControlData;
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
 /// How long `pg_controldata` may take; it reads one small file.
 const CONTROLDATA_TIMEOUT: Duration = Duration::from_secs(15);
@@ -53,7 +56,7 @@ pub async fn inspect(tools: &Tools, path: &Path) -> Result<DataDirectory, Postgr
     let mut entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // A dangling link is something that somebody put there.
+            // A dangling link is not an empty directory.
             return Ok(match fs::symlink_metadata(path) {
                 Ok(_) => DataDirectory::Foreign { reason: "is a symbolic link to nothing".to_owned() },
                 Err(_) => DataDirectory::Missing,

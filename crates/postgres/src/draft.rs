@@ -1,5 +1,5 @@
-//! A data directory that is made beside its place and put there by a rename, so that at whatever moment
-//! this is killed, the place is afterwards either as before or whole.
+//! A data directory that is made beside its place and moved there by a rename. So whenever the process is killed, the
+//! place is either as before or has a whole data directory.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,16 +8,17 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cellar_system::{rename, sync_directory};
 use nix::fcntl::OFlag;
 
-use crate::durable::sync_directory;
-use crate::{PostgresError, Tools};
+use crate::error::PostgresError;
+use crate::tools::Tools;
 
-/// A data directory in the making. What it left is cleared by the next attempt of the same kind.
+/// A data directory that is being made. What a killed attempt left is removed by the next attempt of the same kind.
 #[derive(Debug)]
 pub(crate) struct Draft {
     data_directory: PathBuf,
-    workshop: PathBuf,
+    parent: PathBuf,
     path: PathBuf,
 }
 
@@ -34,30 +35,30 @@ fn refuse_unless_vacant(data_directory: &Path) -> Result<(), PostgresError> {
     Err(PostgresError::DataDirectory { path: data_directory.to_path_buf(), reason: reason.to_owned() })
 }
 
-/// An empty workshop. A program whose caller was killed may still be at work in there, so each attempt
-/// has a name of its own: sharing one could put two half directories into one.
-fn prepare(tools: &Tools, workshop: &Path) -> Result<PathBuf, PostgresError> {
-    if let Err(error) = fs::remove_dir_all(workshop)
+/// Creates an empty parent for the attempts, and returns a name in it for this one. A program whose caller was killed may
+/// still write there, so each attempt has a name of its own: two attempts in one directory would mix their files.
+fn prepare(tools: &Tools, parent: &Path) -> Result<PathBuf, PostgresError> {
+    if let Err(error) = fs::remove_dir_all(parent)
         && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)
     {
-        return Err(PostgresError::io("remove", workshop)(error));
+        return Err(PostgresError::io("remove", parent)(error));
     }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(workshop)
+        .create(parent)
         .and_then(|()| match tools.run_as {
-            // By handle: whoever owns the directory around it could have put a link there.
+            // By handle: the owner of the directory around it could have put a link there.
             Some((uid, gid)) => {
                 let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
-                let open = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(workshop)?;
+                let open = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(parent)?;
                 fchown(&open, Some(uid), Some(gid))
             }
             None => Ok(()),
         })
-        .map_err(PostgresError::io("create", workshop))?;
+        .map_err(PostgresError::io("create", parent))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Ok(workshop.join(format!("{}-{now}", std::process::id())))
+    Ok(parent.join(format!("{}-{now}", std::process::id())))
 }
 
 impl Draft {
@@ -69,9 +70,9 @@ impl Draft {
         refuse_unless_vacant(data_directory)?;
         let mut name = OsString::from(data_directory);
         name.push(format!(".{kind}"));
-        let workshop = PathBuf::from(name);
-        let path = prepare(tools, &workshop)?;
-        Ok(Self { data_directory: data_directory.to_path_buf(), workshop, path })
+        let parent = PathBuf::from(name);
+        let path = prepare(tools, &parent)?;
+        Ok(Self { data_directory: data_directory.to_path_buf(), parent, path })
     }
 
     /// Where to make it.
@@ -84,12 +85,11 @@ impl Draft {
     /// # Errors
     /// When the place is no longer vacant, or the disk refuses.
     pub(crate) fn put_in_place(self) -> Result<(), PostgresError> {
-        sync_directory(&self.path)?;
+        sync_directory(&self.path).map_err(PostgresError::io("sync", &self.path))?;
         refuse_unless_vacant(&self.data_directory)?;
         // Replaces an empty directory and refuses any other, so nothing can be lost to a race either.
-        fs::rename(&self.path, &self.data_directory)
+        rename(&self.path, &self.data_directory)
             .map_err(PostgresError::io("rename into place", &self.data_directory))?;
-        sync_directory(self.data_directory.parent().unwrap_or(Path::new("/")))?;
         self.clear();
         Ok(())
     }
@@ -97,6 +97,6 @@ impl Draft {
     /// Removes what was made so far.
     pub(crate) fn clear(self) {
         // Another attempt's remains may be in it; what cannot be removed now is removed by the next one.
-        let _ = fs::remove_dir_all(&self.workshop);
+        let _ = fs::remove_dir_all(&self.parent);
     }
 }

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::{PostgresError, conninfo_address};
+use crate::conninfo::conninfo_address;
+use crate::error::PostgresError;
 
 /// Everything in one statement, so that it is one moment and one round trip.
 ///

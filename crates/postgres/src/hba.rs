@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 
 /// The map of `pg_ident.conf` that the unix socket uses.
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_smuggled_in() {
+    fn a_value_cannot_add_another_rule() {
         for address in ["", "all trust\nlocal", "10.0.0.0/8 trust", "a,b", "\"x\""] {
             assert!(render_hba(&[address]).is_err(), "{address:?}");
         }

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::command::run;
+use crate::configure::{InstanceConfig, configure};
 use crate::draft::Draft;
+use crate::error::PostgresError;
 use crate::roles::SUPERUSER;
-use crate::{InstanceConfig, PostgresError, Tools, configure, run};
+use crate::tools::Tools;
 
 /// Makes a new database in `data_directory`, configured and ready to start. At whatever moment this is
 /// killed, the directory is afterwards either as before or whole.

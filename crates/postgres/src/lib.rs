@@ -1,8 +1,7 @@
-//! One PostgreSQL instance: making it, configuring it, running it, asking it.
+//! One PostgreSQL instance: creating it, configuring it, running it, and asking it.
 //!
-//! PostgreSQL outlives whoever started it, so nothing here keeps state about
-//! it: every function looks at the data directory and the processes anew.
-//! Every function that waits has a deadline.
+//! PostgreSQL outlives the process that started it, so nothing here keeps state about it: every function looks at the
+//! data directory and the processes again. Every function that waits has a deadline.
 
 mod base_backup;
 mod command;
@@ -10,16 +9,15 @@ mod configure;
 mod conninfo;
 mod control;
 mod control_data;
+mod create_roles;
 mod data_directory;
 mod draft;
-mod durable;
 mod error;
 mod facts;
 mod hba;
 mod initdb;
 mod postmaster;
 mod probe;
-mod process;
 mod roles;
 mod session;
 mod settings;
@@ -32,6 +30,7 @@ pub use configure::{InstanceConfig, configure};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
 pub use control::{promote, reload, start};
 pub use control_data::{ControlData, ControlState};
+pub use create_roles::ensure_roles;
 pub use data_directory::{DataDirectory, check_permissions, inspect};
 pub use error::PostgresError;
 pub use facts::{InstanceFacts, WalReceiver};
@@ -39,7 +38,7 @@ pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
 pub use postmaster::{Postmaster, PostmasterState, occupants, running};
 pub use probe::Probe;
-pub use roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER, ensure_roles};
+pub use roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 pub use session::{Endpoint, execute, query};
 pub use settings::{RecoverySettings, RecoveryTarget, Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};

@@ -1,17 +1,18 @@
 //! Whether a data directory's server runs, from `postmaster.pid` and what the processes say.
 //!
-//! The file alone proves nothing: after a crash it stays, and its number may
-//! by then belong to anybody, quite possibly to the PostgreSQL of another cell.
+//! The file alone proves nothing: it stays after a crash, and its number may then belong to any process, for instance to
+//! the PostgreSQL of another cell.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cellar_system::{FileId, Process};
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 
-use crate::PostgresError;
-use crate::process::{Inode, Process, all};
+use crate::error::PostgresError;
 
 /// What every process of a server is called.
 pub(crate) const PROGRAM: &str = "postgres";
@@ -73,8 +74,8 @@ fn parse(text: &str) -> Option<LockFile> {
     })
 }
 
-/// Lock files are a few lines.
-const LONGEST_LOCK_FILE: u64 = 64 << 10;
+/// The largest lock file that is read, in bytes. A real one has a few lines.
+const MAX_LOCK_FILE_BYTES: u64 = 64 << 10;
 
 /// Reads a lock file, `postmaster.pid` or that of a socket; `None` when there is none, or no number in it.
 pub(crate) fn lock_file(path: &Path) -> Result<Option<LockFile>, PostgresError> {
@@ -84,7 +85,7 @@ pub(crate) fn lock_file(path: &Path) -> Result<Option<LockFile>, PostgresError> 
         let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
         let mut bytes = Vec::new();
         if file.metadata()?.is_file() {
-            file.take(LONGEST_LOCK_FILE).read_to_end(&mut bytes)?;
+            file.take(MAX_LOCK_FILE_BYTES).read_to_end(&mut bytes)?;
         }
         Ok(bytes)
     };
@@ -103,9 +104,9 @@ fn serves(process: &Process, data_directory: &Path) -> Result<bool, PostgresErro
     let about = |error| PostgresError::io("look at", data_directory)(error);
     match process.working_directory() {
         // Every process of a server works in the data directory, whatever that is called by now.
-        Ok(directory) => Ok(directory == Inode::of(data_directory).map_err(about)?),
+        Ok(directory) => Ok(directory == FileId::of(data_directory).map_err(about)?),
         // Another user's process can be ours only if the data directory is that user's too. Taking it
-        // for ours is the safe side: nobody starts a second server then.
+        // for ours is the safe side: no second server is started then.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Ok(fs::metadata(data_directory).map_err(about)?.uid() == process.uid)
         }
@@ -124,6 +125,20 @@ pub(crate) fn find(data_directory: &Path) -> Result<Option<(Process, Postmaster)
     Ok(Some((process, Postmaster { pid, port, socket_directory, state })))
 }
 
+/// Signals a process if it is still alive; tells whether it was. SIGKILL goes to the whole group that it leads, so that
+/// its archive and restore commands end too.
+///
+/// # Errors
+/// When this user may not signal it.
+pub(crate) fn signal(process: &Process, signal: Signal) -> Result<bool, PostgresError> {
+    let failed = |source| PostgresError::Signal { pid: process.pid, signal: signal.as_str(), source };
+    let sent = match signal {
+        Signal::SIGKILL => process.signal_group(signal),
+        _ => process.signal(signal),
+    };
+    sent.map_err(failed)
+}
+
 /// The running server of a data directory, whoever started it.
 ///
 /// # Errors
@@ -135,12 +150,12 @@ pub fn running(data_directory: &Path) -> Result<Option<Postmaster>, PostgresErro
 /// The processes of the data directory's server, of a dead postmaster too.
 pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
     let mut found = Vec::new();
-    for process in all() {
-        // For a directory that is gone nobody can be in use of it.
+    for process in Process::all() {
+        // No process can use a directory that is gone.
         if process.program == PROGRAM && data_directory.exists() {
             // Unlike for a number from the file, another user's process is no evidence here.
             let directory = process.working_directory().ok();
-            if directory.is_some() && directory == Inode::of(data_directory).ok() {
+            if directory.is_some() && directory == FileId::of(data_directory).ok() {
                 found.push(process);
             }
         }
@@ -163,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_at_every_stage() {
+    fn a_lock_file_is_read_at_every_stage_of_a_start() {
         let whole = "123\n/c/pg_data\n1767225600\n39100\n/c/s\n\n  5 6\nstandby \n";
         let file = parse(whole).unwrap();
         assert_eq!((file.pid, file.port, file.state), (123, Some(39100), PostmasterState::WarmStandby));
@@ -176,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_hangs_nobody() {
+    fn a_fifo_in_place_of_the_lock_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("postmaster.pid");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -185,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_belongs_to_somebody_else_is_nobody() {
+    fn a_lock_file_with_the_number_of_another_process_means_no_server() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
         assert_eq!(running(directory.path()).unwrap(), None);

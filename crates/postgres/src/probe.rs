@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
+use crate::error::PostgresError;
+use crate::facts::InstanceFacts;
 use crate::facts::QUERY;
 use crate::roles::{MONITOR_ROLE, SUPERUSER};
+use crate::session::Endpoint;
 use crate::session::Session;
-use crate::{Endpoint, InstanceFacts, PostgresError};
 
 /// How long the superuser stands in before the monitoring role is tried again. Each try that fails is a line in
 /// PostgreSQL's log.
@@ -76,7 +78,7 @@ impl Probe {
     ///
     /// # Errors
     /// [`PostgresError::NoAnswer`] when it said nothing in time, as a frozen one does: that is no news of its
-    /// role. [`PostgresError::NotRunning`] and [`PostgresError::NotReady`] when nobody is there, or not yet.
+    /// role. [`PostgresError::NotRunning`] and [`PostgresError::NotReady`] when it does not run, or does not answer yet.
     pub async fn facts(&mut self) -> Result<InstanceFacts, PostgresError> {
         // Whatever goes wrong, the next question starts with a new connection: the session is only put back after an answer.
         let kept = self.session.take().filter(|_| self.stand_in.is_none_or(|at| at.elapsed() < STAND_IN));

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::{Error, SqlState};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 use crate::roles::SUPERUSER;
 
 /// A server's unix socket.
@@ -73,14 +73,18 @@ impl Endpoint {
         PostgresError::NoAnswer { endpoint: self.to_string(), after }
     }
 
-    /// Connects as a role. Has no deadline of its own; `patience` is what the server is told
-    /// to spend on a statement at most.
-    pub(crate) async fn connect(&self, role: &str, patience: Duration) -> Result<Session, PostgresError> {
-        // A table or function that somebody put into `public` must not get a superuser's call. A statement
-        // of ours must not wait for a synchronous standby, which may need it to connect at all.
+    /// Connects as a role. Has no deadline of its own; `statement_timeout` is the longest
+    /// time that the server may spend on a statement.
+    pub(crate) async fn connect(
+        &self,
+        role: &str,
+        statement_timeout: Duration,
+    ) -> Result<Session, PostgresError> {
+        // With this search path a superuser calls no table or function from `public`. A statement of ours must not wait for
+        // a synchronous standby, because that standby may need it to connect at all.
         let options = format!(
             "-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
-            patience.as_millis().max(1)
+            statement_timeout.as_millis().max(1)
         );
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&self.socket_directory)
@@ -91,7 +95,7 @@ impl Endpoint {
             .options(options)
             .connect(NoTls)
             .await
-            .map_err(|error| self.error(error, patience))?;
+            .map_err(|error| self.error(error, statement_timeout))?;
         let driver = tokio::spawn(async move {
             // Its end shows at the next use of the client.
             let _ = connection.await;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cellar_model::check_socket_path;
 
-use crate::PostgresError;
+use crate::error::PostgresError;
 
 /// Certificates of the server side.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,17 +1,17 @@
-//! Stopping a server, harder as patience runs out.
+//! Stopping a server, with stronger signals as the timeouts pass.
 
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_system::{Process, is_same_place};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::PostgresError;
-use crate::postmaster::{PROGRAM, find, lock_file, processes};
-use crate::process::Process;
+use crate::error::PostgresError;
+use crate::postmaster::{PROGRAM, find, lock_file, processes, signal};
 
 /// How often to look whether it has ended.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long to wait after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,14 @@ impl Default for StopTimeouts {
     }
 }
 
+impl StopTimeouts {
+    /// No fast shutdown: the server is stopped at once and archives nothing more.
+    #[must_use]
+    pub fn immediate() -> Self {
+        Self { fast: Duration::ZERO, ..Self::default() }
+    }
+}
+
 /// What it took to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
@@ -50,11 +58,11 @@ pub enum Stopped {
 
 async fn ended(process: &Process, within: Duration) -> bool {
     let deadline = Instant::now() + within;
-    while process.lives() {
+    while process.is_alive() {
         if Instant::now() >= deadline {
             return false;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
     true
 }
@@ -69,14 +77,14 @@ async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), Postgre
             return Err(PostgresError::WouldNotStop { pid: first.pid, after: within });
         }
         for process in &left {
-            process.signal(Signal::SIGKILL)?;
+            signal(process, Signal::SIGKILL)?;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all
-/// of its processes. Also ends what a dead postmaster left behind.
+/// Stops the server of a data directory: a fast shutdown, then an immediate one, then SIGKILL to all of its processes.
+/// Also kills the processes that a dead postmaster left.
 ///
 /// # Errors
 /// When processes may not be signaled, or do not even end when killed.
@@ -92,9 +100,9 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         (Signal::SIGINT, timeouts.fast, Stopped::Fast),
         (Signal::SIGQUIT, timeouts.immediate, Stopped::Immediate),
     ];
-    for (signal, patience, outcome) in steps.into_iter().filter(|(_, patience, _)| !patience.is_zero()) {
-        postmaster.signal(signal)?;
-        if ended(&postmaster, patience).await {
+    for (step, timeout, outcome) in steps.into_iter().filter(|(_, timeout, _)| !timeout.is_zero()) {
+        signal(&postmaster, step)?;
+        if ended(&postmaster, timeout).await {
             // A backend that the postmaster gave up on would keep the next server from starting.
             if processes(data_directory)?.is_empty() {
                 return Ok(outcome);
@@ -103,12 +111,12 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
         }
         tracing::warn!(
             pid = postmaster.pid,
-            signal = signal.as_str(),
-            ?patience,
+            signal = step.as_str(),
+            ?timeout,
             "PostgreSQL did not stop in time"
         );
     }
-    postmaster.signal(Signal::SIGKILL)?;
+    signal(&postmaster, Signal::SIGKILL)?;
     kill_all(data_directory, timeouts.kill).await?;
     if ended(&postmaster, timeouts.kill).await {
         return Ok(Stopped::Killed);
@@ -129,17 +137,17 @@ pub async fn stop_vanished(
 ) -> Result<bool, PostgresError> {
     let path = socket_directory.join(format!(".s.PGSQL.{port}.lock"));
     let Some(file) = lock_file(&path)? else { return Ok(false) };
-    if file.data_directory.as_deref() != Some(data_directory) {
+    if !file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory)) {
         return Ok(false);
     }
     let Some(postmaster) = Process::find(file.pid).filter(|process| process.program == PROGRAM) else {
         return Ok(false);
     };
     let timeouts = StopTimeouts::default();
-    postmaster.signal(Signal::SIGQUIT)?;
+    signal(&postmaster, Signal::SIGQUIT)?;
     if !ended(&postmaster, timeouts.immediate).await {
         // Its children notice that they are orphans.
-        postmaster.signal(Signal::SIGKILL)?;
+        signal(&postmaster, Signal::SIGKILL)?;
         if !ended(&postmaster, timeouts.kill).await {
             return Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill });
         }

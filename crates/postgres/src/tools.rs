@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::{PostgresError, run};
+use crate::command::run;
+use crate::error::PostgresError;
 
 /// Where Debian's packages put each major version: `<here>/15/bin`.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
@@ -20,7 +21,7 @@ const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "pg_controldata"];
 /// How long `postgres --version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// PostgreSQL's programs of one version, and as whom they run.
+/// PostgreSQL's programs of one version, and the user that they run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
     bindir: PathBuf,

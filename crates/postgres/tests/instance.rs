@@ -15,7 +15,7 @@ use cellar_postgres::{
     ensure_roles, execute, initdb, inspect, occupants, promote, query, reload, run, running, start, stop,
 };
 use nix::sys::signal::Signal;
-use support::{Cell, PATIENCE, entries, signal, user, wait_for};
+use support::{Cell, TEST_TIMEOUT, entries, signal, user, wait_for};
 
 fn quick() -> StopTimeouts {
     StopTimeouts {
@@ -45,7 +45,7 @@ async fn copy_of(primary: &Cell) -> Cell {
         "--checkpoint=fast",
         "-R",
     ]);
-    run(command, PATIENCE).await.unwrap();
+    run(command, TEST_TIMEOUT).await.unwrap();
     standby
 }
 
@@ -79,11 +79,11 @@ async fn from_initdb_to_stop() {
     assert_eq!(observed.system_identifier, control.system_identifier);
     assert!(facts.server_version == cell.tools.version().await.unwrap() && facts.wal_receiver.is_none());
     for (name, value) in [("cluster_name", "demo/it's"), ("archive_mode", "on"), ("data_checksums", "on")] {
-        let answer = query(&cell.endpoint(), &format!("SHOW {name}"), PATIENCE).await.unwrap();
+        let answer = query(&cell.endpoint(), &format!("SHOW {name}"), TEST_TIMEOUT).await.unwrap();
         assert_eq!(answer, [[Some(value.to_owned())]], "{name}");
     }
 
-    execute(&cell.endpoint(), "SELECT pg_switch_wal()", PATIENCE).await.unwrap();
+    execute(&cell.endpoint(), "SELECT pg_switch_wal()", TEST_TIMEOUT).await.unwrap();
     wait_for("the archiver", async || {
         let archiver = probe.facts().await.unwrap().archiver;
         archiver.last_archived_wal.filter(|_| archiver.last_archived_time.is_some())
@@ -102,26 +102,26 @@ async fn from_initdb_to_stop() {
 async fn roles_are_made_once_and_only_on_a_primary() {
     let cell = Cell::running().await;
     for _ in 0..2 {
-        ensure_roles(&cell.endpoint(), "some \"body\"", PATIENCE).await.unwrap();
+        ensure_roles(&cell.endpoint(), "some \"body\"", TEST_TIMEOUT).await.unwrap();
     }
     let sql = "SELECT rolname, rolreplication, rolsuper FROM pg_roles WHERE rolname !~ '^(pg_|postgres)' ORDER BY 1";
     let text = |value: &str| Some(value.to_owned());
     assert_eq!(
-        query(&cell.endpoint(), sql, PATIENCE).await.unwrap(),
+        query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap(),
         [
             [text(MONITOR_ROLE), text("f"), text("f")],
             [text(REPLICATION_ROLE), text("t"), text("f")],
             [text("some \"body\""), text("f"), text("t")]
         ]
     );
-    let error = execute(&cell.endpoint(), "SELECT 1/0", PATIENCE).await.unwrap_err();
+    let error = execute(&cell.endpoint(), "SELECT 1/0", TEST_TIMEOUT).await.unwrap_err();
     assert!(matches!(&error, PostgresError::Sql { code, .. } if code == "22012"), "{error}");
     let slow = execute(&cell.endpoint(), "SELECT pg_sleep(60)", Duration::from_millis(300)).await;
     assert!(matches!(slow, Err(PostgresError::NoAnswer { .. })));
 }
 
 #[tokio::test]
-async fn a_standby_says_what_it_is_and_follows_its_promotion() {
+async fn the_facts_of_a_standby_follow_its_promotion() {
     let primary = Cell::running().await;
     let mut standby = copy_of(&primary).await;
     // The copy brought its source's files along; -R wrote primary_conninfo to postgresql.auto.conf, which
@@ -143,14 +143,14 @@ async fn a_standby_says_what_it_is_and_follows_its_promotion() {
     assert_eq!((observed.role, observed.timeline), (Role::Standby, Timeline::new(1)));
     assert_eq!((&observed.streaming_from, &facts.configured_primary), (&address, &address));
     assert!(facts.in_hot_standby && facts.write_lsn.is_none() && observed.primary_lsn.is_some());
-    assert!(facts.wal_receiver.unwrap().last_message_age.unwrap() < PATIENCE);
+    assert!(facts.wal_receiver.unwrap().last_message_age.unwrap() < TEST_TIMEOUT);
     wait_for("the standby in pg_stat_replication", async || {
         (primary.probe().facts().await.unwrap().streaming_to == ["zone2"]).then_some(())
     })
     .await;
     let found = inspect(&standby.tools, &standby.data()).await.unwrap();
     assert!(matches!(found, DataDirectory::Valid { recovers: true, .. }), "{found:?}");
-    let refused = ensure_roles(&standby.endpoint(), "nobody", PATIENCE).await;
+    let refused = ensure_roles(&standby.endpoint(), "nobody", TEST_TIMEOUT).await;
     // The replication role is not there yet, and nothing can be made here.
     assert!(matches!(&refused, Err(PostgresError::Sql { code, .. }) if code == "25006"), "{refused:?}");
 
@@ -163,16 +163,16 @@ async fn a_standby_says_what_it_is_and_follows_its_promotion() {
     let alone = probe.facts().await.unwrap().to_observed();
     assert_eq!((alone.role, alone.timeline), (Role::Standby, Timeline::new(1)));
 
-    promote(&standby.tools, &standby.data(), PATIENCE).await.unwrap();
+    promote(&standby.tools, &standby.data(), TEST_TIMEOUT).await.unwrap();
     let promoted = probe.facts().await.unwrap();
     assert_eq!((promoted.role, promoted.timeline), (Role::Primary, Timeline::new(2)));
-    assert!(promote(&standby.tools, &standby.data(), PATIENCE).await.is_err());
+    assert!(promote(&standby.tools, &standby.data(), TEST_TIMEOUT).await.is_err());
 }
 
 /// Who has asked an instance what it is and is still connected.
 async fn watchers(cell: &Cell) -> Vec<String> {
     let sql = "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE query LIKE 'SELECT r.standby,%'";
-    query(&cell.endpoint(), sql, PATIENCE).await.unwrap().into_iter().flatten().flatten().collect()
+    query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap().into_iter().flatten().flatten().collect()
 }
 
 /// Waits until a probe's connection is one of `role`, and returns what it was told over that one.
@@ -185,11 +185,11 @@ async fn watched_by(cell: &Cell, role: &str, probe: &mut Probe) -> InstanceFacts
 }
 
 #[tokio::test]
-async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
+async fn the_monitoring_role_may_only_watch() {
     let cell = Cell::running().await;
     let mut probe = cell.probe();
     let before = watched_by(&cell, "postgres", &mut probe).await;
-    ensure_roles(&cell.endpoint(), "postgres", PATIENCE).await.unwrap();
+    ensure_roles(&cell.endpoint(), "postgres", TEST_TIMEOUT).await.unwrap();
     // The same probe changes over once the role is there.
     let facts = watched_by(&cell, MONITOR_ROLE, &mut probe).await;
     assert_eq!(
@@ -197,7 +197,7 @@ async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
         (&before.data_directory, before.system_identifier, Role::Primary, Timeline::new(1))
     );
 
-    let ask = async |sql: &str| query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+    let ask = async |sql: &str| query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap();
     let more = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname = 'cellar_monitor'";
     assert_eq!(ask(more).await, [[Some("f".to_owned())]]);
     let groups = "SELECT roleid::regrole FROM pg_auth_members WHERE member = 'cellar_monitor'::regrole";
@@ -211,23 +211,23 @@ async fn an_instance_is_watched_by_a_role_that_may_do_nothing_else() {
         "COPY (SELECT 1) TO PROGRAM 'true'",
     ] {
         let sql = format!("SET SESSION AUTHORIZATION cellar_monitor; {forbidden}");
-        let refused = execute(&cell.endpoint(), &sql, PATIENCE).await;
+        let refused = execute(&cell.endpoint(), &sql, TEST_TIMEOUT).await;
         assert!(matches!(&refused, Err(PostgresError::Sql { code, .. }) if code == "42501"), "{refused:?}");
     }
 }
 
 #[tokio::test]
-async fn the_superuser_stands_in_while_the_watching_role_cannot_ask() {
+async fn the_superuser_is_used_while_the_monitoring_role_cannot_connect() {
     let cell = Cell::running().await;
-    ensure_roles(&cell.endpoint(), "postgres", PATIENCE).await.unwrap();
-    for (spoilt, mended) in [
+    ensure_roles(&cell.endpoint(), "postgres", TEST_TIMEOUT).await.unwrap();
+    for (spoilt, repaired) in [
         ("ALTER ROLE cellar_monitor NOLOGIN", "ALTER ROLE cellar_monitor LOGIN"),
         ("ALTER ROLE cellar_monitor CONNECTION LIMIT 0", "ALTER ROLE cellar_monitor CONNECTION LIMIT -1"),
         ("REVOKE pg_monitor FROM cellar_monitor", "GRANT pg_monitor TO cellar_monitor"),
     ] {
-        execute(&cell.endpoint(), spoilt, PATIENCE).await.unwrap();
+        execute(&cell.endpoint(), spoilt, TEST_TIMEOUT).await.unwrap();
         watched_by(&cell, "postgres", &mut cell.probe()).await;
-        execute(&cell.endpoint(), mended, PATIENCE).await.unwrap();
+        execute(&cell.endpoint(), repaired, TEST_TIMEOUT).await.unwrap();
         watched_by(&cell, MONITOR_ROLE, &mut cell.probe()).await;
     }
 }
@@ -243,7 +243,7 @@ async fn a_standby_is_watched_by_the_role_that_its_primary_made() {
     standby.start().await;
     let mut probe = standby.probe();
     watched_by(&standby, "postgres", &mut probe).await;
-    ensure_roles(&primary.endpoint(), "postgres", PATIENCE).await.unwrap();
+    ensure_roles(&primary.endpoint(), "postgres", TEST_TIMEOUT).await.unwrap();
     let facts = watched_by(&standby, MONITOR_ROLE, &mut probe).await;
     let address = Some((sockets.to_owned(), port));
     assert_eq!((facts.role, &facts.configured_primary), (Role::Standby, &address));
@@ -281,7 +281,7 @@ async fn a_new_primary_conninfo_takes_effect_with_a_reload() {
         (facts.configured_primary == Some(("localhost".into(), 25432))).then_some(())
     })
     .await;
-    let shown = query(&cell.endpoint(), "SHOW primary_conninfo", PATIENCE).await.unwrap();
+    let shown = query(&cell.endpoint(), "SHOW primary_conninfo", TEST_TIMEOUT).await.unwrap();
     assert_eq!(shown, [[Some(conninfo(25432))]]);
 }
 
@@ -295,13 +295,13 @@ async fn hostile_values_reach_the_server_as_they_are() {
         cell.config.settings.restore_command = Some(text.chars().rev().collect());
         configure(&cell.data(), &cell.config).unwrap();
         let sql = "SELECT name, setting FROM pg_file_settings WHERE name IN ('archive_command', 'restore_command') AND error IS NULL ORDER BY seqno";
-        let found = query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+        let found = query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap();
         let reversed: String = text.chars().rev().collect();
         let exact = |name: &str, value: &str| vec![Some(name.to_owned()), Some(value.to_owned())];
         assert_eq!(found, [exact("archive_command", text), exact("restore_command", &reversed)]);
     }
     let sql = "SELECT count(*)::text FROM pg_file_settings WHERE error IS NOT NULL";
-    let broken = query(&cell.endpoint(), sql, PATIENCE).await.unwrap();
+    let broken = query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap();
     assert_eq!(broken, [[Some("0".to_owned())]]);
 }
 
@@ -339,7 +339,7 @@ async fn a_frozen_server_is_stopped_by_force_with_all_of_its_processes() {
         signal(pid, Signal::SIGSTOP);
     }
     let second = Duration::from_secs(1);
-    let timeouts = StopTimeouts { fast: second, immediate: second, kill: PATIENCE };
+    let timeouts = StopTimeouts { fast: second, immediate: second, kill: TEST_TIMEOUT };
     assert_eq!(stop(&cell.data(), &timeouts).await.unwrap(), Stopped::Killed);
     assert_eq!(cell.pids(), Vec::<i32>::new());
     // Nothing is left that keeps the next one from starting.
@@ -355,19 +355,19 @@ async fn what_a_dead_postmaster_left_is_reported_and_can_be_stopped() {
     }
     signal(postmaster, Signal::SIGKILL);
     wait_for("its death", async || running(&cell.data()).unwrap().is_none().then_some(())).await;
-    let refused = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), PATIENCE).await;
+    let refused = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), TEST_TIMEOUT).await;
     assert!(matches!(&refused, Err(PostgresError::Orphans { pids, .. }) if !pids.is_empty()), "{refused:?}");
     assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::Killed);
     cell.start().await;
 }
 
 #[tokio::test]
-async fn a_hanging_archiver_costs_the_fast_shutdown_and_no_more() {
+async fn a_hanging_archiver_delays_only_the_fast_shutdown() {
     let mut cell = Cell::new();
     cell.config.settings.archive_command = "sleep 3600".into();
     cell.initdb().await;
     cell.start().await;
-    execute(&cell.endpoint(), "SELECT pg_switch_wal()", PATIENCE).await.unwrap();
+    execute(&cell.endpoint(), "SELECT pg_switch_wal()", TEST_TIMEOUT).await.unwrap();
     assert_eq!(stop(&cell.data(), &quick()).await.unwrap(), Stopped::Immediate);
     assert_eq!(cell.pids(), Vec::<i32>::new());
     let found = inspect(&cell.tools, &cell.data()).await.unwrap();
@@ -397,7 +397,7 @@ async fn an_adopted_server_is_the_same_one() {
 }
 
 #[tokio::test]
-async fn a_reused_process_id_neither_fools_nor_blocks() {
+async fn a_reused_process_id_is_not_taken_for_the_server_and_does_not_block_a_start() {
     let other = Cell::running().await;
     let stranger = running(&other.data()).unwrap().unwrap().pid;
     let cell = Cell::running().await;
@@ -428,7 +428,7 @@ async fn a_failed_start_quotes_the_log() {
     cell.initdb().await;
     let conf = cell.data().join("postgresql.conf");
     fs::write(&conf, fs::read_to_string(&conf).unwrap() + "port = many\n").unwrap();
-    let error = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), PATIENCE).await.unwrap_err();
+    let error = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), TEST_TIMEOUT).await.unwrap_err();
     let PostgresError::CommandFailed { program, output, .. } = error else { panic!("{error}") };
     assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"port\""), "{output}");
 }
@@ -444,7 +444,7 @@ async fn initdb_killed_midway_leaves_nothing_in_place_and_can_be_repeated() {
         }
         // Its caller is gone, too: the future is dropped in the middle.
         let data = cell.data();
-        let work = initdb(&cell.tools, &data, &cell.config, PATIENCE);
+        let work = initdb(&cell.tools, &data, &cell.config, TEST_TIMEOUT);
         assert!(tokio::time::timeout(Duration::from_millis(millis), work).await.is_err() && !data.exists());
     }
     cell.initdb().await;
@@ -453,17 +453,17 @@ async fn initdb_killed_midway_leaves_nothing_in_place_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn initdb_keeps_its_hands_off_what_is_there() {
+async fn initdb_is_refused_where_there_are_files() {
     let cell = Cell::new();
     fs::create_dir(cell.data()).unwrap();
     fs::write(cell.data().join("precious"), "").unwrap();
-    let refused = initdb(&cell.tools, &cell.data(), &cell.config, PATIENCE).await;
+    let refused = initdb(&cell.tools, &cell.data(), &cell.config, TEST_TIMEOUT).await;
     assert!(matches!(refused, Err(PostgresError::DataDirectory { .. })), "{refused:?}");
     assert_eq!(entries(&cell.data()), ["precious"]);
     fs::remove_file(cell.data().join("precious")).unwrap();
     // An empty directory is taken over.
     cell.initdb().await;
-    let again = initdb(&cell.tools, &cell.data(), &cell.config, PATIENCE).await;
+    let again = initdb(&cell.tools, &cell.data(), &cell.config, TEST_TIMEOUT).await;
     assert!(matches!(again, Err(PostgresError::DataDirectory { .. })), "{again:?}");
 }
 
@@ -536,7 +536,7 @@ async fn certificates(cell: &Cell) -> std::path::PathBuf {
     if let Some((uid, gid)) = user() {
         command.uid(uid).gid(gid);
     }
-    run(command, PATIENCE).await.expect("openssl: install the Debian package openssl");
+    run(command, TEST_TIMEOUT).await.expect("openssl: install the Debian package openssl");
     tls
 }
 
@@ -553,7 +553,7 @@ async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
     });
     primary.initdb().await;
     primary.start().await;
-    ensure_roles(&primary.endpoint(), "postgres", PATIENCE).await.unwrap();
+    ensure_roles(&primary.endpoint(), "postgres", TEST_TIMEOUT).await.unwrap();
     let mut standby = copy_of(&primary).await;
     let port = primary.config.settings.port;
     let conninfo =
@@ -568,7 +568,7 @@ async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
     let attempt = async |conninfo: String| {
         let mut command = primary.tools.command("psql");
         command.args(["-w", "-X", "-c", "IDENTIFY_SYSTEM", "-d", &conninfo]);
-        run(command, PATIENCE).await.map(|_| ()).map_err(|error| error.to_string())
+        run(command, TEST_TIMEOUT).await.map(|_| ()).map_err(|error| error.to_string())
     };
     let with = |certificate: &str, user: &str, rest: &str| {
         let file = |name: &str| tls.join(name).display().to_string();

@@ -1,12 +1,31 @@
-//! What multiadmin and multipooler share as daemons: an OS user, a pid file, logs, signals.
+//! What Cellar's programs ask of the operating system, each thing once: files that are written as a whole, locks, logs,
+//! processes, users, signals, time. It knows nothing of clusters, and every other crate may use it.
 
+mod atomic_file;
 pub mod clock;
+mod directory;
+mod file_id;
+mod lock;
 mod log;
+mod log_file;
+mod new_directory;
+mod owner;
 mod pid_file;
+mod port;
+mod process;
 mod signal;
 mod user;
 
+pub use atomic_file::{AtomicFile, rename, sync_directory};
+pub use directory::OpenDirectory;
+pub use file_id::{FileId, is_inside, is_same_place};
+pub use lock::{FileLock, LockError};
 pub use log::init_logging;
+pub use log_file::{last_lines, last_lines_of, open_log};
+pub use new_directory::create_directory;
+pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, running_pid};
+pub use port::listeners;
+pub use process::{Process, available_memory};
 pub use signal::shutdown_requested;
 pub use user::{OsUser, UserError, become_user};

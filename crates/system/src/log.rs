@@ -1,4 +1,4 @@
-//! Logs on stderr; whoever started the daemon decides where they go.
+//! Logs on stderr; the program that started the daemon decides where they go.
 
 use tracing_subscriber::EnvFilter;
 

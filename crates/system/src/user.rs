@@ -24,7 +24,7 @@ pub enum UserError {
     /// PostgreSQL refuses to run as root.
     #[error("PostgreSQL refuses to run as root: name an ordinary user with --os-user")]
     Root,
-    /// Only root may become somebody else.
+    /// Only root may become another user.
     #[error("this process runs as {current} and cannot become {wanted}: start it as {wanted} or as root")]
     NotPermitted {
         /// The present user.

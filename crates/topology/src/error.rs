@@ -1,10 +1,10 @@
-//! What can go wrong with the store, split once into what is worth repeating and what is not.
+//! Errors of the store. Which are worth repeating is decided once, here and in `etcd::errors`.
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store cannot be reached or has no leader: the same call may work later. A transaction
-    /// that ends so may or may not have happened; read again before deciding.
+    /// that ends with it may or may not have been committed: read again before deciding.
     #[error("etcd cannot be reached ({0})")]
     Retryable(String),
     /// The same call will fail again.
@@ -16,7 +16,7 @@ pub enum StoreError {
     /// A record could not be written as JSON: a bug.
     #[error("a record cannot be written as JSON")]
     Encode(#[source] serde_json::Error),
-    /// The value under a key is not what belongs there.
+    /// The value of a key is not a record of that key's kind.
     #[error("the record {key} cannot be read: {reason}")]
     Corrupt {
         /// The key.

@@ -1,11 +1,11 @@
-//! The narrow waist between the typed store and etcd.
+//! The interface between the typed store and etcd.
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// A lease: keys bound to it go when it is not kept alive.
+/// A lease: keys bound to it are deleted when it is not kept alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) i64);
 
@@ -76,7 +76,7 @@ pub enum Change {
     Delete {
         /// The key.
         key: String,
-        /// The revision at which it went.
+        /// The revision at which it was removed.
         revision: i64,
     },
 }
@@ -105,7 +105,7 @@ impl Change {
 /// the stream.
 pub type WatchStream = BoxStream<'static, Result<Vec<Change>, StoreError>>;
 
-/// A key-value store with revisions, as etcd is one.
+/// A key-value store with revisions, such as etcd.
 #[async_trait]
 pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// The key's entry, read linearizably.
@@ -115,22 +115,22 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
     /// Writes everything if every guard holds, and nothing otherwise. All writes get one revision;
-    /// a transaction that changes nothing gets none and answers the present one.
+    /// a transaction that changes nothing gets none and returns the present one.
     ///
     /// etcd's limits hold: at most 128 guards and 128 writes, 1.5 MiB in all, and no key may be put
-    /// twice or put and deleted; beyond them is [`StoreError::Terminal`]. So is a lease that has ended.
+    /// twice, or put and deleted. Exceeding them is [`StoreError::Terminal`], as is a lease that has ended.
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError>;
 
     /// Every change below `prefix` from `revision` (inclusive) on.
     ///
-    /// The first item is an empty batch that says that the watch stands; it ends with
-    /// [`StoreError::Compacted`] when the revision is gone.
+    /// The first item is an empty batch, sent when the watch is open. The stream ends with
+    /// [`StoreError::Compacted`] when the revision has been compacted away.
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError>;
 
-    /// A new lease of `ttl` seconds; etcd raises what is shorter than 1.5 election timeouts (2 s).
+    /// A new lease of `ttl` seconds; etcd raises a TTL shorter than 1.5 election timeouts (2 s).
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError>;
 
-    /// Renews a lease; false when it has ended, or never was.
+    /// Renews a lease; false when it has ended or never existed.
     async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError>;
 
     /// Ends a lease and removes its keys. Does nothing when it has ended already.

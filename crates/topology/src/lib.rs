@@ -1,15 +1,14 @@
 //! The topology: everything that etcd holds, behind one typed store.
 //!
-//! [`Kv`] is the narrow waist: guarded transactions, ordered watches and leases.
+//! [`Kv`] is the one interface to etcd: guarded transactions, ordered watches and leases.
 //! It has two implementations, [`EtcdKv`] and [`MemoryKv`], and one conformance
 //! suite runs against both. [`Store`] adds keys and records, [`Mirror`] keeps a
-//! typed [`View`] current by list-then-watch, [`LeaseKeeper`] keeps a lease.
+//! typed [`View`] current (list, then watch), [`LeaseKeeper`] keeps a lease alive.
 
 mod error;
 mod etcd;
-mod etcd_users;
-mod keeper;
 mod kv;
+mod lease_keeper;
 mod memory;
 mod mirror;
 mod retry;
@@ -17,12 +16,13 @@ mod store;
 mod view;
 
 pub use error::StoreError;
-pub use etcd::{EtcdKv, EtcdTls};
-pub use etcd_users::EtcdUser;
-pub use keeper::LeaseKeeper;
+pub use etcd::client::{EtcdKv, EtcdTls};
+pub use etcd::users::EtcdUser;
 pub use kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
-pub use memory::{MemoryKv, StoreState, below};
+pub use lease_keeper::LeaseKeeper;
+pub use memory::kv::MemoryKv;
+pub use memory::state::{StoreState, below};
 pub use mirror::Mirror;
-pub use retry::retry;
+pub use retry::{backoff, retry};
 pub use store::{Store, Transaction, Versioned};
-pub use view::{RunKey, View};
+pub use view::records::{RunKey, View};

@@ -1,8 +1,8 @@
-//! List, then watch from there; list again when the watch breaks.
+//! List, then watch from that revision; list again when the watch breaks.
 //!
-//! The state machine of Kubernetes' informers: a watch that ends, for whatever
-//! reason, is followed by a new listing, because what was missed is not known
-//! (compaction, or an etcd that came back with an older state).
+//! As Kubernetes' informers do it: a watch that ends, for whatever reason, is
+//! followed by a new listing, because the changes in between are not known
+//! (compaction, or an etcd that was restored to an older state).
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -12,28 +12,28 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::store::Store;
-use crate::view::View;
+use crate::view::records::View;
 
-/// How soon a broken watch is begun again.
-const RETRY: Duration = Duration::from_millis(250);
+/// How soon a new listing follows a broken watch.
+const RELIST_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 struct Shared {
     view: RwLock<View>,
     /// Counts changes of the view, to wake those who wait.
     version: watch::Sender<u64>,
-    /// For each prefix whether its watch stands, and since when it does not.
-    standing: RwLock<Vec<Result<(), Instant>>>,
+    /// For each prefix whether its watch is open, else since when it is not.
+    watches: RwLock<Vec<Result<(), Instant>>>,
 }
 
 impl Shared {
-    fn stands(&self, at: usize, stands: bool) {
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
-        match (stands, standing[at]) {
-            (true, _) => standing[at] = Ok(()),
-            (false, Ok(())) => standing[at] = Err(Instant::now()),
+    fn set_open(&self, at: usize, open: bool) {
+        let mut watches = self.watches.write().unwrap_or_else(PoisonError::into_inner);
+        match (open, watches[at]) {
+            (true, _) => watches[at] = Ok(()),
+            (false, Ok(())) => watches[at] = Err(Instant::now()),
             (false, Err(_)) => {}
         }
     }
@@ -53,7 +53,7 @@ impl Mirror {
         let shared = Arc::new(Shared {
             view: RwLock::default(),
             version: watch::Sender::new(0),
-            standing: RwLock::new(vec![Err(Instant::now()); prefixes.len()]),
+            watches: RwLock::new(vec![Err(Instant::now()); prefixes.len()]),
         });
         let tasks = prefixes
             .into_iter()
@@ -65,8 +65,8 @@ impl Mirror {
                         if let Err(error) = follow(&store, &prefix, at, &shared).await {
                             tracing::debug!(prefix, %error, "listing again");
                         }
-                        shared.stands(at, false);
-                        tokio::time::sleep(RETRY).await;
+                        shared.set_open(at, false);
+                        tokio::time::sleep(RELIST_INTERVAL).await;
                     }
                 })
             })
@@ -74,7 +74,7 @@ impl Mirror {
         Self { shared, tasks }
     }
 
-    /// The picture as it is now. Do not hold it across an await.
+    /// The view as it is now. Do not hold the guard across an await.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,31 +85,31 @@ impl Mirror {
         self.shared.version.subscribe()
     }
 
-    /// For how long the picture may have been out of date; `None` while every watch stands.
+    /// For how long the view may have been out of date; `None` while every watch is open.
     ///
-    /// Counts from when the loss was noticed. A connection that was closed is noticed at once, an
-    /// etcd that only fell silent after the keepalive's eight seconds.
+    /// Counts from when the loss was noticed: at once for a connection that was closed, after the
+    /// keepalive's eight seconds for an etcd that stopped answering.
     #[must_use]
     pub fn stale_for(&self) -> Option<Duration> {
-        let standing = self.shared.standing.read().unwrap_or_else(PoisonError::into_inner);
-        standing.iter().filter_map(|state| state.err()).map(|since| since.elapsed()).max()
+        let watches = self.shared.watches.read().unwrap_or_else(PoisonError::into_inner);
+        watches.iter().filter_map(|watch| watch.err()).map(|since| since.elapsed()).max()
     }
 
     /// Waits until every prefix has been listed and is watched.
     ///
     /// # Errors
-    /// [`StoreError::Retryable`] when that takes longer than `patience`.
-    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        self.wait_for(patience, |_| self.stale_for().is_none()).await
+    /// [`StoreError::Retryable`] when that takes longer than `timeout`.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
+        self.wait_for(timeout, |_| self.stale_for().is_none()).await
     }
 
     /// Waits until the view satisfies `condition`.
     ///
     /// # Errors
-    /// [`StoreError::Retryable`] when that takes longer than `patience`.
+    /// [`StoreError::Retryable`] when that takes longer than `timeout`.
     pub async fn wait_for(
         &self,
-        patience: Duration,
+        timeout: Duration,
         mut condition: impl FnMut(&View) -> bool,
     ) -> Result<(), StoreError> {
         let mut changes = self.changes();
@@ -123,9 +123,9 @@ impl Mirror {
                 let _ = changes.changed().await;
             }
         };
-        tokio::time::timeout(patience, wait)
+        tokio::time::timeout(timeout, wait)
             .await
-            .map_err(|_| StoreError::Retryable(format!("nothing within {} s", patience.as_secs_f32())))
+            .map_err(|_| StoreError::Retryable(format!("not within {} s", timeout.as_secs_f32())))
     }
 }
 
@@ -141,7 +141,7 @@ impl Drop for Mirror {
 async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Result<(), StoreError> {
     let listing = store.list(prefix).await?;
     let mut watch = store.kv().watch(prefix, listing.revision + 1).await?;
-    // The first item says that the watch stands.
+    // The first item says that the watch is open.
     match watch.next().await {
         Some(Ok(_)) => {}
         Some(Err(error)) => return Err(error),
@@ -152,7 +152,7 @@ async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Resu
         prefix,
         listing.entries,
     );
-    shared.stands(at, true);
+    shared.set_open(at, true);
     shared.version.send_modify(|version| *version += 1);
     while let Some(changes) = watch.next().await {
         let changes = changes?;

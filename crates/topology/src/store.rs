@@ -6,7 +6,7 @@ use cellar_model::{Key, Keyspace};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::kv::{Guard, Kv, LeaseId, Listing, TxnOutcome, Write};
 
 /// A record with the revision of its last change, for guards.
@@ -32,13 +32,13 @@ impl Store {
         Self { kv, keys }
     }
 
-    /// Where each record lies.
+    /// The path of each record.
     #[must_use]
     pub fn keys(&self) -> &Keyspace {
         &self.keys
     }
 
-    /// What lies below.
+    /// The key-value store below.
     #[must_use]
     pub fn kv(&self) -> &Arc<dyn Kv> {
         &self.kv
@@ -64,7 +64,7 @@ impl Store {
         self.kv.list(prefix).await
     }
 
-    /// Begins a transaction.
+    /// Starts a transaction.
     pub fn transaction(&self) -> Transaction<'_> {
         Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()) }
     }
@@ -80,13 +80,13 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Only if the key was last changed at `revision`; 0 for a key that is not there.
+    /// Commits only if the key was last changed at `revision`; 0 for a key that does not exist.
     pub fn expect(mut self, key: &Key, revision: i64) -> Self {
         self.guards.push(Guard { key: self.store.keys.path(key), revision });
         self
     }
 
-    /// Only if there is no such key.
+    /// Commits only if the key does not exist.
     pub fn expect_absent(self, key: &Key) -> Self {
         self.expect(key, 0)
     }
@@ -99,7 +99,7 @@ impl Transaction<'_> {
         self
     }
 
-    fn encoded<R: Serialize>(self, key: &Key, record: &R, lease: Option<LeaseId>) -> Self {
+    fn put_encoded<R: Serialize>(self, key: &Key, record: &R, lease: Option<LeaseId>) -> Self {
         let key = self.store.keys.path(key);
         let write = serde_json::to_vec(record)
             .map(|value| Write::Put { key, value, lease })
@@ -109,12 +109,12 @@ impl Transaction<'_> {
 
     /// Sets a record.
     pub fn put<R: Serialize>(self, key: &Key, record: &R) -> Self {
-        self.encoded(key, record, None)
+        self.put_encoded(key, record, None)
     }
 
-    /// Sets a record that goes with a lease.
+    /// Sets a record that is deleted when the lease ends.
     pub fn put_leased<R: Serialize>(self, key: &Key, record: &R, lease: LeaseId) -> Self {
-        self.encoded(key, record, Some(lease))
+        self.put_encoded(key, record, Some(lease))
     }
 
     /// Removes a record.
@@ -123,10 +123,11 @@ impl Transaction<'_> {
         self.write(Ok(Write::Delete { key }))
     }
 
-    /// Does it all, or nothing.
+    /// Does all writes, or none.
     ///
     /// # Errors
-    /// When the store cannot be reached; then it may or may not have happened.
+    /// When a record cannot be encoded, or the store refuses or cannot be reached. After
+    /// [`StoreError::Retryable`] the transaction may or may not have been committed.
     pub async fn commit(self) -> Result<TxnOutcome, StoreError> {
         self.store.kv.txn(self.guards, self.writes?).await
     }
@@ -135,7 +136,7 @@ impl Transaction<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemoryKv;
+    use crate::memory::kv::MemoryKv;
     use cellar_model::Cell;
 
     fn store() -> Store {

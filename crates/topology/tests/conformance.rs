@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Long enough for a loaded machine; nothing waits for it when all is well.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The shortest lease that etcd gives.
 const TTL: u32 = 2;
 
@@ -51,7 +51,7 @@ impl Subject {
         Self::new(Arc::new(etcd.kv().await), Below::Etcd(etcd))
     }
 
-    /// For tests that compact: the others watch from the past.
+    /// For tests that compact: the other tests watch from past revisions.
     async fn own_etcd() -> Self {
         let etcd = Arc::new(Etcd::start());
         Self::new(Arc::new(etcd.kv().await), Below::Etcd(etcd))
@@ -84,7 +84,7 @@ impl Subject {
         Guard { key: self.key(name), revision }
     }
 
-    /// Writes without guards; the revision.
+    /// Writes without guards; returns the revision.
     async fn write(&self, writes: Vec<Write>) -> i64 {
         match self.kv.txn(vec![], writes).await.unwrap() {
             TxnOutcome::Committed(revision) => revision,
@@ -100,7 +100,7 @@ impl Subject {
         self.kv.list(&self.prefix).await.unwrap().revision
     }
 
-    /// A watch below the prefix that has said that it stands.
+    /// An open watch below the prefix.
     async fn watch(&self, revision: i64) -> WatchStream {
         let mut watch = self.kv.watch(&self.prefix, revision).await.unwrap();
         assert_eq!(next(&mut watch).await.unwrap(), [], "the first item is an empty batch");
@@ -117,7 +117,7 @@ impl Subject {
 }
 
 async fn next(watch: &mut WatchStream) -> Result<Vec<Change>, StoreError> {
-    timeout(PATIENCE, watch.next()).await.expect("the watch is silent").expect("the watch has ended")
+    timeout(WAIT_TIMEOUT, watch.next()).await.expect("a change in time").expect("an open watch")
 }
 
 /// The next `count` changes; how they are cut into batches is the store's business.
@@ -150,7 +150,7 @@ async fn get_and_list(s: Subject) {
 }
 
 async fn prefixes_are_exact(s: Subject) {
-    // '/' is 0x2f and '0' is 0x30: `a0` is the first key behind all below `a/`.
+    // '/' is 0x2f and '0' is 0x30: `a0` is the first key after all below `a/`.
     s.write(["a", "a/", "a/x", "a/\u{ff}", "a0", "a.", "aa/x"].map(|name| s.put(name, "")).into()).await;
     let listing = s.kv.list(&s.key("a/")).await.unwrap();
     let keys: Vec<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
@@ -169,7 +169,7 @@ async fn long_lists_are_whole(s: Subject) {
     for part in names.chunks(100) {
         s.write(part.iter().map(|name| s.put(name, name)).collect()).await;
     }
-    // Nothing behind them may slip in.
+    // A key after them is not listed.
     s.write(vec![Write::Put {
         key: format!("{}0", s.prefix.trim_end_matches('/')),
         value: vec![],
@@ -211,7 +211,7 @@ async fn guards_decide(s: Subject) {
         panic!("the right revision")
     };
     assert_eq!(s.get("k").await.unwrap(), Entry { key: s.key("k"), value: "3".into(), revision: second });
-    // A key that has been removed is as absent as one that never was.
+    // A key that was removed counts as absent, like one that never existed.
     s.write(vec![s.delete("k")]).await;
     assert_eq!(commit(s.guard("k", second), "4").await.unwrap(), TxnOutcome::Conflict);
     assert!(matches!(commit(absent, "4").await.unwrap(), TxnOutcome::Committed(_)));
@@ -254,19 +254,19 @@ async fn only_changes_raise_the_revision(s: Subject) {
     assert_eq!(s.write(vec![s.put("a", "1")]).await, first + 1);
     assert_eq!(s.write(vec![s.delete("b"), s.delete("nothing"), s.put("c", "2")]).await, first + 2);
     assert_eq!(s.revision().await, first + 2);
-    // Leases are no keys.
+    // A lease is not a key.
     let lease = s.kv.grant(60).await.unwrap();
     assert!(s.kv.keep_alive(lease).await.unwrap());
     s.kv.revoke(lease).await.unwrap();
     assert_eq!(s.revision().await, first + 2);
-    // The end of a lease is one change too.
+    // The end of a lease is one change.
     let lease = s.kv.grant(60).await.unwrap();
     assert_eq!(s.write(vec![s.leased("x", lease), s.leased("y", lease)]).await, first + 3);
     s.kv.revoke(lease).await.unwrap();
     assert_eq!(s.revision().await, first + 4);
 }
 
-async fn what_a_transaction_may_not(s: Subject) {
+async fn transactions_beyond_etcds_limits_are_refused(s: Subject) {
     let refused = |guards: Vec<Guard>, writes: Vec<Write>| {
         let kv = Arc::clone(&s.kv);
         async move {
@@ -286,13 +286,13 @@ async fn what_a_transaction_may_not(s: Subject) {
     assert_eq!(s.kv.list(&s.prefix).await.unwrap().entries, []);
     assert!(matches!(s.kv.txn(guards(128), puts(128)).await.unwrap(), TxnOutcome::Committed(_)));
 
-    // Both of etcd's limits: its own, and gRPC's on what it receives.
+    // Both limits: etcd's own, and that of its gRPC server on a request.
     for mebibytes in [2, 3] {
         refused(vec![], vec![s.put("big", &"x".repeat(mebibytes << 20))]).await;
     }
 }
 
-async fn increments_are_not_lost(s: Subject) {
+async fn concurrent_increments_are_not_lost(s: Subject) {
     const TASKS: usize = 8;
     const EACH: usize = 10;
     let s = Arc::new(s);
@@ -343,11 +343,11 @@ async fn watches_may_begin_in_the_future(s: Subject) {
 }
 
 /// Compacts its store.
-async fn what_is_compacted_is_gone(s: Subject) {
+async fn compacted_revisions_cannot_be_watched(s: Subject) {
     let first = s.write(vec![s.put("a", "1")]).await;
     let mut standing = s.watch(first).await;
     assert_eq!(changes(&mut standing, 1).await.len(), 1);
-    // The standing watch has read up to here; what does not concern it may be compacted.
+    // The open watch has read up to here; compaction does not affect it.
     s.kv.txn(vec![], vec![Write::Put { key: "/elsewhere".into(), value: vec![], lease: None }])
         .await
         .unwrap();
@@ -359,11 +359,11 @@ async fn what_is_compacted_is_gone(s: Subject) {
     for gone in [first, kept - 1] {
         let mut watch = s.watch(gone).await;
         assert!(matches!(next(&mut watch).await, Err(StoreError::Compacted)), "{gone}");
-        assert!(timeout(PATIENCE, watch.next()).await.unwrap().is_none(), "an error ends the stream");
+        assert!(timeout(WAIT_TIMEOUT, watch.next()).await.unwrap().is_none(), "an error ends the stream");
     }
     let mut from_here = s.watch(kept).await;
     assert_eq!(changes(&mut from_here, 1).await, [s.was_put("b", "3", kept)]);
-    // Values stay.
+    // Present values are kept.
     assert_eq!(s.kv.list(&s.prefix).await.unwrap().entries.len(), 2);
     let last = s.write(vec![s.put("c", "4")]).await;
     for watch in [&mut standing, &mut from_here, &mut s.watch(kept + 1).await] {
@@ -378,7 +378,7 @@ async fn leases_end(s: Subject) {
     let begin = Instant::now();
     s.write(vec![s.leased("a", lease), s.leased("b", lease), s.leased("freed", lease), s.put("free", "")])
         .await;
-    // A put without the lease takes the key out of it.
+    // A put without the lease unbinds the key from it.
     s.write(vec![s.put("freed", "")]).await;
     assert_eq!(changes(&mut watch, 5).await.len(), 5);
 
@@ -399,7 +399,7 @@ async fn leases_are_kept(s: Subject) {
     let begin = Instant::now();
     while begin.elapsed() < 2 * Duration::from_secs(TTL.into()) {
         assert!(s.kv.keep_alive(lease).await.unwrap());
-        // Time has to pass here: that is what is tested.
+        // Time must pass: the test is about it.
         sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(s.get("a").await.unwrap().revision, revision);
@@ -418,17 +418,17 @@ async fn leases_are_revoked(s: Subject) {
     assert!(s.get("b").await.is_some());
     assert!(!s.kv.keep_alive(lease).await.unwrap());
     assert!(s.kv.keep_alive(other).await.unwrap());
-    // Again does no harm.
+    // Revoking again changes nothing.
     s.kv.revoke(lease).await.unwrap();
 }
 
-async fn an_ended_lease_binds_nothing(s: Subject) {
+async fn a_put_with_an_ended_lease_is_refused(s: Subject) {
     let lease = s.kv.grant(60).await.unwrap();
     s.kv.revoke(lease).await.unwrap();
     let error = s.kv.txn(vec![], vec![s.put("a", ""), s.leased("b", lease)]).await.unwrap_err();
     assert!(matches!(error, StoreError::Terminal(_)), "{error}");
     assert_eq!(s.kv.list(&s.prefix).await.unwrap().entries, []);
-    // The guards are looked at first.
+    // The guards are checked first.
     let outcome = s.kv.txn(vec![s.guard("a", 1)], vec![s.leased("b", lease)]).await.unwrap();
     assert_eq!(outcome, TxnOutcome::Conflict);
 }
@@ -454,16 +454,16 @@ suite! {
         long_lists_are_whole
         guards_decide
         transactions_are_whole
-        what_a_transaction_may_not
-        increments_are_not_lost
+        transactions_beyond_etcds_limits_are_refused
+        concurrent_increments_are_not_lost
         watches_see_the_past_then_the_present
         watches_may_begin_in_the_future
         leases_end
         leases_are_kept
         leases_are_revoked
-        an_ended_lease_binds_nothing;
+        a_put_with_an_ended_lease_is_refused;
     alone:
         only_changes_raise_the_revision
         large_records_fit
-        what_is_compacted_is_gone
+        compacted_revisions_cannot_be_watched
 }

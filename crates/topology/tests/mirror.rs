@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use records::{cell, database};
 use wait::wait_until;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn name(n: u32) -> CellName {
     format!("zone{n}").parse().unwrap()
@@ -55,19 +55,22 @@ async fn lists_then_follows(store: Store) {
     put_cell(&store, 1, 1).await;
     put_raw(&store, keys.path(&Key::Cell(name(2))), "{}").await;
     let mirror = Mirror::start(&store, vec![keys.kind("cells"), keys.kind("databases")]);
-    mirror.ready(PATIENCE).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
     assert_eq!(mirror.stale_for(), None);
     assert_eq!(indexes(&mirror.view()), [1]);
     assert_eq!(mirror.view().unreadable.len(), 1);
 
     put_cell(&store, 2, 2).await;
-    mirror.wait_for(PATIENCE, |view| indexes(view) == [1, 2] && view.unreadable.is_empty()).await.unwrap();
+    mirror
+        .wait_for(WAIT_TIMEOUT, |view| indexes(view) == [1, 2] && view.unreadable.is_empty())
+        .await
+        .unwrap();
     let held = mirror.view().revision(&Key::Cell(name(1)));
     let guarded = store.transaction().expect(&Key::Cell(name(1)), held).delete(&Key::Cell(name(1)));
     assert!(matches!(guarded.commit().await.unwrap(), TxnOutcome::Committed(_)));
-    mirror.wait_for(PATIENCE, |view| indexes(view) == [2]).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| indexes(view) == [2]).await.unwrap();
 
-    // A transaction is seen whole, and what nobody asked for is not seen.
+    // A transaction is seen as a whole, and keys outside of the prefixes are not seen.
     let app = database("app");
     let transaction = store
         .transaction()
@@ -76,14 +79,14 @@ async fn lists_then_follows(store: Store) {
         .delete(&Key::Cell(name(2)));
     transaction.commit().await.unwrap();
     mirror
-        .wait_for(PATIENCE, |view| {
+        .wait_for(WAIT_TIMEOUT, |view| {
             assert!([vec![2], vec![3]].contains(&indexes(view)), "half a transaction: {:?}", indexes(view));
             indexes(view) == [3]
         })
         .await
         .unwrap();
     store.transaction().put(&Key::Database(app.name.clone()), &app).commit().await.unwrap();
-    mirror.wait_for(PATIENCE, |view| view.databases.contains_key(&app.name)).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| view.databases.contains_key(&app.name)).await.unwrap();
     assert_eq!(mirror.view().admin_leader, None);
 
     let never = mirror.wait_for(Duration::from_millis(50), |view| view.cells.is_empty()).await;
@@ -102,21 +105,21 @@ async fn lists_then_follows_with_etcd() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn catches_up_after_a_compaction_that_it_slept_through() {
+async fn catches_up_after_a_missed_compaction() {
     let (kv, store) = memory();
     put_cell(&store, 1, 1).await;
     put_cell(&store, 2, 2).await;
     let mirror = Mirror::start(&store, vec![store.keys().all()]);
-    mirror.ready(PATIENCE).await.unwrap();
-    // Nobody awaits in between, so the mirror is still disconnected while all this happens.
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
+    // No await in between, so the mirror stays disconnected during these writes.
     kv.set_unreachable(true);
     kv.set_unreachable(false);
     put_cell(&store, 3, 3).await;
     store.transaction().delete(&Key::Cell(name(1))).commit().await.unwrap();
     put_cell(&store, 2, 7).await;
     kv.compact();
-    mirror.wait_for(PATIENCE, |view| indexes(view) == [7, 3]).await.unwrap();
-    wait_until("the watch stands", PATIENCE, || mirror.stale_for().is_none()).await;
+    mirror.wait_for(WAIT_TIMEOUT, |view| indexes(view) == [7, 3]).await.unwrap();
+    wait_until("the watch stands", WAIT_TIMEOUT, || mirror.stale_for().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +135,7 @@ async fn staleness_lasts_as_long_as_the_outage() {
     kv.set_unreachable(false);
     mirror.ready(Duration::from_secs(1)).await.unwrap();
     put_cell(&store, 1, 1).await;
-    mirror.wait_for(PATIENCE, |view| indexes(view) == [1]).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| indexes(view) == [1]).await.unwrap();
 
     kv.set_unreachable(true);
     wait_until("it is noticed", Duration::from_secs(1), || mirror.stale_for().is_some()).await;
@@ -193,10 +196,10 @@ async fn lists_again_when_the_listing_is_compacted_before_the_watch() {
     let hasty = Hasty { kv, left: AtomicUsize::new(3) };
     let hasty = Store::new(Arc::new(hasty), store.keys().clone());
     let mirror = Mirror::start(&hasty, vec![store.keys().all()]);
-    mirror.ready(PATIENCE).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
     assert_eq!(indexes(&mirror.view()), [1], "what the last of the three wrote");
     put_cell(&store, 1, 9).await;
-    mirror.wait_for(PATIENCE, |view| indexes(view) == [9]).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| indexes(view) == [9]).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +211,7 @@ async fn a_lost_lease_is_replaced() {
     assert_eq!(keeper.current(), None);
     kv.set_unreachable(false);
     let first = leases.wait_for(Option::is_some).await.unwrap().unwrap();
-    // Long enough for a lease that nobody renews to end, many times over.
+    // Much longer than the TTL of a lease that is not renewed.
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(keeper.current(), Some(first));
     // An outage shorter than what is left of it does not end it, a longer one does.
@@ -220,7 +223,7 @@ async fn a_lost_lease_is_replaced() {
         assert_eq!(keeper.current() == Some(first), survives);
         assert!(kv.keep_alive(keeper.current().unwrap()).await.unwrap());
     }
-    // Nobody renews it any more when its keeper is gone.
+    // It is not renewed any more after its keeper was dropped.
     let last = keeper.current().unwrap();
     drop(keeper);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -301,22 +304,22 @@ async fn a_mirror_through(steps: Vec<Step>) {
         }
     }
     kv.set_unreachable(false);
-    // Let all leases end, so that both pictures are of the same moment.
+    // Let all leases end, so that both views are of the same moment.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    wait_until("every watch stands", PATIENCE, || mirror.stale_for().is_none()).await;
+    wait_until("every watch stands", WAIT_TIMEOUT, || mirror.stale_for().is_none()).await;
     let fresh = Mirror::start(&store, prefixes());
-    fresh.ready(PATIENCE).await.unwrap();
-    mirror.wait_for(PATIENCE, |view| *view == *fresh.view()).await.unwrap();
-    // And it still follows.
+    fresh.ready(WAIT_TIMEOUT).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| *view == *fresh.view()).await.unwrap();
+    // It still follows changes.
     put_cell(&store, 1, 99).await;
-    mirror.wait_for(PATIENCE, |view| indexes(view).contains(&99)).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| indexes(view).contains(&99)).await.unwrap();
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_picture_ends_true(steps in proptest::collection::vec(step(), 0..60)) {
+    fn after_any_changes_the_view_equals_the_store(steps in proptest::collection::vec(step(), 0..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(a_mirror_through(steps));
     }

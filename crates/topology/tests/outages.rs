@@ -22,7 +22,7 @@ use records::cell;
 use tokio::time::{Instant, timeout};
 use wait::wait_until;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What one call may take, with room for a loaded machine.
 const CALL: Duration = Duration::from_secs(7);
 /// How soon silence is noticed: keepalive after 5 s, and 3 s for its answer, with room.
@@ -39,7 +39,7 @@ fn store(kv: EtcdKv) -> Store {
 async fn put(store: &Store, n: u32) {
     let record = cell(&format!("zone{n}"), n);
     // Idempotent, so it may be repeated without a guard.
-    retry(PATIENCE, || store.transaction().put(&key(n), &record).commit()).await.unwrap();
+    retry(WAIT_TIMEOUT, || store.transaction().put(&key(n), &record).commit()).await.unwrap();
 }
 
 async fn fails_in_time(kv: &EtcdKv) {
@@ -56,12 +56,12 @@ async fn a_kill_and_restart_loses_nothing() {
     let kv = etcd.kv().await;
     let store = store(kv.clone());
     let mirror = Mirror::start(&store, vec![store.keys().all()]);
-    mirror.ready(PATIENCE).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
     let keeper = LeaseKeeper::start(Arc::new(kv.clone()), TTL);
     let lease = keeper.subscribe().wait_for(Option::is_some).await.unwrap().unwrap();
     store.transaction().put_leased(&Key::AdminLeader, &"me", lease).commit().await.unwrap();
     put(&store, 1).await;
-    mirror.wait_for(PATIENCE, |view| view.cells.len() == 1 && view.admin_leader.is_some()).await.unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| view.cells.len() == 1 && view.admin_leader.is_some()).await.unwrap();
 
     etcd.kill();
     wait_until("the loss is noticed", Duration::from_secs(2), || mirror.stale_for().is_some()).await;
@@ -69,10 +69,10 @@ async fn a_kill_and_restart_loses_nothing() {
     assert_eq!(mirror.view().cells.len(), 1, "what is known stays");
     etcd.resume();
     put(&store, 2).await;
-    mirror.wait_for(PATIENCE, |view| view.cells.len() == 2).await.unwrap();
-    wait_until("the watch stands", PATIENCE, || mirror.stale_for().is_none()).await;
+    mirror.wait_for(WAIT_TIMEOUT, |view| view.cells.len() == 2).await.unwrap();
+    wait_until("the watch stands", WAIT_TIMEOUT, || mirror.stale_for().is_none()).await;
 
-    // etcd gave the lease its whole time again; after more than that only renewal explains it.
+    // etcd started the lease's TTL again; after more than the TTL only renewal has kept it alive.
     let gone =
         mirror.wait_for(Duration::from_secs(u64::from(TTL) + 2), |view| view.admin_leader.is_none()).await;
     assert!(gone.is_err(), "the leased key went");
@@ -88,7 +88,7 @@ async fn a_frozen_etcd_is_noticed() {
     let store = store(kv.clone());
     put(&store, 1).await;
     let mirror = Mirror::start(&store, vec![store.keys().all()]);
-    mirror.ready(PATIENCE).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
     etcd.freeze();
     let frozen = Instant::now();
     fails_in_time(&kv).await;
@@ -104,13 +104,13 @@ async fn a_frozen_etcd_is_noticed() {
     let thawed = Instant::now();
     put(&store, 2).await;
     println!("a write went through after {:?}", thawed.elapsed());
-    mirror.wait_for(PATIENCE, |view| view.cells.len() == 2).await.unwrap();
-    wait_until("the watch stands", PATIENCE, || mirror.stale_for().is_none()).await;
+    mirror.wait_for(WAIT_TIMEOUT, |view| view.cells.len() == 2).await.unwrap();
+    wait_until("the watch stands", WAIT_TIMEOUT, || mirror.stale_for().is_none()).await;
     println!("in step again after {:?}", thawed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn etcd_may_come_later() {
+async fn a_client_may_start_before_etcd() {
     let etcd = Etcd::stopped();
     let begin = Instant::now();
     let kv = etcd.kv().await;
@@ -132,9 +132,9 @@ async fn etcd_may_come_later() {
     assert_eq!(keeper.current(), None);
     etcd.resume();
     put(&store, 1).await;
-    mirror.wait_for(PATIENCE, |view| view.cells.len() == 1).await.unwrap();
-    mirror.ready(PATIENCE).await.unwrap();
-    timeout(PATIENCE, keeper.subscribe().wait_for(Option::is_some)).await.unwrap().unwrap();
+    mirror.wait_for(WAIT_TIMEOUT, |view| view.cells.len() == 1).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
+    timeout(WAIT_TIMEOUT, keeper.subscribe().wait_for(Option::is_some)).await.unwrap().unwrap();
 }
 
 /// The member that is left answers pings, and would keep its watches open in silence.
@@ -143,29 +143,29 @@ async fn a_member_without_a_majority_ends_its_watches() {
     let etcd = Etcd::three();
     let kv = EtcdKv::connect(&etcd.endpoints()[..1], None).await.unwrap();
     let mut watch = kv.watch("a/", 1).await.unwrap();
-    assert_eq!(timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap(), []);
+    assert_eq!(timeout(WAIT_TIMEOUT, watch.next()).await.unwrap().unwrap().unwrap(), []);
     etcd.kill_member(1);
     etcd.kill_member(2);
-    let item = timeout(PATIENCE, watch.next()).await.expect("the watch is silent").unwrap();
+    let item = timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch is silent").unwrap();
     assert!(item.unwrap_err().is_retryable());
     fails_in_time(&kv).await;
     etcd.resume();
-    retry(PATIENCE, || kv.get("k")).await.unwrap();
+    retry(WAIT_TIMEOUT, || kv.get("k")).await.unwrap();
 }
 
 /// One of three members goes: calls go on with the others.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_member_may_go() {
+async fn one_of_three_members_may_fail() {
     let etcd = Etcd::three();
     let store = store(etcd.kv().await);
     let mirror = Mirror::start(&store, vec![store.keys().all()]);
-    mirror.ready(PATIENCE).await.unwrap();
+    mirror.ready(WAIT_TIMEOUT).await.unwrap();
     for at in 0..3 {
         etcd.kill_member(at);
         let n = u32::try_from(at).unwrap() + 1;
         put(&store, n).await;
         mirror
-            .wait_for(PATIENCE, |view| view.cells.contains_key(&format!("zone{n}").parse().unwrap()))
+            .wait_for(WAIT_TIMEOUT, |view| view.cells.contains_key(&format!("zone{n}").parse().unwrap()))
             .await
             .unwrap();
         etcd.resume();

@@ -1,17 +1,17 @@
-//! Which copy of the database a data directory is: the mark that it carries, against the record in etcd.
+//! Which copy of the database a data directory is: its mark, compared with the record in etcd.
 //!
-//! A restore makes the next incarnation. Every other copy is the past from that moment on, wherever it is
-//! and whenever it comes back: it may be read for a while, and it never becomes a primary.
+//! A restore makes the next incarnation. From that moment every other copy is outdated, wherever it is and whenever its
+//! cell comes back: it may be read for a while, and it never becomes a primary.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use cellar_model::{CellLayout, Incarnation, JobId};
+use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 
-/// The mark's file, inside the data directory so that it moves with it.
+/// The mark's file. It is inside the data directory, so that it moves with it.
 const MARK: &str = "cellar.incarnation";
 
 /// The mark of a data directory.
@@ -24,12 +24,12 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Of the true copy.
+    /// The mark of the current incarnation's data.
     pub(crate) fn of(incarnation: &Incarnation) -> Self {
         Self { number: incarnation.number, job: incarnation.job }
     }
 
-    /// What a data directory says. One without a mark was made before any restore.
+    /// The mark of a data directory. One without a mark was made before any restore.
     pub(crate) fn read(data: &Path) -> Self {
         let first = Self { number: 1, job: None };
         std::fs::read(data.join(MARK))
@@ -41,34 +41,18 @@ impl Mark {
     /// Marks a data directory, durably.
     pub(crate) fn write(self, data: &Path) -> std::io::Result<()> {
         let text = serde_json::to_string(&self).map_err(std::io::Error::other)?;
-        let draft = data.join(format!("{MARK}.draft"));
-        let mut file = std::fs::File::create(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, data.join(MARK))?;
-        sync(data)
+        AtomicFile::new(&data.join(MARK)).replace(text)
     }
 }
 
-/// Makes what was done to a directory's entries last.
-pub(crate) fn sync(directory: &Path) -> std::io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
-}
-
-/// Moves a directory within the cell's own, durably.
-pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from, to)?;
-    to.parent().map_or(Ok(()), sync)
-}
-
-/// How this cell's data stands to the record.
+/// How this cell's data relates to the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// The data directory is of the true incarnation.
+    /// The data directory is of the current incarnation.
     pub(crate) current: bool,
-    /// A restore wants no writes now.
+    /// A restore has fenced the database: nobody may write.
     pub(crate) fenced: bool,
-    /// The job that made the true incarnation has ended: nobody else is going to rebuild this cell.
+    /// The job that made the current incarnation has ended, so no step of it will rebuild this cell.
     pub(crate) left_alone: bool,
 }
 
@@ -77,7 +61,7 @@ pub(crate) fn record(agent: &Agent) -> Incarnation {
     agent.mirror.view().incarnation(&agent.database)
 }
 
-/// How a data directory stands to the record.
+/// How a data directory relates to the record.
 pub(crate) fn standing(agent: &Agent, data: &Path) -> Standing {
     let view = agent.mirror.view();
     match view.incarnations.get(&agent.database) {
@@ -86,14 +70,14 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Standing {
             fenced: incarnation.fence.is_some(),
             left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
         },
-        // Never restored; or etcd has lost the record, or holds one that cannot be read. What is not known must not
-        // stop a primary.
+        // The database was never restored, or etcd has lost the record, or holds one that cannot be read. A record that
+        // is not known must not stop a primary.
         None => Standing { current: true, fenced: false, left_alone: true },
     }
 }
 
-/// The directory that is to take the data directory's place: this cell's copy of the true incarnation,
-/// whole and stopped, that a restore or a rollback made beside it.
+/// The directory that is to replace the data directory: this cell's whole and stopped copy of the current incarnation,
+/// which a restore or a rollback made beside it.
 pub(crate) fn successor(agent: &Agent) -> Option<PathBuf> {
     let incarnation = record(agent);
     if incarnation.cell.as_ref() != Some(&agent.cell) {
@@ -104,10 +88,10 @@ pub(crate) fn successor(agent: &Agent) -> Option<PathBuf> {
 
 /// A sibling of the data directory with that mark.
 ///
-/// A backup brings along the mark of its time, so a copy that another job is restoring may carry the present one
-/// and not be whole: only the job's own copy counts, or old data that a rollback has marked anew.
+/// A backup contains the mark of the time when it was taken, so a copy that another job is restoring may have the
+/// current mark and not be whole. So only the copy of the mark's own job counts, or old data that a rollback has marked.
 fn beside(layout: &CellLayout, mark: Mark) -> Option<PathBuf> {
-    // An incarnation that no restore made has no copies beside the data directory.
+    // The first incarnation was made by no restore, so it has no copy beside the data directory.
     let made_by = mark.job?;
     siblings(layout)
         .into_iter()
@@ -149,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_read_back_and_none_is_the_first() {
+    fn data_without_a_mark_is_of_the_first_incarnation() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Mark::read(dir.path()), Mark { number: 1, job: None });
         let mark = Mark { number: 3, job: Some("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()) };
@@ -159,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_copy_with_the_very_mark_is_a_successor() {
+    fn only_a_copy_with_the_current_mark_of_its_own_job_is_a_successor() {
         let dir = tempfile::tempdir().unwrap();
         let layout = CellLayout::new(dir.path());
         let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();

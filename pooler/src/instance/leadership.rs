@@ -1,11 +1,11 @@
-//! Recording who is the primary: observed, never configured.
+//! Recording which instance is the primary. The record follows what is observed; it is not configured.
 //!
-//! A promotion raises the timeline, so the record only ever moves to a higher
-//! one. An old primary that comes back on its old timeline cannot take it.
+//! A promotion raises the timeline, so the record only moves to a higher timeline. A former primary that returns on its
+//! old timeline cannot take the record.
 //!
 //! Every pooler may write the record, so a stolen certificate may have written it. A primary that is not the recorded
-//! one asks the one that is. If that says itself that it is a standby, and cannot have been what the record says, the
-//! record is false and comes to be corrected.
+//! one asks the recorded one. If that answers that it is a standby, and cannot have been what the record says, the
+//! record is false and is corrected.
 
 use cellar_api::v1::LiveStatus;
 use cellar_model::{Key, Leader, Role, SystemIdentifier, Timeline};
@@ -15,8 +15,8 @@ use cellar_topology::{StoreError, TxnOutcome};
 use crate::agent::Agent;
 use crate::peers::live_status;
 
-/// The record of an instance that is the primary.
-fn of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
+/// The record that names this cell's instance as the primary.
+fn record_of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
     Leader {
         cell: cell.clone(),
         term: facts.timeline,
@@ -25,7 +25,7 @@ fn of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
     }
 }
 
-/// The record that should replace the present one, if any.
+/// The record that should replace the current one, if any.
 fn succession(
     present: Option<&Leader>,
     cell: &cellar_model::CellName,
@@ -34,7 +34,7 @@ fn succession(
     if facts.role != Role::Primary {
         return None;
     }
-    let mine = of(cell, facts);
+    let mine = record_of(cell, facts);
     match present {
         None => Some(mine),
         Some(leader) if leader.system_identifier.is_some_and(|id| id != facts.system_identifier) => None,
@@ -60,11 +60,12 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
     Ok(outcome != TxnOutcome::Conflict)
 }
 
-/// Whether the record names another instance than the primary that we are, and that one itself, or its not being there,
-/// says that it is not what the record says. `named` is what it answered; `None` when there is no such cell.
+/// Whether the record is false. This instance is a primary, and the record names another one. `named` is what that one
+/// answered; `None` when there is no such cell.
 ///
-/// Promotions raise the timeline, so of two that were ever primary on one timeline one is not real; and who has never
-/// reached a timeline was never primary on it. Who has led and was made a standby since is believed.
+/// Two instances cannot have been primary on the same timeline, because a promotion raises the timeline; and an
+/// instance that never reached a timeline was never primary on it. A record is not false when its instance was the
+/// primary and has become a standby since.
 fn is_false(leader: &Leader, ours: &InstanceFacts, named: Option<&LiveStatus>) -> bool {
     if ours.role != Role::Primary {
         return false;
@@ -77,7 +78,7 @@ fn is_false(leader: &Leader, ours: &InstanceFacts, named: Option<&LiveStatus>) -
         && (never_there || leader.term <= ours.timeline)
 }
 
-/// Corrects a record that is false, for a primary that it does not name. Returns whether it was.
+/// Corrects a false record, for a primary that it does not name. Returns whether the record was corrected.
 pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool, StoreError> {
     let key = Key::Leader(agent.database.clone());
     let (present, revision) = {
@@ -86,7 +87,7 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
     };
     let Some(leader) = present.filter(|leader| leader.cell != agent.cell) else { return Ok(false) };
     let named = match agent.card_of(&leader.cell) {
-        // Who does not answer says nothing.
+        // An instance that does not answer proves nothing.
         Some(card) => match live_status(agent, &card).await {
             Ok(live) => Some(live),
             Err(_) => return Ok(false),
@@ -98,17 +99,22 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
     }
     tracing::error!(
         named = %leader.cell, term = %leader.term,
-        "the recorded primary says itself that it is none: the record is false, and this primary takes its place"
+        "the recorded primary answers that it is a standby: the record is false, and this primary replaces it"
     );
-    let outcome =
-        agent.store.transaction().expect(&key, revision).put(&key, &of(&agent.cell, facts)).commit().await?;
+    let outcome = agent
+        .store
+        .transaction()
+        .expect(&key, revision)
+        .put(&key, &record_of(&agent.cell, facts))
+        .commit()
+        .await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
-/// Records that this cell is about to make the database. False when somebody else was faster.
+/// Records that this cell is about to create the database. False when another cell is recorded already.
 pub(crate) async fn record_intent(agent: &Agent) -> Result<bool, StoreError> {
     let key = Key::Leader(agent.database.clone());
-    // Read from etcd, not from the mirror: this is the one decision that cannot be taken back.
+    // Read from etcd, not from the mirror, because this decision cannot be undone.
     if let Some(present) = agent.store.get::<Leader>(&key).await? {
         return Ok(present.record.cell == agent.cell && present.record.system_identifier.is_none());
     }
@@ -118,7 +124,7 @@ pub(crate) async fn record_intent(agent: &Agent) -> Result<bool, StoreError> {
     Ok(outcome != TxnOutcome::Conflict)
 }
 
-/// Records the identity that initdb gave the database. From here on nobody may run initdb again.
+/// Records the identity that initdb gave the database. After this no cell runs initdb again.
 pub(crate) async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<bool, StoreError> {
     let key = Key::Leader(agent.database.clone());
     let Some(present) = agent.store.get::<Leader>(&key).await? else { return Ok(false) };
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_false_when_whom_it_names_says_so() {
+    fn a_record_is_false_when_the_named_instance_is_a_standby_that_never_led() {
         use cellar_api::v1;
         let live = |role: v1::Role, timeline: u32, identity: &str| v1::LiveStatus {
             role: role.into(),

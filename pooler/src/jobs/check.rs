@@ -1,4 +1,4 @@
-//! A check of archiving, where it happens: the primary ends a WAL segment and waits until it is in the repo.
+//! A check of archiving: the primary ends a WAL segment and waits until the segment is in the repo.
 
 use std::time::Instant;
 
@@ -6,26 +6,22 @@ use cellar_model::{CheckResult, Code, JobOutcome, Refusal, Role};
 use cellar_pgbackrest::{Invocation, archived_segment};
 use cellar_postgres::Probe;
 
-use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::agent::PROBE_TIMEOUT;
 use crate::config_files::write_bootstrap;
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::command::run_logged;
-use crate::jobs::control::{Control, interrupted_ending};
-use crate::jobs::restore::private_instance::{Broken, say};
-use crate::repository::backup_proof::{log_path, read};
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::failure::JobFailure;
 
 /// Runs a check to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    match attempt(agent, job, control).await {
-        Ok(check) => Ending::Succeeded(Some(JobOutcome::Check(check))),
-        Err(Broken::Interrupted(why)) => interrupted_ending(why, "whether WAL arrives is not known"),
-        Err(Broken::Failed(error)) => Ending::Failed(error),
-    }
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    let check = check(context).await?;
+    Ok(Some(JobOutcome::Check(check)))
 }
 
-async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<CheckResult, Broken> {
-    let (card, database) = agent.place()?;
-    // Of a standby pgBackRest would check nothing, and say that all is well.
+async fn check(context: &mut JobContext<'_>) -> Result<CheckResult, JobFailure> {
+    let agent = context.agent;
+    context.if_interrupted("whether WAL arrives is not known");
+    let (card, database) = agent.assignment()?;
+    // On a standby pgBackRest would check nothing and report success.
     let facts = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT).facts().await.map_err(|error| {
         Refusal::new(Code::CellDown, format!("the instance of cell {} does not answer: {error}", agent.cell))
             .hint("look at `cellar status`")
@@ -37,14 +33,13 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     }
     let config = write_bootstrap(agent, &database, &card)
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the check: {error}")))?;
-    let log_file = log_path(agent, &job.record.id);
-    say(agent, job, "waiting for a WAL segment to arrive", 0, 0).await;
+    context.progress("waiting for a WAL segment to arrive").await;
     let begun = Instant::now();
     let invocation = Invocation::on("check", &config, &database.stanza).option("log-level-console", "info");
     let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-    run_logged(agent, control, &invocation, &log_file, "checking the archive", &disks).await?;
-    let text = read(&log_file);
-    let segment = archived_segment(&text).ok_or_else(|| {
+    context.run_maintenance(&invocation, "checking the archive", &disks).await?;
+    let log = context.log_text();
+    let segment = archived_segment(&log).ok_or_else(|| {
         Refusal::new(Code::PgbackrestFailed, "pgbackrest check ended well, and names no segment that arrived")
             .hint("look at the job's log (`cellar jobs logs`)")
     })?;

@@ -1,8 +1,8 @@
-//! A claimed job's record in etcd: taken, kept and ended by guarded transactions.
+//! A claimed job's record in etcd: claimed, updated and ended by guarded transactions.
 //!
-//! A lease says "I was alive a TTL ago", not "I own this now", so ownership is
-//! checked in the transaction that writes: every write of a run is guarded by
-//! the revisions of the job, the run and the claim as they were just read.
+//! A lease does not prove ownership: it says only that its holder was alive when it was last renewed. So every write
+//! of a run checks ownership in its transaction, by the revisions of the job, the run and the claim as they were
+//! just read.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use cellar_topology::{StoreError, TxnOutcome, Versioned};
 
 use crate::member::Member;
 
-/// Pause before a write that etcd did not take is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+/// How long to wait before a write that etcd did not answer is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Pause before a write that etcd refused is tried again.
+/// How long to wait before a write that etcd refused is tried again.
 const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a job ended.
@@ -28,14 +28,14 @@ pub enum Ending {
     Succeeded(Option<JobOutcome>),
     /// It did not.
     Failed(JobError),
-    /// Somebody asked for it.
+    /// It was canceled or closed.
     Canceled(JobError),
 }
 
 /// A job that this process runs.
 #[derive(Debug)]
 pub struct ClaimedJob {
-    /// What was asked.
+    /// The job as it was submitted.
     pub record: JobRecord,
     run: Run,
 }
@@ -62,7 +62,7 @@ fn transition(member: &Member, state: JobState, note: &str) -> Transition {
     Transition { state, time: timestamp_ms(clock::now()), epoch: member.epoch.clone(), note: note.to_owned() }
 }
 
-/// Whether etcd refuses the write for its size and always will: its own words, the same from 3.4 to 3.6.
+/// Whether etcd refuses the write for its size, now and later. The text is etcd's own, the same from 3.4 to 3.6.
 fn is_too_large(error: &StoreError) -> bool {
     matches!(error, StoreError::Encode(_))
         || matches!(error, StoreError::Terminal(text) if text.contains("request is too large"))
@@ -78,7 +78,7 @@ fn too_large(record: &JobRecord) -> JobError {
 }
 
 impl ClaimedJob {
-    /// Claims a job, if it is still to be had.
+    /// Claims a job. None when it cannot be claimed any more, or this process has no lease.
     pub(crate) async fn take(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
         let Some(lease) = member.lease.current() else { return Ok(None) };
         let (record, job_revision, lock_revision) = {
@@ -125,9 +125,10 @@ impl ClaimedJob {
         Ok(Some(Self { record, run }))
     }
 
-    /// A run of this very process that nobody here executes: the claim was written, and its answer was lost.
+    /// Adopts a run of this process that it never began: the claim was written, and etcd's answer was lost. None when
+    /// the run has ended or belongs to another process.
     ///
-    /// The caller knows that this process never began it. The claim is written again if it went with a lease.
+    /// The caller knows that this process never began it. The claim is written again if it ended with its lease.
     pub(crate) async fn adopt(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
         let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(None) };
         let keys = Keys::of(&record);
@@ -141,7 +142,7 @@ impl ClaimedJob {
         Ok(adopted.write(member).await?.then_some(adopted))
     }
 
-    /// Binds the claim of a job that this process runs to the present lease.
+    /// Binds the claim of a job that this process runs to the current lease.
     pub(crate) async fn claim_again(member: &Member, id: &JobId) -> Result<(), StoreError> {
         let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(()) };
         let keys = Keys::of(&record);
@@ -172,15 +173,15 @@ impl ClaimedJob {
         }
     }
 
-    /// Writes how far it is, and takes the claim again if the lease was lost meanwhile. False when
-    /// the job is not this process's any more.
+    /// Writes how far the job is, and claims it again if the lease was lost meanwhile. False when the job no longer
+    /// belongs to this process.
     pub async fn progress(&mut self, member: &Member, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
         self.write(member).await
     }
 
-    /// What is to be recorded of the job even though it fails.
-    pub fn keep(&mut self, outcome: JobOutcome) {
+    /// Sets the outcome that is recorded even when the job fails.
+    pub fn keep_outcome(&mut self, outcome: JobOutcome) {
         self.run.result = Some(outcome);
     }
 
@@ -195,7 +196,7 @@ impl ClaimedJob {
                 |run: &Versioned<Run>| run.record.epoch == member.epoch && !run.record.state.is_terminal();
             let Some(run) = run else { return Ok(false) };
             if run.record == self.run && self.run.state.is_terminal() {
-                // An earlier write of the outcome that was not known to have happened.
+                // An earlier write of the outcome succeeded, but its answer was lost.
                 return Ok(true);
             }
             if !ours(&run) {
@@ -232,10 +233,11 @@ impl ClaimedJob {
         Err(StoreError::Retryable("the records of the job change too fast".to_owned()))
     }
 
-    /// Writes the outcome, for as long as it takes: nobody else may, and without it the job would run for ever.
+    /// Writes the outcome, and tries until that succeeds: nobody else may write it, and without it the job would stay
+    /// in the state RUNNING.
     ///
-    /// What etcd refuses is tried again, too: its database may be full, or a permission be missing, for a while. Only
-    /// what can never be written is given up: the result of a job that is too large to be one.
+    /// A write that etcd refuses is tried again too: its database may be full, or a permission missing, for a while.
+    /// Only a result that is too large for etcd is given up; the job then fails without it.
     pub(crate) async fn finish(mut self, member: &Member, ending: Ending) {
         let (state, error) = match ending {
             Ending::Succeeded(result) => {
@@ -260,7 +262,7 @@ impl ClaimedJob {
                     tracing::warn!(job = %self.record.id, "the job was closed by multiadmin before it ended here");
                     return;
                 }
-                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY).await,
+                Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_INTERVAL).await,
                 Err(error) if is_too_large(&error) && self.run.result.is_some() => {
                     tracing::error!(job = %self.record.id, %error, "the result is too large to be recorded");
                     self.run.result = None;
@@ -275,10 +277,11 @@ impl ClaimedJob {
         }
     }
 
-    /// Takes over a run that an earlier process of this cell left behind, to write its outcome.
+    /// Takes over a run that an earlier process of this cell left running, to write its outcome. None when the run has
+    /// ended or cannot be taken over.
     ///
-    /// The old process is gone: this one holds the cell's pid file. Its claim may still stand for the
-    /// rest of its lease.
+    /// The earlier process has ended, because this one holds the cell's pid file. Its claim may stand until its lease
+    /// expires.
     pub(crate) async fn inherit(member: &Member, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
         let Some(lease) = member.lease.current() else {

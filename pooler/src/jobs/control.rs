@@ -1,4 +1,4 @@
-//! Why a running job must end early.
+//! Whether a running job must end early, and why.
 
 use cellar_model::{Code, JobError, JobId};
 use cellar_system::clock;
@@ -11,26 +11,32 @@ use crate::member::Member;
 /// Why a running job must end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
-    /// Somebody asked.
+    /// Somebody canceled it.
     Canceled,
     /// Its deadline has passed.
     Deadline,
-    /// This process was told to end.
+    /// This process was told to stop.
     Stopping,
     /// multiadmin has closed the job.
     Closed,
 }
 
-/// What a running job looks at now and then.
+/// Everything that can interrupt one running job.
 #[derive(Debug, Clone)]
 pub struct Control {
-    pub(crate) id: JobId,
-    pub(crate) deadline: Timestamp,
-    pub(crate) stop: watch::Receiver<bool>,
+    id: JobId,
+    deadline: Timestamp,
+    stop: watch::Receiver<bool>,
 }
 
 impl Control {
-    /// Whether the job must end early, and why.
+    /// The control of the job `id`. `stop` becomes true when this process is told to stop.
+    #[must_use]
+    pub fn new(id: JobId, deadline: Timestamp, stop: watch::Receiver<bool>) -> Self {
+        Self { id, deadline, stop }
+    }
+
+    /// Why the job must end early; none while it may go on.
     #[must_use]
     pub fn interrupted(&self, member: &Member) -> Option<Interruption> {
         let view = member.mirror.view();
@@ -48,12 +54,12 @@ impl Control {
     }
 }
 
-/// The ending of a job that was interrupted; `what` says what became of its work.
+/// The ending of a job that was interrupted. `effect` says what that means for its work.
 #[must_use]
-pub fn interrupted_ending(why: Interruption, what: &str) -> Ending {
+pub fn interrupted_ending(why: Interruption, effect: &str) -> Ending {
     let error = |code, reason: &str, hint: &str| JobError {
         code,
-        message: format!("{reason}; {what}"),
+        message: format!("{reason}; {effect}"),
         hint: hint.to_owned(),
         tool_output: String::new(),
     };

@@ -1,7 +1,7 @@
-//! The jobs addressed to this cell: found, claimed, run one at a time in each lane, and ended truthfully.
+//! The jobs addressed to this cell: found, claimed, run one at a time in each lane, and ended with what happened.
 //!
-//! What a job does is the [`JobRunner`]'s; which one comes next and who may begin and end it is decided here, from
-//! what etcd holds, whatever answers were lost.
+//! The [`JobRunner`] does what a job is for. Which job comes next, and who may begin and end it, is decided here from
+//! the records in etcd, also when etcd's answers to earlier writes were lost.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,13 +16,13 @@ use crate::jobs::claim::{ClaimedJob, Ending};
 use crate::jobs::control::Control;
 use crate::member::Member;
 
-/// A look at the topology without any reason, in case a change was missed.
+/// How often a lane looks for a job even when the topology does not change.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after etcd did not answer.
+/// How long to wait after etcd did not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Pause before an earlier process's job is tried to be taken over again.
+/// How long to wait before taking over an earlier process's job is tried again.
 const TAKEOVER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What runs jobs.
@@ -31,23 +31,23 @@ pub trait JobRunner {
     /// Runs a job to its end.
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
 
-    /// Finds out how a job ended that an earlier process of this cell left in the middle.
+    /// Finds out how a job ended that an earlier process of this cell left running.
     async fn take_over(&self, record: &JobRecord) -> Ending;
 
     /// Called before the first job, after the jobs of earlier processes have been ended.
     async fn begin(&self);
 
-    /// Called now and then while there is nothing to do.
+    /// Called from time to time while there is nothing to do.
     async fn idle(&self);
 }
 
-/// Jobs that run one after the other. Those that only read have a lane of their own, so that a drill of hours does
-/// not keep a backup waiting.
+/// Jobs that run one after the other. Reading jobs have a lane of their own, so that a drill of hours does not keep a
+/// backup waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
-    /// What works under the database's lock.
+    /// Jobs that take the database's lock.
     Locked,
-    /// What changes nothing: plans, drills, verifications and checks.
+    /// Jobs that change nothing: plans, drills, verifications and checks.
     Reading,
 }
 
@@ -56,7 +56,7 @@ enum Lane {
 struct Begun {
     /// Those that run now.
     running: BTreeSet<JobId>,
-    /// All that this process ever began: none of them is begun again, whatever an old picture shows.
+    /// All that this process ever began. None of them is begun again, even when the mirror is behind etcd.
     ever: BTreeSet<JobId>,
 }
 
@@ -66,17 +66,17 @@ struct Lanes<R> {
     begun: RefCell<Begun>,
 }
 
-/// Runs jobs until told to stop; running ones are then ended first.
+/// Runs jobs until `stop` becomes true; jobs that run then are ended first.
 pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: watch::Receiver<bool>) {
-    take_over_all(&member, runner.as_ref()).await;
+    end_orphaned_jobs(&member, runner.as_ref()).await;
     runner.begin().await;
     let lanes = Lanes { member, runner, begun: RefCell::default() };
     let keep_claims = lanes.keep_claims(stop.clone());
     tokio::join!(lanes.work(Lane::Locked, stop.clone()), lanes.work(Lane::Reading, stop), keep_claims);
 }
 
-/// Ends everything that an earlier process left behind, for as long as that takes.
-async fn take_over_all<R: JobRunner>(member: &Member, runner: &R) {
+/// Ends every job that an earlier process left running. Tries until etcd answers.
+async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
     let left: Vec<JobRecord> = {
         let view = member.mirror.view();
         let left = view.runs.values().filter(|run| {
@@ -99,7 +99,7 @@ async fn take_over_all<R: JobRunner>(member: &Member, runner: &R) {
             }
         };
         let Some(job) = job else { continue };
-        tracing::info!(job = %record.id, "taking over a job that an earlier process left behind");
+        tracing::info!(job = %record.id, "taking over a job that an earlier process left running");
         let ending = runner.take_over(&record).await;
         job.finish(member, ending).await;
     }
@@ -107,15 +107,15 @@ async fn take_over_all<R: JobRunner>(member: &Member, runner: &R) {
 
 impl<R: JobRunner> Lanes<R> {
     fn is_in(lane: Lane, record: &JobRecord) -> bool {
-        let its = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
-        its == lane
+        let its_lane = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
+        its_lane == lane
     }
 
     /// The job that may be claimed next.
     fn claimable(&self, lane: Lane) -> Option<JobId> {
         let view = self.member.mirror.view();
-        let nobody = Lock::default();
-        let lock = view.locks.get(&self.member.database).unwrap_or(&nobody);
+        let unlocked = Lock::default();
+        let lock = view.locks.get(&self.member.database).unwrap_or(&unlocked);
         let mine = |record: &&JobRecord| record.cell == self.member.cell && Self::is_in(lane, record);
         view.jobs
             .values()
@@ -124,7 +124,7 @@ impl<R: JobRunner> Lanes<R> {
             .map(|record| record.id)
     }
 
-    /// A run that was written for this process and that it never began: the claim's answer was lost.
+    /// A run of this process that it never began: the claim was written, and etcd's answer was lost.
     fn unbegun(&self, lane: Lane) -> Option<JobId> {
         let view = self.member.mirror.view();
         let begun = self.begun.borrow();
@@ -186,13 +186,13 @@ impl<R: JobRunner> Lanes<R> {
             begun.running.insert(id);
             begun.ever.insert(id);
         }
-        let control = Control { id, deadline: job.record.deadline, stop };
+        let control = Control::new(id, job.record.deadline, stop);
         let ending = self.runner.run(&mut job, &control).await;
         job.finish(&self.member, ending).await;
         self.begun.borrow_mut().running.remove(&id);
     }
 
-    /// Writes the claims of running jobs again whenever the lease has changed: until then they look lost.
+    /// Writes the claims of running jobs again whenever the lease has changed. Until then the jobs look lost.
     async fn keep_claims(&self, mut stop: watch::Receiver<bool>) {
         let mut lease = self.member.lease.subscribe();
         loop {

@@ -1,15 +1,19 @@
 //! The jobs addressed to this cell: one file a kind, and the worker that claims, runs and ends them.
 //!
-//! Jobs use [`crate::instance`], [`crate::services`] and [`crate::repository`]; nobody uses a job but the worker.
+//! `lanes` decides which job runs, `claim` writes its run into etcd, and `worker::dispatch` lists the kinds once. Every
+//! kind is `async fn run(context) -> JobResult` and works through its [`context`]. Jobs use [`crate::instance`] and [`crate::repository`]; nothing but the worker uses a job.
 
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod claim;
-pub(crate) mod command;
+pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod drill;
 pub(crate) mod expire;
+pub(crate) mod failure;
 pub(crate) mod lanes;
+pub(crate) mod leftovers;
+pub(crate) mod old_logs;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod takeover;

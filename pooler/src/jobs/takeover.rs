@@ -1,8 +1,7 @@
-//! Jobs that an earlier process of this cell left in the middle: ended, truthfully.
+//! Finding out how a job ended that an earlier process of this cell left running.
 //!
-//! pgBackRest died with the process that ran it, unless it had just come to its
-//! end. So the log and the repo are asked: a backup that is there and whose
-//! source is proven has succeeded, whoever was alive to see it.
+//! pgBackRest was killed together with the process that ran it, unless it had just ended. So the log and the repo
+//! decide: a backup that is in the repo and whose source is proven has succeeded.
 
 use std::time::Duration;
 
@@ -11,70 +10,66 @@ use cellar_pgbackrest::Error;
 
 use crate::agent::Agent;
 use crate::config_files::write_job;
-use crate::instance::incarnation::{Kind, siblings};
-use crate::jobs::claim::Ending;
-use crate::jobs::drill;
-use crate::jobs::restore::private_instance::{clear, remove};
-use crate::repository::backup_proof::{Source, judge, last_lines, log_path, read};
+use crate::jobs::context::JobResult;
+use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
+use crate::repository::backup_proof::{BackupOrigin, verify_backup};
+use crate::repository::tool_failure::{last_lines, read_log};
 
-/// Pause before what could not be read or written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before something that could not be read or written is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long pgBackRest may take to read the repo.
 const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a job ended that an earlier process left behind.
-pub(crate) async fn ending(agent: &Agent, record: &JobRecord) -> Ending {
+/// Finds out how a job ended that an earlier process left running.
+pub(crate) async fn outcome(agent: &Agent, record: &JobRecord) -> JobResult {
     match record.kind() {
-        JobKind::Backup => backup_ending(agent, record).await,
-        JobKind::Rebuild => Ending::Failed(lost(
+        JobKind::Backup => backup_outcome(agent, record).await,
+        JobKind::Rebuild => Err(restarted(
             "the multipooler restarted while it rebuilt the standby",
             "the restore that was begun is completed by itself; `cellar status` shows when the cell streams",
             "",
         )),
         kind => {
-            // Its copy was never anybody's data.
-            if let Some(copy) = record.parent.filter(|_| kind == JobKind::Recover) {
-                let copy = agent.layout.restored(copy);
-                clear(&copy, &agent.layout.scratch(record.id)).await;
-                remove(&copy);
+            // The copy of a recovery that did not end is of no use.
+            if let Some(restore) = record.parent.filter(|_| kind == JobKind::Recover) {
+                let copy = agent.layout.restored(restore);
+                stop_and_remove_scratch(&copy, &agent.layout.scratch(record.id)).await;
+                remove_directory(&copy);
             }
+            // Old data that a rollback was recovering stays; only its private instance is stopped.
             if let JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) = record.spec {
-                clear(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
+                stop_and_remove_scratch(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
             }
             let what = format!("the multipooler restarted during the {kind}");
-            Ending::Failed(lost(&what, "ask for it again", &read(&log_path(agent, &record.id))))
+            Err(restarted(&what, "ask for it again", &read_log(&agent.job_log(&record.id))))
         }
     }
 }
 
-fn lost(message: &str, hint: &str, log: &str) -> JobError {
-    JobError {
+fn restarted(message: &str, hint: &str, log: &str) -> JobFailure {
+    JobFailure::Failed(JobError {
         code: Code::PoolerRestarted,
         message: message.to_owned(),
         hint: hint.to_owned(),
         tool_output: last_lines(log),
-    }
+    })
 }
 
-async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
-    let log_file = log_path(agent, &record.id);
-    let nothing = |log: &str| {
-        Ending::Failed(lost(
+async fn backup_outcome(agent: &Agent, record: &JobRecord) -> JobResult {
+    let log_file = agent.job_log(&record.id);
+    let no_backup = |log: &str| {
+        Err(restarted(
             "the multipooler restarted while pgBackRest ran, and pgBackRest was ended with it; no backup was made",
             "ask for the backup again",
             log,
         ))
     };
-    let Some(source) = Source::recall(agent, &record.id) else { return nothing("") };
-    let (card, database) = match agent.place() {
-        Ok(place) => place,
-        Err(refusal) => return Ending::Failed(refusal.into()),
-    };
-    let config = match write_job(agent, &record.id.to_string(), &database, &card, source.primary.as_ref()) {
-        Ok(config) => config,
-        Err(error) => return Ending::Failed(lost(&error.to_string(), "", "")),
-    };
+    let Some(origin) = BackupOrigin::read(agent, &record.id) else { return no_backup("") };
+    let (card, database) = agent.assignment()?;
+    let config = write_job(agent, &record.id.to_string(), &database, &card, origin.primary.as_ref())
+        .map_err(|error| restarted(&error.to_string(), "", ""))?;
     loop {
         match agent.pgbackrest.info(&config, &database.stanza, INFO_TIMEOUT).await {
             Ok(info) => {
@@ -82,40 +77,17 @@ async fn backup_ending(agent: &Agent, record: &JobRecord) -> Ending {
                 let made =
                     info.backups.iter().any(|backup| backup.annotations.get(JOB_ANNOTATION) == Some(&id));
                 if !made {
-                    return nothing(&read(&log_file));
+                    return no_backup(&read_log(&log_file));
                 }
-                return match judge(agent, &database, &config, &log_file, &source).await {
-                    Ok(result) => Ending::Succeeded(Some(JobOutcome::Backup(result))),
-                    Err(error) => Ending::Failed(error),
-                };
+                let backup = verify_backup(agent, &database, &config, &log_file, &origin).await?;
+                return Ok(Some(JobOutcome::Backup(backup)));
             }
-            Err(Error::NotInRepository(_)) => return nothing(&read(&log_file)),
-            // Not known is not false: the repo must be read to say what is true.
+            Err(Error::NotInRepository(_)) => return no_backup(&read_log(&log_file)),
+            // Whether the backup exists is known only when the repo can be read.
             Err(error) => {
                 tracing::warn!(job = %record.id, %error, "the repo cannot be read yet");
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
-        }
-    }
-}
-
-/// Removes what jobs of an earlier process left behind: drills, private directories, and copies.
-pub(crate) async fn sweep(agent: &Agent) {
-    drill::sweep(agent).await;
-    remove(&agent.layout.root().join("tmp"));
-    sweep_copies(agent).await;
-}
-
-/// Removes the copies of restores that ended without effect.
-pub(crate) async fn sweep_copies(agent: &Agent) {
-    // The copy that is the true one, or is about to be, stays; so does that of a restore which still runs.
-    let incarnation = crate::instance::incarnation::record(agent);
-    for (path, kind, job) in siblings(&agent.layout) {
-        let needed = incarnation.job == Some(job) || incarnation.fence == Some(job);
-        if kind == Kind::Restored && !needed && agent.mirror.view().has_ended(&job) {
-            tracing::info!(path = %path.display(), "removing the copy of a restore that took no effect");
-            clear(&path, &path.join("scratch")).await;
-            remove(&path);
         }
     }
 }

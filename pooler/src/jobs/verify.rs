@@ -1,70 +1,54 @@
-//! Reading a whole repo: every file by its checksum, and the WAL by its gaps.
+//! A verification: the whole repo is read, every file checked by its checksum, and the WAL searched for gaps.
 
 use cellar_model::{Code, JobError, JobOutcome, Refusal, VerifyResult, faults, windows};
 use cellar_pgbackrest::{Invocation, parse_verification};
 
-use crate::agent::Agent;
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::command::run_logged;
-use crate::jobs::control::{Control, interrupted_ending};
-use crate::jobs::restore::private_instance::{Broken, say};
-use crate::repository::backup_proof::{last_lines, log_path, read};
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::failure::JobFailure;
 use crate::repository::reader::Repo;
+use crate::repository::tool_failure::last_lines;
 
-/// Runs a verification to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    match attempt(agent, job, control).await {
-        Ok((result, errors)) => {
-            let outcome = JobOutcome::Verify(result);
-            if errors.is_empty() {
-                return Ending::Succeeded(Some(outcome));
-            }
-            job.keep(outcome);
-            Ending::Failed(
-                Refusal::new(Code::RepoDamaged, errors.join("; "))
-                    .hint("take a full backup now (`cellar backup --type full --from` a standby): from its end on everything can be restored again; the damaged ones go with `cellar expire --backup`")
-                    .into(),
-            )
-        }
-        Err(Broken::Interrupted(why)) => interrupted_ending(why, "nothing was changed"),
-        Err(Broken::Failed(error)) => Ending::Failed(error),
+/// Runs a verification to its end. A damaged repo is a failure that has a result.
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    let (result, errors) = verify(context).await?;
+    let outcome = JobOutcome::Verify(result);
+    if errors.is_empty() {
+        return Ok(Some(outcome));
     }
+    context.job.keep_outcome(outcome);
+    Err(Refusal::new(Code::RepoDamaged, errors.join("; "))
+        .hint("take a full backup now (`cellar backup --type full --from` a standby): from its end on everything can be restored again; the damaged ones go with `cellar expire --backup`")
+        .into())
 }
 
-/// What was read, and what is wrong with it.
-async fn attempt(
-    agent: &Agent,
-    job: &mut ClaimedJob,
-    control: &Control,
-) -> Result<(VerifyResult, Vec<String>), Broken> {
-    let (card, database) = agent.place()?;
+/// What the repo has, and what is wrong with it: one sentence a fault.
+async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<String>), JobFailure> {
+    let agent = context.agent;
+    let (card, database) = agent.assignment()?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
-    let log_file = log_path(agent, &job.record.id);
-    say(agent, job, "reading the repo", 0, 0).await;
+    context.progress("reading the repo").await;
     let repo = Repo::open(agent, &database, &card).await?;
     let before = repo.labels();
     let invocation = Invocation::verify(&repo.config, &database.stanza);
-    let disks = [database.repo_path.as_str()];
-    run_logged(agent, control, &invocation, &log_file, "reading the repo", &disks).await?;
-    let text = read(&log_file);
-    let mut report = parse_verification(&text);
-    // A backup that is being made, or never ended, has files and no record yet.
+    context.run_maintenance(&invocation, "reading the repo", &[&database.repo_path]).await?;
+    let log = context.log_text();
+    let mut report = parse_verification(&log);
+    // A backup that is being made, or that never ended, has files and no record.
     report.backups.retain(|backup| before.iter().any(|label| label.as_str() == backup.name));
     let Some(ok) = report.ok else {
-        return Err(JobError {
+        return Err(JobFailure::Failed(JobError {
             code: Code::PgbackrestFailed,
             message: "pgbackrest verify ended well and reported nothing".to_owned(),
             hint: "look at the job's log (`cellar jobs logs`)".to_owned(),
-            tool_output: last_lines(&text),
-        }
-        .into());
+            tool_output: last_lines(&log),
+        }));
     };
-    say(agent, job, "looking for gaps in the WAL", 0, 0).await;
+    context.progress("looking for gaps in the WAL").await;
     let repo = Repo::open(agent, &database, &card).await?;
     let after = repo.labels();
-    if let Some(gone) = before.iter().find(|label| !after.contains(label)) {
-        return Err(Refusal::new(Code::Busy, format!("backup {gone} expired while the repo was read"))
-            .hint("ask again: what is gone cannot be told from what is missing")
+    if let Some(expired) = before.iter().find(|label| !after.contains(label)) {
+        return Err(Refusal::new(Code::Busy, format!("backup {expired} expired while the repo was read"))
+            .hint("ask again: files that expired meanwhile cannot be told from files that are missing")
             .into());
     }
     let survey = repo.survey(leader.term, None).await?;

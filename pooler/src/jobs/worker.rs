@@ -1,83 +1,71 @@
-//! What each kind of job does on a real host.
+//! What a pooler does for each kind of job, for [`crate::jobs::lanes`] to call.
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use cellar_model::{Code, JobError, JobId, JobKind, JobRecord};
+use cellar_model::{Code, JobError, JobKind, JobRecord};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::control::Control;
+use crate::jobs::failure::{JobFailure, ending_of};
 use crate::jobs::lanes::{JobRunner, run_lanes};
 use crate::jobs::restore::{discard, fence, plan, recover, swap};
-use crate::jobs::{backup, check, drill, expire, rebuild, takeover, verify};
+use crate::jobs::{backup, check, drill, expire, leftovers, old_logs, rebuild, takeover, verify};
 
-/// How long the log of a job is kept that the topology has forgotten.
-const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Runs jobs until told to stop; running ones are then ended first.
+/// Runs the jobs addressed to this cell until `stop` becomes true; jobs that run then are ended first.
 pub(crate) async fn work(agent: Rc<Agent>, stop: watch::Receiver<bool>) {
     let member = Rc::clone(&agent.member);
     run_lanes(member, Rc::new(PoolerJobs { agent }), stop).await;
 }
 
-/// What each kind of job does on a real host.
-struct PoolerJobs {
-    agent: Rc<Agent>,
-}
-
-/// Removes the logs of jobs that the topology has forgotten, a week after they were last written.
-fn forget_old_logs(agent: &Agent) {
-    let Ok(entries) = std::fs::read_dir(agent.layout.jobs()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.split('.').next()?.parse::<JobId>().ok());
-        let forgotten = id.is_some_and(|id| !agent.mirror.view().jobs.contains_key(&id));
-        let age =
-            entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
-        if forgotten && age.is_some_and(|age| age > KEEP_LOGS) {
-            let _ = std::fs::remove_file(entry.path());
+/// Runs one job. This is the one list of the kinds that a pooler runs.
+async fn dispatch(context: &mut JobContext<'_>) -> JobResult {
+    match context.job.record.kind() {
+        JobKind::Backup => backup::run(context).await,
+        JobKind::Rebuild => rebuild::run(context).await,
+        JobKind::Plan => plan::run(context).await,
+        JobKind::Fence => fence::run(context).await,
+        JobKind::Recover => recover::run(context).await,
+        JobKind::Swap => swap::run(context).await,
+        JobKind::Discard => discard::run(context).await,
+        JobKind::Drill => drill::run(context).await,
+        JobKind::Expire => expire::run(context).await,
+        JobKind::Verify => verify::run(context).await,
+        JobKind::Check => check::run(context).await,
+        kind @ (JobKind::Restore | JobKind::Rollback | JobKind::Confirm) => {
+            Err(JobFailure::Failed(JobError {
+                code: Code::Internal,
+                message: format!("a {kind} is driven by multiadmin, no pooler runs it"),
+                hint: String::new(),
+                tool_output: String::new(),
+            }))
         }
     }
 }
 
+struct PoolerJobs {
+    agent: Rc<Agent>,
+}
+
 impl JobRunner for PoolerJobs {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
-        let agent = self.agent.as_ref();
-        let ending = match job.record.kind() {
-            JobKind::Backup => backup::run(agent, job, control).await,
-            JobKind::Rebuild => rebuild::run(agent, job, control).await,
-            JobKind::Plan => plan::run(agent, job, control).await,
-            JobKind::Fence => fence::run(agent, job, control).await,
-            JobKind::Recover => recover::run(agent, job, control).await,
-            JobKind::Swap => swap::run(agent, job, control).await,
-            JobKind::Discard => discard::run(agent, job).await,
-            JobKind::Drill => drill::run(agent, job, control).await,
-            JobKind::Expire => expire::run(agent, job, control).await,
-            JobKind::Verify => verify::run(agent, job, control).await,
-            JobKind::Check => check::run(agent, job, control).await,
-            JobKind::Restore | JobKind::Rollback | JobKind::Confirm => Ending::Failed(JobError {
-                code: Code::Internal,
-                message: format!("a {} is driven by multiadmin, no pooler runs it", job.record.kind()),
-                hint: String::new(),
-                tool_output: String::new(),
-            }),
-        };
-        forget_old_logs(agent);
-        ending
+        let result = dispatch(&mut JobContext::new(&self.agent, job, control)).await;
+        old_logs::remove(&self.agent);
+        ending_of(result)
     }
 
     async fn take_over(&self, record: &JobRecord) -> Ending {
-        takeover::ending(&self.agent, record).await
+        ending_of(takeover::outcome(&self.agent, record).await)
     }
 
     async fn begin(&self) {
-        takeover::sweep(&self.agent).await;
-        forget_old_logs(&self.agent);
+        leftovers::remove_all(&self.agent).await;
+        old_logs::remove(&self.agent);
     }
 
     async fn idle(&self) {
-        takeover::sweep_copies(&self.agent).await;
+        leftovers::remove_copies(&self.agent).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What there is to restore from: the repo's backups, its WAL and its timelines, as this cell reads them.
+//! What can be restored: the repo's backups, its WAL and its timelines, as this cell reads them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
-use crate::repository::backup_proof::tool_error;
+use crate::repository::tool_failure::tool_error;
 
-/// How long pgBackRest may take to list the archive or read one of its files. A hundred thousand segments on an
-/// object store take half a minute.
-const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long pgBackRest may take to list the archive or read one of its files. Listing a hundred thousand segments on an
+/// object store takes half a minute.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A repo as it was read.
 pub(crate) struct Repo<'a> {
@@ -41,7 +41,7 @@ async fn segment_size(agent: &Agent, data: &Path) -> SegmentSize {
     }
     match inspect(&agent.tools, data).await {
         Ok(DataDirectory::Valid { control, .. }) => {
-            // initdb's choice for ever.
+            // initdb decides the size; it never changes.
             agent.segment_size.set(Some(control.segment_size));
             control.segment_size
         }
@@ -61,7 +61,7 @@ impl<'a> Repo<'a> {
         })?;
         let info = agent
             .pgbackrest
-            .info(&config, &database.stanza, TIMEOUT)
+            .info(&config, &database.stanza, READ_TIMEOUT)
             .await
             .map_err(|error| reading(&error))?;
         if !matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) && info.backups.is_empty() {
@@ -92,7 +92,7 @@ impl<'a> Repo<'a> {
         format!("archive/{}/{id}", self.database.stanza)
     }
 
-    /// The labels of all backups, oldest first, also of those that no sense can be made of.
+    /// The labels of all backups, oldest first, also of those whose record cannot be interpreted.
     pub(crate) fn labels(&self) -> Vec<BackupLabel> {
         let mut labels: Vec<BackupLabel> =
             self.info.backups.iter().map(|backup| backup.label.clone()).collect();
@@ -100,7 +100,7 @@ impl<'a> Repo<'a> {
         labels
     }
 
-    /// All backups that can be made sense of.
+    /// All backups whose record can be interpreted.
     pub(crate) fn backups(&self) -> Vec<SurveyedBackup> {
         self.info.backups.iter().filter_map(|backup| self.backup(backup)).collect()
     }
@@ -148,7 +148,7 @@ impl<'a> Repo<'a> {
         };
         let id = self.archive_id().ok_or_else(missing)?;
         let path = format!("{}/{:08X}.history", self.archive_path(id), timeline.get());
-        match self.agent.pgbackrest.repo_get(&self.config, &self.database.stanza, &path, TIMEOUT).await {
+        match self.agent.pgbackrest.repo_get(&self.config, &self.database.stanza, &path, READ_TIMEOUT).await {
             Ok(text) => text.parse().map_err(|error| {
                 Refusal::new(Code::RepoDamaged, format!("{path} in the repo: {error}")).into()
             }),
@@ -157,11 +157,11 @@ impl<'a> Repo<'a> {
         }
     }
 
-    /// The backup from which a new member of the database is made: the newest that lies on the way to where the
-    /// primary is. One that was taken later on a timeline that was left behind leads elsewhere.
+    /// The backup from which a new member of the database is restored: the newest one from which the WAL leads to the
+    /// primary's timeline. A newer backup may be on a timeline that was left behind.
     pub(crate) async fn newest_for(&self, timeline: Timeline) -> Result<SurveyedBackup, JobError> {
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
-        self.leads_nobody_astray(&lineage).await?;
+        self.check_no_conflicting_timeline(&lineage).await?;
         let backups = self.backups();
         newest_on(&backups, &lineage).cloned().ok_or_else(|| {
             Refusal::new(
@@ -173,17 +173,19 @@ impl<'a> Repo<'a> {
         })
     }
 
-    /// Where a timeline begins in the middle of a segment, its parent may have gone on in that segment, and archived it.
-    /// PostgreSQL takes the parent's file for as long as the timeline's own is not in the archive, and replays past the
-    /// point where they parted.
-    async fn leads_nobody_astray(&self, lineage: &Lineage) -> Result<(), JobError> {
+    /// Refuses while the archive has the parent timeline's segment in which `lineage` begins, and not yet its own.
+    ///
+    /// A timeline may begin in the middle of a segment, and its parent may have gone on in that segment and archived
+    /// it. PostgreSQL takes the parent's file while the timeline's own is not in the archive, and replays past the
+    /// point where the timelines part.
+    async fn check_no_conflicting_timeline(&self, lineage: &Lineage) -> Result<(), JobError> {
         let Some(id) = self.archive_id().filter(|_| lineage.begins_at() > Lsn::new(0)) else { return Ok(()) };
         let mut own: Option<String> = None;
         for segment in lineage.files(self.size.number_of(lineage.begins_at()), self.size) {
             let name = self.size.file_name(segment);
             let directory = format!("{}/{}", self.archive_path(id), &name[..16]);
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
-            let listed = tool.repo_list(&self.config, stanza, &directory, TIMEOUT).await;
+            let listed = tool.repo_list(&self.config, stanza, &directory, READ_TIMEOUT).await;
             let listed = listed.map_err(|error| reading(&error))?;
             let is_there = listed.iter().any(|entry| self.archived(&entry.path) == Some(segment));
             match own {
@@ -211,7 +213,7 @@ impl<'a> Repo<'a> {
         let mut histories = BTreeMap::new();
         if let Some(id) = self.archive_id() {
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
-            let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), TIMEOUT).await;
+            let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), READ_TIMEOUT).await;
             for entry in listed.map_err(|error| reading(&error))?.iter().filter(|entry| entry.is_file) {
                 let name = entry.path.rsplit('/').next().unwrap_or_default();
                 if let Some(segment) = self.archived(name) {
@@ -240,8 +242,8 @@ impl<'a> Repo<'a> {
         })
     }
 
-    /// A file of the archive: the segment's name, a checksum and perhaps a compression's suffix. What follows a dot
-    /// at once is no whole segment (`.partial`, `.backup`).
+    /// The segment that a file of the archive holds. Its name is the segment's, a checksum, and perhaps the suffix of
+    /// a compression. A segment's name followed by a dot is no whole segment (`.partial`, `.backup`).
     fn archived(&self, name: &str) -> Option<Segment> {
         let (segment, rest) = name.split_at_checked(24)?;
         (rest.is_empty() || rest.starts_with('-')).then(|| self.size.parse_file_name(segment)).flatten()
@@ -251,11 +253,4 @@ impl<'a> Repo<'a> {
 fn history_of(name: &str) -> Option<Timeline> {
     let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(digits, 16).ok().map(Timeline::new)
-}
-
-/// Bytes that a file system has left for us.
-pub(crate) fn free_bytes(path: &Path) -> u64 {
-    // The directory itself may not be there yet.
-    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    nix::sys::statvfs::statvfs(there).map_or(0, |stat| stat.blocks_available() * stat.fragment_size())
 }

@@ -1,4 +1,4 @@
-//! Making the stanza, and making it again after a process was killed in the middle of that.
+//! Creating the stanza, also after a process was killed while it created it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,19 +10,19 @@ use jiff::Timestamp;
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
 
-/// How long pgBackRest may take to read the repo or to make a stanza in it.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long pgBackRest may take to read the repo or to create a stanza in it.
+const STANZA_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The repo could not be read, or the stanza not be made.
+/// The repo could not be read, or the stanza not be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StanzaError {
-    /// No config for it.
+    /// The config could not be written.
     #[error(transparent)]
     Config(#[from] ConfigFileError),
     /// pgBackRest failed.
     #[error(transparent)]
     Pgbackrest(#[from] PgbackrestError),
-    /// What was half made cannot be moved.
+    /// A half-made stanza cannot be moved.
     #[error("cannot move the half-made {path} aside: {source}")]
     Aside {
         /// The directory.
@@ -32,24 +32,24 @@ pub(crate) enum StanzaError {
     },
 }
 
-/// What the repo has of the database, read without waiting for any other host.
+/// Reads what the repo has of the database, without waiting for any other host.
 pub(crate) async fn read(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
 ) -> Result<StanzaInfo, StanzaError> {
     let config = write_bootstrap(agent, database, card)?;
-    Ok(agent.pgbackrest.info(&config, &database.stanza, TIMEOUT).await?)
+    Ok(agent.pgbackrest.info(&config, &database.stanza, STANZA_TIMEOUT).await?)
 }
 
-/// Makes the stanza if there is none.
+/// Creates the stanza if there is none.
 pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), StanzaError> {
     let status = read(agent, database, card).await?.status;
     if !matches!(status, StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData) {
         return Ok(());
     }
     let config = write_bootstrap(agent, database, card)?;
-    let made = agent.pgbackrest.stanza_create(&config, &database.stanza, TIMEOUT).await;
+    let made = agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await;
     match made {
         Ok(()) => Ok(()),
         Err(error) => {
@@ -60,25 +60,25 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
             tracing::warn!(from = %archive.display(), to = %aside.display(), "an earlier stanza-create was killed; moving its half aside");
             let failed = |source| StanzaError::Aside { path: archive.clone(), source };
             std::fs::rename(&archive, &aside).map_err(failed)?;
-            Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, TIMEOUT).await?)
+            Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await?)
         }
     }
 }
 
-/// The archive directory of a stanza whose making was interrupted: `archive.info` is written before
-/// `backup.info`, and pgBackRest (2.45) refuses to go on from there, because from then on it looks like a
-/// damaged repo.
+/// The archive directory of a stanza whose creation was interrupted; none when the stanza may have backups.
 ///
-/// It is one only if there is no trace of any backup: WAL without a backup restores nothing.
+/// pgBackRest writes `archive.info` before `backup.info`. When it is killed in between, it (2.45) refuses to create the
+/// stanza again, because this looks like a damaged repo. The directory may be moved only if there is no trace of any
+/// backup: WAL without a backup restores nothing.
 fn half_made(repo: &Path, stanza: &str) -> Option<PathBuf> {
     let (archive, backup) = (repo.join("archive").join(stanza), repo.join("backup").join(stanza));
     let traces = match std::fs::read_dir(&backup) {
         Ok(entries) => entries.collect::<Result<Vec<_>, _>>().ok()?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        // What cannot be looked at is not empty.
+        // A directory that cannot be read may have backups.
         Err(_) => return None,
     };
-    // Files come under a temporary name first: `backup.info.pgbackrest.tmp` of a killed process is no trace.
+    // pgBackRest first writes to a temporary name, so `backup.info.pgbackrest.tmp` of a killed process is no trace.
     let of_a_backup = |name: &str| {
         ["backup.info", "backup.info.copy", "latest"].contains(&name) || name.parse::<BackupLabel>().is_ok()
     };

@@ -1,8 +1,8 @@
-//! Taking up certificates that were replaced, everywhere they are used, and refusing those that were revoked.
+//! Putting replaced certificates into use wherever they are used, and refusing revoked ones.
 //!
-//! The files are looked at every second. What is new goes to this process's own server and its connection to etcd, to
-//! PostgreSQL and to pgBackRest's server; the latter two are then asked, from outside, which certificate they serve.
-//! If one of them does not take it up, the old set comes back.
+//! The files are checked every second. New ones go to this process's own server and its connection to etcd, to
+//! PostgreSQL, and to pgBackRest's server. The latter two are then asked, through a connection, which certificate they
+//! serve. If one of them does not use the new set, the old set is put back.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,56 +20,58 @@ use cellar_tls::{
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the files are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long PostgreSQL and pgBackRest may take to serve what they were told to read.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long PostgreSQL and pgBackRest may take to serve a new certificate after they were told to reload.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often they are asked meanwhile. Each question is a session of pgBackRest's.
-const ASK: Duration = Duration::from_millis(500);
+/// How often they are asked meanwhile. Each question is a session of pgBackRest's server.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(3);
+/// How long one such question may take.
+const CERTIFICATE_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The files of a cell's certificates and its key.
 const FILES: [&str; 5] = ["ca.crt", "server.key", SERVER_CERTIFICATE, "pooler.crt", "replication.crt"];
 
-/// Looks after the certificates, for ever.
+/// Puts new certificates and revocations into use. Never returns.
 pub(crate) async fn watch(agent: Rc<Agent>) {
     let tls = agent.layout.tls();
     let mut stamps = Stamps::of(FILES.iter().map(|file| tls.join(file)).collect());
     let mut warned = None;
-    take_note(&agent, &mut warned);
-    heed_revocations(&agent, true).await;
+    report_expiry(&agent, &mut warned);
+    apply_revocations(&agent, true).await;
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         if stamps.changed() {
-            // Files are replaced one after the other when only the authorities change: what fits is taken up.
-            let problem = take_up(&agent, &mut stamps).await.err().unwrap_or_default();
-            agent.say(|report| report.certificate_problem = problem);
+            // The files are replaced one after the other, so a set may not fit together yet. The last change does.
+            let problem = put_into_use(&agent, &mut stamps).await.err().unwrap_or_default();
+            agent.update_report(|report| report.certificate_problem = problem);
             warned = None;
-            heed_revocations(&agent, true).await;
+            apply_revocations(&agent, true).await;
         } else {
-            heed_revocations(&agent, false).await;
+            apply_revocations(&agent, false).await;
         }
-        take_note(&agent, &mut warned);
+        report_expiry(&agent, &mut warned);
     }
 }
 
-/// The certificates' first end, into the status, and into the log once for each day that counts.
-fn take_note(agent: &Agent, warned: &mut Option<u64>) {
+/// Puts the first expiry of the certificates into the status, and a warning into the log once for each day on which
+/// one is due.
+fn report_expiry(agent: &Agent, warned: &mut Option<u64>) {
     let tls = agent.layout.tls();
     let certificates = FILES.iter().filter(|file| file.ends_with(".crt"));
     let read = certificates.filter_map(|file| CertificateInfo::from_file(&tls.join(file)).ok());
     let Some(first) = read.min_by_key(|info| info.not_after) else { return };
     let expiry = jiff::Timestamp::try_from(first.not_after).ok().map(timestamp_ms);
     if agent.report.borrow().certificate_expiry != expiry {
-        agent.say(|report| report.certificate_expiry = expiry);
+        agent.update_report(|report| report.certificate_expiry = expiry);
     }
     let due = first.warning(SystemTime::now());
     let warning = first.warning_text(SystemTime::now()).unwrap_or_default();
     if agent.report.borrow().certificate_warning != warning {
-        agent.say(|report| report.certificate_warning = warning);
+        agent.update_report(|report| report.certificate_warning = warning);
     }
     if due.is_some() && due != *warned {
         tracing::warn!(
@@ -81,14 +83,14 @@ fn take_note(agent: &Agent, warned: &mut Option<u64>) {
     }
 }
 
-/// Takes the files up everywhere.
-async fn take_up(agent: &Agent, stamps: &mut Stamps) -> Result<(), String> {
+/// Puts the files into use everywhere, or else puts the old ones back.
+async fn put_into_use(agent: &Agent, stamps: &mut Stamps) -> Result<(), String> {
     let tls = agent.layout.tls();
     let problem = loop {
         match apply(agent).await {
-            // A set that is not needed any more is a key that lies about.
+            // The old set is not needed any more, and contains a key.
             Ok(()) => return forget_previous(&tls).map_err(|error| error.to_string()),
-            // Replaced again while the last set was being taken up, which says nothing against the new one.
+            // The files were replaced again meanwhile, so the failure says nothing about the newest set.
             Err(_) if stamps.changed() => {}
             Err(problem) => break problem,
         }
@@ -99,7 +101,7 @@ async fn take_up(agent: &Agent, stamps: &mut Stamps) -> Result<(), String> {
     }
     tracing::error!(problem, "the new certificates are not taken up; the old ones come back");
     exchange_back(&tls).map_err(|error| format!("{problem}; and the old ones do not come back: {error}"))?;
-    // This change is our own; whatever comes after it is news.
+    // This change is our own, so it is no news.
     let _ = stamps.changed();
     match apply(agent).await {
         Ok(()) => Err(format!("the new certificates were not taken up, the old ones are back: {problem}")),
@@ -112,7 +114,8 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     let tls = agent.layout.tls();
     let identity =
         |file: &str| ClientTls::from_files(&tls.join("ca.crt"), &tls.join(file), &tls.join("server.key"));
-    // All three, before anybody is told of anything: pgBackRest's server ends when it reads a pair that does not fit.
+    // All three are read before anything is reloaded: pgBackRest's server ends when it reads a key that does not fit its
+    // certificate.
     let [own, standby, pgbackrest] = ["pooler.crt", "replication.crt", SERVER_CERTIFICATE].map(identity);
     let (own, standby, pgbackrest) = (own.map_err(text)?, standby.map_err(text)?, pgbackrest.map_err(text)?);
     let served = pgbackrest.info().clone();
@@ -123,7 +126,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
         tracing::info!(serial = info.serial, "serving a new certificate");
     }
     agent.etcd.reconnect(own.tonic_config()).await.map_err(|error| error.to_string())?;
-    let Ok((card, _)) = agent.place() else { return Ok(()) };
+    let Ok((card, _)) = agent.assignment() else { return Ok(()) };
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {
         reload(&data).map_err(|error| error.to_string())?;
@@ -131,7 +134,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     }
     agent.reload_waits.set(true);
     agent.config_changed.notify_one();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + RELOAD_TIMEOUT;
     while agent.reload_waits.get() {
         if Instant::now() >= deadline {
             tracing::info!(
@@ -139,7 +142,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
             );
             return Ok(());
         }
-        tokio::time::sleep(ASK).await;
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
     if agent.report.borrow().tls_server_up {
         serves(&card, card.pgbackrest_port, ProbeProtocol::Pgbackrest, &pgbackrest, &served).await?;
@@ -148,7 +151,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until the server behind a port serves a certificate and lets us in with ours.
+/// Waits until the server at a port serves the `wanted` certificate and admits us with ours.
 async fn serves(
     card: &Pooler,
     port: u16,
@@ -159,10 +162,10 @@ async fn serves(
     let host = if card.listen == "0.0.0.0" { "127.0.0.1" } else { &card.listen };
     let address: SocketAddr =
         format!("{host}:{port}").parse().map_err(|_| format!("{host} is no address"))?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + RELOAD_TIMEOUT;
     loop {
         let tls = visitor.rustls_config().map_err(|error| error.to_string())?;
-        let found = probe(address, &card.host, protocol, tls, QUESTION).await;
+        let found = probe(address, &card.host, protocol, tls, CERTIFICATE_PROBE_TIMEOUT).await;
         let problem = match found {
             Ok(found) if found.served.serial != wanted.serial => {
                 format!("port {port} still serves the certificate {}", found.served.serial)
@@ -176,7 +179,7 @@ async fn serves(
         if Instant::now() >= deadline {
             return Err(problem);
         }
-        tokio::time::sleep(ASK).await;
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
@@ -184,13 +187,13 @@ fn refused(error: &TlsError) -> Refusal {
     Refusal::new(Code::InvalidArgument, error.to_string())
 }
 
-/// Proves possession of the cell's key, to be given renewed certificates.
+/// A signing request: it proves possession of the cell's key, so that renewed certificates can be issued.
 pub(crate) fn signing_request(agent: &Agent) -> Result<String, Refusal> {
     let key = KeyFile::load_or_create(&agent.layout.tls().join(SERVER_KEY), None);
     key.and_then(|key| key.signing_request()).map_err(|error| refused(&error))
 }
 
-/// Puts renewed certificates in the place of the present ones; they are taken up within a second or two.
+/// Replaces the certificates by renewed ones, which are put into use within about a second.
 pub(crate) fn install(agent: &Agent, renewed: &InstallCertificatesRequest) -> Result<(), Refusal> {
     let leaves = [
         (SERVER_CERTIFICATE, renewed.server.as_str()),
@@ -198,15 +201,15 @@ pub(crate) fn install(agent: &Agent, renewed: &InstallCertificatesRequest) -> Re
         ("replication.crt", renewed.replication.as_str()),
     ];
     install_renewed(&agent.layout.tls(), SERVER_KEY, &leaves).map_err(|error| refused(&error))?;
-    tracing::info!("renewed certificates have come");
+    tracing::info!("renewed certificates are installed");
     Ok(())
 }
 
-/// Refuses what is revoked from now on: in this process, in PostgreSQL, and on connections that stand already.
+/// Refuses revoked certificates from now on: in this process, in PostgreSQL, and on open connections.
 ///
-/// The list that was seen last is kept beside the certificates, so that it holds while etcd is away and after a
-/// restart, and no older one comes after it.
-async fn heed_revocations(agent: &Agent, again: bool) {
+/// The last list is kept beside the certificates, so that it holds while etcd does not answer and after a restart, and
+/// no older list replaces it.
+async fn apply_revocations(agent: &Agent, again: bool) {
     let tls = agent.layout.tls();
     let recorded = agent.mirror.view().revocations.clone().map(|list| list.pem);
     let kept = || std::fs::read_to_string(tls.join(REVOCATIONS)).ok();
@@ -229,12 +232,12 @@ async fn heed_revocations(agent: &Agent, again: bool) {
     let (serials, lists) = match read(&pem) {
         Ok(read) => read,
         Err(error) => {
-            tracing::error!(error, "the revocation list is not to be trusted; the one before holds");
+            tracing::error!(error, "the revocation list cannot be verified; the one before stays in use");
             return;
         }
     };
     if !agent.revoked.take(serials.keys().cloned().collect()) {
-        tracing::error!("an older revocation list was put back in etcd; the newer one holds");
+        tracing::error!("the revocation list in etcd is older than the one in use, which stays in use");
         return;
     }
     match install_revocations(&tls, &lists, None) {
@@ -242,10 +245,10 @@ async fn heed_revocations(agent: &Agent, again: bool) {
         Ok(false) => {}
         Err(error) => tracing::error!(%error, "PostgreSQL cannot be told of revoked certificates"),
     }
-    let Ok((card, _)) = agent.place() else { return };
+    let Ok((card, _)) = agent.assignment() else { return };
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {
-        // The setting itself is the supervisor's; here the list behind it has changed.
+        // The supervisor writes the setting; here the list that it names has changed.
         agent.nudge.notify_one();
         if let Err(error) = reload(&data) {
             tracing::error!(%error, "PostgreSQL does not read the revocation list");

@@ -1,7 +1,13 @@
-//! What runs beside PostgreSQL for as long as the agent does: the gRPC server, the status reporter,
-//! the pgBackRest TLS server, and the certificates of all three.
+//! What runs beside PostgreSQL for as long as the agent does.
+//!
+//! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers),
+//! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, and `certificates` puts
+//! new certificates into use in all of them. Only `start` calls them.
 
+pub(crate) mod backup_list;
 pub(crate) mod certificates;
+pub(crate) mod grpc_service;
+pub(crate) mod live_status;
 pub(crate) mod pgbackrest_server;
 pub(crate) mod reporter;
 pub(crate) mod server;

@@ -1,79 +1,81 @@
-//! `pgbackrest server`: how other cells read what must come from the primary.
+//! `pgbackrest server`: through it the backups of other cells read from this cell when it is the primary.
 //!
-//! A child of the agent, started again with growing pauses when it ends, and
-//! sent SIGHUP when its config or its certificates have changed. It dies with the agent.
+//! It is a child of the agent and dies with it. It is started again with growing pauses when it ends, and sent SIGHUP
+//! when its config or its certificates have changed.
 //!
-//! On SIGHUP pgBackRest (2.45) closes its socket and binds it anew; its sessions go on. But a session that was forked a
-//! moment ago still has the socket, until it has closed its copy: then the binding fails (41), and the server ends with
-//! all its sessions. So it is told between two connections. Sessions go on with what was when they began, also those
-//! of a name that is let in no more: pgBackRest does not say whose they are, so then all of them end.
+//! On SIGHUP pgBackRest (2.45) closes its socket and binds it again; its sessions go on. But a session that was forked a
+//! moment ago still holds the socket until it has closed its copy. Then the binding fails (41), and the server ends with
+//! all its sessions. So SIGHUP is sent between two connections. Sessions go on with the config that held when they
+//! began, also the sessions of a client that is not admitted any more. pgBackRest does not say whose they are, so then
+//! all of them are ended.
 
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cellar_pgbackrest::{Error, Invocation, accepted_names};
+use cellar_system::Process;
 use futures_util::FutureExt;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 
 use crate::agent::Agent;
 
-/// First pause after it ended.
+/// First pause after the server ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause after the server ended.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// A server that ran this long was healthy, and the pauses begin anew.
-const HEALTHY: Duration = Duration::from_secs(60);
+/// After a server that ran this long the pauses begin again with the first.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
-/// How often to look whether it listens, until it does.
-const LOOK_FOR_START: Duration = Duration::from_millis(100);
+/// How often to check whether the server listens, until it does.
+const START_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often to look who is connected, while something new waits for a good moment.
-const LOOK_AT_SESSIONS: Duration = Duration::from_millis(100);
+/// How often to check which sessions there are, while a reload is waiting.
+const SESSION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nobody must have come or gone. A new session has closed its copy of the socket within milliseconds.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long no session must have begun or ended before a reload. A new session closes its copy of the socket within
+/// milliseconds.
+const QUIET_DURATION: Duration = Duration::from_millis(500);
 
-/// How long to wait for that. Then somebody connects all the time, and must not keep new certificates out: it is
-/// either a good moment or the server is started again.
-const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a reload waits for that. After it somebody connects all the time, and must not keep new certificates out:
+/// either the reload succeeds, or the server ends and is started again.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same while the server lets in a name that it should not. Then it is started again at once.
-const UNWELCOME_PATIENCE: Duration = Duration::from_secs(3);
+/// The same while the server admits a client that it must not admit any more. Then it is ended and started again.
+const REVOKED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the server may take to read its config.
-const READING: Duration = Duration::from_millis(300);
+const RELOAD_TIME: Duration = Duration::from_millis(300);
 
 /// How long the server may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often to look whether it still listens. Each look is a connection that the server forks for.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often to check whether the server still listens. Each check is a connection, for which the server forks.
+const LISTEN_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Keeps the server running, for ever.
+/// Keeps the server running. Never returns.
 pub(crate) async fn supervise(agent: Rc<Agent>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
-        // The config is rendered by the supervisor of the instance; before that there is nothing to serve.
-        if agent.place().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
+        // The instance's supervisor writes the config; before that there is nothing to serve.
+        if agent.assignment().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
             match serve(&agent).await {
                 Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
             }
-            agent.say(|report| {
+            agent.update_report(|report| {
                 report.tls_server_up = false;
                 report.tls_server_accepts.clear();
             });
         }
-        pause = if begun.elapsed() > HEALTHY { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        pause = if begun.elapsed() > HEALTHY_AFTER { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // A new config may be what it lacked.
+            // The server may have ended for want of this config.
             () = agent.config_changed.notified() => pause = FIRST_PAUSE,
         }
     }
@@ -81,9 +83,9 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 
 /// Runs the server until it ends.
 async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
-    let Ok((card, _)) = agent.place() else { return Ok(None) };
+    let Ok((card, _)) = agent.assignment() else { return Ok(None) };
     let log = agent.layout.log().join("pgbackrest-server.log");
-    // What has changed until now the server reads at its start; a SIGHUP before it has a handler ends it.
+    // The server reads at its start what has changed until now. A SIGHUP before it has a handler would end it.
     let _ = agent.config_changed.notified().now_or_never();
     agent.reload_waits.set(false);
     let named_in_file = || accepted_names(&std::fs::read_to_string(&card.config_path).unwrap_or_default());
@@ -91,7 +93,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
-    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log).await?;
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0).await?;
     let leader = running.group();
     let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
     let mut up = false;
@@ -103,56 +105,56 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                 return code;
             }
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
-            () = tokio::time::sleep(LOOK_AT_SESSIONS), if agent.reload_waits.get() => {
+            () = tokio::time::sleep(SESSION_POLL_INTERVAL), if agent.reload_waits.get() => {
                 let wanted = named_in_file();
-                // Not started yet: it will read the new one.
-                let Some(pid) = program_in(leader) else {
+                // The server has not started yet, so it will read the new config.
+                let Some(server) = server_of(leader) else {
                     accepts = wanted;
                     agent.reload_waits.set(false);
                     continue;
                 };
-                let present = sessions_of(pid);
+                let present = server.children();
                 if present != sessions {
                     (sessions, unchanged_since) = (present, Instant::now());
                 }
-                let quiet = sessions.is_empty() || unchanged_since.elapsed() >= QUIET;
+                let quiet = sessions.is_empty() || unchanged_since.elapsed() >= QUIET_DURATION;
                 let waited = waits_since.get_or_insert_with(Instant::now).elapsed();
-                let unwelcome = accepts.iter().any(|name| !wanted.contains(name));
-                if unwelcome && !quiet && waited >= UNWELCOME_PATIENCE {
+                let revoked = accepts.iter().any(|name| !wanted.contains(name));
+                if revoked && !quiet && waited >= REVOKED_TIMEOUT {
                     tracing::warn!("a certificate was revoked: the pgBackRest TLS server's sessions end with it");
-                    let ended = running.terminate(END_PATIENCE).await;
+                    let ended = running.terminate(END_TIMEOUT).await;
                     let _ = std::fs::remove_file(&pid_file);
                     return ended;
                 }
-                if !quiet && waited < QUIET_PATIENCE {
+                if !quiet && waited < QUIET_TIMEOUT {
                     continue;
                 }
-                tracing::info!(pid = pid.as_raw(), "the pgBackRest TLS server reads its config again");
-                let _ = kill(pid, Signal::SIGHUP);
-                if unwelcome {
-                    tokio::time::sleep(READING).await;
-                    for session in sessions_of(pid) {
-                        tracing::warn!(pid = session.as_raw(), "a certificate was revoked: sessions end");
-                        let _ = kill(session, Signal::SIGKILL);
+                tracing::info!(pid = server.pid, "the pgBackRest TLS server reads its config again");
+                let _ = server.signal(Signal::SIGHUP);
+                if revoked {
+                    tokio::time::sleep(RELOAD_TIME).await;
+                    for session in server.children() {
+                        tracing::warn!(pid = session.pid, "a certificate was revoked: sessions end");
+                        let _ = session.signal(Signal::SIGKILL);
                     }
                 }
                 (accepts, waits_since) = (wanted, None);
                 agent.reload_waits.set(false);
                 if up {
-                    agent.say(|report| report.tls_server_accepts.clone_from(&accepts));
+                    agent.update_report(|report| report.tls_server_accepts.clone_from(&accepts));
                 }
             }
-            () = tokio::time::sleep(if up { LOOK } else { LOOK_FOR_START }) => {
+            () = tokio::time::sleep(if up { LISTEN_POLL_INTERVAL } else { START_POLL_INTERVAL }) => {
                 if named.is_none() {
-                    named = program_in(leader);
-                    if let Some(pid) = named {
-                        let _ = std::fs::write(&pid_file, format!("{pid}\n"));
+                    named = server_of(leader);
+                    if let Some(server) = &named {
+                        let _ = std::fs::write(&pid_file, format!("{}\n", server.pid));
                     }
                 }
                 let listens = listens(&card.listen, card.pgbackrest_port).await;
                 if listens != up {
                     up = listens;
-                    agent.say(|report| {
+                    agent.update_report(|report| {
                         report.tls_server_up = up;
                         report.tls_server_accepts = if up { accepts.clone() } else { Vec::new() };
                     });
@@ -163,18 +165,9 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
 }
 
 /// The server's own process: the one child of the shell that leads its group.
-fn program_in(leader: i32) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{leader}/task/{leader}/children")).ok()?;
-    let child: i32 = children.split_whitespace().next()?.parse().ok()?;
-    let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-    (name.trim() == "pgbackrest").then(|| Pid::from_raw(child))
-}
-
-/// Who is connected: the server forks for each.
-fn sessions_of(server: Pid) -> Vec<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
-    let children = children.unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+fn server_of(leader: i32) -> Option<Process> {
+    let child = Process::find(leader)?.children().into_iter().next()?;
+    (child.program == "pgbackrest").then_some(child)
 }
 
 async fn listens(address: &str, port: u16) -> bool {

@@ -3,45 +3,22 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{
-    InstanceState, Key, LagClass, PgbackrestName, PoolerStatus, Role, Versions, timestamp_ms,
-};
+use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
 
-/// At most one write in this time, so that a flapping instance does not load etcd.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two writes, so that a flapping instance does not load etcd.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon a status that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before a status that could not be written is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the supervisor says of the instance, beyond what was observed of it.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Report {
-    /// Where the instance is in its life.
-    pub(crate) state: InstanceState,
-    /// Why, when it is not well.
-    pub(crate) message: String,
-    /// Whether the TLS server answers.
-    pub(crate) tls_server_up: bool,
-    /// Whom it lets in.
-    pub(crate) tls_server_accepts: Vec<PgbackrestName>,
-    /// pgBackRest's version.
-    pub(crate) pgbackrest_version: String,
-    /// When the first certificate ends.
-    pub(crate) certificate_expiry: Option<Timestamp>,
-    /// Why new certificates are not in use.
-    pub(crate) certificate_problem: String,
-    /// That a certificate ends soon.
-    pub(crate) certificate_warning: String,
-}
-
-/// The status as it should be in etcd now, without its time.
+/// The status that should be in etcd now, without its time.
 fn status(agent: &Agent) -> PoolerStatus {
     let report = agent.report.borrow().clone();
     let facts = agent.facts.borrow();
-    // What was once observed says nothing of an instance that does not answer.
+    // The last facts say nothing about an instance that does not answer now.
     let facts = facts.as_ref().filter(|_| report.state == InstanceState::Running);
     let mut status = PoolerStatus {
         database: agent.database.clone(),
@@ -49,7 +26,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         epoch: agent.epoch.clone(),
         pid: std::process::id(),
         state: report.state,
-        // The most urgent one: there is room for one.
+        // The record has room for one message: the most urgent one.
         message: [report.message, report.certificate_problem, report.certificate_warning]
             .into_iter()
             .find(|message| !message.is_empty())
@@ -90,7 +67,7 @@ fn status(agent: &Agent) -> PoolerStatus {
     status
 }
 
-/// Keeps the status in etcd as it should be, for ever.
+/// Keeps the status in etcd up to date. Never returns.
 pub(crate) async fn report(agent: Rc<Agent>) {
     let key = Key::Status(agent.database.clone(), agent.cell.clone());
     let mut lease_changes = agent.lease.subscribe();
@@ -98,25 +75,25 @@ pub(crate) async fn report(agent: Rc<Agent>) {
     let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
     loop {
         let wanted = status(&agent);
-        // The key may have gone without us: a cell that was removed and added again, or a lease that
-        // ended while etcd was away.
+        // The key may have been deleted by others: the cell was removed and added again, or the lease expired while
+        // etcd did not answer.
         let there = agent.mirror.view().revision(&key) != 0;
         match agent.lease.current() {
             Some(lease) if !there || written.as_ref() != Some(&(wanted.clone(), lease)) => {
                 let mut record = wanted.clone();
                 record.update_time = Some(timestamp_ms(Timestamp::now()));
-                // Whoever has no address card is not part of the topology and does not report.
+                // A pooler without an address card is not part of the topology and does not report.
                 if agent.card_of(&agent.cell).is_some() {
                     match agent.store.transaction().put_leased(&key, &record, lease).commit().await {
                         Ok(_) => written = Some((wanted, lease)),
                         Err(error) => {
                             tracing::debug!(%error, "status not written");
-                            tokio::time::sleep(RETRY).await;
+                            tokio::time::sleep(RETRY_INTERVAL).await;
                             continue;
                         }
                     }
                 }
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(WRITE_INTERVAL).await;
             }
             _ => {
                 tokio::select! {

@@ -1,20 +1,24 @@
-//! Cells that come to a running local cluster and leave it.
+//! Adding cells to a running local cluster and removing them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
 use cellar_model::{CellName, Code};
+use cellar_system::is_same_place;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::state::LocalCell;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::local::down::remove_tree;
 use crate::local::secrets;
-use crate::local::state::LocalCell;
-use crate::local::steps::Steps;
 use crate::local::watch::Watcher;
 
-/// A cell that has come.
+/// How long another `cellar` on the same cluster is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A cell that was added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AddedCell {
     /// Its record.
@@ -23,7 +27,7 @@ pub struct AddedCell {
     pub primary: String,
 }
 
-/// A cell that has left.
+/// A cell that was removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemovedCell {
     /// Its record as it was; absent when an earlier run had removed it from the topology.
@@ -36,10 +40,10 @@ pub struct RemovedCell {
 /// interrupted.
 ///
 /// # Errors
-/// When something is in the way, multiadmin refuses, or it does not stream within `timeout`.
+/// When the checks find a problem, multiadmin refuses, or it does not stream within `timeout`.
 pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &Steps) -> Result<AddedCell> {
     let deadline = Instant::now() + timeout;
-    let (mut cluster, _lock) = Cluster::locked(dir, timeout, steps).await?;
+    let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     secrets::check_agreement(&cluster.layout, &cluster.state, None)?;
     let mut admin = cluster.admin()?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
@@ -54,7 +58,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     }
     let directory = cluster.cell(&local).directory;
     let cell = match existing {
-        Some(cell) if cell.directory == directory => {
+        Some(cell) if is_same_place(Path::new(&cell.directory), Path::new(&directory)) => {
             steps.step(&format!("cell {name} is in the topology already: finishing it"));
             cell
         }
@@ -88,7 +92,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     Ok(AddedCell { cell, primary })
 }
 
-/// Removes a cell from the cluster in `dir`: from the topology first, so that nobody counts on it any
+/// Removes a cell from the cluster in `dir`: from the topology first, so that nothing relies on it any
 /// more, then its processes. Its directory is kept unless `delete_data`.
 ///
 /// # Errors
@@ -99,7 +103,7 @@ pub async fn remove_cell(
     delete_data: bool,
     steps: &Steps,
 ) -> Result<RemovedCell> {
-    let (mut cluster, _lock) = Cluster::locked(dir, Duration::from_secs(60), steps).await?;
+    let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     let mut admin = cluster.admin()?;
     let cell = match admin.remove_cell(RemoveCellRequest { name: name.to_string() }).await {
         Ok(cell) => {

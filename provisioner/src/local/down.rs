@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use cellar_model::{CellName, ClusterLayout};
 use cellar_postgres::{PostmasterState, StopTimeouts, Stopped};
-use cellar_system::running_pid;
+use cellar_system::is_same_place;
 use tokio::task::JoinSet;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::Cluster;
-use crate::local::process::{command_line, end};
-use crate::local::steps::Steps;
+use crate::cluster::blocking::blocking;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::ClusterState;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::processes::process::{daemon_of, end};
 
-/// How long a pooler may take: it ends a running job cleanly, and pgBackRest needs some seconds for that.
-const POOLER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pooler may take to end: it ends a running job cleanly, and pgBackRest needs some seconds for that.
+const POOLER_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long multiadmin and etcd may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long multiadmin may take.
+const ADMIN_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long another `cellar` on the same cluster is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What `down` did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,18 +34,12 @@ pub enum DownOutcome {
     Stopped,
     /// Everything has ended and the directory is gone, except for what is listed.
     Destroyed {
-        /// What was not the cluster's to remove.
+        /// What does not belong to the cluster alone.
         kept: Vec<PathBuf>,
     },
 }
 
-/// The daemon that holds the pid file, if it is really one of ours.
-fn daemon_pid(pid_file: &Path) -> Option<u32> {
-    let wanted = pid_file.display().to_string();
-    running_pid(pid_file).filter(|pid| command_line(*pid).contains(&wanted))
-}
-
-/// Collects what tasks did, all of them before the first failure is told.
+/// What the tasks gave, once all have ended; the first failure if there was one.
 async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
     let (mut done, mut failure) = (Vec::new(), None);
     while let Some(task) = tasks.join_next().await {
@@ -70,7 +66,7 @@ async fn stop_postgres(cell: CellName, data: PathBuf) -> Result<bool> {
 impl Cluster {
     async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
         let pid_file = self.pooler_pid_file(cell);
-        end(&format!("multipooler of cell {cell}"), || daemon_pid(&pid_file), POOLER_PATIENCE).await
+        end(&format!("multipooler of cell {cell}"), daemon_of(&pid_file), POOLER_STOP_TIMEOUT).await
     }
 
     /// Ends the pooler and PostgreSQL of one cell.
@@ -113,7 +109,7 @@ impl Cluster {
         steps.step(&format!("PostgreSQL has stopped in {stopped} cells"));
 
         let pid_file = self.admin_pid_file();
-        if end("multiadmin", || daemon_pid(&pid_file), PATIENCE).await? {
+        if end("multiadmin", daemon_of(&pid_file), ADMIN_STOP_TIMEOUT).await? {
             steps.step("multiadmin has ended");
         }
         if self.stop_etcd().await? {
@@ -122,16 +118,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends etcd; tells whether it ran.
-    pub(crate) async fn stop_etcd(&self) -> Result<bool> {
-        end("etcd", || self.etcd_pid(), PATIENCE).await
-    }
-
     /// The cells that have a directory here: those that are remembered, and those that were removed and kept.
     pub(crate) fn cells_on_disk(&self) -> Vec<CellName> {
         let entries = fs::read_dir(self.layout.root()).into_iter().flatten().flatten();
         let mut cells: Vec<CellName> = entries
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .filter(|cell| {
                 self.state.cell(cell).is_some() || self.layout.cell(cell).tls().join("server.key").exists()
@@ -148,7 +139,7 @@ impl Cluster {
         let mut kept = Vec::new();
         let mut gone: Vec<PathBuf> =
             self.cells_on_disk().iter().map(|cell| layout.cell(cell).root().to_owned()).collect();
-        if self.state.repo == layout.repo() {
+        if is_same_place(&self.state.repo, &layout.repo()) {
             gone.push(layout.repo());
         } else {
             kept.push(self.state.repo.clone());
@@ -160,16 +151,19 @@ impl Cluster {
             layout.log(),
             layout.multiadmin(),
             layout.pid(),
+            self.signing(),
             layout.state(),
         ]);
         for directory in gone {
             remove_tree(&directory)?;
         }
-        match fs::remove_dir(layout.root()) {
+        // The directory itself, if the path to it ends in a symbolic link.
+        let root = fs::canonicalize(layout.root()).unwrap_or_else(|_| layout.root().to_owned());
+        match fs::remove_dir(&root) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            // Somebody else's files, or a mount point.
-            Err(_) => kept.push(layout.root().to_owned()),
+            // It holds files that are not the cluster's, or is a mount point.
+            Err(_) => kept.push(root),
         }
         Ok(kept)
     }
@@ -190,15 +184,52 @@ pub(crate) fn remove_tree(directory: &Path) -> Result<()> {
 /// # Errors
 /// When a process does not end or a file cannot be removed.
 pub async fn down(dir: &Path, destroy: bool, steps: &Steps) -> Result<DownOutcome> {
-    if crate::local::state::ClusterState::load(&ClusterLayout::new(dir))?.is_none() {
+    if ClusterState::load(&ClusterLayout::new(dir))?.is_none() {
         return Ok(DownOutcome::Nothing);
     }
-    let (cluster, lock) = Cluster::locked(dir, LOCK_PATIENCE, steps).await?;
+    let (cluster, lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     cluster.stop_all(steps).await?;
     if !destroy {
         return Ok(DownOutcome::Stopped);
     }
-    let kept = crate::local::launch::blocking(move || cluster.destroy()).await?;
+    let kept = blocking(move || cluster.destroy()).await?;
     drop(lock);
     Ok(DownOutcome::Destroyed { kept })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::make_directory;
+
+    fn cluster(dir: &Path, repo: PathBuf) -> Cluster {
+        let user = cellar_system::OsUser::resolve(None).unwrap().name;
+        let cells = vec!["zone1".parse().unwrap()];
+        let (name, database, stanza) = ("demo", "app", "app");
+        let state = ClusterState::new(
+            name.parse().unwrap(),
+            0,
+            database.parse().unwrap(),
+            stanza.parse().unwrap(),
+            repo,
+            user,
+            cells,
+        );
+        Cluster::assemble(ClusterLayout::new(dir), state.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn destroy_leaves_nothing_of_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let made = cluster(&real, real.join("repo"));
+        made.make_shared_directories().unwrap();
+        make_directory(&made.signing(), 0o700, None).unwrap();
+        fs::write(made.signing().join("ca.key"), "secret").unwrap();
+        // The same cluster, reached by another path than the one that it was made with.
+        let cluster = cluster(&link, made.state.repo.clone());
+        let kept = cluster.destroy().unwrap();
+        assert_eq!((real.exists(), kept), (false, Vec::new()));
+    }
 }

@@ -7,25 +7,25 @@ use cellar_model::Code;
 use tonic::Code as Grpc;
 use tonic_types::StatusExt;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::watch::{Watcher, is_passing};
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::local::watch::{Watcher, is_transient};
 
-/// Jobs that are tried; one that fails three times has a reason that a fourth does not mend.
-const ATTEMPTS: u32 = 3;
+/// Jobs that are tried; after three failures a fourth attempt would fail too.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// How often to ask again when something is not ready.
-const POLL: Duration = Duration::from_millis(300);
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
 fn is_terminal(state: JobState) -> bool {
     matches!(state, JobState::Succeeded | JobState::Failed | JobState::Canceled)
 }
 
 /// Whether the refusal passes by itself: the cluster is coming up.
-fn will_pass(status: &tonic::Status) -> bool {
-    let passing = [Code::CellDown, Code::NoPrimary, Code::Lagging, Code::WrongPrimary, Code::TwoPrimaries];
-    is_passing(status)
+fn is_transient_refusal(status: &tonic::Status) -> bool {
+    let transient = [Code::CellDown, Code::NoPrimary, Code::Lagging, Code::WrongPrimary, Code::TwoPrimaries];
+    is_transient(status)
         || status.code() == Grpc::Unavailable
-        || cellar_api::reason_of(status).is_some_and(|code| passing.contains(&code))
+        || cellar_api::reason_of(status).is_some_and(|code| transient.contains(&code))
 }
 
 impl Watcher<'_> {
@@ -49,7 +49,7 @@ impl Watcher<'_> {
                 let full = |b: &cellar_api::v1::Backup| b.r#type() == BackupType::Full && !b.error;
                 Ok(Some(answer.get_ref().backups.iter().any(full)))
             }
-            Err(status) if will_pass(&status) => Ok(None),
+            Err(status) if is_transient_refusal(&status) => Ok(None),
             // A repo without stanza is what the first backup's own job makes; the request tells more.
             Err(status) if status.code() == Grpc::Internal => Ok(Some(false)),
             Err(status) => Err(status.into()),
@@ -68,7 +68,7 @@ impl Watcher<'_> {
                 Some(true) => return Ok(()),
                 Some(false) => {}
                 None => {
-                    tokio::time::sleep(POLL).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
             }
@@ -89,7 +89,7 @@ impl Watcher<'_> {
                         return Ok(());
                     }
                     let error = job.error.unwrap_or_default();
-                    if attempt >= ATTEMPTS {
+                    if attempt >= MAX_ATTEMPTS {
                         let output = match error.tool_output.as_str() {
                             "" => String::new(),
                             output => format!("\n    {}", output.trim_end().replace('\n', "\n    ")),
@@ -105,11 +105,11 @@ impl Watcher<'_> {
             match cellar_api::reason_of(&status) {
                 Some(Code::Busy) => self.wait_for_other(&status).await?,
                 // Another cell has become the primary since an earlier attempt.
-                Some(Code::RequestIdReused) if attempt < ATTEMPTS => attempt += 1,
+                Some(Code::RequestIdReused) if attempt < MAX_ATTEMPTS => attempt += 1,
                 Some(Code::NotPrimary) => primary = self.wait_for_primary().await?,
-                _ if will_pass(&status) => {
-                    self.check_deadline(&format!("multiadmin still says: {}", status.message()))?;
-                    tokio::time::sleep(POLL).await;
+                _ if is_transient_refusal(&status) => {
+                    self.check_deadline(&format!("multiadmin still answers: {}", status.message()))?;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 _ => return Err(status.into()),
             }
@@ -125,7 +125,7 @@ impl Watcher<'_> {
                 self.follow(&job).await.map(drop)
             }
             None => {
-                tokio::time::sleep(POLL).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
                 Ok(())
             }
         }
@@ -154,12 +154,12 @@ impl Watcher<'_> {
             match tokio::time::timeout_at(deadline, watch).await {
                 Ok(Ok(Some(job))) => return Ok(job),
                 Ok(Ok(None)) => {}
-                Ok(Err(status)) if is_passing(&status) => {}
+                Ok(Err(status)) if is_transient(&status) => {}
                 Ok(Err(status)) => return Err(status.into()),
                 Err(_) => {}
             }
             self.check_deadline(&format!("job {id} still runs"))?;
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }

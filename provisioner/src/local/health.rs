@@ -2,7 +2,7 @@
 
 use cellar_system::running_pid;
 
-use crate::local::cluster::Cluster;
+use crate::cluster::local_cluster::Cluster;
 
 /// A process that a cluster should have.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,11 +10,12 @@ use cellar_tls::{Ca, LEAF_LIFETIME};
 use tokio::task::JoinSet;
 
 use crate::binaries;
-use crate::error::{ProvisionError, Result};
+use crate::cluster::blocking::blocking;
+use crate::cluster::local_cluster::{Cluster, LISTEN};
+use crate::cluster::state::LocalCell;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
-use crate::local::cluster::{Cluster, LISTEN};
-use crate::local::process::{Launch, Started};
-use crate::local::state::LocalCell;
+use crate::processes::process::{Launch, Started};
 
 /// What was started just now; what ran already is not in it.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ impl Cluster {
     /// Makes the directories that do not belong to one cell.
     pub(crate) fn make_shared_directories(&self) -> Result<()> {
         let owner = self.owner();
-        // Another user than root has nobody to let in.
+        // Only a cluster of root's has files of another user, who must pass.
         make_directory(self.layout.root(), if owner.is_some() { 0o755 } else { 0o700 }, None)?;
         make_directory(&self.layout.etcd(), 0o700, owner)?;
         make_directory(&self.etcd_data(), 0o700, owner)?;
@@ -57,7 +58,7 @@ impl Cluster {
     fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
         let (layout, owner) = (self.layout.cell(cell), self.owner());
         make_directory(layout.root(), 0o750, owner)?;
-        // PostgreSQL's socket lets in whoever may pass its directory.
+        // Every user who may pass this directory can connect to PostgreSQL's socket.
         make_directory(&layout.sockets(), 0o700, owner)?;
         for directory in [layout.log(), layout.pid(), layout.lock(), layout.spool(), layout.jobs()] {
             make_directory(&directory, 0o750, owner)?;
@@ -206,17 +207,6 @@ impl Cluster {
         }
         failure.map_or(Ok(launched), Err)
     }
-}
-
-/// Runs something that blocks beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let failed = |error: tokio::task::JoinError| ProvisionError::Start {
-        what: "a thread".to_owned(),
-        source: error.into(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
 impl Launched {

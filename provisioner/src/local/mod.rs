@@ -1,18 +1,13 @@
 //! A whole cluster on this machine: started, watched until it is well, changed and taken down.
 
 pub(crate) mod cells;
-pub(crate) mod cluster;
-pub(crate) mod database;
 pub(crate) mod down;
-pub(crate) mod etcd;
 pub(crate) mod first_backup;
 pub(crate) mod health;
 pub(crate) mod launch;
 pub(crate) mod port_offset;
-pub(crate) mod process;
 pub(crate) mod records;
 pub(crate) mod secrets;
-pub(crate) mod state;
-pub(crate) mod steps;
 pub(crate) mod up;
+pub(crate) mod up_options;
 pub(crate) mod watch;

@@ -1,4 +1,4 @@
-//! `--port-offset auto`: a place for one more cluster on this machine.
+//! `--port-offset auto`: ports for one more cluster on this machine.
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -7,18 +7,18 @@ use std::str::FromStr;
 
 use cellar_model::Ports;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::LISTEN;
+use crate::cluster::local_cluster::LISTEN;
+use crate::error::provision_error::{ProvisionError, Result};
 
 /// Distance between the offsets that are tried. The smallest multiple of 100 at which no port of one
-/// cluster is a port of another one, for up to [`CELLS`] cells each; a test checks it.
+/// cluster is a port of another one, for up to [`MAX_CELLS`] cells each; a test checks it.
 const STEP: u16 = 700;
 
 /// Cells per cluster for which offsets stay apart.
-const CELLS: u16 = 64;
+const MAX_CELLS: u16 = 64;
 
 /// The largest offset: PostgreSQL's ports must stay below 65536.
-const LARGEST: u16 = u16::MAX - Ports::POSTGRES - CELLS;
+const MAX_OFFSET: u16 = u16::MAX - Ports::POSTGRES - MAX_CELLS;
 
 /// How the offset of a new cluster is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl FromStr for PortOffset {
         match text {
             "auto" => Ok(Self::Auto),
             number => match number.parse() {
-                Ok(offset) if offset <= LARGEST => Ok(Self::Fixed(offset)),
-                _ => Err(format!("it must be auto or a number from 0 to {LARGEST}")),
+                Ok(offset) if offset <= MAX_OFFSET => Ok(Self::Fixed(offset)),
+                _ => Err(format!("it must be auto or a number from 0 to {MAX_OFFSET}")),
             },
         }
     }
@@ -68,15 +68,15 @@ fn ports(offset: u16, cells: u16) -> Vec<u16> {
 /// # Errors
 /// When there is none.
 pub(crate) fn find(cells: usize) -> Result<Reservation> {
-    let cells = u16::try_from(cells).unwrap_or(CELLS).min(CELLS);
+    let cells = u16::try_from(cells).unwrap_or(MAX_CELLS).min(MAX_CELLS);
     let free = |port: &u16| TcpListener::bind((LISTEN, *port)).is_ok();
-    (0..=LARGEST / STEP)
+    (0..=MAX_OFFSET / STEP)
         .filter_map(|n| reserve(n * STEP))
         .find(|reservation| ports(reservation.offset, cells).iter().all(free))
         .ok_or_else(|| ProvisionError::Argument {
             argument: "--port-offset",
             value: "auto".to_owned(),
-            reason: format!("at each of {} offsets some port is in use", LARGEST / STEP + 1),
+            reason: format!("at each of {} offsets some port is in use", MAX_OFFSET / STEP + 1),
         })
 }
 
@@ -86,19 +86,19 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn two_offsets_never_share_a_port() {
+    fn no_two_offsets_share_a_port() {
         let mut taken = BTreeMap::new();
-        for offset in (0..=LARGEST / STEP).map(|n| n * STEP) {
+        for offset in (0..=MAX_OFFSET / STEP).map(|n| n * STEP) {
             // The HTTP ports that the design sets aside count too.
-            let http = (0..CELLS).map(|index| 15200 + index).chain([15000]).map(|port| port + offset);
-            for port in ports(offset, CELLS).into_iter().chain(http) {
+            let http = (0..MAX_CELLS).map(|index| 15200 + index).chain([15000]).map(|port| port + offset);
+            for port in ports(offset, MAX_CELLS).into_iter().chain(http) {
                 assert_eq!(taken.insert(port, offset), None, "port {port} at offset {offset}");
             }
         }
     }
 
     #[test]
-    fn an_offset_is_reserved_once() {
+    fn offset_is_reserved_once() {
         let first = reserve(39_999).unwrap();
         assert!(reserve(39_999).is_none());
         drop(first);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn two_searches_find_two_places() {
+    fn two_searches_find_different_offsets() {
         let (first, second) = (find(3).unwrap(), find(3).unwrap());
         assert_ne!(first.offset, second.offset);
     }

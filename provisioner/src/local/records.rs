@@ -1,22 +1,24 @@
-//! The records of a new cluster: written once, straight into etcd, before anybody else is there.
+//! The records of a new cluster: written once, directly into etcd, before any daemon writes there.
 //!
-//! The database's record is written last and seals the rest: once it is there, etcd says which cells
+//! The database's record is written last and completes the rest: once it is there, etcd decides which cells
 //! exist and the provisioner follows.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use cellar_model::{Cell, CellName, Database, Key};
+use cellar_system::is_same_place;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use crate::error::{ProvisionError, Result};
-use crate::local::cluster::Cluster;
-use crate::local::state::LocalCell;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::LocalCell;
+use crate::error::provision_error::{ProvisionError, Result};
 
 /// How often a transaction whose outcome is not known is tried before giving up.
-const ATTEMPTS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 fn shown<R: Serialize>(record: &R) -> String {
     serde_json::to_string(record).unwrap_or_default()
@@ -43,9 +45,9 @@ where
         attempts += 1;
         match store.transaction().expect_absent(key).put(key, record).commit().await {
             Ok(TxnOutcome::Committed(_)) => return Ok(()),
-            // Written by somebody else, or perhaps by us: read it again.
-            Ok(TxnOutcome::Conflict) if attempts < ATTEMPTS => {}
-            Err(error) if error.is_retryable() && attempts < ATTEMPTS => {}
+            // Another process wrote it, or this one did and the answer was lost: read it again.
+            Ok(TxnOutcome::Conflict) if attempts < MAX_ATTEMPTS => {}
+            Err(error) if error.is_retryable() && attempts < MAX_ATTEMPTS => {}
             Ok(TxnOutcome::Conflict) => {
                 let reason = format!("{} changes all the time", store.keys().path(key));
                 return Err(StoreError::Retryable(reason).into());
@@ -55,7 +57,13 @@ where
     }
 }
 
-/// What etcd says of the cells whose directories lie in this cluster's.
+/// The path as it is recorded, if both lead to the same place: a cluster may be reached by another path than the one
+/// that it was made with.
+fn recorded_path(recorded: &str, wanted: String) -> String {
+    if is_same_place(Path::new(recorded), Path::new(&wanted)) { recorded.to_owned() } else { wanted }
+}
+
+/// How the cells in etcd whose directories are in this cluster's differ from the state file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
     /// Cells that etcd has and the remembered state has not: `cells add` was interrupted.
@@ -66,13 +74,14 @@ pub(crate) struct Reconciled {
 
 impl Cluster {
     /// Writes the records of a new cluster, or compares with those of an existing one.
-    pub(crate) async fn seed(&self, store: &Store) -> Result<Reconciled> {
+    pub(crate) async fn write_records(&self, store: &Store) -> Result<Reconciled> {
         let database = Key::Database(self.state.database.clone());
         if let Some(found) = store.get::<Database>(&database).await? {
             // Names that are being changed, and another retention, are settled later.
             let wanted = Database {
                 pgbackrest_names: found.record.pgbackrest_names,
                 retention: found.record.retention,
+                repo_path: recorded_path(&found.record.repo_path, self.database().repo_path),
                 ..self.database()
             };
             ensure(store, &database, &wanted).await?;
@@ -106,8 +115,10 @@ impl Cluster {
             recorded.insert(cell.name.clone(), cell);
         }
         for cell in &self.state.cells {
-            let wanted = self.cell(cell);
-            if let Some(found) = recorded.get(&cell.name).filter(|found| **found != wanted) {
+            let Some(found) = recorded.get(&cell.name) else { continue };
+            let mut wanted = self.cell(cell);
+            wanted.directory = recorded_path(&found.directory, wanted.directory);
+            if *found != wanted {
                 return Err(ProvisionError::RecordDiffers {
                     key: store.keys().path(&Key::Cell(cell.name.clone())),
                     found: shown(found),
@@ -121,7 +132,7 @@ impl Cluster {
     fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {
         let local = |cell: &&Cell| {
             let cell = LocalCell::new(cell.name.clone(), cell.index);
-            self.cell(&cell).directory == recorded[&cell.name].directory
+            is_same_place(Path::new(&self.cell(&cell).directory), Path::new(&recorded[&cell.name].directory))
         };
         let added = recorded
             .values()

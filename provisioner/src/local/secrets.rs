@@ -1,20 +1,17 @@
 //! The passphrase of an encrypted repository: remembered once for the cluster, and given to each cell.
 //!
-//! The copy in `<dir>/state/secrets` belongs to whoever runs the provisioner, and cells that are added later get
-//! theirs from it. The state itself says only that there is one.
+//! The copy in `<dir>/state/secrets` belongs to the user who runs the provisioner, and cells that are added later get
+//! theirs from it. The state file only records that there is one.
 
 use cellar_model::{CellName, ClusterLayout, Secret};
 use cellar_pgbackrest::read_passphrase;
 
-use crate::error::{ProvisionError, Result};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::ClusterState;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
-use crate::local::cluster::Cluster;
-use crate::local::state::ClusterState;
 
-/// The environment variable that a passphrase may be given in. Nothing that is started inherits it.
-pub const PASSPHRASE_VARIABLE: &str = "CELLAR_REPO_CIPHER_PASS";
-
-/// Only its owner may even look whether there is one.
+/// Mode of the directory: only its owner may see whether there is a passphrase.
 const DIRECTORY_MODE: u32 = 0o700;
 
 const FILE_MODE: u32 = 0o600;
@@ -38,7 +35,7 @@ pub(crate) fn check_agreement(
 }
 
 impl Cluster {
-    /// Remembers the passphrase of a new cluster, before the state that says that there is one.
+    /// Remembers the passphrase of a new cluster, before the state file that records that there is one.
     pub(crate) fn remember_passphrase(&self, secret: &Secret) -> Result<()> {
         make_directory(&self.layout.secrets(), DIRECTORY_MODE, None)?;
         replace(&self.layout.repo_cipher_pass(), &line(secret), FILE_MODE, None)
@@ -80,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_remembered_one_reaches_each_cell_and_only_its_owner_can_read_it() {
+    fn passphrase_reaches_each_cell_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let cluster = cluster(dir.path(), true);
         let secret = Secret::passphrase(TEXT).unwrap();
@@ -100,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn another_one_is_refused_and_not_shown() {
+    fn another_passphrase_is_refused_and_not_shown() {
         let dir = tempfile::tempdir().unwrap();
         let encrypted = cluster(dir.path(), true);
         let (secret, other) =
@@ -114,7 +111,7 @@ mod tests {
         for refused in [check(&encrypted, Some(&other)), check(&plain, Some(&other))] {
             let error = refused.unwrap_err();
             assert!(!format!("{error} {error:?} {:?}", error.hint()).contains("battery"), "{error}");
-            assert_eq!(error.kind(), crate::error::FailureKind::Refused);
+            assert_eq!(error.kind(), crate::error::advice::FailureKind::Refused);
         }
     }
 }

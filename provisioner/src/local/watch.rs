@@ -1,4 +1,4 @@
-//! Waiting until cells are as they should be, by asking multiadmin.
+//! Waiting until cells are well, by asking multiadmin.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,28 +8,30 @@ use cellar_model::CellName;
 use cellar_system::running_pid;
 use tonic::Code as Grpc;
 
-use crate::error::{CellReport, ProvisionError, Result};
+use crate::certificates::clients::AdminClient;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::steps::Steps;
+use crate::error::cell_report::CellReport;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::log_tail;
-use crate::local::cluster::{AdminClient, Cluster};
 use crate::local::launch::Launched;
-use crate::local::steps::Steps;
 
 /// How often to ask.
-const POLL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a cell may say that it is broken before it is believed: longer than a pooler's lease, so
-/// that what an earlier process said is gone.
-const BROKEN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a cell must report that it is broken: longer than a pooler's lease, so that the report of an earlier process is
+/// gone by then.
+const BROKEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The largest page that multiadmin gives; a database has at most 256 poolers.
-const PAGE: u32 = 1000;
+const MAX_PAGE: u32 = 1000;
 
-/// What multiadmin says of the cells now.
+/// The cells as multiadmin reports them.
 #[derive(Debug, Default)]
 pub(crate) struct Observation {
     /// The recorded primary.
     pub(crate) leader: Option<String>,
-    /// What each cell's pooler says; nothing for one that is down.
+    /// What each cell's pooler reports; nothing for one that is down.
     pub(crate) status: BTreeMap<String, PoolerStatus>,
 }
 
@@ -40,21 +42,21 @@ pub(crate) enum Verdict {
     Well(String),
     /// On its way; in words.
     NotYet(String),
-    /// It does not become well without somebody; in words.
+    /// It does not become well without help; in words.
     Broken(String),
 }
 
 impl Verdict {
-    fn words(&self) -> &str {
+    fn text(&self) -> &str {
         match self {
-            Self::Well(words) | Self::NotYet(words) | Self::Broken(words) => words,
+            Self::Well(text) | Self::NotYet(text) | Self::Broken(text) => text,
         }
     }
 }
 
-/// Judges a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
-/// says nothing about the one that runs now.
-pub(crate) fn judge(observed: &Observation, cell: &str, pid: Option<u32>) -> Verdict {
+/// The verdict on a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
+/// is no status of the one that runs now.
+pub(crate) fn assess(observed: &Observation, cell: &str, pid: Option<u32>) -> Verdict {
     let Some(status) = observed.status.get(cell) else {
         return Verdict::NotYet("its multipooler does not report yet".to_owned());
     };
@@ -93,14 +95,14 @@ pub(crate) fn judge(observed: &Observation, cell: &str, pid: Option<u32>) -> Ver
 }
 
 /// Whether asking again later may help.
-pub(crate) fn is_passing(status: &tonic::Status) -> bool {
+pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     matches!(
         status.code(),
         Grpc::Unavailable | Grpc::DeadlineExceeded | Grpc::Unknown | Grpc::Cancelled | Grpc::NotFound
     )
 }
 
-/// Waits, and tells of changes.
+/// Waits, and reports each change.
 pub(crate) struct Watcher<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) admin: AdminClient,
@@ -108,7 +110,7 @@ pub(crate) struct Watcher<'a> {
     pub(crate) steps: &'a Steps,
     pub(crate) begun: Instant,
     pub(crate) deadline: Instant,
-    told: BTreeMap<CellName, String>,
+    reported: BTreeMap<CellName, String>,
     broken: BTreeMap<CellName, Instant>,
 }
 
@@ -126,7 +128,7 @@ impl<'a> Watcher<'a> {
             steps,
             begun: Instant::now(),
             deadline,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             broken: BTreeMap::new(),
         })
     }
@@ -134,7 +136,7 @@ impl<'a> Watcher<'a> {
     async fn observe(&mut self) -> std::result::Result<Observation, tonic::Status> {
         let name = self.cluster.state.database.to_string();
         let database = self.admin.get_database(GetDatabaseRequest { name: name.clone() }).await?.into_inner();
-        let request = ListPoolersRequest { database: name, page_size: PAGE, page_token: String::new() };
+        let request = ListPoolersRequest { database: name, page_size: MAX_PAGE, page_token: String::new() };
         let poolers = self.admin.list_poolers(request).await?.into_inner().poolers;
         let status = poolers
             .into_iter()
@@ -144,12 +146,12 @@ impl<'a> Watcher<'a> {
         Ok(Observation { leader: database.leader.map(|leader| leader.cell), status })
     }
 
-    fn judge(&self, observed: &Observation, cell: &CellName) -> Verdict {
-        judge(observed, cell.as_str(), running_pid(&self.cluster.pooler_pid_file(cell)))
+    fn assess(&self, observed: &Observation, cell: &CellName) -> Verdict {
+        assess(observed, cell.as_str(), running_pid(&self.cluster.pooler_pid_file(cell)))
     }
 
     fn reports(&self, observed: &Observation, cells: &[CellName]) -> Vec<CellReport> {
-        let report = |cell: &CellName| match self.judge(observed, cell) {
+        let report = |cell: &CellName| match self.assess(observed, cell) {
             Verdict::Well(_) => None,
             Verdict::NotYet(state) | Verdict::Broken(state) => {
                 let log = self.cluster.pooler_log(cell);
@@ -160,11 +162,11 @@ impl<'a> Watcher<'a> {
         cells.iter().filter_map(report).collect()
     }
 
-    fn tell(&mut self, cell: &CellName, verdict: &Verdict) {
-        let words = verdict.words().to_owned();
-        if self.told.get(cell) != Some(&words) {
-            self.steps.step(&format!("cell {cell}: {words}"));
-            self.told.insert(cell.clone(), words);
+    fn report_change(&mut self, cell: &CellName, verdict: &Verdict) {
+        let text = verdict.text().to_owned();
+        if self.reported.get(cell) != Some(&text) {
+            self.steps.step(&format!("cell {cell}: {text}"));
+            self.reported.insert(cell.clone(), text);
         }
     }
 
@@ -174,7 +176,7 @@ impl<'a> Watcher<'a> {
             self.broken.remove(cell);
             return false;
         }
-        self.broken.entry(cell.clone()).or_insert_with(Instant::now).elapsed() > BROKEN_PATIENCE
+        self.broken.entry(cell.clone()).or_insert_with(Instant::now).elapsed() > BROKEN_TIMEOUT
     }
 
     /// Waits until `cells` (or with `any_primary` just the recorded primary) are well; gives the primary.
@@ -184,10 +186,10 @@ impl<'a> Watcher<'a> {
             let error = match self.observe().await {
                 Ok(observed) => {
                     let verdicts: Vec<_> =
-                        cells.iter().map(|cell| (cell, self.judge(&observed, cell))).collect();
+                        cells.iter().map(|cell| (cell, self.assess(&observed, cell))).collect();
                     let mut broken = false;
                     for (cell, verdict) in &verdicts {
-                        self.tell(cell, verdict);
+                        self.report_change(cell, verdict);
                         broken |= self.is_broken(cell, verdict);
                     }
                     let well = |cell: &str| {
@@ -210,7 +212,7 @@ impl<'a> Watcher<'a> {
                     }
                     None
                 }
-                Err(status) if is_passing(&status) => Some(status),
+                Err(status) if is_transient(&status) => Some(status),
                 Err(status) => return Err(status.into()),
             };
             if let Some(status) = error.filter(|_| Instant::now() >= self.deadline) {
@@ -223,7 +225,7 @@ impl<'a> Watcher<'a> {
                     log,
                 });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -267,9 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_streaming_standby_is_well() {
+    fn only_a_streaming_standby_or_the_primary_is_well() {
         let well =
-            |leader, status| matches!(judge(&observed(leader, status), "zone2", Some(42)), Verdict::Well(_));
+            |leader, status| matches!(assess(&observed(leader, status), "zone2", Some(42)), Verdict::Well(_));
         assert!(well(Some("zone1"), standby()));
         assert!(!well(Some("zone3"), standby()));
         assert!(!well(None, standby()));
@@ -279,16 +281,16 @@ mod tests {
         assert!(well(Some("zone2"), PoolerStatus { role: Role::Primary.into(), ..standby() }));
         let broken = PoolerStatus { state: InstanceState::Broken.into(), message: "no".into(), ..standby() };
         assert_eq!(
-            judge(&observed(Some("zone1"), broken), "zone2", Some(42)),
+            assess(&observed(Some("zone1"), broken), "zone2", Some(42)),
             Verdict::Broken("broken: no".into())
         );
-        assert!(matches!(judge(&Observation::default(), "zone2", Some(42)), Verdict::NotYet(_)));
+        assert!(matches!(assess(&Observation::default(), "zone2", Some(42)), Verdict::NotYet(_)));
     }
 
     #[test]
-    fn what_an_earlier_process_said_does_not_count() {
+    fn report_of_an_earlier_process_does_not_count() {
         for running in [Some(43), None] {
-            let verdict = judge(&observed(Some("zone1"), standby()), "zone2", running);
+            let verdict = assess(&observed(Some("zone1"), standby()), "zone2", running);
             assert_eq!(verdict, Verdict::NotYet("its multipooler has just been started".into()));
         }
     }

@@ -1,6 +1,6 @@
-//! What is looked at before anything is started or written: ports, disks, paths, programs.
+//! What is checked before anything is started or written: ports, disks, permissions, programs. It only looks.
 
+pub(crate) mod access;
 pub(crate) mod checks;
 pub(crate) mod disk;
-pub(crate) mod port_holder;
-pub(crate) mod reach;
+pub(crate) mod port;

@@ -1,4 +1,6 @@
-//! The cluster's specification and the pgBackRest configs generated from it, offline.
+//! The cluster's specification, `cluster.toml`, and the pgBackRest configs that are generated from it, offline.
 
 pub(crate) mod cluster_spec;
+mod collisions;
+mod file_format;
 pub(crate) mod generate;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_tests::{Cluster, eventually, kill_hard, patiently};
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 use serde_json::Value;
 
 fn log_path(cluster: &Cluster) -> PathBuf {
@@ -78,7 +78,7 @@ fn every_change_and_every_refusal_is_on_record() {
     let ends: Vec<Value> =
         told.iter().filter(|line| line["outcome"] != "AUDIT_OUTCOME_BEGUN").cloned().collect();
     assert_eq!(ends.len(), expected.len(), "{ends:#?}");
-    let listed = patiently("etcd to have them all", Duration::from_secs(30), || {
+    let listed = wait_for("etcd to have them all", Duration::from_secs(30), || {
         let mut found = list(&cluster, &[]);
         found.reverse();
         let at = found.len().checked_sub(ends.len())?;

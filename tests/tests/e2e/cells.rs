@@ -59,7 +59,7 @@ fn a_rebuilt_standby_streams_again() {
     cluster.cellar(&["rebuild", "zone2"]);
     cluster.wait_streaming("zone2");
     assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
-    // A lost disk: the directory is gone, and is not made anew until somebody says so.
+    // A lost disk: the directory is gone, and is not rebuilt until somebody says so.
     cluster.kill_cell("zone2");
     std::fs::remove_dir_all(cluster.instance("zone2").data).unwrap();
     let _ = cluster.try_cellar(&["up", "--timeout", "20s"]);

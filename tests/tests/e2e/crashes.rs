@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cellar_tests::{
-    Cluster, eventually, is_alive, kill_hard, main_process, patiently, processes_with, signal,
+    Cluster, eventually, is_alive, kill_hard, main_process, processes_with, signal, wait_for,
 };
 use nix::sys::signal::Signal;
 
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 fn held_backup(cluster: &Cluster, cell: &str) -> (String, Vec<i32>) {
     let id = cluster.begin_backup(cell, "full");
     let needle = format!("{id}.conf");
-    let held = patiently("pgBackRest to copy", Duration::from_secs(60), || {
+    let held = wait_for("pgBackRest to copy", Duration::from_secs(60), || {
         let log = cluster.log_of(cell, &id);
         if !log.contains("DETAIL: backup file") {
             return None;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, patiently};
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, wait_for};
 use serde_json::Value;
 
 /// Longest wait for a moment of a drill.
@@ -27,7 +27,7 @@ fn home(cluster: &Cluster, cell: &str, id: &str) -> PathBuf {
 
 /// A drill that has its private PostgreSQL and runs its first SQL check: the postmaster.
 pub(crate) fn in_the_middle(cluster: &Cluster, cell: &str, id: &str) -> i32 {
-    patiently("the drill to run its check", MOMENT, || {
+    wait_for("the drill to run its check", MOMENT, || {
         let job = cluster.job(id);
         assert_eq!(job["state"], "JOB_STATE_RUNNING", "{job:#}");
         (job["progress"]["phase"] == "running check 1 of 1").then_some(())
@@ -60,7 +60,7 @@ fn entries(directory: &Path) -> Vec<String> {
 /// Nothing of any drill is left in a cell, now or in a moment.
 fn no_trace(cluster: &Cluster, cell: &str) {
     let cell_directory = cluster.directory().join(cell);
-    patiently("every trace of the drill to be gone", Duration::from_secs(30), || {
+    wait_for("every trace of the drill to be gone", Duration::from_secs(30), || {
         let left = [entries(&cell_directory.join("drills")), entries(&cell_directory.join("tmp"))].concat();
         (left.is_empty() && drill_processes(cluster, cell).is_empty()).then_some(())
     });
@@ -252,7 +252,7 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
     let _ = in_the_middle(&cluster, "zone2", &id);
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = patiently("the drill to end", Duration::from_secs(20), || {
+    let job = wait_for("the drill to end", Duration::from_secs(20), || {
         let job = cluster.job(&id);
         (job["state"] != "JOB_STATE_RUNNING").then_some(job)
     });
@@ -287,11 +287,11 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
 
     let job = cluster.json(&["drill", "--no-wait", "--max-rate", "1MiB"]);
     let id = job["id"].as_str().expect("a job").to_owned();
-    patiently("files to be copied", MOMENT, || {
+    wait_for("files to be copied", MOMENT, || {
         home(&cluster, "zone2", &id).join("data/base/1").exists().then_some(())
     });
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = patiently("the drill to end", Duration::from_secs(20), || {
+    let job = wait_for("the drill to end", Duration::from_secs(20), || {
         let job = cluster.job(&id);
         (job["state"] != "JOB_STATE_RUNNING").then_some(job)
     });

@@ -18,7 +18,7 @@ fn of_two_simultaneous_requests_exactly_one_runs() {
     let mut sorted = codes.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, [0, 3], "{finished:?}");
-    // The refusal names the job in the way, and that job is the one that ran.
+    // The refusal names the job that holds the lock, and that job is the one that ran.
     let refused = finished.iter().find(|finished| finished.code == 3).expect("one");
     let jobs = cluster.json(&["jobs", "list"]);
     let running = jobs["jobs"]

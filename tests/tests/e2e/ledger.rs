@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, patiently, processes_with, signal};
+use cellar_tests::{Cluster, eventually, processes_with, signal, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -178,7 +178,7 @@ pub(crate) fn beside(cluster: &Cluster, cell: &str) -> Vec<String> {
 #[track_caller]
 pub(crate) fn hold_copying(cluster: &Cluster, job: &str) -> Vec<i32> {
     let needle = format!("pg_data.restored-{job}");
-    let held = patiently("the restore to copy", Duration::from_secs(60), || {
+    let held = wait_for("the restore to copy", Duration::from_secs(60), || {
         let running = processes_with("pgbackrest", &needle);
         if running.is_empty() {
             let job = cluster.job(job);
@@ -200,7 +200,7 @@ pub(crate) fn hold_copying(cluster: &Cluster, job: &str) -> Vec<i32> {
 pub(crate) fn hold_backup(cluster: &Cluster, cell: &str, backup_type: &str) -> (String, Vec<i32>) {
     let id = cluster.begin_backup(cell, backup_type);
     let needle = format!("{id}.conf");
-    let held = patiently("the backup to copy", Duration::from_secs(60), || {
+    let held = wait_for("the backup to copy", Duration::from_secs(60), || {
         if !cluster.log_of(cell, &id).contains("DETAIL: backup file") {
             return None;
         }

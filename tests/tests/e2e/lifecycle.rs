@@ -1,8 +1,9 @@
 //! Up, load, back up each standby with its proof, down, up again: the main road.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, signal};
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, signal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -38,7 +39,7 @@ fn check_proof(cluster: &Cluster, cell: &str, job: &Value) {
 
 #[test]
 fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
-    let cluster = Cluster::up("zone1,zone2,zone3");
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
     cluster.load(2);
     let rows = cluster.sql("zone1", "SELECT count(*) FROM pgbench_accounts");
     assert_eq!(rows, "200000");
@@ -91,6 +92,38 @@ fn a_cluster_keeps_its_data_and_every_standby_can_be_backed_up() {
     assert_eq!(cluster.postmaster("zone2"), postmaster);
     cluster.cellar(&["down", "--destroy"]);
     assert!(!cluster.directory().exists(), "destroyed means gone");
+}
+
+/// Paths are compared by what they lead to. Flags of etcd that the environment holds are not its own.
+#[test]
+fn cluster_is_the_same_through_a_symbolic_link() {
+    let place = tempfile::tempdir().unwrap();
+    // The OS user of PostgreSQL must be able to pass.
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let link = place.path().join("link");
+    let cluster = Cluster::new();
+    std::os::unix::fs::symlink(cluster.directory(), &link).unwrap();
+    let mut up = cluster.command(&["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--auto-renew"]);
+    let _ = run(up.env("ETCD_NAME", "other")).ok();
+    let through_link = |arguments: &[&str]| run(cluster.command(arguments).env("CELLAR_DIR", &link)).ok();
+    let processes = || {
+        let daemons =
+            ["pid/etcd.pid", "pid/multiadmin.pid", "zone1/pid/multipooler.pid", "zone2/pid/multipooler.pid"];
+        let mut all: Vec<i32> = daemons.into_iter().map(|file| cluster.pid(file)).collect();
+        all.extend(["zone1", "zone2"].map(|cell| cluster.postmaster(cell)));
+        all
+    };
+    let before = processes();
+    through_link(&["up"]);
+    assert_eq!(processes(), before, "nothing is started twice");
+    through_link(&["down"]);
+    assert!(!before.iter().any(|pid| is_alive(*pid)), "everything has ended");
+    through_link(&["up"]);
+    let before = processes();
+    let _ = cluster.backup("zone2", "incr");
+    through_link(&["down", "--destroy"]);
+    assert!(!before.iter().any(|pid| is_alive(*pid)), "everything has ended");
+    assert!(!cluster.directory().exists(), "nothing is left, the keys for renewal included");
 }
 
 #[test]
@@ -160,7 +193,7 @@ fn what_died_is_started_again_by_up() {
 
 #[test]
 fn ci_can_use_a_cluster_without_knowing_where_it_is() {
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     let exports = cluster.cellar(&["env"]);
     assert!(exports.contains("PGHOST=") && exports.contains("PGPORT="), "{exports}");
     let finished = cluster.try_cellar(&["exec", "--", "sh", "-c", "test -n \"$PGPORT\" && exit 7"]);

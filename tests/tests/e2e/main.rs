@@ -1,4 +1,11 @@
 //! End to end: real etcd, PostgreSQL and pgBackRest, run by the programs as a user runs them.
+//!
+//! `Cluster::up` gives a copy of a cluster that the real `cellar up` made once in this process: same data, repository and
+//! job records, its own ports, keys, configuration and records, which `cellar up` makes again. Tests of how a cluster
+//! comes to be make theirs from nothing: all of `bootstrap` and `ordinary_user`; the full disks of `bad_input` and
+//! `restore_bad_days`; `lifecycle::a_cluster_keeps_its_data_and_every_standby_can_be_backed_up` and the cluster for CI;
+//! the passphrases and private keys of `secrets`; the lifetimes of certificates in `rotation`; the server that our client
+//! talks to in `certificates`. The others need no other system identifier than that of the copies, which all have the same.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where it must not go on")]
 
@@ -6,6 +13,7 @@ mod access;
 mod audit;
 mod bad_input;
 mod bootstrap;
+mod calendar;
 mod cells;
 mod certificates;
 mod crashes;
@@ -26,6 +34,5 @@ mod revocation;
 mod role_change;
 mod rotation;
 mod runbooks;
-mod schedules;
 mod secrets;
 mod upkeep;

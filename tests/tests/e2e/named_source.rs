@@ -109,7 +109,7 @@ fn database(cluster: &Cluster) -> String {
 }
 
 #[test]
-fn a_standby_of_somebody_else_is_refused() {
+fn backup_is_refused_when_the_standby_streams_from_another_primary() {
     let cluster = Cluster::up("zone1,zone2,zone3");
     let before = backup_count(&cluster);
     // zone3 is made to stream from zone2, a cascade that Cellar did not set up.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, kill_hard, patiently, postgres_user, run, signal};
+use cellar_tests::{Cluster, eventually, kill_hard, postgres_user, run, signal, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ fn a_rebuild_is_noticed_by_nobody_else() {
     eventually("zone3 to say what to do", || {
         is_broken(&cluster, "zone3") && message(&cluster, "zone3").contains("cellar rebuild zone3")
     });
-    assert!(!data(&cluster, "zone3").exists(), "nothing is made anew before somebody says so");
+    assert!(!data(&cluster, "zone3").exists(), "nothing is rebuilt before somebody says so");
     let job = rebuild(&cluster, "zone3");
     assert!(!job["result"]["rebuild"]["delta"].as_bool().unwrap_or_default(), "{job:#}");
 
@@ -155,7 +155,7 @@ fn a_rebuild_that_failed_says_why_and_can_be_repeated() {
     lose_disk(&cluster, "zone2", |_| {});
     let failed = cluster.try_cellar(&["rebuild", "zone2"]);
     assert_eq!(failed.code, 1, "{failed:?}");
-    let broken = patiently("zone2 to be broken", Duration::from_secs(60), || {
+    let broken = wait_for("zone2 to be broken", Duration::from_secs(60), || {
         is_broken(&cluster, "zone2").then(|| message(&cluster, "zone2")).filter(|message| !message.is_empty())
     });
     let status = cluster.cellar(&["status"]);
@@ -178,7 +178,7 @@ fn a_rebuild_that_failed_says_why_and_can_be_repeated() {
     let failed = cluster.try_cellar(&["rebuild", "zone2"]);
     assert_eq!(failed.code, 1, "{failed:?}");
     assert!(failed.stderr.contains("manifest"), "it says what is damaged: {failed:?}");
-    let broken = patiently("zone2 to be broken, and to say why", Duration::from_secs(60), || {
+    let broken = wait_for("zone2 to be broken, and to say why", Duration::from_secs(60), || {
         let message = message(&cluster, "zone2");
         (is_broken(&cluster, "zone2") && message.contains("manifest")).then_some(message)
     });

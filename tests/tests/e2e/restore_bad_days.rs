@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, as_user, eventually, kill_hard, patiently, postgres_user, processes_with, run};
+use cellar_tests::{Cluster, as_user, eventually, kill_hard, postgres_user, processes_with, run, wait_for};
 use serde_json::Value;
 
 use crate::ledger::{
@@ -79,9 +79,9 @@ fn what_fails_before_the_point_of_no_return_changes_nothing() {
 
     // A file of the backup is damaged in the repo.
     let repo = cluster.directory().join("repo");
-    let (size, victim) = largest(&repo.join("backup/app").join(&backup).join("pg_data/base"));
-    assert!(size > 100_000, "{} has {size} bytes", victim.display());
-    let file = File::options().read(true).write(true).open(&victim).expect("the repo is ours");
+    let (size, damaged_file) = largest(&repo.join("backup/app").join(&backup).join("pg_data/base"));
+    assert!(size > 100_000, "{} has {size} bytes", damaged_file.display());
+    let file = File::options().read(true).write(true).open(&damaged_file).expect("the repo is ours");
     let mut good = [0; 512];
     file.read_exact_at(&mut good, size / 2).expect("a large file");
     file.write_all_at(&good.map(|byte| !byte), size / 2).expect("a large file");
@@ -251,7 +251,7 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
     // It returns, and whenever it answers it is a standby.
     let mut up = bring_up(&cluster);
     let mut answers = 0;
-    patiently("zone1 to be rebuilt", Duration::from_secs(90), || {
+    wait_for("zone1 to be rebuilt", Duration::from_secs(90), || {
         if let Some(recovers) = watched.ask("SELECT pg_is_in_recovery()") {
             assert_eq!(recovers, "t", "the old primary is one again");
             answers += 1;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cellar_model::{parse_timestamp, timestamp_text};
-use cellar_tests::{Cluster, patiently};
+use cellar_tests::{Cluster, wait_for};
 
 use crate::ledger::{self, archived, beside, check, id, next_segment, plan, restore, result};
 
@@ -66,7 +66,7 @@ fn a_plan_changes_nothing_and_a_refusal_names_what_can_be_reached() {
     // PostgreSQL sees that a time is over at the first commit behind it.
     rows.push(ledger::insert(&cluster, "after the time"));
     // The repo knows to the second when a segment came.
-    patiently("the next second", std::time::Duration::from_secs(5), || {
+    wait_for("the next second", std::time::Duration::from_secs(5), || {
         (ledger::now(&cluster)[..19] > time[..19]).then_some(())
     });
     let first = next_segment(&cluster);

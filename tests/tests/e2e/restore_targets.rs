@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cellar_model::{parse_timestamp, timestamp_text};
-use cellar_tests::{Cluster, patiently};
+use cellar_tests::{Cluster, wait_for};
 
 use crate::ledger::{
     self, Rows, archives, beside, check, hold_backup, id, label, plan, release, restore, result, rollback,
@@ -172,7 +172,7 @@ fn a_moment_ago_a_backup_under_way_and_a_microsecond() {
 
     // The time is after the beginning of the backup and before its end: an earlier one leads there. A backup's end is
     // known to the second, so the first one counts only when that is over.
-    patiently("the first backup to be on the way to now", Duration::from_secs(20), || {
+    wait_for("the first backup to be on the way to now", Duration::from_secs(20), || {
         let told = plan(&cluster, &["--to-time", &ledger::now(&cluster)]);
         (told["backup"] == first.as_str()).then_some(())
     });

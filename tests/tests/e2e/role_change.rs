@@ -64,7 +64,7 @@ fn two_primaries_stop_backups() {
 /// A primary that was deposed while it ran has WAL that nobody else has. Neither it nor a standby made
 /// anew afterwards may follow that WAL past the point where the new timeline began.
 #[test]
-fn a_deposed_primary_leads_nobody_astray() {
+fn standbys_do_not_follow_a_deposed_primary() {
     let cluster = Cluster::up("zone1,zone2,zone3");
     cluster.sql("zone1", "CREATE TABLE t AS SELECT 1 AS i");
     eventually("zone2 to have the table", || cluster.try_sql("zone2", "TABLE t").code == 0);

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use cellar_tests::{Cluster, eventually, kill_hard, patiently};
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 use cellar_tls::CertificateInfo;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -55,7 +55,7 @@ impl Drop for Load {
 pub(crate) fn kill_when(cluster: &Cluster, arguments: &[&str], what: &str, reached: &dyn Fn() -> bool) {
     let mut command = cluster.command(arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar");
-    patiently(what, std::time::Duration::from_secs(60), || {
+    wait_for(what, std::time::Duration::from_secs(60), || {
         let ended = child.try_wait().expect("a child").is_some();
         assert!(!ended, "it ended before {what}");
         reached().then_some(())
@@ -151,7 +151,7 @@ fn keys_certificates_and_the_authority_are_replaced_under_load() {
     let refused = cluster.try_cellar(&["jobs", "list", "--admin", endpoint.trim(), "--client-dir", &given]);
     assert_ne!(refused.code, 0, "{refused:?}");
     load.end();
-    // A standby that must connect anew gets in, and so does one that is made anew.
+    // A standby that must connect anew gets in, and so does one that is rebuilt.
     let _ = cluster.cellar(&["rebuild", "zone3"]);
     cluster.wait_streaming("zone3");
 }
@@ -260,7 +260,7 @@ fn what_was_interrupted_or_has_expired_is_replaced_by_the_next_rotation() {
     let pooler = cluster.directory().join("zone2/tls/pooler.crt");
     let ends =
         [certificate, pooler].map(|path| CertificateInfo::from_file(&path).expect("a certificate").not_after);
-    patiently("the certificates to end", std::time::Duration::from_secs(90), || {
+    wait_for("the certificates to end", std::time::Duration::from_secs(90), || {
         // Certificates end with their last second.
         let over = std::time::SystemTime::now() - std::time::Duration::from_secs(2);
         ends.iter().all(|end| *end < over).then_some(())
@@ -285,7 +285,7 @@ fn certificates_renew_themselves_before_they_end() {
     let (first, kept) = (serials(&cluster), read(&key));
     let lasts = |path: &str| path.ends_with("/ca.crt");
     let begun = std::time::Instant::now();
-    patiently("every certificate to be renewed", std::time::Duration::from_secs(90), || {
+    wait_for("every certificate to be renewed", std::time::Duration::from_secs(90), || {
         // The command line's own are renewed when it talks to somebody.
         let _ = cluster.cellar(&["status"]);
         let now = serials(&cluster);
@@ -293,7 +293,7 @@ fn certificates_renew_themselves_before_they_end() {
     });
     assert!(begun.elapsed().as_secs() > 10, "they were renewed long before two thirds of their life");
     // The first ones have ended; whatever connects now does so with what was renewed.
-    patiently("the first certificates to end", std::time::Duration::from_secs(60), || {
+    wait_for("the first certificates to end", std::time::Duration::from_secs(60), || {
         (begun.elapsed().as_secs() > 60).then_some(())
     });
     let _ = cluster.cellar(&["rebuild", "zone2"]);

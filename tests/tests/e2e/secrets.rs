@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cellar_api::v1::InstanceState;
-use cellar_tests::{Cluster, Finished, eventually, kill_hard, patiently, postgres_user, run};
+use cellar_tests::{Cluster, Finished, eventually, kill_hard, postgres_user, run, wait_for};
 use tempfile::TempDir;
 
 /// How often every process is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where a passphrase may lie in a cell; configs of jobs besides.
 const HOMES: [&str; 3] = ["secrets/repo-cipher-pass", "pgbackrest.conf", "jobs/bootstrap.conf"];
@@ -116,7 +116,7 @@ impl Watch {
         let needle = needle.to_owned();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
-            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 seen.in_arguments.extend(processes_showing("cmdline", &needle));
                 seen.in_environment.extend(processes_showing("environ", &needle));
                 seen.rounds += 1;
@@ -318,7 +318,7 @@ fn the_greps_find_what_is_there() {
 
 #[test]
 fn each_private_key_is_in_one_file_of_its_owner() {
-    let cluster = Cluster::up("zone1,zone2");
+    let cluster = Cluster::bootstrapped("zone1,zone2");
     let directory = cluster.directory();
     let (service, operator) = (postgres_user().uid, nix::unistd::Uid::effective().as_raw());
     let out = directory.join("client/given").display().to_string();
@@ -396,7 +396,7 @@ fn a_passphrase_that_is_missing_or_wrong_is_named_and_nothing_starts_without_it(
     fails("encrypted with another passphrase");
     std::fs::write(&file, &passphrase.text).expect("the file");
     let patience = Duration::from_secs(60);
-    patiently("the config to have the right one", patience, || {
+    wait_for("the config to have the right one", patience, || {
         std::fs::read_to_string(&config).ok()?.contains(&passphrase.text).then_some(())
     });
     let _ = cluster.backup("zone2", "incr");

@@ -50,7 +50,7 @@ fn number(path: &Path) -> String {
 
 /// A cluster's default retention keeps two full backups.
 #[test]
-fn expiry_takes_what_its_rehearsal_said_and_a_restore_still_works() {
+fn expiry_takes_what_its_dry_run_said_and_a_restore_still_works() {
     let cluster = Cluster::up("zone1,zone2");
     ledger::create(&cluster);
     let first = in_repo(&cluster).pop().expect("the first backup");
@@ -97,7 +97,7 @@ fn expiry_takes_what_its_rehearsal_said_and_a_restore_still_works() {
     ledger::release(&held);
     let _ = cluster.ended(&backup);
 
-    // A drill in another cell has what it restores, and once it has ended nothing is in the way.
+    // A drill in another cell has what it restores, and once it has ended nothing prevents it.
     let drill = drills::begin(&cluster, &["--on", "zone2", "--backup", &first, "--check", drills::LONG]);
     let _ = drills::in_the_middle(&cluster, "zone2", &drill);
     let finished = cluster.try_cellar(&["expire", "--yes", "--on", "zone1", "--output", "json"]);
@@ -178,17 +178,18 @@ fn a_damaged_file_and_a_gap_in_the_wal_are_found_and_named() {
     let _ = cluster.json(&["verify"]);
 
     // A file of a backup is not what it was.
-    let victim = cluster.directory().join("repo/backup/app").join(&backup).join("pg_data/PG_VERSION.zst");
-    let mut bytes = std::fs::read(&victim).expect("a backup has it");
+    let damaged_file =
+        cluster.directory().join("repo/backup/app").join(&backup).join("pg_data/PG_VERSION.zst");
+    let mut bytes = std::fs::read(&damaged_file).expect("a backup has it");
     let last = bytes.len() - 1;
     bytes[last] ^= 0xff;
-    std::fs::write(&victim, &bytes).expect("the repo is ours");
+    std::fs::write(&damaged_file, &bytes).expect("the repo is ours");
     let finished = cluster.try_cellar(&["verify"]);
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.stdout.contains("PG_VERSION") && finished.stdout.contains("DAMAGED"), "{finished:?}");
     assert!(finished.stderr.contains(&backup), "{finished:?}");
     bytes[last] ^= 0xff;
-    std::fs::write(&victim, &bytes).expect("the repo is ours");
+    std::fs::write(&damaged_file, &bytes).expect("the repo is ours");
     let _ = cluster.json(&["verify"]);
 }
 

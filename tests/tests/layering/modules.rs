@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments report",
+            "arguments disk member report",
         ],
     ),
     (
@@ -28,34 +28,38 @@ const LAYERS: &[(&str, &[&str])] = &[
             "jobs",
             "admin",
             "audit pooler_clients",
-            "caller deadline page",
+            "caller deadline message page",
             "refusal",
         ],
     ),
+    // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "failure", "global output render"],
+        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
     ),
-    ("provisioner/src", &["local spec", "certificates preflight", "binaries", "error"]),
+    (
+        "provisioner/src",
+        // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
+        // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
+        // was interrupted.
+        &[
+            "local spec",
+            "renewal",
+            "processes",
+            "certificates preflight",
+            "binaries cluster",
+            "file",
+            "error",
+        ],
+    ),
     ("crates/model/src", &["decide store", "records", "types"]),
-    ("crates/api/src", &["error record", "structure", "wkt"]),
+    ("crates/api/src", &["error job record", "structure", "wkt"]),
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
-    ("crates/topology/src", &[]),
-    ("tests/src", &[]),
+    ("crates/topology/src", &["mirror", "view", "store", "etcd lease_keeper memory retry", "kv", "error"]),
+    ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
-];
-
-/// Crates whose circles are still to be cut.
-const UNFINISHED: &[&str] = &[
-    "pooler/src",
-    "crates/cli/src",
-    "provisioner/src",
-    "crates/model/src",
-    "crates/postgres/src",
-    "tests/src",
-    "tls/src",
 ];
 
 /// The modules of a crate by path (`jobs::backup`), each with what it names of its own crate.
@@ -219,7 +223,7 @@ fn repository() -> PathBuf {
 #[test]
 fn imports_inside_each_crate_run_one_way() {
     let mut wrong = Vec::new();
-    for (root, layers) in LAYERS.iter().filter(|(root, _)| !UNFINISHED.contains(root)) {
+    for (root, layers) in LAYERS {
         let modules = imports(&read_sources(&repository().join(root)));
         assert!(!modules.is_empty(), "{root} has no modules");
         if !layers.is_empty() {

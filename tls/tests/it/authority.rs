@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::support::{World, cluster, mode};
 
 #[test]
-fn it_is_a_ten_year_p256_authority_for_leaves_only() {
+fn authority_is_p256_valid_for_ten_years_and_signs_leaves() {
     let world = World::new();
     let der = CertificateDer::from_pem_slice(world.ca.pem().as_bytes()).unwrap();
     let (_, certificate) = X509Certificate::from_der(&der).unwrap();
@@ -28,7 +28,7 @@ fn it_is_a_ten_year_p256_authority_for_leaves_only() {
 }
 
 #[test]
-fn its_files_are_private() {
+fn files_of_an_authority_are_private() {
     let world = World::new();
     assert_eq!(mode(&world.path("ca")), 0o700);
     assert_eq!(mode(&world.path("ca/ca.key")), 0o600);
@@ -42,7 +42,7 @@ fn its_files_are_private() {
 }
 
 #[test]
-fn an_existing_one_is_never_overwritten() {
+fn existing_authority_is_never_overwritten() {
     let world = World::new();
     let read = || ["ca.key", "ca.crt"].map(|name| fs::read(world.path("ca").join(name)).unwrap());
     let before = read();
@@ -52,7 +52,7 @@ fn an_existing_one_is_never_overwritten() {
 }
 
 #[test]
-fn a_run_that_died_after_the_key_is_finished_with_the_same_key() {
+fn run_that_was_killed_after_the_key_is_finished_with_the_same_key() {
     let world = World::new();
     let key = fs::read(world.path("ca/ca.key")).unwrap();
     fs::remove_file(world.path("ca/ca.crt")).unwrap();
@@ -63,7 +63,7 @@ fn a_run_that_died_after_the_key_is_finished_with_the_same_key() {
 }
 
 #[test]
-fn a_lost_key_is_an_error_that_says_what_to_do() {
+fn missing_key_is_an_error_that_says_what_to_do() {
     let world = World::new();
     let certificate = fs::read(world.path("ca/ca.crt")).unwrap();
     fs::remove_file(world.path("ca/ca.key")).unwrap();
@@ -83,7 +83,7 @@ fn halves_of_two_authorities_are_refused() {
 }
 
 #[test]
-fn a_leaf_is_no_authority() {
+fn leaf_is_refused_as_authority() {
     let world = World::new();
     let files = world.server();
     fs::create_dir(world.path("fake")).unwrap();
@@ -94,7 +94,7 @@ fn a_leaf_is_no_authority() {
 }
 
 #[test]
-fn a_key_that_others_may_read_is_refused() {
+fn key_that_others_may_read_is_refused() {
     let world = World::new();
     fs::set_permissions(world.path("ca/ca.key"), fs::Permissions::from_mode(0o640)).unwrap();
     let error = Ca::load(&world.path("ca")).unwrap_err();
@@ -102,7 +102,7 @@ fn a_key_that_others_may_read_is_refused() {
 }
 
 #[test]
-fn many_at_once_make_one() {
+fn concurrent_runs_make_one_authority() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca");
     let serials: BTreeSet<String> = std::thread::scope(|scope| {

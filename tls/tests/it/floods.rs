@@ -24,7 +24,7 @@ const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const PROMPT: Duration = Duration::from_secs(3);
 
 /// A bound on what the server must do by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The health service behind our limits; gone when dropped.
 struct Served {
@@ -79,7 +79,7 @@ impl Served {
 }
 
 async fn call(client: &ClientTls, address: SocketAddr) -> Result<(), String> {
-    let endpoint = client.endpoint(&address.to_string(), Some(PATIENCE)).unwrap();
+    let endpoint = client.endpoint(&address.to_string(), Some(TEST_TIMEOUT)).unwrap();
     let channel = endpoint.connect().await.map_err(|error| format!("{error:?}"))?;
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(channel).check(request).await.map(|_| ()).map_err(|error| error.to_string())
@@ -98,7 +98,8 @@ async fn dribble<W: AsyncWriteExt + Unpin>(to: &mut W, bytes: impl IntoIterator<
 /// Waits until the server hangs up; what it said until then.
 async fn hung_up<S: AsyncReadExt + Unpin>(stream: &mut S) -> Vec<u8> {
     let mut said = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("it never hangs up");
+    let _ =
+        tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut said)).await.expect("it never hangs up");
     said
 }
 
@@ -114,7 +115,7 @@ where
 }
 
 #[tokio::test]
-async fn handshakes_at_a_byte_a_time_delay_nobody() {
+async fn handshakes_at_a_byte_a_time_do_not_delay_others() {
     let served = Served::usual().await;
     let config = unchecked_client(&served.world.server().authorities, None).unwrap();
     let hello = client_hello(config);
@@ -172,7 +173,7 @@ fn client_hello(config: ClientConfig) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_proven_peer_that_does_not_begin_is_hung_up_on() {
+async fn connection_without_http2_preface_is_ended() {
     let preface = Duration::from_millis(500);
     let served = Served::new(
         HandshakeLimits { preface, ..HandshakeLimits::default() },
@@ -196,7 +197,7 @@ async fn a_proven_peer_that_does_not_begin_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn headers_at_a_byte_a_time_are_hung_up_on() {
+async fn connection_with_headers_at_a_byte_a_time_is_ended() {
     let limits = ServerLimits {
         keepalive_interval: Duration::from_millis(500),
         keepalive_timeout: Duration::from_millis(500),
@@ -212,7 +213,7 @@ async fn headers_at_a_byte_a_time_are_hung_up_on() {
         dribble(to, frame()).await;
     })
     .await;
-    assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < TEST_TIMEOUT, "{:?}", begin.elapsed());
     served.answers().await;
 }
 
@@ -241,7 +242,7 @@ async fn one_certificate_cannot_take_every_connection() {
     held.clear();
     let begin = Instant::now();
     while call(&greedy, served.address).await.is_err() {
-        assert!(begin.elapsed() < PATIENCE, "the places are not given back");
+        assert!(begin.elapsed() < TEST_TIMEOUT, "the places are not given back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -307,14 +308,14 @@ async fn streams_beyond_the_limit_are_refused() {
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("the server does nothing")
+    tokio::time::timeout(TEST_TIMEOUT, work).await.expect("the server does nothing")
 }
 
 #[tokio::test]
 async fn oversize_headers_are_refused_and_the_connection_lives() {
     let served = Served::usual().await;
     let good = served.client("good");
-    let endpoint = good.endpoint(&served.address.to_string(), Some(PATIENCE)).unwrap();
+    let endpoint = good.endpoint(&served.address.to_string(), Some(TEST_TIMEOUT)).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
     for size in [20 << 10, 200 << 10, 2 << 20] {
         let mut request = tonic::Request::new(HealthCheckRequest { service: String::new() });
@@ -329,7 +330,7 @@ async fn oversize_headers_are_refused_and_the_connection_lives() {
 
 /// The server's limits keep within the file descriptors that a process usually has.
 #[test]
-fn all_limits_together_fit_the_usual_limit_of_descriptors() {
+fn all_limits_together_fit_the_usual_limit_of_file_descriptors() {
     let (handshakes, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
     assert!(handshakes.pending + connections.total + 128 <= 1024);
     assert!(connections.per_certificate * 2 <= connections.total);

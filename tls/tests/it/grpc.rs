@@ -9,7 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::{World, admin};
 
 #[tokio::test]
-async fn a_handler_sees_its_callers_identity() {
+async fn handler_sees_the_identity_of_its_caller() {
     let world = World::new();
     let listener = MtlsListener::bind("127.0.0.1:0".parse().unwrap(), world.server_config()).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -51,7 +51,7 @@ async fn a_handler_sees_its_callers_identity() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused() {
+async fn invalid_address_is_refused() {
     let client = World::new().client();
     for address in ["", "a b:1", "host:port:1"] {
         let error = client.endpoint(address, None).unwrap_err();

@@ -43,7 +43,7 @@ async fn echo_and_report(listener: MtlsListener, report: mpsc::UnboundedSender<M
 }
 
 #[tokio::test]
-async fn both_sides_learn_who_the_other_is() {
+async fn both_sides_learn_the_identity_of_the_other() {
     let world = World::new();
     let config = world.server_config();
     let (address, mut seen) = serve(config.clone(), HandshakeLimits::default()).await;
@@ -59,7 +59,7 @@ async fn both_sides_learn_who_the_other_is() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_its_certificates_welcome() {
+async fn connection_ends_when_its_certificate_is_revoked() {
     let world = World::new();
     let revoked = Revoked::default();
     let listener = MtlsListener::bind(LOOPBACK, world.server_config()).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_connection_ends_with_its_certificates_welcome() {
 }
 
 #[tokio::test]
-async fn strangers_are_refused() {
+async fn peers_without_a_certificate_of_the_authority_are_refused() {
     let (world, other) = (World::new(), World::new());
     let files = world.server();
     let (address, mut seen) = serve(world.server_config(), HandshakeLimits::default()).await;
@@ -114,7 +114,7 @@ async fn strangers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_client_insists_on_the_servers_name_and_authority() {
+async fn client_checks_name_and_authority_of_the_server() {
     let (world, other) = (World::new(), World::new());
     let (address, _seen) = serve(world.server_config(), HandshakeLimits::default()).await;
     let config = world.client().rustls_config().unwrap();
@@ -125,7 +125,7 @@ async fn a_client_insists_on_the_servers_name_and_authority() {
 }
 
 #[tokio::test]
-async fn a_reload_serves_the_new_pair_and_keeps_open_connections() {
+async fn reload_serves_the_new_pair_and_keeps_open_connections() {
     let world = World::new();
     let config = world.server_config();
     let (address, _seen) = serve(config.clone(), HandshakeLimits::default()).await;
@@ -173,7 +173,7 @@ async fn no_session_is_resumed() {
 }
 
 #[tokio::test]
-async fn silent_connections_delay_nobody() {
+async fn silent_connections_do_not_delay_others() {
     let world = World::new();
     let (address, _seen) = serve(world.server_config(), HandshakeLimits::default()).await;
     let mut idle = Vec::new();
@@ -188,7 +188,7 @@ async fn silent_connections_delay_nobody() {
 }
 
 #[tokio::test]
-async fn more_silent_connections_than_slots_delay_nobody_and_lose_theirs() {
+async fn silent_connections_beyond_the_slots_are_evicted() {
     let world = World::new();
     let limits = HandshakeLimits { pending: 8, ..HandshakeLimits::default() };
     let (address, _seen) = serve(world.server_config(), limits).await;
@@ -207,7 +207,7 @@ async fn more_silent_connections_than_slots_delay_nobody_and_lose_theirs() {
 }
 
 #[tokio::test]
-async fn a_handshake_has_a_deadline() {
+async fn handshake_has_a_deadline() {
     let world = World::new();
     let limits = HandshakeLimits { deadline: Duration::from_millis(200), ..HandshakeLimits::default() };
     let (address, _seen) = serve(world.server_config(), limits).await;
@@ -219,7 +219,7 @@ async fn a_handshake_has_a_deadline() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named() {
+async fn bind_error_names_the_port() {
     let world = World::new();
     let first = MtlsListener::bind(LOOPBACK, world.server_config()).await.unwrap();
     let taken = first.local_addr().unwrap();

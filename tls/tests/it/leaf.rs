@@ -3,15 +3,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::PgbackrestName;
+use cellar_system::Owner;
 use cellar_tls::{
-    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, Owner, TlsError, generate_ca,
+    CertificateInfo, Identity, Issued, KeyFile, LEAF_LIFETIME, LeafRequest, TlsError, generate_ca,
     generate_delegate, generate_server_cert, issue, sign_request,
 };
 
 use crate::support::{World, admin, cluster, mode};
 
 #[test]
-fn the_server_certificate_is_what_the_specification_says() {
+fn server_certificate_has_the_specified_names_and_uses() {
     let world = World::new();
     let dir = world.path("zone1/tls");
     let issued = generate_server_cert(&world.ca, &dir, "zone1.example.org", None).unwrap();
@@ -63,7 +64,7 @@ fn one_key_serves_all_certificates_of_a_cell() {
 }
 
 #[test]
-fn a_second_run_changes_no_byte() {
+fn second_run_changes_no_byte() {
     let world = World::new();
     let dir = world.path("tls");
     let state = || {
@@ -80,7 +81,7 @@ fn a_second_run_changes_no_byte() {
 }
 
 #[test]
-fn it_is_issued_again_for_the_same_key_when_it_no_longer_serves() {
+fn unusable_certificate_is_issued_again_for_the_same_key() {
     let world = World::new();
     let other = World::new();
     let path = world.path("tls/client.crt");
@@ -121,7 +122,7 @@ fn it_is_issued_again_for_the_same_key_when_it_no_longer_serves() {
 }
 
 #[test]
-fn short_lives_are_not_over_at_once() {
+fn short_lived_certificate_is_valid_and_not_due_at_once() {
     let world = World::new();
     let key = KeyFile::load_or_create(&world.path("tls/client.key"), None).unwrap();
     let minute = admin("ci").with_lifetime(Duration::from_secs(60));
@@ -131,7 +132,7 @@ fn short_lives_are_not_over_at_once() {
 }
 
 #[test]
-fn no_leaf_outlives_its_authority() {
+fn leaf_does_not_outlive_its_authority() {
     let world = World::new();
     let key = KeyFile::load_or_create(&world.path("tls/client.key"), None).unwrap();
     let long = admin("ci").with_lifetime(20 * LEAF_LIFETIME);
@@ -140,7 +141,7 @@ fn no_leaf_outlives_its_authority() {
 }
 
 #[test]
-fn an_existing_key_is_mended_but_never_another_ones() {
+fn mode_and_owner_of_a_key_are_corrected_unless_it_has_another_link() {
     let world = World::new();
     let path = world.path("tls/server.key");
     generate_server_cert(&world.ca, &world.path("tls"), "localhost", None).unwrap();
@@ -167,7 +168,7 @@ fn an_existing_key_is_mended_but_never_another_ones() {
 }
 
 #[test]
-fn files_belong_to_the_service_user_from_the_start() {
+fn files_belong_to_the_service_user_from_the_beginning() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -194,7 +195,7 @@ fn files_belong_to_the_service_user_from_the_start() {
 }
 
 #[test]
-fn an_identity_is_refused_as_a_whole() {
+fn identity_with_one_wrong_part_is_refused() {
     let (world, other) = (World::new(), World::new());
     let (files, foreign) = (world.server(), other.server());
     let load = |ca, certificate, key| Identity::load(ca, certificate, key).unwrap_err();
@@ -217,7 +218,7 @@ fn an_identity_is_refused_as_a_whole() {
 }
 
 #[test]
-fn expired_and_future_certificates_are_no_identity() {
+fn expired_and_future_certificates_are_refused() {
     let world = World::new();
     let hour = Duration::from_secs(3600);
     for from in [SystemTime::now() - 3 * hour, SystemTime::now() + hour] {
@@ -230,7 +231,7 @@ fn expired_and_future_certificates_are_no_identity() {
 }
 
 #[test]
-fn a_delegate_signs_for_whoever_proves_a_key_and_decides_what_it_says() {
+fn delegate_signs_for_a_proven_key_and_decides_names_and_uses() {
     let world = World::new();
     let cluster = "demo".parse().unwrap();
     let delegate = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
@@ -249,7 +250,7 @@ fn a_delegate_signs_for_whoever_proves_a_key_and_decides_what_it_says() {
     assert!(identity.info().dns_names.contains("zone1.example.org"));
     let other = KeyFile::load_or_create(&world.path("other.key"), None).unwrap();
     assert!(Identity::load(&root.join("ca.crt"), &certificate, other.path()).is_err());
-    // It is kept while it lasts, made anew for another root, and may make no authority of its own.
+    // It is kept while it lasts, rebuilt for another root, and may make no authority of its own.
     let again = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
     assert_eq!(again.info().serial, delegate.info().serial);
     let stranger = generate_ca(&world.path("stranger"), &cluster).unwrap();

@@ -18,7 +18,7 @@ impl Drop for Running {
 /// The real pgBackRest's server takes our pair, asks for a client certificate,
 /// and serves a renewed one after SIGHUP.
 #[tokio::test]
-async fn the_real_server_takes_the_pair() {
+async fn pgbackrest_accepts_the_pair() {
     if Command::new("pgbackrest").arg("version").stdout(Stdio::null()).status().is_err() {
         eprintln!("skipped: pgbackrest is not installed");
         return;

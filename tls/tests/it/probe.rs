@@ -26,7 +26,7 @@ async fn look(address: SocketAddr, tls: ClientConfig) -> Result<Probed> {
 }
 
 #[tokio::test]
-async fn a_probe_tells_who_serves_and_who_is_let_in() {
+async fn probe_reports_the_served_certificate_and_whether_it_was_accepted() {
     let (world, other) = (World::new(), World::new());
     let files = world.server();
     let address = grpc_server(&world).await;
@@ -50,7 +50,7 @@ async fn a_probe_tells_who_serves_and_who_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_one_is_an_error() {
+async fn server_with_another_name_is_an_error() {
     let (world, other) = (World::new(), World::new());
     let address = grpc_server(&world).await;
     let config = world.client().rustls_config().unwrap();
@@ -62,7 +62,7 @@ async fn a_server_that_is_not_the_one_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_ends_at_the_deadline() {
+async fn probe_of_a_silent_server_ends_at_the_deadline() {
     let world = World::new();
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = world.client().rustls_config().unwrap();
@@ -74,7 +74,7 @@ async fn a_server_that_says_nothing_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_postgresql_without_tls_is_an_error() {
+async fn postgresql_without_tls_is_an_error() {
     let world = World::new();
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();

@@ -9,11 +9,11 @@ use cellar_model::{
 use cellar_topology::{Store, View};
 
 use crate::admin::Admin;
-use crate::cluster::cells::order::{ATTEMPTS, BATCH, OrderingRecord};
+use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
 use crate::refusal::{self, invalid};
 
-/// A cell as it was asked for, parsed.
+/// A requested cell, parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct NewCell {
     name: CellName,
@@ -69,7 +69,7 @@ fn check_directory(directory: &str) -> Result<String, Refusal> {
     if path.components().count() < 2 {
         return bad("the root directory cannot be a cell's");
     }
-    // One spelling: no doubled or trailing slashes.
+    // Normalized: no doubled or trailing slashes.
     let directory = path.components().collect::<std::path::PathBuf>().to_string_lossy().into_owned();
     path_fault(&directory).map_or(Ok(directory), bad)
 }
@@ -84,30 +84,30 @@ fn check_listen(listen: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The next step towards the cell being there.
+/// The next step of the addition.
 enum Step {
-    /// Nothing is left to do.
+    /// The cell and its poolers are recorded.
     Done(Cell),
-    /// These records are missing.
-    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, serial: OrderingRecord },
+    /// These records are to be written.
+    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, ordering: OrderingRecord },
 }
 
 impl Admin {
-    /// Adds the cell. Repeating the request is safe, and completes one that was cut short.
+    /// Adds the cell. Repeating the request is safe, and completes an addition that was interrupted.
     pub(crate) async fn add_cell(&self, new: &NewCell, deadline: Deadline) -> Result<Cell, Refusal> {
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let step = plan(&self.view(), &self.store, new)?;
-            let (cell, is_new, poolers, serial) = match step {
+            let (cell, is_new, poolers, ordering) = match step {
                 Step::Done(cell) => return Ok(cell),
-                Step::Write { cell, is_new, poolers, serial } => (cell, is_new, poolers, serial),
+                Step::Write { cell, is_new, poolers, ordering } => (cell, is_new, poolers, ordering),
             };
             let cell_key = Key::Cell(cell.name.clone());
             let mut transaction = self
                 .store
                 .transaction()
-                .expect(&serial.key(), serial.revision)
-                .put(&serial.key(), &serial.database);
+                .expect(&ordering.key(), ordering.revision)
+                .put(&ordering.key(), &ordering.database);
             if is_new {
                 transaction = transaction.expect_absent(&cell_key).put(&cell_key, &cell);
             }
@@ -116,7 +116,8 @@ impl Admin {
                 transaction = transaction.expect_absent(&key).put(&key, pooler);
             }
             let outcome = deadline.call(transaction.commit()).await;
-            if self.settled(outcome, &serial.key(), serial.revision, attempt, deadline).await? && is_new {
+            if self.committed(outcome, &ordering.key(), ordering.revision, attempt, deadline).await? && is_new
+            {
                 tracing::info!(cell = %cell.name, index = cell.index, host = cell.host, "added a cell");
             }
         }
@@ -125,13 +126,13 @@ impl Admin {
 }
 
 fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
-    // Refused without a database: the cell would have no pooler, and nothing would order its index.
-    let Some(serial) = OrderingRecord::of(view) else {
+    // Refused without a database: the cell would have no pooler, and no record would order changes of the cells.
+    let Some(ordering) = OrderingRecord::of(view) else {
         return Err(Refusal::new(Code::UnknownDatabase, "the cluster has no database yet")
             .hint("create one with `cellar up`")
             .about("cell", &new.name));
     };
-    // An index that cannot be read could be handed out twice.
+    // The index of a cell that cannot be read could be assigned twice.
     let cells = store.keys().kind("cells");
     if let Some((key, reason)) = view.unreadable.iter().find(|(key, _)| key.starts_with(&cells)) {
         return Err(refusal::unreadable(key, reason));
@@ -146,14 +147,14 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
             .hint("choose another name")
             .about("cell", &cell.name));
         }
-        None => (fresh_cell(view, new)?, true),
+        None => (next_cell(view, new)?, true),
     };
     let layout = CellLayout::new(&cell.directory);
     let mut poolers = Vec::new();
     for database in view.databases.values() {
         let id = (database.name.clone(), cell.name.clone());
         let known = view.revision(&Key::Pooler(id.0.clone(), id.1.clone())) != 0;
-        if !known && poolers.len() < BATCH {
+        if !known && poolers.len() < MAX_DATABASES_PER_STEP {
             let pooler = layout.pooler(database, &cell, &new.listen);
             poolers.push(
                 pooler.map_err(|error| invalid("directory", error.to_string()).about("cell", &cell.name))?,
@@ -163,10 +164,10 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
     if !is_new && poolers.is_empty() {
         return Ok(Step::Done(cell));
     }
-    Ok(Step::Write { cell, is_new, poolers, serial })
+    Ok(Step::Write { cell, is_new, poolers, ordering })
 }
 
-fn fresh_cell(view: &View, new: &NewCell) -> Result<Cell, Refusal> {
+fn next_cell(view: &View, new: &NewCell) -> Result<Cell, Refusal> {
     let (host, directory) = (&new.host, &new.directory);
     let shares = |cell: &&Cell| {
         let (ours, theirs) = (Path::new(directory), Path::new(&cell.directory));
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_field_is_named() {
+    fn a_refusal_names_the_bad_field() {
         for host in ["", "10.0.0.1", "::1", "a b", "-a", "a..b", "a;b", "1.2.3", "a\n"] {
             assert_eq!(field(host, "/d", ""), "host", "{host:?}");
         }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_has_one_spelling() {
+    fn host_and_directory_are_normalized() {
         let new = NewCell::parse(zone4(), "Zone4.Example.ORG", "//a//b/", "").unwrap();
         assert_eq!((new.host.as_str(), new.directory.as_str()), ("zone4.example.org", "/a/b"));
         assert_eq!(new.listen, "0.0.0.0");
@@ -227,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_accepted_breaks_a_config(host in ".{0,20}", directory in "/.{0,40}", listen in ".{0,20}") {
+        fn no_accepted_text_breaks_a_config(host in ".{0,20}", directory in "/.{0,40}", listen in ".{0,20}") {
             if let Ok(new) = NewCell::parse(zone4(), &host, &directory, &listen) {
                 for text in [new.host, new.directory, new.listen] {
                     prop_assert!(!text.contains(['\n', '\r', ';', '#', '[', ']']));

@@ -14,12 +14,13 @@ use crate::deadline::Deadline;
 use crate::refusal;
 
 /// Databases whose records one transaction changes. With up to three operations each and a few
-/// more it stays below etcd's limit of 128.
-pub(super) const BATCH: usize = 30;
+/// more, the transaction stays below etcd's limit of 128.
+pub(super) const MAX_DATABASES_PER_STEP: usize = 30;
 
-pub(super) const ATTEMPTS: u32 = 40;
+/// Conflicts with other changes before the caller is asked to come back.
+pub(super) const MAX_ATTEMPTS: u32 = 40;
 
-/// The record that puts changes of the set of cells in order.
+/// The record that every change of the set of cells guards and writes.
 #[derive(Debug, Clone)]
 pub(super) struct OrderingRecord {
     pub(super) database: Database,
@@ -39,8 +40,8 @@ impl OrderingRecord {
 }
 
 impl Admin {
-    /// What to do after a transaction: `Ok(true)` when it committed, `Ok(false)` to look again.
-    pub(super) async fn settled(
+    /// How to go on after a transaction: `Ok(true)` when it committed, `Ok(false)` to plan and try again.
+    pub(super) async fn committed(
         &self,
         outcome: Result<TxnOutcome, StoreError>,
         key: &Key,
@@ -50,13 +51,13 @@ impl Admin {
     ) -> Result<bool, Refusal> {
         match outcome {
             Ok(TxnOutcome::Committed(_)) => {
-                // The next look must not see the old picture.
+                // The next plan must not be made on the old view.
                 self.wait_until_seen(deadline, |view| view.revision(key) != before).await;
                 Ok(true)
             }
             Ok(TxnOutcome::Conflict) => {
-                // Somebody was faster; the mirror shows what they did in a moment.
-                deadline.yield_to_others(attempt + 5).await;
+                // Another change came first; the mirror will show it in a moment.
+                deadline.pause_after_conflict(attempt + 5).await;
                 Ok(false)
             }
             Err(StoreError::Retryable(_)) if !deadline.has_passed() => {

@@ -1,24 +1,24 @@
-//! Removing a cell: everything that names it, except the jobs, which housekeeping closes.
+//! Removing a cell: every record that names it, except the jobs, which housekeeping closes.
 
 use cellar_model::{Cell, CellName, Code, DatabaseName, Key, Refusal, plan_cell_removal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
-use crate::cluster::cells::order::{ATTEMPTS, BATCH, OrderingRecord};
+use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::stage::{Stage, stage};
 use crate::refusal;
 
-/// The next step towards the cell being gone.
+/// The next step of the removal.
 struct Step {
     cell: Cell,
     cell_revision: i64,
-    serial: Option<OrderingRecord>,
-    /// Recorded primaries that the decision stands on.
+    ordering: Option<OrderingRecord>,
+    /// Recorded primaries that the decision depends on, with their revisions.
     leaders: Vec<(DatabaseName, i64)>,
     /// Databases that lose their pooler in this step.
     databases: Vec<DatabaseName>,
-    /// Whether nothing will be left after it.
+    /// Whether it is the last step.
     last: bool,
 }
 
@@ -26,19 +26,20 @@ impl Admin {
     /// Removes the cell's records. Repeating a request that was cut short completes it.
     pub(crate) async fn remove_cell(&self, name: &CellName, deadline: Deadline) -> Result<Cell, Refusal> {
         let mut removing: Option<Cell> = None;
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let step = match plan(&self.view(), name) {
                 Ok(step) => step,
-                // Gone since we began: our own doing, whose outcome was not known.
+                // The last step was committed although its answer was lost.
                 Err(refusal) if refusal.code == Code::UnknownCell => return removing.ok_or(refusal),
                 Err(refusal) => return Err(refusal),
             };
             let cell_key = Key::Cell(name.clone());
             let mut transaction = self.store.transaction().expect(&cell_key, step.cell_revision);
-            if let Some(serial) = &step.serial {
-                transaction =
-                    transaction.expect(&serial.key(), serial.revision).put(&serial.key(), &serial.database);
+            if let Some(ordering) = &step.ordering {
+                transaction = transaction
+                    .expect(&ordering.key(), ordering.revision)
+                    .put(&ordering.key(), &ordering.database);
             }
             for (database, revision) in &step.leaders {
                 transaction = transaction.expect(&Key::Leader(database.clone()), *revision);
@@ -52,11 +53,11 @@ impl Admin {
                 transaction = transaction.delete(&cell_key);
             }
             let outcome = deadline.call(transaction.commit()).await;
-            let (key, before) = match &step.serial {
-                Some(serial) => (serial.key(), serial.revision),
+            let (key, before) = match &step.ordering {
+                Some(ordering) => (ordering.key(), ordering.revision),
                 None => (cell_key, step.cell_revision),
             };
-            if self.settled(outcome, &key, before, attempt, deadline).await? && step.last {
+            if self.committed(outcome, &key, before, attempt, deadline).await? && step.last {
                 tracing::info!(cell = %name, "removed a cell");
                 return Ok(step.cell);
             }
@@ -90,15 +91,15 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
         })
         .cloned()
         .collect();
-    let last = here.len() <= BATCH;
-    here.truncate(BATCH);
+    let last = here.len() <= MAX_DATABASES_PER_STEP;
+    here.truncate(MAX_DATABASES_PER_STEP);
     let leaders = here
         .iter()
         .map(|database| (database.clone(), view.revision(&Key::Leader(database.clone()))))
         .collect();
     Ok(Step {
         cell_revision: view.revision(&Key::Cell(name.clone())),
-        serial: OrderingRecord::of(view),
+        ordering: OrderingRecord::of(view),
         cell,
         leaders,
         databases: here,

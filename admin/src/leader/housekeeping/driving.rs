@@ -5,8 +5,8 @@ use cellar_topology::View;
 use jiff::Timestamp;
 
 use super::{Action, Drive};
-use crate::jobs::closing::ended;
-use crate::jobs::ended::job_key;
+use crate::jobs::closure::ended;
+use crate::jobs::stage::job_key;
 
 /// What is to be done next for every driven job that holds its database's lock.
 pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {
@@ -37,6 +37,9 @@ fn advance(view: &View, record: &JobRecord, now: Timestamp) -> Option<Action> {
         incarnation: &incarnation,
         leader: view.leaders.get(database),
         alive: &alive,
+        primary_is_followed: view.leaders.get(database).is_some_and(|leader| {
+            view.status.iter().any(|((db, _), status)| db == database && status.streams_from(&leader.cell))
+        }),
         members: &members,
         now,
     });

@@ -6,7 +6,7 @@ use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind, JobRecord};
 use cellar_topology::View;
 
 use super::Forgotten;
-use crate::jobs::ended::{Stage, job_key, run_key, stage};
+use crate::jobs::stage::{Stage, job_key, run_key, stage};
 
 /// Ended jobs kept per database: more than a year of daily backups.
 pub(super) const KEPT: usize = 500;
@@ -27,14 +27,23 @@ fn last_drills(view: &View) -> BTreeSet<JobId> {
     last.values().rev().take(KEPT / 2).map(|record| record.id).collect()
 }
 
+/// The restores that a confirmation or a rollback still needs, and what fences a database.
+fn in_use(view: &View) -> BTreeSet<JobId> {
+    let incarnations = view.incarnations.values();
+    incarnations.flat_map(|incarnation| incarnation.job.into_iter().chain(incarnation.fence)).collect()
+}
+
 /// Jobs to forget, in batches, oldest first.
 pub(super) fn forgettable(view: &View) -> Vec<Vec<Forgotten>> {
     let mut ended: BTreeMap<&DatabaseName, Vec<&JobRecord>> = BTreeMap::new();
-    let drills = last_drills(view);
+    let (drills, in_use) = (last_drills(view), in_use(view));
     for record in view.jobs.values() {
         // A step is needed for as long as its parent is driven.
         let driven = record.parent.is_some_and(|parent| !view.has_ended(&parent));
-        if stage(view, record) == Stage::Ended && !driven && !drills.contains(&record.id) {
+        let needed = in_use.contains(&record.id)
+            || record.parent.is_some_and(|parent| in_use.contains(&parent))
+            || drills.contains(&record.id);
+        if stage(view, record) == Stage::Ended && !driven && !needed {
             ended.entry(&record.database).or_default().push(record);
         }
     }

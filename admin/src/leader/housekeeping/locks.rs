@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cellar_model::{DatabaseName, JobRecord, Key, Lock};
 use cellar_topology::View;
 
-use crate::jobs::ended::{Stage, has_ended, stage};
+use crate::jobs::stage::{Stage, has_ended, stage};
 
 /// Databases that have a lock or need one.
 pub(super) fn databases(view: &View) -> BTreeSet<DatabaseName> {
@@ -22,7 +22,7 @@ pub(super) fn moved_on(view: &View, database: &DatabaseName) -> Option<Lock> {
     }
     let old = old.cloned().unwrap_or_default();
     let mut lock = old.advanced(|id| has_ended(view, database, id));
-    for record in strays(view, database, &lock) {
+    for record in orphaned_jobs(view, database, &lock) {
         if lock.holder.is_none() {
             lock.holder = Some(record.id);
         } else {
@@ -32,10 +32,10 @@ pub(super) fn moved_on(view: &View, database: &DatabaseName) -> Option<Lock> {
     (lock != old).then_some(lock)
 }
 
-/// Jobs that have not ended and are not in the lock: somebody deleted or mended it by hand.
+/// Jobs that have not ended and are not in the lock: somebody changed the lock by hand.
 /// Those that have begun come first, so that nothing is started beside them.
-fn strays<'a>(view: &'a View, database: &DatabaseName, lock: &Lock) -> Vec<&'a JobRecord> {
-    let mut strays: Vec<(bool, &JobRecord)> = view
+fn orphaned_jobs<'a>(view: &'a View, database: &DatabaseName, lock: &Lock) -> Vec<&'a JobRecord> {
+    let mut orphaned_jobs: Vec<(bool, &JobRecord)> = view
         .jobs
         .values()
         .filter(|record| record.database == *database)
@@ -47,6 +47,6 @@ fn strays<'a>(view: &'a View, database: &DatabaseName, lock: &Lock) -> Vec<&'a J
             stage => Some((stage == Stage::Pending, record)),
         })
         .collect();
-    strays.sort_by_key(|(pending, record)| (*pending, record.create_time, record.id));
-    strays.into_iter().map(|(_, record)| record).collect()
+    orphaned_jobs.sort_by_key(|(pending, record)| (*pending, record.create_time, record.id));
+    orphaned_jobs.into_iter().map(|(_, record)| record).collect()
 }

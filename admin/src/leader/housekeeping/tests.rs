@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cellar_model::{
-    AUDIT_KEPT, AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database,
-    JobId, JobRecord, JobSpec, JobState, Lock, Progress, Retention, Run,
+    AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database, Incarnation,
+    JobId, JobRecord, JobSpec, JobState, Lock, MAX_AUDIT_RECORDS, Progress, Retention, Run,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{Action, decide, history};
-use crate::jobs::ended::{Stage, has_ended, stage};
+use crate::jobs::stage::{Stage, has_ended, stage};
 use crate::leader::observations::Observations;
 
 fn id(n: u64) -> JobId {
@@ -252,11 +252,53 @@ fn the_newest_of_the_past_are_kept() {
     assert_eq!(forgotten, expected);
 }
 
+fn incarnation(job: Option<u64>, fence: Option<u64>) -> Incarnation {
+    let kept_in = job.map(|_| "zone1".parse().unwrap());
+    Incarnation { number: 2, job: job.map(id), fence: fence.map(id), kept_in, ..Incarnation::default() }
+}
+
+#[test]
+fn restore_that_may_be_rolled_back_is_kept_whatever_came_after_it() {
+    let mut world = World::new();
+    let surplus = 20;
+    for n in 1..=(history::KEPT + surplus) as u64 {
+        let parent = (n == 2).then(|| id(1));
+        world.view.jobs.insert(id(n), JobRecord { parent, ..record(n, "zone1") });
+        world.begin(n, JobState::Succeeded, false);
+    }
+    world.view.incarnations.insert("app".parse().unwrap(), incarnation(Some(1), None));
+    let forgotten: Vec<JobId> = world
+        .decide(2000)
+        .into_iter()
+        .filter_map(|action| if let Action::Forget { jobs } = action { Some(jobs) } else { None })
+        .flatten()
+        .map(|job| job.id)
+        .collect();
+    assert!(!forgotten.is_empty());
+    assert!(!forgotten.contains(&id(1)) && !forgotten.contains(&id(2)), "the restore and its step");
+}
+
+#[test]
+fn fence_of_a_job_that_ended_or_is_gone_is_lifted() {
+    let mut world = World::new();
+    let app: cellar_model::DatabaseName = "app".parse().unwrap();
+    world.view.incarnations.insert(app.clone(), incarnation(None, Some(1)));
+    let lifts =
+        |world: &World| world.decide(10).iter().any(|action| matches!(action, Action::LiftFence { .. }));
+    assert!(lifts(&world), "its job is gone");
+    world.add(record(1, "zone1"));
+    assert!(!lifts(&world), "its job waits");
+    world.begin(1, JobState::Running, true);
+    assert!(!lifts(&world), "its job runs");
+    world.begin(1, JobState::Canceled, false);
+    assert!(lifts(&world), "its job has ended");
+}
+
 #[test]
 fn audit_records_are_bounded_too() {
     let mut world = World::new();
     let surplus = 250;
-    for n in 1..=(AUDIT_KEPT + surplus) as u64 {
+    for n in 1..=(MAX_AUDIT_RECORDS + surplus) as u64 {
         let call: AuditRecord = serde_json::from_value(serde_json::json!({
             "id": AuditId::new(uuid::Uuid::from_u128(n.into())), "time": "2026-03-01T10:00:00Z", "rpc": "Backup",
             "outcome": "AUDIT_OUTCOME_ALLOWED",
@@ -305,6 +347,9 @@ fn apply(view: &mut View, action: Action) {
     match action {
         Action::MoveOn { database, lock, .. } => drop(view.locks.insert(database, lock)),
         Action::Close { record, .. } => drop(view.jobs.insert(record.id, *record)),
+        Action::LiftFence { database, incarnation, .. } => {
+            view.incarnations.insert(database, incarnation);
+        }
         Action::Forget { jobs } => {
             for job in jobs {
                 view.jobs.remove(&job.id);
@@ -350,7 +395,9 @@ proptest! {
                         }
                     }
                     Action::Forget { .. } | Action::ForgetAudit { .. } => prop_assert!(false, "so few are kept"),
-                    Action::Drive(_) => prop_assert!(false, "there are only backups"),
+                    Action::Drive(_) | Action::LiftFence { .. } => {
+                        prop_assert!(false, "there are only backups");
+                    }
                 }
             }
             for action in actions {

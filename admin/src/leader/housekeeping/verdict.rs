@@ -6,13 +6,13 @@ use cellar_model::{Code, JobError, JobRecord, JobState, Key, closable};
 use cellar_topology::View;
 use jiff::Timestamp;
 
-use crate::jobs::closing::canceled_before_it_began;
-use crate::jobs::ended::{Stage, stage};
+use crate::jobs::closure::canceled_before_it_began;
+use crate::jobs::stage::{Stage, stage};
 use crate::leader::observations::Observations;
 
 /// Longer than a pooler's lease and its restart together: what is missing for so long does not
 /// come back by itself soon.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const LOST_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Verdict = (JobState, JobError);
 
@@ -73,7 +73,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timest
     let place = record.parent.unwrap_or(record.id);
     let holds = !kind.takes_lock() || view.locks.get(database).is_some_and(|lock| lock.holder == Some(place));
     let silent = observed.silent_for(database, cell);
-    if holds && silent >= PATIENCE {
+    if holds && silent >= LOST_TIMEOUT {
         // Those behind it wait for nothing, so it does not keep its place until its deadline.
         return Some(failed(
             Code::CellDown,
@@ -91,7 +91,7 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp
     let (kind, cell) = (record.kind(), &record.cell);
     let unknown = "its outcome there is not known";
     let look = "look at the cell (`cellar status`, `cellar backups list`) before you ask again";
-    let patient = observed.lost_for(&record.id) >= PATIENCE;
+    let patient = observed.lost_for(&record.id) >= LOST_TIMEOUT;
     if let Some(cancel) = record.cancel.as_ref().filter(|_| patient) {
         return Some((
             JobState::Canceled,

@@ -1,28 +1,29 @@
-//! Following a job until it has ended: a bar on a terminal, plain lines elsewhere.
+//! Follows a job until it has ended, through restarts of multiadmin: the job does not need multiadmin, and goes on.
 
-use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cellar_api::v1::{GetJobRequest, Job, JobKind, JobState, Progress};
-use indicatif::{ProgressBar, ProgressStyle};
+use cellar_api::v1::{GetJobRequest, Job};
+use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
+use crate::client::progress::Display;
 use crate::client::target::Target;
 use crate::failure::Outcome;
 use crate::output;
-use crate::render::{steps, units};
+use crate::render::progress::has_ended;
 
-/// How long multiadmin may be away while a job is followed. The job does not need it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long multiadmin may be away while a job is followed, counted from the break of the stream.
+const OUTAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How soon to try again.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The pause before the stream is opened again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The job that is being waited for, told when the person interrupts.
+/// The job that is followed now; its id is part of the message when the command is interrupted.
 static CURRENT: Mutex<Option<String>> = Mutex::new(None);
 
-/// The job that is being waited for.
+/// The id of the job that is followed now.
 pub(crate) fn current_job() -> Option<String> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
@@ -31,150 +32,55 @@ fn set_current(job: Option<&str>) {
     *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = job.map(str::to_owned);
 }
 
-/// Whether it can never change again.
-pub(crate) fn is_terminal(job: &Job) -> bool {
-    matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Canceled)
+/// Whether opening the stream again can help.
+fn is_passing(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 
-/// Whether multiadmin itself works on it.
-fn is_driven(job: &Job) -> bool {
-    matches!(job.kind(), JobKind::Restore | JobKind::Rollback | JobKind::Confirm)
+/// Why following ended before the job did.
+enum Stop {
+    /// multiadmin refused, or was away for too long.
+    Status(Status),
+    /// `each` failed.
+    Failure(crate::failure::Failure),
 }
 
-/// What is happening, in words.
-fn phase(job: &Job) -> String {
-    let progress = job.progress.as_ref().map(|progress| progress.phase.as_str()).filter(|p| !p.is_empty());
-    match job.state() {
-        JobState::Pending if !job.waits_for.is_empty() => {
-            format!("waiting for job {}", job.waits_for.join(", then "))
-        }
-        JobState::Pending if is_driven(job) => "waiting for multiadmin to begin".to_owned(),
-        JobState::Pending => format!("waiting for the multipooler of cell {}", job.cell),
-        JobState::Lost => {
-            format!("the multipooler of cell {} does not report; its job may still run", job.cell)
-        }
-        JobState::Running => progress.unwrap_or("running").to_owned(),
-        JobState::Succeeded => "done".to_owned(),
-        JobState::Failed => "failed".to_owned(),
-        JobState::Canceled => "canceled".to_owned(),
-        JobState::Unspecified => "unknown".to_owned(),
-    }
-}
-
-fn bytes(progress: Option<&Progress>) -> (u64, u64) {
-    progress.map_or((0, 0), |progress| (progress.bytes_done, progress.bytes_total))
-}
-
-/// How far one job or step has been told of.
-#[derive(Debug, Default)]
-struct Told {
-    phase: String,
-    tenth: u64,
-}
-
-impl Told {
-    /// What is new: another phase, or another tenth of the bytes.
-    fn update(&mut self, phase: String, (done, total): (u64, u64)) -> Option<String> {
-        let tenth = done.min(total).saturating_mul(10).checked_div(total).unwrap_or(0);
-        if phase == self.phase && tenth <= self.tenth {
-            return None;
-        }
-        let line = match total {
-            0 => phase.clone(),
-            total => format!(
-                "{phase}: {} of {} ({} %)",
-                units::size(done.min(total)),
-                units::size(total),
-                tenth * 10
-            ),
-        };
-        self.tenth = if phase == self.phase { tenth.max(self.tenth) } else { tenth };
-        self.phase = phase;
-        Some(line)
-    }
-}
-
-/// The lines for somebody who does not watch a terminal: phase changes, and every tenth of the bytes.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    job: Told,
-    steps: HashMap<String, Told>,
-}
-
-impl Lines {
-    /// The lines that this update is worth.
-    pub(crate) fn update(&mut self, job: &Job) -> Vec<String> {
-        let mut lines = Vec::new();
-        for step in job.steps.iter().filter(|step| step.state() != JobState::Pending) {
-            let working = matches!(step.state(), JobState::Running | JobState::Lost);
-            let bytes = if working { bytes(step.progress.as_ref()) } else { (0, 0) };
-            let told = self.steps.entry(step.id.clone()).or_default();
-            if let Some(line) = told.update(steps::phase(step), bytes) {
-                lines.push(format!("{}: {line}", steps::name(step)));
-            }
-        }
-        // What a running job with steps does is what its steps do.
-        if job.steps.is_empty() || job.state() != JobState::Running {
-            lines.extend(self.job.update(phase(job), bytes(job.progress.as_ref())));
-        }
-        lines
-    }
-}
-
-enum Display {
-    Bar(ProgressBar),
-    Lines(Lines),
-    Silent,
-}
-
-impl Display {
-    fn new(quiet: bool) -> Self {
-        if quiet {
-            return Self::Silent;
-        }
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines(Lines::default());
-        }
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Self::Bar(bar)
-    }
-
-    fn update(&mut self, job: &Job) {
-        match self {
-            Self::Bar(bar) => {
-                let (done, total) = bytes(job.progress.as_ref());
-                if total > 0 && bar.length() != Some(total) {
-                    bar.set_length(total);
-                    let style =
-                        "{msg}  {wide_bar} {binary_bytes} of {binary_total_bytes}  {percent} %  ETA {eta}";
-                    if let Ok(style) = ProgressStyle::with_template(style) {
-                        bar.set_style(style.progress_chars("=> "));
+/// Reads updates until the job has ended. `watch` opens a stream, whose first message is the job as it is then.
+async fn read_updates<S>(
+    mut watch: impl AsyncFnMut() -> Result<S, Status>,
+    mut each: impl FnMut(&Job) -> Outcome,
+) -> Result<Job, Stop>
+where
+    S: Stream<Item = Result<Job, Status>> + Unpin,
+{
+    // multiadmin sends a message only when the job changes, so the age of the last one says nothing about an outage.
+    let mut broken_since: Option<Instant> = None;
+    loop {
+        let status = match watch().await {
+            Ok(mut updates) => loop {
+                match updates.next().await {
+                    Some(Ok(job)) => {
+                        broken_since = None;
+                        each(&job).map_err(Stop::Failure)?;
+                        if has_ended(&job) {
+                            return Ok(job);
+                        }
                     }
+                    Some(Err(status)) => break status,
+                    None => break Status::unavailable("multiadmin ended the stream"),
                 }
-                // The step after one that counted bytes may have none.
-                if total == 0 && bar.length().is_some() {
-                    bar.unset_length();
-                    bar.set_style(ProgressStyle::default_spinner());
-                }
-                bar.set_position(if total > 0 { done.min(total) } else { done });
-                bar.set_message(phase(job));
-            }
-            Self::Lines(lines) => {
-                lines.update(job).iter().for_each(|line| output::note(line));
-            }
-            Self::Silent => {}
+            },
+            Err(status) => status,
+        };
+        let since = *broken_since.get_or_insert_with(Instant::now);
+        if !is_passing(&status) || since.elapsed() > OUTAGE_TIMEOUT {
+            return Err(Stop::Status(status));
         }
-    }
-
-    fn finish(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// Follows a job until it has ended, calling `each` with every update, through broken connections.
+/// Follows a job until it has ended, shows its progress unless `quiet`, and calls `each` with every update.
 pub(crate) async fn follow(
     target: &Target,
     id: &str,
@@ -183,44 +89,126 @@ pub(crate) async fn follow(
 ) -> Outcome<Job> {
     set_current(Some(id));
     let mut display = Display::new(quiet);
-    let mut client = target.streaming_client()?;
-    let mut last_heard = Instant::now();
-    let result = loop {
-        let status = match client.watch_job(GetJobRequest { id: id.to_owned() }).await {
-            Ok(updates) => {
-                let mut updates = updates.into_inner();
-                loop {
-                    match updates.message().await {
-                        Ok(Some(job)) => {
-                            last_heard = Instant::now();
-                            display.update(&job);
-                            if let Err(failure) = each(&job) {
-                                display.finish();
-                                return Err(failure);
-                            }
-                            if is_terminal(&job) {
-                                display.finish();
-                                set_current(None);
-                                return Ok(job);
-                            }
-                        }
-                        Ok(None) => break tonic::Status::unavailable("multiadmin ended the stream"),
-                        Err(status) => break status,
-                    }
-                }
-            }
-            Err(status) => status,
-        };
-        let passing = matches!(
-            status.code(),
-            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::Internal
-        );
-        if !passing || last_heard.elapsed() > PATIENCE {
-            break Err(target.failure(status));
-        }
-        tokio::time::sleep(PAUSE).await;
+    let client = target.streaming_client()?;
+    let watch = async || {
+        let request = GetJobRequest { id: id.to_owned() };
+        client.clone().watch_job(request).await.map(tonic::Response::into_inner)
     };
+    let result = read_updates(watch, |job| {
+        display.update(job);
+        each(job)
+    })
+    .await;
     display.finish();
-    output::note(&format!("job {id} is not followed any more; it goes on"));
-    result
+    match result {
+        Ok(job) => {
+            set_current(None);
+            Ok(job)
+        }
+        Err(Stop::Failure(failure)) => Err(failure),
+        Err(Stop::Status(status)) => {
+            output::note(&format!("job {id} is not followed any more; it goes on"));
+            Err(target.failure(status))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use cellar_api::v1::JobState;
+    use futures_util::stream::BoxStream;
+
+    use super::*;
+
+    /// What a stream does: it sends after so many seconds, or breaks.
+    enum Event {
+        Job(JobState),
+        Quiet(u64),
+        Break,
+    }
+    use Event::{Break, Job as Update, Quiet};
+
+    fn stream(events: Vec<Event>) -> BoxStream<'static, Result<Job, Status>> {
+        futures_util::stream::iter(events)
+            .filter_map(|event| async move {
+                match event {
+                    Update(state) => {
+                        let mut job = Job::default();
+                        job.set_state(state);
+                        Some(Ok(job))
+                    }
+                    Quiet(seconds) => {
+                        tokio::time::sleep(Duration::from_secs(seconds)).await;
+                        None
+                    }
+                    Break => Some(Err(Status::unavailable("multiadmin restarts"))),
+                }
+            })
+            .boxed()
+    }
+
+    /// Follows a job over these streams; `Err` is a multiadmin that does not answer for so many seconds.
+    async fn followed(streams: Vec<Result<Vec<Event>, u64>>) -> Result<JobState, Code> {
+        let mut streams = VecDeque::from(streams);
+        let mut away: Option<Instant> = None;
+        let watch = async || match streams.front() {
+            Some(Err(seconds)) => {
+                let since = *away.get_or_insert_with(Instant::now);
+                if since.elapsed() >= Duration::from_secs(*seconds) {
+                    away = None;
+                    streams.pop_front();
+                }
+                Err(Status::unavailable("connection refused"))
+            }
+            _ => match streams.pop_front() {
+                Some(Ok(events)) => Ok(stream(events)),
+                _ => Err(Status::not_found("no job")),
+            },
+        };
+        match read_updates(watch, |_| Ok(())).await {
+            Ok(job) => Ok(job.state()),
+            Err(Stop::Status(status)) => Err(status.code()),
+            Err(Stop::Failure(failure)) => panic!("{failure}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_after_a_quiet_hour_does_not_end_the_command() {
+        let quiet = vec![Update(JobState::Running), Quiet(3600), Break];
+        let end = vec![Update(JobState::Succeeded)];
+        assert_eq!(followed(vec![Ok(quiet), Err(20), Ok(end)]).await, Ok(JobState::Succeeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_outage_counts_by_itself() {
+        let running = || Ok(vec![Update(JobState::Running), Break]);
+        let streams = vec![
+            running(),
+            Err(20),
+            running(),
+            Err(20),
+            running(),
+            Err(20),
+            Ok(vec![Update(JobState::Failed)]),
+        ];
+        assert_eq!(followed(streams).await, Ok(JobState::Failed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_command_ends_when_multiadmin_stays_away() {
+        let begun = Instant::now();
+        let running = Ok(vec![Update(JobState::Running), Quiet(3600)]);
+        assert_eq!(followed(vec![running, Err(3600)]).await, Err(Code::Unavailable));
+        let waited = begun.elapsed() - Duration::from_secs(3600);
+        assert!(waited > OUTAGE_TIMEOUT && waited < OUTAGE_TIMEOUT * 2, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_the_command_at_once() {
+        let begun = Instant::now();
+        assert_eq!(followed(vec![Ok(vec![Update(JobState::Running)])]).await, Err(Code::NotFound));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
 }

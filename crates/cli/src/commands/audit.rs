@@ -6,20 +6,19 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::arguments::{Form, Global};
-use crate::client::retry::call;
+use crate::client::target::Target;
 use crate::failure::Outcome;
-use crate::output;
+use crate::global::Global;
 use crate::render::table::Table;
 use crate::render::units;
 use crate::render::when::parse_past;
 
-/// Who asked for what change, and whether it was done
+/// Who requested which change, and whether it was done
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
-    /// List calls that changed something or were to, newest first
+    /// List calls that changed something, or tried to, newest first
     ///
-    /// etcd has the newest 1000, and of a flood of refusals only some. The audit log of multiadmin has every one.
+    /// etcd keeps the newest 1000, and only some of many refusals. The audit log of multiadmin has every call.
     #[command(after_help = "Examples:
   cellar audit list
   cellar audit list --outcome refused --since 1d
@@ -33,15 +32,15 @@ pub(crate) struct List {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Only of callers whose identity has this in it
+    /// Only calls of identities that contain this
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     identity: String,
     /// Only calls of this method, such as Backup
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     rpc: String,
-    /// Only calls that ended so
+    /// Only calls with this outcome
     #[arg(long, value_name = "OUTCOME")]
-    outcome: Option<Ended>,
+    outcome: Option<CallOutcome>,
     /// Only calls since then: a time, or how long ago (90s, 5m, 2h, 1d)
     #[arg(long, value_name = "WHEN", value_parser = |text: &str| parse_past(text, Timestamp::now()))]
     since: Option<Timestamp>,
@@ -52,7 +51,7 @@ pub(crate) struct List {
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Ended {
+enum CallOutcome {
     /// It was done
     Allowed,
     /// The caller may not
@@ -61,17 +60,17 @@ enum Ended {
     Failed,
 }
 
-impl From<Ended> for AuditOutcome {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Allowed => Self::Allowed,
-            Ended::Refused => Self::Refused,
-            Ended::Failed => Self::Failed,
+impl From<CallOutcome> for AuditOutcome {
+    fn from(outcome: CallOutcome) -> Self {
+        match outcome {
+            CallOutcome::Allowed => Self::Allowed,
+            CallOutcome::Refused => Self::Refused,
+            CallOutcome::Failed => Self::Failed,
         }
     }
 }
 
-/// How it ended, with the code of what was in the way.
+/// The outcome; of a failed call also why, as its error code.
 fn outcome(record: &AuditRecord) -> String {
     let word = match record.outcome() {
         AuditOutcome::Begun => "begun",
@@ -81,18 +80,18 @@ fn outcome(record: &AuditRecord) -> String {
         AuditOutcome::Unspecified => "unknown",
     };
     match &record.code {
-        // Every refusal has the same.
+        // Every refusal has the same code.
         Some(code) if record.outcome() == AuditOutcome::Failed => format!("{word}: {code}"),
         _ => word.to_owned(),
     }
 }
 
-/// Arguments as `cell=zone3 target.lsn=0/1`.
-fn arguments(fields: &Map<String, Value>, before: &str) -> Vec<String> {
+/// Arguments as `cell=zone3` and `target.lsn=0/1`.
+fn arguments(fields: &Map<String, Value>, prefix: &str) -> Vec<String> {
     let one = |(name, value): (&String, &Value)| match value {
-        Value::Object(inner) if !inner.is_empty() => arguments(inner, &format!("{before}{name}.")),
-        Value::String(text) => vec![format!("{before}{name}={text}")],
-        other => vec![format!("{before}{name}={other}")],
+        Value::Object(inner) if !inner.is_empty() => arguments(inner, &format!("{prefix}{name}.")),
+        Value::String(text) => vec![format!("{prefix}{name}={text}")],
+        other => vec![format!("{prefix}{name}={other}")],
     };
     fields.iter().flat_map(one).collect()
 }
@@ -120,8 +119,6 @@ pub(crate) fn render_list(answer: &ListAuditResponse) -> String {
 impl Audit {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let Self::List(list) = self;
-        let target = global.target()?;
-        let client = target.client()?;
         let request = ListAuditRequest {
             page_size: list.limit,
             page_token: String::new(),
@@ -131,14 +128,9 @@ impl Audit {
             since: list.since.map(Into::into),
             job: list.job.map(|id| id.to_string()).unwrap_or_default(),
         };
-        let answer = call(&target, || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.list_audit(request).await }
-        })
-        .await?;
-        match global.output {
-            Form::Json => output::json(&answer),
-            Form::Human => output::print(&render_list(&answer)),
-        }
+        let answer = Target::of(global)?
+            .call(request, async |mut client, request| client.list_audit(request).await)
+            .await?;
+        global.output.print(&answer, render_list)
     }
 }

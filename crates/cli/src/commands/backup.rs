@@ -1,23 +1,19 @@
 //! `cellar backup`.
 
-use std::time::Duration;
-
-use cellar_api::v1::{BackupRequest, BackupType, GetDatabaseRequest};
-use cellar_model::{CellName, RequestId};
+use cellar_api::v1::{BackupRequest, BackupType, GetDatabaseRequest, Job, ScheduledBackup};
+use cellar_model::CellName;
 use clap::{Args, ValueEnum};
 
-use crate::arguments::Global;
-use crate::client::retry::call;
-use crate::client::submit::{request_id, span, to_its_end};
+use crate::client::run_job::{JobOptions, QueueOption, run_job};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
-use crate::output;
-use crate::render::proof::summary;
-use crate::render::units::{parse_duration, parse_size};
+use crate::global::Global;
+use crate::render::backup::summary;
+use crate::render::units::parse_size;
 
 /// How much a backup copies.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Kind {
+enum Kind {
     /// Every file
     Full,
     /// What changed since the last full backup
@@ -26,27 +22,42 @@ pub(crate) enum Kind {
     Incr,
 }
 
-impl Kind {
-    /// As requests carry it.
-    pub(crate) fn message(self) -> BackupType {
-        match self {
-            Self::Full => BackupType::Full,
-            Self::Diff => BackupType::Diff,
-            Self::Incr => BackupType::Incr,
-        }
-    }
+/// The flags of a backup now and of a scheduled one.
+#[derive(Debug, Args)]
+pub(crate) struct BackupOptions {
+    /// How much to copy
+    #[arg(long = "type", value_name = "TYPE", default_value = "incr")]
+    kind: Kind,
+    /// Accept the primary as source
+    #[arg(long)]
+    allow_primary: bool,
+    /// Refuse a standby that lags by more [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_lag: Option<u64>,
 }
 
-/// The limit of lag as requests carry it.
-pub(crate) fn max_lag_bytes(given: Option<u64>) -> Outcome<u64> {
-    if given == Some(0) {
-        // The API reads 0 as "the default", which is not what was meant.
-        return Err(Failure::usage(
-            "--max-lag 0 is refused: 1 byte is the least",
-            "give a size such as 16MiB",
-        ));
+impl BackupOptions {
+    /// The backup of the first of these cells that can be backed up.
+    pub(crate) fn of_cells(&self, cells: &[CellName]) -> Outcome<ScheduledBackup> {
+        if self.max_lag == Some(0) {
+            // Requests carry the default as 0, which is not what was meant.
+            return Err(Failure::usage(
+                "--max-lag 0 is refused: 1 byte is the least",
+                "give a size such as 16MiB",
+            ));
+        }
+        let kind = match self.kind {
+            Kind::Full => BackupType::Full,
+            Kind::Diff => BackupType::Diff,
+            Kind::Incr => BackupType::Incr,
+        };
+        Ok(ScheduledBackup {
+            cells: cells.iter().map(ToString::to_string).collect(),
+            r#type: kind.into(),
+            allow_primary: self.allow_primary,
+            max_lag_bytes: self.max_lag.unwrap_or(0),
+        })
     }
-    Ok(given.unwrap_or(0))
 }
 
 /// Back up exactly the cell you name, and prove it
@@ -64,30 +75,31 @@ pub(crate) struct Backup {
     /// The cell to copy
     #[arg(long, value_name = "CELL")]
     from: CellName,
-    /// How much to copy
-    #[arg(long = "type", value_name = "TYPE", default_value = "incr")]
-    kind: Kind,
-    /// Print the job and end at once
-    #[arg(long)]
-    no_wait: bool,
-    /// Wait behind a running job rather than be refused
-    #[arg(long)]
-    queue: bool,
-    /// Accept the primary as source
-    #[arg(long)]
-    allow_primary: bool,
-    /// Refuse a standby that is further behind [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_lag: Option<u64>,
-    /// When the job is given up [default: 3d]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    timeout: Option<Duration>,
-    /// Your own name for this request: repeating it finds the same job
-    #[arg(long, value_name = "ID")]
-    request_id: Option<RequestId>,
+    #[command(flatten)]
+    backup: BackupOptions,
+    #[command(flatten)]
+    queue: QueueOption,
+    #[command(flatten)]
+    options: JobOptions,
 }
 
-/// The present primary, for the words of the proof only.
+/// The request for the backup of one of the cells. It has no database, id or timeout yet.
+pub(crate) fn request(backup: &ScheduledBackup, cell: &str) -> BackupRequest {
+    BackupRequest {
+        cell: cell.to_owned(),
+        r#type: backup.r#type,
+        allow_primary: backup.allow_primary,
+        max_lag_bytes: backup.max_lag_bytes,
+        ..BackupRequest::default()
+    }
+}
+
+/// Submits the job.
+pub(crate) async fn submit(target: &Target, request: BackupRequest) -> Outcome<Job> {
+    target.call(request, async |mut client, request| client.backup(request).await).await
+}
+
+/// The present primary, which only the words of the proof need; `None` also if it cannot be found out.
 async fn primary(target: &Target, database: &str) -> Option<String> {
     let mut client = target.client().ok()?;
     let view = client.get_database(GetDatabaseRequest { name: database.to_owned() }).await.ok()?;
@@ -96,28 +108,20 @@ async fn primary(target: &Target, database: &str) -> Option<String> {
 
 impl Backup {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let backup = self.backup.of_cells(std::slice::from_ref(&self.from))?;
         let request = BackupRequest {
-            database: super::database(global),
-            cell: self.from.to_string(),
-            r#type: self.kind.message().into(),
-            allow_primary: self.allow_primary,
-            queue: self.queue,
-            max_lag_bytes: max_lag_bytes(self.max_lag)?,
-            timeout: self.timeout.map(span),
-            request_id: request_id(self.request_id.as_ref()),
+            database: global.database(),
+            queue: self.queue.queue,
+            timeout: self.options.timeout(),
+            request_id: self.options.request_id(),
+            ..request(&backup, self.from.as_str())
         };
-        let target = global.target()?;
-        let client = target.client()?;
-        let job = call(&target, || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.backup(request).await }
-        })
-        .await?;
-        let Some(job) = to_its_end(global, &target, job, self.no_wait).await? else { return Ok(()) };
-        let Some(result) = job.result.as_ref().and_then(|result| result.backup()) else {
-            return Err(Failure::Bug(format!("job {} succeeded without a backup", job.id)));
+        let target = Target::of(global)?;
+        let report = async |job: &Job| {
+            let result = job.result.as_ref()?.backup()?;
+            let primary = primary(&target, &job.database).await;
+            Some(summary(job, result, primary.as_deref()))
         };
-        let primary = primary(&target, &job.database).await;
-        output::print(&summary(&job, result, primary.as_deref()))
+        run_job(global, &target, &self.options, submit(&target, request), report).await
     }
 }

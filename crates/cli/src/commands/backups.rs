@@ -4,12 +4,12 @@ use cellar_api::v1::{Backup, GetBackupRequest, ListBackupsRequest, ListBackupsRe
 use cellar_model::BackupLabel;
 use clap::Subcommand;
 
-use crate::arguments::{Form, Global};
-use crate::client::retry::call;
-use crate::failure::Outcome;
-use crate::output;
-use crate::render::proof::type_word;
-use crate::render::table::{NOTHING, Table};
+use crate::client::target::Target;
+use crate::failure::{Failure, Outcome};
+use crate::global::Global;
+use crate::render::facts::{NOTHING, lines};
+use crate::render::table::Table;
+use crate::render::words::type_word;
 use crate::render::{drill, units};
 
 /// What the repository holds
@@ -51,7 +51,7 @@ impl std::str::FromStr for Wanted {
     }
 }
 
-/// What Cellar knows of where it came from.
+/// Whether it is proven where the files came from.
 fn provenance(backup: &Backup) -> &'static str {
     match (backup.error, backup.verified) {
         (true, _) => "page errors",
@@ -88,68 +88,50 @@ pub(crate) fn render_one(backup: &Backup) -> String {
         Some(false) => "the primary",
         None => NOTHING,
     };
-    let mut lines = vec![
+    let range = |from: &str, to: &str| format!("{} to {}", or_nothing(from), or_nothing(to));
+    let facts = vec![
         ("type", type_word(backup.r#type()).to_owned()),
         ("based on", or_nothing(backup.prior.as_deref().unwrap_or_default())),
         ("from cell", or_nothing(&backup.cell)),
-        ("repository says", standby.to_owned()),
+        ("recorded source", standby.to_owned()),
         ("proof", provenance(backup).to_owned()),
         ("job", or_nothing(&backup.job)),
-        ("began", or_nothing(&units::time(backup.start_time.as_ref()))),
+        ("started", or_nothing(&units::time(backup.start_time.as_ref()))),
         ("ended", or_nothing(&units::time(backup.stop_time.as_ref()))),
+        ("took", units::took(backup.start_time.as_ref(), backup.stop_time.as_ref())),
         ("database", units::size(backup.size_bytes)),
         ("added", units::size(backup.repo_bytes)),
-        ("WAL positions", format!("{} to {}", or_nothing(&backup.start_lsn), or_nothing(&backup.stop_lsn))),
-        ("WAL segments", format!("{} to {}", or_nothing(&backup.wal_start), or_nothing(&backup.wal_stop))),
+        ("WAL positions", range(&backup.start_lsn, &backup.stop_lsn)),
+        ("WAL segments", range(&backup.wal_start, &backup.wal_stop)),
         ("last drill", drill::full(backup.last_drill.as_ref())),
     ];
-    if let Some(took) = units::between(backup.start_time.as_ref(), backup.stop_time.as_ref()) {
-        lines.insert(8, ("took", units::duration(took)));
-    }
-    let mut text = format!("backup {}\n", backup.label);
-    for (name, value) in lines {
-        text.push_str(&format!("  {name:<16} {value}\n"));
-    }
-    text
+    format!("backup {}\n{}", backup.label, lines(facts))
+}
+
+async fn list(target: &Target, database: &str) -> Outcome<ListBackupsResponse> {
+    let request = ListBackupsRequest { database: database.to_owned() };
+    target.call(request, async |mut client, request| client.list_backups(request).await).await
+}
+
+async fn newest(target: &Target, database: &str) -> Outcome<String> {
+    let backups = list(target, database).await?.backups;
+    backups.into_iter().map(|backup| backup.label).max().ok_or_else(|| {
+        Failure::usage("the repository holds no backup", "take one with `cellar backup --from CELL`")
+    })
 }
 
 impl Backups {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let target = global.target()?;
-        let client = target.client()?;
-        let database = super::database(global);
-        let list = || {
-            let (mut client, database) = (client.clone(), database.clone());
-            async move { client.list_backups(ListBackupsRequest { database }).await }
-        };
+        let target = Target::of(global)?;
+        let database = global.database();
         let label = match self {
-            Self::List => {
-                let answer = call(&target, list).await?;
-                return match global.output {
-                    Form::Json => output::json(&answer),
-                    Form::Human => output::print(&render_list(&answer)),
-                };
-            }
+            Self::List => return global.output.print(&list(&target, &database).await?, render_list),
             Self::Show { label: Wanted::Label(label) } => label.to_string(),
-            Self::Show { label: Wanted::Latest } => {
-                let backups = call(&target, list).await?.backups;
-                backups.into_iter().map(|backup| backup.label).max().ok_or_else(|| {
-                    crate::failure::Failure::usage(
-                        "the repository holds no backup",
-                        "take one with `cellar backup --from CELL`",
-                    )
-                })?
-            }
+            Self::Show { label: Wanted::Latest } => newest(&target, &database).await?,
         };
-        let backup = call(&target, || {
-            let mut client = client.clone();
-            let request = GetBackupRequest { database: database.clone(), label: label.clone() };
-            async move { client.get_backup(request).await }
-        })
-        .await?;
-        match global.output {
-            Form::Json => output::json(&backup),
-            Form::Human => output::print(&render_one(&backup)),
-        }
+        let request = GetBackupRequest { database, label };
+        let backup =
+            target.call(request, async |mut client, request| client.get_backup(request).await).await?;
+        global.output.print(&backup, render_one)
     }
 }

@@ -7,14 +7,14 @@ use cellar_model::CellName;
 use cellar_provisioner::{add_cell, remove_cell};
 use clap::Subcommand;
 
-use crate::arguments::{Form, Global};
-use crate::client::retry::call;
+use crate::client::target::Target;
 use crate::failure::Outcome;
+use crate::global::Global;
 use crate::render::table::Table;
 use crate::render::units::parse_duration;
 use crate::{local, output};
 
-/// Cells that a running cluster has, gets and loses
+/// The cells of a cluster: list, add, remove
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cells {
     /// List the cells
@@ -23,7 +23,7 @@ pub(crate) enum Cells {
     List,
     /// Add a cell: next free index, certificates, restore from the repository, streaming
     ///
-    /// Nobody else's port moves and nothing is restarted. Repeating it finishes one that was interrupted.
+    /// No other cell's ports change, and nothing is restarted. Safe to interrupt and to repeat.
     #[command(after_help = "Example:
   cellar cells add zone4")]
     Add {
@@ -67,30 +67,19 @@ impl Cells {
 }
 
 async fn list(global: &Global) -> Outcome {
-    let target = global.target()?;
-    let client = target.client()?;
-    let answer = call(&target, || {
-        let mut client = client.clone();
-        async move { client.list_cells(ListCellsRequest {}).await }
-    })
-    .await?;
-    match global.output {
-        Form::Json => output::json(&answer),
-        Form::Human => output::print(&render_list(&answer)),
-    }
+    let answer = Target::of(global)?
+        .call(ListCellsRequest {}, async |mut client, request| client.list_cells(request).await)
+        .await?;
+    global.output.print(&answer, render_list)
 }
 
 async fn add(global: &Global, name: &CellName, timeout: Duration) -> Outcome {
     local::refuse_remote(global, "cells add")?;
     let cluster = local::open(global)?;
     let added = add_cell(cluster.layout.root(), name, timeout, &local::steps()).await?;
-    match global.output {
-        Form::Json => output::json(&added.cell),
-        Form::Human => output::print(&format!(
-            "cell {name} with index {} streams from {}",
-            added.cell.index, added.primary
-        )),
-    }
+    global.output.print(&added.cell, |cell| {
+        format!("cell {name} with index {} streams from {}", cell.index, added.primary)
+    })
 }
 
 async fn remove(global: &Global, name: &CellName, delete_data: bool) -> Outcome {
@@ -100,8 +89,5 @@ async fn remove(global: &Global, name: &CellName, delete_data: bool) -> Outcome 
     if let Some(kept) = &removed.kept {
         output::note(&format!("its directory is kept: {}", kept.display()));
     }
-    match global.output {
-        Form::Json => output::json(&removed.cell.unwrap_or_default()),
-        Form::Human => output::print(&format!("cell {name} is removed")),
-    }
+    global.output.print(&removed.cell.unwrap_or_default(), |_| format!("cell {name} is removed"))
 }

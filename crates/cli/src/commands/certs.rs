@@ -9,21 +9,22 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::arguments::{Form, Global};
-use crate::client::target::absolute;
 use crate::failure::Outcome;
+use crate::global::{Global, absolute};
+use crate::output::Form;
+use crate::render::facts::NOTHING;
 use crate::render::table::Table;
 use crate::render::units::{duration, parse_duration};
 use crate::{local, output};
 
-/// Certificates of a local cluster: who has one, until when, and new ones for people and programs
+/// Certificates of a local cluster: list, issue, rotate, revoke
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
     /// List every certificate with its owner, serial number and end
     #[command(after_help = "Example:
   cellar certs list")]
     List,
-    /// Issue a certificate for somebody who calls multiadmin
+    /// Issue a certificate for a person or program that calls multiadmin
     ///
     /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
     /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything.
@@ -48,10 +49,10 @@ pub(crate) enum Certs {
     },
     /// Replace every key and certificate, without stopping anything
     ///
-    /// Each server takes up its new files by itself and is then asked which certificate it serves; what one does not
-    /// take up comes back. With --ca the authority is replaced too, in steps: trust both, sign with the new one, trust
-    /// the new one alone. Safe to interrupt and to repeat. Certificates that were issued to people and programs
-    /// end with their authority: issue them again.
+    /// Each server loads its new files by itself and is then asked which certificate it serves; files that it does not
+    /// load are replaced by the old ones. With --ca the authority is replaced too, in steps: trust both, sign with the
+    /// new one, trust only the new one. Safe to interrupt and to repeat. Certificates that were issued to people and
+    /// programs become invalid with their authority: issue them again.
     #[command(after_help = "Examples:
   cellar certs rotate
   cellar certs rotate --ca")]
@@ -63,10 +64,10 @@ pub(crate) enum Certs {
         #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
         timeout: Duration,
     },
-    /// Make a certificate worthless, within seconds and on every server
+    /// Revoke a certificate, within seconds and on every server
     ///
-    /// One that something of the cluster's own uses is replaced first, key and all. pgBackRest's servers know no
-    /// revocation but names, so for one of a cell's, or one that is not known here, all cells get certificates of
+    /// A certificate that the cluster itself uses is replaced first, with its key. pgBackRest's servers check names and
+    /// no revocation list, so for a cell's certificate, or one that is not known here, all cells get certificates with
     /// another name; jobs that read through another cell's pgBackRest server at that moment fail.
     #[command(after_help = "Example:
   cellar certs revoke 5f3a9c0e7d1b42e8a6c4f0d2b3958e71")]
@@ -100,7 +101,10 @@ pub(crate) fn render(certificates: &[ListedCertificate], root: &std::path::Path)
                 let who = info.uri.clone().unwrap_or_else(|| info.common_name.clone());
                 table.row([file, who, info.serial.clone(), text(info.not_after), left(info.not_after)]);
             }
-            Err(why) => table.row([file, why.clone(), "-".to_owned(), "-".to_owned(), "-".to_owned()]),
+            Err(why) => {
+                let nothing = || NOTHING.to_owned();
+                table.row([file, why.clone(), nothing(), nothing(), nothing()]);
+            }
         }
     }
     table.render()
@@ -121,6 +125,11 @@ fn document(certificate: &ListedCertificate) -> Value {
     }
 }
 
+fn print_list(global: &Global, cluster: &Cluster, found: &[ListedCertificate]) -> Outcome {
+    let answer = json!({ "certificates": found.iter().map(document).collect::<Vec<_>>() });
+    global.output.print(&answer, |_| render(found, cluster.layout.root()))
+}
+
 impl Certs {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let cluster = Cluster::open(global.directory()?)?;
@@ -128,49 +137,33 @@ impl Certs {
             Self::Rotate { ca, timeout } => {
                 let steps = local::steps();
                 let found = rotate(cluster.layout.root(), ca, timeout, &steps).await?;
-                match global.output {
-                    Form::Json => output::json(
-                        &json!({ "certificates": found.iter().map(document).collect::<Vec<_>>() }),
-                    ),
-                    Form::Human => output::print(&render(&found, cluster.layout.root())),
-                }
+                print_list(global, &cluster, &found)
             }
             Self::Revoke { serial, timeout } => {
                 let steps = local::steps();
                 let serial = revoke(cluster.layout.root(), &serial, timeout, &steps).await?;
-                match global.output {
-                    Form::Json => output::json(&json!({ "serial": serial, "revoked": true })),
-                    Form::Human => output::print(&format!("{serial} is revoked")),
-                }
+                let answer = json!({ "serial": serial, "revoked": true });
+                global.output.print(&answer, |_| format!("{serial} is revoked"))
             }
             Self::List => {
                 let found = cluster.certificates();
-                match global.output {
-                    Form::Json => output::json(
-                        &json!({ "certificates": found.iter().map(document).collect::<Vec<_>>() }),
-                    ),
-                    Form::Human => output::print(&render(&found, cluster.layout.root())),
-                }
+                print_list(global, &cluster, &found)
             }
             Self::Issue { role, name, out, lifetime } => {
                 let out = absolute(&out)?;
                 let info = cluster.issue_operator(role, &name, lifetime, &out)?;
                 let issued = ListedCertificate { path: out.join("client.crt"), info: Ok(info.clone()) };
-                match global.output {
-                    Form::Json => output::json(&document(&issued)),
-                    Form::Human => {
-                        output::note(&format!(
-                            "use it with --admin HOST:PORT --client-dir {}",
-                            out.display()
-                        ));
-                        output::print(&format!(
-                            "{} is valid until {}, serial {}",
-                            info.uri.unwrap_or(info.common_name),
-                            text(info.not_after),
-                            info.serial
-                        ))
-                    }
+                if global.output == Form::Human {
+                    output::note(&format!("use it with --admin HOST:PORT --client-dir {}", out.display()));
                 }
+                global.output.print(&document(&issued), |_| {
+                    format!(
+                        "{} is valid until {}, serial {}",
+                        info.uri.unwrap_or(info.common_name),
+                        text(info.not_after),
+                        info.serial
+                    )
+                })
             }
         }
     }

@@ -1,9 +1,8 @@
 //! `cellar completions`.
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::{Shell, generate};
 
-use crate::arguments::Arguments;
 use crate::failure::Outcome;
 use crate::output;
 
@@ -19,9 +18,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(self, mut command: clap::Command) -> Outcome {
         let mut script = Vec::new();
-        generate(self.shell, &mut Arguments::command(), "cellar", &mut script);
+        generate(self.shell, &mut command, "cellar", &mut script);
         output::write(&script)
     }
 }

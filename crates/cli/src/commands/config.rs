@@ -6,9 +6,8 @@ use cellar_model::CellName;
 use cellar_provisioner::{ClusterSpec, ProvisionError, generate_configs};
 use clap::Subcommand;
 
-use crate::arguments::Global;
-use crate::client::target::absolute;
 use crate::failure::{Failure, Outcome};
+use crate::global::{Global, absolute};
 use crate::{local, output};
 
 /// Generated pgbackrest.conf files
@@ -38,7 +37,7 @@ cluster.toml:
         /// The specification
         #[arg(long, value_name = "FILE")]
         spec: PathBuf,
-        /// Directory that gets CELL/pgbackrest.conf
+        /// The directory in which CELL/pgbackrest.conf is written
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },

@@ -3,25 +3,27 @@
 use cellar_api::v1::{InstanceState, ListPoolersResponse, Role};
 use cellar_provisioner::{Cluster, Finding, ProcessHealth};
 
-use crate::arguments::{Form, Global};
-use crate::commands::status::poolers;
+use crate::client::poolers::poolers;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
+use crate::output::Form;
 use crate::{local, output};
 
-/// What was found, in the order in which it is worth mending.
+/// The problems that were found, in the order in which to repair them.
 pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[String]) -> String {
     let mut text = String::new();
     for finding in findings {
         text.push_str(&format!("problem: {}\n", finding.message));
         if let Some(hint) = &finding.hint {
-            text.push_str(&format!("  mend it: {hint}\n"));
+            text.push_str(&format!("  repair: {hint}\n"));
         }
     }
     for process in dead {
         text.push_str(&format!("problem: {} does not run\n", process.what));
     }
     if !dead.is_empty() {
-        text.push_str("  mend it: `cellar up` starts what does not run\n");
+        text.push_str("  repair: `cellar up` starts what does not run\n");
     }
     for cell in cells {
         text.push_str(&format!("problem: {cell}\n"));
@@ -32,7 +34,7 @@ pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[Str
     text
 }
 
-/// What the cells themselves say.
+/// The problems that the cells report.
 pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
     let mut problems = Vec::new();
     for view in &answer.poolers {
@@ -55,11 +57,8 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
 }
 
 async fn cells(global: &Global) -> Vec<String> {
-    let asked = async {
-        let target = global.target()?;
-        poolers(&target, &super::database(global)).await
-    };
-    match asked.await {
+    let answer = async { poolers(&Target::of(global)?, &global.database()).await };
+    match answer.await {
         Ok(answer) => cell_problems(&answer),
         Err(failure) => vec![failure.message()],
     }
@@ -83,7 +82,7 @@ pub(crate) async fn run(global: &Global) -> Outcome {
     }
     match problems {
         0 => Ok(()),
-        1 => Err(Failure::NotWell("1 problem was found".to_owned())),
-        n => Err(Failure::NotWell(format!("{n} problems were found"))),
+        1 => Err(Failure::ProblemsFound("1 problem was found".to_owned())),
+        n => Err(Failure::ProblemsFound(format!("{n} problems were found"))),
     }
 }

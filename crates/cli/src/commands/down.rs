@@ -3,11 +3,11 @@
 use cellar_provisioner::{DownOutcome, down};
 use clap::Args;
 
-use crate::arguments::Global;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
 use crate::{local, output};
 
-/// End every process of a local cluster; its data stays
+/// End every process of a local cluster; its data is kept
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar down

@@ -1,20 +1,18 @@
 //! `cellar drill`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use cellar_api::v1::DrillRestoreRequest;
-use cellar_model::{BackupLabel, CellName, RequestId};
+use cellar_api::v1::{DrillRestoreRequest, Job, ScheduledDrill};
+use cellar_model::{BackupLabel, CellName};
 use clap::Args;
 
-use crate::arguments::{Form, Global};
-use crate::client::follow::follow;
-use crate::client::retry::call;
-use crate::client::submit::{accepted, judge, request_id, span};
+use crate::client::run_job::{JobOptions, run_job};
+use crate::client::submit::or_empty;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::global::Global;
 use crate::render::drill::report;
-use crate::render::units::{parse_duration, parse_size};
+use crate::render::units::parse_size;
 
 /// Prove that a backup can be restored, by restoring it
 ///
@@ -28,28 +26,28 @@ use crate::render::units::{parse_duration, parse_size};
   cellar drill --check-file checks.sql --max-rate 0 --nice 0
   cellar drill --output json | jq .result.drill.readableMillis")]
 pub(crate) struct Drill {
-    /// The cell that has room for the copy [default: a standby]
-    #[arg(long, value_name = "CELL")]
-    on: Option<CellName>,
     /// The backup [default: the newest]
     #[arg(long, value_name = "LABEL")]
     backup: Option<BackupLabel>,
     #[command(flatten)]
-    checks: Checks,
-    /// Print the job and end at once
-    #[arg(long)]
-    no_wait: bool,
-    /// When the job is given up [default: 3d]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    timeout: Option<Duration>,
-    /// Your own name for this request: repeating it finds the same job
-    #[arg(long, value_name = "ID")]
-    request_id: Option<RequestId>,
+    drill: DrillOptions,
+    #[command(flatten)]
+    options: JobOptions,
 }
 
-/// How the copy is looked at, and what that may cost.
+/// The flags of a drill now and of a scheduled one.
 #[derive(Debug, Args)]
-pub(crate) struct Checks {
+pub(crate) struct DrillOptions {
+    /// The cell that has room for the copy [default: a standby]
+    #[arg(long, value_name = "CELL")]
+    on: Option<CellName>,
+    #[command(flatten)]
+    checks: Checks,
+}
+
+/// How the copy is checked, and what that may cost.
+#[derive(Debug, Args)]
+struct Checks {
     /// SQL that must run without error; its rows, if it returns any, must begin with true. May be repeated
     #[arg(long, value_name = "SQL")]
     check: Vec<String>,
@@ -58,16 +56,16 @@ pub(crate) struct Checks {
     check_file: Vec<PathBuf>,
     /// The database in which the checks run [default: postgres]
     #[arg(long, value_name = "NAME")]
-    pub(crate) check_database: Option<String>,
+    check_database: Option<String>,
     /// Leave pg_amcheck out
     #[arg(long)]
-    pub(crate) skip_amcheck: bool,
+    skip_amcheck: bool,
     /// Niceness of everything it runs [default: 19]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=19))]
-    pub(crate) nice: Option<u32>,
+    nice: Option<u32>,
     /// Restore at most so much a second; 0 for no limit [default: 32MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) max_rate: Option<u64>,
+    max_rate: Option<u64>,
 }
 
 fn read_check(path: &Path) -> Outcome<String> {
@@ -81,7 +79,7 @@ fn read_check(path: &Path) -> Outcome<String> {
 
 impl Checks {
     /// All checks, those in files included.
-    pub(crate) fn texts(&self) -> Outcome<Vec<String>> {
+    fn texts(&self) -> Outcome<Vec<String>> {
         let mut checks = self.check.clone();
         for path in &self.check_file {
             checks.push(read_check(path)?);
@@ -96,40 +94,51 @@ impl Checks {
     }
 }
 
-impl Drill {
-    pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let checks = self.checks.texts()?;
-        let target = global.target()?;
-        let client = target.client()?;
-        let request = DrillRestoreRequest {
-            database: super::database(global),
-            cell: self.on.map(|cell| cell.to_string()).unwrap_or_default(),
-            backup: self.backup.map(|label| label.to_string()).unwrap_or_default(),
-            checks,
-            check_database: self.checks.check_database.unwrap_or_default(),
+impl DrillOptions {
+    /// The drill that the flags describe, with the content of the files of checks.
+    pub(crate) fn read(&self) -> Outcome<ScheduledDrill> {
+        Ok(ScheduledDrill {
+            cell: self.on.as_ref().map(ToString::to_string),
+            checks: self.checks.texts()?,
+            check_database: self.checks.check_database.clone().unwrap_or_default(),
             skip_amcheck: self.checks.skip_amcheck,
             nice: self.checks.nice,
             max_bytes_per_second: self.checks.max_rate,
-            timeout: self.timeout.map(span),
-            request_id: request_id(self.request_id.as_ref()),
-        };
-        let job = call(&target, || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.drill_restore(request).await }
         })
-        .await?;
-        if self.no_wait {
-            return accepted(global, &job);
-        }
-        output::note(&format!("job {}", job.id));
-        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        match (global.output, job.result.as_ref().and_then(|result| result.drill())) {
-            (Form::Json, _) => output::json(&job)?,
-            // One that failed tells what it found, too.
-            (Form::Human, Some(result)) => output::print(&report(&job, result))?,
-            (Form::Human, None) => {}
-        }
-        judge(job).map(drop)
+    }
+}
+
+/// The request for a drill of the newest backup. It has no database, id or timeout yet.
+pub(crate) fn request(drill: ScheduledDrill) -> DrillRestoreRequest {
+    DrillRestoreRequest {
+        cell: drill.cell.unwrap_or_default(),
+        checks: drill.checks,
+        check_database: drill.check_database,
+        skip_amcheck: drill.skip_amcheck,
+        nice: drill.nice,
+        max_bytes_per_second: drill.max_bytes_per_second,
+        ..DrillRestoreRequest::default()
+    }
+}
+
+/// Submits the job.
+pub(crate) async fn submit(target: &Target, request: DrillRestoreRequest) -> Outcome<Job> {
+    target.call(request, async |mut client, request| client.drill_restore(request).await).await
+}
+
+impl Drill {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let request = DrillRestoreRequest {
+            database: global.database(),
+            backup: or_empty(self.backup.as_ref()),
+            timeout: self.options.timeout(),
+            request_id: self.options.request_id(),
+            ..request(self.drill.read()?)
+        };
+        let target = Target::of(global)?;
+        // A job that failed has a result too: which checks failed.
+        let report = async |job: &Job| Some(report(job, job.result.as_ref()?.drill()?));
+        run_job(global, &target, &self.options, submit(&target, request), report).await
     }
 }
 
@@ -151,7 +160,12 @@ mod tests {
         std::fs::write(&file, "select 1;\nselect true;\n").unwrap();
         std::fs::write(&empty, "\n").unwrap();
         let checks = |arguments: &[&str]| {
-            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.checks.texts()
+            Line::try_parse_from(std::iter::once(&"drill").chain(arguments))
+                .unwrap()
+                .drill
+                .drill
+                .read()
+                .map(|drill| drill.checks)
         };
         let path = file.to_str().unwrap();
         assert_eq!(
@@ -164,9 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_not_the_default() {
+    fn a_rate_of_zero_is_no_limit_and_not_the_default() {
         let rate = |arguments: &[&str]| {
-            Line::try_parse_from(std::iter::once(&"drill").chain(arguments)).unwrap().drill.checks.max_rate
+            Line::try_parse_from(std::iter::once(&"drill").chain(arguments))
+                .unwrap()
+                .drill
+                .drill
+                .checks
+                .max_rate
         };
         assert_eq!(rate(&["--max-rate", "0"]), Some(0));
         assert_eq!(rate(&["--max-rate", "10MiB"]), Some(10 << 20));

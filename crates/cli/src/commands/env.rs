@@ -2,15 +2,16 @@
 
 use cellar_api::v1::{PoolerView, Role};
 
-use crate::arguments::{Form, Global};
-use crate::commands::status::poolers;
+use crate::client::poolers::poolers;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::global::Global;
+use crate::output::{self, Form};
 
 /// Variables that point programs at the cluster's present primary.
 pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, String)>> {
-    let target = global.target()?;
-    let answer = poolers(&target, &super::database(global)).await?;
+    let target = Target::of(global)?;
+    let answer = poolers(&target, &global.database()).await?;
     let is_primary =
         |view: &&PoolerView| view.status.as_ref().is_some_and(|status| status.role() == Role::Primary);
     let primaries: Vec<_> = answer.poolers.iter().filter(is_primary).collect();
@@ -19,7 +20,7 @@ pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, Str
         [] => {
             return Err(no_single("no primary answers"));
         }
-        _ => return Err(no_single("more than one instance says that it is the primary")),
+        _ => return Err(no_single("more than one instance reports that it is the primary")),
     };
     let directory = match &global.admin {
         None => Some(global.directory()?),
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_back_what_was_meant() {
+    fn quoted_values_are_read_by_a_shell_as_they_are() {
         assert_eq!(quoted("/var/lib/x"), "/var/lib/x");
         assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
         assert_eq!(quoted(""), "''");

@@ -1,26 +1,24 @@
 //! `cellar expire`.
 
-use std::time::Duration;
-
 use cellar_api::v1::{ExpireBackupsRequest, Job};
-use cellar_model::{BackupLabel, CellName, RequestId};
+use cellar_model::{BackupLabel, CellName};
 use clap::Args;
 
-use crate::arguments::{Form, Global};
 use crate::client::follow::follow;
-use crate::client::retry::call;
-use crate::client::submit::{accepted, judge, request_id, span};
-use crate::client::target::{Client, Target};
+use crate::client::run_job::{JobOptions, QueueOption, require_success, run_job};
+use crate::client::submit::{or_empty, request_id};
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
+use crate::global::Global;
 use crate::output;
-use crate::question::{ask, can_be_asked};
-use crate::render::maintenance::expired;
-use crate::render::units::parse_duration;
+use crate::question::{ask, check_terminal};
+use crate::render::repository::expired;
 
-/// Take away the backups and the WAL that the retention does not keep
+/// Expire the backups and the WAL that the retention does not keep
 ///
-/// Shows first what would go, then asks. How many full backups stay is the cluster's retention; WAL stays from the
-/// oldest of them on. Refused while a restore is neither confirmed nor rolled back, and when no backup would be left.
+/// First shows what would be deleted, then asks. The cluster's retention is how many full backups are kept; WAL is
+/// kept from the oldest of them on. Refused while a restore is neither confirmed nor rolled back, and when no backup
+/// would be left.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar expire --dry-run
@@ -28,80 +26,61 @@ use crate::render::units::parse_duration;
   cellar expire --backup 20260301-101500F
   cellar expire --dry-run --output json | jq '.result.expire.backups[]'")]
 pub(crate) struct Expire {
-    /// This backup and all that build on it, whatever the retention says
+    /// Expire this backup and all that build on it, whatever the retention is
     #[arg(long, value_name = "LABEL")]
     backup: Option<BackupLabel>,
     /// The cell whose multipooler does it [default: a standby's]
     #[arg(long, value_name = "CELL")]
     on: Option<CellName>,
-    /// Show what would go, and end
+    /// Show what would be deleted, and end
     #[arg(long)]
     dry_run: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Print the job and end at once
-    #[arg(long)]
-    no_wait: bool,
-    /// Wait behind a running job rather than be refused
-    #[arg(long)]
-    queue: bool,
-    /// When the job is given up [default: 3d]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    timeout: Option<Duration>,
-    /// Your own name for this request: repeating it finds the same job
-    #[arg(long, value_name = "ID")]
-    request_id: Option<RequestId>,
+    #[command(flatten)]
+    queue: QueueOption,
+    #[command(flatten)]
+    options: JobOptions,
 }
 
-async fn start(target: &Target, client: &Client, request: &ExpireBackupsRequest) -> Outcome<Job> {
-    call(target, || {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.expire_backups(request).await }
-    })
-    .await
+/// Submits the job.
+pub(crate) async fn submit(target: &Target, request: ExpireBackupsRequest) -> Outcome<Job> {
+    target.call(request, async |mut client, request| client.expire_backups(request).await).await
 }
 
-/// What a job that has ended well says.
-fn told(job: &Job) -> Outcome<String> {
-    let result = job.result.as_ref().and_then(|result| result.expire());
-    let result = result.ok_or_else(|| Failure::Bug(format!("job {} succeeded without a result", job.id)))?;
-    Ok(expired(job, result))
+fn report(job: &Job) -> Option<String> {
+    Some(expired(job, job.result.as_ref()?.expire()?))
+}
+
+/// Shows what the request would delete, and asks.
+async fn confirm(target: &Target, request: &ExpireBackupsRequest) -> Outcome {
+    // The request's own id is that of the job that deletes.
+    let dry_run = ExpireBackupsRequest { dry_run: true, request_id: request_id(None), ..request.clone() };
+    let job = submit(target, dry_run).await?;
+    let job = require_success(follow(target, &job.id, true, |_| Ok(())).await?)?;
+    let text =
+        report(&job).ok_or_else(|| Failure::Bug(format!("job {} succeeded without a result", job.id)))?;
+    output::note(&text);
+    ask(&format!("Expire backups of database {}?", job.database), &job.database).await
 }
 
 impl Expire {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        // Of a job that is not waited for nobody would see the rehearsal.
-        can_be_asked(self.yes || self.dry_run)?;
-        let target = global.target()?;
-        let client = target.client()?;
+        check_terminal(self.yes || self.dry_run)?;
+        let target = Target::of(global)?;
         let request = ExpireBackupsRequest {
-            database: super::database(global),
-            cell: self.on.map(|cell| cell.to_string()).unwrap_or_default(),
-            backup: self.backup.map(|label| label.to_string()).unwrap_or_default(),
+            database: global.database(),
+            cell: or_empty(self.on.as_ref()),
+            backup: or_empty(self.backup.as_ref()),
             dry_run: self.dry_run,
-            queue: self.queue,
-            timeout: self.timeout.map(span),
-            request_id: request_id(self.request_id.as_ref()),
+            queue: self.queue.queue,
+            timeout: self.options.timeout(),
+            request_id: self.options.request_id(),
         };
         if !self.yes && !self.dry_run {
-            let rehearsal =
-                ExpireBackupsRequest { dry_run: true, request_id: request_id(None), ..request.clone() };
-            let job = start(&target, &client, &rehearsal).await?;
-            let job = judge(follow(&target, &job.id, true, |_| Ok(())).await?)?;
-            output::note(&told(&job)?);
-            ask(&format!("Expire backups of database {}?", job.database), &job.database).await?;
+            confirm(&target, &request).await?;
         }
-        let job = start(&target, &client, &request).await?;
-        if self.no_wait {
-            return accepted(global, &job);
-        }
-        output::note(&format!("job {}", job.id));
-        let job = follow(&target, &job.id, false, |_| Ok(())).await?;
-        if global.output == Form::Json {
-            output::json(&job)?;
-            return judge(job).map(drop);
-        }
-        output::print(&told(&judge(job)?)?)
+        run_job(global, &target, &self.options, submit(&target, request), async |job| report(job)).await
     }
 }

@@ -1,4 +1,4 @@
-//! The commands, one a file.
+//! The commands, one a file, and the table of them: a command is a module and two lines here.
 
 pub(crate) mod audit;
 pub(crate) mod backup;
@@ -8,6 +8,7 @@ pub(crate) mod certs;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod databases;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
@@ -22,38 +23,80 @@ pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod verify;
 
-use crate::arguments::{Arguments, Command};
-use crate::failure::Outcome;
+use clap::Subcommand;
 
-/// Runs the command.
-pub(crate) async fn run(arguments: Arguments) -> Outcome {
-    let Arguments { global, command } = arguments;
-    match command {
-        Command::Up(command) => command.run(&global).await,
-        Command::Down(command) => command.run(&global).await,
-        Command::Status(command) => command.run(&global).await,
-        Command::Backup(command) => command.run(&global).await,
-        Command::Backups(command) => command.run(&global).await,
-        Command::Jobs(command) => command.run(&global).await,
-        Command::Rebuild(command) => command.run(&global).await,
-        Command::Restore(command) => command.run(&global).await,
-        Command::Drill(command) => command.run(&global).await,
-        Command::Verify(command) => command.run(&global).await,
-        Command::Expire(command) => command.run(&global).await,
-        Command::Check(command) => command.run(&global).await,
-        Command::Schedules(command) => command.run(&global).await,
-        Command::Audit(command) => command.run(&global).await,
-        Command::Cells(command) => command.run(&global).await,
-        Command::Certs(command) => command.run(&global).await,
-        Command::Config(command) => command.run(&global),
-        Command::Env => env::run(&global).await,
-        Command::Exec(command) => command.run(&global).await,
-        Command::Doctor => doctor::run(&global).await,
-        Command::Completions(command) => command.run(),
-    }
+use crate::failure::Outcome;
+use crate::global::Global;
+
+/// Every command, in the order of the help.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Up(up::Up),
+    Down(down::Down),
+    Status(status::Status),
+    Backup(backup::Backup),
+    #[command(subcommand)]
+    Backups(backups::Backups),
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    Rebuild(rebuild::Rebuild),
+    Restore(restore::Restore),
+    Drill(drill::Drill),
+    Verify(verify::Verify),
+    Expire(expire::Expire),
+    Check(check::Check),
+    #[command(subcommand)]
+    Schedules(schedules::Schedules),
+    #[command(subcommand)]
+    Cells(cells::Cells),
+    #[command(subcommand)]
+    Databases(databases::Databases),
+    #[command(subcommand)]
+    Certs(certs::Certs),
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Print shell exports that point psql and programs at the cluster's primary
+    #[command(after_help = "Examples:
+  eval \"$(cellar env)\" && psql -c 'select 1'
+  cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
+    Env,
+    Exec(exec::Exec),
+    /// Find a cluster's problems: programs, ports, directories, processes, cells
+    #[command(after_help = "Examples:
+  cellar doctor
+  cellar doctor --dir /srv/cellar/demo")]
+    Doctor,
+    Completions(completions::Completions),
 }
 
-/// The database's name as requests take it: empty stands for the only one.
-pub(crate) fn database(global: &crate::arguments::Global) -> String {
-    global.database.as_ref().map(ToString::to_string).unwrap_or_default()
+impl Command {
+    /// Runs the command; `definition` is the whole command line, for completions.
+    pub(crate) async fn run(self, global: &Global, definition: clap::Command) -> Outcome {
+        match self {
+            Self::Up(command) => command.run(global).await,
+            Self::Down(command) => command.run(global).await,
+            Self::Status(command) => command.run(global).await,
+            Self::Backup(command) => command.run(global).await,
+            Self::Backups(command) => command.run(global).await,
+            Self::Jobs(command) => command.run(global).await,
+            Self::Rebuild(command) => command.run(global).await,
+            Self::Restore(command) => command.run(global).await,
+            Self::Drill(command) => command.run(global).await,
+            Self::Verify(command) => command.run(global).await,
+            Self::Expire(command) => command.run(global).await,
+            Self::Check(command) => command.run(global).await,
+            Self::Schedules(command) => command.run(global).await,
+            Self::Audit(command) => command.run(global).await,
+            Self::Cells(command) => command.run(global).await,
+            Self::Databases(command) => command.run(global).await,
+            Self::Certs(command) => command.run(global).await,
+            Self::Config(command) => command.run(global),
+            Self::Env => env::run(global).await,
+            Self::Exec(command) => command.run(global).await,
+            Self::Doctor => doctor::run(global).await,
+            Self::Completions(command) => command.run(definition),
+        }
+    }
 }

@@ -1,30 +1,28 @@
 //! `cellar restore`.
 
-use std::time::Duration;
+mod decision;
+mod plan;
+mod point;
 
-use cellar_api::v1::restore_target::Target as To;
-use cellar_api::v1::{
-    GetDatabaseRequest, GetJobRequest, Job, JobState, LatestTarget, RestoreDatabaseRequest,
-    RestoreJobRequest, RestorePlan, RestoreTarget,
-};
-use cellar_model::{BackupLabel, CellName, DatabaseName, JobId, Lsn, RequestId, RestorePointName};
+use cellar_api::v1::{GetDatabaseRequest, GetJobRequest, RestoreDatabaseRequest};
+use cellar_model::{CellName, DatabaseName, JobId, RequestId};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use crate::arguments::{Form, Global};
-use crate::client::follow::follow;
-use crate::client::retry::call;
-use crate::client::submit::{accepted, judge, request_id, span, to_its_end};
-use crate::client::target::{Client, Target};
+use crate::client::run_job::{JobOptions, QueueOption, run_job};
+use crate::client::submit::or_empty;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
-use crate::local::took;
+use crate::global::Global;
 use crate::output;
-use crate::question::{ask, can_be_asked};
-use crate::render::restore;
-use crate::render::units::parse_duration;
-use crate::render::when::{parse_time, understood};
+use crate::question::check_terminal;
+use crate::render::restore::report;
+use crate::render::when::resolved_time;
 
-/// Bring the whole database back to a point in time
+#[cfg(test)]
+pub(crate) use plan::plan_of;
+
+/// Restore the whole database to a point in time
 ///
 /// Plans first and shows the plan, then asks. The old data is kept beside the new until you confirm the
 /// restore; until then a rollback brings everything back. What was written after the target is not in the
@@ -43,9 +41,9 @@ use crate::render::when::{parse_time, understood};
 )]
 pub(crate) struct Restore {
     #[command(subcommand)]
-    after: Option<After>,
+    decision: Option<Decision>,
     #[command(flatten)]
-    to: Point,
+    to: point::Point,
     /// The timeline on which the target lies [default: the present primary's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     timeline: Option<u32>,
@@ -58,308 +56,84 @@ pub(crate) struct Restore {
     /// Restore over the old data, where there is no room for both: no rollback is possible then
     #[arg(long)]
     in_place: bool,
-    #[command(flatten)]
-    how: How,
-}
-
-/// What the restore and what comes after it have in common.
-#[derive(Debug, Args)]
-struct How {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Print the job and end at once
-    #[arg(long)]
-    no_wait: bool,
-    /// Wait behind a running job rather than be refused
-    #[arg(long)]
-    queue: bool,
-    /// When the job is given up [default: 3d]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    timeout: Option<Duration>,
-    /// Your own name for this request: repeating it finds the same job
-    #[arg(long, value_name = "ID")]
-    request_id: Option<RequestId>,
+    #[command(flatten)]
+    queue: QueueOption,
+    #[command(flatten)]
+    options: JobOptions,
 }
 
-/// Where to; exactly one.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct Point {
-    /// To the end of what is archived
-    #[arg(long)]
-    latest: bool,
-    /// To a time: everything that was committed then or before; UTC unless it has an offset
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    to_time: Option<Timestamp>,
-    /// To a WAL position; the record there is included
-    #[arg(long, value_name = "LSN")]
-    to_lsn: Option<Lsn>,
-    /// To a restore point, made by pg_create_restore_point
-    #[arg(long, value_name = "NAME")]
-    to_name: Option<RestorePointName>,
-    /// To the commit of a transaction; it is included
-    #[arg(long, value_name = "XID", value_parser = clap::value_parser!(u64).range(3..))]
-    to_xid: Option<u64>,
-    /// To the end of a backup
-    #[arg(long, value_name = "LABEL")]
-    to_backup: Option<BackupLabel>,
-}
-
+/// What is done about a restore that took effect.
 #[derive(Debug, Subcommand)]
-enum After {
+enum Decision {
     /// Keep what was restored: delete the old data
     #[command(after_help = "Example:
   cellar restore confirm 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00")]
-    Confirm {
-        /// The restore's id
-        #[arg(value_name = "JOB")]
-        id: JobId,
-        #[command(flatten)]
-        how: How,
-    },
+    Confirm(decision::Options),
     /// Go back to the old data: what was written since the restore is lost
     #[command(after_help = "Example:
   cellar restore rollback 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00")]
-    Rollback {
-        /// The restore's id
-        #[arg(value_name = "JOB")]
-        id: JobId,
-        #[command(flatten)]
-        how: How,
-    },
+    Rollback(decision::Options),
 }
 
-impl Point {
-    fn target(&self) -> RestoreTarget {
-        let target = self
-            .to_time
-            .map(|time| To::Time(time.into()))
-            .or_else(|| self.to_lsn.map(|lsn| To::Lsn(lsn.to_string())))
-            .or_else(|| self.to_name.as_ref().map(|name| To::Name(name.to_string())))
-            .or_else(|| self.to_xid.map(To::Xid))
-            .or_else(|| self.to_backup.as_ref().map(|label| To::Backup(label.to_string())))
-            .or_else(|| self.latest.then_some(To::Latest(LatestTarget {})));
-        RestoreTarget { target }
-    }
-}
-
-/// The plan, or the refusal that it found; nothing was changed then.
-pub(crate) fn plan_of(job: &Job) -> Outcome<&RestorePlan> {
-    if job.state() != JobState::Succeeded {
-        return Err(Failure::Refused(Box::new(job.clone())));
-    }
-    job.result
-        .as_ref()
-        .and_then(|result| result.plan())
-        .ok_or_else(|| Failure::Bug(format!("job {} succeeded without a plan", job.id)))
-}
-
-/// The question before a restore.
-pub(crate) fn question(job: &Job, plan: &RestorePlan) -> String {
-    let cell = job.restore().and_then(|params| params.onto.as_deref()).unwrap_or(&job.cell);
-    format!("Restore database {} in cell {cell} to {}?", job.database, restore::target(plan.target.as_ref()))
-}
-
-async fn start_plan(target: &Target, client: &Client, request: &RestoreDatabaseRequest) -> Outcome<Job> {
-    call(target, || {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.plan_restore(request).await }
-    })
-    .await
-}
-
-async fn get_job(target: &Target, client: &Client, id: JobId) -> Outcome<Job> {
-    call(target, || {
-        let mut client = client.clone();
-        async move { client.get_job(GetJobRequest { id: id.to_string() }).await }
-    })
-    .await
-}
-
-/// Whether the request has become a job already. Its plan may not hold any more just because it was done.
-async fn is_repeated(target: &Target, client: &Client, database: &str, request: &RequestId) -> Outcome<bool> {
-    let view = call(target, || {
-        let mut client = client.clone();
-        let request = GetDatabaseRequest { name: database.to_owned() };
-        async move { client.get_database(request).await }
-    })
-    .await?;
+/// Whether the request has become a job already. Its plan may be refused now just because it was done.
+async fn is_repeated(target: &Target, database: &str, request: &RequestId) -> Outcome<bool> {
+    let name = GetDatabaseRequest { name: database.to_owned() };
+    let view = target.call(name, async |mut client, name| client.get_database(name).await).await?;
     let name = view.database.unwrap_or_default().name;
     let name: DatabaseName = name
         .parse()
         .map_err(|error| Failure::Bug(format!("multiadmin calls a database {name:?}: {error}")))?;
-    match get_job(target, client, JobId::for_request(&name, request)).await {
+    let id = GetJobRequest { id: JobId::for_request(&name, request).to_string() };
+    match target.call(id, async |mut client, id| client.get_job(id).await).await {
         Ok(_) => Ok(true),
         Err(Failure::Rpc(status)) if status.code() == tonic::Code::NotFound => Ok(false),
         Err(failure) => Err(failure),
     }
 }
 
-/// Follows a restore or a rollback and tells what it did, also when something went wrong behind the point of no return.
-async fn finish(global: &Global, target: &Target, job: &Job) -> Outcome {
-    output::note(&format!("job {}", job.id));
-    let job = follow(target, &job.id, false, |_| Ok(())).await?;
-    match (global.output, job.result.as_ref().and_then(|result| result.restore())) {
-        (Form::Json, _) => output::json(&job)?,
-        (Form::Human, Some(result)) => {
-            output::print(&format!("{}{}", restore::summary(&job, result), restore::next(&job, result)))?;
-        }
-        (Form::Human, None) if job.state() == JobState::Succeeded => {
-            return Err(Failure::Bug(format!("job {} succeeded without a result", job.id)));
-        }
-        (Form::Human, None) => {}
-    }
-    judge(job).map(drop)
-}
-
 impl Restore {
     fn request(&self, global: &Global) -> RestoreDatabaseRequest {
         RestoreDatabaseRequest {
-            database: super::database(global),
+            database: global.database(),
             target: Some(self.to.target()),
             timeline: self.timeline.unwrap_or(0),
-            onto: self.onto.as_ref().map(ToString::to_string).unwrap_or_default(),
+            onto: or_empty(self.onto.as_ref()),
             in_place: self.in_place,
-            queue: self.how.queue,
-            timeout: self.how.timeout.map(span),
-            request_id: request_id(self.how.request_id.as_ref()),
+            queue: self.queue.queue,
+            timeout: self.options.timeout(),
+            request_id: self.options.request_id(),
         }
     }
 
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        match self.after {
-            Some(After::Confirm { id, how }) => return confirm(global, id, &how).await,
-            Some(After::Rollback { id, how }) => return rollback(global, id, &how).await,
+        match self.decision {
+            Some(Decision::Confirm(options)) => return decision::confirm(global, &options).await,
+            Some(Decision::Rollback(options)) => return decision::rollback(global, &options).await,
             None => {}
         }
-        if let Some(time) = self.to.to_time {
-            output::note(&understood(time, Timestamp::now()));
+        if let Some(time) = self.to.time() {
+            output::note(&resolved_time(time, Timestamp::now()));
         }
         if self.plan {
-            return self.show_plan(global).await;
+            let target = Target::of(global)?;
+            return plan::show(global, &target, self.request(global), self.options.no_wait).await;
         }
-        can_be_asked(self.how.yes)?;
-        let target = global.target()?;
-        let client = target.client()?;
+        check_terminal(self.yes)?;
+        let target = Target::of(global)?;
         let request = self.request(global);
-        let repeated = match &self.how.request_id {
-            Some(id) => is_repeated(&target, &client, &request.database, id).await?,
+        let is_repeated = match &self.options.request_id {
+            Some(id) => is_repeated(&target, &request.database, id).await?,
             None => false,
         };
-        if repeated {
-            output::note("this request was made before: its job is followed, and nothing begins anew");
+        if is_repeated {
+            output::note("this request was made before: its job is followed, and no other begins");
         } else {
-            self.agree(&target, &client, &request).await?;
+            plan::confirm(&target, &request, self.yes).await?;
         }
-        let job = call(&target, || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.restore_database(request).await }
-        })
-        .await?;
-        if self.how.no_wait {
-            return accepted(global, &job);
-        }
-        finish(global, &target, &job).await
+        let submit = target.call(request, async |mut client, request| client.restore_database(request).await);
+        run_job(global, &target, &self.options, submit, async |job| report(job)).await
     }
-
-    /// Shows the plan, and asks unless told not to.
-    async fn agree(&self, target: &Target, client: &Client, request: &RestoreDatabaseRequest) -> Outcome {
-        // The request's own id is the restore's.
-        let planned = RestoreDatabaseRequest {
-            request_id: request_id(None),
-            queue: false,
-            timeout: None,
-            ..request.clone()
-        };
-        let job = start_plan(target, client, &planned).await?;
-        output::note(&format!("planning (job {})", job.id));
-        let job = follow(target, &job.id, true, |_| Ok(())).await?;
-        let plan = plan_of(&job)?;
-        output::note(&format!("\n{}", restore::plan(&job, plan)));
-        if self.how.yes {
-            return Ok(());
-        }
-        ask(&question(&job, plan), &job.database).await
-    }
-
-    async fn show_plan(&self, global: &Global) -> Outcome {
-        let target = global.target()?;
-        let client = target.client()?;
-        let job = start_plan(&target, &client, &self.request(global)).await?;
-        if self.how.no_wait {
-            return accepted(global, &job);
-        }
-        let job = follow(&target, &job.id, true, |_| Ok(())).await?;
-        if global.output == Form::Json {
-            output::json(&job)?;
-            return plan_of(&job).map(drop);
-        }
-        output::print(&restore::plan(&job, plan_of(&job)?))
-    }
-}
-
-fn request_of(id: JobId, how: &How) -> RestoreJobRequest {
-    RestoreJobRequest {
-        id: id.to_string(),
-        queue: how.queue,
-        timeout: how.timeout.map(span),
-        request_id: request_id(how.request_id.as_ref()),
-    }
-}
-
-/// Asks the person whether what is done about a restore may be done, and finds multiadmin.
-async fn agreed(
-    global: &Global,
-    id: JobId,
-    how: &How,
-    question: impl FnOnce(&str) -> String,
-) -> Outcome<(Target, Client)> {
-    can_be_asked(how.yes)?;
-    let target = global.target()?;
-    let client = target.client()?;
-    if !how.yes {
-        let database = get_job(&target, &client, id).await?.database;
-        ask(&question(&database), &database).await?;
-    }
-    Ok((target, client))
-}
-
-async fn confirm(global: &Global, id: JobId, how: &How) -> Outcome {
-    let begun = std::time::Instant::now();
-    let (target, client) = agreed(global, id, how, |database| {
-        format!(
-            "Delete the data that database {database} had before restore {id}? No rollback is possible then."
-        )
-    })
-    .await?;
-    let request = request_of(id, how);
-    let job = call(&target, || {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.confirm_restore(request).await }
-    })
-    .await?;
-    let Some(job) = to_its_end(global, &target, job, how.no_wait).await? else { return Ok(()) };
-    output::print(&format!(
-        "restore {id} of database {} is confirmed, the old data is deleted; that took {}",
-        job.database,
-        took(begun)
-    ))
-}
-
-async fn rollback(global: &Global, id: JobId, how: &How) -> Outcome {
-    let (target, client) = agreed(global, id, how, |database| {
-        format!("Bring database {database} back to what it was before restore {id}? What was written since is lost.")
-    })
-    .await?;
-    let request = request_of(id, how);
-    let job = call(&target, || {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.rollback_restore(request).await }
-    })
-    .await?;
-    if how.no_wait {
-        return accepted(global, &job);
-    }
-    finish(global, &target, &job).await
 }

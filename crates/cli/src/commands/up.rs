@@ -9,10 +9,11 @@ use cellar_model::{CellName, Secret};
 use cellar_provisioner::{Cluster, PASSPHRASE_VARIABLE, PortOffset, UpOptions, read_passphrase, up};
 use clap::Args;
 
-use crate::arguments::{Form, Global};
-use crate::client::target::absolute;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
-use crate::render::units::parse_duration;
+use crate::global::{Global, absolute};
+use crate::output::Form;
+use crate::render::units::{self, parse_duration};
 use crate::{local, output};
 
 /// Start a local cluster, finish an interrupted start, or restart what died
@@ -30,7 +31,7 @@ pub(crate) struct Up {
     /// Names of the cells; indexes and ports follow the alphabet [default: zone1,zone2,zone3]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     cells: Option<Vec<CellName>>,
-    /// Move every port by so much, or let a free place be found
+    /// Add this to every port, or let free ports be found
     #[arg(long, value_name = "N|auto")]
     port_offset: Option<PortOffset>,
     /// Where backups go [default: repo in the cluster's directory]
@@ -50,10 +51,11 @@ pub(crate) struct Up {
     /// How long certificates are valid that are issued from now on [default: 1 year]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     cert_lifetime: Option<Duration>,
-    /// Let multiadmin renew certificates at two thirds of their life
+    /// Let multiadmin renew certificates at two thirds of their lifetime
     ///
-    /// It is given a pair of its own that signs on behalf of the authority, whose key stays where it is. Without, or
-    /// with `--auto-renew=false`, `cellar up` and `cellar certs rotate` renew them. Takes effect when multiadmin starts.
+    /// multiadmin gets a key pair of its own that signs on behalf of the authority, whose key stays where it is.
+    /// Without it, or with `--auto-renew=false`, `cellar up` and `cellar certs rotate` renew them. Takes effect when
+    /// multiadmin starts.
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     auto_renew: Option<bool>,
     /// When to give up waiting
@@ -61,7 +63,7 @@ pub(crate) struct Up {
     timeout: Duration,
 }
 
-/// `file:///path` names a path too; other repositories cannot be made yet.
+/// The repository's path: a path, or one as `file:///path`. Other kinds of repository are refused.
 fn repo_path(repo: &Path) -> Outcome<PathBuf> {
     let text = repo.to_str().unwrap_or_default();
     match text.split_once("://") {
@@ -74,8 +76,8 @@ fn repo_path(repo: &Path) -> Outcome<PathBuf> {
     }
 }
 
-/// The repository's passphrase, from the one place where it is given. What is in a variable that is set but empty
-/// was meant to be one.
+/// The repository's passphrase, from the file or the variable. A variable that is set and empty is refused: it was meant
+/// to hold one.
 fn passphrase(file: Option<&Path>, variable: Option<OsString>) -> Outcome<Option<Secret>> {
     let usage = |message: String, hint: &str| Err(Failure::usage(message, hint));
     match (file, variable) {
@@ -88,7 +90,7 @@ fn passphrase(file: Option<&Path>, variable: Option<OsString>) -> Outcome<Option
             Ok(secret) => Ok(Some(secret)),
             Err(error) => usage(error.to_string(), "the file holds nothing but the passphrase, on one line"),
         },
-        // Not its text: a variable that is not UTF-8 would be shown.
+        // Without the text: a message must not show a passphrase.
         (None, Some(text)) => match text.to_str().map(Secret::passphrase) {
             Some(Ok(secret)) => Ok(Some(secret)),
             Some(Err(reason)) => usage(
@@ -140,11 +142,11 @@ impl Up {
         match global.output {
             Form::Human => {
                 output::note(&format!("\n{}", next_commands(&outcome.cluster, &outcome.primary)));
-                output::note(&format!("\nthat took {}", local::took(begun)));
+                output::note(&format!("\nthat took {}", units::duration(begun.elapsed())));
                 Ok(())
             }
             Form::Json => {
-                let target = global.target()?;
+                let target = Target::of(global)?;
                 let request = GetDatabaseRequest { name: outcome.cluster.state.database.to_string() };
                 let database = target.client()?.get_database(request).await;
                 output::json(database.map_err(|status| target.failure(status))?.get_ref())
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passphrase_comes_from_one_place_and_is_in_no_message() {
+    fn a_passphrase_is_read_from_one_place_and_never_shown() {
         use std::os::unix::fs::OpenOptionsExt;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pass");

@@ -1,22 +1,23 @@
-//! What a drill proved, in words.
+//! The result of a drill in words.
 
 use cellar_api::v1::{DrillResult, Job, JobState, LastDrill};
 
-use crate::render::table::{NOTHING, Table};
+use crate::render::facts::{NOTHING, lines};
+use crate::render::table::Table;
 use crate::render::units;
 
-/// A check's SQL is shown so far; the whole is in the job.
-const NAME_WIDTH: usize = 60;
+/// So many characters of a check's SQL are shown; `jobs show` shows all.
+const MAX_NAME_WIDTH: usize = 60;
 
 fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= NAME_WIDTH {
+    if line.chars().count() <= MAX_NAME_WIDTH {
         return line;
     }
-    line.chars().take(NAME_WIDTH - 1).chain(['…']).collect()
+    line.chars().take(MAX_NAME_WIDTH - 1).chain(['…']).collect()
 }
 
-/// What a drill that has ended says of the backup, in one line.
+/// What a drill that has ended means for the backup, in one line.
 fn verdict(job: &Job, result: &DrillResult) -> String {
     let backup = &result.backup;
     if job.state() == JobState::Succeeded {
@@ -28,10 +29,9 @@ fn verdict(job: &Job, result: &DrillResult) -> String {
     let failed = result.checks.iter().filter(|check| !check.passed).count();
     match failed {
         0 => format!("backup {backup} is NOT proven to be restorable\n"),
-        failed => format!(
-            "backup {backup} is NOT as it should be: {failed} of {} checks failed\n",
-            result.checks.len()
-        ),
+        failed => {
+            format!("backup {backup} did NOT pass: {failed} of {} checks failed\n", result.checks.len())
+        }
     }
 }
 
@@ -44,9 +44,7 @@ pub(crate) fn report(job: &Job, result: &DrillResult) -> String {
     let commit = units::exact(result.last_commit.as_ref());
     let commit = if commit.is_empty() { String::new() } else { format!(", last commit {commit}") };
     let lsn = if result.lsn.is_empty() { NOTHING } else { &result.lsn };
-    let mut text =
-        format!("drill of backup {} of database {} in cell {}\n", result.backup, job.database, job.cell);
-    for (name, value) in [
+    let facts = vec![
         (
             "restored",
             format!("{} in {}", units::size(result.size_bytes), units::millis(result.restore_millis)),
@@ -54,9 +52,14 @@ pub(crate) fn report(job: &Job, result: &DrillResult) -> String {
         ("readable", after(result.readable_millis)),
         ("replayed", after(result.replayed_millis)),
         ("reached", format!("{lsn}{commit}")),
-    ] {
-        text.push_str(&format!("  {name:<10}{value}\n"));
-    }
+    ];
+    let mut text = format!(
+        "drill of backup {} of database {} in cell {}\n{}",
+        result.backup,
+        job.database,
+        job.cell,
+        lines(facts)
+    );
     if !result.checks.is_empty() {
         let mut table = Table::new(&["CHECK", "RESULT", "DETAIL"]);
         for check in &result.checks {

@@ -2,22 +2,26 @@
 
 use cellar_api::v1::{Job, JobState, JobStep, Progress};
 
-use crate::commands::jobs::{kind_word, state_word};
+use crate::render::facts::section;
 use crate::render::table::Table;
 use crate::render::units;
+use crate::render::words::{kind_word, state_word};
 
 /// A step's name among its siblings.
 pub(crate) fn name(step: &JobStep) -> String {
     format!("{} {}", kind_word(step.kind()), step.cell)
 }
 
-fn took(step: &JobStep) -> Option<String> {
-    units::between(step.start_time.as_ref(), step.end_time.as_ref()).map(units::duration)
+fn took(step: &JobStep) -> String {
+    units::took(step.start_time.as_ref(), step.end_time.as_ref())
 }
 
 /// What a step does, or how it ended.
 pub(crate) fn phase(step: &JobStep) -> String {
-    let after = took(step).map_or_else(String::new, |took| format!(" ({took})"));
+    let after = match took(step) {
+        took if took.is_empty() => took,
+        took => format!(" ({took})"),
+    };
     match step.state() {
         JobState::Pending => "waiting for its multipooler".to_owned(),
         JobState::Running => step
@@ -48,12 +52,12 @@ fn progress(progress: &Progress) -> String {
     }
 }
 
-/// One line a step, and below it where to read on about one that failed.
+/// A line for each step, and below them the command that shows the log of each that failed.
 pub(crate) fn render(job: &Job) -> String {
     if job.steps.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(&["STEP", "CELL", "STATE", "BEGAN", "TOOK", "DETAIL"]);
+    let mut table = Table::new(&["STEP", "CELL", "STATE", "STARTED", "TOOK", "DETAIL"]);
     for step in &job.steps {
         let detail = match (&step.error, &step.progress) {
             (Some(error), _) => format!("{} ({})", error.message, error.code),
@@ -61,18 +65,16 @@ pub(crate) fn render(job: &Job) -> String {
             (None, None) => String::new(),
         };
         table.row([
-            kind_word(step.kind()).to_owned(),
+            kind_word(step.kind()),
             step.cell.clone(),
             state_word(step.state()).to_owned(),
             units::time(step.start_time.as_ref()),
-            took(step).unwrap_or_default(),
+            took(step),
             detail,
         ]);
     }
-    let mut text = "\nsteps:\n".to_owned();
-    table.render().lines().for_each(|line| text.push_str(&format!("  {line}\n")));
-    for step in job.steps.iter().filter(|step| step.state() == JobState::Failed) {
-        text.push_str(&format!("  what {} wrote: cellar jobs logs {}\n", name(step), step.id));
-    }
-    text
+    let mut lines: Vec<String> = table.render().lines().map(str::to_owned).collect();
+    let failed = job.steps.iter().filter(|step| step.state() == JobState::Failed);
+    lines.extend(failed.map(|step| format!("log of {}: cellar jobs logs {}", name(step), step.id)));
+    section("steps", &lines)
 }

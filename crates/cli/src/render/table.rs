@@ -1,46 +1,38 @@
-//! Aligned columns without borders: read by people, cut by awk.
+//! Aligned columns without borders: read by people, and split by awk where a column has no spaces.
 
-/// A table; every row has as many cells as there are headings.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    rows: Vec<Vec<String>>,
-}
+use comfy_table::{ContentArrangement, Table as ComfyTable, presets};
 
-/// What stands for nothing, so that columns stay countable.
-pub(crate) const NOTHING: &str = "-";
+use crate::render::facts::NOTHING;
+
+/// A table. Its width is that of its content, not of the terminal: a line of output stays one line in a pipe.
+pub(crate) struct Table(ComfyTable);
 
 impl Table {
     pub(crate) fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
+        let mut table = ComfyTable::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(headings);
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, 2));
+        });
+        Self(table)
     }
 
+    /// Adds a row, which has as many cells as there are headings.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into_iter().map(clean).collect());
+        self.0.add_row(cells.map(|cell| clean(&cell)));
     }
 
-    /// The text, two spaces between columns and none at line ends.
+    /// The text: two spaces between columns, none at the ends of lines.
     pub(crate) fn render(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |at: usize| {
-            self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  "));
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
+        self.0.trim_fmt() + "\n"
     }
 }
 
-/// What others wrote must not move the cursor.
-fn clean(cell: String) -> String {
-    let cell = if cell.is_empty() { NOTHING.to_owned() } else { cell };
+/// The text of a cell: `-` for nothing, so that columns stay countable, and no control characters, which would move
+/// the cursor or break the line.
+fn clean(cell: &str) -> String {
+    let cell = if cell.is_empty() { NOTHING } else { cell };
     cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -54,5 +46,18 @@ mod tests {
         table.row(["a-long-name".into(), String::new()]);
         table.row(["é\x1b[31m".into(), "standby".into()]);
         assert_eq!(table.render(), "CELL         ROLE\na-long-name  -\né [31m       standby\n");
+    }
+
+    #[test]
+    fn a_table_without_rows_is_its_headings() {
+        assert_eq!(Table::new(&["CELL", "ROLE"]).render(), "CELL  ROLE\n");
+    }
+
+    #[test]
+    fn a_long_cell_is_not_wrapped() {
+        let long = "x".repeat(500);
+        let mut table = Table::new(&["DETAIL"]);
+        table.row([long.clone()]);
+        assert_eq!(table.render(), format!("DETAIL\n{long}\n"));
     }
 }

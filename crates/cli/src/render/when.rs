@@ -1,4 +1,4 @@
-//! Points in time, as people write them for `--to-time` and `--since`.
+//! Points in time, read from `--to-time` and `--since`.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -6,7 +6,7 @@ use jiff::tz::Offset;
 
 use crate::render::units;
 
-/// Where the digits of a date and a time of day are. jiff alone takes more: years with signs, hours alone.
+/// Where the digits of a date and a time of day are. jiff alone accepts more: years with signs, hours alone.
 const SHAPE: &str = "dddd-dd-dd dd:dd:dd";
 
 const FORMS: &str = "write it as 2026-03-01T10:15:00Z, 2026-03-01T10:15:00.123456+02:00 or '2026-03-01 10:15:00', \
@@ -21,7 +21,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
 pub(crate) fn parse_past(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let past = units::parse_duration(text).ok().and_then(|span| now.checked_sub(span).ok());
     past.map_or_else(
-        || parse_time(text).map_err(|error| format!("{error}; or say how long ago: 90s, 5m, 2h, 1d")),
+        || parse_time(text).map_err(|error| format!("{error}; or give how long ago: 90s, 5m, 2h, 1d")),
         Ok,
     )
 }
@@ -79,8 +79,8 @@ fn offset(zone: &str) -> Option<Offset> {
     Offset::from_seconds(sign * (number(hours, 24)? * 3600 + number(minutes, 60)? * 60)).ok()
 }
 
-/// The time as it was understood, so that a wrong zone is seen before it does harm.
-pub(crate) fn understood(time: Timestamp, now: Timestamp) -> String {
+/// The target as it was read, in UTC, so that a wrong time zone is seen before the restore.
+pub(crate) fn resolved_time(time: Timestamp, now: Timestamp) -> String {
     let distance = match now.duration_since(time) {
         past if !past.is_negative() => format!("{} ago", units::duration(past.unsigned_abs())),
         future => format!("in {}", units::duration(future.unsigned_abs())),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_forms() {
+    fn accepted_forms_are_read() {
         for (form, time) in [
             ("2026-03-01T10:15:00Z", "2026-03-01T10:15:00Z"),
             ("2026-03-01t10:15:00z", "2026-03-01T10:15:00Z"),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_saying_what_is_accepted() {
+    fn other_forms_are_refused_naming_the_accepted_ones() {
         for bad in [
             "",
             "now",
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_past_may_be_told_by_its_distance() {
+    fn a_time_in_the_past_may_be_given_as_a_duration() {
         let now = parse_time("2026-03-02T10:00:00Z").unwrap();
         let text = |of: &str| parse_past(of, now).map(cellar_model::timestamp_text);
         assert_eq!(text("1d").as_deref(), Ok("2026-03-01T10:00:00Z"));
@@ -175,38 +175,38 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_in_full() {
+    fn the_resolved_time_is_in_utc_with_its_distance() {
         let at = |text: &str| parse_time(text).unwrap();
         let time = at("2026-03-01 11:15:00.25+01");
         assert_eq!(
-            understood(time, at("2026-03-01 10:19:12.25")),
+            resolved_time(time, at("2026-03-01 10:19:12.25")),
             "target: 2026-03-01T10:15:00.250Z (UTC; 4 min 12 s ago)"
         );
         assert_eq!(
-            understood(time, at("2026-03-01 09:15:00.25")),
+            resolved_time(time, at("2026-03-01 09:15:00.25")),
             "target: 2026-03-01T10:15:00.250Z (UTC; in 1 h 0 min)"
         );
     }
 
     proptest! {
         #[test]
-        fn it_never_panics(text in ".{0,40}") {
+        fn parsing_never_panics(text in ".{0,40}") {
             let _ = parse_time(&text);
         }
 
         #[test]
-        fn nor_on_what_is_nearly_a_time(text in "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{0,12})?.{0,8}") {
+        fn parsing_never_panics_on_what_is_nearly_a_time(text in "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{0,12})?.{0,8}") {
             let _ = parse_time(&text);
         }
 
         #[test]
-        fn what_it_prints_it_reads(micros in -60_000_000_000_000_000_i64..250_000_000_000_000_000) {
+        fn printed_times_are_read(micros in -60_000_000_000_000_000_i64..250_000_000_000_000_000) {
             let time = Timestamp::from_microsecond(micros).unwrap();
             prop_assert_eq!(parse_time(&cellar_model::timestamp_text(time)), Ok(time));
         }
 
         #[test]
-        fn an_offset_is_taken_off(hours in 0_i64..24, minutes in 0_i64..60) {
+        fn the_offset_is_subtracted(hours in 0_i64..24, minutes in 0_i64..60) {
             let east = parse_time(&format!("2026-03-01T10:15:00+{hours:02}:{minutes:02}")).unwrap();
             let west = parse_time(&format!("2026-03-01 10:15:00-{hours:02}{minutes:02}")).unwrap();
             prop_assert_eq!(west.as_second() - east.as_second(), 2 * (hours * 3600 + minutes * 60));

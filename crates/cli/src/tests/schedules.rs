@@ -1,13 +1,12 @@
-//! Schedules as a person sees them.
+//! Schedules.
 
 use cellar_api::v1::ListSchedulesResponse;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-use super::{message, succeeded};
-use crate::commands::schedules::render_list;
-
-const JOB: &str = "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00";
+use super::jobs::succeeded;
+use super::messages::{ID, message};
+use crate::render::schedules::list;
 
 fn view(name: &str, work: &Value, last: &Value, settled: &str) -> Value {
     json!({
@@ -20,18 +19,18 @@ fn view(name: &str, work: &Value, last: &Value, settled: &str) -> Value {
 }
 
 #[test]
-fn the_schedules() {
+fn schedules_are_listed_with_their_last_run() {
     let backup = json!({"backup": {"cells": ["zone3", "zone2"], "type": "BACKUP_TYPE_FULL"}});
     let error = json!({"code": "CELL_DOWN", "message": "cell zone3 is down\u{1b}[2J", "hint": "h"});
     let (due, before) = ("2026-03-02T01:30:00Z", "2026-03-01T09:00:00Z");
-    let mut done = view("nightly", &backup, &json!({"due": due, "job": JOB}), due);
+    let mut done = view("nightly", &backup, &json!({"due": due, "job": ID}), due);
     done["lastJob"] = serde_json::to_value(succeeded()).unwrap();
     let mut paused = view("proof", &json!({"drill": {"cell": "zone2"}}), &Value::Null, before);
     paused["schedule"]["paused"] = true.into();
     let answer: ListSchedulesResponse = message(json!({
         "schedules": [
             done,
-            view("forgotten", &json!({"verify": {}}), &json!({"due": due, "job": JOB}), due),
+            view("forgotten", &json!({"verify": {}}), &json!({"due": due, "job": ID}), due),
             view("missed", &backup, &json!({"due": due, "error": error}), due),
             view("new", &json!({"expire": {}}), &Value::Null, before),
             view("waiting", &backup, &json!({"due": due, "error": error}), before),
@@ -39,5 +38,5 @@ fn the_schedules() {
         ],
         "unreadableRecords": ["/cellar/demo/schedules/app/odd"],
     }));
-    assert_snapshot!(format!("{}{}", render_list(&answer), render_list(&ListSchedulesResponse::default())));
+    assert_snapshot!(format!("{}{}", list(&answer), list(&ListSchedulesResponse::default())));
 }

@@ -2,9 +2,12 @@
 
 pub(crate) mod admission;
 pub(crate) mod driven;
-pub(crate) mod maintenance;
+pub(crate) mod expiry;
 pub(crate) mod outcome;
 pub(crate) mod precondition;
 pub(crate) mod proof;
 pub(crate) mod recovery_target;
+pub(crate) mod request;
 pub(crate) mod snapshot;
+pub(crate) mod survey;
+pub(crate) mod verification;

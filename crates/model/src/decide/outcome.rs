@@ -4,7 +4,8 @@
 //! closing the job. `claimable` and `closable` are the guards that each
 //! checks in the transaction it writes with, so exactly one outcome wins.
 
-use crate::records::job::{Job, JobRecord, JobState, JobStep, Progress, Run};
+use crate::records::job::record::{Job, JobRecord, JobStep};
+use crate::records::job::run::{JobState, Progress, Run};
 use crate::records::lock::Lock;
 
 /// Joins the two records into what the API shows.
@@ -18,7 +19,7 @@ pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&
     let (state, error, end_time) = match (run, &record.closure) {
         (Some(run), _) if run.state.is_terminal() => (run.state, run.error.clone(), run.end_time),
         (_, Some(closure)) => (closure.state, closure.error.clone(), Some(closure.time)),
-        // Nobody claims what multiadmin drives: it runs from the moment at which the lock is its own.
+        // A job that multiadmin drives has no claim: it runs from the moment at which it holds the lock.
         (None, None)
             if record.kind().is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
         {
@@ -85,7 +86,7 @@ pub fn claimable(record: &JobRecord, run: Option<&Run>, lock: &Lock) -> bool {
     !record.kind().takes_lock() || lock.holder == Some(record.parent.unwrap_or(record.id))
 }
 
-/// Whether multiadmin may close the job: nobody claims it, no run has ended, and it is not
+/// Whether multiadmin may close the job: no pooler claims it, no run has ended, and it is not
 /// closed yet. Checked again by the closing transaction.
 #[must_use]
 pub fn closable(record: &JobRecord, run: Option<&Run>, claimed: bool) -> bool {
@@ -102,12 +103,15 @@ pub fn lost_is_recoverable(record: &JobRecord, run: &Run, epoch: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::job::{Closure, JobError};
-    use crate::records::job_id::JobId;
-    use crate::records::spec::{JobSpec, RebuildParams};
     use crate::types::code::Code;
     use jiff::Timestamp;
     use proptest::prelude::*;
+
+    use crate::records::job::id::JobId;
+    use crate::records::job::record::Closure;
+    use crate::records::job::run::JobError;
+    use crate::records::job::spec::JobSpec;
+    use crate::records::rebuild::RebuildParams;
 
     fn record(n: u128) -> JobRecord {
         JobRecord::new(

@@ -13,7 +13,7 @@ use crate::types::name::CellName;
 
 /// How long a standby may be without its primary while nothing is wrong. A primary that starts again is back in a second
 /// or two, and its standbys try once a second (`wal_retrieve_retry_interval`), between two looks into the archive.
-pub const RECONNECT: Duration = Duration::from_secs(4);
+pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What the topology says of the instance.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ fn check_identity(expected: &Expected<'_>, observed: &Observed) -> Result<(), Re
         return Err(refuse(
             expected,
             Code::TwoPrimaries,
-            format!("{} is recorded as primary, but {} says so too", expected.primary, names.join(", ")),
+            format!("{} is recorded as primary, but {} is a primary too", expected.primary, names.join(", ")),
             "stop or rebuild the one that should not be, then ask again",
         ));
     }
@@ -122,8 +122,8 @@ fn check_standby_without_lag(expected: &Expected<'_>, observed: &Observed) -> Re
         return Err(refuse(
             expected,
             Code::WrongPrimary,
-            format!("the standby in cell {cell} does not stream from anybody"),
-            "look at its log; a rebuild mends what replication cannot (`cellar rebuild`)",
+            format!("the standby in cell {cell} does not stream from any primary"),
+            "look at its log; if replication cannot go on, rebuild it (`cellar rebuild`)",
         ));
     };
     if (host.as_str(), *port) != expected.primary_address {
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_of_the_primary_wants_the_recorded_one() {
+    fn backup_of_the_primary_needs_the_recorded_primary() {
         let (cell, other): (CellName, CellName) = ("zone1".parse().unwrap(), "zone2".parse().unwrap());
         let expected = |primary| Expected {
             cell: &cell,

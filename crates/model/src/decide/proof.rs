@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_standby_backup_is_proven() {
+    fn clean_standby_backup_is_proven() {
         assert_eq!(prove(&standby()), Ok(()));
         // An incremental of an idle standby may copy nothing but what the primary must supply.
         let mut idle = standby();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_copies_only_its_own() {
+    fn backup_of_the_primary_has_no_other_source() {
         let mut proof = standby();
         proof.standby = false;
         assert_eq!(prove(&proof), Err(ProofFailure::NotFromPrimary));

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::decide::admission::JobRequest;
-use crate::records::instance::{InstanceState, Role};
+use crate::decide::request::JobRequest;
+use crate::records::incarnation::Incarnation;
+use crate::records::instance::{InstanceState, LagClass, Role};
 use crate::records::pooler::{Leader, Pooler, PoolerStatus};
-use crate::records::restore::Incarnation;
 use crate::records::topology::{Cell, Database};
 use crate::types::code::{Code, Refusal};
 use crate::types::name::{CellName, DatabaseName};
@@ -103,7 +103,7 @@ impl<'a> Snapshot<'a> {
                 Code::CellDown,
                 format!("PostgreSQL in cell {cell} is {}, not running{why}", status.state.as_str()),
             )
-            .hint("look at `cellar status`, mend the cell or name another one")
+            .hint("look at `cellar status`, repair the cell or name another one")
             .about("cell", cell)
             .about("database", database));
         }
@@ -150,23 +150,22 @@ impl Snapshot<'_> {
         leader: &Leader,
         in_place: bool,
     ) -> Result<CellName, Refusal> {
-        let mut alive: Vec<(u8, crate::records::instance::LagClass, &CellName)> = self
-            .status
-            .values()
-            .filter(|status| {
-                status.database == *database
-                    && self.poolers.contains_key(&(database.clone(), status.cell.clone()))
-            })
-            .map(|status| {
-                let primary = status.cell == leader.cell;
-                // One whose disk is empty has no WAL that the archive lacks, which a standby has.
-                let first = primary && !in_place && status.state != InstanceState::Broken;
-                let last = primary && !first;
-                (u8::from(!first) + u8::from(last), lag_order(status), &status.cell)
-            })
-            .collect();
-        alive.sort_by_key(|(rank, lag, cell)| (*rank, lag_rank(*lag), (*cell).clone()));
-        alive.first().map(|(_, _, cell)| (*cell).clone()).ok_or_else(|| {
+        let rank = |status: &PoolerStatus| {
+            let is_primary = status.cell == leader.cell;
+            // One whose disk is empty has no WAL that the archive lacks, which a standby has.
+            let order = match (is_primary, in_place || status.state == InstanceState::Broken) {
+                (true, false) => 0,
+                (false, _) => 1,
+                (true, true) => 2,
+            };
+            (order, lag_rank(status), status.cell.clone())
+        };
+        let of_database = |status: &&PoolerStatus| {
+            status.database == *database
+                && self.poolers.contains_key(&(database.clone(), status.cell.clone()))
+        };
+        let best = self.status.values().filter(of_database).min_by_key(|status| rank(status));
+        best.map(|status| status.cell.clone()).ok_or_else(|| {
             Refusal::new(Code::CellDown, format!("no multipooler of database {database} reports"))
                 .hint("start one (`cellar up` on a local cluster)")
                 .about("database", database)
@@ -194,20 +193,14 @@ impl Snapshot<'_> {
     }
 }
 
-fn lag_order(status: &PoolerStatus) -> crate::records::instance::LagClass {
-    if status.state == InstanceState::Running {
-        status.replay_lag
-    } else {
-        crate::records::instance::LagClass::Far
-    }
-}
-
-fn lag_rank(lag: crate::records::instance::LagClass) -> u8 {
-    match lag {
-        crate::records::instance::LagClass::Current => 0,
-        crate::records::instance::LagClass::Segment => 1,
-        crate::records::instance::LagClass::Behind => 2,
-        crate::records::instance::LagClass::Unknown => 3,
-        crate::records::instance::LagClass::Far => 4,
+/// The less a member lags, the lower; one that does not run counts as far behind.
+fn lag_rank(status: &PoolerStatus) -> u8 {
+    match status.replay_lag {
+        _ if status.state != InstanceState::Running => 4,
+        LagClass::Current => 0,
+        LagClass::Segment => 1,
+        LagClass::Behind => 2,
+        LagClass::Unknown => 3,
+        LagClass::Far => 4,
     }
 }

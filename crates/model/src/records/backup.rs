@@ -174,6 +174,35 @@ pub struct BackupResult {
     pub source: BackupSource,
 }
 
+/// Lag in bytes up to which a standby is accepted when the request does not say: 16 WAL segments.
+pub const DEFAULT_MAX_LAG: u64 = 256 << 20;
+
+/// Parameters of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupParams {
+    /// How much to copy.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// Whether the named cell may be the primary.
+    #[serde(default)]
+    pub allow_primary: bool,
+    /// Replay lag in bytes above which the standby is refused; in a request 0 stands for [`DEFAULT_MAX_LAG`].
+    #[serde(with = "json::u64_text", default)]
+    pub max_lag_bytes: u64,
+}
+
+impl BackupParams {
+    /// With the defaults that a request may leave open.
+    #[must_use]
+    pub fn with_defaults(mut self) -> Self {
+        if self.max_lag_bytes == 0 {
+            self.max_lag_bytes = DEFAULT_MAX_LAG;
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::records::job_id::JobId;
+use crate::records::job::id::JobId;
 
 /// Jobs that may wait for one database.
 const MAX_QUEUE: usize = 32;
@@ -30,7 +30,7 @@ pub enum LockDecision {
     Granted(Lock),
     /// It waits when this record is written.
     Queued(Lock),
-    /// Refused: this job is in the way.
+    /// Refused: this job holds the lock.
     Busy(JobId),
     /// Refused: too many wait already.
     QueueFull,
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_is_refused_naming_the_first() {
+    fn second_job_is_refused_naming_the_holder() {
         let LockDecision::Granted(lock) = Lock::default().request(id(1), false, |_| false) else { panic!() };
         assert_eq!(lock.request(id(2), false, |_| false), LockDecision::Busy(id(1)));
         let LockDecision::Queued(lock) = lock.request(id(2), true, |_| false) else { panic!() };
@@ -94,13 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded() {
+    fn queue_is_bounded() {
         let lock = Lock { holder: Some(id(1)), queue: (10..10 + MAX_QUEUE as u128).map(id).collect() };
         assert_eq!(lock.request(id(2), true, |_| false), LockDecision::QueueFull);
     }
 
     proptest! {
-        /// Whatever is asked and whatever ends, nobody is displaced, nobody is lost and order holds.
+        /// Whatever is asked and whatever ends, no job is displaced or lost, and the order holds.
         #[test]
         fn first_come_first_served(steps in proptest::collection::vec((0u8..3, 0usize..40), 1..120)) {
             let mut lock = Lock::default();

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::records::backup::BackupLabel;
-use crate::records::job_id::JobId;
-use crate::records::restore::RecoveryWindow;
+use crate::records::job::id::JobId;
+use crate::records::recovery::RecoveryWindow;
 use crate::types::json;
 
 /// Parameters of an expiry.
@@ -49,7 +49,7 @@ pub struct WalRange {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExpireResult {
-    /// Nothing was taken away.
+    /// Nothing was deleted.
     pub dry_run: bool,
     /// The backups that went, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -2,14 +2,18 @@
 
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod calendar;
+pub(crate) mod drill;
+pub(crate) mod incarnation;
 pub(crate) mod instance;
 pub(crate) mod job;
-pub(crate) mod job_id;
 pub(crate) mod lock;
 pub(crate) mod maintenance;
-pub(crate) mod outcome;
 pub(crate) mod pooler;
+pub(crate) mod rebuild;
+pub(crate) mod recordable;
+pub(crate) mod recovery;
 pub(crate) mod restore;
 pub(crate) mod schedule;
-pub(crate) mod spec;
+pub(crate) mod target;
 pub(crate) mod topology;

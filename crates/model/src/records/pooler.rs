@@ -48,7 +48,7 @@ pub struct Pooler {
     /// pgBackRest's spool directory.
     pub spool_directory: String,
     /// How often the certificates of this cell were revoked. Part of the name by which etcd knows its pooler, so that
-    /// whoever stole one has a name that etcd does not know any more.
+    /// a stolen certificate has a name that etcd does not know any more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revocations: u32,
 }
@@ -114,8 +114,8 @@ pub struct PoolerStatus {
     pub cell: CellName,
     /// This run of the pooler process; a new one after every restart.
     pub epoch: String,
-    /// Its process on its host. A status outlives the process that wrote it for as long as its lease lasts; whoever
-    /// shares the host can tell by this.
+    /// Its process on its host. A status outlives the process that wrote it until its lease ends; a reader on the
+    /// same host can tell by this.
     #[serde(default)]
     pub pid: u32,
     /// Where the instance is in its life.
@@ -154,7 +154,7 @@ pub struct PoolerStatus {
     /// Whether the pgBackRest TLS server answers.
     #[serde(default)]
     pub tls_server_up: bool,
-    /// Whom the pgBackRest TLS server that runs lets in; nobody while none runs.
+    /// The names that the running pgBackRest TLS server accepts; none while it does not run.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tls_server_accepts: Vec<PgbackrestName>,
     /// Records in etcd that this pooler could not read.
@@ -185,7 +185,7 @@ pub struct Leader {
     /// Its timeline, which doubles as the term.
     pub term: Timeline,
     /// The database's identity. Absent only between the decision to run initdb and its end; once
-    /// it is there nobody may run initdb again.
+    /// it is there initdb must never run again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub system_identifier: Option<SystemIdentifier>,
     /// Where it had got to when the record was written.

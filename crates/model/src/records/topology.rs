@@ -99,9 +99,9 @@ impl Database {
     }
 }
 
-/// The serial numbers of certificates that nobody accepts any more, as the cluster's authorities signed them.
+/// The serial numbers of revoked certificates, as the cluster's authorities signed them.
 ///
-/// Readers trust the signatures and not this record: whoever can write here can neither revoke nor forgive.
+/// Readers trust the signatures and not this record: writing here neither revokes a certificate nor reinstates one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RevocationList {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cell_moves_nobody_and_reuses_no_hole() {
+    fn new_cell_gets_the_index_above_the_highest() {
         assert_eq!(next_index(&[]), 0);
         assert_eq!(next_index(&[cell("zone1", 0), cell("zone3", 2)]), 3);
     }

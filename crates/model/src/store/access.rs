@@ -1,11 +1,11 @@
 //! Who may call what.
 //!
 //! A certificate of the cluster's authority proves a name; what the name may do stands in one table here. A method
-//! that is not in it may be called by nobody. The same table says which methods change anything.
+//! that is not in it is refused. The same table says which methods change anything.
 
 use std::fmt;
 
-use crate::records::spec::JobKind;
+use crate::records::job::spec::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
 use crate::types::role::OperatorRole;
 
@@ -71,6 +71,11 @@ const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
 const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
 const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
 
+/// What the method that requests jobs of a kind needs.
+const fn job(kind: JobKind) -> Needs {
+    Needs::Role(kind.role())
+}
+
 /// Whether a method changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -83,17 +88,19 @@ use Effect::{Mutates, Reads};
 
 /// Every method of every service of ours, what it needs, and what it does. `cellar-api` tests that none is missing.
 pub const METHODS: &[(&str, Needs, Effect)] = &[
-    ("/cellar.v1.MultiAdmin/Backup", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/RebuildStandby", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/RestoreDatabase", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/PlanRestore", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/ConfirmRestore", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/RollbackRestore", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/DrillRestore", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/VerifyBackups", OPERATOR, Mutates),
-    // A dry run; to delete anything needs `TO_EXPIRE`.
+    ("/cellar.v1.MultiAdmin/Backup", job(JobKind::Backup), Mutates),
+    ("/cellar.v1.MultiAdmin/RebuildStandby", job(JobKind::Rebuild), Mutates),
+    ("/cellar.v1.MultiAdmin/RestoreDatabase", job(JobKind::Restore), Mutates),
+    ("/cellar.v1.MultiAdmin/PlanRestore", job(JobKind::Plan), Mutates),
+    ("/cellar.v1.MultiAdmin/ConfirmRestore", job(JobKind::Confirm), Mutates),
+    ("/cellar.v1.MultiAdmin/RollbackRestore", job(JobKind::Rollback), Mutates),
+    ("/cellar.v1.MultiAdmin/DrillRestore", job(JobKind::Drill), Mutates),
+    ("/cellar.v1.MultiAdmin/VerifyBackups", job(JobKind::Verify), Mutates),
+    // Of a dry run; without it a job needs more: see `JobSpec::role`.
     ("/cellar.v1.MultiAdmin/ExpireBackups", OPERATOR, Mutates),
-    ("/cellar.v1.MultiAdmin/CheckArchive", OPERATOR, Mutates),
+    ("/cellar.v1.MultiAdmin/CheckArchive", job(JobKind::Check), Mutates),
+    // Of a job that needs more, its own role: see `JobSpec::role`.
+    ("/cellar.v1.MultiAdmin/RunJob", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/GetJob", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListJobs", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/WatchJob", VIEWER, Reads),
@@ -128,7 +135,7 @@ const COMMON: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// What a method needs, by its path in HTTP/2. None for one that nobody may call.
+/// What a method needs, by its path in HTTP/2. None for one that is refused to everybody.
 #[must_use]
 pub fn needs(path: &str) -> Option<Needs> {
     if COMMON.iter().any(|service| path.starts_with(service)) {
@@ -142,9 +149,6 @@ pub fn needs(path: &str) -> Option<Needs> {
 pub fn mutates(path: &str) -> bool {
     METHODS.iter().any(|(method, _, effect)| *method == path && *effect == Effect::Mutates)
 }
-
-/// What it needs to delete backups; anybody who may call the method may ask for a dry run.
-pub const TO_EXPIRE: OperatorRole = JobKind::Expire.role();
 
 /// Whether somebody may.
 #[must_use]
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_are_read_from_uris_of_this_cluster_only() {
+    fn only_uris_of_this_cluster_are_identities() {
         let parse = |uri: &str| Principal::parse(uri, &cluster());
         assert_eq!(parse("spiffe://demo/viewer/ci"), Some(Principal::Operator(OperatorRole::Viewer)));
         assert_eq!(parse("spiffe://demo/multiadmin/localhost"), Some(Principal::Multiadmin));
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_role_may_what_the_lower_ones_may() {
+    fn each_role_may_do_what_the_lower_ones_may() {
         for (method, needs, _) in METHODS {
             let may = |role| allows(&Principal::Operator(role), *needs);
             assert!(!may(OperatorRole::Viewer) || may(OperatorRole::Operator), "{method}");
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table_is_nobodys() {
+    fn method_that_is_not_in_the_table_is_refused() {
         for path in ["/cellar.v1.MultiAdmin/DropEverything", "", "/", "/cellar.v1.MultiAdmin/Backup/x"] {
             assert_eq!(needs(path), None, "{path}");
         }
@@ -210,7 +214,7 @@ mod tests {
 
     /// What only answers is called so, and is what a viewer or a peer may call.
     #[test]
-    fn the_table_agrees_with_the_methods_names_and_roles_on_what_mutates() {
+    fn methods_that_mutate_are_named_so_and_need_more_than_viewer() {
         for (path, needs, effect) in METHODS {
             let name = path.rsplit('/').next().unwrap();
             let reads = ["Get", "List", "Watch", "Tail", "Read"].iter().any(|verb| name.starts_with(verb));
@@ -225,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_uri_is_survived(uri in ".{0,80}") {
+        fn any_uri_is_parsed_without_a_panic(uri in ".{0,80}") {
             let _ = Principal::parse(&uri, &cluster());
             let _ = Principal::parse(&format!("spiffe://demo/{uri}"), &cluster());
         }

@@ -44,7 +44,7 @@ impl Keyspace {
             .watched_by_pooler(database, cell)
             .into_iter()
             .map(|prefix| Grant { write: own.contains(&prefix), range: GrantRange::Prefix(prefix) });
-        // The primary may come to be in any cell, and each pooler says so of its own instance.
+        // Any cell may get the primary, and each pooler records that of its own instance.
         let written = [Key::Status(database.clone(), cell.clone()), Key::Leader(database.clone())];
         let written = written.map(|key| Grant { range: GrantRange::Key(self.path(&key)), write: true });
         read.chain(written).collect()
@@ -60,10 +60,10 @@ impl Keyspace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::job_id::JobId;
+    use crate::records::job::id::JobId;
 
     #[test]
-    fn a_pooler_writes_its_own_records_and_nobody_elses() {
+    fn pooler_may_write_its_own_records_only() {
         let keys = Keyspace::new(&"demo".parse().unwrap());
         let (app, web): (DatabaseName, DatabaseName) = ("app".parse().unwrap(), "web".parse().unwrap());
         let (zone1, zone10): (CellName, CellName) = ("zone1".parse().unwrap(), "zone10".parse().unwrap());

@@ -5,7 +5,7 @@
 //! `<db>/<cell>`, and `leaders/<db>`.
 
 use crate::records::audit::AuditId;
-use crate::records::job_id::JobId;
+use crate::records::job::id::JobId;
 use crate::types::name::{CellName, ClusterName, DatabaseName, ScheduleName};
 
 /// The address of one record.
@@ -21,9 +21,9 @@ pub enum Key {
     Status(DatabaseName, CellName),
     /// `leaders/<db>`: [`crate::records::pooler::Leader`].
     Leader(DatabaseName),
-    /// `jobs/<db>/<id>`: [`crate::records::job::JobRecord`].
+    /// `jobs/<db>/<id>`: [`crate::records::job::record::JobRecord`].
     Job(DatabaseName, JobId),
-    /// `runs/<db>/<cell>/<id>`: [`crate::records::job::Run`].
+    /// `runs/<db>/<cell>/<id>`: [`crate::records::job::run::Run`].
     Run(DatabaseName, CellName, JobId),
     /// `claims/<db>/<cell>/<id>`: the epoch of the pooler process, bound to a lease.
     Claim(DatabaseName, CellName, JobId),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::records::job_id::JobId;
+use crate::records::job::id::JobId;
 use crate::records::pooler::Pooler;
 use crate::records::topology::{Cell, Database};
 use crate::types::name::CellName;
@@ -224,7 +224,7 @@ impl CellLayout {
         self.root.join(format!("pg_data.before-{job}"))
     }
 
-    /// What a job needs while it runs and nobody afterwards: sockets, locks and spool of a private instance.
+    /// What a job needs only while it runs: sockets, locks and spool of a private instance.
     ///
     /// The name is as long as that of [`CellLayout::sockets`], so that a socket fits here if it fits there.
     #[must_use]
@@ -275,7 +275,7 @@ impl CellLayout {
         self.root.join("tls")
     }
 
-    /// What the pooler must know and nobody else; 0700.
+    /// Secrets of the pooler; 0700.
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.root.join("secrets")
@@ -339,15 +339,23 @@ impl CellLayout {
     }
 }
 
-/// Whether PostgreSQL can bind its socket in `directory`.
+/// Whether PostgreSQL can bind its socket in `directory`, and its clients can name it.
 ///
 /// # Errors
-/// When `<directory>/.s.PGSQL.<port>` is longer than [`SOCKET_PATH_LIMIT`].
+/// When `<directory>/.s.PGSQL.<port>` is longer than [`SOCKET_PATH_LIMIT`], or has a comma.
 pub fn check_socket_path(directory: &Path, port: u16) -> Result<(), LayoutError> {
     let path = directory.join(format!(".s.PGSQL.{port}"));
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_LIMIT {
         return Err(LayoutError::SocketPathTooLong { path: path.display().to_string(), length });
+    }
+    let path = path.display().to_string();
+    // In `unix_socket_directories` and in libpq's `host`.
+    if path.contains(',') {
+        return Err(LayoutError::PathMisread {
+            path,
+            reason: "PostgreSQL takes a comma for the end of one socket directory and the beginning of another",
+        });
     }
     Ok(())
 }
@@ -361,6 +369,12 @@ mod tests {
         assert_eq!(Ports::new(0).of_cell(Ports::PGBACKREST, 2), Ok(8434));
         assert_eq!(Ports::new(100).of_cell(Ports::PGBACKREST, 2), Ok(8534));
         assert!(Ports::new(60000).of_cell(Ports::POSTGRES, 0).is_err());
+    }
+
+    #[test]
+    fn socket_path_with_a_comma_is_refused() {
+        let error = check_socket_path(Path::new("/a,b/c"), 5432).unwrap_err().to_string();
+        assert!(error.contains("comma"), "{error}");
     }
 
     #[test]

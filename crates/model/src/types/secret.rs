@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Fewest bytes of a passphrase. pgBackRest derives its keys with one round of a hash, so whoever has the
+/// Fewest bytes of a passphrase. pgBackRest derives its keys with one round of a hash, so an attacker who has the
 /// repo can try short ones by the billion.
 const SHORTEST: usize = 16;
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_passphrase_is_refused_without_being_shown() {
+    fn bad_passphrase_is_refused_without_being_shown() {
         let long = "x".repeat(LONGEST + 1);
         for (content, why) in [
             ("", SecretError::TooShort),

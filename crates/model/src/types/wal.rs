@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_read_and_nonsense_is_not() {
+    fn history_is_parsed_and_other_text_is_refused() {
         let history: History =
             "1\t0/3000000\tno recovery target specified\n\n2\t0/5000028\tbefore x\n".parse().unwrap();
         assert_eq!(history.0.len(), 2);
@@ -325,7 +325,7 @@ mod tests {
 
     /// Timeline 3 left 1 at 40 MiB: what 1 and 2 wrote after their ends is not on the way.
     #[test]
-    fn what_was_left_behind_is_not_on_the_way() {
+    fn position_after_the_branch_is_not_in_the_lineage() {
         let history = History(vec![Ancestor { timeline: tl(1), left_at: Lsn::new(40 * MIB) }]);
         let lineage = Lineage::new(tl(3), &history);
         assert!(lineage.contains(tl(1), Lsn::new(40 * MIB)));
@@ -345,7 +345,7 @@ mod tests {
 
     /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.
     #[test]
-    fn a_timeline_that_was_left_before_it_began_has_no_part_in_its_child() {
+    fn timeline_left_before_it_began_is_not_in_the_lineage() {
         let text = format!("1\t0/{:X}\tx\n2\t0/{:X}\ty\n", 40 * MIB, 20 * MIB);
         let lineage = Lineage::new(tl(3), &text.parse().unwrap());
         assert_eq!(lineage.begins_at(), Lsn::new(20 * MIB));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_named() {
+    fn first_missing_segment_is_named() {
         let lineage = Lineage::new(tl(1), &History::default());
         let archive = archive(&[(1, 3), (1, 4), (1, 6)]);
         assert_eq!(lineage.missing(3, 6, &archive), [Segment { timeline: tl(1), number: 5 }]);
@@ -374,7 +374,7 @@ mod tests {
 
         /// Whatever was restored to where: the parts begin one after the other, and each position has a file.
         #[test]
-        fn a_lineage_is_in_order(hops in proptest::collection::vec((1u64..200, 1u32..4), 0..8), number in 0u64..20) {
+        fn lineage_is_in_order(hops in proptest::collection::vec((1u64..200, 1u32..4), 0..8), number in 0u64..20) {
             let mut timeline = 0;
             let mut ancestors = Vec::new();
             for (mib, step) in hops {

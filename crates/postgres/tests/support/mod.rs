@@ -10,7 +10,7 @@ use cellar_postgres::{
     Endpoint, InstanceConfig, Postmaster, Probe, Settings, Tools, initdb, occupants, start,
 };
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The user that PostgreSQL runs as: it refuses root.
 pub(crate) fn user() -> Option<(u32, u32)> {
@@ -96,13 +96,13 @@ impl Cell {
     }
 
     pub(crate) async fn initdb(&self) {
-        initdb(&self.tools, &self.data(), &self.config, PATIENCE).await.unwrap();
+        initdb(&self.tools, &self.data(), &self.config, TEST_TIMEOUT).await.unwrap();
     }
 
     pub(crate) async fn start(&self) -> Postmaster {
-        start(&self.tools, &self.data(), &self.config, &self.log(), PATIENCE).await.unwrap_or_else(|error| {
-            panic!("{error}\n{}", std::fs::read_to_string(self.log()).unwrap_or_default())
-        })
+        start(&self.tools, &self.data(), &self.config, &self.log(), TEST_TIMEOUT).await.unwrap_or_else(
+            |error| panic!("{error}\n{}", std::fs::read_to_string(self.log()).unwrap_or_default()),
+        )
     }
 
     pub(crate) async fn running() -> Self {
@@ -159,7 +159,7 @@ impl Drop for Cell {
 }
 
 pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(found) = look().await {
             return found;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::kv::{Change, Entry, Guard, LeaseId, Listing, TxnOutcome, Write};
 
 /// etcd's `--max-txn-ops`, which nobody raises: it holds for guards and for writes.
@@ -135,7 +135,7 @@ impl StoreState {
         }
     }
 
-    /// Ends a lease; returns what went with it.
+    /// Ends a lease; returns the deletions of the keys bound to it.
     pub fn revoke(&mut self, lease: LeaseId) -> Vec<Change> {
         self.leases.remove(&lease.0);
         let bound: Vec<Write> = self
@@ -147,7 +147,7 @@ impl StoreState {
         self.apply(bound)
     }
 
-    /// Ends the leases whose time is over; returns what went with each, in batches of one revision.
+    /// Ends the leases whose time is over; returns the deletions that each caused, in batches of one revision.
     pub fn expire(&mut self, now: Duration) -> Vec<Vec<Change>> {
         let ended: Vec<i64> =
             self.leases.iter().filter(|(_, lease)| lease.expires <= now).map(|(id, _)| *id).collect();

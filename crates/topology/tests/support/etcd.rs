@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// How long etcd may take to elect itself; milliseconds on an idle machine.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The members of one etcd cluster, mostly one.
 pub(crate) struct Etcd {
@@ -33,7 +33,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 impl Etcd {
-    /// The etcd that tests share which harm neither it nor its history. It ends with the last that uses it.
+    /// The etcd that tests share, except those that stop or compact it. It ends with the last test that uses it.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Etcd>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,19 +44,19 @@ impl Etcd {
         })
     }
 
-    /// A new and empty one that answers.
+    /// A new, empty etcd that answers.
     pub(crate) fn start() -> Self {
         let etcd = Self::stopped();
         etcd.resume();
         etcd
     }
 
-    /// One that is not running yet, with its ports chosen.
+    /// An etcd with its ports chosen that is not running yet.
     pub(crate) fn stopped() -> Self {
         Self { members: Self::members(free_ports::<2>()) }
     }
 
-    /// Three members.
+    /// An etcd of three members.
     pub(crate) fn three() -> Self {
         let etcd = Self { members: Self::members(free_ports::<6>()) };
         etcd.resume();
@@ -89,7 +89,7 @@ impl Etcd {
         ports.chunks(2).map(member).collect()
     }
 
-    /// Starts what does not run, on the data it had, and waits until all answer.
+    /// Starts the members that do not run, on their old data, and waits until all answer.
     pub(crate) fn resume(&self) {
         for member in &self.members {
             member.spawn();
@@ -99,24 +99,24 @@ impl Etcd {
         }
     }
 
-    /// Ends it without warning, like `kill -9`.
+    /// Kills all members (SIGKILL).
     pub(crate) fn kill(&self) {
         for at in 0..self.members.len() {
             self.kill_member(at);
         }
     }
 
-    /// Ends one member without warning.
+    /// Kills one member (SIGKILL).
     pub(crate) fn kill_member(&self, at: usize) {
         self.members[at].kill();
     }
 
-    /// Stops it in its tracks: connections stay open and nothing answers.
+    /// Stops all members (SIGSTOP): connections stay open and nothing answers.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Continues all members (SIGCONT).
     pub(crate) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -139,7 +139,7 @@ impl Etcd {
         EtcdKv::connect(&self.endpoints(), None).await.unwrap()
     }
 
-    /// A client that goes past the store under test.
+    /// A client of its own, beside the store under test.
     pub(crate) async fn client(&self) -> etcd_client::Client {
         etcd_client::Client::connect(self.endpoints(), None).await.unwrap()
     }
@@ -164,7 +164,7 @@ impl Member {
             return;
         }
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log()).unwrap();
-        // etcd reads ETCD_* of whoever runs the tests.
+        // etcd would read ETCD_* variables of the environment.
         let spawned = Command::new("etcd")
             .args(&self.arguments)
             .env_clear()
@@ -179,12 +179,16 @@ impl Member {
     }
 
     fn wait_until_healthy(&self) {
-        let end = Instant::now() + START;
+        let end = Instant::now() + START_TIMEOUT;
         while !self.healthy() {
             if let Some(status) = self.process().as_mut().unwrap().try_wait().unwrap() {
-                panic!("etcd ended with {status}:\n{}", self.said());
+                panic!("etcd ended with {status}:\n{}", self.log_text());
             }
-            assert!(Instant::now() < end, "etcd did not come up within {START:?}:\n{}", self.said());
+            assert!(
+                Instant::now() < end,
+                "etcd did not come up within {START_TIMEOUT:?}:\n{}",
+                self.log_text()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -213,7 +217,7 @@ impl Member {
         self.directory.path().join("etcd.log")
     }
 
-    fn said(&self) -> String {
+    fn log_text(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 }

@@ -1,35 +1,32 @@
-//! Deleting what a restore kept of the old data.
+//! Deleting the old data that a restore kept.
 
-use cellar_model::JobId;
+use cellar_model::{Code, JobId, Refusal};
 
-use crate::agent::Agent;
 use crate::instance::incarnation::{Kind, siblings};
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::restore::private_instance::{clear, remove, say};
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
 
-/// Runs a discarding step to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob) -> Ending {
-    say(agent, job, "deleting the old data", 0, 0).await;
-    let of: Vec<JobId> = job.record.spec.subject().into_iter().chain(job.record.parent).collect();
-    for (path, kind, kept_for) in siblings(&agent.layout) {
-        if kind == Kind::Kept && of.contains(&kept_for) {
-            clear(&path, &agent.layout.scratch(job.record.id)).await;
+/// Runs a discarding step to its end. It cannot be interrupted: half deleted data is of no use.
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    let agent = context.agent;
+    context.progress("deleting the old data").await;
+    let record = &context.job.record;
+    let restores: Vec<JobId> = record.spec.subject().into_iter().chain(record.parent).collect();
+    let is_discarded = |kind: Kind, job: JobId| kind == Kind::Kept && restores.contains(&job);
+    for (path, kind, job) in siblings(&agent.layout) {
+        if is_discarded(kind, job) {
+            stop_and_remove_scratch(&path, &agent.layout.scratch(record.id)).await;
             tracing::info!(path = %path.display(), "deleting old data");
-            // Many files, and nobody waits for anything else meanwhile but the supervisor's next look.
-            let _ = tokio::task::spawn_blocking(move || remove(&path)).await;
+            // Deleting many files takes long, and this thread also renews the lease.
+            let _ = tokio::task::spawn_blocking(move || remove_directory(&path)).await;
         }
     }
-    let left =
-        siblings(&agent.layout).into_iter().find(|(_, kind, job)| *kind == Kind::Kept && of.contains(job));
-    match left {
-        None => Ending::Succeeded(None),
-        Some((path, _, _)) => Ending::Failed(
-            cellar_model::Refusal::new(
-                cellar_model::Code::Internal,
-                format!("{} could not be deleted", path.display()),
-            )
-            .hint("look at the multipooler's log for the reason, then confirm again")
-            .into(),
-        ),
+    match siblings(&agent.layout).into_iter().find(|(_, kind, job)| is_discarded(*kind, *job)) {
+        None => Ok(None),
+        Some((path, _, _)) => {
+            Err(Refusal::new(Code::Internal, format!("{} could not be deleted", path.display()))
+                .hint("look at the multipooler's log for the reason, then confirm again")
+                .into())
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! Fencing this member: no write is taken here any more, and what a primary had written is in the archive.
+//! Fencing this member: no write is accepted here any more, and what the primary had written is in the archive.
 //!
 //! The fence itself is the incarnation's record, which every pooler obeys for as long as it stands, also one that
-//! comes back later. This step makes sure of it and says what it found.
+//! starts later. This step makes sure of it here and reports what it found.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,33 +14,31 @@ use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, in
 use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
 use crate::instance::hold::Hold;
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::control::{Control, interrupted_ending};
-use crate::jobs::restore::private_instance::{Broken, Sandbox, say};
-use crate::repository::backup_proof::tool_error;
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::private_instance::PrivateInstance;
+use crate::repository::tool_failure::tool_error;
 
 /// How long the record of the fence may take to reach this pooler.
-const RECORD: Duration = Duration::from_secs(20);
+const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a crashed primary may take to replay its own WAL.
-const CRASH_RECOVERY: Duration = Duration::from_secs(600);
+const CRASH_RECOVERY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long one segment may take to be archived.
-const PUSH: Duration = Duration::from_secs(120);
+const ARCHIVE_PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs a fencing step to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    match attempt(agent, job, control).await {
-        Ok(fence) => Ending::Succeeded(Some(JobOutcome::Fence(fence))),
-        Err(Broken::Interrupted(why)) => interrupted_ending(why, "the fence is lifted again"),
-        Err(Broken::Failed(error)) => Ending::Failed(error),
-    }
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    context.if_interrupted("the fence is lifted again");
+    let fence = fence(context).await?;
+    Ok(Some(JobOutcome::Fence(fence)))
 }
 
-/// Waits until this pooler sees the fence of the step's parent.
-pub(crate) async fn see(agent: &Agent, record: &JobRecord) -> Result<(), Refusal> {
+/// Waits until this pooler sees the fence of the restore that `record` is a step of.
+pub(crate) async fn wait_for_fence(agent: &Agent, record: &JobRecord) -> Result<(), Refusal> {
     let fenced = |view: &cellar_topology::View| view.incarnation(&agent.database).fence == record.parent;
-    if record.parent.is_some() && agent.mirror.wait_for(RECORD, fenced).await.is_ok() {
+    if record.parent.is_some() && agent.mirror.wait_for(RECORD_TIMEOUT, fenced).await.is_ok() {
         return Ok(());
     }
     Err(Refusal::new(Code::Internal, format!("database {} is not fenced for this job", agent.database))
@@ -56,7 +54,8 @@ fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
     }
 }
 
-async fn look(agent: &Agent, data: &Path) -> Result<Option<(ControlData, bool)>, JobError> {
+/// The control data of a whole data directory, and whether it is a standby's; none when it is not whole.
+async fn inspect_data(agent: &Agent, data: &Path) -> Result<Option<(ControlData, bool)>, JobError> {
     match inspect(&agent.tools, data)
         .await
         .map_err(|error| failed("looking at the data directory", &error))?
@@ -66,54 +65,43 @@ async fn look(agent: &Agent, data: &Path) -> Result<Option<(ControlData, bool)>,
     }
 }
 
-async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<FenceResult, Broken> {
-    let (card, database) = agent.place()?;
-    see(agent, &job.record).await?;
+async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> {
+    let agent = context.agent;
+    let (card, database) = agent.assignment()?;
+    wait_for_fence(agent, &context.job.record).await?;
     let data = PathBuf::from(&card.data_directory);
-    let Some((found, recovers)) = look(agent, &data).await? else {
-        // Nothing whole is here, so nothing can write here, unless a server still runs whose directory was taken from it.
+    let not_primary =
+        |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
+    let Some((found, recovers)) = inspect_data(agent, &data).await? else {
+        // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
         let _hold = Hold::take(agent);
         let sockets = Path::new(&card.socket_directory);
         stop_vanished(sockets, card.postgres_port, &data)
             .await
             .map_err(|error| failed("stopping PostgreSQL, whose data directory is gone", &error))?;
         let timeline = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
-        return Ok(FenceResult { was_primary: false, whole: false, timeline, last_segment: String::new() });
+        return Ok(not_primary(false, timeline));
     };
     if recovers {
-        return Ok(FenceResult {
-            was_primary: false,
-            whole: true,
-            timeline: found.timeline,
-            last_segment: String::new(),
-        });
+        return Ok(not_primary(true, found.timeline));
     }
-    let leader = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
+    let recorded = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
     let _hold = Hold::take(agent);
-    say(agent, job, "stopping PostgreSQL", 0, 0).await;
-    let mut timeouts = StopTimeouts::default();
-    if !leader {
-        // Not the recorded one: what it has is not the database's.
-        timeouts.fast = Duration::ZERO;
-    }
+    context.progress("stopping PostgreSQL").await;
+    // What a primary has that is not the recorded one must not be archived, so that one is stopped at once.
+    let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
     stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
-    if !leader {
-        return Ok(FenceResult {
-            was_primary: false,
-            whole: true,
-            timeline: found.timeline,
-            last_segment: String::new(),
-        });
+    if !recorded {
+        return Ok(not_primary(true, found.timeline));
     }
-    if let Some(why) = control.interrupted(agent) {
-        return Err(Broken::Interrupted(why));
-    }
-    say(agent, job, "archiving the last WAL", 0, 0).await;
-    let stopped = finish_crashed(agent, job, &database, &card, &data).await?;
+    context.check_interrupted()?;
+    context.progress("archiving the last WAL").await;
+    let stopped = finish_crashed(context, &database, &card, &data).await?;
     archive_rest(agent, &database, &card, &data).await?;
     let size = stopped.segment_size;
-    // A shutdown switches to a new segment before it writes its checkpoint there, so all before that one is whole.
+    // A shutdown switches to a new segment before it writes its checkpoint there, so the segment before that one is
+    // the last whole one.
     let last =
         Segment { timeline: stopped.timeline, number: size.number_of(stopped.checkpoint).saturating_sub(1) };
     Ok(FenceResult {
@@ -124,29 +112,30 @@ async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Resu
     })
 }
 
-/// Brings a primary that was not shut down cleanly to where it had come, unseen by anybody, and shuts it down.
+/// Starts a primary that was not shut down cleanly as a private instance, so that it replays its own WAL, and shuts it
+/// down cleanly.
 async fn finish_crashed(
-    agent: &Agent,
-    job: &ClaimedJob,
+    context: &JobContext<'_>,
     database: &Database,
     card: &Pooler,
     data: &Path,
-) -> Result<ControlData, Broken> {
-    let gone = || failed("looking at the data directory", &"it is not whole any more");
-    let (found, _) = look(agent, data).await?.ok_or_else(gone)?;
+) -> Result<ControlData, JobFailure> {
+    let agent = context.agent;
+    let not_whole = || failed("looking at the data directory", &"it is not whole any more");
+    let (found, _) = inspect_data(agent, data).await?.ok_or_else(not_whole)?;
     if found.state == ControlState::ShutDown {
         return Ok(found);
     }
-    let private = Sandbox::new(agent, database, card, job.record.id, data.to_owned(), 0);
+    let private = PrivateInstance::new(agent, database, card, context.job.record.id, data.to_owned(), 0);
     private.prepare()?;
     let ended = async {
-        private.start(&archive_command(agent, database, card), CRASH_RECOVERY).await?;
+        private.start(&archive_command(agent, database, card), CRASH_RECOVERY_TIMEOUT).await?;
         private.stop().await
     };
     let ended = ended.await;
     private.leave().await;
     ended?;
-    let (found, _) = look(agent, data).await?.ok_or_else(gone)?;
+    let (found, _) = inspect_data(agent, data).await?.ok_or_else(not_whole)?;
     if found.state == ControlState::ShutDown {
         Ok(found)
     } else {
@@ -154,7 +143,7 @@ async fn finish_crashed(
     }
 }
 
-/// Archives what the stopped primary's own archiver had no time for.
+/// Archives the WAL that the stopped primary's own archiver had not archived yet.
 async fn archive_rest(
     agent: &Agent,
     database: &Database,
@@ -171,7 +160,10 @@ async fn archive_rest(
     ready.sort();
     let config = write_bootstrap(agent, database, card).map_err(|error| failed("archiving", &error))?;
     for name in ready {
-        let pushed = agent.pgbackrest.archive_push(&config, &database.stanza, &wal.join(&name), PUSH).await;
+        let pushed = agent
+            .pgbackrest
+            .archive_push(&config, &database.stanza, &wal.join(&name), ARCHIVE_PUSH_TIMEOUT)
+            .await;
         pushed.map_err(|error| {
             let mut error = tool_error(&format!("archiving {name}"), &error);
             error.message =

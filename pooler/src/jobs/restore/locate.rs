@@ -1,8 +1,9 @@
 //! Finding a restore point or a transaction in the WAL, and with it the position that a restore must stop at.
 //!
-//! PostgreSQL can be told a name or a transaction, but not whether there is such a thing nor which of two of the same
-//! name is meant; and the backup to begin with must be known beforehand. So the WAL is read, newest segment first.
+//! PostgreSQL accepts a name or a transaction as a target, but does not say beforehand whether it exists, nor which of
+//! two of the same name is meant; and the backup to begin with must be known. So the WAL is read, newest segment first.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, Survey, Tar
 use cellar_postgres::{PostgresError, run};
 
 use crate::agent::Agent;
-use crate::jobs::claim::ClaimedJob;
-use crate::jobs::control::Control;
-use crate::jobs::restore::private_instance::{Broken, remove, say};
-use crate::repository::backup_proof::tool_error;
+use crate::jobs::context::JobContext;
+use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::scratch::remove_directory;
 use crate::repository::reader::Repo;
+use crate::repository::tool_failure::tool_error;
 
 /// How long one segment may take to be fetched or read; a quarter of a second is usual.
 const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,94 +23,98 @@ const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Looks for the newest record that the target means, on one lineage.
 ///
 /// `data` is this cell's data directory: what is not archived yet is read from it.
-#[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 pub(crate) async fn locate(
-    agent: &Agent,
-    job: &mut ClaimedJob,
-    control: &Control,
+    context: &mut JobContext<'_>,
     database: &Database,
     data: &Path,
     repo: &Repo<'_>,
     survey: &Survey,
     lineage: &Lineage,
     target: &Target,
-) -> Result<Option<Found>, Broken> {
+) -> Result<Option<Found>, JobFailure> {
     let size = repo.segment_size();
     let on_it = survey.backups.iter().filter(|backup| lineage.contains(backup.timeline, backup.stop_lsn));
     let Some(first) = on_it.map(|backup| backup.first_segment).min() else { return Ok(None) };
     let written =
         survey.write_lsn.filter(|_| lineage.timeline() == survey.current).map(|lsn| size.number_of(lsn));
     let Some(last) = lineage.newest(&survey.archive).max(written) else { return Ok(None) };
-    let scratch = agent.layout.scratch(job.record.id);
-    let failed = |error: std::io::Error| {
-        Broken::Failed(tool_error(
-            "reading WAL",
-            &cellar_pgbackrest::Error::Io { what: format!("write to {}", scratch.display()), source: error },
-        ))
-    };
-    std::fs::create_dir_all(&scratch).map_err(failed)?;
+    let scratch = context.agent.layout.scratch(context.job.record.id);
+    std::fs::create_dir_all(&scratch).map_err(|source| {
+        let what = format!("write to {}", scratch.display());
+        tool_error("reading WAL", &cellar_pgbackrest::Error::Io { what, source })
+    })?;
+    let wal = WalSource { agent: context.agent, database, data, repo, survey, scratch: &scratch };
+    let found = search(context, &wal, lineage, first..=last, target).await;
+    remove_directory(&scratch);
+    found
+}
+
+/// Where segments come from, and where their copies go.
+struct WalSource<'a> {
+    agent: &'a Agent,
+    database: &'a Database,
+    data: &'a Path,
+    repo: &'a Repo<'a>,
+    survey: &'a Survey,
+    scratch: &'a Path,
+}
+
+async fn search(
+    context: &mut JobContext<'_>,
+    wal: &WalSource<'_>,
+    lineage: &Lineage,
+    numbers: RangeInclusive<u64>,
+    target: &Target,
+) -> Result<Option<Found>, JobFailure> {
+    let first = *numbers.start();
     let mut newer: Option<PathBuf> = None;
-    let mut answer = None;
-    for number in (first..=last).rev() {
-        if let Some(why) = control.interrupted(agent) {
-            remove(&scratch);
-            return Err(Broken::Interrupted(why));
-        }
-        say(
-            agent,
-            job,
-            &format!("looking for {target} in the WAL, {} segments to go", number + 1 - first),
-            0,
-            0,
-        )
-        .await;
-        let mut here = None;
-        for segment in lineage.files(number, size) {
-            here = fetch(agent, database, data, repo, survey, segment, &scratch).await?;
-            if here.is_some() {
+    for number in numbers.rev() {
+        context.check_interrupted()?;
+        let left = number + 1 - first;
+        context.progress(&format!("looking for {target} in the WAL, {left} segments to go")).await;
+        let mut file = None;
+        for segment in lineage.files(number, wal.repo.segment_size()) {
+            file = wal.fetch(segment).await?;
+            if file.is_some() {
                 break;
             }
         }
-        let Some(file) = here else {
-            // A gap: whether it matters is decided when the way to the target is planned.
+        let Some(file) = file else {
+            // A gap. Whether it matters is decided when the way to the target is planned.
             newer = None;
             continue;
         };
-        answer = records(agent, &file, target).await?.pop();
-        // The next older segment's last record may end in this one, so that stays for one round.
+        let found = records(wal.agent, &file, target).await?.pop();
+        // The next older segment's last record may end in this one, so this copy stays for one more round.
         if let Some(old) = newer.replace(file) {
             let _ = std::fs::remove_file(old);
         }
-        if answer.is_some() {
-            break;
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    remove(&scratch);
-    Ok(answer)
+    Ok(None)
 }
 
-/// A copy of a WAL file below `scratch`; none when it is nowhere.
-async fn fetch(
-    agent: &Agent,
-    database: &Database,
-    data: &Path,
-    repo: &Repo<'_>,
-    survey: &Survey,
-    segment: Segment,
-    scratch: &Path,
-) -> Result<Option<PathBuf>, JobError> {
-    let name = repo.segment_size().file_name(segment);
-    let to = scratch.join(&name);
-    if survey.archive.has(&segment) {
-        let got = agent
-            .pgbackrest
-            .archive_get(&repo.config, &database.stanza, data, &name, &to, SEGMENT_TIMEOUT)
-            .await;
-        return got.map(|there| there.then_some(to)).map_err(|error| tool_error("fetching WAL", &error));
+impl WalSource<'_> {
+    /// Copies a segment into the scratch directory; none when it is nowhere.
+    async fn fetch(&self, segment: Segment) -> Result<Option<PathBuf>, JobError> {
+        let name = self.repo.segment_size().file_name(segment);
+        let to = self.scratch.join(&name);
+        if self.survey.archive.has(&segment) {
+            let (pgbackrest, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
+            let fetched = pgbackrest
+                .archive_get(&self.repo.config, stanza, self.data, &name, &to, SEGMENT_TIMEOUT)
+                .await;
+            return fetched
+                .map(|there| there.then_some(to))
+                .map_err(|error| tool_error("fetching WAL", &error));
+        }
+        // Not archived yet: the primary still has it, or a standby that it was sent to. It is being written, so a copy
+        // is read.
+        let copied = std::fs::copy(self.data.join("pg_wal").join(&name), &to).is_ok();
+        Ok(copied.then_some(to))
     }
-    // Not archived yet: the primary still has it, or a standby that it was sent to. A copy, because it is being written.
-    let copied = std::fs::copy(data.join("pg_wal").join(&name), &to).is_ok();
-    Ok(copied.then_some(to))
 }
 
 /// The records of one segment that the target means, in the order of the WAL.
@@ -123,8 +128,8 @@ async fn records(agent: &Agent, file: &Path, target: &Target) -> Result<Vec<Foun
     command.arg(file);
     let output = match run(command, SEGMENT_TIMEOUT).await {
         Ok(output) => output.stdout,
-        // It ends so where the WAL does, in the middle of a record, or of a segment that is being written; what it
-        // printed before is right.
+        // pg_waldump fails where the WAL ends: in the middle of a record, or of a segment that is being written. What
+        // it printed before that is right.
         Err(PostgresError::CommandFailed { stdout, .. }) => stdout,
         Err(error) => {
             return Err(JobError {
@@ -138,7 +143,7 @@ async fn records(agent: &Agent, file: &Path, target: &Target) -> Result<Vec<Foun
     Ok(output.lines().filter_map(|line| parse(line, target)).collect())
 }
 
-/// PostgreSQL's own target has the low 32 bits of a transaction's number, and so has the WAL.
+/// The WAL holds the low 32 bits of a transaction's number, and so does PostgreSQL's own recovery target.
 fn low_bits(xid: u64) -> u64 {
     xid & 0xFFFF_FFFF
 }
@@ -167,7 +172,7 @@ mod tests {
     const COMMIT: &str = "rmgr: Transaction len (rec/tot):     46/    46, tx:        742, lsn: 0/0301A2B8, prev 0/0301A278, desc: COMMIT 2026-11-21 05:55:00.123456 UTC";
 
     #[test]
-    fn lines_of_pg_waldump() {
+    fn restore_points_and_commits_are_found_in_lines_of_pg_waldump() {
         let name = |text: &str| Target::Name(text.parse().unwrap());
         assert_eq!(parse(POINT, &name("before x")).unwrap().lsn.to_string(), "0/3000148");
         assert_eq!(parse(POINT, &name("before")), None);
@@ -179,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_survived(line in ".{0,200}") {
+        fn any_line_can_be_read(line in ".{0,200}") {
             let _ = parse(&line, &Target::Xid(1));
         }
     }

@@ -1,11 +1,11 @@
-//! The heart of a restore: the new data is made beside the old, brought to its target, checked, and promoted.
+//! The central step of a restore: the new data is made beside the old, recovered to its target, checked, and promoted.
 //!
-//! It ends as a stopped, whole data directory that carries the mark of the incarnation to come. Nothing of it
-//! is in the archive yet and the old data was not touched, so until the incarnation's record says otherwise
-//! the copy may be thrown away.
+//! It ends as a stopped, whole data directory that carries the mark of the next incarnation. None of its WAL is in the
+//! archive yet, and the old data was not touched (unless the restore is in place). So until the incarnation's record
+//! names the copy, it may be deleted.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cellar_model::{
     Code, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal, SystemIdentifier,
@@ -14,75 +14,80 @@ use cellar_model::{
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
 
 use crate::agent::Agent;
+use crate::disk::free_bytes;
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
-use crate::instance::seed;
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::control::{Control, interrupted_ending};
-use crate::jobs::restore::fence::see;
-use crate::jobs::restore::private_instance::{Broken, Course, End, Reached, Sandbox, remove, say};
-use crate::repository::reader::{Repo, free_bytes};
+use crate::instance::seeding_marker;
+use crate::jobs::context::{JobContext, JobResult};
+use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::fence::wait_for_fence;
+use crate::jobs::restore::private_instance::PrivateInstance;
+use crate::jobs::restore::replay::{Reached, ReplayGoal, WalEnd};
+use crate::jobs::restore::scratch::remove_directory;
+use crate::repository::reader::Repo;
 
 /// Runs a recovery step to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    match attempt(agent, job, control).await {
-        Ok(recovery) => Ending::Succeeded(Some(JobOutcome::Recovery(recovery))),
-        Err(Broken::Interrupted(why)) => interrupted_ending(why, "the half restored copy is removed"),
-        Err(Broken::Failed(error)) => Ending::Failed(error),
-    }
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    context.if_interrupted("the half restored copy is removed");
+    let recovery = recover(context).await?;
+    Ok(Some(JobOutcome::Recovery(recovery)))
 }
 
-fn wrong(message: String) -> JobError {
+fn wrong_instance(message: String) -> JobError {
     Refusal::new(Code::WrongInstance, message)
         .hint("the stanza holds another database's backups: look at the repo and the stanza's name")
         .into()
 }
 
-async fn whole(agent: &Agent, data: &Path) -> Result<ControlData, JobError> {
+/// The control data of the copy, which must be whole.
+async fn inspect_copy(agent: &Agent, data: &Path) -> Result<ControlData, JobError> {
     match inspect(&agent.tools, data).await {
         Ok(DataDirectory::Valid { control, .. }) => Ok(control),
-        Ok(other) => Err(wrong(format!("the copy in {} is not whole: {other:?}", data.display()))),
-        Err(error) => Err(wrong(format!("the copy in {} cannot be looked at: {error}", data.display()))),
+        Ok(other) => Err(wrong_instance(format!("the copy in {} is not whole: {other:?}", data.display()))),
+        Err(error) => {
+            Err(wrong_instance(format!("the copy in {} cannot be looked at: {error}", data.display())))
+        }
     }
 }
 
-async fn attempt(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Result<RecoveryResult, Broken> {
-    let (JobSpec::Recover(params), Some(parent)) = (job.record.spec.clone(), job.record.parent) else {
+async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFailure> {
+    let record = &context.job.record;
+    let (JobSpec::Recover(params), Some(parent)) = (record.spec.clone(), record.parent) else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a recovery").into());
     };
-    let (card, database) = agent.place()?;
-    see(agent, &job.record).await?;
+    let agent = context.agent;
+    let (card, database) = agent.assignment()?;
+    wait_for_fence(agent, record).await?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
     let data = match (params.kept, params.in_place) {
         (Some(kept), _) => agent.layout.kept(kept),
         (None, true) => PathBuf::from(&card.data_directory),
         (None, false) => agent.layout.restored(parent),
     };
-    let mut sandbox = Sandbox::new(agent, &database, &card, job.record.id, data, 0);
+    let mut copy = PrivateInstance::new(agent, &database, &card, record.id, data, 0);
     if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
-        // No primary was stopped that archived its last: what this cell has of its WAL may be more than the archive.
-        sandbox.wal_of = Some(PathBuf::from(&card.data_directory));
+        // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
+        copy.wal_of = Some(PathBuf::from(&card.data_directory));
     }
     let _hold = params.in_place.then(|| Hold::take(agent));
-    let outcome = make(agent, job, control, &sandbox, &params, parent, leader.system_identifier).await;
-    sandbox.leave().await;
+    let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
+    copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
-        remove(&sandbox.data);
+        remove_directory(&copy.data);
     }
     outcome
 }
 
-async fn make(
-    agent: &Agent,
-    job: &mut ClaimedJob,
-    control: &Control,
-    sandbox: &Sandbox<'_>,
+async fn make_copy(
+    context: &mut JobContext<'_>,
+    copy: &PrivateInstance<'_>,
     params: &RecoverParams,
     parent: JobId,
     identity: Option<SystemIdentifier>,
-) -> Result<RecoveryResult, Broken> {
+) -> Result<RecoveryResult, JobFailure> {
+    let agent = context.agent;
     let begun = Instant::now();
-    let (card, database) = agent.place()?;
+    let (card, database) = agent.assignment()?;
     let repo = Repo::open(agent, &database, &card).await?;
     let size = repo.segment_size();
     let mut size_bytes = 0;
@@ -91,10 +96,10 @@ async fn make(
         let found = repo.backups().into_iter().find(|backup| backup.label == *set);
         size_bytes = found.map_or(0, |backup| backup.size_bytes);
         if params.in_place {
-            empty_hands(agent, &sandbox.data).await?;
+            stop_and_mark_incomplete(agent, &copy.data).await?;
         } else {
-            remove(&sandbox.data);
-            let free = free_bytes(&sandbox.data);
+            remove_directory(&copy.data);
+            let free = free_bytes(&copy.data);
             if free < size_bytes {
                 let message = format!("the restored data needs {size_bytes} bytes, and {free} are free");
                 return Err(Refusal::new(Code::DiskFull, message)
@@ -102,53 +107,54 @@ async fn make(
                     .into());
             }
         }
-        sandbox.prepare()?;
-        let delta = params.in_place && sandbox.data.join("PG_VERSION").exists();
-        sandbox.restore(job, control, set, size_bytes, delta, 0).await?;
+        copy.prepare()?;
+        let delta = params.in_place && copy.data.join("PG_VERSION").exists();
+        copy.restore(context, set, size_bytes, delta, 0).await?;
     } else {
-        // A copy that was kept follows its own timeline, not one that began after it.
-        timeline = whole(agent, &sandbox.data).await?.timeline;
-        sandbox.prepare()?;
+        // Kept data is recovered on its own timeline, not on one that began after it.
+        timeline = inspect_copy(agent, &copy.data).await?.timeline;
+        copy.prepare()?;
     }
     let restored = begun.elapsed();
-    let before = whole(agent, &sandbox.data).await?;
+    let before = inspect_copy(agent, &copy.data).await?;
     if identity.is_some_and(|identity| identity != before.system_identifier) {
-        return Err(wrong(format!(
+        return Err(wrong_instance(format!(
             "the copy has system identifier {}, which is another database's",
             before.system_identifier
         ))
         .into());
     }
-    let end = end(&repo, params, timeline).await?;
-    let course = Course { target: params.target.clone(), timeline, end, size, archive_mode: true };
-    let mut reached = sandbox.recover(job, control, &course).await?;
+    let end = wal_end(&repo, params, timeline).await?;
+    let goal = ReplayGoal { target: params.target.clone(), timeline, end, size, archive_mode: true };
+    let mut reached = copy.replay(context, &goal).await?;
     if !reached.paused && matches!(params.target, Target::Time(_)) {
-        // Nothing was committed later, so the end of the WAL is the database at that time; but PostgreSQL refuses to end a
-        // recovery whose target it has not seen. It goes on from here without one.
-        sandbox.stop().await?;
-        let rest = Course { target: Target::Latest {}, ..course };
+        // Nothing was committed later, so the end of the WAL is the database at that time. But PostgreSQL refuses to end
+        // a recovery whose target it has not met, so the recovery goes on from here without a target.
+        copy.stop().await?;
+        let rest = ReplayGoal { target: Target::Latest {}, ..goal };
         let stopped = reached.stopped;
-        reached = sandbox.recover(job, control, &rest).await?;
+        reached = copy.replay(context, &rest).await?;
         reached.stopped = stopped;
     }
-    check(&params.target, &reached)?;
+    check_reached(&params.target, &reached)?;
     let recovered = begun.elapsed();
-    say(agent, job, "promoting", 0, 0).await;
-    sandbox.promote(&reached).await?;
-    sandbox.stop().await?;
-    let after = whole(agent, &sandbox.data).await?;
+    context.progress("promoting").await;
+    copy.promote(&reached).await?;
+    copy.stop().await?;
+    let after = inspect_copy(agent, &copy.data).await?;
     if after.state != ControlState::ShutDown || after.timeline <= timeline {
-        return Err(
-            wrong(format!("the copy did not come to a clean end on a new timeline: {after:?}")).into()
-        );
+        return Err(wrong_instance(format!(
+            "the copy did not come to a clean end on a new timeline: {after:?}"
+        ))
+        .into());
     }
     let mark = Mark { number: params.incarnation, job: Some(parent) };
     let disk = |error: std::io::Error| Refusal::new(Code::DiskFull, format!("cannot mark the copy: {error}"));
-    mark.write(&sandbox.data).map_err(disk)?;
+    mark.write(&copy.data).map_err(disk)?;
     if params.in_place {
         std::fs::remove_file(agent.seeding_marker()).map_err(disk)?;
     }
-    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     Ok(RecoveryResult {
         timeline: after.timeline,
         from_timeline: timeline,
@@ -161,34 +167,39 @@ async fn make(
     })
 }
 
-/// Over the old data: it must not run, and from here on it is not a member's data but a restore that was begun.
-async fn empty_hands(agent: &Agent, data: &Path) -> Result<(), JobError> {
+/// Before a restore over the old data: stops the instance, and marks the data directory as a restore that was begun
+/// and not finished.
+async fn stop_and_mark_incomplete(agent: &Agent, data: &Path) -> Result<(), JobError> {
     let disk = |error: &dyn std::fmt::Display| {
         Refusal::new(Code::PostgresFailed, format!("stopping PostgreSQL: {error}"))
     };
     stop(data, &StopTimeouts::default()).await.map_err(|error| disk(&error))?;
     *agent.facts.borrow_mut() = None;
-    seed::begin(agent).map_err(|error| disk(&error))?;
+    seeding_marker::begin(agent).map_err(|error| disk(&error))?;
     Ok(())
 }
 
-/// How far the WAL must be replayed when the target does not end it before.
-async fn end(repo: &Repo<'_>, params: &RecoverParams, timeline: Timeline) -> Result<Option<End>, JobError> {
+/// How far the WAL must be replayed when the target does not stop it before.
+async fn wal_end(
+    repo: &Repo<'_>,
+    params: &RecoverParams,
+    timeline: Timeline,
+) -> Result<Option<WalEnd>, JobError> {
     if params.kept.is_some() {
         // All its WAL is in its own pg_wal.
         return Ok(None);
     }
     let size = repo.segment_size();
     if let Some(segment) = params.last_segment.as_deref().and_then(|name| size.parse_file_name(name)) {
-        return Ok(Some(End::Whole(segment.number)));
+        return Ok(Some(WalEnd::Whole(segment.number)));
     }
     let survey = repo.survey(timeline, None).await?;
     let newest = survey.lineage(timeline).ok().and_then(|lineage| lineage.newest(&survey.archive));
-    Ok(newest.map(End::Within))
+    Ok(newest.map(WalEnd::Within))
 }
 
-/// That what was reached is what was asked.
-fn check(target: &Target, reached: &Reached) -> Result<(), JobError> {
+/// Checks that recovery stopped where it was asked to.
+fn check_reached(target: &Target, reached: &Reached) -> Result<(), JobError> {
     let beyond = |what: String| -> Result<(), JobError> {
         Err(Refusal::new(Code::Internal, format!("the recovery stopped at the wrong place: {what}")).into())
     };

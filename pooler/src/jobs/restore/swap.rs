@@ -1,62 +1,60 @@
-//! Waiting until the new data has taken the old one's place.
+//! Waiting until the restored data has replaced the old data and is the primary.
 //!
-//! The supervisor does it, for it would do it as well after a kill at any moment; this step tells when it is done.
+//! The supervisor of the instance replaces it, because it must also do so after a kill at any moment. This step only
+//! waits for the end and reports it.
 
 use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize};
+use cellar_postgres::InstanceFacts;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
-use crate::jobs::claim::{ClaimedJob, Ending};
-use crate::jobs::control::{Control, interrupted_ending};
-use crate::jobs::restore::private_instance::say;
+use crate::jobs::context::{JobContext, JobResult};
 
-/// How long it may take: two renames, a start and one archived file.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long the record of the new incarnation may take to reach this pooler.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often to look.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long the swap may take: two renames, a start and one archived file.
+const SWAP_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How often the instance is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs a swapping step to its end.
-pub(crate) async fn run(agent: &Agent, job: &mut ClaimedJob, control: &Control) -> Ending {
-    let parent = job.record.parent;
-    let committed = |view: &cellar_topology::View| view.incarnation(&agent.database).job == parent;
-    let _ = agent.mirror.wait_for(Duration::from_secs(20), committed).await;
+pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    let agent = context.agent;
+    context.if_interrupted("the multipooler goes on with it by itself");
+    let restore = context.job.record.parent;
+    let committed = |view: &cellar_topology::View| view.incarnation(&agent.database).job == restore;
+    // The loop below reports what is missing when this never comes.
+    let _ = agent.mirror.wait_for(RECORD_TIMEOUT, committed).await;
     agent.nudge.notify_one();
-    say(agent, job, "taking the old data's place", 0, 0).await;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match why_not(agent) {
-            None => return Ending::Succeeded(None),
-            Some(why) if tokio::time::Instant::now() > deadline => {
-                let refusal = Refusal::new(
-                    Code::PostgresFailed,
-                    format!("the restored instance is not the primary after {} s: {why}", PATIENCE.as_secs()),
-                );
-                return Ending::Failed(
-                    refusal.hint("look at the cell's log/postgres.log and log/multipooler.log").into(),
-                );
-            }
-            Some(_) => {}
+    context.progress("replacing the old data").await;
+    let deadline = tokio::time::Instant::now() + SWAP_TIMEOUT;
+    while let Some(why) = what_is_missing(agent) {
+        if tokio::time::Instant::now() > deadline {
+            let waited = SWAP_TIMEOUT.as_secs();
+            let message = format!("the restored instance is not the primary after {waited} s: {why}");
+            return Err(Refusal::new(Code::PostgresFailed, message)
+                .hint("look at the cell's log/postgres.log and log/multipooler.log")
+                .into());
         }
-        if let Some(why) = control.interrupted(agent) {
-            return interrupted_ending(why, "the multipooler goes on with it by itself");
-        }
-        tokio::time::sleep(LOOK).await;
+        context.pause(POLL_INTERVAL).await?;
     }
+    Ok(None)
 }
 
-/// What is still missing.
-fn why_not(agent: &Agent) -> Option<String> {
-    let (card, _) = match agent.place() {
-        Ok(place) => place,
+/// Why the swap is not complete; none when it is.
+fn what_is_missing(agent: &Agent) -> Option<String> {
+    let (card, _) = match agent.assignment() {
+        Ok(assignment) => assignment,
         Err(refusal) => return Some(refusal.message),
     };
     let data = Path::new(&card.data_directory);
     if Mark::read(data) != Mark::of(&record(agent)) {
-        return Some("it has not taken its place".to_owned());
+        return Some("it has not replaced the old data".to_owned());
     }
     let report = agent.report.borrow();
     if report.state != InstanceState::Running {
@@ -71,17 +69,21 @@ fn why_not(agent: &Agent) -> Option<String> {
     if !recorded {
         return Some("it is not recorded as the primary".to_owned());
     }
-    // A standby finds its way to the new timeline by these two: its history, and the segment in which it begins, instead
-    // of which it would take the old timeline's.
+    let archived = timeline_start_is_archived(data, facts);
+    (!archived).then(|| "the beginning of its timeline is not archived".to_owned())
+}
+
+/// Whether the archive has what a standby needs to follow the new timeline: its history file, and the segment in
+/// which it begins. Without that segment a standby would replay the old timeline's.
+fn timeline_start_is_archived(data: &Path, facts: &InstanceFacts) -> bool {
+    let wal = data.join("pg_wal");
     let history = format!("{:08X}.history", facts.timeline.get());
-    let waits = |name: &str| data.join("pg_wal/archive_status").join(format!("{name}.ready")).exists();
-    let begins = std::fs::read_to_string(data.join("pg_wal").join(&history)).ok().and_then(|text| {
+    let waits = |name: &str| wal.join("archive_status").join(format!("{name}.ready")).exists();
+    let first_segment = std::fs::read_to_string(wal.join(&history)).ok().and_then(|text| {
         let size = SegmentSize::default();
         let lineage = Lineage::new(facts.timeline, &text.parse::<History>().ok()?);
-        Some(
-            size.file_name(Segment { timeline: facts.timeline, number: size.number_of(lineage.begins_at()) }),
-        )
+        let number = size.number_of(lineage.begins_at());
+        Some(size.file_name(Segment { timeline: facts.timeline, number }))
     });
-    let not_archived = waits(&history) || begins.is_some_and(|name| waits(&name));
-    not_archived.then(|| "the beginning of its timeline is not archived".to_owned())
+    !waits(&history) && !first_segment.is_some_and(|name| waits(&name))
 }

@@ -37,7 +37,7 @@ fn change(cluster: &Cluster) {
 
 /// A cluster with data, and a first incremental backup of `cell` that copies what the load wrote.
 fn loaded(cell: &str) -> Cluster {
-    let cluster = Cluster::up("zone1,zone2,zone3");
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
     cluster.load(SCALE);
     let _ = cluster.backup(cell, "incr");
     cluster

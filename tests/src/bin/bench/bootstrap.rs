@@ -7,9 +7,12 @@ use cellar_model::{Database, Pooler};
 use cellar_pgbackrest::render_job;
 use cellar_tests::{Cluster, as_user, postgres_user, run};
 
-use crate::figure::{Limit, Report, median, note, ratio};
+use crate::figure::{Limit, Report, in_turns, median, note, ratio};
 
 const ROUNDS: usize = 5;
+const ROUNDS_OF_BUILDS: usize = 7;
+/// Names the directory of another build's programs, which `bootstrap_other_build` compares with this one's.
+const OTHER_BUILD: &str = "CELLAR_BENCH_OTHER_BUILD";
 const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 const SCRIPT: &str = include_str!("bootstrap.sh");
 
@@ -116,9 +119,8 @@ fn settle() {
     let _ = run(&mut std::process::Command::new("sync")).ok();
 }
 
-fn up() -> (Cluster, Duration) {
+fn up(cluster: Cluster) -> (Cluster, Duration) {
     settle();
-    let cluster = Cluster::new();
     let begun = Instant::now();
     let finished = cluster.try_up(&CELLS.join(","));
     let took = begun.elapsed();
@@ -157,7 +159,7 @@ pub(crate) fn bootstrap(report: &mut Report) {
     let (mut ours, mut theirs, mut without_etcd) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let by_hand = Cluster::new();
-        let (cluster, took) = up();
+        let (cluster, took) = up(Cluster::new());
         ours.push(took);
         Kit { from: &cluster, to: by_hand.directory() }.lay_out();
         let programs = programs(&cluster);
@@ -173,4 +175,30 @@ pub(crate) fn bootstrap(report: &mut Report) {
         median(&without_etcd).as_secs_f64()
     ));
     report.figure("bootstrap", ratio, "ratio", Limit::AtMost(0.90));
+}
+
+/// `cellar up` of this build against that of another build, in turns. The clusters of both are looked at: every cell
+/// streams, and the repository has a full backup.
+pub(crate) fn other_build(report: &mut Report) {
+    let Some(other) = std::env::var_os(OTHER_BUILD).map(PathBuf::from) else {
+        note(&format!("  not measured: {OTHER_BUILD} names no directory of another build's programs"));
+        return;
+    };
+    let whole = |(cluster, took): (Cluster, Duration)| {
+        for standby in &CELLS[1..] {
+            let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+            assert_eq!(cluster.sql(standby, streams), "1", "{standby} does not stream");
+        }
+        let backups = cluster.json(&["backups", "list"]);
+        assert!(backups.to_string().contains("BACKUP_TYPE_FULL"), "no full backup: {backups}");
+        took
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    in_turns(
+        ROUNDS_OF_BUILDS,
+        || ours.push(whole(up(Cluster::new()))),
+        || theirs.push(whole(up(Cluster::new().with_cellar(other.join("cellar"))))),
+    );
+    let ratio = ratio(("this build", &ours), ("the other build", &theirs));
+    report.figure("bootstrap_other_build", ratio, "ratio", Limit::AtMost(0.75));
 }

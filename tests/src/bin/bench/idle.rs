@@ -12,7 +12,7 @@ const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 
 /// Memory after half a minute without work, then processor time over another half.
 pub(crate) fn idle(report: &mut Report) {
-    let cluster = Cluster::up(&CELLS.join(","));
+    let cluster = Cluster::bootstrapped(&CELLS.join(","));
     let poolers: Vec<i32> =
         CELLS.iter().map(|cell| cluster.pid(&format!("{cell}/pid/multipooler.pid"))).collect();
     let admin = [cluster.pid("pid/multiadmin.pid")];

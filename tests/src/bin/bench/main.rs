@@ -24,6 +24,7 @@ const BENCHES: &[Bench] = &[
     (&["backup_overhead"], backup::overhead),
     (&["dead_cell"], backup::dead_cell),
     (&["bootstrap"], bootstrap::bootstrap),
+    (&["bootstrap_other_build"], bootstrap::other_build),
     (
         &["idle_rss_multipooler", "idle_rss_multiadmin", "idle_cpu_multipooler", "idle_cpu_multiadmin"],
         idle::idle,
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         note(&format!("there is no figure {unknown}; there are {}", known.join(", ")));
         return ExitCode::from(2);
     }
+    cellar_tests::keep_clusters_on_disk();
     cellar_tests::clean_up_when_told_to_end();
     let mut report = Report::default();
     for (names, bench) in BENCHES {

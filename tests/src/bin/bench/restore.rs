@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, as_user, kill_hard, patiently, postgres_user, run};
+use cellar_tests::{Cluster, as_user, kill_hard, postgres_user, run, wait_for};
 
 use crate::figure::{Limit, Report, in_turns, note, ratio};
 
@@ -21,7 +21,7 @@ const ROUNDS: usize = 6;
 const DRILL_ROUNDS: usize = 7;
 
 /// Longest wait for anything here.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A member of a cluster whose poolers are dead, worked on as a person with a shell would.
 struct ByHand {
@@ -113,11 +113,11 @@ fn by_hand(cluster: &Cluster) -> Vec<ByHand> {
 }
 
 fn since(begun: Instant, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
-    patiently(what, PATIENCE, || condition().then(|| begun.elapsed()))
+    wait_for(what, TEST_TIMEOUT, || condition().then(|| begun.elapsed()))
 }
 
 fn loaded(scale: u32) -> Cluster {
-    let cluster = Cluster::up("zone1,zone2,zone3");
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
     cluster.load(scale);
     let _ = cluster.backup("zone2", "full");
     cluster
@@ -151,7 +151,7 @@ const STREAMING: &str = "SET statement_timeout = '300s';
 fn settle() {
     let _ = run(&mut Command::new("sync")).ok();
     let mut before = disk_sectors();
-    patiently("the disks to be quiet", PATIENCE, || {
+    wait_for("the disks to be quiet", TEST_TIMEOUT, || {
         std::thread::sleep(Duration::from_millis(500));
         let now = disk_sectors();
         let quiet = now - before < 2048;
@@ -198,7 +198,7 @@ pub(crate) fn to_a_time(report: &mut Report) {
         let (writable, streaming) = by_script(&members, &time, &set);
         theirs.0.push(writable);
         theirs.1.push(streaming);
-        put_back(&members, &cluster.directory().join("repo/archive/app/15-1"));
+        restore_archive(&members, &cluster.directory().join("repo/archive/app/15-1"));
         let _ = cluster.cellar(&["up"]);
         CELLS[1..].iter().for_each(|cell| cluster.wait_streaming(cell));
     };
@@ -245,7 +245,7 @@ fn aside(member: &ByHand) -> PathBuf {
 
 /// Stops everybody and puts the old data back, as a rollback by hand would. What the restored primary archived goes, or
 /// the old standbys would follow its timeline.
-fn put_back(members: &[ByHand], archive: &Path) {
+fn restore_archive(members: &[ByHand], archive: &Path) {
     let [primary, ..] = members else { panic!("no members") };
     let timeline =
         primary.sql("SELECT upper(lpad(to_hex(timeline_id), 8, '0')) FROM pg_control_checkpoint()");

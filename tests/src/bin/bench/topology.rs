@@ -314,7 +314,7 @@ async fn measure(cluster: &Cluster, report: &mut Report) {
 
 /// Starting, listing, recording jobs and memory at that size.
 pub(crate) fn ten_thousand(report: &mut Report) {
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     // Only etcd and multiadmin matter here; the one real cell would just take part of two cores.
     cluster.kill_cell("zone1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,15 +1,37 @@
-use crate::records::outcome::JobOutcome;
-use crate::records::spec::DEFAULT_MAX_LAG;
-use std::collections::BTreeMap;
+//! The decisions over small worlds.
 
-use super::*;
-use crate::records::backup::BackupType;
-use crate::records::instance::{InstanceState, LagClass};
-use crate::records::pooler::{Leader, Pooler, PoolerStatus};
-use crate::records::restore::Incarnation;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::decide::admission::backup::{plan_backup, plan_rebuild};
+use crate::decide::admission::cell::plan_cell_removal;
+use crate::decide::admission::kept_data::{plan_confirm, plan_rollback};
+use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+use crate::decide::admission::restore::{plan_restore, plan_restore_plan};
+use crate::decide::outcome::join;
+use crate::decide::request::JobRequest;
+use crate::decide::snapshot::Snapshot;
+use crate::records::backup::{BackupParams, BackupType, DEFAULT_MAX_LAG};
+use crate::records::drill::DrillParams;
+use crate::records::incarnation::Incarnation;
+use crate::records::instance::{InstanceState, LagClass, Role};
+use crate::records::job::id::JobId;
+use crate::records::job::outcome::JobOutcome;
+use crate::records::job::record::{Closure, Job, JobRecord};
+use crate::records::job::run::JobState;
+use crate::records::job::spec::{JobKind, JobSpec};
+use crate::records::maintenance::ExpireParams;
+use crate::records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
+use crate::records::recovery::RecoveryResult;
+use crate::records::restore::{RestoreParams, RestoreResult};
+use crate::records::target::Target;
 use crate::records::topology::{Cell, Database, Retention};
 use crate::store::layout::CellLayout;
-use crate::types::lsn::Timeline;
+use crate::types::code::{Code, Refusal};
+use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
+use crate::types::name::{CellName, DatabaseName};
 
 #[derive(Default)]
 struct World {
@@ -66,8 +88,8 @@ impl World {
                 streams_from: (index > 0).then(|| "zone1".parse().unwrap()),
                 receive_lag: LagClass::Current,
                 replay_lag: LagClass::Current,
-                archiver: crate::records::pooler::Archiver::default(),
-                versions: crate::records::pooler::Versions::default(),
+                archiver: Archiver::default(),
+                versions: Versions::default(),
                 certificate_expiry: None,
                 tls_server_up: true,
                 tls_server_accepts: vec![],
@@ -122,7 +144,7 @@ impl World {
 }
 
 #[test]
-fn a_healthy_standby_is_accepted() {
+fn backup_of_a_healthy_standby_is_accepted() {
     let record = World::healthy().backup("zone3", false).unwrap();
     assert_eq!(record.cell.as_str(), "zone3");
     assert!(matches!(record.spec, JobSpec::Backup(params) if params.max_lag_bytes == DEFAULT_MAX_LAG));
@@ -130,20 +152,20 @@ fn a_healthy_standby_is_accepted() {
 }
 
 #[test]
-fn an_unknown_cell_is_refused_listing_the_known() {
+fn unknown_cell_is_refused_with_the_known_ones() {
     let refusal = World::healthy().backup("zone9", false).unwrap_err();
     assert_eq!(refusal.code, Code::UnknownCell);
     assert!(refusal.message.contains("zone1, zone2, zone3"), "{refusal}");
 }
 
 #[test]
-fn the_primary_needs_permission() {
+fn backup_of_the_primary_needs_permission() {
     assert_eq!(World::healthy().refused("zone1"), Code::IsPrimary);
     assert!(World::healthy().backup("zone1", true).is_ok());
 }
 
 #[test]
-fn a_dead_cell_is_refused() {
+fn backup_is_refused_when_the_cell_is_down() {
     let mut world = World::healthy();
     world.status("zone3").state = InstanceState::Down;
     assert_eq!(world.refused("zone3"), Code::CellDown);
@@ -152,14 +174,14 @@ fn a_dead_cell_is_refused() {
 }
 
 #[test]
-fn an_instance_that_does_not_answer_is_not_a_standby() {
+fn backup_is_refused_when_the_instance_does_not_answer() {
     let mut world = World::healthy();
     world.status("zone3").role = Role::Unknown;
     assert_eq!(world.refused("zone3"), Code::CellDown);
 }
 
 #[test]
-fn a_standby_of_somebody_else_is_refused() {
+fn backup_is_refused_when_the_standby_streams_from_another_primary() {
     let mut world = World::healthy();
     world.status("zone3").streams_from = Some("zone2".parse().unwrap());
     assert_eq!(world.refused("zone3"), Code::WrongPrimary);
@@ -168,28 +190,28 @@ fn a_standby_of_somebody_else_is_refused() {
 }
 
 #[test]
-fn two_primaries_are_refused() {
+fn backup_is_refused_when_there_are_two_primaries() {
     let mut world = World::healthy();
     world.status("zone2").role = Role::Primary;
     assert_eq!(world.refused("zone3"), Code::TwoPrimaries);
 }
 
 #[test]
-fn a_dead_primary_is_refused_by_name() {
+fn backup_is_refused_when_the_primary_is_down() {
     let mut world = World::healthy();
     world.status("zone1").state = InstanceState::Down;
     assert_eq!(world.refused("zone3"), Code::NoPrimary);
 }
 
 #[test]
-fn a_dead_third_cell_costs_nothing() {
+fn backup_is_accepted_when_a_third_cell_is_down() {
     let mut world = World::healthy();
     world.status.remove(&("app".parse().unwrap(), "zone2".parse().unwrap()));
     assert!(world.backup("zone3", false).is_ok());
 }
 
 #[test]
-fn the_database_must_be_named_when_there_are_two() {
+fn database_must_be_named_when_there_are_two() {
     let mut world = World::healthy();
     let mut second = world.databases.values().next().unwrap().clone();
     second.name = "web".parse().unwrap();
@@ -198,7 +220,7 @@ fn the_database_must_be_named_when_there_are_two() {
 }
 
 #[test]
-fn only_standbys_leave_and_only_standbys_are_rebuilt() {
+fn primary_cannot_be_removed_or_rebuilt() {
     let mut world = World::healthy();
     let remove = |world: &World, cell: &str| {
         plan_cell_removal(&world.snapshot(), &cell.parse().unwrap()).map_err(|r| r.code)
@@ -234,7 +256,7 @@ fn to(target: Target, in_place: bool) -> RestoreParams {
 
 fn made(mut world: World) -> World {
     for leader in world.leaders.values_mut() {
-        leader.system_identifier = Some(crate::types::lsn::SystemIdentifier::new(7));
+        leader.system_identifier = Some(SystemIdentifier::new(7));
     }
     world
 }
@@ -244,7 +266,7 @@ fn restore(world: &World, params: &RestoreParams) -> Result<JobRecord, Refusal> 
 }
 
 #[test]
-fn a_restore_goes_to_the_primary_unless_it_is_down_or_would_lose_the_best_copy() {
+fn restore_is_done_in_the_primarys_cell_unless_it_is_down_or_restored_in_place() {
     let mut world = made(World::healthy());
     let latest = to(Target::Latest {}, false);
     assert_eq!(restore(&world, &latest).unwrap().cell.as_str(), "zone1");
@@ -263,7 +285,7 @@ fn a_restore_goes_to_the_primary_unless_it_is_down_or_would_lose_the_best_copy()
 }
 
 #[test]
-fn a_primary_that_nobody_could_fence_is_refused() {
+fn restore_is_refused_when_the_primary_cannot_be_fenced() {
     let mut world = made(World::healthy());
     world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
     let refusal = restore(&world, &to(Target::Latest {}, false)).unwrap_err();
@@ -272,7 +294,7 @@ fn a_primary_that_nobody_could_fence_is_refused() {
 }
 
 #[test]
-fn a_restore_into_the_future_or_with_two_primaries_is_refused() {
+fn restore_is_refused_into_the_future_or_with_two_primaries() {
     let mut world = made(World::healthy());
     let future = to(Target::Time(Timestamp::from_second(9).unwrap()), false);
     assert_eq!(restore(&world, &future).unwrap_err().code, Code::TargetUnreachable);
@@ -281,7 +303,7 @@ fn a_restore_into_the_future_or_with_two_primaries_is_refused() {
 }
 
 #[test]
-fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
+fn plan_is_made_by_the_primary_and_drill_by_a_standby() {
     let world = made(World::healthy());
     let params = RestoreParams { onto: Some("zone3".parse().unwrap()), ..to(Target::Latest {}, false) };
     let plan = plan_restore_plan(&world.snapshot(), &whole(None), &params, job_id(1), Timestamp::UNIX_EPOCH)
@@ -304,9 +326,8 @@ fn a_plan_is_made_where_the_wal_is_and_a_drill_where_it_disturbs_least() {
 }
 
 #[test]
-fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
-    use crate::decide::maintenance::{plan_check, plan_expire, plan_verify};
-    use crate::records::maintenance::ExpireParams;
+fn expiry_is_refused_while_a_restore_is_open_and_done_by_a_standby() {
+    use ExpireParams;
     let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
     let mut world = made(World::healthy());
     let expire = |world: &World, dry_run: bool| {
@@ -321,7 +342,10 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
     let record = expire(&world, false).unwrap();
     assert_eq!(record.cell.as_str(), "zone2");
     assert!(record.kind().takes_lock());
-    assert_eq!(plan_verify(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone2");
+    assert_eq!(
+        plan_unconditional(&world.snapshot(), &whole(None), JobSpec::Verify, id, now).unwrap().cell.as_str(),
+        "zone2"
+    );
     assert_eq!(plan_check(&world.snapshot(), &whole(None), id, now).unwrap().cell.as_str(), "zone1");
     world.incarnations.insert(
         "app".parse().unwrap(),
@@ -344,17 +368,17 @@ fn upkeep_is_a_standbys_work_but_for_checks_and_waits_for_an_open_restore() {
 fn ended(state: JobState, kept: bool) -> Job {
     let world = made(World::healthy());
     let mut record = restore(&world, &to(Target::Latest {}, false)).unwrap();
-    let recovery = crate::records::restore::RecoveryResult {
+    let recovery = RecoveryResult {
         timeline: Timeline::new(2),
         from_timeline: Timeline::new(1),
-        lsn: crate::types::lsn::Lsn::new(1),
+        lsn: Lsn::new(1),
         last_commit: None,
         stopped: String::new(),
         size_bytes: 0,
         restore_millis: 0,
         recovery_millis: 0,
     };
-    let restored = crate::records::restore::RestoreResult {
+    let restored = RestoreResult {
         cell: record.cell.clone(),
         incarnation: 2,
         recovery,
@@ -364,13 +388,12 @@ fn ended(state: JobState, kept: bool) -> Job {
         first_backup: None,
     };
     let result = (state == JobState::Succeeded).then_some(JobOutcome::Restore(restored));
-    record.closure =
-        Some(crate::records::job::Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
-    crate::decide::outcome::join(&record, None, false, None)
+    record.closure = Some(Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
+    join(&record, None, false, None)
 }
 
 #[test]
-fn what_no_longer_makes_sense_is_not_rolled_back_or_confirmed() {
+fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
     let mut world = made(World::healthy());
     let db: DatabaseName = "app".parse().unwrap();
     let now = Timestamp::UNIX_EPOCH;

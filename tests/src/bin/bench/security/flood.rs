@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_tests::{Cluster, open_files, patiently, peak_rss_kib};
+use cellar_tests::{Cluster, open_files, peak_rss_kib, wait_for};
 use cellar_tls::{
     CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, ClientTls, ConnectionLimits, generate_ca,
     unchecked_client,
@@ -49,7 +49,7 @@ const CALLS: u64 = 50;
 const NEW_CONNECTIONS: u64 = 10;
 
 /// Longest wait for anything here.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Descriptors that a process usually has: what multiadmin has to get on with.
 const USUAL_FILES: u64 = 1024;
@@ -76,7 +76,7 @@ async fn get_job(client: &mut Client, job: &str) -> Result<(), tonic::Status> {
 }
 
 async fn connect(tls: &ClientTls, address: SocketAddr) -> Client {
-    let endpoint = must("an endpoint", tls.endpoint(&address.to_string(), Some(PATIENCE)));
+    let endpoint = must("an endpoint", tls.endpoint(&address.to_string(), Some(TEST_TIMEOUT)));
     MultiAdminClient::new(must("a connection with a good certificate", endpoint.connect().await))
 }
 
@@ -85,7 +85,7 @@ async fn admitted(tls: &ClientTls, address: SocketAddr, job: &str) -> Vec<Client
     let mut clients = Vec::new();
     let limit = ConnectionLimits::default().per_certificate;
     for _ in 0..limit + BEYOND {
-        let endpoint = must("an endpoint", tls.endpoint(&address.to_string(), Some(PATIENCE)));
+        let endpoint = must("an endpoint", tls.endpoint(&address.to_string(), Some(TEST_TIMEOUT)));
         // With TLS 1.3 a client learns by its first call that it is not let in.
         let Ok(channel) = endpoint.connect().await else { continue };
         let mut client = MultiAdminClient::new(channel);
@@ -163,7 +163,7 @@ impl Failing {
             let kind = n % Self::KINDS.len();
             let this = self.clone();
             work.spawn(async move {
-                if timeout(PATIENCE, this.fail(kind)).await.is_ok() {
+                if timeout(TEST_TIMEOUT, this.fail(kind)).await.is_ok() {
                     this.failed[kind].fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -231,7 +231,7 @@ async fn some_job(client: &mut Client) -> String {
 /// A good client's p99 in a flood, and multiadmin's memory.
 pub(crate) fn flood(report: &mut Report) {
     limit_files(USUAL_FILES);
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::bootstrapped("zone1");
     limit_files(OWN_FILES);
     let admin = cluster.pid("pid/multiadmin.pid");
     let directory = must("a directory", tempfile::tempdir());
@@ -262,7 +262,7 @@ pub(crate) fn flood(report: &mut Report) {
     for _ in 0..silent {
         crowd.spawn(stay_silent(address, silence.clone()));
     }
-    patiently("the silent ones to have connected", PATIENCE, || {
+    wait_for("the silent ones to have connected", TEST_TIMEOUT, || {
         (silence.opened.load(Ordering::Relaxed) >= silent).then_some(())
     });
     let failing = Arc::new(Failing::new(address, stranger(&cluster, &directory.path().join("stranger"))));

@@ -1,0 +1,119 @@
+//! A request for a job, parsed; how it is planned, and whether an existing job is its answer.
+
+use cellar_model::{
+    Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest, JobSpec,
+    JobState, Refusal, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild,
+    plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
+};
+use cellar_topology::View;
+use jiff::Timestamp;
+
+use crate::refusal;
+
+/// A request for a job, parsed. What it leaves open in the spec is decided when it is planned.
+#[derive(Debug, Clone)]
+pub(crate) struct Submission {
+    pub(crate) request: JobRequest,
+    pub(crate) spec: JobSpec,
+    /// Whether to wait behind other jobs rather than be refused.
+    pub(crate) queue: bool,
+}
+
+/// The restore that a rollback or a confirmation is about.
+fn restore_job(view: &View, id: JobId) -> Result<Job, Refusal> {
+    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
+}
+
+/// Pending and running drills of named backups. Not lost ones: their pgBackRest ended with its pooler.
+fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
+    let drills = view
+        .jobs
+        .values()
+        .filter(|record| record.kind() == JobKind::Drill && record.database == *database)
+        .filter(|record| {
+            view.job(&record.id).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running))
+        });
+    drills
+        .filter_map(|record| {
+            let JobSpec::Drill(params) = &record.spec else { return None };
+            Some(DrilledBackup { job: record.id, backup: params.backup.clone()? })
+        })
+        .collect()
+}
+
+impl Submission {
+    /// The record of the job, or why it is refused as things are.
+    pub(super) fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
+        let (snapshot, request) = (&view.snapshot(), &self.request);
+        match &self.spec {
+            JobSpec::Backup(params) => plan_backup(snapshot, request, params, id, now),
+            JobSpec::Rebuild(_) => plan_rebuild(snapshot, request, id, now),
+            JobSpec::Restore(params) => plan_restore(snapshot, request, params, id, now),
+            JobSpec::Plan(params) => plan_restore_plan(snapshot, request, params, id, now),
+            JobSpec::Rollback(restore) => {
+                plan_rollback(snapshot, request, &restore_job(view, *restore)?, id, now)
+            }
+            JobSpec::Confirm(restore) => {
+                let is_related = |record: &&JobRecord| {
+                    record.spec.subject() == Some(*restore) && record.kind().is_driven()
+                };
+                let related: Vec<Job> =
+                    view.jobs.values().filter(is_related).filter_map(|record| view.job(&record.id)).collect();
+                plan_confirm(snapshot, request, &restore_job(view, *restore)?, &related, id, now)
+            }
+            JobSpec::Drill(params) => plan_drill(snapshot, request, params, id, now),
+            JobSpec::Expire(params) => {
+                let drilled = drilled(view, &self.database(view)?);
+                plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
+            }
+            JobSpec::Check => plan_check(snapshot, request, id, now),
+            spec if spec.kind().is_step() => {
+                let kind = spec.kind();
+                Err(Refusal::new(
+                    Code::InvalidArgument,
+                    format!("a {kind} is a step of other jobs and cannot be requested"),
+                ))
+            }
+            spec => plan_unconditional(snapshot, request, spec.clone(), id, now),
+        }
+    }
+
+    /// The database that the request is about.
+    pub(super) fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
+        match &self.spec {
+            JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
+                Ok(restore_job(view, *restore)?.record.database)
+            }
+            _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
+        }
+    }
+
+    /// Whether an existing job is the one that this request asked for.
+    ///
+    /// Not a comparison of plans: a repeated request must find its job even when the cell has
+    /// gone down since and planning would refuse.
+    fn matches(&self, record: &JobRecord) -> bool {
+        let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
+        same_cell && record.spec.answers(&self.spec)
+    }
+
+    /// The answer when `job` has the id of this request: the job, or a refusal when it was another request's.
+    pub(super) fn repeated(&self, job: Job) -> Result<Job, Refusal> {
+        if self.matches(&job.record) {
+            return Ok(job);
+        }
+        Err(Refusal::new(
+            Code::RequestIdReused,
+            format!(
+                "the request id was used before for another request: {} of cell {} is job {}",
+                job.record.kind(),
+                job.record.cell,
+                job.record.id
+            ),
+        )
+        .hint("use a new request id for a new request")
+        .about("field", "request_id")
+        .about("job", job.record.id)
+        .about("database", &job.record.database))
+    }
+}

@@ -1,0 +1,142 @@
+//! The status of a database and its cells.
+
+use cellar_api::v1::{
+    Archiver, DatabaseView, InstanceState, LagClass, PoolerStatus, PoolerView, RepoCipher, Role,
+};
+
+use crate::render::facts::{NOTHING, section};
+use crate::render::table::Table;
+use crate::render::units;
+use crate::render::words::{instance_word, role_word};
+
+fn lag_word(status: &PoolerStatus) -> &'static str {
+    if status.role() != Role::Standby {
+        return NOTHING;
+    }
+    match status.replay_lag() {
+        LagClass::Unknown => NOTHING,
+        LagClass::Current => "<1MiB",
+        LagClass::Segment => "<16MiB",
+        LagClass::Behind => "<1GiB",
+        LagClass::Far => ">=1GiB",
+    }
+}
+
+/// Whether the last thing the archiver did was to fail.
+fn is_failing(archiver: &Archiver) -> bool {
+    let key = |time: &cellar_api::wkt::Timestamp| (time.seconds, time.nanos);
+    match (&archiver.last_failed_time, &archiver.last_archived_time) {
+        (Some(failed), Some(archived)) => key(failed) > key(archived),
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+fn archiver_word(status: &PoolerStatus) -> &'static str {
+    match &status.archiver {
+        // Only a primary archives.
+        _ if status.role() != Role::Primary => NOTHING,
+        Some(archiver) if is_failing(archiver) => "failing",
+        Some(archiver) if archiver.last_archived_wal.is_some() => "ok",
+        _ => "idle",
+    }
+}
+
+fn row(view: &PoolerView) -> [String; 10] {
+    let cell = view.pooler.as_ref().map(|pooler| pooler.cell.clone()).unwrap_or_default();
+    let Some(status) = &view.status else {
+        let mut row: [String; 10] = Default::default();
+        (row[0], row[2]) = (cell, "no multipooler".to_owned());
+        return row;
+    };
+    let versions = status.versions.clone().unwrap_or_default();
+    [
+        cell,
+        role_word(status.role()).to_owned(),
+        instance_word(status.state()).to_owned(),
+        status.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+        status.streams_from.clone().unwrap_or_default(),
+        lag_word(status).to_owned(),
+        archiver_word(status).to_owned(),
+        units::day(status.certificate_expiry.as_ref()),
+        versions.postgres,
+        versions.pgbackrest,
+    ]
+}
+
+/// What the table has no column for.
+fn notes(view: &PoolerView) -> Vec<String> {
+    let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
+    let Some(status) = &view.status else {
+        return vec![format!(
+            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same"
+        )];
+    };
+    let mut notes = Vec::new();
+    if !status.message.is_empty() {
+        notes.push(format!("{cell}: {}", status.message));
+    }
+    if status.state() == InstanceState::Running && !status.tls_server_up {
+        notes.push(format!(
+            "{cell}: its pgBackRest TLS server does not answer, so no other cell can be backed up against it"
+        ));
+    }
+    if let Some(archiver) = status.archiver.as_ref().filter(|archiver| is_failing(archiver)) {
+        notes.push(format!(
+            "{cell}: archiving fails since {} at WAL segment {}; PostgreSQL keeps its WAL until it works again",
+            units::time(archiver.last_failed_time.as_ref()),
+            archiver.last_failed_wal.as_deref().unwrap_or(NOTHING)
+        ));
+    }
+    notes.extend(
+        status
+            .unreadable_records
+            .iter()
+            .map(|record| format!("{cell}: cannot read the record {record} in etcd and goes on without it")),
+    );
+    notes
+}
+
+/// One database with its cells.
+pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> String {
+    let record = database.database.clone().unwrap_or_default();
+    let encrypted = match record.repo_cipher() {
+        RepoCipher::Unspecified => "",
+        RepoCipher::Aes256Cbc => " (encrypted, aes-256-cbc)",
+    };
+    let mut text = format!(
+        "database {}, stanza {}, repository {}{encrypted}\n",
+        record.name, record.stanza, record.repo_path
+    );
+    match &database.leader {
+        Some(leader) => text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term)),
+        None => text.push_str("no primary is recorded yet\n"),
+    }
+    if let Some(lock) = &database.lock
+        && let Some(holder) = &lock.holder
+    {
+        let waiting = match lock.queue.len() {
+            0 => String::new(),
+            waiting => format!(", {waiting} waiting behind it"),
+        };
+        text.push_str(&format!("job {holder} holds the stanza{waiting}\n"));
+    }
+    let mut table = Table::new(&[
+        "CELL",
+        "ROLE",
+        "STATE",
+        "TIMELINE",
+        "STREAMS FROM",
+        "LAG",
+        "ARCHIVER",
+        "CERTIFICATES END",
+        "POSTGRES",
+        "PGBACKREST",
+    ]);
+    let of_database =
+        |view: &&PoolerView| view.pooler.as_ref().is_some_and(|pooler| pooler.database == record.name);
+    let own: Vec<&PoolerView> = poolers.iter().filter(of_database).collect();
+    own.iter().for_each(|view| table.row(row(view)));
+    let notes: Vec<String> = own.iter().flat_map(|view| notes(view)).collect();
+    format!("{text}\n{}{}", table.render(), section("notes", &notes))
+}

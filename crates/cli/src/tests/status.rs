@@ -1,0 +1,80 @@
+//! The status of a cluster, its cells and its problems.
+
+use cellar_api::v1::{DatabaseView, ListCellsResponse, ListPoolersResponse};
+use cellar_provisioner::{Finding, ProcessHealth};
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+use super::messages::message;
+use crate::commands::{cells, doctor, status};
+use crate::render::status::database;
+
+fn pooler(cell: &str, status: &Value) -> Value {
+    json!({"pooler": {"database": "app", "cell": cell}, "status": status})
+}
+
+fn poolers() -> ListPoolersResponse {
+    let primary = json!({
+        "database": "app", "cell": "zone1", "state": "INSTANCE_STATE_RUNNING", "role": "ROLE_PRIMARY",
+        "timeline": 2, "tlsServerUp": true, "certificateExpiry": "2027-03-01T00:00:00Z",
+        "archiver": {
+            "lastArchivedWal": "000000020000000000000004", "lastArchivedTime": "2026-03-01T10:00:00Z",
+            "lastFailedWal": "000000020000000000000005", "lastFailedTime": "2026-03-01T11:00:00Z"
+        },
+        "versions": {"postgres": "15.18", "pgbackrest": "2.45"}
+    });
+    let standby = json!({
+        "database": "app", "cell": "zone2", "state": "INSTANCE_STATE_RUNNING", "role": "ROLE_STANDBY",
+        "timeline": 2, "streamsFrom": "zone1", "replayLag": "LAG_CLASS_CURRENT",
+        "certificateExpiry": "2027-03-01T00:00:00Z", "versions": {"postgres": "15.18", "pgbackrest": "2.45"},
+        "unreadableRecords": ["/cellar/demo/cells/x"]
+    });
+    let broken = json!({
+        "database": "app", "cell": "zone3", "state": "INSTANCE_STATE_BROKEN", "tlsServerUp": true,
+        "message": "its data directory belongs to another database: run `cellar rebuild zone3`"
+    });
+    message(json!({
+        "poolers": [
+            pooler("zone1", &primary), pooler("zone2", &standby), pooler("zone3", &broken),
+            pooler("zone4", &Value::Null)
+        ],
+        "unreadableRecords": ["/cellar/demo/poolers/app/x"]
+    }))
+}
+
+#[test]
+fn status_shows_cells_and_notes() {
+    let view: DatabaseView = message(json!({
+        "database": {"name": "app", "stanza": "app", "repoPath": "/c/repo"},
+        "leader": {"cell": "zone1", "term": 2},
+        "lock": {"holder": "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "queue": ["a", "b"]}
+    }));
+    let process = |what: &str, pid| ProcessHealth { what: what.into(), pid };
+    let services = status::render_services("localhost:15070", &[process("etcd", Some(17))]);
+    let without = status::render_services("localhost:15070", &[process("etcd", None)]);
+    let text = database(&view, &poolers().poolers);
+    let empty = database(&DatabaseView::default(), &[]);
+    assert_snapshot!(format!("{services}{without}\n{text}----\n{empty}"));
+}
+
+#[test]
+fn doctor_lists_problems_with_their_repair() {
+    let finding = Finding {
+        message: "port 8432, needed by the pgBackRest TLS server of cell zone1, is in use by process 7 (x)"
+            .into(),
+        hint: Some("end that process".into()),
+    };
+    let dead = ProcessHealth { what: "multiadmin".into(), pid: None };
+    let cells = doctor::cell_problems(&poolers());
+    let problems = doctor::render(&[finding], &[&dead], &cells);
+    assert_snapshot!(format!("{problems}----\n{}", doctor::render(&[], &[], &[])));
+}
+
+#[test]
+fn cells_are_listed() {
+    let answer: ListCellsResponse = message(json!({"cells": [
+        {"name": "zone1", "host": "localhost", "directory": "/c/zone1"},
+        {"name": "zone2", "index": 1, "host": "localhost", "directory": "/c/zone2"}
+    ]}));
+    assert_snapshot!(cells::render_list(&answer));
+}

@@ -1,0 +1,38 @@
+//! Whether a cell may leave.
+
+use crate::decide::snapshot::{Snapshot, known};
+use crate::records::instance::Role;
+use crate::types::code::{Code, Refusal};
+use crate::types::name::CellName;
+
+/// Decides whether a cell may leave every database.
+///
+/// # Errors
+/// Refused when it is unknown, the last one, or some database's primary.
+pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
+    if !snapshot.cells.contains_key(cell) {
+        let all = known(snapshot.cells.keys().map(CellName::as_str));
+        return Err(
+            Refusal::new(Code::UnknownCell, format!("there is no cell {cell} ({all})")).about("cell", cell)
+        );
+    }
+    if snapshot.cells.len() == 1 {
+        return Err(Refusal::new(Code::LastCell, format!("{cell} is the last cell"))
+            .hint("`cellar down --destroy` removes the whole cluster")
+            .about("cell", cell));
+    }
+    for database in snapshot.databases.keys() {
+        let recorded = snapshot.leaders.get(database).is_some_and(|leader| leader.cell == *cell);
+        let observed = snapshot
+            .status
+            .get(&(database.clone(), cell.clone()))
+            .is_some_and(|status| status.role == Role::Primary);
+        if recorded || observed {
+            return Err(Refusal::new(Code::IsPrimary, format!("cell {cell} is the primary of {database}"))
+                .hint("promote another cell first")
+                .about("cell", cell)
+                .about("database", database));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Whether a restore can work, and where it is planned.
+
+use jiff::Timestamp;
+
+use crate::decide::request::JobRequest;
+use crate::decide::snapshot::Snapshot;
+use crate::records::job::id::JobId;
+use crate::records::job::record::JobRecord;
+use crate::records::job::spec::JobSpec;
+use crate::records::restore::RestoreParams;
+use crate::records::target::Target;
+use crate::types::code::{Code, Refusal};
+use crate::types::json::timestamp_text;
+
+/// Decides on a restore of a whole database to a point in time.
+///
+/// What the repo has is not looked at here: that is the plan's work, which is the restore's first step.
+///
+/// # Errors
+/// Refused when the database or the named cell is unknown or down, no primary was ever recorded, two are visible, the
+/// target lies in the future, or the primary runs though its pooler does not, so that it could not be fenced.
+pub fn plan_restore(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &RestoreParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let db = &database.name;
+    let leader = snapshot.leader(db)?;
+    if let Target::Time(time) = &params.target
+        && *time > now
+    {
+        return Err(Refusal::new(
+            Code::TargetUnreachable,
+            format!("{} is in the future: it is {} now", timestamp_text(*time), timestamp_text(now)),
+        )
+        .hint("the latest that can be reached is now (--latest)")
+        .about("field", "target"));
+    }
+    let others = snapshot.other_primaries(db, Some(&leader.cell));
+    if let Some(other) = others.first() {
+        return Err(Refusal::new(
+            Code::TwoPrimaries,
+            format!("{} is recorded as primary of {db}, but {other} is a primary too", leader.cell),
+        )
+        .hint(format!("make it a standby first: `cellar rebuild {other}`"))
+        .about("cell", other)
+        .about("database", db));
+    }
+    let silent = !snapshot.status.contains_key(&(db.clone(), leader.cell.clone()));
+    let follower =
+        snapshot.status.values().find(|status| status.database == *db && status.streams_from(&leader.cell));
+    if let (true, Some(follower)) = (silent, follower) {
+        return Err(Refusal::new(
+            Code::CellDown,
+            format!(
+                "the multipooler of the primary in {} does not report, but its PostgreSQL runs: {} streams from it. It cannot be fenced",
+                leader.cell, follower.cell
+            ),
+        )
+        .hint(format!("start the multipooler of {} (`cellar up` on a local cluster), or stop its PostgreSQL", leader.cell))
+        .about("cell", &leader.cell)
+        .about("database", db));
+    }
+    let cell = match request.cell.as_ref().or(params.onto.as_ref()) {
+        Some(cell) => {
+            snapshot.pooler(db, cell)?;
+            snapshot.live_status(db, cell)?;
+            cell.clone()
+        }
+        None => snapshot.restore_cell(db, leader, params.in_place)?,
+    };
+    let params = RestoreParams { onto: Some(cell.clone()), ..params.clone() };
+    Ok(request.record(JobSpec::Restore(params), db, &cell, id, now))
+}
+
+/// Decides where a restore is planned: by the primary's pooler, which also sees WAL that is not archived yet, or
+/// else by that of the cell that would be restored.
+///
+/// # Errors
+/// As [`plan_restore`].
+pub fn plan_restore_plan(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &RestoreParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let mut record = plan_restore(snapshot, request, params, id, now)?;
+    if let JobSpec::Restore(params) = record.spec {
+        record.spec = JobSpec::Plan(params);
+    }
+    if let Some(leader) = snapshot.leaders.get(&record.database)
+        && snapshot.status.contains_key(&(record.database.clone(), leader.cell.clone()))
+    {
+        record.cell = leader.cell.clone();
+    }
+    Ok(record)
+}

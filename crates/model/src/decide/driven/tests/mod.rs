@@ -1,0 +1,7 @@
+//! Driven jobs against a small world: whole runs, and runs in which anything fails.
+
+mod any_failure;
+mod confirm;
+mod restore;
+mod rollback;
+mod world;

@@ -1,0 +1,175 @@
+use jiff::Timestamp;
+
+use crate::decide::driven::tests::world::{World, cell, restored};
+use crate::records::incarnation::Incarnation;
+use crate::records::job::outcome::JobOutcome;
+use crate::records::job::record::{CancelRequest, Job};
+use crate::records::job::run::JobState;
+use crate::records::job::spec::{JobKind, JobSpec};
+use crate::types::code::Code;
+
+#[test]
+fn restore_runs_its_steps_in_order() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.run(|_, _| true);
+    assert_eq!(world.kinds(), ["plan", "fence", "recover", "swap", "rebuild", "backup"]);
+    let (state, error, result) = world.closed.unwrap();
+    assert_eq!((state, error), (JobState::Succeeded, None));
+    let restore = restored(result);
+    assert_eq!((restore.incarnation, restore.left_out.len(), restore.kept), (2, 0, true));
+    assert_eq!(world.incarnation.kept_in, Some(cell("zone1")), "the old primary has every row");
+    let recover = world
+        .steps
+        .iter()
+        .find_map(|step| if let JobSpec::Recover(params) = &step.record.spec { Some(params) } else { None })
+        .unwrap();
+    assert_eq!(recover.last_segment.as_deref(), Some("000000010000000000000007"));
+    let backup = world.steps.iter().find(|step| step.record.kind() == JobKind::Backup).unwrap();
+    assert_eq!(backup.record.cell, cell("zone1"), "a standby that was rebuilt");
+}
+
+#[test]
+fn failure_before_the_point_of_no_return_leaves_the_database_as_it_was() {
+    for kind in [JobKind::Plan, JobKind::Fence, JobKind::Recover] {
+        let mut world = World::new(JobKind::Restore, false);
+        world.run(|step, _| step != kind);
+        let (state, error, _) = world.closed.unwrap();
+        assert_eq!(state, JobState::Failed);
+        assert!(error.unwrap().message.ends_with("the database is as it was before"));
+        assert_eq!(world.incarnation, Incarnation::default(), "no fence is left, and no new incarnation");
+    }
+}
+
+#[test]
+fn swap_is_tried_until_it_succeeds() {
+    let mut world = World::new(JobKind::Restore, false);
+    let mut failures = 3;
+    world.run(|step, _| {
+        if step == JobKind::Swap && failures > 0 {
+            failures -= 1;
+            return false;
+        }
+        true
+    });
+    assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
+    assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Swap).count(), 4);
+}
+
+#[test]
+fn cell_that_cannot_be_rebuilt_is_left_out() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.run(|step, cell| !(step == JobKind::Rebuild && cell == "zone1"));
+    let (state, _, result) = world.closed.unwrap();
+    assert_eq!(state, JobState::Succeeded);
+    assert_eq!(restored(result).left_out, [cell("zone1")]);
+}
+
+#[test]
+fn old_data_of_the_chosen_cell_is_kept_when_the_primary_is_down() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.alive = vec![cell("zone2"), cell("zone3")];
+    world.run(|_, _| true);
+    assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
+    assert_eq!(world.incarnation.kept_in, Some(cell("zone2")));
+    assert_eq!(restored(world.closed.unwrap().2).left_out, [cell("zone1")]);
+}
+
+#[test]
+fn old_data_of_another_cell_is_kept_when_the_primary_has_none() {
+    let mut world = World::new(JobKind::Restore, false);
+    for _ in 0..200 {
+        world.round();
+        let fenced = world.steps.iter_mut().filter_map(|step| {
+            let of_primary = step.record.kind() == JobKind::Fence && step.record.cell == cell("zone1");
+            match &mut step.result {
+                Some(JobOutcome::Fence(fence)) if of_primary => Some(fence),
+                _ => None,
+            }
+        });
+        fenced.for_each(|fence| fence.whole = false);
+        for _ in 0..3 {
+            world.end(0, true);
+        }
+    }
+    assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
+    assert_eq!(world.incarnation.kept_in, Some(cell("zone2")));
+}
+
+#[test]
+fn restore_in_place_keeps_no_old_data() {
+    let mut world = World::new(JobKind::Restore, true);
+    world.run(|_, _| true);
+    assert_eq!(world.incarnation.kept_in, None);
+    assert!(
+        world
+            .steps
+            .iter()
+            .all(|step| !matches!(&step.record.spec, JobSpec::Rebuild(p) if p.keep_for.is_some()))
+    );
+}
+
+#[test]
+fn restore_fails_when_its_first_backup_fails_twice() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.run(|step, _| step != JobKind::Backup);
+    let (state, error, result) = world.closed.unwrap();
+    assert_eq!(state, JobState::Failed);
+    assert!(error.unwrap().message.contains("is restored"));
+    assert!(matches!(result, Some(JobOutcome::Restore(_))));
+    assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Backup).count(), 2);
+}
+
+#[test]
+fn cancel_undoes_before_the_point_of_no_return_and_ends_the_job_after_it() {
+    let cancel = Some(CancelRequest { requested_by: "you".into(), time: Timestamp::UNIX_EPOCH });
+    let mut world = World::new(JobKind::Restore, false);
+    for _ in 0..4 {
+        world.round();
+        world.end(0, true);
+    }
+    world.job.cancel.clone_from(&cancel);
+    world.run(|_, _| true);
+    assert_eq!(world.closed.unwrap().0, JobState::Canceled);
+    assert_eq!(world.incarnation, Incarnation::default());
+    // The chosen cell has died for good: the job must not wait for it until its deadline.
+    let mut world = World::new(JobKind::Restore, false);
+    while world.steps.iter().all(|step| step.record.kind() != JobKind::Swap) {
+        world.round();
+        if world.steps.iter().all(|step| step.record.kind() != JobKind::Swap) {
+            world.end(0, true);
+        }
+    }
+    world.job.cancel = cancel;
+    world.run(|_, _| true);
+    let (state, error, result) = world.closed.unwrap();
+    assert_eq!(state, JobState::Canceled);
+    assert!(error.unwrap().message.contains("is the restored one"));
+    assert!(restored(result).kept, "it can still be rolled back");
+}
+
+#[test]
+fn restore_is_given_up_when_the_primary_runs_and_could_not_be_fenced() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.alive = vec![cell("zone2"), cell("zone3")];
+    world.primary_is_followed = true;
+    world.run(|_, _| true);
+    let (state, error, _) = world.closed.clone().unwrap();
+    assert_eq!((state, error.unwrap().code), (JobState::Failed, Code::CellDown));
+    assert_eq!((world.incarnation.number, world.incarnation.fence), (1, None));
+    assert_eq!(world.kinds(), ["plan", "fence"]);
+}
+
+#[test]
+fn primary_whose_pooler_returns_is_fenced_before_the_recovery_ends() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.alive = vec![cell("zone2"), cell("zone3")];
+    for _ in 0..3 {
+        world.round();
+        world.end(0, true);
+    }
+    world.alive.insert(0, cell("zone1"));
+    world.run(|_, _| true);
+    assert_eq!(world.closed.clone().unwrap().0, JobState::Succeeded);
+    let of_primary = |step: &&Job| step.record.kind() == JobKind::Fence && step.record.cell == cell("zone1");
+    assert!(world.steps.iter().find(of_primary).is_some_and(|step| step.state == JobState::Succeeded));
+}

@@ -1,0 +1,201 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::decide::survey::{newest_on, windows};
+use crate::records::backup::BackupType;
+use crate::types::code::Code;
+use crate::types::lsn::{Lsn, SystemIdentifier};
+use crate::types::wal::{Ancestor, Archive, History, Segment};
+
+const SEG: u64 = 16 << 20;
+
+fn tl(n: u32) -> Timeline {
+    Timeline::new(n)
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_772_000_000 + seconds).unwrap()
+}
+
+fn backup(n: u32, timeline: u32, first: u64, stop: u64, seconds: i64) -> SurveyedBackup {
+    SurveyedBackup {
+        label: format!("20260301-1015{n:02}F").parse().unwrap(),
+        backup_type: BackupType::Full,
+        timeline: tl(timeline),
+        start_lsn: Lsn::new(first * SEG + 0x28),
+        stop_lsn: Lsn::new(stop),
+        stop_time: at(seconds),
+        first_segment: first,
+        last_segment: stop / SEG,
+        size_bytes: 100,
+        system_identifier: Some(SystemIdentifier::new(7)),
+        blemish: None,
+    }
+}
+
+/// Timeline 1 up to segment 10, one segment every 100 s; backups end in segments 2 (200 s) and 6 (600 s).
+fn survey() -> Survey {
+    let mut survey = Survey {
+        system_identifier: Some(SystemIdentifier::new(7)),
+        backups: vec![backup(1, 1, 2, 2 * SEG + 0x100, 200), backup(2, 1, 6, 6 * SEG + 0x100, 600)],
+        histories: BTreeMap::new(),
+        archive: Archive { size: SegmentSize::default(), segments: BTreeMap::new() },
+        archived_at: BTreeMap::new(),
+        begun_at: BTreeMap::new(),
+        current: tl(1),
+        write_lsn: Some(Lsn::new(11 * SEG + 5000)),
+        now: at(1150),
+    };
+    for number in 1..=10 {
+        add(&mut survey, 1, number, i64::try_from(number).unwrap() * 100 + 99);
+    }
+    survey
+}
+
+fn add(survey: &mut Survey, timeline: u32, number: u64, seconds: i64) {
+    let segment = Segment { timeline: tl(timeline), number };
+    survey.archive.add(segment);
+    survey.archived_at.insert(segment, at(seconds));
+}
+
+fn chosen(survey: &Survey, target: &Target) -> (String, u64) {
+    let choice = choose(survey, target, None, None).unwrap();
+    (choice.backup.label.to_string(), choice.segments)
+}
+
+fn refused(survey: &Survey, target: &Target) -> Refusal {
+    choose(survey, target, None, None).unwrap_err()
+}
+
+#[test]
+fn newest_backup_before_the_target_is_chosen() {
+    let survey = survey();
+    assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101502F");
+    assert_eq!(chosen(&survey, &Target::Time(at(550))), ("20260301-101501F".into(), 4), "segments 2 to 5");
+    assert_eq!(
+        chosen(&survey, &Target::Time(at(600))).0,
+        "20260301-101501F",
+        "the backup ended within that second"
+    );
+    assert_eq!(chosen(&survey, &Target::Time(at(601))).0, "20260301-101502F");
+    assert_eq!(chosen(&survey, &Target::Lsn(Lsn::new(6 * SEG + 0x100))).0, "20260301-101502F");
+    assert_eq!(
+        chosen(&survey, &Target::Lsn(Lsn::new(6 * SEG + 0xff))).0,
+        "20260301-101501F",
+        "inside the second backup"
+    );
+}
+
+#[test]
+fn name_and_transaction_need_a_backup_before_them() {
+    let survey = survey();
+    let found = Found { lsn: Lsn::new(5 * SEG + 40), record: "RESTORE_POINT x".into() };
+    let name = Target::Name("x".parse().unwrap());
+    let choice = choose(&survey, &name, None, Some(&found)).unwrap();
+    assert_eq!(
+        (choice.backup.label.as_str(), &choice.resolved),
+        ("20260301-101501F", &Target::Lsn(found.lsn))
+    );
+    assert_eq!(refused(&survey, &name).code, Code::TargetUnreachable);
+}
+
+#[test]
+fn unreachable_target_is_refused_with_the_nearest_reachable() {
+    let survey = survey();
+    let future = refused(&survey, &Target::Time(at(5000)));
+    assert!(future.message.contains("future") && future.hint.contains("--latest"), "{future:?}");
+    let early = refused(&survey, &Target::Time(at(100)));
+    assert!(early.hint.contains(&timestamp_text(at(201))), "{early:?}");
+    assert!(
+        choose(&survey, &Target::Time(at(201)), None, None).is_ok(),
+        "the earliest that is named can be reached"
+    );
+    let beyond = refused(&survey, &Target::Lsn(Lsn::new(12 * SEG)));
+    assert!(beyond.hint.contains(&Lsn::new(11 * SEG + 5000).to_string()), "{beyond:?}");
+    assert_eq!(
+        refused(&survey, &Target::Backup("20260101-000000F".parse().unwrap())).code,
+        Code::UnknownBackup
+    );
+    assert!(
+        chosen(&survey, &Target::Lsn(Lsn::new(11 * SEG + 4000))).1 > 4,
+        "the primary has still to archive it"
+    );
+}
+
+#[test]
+fn gap_before_the_target_is_refused_and_one_after_it_is_not() {
+    let mut survey = survey();
+    survey.archive.segments.get_mut(&tl(1)).unwrap().remove(&8);
+    let refusal = refused(&survey, &Target::Latest {});
+    assert_eq!(refusal.code, Code::WalMissing);
+    assert!(refusal.message.contains("000000010000000000000008"), "{refusal:?}");
+    assert!(refusal.hint.contains(&Lsn::new(8 * SEG).to_string()), "{refusal:?}");
+    assert_eq!(chosen(&survey, &Target::Time(at(750))).0, "20260301-101502F");
+    let gaps: Vec<String> = windows(&survey).into_iter().map(|window| window.gap).collect();
+    assert_eq!(gaps, ["000000010000000000000008", "000000010000000000000008"]);
+}
+
+/// Restored to segment 4 of timeline 1 at 2000 s: the second backup was left behind.
+#[test]
+fn backup_after_the_branch_is_not_used_for_the_new_timeline() {
+    let mut survey = survey();
+    survey
+        .histories
+        .insert(tl(2), History(vec![Ancestor { timeline: tl(1), left_at: Lsn::new(4 * SEG + 77) }]));
+    survey.begun_at.insert(tl(2), at(2000));
+    survey.current = tl(2);
+    survey.write_lsn = Some(Lsn::new(6 * SEG));
+    survey.now = at(3000);
+    add(&mut survey, 2, 4, 2100);
+    add(&mut survey, 2, 5, 2200);
+    assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101501F");
+    let lineage = survey.lineage(tl(2)).unwrap();
+    assert_eq!(newest_on(&survey.backups, &lineage).unwrap().label.as_str(), "20260301-101501F");
+    // The time in between was on the old timeline: told, and reachable by name.
+    let choice = choose(&survey, &Target::Time(at(800)), None, None).unwrap();
+    assert!(choice.warnings.iter().any(|text| text.contains("--timeline 1")), "{:?}", choice.warnings);
+    let old = choose(&survey, &Target::Time(at(800)), Some(tl(1)), None).unwrap();
+    assert_eq!((old.backup.label.as_str(), old.timeline), ("20260301-101502F", tl(1)));
+    assert_eq!(
+        choose(&survey, &Target::Latest {}, Some(tl(9)), None).unwrap_err().code,
+        Code::TargetUnreachable
+    );
+    let shown: Vec<(u32, String)> =
+        windows(&survey).into_iter().map(|w| (w.timeline.get(), w.backup.to_string())).collect();
+    assert_eq!(
+        shown,
+        [(1, "20260301-101501F".into()), (1, "20260301-101502F".into()), (2, "20260301-101501F".into())]
+    );
+}
+
+/// Restored to segment 4 of timeline 1 at 2000 s, and at 3000 s to segment 6 of timeline 1 once more.
+#[test]
+fn warning_names_the_timeline_that_was_written_at_the_time() {
+    let mut survey = survey();
+    for (number, left, begun) in [(2, 4 * SEG + 77, 2000), (3, 6 * SEG + 0x200, 3000)] {
+        let left = Ancestor { timeline: tl(1), left_at: Lsn::new(left) };
+        survey.histories.insert(tl(number), History(vec![left]));
+        survey.begun_at.insert(tl(number), at(begun));
+    }
+    (survey.current, survey.now) = (tl(3), at(4000));
+    add(&mut survey, 2, 4, 2100);
+    add(&mut survey, 3, 6, 3100);
+    let warned = |seconds: i64, timeline: u32| {
+        let choice = choose(&survey, &Target::Time(at(seconds)), Some(tl(timeline)), None).unwrap();
+        choice.warnings.iter().find_map(|text| text.split("--timeline ").nth(1).map(str::to_owned))
+    };
+    assert_eq!(warned(650, 3), None, "within the segment in which the way turns: nobody can tell");
+    assert_eq!(warned(850, 3), Some("1".into()));
+    assert_eq!(warned(1900, 3), Some("1".into()), "behind its last segment, before the second's first");
+    assert_eq!(warned(2050, 3), Some("2".into()), "before anything of it was archived");
+    assert_eq!(warned(3050, 3), None);
+    assert_eq!(warned(850, 1), None);
+    assert_eq!(warned(2050, 1), Some("2".into()));
+}
+
+#[test]
+fn backup_of_another_database_is_refused() {
+    let mut survey = survey();
+    survey.backups[1].system_identifier = Some(SystemIdentifier::new(8));
+    assert_eq!(refused(&survey, &Target::Latest {}).code, Code::WrongInstance);
+}

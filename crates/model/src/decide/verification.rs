@@ -1,0 +1,109 @@
+//! What is wrong with a repo that was read.
+
+use crate::decide::survey::{Survey, newest_on, windows};
+use crate::records::maintenance::Verified;
+
+/// What is wrong with a repo, each in a sentence, beside what breaks nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// A restore would fail or lose rows.
+    pub errors: Vec<String>,
+    /// What cannot be reached, though the newest backup leads to the present.
+    pub warnings: Vec<String>,
+}
+
+/// Reports what is wrong with what was read: the files by their checksums, and the WAL by its gaps, of which pgBackRest's own report
+/// (2.45) does not speak.
+#[must_use]
+pub fn faults(backups: &[Verified], archives: &[Verified], survey: &Survey) -> Faults {
+    let mut found = Faults::default();
+    for (what, each) in backups.iter().map(|b| ("backup", b)).chain(archives.iter().map(|a| ("archive", a))) {
+        if each.valid {
+            continue;
+        }
+        let counts = [
+            (each.missing, "missing"),
+            (each.checksum_invalid, "with another checksum"),
+            (each.size_invalid, "of another size"),
+            (each.other, "unreadable"),
+        ];
+        let counts: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let why =
+            if counts.is_empty() { "pgBackRest calls it invalid".to_owned() } else { counts.join(", ") };
+        found.errors.push(format!("{what} {}: {why}", each.name));
+    }
+    let size = survey.archive.size;
+    for backup in &survey.backups {
+        let Ok(lineage) = survey.lineage(backup.timeline) else {
+            found.errors.push(format!(
+                "backup {} is of timeline {}, whose history is not in the archive",
+                backup.label, backup.timeline
+            ));
+            continue;
+        };
+        let missing = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive);
+        if let Some(segment) = missing.first() {
+            found.errors.push(format!(
+                "backup {} needs WAL segment {} to become consistent, and the archive does not have it",
+                backup.label,
+                size.file_name(*segment)
+            ));
+        }
+    }
+    let newest = survey.lineage(survey.current).ok().and_then(|lineage| newest_on(&survey.backups, &lineage));
+    for window in windows(survey).iter().filter(|window| !window.gap.is_empty()) {
+        let text = format!(
+            "WAL segment {} is missing: from backup {} timeline {} can be followed to {} and no further",
+            window.gap, window.backup, window.timeline, window.to_lsn
+        );
+        let matters =
+            window.timeline == survey.current && newest.is_some_and(|newest| newest.label == window.backup);
+        if matters { found.errors.push(text) } else { found.warnings.push(text) }
+    }
+    if newest.is_none() {
+        found.errors.push(format!("no backup leads to timeline {}, which the primary is on", survey.current));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::survey::example::{label, survey};
+
+    fn found(segments: &[u64]) -> Faults {
+        faults(&[], &[], &survey(segments))
+    }
+
+    #[test]
+    fn gap_is_an_error_only_behind_the_newest_backup() {
+        assert_eq!(found(&[2, 3, 4, 5, 6, 7, 8]), Faults::default());
+        let between = found(&[2, 3, 5, 6, 7, 8]);
+        assert_eq!((between.errors.len(), between.warnings.len()), (0, 1), "{between:?}");
+        assert!(between.warnings[0].contains("000000010000000000000004"), "{between:?}");
+        let behind = found(&[2, 3, 4, 5, 6, 7, 9]);
+        assert_eq!(behind.errors.len(), 1, "{behind:?}");
+        assert!(behind.errors[0].contains("000000010000000000000008"), "{behind:?}");
+    }
+
+    #[test]
+    fn backup_without_its_own_wal_is_an_error() {
+        let within = found(&[2, 4, 5, 6, 7, 8]);
+        assert!(within.errors.iter().any(|e| e.contains("20260301-101500F needs")), "{within:?}");
+        let nothing = Survey { backups: vec![], ..survey(&[2]) };
+        assert_eq!(faults(&[], &[], &nothing).errors.len(), 1);
+    }
+
+    #[test]
+    fn invalid_files_are_reported_with_their_counts() {
+        let bad =
+            Verified { name: label(1).to_string(), missing: 1, checksum_invalid: 2, ..Verified::default() };
+        let good = Verified { name: "15-1".into(), valid: true, ..Verified::default() };
+        let all = survey(&[2, 3, 4, 5, 6, 7, 8]);
+        let found = faults(std::slice::from_ref(&bad), std::slice::from_ref(&good), &all);
+        assert_eq!(found.errors, ["backup 20260301-101500F: 1 missing, 2 with another checksum"]);
+        let odd = Verified { missing: 0, checksum_invalid: 0, ..bad };
+        assert!(faults(&[], &[odd], &all).errors[0].starts_with("archive "));
+    }
+}

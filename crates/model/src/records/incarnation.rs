@@ -1,0 +1,37 @@
+//! The record that says which copy of a database is the true one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::records::job::id::JobId;
+use crate::types::name::CellName;
+
+/// Which copy of a database is the true one.
+///
+/// A restore makes the next incarnation, and so does its rollback. Every data directory carries the number of
+/// the one that it belongs to; one of another number is never started as a primary. Written by
+/// multiadmin only; a database that was never restored has none and is at number 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incarnation {
+    /// Counted from 1.
+    pub number: u32,
+    /// The cell that has its first copy, once a restore has made one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cell: Option<CellName>,
+    /// The restore or rollback that made it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub job: Option<JobId>,
+    /// The restore for which no member may take writes now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fence: Option<JobId>,
+    /// The cell that keeps the data of the incarnation before, to which a rollback returns. None once that is
+    /// confirmed, or when nothing was kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kept_in: Option<CellName>,
+}
+
+impl Default for Incarnation {
+    fn default() -> Self {
+        Self { number: 1, cell: None, job: None, fence: None, kept_in: None }
+    }
+}

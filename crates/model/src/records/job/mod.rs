@@ -1,0 +1,7 @@
+//! Jobs: their ids, kinds and parameters, the record that multiadmin writes and the run that a pooler writes.
+
+pub(crate) mod id;
+pub(crate) mod outcome;
+pub(crate) mod record;
+pub(crate) mod run;
+pub(crate) mod spec;

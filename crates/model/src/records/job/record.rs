@@ -1,0 +1,173 @@
+//! What was asked ([`JobRecord`]), and that joined with what came of it ([`Job`]).
+//!
+//! The two records have one writer each: multiadmin writes the job, the pooler writes the
+//! [`Run`]. Neither needs the other's permission, so a stolen pooler certificate cannot create
+//! work and a broken multiadmin cannot invent an outcome.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::records::job::id::{JobId, RequestId};
+use crate::records::job::outcome::JobOutcome;
+use crate::records::job::run::{JobError, JobState, Progress, Transition};
+use crate::records::job::spec::{JobKind, JobSpec};
+use crate::types::json;
+use crate::types::name::{CellName, DatabaseName};
+
+/// A request to end a job early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelRequest {
+    /// Who asked.
+    pub requested_by: String,
+    /// When.
+    #[serde(with = "json::time")]
+    pub time: Timestamp,
+}
+
+/// How multiadmin ended a job that it drives, or whose pooler cannot end it any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Closure {
+    /// `FAILED` or `CANCELED`; `SUCCEEDED` only for a job that multiadmin drives.
+    pub state: JobState,
+    /// When.
+    #[serde(with = "json::time")]
+    pub time: Timestamp,
+    /// Why, unless it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+    /// What it produced.
+    #[serde(with = "crate::records::job::outcome::json", skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<JobOutcome>,
+}
+
+/// What was asked. Written by multiadmin only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// What it does, with its parameters.
+    #[serde(flatten)]
+    pub spec: JobSpec,
+    /// To which database.
+    pub database: DatabaseName,
+    /// Whose pooler runs it.
+    pub cell: CellName,
+    /// The caller's identity, from its certificate.
+    pub requested_by: String,
+    /// The caller's name for the request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<RequestId>,
+    /// When it was recorded.
+    #[serde(with = "json::time")]
+    pub create_time: Timestamp,
+    /// When it is given up.
+    #[serde(with = "json::time")]
+    pub deadline: Timestamp,
+    /// The job that it is a step of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<JobId>,
+    /// Somebody wants it to end early.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cancel: Option<CancelRequest>,
+    /// It was closed by multiadmin.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub closure: Option<Closure>,
+}
+
+impl JobRecord {
+    /// A new job: not a step, not canceled, not closed. `create_time` is cut to milliseconds.
+    #[must_use]
+    pub fn new(
+        id: JobId,
+        spec: JobSpec,
+        database: DatabaseName,
+        cell: CellName,
+        requested_by: impl Into<String>,
+        create_time: Timestamp,
+        deadline: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            spec,
+            database,
+            cell,
+            requested_by: requested_by.into(),
+            request_id: None,
+            create_time: json::timestamp_ms(create_time),
+            deadline,
+            parent: None,
+            cancel: None,
+            closure: None,
+        }
+    }
+
+    /// What it does, without the parameters.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        self.spec.kind()
+    }
+}
+
+/// A step of a job that multiadmin drives, as the API shows it in that job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStep {
+    /// The step's own job.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where.
+    pub cell: CellName,
+    /// How far it is.
+    pub state: JobState,
+    /// When it began.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub end_time: Option<Timestamp>,
+    /// What it does just now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub progress: Option<Progress>,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+}
+
+/// A job as the API shows it: the record and its run, joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// What was asked.
+    #[serde(flatten)]
+    pub record: JobRecord,
+    /// Where it is.
+    pub state: JobState,
+    /// When it began.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(with = "json::opt_time", skip_serializing_if = "Option::is_none", default)]
+    pub end_time: Option<Timestamp>,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub progress: Option<Progress>,
+    /// What it produced.
+    #[serde(with = "crate::records::job::outcome::json", skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<JobOutcome>,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<JobError>,
+    /// The jobs in front of it when it waits for the database's lock.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub waits_for: Vec<JobId>,
+    /// How it got here.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub history: Vec<Transition>,
+    /// Its steps, in the order in which they were begun.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub steps: Vec<JobStep>,
+}

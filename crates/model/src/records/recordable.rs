@@ -1,0 +1,131 @@
+//! What of a request the audit trail writes down.
+//!
+//! Only the fields named here are recorded, so that a field that is added is withheld until it is known to hold no secret.
+//! All of them are cut to a size: a caller must not be able to fill disks.
+
+use serde_json::{Map, Value};
+
+/// Fields of requests that are written down, by their names in JSON.
+pub const RECORDED: &[&str] = &[
+    "allowPrimary",
+    // What a user writes on a backup, for others to read.
+    "annotations",
+    "backup",
+    "cell",
+    "checkDatabase",
+    "cron",
+    "database",
+    "directory",
+    "dryRun",
+    "host",
+    "id",
+    "inPlace",
+    "kind",
+    "listen",
+    "maxBytesPerSecond",
+    "maxLagBytes",
+    "name",
+    "nice",
+    "onto",
+    "paused",
+    "queue",
+    "requestId",
+    // The schedule that asked.
+    "schedule",
+    "skipAmcheck",
+    "target",
+    "timeZone",
+    "timeline",
+    "timeout",
+    "type",
+    "work",
+];
+
+/// Fields of requests of which only the fact is written down that they were given.
+pub const WITHHELD: &[&str] = &[
+    // SQL may hold anything, a password for another server for instance. The job has it.
+    "checks",
+];
+
+/// What stands for a value that is not written down.
+const WITHHELD_VALUE: &str = "(withheld)";
+
+/// Characters kept of one text.
+const MAX_TEXT_LENGTH: usize = 200;
+
+/// Parts kept of one list or one map.
+const MAX_PARTS: usize = 32;
+
+/// Characters kept of all arguments together.
+pub(crate) const MAX_ARGUMENTS_LENGTH: usize = 4000;
+
+/// The beginning of a text, and how long it was when that is not all of it.
+pub(crate) fn cut(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
+    }
+}
+
+/// The texts in `value` cut so that all together stay within `left`.
+fn fit(value: Value, left: &mut usize) -> Value {
+    match value {
+        Value::String(text) => Value::String(take(&text, left)),
+        Value::Array(items) => {
+            let surplus = items.len().saturating_sub(MAX_PARTS);
+            let mut kept: Vec<Value> =
+                items.into_iter().take(MAX_PARTS).map(|item| fit(item, left)).collect();
+            if surplus > 0 {
+                kept.push(Value::String(format!("... ({surplus} more)")));
+            }
+            Value::Array(kept)
+        }
+        Value::Object(fields) => Value::Object(fit_fields(fields, left)),
+        other => other,
+    }
+}
+
+fn fit_fields(fields: Map<String, Value>, left: &mut usize) -> Map<String, Value> {
+    let surplus = fields.len().saturating_sub(MAX_PARTS);
+    let mut kept: Map<String, Value> = fields
+        .into_iter()
+        .take(MAX_PARTS)
+        .map(|(name, value)| (take(&name, left), fit(value, left)))
+        .collect();
+    if surplus > 0 {
+        kept.insert("...".to_owned(), Value::String(format!("({surplus} more)")));
+    }
+    kept
+}
+
+fn take(text: &str, left: &mut usize) -> String {
+    let kept = cut(text, MAX_TEXT_LENGTH.min(*left));
+    *left = left.saturating_sub(text.chars().count());
+    kept
+}
+
+/// The value without what is withheld, at any depth.
+fn withhold(value: Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.into_iter().map(withhold).collect()),
+        Value::Object(fields) => {
+            let is_shown = |name: &str| !WITHHELD.contains(&name);
+            Value::Object(withhold_fields(fields, is_shown))
+        }
+        other => other,
+    }
+}
+
+fn withhold_fields(fields: Map<String, Value>, is_shown: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let shown = fields.into_iter().map(|(name, value)| {
+        let value = if is_shown(&name) { withhold(value) } else { Value::String(WITHHELD_VALUE.to_owned()) };
+        (name, value)
+    });
+    shown.collect()
+}
+
+/// What of a request's fields may be written down: those that are known to hold no secret, cut to a size.
+#[must_use]
+pub fn recordable(fields: Map<String, Value>) -> Map<String, Value> {
+    fit_fields(withhold_fields(fields, |name| RECORDED.contains(&name)), &mut { MAX_ARGUMENTS_LENGTH })
+}

@@ -1,0 +1,137 @@
+//! The records, and what is asked of them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cellar_model::{
+    AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
+    JobRecord, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule, ScheduleName,
+    Snapshot, join, with_steps,
+};
+
+/// Where a run and its claim lie: below the pooler that writes them.
+///
+/// A job's own run is the one in its own cell. Another pooler can write a run with the same
+/// id below its own prefix, and that one must not be taken for the job's.
+pub type RunKey = (DatabaseName, CellName, JobId);
+
+/// The records of a cluster, or of the part of it that a [`crate::Mirror`] follows.
+///
+/// A record that cannot be read, or names another subject than its key, is left out and
+/// listed in `unreadable`: one bad record must not hide the good ones.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// All cells.
+    pub cells: BTreeMap<CellName, Cell>,
+    /// All databases.
+    pub databases: BTreeMap<DatabaseName, Database>,
+    /// All poolers.
+    pub poolers: BTreeMap<(DatabaseName, CellName), Pooler>,
+    /// Status of the poolers that report: the key goes with the pooler's lease.
+    pub status: BTreeMap<(DatabaseName, CellName), PoolerStatus>,
+    /// Each database's recorded primary.
+    pub leaders: BTreeMap<DatabaseName, Leader>,
+    /// Jobs as they were requested.
+    pub jobs: BTreeMap<JobId, JobRecord>,
+    /// How jobs run or ended, by where each record lies; [`View::run`] finds a job's own.
+    pub runs: BTreeMap<RunKey, Run>,
+    /// Which pooler process works on which job, by where each record lies; [`View::claim`] finds a job's own.
+    pub claims: BTreeMap<RunKey, String>,
+    /// Locks and queues.
+    pub locks: BTreeMap<DatabaseName, Lock>,
+    /// Which restored or original data is each database's present one.
+    pub incarnations: BTreeMap<DatabaseName, Incarnation>,
+    /// Schedules: jobs that multiadmin starts at set times.
+    pub schedules: BTreeMap<(DatabaseName, ScheduleName), Schedule>,
+    /// Revoked certificates.
+    pub revocations: Option<RevocationList>,
+    /// The leading multiadmin.
+    pub admin_leader: Option<String>,
+    /// Copies of the newest audit records.
+    pub audit: BTreeMap<AuditId, AuditRecord>,
+    /// Keys that were skipped, and why.
+    pub unreadable: BTreeMap<String, String>,
+    pub(super) revisions: HashMap<Key, i64>,
+}
+
+fn run_key(record: &JobRecord) -> RunKey {
+    (record.database.clone(), record.cell.clone(), record.id)
+}
+
+impl View {
+    /// The revision of a record's last change, for a guard; 0 when there is no such record.
+    #[must_use]
+    pub fn revision(&self, key: &Key) -> i64 {
+        self.revisions.get(key).copied().unwrap_or(0)
+    }
+
+    /// The records that planning reads.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            cells: &self.cells,
+            databases: &self.databases,
+            poolers: &self.poolers,
+            status: &self.status,
+            leaders: &self.leaders,
+            incarnations: &self.incarnations,
+        }
+    }
+
+    /// A job joined with its run; a driven one also with its steps.
+    #[must_use]
+    pub fn job(&self, id: &JobId) -> Option<Job> {
+        let record = self.jobs.get(id)?;
+        let mut job = self.joined(record);
+        if !record.kind().is_driven() {
+            return Some(job);
+        }
+        if let Some(JobOutcome::Restore(restore)) = &mut job.result {
+            // What the restore kept may have been confirmed, rolled back or replaced by a later restore since.
+            let incarnation = self.incarnations.get(&record.database);
+            restore.kept &=
+                incarnation.is_some_and(|known| known.job == Some(*id) && known.kept_in.is_some());
+        }
+        Some(with_steps(job, self.steps(id)))
+    }
+
+    fn joined(&self, record: &JobRecord) -> Job {
+        join(record, self.run(record), self.claim(record).is_some(), self.locks.get(&record.database))
+    }
+
+    /// The steps of a job that multiadmin drives, in no order.
+    #[must_use]
+    pub fn steps(&self, parent: &JobId) -> Vec<Job> {
+        self.jobs
+            .values()
+            .filter(|record| record.parent == Some(*parent))
+            .map(|record| self.joined(record))
+            .collect()
+    }
+
+    /// The incarnation of a database; the initial one when it was never restored.
+    #[must_use]
+    pub fn incarnation(&self, database: &DatabaseName) -> Incarnation {
+        self.incarnations.get(database).cloned().unwrap_or_default()
+    }
+
+    /// The run that the job's own pooler wrote.
+    #[must_use]
+    pub fn run(&self, record: &JobRecord) -> Option<&Run> {
+        self.runs.get(&run_key(record))
+    }
+
+    /// The process of the job's own pooler that works on it.
+    #[must_use]
+    pub fn claim(&self, record: &JobRecord) -> Option<&str> {
+        self.claims.get(&run_key(record)).map(String::as_str)
+    }
+
+    /// Whether a job has ended. A job that is not there has ended; one that cannot be read may still run.
+    #[must_use]
+    pub fn has_ended(&self, id: &JobId) -> bool {
+        let Some(record) = self.jobs.get(id) else {
+            return !self.revisions.keys().any(|key| matches!(key, Key::Job(_, job) if job == id));
+        };
+        record.closure.is_some() || self.run(record).is_some_and(|run| run.state.is_terminal())
+    }
+}

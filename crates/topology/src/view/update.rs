@@ -1,0 +1,154 @@
+//! Keeping a view current: listings replace what lies below a prefix, changes are applied one by one.
+
+use cellar_model::{
+    AuditRecord, Cell, Database, JobRecord, Key, Keyspace, Pooler, PoolerStatus, Run, Schedule,
+};
+use serde::de::DeserializeOwned;
+
+use crate::kv::{Change, Entry};
+use crate::view::records::View;
+
+impl View {
+    /// Replaces everything below `prefix` by a listing.
+    pub(crate) fn replace(&mut self, keys: &Keyspace, prefix: &str, entries: Vec<Entry>) {
+        let stale: Vec<Key> =
+            self.revisions.keys().filter(|key| keys.path(key).starts_with(prefix)).cloned().collect();
+        for key in stale {
+            self.remove(&key);
+        }
+        self.unreadable.retain(|path, _| !path.starts_with(prefix));
+        for entry in entries {
+            self.put(keys, &entry);
+        }
+    }
+
+    /// Applies one change.
+    pub fn apply(&mut self, keys: &Keyspace, change: &Change) {
+        match change {
+            Change::Put(entry) => self.put(keys, entry),
+            Change::Delete { key: path, .. } => {
+                self.unreadable.remove(path);
+                if let Some(key) = keys.parse(path) {
+                    self.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, keys: &Keyspace, entry: &Entry) {
+        let outcome = match keys.parse(&entry.key) {
+            Some(key) => self.insert(key, entry),
+            None => Err("no record of Cellar has such a key".to_owned()),
+        };
+        match outcome {
+            Ok(()) => {
+                self.unreadable.remove(&entry.key);
+            }
+            Err(reason) => {
+                // The old value is out of date, too.
+                if let Some(key) = keys.parse(&entry.key) {
+                    self.remove(&key);
+                    self.revisions.insert(key, entry.revision);
+                }
+                if self.unreadable.insert(entry.key.clone(), reason.clone()).is_none() {
+                    tracing::warn!(key = entry.key, reason, "skipping a record that cannot be read");
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, key: Key, entry: &Entry) -> Result<(), String> {
+        fn read<R: DeserializeOwned>(entry: &Entry) -> Result<R, String> {
+            serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
+        }
+        fn check_subject<T: PartialEq>(in_key: &T, in_record: &T) -> Result<(), String> {
+            if in_key == in_record {
+                Ok(())
+            } else {
+                Err("the record names another subject than its key".to_owned())
+            }
+        }
+        match &key {
+            Key::Cell(name) => {
+                let record: Cell = read(entry)?;
+                check_subject(name, &record.name)?;
+                self.cells.insert(name.clone(), record);
+            }
+            Key::Database(name) => {
+                let record: Database = read(entry)?;
+                check_subject(name, &record.name)?;
+                self.databases.insert(name.clone(), record);
+            }
+            Key::Pooler(db, cell) => {
+                let record: Pooler = read(entry)?;
+                check_subject(&(db, cell), &(&record.database, &record.cell))?;
+                self.poolers.insert((db.clone(), cell.clone()), record);
+            }
+            Key::Status(db, cell) => {
+                let record: PoolerStatus = read(entry)?;
+                check_subject(&(db, cell), &(&record.database, &record.cell))?;
+                self.status.insert((db.clone(), cell.clone()), record);
+            }
+            Key::Leader(db) => {
+                self.leaders.insert(db.clone(), read(entry)?);
+            }
+            Key::Job(db, id) => {
+                let record: JobRecord = read(entry)?;
+                check_subject(&(db, id), &(&record.database, &record.id))?;
+                self.jobs.insert(*id, record);
+            }
+            Key::Run(db, cell, id) => {
+                let record: Run = read(entry)?;
+                check_subject(&(db, cell, id), &(&record.database, &record.cell, &record.id))?;
+                self.runs.insert((db.clone(), cell.clone(), *id), record);
+            }
+            Key::Claim(db, cell, id) => {
+                self.claims.insert((db.clone(), cell.clone(), *id), read(entry)?);
+            }
+            Key::Lock(db) => {
+                self.locks.insert(db.clone(), read(entry)?);
+            }
+            Key::Incarnation(db) => {
+                self.incarnations.insert(db.clone(), read(entry)?);
+            }
+            Key::Schedule(db, name) => {
+                let record: Schedule = read(entry)?;
+                check_subject(&(db, name), &(&record.database, &record.name))?;
+                self.schedules.insert((db.clone(), name.clone()), record);
+            }
+            Key::Revocations => self.revocations = Some(read(entry)?),
+            Key::AdminLeader => self.admin_leader = Some(read(entry)?),
+            Key::Audit(id) => {
+                let record: AuditRecord = read(entry)?;
+                check_subject(id, &record.id)?;
+                self.audit.insert(*id, record);
+            }
+        }
+        self.revisions.insert(key, entry.revision);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.revisions.remove(key);
+        match key {
+            Key::Cell(name) => drop(self.cells.remove(name)),
+            Key::Database(name) => drop(self.databases.remove(name)),
+            Key::Pooler(db, cell) => drop(self.poolers.remove(&(db.clone(), cell.clone()))),
+            Key::Status(db, cell) => drop(self.status.remove(&(db.clone(), cell.clone()))),
+            Key::Leader(db) => drop(self.leaders.remove(db)),
+            Key::Job(db, id) => {
+                if self.jobs.get(id).is_some_and(|record| record.database == *db) {
+                    self.jobs.remove(id);
+                }
+            }
+            Key::Run(db, cell, id) => drop(self.runs.remove(&(db.clone(), cell.clone(), *id))),
+            Key::Claim(db, cell, id) => drop(self.claims.remove(&(db.clone(), cell.clone(), *id))),
+            Key::Lock(db) => drop(self.locks.remove(db)),
+            Key::Incarnation(db) => drop(self.incarnations.remove(db)),
+            Key::Schedule(db, name) => drop(self.schedules.remove(&(db.clone(), name.clone()))),
+            Key::Revocations => self.revocations = None,
+            Key::AdminLeader => self.admin_leader = None,
+            Key::Audit(id) => drop(self.audit.remove(id)),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Taking the next step to bring up an instance that does not run. [`crate::instance::next_step`] decides which.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
+use cellar_pgbackrest::StanzaStatus;
+use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start};
+
+use crate::agent::Agent;
+use crate::config_files::instance_config;
+use crate::instance::next_step::{Situation, Step, next_step};
+use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
+use crate::instance::set_aside::{install_successor, keep_old_data};
+use crate::instance::{incarnation, leadership, seed, seeding_marker};
+use crate::repository::stanza;
+
+/// How long a start may take before the next round looks at it again.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A start that takes longer than this is reported while it lasts.
+const START_REPORT_DELAY: Duration = Duration::from_millis(800);
+
+/// How long the recorded identity may take to be seen through the mirror.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Brings up the instance, one step at a time.
+#[derive(Default)]
+pub(crate) struct BringUp {
+    /// The config that this process last wrote into the data directory.
+    pub(crate) applied: Option<InstanceConfig>,
+    /// How often copying the primary failed.
+    failed_copies: u32,
+}
+
+/// The next step, and what it was decided from.
+struct Decision {
+    step: Step,
+    leader: Option<Leader>,
+    /// The copy that is to take the data's place.
+    successor: Option<PathBuf>,
+    /// Whether the primary of a new database is about to create its stanza.
+    stanza_expected: bool,
+}
+
+impl BringUp {
+    /// Takes the next step.
+    ///
+    /// # Errors
+    /// When the step fails; the next round decides again.
+    pub(crate) async fn step(
+        &mut self,
+        agent: &Agent,
+        card: &Pooler,
+        database: &Database,
+    ) -> Result<Outcome, RoundError> {
+        let data = Path::new(&card.data_directory);
+        let decision = decide(agent, card, database, self.failed_copies).await?;
+        let leader = decision.leader.as_ref();
+        match decision.step {
+            Step::Wait(what) => {
+                report_state(agent, InstanceState::Waiting, &format!("waits for {what}"));
+                return Ok(if decision.stanza_expected { Outcome::Soon } else { Outcome::Settled });
+            }
+            Step::Broken(why) => {
+                report_state(agent, InstanceState::Broken, &why);
+                return Ok(Outcome::Settled);
+            }
+            Step::Initdb => {
+                if !leadership::record_intent(agent).await? {
+                    return Ok(Outcome::Settled);
+                }
+                report_state(agent, InstanceState::Seeding, "initdb");
+                let config = instance_config(agent, database, card, None)?;
+                seed::create_database(agent, data, &config).await?;
+            }
+            Step::CopyPrimary(source) => {
+                report_state(agent, InstanceState::Seeding, "copies the primary");
+                let config = instance_config(agent, database, card, leader)?;
+                if let Err(error) = seed::copy_primary(agent, data, &config, source).await {
+                    self.failed_copies += 1;
+                    return Err(error.into());
+                }
+                mark_seeded(agent, &source.system_identifier.to_string())?;
+            }
+            Step::RecordIdentity(identity) => record_identity(agent, identity).await?,
+            Step::Restore { delta } => {
+                report_state(agent, InstanceState::Seeding, "restores the newest backup");
+                restore(agent, card, database, delta).await?;
+            }
+            Step::FinishRestore => {
+                finish_restore(agent, data, &instance_config(agent, database, card, leader)?)?;
+            }
+            Step::TakeOver => {
+                if let Some(successor) = decision.successor {
+                    install_successor(agent, &successor, data)
+                        .await
+                        .map_err(|error| RoundError::Marker(data.to_owned(), error))?;
+                }
+            }
+            Step::Reseed => reseed(agent, card, database).await?,
+            Step::Start => {
+                let config = instance_config(agent, database, card, leader)?;
+                start_instance(agent, data, &config).await?;
+                self.applied = Some(config);
+            }
+        }
+        Ok(Outcome::Progress)
+    }
+}
+
+/// Looks at everything that decides the next step.
+async fn decide(
+    agent: &Agent,
+    card: &Pooler,
+    database: &Database,
+    failed_copies: u32,
+) -> Result<Decision, RoundError> {
+    let data_path = Path::new(&card.data_directory);
+    let leader = agent.leader();
+    let data = inspect(&agent.tools, data_path).await?;
+    let seeding = agent.seeding_marker().exists();
+    let restored = seeding_marker::is_restored(agent);
+    let whole = matches!(data, DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
+    let standing = incarnation::standing(agent, data_path);
+    // There may be one also when the data directory does not exist: a kill between two renames leaves it so.
+    let successor = if standing.current { None } else { incarnation::successor(agent) };
+    // The repo is read only when the step depends on it.
+    let stanza = if whole { None } else { Some(stanza::read(agent, database, card).await?) };
+    let stanza_exists = stanza.as_ref().is_some_and(|stanza| stanza.status == StanzaStatus::NoBackup);
+    let step = next_step(&Situation {
+        cell: &agent.cell,
+        bootstrap_cell: &database.bootstrap_cell,
+        data: &data,
+        seeding,
+        restored,
+        kept: incarnation::record(agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
+        seeded_before: agent.seeded_marker().exists(),
+        leader: leader.as_ref(),
+        backup_exists: stanza.as_ref().map(|stanza| !stanza.backups.is_empty()),
+        stanza_exists,
+        failed_copies,
+        standing,
+        successor: successor.is_some(),
+    });
+    let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
+    let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
+    Ok(Decision { step, leader, successor, stanza_expected })
+}
+
+async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<(), RoundError> {
+    leadership::record_identity(agent, identity).await?;
+    // The next round reads the record through the mirror.
+    let recorded = |view: &cellar_topology::View| {
+        view.leaders.get(&agent.database).is_some_and(|leader| leader.system_identifier.is_some())
+    };
+    agent.mirror.wait_for(MIRROR_TIMEOUT, recorded).await?;
+    Ok(())
+}
+
+async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
+    seed::restore(agent, database, card, delta, "seed", &|| false).await?;
+    Ok(())
+}
+
+fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
+    configure(data, config)?;
+    // A backup contains the mark of the time when it was taken.
+    let mark = seeding_marker::begun_for(agent);
+    mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
+    mark_seeded(agent, "restored")?;
+    let marker = agent.seeding_marker();
+    std::fs::remove_file(&marker).map_err(|error| RoundError::Marker(marker, error))
+}
+
+async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(), RoundError> {
+    report_state(
+        agent,
+        InstanceState::Seeding,
+        "its data is from before the restore of the database; restores the newest backup",
+    );
+    let incarnation = incarnation::record(agent);
+    // While a rollback is possible the old data is kept. Afterwards a delta restore can use it.
+    let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
+    if let Some(job) = kept_for {
+        let data = Path::new(&card.data_directory);
+        keep_old_data(agent, data, job).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
+    }
+    restore(agent, card, database, kept_for.is_none()).await
+}
+
+async fn start_instance(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
+    let log = agent.layout.log().join("postgres.log");
+    let mut starting = pin!(start(&agent.tools, data, config, &log, START_TIMEOUT));
+    match tokio::time::timeout(START_REPORT_DELAY, &mut starting).await {
+        Ok(started) => drop(started?),
+        Err(_) => {
+            report_state(agent, InstanceState::Starting, "");
+            starting.await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Whether a running instance must be stopped, because a restore of the database says so.
+
+use std::path::Path;
+
+use cellar_postgres::StopTimeouts;
+
+use crate::agent::Agent;
+use crate::instance::incarnation::{self, Standing};
+
+/// How to stop the instance of `data`; none when it may run.
+///
+/// The files alone decide: an instance that does not answer may accept writes all the same.
+pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
+    let standing = incarnation::standing(agent, data);
+    let recovers = data.join("standby.signal").exists();
+    let replaced = || incarnation::successor(agent).is_some();
+    decide(standing, recovers, replaced)
+}
+
+/// `recovers` says that the data is a standby's, `replaced` that a copy waits to take the data's place.
+fn decide(standing: Standing, recovers: bool, replaced: impl FnOnce() -> bool) -> Option<StopTimeouts> {
+    if !standing.current {
+        let reseeds = standing.left_alone && !standing.fenced;
+        // An old standby may be read until it is replaced or restored again.
+        if !recovers || reseeds || replaced() {
+            tracing::warn!(recovers, reseeds, "this data is from before a restore: stopping PostgreSQL");
+            // What it would archive now does not belong to the database any more.
+            return Some(StopTimeouts::immediate());
+        }
+    } else if standing.fenced && !recovers {
+        tracing::info!("a restore has fenced the database: stopping PostgreSQL");
+        // A clean shutdown archives everything that the primary acknowledged.
+        return Some(StopTimeouts::default());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(current: bool, fenced: bool, left_alone: bool) -> Standing {
+        Standing { current, fenced, left_alone }
+    }
+
+    #[test]
+    fn a_fenced_primary_is_stopped_cleanly_and_a_fenced_standby_runs() {
+        let fenced = standing(true, true, false);
+        assert_eq!(decide(fenced, false, || false), Some(StopTimeouts::default()));
+        assert_eq!(decide(fenced, true, || false), None);
+        assert_eq!(decide(standing(true, false, true), false, || true), None);
+    }
+
+    #[test]
+    fn data_from_before_a_restore_runs_only_as_a_standby_until_it_is_replaced() {
+        let at_once = Some(StopTimeouts::immediate());
+        assert_eq!(decide(standing(false, false, false), false, || false), at_once);
+        assert_eq!(decide(standing(false, false, false), true, || false), None);
+        assert_eq!(decide(standing(false, false, false), true, || true), at_once);
+        assert_eq!(decide(standing(false, false, true), true, || false), at_once);
+        assert_eq!(decide(standing(false, true, true), true, || false), None);
+    }
+}

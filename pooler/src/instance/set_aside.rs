@@ -1,0 +1,97 @@
+//! Moving data directories within the cell: old data is kept for a rollback, reinstated, or moved aside.
+//!
+//! Every move is a rename, so that a kill at any moment leaves each directory at its old or its new place.
+
+use std::path::{Path, PathBuf};
+
+use cellar_model::{JobId, Leader};
+use cellar_postgres::{DataDirectory, PostgresError, StopTimeouts, inspect, stop};
+use cellar_system::rename;
+
+use crate::agent::Agent;
+use crate::instance::incarnation::{self, Mark};
+
+/// Moves the data directory to where a rollback of `restore` finds it.
+///
+/// Nothing is moved when an earlier attempt has kept data for this restore already: that data is the older.
+pub(crate) fn keep_old_data(agent: &Agent, data: &Path, restore: JobId) -> std::io::Result<()> {
+    let kept = agent.layout.kept(restore);
+    if data.exists() && !kept.exists() {
+        tracing::info!(from = %data.display(), to = %kept.display(), "keeping the old data");
+        rename(data, &kept)?;
+    }
+    Ok(())
+}
+
+/// Moves the data that was kept for `restore` back to its place, and keeps what is there for `rollback`. False when
+/// no data was kept that can run as a standby.
+///
+/// # Errors
+/// When the kept data cannot be inspected or moved.
+pub(crate) async fn reinstate_kept_data(
+    agent: &Agent,
+    data: &Path,
+    restore: JobId,
+    rollback: JobId,
+) -> Result<bool, PostgresError> {
+    let kept = agent.layout.kept(restore);
+    let DataDirectory::Valid { recovers: true, .. } = inspect(&agent.tools, &kept).await? else {
+        return Ok(false);
+    };
+    let failed = |source| PostgresError::Io { action: "reinstate", path: kept.clone(), source };
+    Mark::of(&incarnation::record(agent)).write(&kept).map_err(failed)?;
+    // Deleted at the end of the rollback.
+    keep_old_data(agent, data, rollback).map_err(failed)?;
+    rename(&kept, data).map_err(failed)?;
+    Ok(true)
+}
+
+/// Prepares the data directory of a standby for a restore. True when what is there belongs to this database, so that
+/// a delta restore can complete it; false when the directory is empty or its content was moved aside.
+///
+/// # Errors
+/// When the data directory cannot be inspected or moved.
+pub(crate) async fn make_room(agent: &Agent, data: &Path, leader: &Leader) -> Result<bool, PostgresError> {
+    let ours = match inspect(&agent.tools, data).await? {
+        DataDirectory::Missing | DataDirectory::Empty => return Ok(false),
+        DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
+        DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
+        DataDirectory::Foreign { .. } => false,
+    };
+    if ours {
+        return Ok(true);
+    }
+    let aside = aside_path(data);
+    tracing::warn!(from = %data.display(), to = %aside.display(), "moving files aside that are not this database's");
+    rename(data, &aside).map_err(|source| PostgresError::Io {
+        action: "move aside",
+        path: data.to_owned(),
+        source,
+    })?;
+    Ok(false)
+}
+
+/// Puts the copy of the current incarnation in the place of the old data, which is kept. It may be killed at any
+/// point and repeated.
+pub(crate) async fn install_successor(agent: &Agent, successor: &Path, data: &Path) -> std::io::Result<()> {
+    stop(successor, &StopTimeouts::immediate()).await.map_err(std::io::Error::other)?;
+    if let Some(job) = incarnation::record(agent).job {
+        keep_old_data(agent, data, job)?;
+    }
+    if data.exists() {
+        // The old data is kept already, so this directory was made by something else.
+        let aside = aside_path(data);
+        tracing::warn!(to = %aside.display(), "moving a directory aside that is in the place of the restored data");
+        rename(data, &aside)?;
+    }
+    rename(successor, data)?;
+    tracing::info!(from = %successor.display(), "the restored data is in its place");
+    match std::fs::remove_file(agent.seeding_marker()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn aside_path(data: &Path) -> PathBuf {
+    data.with_extension(format!("aside-{}", cellar_system::clock::now().as_second()))
+}

@@ -1,0 +1,178 @@
+//! The checks of a restored copy: `pg_amcheck`, SQL, and page checksums.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use cellar_model::{DrillCheck, DrillParams};
+use cellar_postgres::{
+    CommandOutput, DataDirectory, MONITOR_ROLE, PostgresError, ensure_roles, execute, inspect,
+    run as run_program,
+};
+
+use crate::agent::Agent;
+use crate::jobs::context::JobContext;
+use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::private_instance::PrivateInstance;
+
+/// How long one check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long one statement that prepares the copy for checks may take.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a job with a running check looks whether it must end early.
+const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Characters of a program's output that a check's detail keeps.
+const MAX_DETAIL_CHARS: usize = 400;
+
+/// Characters of a check's SQL that are its name.
+const MAX_NAME_CHARS: usize = 80;
+
+/// Runs all checks that `params` asks for on a promoted copy, which is stopped before its checksums are checked.
+///
+/// # Errors
+/// When the checks cannot be run. A check that does not pass is no error.
+pub(super) async fn run_checks(
+    context: &mut JobContext<'_>,
+    copy: &PrivateInstance<'_>,
+    params: &DrillParams,
+) -> Result<Vec<DrillCheck>, JobFailure> {
+    let agent = context.agent;
+    let mut checks = Vec::new();
+    if !params.skip_amcheck {
+        context.progress("running pg_amcheck").await;
+        checks.push(amcheck(context, copy).await?);
+    }
+    if !params.checks.is_empty() {
+        let failed = |error| copy.failed("setting up the checks", &error);
+        grant_check_rights(copy, agent, params).await.map_err(failed)?;
+    }
+    for (at, sql) in params.checks.iter().enumerate() {
+        context.check_interrupted()?;
+        context.progress(&format!("running check {} of {}", at + 1, params.checks.len())).await;
+        checks.push(sql_check(context, copy, &params.check_database, sql).await?);
+    }
+    copy.stop().await?;
+    if let Ok(DataDirectory::Valid { control: found, .. }) = inspect(&agent.tools, &copy.data).await
+        && found.data_checksums
+    {
+        context.progress("checking page checksums").await;
+        checks.push(page_checksums(context, copy).await?);
+    }
+    Ok(checks)
+}
+
+fn detail(text: &str) -> String {
+    text.chars().take(MAX_DETAIL_CHARS).collect()
+}
+
+/// The result of a check that passes when its program succeeds.
+fn program_check(name: &str, result: Result<String, PostgresError>) -> DrillCheck {
+    let (passed, text) = match result {
+        Ok(text) => (true, text),
+        Err(PostgresError::CommandFailed { output, .. }) => (false, output),
+        Err(error) => (false, error.to_string()),
+    };
+    DrillCheck { name: name.to_owned(), passed, detail: detail(&text) }
+}
+
+/// Runs one program of the checks, which may take hours on a large database, until it ends or the job must end early.
+/// Then the dropped future kills the program.
+async fn interruptible(
+    context: &JobContext<'_>,
+    command: tokio::process::Command,
+) -> Result<Result<CommandOutput, PostgresError>, JobFailure> {
+    let mut running = std::pin::pin!(run_program(command, CHECK_TIMEOUT));
+    loop {
+        tokio::select! {
+            result = &mut running => return Ok(result),
+            () = tokio::time::sleep(INTERRUPTION_INTERVAL) => {}
+        }
+        context.check_interrupted()?;
+    }
+}
+
+async fn amcheck(context: &JobContext<'_>, copy: &PrivateInstance<'_>) -> Result<DrillCheck, JobFailure> {
+    let mut command = copy.client("pg_amcheck");
+    command.args(["--all", "--install-missing", "--heapallindexed", "--jobs=1", "-U", "postgres"]);
+    let result = interruptible(context, command).await?;
+    let last_line = |text: String| text.lines().last().unwrap_or("no damage found").to_owned();
+    Ok(program_check("pg_amcheck", result.map(|output| last_line(output.stdout))))
+}
+
+/// The arguments with which psql runs a check: as SQL only, and in that database of that server only.
+fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
+    let database = if database.is_empty() { "postgres" } else { database };
+    // A bare name that holds `=` would be read as a connection string, which can name another server.
+    let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
+    // A command that begins with a backslash would be psql's own, such as `\!`, which runs a program.
+    let sql = format!("\n{sql}");
+    let fixed = ["-X", "-w", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", MONITOR_ROLE];
+    let fixed = fixed.map(str::to_owned);
+    fixed.into_iter().chain(["-d".to_owned(), database, "-c".to_owned(), sql]).collect()
+}
+
+/// Lets [`MONITOR_ROLE`] read and write all data of the copy. Checks run as that role: the SQL comes from the
+/// caller of the drill, and a superuser's SQL can run programs, here beside the real data directory.
+async fn grant_check_rights(
+    copy: &PrivateInstance<'_>,
+    agent: &Agent,
+    params: &DrillParams,
+) -> Result<(), PostgresError> {
+    let endpoint = copy.endpoint();
+    // A backup that is older than the role does not have it.
+    ensure_roles(&endpoint, &agent.user.name, SETUP_TIMEOUT).await?;
+    let rights = format!(
+        "GRANT pg_read_all_data, pg_write_all_data TO {MONITOR_ROLE}; ALTER ROLE {MONITOR_ROLE} BYPASSRLS"
+    );
+    execute(&endpoint, &rights, SETUP_TIMEOUT).await?;
+    let database = if params.check_database.is_empty() { "postgres" } else { &params.check_database };
+    let grant = format!(
+        "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE \"{}\" TO {MONITOR_ROLE}",
+        database.replace('"', "\"\"")
+    );
+    // When the database does not exist, the checks themselves fail and say so.
+    if let Err(error) = execute(&endpoint, &grant, SETUP_TIMEOUT).await {
+        tracing::info!(%error, "the rights on the database of a drill's checks cannot be granted");
+    }
+    Ok(())
+}
+
+/// Runs SQL. It passes when it runs without error and the first column of every row is true.
+async fn sql_check(
+    context: &JobContext<'_>,
+    copy: &PrivateInstance<'_>,
+    database: &str,
+    sql: &str,
+) -> Result<DrillCheck, JobFailure> {
+    let name: String =
+        sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_NAME_CHARS).collect();
+    let mut command = copy.client("psql");
+    command.args(psql_arguments(database, sql));
+    Ok(match interruptible(context, command).await? {
+        Ok(output) => {
+            let rows = output.stdout.trim();
+            let is_true =
+                |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
+            let passed = rows.is_empty() || rows.lines().all(is_true);
+            DrillCheck { name, passed, detail: detail(rows) }
+        }
+        Err(error) => program_check(&name, Err(error)),
+    })
+}
+
+async fn page_checksums(
+    context: &JobContext<'_>,
+    copy: &PrivateInstance<'_>,
+) -> Result<DrillCheck, JobFailure> {
+    let mut command = copy.tools().command("pg_checksums");
+    command.arg("--check").arg("-D").arg(&copy.data);
+    let result = interruptible(context, command).await?;
+    let scanned = |text: String| {
+        text.lines().find(|line| line.starts_with("Blocks scanned")).unwrap_or_default().to_owned()
+    };
+    Ok(program_check("page checksums", result.map(|output| scanned(output.stdout))))
+}

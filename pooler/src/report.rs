@@ -1,0 +1,28 @@
+//! What this agent says about itself and its instance, beyond what PostgreSQL answered.
+//!
+//! Every part of the agent writes its own fields through [`crate::agent::Agent::update_report`];
+//! `services::reporter` puts them into the status in etcd.
+
+use cellar_model::{InstanceState, PgbackrestName};
+use jiff::Timestamp;
+
+/// The parts of the status that are not read from PostgreSQL.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Report {
+    /// The state of the instance, as the supervisor sees it.
+    pub(crate) state: InstanceState,
+    /// Why the instance is in that state; empty when there is nothing to explain.
+    pub(crate) message: String,
+    /// Whether the pgBackRest TLS server accepts connections.
+    pub(crate) tls_server_up: bool,
+    /// The names of the clients that the pgBackRest TLS server admits.
+    pub(crate) tls_server_accepts: Vec<PgbackrestName>,
+    /// pgBackRest's version.
+    pub(crate) pgbackrest_version: String,
+    /// When the first of this cell's certificates expires.
+    pub(crate) certificate_expiry: Option<Timestamp>,
+    /// Why new certificates are not in use; empty when they are.
+    pub(crate) certificate_problem: String,
+    /// A warning that a certificate expires soon; empty when none does.
+    pub(crate) certificate_warning: String,
+}

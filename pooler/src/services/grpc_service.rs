@@ -1,0 +1,147 @@
+//! The methods of the pooler's gRPC service. Each becomes a question to the agent's thread.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_api::v1::multi_pooler_server::MultiPooler;
+use cellar_api::v1::{
+    GetLiveStatusRequest, GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse,
+    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, SigningRequest,
+};
+use cellar_model::{BackupLabel, Code, JobId, Refusal};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Bytes of a log that are sent at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// How often a growing log is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A question for the agent's thread, with where its answer goes.
+pub(crate) enum Question {
+    /// What the instance answers now.
+    Live(oneshot::Sender<Result<LiveStatus, Refusal>>),
+    /// All backups of the repo, or one.
+    Backups(Option<BackupLabel>, oneshot::Sender<Result<ListBackupsResponse, Refusal>>),
+    /// Where a job's log is, and whether the job has ended.
+    Log(JobId, oneshot::Sender<(PathBuf, bool)>),
+    /// A proof that this cell has its key, to be given renewed certificates.
+    SigningRequest(oneshot::Sender<Result<String, Refusal>>),
+    /// Renewed certificates.
+    Install(InstallCertificatesRequest, oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// The gRPC service.
+#[derive(Clone)]
+pub(crate) struct Service {
+    /// To the agent's thread.
+    pub(crate) questions: mpsc::Sender<Question>,
+}
+
+impl Service {
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
+        let stopping = || Status::unavailable("the multipooler is stopping");
+        let (to, answer) = oneshot::channel();
+        self.questions.send(question(to)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
+#[tonic::async_trait]
+impl MultiPooler for Service {
+    async fn get_live_status(
+        &self,
+        _: Request<GetLiveStatusRequest>,
+    ) -> Result<Response<LiveStatus>, Status> {
+        let live = self.ask(Question::Live).await?;
+        live.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn read_backups(
+        &self,
+        request: Request<ReadBackupsRequest>,
+    ) -> Result<Response<ListBackupsResponse>, Status> {
+        let text = request.into_inner().label;
+        let label: Option<BackupLabel> = if text.is_empty() {
+            None
+        } else {
+            Some(text.parse().map_err(|error| invalid("label", &error))?)
+        };
+        let backups = self.ask(|to| Question::Backups(label, to)).await?;
+        backups.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn get_signing_request(
+        &self,
+        _: Request<GetSigningRequestRequest>,
+    ) -> Result<Response<SigningRequest>, Status> {
+        let pem = self.ask(Question::SigningRequest).await?;
+        pem.map(|pem| Response::new(SigningRequest { pem }))
+            .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn install_certificates(
+        &self,
+        request: Request<InstallCertificatesRequest>,
+    ) -> Result<Response<InstallCertificatesResponse>, Status> {
+        let done = self.ask(|to| Question::Install(request.into_inner(), to)).await?;
+        done.map(|()| Response::new(InstallCertificatesResponse {}))
+            .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    type ReadJobLogStream = ReceiverStream<Result<JobLogChunk, Status>>;
+
+    async fn read_job_log(
+        &self,
+        request: Request<ReadJobLogRequest>,
+    ) -> Result<Response<Self::ReadJobLogStream>, Status> {
+        let request = request.into_inner();
+        // Only a job id can become a file name.
+        let id: JobId = request.id.parse().map_err(|error| invalid("id", &error))?;
+        let (chunks, stream) = mpsc::channel(4);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let mut position = 0;
+            loop {
+                // Asked before the log is read, so that what was written before the job's end is read.
+                let Ok((path, ended)) = service.ask(|to| Question::Log(id, to)).await else { return };
+                loop {
+                    let data = read_chunk(&path, position);
+                    position += data.len() as u64;
+                    if data.is_empty() {
+                        break;
+                    }
+                    if chunks.send(Ok(JobLogChunk { data })).await.is_err() {
+                        return;
+                    }
+                }
+                if ended || !request.follow {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
+                    // The caller has left: nobody waits for a log that does not grow.
+                    () = chunks.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+fn invalid(field: &'static str, error: &dyn std::fmt::Display) -> Status {
+    cellar_api::status_of(&Refusal::new(Code::InvalidArgument, error.to_string()).about("field", field))
+}
+
+/// The next part of a log; empty at its end, and for a log that does not exist.
+fn read_chunk(path: &Path, position: u64) -> Vec<u8> {
+    let mut data = Vec::new();
+    let Ok(mut file) = std::fs::File::open(path) else { return data };
+    if file.seek(SeekFrom::Start(position)).is_ok() {
+        let _ = file.take(CHUNK_BYTES as u64).read_to_end(&mut data);
+    }
+    data
+}

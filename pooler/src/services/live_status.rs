@@ -1,0 +1,49 @@
+//! What the instance answers now, for other poolers and for multiadmin.
+
+use std::path::Path;
+
+use cellar_api::v1::{LiveStatus, Role};
+use cellar_model::{Code, Refusal};
+use cellar_postgres::{InstanceFacts, Probe};
+
+use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::disk::free_bytes;
+
+/// Asks the instance.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
+    let down = |message: String| Refusal::new(Code::CellDown, message).about("cell", &agent.cell);
+    let (card, _) = agent.assignment()?;
+    let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
+    let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
+    let free_bytes = free_bytes(Path::new(&card.data_directory));
+    Ok(LiveStatus { free_bytes, ..live_status(&facts) })
+}
+
+fn live_status(facts: &InstanceFacts) -> LiveStatus {
+    let observed = facts.to_observed();
+    let standby = facts.role == cellar_model::Role::Standby;
+    LiveStatus {
+        receive_lsn: facts.receive_lsn.map(|lsn| lsn.to_string()),
+        replay_lsn: facts.replay_lsn.map(|lsn| lsn.to_string()),
+        write_lsn: facts.write_lsn.map(|lsn| lsn.to_string()),
+        lag_bytes: if standby {
+            observed.primary_lsn.map(|primary| primary.bytes_ahead_of(observed.replay_lsn))
+        } else {
+            None
+        },
+        streaming_standbys: facts.streaming_to.clone(),
+        system_identifier: Some(facts.system_identifier.to_string()),
+        timeline: Some(facts.timeline.get()),
+        role: match facts.role {
+            cellar_model::Role::Primary => Role::Primary,
+            cellar_model::Role::Standby => Role::Standby,
+            cellar_model::Role::Unknown => Role::Unknown,
+        }
+        .into(),
+        data_directory: facts.data_directory.clone(),
+        free_bytes: 0,
+    }
+}

@@ -1,0 +1,47 @@
+//! Who may do what in etcd: its users are the common names of certificates.
+
+use cellar_model::CellName;
+use cellar_tls::LeafRequest;
+use cellar_topology::EtcdUser;
+
+use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::error::provision_error::Result;
+
+impl Cluster {
+    /// Makes a cell's pooler a user of etcd that may use its own records.
+    pub(crate) async fn admit_pooler(&self, cell: &CellName) -> Result<()> {
+        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
+        let grants = Some(self.keys().grants_of_pooler(&self.state.database, cell));
+        Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
+    }
+
+    /// Removes the users that a cell's pooler had in etcd before its certificates were revoked.
+    pub(crate) async fn dismiss_former_poolers(&self, cell: &CellName) -> Result<()> {
+        let etcd = self.etcd().await?;
+        for revocations in 0..self.revocations_of(cell) {
+            etcd.remove_user(&self.pooler_request(cell, revocations).common_name).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a cell's pooler from etcd's users.
+    pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
+        self.dismiss_former_poolers(cell).await?;
+        let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
+        Ok(self.etcd().await?.remove_user(&name).await?)
+    }
+
+    /// Makes etcd check permissions, with a user for each certificate that may connect. Repeating it changes nothing.
+    pub(crate) async fn ensure_permissions(&self) -> Result<()> {
+        let etcd = self.etcd().await?;
+        etcd.ensure_user(&EtcdUser { name: self.provisioner_request()?.common_name, grants: None }).await?;
+        let multiadmin = LeafRequest::multiadmin(&self.state.cluster, HOST).common_name;
+        let grants = Some(self.keys().grants_of_multiadmin());
+        etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
+        for cell in &self.state.cells {
+            self.admit_pooler(&cell.name).await?;
+            self.dismiss_former_poolers(&cell.name).await?;
+        }
+        Ok(etcd.enable_permissions().await?)
+    }
+}

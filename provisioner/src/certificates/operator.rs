@@ -1,0 +1,90 @@
+//! Certificates of people and programs that call multiadmin, and of the provisioner itself.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use cellar_model::OperatorRole;
+use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, LeafRequest};
+use nix::unistd::{Uid, User};
+
+use crate::certificates::set::CertificateSet;
+use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::file::{make_directory, replace};
+
+/// The name of the user who runs this, or its number if the name cannot be in a certificate.
+pub(crate) fn operator_name() -> String {
+    let uid = Uid::current();
+    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let plain = |name: &String| {
+        !name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+    };
+    name.filter(plain).unwrap_or_else(|| format!("uid-{uid}"))
+}
+
+impl Cluster {
+    /// Issues what a person or program needs to call multiadmin with a role: `ca.crt`, `client.crt`, `client.key` and
+    /// `endpoint` in `directory`. Repeated, it renews the certificate for the same key.
+    ///
+    /// # Errors
+    /// When the cluster has no authority here, the name cannot stand in a certificate, or the directory not be written.
+    pub fn issue_operator(
+        &self,
+        role: OperatorRole,
+        name: &str,
+        lifetime: Option<Duration>,
+        directory: &Path,
+    ) -> Result<CertificateInfo> {
+        let ca = Ca::load(&self.layout.ca())?;
+        let mut request = LeafRequest::operator(&self.state.cluster, role, name)?;
+        if request.common_name == self.provisioner_request()?.common_name {
+            return Err(ProvisionError::Argument {
+                argument: "--name",
+                value: name.to_owned(),
+                reason: "it is the name of etcd's administrator: choose another".to_owned(),
+            });
+        }
+        if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
+            request = request.with_lifetime(lifetime);
+        }
+        let leaves = vec![(CLIENT_CERTIFICATE, request)];
+        let what = format!("{role} {name}");
+        let set =
+            CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
+        let certificate = directory.join(CLIENT_CERTIFICATE);
+        let revoked = self.revoked()?;
+        match CertificateInfo::from_file(&certificate) {
+            // Whoever can present a revoked certificate has its key, so the key is replaced too.
+            Ok(present) if revoked.contains_key(&present.serial) => set.renew(&ca, &self.trusted()?)?,
+            _ => set.ensure(&ca, &self.trusted()?)?,
+        }
+        replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
+        let info = CertificateInfo::from_file(&certificate)?;
+        // Its holder takes it elsewhere; this copy is what a revocation needs.
+        let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;
+        make_directory(&self.issued(), 0o700, None)?;
+        replace(&self.issued().join(format!("{}.crt", info.serial)), &text, 0o644, None)?;
+        Ok(info)
+    }
+
+    /// Renews the command line's and the provisioner's own certificates when they are due, if this user can read the
+    /// authority's key. No daemon renews them.
+    pub fn renew_operators(&self) {
+        let sets = [self.client_set(), self.provisioner_set()];
+        for set in sets.into_iter().flatten() {
+            let lasts = |path: PathBuf| {
+                CertificateInfo::from_file(&path).is_ok_and(|info| SystemTime::now() < info.renew_at())
+            };
+            if set.certificates().all(lasts) {
+                continue;
+            }
+            // A user who may use the certificate need not be able to read the authority's key. `certs list` shows when
+            // it ends.
+            if let (Ok(ca), Ok(trusted)) = (Ca::load(&self.layout.ca()), self.trusted()) {
+                let _ = set.ensure(&ca, &trusted);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The certificate sets of a local cluster: their owners, directories, and the names and uses of each certificate.
+
+use std::path::PathBuf;
+
+use cellar_model::{CellName, OperatorRole};
+use cellar_system::Owner;
+use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, LeafRequest, SERVER_CERTIFICATE, SERVER_KEY};
+
+use crate::certificates::operator::operator_name;
+use crate::certificates::set::CertificateSet;
+use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::error::provision_error::Result;
+use crate::file::replace;
+
+/// multiadmin's certificate and key in its directory.
+pub(crate) const ADMIN_CERTIFICATE: &str = "multiadmin.crt";
+const ADMIN_KEY: &str = "multiadmin.key";
+
+/// A cell's other certificates, beside that of its pgBackRest server and PostgreSQL.
+pub(crate) const POOLER_CERTIFICATE: &str = "pooler.crt";
+const REPLICATION_CERTIFICATE: &str = "replication.crt";
+
+impl Cluster {
+    /// Every directory with a key and certificates.
+    pub(crate) fn certificate_sets(&self) -> Result<Vec<CertificateSet>> {
+        let mut sets =
+            vec![self.etcd_set(), self.provisioner_set()?, self.multiadmin_set(), self.client_set()?];
+        sets.extend(self.state.cells.iter().map(|cell| self.cell_set(&cell.name)));
+        Ok(sets)
+    }
+
+    fn set(
+        &self,
+        what: &str,
+        directory: PathBuf,
+        key: &'static str,
+        owner: Option<Owner>,
+        leaves: Vec<(&'static str, LeafRequest)>,
+    ) -> CertificateSet {
+        let lifetime = self.state.cert_lifetime();
+        let lasting = |request: LeafRequest| match lifetime {
+            Some(lifetime) => request.with_lifetime(lifetime),
+            None => request,
+        };
+        let leaves = leaves.into_iter().map(|(file, request)| (file, lasting(request))).collect();
+        CertificateSet { what: what.to_owned(), directory, key, owner, leaves }
+    }
+
+    /// etcd's certificates.
+    pub(crate) fn etcd_set(&self) -> CertificateSet {
+        let cluster = &self.state.cluster;
+        let leaves = vec![
+            (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, HOST)),
+            ("peer.crt", LeafRequest::etcd_peer(cluster, HOST)),
+        ];
+        self.set("etcd", self.etcd_tls(), SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// The provisioner's own, for talking to etcd.
+    pub(crate) fn provisioner_set(&self) -> Result<CertificateSet> {
+        let leaves = vec![(CLIENT_CERTIFICATE, self.provisioner_request()?)];
+        Ok(self.set("the provisioner", self.etcd_client_tls(), CLIENT_KEY, None, leaves))
+    }
+
+    /// multiadmin's.
+    pub(crate) fn multiadmin_set(&self) -> CertificateSet {
+        let leaves = vec![(ADMIN_CERTIFICATE, LeafRequest::multiadmin(&self.state.cluster, HOST))];
+        self.set("multiadmin", self.layout.multiadmin(), ADMIN_KEY, self.owner(), leaves)
+    }
+
+    /// The command line's: a certificate of the user who runs this.
+    pub(crate) fn client_set(&self) -> Result<CertificateSet> {
+        let request = LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, &operator_name())?;
+        let leaves = vec![(CLIENT_CERTIFICATE, request)];
+        Ok(self.set("the command line", self.layout.client(), CLIENT_KEY, None, leaves))
+    }
+
+    /// A cell's, all for its one key.
+    pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
+        let leaves = vec![
+            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, HOST)),
+            (POOLER_CERTIFICATE, self.pooler_request(cell, self.revocations_of(cell))),
+            (REPLICATION_CERTIFICATE, LeafRequest::replication(&self.state.cluster, cell)),
+        ];
+        let directory = self.layout.cell(cell).tls();
+        self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)
+    }
+
+    /// etcd's certificates and revocation list, and the provisioner's own for talking to it.
+    pub(crate) fn issue_etcd(&self, ca: &Ca) -> Result<()> {
+        let trusted = self.trusted()?;
+        self.etcd_set().ensure(ca, &trusted)?;
+        self.install_etcd_revocations()?;
+        self.provisioner_set()?.ensure(ca, &trusted)
+    }
+
+    /// multiadmin's certificate.
+    pub(crate) fn issue_multiadmin(&self, ca: &Ca) -> Result<()> {
+        self.multiadmin_set().ensure(ca, &self.trusted()?)
+    }
+
+    /// What the command line needs: its certificate, and multiadmin's address.
+    pub(crate) fn issue_client(&self, ca: &Ca) -> Result<()> {
+        self.client_set()?.ensure(ca, &self.trusted()?)?;
+        let endpoint = format!("{}\n", self.admin_address()?);
+        replace(&self.layout.client().join("endpoint"), &endpoint, 0o644, None)
+    }
+
+    /// A cell's certificates.
+    pub(crate) fn issue_cell(&self, ca: &Ca, cell: &CellName) -> Result<()> {
+        self.cell_set(cell).ensure(ca, &self.trusted()?)
+    }
+
+    /// The certificate with which the provisioner talks to etcd.
+    pub(crate) fn provisioner_request(&self) -> Result<LeafRequest> {
+        Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
+    }
+
+    /// The certificate of a cell's pooler after so many revocations, each of which gave it another name.
+    pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
+        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, HOST)
+            .after_revocations(revocations)
+    }
+
+    /// How often a cell's certificates were revoked.
+    pub(crate) fn revocations_of(&self, cell: &CellName) -> u32 {
+        self.state.cell(cell).map_or(0, |cell| cell.revocations)
+    }
+}

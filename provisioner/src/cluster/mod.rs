@@ -1,0 +1,10 @@
+//! A local cluster as data: what it was created with, where its files are, the records that follow, and the lock without
+//! which no process changes it. All that acts on a cluster is in the folders above.
+
+pub(crate) mod blocking;
+pub(crate) mod database_record;
+pub(crate) mod local_cluster;
+pub(crate) mod lock;
+pub(crate) mod paths;
+pub(crate) mod state;
+pub(crate) mod steps;

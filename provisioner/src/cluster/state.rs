@@ -1,0 +1,229 @@
+//! What the provisioner remembers of a local cluster.
+//!
+//! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
+//! there are is decided by etcd once it does; the list here only decides whose processes to start.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cellar_model::{
+    CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, StanzaName,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::file::replace;
+
+/// The form of the file that this code writes; a later form is refused rather than misread.
+const VERSION: u32 = 1;
+
+/// A cell whose processes run on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalCell {
+    /// Its name.
+    pub name: CellName,
+    /// Its index, which its ports derive from.
+    pub index: u32,
+    /// How often its certificates were revoked.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub revocations: u32,
+}
+
+impl LocalCell {
+    /// A cell of which nothing was revoked.
+    #[must_use]
+    pub fn new(name: CellName, index: u32) -> Self {
+        Self { name, index, revocations: 0 }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(revocations: &u32) -> bool {
+    *revocations == 0
+}
+
+/// What a local cluster was created with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterState {
+    version: u32,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// Moves every port.
+    pub port_offset: u16,
+    /// Its database.
+    pub database: DatabaseName,
+    /// pgBackRest's name for it.
+    pub stanza: StanzaName,
+    /// Where its backups go.
+    pub repo: PathBuf,
+    /// As whom PostgreSQL and everything beside it runs.
+    pub os_user: String,
+    /// The cell that ran initdb.
+    pub bootstrap_cell: CellName,
+    /// How long its certificates are valid, in seconds; a year unless it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_lifetime_seconds: Option<u64>,
+    /// Whether its multiadmin renews certificates by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renews: bool,
+    /// How many full backups an expiry keeps; a default unless it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_full: Option<u32>,
+    /// Its cells.
+    pub cells: Vec<LocalCell>,
+    /// How its repository is encrypted; the passphrase is not here but in a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_cipher: Option<RepoCipher>,
+    /// The name that its certificates for pgBackRest carry.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub pgbackrest_name: PgbackrestName,
+    /// A revocation that has begun and not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoking: Option<Revoking>,
+}
+
+/// What is left to do of a revocation is known from this and from what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Revoking {
+    /// What is revoked: the certificate that was named, and all that its key had.
+    pub serials: BTreeSet<String>,
+    /// The name that pgBackRest's servers must no longer accept, if one of these certificates has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_name: Option<PgbackrestName>,
+}
+
+fn is_first(name: &PgbackrestName) -> bool {
+    *name == PgbackrestName::default()
+}
+
+impl ClusterState {
+    /// A new cluster; cells get their indexes in alphabetical order. `cells` must not be empty.
+    pub(crate) fn new(
+        cluster: ClusterName,
+        port_offset: u16,
+        database: DatabaseName,
+        stanza: StanzaName,
+        repo: PathBuf,
+        os_user: String,
+        mut cells: Vec<CellName>,
+    ) -> Option<Self> {
+        cells.sort();
+        let bootstrap_cell = cells.first()?.clone();
+        let cells = (0..).zip(cells).map(|(index, name)| LocalCell::new(name, index)).collect();
+        let version = VERSION;
+        Some(Self {
+            version,
+            cluster,
+            port_offset,
+            database,
+            stanza,
+            repo,
+            os_user,
+            bootstrap_cell,
+            cert_lifetime_seconds: None,
+            renews: false,
+            retention_full: None,
+            cells,
+            repo_cipher: None,
+            pgbackrest_name: PgbackrestName::default(),
+            revoking: None,
+        })
+    }
+
+    /// How long certificates are valid when that was chosen.
+    pub(crate) fn cert_lifetime(&self) -> Option<Duration> {
+        self.cert_lifetime_seconds.map(Duration::from_secs)
+    }
+
+    fn path(layout: &ClusterLayout) -> PathBuf {
+        layout.state().join("cluster.json")
+    }
+
+    /// Reads it; `None` when there is no cluster in the directory.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn load(layout: &ClusterLayout) -> Result<Option<Self>> {
+        let path = Self::path(layout);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ProvisionError::io("read", &path)(error)),
+        };
+        let bad = |reason: String| ProvisionError::BadState { path: path.clone(), reason };
+        let state: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        if state.version != VERSION {
+            return Err(bad(format!("it has version {}, and this cellar knows {VERSION}", state.version)));
+        }
+        Ok(Some(state))
+    }
+
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn save(&self, layout: &ClusterLayout) -> Result<()> {
+        let path = Self::path(layout);
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| ProvisionError::BadState { path: path.clone(), reason: error.to_string() })?;
+        replace(&path, &(text + "\n"), 0o644, None)
+    }
+
+    /// The cell of that name.
+    #[must_use]
+    pub fn cell(&self, name: &CellName) -> Option<&LocalCell> {
+        self.cells.iter().find(|cell| cell.name == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::make_directory;
+
+    fn state() -> ClusterState {
+        let cells = ["zone2", "zone1"].map(|name| name.parse().unwrap()).to_vec();
+        ClusterState::new(
+            "demo".parse().unwrap(),
+            700,
+            "app".parse().unwrap(),
+            "app".parse().unwrap(),
+            "/c/repo".into(),
+            "postgres".into(),
+            cells,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn state_reads_back_and_indexes_are_alphabetical() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        assert_eq!(ClusterState::load(&layout).unwrap(), None);
+        make_directory(&layout.state(), 0o755, None).unwrap();
+        state().save(&layout).unwrap();
+        let read = ClusterState::load(&layout).unwrap().unwrap();
+        assert_eq!(read, state());
+        assert_eq!(read.cell(&"zone1".parse().unwrap()).unwrap().index, 0);
+        assert_eq!(read.bootstrap_cell.as_str(), "zone1");
+    }
+
+    #[test]
+    fn later_version_or_half_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        make_directory(&layout.state(), 0o755, None).unwrap();
+        state().save(&layout).unwrap();
+        let path = ClusterState::path(&layout);
+        let text = fs::read_to_string(&path).unwrap();
+        for bad in [text.replace("\"version\": 1", "\"version\": 2"), text[..40].to_owned(), String::new()] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a caller and a person do about a failure: its kind, and the hint that is shown with it.
+
+use cellar_pgbackrest::PassphraseError;
+use cellar_system::UserError;
+
+use crate::error::provision_error::ProvisionError;
+
+/// The kinds of failure that a caller acts on differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Wrong usage or argument.
+    Usage,
+    /// Refused in the present state; nothing was changed.
+    Refused,
+    /// A service could not be reached.
+    Unreachable,
+    /// Not permitted.
+    NotPermitted,
+    /// Anything else.
+    Failed,
+}
+
+impl ProvisionError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::User(UserError::NotPermitted { .. }) => FailureKind::NotPermitted,
+            Self::Spec(_) | Self::Config(_) | Self::Layout(_) | Self::Argument { .. } | Self::User(_) => {
+                FailureKind::Usage
+            }
+            Self::Contradiction { .. }
+            | Self::Preflight(_)
+            | Self::Locked { .. }
+            | Self::Passphrase(_)
+            | Self::NotEncrypted { .. }
+            | Self::OtherPassphrase { .. }
+            | Self::RecordDiffers { .. } => FailureKind::Refused,
+            Self::NoCluster { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
+            Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                FailureKind::NotPermitted
+            }
+            Self::Rpc(status) => match cellar_api::exit_code(status.code()) {
+                2 => FailureKind::Usage,
+                3 => FailureKind::Refused,
+                4 => FailureKind::Unreachable,
+                5 => FailureKind::NotPermitted,
+                _ => FailureKind::Failed,
+            },
+            _ => FailureKind::Failed,
+        }
+    }
+
+    /// What to do next, where there is useful advice.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Contradiction { dir, .. } => Some(format!(
+                "leave the flag out to use the cluster as it is, name another directory with --dir, or remove it with `cellar down --destroy --dir {}`",
+                dir.display()
+            )),
+            Self::Preflight(findings) => match findings.as_slice() {
+                [one] => one.hint.clone(),
+                _ => None,
+            },
+            Self::Locked { .. } => Some("wait until it has ended, then repeat the command".to_owned()),
+            Self::NoCluster { .. } => Some(
+                "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),
+            ),
+            Self::BadState { .. } => {
+                Some("restore the file from a copy; it holds the cells and ports of the cluster".to_owned())
+            }
+            Self::RecordDiffers { .. } => Some(
+                "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"
+                    .to_owned(),
+            ),
+            Self::Passphrase(PassphraseError::Exposed { .. }) => None,
+            Self::Passphrase(_) => Some(
+                "put your copy of it back there, with mode 0600; every cell has one too, in secrets/repo-cipher-pass of its directory"
+                    .to_owned(),
+            ),
+            Self::NotEncrypted { .. } => Some(
+                "encryption is chosen when a cluster is made: leave the passphrase out, or make another cluster (--dir)"
+                    .to_owned(),
+            ),
+            Self::OtherPassphrase { .. } => Some(
+                "leave it out: the cluster knows its own; it cannot be changed, because all that is in the repository is encrypted with it"
+                    .to_owned(),
+            ),
+            Self::Rpc(status) => cellar_api::hint_of(status),
+            Self::FirstBackup { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            Self::FirstBackup { .. } | Self::Ended { .. } | Self::NoAnswer { .. } => {
+                Some("remove the cause and run `cellar up` again: it goes on where it stopped".to_owned())
+            }
+            Self::NotStreaming { .. } => Some(
+                "the cells go on by themselves: look at `cellar status`, remove what the messages name and run `cellar up` again, with a longer --timeout if they only need more time"
+                    .to_owned(),
+            ),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(
+                "run it as the user who made the cluster, or as root; or name another directory with --dir"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What can go wrong around a specification or a local cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::LayoutError;
+use cellar_pgbackrest::{ConfigError, PassphraseError};
+use cellar_postgres::PostgresError;
+use cellar_system::UserError;
+use cellar_tls::TlsError;
+use cellar_topology::StoreError;
+
+use crate::error::cell_report::{CellReport, CellReports, Tail};
+use crate::error::finding::{Finding, Findings};
+use crate::error::spec_error::SpecError;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, ProvisionError>;
+
+/// A failure around a cluster specification or a local cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// The cluster specification breaks a rule. Nothing was written.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A value cannot stand in a generated `pgbackrest.conf`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Ports or paths do not work out.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The OS user cannot be had.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// An argument is not usable.
+    #[error("{argument} {value:?} is refused: {reason}")]
+    Argument {
+        /// The flag.
+        argument: &'static str,
+        /// What was given.
+        value: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// A flag contradicts what the cluster was created with.
+    #[error("the cluster in {} has {what} {recorded}, and {what} {wanted} was asked for", dir.display())]
+    Contradiction {
+        /// The flag's subject.
+        what: &'static str,
+        /// What was asked for.
+        wanted: String,
+        /// What the cluster was created with.
+        recorded: String,
+        /// The cluster's directory.
+        dir: PathBuf,
+    },
+    /// The machine is not ready for it. Nothing was started or written.
+    #[error("{}", Findings(.0))]
+    Preflight(Vec<Finding>),
+    /// Another `cellar` works on the cluster.
+    #[error("another cellar works on the cluster in {} ({holder})", dir.display())]
+    Locked {
+        /// The cluster's directory.
+        dir: PathBuf,
+        /// Which one.
+        holder: String,
+    },
+    /// There is no cluster.
+    #[error("there is no cluster in {}", dir.display())]
+    NoCluster {
+        /// The directory that was looked at.
+        dir: PathBuf,
+    },
+    /// The state file cannot be read.
+    #[error("{} cannot be read: {reason}", path.display())]
+    BadState {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file or directory could not be used.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done, such as `write`.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The provisioner's copy of the repository's passphrase cannot be used.
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseError),
+    /// A passphrase was given for a repository that is not encrypted.
+    #[error("the repository of the cluster in {} is not encrypted, and a passphrase was given", dir.display())]
+    NotEncrypted {
+        /// The cluster's directory.
+        dir: PathBuf,
+    },
+    /// The passphrase is not the one that the cluster was made with.
+    #[error("the repository of the cluster in {} is encrypted with another passphrase than the one given", dir.display())]
+    OtherPassphrase {
+        /// The cluster's directory.
+        dir: PathBuf,
+    },
+    /// A certificate could not be made or loaded.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// etcd did not do what it was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record in etcd is not what this cluster would write.
+    #[error("the record {key} in etcd is {found}, and this cluster would write {wanted}")]
+    RecordDiffers {
+        /// The key.
+        key: String,
+        /// Its content.
+        found: String,
+        /// What this cluster would write.
+        wanted: String,
+    },
+    /// PostgreSQL did not do what it was asked.
+    #[error("PostgreSQL of cell {cell}: {source}")]
+    Postgres {
+        /// The cell.
+        cell: String,
+        /// Why not.
+        #[source]
+        source: PostgresError,
+    },
+    /// A program could not be started.
+    #[error("cannot start {what}")]
+    Start {
+        /// The program and whose it is.
+        what: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program that was started ended again.
+    #[error("{what} ended right after it was started ({status}){}", Tail(.log, .tail))]
+    Ended {
+        /// The program and whose it is.
+        what: String,
+        /// How it ended.
+        status: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// A process does not end, not even when killed.
+    #[error("{what} (process {pid}) does not end")]
+    WillNotEnd {
+        /// The program and whose it is.
+        what: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// A service did not answer in time.
+    #[error("{what} did not answer within {} s ({reason}){}", after.as_secs(), Tail(.log, .tail))]
+    NoAnswer {
+        /// The service.
+        what: String,
+        /// How long the wait was.
+        after: Duration,
+        /// The last error.
+        reason: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// multiadmin refused or failed a call.
+    #[error("{}", .0.message())]
+    Rpc(Box<tonic::Status>),
+    /// The first full backup did not succeed.
+    #[error("the first full backup of {database} failed: {message}")]
+    FirstBackup {
+        /// The database.
+        database: String,
+        /// The last job's error, or why there was no job.
+        message: String,
+        /// What to do next.
+        hint: String,
+    },
+    /// Some cells are not as they should be by the deadline.
+    #[error("after {} s {what}{}", after.as_secs(), CellReports(.cells))]
+    NotStreaming {
+        /// What is not reached.
+        what: String,
+        /// How long the wait was.
+        after: Duration,
+        /// The cells that are not well.
+        cells: Vec<CellReport>,
+    },
+}
+
+impl ProvisionError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+impl From<tonic::Status> for ProvisionError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Rpc(Box::new(status))
+    }
+}

@@ -1,0 +1,155 @@
+//! What a person asks `cellar up` for, against what the cluster was created with; and the state of a new cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, Secret};
+use cellar_system::{OsUser, is_same_place};
+
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::ClusterState;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::local::port_offset::{self, PortOffset, Reservation};
+use crate::local::secrets;
+
+/// The cluster's name unless one is given.
+pub const DEFAULT_CLUSTER: &str = "demo";
+
+/// The database's name unless one is given.
+pub const DEFAULT_DATABASE: &str = "app";
+
+/// The cells unless some are given.
+pub const DEFAULT_CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
+
+/// What a person asks `up` for. What is absent is taken from the cluster, or its default.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// The cluster's directory; absolute.
+    pub dir: PathBuf,
+    /// Its name.
+    pub cluster: Option<ClusterName>,
+    /// Its cells.
+    pub cells: Option<Vec<CellName>>,
+    /// Moves every port.
+    pub port_offset: Option<PortOffset>,
+    /// Where backups go; absolute.
+    pub repo: Option<PathBuf>,
+    /// Its database.
+    pub database: Option<DatabaseName>,
+    /// As whom PostgreSQL runs.
+    pub os_user: Option<String>,
+    /// How long certificates are valid that are issued from now on.
+    pub cert_lifetime: Option<Duration>,
+    /// Whether multiadmin is given a pair to renew them with; unchanged when absent.
+    pub renews: Option<bool>,
+    /// How many full backups an expiry keeps from now on; unchanged when absent.
+    pub retention_full: Option<u32>,
+    /// Encrypts the repository of a new cluster; of one that is there it must be its own.
+    pub passphrase: Option<Secret>,
+    /// When to give up.
+    pub timeout: Duration,
+}
+
+fn contradicts<T: std::fmt::Display + PartialEq>(
+    layout: &ClusterLayout,
+    what: &'static str,
+    wanted: Option<&T>,
+    recorded: &T,
+) -> Result<()> {
+    match wanted {
+        Some(wanted) if wanted != recorded => Err(ProvisionError::Contradiction {
+            what,
+            wanted: wanted.to_string(),
+            recorded: recorded.to_string(),
+            dir: layout.root().to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn joined(mut cells: Vec<CellName>) -> String {
+    cells.sort();
+    cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Refuses flags that do not agree with what the cluster was created with.
+fn check_agreement(layout: &ClusterLayout, options: &UpOptions, state: &ClusterState) -> Result<()> {
+    contradicts(layout, "cluster name", options.cluster.as_ref(), &state.cluster)?;
+    contradicts(layout, "database", options.database.as_ref(), &state.database)?;
+    contradicts(layout, "OS user", options.os_user.as_ref(), &state.os_user)?;
+    if let Some(PortOffset::Fixed(offset)) = options.port_offset {
+        contradicts(layout, "port offset", Some(&offset), &state.port_offset)?;
+    }
+    let shown = |path: &Path| path.display().to_string();
+    let other_repo = options.repo.as_deref().filter(|wanted| !is_same_place(wanted, &state.repo)).map(shown);
+    contradicts(layout, "repository", other_repo.as_ref(), &shown(&state.repo))?;
+    let cells = options.cells.clone().map(joined);
+    let recorded = joined(state.cells.iter().map(|cell| cell.name.clone()).collect());
+    contradicts(layout, "cells", cells.as_ref(), &recorded)?;
+    secrets::check_agreement(layout, state, options.passphrase.as_ref())
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(argument: &'static str, text: &str) -> Result<T> {
+    text.parse().map_err(|error: T::Err| ProvisionError::Argument {
+        argument,
+        value: text.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// A new cluster's state, with a reservation of its ports when they were to be chosen.
+fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, Option<Reservation>)> {
+    let cells = match &options.cells {
+        Some(cells) => cells.clone(),
+        None => DEFAULT_CELLS.iter().map(|cell| parse("--cells", cell)).collect::<Result<_>>()?,
+    };
+    let bad_cells = |reason: &str| ProvisionError::Argument {
+        argument: "--cells",
+        value: cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(","),
+        reason: reason.to_owned(),
+    };
+    let distinct: std::collections::BTreeSet<&CellName> = cells.iter().collect();
+    if distinct.len() != cells.len() {
+        return Err(bad_cells("a cell is named twice"));
+    }
+    if cells.len() > usize::from(cellar_model::PORT_SPAN) {
+        return Err(bad_cells("at most 256 cells are possible"));
+    }
+    let reservation = match options.port_offset {
+        Some(PortOffset::Auto) => Some(port_offset::find(cells.len())?),
+        _ => None,
+    };
+    let offset = match (options.port_offset, &reservation) {
+        (_, Some(reservation)) => reservation.offset,
+        (Some(PortOffset::Fixed(offset)), None) => offset,
+        _ => 0,
+    };
+    let cluster = match &options.cluster {
+        Some(cluster) => cluster.clone(),
+        None => parse("--cluster", DEFAULT_CLUSTER)?,
+    };
+    let database = match &options.database {
+        Some(database) => database.clone(),
+        None => parse("--database", DEFAULT_DATABASE)?,
+    };
+    let stanza = parse("--database", database.as_str())?;
+    let repo = options.repo.clone().unwrap_or_else(|| layout.repo());
+    let user = OsUser::resolve(options.os_user.as_deref())?.name;
+    let mut state = ClusterState::new(cluster, offset, database, stanza, repo, user, cells.clone())
+        .ok_or_else(|| bad_cells("at least one cell is needed"))?;
+    state.repo_cipher = options.passphrase.is_some().then_some(RepoCipher::Aes256Cbc);
+    Ok((state, reservation))
+}
+
+/// The cluster as it is remembered, or a new one.
+pub(crate) fn resolve(
+    layout: &ClusterLayout,
+    options: &UpOptions,
+) -> Result<(Cluster, bool, Option<Reservation>)> {
+    if let Some(state) = ClusterState::load(layout)? {
+        check_agreement(layout, options, &state)?;
+        return Ok((Cluster::assemble(layout.clone(), state)?, false, None));
+    }
+    let (state, reservation) = create(layout, options)?;
+    Ok((Cluster::assemble(layout.clone(), state)?, true, reservation))
+}

@@ -1,0 +1,159 @@
+//! The one etcd member of a local cluster.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cellar_model::Ports;
+use cellar_system::{Process, is_same_place};
+use cellar_tls::REVOCATIONS;
+use cellar_topology::Store;
+
+use crate::binaries;
+use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::file::{log_tail, replace};
+use crate::processes::process::{Launch, Started, end};
+
+/// Largest database, in bytes: etcd's recommended default, set here so that another version cannot change it.
+const MAX_DATABASE_BYTES: u64 = 2 << 30;
+
+/// Transactions between snapshots. etcd keeps that many in memory, and its default of 100,000 costs
+/// hundreds of megabytes on a machine that a person works on.
+const SNAPSHOT_COUNT: u32 = 10_000;
+
+/// How often to ask whether it answers.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long it may take to end after SIGTERM; it takes a second.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Cluster {
+    /// The process id of this cluster's etcd, whatever the pid file says.
+    #[must_use]
+    pub fn etcd_pid(&self) -> Option<u32> {
+        self.etcd_process().map(|process| process.pid.cast_unsigned())
+    }
+
+    /// This cluster's etcd, if it runs.
+    pub(crate) fn etcd_process(&self) -> Option<Process> {
+        let data = self.etcd_data();
+        let recorded =
+            fs::read_to_string(self.etcd_pid_file()).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(process) = recorded.and_then(Process::find).filter(|process| is_etcd_of(process, &data)) {
+            return Some(process);
+        }
+        // A `cellar up` that was killed between starting it and writing the file left it without one.
+        Process::all().into_iter().find(|process| is_etcd_of(process, &data))
+    }
+
+    fn etcd_arguments(&self) -> Result<Vec<String>> {
+        let (client, peer) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
+        let tls = self.etcd_tls();
+        let file = |name: &str| tls.join(name).display().to_string();
+        let peer_url = format!("https://{HOST}:{peer}");
+        let flags = [
+            ("--name", HOST.to_owned()),
+            ("--data-dir", self.etcd_data().display().to_string()),
+            ("--listen-client-urls", format!("https://{LISTEN}:{client}")),
+            ("--advertise-client-urls", format!("https://{HOST}:{client}")),
+            ("--listen-peer-urls", format!("https://{LISTEN}:{peer}")),
+            ("--initial-advertise-peer-urls", peer_url.clone()),
+            ("--initial-cluster", format!("{HOST}={peer_url}")),
+            ("--initial-cluster-token", format!("cellar-{}", self.state.cluster)),
+            ("--cert-file", file("server.crt")),
+            ("--key-file", file("server.key")),
+            ("--trusted-ca-file", file("ca.crt")),
+            ("--client-crl-file", file(REVOCATIONS)),
+            ("--peer-cert-file", file("peer.crt")),
+            ("--peer-key-file", file("server.key")),
+            ("--peer-trusted-ca-file", file("ca.crt")),
+            ("--peer-crl-file", file(REVOCATIONS)),
+            // Without it any certificate of the cluster could be used as a member's.
+            ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
+            ("--auto-compaction-mode", "periodic".to_owned()),
+            ("--auto-compaction-retention", "1h".to_owned()),
+            ("--quota-backend-bytes", MAX_DATABASE_BYTES.to_string()),
+            ("--snapshot-count", SNAPSHOT_COUNT.to_string()),
+            // A single member elects itself; waiting for others would only delay every restart.
+            ("--heartbeat-interval", "50".to_owned()),
+            ("--election-timeout", "250".to_owned()),
+            ("--logger", "zap".to_owned()),
+            ("--log-level", "warn".to_owned()),
+            ("--log-outputs", "stderr".to_owned()),
+        ];
+        let mut arguments: Vec<String> =
+            flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
+        arguments.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
+        Ok(arguments)
+    }
+
+    /// Ends etcd; tells whether it ran.
+    pub(crate) async fn stop_etcd(&self) -> Result<bool> {
+        end("etcd", self.etcd_process(), STOP_TIMEOUT).await
+    }
+
+    /// Starts etcd unless it runs.
+    pub(crate) fn start_etcd(&self) -> Result<Option<Started>> {
+        if self.etcd_pid().is_some() {
+            return Ok(None);
+        }
+        let program = binaries::find("etcd").ok_or_else(|| ProvisionError::Start {
+            what: "etcd".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        let started = Launch {
+            what: "etcd".to_owned(),
+            program,
+            arguments: self.etcd_arguments()?,
+            directory: self.layout.root(),
+            log: self.etcd_log(),
+            log_owner: self.owner(),
+            run_as: self.user.switch(),
+        }
+        .start()?;
+        replace(&self.etcd_pid_file(), &format!("{}\n", started.pid()), 0o644, None)?;
+        Ok(Some(started))
+    }
+
+    /// Waits until etcd answers, and gives the store.
+    pub(crate) async fn wait_for_etcd(
+        &self,
+        mut started: Option<Started>,
+        deadline: Instant,
+    ) -> Result<Store> {
+        let begun = Instant::now();
+        let store = self.store().await?;
+        let probe = cellar_model::Key::Database(self.state.database.clone());
+        loop {
+            if let Some(started) = &mut started {
+                started.check()?;
+            }
+            let path = store.keys().path(&probe);
+            let error = match store.kv().get(&path).await {
+                Ok(_) => return Ok(store),
+                Err(error) if error.is_retryable() => error,
+                Err(error) => return Err(error.into()),
+            };
+            if Instant::now() >= deadline {
+                return Err(ProvisionError::NoAnswer {
+                    what: "etcd".to_owned(),
+                    after: begun.elapsed(),
+                    reason: error.to_string(),
+                    log: self.etcd_log(),
+                    tail: log_tail(&self.etcd_log()),
+                });
+            }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+    }
+}
+
+/// Whether the process is the etcd whose data is there.
+fn is_etcd_of(process: &Process, data: &Path) -> bool {
+    let arguments = process.arguments();
+    let names_data = |argument: &String| {
+        argument.strip_prefix("--data-dir=").is_some_and(|named| is_same_place(Path::new(named), data))
+    };
+    arguments.first().is_some_and(|program| program.ends_with("etcd")) && arguments.iter().any(names_data)
+}

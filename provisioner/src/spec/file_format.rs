@@ -1,0 +1,55 @@
+//! The tables and keys of `cluster.toml`, before any rule is checked.
+
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpecFile {
+    pub(super) cluster: String,
+    pub(super) database: DatabaseTable,
+    pub(super) repo: RepoTable,
+    #[serde(default)]
+    pub(super) tls: TlsTable,
+    pub(super) cells: Vec<CellTable>,
+}
+
+/// `[database]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DatabaseTable {
+    pub(super) name: String,
+    pub(super) stanza: Option<String>,
+}
+
+/// `[repo]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RepoTable {
+    pub(super) path: String,
+    pub(super) retention_full: Option<u32>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsTable {
+    pub(super) dir: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) server_auth: Option<String>,
+}
+
+/// One of `[[cells]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CellTable {
+    pub(super) name: String,
+    pub(super) host: String,
+    pub(super) pg_data: String,
+    pub(super) pg_sockets: String,
+    pub(super) postgres_port: u16,
+    pub(super) config: String,
+    pub(super) log: Option<String>,
+    pub(super) lock: Option<String>,
+    pub(super) spool: Option<String>,
+}

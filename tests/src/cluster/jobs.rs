@@ -1,0 +1,83 @@
+//! Jobs of a cluster.
+
+use std::time::Duration;
+
+use cellar_api::v1;
+use cellar_api::v1::JobState;
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use serde_json::Value;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::cluster::local::Cluster;
+use crate::machine::wait::wait_for;
+
+impl Cluster {
+    /// Starts a backup without waiting; the job's id.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    #[track_caller]
+    pub fn begin_backup(&self, cell: &str, backup_type: &str) -> String {
+        let job = self.json(&["backup", "--from", cell, "--type", backup_type, "--no-wait"]);
+        match job["id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => panic!("no job: {job}"),
+        }
+    }
+
+    /// A job as multiadmin shows it.
+    #[must_use]
+    #[track_caller]
+    pub fn job(&self, id: &str) -> Value {
+        self.json(&["jobs", "show", id])
+    }
+
+    /// Waits until a job has ended, and returns it.
+    ///
+    /// # Panics
+    /// When it does not end, or multiadmin answers with an error while it can be reached.
+    #[must_use]
+    #[track_caller]
+    pub fn ended(&self, id: &str) -> Value {
+        wait_for(&format!("job {id} to end"), Duration::from_secs(120), || {
+            match self.ask(async |client| watch_to_end(client, id).await) {
+                Ok(has_ended) => has_ended.then_some(()),
+                // It was told to end, or the stream has lasted as long as a call may.
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => None,
+                Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => None,
+                Err(status) => panic!("WatchJob {id}: {status}"),
+            }
+        });
+        self.job(id)
+    }
+
+    /// A backup that must succeed; the ended job.
+    #[must_use]
+    #[track_caller]
+    pub fn backup(&self, cell: &str, backup_type: &str) -> Value {
+        let id = self.begin_backup(cell, backup_type);
+        let job = self.ended(&id);
+        assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+        job
+    }
+
+    /// pgBackRest's own output of a job, as its pooler keeps it.
+    #[must_use]
+    pub fn log_of(&self, cell: &str, job: &str) -> String {
+        std::fs::read_to_string(self.directory.join(cell).join("jobs").join(format!("{job}.log")))
+            .unwrap_or_default()
+    }
+}
+
+/// Follows a job; true when it has ended, false when only the stream has.
+async fn watch_to_end(client: &mut MultiAdminClient<Channel>, id: &str) -> Result<bool, Status> {
+    let mut updates = client.watch_job(v1::GetJobRequest { id: id.to_owned() }).await?.into_inner();
+    while let Some(job) = updates.message().await? {
+        if matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Canceled) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

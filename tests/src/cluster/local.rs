@@ -1,0 +1,198 @@
+//! A cluster's directory, the `cellar` command in it, and its end.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cellar_model::CellName;
+use serde_json::Value;
+
+use crate::cluster::connection::Connection;
+use crate::machine::place;
+use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
+use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep};
+
+/// A cluster that is taken down when the value goes.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) directory: PathBuf,
+    pub(crate) user: OsUser,
+    cellar: PathBuf,
+    caller: Option<OsUser>,
+    pub(crate) connection: Connection,
+}
+
+impl Cluster {
+    /// A directory for a cluster; nothing runs yet.
+    #[must_use]
+    pub fn new() -> Self {
+        sweep();
+        Self {
+            directory: place::next(),
+            user: postgres_user(),
+            cellar: binary("cellar"),
+            caller: None,
+            connection: Connection::default(),
+        }
+    }
+
+    /// The same, with the programs of another build.
+    #[must_use]
+    pub fn with_cellar(mut self, cellar: PathBuf) -> Self {
+        self.cellar = cellar;
+        self
+    }
+
+    /// The same, with everything run by another user than this process's.
+    #[must_use]
+    pub fn as_ordinary(mut self, user: OsUser, cellar: PathBuf) -> Self {
+        self.user = user.clone();
+        self.caller = Some(user);
+        self.cellar = cellar;
+        self
+    }
+
+    /// A running cluster with the given cells, made by `cellar up` from nothing.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn bootstrapped(cells: &str) -> Self {
+        let cluster = Self::new();
+        let _ = cluster.try_up(cells).ok();
+        cluster
+    }
+
+    /// `cellar up`.
+    #[must_use]
+    #[track_caller]
+    pub fn try_up(&self, cells: &str) -> Finished {
+        self.try_cellar(&["up", "--cells", cells, "--port-offset", "auto"])
+    }
+
+    /// The cluster's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `cellar ARGS --dir DIR`, ready to be started.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = match &self.caller {
+            Some(user) => as_user(user, &self.cellar),
+            None => Command::new(&self.cellar),
+        };
+        command.args(arguments).env("CELLAR_DIR", &self.directory).env_remove("CELLAR_ADMIN");
+        command
+    }
+
+    /// Runs `cellar` in this cluster.
+    #[must_use]
+    #[track_caller]
+    pub fn try_cellar(&self, arguments: &[&str]) -> Finished {
+        run(&mut self.command(arguments))
+    }
+
+    /// Runs `cellar`, which must succeed.
+    #[track_caller]
+    pub fn cellar(&self, arguments: &[&str]) -> String {
+        self.try_cellar(arguments).ok()
+    }
+
+    /// Runs `cellar --output json`, which must succeed and print one document.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.cellar(&[arguments, &["--output", "json"]].concat());
+        // A watching command prints one document a line; the last is the latest.
+        match text.lines().last().map(serde_json::from_str) {
+            Some(Ok(value)) => value,
+            _ => match serde_json::from_str(&text) {
+                Ok(value) => value,
+                Err(error) => panic!("not JSON ({error}): {text}"),
+            },
+        }
+    }
+
+    /// The process id in one of the cluster's pid files.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn pid(&self, file: &str) -> i32 {
+        let path = self.directory.join(file);
+        match std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(pid) => pid,
+            None => panic!("no pid in {}", path.display()),
+        }
+    }
+
+    /// The pid of a cell's PostgreSQL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn postmaster(&self, cell: &str) -> i32 {
+        let path = self.directory.join(cell).join("pg_data/postmaster.pid");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        match text.lines().next().and_then(|line| line.trim().parse().ok()) {
+            Some(pid) => pid,
+            None => panic!("no pid in {}", path.display()),
+        }
+    }
+
+    /// Kills a cell altogether: its pooler, and PostgreSQL with all its processes.
+    pub fn kill_cell(&self, cell: &str) {
+        let Ok(cell_name) = cell.parse::<CellName>() else { panic!("not a cell: {cell}") };
+        kill_hard(self.pid(&format!("{cell_name}/pid/multipooler.pid")));
+        kill_hard(self.postmaster(cell));
+    }
+
+    /// Kills every process of the cluster.
+    pub fn kill_everything(&self) {
+        kill_all(&self.directory);
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        destroy(&self.directory);
+    }
+}
+
+impl Cluster {
+    /// The ends of the logs of a test that failed, on its own output.
+    fn show_logs(&self) {
+        let mut err = std::io::stderr().lock();
+        let tail = |path: &Path| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<String> = text.lines().map(|line| line.chars().take(240).collect()).collect();
+            lines[lines.len().saturating_sub(25)..].join("\n")
+        };
+        let mut logs = vec![self.directory.join("log/multiadmin.log"), self.directory.join("log/etcd.log")];
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            for name in ["multipooler.log", "postgres.log", "pgbackrest-server.log"] {
+                logs.push(entry.path().join("log").join(name));
+            }
+        }
+        for log in logs.iter().filter(|log| log.exists()) {
+            let _ = writeln!(err, "--- {}\n{}", log.display(), tail(log));
+        }
+    }
+}

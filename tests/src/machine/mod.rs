@@ -1,0 +1,10 @@
+//! The machine that clusters run on: programs, processes, ports, shared memory, and the directory of all test clusters.
+//! Knows nothing of Cellar. [`crate::cluster`] builds on it.
+
+pub(crate) mod listening;
+pub(crate) mod place;
+pub(crate) mod process;
+pub(crate) mod run;
+pub(crate) mod shared_memory;
+pub(crate) mod sweep;
+pub(crate) mod wait;

@@ -1,0 +1,167 @@
+//! The ports of a cluster, and what each answers to whoever has a certificate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cellar_api::v1;
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
+use cellar_model::PgbackrestName;
+use cellar_tests::{Cluster, Finished, block_on, command_line, run};
+use cellar_tls::{ClientTls, probe, unchecked_client};
+
+use super::issuer::Service::{EtcdClient, EtcdPeer, Multiadmin, Pgbackrest, Pooler, Postgres};
+use super::issuer::{HOST, KeyPair, Service};
+
+/// Longest that any server may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A port of the cluster.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Port {
+    pub(super) service: Service,
+    pub(super) address: SocketAddr,
+}
+
+/// Every port that the cluster's records know of.
+pub(super) fn ports_of(cluster: &Cluster) -> BTreeMap<SocketAddr, Service> {
+    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let port_of =
+        |text: &str| text.rsplit(':').next().and_then(|port| port.trim().parse().ok()).expect("a port");
+    let arguments = command_line(cluster.pid("pid/etcd.pid"));
+    let etcd = |flag: &str| port_of(arguments.iter().find(|word| word.starts_with(flag)).expect("a flag"));
+    let endpoint = std::fs::read_to_string(cluster.directory().join("client/endpoint")).expect("an endpoint");
+    let mut ports = BTreeMap::from([
+        (local(etcd("--listen-client-urls=")), EtcdClient),
+        (local(etcd("--listen-peer-urls=")), EtcdPeer),
+        (local(port_of(&endpoint)), Multiadmin),
+    ]);
+    for pooler in cluster.poolers().into_iter().filter_map(|view| view.pooler) {
+        let port = |port: u32| local(port.try_into().expect("a port"));
+        ports.insert(port(pooler.grpc_port), Pooler);
+        ports.insert(port(pooler.postgres_port), Postgres);
+        ports.insert(port(pooler.pgbackrest_port), Pgbackrest);
+    }
+    ports
+}
+
+/// Whether the service lets the key pair in, as far as its own protocol goes, or why not.
+pub(super) async fn connect_as(
+    cluster: &Cluster,
+    port: Port,
+    key_pair: Option<&KeyPair>,
+) -> Result<(), String> {
+    let authorities = cluster.directory().join("ca/ca.crt");
+    let pair = key_pair.map(|key_pair| (key_pair.certificate.as_path(), key_pair.key.as_path()));
+    let tls = unchecked_client(&authorities, pair).expect("a client");
+    let probed = probe(port.address, HOST, port.service.protocol(), tls, ANSWER_TIMEOUT).await;
+    let probed =
+        probed.unwrap_or_else(|error| panic!("{port:?}: {error}: {:?}", std::error::Error::source(&error)));
+    probed.accepted?;
+    let Some(key_pair) = key_pair else { return Ok(()) };
+    // The handshake was good; what remains is who may do what.
+    match port.service {
+        Multiadmin | Pooler => call(port, &authorities, key_pair).await,
+        Pgbackrest => list_repo(cluster, port.address.port(), &key_pair.certificate, &key_pair.key, "app"),
+        EtcdClient | EtcdPeer | Postgres => Ok(()),
+    }
+}
+
+pub(super) fn channel(tls: &ClientTls, port: u16) -> tonic::transport::Channel {
+    tls.endpoint(&format!("{HOST}:{port}"), Some(ANSWER_TIMEOUT)).expect("an address").connect_lazy()
+}
+
+/// What a pooler says to `GetLiveStatus` from whoever has the certificate.
+pub(crate) fn ask_pooler(tls: &ClientTls, port: u32) -> Result<(), tonic::Status> {
+    let port = port.try_into().expect("a port");
+    block_on(async {
+        let mut client = MultiPoolerClient::new(channel(tls, port));
+        client.get_live_status(v1::GetLiveStatusRequest::default()).await.map(drop)
+    })
+}
+
+/// Which calls of a pooler are denied to whoever has the key pair.
+pub(super) async fn denied_by_a_pooler(
+    port: u16,
+    authorities: &Path,
+    key_pair: &KeyPair,
+) -> BTreeSet<&'static str> {
+    let tls = ClientTls::from_files(authorities, &key_pair.certificate, &key_pair.key).expect("a client");
+    let client = MultiPoolerClient::new(channel(&tls, port));
+    let [mut a, mut b, mut c, mut d, mut e] = [(); 5].map(|()| client.clone());
+    let nothing = v1::InstallCertificatesRequest::default();
+    let answers = [
+        ("GetLiveStatus", a.get_live_status(v1::GetLiveStatusRequest::default()).await.err()),
+        ("ReadBackups", b.read_backups(v1::ReadBackupsRequest::default()).await.err()),
+        ("ReadJobLog", c.read_job_log(v1::ReadJobLogRequest::default()).await.err()),
+        ("GetSigningRequest", d.get_signing_request(v1::GetSigningRequestRequest::default()).await.err()),
+        ("InstallCertificates", e.install_certificates(nothing).await.err()),
+    ];
+    let denied = |status: &tonic::Status| status.code() == tonic::Code::PermissionDenied;
+    answers
+        .into_iter()
+        .filter(|(_, error)| error.as_ref().is_some_and(denied))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// The least that anybody may ask of the service.
+pub(super) async fn call(port: Port, authorities: &Path, key_pair: &KeyPair) -> Result<(), String> {
+    let tls = ClientTls::from_files(authorities, &key_pair.certificate, &key_pair.key).expect("a client");
+    let channel = channel(&tls, port.address.port());
+    let refused = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
+    if port.service == Multiadmin {
+        let asked = MultiAdminClient::new(channel).list_jobs(v1::ListJobsRequest::default()).await;
+        return asked.map(drop).map_err(refused);
+    }
+    let asked = MultiPoolerClient::new(channel).get_live_status(v1::GetLiveStatusRequest::default()).await;
+    asked.map(drop).map_err(refused)
+}
+
+/// pgBackRest's own client with a certificate, asking a server for something of the repo.
+pub(crate) fn repo_command(
+    cluster: &Cluster,
+    port: u16,
+    certificate: &Path,
+    key: &Path,
+    stanza: &str,
+) -> Command {
+    let config = cluster.directory().join("zone1/pgbackrest.conf");
+    let mut command = Command::new("pgbackrest");
+    command
+        .args(["--config=/dev/null", "--log-level-file=off", "--log-level-console=off"])
+        .arg(format!("--stanza={stanza}"))
+        .args(["--log-level-stderr=error", "--io-timeout=2", "--repo1-host-type=tls"])
+        .arg(format!("--repo1-host={HOST}"))
+        .arg(format!("--repo1-host-port={port}"))
+        .arg(format!("--repo1-host-config={}", config.display()))
+        .arg(format!("--repo1-path={}", cluster.directory().join("repo").display()))
+        .arg(format!("--repo1-host-ca-file={}", cluster.directory().join("ca/ca.crt").display()))
+        .arg(format!("--repo1-host-cert-file={}", certificate.display()))
+        .arg(format!("--repo1-host-key-file={}", key.display()))
+        .env("LC_ALL", "C");
+    command
+}
+
+/// Whether it may list the repo: the server looks at the name only when it has a command.
+pub(crate) fn list_repo(
+    cluster: &Cluster,
+    port: u16,
+    certificate: &Path,
+    key: &Path,
+    stanza: &str,
+) -> Result<(), String> {
+    let Finished { code, stdout, stderr } =
+        run(repo_command(cluster, port, certificate, key, stanza).arg("repo-ls"));
+    if code == 0 && stdout.contains("backup") { Ok(()) } else { Err(format!("exit code {code}: {stderr}")) }
+}
+
+/// The one name that a cell's pgBackRest server lets in.
+pub(crate) fn accepted_by(cluster: &Cluster, cell: &str) -> PgbackrestName {
+    let names = cluster.status(cell).map(|status| status.tls_server_accepts).unwrap_or_default();
+    let [name] = names.as_slice() else { panic!("{cell} lets in {names:?}") };
+    name.parse().expect("a name")
+}

@@ -1,0 +1,102 @@
+//! Stopping a restore at a certain moment, and killing what runs then.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use cellar_tests::{
+    Cluster, command_line, is_alive, kill_hard, main_process, processes_with, signal, wait_for,
+};
+use nix::sys::signal::Signal;
+
+use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, step};
+
+/// pgBackRest's restore, stopped in the middle of copying into `data`: its processes.
+pub(super) fn held_copy(data: &Path) -> Vec<i32> {
+    let cell = data.parent().expect("a cell's directory").display().to_string();
+    let held = wait_for("pgBackRest to copy", MOMENT_TIMEOUT, || {
+        let restores = |pid: &i32| command_line(*pid).iter().any(|word| word.starts_with("restore"));
+        let running: Vec<i32> =
+            processes_with("pgbackrest", &format!("{cell}/")).into_iter().filter(restores).collect();
+        let copies = !is_empty(&data.join("base/1")) && !data.join("global/pg_control").exists();
+        (copies && !running.is_empty()).then(|| {
+            for pid in &running {
+                signal(*pid, Signal::SIGSTOP);
+            }
+            running
+        })
+    });
+    // It writes pg_control last.
+    assert!(!data.join("global/pg_control").exists(), "held too late");
+    let main = main_process(&held);
+    assert!(is_alive(main));
+    held
+}
+
+pub(super) fn held_recovery(cluster: &Cluster, restore: &Restore) -> Vec<i32> {
+    let copy = restore.copy(cluster);
+    held_copy(&copy)
+}
+
+pub(super) fn release(held: &[i32]) {
+    for pid in held {
+        signal(*pid, Signal::SIGCONT);
+    }
+}
+
+/// The postmaster of a private instance, as soon as it is there.
+pub(super) fn private_postmaster(data: &Path) -> i32 {
+    let pid = wait_for("a private PostgreSQL", MOMENT_TIMEOUT, || {
+        let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        is_alive(pid).then_some(pid)
+    });
+    assert!(is_alive(pid));
+    pid
+}
+
+/// `cellar up`, which ends when all is well again; the test goes on meanwhile.
+pub(super) fn raise(cluster: &Cluster) -> Child {
+    let mut command = cluster.command(&["up"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar runs")
+}
+
+/// Ends an `up` whose cluster was taken from under it, however it fares.
+pub(super) fn give_up(mut raised: Child) {
+    let _ = raised.kill();
+    raised.wait().expect("cellar is ours");
+}
+
+pub(super) fn pooler(cluster: &Cluster, cell: &str) -> i32 {
+    cluster.pid(&format!("{cell}/pid/multipooler.pid"))
+}
+
+/// Kills the pooler of the restored cell right after the next incarnation was recorded, before it has acted on it.
+/// multiadmin, which records it, is stopped meanwhile, or dies.
+pub(super) fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: bool) {
+    let _ = private_postmaster(data);
+    let recover = step(cluster, &restore.id, "RECOVER", &restore.cell);
+    let admin = cluster.pid("pid/multiadmin.pid");
+    if dies {
+        kill_hard(admin);
+    } else {
+        signal(admin, Signal::SIGSTOP);
+    }
+    let run = format!("/cellar/demo/runs/app/{}/{recover}", restore.cell);
+    wait_for("the recovery to end", MOMENT_TIMEOUT, || {
+        cluster.etcd_get(&run).contains(r#""state":"JOB_STATE_SUCCEEDED""#).then_some(())
+    });
+    let pid = pooler(cluster, &restore.cell);
+    signal(pid, Signal::SIGSTOP);
+    assert_eq!(number(cluster), restore.number, "not decided yet");
+    let raised = dies.then(|| raise(cluster));
+    if !dies {
+        signal(admin, Signal::SIGCONT);
+    }
+    wait_for("the next incarnation", MOMENT_TIMEOUT, || {
+        (number(cluster) == restore.number + 1).then_some(())
+    });
+    kill_hard(pid);
+    if let Some(raised) = raised {
+        give_up(raised);
+    }
+}
