@@ -23,7 +23,7 @@ impl View {
     }
 
     /// Applies one change.
-    pub(crate) fn apply(&mut self, keys: &Keyspace, change: &Change) {
+    pub fn apply(&mut self, keys: &Keyspace, change: &Change) {
         match change {
             Change::Put(entry) => self.put(keys, entry),
             Change::Delete { key: path, .. } => {

@@ -1,0 +1,17 @@
+//! Deterministic simulation of a cluster.
+//!
+//! The real code of multiadmin and of the multipooler's jobs runs here on hosts whose time, randomness and network
+//! come from one seed: [`etcd`] answers late, twice or never, [`host`]s are killed and frozen between any two steps,
+//! and clocks are minutes apart. PostgreSQL, pgBackRest and disks are a model ([`outside`]). After each change of the
+//! store the [`invariants`] of docs/architecture.md are looked at, and after each storm everything must come to rest.
+//!
+//! A seed that finds something finds it again: `cargo run --release -p cellar-sim -- --seed N`.
+
+pub mod admin;
+pub mod etcd;
+pub mod host;
+pub mod invariants;
+pub mod outside;
+pub mod pooler;
+pub mod random;
+pub mod world;

@@ -1,0 +1,376 @@
+//! A whole cluster, what befalls it, and what its operator does, all from one seed.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_api::v1;
+use cellar_model::{
+    CellLayout, CellName, Database, DatabaseName, JobId, JobKind, Key, Keyspace, Leader, Retention,
+    SystemIdentifier, Timeline,
+};
+use tokio::sync::mpsc;
+
+use crate::admin::{self, Ask};
+use crate::etcd::{Etcd, Weather};
+use crate::host::Host;
+use crate::invariants::Invariants;
+use crate::outside::{Data, Mark, Outside};
+use crate::pooler::{self, PoolerSetup};
+use crate::random::Chance;
+
+/// How far everything is moved on at once.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long things go wrong in one episode.
+const STORM: Duration = Duration::from_secs(120);
+
+/// How long it may take afterwards until all is at rest. The longest waits are those for a lost cell and for the
+/// deadline of a step.
+const MAX_CALM: Duration = Duration::from_secs(900);
+
+/// multiadmins and cells of the cluster.
+const ADMINS: usize = 2;
+const CELLS: usize = 3;
+
+/// A violation, and how to see it again.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated time.
+    pub at: Duration,
+    /// Steps until then.
+    pub steps: u64,
+    /// What must not be.
+    pub what: String,
+}
+
+/// The simulation of one seed.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    now: Rc<Cell<Duration>>,
+    chance: Chance,
+    etcd: Etcd,
+    outside: Rc<RefCell<Outside>>,
+    admins: Vec<Host>,
+    inboxes: Vec<Option<mpsc::UnboundedSender<Ask>>>,
+    poolers: Vec<Host>,
+    restart: Vec<Duration>,
+    keys: Keyspace,
+    database: DatabaseName,
+    cells: Vec<CellName>,
+    invariants: Invariants,
+    stormy: bool,
+    trace: u64,
+}
+
+fn parsed<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| unreachable!("a name: {text}"))
+}
+
+impl World {
+    /// The world of a seed, with a primary, two standbys and a full backup of none yet.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        let now = Rc::new(Cell::new(Duration::ZERO));
+        let etcd = Etcd::new(seed ^ 0x5eed);
+        let keys = Keyspace::new(&parsed("sim"));
+        let database: DatabaseName = parsed("app");
+        let cells: Vec<CellName> = (1..=CELLS).map(|n| parsed(&format!("zone{n}"))).collect();
+        let first = Mark { number: 1, job: None };
+        let outside = Outside {
+            cells: (0..CELLS)
+                .map(|n| crate::outside::Cell {
+                    data: Some(Data { mark: first, timeline: 1, rows: 1, recovers: n > 0 }),
+                    runs: true,
+                    ..crate::outside::Cell::default()
+                })
+                .collect(),
+            ..Outside::default()
+        };
+        let host = || Host::new(Rc::clone(&now), chance.clone());
+        let mut world = Self {
+            seed,
+            admins: (0..ADMINS).map(|_| host()).collect(),
+            inboxes: vec![None; ADMINS],
+            poolers: (0..CELLS).map(|_| host()).collect(),
+            restart: vec![Duration::ZERO; ADMINS + CELLS],
+            now,
+            chance,
+            etcd,
+            outside: Rc::new(RefCell::new(outside)),
+            invariants: Invariants::new(keys.clone(), database.clone()),
+            keys,
+            database,
+            cells,
+            stormy: false,
+            trace: 0,
+        };
+        world.prepare();
+        world
+    }
+
+    fn put<R: serde::Serialize>(&self, key: &Key, record: &R) {
+        let value = serde_json::to_vec(record).unwrap_or_else(|error| unreachable!("a record: {error}"));
+        self.etcd.put(&self.keys.path(key), value);
+    }
+
+    fn prepare(&mut self) {
+        let database: Database = serde_json::from_value(serde_json::json!({
+            "name": self.database, "stanza": "app", "repoPath": "/repo", "retention": Retention { full: 2 },
+            "bootstrapCell": "zone1", "portOffset": 0,
+        }))
+        .unwrap_or_else(|error| unreachable!("a database: {error}"));
+        self.put(&Key::Database(self.database.clone()), &database);
+        for (index, name) in self.cells.iter().enumerate() {
+            let cell: cellar_model::Cell = serde_json::from_value(serde_json::json!({
+                "name": name, "index": index, "host": "localhost", "directory": format!("/c/{name}"),
+            }))
+            .unwrap_or_else(|error| unreachable!("a cell: {error}"));
+            let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "127.0.0.1");
+            let pooler = pooler.unwrap_or_else(|error| unreachable!("a pooler: {error}"));
+            self.put(&Key::Cell(name.clone()), &cell);
+            self.put(&Key::Pooler(self.database.clone(), name.clone()), &pooler);
+        }
+        let leader = Leader {
+            cell: self.cells[0].clone(),
+            term: Timeline::new(1),
+            system_identifier: Some(SystemIdentifier::new(7)),
+            lsn: None,
+        };
+        self.put(&Key::Leader(self.database.clone()), &leader);
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.etcd.steps()
+    }
+
+    /// A number that differs when anything in the store's history does.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// One storm and the calm after it.
+    ///
+    /// # Errors
+    /// What must not be, at its first sight.
+    pub fn episode(&mut self) -> Result<(), Finding> {
+        self.stormy = true;
+        self.begin_weather();
+        let end = self.now.get() + STORM;
+        while self.now.get() < end {
+            self.befall();
+            self.operate();
+            self.tick()?;
+        }
+        self.stormy = false;
+        self.etcd.calm();
+        let latest = self.now.get() + MAX_CALM;
+        let mut settled = Duration::ZERO;
+        loop {
+            self.tick()?;
+            if self.invariants.unrest(&self.outside.borrow()).is_empty() {
+                settled += TICK;
+            } else {
+                settled = Duration::ZERO;
+            }
+            if settled > Duration::from_secs(5) {
+                return Ok(());
+            }
+            if self.now.get() > latest {
+                let unrest = self.invariants.unrest(&self.outside.borrow()).join("; ");
+                return Err(
+                    self.finding(format!("not at rest {} s after the storm: {unrest}", MAX_CALM.as_secs()))
+                );
+            }
+        }
+    }
+
+    fn finding(&self, what: String) -> Finding {
+        Finding { seed: self.seed, at: self.now.get(), steps: self.steps(), what }
+    }
+
+    fn begin_weather(&mut self) {
+        let often = |chance: &Chance| [0, 0, 20, 50, 200][chance.below(5)];
+        let chance = &self.chance;
+        let weather = Weather {
+            lost_request: often(chance),
+            lost_answer: often(chance),
+            late_request: often(chance),
+            doubled: often(chance),
+            slow: often(chance),
+        };
+        self.etcd.set_weather(weather);
+    }
+
+    /// Something happens, now and then.
+    fn befall(&mut self) {
+        // Once in so many ticks of 10 ms.
+        if !self.chance.once_in(300) {
+            return;
+        }
+        let now = self.now.get();
+        let secs =
+            |from: u64, to: u64| self.chance.between(Duration::from_secs(from), Duration::from_secs(to));
+        let victim = self.chance.below(ADMINS + CELLS);
+        match self.chance.below(12) {
+            0 | 1 => {
+                let back = now + secs(1, 40);
+                self.kill(victim, back);
+            }
+            2 | 3 => {
+                let until = now + secs(1, 60);
+                self.host(victim).freeze(until);
+            }
+            4 => self.etcd.elect_until(now + secs(1, 6)),
+            5 => self.etcd.cut(victim, now + secs(1, 30)),
+            6 => self.etcd.full_until(now + secs(1, 20)),
+            7 => self.etcd.deny(victim, now + secs(1, 10)),
+            8 => self.etcd.break_watches(victim),
+            9 => self.etcd.compact(),
+            10 => {
+                let off = self.chance.between(Duration::ZERO, Duration::from_secs(600)).as_millis() as i64
+                    - 300_000;
+                self.host(victim).set_clock_offset(off);
+            }
+            _ => self.begin_weather(),
+        }
+    }
+
+    fn host(&mut self, which: usize) -> &mut Host {
+        if which < ADMINS { &mut self.admins[which] } else { &mut self.poolers[which - ADMINS] }
+    }
+
+    fn kill(&mut self, which: usize, back: Duration) {
+        self.host(which).kill();
+        self.restart[which] = back;
+        if which >= ADMINS {
+            self.outside.borrow_mut().abort_all_of(which - ADMINS);
+        } else {
+            self.inboxes[which] = None;
+        }
+    }
+
+    /// The operator asks for something, now and then.
+    fn operate(&mut self) {
+        if !self.chance.once_in(250) {
+            return;
+        }
+        let cell = self.chance.pick(&self.cells).to_string();
+        let queue = self.chance.once_in(2);
+        let view = self.invariants.view();
+        let open: Vec<JobId> = view
+            .jobs
+            .values()
+            .filter(|record| view.job(&record.id).is_some_and(|job| !job.state.is_terminal()))
+            .map(|record| record.id)
+            .collect();
+        let restores: Vec<JobId> = view
+            .jobs
+            .values()
+            .filter(|record| record.kind() == JobKind::Restore)
+            .map(|record| record.id)
+            .collect();
+        let database = String::new();
+        let ask = match self.chance.below(20) {
+            0..=4 => {
+                Ask::Backup(v1::BackupRequest { cell, queue, allow_primary: true, ..Default::default() })
+            }
+            5 => Ask::Rebuild(v1::RebuildStandbyRequest { cell, queue, ..Default::default() }),
+            6..=8 => {
+                let onto = if self.chance.once_in(2) { cell } else { String::new() };
+                let target = Some(v1::RestoreTarget {
+                    target: Some(v1::restore_target::Target::Latest(v1::LatestTarget {})),
+                });
+                Ask::Restore(v1::RestoreDatabaseRequest {
+                    database,
+                    target,
+                    onto,
+                    queue,
+                    ..Default::default()
+                })
+            }
+            9..=11 if !restores.is_empty() => {
+                let id = self.chance.pick(&restores).to_string();
+                let request = v1::RestoreJobRequest { id, queue, ..Default::default() };
+                if self.chance.once_in(3) { Ask::Confirm(request) } else { Ask::Rollback(request) }
+            }
+            12..=14 if !open.is_empty() => Ask::Cancel(self.chance.pick(&open).to_string()),
+            15 => Ask::Expire(v1::ExpireBackupsRequest { queue, ..Default::default() }),
+            16 => Ask::Verify(v1::VerifyBackupsRequest::default()),
+            17 => Ask::Check(v1::CheckArchiveRequest::default()),
+            18 => Ask::Drill(v1::DrillRestoreRequest::default()),
+            _ => return,
+        };
+        let to = self.chance.below(ADMINS);
+        if let Some(inbox) = &self.inboxes[to] {
+            let _ = inbox.send(ask);
+        }
+    }
+
+    fn start_what_is_down(&mut self) {
+        let now = self.now.get();
+        for which in 0..ADMINS + CELLS {
+            let due = !self.stormy || self.restart[which] <= now;
+            if !due || self.host(which).is_running() {
+                continue;
+            }
+            let kv = self.etcd.client(which);
+            if which < ADMINS {
+                let (sender, inbox) = mpsc::unbounded_channel();
+                self.inboxes[which] = Some(sender);
+                let keys = self.keys.clone();
+                self.admins[which].start(move || admin::run(keys, kv, inbox));
+            } else {
+                let index = which - ADMINS;
+                let setup = PoolerSetup {
+                    database: self.database.clone(),
+                    cell: self.cells[index].clone(),
+                    index,
+                    cells: self.cells.clone(),
+                    keys: self.keys.clone(),
+                    outside: Rc::clone(&self.outside),
+                    chance: self.chance.clone(),
+                };
+                self.poolers[index].start(move || pooler::run(setup, kv));
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Finding> {
+        self.start_what_is_down();
+        let now = self.now.get() + TICK;
+        self.now.set(now);
+        self.etcd.advance(now);
+        self.outside.borrow_mut().advance(now);
+        for host in self.admins.iter_mut().chain(&mut self.poolers) {
+            host.tick(TICK);
+        }
+        let mut wrong = std::mem::take(&mut self.outside.borrow_mut().violations);
+        for change in self.etcd.take_changes() {
+            let bits = change.key().bytes().fold(change.revision() as u64, |sum, byte| {
+                sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(byte))
+            });
+            self.trace = self.trace.rotate_left(7) ^ bits;
+            wrong.extend(self.invariants.see(&change, &self.outside.borrow()));
+        }
+        if !self.stormy {
+            let well: Vec<CellName> = self.cells.clone();
+            let runs: Vec<bool> =
+                self.poolers.iter().map(|host| host.is_running() && !host.is_frozen()).collect();
+            let works =
+                |cell: &CellName| well.iter().position(|other| other == cell).is_some_and(|n| runs[n]);
+            wrong.extend(self.invariants.look(now, works));
+        }
+        match wrong.into_iter().next() {
+            Some(what) => Err(self.finding(what)),
+            None => Ok(()),
+        }
+    }
+}
