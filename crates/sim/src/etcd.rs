@@ -229,7 +229,7 @@ impl Etcd {
             shared.steps += 1;
             match event {
                 Event::Arrives { host, call, answer, twice } => {
-                    shared.arrives(host, call, answer, twice, self)
+                    shared.arrives(host, call, answer, twice, self);
                 }
                 Event::Answered(answer) => {
                     drop(shared);

@@ -519,7 +519,7 @@ impl JobRunner for Pooler {
             return self.backup_ending(&record.id);
         }
         if let (JobKind::Recover, Some(parent)) = (record.kind(), record.parent) {
-            self.here(|cell| drop(cell.restored.remove(&parent)));
+            let _ = self.here(|cell| cell.restored.remove(&parent));
         }
         failed(Code::PoolerRestarted, "the multipooler restarted")
     }

@@ -289,6 +289,11 @@ impl ClaimedJob {
         };
         let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
         let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
+        let is_running = run.record.state == JobState::Running && job.record.closure.is_none();
+        if is_running && run.record.epoch == member.epoch {
+            // An earlier attempt was written, and etcd's answer was lost.
+            return Ok(Some(Self { record: job.record, run: run.record }));
+        }
         if !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
             return Ok(None);
         }

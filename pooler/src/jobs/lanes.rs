@@ -75,16 +75,20 @@ pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: wa
     tokio::join!(lanes.work(Lane::Locked, stop.clone()), lanes.work(Lane::Reading, stop), keep_claims);
 }
 
+/// The jobs that an earlier process of this cell left running.
+fn orphaned_jobs(member: &Member) -> Vec<JobRecord> {
+    let view = member.mirror.view();
+    let left = view
+        .runs
+        .values()
+        .filter(|run| run.cell == member.cell && run.state == JobState::Running && run.epoch != member.epoch);
+    let open = |record: &&JobRecord| record.closure.is_none();
+    left.filter_map(|run| view.jobs.get(&run.id)).filter(open).cloned().collect()
+}
+
 /// Ends every job that an earlier process left running. Tries until etcd answers.
 async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
-    let left: Vec<JobRecord> = {
-        let view = member.mirror.view();
-        let left = view.runs.values().filter(|run| {
-            run.cell == member.cell && run.state == JobState::Running && run.epoch != member.epoch
-        });
-        left.filter_map(|run| view.jobs.get(&run.id).cloned()).collect()
-    };
-    for record in left {
+    for record in orphaned_jobs(member) {
         let job = loop {
             match ClaimedJob::inherit(member, &record).await {
                 Ok(job) => break job,
@@ -153,6 +157,10 @@ impl<R: JobRunner> Lanes<R> {
         let mut topology = self.member.mirror.changes();
         while !*stop.borrow() {
             topology.borrow_and_update();
+            if lane == Lane::Locked {
+                // The claim of a process that has died since may have been written only now.
+                end_orphaned_jobs(&self.member, self.runner.as_ref()).await;
+            }
             match self.next(lane).await {
                 Ok(Some(job)) => {
                     self.run(job, stop.clone()).await;

@@ -118,7 +118,7 @@ fn cluster_is_the_same_through_a_symbolic_link() {
     assert_eq!(processes(), before, "nothing is started twice");
     through_link(&["down"]);
     assert!(!before.iter().any(|pid| is_alive(*pid)), "everything has ended");
-    through_link(&["up"]);
+    cluster.cellar(&["up"]);
     let before = processes();
     let _ = cluster.backup("zone2", "incr");
     through_link(&["down", "--destroy"]);

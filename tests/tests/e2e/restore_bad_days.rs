@@ -202,7 +202,7 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
         let _ = cluster.try_cellar(&["restore", "--latest", "--onto", onto, "--yes"]).refused(3);
     }
     let message = cluster.try_cellar(&["restore", "--latest", "--yes"]).refused(3);
-    assert!(message.contains("the primary in zone1") && message.contains("taking writes"), "{message}");
+    assert!(message.contains("the primary in zone1") && message.contains("cannot be fenced"), "{message}");
     rows.push(ledger::insert(&cluster, "PostgreSQL does not care"));
     cluster.cellar(&["up"]);
     check(&cluster, &cells, &rows);

@@ -223,7 +223,7 @@ fn a_revoked_certificate_opens_nothing() {
     cluster.etcd_put(list_key, &older);
     for log in ["log/multiadmin.log", "zone1/log/multipooler.log"] {
         eventually("the older list to be seen", || {
-            read(&cluster.directory().join(log)).contains("older revocation")
+            read(&cluster.directory().join(log)).contains("revocation list in etcd is older")
         });
     }
     // The list outlives etcd and its readers: what was known is refused without it, and again after it.
