@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each of our crates may depend on of ours. One direction: nobody depends on the binaries, and `cellar-system`, which
+/// What each of our crates may depend on of ours. One direction: nobody depends on the binaries but the simulation, which runs their code, and `cellar-system`, which
 /// depends on nothing of ours, may be used by all.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("cellar-system", &[]),
@@ -47,6 +47,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cellar-cli", &["cellar-api", "cellar-system", "cellar-model", "cellar-provisioner", "cellar-tls"]),
+    (
+        "cellar-sim",
+        &["cellar-admin", "cellar-api", "cellar-model", "cellar-pooler", "cellar-system", "cellar-topology"],
+    ),
     (
         "cellar-tests",
         &[
