@@ -1,15 +1,18 @@
 //! etcd, and the network to it: one store whose answers are late, lost after the commit, or given twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod client;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use cellar_topology::{
-    Change, Entry, Guard, Kv, LeaseId, Listing, StoreError, StoreState, TxnOutcome, WatchStream, Write, below,
+    Change, Entry, Guard, Kv, StoreError, StoreState, TxnOutcome, WatchStream, Write, below,
 };
 use futures_util::{StreamExt, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+
+use client::{Call, Client};
 
 /// After so long our client takes a call for unanswered (`CALL_TIMEOUT` of the etcd client).
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,16 +36,6 @@ pub struct Weather {
     pub doubled: u32,
     /// It takes up to seconds, and is answered.
     pub slow: u32,
-}
-
-enum Call {
-    Get(String, oneshot::Sender<Result<Option<Entry>, StoreError>>),
-    List(String, oneshot::Sender<Result<Listing, StoreError>>),
-    Txn(Vec<Guard>, Vec<Write>, oneshot::Sender<Result<TxnOutcome, StoreError>>),
-    Watch(String, i64, oneshot::Sender<Result<WatchStream, StoreError>>),
-    Grant(u32, oneshot::Sender<Result<LeaseId, StoreError>>),
-    KeepAlive(LeaseId, oneshot::Sender<Result<bool, StoreError>>),
-    Revoke(LeaseId, oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// What happens at a moment.
@@ -438,94 +431,4 @@ impl Shared {
         })
         .boxed()
     }
-}
-
-impl Call {
-    /// The event of its failure.
-    fn fails(self, text: &'static str) -> Event {
-        Event::Answered(match self {
-            Self::Get(_, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::List(_, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::Txn(_, _, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::Watch(_, _, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::Grant(_, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::KeepAlive(_, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-            Self::Revoke(_, reply) => Box::new(move || drop(reply.send(retryable(text)))),
-        })
-    }
-
-    /// The same call with nobody who waits for it, and the event of its failure for whoever does.
-    fn split(self) -> (Self, Event) {
-        let text = "request timed out";
-        let silent = match &self {
-            Self::Get(key, _) => Self::Get(key.clone(), oneshot::channel().0),
-            Self::List(prefix, _) => Self::List(prefix.clone(), oneshot::channel().0),
-            Self::Txn(guards, writes, _) => Self::Txn(guards.clone(), writes.clone(), oneshot::channel().0),
-            Self::Watch(prefix, revision, _) => Self::Watch(prefix.clone(), *revision, oneshot::channel().0),
-            Self::Grant(ttl, _) => Self::Grant(*ttl, oneshot::channel().0),
-            Self::KeepAlive(lease, _) => Self::KeepAlive(*lease, oneshot::channel().0),
-            Self::Revoke(lease, _) => Self::Revoke(*lease, oneshot::channel().0),
-        };
-        (silent, self.fails(text))
-    }
-}
-
-/// One host's connection.
-struct Client {
-    etcd: Etcd,
-    host: HostId,
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("host", &self.host).finish_non_exhaustive()
-    }
-}
-
-impl Client {
-    async fn call<T>(
-        &self,
-        call: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Call,
-    ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.etcd.lock().send(self.host, call(reply));
-        answer.await.unwrap_or_else(|_| retryable("the connection is gone"))
-    }
-}
-
-#[async_trait]
-impl Kv for Client {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.call(|reply| Call::Get(key.to_owned(), reply)).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.call(|reply| Call::List(prefix.to_owned(), reply)).await
-    }
-
-    async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
-        self.call(|reply| Call::Txn(guards, writes, reply)).await
-    }
-
-    async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
-        self.call(|reply| Call::Watch(prefix.to_owned(), revision, reply)).await
-    }
-
-    async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
-        self.call(|reply| Call::Grant(ttl, reply)).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        self.call(|reply| Call::KeepAlive(lease, reply)).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(|reply| Call::Revoke(lease, reply)).await
-    }
-}
-
-/// The hosts that watch something, for tests.
-#[must_use]
-pub fn watching(etcd: &Etcd) -> BTreeSet<HostId> {
-    etcd.lock().watchers.values().map(|watcher| watcher.host).collect()
 }
