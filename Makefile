@@ -1,8 +1,8 @@
 # The front door. CI runs exactly `make ci`.
 
 CARGO ?= cargo
-# The end-to-end tests run this many real clusters at once. They mostly wait: three for each core, and at most a dozen.
-TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 3 )); echo $$(( n < 12 ? n : 12 )))
+# The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
+TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
 .PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed clean deps
 
