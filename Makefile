@@ -4,7 +4,7 @@ CARGO ?= cargo
 # The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed sim clean deps
 
 all: build
 
