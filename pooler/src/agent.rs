@@ -135,7 +135,7 @@ impl Agent {
         let view = self.mirror.view();
         view.poolers
             .values()
-            .find(|card| card.database == self.database && card.host == host && card.postgres_port == port)
+            .find(|card| card.database == self.database && *card.host == *host && card.postgres_port == port)
             .map(|card| card.cell.clone())
     }
 

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use cellar_model::{Cell, ClusterLayout, Database, Keyspace, PgbackrestName, Pooler, Ports, Retention};
+use cellar_model::{
+    Cell, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports, Retention,
+};
 use cellar_system::{OsUser, Owner};
 
 use crate::cluster::state::{ClusterState, LocalCell};
@@ -10,6 +12,12 @@ use crate::error::provision_error::{ProvisionError, Result};
 
 /// The name under which everything on this machine reaches everything else.
 pub(crate) const HOST: &str = "localhost";
+
+/// [`HOST`] as the records have it.
+pub(crate) fn host() -> HostName {
+    #[expect(clippy::expect_used, reason = "the constant is a DNS name")]
+    HOST.parse().expect("a DNS name")
+}
 
 /// The address that everything of a local cluster listens on.
 pub(crate) const LISTEN: &str = "127.0.0.1";
@@ -76,7 +84,7 @@ impl Cluster {
         Database {
             name: self.state.database.clone(),
             stanza: self.state.stanza.clone(),
-            repo_path: self.state.repo.display().to_string(),
+            repository: self.state.repo.clone(),
             retention: Retention { full: self.state.retention_full.unwrap_or(RETENTION_FULL) },
             bootstrap_cell: self.state.bootstrap_cell.clone(),
             port_offset: u32::from(self.state.port_offset),
@@ -93,7 +101,7 @@ impl Cluster {
         Cell {
             name: cell.name.clone(),
             index: cell.index,
-            host: HOST.to_owned(),
+            host: host(),
             directory: self.layout.cell(&cell.name).root().display().to_string(),
         }
     }

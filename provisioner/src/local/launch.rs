@@ -52,7 +52,10 @@ impl Cluster {
         make_directory(&self.layout.multiadmin(), 0o700, owner)?;
         make_directory(&self.layout.pid(), 0o755, owner)?;
         make_directory(&self.layout.log(), 0o750, owner)?;
-        make_directory(&self.state.repo, 0o750, owner)
+        match self.state.repo.local_directory() {
+            Some(directory) => make_directory(directory, 0o750, owner),
+            None => Ok(()),
+        }
     }
 
     fn make_cell_directories(&self, cell: &CellName) -> Result<()> {

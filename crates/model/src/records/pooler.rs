@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::records::instance::{InstanceState, LagClass, Role};
+use crate::types::host::HostName;
 use crate::types::json;
 use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
 use crate::types::name::{CellName, DatabaseName};
@@ -24,7 +25,7 @@ pub struct Pooler {
     #[serde(default)]
     pub index: u32,
     /// DNS name under which the others reach it.
-    pub host: String,
+    pub host: HostName,
     /// PostgreSQL's port.
     pub postgres_port: u16,
     /// pgBackRest TLS server's port.
