@@ -1,5 +1,6 @@
 //! One local cluster: its directory, what it was created with, and the records that follow.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use cellar_model::{
@@ -19,8 +20,8 @@ pub(crate) fn host() -> HostName {
     HOST.parse().expect("a DNS name")
 }
 
-/// The address that everything of a local cluster listens on.
-pub(crate) const LISTEN: &str = "127.0.0.1";
+/// The address in a local cluster's records, which stands for all loopback addresses that [`HOST`] leads to.
+pub(crate) const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Full backups that a local cluster keeps, unless another number was chosen.
 const RETENTION_FULL: u32 = 2;
@@ -109,7 +110,7 @@ impl Cluster {
     /// A cell's pooler record.
     pub(crate) fn pooler(&self, cell: &LocalCell) -> Result<Pooler> {
         let layout = self.layout.cell(&cell.name);
-        let pooler = layout.pooler(&self.database(), &self.cell(cell), LISTEN)?;
+        let pooler = layout.pooler(&self.database(), &self.cell(cell), &LISTEN.to_string())?;
         Ok(Pooler { revocations: cell.revocations, ..pooler })
     }
 

@@ -14,7 +14,7 @@ use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 use crate::preflight::port::check_port;
-use crate::preflight::{access, disk};
+use crate::preflight::{access, disk, host_name};
 
 impl Cluster {
     /// The problems that keep these cells from running beside what runs already. `new` of them have no data yet.
@@ -26,6 +26,7 @@ impl Cluster {
         let poolers = cells.iter().map(|cell| self.pooler(cell)).collect::<Result<Vec<_>>>()?;
         self.check_configs(&poolers)?;
         let mut findings = binaries::missing();
+        findings.extend(host_name::check());
         findings.extend(self.check_access(cells.iter().map(|cell| &cell.name)));
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
@@ -33,6 +34,7 @@ impl Cluster {
         }
         for need in self.ports(cells)? {
             findings.extend(check_port(&need, Some(self.layout.root())));
+            findings.extend(host_name::check_reach(&need, self.layout.root()));
         }
         Ok(findings)
     }
