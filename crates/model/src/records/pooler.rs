@@ -32,7 +32,8 @@ pub struct Pooler {
     pub pgbackrest_port: u16,
     /// The pooler's own gRPC port.
     pub grpc_port: u16,
-    /// Address its servers listen on.
+    /// Address its servers listen on: an unspecified one for all of the host, a loopback one for all loopback addresses
+    /// that the host name leads to.
     pub listen: String,
     /// PostgreSQL's data directory.
     pub data_directory: String,
