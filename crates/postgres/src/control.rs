@@ -72,7 +72,7 @@ pub async fn start(
     remove_foreign_lock_files(data_directory, &config.settings)?;
     configure(data_directory, config)?;
     let before = fs::metadata(log).map_or(0, |found| found.len());
-    let mut command = tools.command("pg_ctl");
+    let mut command = tools.for_data(data_directory).command("pg_ctl");
     // pg_ctl starts the server with setsid(), and with its output in the log rather than in our pipe.
     command.args(["start", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory).arg("-l").arg(log);
     let result = run(command, timeout + TIMEOUT_MARGIN).await;
@@ -106,7 +106,7 @@ pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) ->
     if running(data_directory)?.is_none() {
         return Err(PostgresError::NotRunning(data_directory.display().to_string()));
     }
-    let mut command = tools.command("pg_ctl");
+    let mut command = tools.for_data(data_directory).command("pg_ctl");
     command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
     run(command, timeout + TIMEOUT_MARGIN).await.map(|_| ())
 }

@@ -56,7 +56,7 @@ pub(crate) async fn make_room(agent: &Agent, data: &Path, leader: &Leader) -> Re
         DataDirectory::Missing | DataDirectory::Empty => return Ok(false),
         DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
         DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
-        DataDirectory::Foreign { .. } => false,
+        DataDirectory::OtherVersion { .. } | DataDirectory::Foreign { .. } => false,
     };
     if ours {
         return Ok(true);

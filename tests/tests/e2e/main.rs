@@ -26,6 +26,7 @@ mod ledger;
 mod lifecycle;
 mod named_source;
 mod ordinary_user;
+mod other_versions;
 mod rebuild;
 mod restore_bad_days;
 mod restore_kills;

@@ -198,7 +198,7 @@ pub(crate) fn to_a_time(report: &mut Report) {
         let (writable, streaming) = by_script(&members, &time, &set);
         theirs.0.push(writable);
         theirs.1.push(streaming);
-        restore_archive(&members, &cluster.directory().join("repo/archive/app/15-1"));
+        restore_archive(&members, &cluster.archive());
         let _ = cluster.cellar(&["up"]);
         CELLS[1..].iter().for_each(|cell| cluster.wait_streaming(cell));
     };
