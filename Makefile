@@ -4,7 +4,7 @@ CARGO ?= cargo
 # The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed sim clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian sim clean deps
 
 all: build
 
@@ -48,6 +48,10 @@ ci: deps fmt lint docs
 ## test-mixed: a tour in clusters of this build and another: make test-mixed OLDER=DIRECTORY
 test-mixed: release
 	@scripts/mixed-versions.sh $(OLDER) target/release
+
+## test-debian: a tour on another release of Debian, as root: make test-debian RELEASE=trixie [TESTS=all]
+test-debian: deps
+	@scripts/test-debian.sh $(RELEASE) $(TESTS)
 
 ## bench: one line per figure, release build
 bench: release

@@ -59,7 +59,7 @@ fn status(agent: &Agent) -> PoolerStatus {
             let observed = facts.to_observed();
             if let Some(primary) = observed.primary_lsn {
                 status.receive_lag =
-                    facts.receive_lsn.map_or(LagClass::Unknown, |at| LagClass::of(primary, at));
+                    facts.held_lsn().map_or(LagClass::Unknown, |at| LagClass::of(primary, at));
                 status.replay_lag = LagClass::of(primary, observed.replay_lsn);
             }
         }
