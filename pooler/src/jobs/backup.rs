@@ -51,8 +51,8 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     };
     if let Some(failed) = context.run_pgbackrest(&invocation, 0, watch).await? {
         let doing = format!("backing up cell {}", agent.cell);
-        let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-        return Err(tool_failure(&doing, &failed.failure, &failed.log, &disks).into());
+        let (repository, data) = (&database.repository, card.data_directory.as_str());
+        return Err(tool_failure(&doing, &failed.failure, &failed.log, repository, data).into());
     }
     let result = verify_backup(agent, &database, &config, &log_file, &origin).await?;
     // The log stays; the config is not needed any more.

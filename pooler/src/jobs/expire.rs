@@ -33,8 +33,8 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     check_exists(&params, &before)?;
     let expire =
         |dry_run| Invocation::expire(&repo.config, &database.stanza, params.backup.as_ref(), dry_run);
-    let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-    context.run_maintenance(&expire(true), "the dry run of the expiry", &disks).await?;
+    let (repository, data) = (&database.repository, card.data_directory.as_str());
+    context.run_maintenance(&expire(true), "the dry run of the expiry", repository, data).await?;
     let mut planned = parse_expiry(&context.log_text(), true);
     // pgBackRest also removes the files of backups that never ended.
     let (listed, remnants) = planned.backups.into_iter().partition(|label| before.contains(label));
@@ -52,7 +52,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     }
     let warning = allowed?;
     context.progress("expiring").await;
-    context.run_maintenance(&expire(false), "expiring", &disks).await?;
+    context.run_maintenance(&expire(false), "expiring", repository, data).await?;
     let kept = Repo::open(agent, &database, &card).await?.labels();
     let mut done = Expiry {
         backups: before.into_iter().filter(|label| !kept.contains(label)).collect(),
