@@ -184,7 +184,7 @@ impl Pooler {
             }
             if kind == JobKind::Backup && reported.elapsed() > Duration::from_secs(1) {
                 reported = tokio::time::Instant::now();
-                let progress = Progress { phase: "copying".to_owned(), bytes_done: 1, bytes_total: 2 };
+                let progress = Progress { phase: "copying".to_owned(), bytes_done: 1, bytes_total: 2, ..Progress::default() };
                 let _ = job.progress(&self.member, progress).await;
             }
         }
