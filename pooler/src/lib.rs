@@ -28,6 +28,7 @@ mod start;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};
+pub use jobs::claim_lease::ClaimLease;
 pub use jobs::control::{Control, Interruption, interrupted_ending};
 pub use jobs::lanes::{JobRunner, run_lanes};
 pub use member::Member;

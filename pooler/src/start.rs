@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cellar_model::{CellLayout, Keyspace};
+use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
 use cellar_system::{OsUser, shutdown_requested};
@@ -21,10 +21,6 @@ use crate::instance::supervisor;
 use crate::jobs::worker;
 use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
-
-/// Seconds without renewal after which this process counts as dead: short enough that a dead cell is shown soon, long
-/// enough for a restart of etcd.
-const LEASE_TTL: u32 = 10;
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,7 +50,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         epoch: epoch(),
         store,
         mirror,
-        lease: LeaseKeeper::start(kv, LEASE_TTL),
+        lease: LeaseKeeper::start(kv, CLAIM_LEASE_SECONDS),
     });
     let agent = Rc::new(Agent {
         cluster: arguments.cluster.clone(),

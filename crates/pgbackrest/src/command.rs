@@ -82,7 +82,7 @@ impl Pgbackrest {
     pub async fn run_captured(&self, invocation: &Invocation, deadline: Duration) -> Result<Output, Error> {
         let program = self.find()?;
         let argv = invocation.argv();
-        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped()).await?;
+        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped(), None).await?;
         let (stdout, stderr) = running.streams();
         let all = async {
             // `wait` kills stragglers, so the streams end even when a worker holds them.
@@ -118,6 +118,8 @@ impl Pgbackrest {
     /// Starts a command whose output goes straight to a file, so that the log outlives this process.
     ///
     /// With a `nice` of 1 to 19 the command gets less of the processor's time than others; 0 is the usual priority.
+    /// With `until`, an uptime of the host, it is killed then, also when this process stands still; see
+    /// [`Running::extend`].
     ///
     /// # Errors
     /// When the file cannot be opened or the command not be started.
@@ -126,17 +128,18 @@ impl Pgbackrest {
         invocation: &Invocation,
         log_file: &Path,
         nice: u32,
+        until: Option<Duration>,
     ) -> Result<Running, Error> {
         let program = self.find()?;
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
         let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
         if nice == 0 {
-            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await;
+            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into(), until).await;
         }
         let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), program.display().to_string()];
         argv.extend(invocation.argv());
-        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into()).await
+        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into(), until).await
     }
 
     /// The version. Asked of the program each time, since it may be upgraded at any time.

@@ -161,14 +161,14 @@ async fn terminate_sends_sigterm_before_sigkill() {
     let log = dir.path().join("log");
     let gentle =
         stand_in(dir.path(), "trap 'echo released; exit 63' TERM; echo begun; while :; do sleep 0.05; done");
-    let mut running = gentle.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
+    let mut running = gentle.spawn_logged(&Invocation::new("backup"), &log, 0, None).await.unwrap();
     wait_for("its first words", || read(&log).contains("begun")).await;
     assert_eq!(running.terminate(10 * SECOND).await.unwrap(), Some(63));
     // The shell also remarks that its sleep was terminated.
     assert!(read(&log).ends_with("released\n"));
 
     let stubborn = stand_in(dir.path(), "trap '' TERM; echo again; while :; do sleep 0.05; done");
-    let mut running = stubborn.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
+    let mut running = stubborn.spawn_logged(&Invocation::new("backup"), &log, 0, None).await.unwrap();
     wait_for("its words", || read(&log).contains("again")).await;
     let begun = Instant::now();
     assert_eq!(running.terminate(SECOND / 2).await.unwrap(), None);
@@ -182,7 +182,7 @@ async fn dropping_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let (log, pid) = (dir.path().join("log"), dir.path().join("worker"));
     let program = stand_in(dir.path(), &format!("echo $$ > {}; sleep 60", pid.display()));
-    let running = program.spawn_logged(&Invocation::new("backup"), &log, 0).await.unwrap();
+    let running = program.spawn_logged(&Invocation::new("backup"), &log, 0, None).await.unwrap();
     wait_for("its pid", || !read(&pid).is_empty()).await;
     drop(running);
     wait_for("its end", || !alive(&read(&pid))).await;
@@ -195,7 +195,8 @@ fn parent_for_the_test_below() {
     let dir = PathBuf::from(dir);
     let program = Pgbackrest { binary: dir.join("pgbackrest") };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let _running = program.spawn_logged(&Invocation::new("backup"), &dir.join("log"), 0).await.unwrap();
+        let _running =
+            program.spawn_logged(&Invocation::new("backup"), &dir.join("log"), 0, None).await.unwrap();
         tokio::time::sleep(60 * SECOND).await;
     });
 }
@@ -232,4 +233,58 @@ async fn a_future_that_is_dropped_leaves_nothing_behind() {
         wait_for("its end", || !alive(&read(&pid))).await;
     }
     assert!(!read(&pid).is_empty());
+}
+
+/// Uptime of this host, as the watchdog reads it.
+fn uptime() -> Duration {
+    let text = read(Path::new("/proc/uptime"));
+    Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// What a job's command looks like: a main process and a worker, both of which ignore the usual signals.
+fn main_and_worker(dir: &Path) -> (Pgbackrest, PathBuf, PathBuf) {
+    let (main, worker) = (dir.join("main"), dir.join("worker"));
+    let script = format!(
+        "trap '' TERM INT HUP; sleep 60 & echo $! > {}; echo $$ > {}; wait",
+        worker.display(),
+        main.display()
+    );
+    (stand_in(dir, &script), main, worker)
+}
+
+#[tokio::test]
+async fn the_watchdog_ends_the_whole_group_in_time_also_when_its_main_process_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, main, worker) = main_and_worker(dir.path());
+    let until = uptime() + 3 * SECOND;
+    let log = dir.path().join("log");
+    let mut running = program.spawn_logged(&Invocation::new("backup"), &log, 0, Some(until)).await.unwrap();
+    wait_for("its processes", || alive(&read(&main)) && alive(&read(&worker))).await;
+    let main_pid = nix::unistd::Pid::from_raw(read(&main).trim().parse().unwrap());
+    nix::sys::signal::kill(main_pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    wait_for("the end of both", || !alive(&read(&main)) && !alive(&read(&worker))).await;
+    assert!(uptime() < until + 2 * SECOND, "{:?} {until:?}", uptime());
+    assert_eq!(running.wait().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_watchdog_waits_as_long_as_it_is_given_more_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = stand_in(dir.path(), "sleep 4; exit 7");
+    let log = dir.path().join("log");
+    let until = || Some(uptime() + 2 * SECOND);
+    let watch = async |_: &cellar_pgbackrest::Running| Ok::<(), Error>(());
+    let code = program.run_watched(&Invocation::new("backup"), &log, 0, SECOND / 10, until, watch).await;
+    assert_eq!(code.unwrap(), Some(7), "{}", read(&log));
+}
+
+#[tokio::test]
+async fn a_command_whose_time_is_over_is_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, log) = (dir.path().join("begun"), dir.path().join("log"));
+    let program = stand_in(dir.path(), &format!("sleep 1; touch {}", begun.display()));
+    let mut running =
+        program.spawn_logged(&Invocation::new("backup"), &log, 0, Some(uptime())).await.unwrap();
+    assert_eq!(running.wait().await.unwrap(), None);
+    assert!(!begun.exists());
 }

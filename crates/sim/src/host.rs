@@ -35,6 +35,10 @@ impl Source for WallClock {
         if offset < 0 { at.saturating_sub(by) } else { at + by }
     }
 
+    fn uptime(&self) -> Duration {
+        self.world.get()
+    }
+
     fn random(&self) -> u128 {
         self.chance.bits()
     }

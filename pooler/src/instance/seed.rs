@@ -127,7 +127,8 @@ pub(crate) async fn restore(
     let invocation = Invocation::restore(&config, &database.stanza, &options);
     let log = agent.layout.jobs().join(format!("{log_name}.log"));
     let watch = async |_: &_| check_interrupted();
-    let ended = agent.pgbackrest.run_watched(&invocation, &log, 0, INTERRUPTION_INTERVAL, watch).await?;
+    let ended =
+        agent.pgbackrest.run_watched(&invocation, &log, 0, INTERRUPTION_INTERVAL, || None, watch).await?;
     if ended != Some(0) {
         let text = read_log(&log);
         let (failure, output) = (Failure::of_output(ended, &text), last_lines(&text));

@@ -136,14 +136,20 @@ impl<'a> JobContext<'a> {
         mut watch: impl AsyncFnMut(&mut Self, &Running),
     ) -> Result<Option<FailedCommand>, JobFailure> {
         let (pgbackrest, log_file) = (&self.agent.pgbackrest, self.log_file());
+        let (agent, control) = (self.agent, self.control);
+        let until = || control.work_until(agent);
         let look = async |running: &Running| {
             self.check_interrupted()?;
             watch(self, running).await;
             Ok::<(), JobFailure>(())
         };
-        let code = pgbackrest.run_watched(invocation, &log_file, nice, interval, look).await?;
+        let code = pgbackrest.run_watched(invocation, &log_file, nice, interval, until, look).await?;
         if code == Some(0) {
             return Ok(None);
+        }
+        if code.is_none() {
+            // Killed: by its watchdog, when this process stood still for too long.
+            self.check_interrupted()?;
         }
         let log = read_log(&log_file);
         Ok(Some(FailedCommand { failure: Failure::of_output(code, &log), log }))

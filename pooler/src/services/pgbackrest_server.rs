@@ -93,7 +93,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
-    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0).await?;
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0, None).await?;
     let leader = running.group();
     let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
     let mut up = false;
