@@ -221,7 +221,7 @@ fn pooler_status() {
         "role": "ROLE_STANDBY", "systemIdentifier": "7", "timeline": 2, "streamsFrom": "zone2",
         "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR",
         "archiver": {"lastArchivedWal": "a", "lastArchivedTime": TIME, "lastFailedWal": "f", "lastFailedTime": TIME},
-        "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1"},
+        "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1", "notes": ["n"]},
         "certificateExpiry": TIME, "tlsServerUp": true, "tlsServerAccepts": ["pgbackrest"], "unreadableRecords": ["k"], "updateTime": TIME,
     }));
 }

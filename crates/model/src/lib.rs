@@ -18,7 +18,7 @@ pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
-pub use decide::expiry::{check_expiry, fulls_to_keep};
+pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,

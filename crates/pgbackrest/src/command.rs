@@ -356,7 +356,9 @@ impl Pgbackrest {
 
 /// Whether `info` says that a file was read and makes no sense.
 fn is_malformed(message: &str) -> bool {
-    ["FormatError", "JsonFormatError", "FileInvalidError", "ChecksumError"].iter().any(|kind| message.contains(kind))
+    ["FormatError", "JsonFormatError", "FileInvalidError", "ChecksumError"]
+        .iter()
+        .any(|kind| message.contains(kind))
 }
 
 fn first_line(message: &str) -> String {

@@ -173,7 +173,9 @@ pub fn hint_for(code: u8) -> &'static str {
             "the session to the other cell was cut, as when a certificate is revoked: ask again; if it fails every time, install the same version of pgBackRest on every host and restart its TLS servers"
         }
         // Measured with 2.45: also after the newest full backup was expired by name, until the next full one.
-        CLOCK => "a later backup was in the repository once, or the clock was set back: take a full backup (`--type full`)",
+        CLOCK => {
+            "a later backup was in the repository once, or the clock was set back: take a full backup (`--type full`)"
+        }
         40 => "restore into an empty directory, or repeat an interrupted restore with --delta",
         42 => "the TLS key must belong to the user that runs pgBackRest, with mode 0600",
         58 => {

@@ -1,6 +1,8 @@
 //! What pgBackRest says went wrong.
 
-use crate::exit_code::{CHECKSUM, CRYPTO, DB_CONNECT, ExitClass, FILE_READ, class_of, code_of_type, hint_for};
+use crate::exit_code::{
+    CHECKSUM, CRYPTO, DB_CONNECT, ExitClass, FILE_READ, class_of, code_of_type, hint_for,
+};
 use crate::log_line::{LogLevel, LogLine};
 
 /// Lines kept of one message; stack traces of assertions are long.
@@ -14,8 +16,7 @@ const UNLOADABLE: &str = "unable to load info file";
 pub(crate) const GARBLED_HINT: &str = "the repository was encrypted with another passphrase than this cell has (`secrets/repo-cipher-pass` in the cell's directory), or with one at all while this cluster has none; if the passphrase is right, backup.info or archive.info in the repository is damaged";
 
 /// What to do when the repository cannot be read at all.
-pub(crate) const UNREADABLE_HINT: &str =
-    "see that the repository is where it was (mounted, reachable) and that the user that runs pgBackRest may read it, then ask again";
+pub(crate) const UNREADABLE_HINT: &str = "see that the repository is where it was (mounted, reachable) and that the user that runs pgBackRest may read it, then ask again";
 
 /// How pgBackRest (2.45) says that a store did not answer. Its exit code is then 42, as for a file that may not be read.
 const SILENT: &str = "waiting for read from";
@@ -148,12 +149,14 @@ impl Failure {
         let garbled = unflushed || exit_code.is_some() && messages.iter().any(|m| garbled(&m.text).is_some());
         let (class, hint) = match cause {
             Some(_) if garbled => (ExitClass::DataLoss, GARBLED_HINT),
-            Some(FILE_READ) if messages.iter().any(|m| m.text.contains(SILENT)) => {
-                (ExitClass::Unavailable, "the repository's store did not answer in time: see that it is reachable, then ask again")
-            }
-            Some(CHECKSUM) if messages.iter().any(|m| m.text.contains(PAGE_ERRORS)) => {
-                (ExitClass::DataLoss, "the backup has page errors, as `cellar backups list` shows; its files in the repository may be sound: restore another backup")
-            }
+            Some(FILE_READ) if messages.iter().any(|m| m.text.contains(SILENT)) => (
+                ExitClass::Unavailable,
+                "the repository's store did not answer in time: see that it is reachable, then ask again",
+            ),
+            Some(CHECKSUM) if messages.iter().any(|m| m.text.contains(PAGE_ERRORS)) => (
+                ExitClass::DataLoss,
+                "the backup has page errors, as `cellar backups list` shows; its files in the repository may be sound: restore another backup",
+            ),
             Some(code) => (class_of(code), hint_for(code)),
             None => (ExitClass::Internal, ""),
         };

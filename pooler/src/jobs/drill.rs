@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
-    Target,
+    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
+    SurveyedBackup, Target,
 };
 use cellar_system::available_memory;
 
@@ -113,6 +113,17 @@ fn prepare_copy<'a>(
     copy
 }
 
+/// A check that did not pass, for a backup with page errors: whatever else the copy passes, its pages are not those that
+/// were written.
+fn failed_page_check(backup: &SurveyedBackup) -> Option<DrillCheck> {
+    backup.page_errors.then(|| DrillCheck {
+        name: "page checksums".to_owned(),
+        passed: false,
+        detail: "pages with wrong checksums were found while the backup was taken; the log of the backup's job names the files"
+            .to_owned(),
+    })
+}
+
 async fn restore_and_check(
     context: &mut JobContext<'_>,
     params: &DrillParams,
@@ -142,7 +153,8 @@ async fn restore_and_check(
     let replayed = begun.elapsed();
     // Some checks write, so the copy is promoted. Archiving is off, so its new timeline stays here.
     copy.promote(&reached).await?;
-    let checks = run_checks(context, copy, params).await?;
+    let mut checks = run_checks(context, copy, params).await?;
+    checks.extend(failed_page_check(&backup));
     Ok(DrillResult {
         backup: backup.label,
         size_bytes: backup.size_bytes,

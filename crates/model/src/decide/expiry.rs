@@ -3,7 +3,9 @@
 use crate::decide::survey::{Held, Survey, SurveyedBackup};
 use crate::decide::worth::{Worth, best_on, worth};
 use crate::records::backup::{BackupLabel, BackupType};
+use crate::records::maintenance::WalRange;
 use crate::types::code::{Code, Refusal};
+use crate::types::wal::{Archive, Segment};
 
 /// How many full backups pgBackRest must keep so that `wanted` sound ones stay, and which of them do not count.
 ///
@@ -27,6 +29,30 @@ pub fn fulls_to_keep(backups: &[SurveyedBackup], wanted: u32) -> (u32, Vec<Backu
     }
     let more = u32::try_from(uncounted.len()).unwrap_or(u32::MAX);
     (wanted.saturating_add(more), uncounted)
+}
+
+/// The WAL that is in `before` and not in `after`, as ranges of segments that lie next to each other.
+///
+/// What pgBackRest logs is not enough: 2.45 names that of one timeline only.
+#[must_use]
+pub fn wal_gone(archive: &str, before: &Archive, after: &Archive) -> Vec<WalRange> {
+    let mut ranges: Vec<(Segment, Segment)> = Vec::new();
+    for (timeline, numbers) in &before.segments {
+        for number in numbers {
+            let segment = Segment { timeline: *timeline, number: *number };
+            match ranges.last_mut() {
+                _ if after.has(&segment) => {}
+                Some((_, last)) if last.timeline == *timeline && last.number + 1 == *number => {
+                    *last = segment
+                }
+                _ => ranges.push((segment, segment)),
+            }
+        }
+    }
+    let name = |segment| before.size.file_name(segment);
+    let range =
+        |(start, stop)| WalRange { archive: archive.to_owned(), start: name(start), stop: name(stop) };
+    ranges.into_iter().map(range).collect()
 }
 
 /// Whether an expiry may be done, given what a dry run of it said would be deleted; what an operator should know if so.
@@ -158,11 +184,33 @@ mod tests {
     }
 
     #[test]
+    fn wal_of_every_timeline_that_is_gone_is_named() {
+        let mut before = survey(&[2, 3, 5, 6]).archive;
+        before.add(Segment { timeline: Timeline::new(2), number: 6 });
+        before.add(Segment { timeline: Timeline::new(3), number: 7 });
+        let after = survey(&[6]).archive;
+        let gone: Vec<(String, String)> =
+            wal_gone("15-1", &before, &after).into_iter().map(|range| (range.start, range.stop)).collect();
+        let name = |timeline: u32, number: u64| {
+            before.size.file_name(Segment { timeline: Timeline::new(timeline), number })
+        };
+        assert_eq!(
+            gone,
+            [
+                (name(1, 2), name(1, 3)),
+                (name(1, 5), name(1, 5)),
+                (name(2, 6), name(2, 6)),
+                (name(3, 7), name(3, 7)),
+            ]
+        );
+        assert_eq!(wal_gone("15-1", &after, &before), []);
+    }
+
+    #[test]
     fn retention_counts_sound_full_backups_only() {
         let survey = survey(&[2, 3]);
-        let mut backups: Vec<SurveyedBackup> = (1..=5)
-            .map(|n| SurveyedBackup { label: label(n), ..survey.backups[0].clone() })
-            .collect();
+        let mut backups: Vec<SurveyedBackup> =
+            (1..=5).map(|n| SurveyedBackup { label: label(n), ..survey.backups[0].clone() }).collect();
         assert_eq!(fulls_to_keep(&backups, 2), (2, vec![]));
         (backups[4].mark, backups[3].page_errors) = (Mark::Unproven, true);
         assert_eq!(fulls_to_keep(&backups, 2), (4, vec![label(5), label(4)]));

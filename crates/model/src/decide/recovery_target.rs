@@ -148,9 +148,8 @@ pub fn choose(
         .about("field", "target"));
     };
     // The newest of the best worth in front.
-    candidates.sort_by_key(|backup| {
-        Reverse((worth(backup, &survey.backups), backup.stop_lsn, backup.stop_time))
-    });
+    candidates
+        .sort_by_key(|backup| Reverse((worth(backup, &survey.backups), backup.stop_lsn, backup.stop_time)));
     let whole = candidates.iter().find_map(|backup| way(survey, &lineage, &resolved, backup).ok());
     let (backup, last) = match whole {
         Some(way) => way,

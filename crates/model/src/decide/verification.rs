@@ -106,9 +106,7 @@ mod tests {
     }
 
     fn read() -> Vec<Verified> {
-        [1, 2]
-            .map(|n| Verified { name: label(n).to_string(), valid: true, ..Verified::default() })
-            .to_vec()
+        [1, 2].map(|n| Verified { name: label(n).to_string(), valid: true, ..Verified::default() }).to_vec()
     }
 
     #[test]

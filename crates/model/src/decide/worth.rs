@@ -89,9 +89,8 @@ impl Worth {
 /// How good a backup is. `all` are the backups of the repo, among which are those that it builds on.
 #[must_use]
 pub fn worth(backup: &SurveyedBackup, all: &[SurveyedBackup]) -> Worth {
-    let base_is_proven = |label: &BackupLabel| {
-        all.iter().any(|other| other.label == *label && other.mark == Mark::Proven)
-    };
+    let base_is_proven =
+        |label: &BackupLabel| all.iter().any(|other| other.label == *label && other.mark == Mark::Proven);
     if backup.mark != Mark::Proven || !backup.bases.iter().all(base_is_proven) {
         Worth::Unproven
     } else if backup.page_errors {

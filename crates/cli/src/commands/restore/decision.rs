@@ -45,7 +45,8 @@ impl Options {
         let target = Target::of(global)?;
         if !self.yes {
             let request = GetJobRequest { id: self.id.to_string() };
-            let restore = target.call(request, async |mut client, request| client.get_job(request).await).await;
+            let restore =
+                target.call(request, async |mut client, request| client.get_job(request).await).await;
             let database = match restore {
                 Ok(restore) => restore.database,
                 // The restore may stand, though its job is forgotten: multiadmin knows it by what it kept.

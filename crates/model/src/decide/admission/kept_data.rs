@@ -60,7 +60,8 @@ pub fn open_restore<'a>(
     snapshot: &Snapshot<'a>,
     subject: JobId,
 ) -> Option<(&'a DatabaseName, &'a Incarnation)> {
-    let is_open = |incarnation: &Incarnation| incarnation.job == Some(subject) && incarnation.kept_in.is_some();
+    let is_open =
+        |incarnation: &Incarnation| incarnation.job == Some(subject) && incarnation.kept_in.is_some();
     snapshot.incarnations.iter().find(|(_, incarnation)| is_open(incarnation))
 }
 

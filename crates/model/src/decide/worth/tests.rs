@@ -63,7 +63,11 @@ fn older_backup_without_flaw_is_better_than_a_newer_one_with_a_flaw() {
 fn incremental_is_replaced_by_a_full_one_when_its_base_is_not_sound() {
     let mut all = backups();
     assert_eq!(type_to_take(BackupType::Incr, &all), (BackupType::Incr, None));
-    assert_eq!(type_to_take(BackupType::Incr, &[]), (BackupType::Incr, None), "pgBackRest takes a full one itself");
+    assert_eq!(
+        type_to_take(BackupType::Incr, &[]),
+        (BackupType::Incr, None),
+        "pgBackRest takes a full one itself"
+    );
     all[1].mark = Mark::Unproven;
     let (taken, why) = type_to_take(BackupType::Incr, &all);
     assert_eq!(taken, BackupType::Full);
