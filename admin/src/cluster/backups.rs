@@ -105,7 +105,10 @@ impl Admin {
                 Err(refusal) if refusal.code == Code::UnknownBackup => return Err(refusal),
                 Err(refusal) => {
                     tracing::info!(cell = %pooler.cell, %refusal, "asking the next pooler for the backups");
-                    last = refusal.about("database", database);
+                    // What one found wrong with the repo says more than that another is away.
+                    if last.code != Code::PgbackrestFailed {
+                        last = refusal.about("database", database);
+                    }
                 }
             }
             if deadline.has_passed() {

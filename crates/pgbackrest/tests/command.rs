@@ -291,8 +291,9 @@ async fn a_command_whose_time_is_over_is_not_begun() {
 
 /// What `info` prints, with exit code 0: measured with 2.45.
 fn info_answer(code: u32, message: &str) -> String {
+    let of_stanza = if code == 99 { "other" } else { message };
     format!(
-        r#"printf '%s' '[{{"archive":[],"backup":[],"cipher":"none","db":[],"name":"st","repo":[{{"cipher":"none","key":1,"status":{{"code":{code},"message":"{message}"}}}}],"status":{{"code":{code},"lock":{{"backup":{{"held":false}}}},"message":"{message}"}}}}]'"#
+        r#"printf '%s' '[{{"archive":[],"backup":[],"cipher":"none","db":[],"name":"st","repo":[{{"cipher":"none","key":1,"status":{{"code":{code},"message":"{message}"}}}}],"status":{{"code":{code},"lock":{{"backup":{{"held":false}}}},"message":"{of_stanza}"}}}}]'"#
     )
 }
 

@@ -36,3 +36,4 @@ mod rotation;
 mod runbooks;
 mod secrets;
 mod upkeep;
+mod worth;
