@@ -18,6 +18,7 @@ use cellar_pgbackrest::{CLOCK, Invocation, Running};
 
 use crate::agent::Agent;
 use crate::config_files::write_job;
+use crate::disk::write_refusal;
 use crate::jobs::backup::follow_log::FollowedLog;
 use crate::jobs::backup::names::check_names;
 use crate::jobs::backup::source_check::wait_for_source;
@@ -81,8 +82,7 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     let config = write_job(agent, &id.to_string(), &database, &card, origin.primary.as_ref())
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;
     origin.write(agent, &id).map_err(|error| {
-        Refusal::new(Code::Internal, format!("cannot write to {}: {error}", agent.layout.jobs().display()))
-            .hint("is the cell's disk full?")
+        write_refusal(&format!("cannot write to {}", agent.layout.jobs().display()), &error)
     })?;
     let annotations =
         [(CELL_ANNOTATION.to_owned(), agent.cell.to_string()), (JOB_ANNOTATION.to_owned(), id.to_string())];

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
-    SurveyedBackup, Target,
+    Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
+    Target,
 };
 use cellar_system::available_memory;
 
 use crate::agent::Agent;
-use crate::disk::free_bytes;
+use crate::disk::{free_bytes, write_refusal};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::drill::checks::run_checks;
 use crate::jobs::drill::choice::{Choice, choose};
@@ -113,17 +113,6 @@ fn prepare_copy<'a>(
     copy
 }
 
-/// A check that did not pass, for a backup with page errors: whatever else the copy passes, its pages are not those that
-/// were written.
-fn failed_page_check(backup: &SurveyedBackup) -> Option<DrillCheck> {
-    backup.page_errors.then(|| DrillCheck {
-        name: "page checksums".to_owned(),
-        passed: false,
-        detail: "pages with wrong checksums were found while the backup was taken; the log of the backup's job names the files"
-            .to_owned(),
-    })
-}
-
 async fn restore_and_check(
     context: &mut JobContext<'_>,
     params: &DrillParams,
@@ -136,9 +125,8 @@ async fn restore_and_check(
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     copy.prepare()?;
     if let Some(path) = &copy.tablespaces {
-        std::fs::create_dir_all(path).map_err(|error| {
-            Refusal::new(Code::DiskFull, format!("cannot create {}: {error}", path.display()))
-        })?;
+        std::fs::create_dir_all(path)
+            .map_err(|error| write_refusal(&format!("cannot create {}", path.display()), &error))?;
     }
     copy.restore(context, &backup.label, backup.size_bytes, false, params.max_bytes_per_second).await?;
     let restored = begun.elapsed();
@@ -153,8 +141,7 @@ async fn restore_and_check(
     let replayed = begun.elapsed();
     // Some checks write, so the copy is promoted. Archiving is off, so its new timeline stays here.
     copy.promote(&reached).await?;
-    let mut checks = run_checks(context, copy, params).await?;
-    checks.extend(failed_page_check(&backup));
+    let checks = run_checks(context, copy, params).await?;
     Ok(DrillResult {
         backup: backup.label,
         size_bytes: backup.size_bytes,

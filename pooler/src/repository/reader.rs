@@ -35,20 +35,15 @@ fn reading(error: &Error) -> JobError {
     tool_error("reading the repo", error)
 }
 
-/// The size of this database's WAL segments: from whatever data is here, else from what its backups say.
-async fn segment_size(agent: &Agent, data: &Path, info: &StanzaInfo) -> SegmentSize {
-    if let Some(known) = agent.segment_size.get() {
-        return known;
+/// The size of this database's WAL segments, from the data that is here; none for a cell without data.
+pub(crate) async fn segment_size(agent: &Agent, data: &Path) -> Option<SegmentSize> {
+    if agent.segment_size.get().is_none()
+        && let Ok(DataDirectory::Valid { control, .. }) = inspect(&agent.tools, data).await
+    {
+        // initdb decides the size; it never changes.
+        agent.segment_size.set(Some(control.segment_size));
     }
-    match inspect(&agent.tools, data).await {
-        Ok(DataDirectory::Valid { control, .. }) => {
-            // initdb decides the size; it never changes.
-            agent.segment_size.set(Some(control.segment_size));
-            control.segment_size
-        }
-        // A cell without data, as after the loss of its disk. Without any backup the size decides nothing.
-        _ => info.backups.iter().find_map(size_of_backup).unwrap_or_default(),
-    }
+    agent.segment_size.get()
 }
 
 /// The size that makes the names of a backup's WAL files hold its positions.
@@ -81,7 +76,11 @@ impl<'a> Repo<'a> {
                 .hint("see that the repo is where it was (mounted, not renamed), then ask again")
                 .into());
         }
-        let size = segment_size(agent, Path::new(&card.data_directory), &info).await;
+        let size = match segment_size(agent, Path::new(&card.data_directory)).await {
+            Some(size) => size,
+            // As after the loss of the cell's disk. Without any backup the size decides nothing.
+            None => info.backups.iter().find_map(size_of_backup).unwrap_or_default(),
+        };
         Ok(Self { agent, database, config, info, size })
     }
 

@@ -43,7 +43,7 @@ pub fn wal_gone(archive: &str, before: &Archive, after: &Archive) -> Vec<WalRang
             match ranges.last_mut() {
                 _ if after.has(&segment) => {}
                 Some((_, last)) if last.timeline == *timeline && last.number + 1 == *number => {
-                    *last = segment
+                    *last = segment;
                 }
                 _ => ranges.push((segment, segment)),
             }
