@@ -37,3 +37,4 @@ mod rotation;
 mod runbooks;
 mod secrets;
 mod upkeep;
+mod worth;

@@ -12,3 +12,4 @@ pub(crate) mod request;
 pub(crate) mod snapshot;
 pub(crate) mod survey;
 pub(crate) mod verification;
+pub(crate) mod worth;
