@@ -151,7 +151,7 @@ async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     // A user who can enter this directory can connect to PostgreSQL's socket.
     private_directory(&layout.sockets(), OTHERS)?;
     let version = agent.pgbackrest.version().await?;
-    agent.update_report(|report| report.pgbackrest_version = version);
+    agent.update_report(|report| report.pgbackrest_version = Some(version));
     Ok(())
 }
 

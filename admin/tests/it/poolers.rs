@@ -97,6 +97,8 @@ async fn a_backup_is_verified_only_by_the_job_that_made_it() {
         size_bytes: 1,
         repo_bytes: 1,
         source,
+        page_errors: false,
+        warnings: Vec::new(),
     };
     let mut run = crate::support::run(&record, JobState::Succeeded);
     run.result = Some(JobOutcome::Backup(result));

@@ -21,6 +21,7 @@ mod repo_list;
 mod repository;
 mod tool_error;
 mod verify_report;
+mod versions;
 mod watched;
 
 pub use command::{Output, Pgbackrest};
@@ -28,7 +29,7 @@ pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, ren
 pub use config_check::ConfigError;
 pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
 pub use error::Error;
-pub use exit_code::{ExitClass, class_of, code_of_type, hint_for, name_of};
+pub use exit_code::{CLOCK, ExitClass, class_of, code_of_type, hint_for, name_of};
 pub use expire_log::{Expiry, archived_segment, parse_expiry};
 pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, StanzaInfo, StanzaStatus, parse_info};
 pub use invocation::{Invocation, RestoreOptions};
@@ -40,3 +41,4 @@ pub use repo_list::{RepoEntry, parse_listing};
 pub use repository::{is_out_of_reach, move_half_made_stanza_aside};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};
 pub use verify_report::{Verification, parse_verification};
+pub use versions::{Behaviour, DIFFERENCES, Difference, NEWEST_TESTED, Version, VersionError};

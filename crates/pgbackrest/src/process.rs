@@ -145,9 +145,16 @@ impl std::fmt::Debug for Running {
 }
 
 /// How a command ended: its exit code, or none when a signal ended it.
-fn code(status: ExitStatus) -> Option<u8> {
-    // The leading shell reports a signal as 128 and its number; pgBackRest's own codes end at 125.
-    status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code <= 125)
+///
+/// # Errors
+/// When the command was not begun: a shell, `setpriv` and `nice` say so with 126 and 127.
+fn code(status: ExitStatus) -> std::io::Result<Option<u8>> {
+    match status.code() {
+        Some(126) => Err(std::io::Error::other("the program cannot be executed")),
+        Some(127) => Err(std::io::Error::other("the program, or what starts it, was not found")),
+        // The leading shell reports a signal as 128 and its number; pgBackRest's own codes end at 125.
+        code => Ok(code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code <= 125)),
+    }
 }
 
 impl Running {
@@ -222,7 +229,7 @@ impl Running {
         let status = self.child.wait().await.map_err(|source| Error::io("wait for a child", source))?;
         self.group.signal(Signal::SIGKILL);
         self.group.ended = true;
-        Ok(code(status))
+        code(status).map_err(|source| Error::io("start pgbackrest", source))
     }
 
     /// Asks it to end with SIGTERM, on which pgBackRest releases its locks and exits with 63 within

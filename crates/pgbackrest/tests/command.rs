@@ -56,7 +56,7 @@ fn installed() -> Pgbackrest {
 async fn the_real_program_answers() {
     let program = installed();
     let version = program.version().await.unwrap();
-    assert!(version.starts_with("2."), "{version}");
+    assert!(version.to_string().starts_with("2."), "{version}");
     let dir = tempfile::tempdir().unwrap();
     let (config, stanza) = (config(dir.path()), "st".parse().unwrap());
     let info = program.info(&config, &stanza, 10 * SECOND).await.unwrap();
@@ -287,4 +287,64 @@ async fn a_command_whose_time_is_over_is_not_begun() {
         program.spawn_logged(&Invocation::new("backup"), &log, 0, Some(uptime())).await.unwrap();
     assert_eq!(running.wait().await.unwrap(), None);
     assert!(!begun.exists());
+}
+
+/// What `info` prints, with exit code 0: measured with 2.45.
+fn info_answer(code: u32, message: &str) -> String {
+    let of_stanza = if code == 99 { "other" } else { message };
+    format!(
+        r#"printf '%s' '[{{"archive":[],"backup":[],"cipher":"none","db":[],"name":"st","repo":[{{"cipher":"none","key":1,"status":{{"code":{code},"message":"{message}"}}}}],"status":{{"code":{code},"lock":{{"backup":{{"held":false}}}},"message":"{of_stanza}"}}}}]'"#
+    )
+}
+
+#[tokio::test]
+async fn unreadable_repo_is_not_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, stanza) = (config(dir.path()), "st".parse().unwrap());
+    let denied = "[PathOpenError] unable to list file info for path: [13] Permission denied";
+    let silent = "[FileReadError] timeout after 1000ms waiting for read from host";
+    for message in [denied, silent] {
+        let program = stand_in(dir.path(), &info_answer(99, message));
+        let error = program.info(&config, &stanza, 10 * SECOND).await.unwrap_err();
+        assert!(matches!(&error, Error::RepoUnreadable(why) if why == message), "{error}");
+        assert!(!error.hint().is_empty());
+    }
+    let program = stand_in(dir.path(), &info_answer(2, "no valid backups"));
+    assert_eq!(program.info(&config, &stanza, 10 * SECOND).await.unwrap().status, StanzaStatus::NoBackup);
+}
+
+#[tokio::test]
+async fn manifest_that_cannot_be_loaded_is_told_from_a_repo_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, stanza) = (config(dir.path()), "st".parse().unwrap());
+    let label = "20260101-000000F".parse().unwrap();
+    let malformed = "[FormatError] unable to load backup manifest file: FormatError: missing = in key/value at line 43: new";
+    for (code, message) in [(99, malformed), (6, "requested backup not found"), (0, "ok")] {
+        let program = stand_in(dir.path(), &info_answer(code, message));
+        let why = program.unloadable(&config, &stanza, &label, 10 * SECOND).await.unwrap();
+        assert!(why.is_some(), "{code} {message}");
+    }
+    let silent = "[FileReadError] timeout after 1000ms waiting for read from host";
+    let program = stand_in(dir.path(), &info_answer(99, silent));
+    let error = program.unloadable(&config, &stanza, &label, 10 * SECOND).await.unwrap_err();
+    assert!(matches!(error, Error::RepoUnreadable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn program_that_cannot_be_executed_was_not_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = stand_in(dir.path(), "exit 0");
+    std::fs::write(&program.binary, "#!/no/such/interpreter\n").unwrap();
+    let missing = program.run_captured(&Invocation::new("x"), 10 * SECOND).await;
+    std::fs::set_permissions(&program.binary, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let denied = program.run_captured(&Invocation::new("x"), 10 * SECOND).await;
+    for ended in [missing, denied] {
+        assert!(matches!(&ended, Err(Error::Io { what, .. }) if what == "start pgbackrest"), "{ended:?}");
+    }
+    // Its own exit codes and signals are as ever.
+    let ended = async |script| {
+        stand_in(dir.path(), script).run_captured(&Invocation::new("x"), 10 * SECOND).await.unwrap().code
+    };
+    assert_eq!(ended("exit 125").await, Some(125));
+    assert_eq!(ended("kill -9 $$").await, None);
 }

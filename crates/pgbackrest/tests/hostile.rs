@@ -47,6 +47,7 @@ fn restore(text: &str) -> (Invocation, Vec<String>) {
     let exact = [
         "--config=/c".to_owned(),
         "--stanza=app".to_owned(),
+        "--target-timeline=current".to_owned(),
         "--set=20260301-101500F".to_owned(),
         format!("--recovery-option=primary_conninfo={text}"),
         format!("--pg1-path={text}"),

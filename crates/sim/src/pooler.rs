@@ -183,7 +183,12 @@ impl Pooler {
             self.setup.outside.borrow_mut().extend(&id, control.work_until(&self.member));
             if kind == JobKind::Backup && reported.elapsed() > Duration::from_secs(1) {
                 reported = tokio::time::Instant::now();
-                let progress = Progress { phase: "copying".to_owned(), bytes_done: 1, bytes_total: 2 };
+                let progress = Progress {
+                    phase: "copying".to_owned(),
+                    bytes_done: 1,
+                    bytes_total: 2,
+                    ..Progress::default()
+                };
                 let _ = job.progress(&self.member, progress).await;
             }
         }
@@ -403,7 +408,8 @@ impl JobRunner for Pooler {
         }
     }
 
-    async fn take_over(&self, record: &JobRecord) -> Ending {
+    async fn take_over(&self, job: &mut ClaimedJob, _control: &Control) -> Ending {
+        let record = &job.record;
         if record.kind() == JobKind::Backup {
             return self.backup_ending(&record.id);
         }

@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
+use crate::instance::seed::Seed;
 use crate::instance::set_aside::{install_successor, keep_old_data};
 use crate::instance::{incarnation, leadership, seed, seeding_marker};
 use crate::repository::stanza;
@@ -160,7 +161,8 @@ async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<()
 }
 
 async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
-    seed::restore(agent, database, card, delta, "seed", &|| false).await?;
+    let request = Seed { delta, any_backup: false, log_name: "seed" };
+    seed::restore(agent, database, card, &request, &|| false).await?;
     Ok(())
 }
 

@@ -21,6 +21,9 @@ const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 /// takes longer than this is better restored from the repo, once it has a backup.
 const COPY_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a restore may take: three days, as a job. Then it is ended and begun again, in case pgBackRest hangs.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
+
 /// How often a running restore looks whether it must end early.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -51,6 +54,9 @@ pub(crate) enum SeedError {
         /// Why.
         source: std::io::Error,
     },
+    /// It took longer than any restore may.
+    #[error("the restore did not end within {} h and was ended", RESTORE_TIMEOUT.as_secs() / 3600)]
+    TooLong,
     /// The caller ended it early.
     #[error("the restore was interrupted")]
     Interrupted,
@@ -84,13 +90,26 @@ pub(crate) async fn copy_primary(
 pub(crate) struct Seeded {
     /// The backup that was restored.
     pub(crate) backup: BackupLabel,
+    /// What is wrong with it.
+    pub(crate) flaw: Option<String>,
     /// Its size.
     pub(crate) size_bytes: u64,
     /// How long copying took.
     pub(crate) took: Duration,
 }
 
-/// Restores the newest backup that leads to the primary as a standby, with output to `jobs/<log_name>.log`.
+/// How a new member is restored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seed<'a> {
+    /// Keep files that are the same already.
+    pub(crate) delta: bool,
+    /// Take also a backup that is not sound, when there is no better one.
+    pub(crate) any_backup: bool,
+    /// The output goes to `jobs/<log_name>.log`.
+    pub(crate) log_name: &'a str,
+}
+
+/// Restores the best backup that leads to the primary as a standby.
 ///
 /// The marker is written before pgBackRest writes its first file, and removed when the instance is ready to start. So
 /// a restore that was killed is completed, and its files are never mistaken for a member's data.
@@ -101,10 +120,10 @@ pub(crate) async fn restore(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
-    delta: bool,
-    log_name: &str,
+    request: &Seed<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Seeded, SeedError> {
+    let &Seed { delta, any_backup, log_name } = request;
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
@@ -112,7 +131,7 @@ pub(crate) async fn restore(
     };
     let check_interrupted = || if interrupted() { Err(SeedError::Interrupted) } else { Ok(()) };
     // Nothing is changed before it is known what to restore.
-    let backup = choose_backup(agent, database, card, &check_interrupted).await?;
+    let (backup, flaw) = choose_backup(agent, database, card, any_backup, &check_interrupted).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
     begin(agent).map_err(marker_failed)?;
     if !data.exists() {
@@ -124,9 +143,18 @@ pub(crate) async fn restore(
     let set = Some(backup.label.clone());
     let options = RestoreOptions { set, standby: true, delta, ..RestoreOptions::default() };
     let begun = Instant::now();
-    let invocation = Invocation::restore(&config, &database.stanza, &options);
+    let mut invocation = Invocation::restore(&config, &database.stanza, &options);
+    if flaw.is_some() {
+        // Only where that is allowed: a sound backup has no page errors, so pgBackRest may look for them.
+        invocation = invocation.allow_page_errors(agent.pgbackrest.version().await?);
+    }
     let log = agent.layout.jobs().join(format!("{log_name}.log"));
-    let watch = async |_: &_| check_interrupted();
+    let watch = async |_: &_| {
+        if begun.elapsed() > RESTORE_TIMEOUT {
+            return Err(SeedError::TooLong);
+        }
+        check_interrupted()
+    };
     let ended =
         agent.pgbackrest.run_watched(&invocation, &log, 0, INTERRUPTION_INTERVAL, || None, watch).await?;
     if ended != Some(0) {
@@ -135,7 +163,7 @@ pub(crate) async fn restore(
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
     }
     mark_restored(agent).map_err(marker_failed)?;
-    Ok(Seeded { backup: backup.label, size_bytes: backup.size_bytes, took: begun.elapsed() })
+    Ok(Seeded { backup: backup.label, flaw, size_bytes: backup.size_bytes, took: begun.elapsed() })
 }
 
 /// The backup to restore.
@@ -146,14 +174,15 @@ async fn choose_backup(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
+    any: bool,
     check_interrupted: &impl Fn() -> Result<(), SeedError>,
-) -> Result<SurveyedBackup, SeedError> {
+) -> Result<(SurveyedBackup, Option<String>), SeedError> {
     let deadline = Instant::now() + HISTORY_TIMEOUT;
     loop {
         let term = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
-        let found = async { Repo::open(agent, database, card).await?.newest_for(term).await }.await;
+        let found = async { Repo::open(agent, database, card).await?.seed_for(term, any).await }.await;
         match found {
-            Ok(backup) => return Ok(backup),
+            Ok(found) => return Ok(found),
             Err(error) if error.code == Code::WalMissing && Instant::now() < deadline => {
                 check_interrupted()?;
                 tokio::time::sleep(INTERRUPTION_INTERVAL).await;

@@ -1,10 +1,11 @@
 //! What every job works with: its record, its log, its progress, and the question whether it must end early.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{JobOutcome, Progress, Repository};
 use cellar_pgbackrest::{Failure, Invocation, Running};
+use cellar_system::Process;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -91,16 +92,29 @@ impl<'a> JobContext<'a> {
         self.write_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
     }
 
+    fn is_too_soon(&self, progress: &Progress) -> bool {
+        let last = self.last_progress.as_ref();
+        last.is_some_and(|(phase, at)| *phase == progress.phase && at.elapsed() < PROGRESS_INTERVAL)
+    }
+
     /// Writes how far the job is: at once when the phase has changed, else once in [`PROGRESS_INTERVAL`] at most.
     pub(crate) async fn periodic_progress(&mut self, progress: Progress) {
-        let too_soon = self
-            .last_progress
-            .as_ref()
-            .is_some_and(|(phase, at)| *phase == progress.phase && at.elapsed() < PROGRESS_INTERVAL);
-        if !too_soon {
+        if !self.is_too_soon(&progress) {
             self.last_progress = Some((progress.phase.clone(), Instant::now()));
             self.write_progress(progress).await;
         }
+    }
+
+    /// As [`JobContext::periodic_progress`], with the largest file below `data` that pgBackRest has open: the bytes move
+    /// only when a file is done.
+    pub(crate) async fn copying_progress(&mut self, progress: Progress, running: &Running, data: &Path) {
+        if self.is_too_soon(&progress) {
+            return;
+        }
+        let leader = Process::find(running.group());
+        let (file, file_bytes) = leader.and_then(|leader| leader.largest_open_file(data)).unwrap_or_default();
+        let file = file.strip_prefix(data).unwrap_or(&file).display().to_string();
+        self.periodic_progress(Progress { file, file_bytes, ..progress }).await;
     }
 
     /// Progress that cannot be written is no failure of the job: the next one replaces it.

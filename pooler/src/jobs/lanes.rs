@@ -33,7 +33,7 @@ pub trait JobRunner {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
 
     /// Finds out how a job ended that an earlier process of this cell left running.
-    async fn take_over(&self, record: &JobRecord) -> Ending;
+    async fn take_over(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
 
     /// Called before the first job, after the jobs of earlier processes have been ended.
     async fn begin(&self);
@@ -69,7 +69,7 @@ struct Lanes<R> {
 
 /// Runs jobs until `stop` becomes true; jobs that run then are ended first.
 pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: watch::Receiver<bool>) {
-    end_orphaned_jobs(&member, runner.as_ref()).await;
+    end_orphaned_jobs(&member, runner.as_ref(), &stop).await;
     runner.begin().await;
     let lanes = Lanes { member, runner, begun: RefCell::default() };
     let keep_claims = lanes.keep_claims(stop.clone());
@@ -88,7 +88,7 @@ fn orphaned_jobs(member: &Member) -> Vec<JobRecord> {
 }
 
 /// Ends every job that an earlier process left running. Tries until etcd answers.
-async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
+async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R, stop: &watch::Receiver<bool>) {
     for record in orphaned_jobs(member) {
         let job = loop {
             match ClaimedJob::inherit(member, &record).await {
@@ -103,9 +103,10 @@ async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
                 }
             }
         };
-        let Some(job) = job else { continue };
+        let Some(mut job) = job else { continue };
         tracing::info!(job = %record.id, "taking over a job that an earlier process left running");
-        let ending = runner.take_over(&record).await;
+        let control = Control::new(&job.record, job.claim_lease(), stop.clone());
+        let ending = runner.take_over(&mut job, &control).await;
         job.finish(member, ending).await;
     }
 }
@@ -160,7 +161,7 @@ impl<R: JobRunner> Lanes<R> {
             topology.borrow_and_update();
             if lane == Lane::Locked {
                 // The claim of a process that has died since may have been written only now.
-                end_orphaned_jobs(&self.member, self.runner.as_ref()).await;
+                end_orphaned_jobs(&self.member, self.runner.as_ref(), &stop).await;
             }
             match self.next(lane).await {
                 Ok(Some(job)) => {

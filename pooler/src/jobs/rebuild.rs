@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, RebuildParams, RebuildResult, Refusal,
+    Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
     Repository,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::instance::hold::Hold;
-use crate::instance::seed::{self, SeedError, Seeded};
+use crate::instance::seed::{self, Seed, SeedError, Seeded};
 use crate::instance::set_aside::{keep_old_data, make_room, reinstate_kept_data};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::streaming::wait_until_streaming;
+use crate::repository::reader::Repo;
 use crate::repository::tool_failure::restore_failure;
 
 /// How long the new standby may take from its start until it streams. It first replays what was archived since the
@@ -40,6 +41,9 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let JobSpec::Rebuild(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
     };
+    if params.reinstate.is_none() {
+        check_backup_exists(context, &leader).await?;
+    }
     let hold = Hold::take(agent);
     let data = PathBuf::from(&card.data_directory);
     stop_old_instance(context, &data).await?;
@@ -66,6 +70,23 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             .map_err(|error| failed("looking at the old files", &error))?,
     };
     restore_from_repo(context, hold, &data, delta).await
+}
+
+/// Whether the rebuild takes a backup that is not sound when there is no better one: as a step of a restore, whose new
+/// primary was itself restored from it.
+fn takes_any_backup(context: &JobContext<'_>) -> bool {
+    context.job.record.parent.is_some()
+}
+
+/// Refuses when there is no backup to restore from, before the instance is stopped.
+async fn check_backup_exists(context: &JobContext<'_>, leader: &Leader) -> Result<(), JobFailure> {
+    let (card, database) = context.agent.assignment()?;
+    let repo = Repo::open(context.agent, &database, &card).await?;
+    match repo.seed_for(leader.term, takes_any_backup(context)).await {
+        // The beginning of the primary's timeline may still be on its way to the archive.
+        Err(error) if error.code != Code::WalMissing => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
@@ -124,6 +145,7 @@ async fn restore_from_repo(
         delta,
         size_bytes: seeded.size_bytes,
         restore_millis: u64::try_from(seeded.took.as_millis()).unwrap_or(u64::MAX),
+        warnings: seeded.flaw.into_iter().collect(),
     };
     Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
@@ -142,7 +164,8 @@ async fn restore(context: &mut JobContext<'_>, data: &Path, delta: bool) -> Resu
     });
     context.progress("restoring").await;
     let interrupted = || context.check_interrupted().is_err();
-    match seed::restore(agent, &database, &card, delta, &id, &interrupted).await {
+    let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id };
+    match seed::restore(agent, &database, &card, &request, &interrupted).await {
         Ok(seeded) => Ok(seeded),
         Err(SeedError::Interrupted) => {
             context.check_interrupted()?;

@@ -53,7 +53,8 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
             .into());
     }
     let survey = repo.survey(leader.term, None).await?;
-    let found = faults(&report.backups, &report.archives, &survey);
+    let listed = repo.listed_backups().await?;
+    let found = faults(&listed, &report.backups, &report.archives, &survey);
     let mut errors = found.errors;
     if !ok && errors.is_empty() {
         errors.push("pgBackRest reports an error, and names nothing".to_owned());

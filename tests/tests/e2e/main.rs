@@ -38,3 +38,4 @@ mod rotation;
 mod runbooks;
 mod secrets;
 mod upkeep;
+mod worth;

@@ -216,7 +216,7 @@ pub fn run(record: &JobRecord, state: JobState) -> Run {
         epoch: "epoch".into(),
         start_time: Timestamp::now(),
         end_time: state.is_terminal().then(Timestamp::now),
-        progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2 },
+        progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2, ..Progress::default() },
         result: None,
         error: None,
         history: vec![],

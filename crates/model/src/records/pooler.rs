@@ -103,6 +103,9 @@ pub struct Versions {
     /// multipooler.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub multipooler: String,
+    /// What an operator should know of them, such as a version that Cellar was not tested with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What a living pooler says of its instance. Bound to the pooler's lease, written on change

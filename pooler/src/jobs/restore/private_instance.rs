@@ -6,13 +6,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_model::{Code, Database, JobError, JobId, Pooler, Refusal};
+use cellar_model::{Code, Database, JobError, JobId, Pooler};
 use cellar_postgres::{
     Endpoint, InstanceConfig, PostgresError, RecoverySettings, Settings, StopTimeouts, Tools, start, stop,
 };
 
 use crate::agent::Agent;
 use crate::config_files::shell_word;
+use crate::disk::write_refusal;
 use crate::jobs::restore::scratch::stop_and_remove_scratch;
 use crate::repository::tool_failure::{last_lines, read_log};
 
@@ -73,10 +74,7 @@ impl<'a> PrivateInstance<'a> {
         use std::os::unix::fs::DirBuilderExt;
         for directory in [&self.scratch, &self.lock_directory(), &self.data] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
-                let message = format!("cannot create {}: {error}", directory.display());
-                JobError::from(
-                    Refusal::new(Code::DiskFull, message).hint("is the cell's disk full, or not writable?"),
-                )
+                JobError::from(write_refusal(&format!("cannot create {}", directory.display()), &error))
             })?;
         }
         Ok(())

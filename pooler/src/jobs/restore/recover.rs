@@ -14,7 +14,7 @@ use cellar_model::{
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
 
 use crate::agent::Agent;
-use crate::disk::free_bytes;
+use crate::disk::{free_bytes, write_refusal};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
 use crate::instance::seeding_marker;
@@ -149,7 +149,7 @@ async fn make_copy(
         .into());
     }
     let mark = Mark { number: params.incarnation, job: Some(parent) };
-    let disk = |error: std::io::Error| Refusal::new(Code::DiskFull, format!("cannot mark the copy: {error}"));
+    let disk = |error: std::io::Error| write_refusal("cannot mark the copy", &error);
     mark.write(&copy.data).map_err(disk)?;
     if params.in_place {
         std::fs::remove_file(agent.seeding_marker()).map_err(disk)?;

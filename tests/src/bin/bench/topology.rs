@@ -96,6 +96,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
             ..Archiver::default()
         },
         versions: Versions {
+            notes: Vec::new(),
             postgres: "15.14".to_owned(),
             pgbackrest: "2.45".to_owned(),
             multipooler: "0.1.0".to_owned(),
