@@ -17,7 +17,7 @@ pub(crate) fn free_bytes(path: &Path) -> u64 {
 }
 
 /// Whether the file system of `path` has no room for one more WAL segment; false when it cannot be asked.
-pub(crate) fn is_full(path: &str) -> bool {
+pub(crate) fn is_full(path: &Path) -> bool {
     nix::sys::statvfs::statvfs(path)
         .is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() < MIN_FREE_BYTES)
 }

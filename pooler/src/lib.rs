@@ -19,6 +19,7 @@ mod config_files;
 mod disk;
 mod instance;
 mod jobs;
+mod listening;
 mod member;
 mod peers;
 mod report;

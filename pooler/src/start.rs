@@ -70,11 +70,15 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         grpc_tls: RefCell::default(),
         revoked: Revoked::default(),
         revocations_seen: RefCell::default(),
+        listening: RefCell::default(),
         held: Cell::new(false),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;
     until_ready(&agent).await;
+    if let Ok((card, _)) = agent.assignment() {
+        agent.refresh_listening(&card).await;
+    }
     let (stop, stopping) = watch::channel(false);
     let mut jobs = tokio::task::spawn_local(worker::work(Rc::clone(&agent), stopping));
     let loops = [

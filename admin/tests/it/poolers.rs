@@ -21,7 +21,7 @@ async fn serve(world: &World, n: u32, fake: FakePooler) {
     let cell = cellar_model::Cell {
         name: zone(n),
         index: n - 1,
-        host: "localhost".into(),
+        host: "localhost".parse().unwrap(),
         directory: format!("/c/zone{n}"),
     };
     let mut pooler = CellLayout::new(&cell.directory).pooler(&database("app"), &cell, "127.0.0.1").unwrap();

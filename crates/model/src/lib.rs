@@ -53,6 +53,7 @@ pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
 pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
+pub use records::repository::{RepoPath, Repository, RepositoryError};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
     MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduleAction, ScheduledBackup,
@@ -68,6 +69,7 @@ pub use store::layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
 };
 pub use types::code::{Code, Refusal};
+pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};

@@ -1,6 +1,7 @@
 //! pgBackRest: its configuration, its command line, and what its output means.
 //!
-//! Everything but [`Pgbackrest`], [`Running`] and [`read_passphrase`] is a pure function of text.
+//! Everything but [`Pgbackrest`], [`Running`], [`read_passphrase`] and what looks at a repository's files on this host is a
+//! pure function of text.
 
 mod command;
 mod config;
@@ -17,6 +18,7 @@ mod passphrase;
 mod process;
 mod repo_file;
 mod repo_list;
+mod repository;
 mod tool_error;
 mod verify_report;
 mod versions;
@@ -36,6 +38,7 @@ pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::{RepoEntry, parse_listing};
+pub use repository::{is_out_of_reach, move_half_made_stanza_aside};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};
 pub use verify_report::{Verification, parse_verification};
 pub use versions::{Behaviour, DIFFERENCES, Difference, NEWEST_TESTED, Version, VersionError};

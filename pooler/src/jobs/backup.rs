@@ -106,8 +106,8 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     }
     if let Some(failed) = failed {
         let doing = format!("backing up cell {}", agent.cell);
-        let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-        return Err(tool_failure(&doing, &failed.failure, &failed.log, &disks).into());
+        let (repository, data) = (&database.repository, card.data_directory.as_str());
+        return Err(tool_failure(&doing, &failed.failure, &failed.log, repository, data).into());
     }
     let mut result = verify_backup(agent, &database, &config, &id, &origin).await?;
     result.warnings = warnings;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{JobOutcome, Progress};
+use cellar_model::{JobOutcome, Progress, Repository};
 use cellar_pgbackrest::{Failure, Invocation, Running};
 use cellar_system::Process;
 use tokio::time::Instant;
@@ -172,16 +172,20 @@ impl<'a> JobContext<'a> {
     /// Runs a command that maintains or reads the repo, at the lowest priority.
     ///
     /// # Errors
-    /// As [`JobContext::run_pgbackrest`], and when the command fails; `disks` are asked whether they are full then.
+    /// As [`JobContext::run_pgbackrest`], and when the command fails; the disks of the repository and the data are then asked whether they are
+    /// full.
     pub(crate) async fn run_maintenance(
         &mut self,
         invocation: &Invocation,
         doing: &str,
-        disks: &[&str],
+        repository: &Repository,
+        data_directory: &str,
     ) -> Result<(), JobFailure> {
         match self.run_pgbackrest(invocation, MAINTENANCE_NICE, async |_, _| {}).await? {
             None => Ok(()),
-            Some(failed) => Err(tool_failure(doing, &failed.failure, &failed.log, disks).into()),
+            Some(failed) => {
+                Err(tool_failure(doing, &failed.failure, &failed.log, repository, data_directory).into())
+            }
         }
     }
 }

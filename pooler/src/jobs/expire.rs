@@ -46,8 +46,8 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
         let (config, stanza) = (&repo.config, &database.stanza);
         Invocation::expire(config, stanza, params.backup.as_ref(), keep, dry_run).allow_page_errors(version)
     };
-    let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-    context.run_maintenance(&expire(true), "the dry run of the expiry", &disks).await?;
+    let (repository, data) = (&database.repository, card.data_directory.as_str());
+    context.run_maintenance(&expire(true), "the dry run of the expiry", repository, data).await?;
     let mut planned = parse_expiry(&context.log_text(), true);
     // pgBackRest also removes the files of backups that never ended.
     let (listed, remnants) = planned.backups.into_iter().partition(|label| before.contains(label));
@@ -70,7 +70,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     }
     let warning = allowed?;
     context.progress("expiring").await;
-    context.run_maintenance(&expire(false), "expiring", &disks).await?;
+    context.run_maintenance(&expire(false), "expiring", repository, data).await?;
     let after = Repo::open(agent, &database, &card).await?;
     let kept = after.labels();
     let mut done = Expiry {

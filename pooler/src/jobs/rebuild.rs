@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
+    Repository,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -171,15 +172,15 @@ async fn restore(context: &mut JobContext<'_>, data: &Path, delta: bool) -> Resu
             // Whatever interrupts a job stays, so this is not reached.
             Err(failed("restoring", &SeedError::Interrupted).into())
         }
-        Err(error) => Err(seed_failed(&error, &database.repo_path, &card.data_directory).into()),
+        Err(error) => Err(seed_failed(&error, &database.repository, &card.data_directory).into()),
     }
 }
 
-fn seed_failed(error: &SeedError, repo: &str, data_directory: &str) -> JobError {
+fn seed_failed(error: &SeedError, repository: &Repository, data_directory: &str) -> JobError {
     match error {
         SeedError::Repo(error) => error.clone(),
         SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) => {
-            restore_failure("restoring", failure, output, Path::new(repo), &[data_directory])
+            restore_failure("restoring", failure, output, repository, data_directory)
         }
         _ => JobError { code: Code::PgbackrestFailed, ..failed("restoring", error) },
     }

@@ -46,10 +46,10 @@ impl BackupOrigin {
 
 /// A parser for the log of a backup of this origin.
 pub(crate) fn log_parser(origin: &BackupOrigin) -> DetailLog {
-    let primary = origin
-        .primary
-        .as_ref()
-        .map(|card| PrimarySource { host: card.host.clone(), data_directory: card.data_directory.clone() });
+    let primary = origin.primary.as_ref().map(|card| PrimarySource {
+        host: card.host.to_string(),
+        data_directory: card.data_directory.clone(),
+    });
     DetailLog::new(&origin.claimed.data_directory, primary)
 }
 

@@ -70,7 +70,7 @@ impl<'a> Repo<'a> {
         if !matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) && info.backups.is_empty() {
             let message = format!(
                 "the repo {} has nothing of stanza {}: {}",
-                database.repo_path, database.stanza, info.message
+                database.repository, database.stanza, info.message
             );
             return Err(Refusal::new(Code::PgbackrestFailed, message)
                 .hint("see that the repo is where it was (mounted, not renamed), then ask again")

@@ -68,7 +68,7 @@ impl World {
         let database = Database {
             name: "app".parse().unwrap(),
             stanza: "app".parse().unwrap(),
-            repo_path: "/r".into(),
+            repository: "/r".parse().unwrap(),
             retention: Retention::default(),
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
@@ -79,7 +79,7 @@ impl World {
             let cell = cellar_model::Cell {
                 name: name.parse().unwrap(),
                 index: u32::try_from(index).unwrap(),
-                host: "h".into(),
+                host: "h".parse().unwrap(),
                 directory: format!("/{name}"),
             };
             let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "::").unwrap();

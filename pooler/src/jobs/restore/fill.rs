@@ -69,8 +69,8 @@ impl PrivateInstance<'_> {
             context.run_pgbackrest_watched_every(THROTTLE_INTERVAL, &invocation, self.nice, watch).await?;
         let Some(failed) = ended else { return Ok(()) };
         let doing = format!("restoring backup {set}");
-        let repo = Path::new(&self.database.repo_path);
-        Err(restore_failure(&doing, &failed.failure, &failed.log, repo, &[&text(&self.data)]).into())
+        let (repository, data) = (&self.database.repository, text(&self.data));
+        Err(restore_failure(&doing, &failed.failure, &failed.log, repository, &data).into())
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn database(n: usize) -> Database {
     Database {
         name: database_name(n),
         stanza: name(database_name(n).as_str()),
-        repo_path: format!("/backup/{}", database_name(n)),
+        repository: name(&format!("/backup/{}", database_name(n))),
         retention: Retention { full: 2 },
         bootstrap_cell: cell_name(0),
         // The first ports are the real cluster's.
@@ -62,7 +62,7 @@ pub(crate) fn cell(n: usize) -> Cell {
     Cell {
         name: cell_name(n),
         index: u32::try_from(n + 1).unwrap_or(u32::MAX),
-        host: format!("{}.example.org", cell_name(n)),
+        host: name(&format!("{}.example.org", cell_name(n))),
         directory: format!("/var/lib/cellar/{}", cell_name(n)),
     }
 }

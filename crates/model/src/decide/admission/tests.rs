@@ -60,7 +60,7 @@ impl World {
         let db = Database {
             name: "app".parse().unwrap(),
             stanza: "app".parse().unwrap(),
-            repo_path: "/repo".into(),
+            repository: "/repo".parse().unwrap(),
             retention: Retention { full: 2 },
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
@@ -71,7 +71,7 @@ impl World {
             let cell = Cell {
                 name: name.parse().unwrap(),
                 index: u32::try_from(index).unwrap(),
-                host: "localhost".into(),
+                host: "localhost".parse().unwrap(),
                 directory: format!("/c/{name}"),
             };
             let pooler = CellLayout::new(&cell.directory).pooler(&db, &cell, "127.0.0.1").unwrap();
