@@ -1,4 +1,4 @@
-//! The mark that the proof of a backup leaves in the repo.
+//! The mark that a proof writes on a backup.
 
 use crate::records::backup::BackupLabel;
 use crate::records::job::id::JobId;
@@ -44,5 +44,26 @@ impl Mark {
             _ if job.state.is_terminal() && job.state != JobState::Succeeded => Self::Unproven,
             _ => Self::None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backup_counts_as_proven_by_the_mark_of_its_own_proof_only() {
+        let id = "0f5d9c7e-7e0c-4a3c-9a55-3f0a53d8a001";
+        assert_eq!(Mark::read(Some(id), Some(id)), Mark::Proven);
+        for (proof, job) in [
+            (Some("yes"), Some(id)),
+            (Some(""), Some("")),
+            (Some(id), None),
+            (Some(id), Some("0f5d9c7e-7e0c-4a3c-9a55-3f0a53d8a002")),
+        ] {
+            assert_eq!(Mark::read(proof, job), Mark::None, "{proof:?} {job:?}");
+        }
+        assert_eq!(Mark::read(None, Some(id)), Mark::None);
+        assert_eq!(Mark::read(Some("unproven"), Some(id)), Mark::Unproven);
     }
 }
