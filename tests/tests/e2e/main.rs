@@ -25,6 +25,7 @@ mod job_logs;
 mod ledger;
 mod lifecycle;
 mod named_source;
+mod new_repository;
 mod ordinary_user;
 mod other_versions;
 mod rebuild;
