@@ -129,6 +129,8 @@ mod tests {
             state: ControlState::InProduction,
             data_checksums: true,
             checkpoint: cellar_model::Lsn::new(1),
+            redo: cellar_model::Lsn::new(1),
+            required: crate::RequiredSettings::default(),
             segment_size: cellar_model::SegmentSize::default(),
         };
         let check = |identifier, timeline| {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, configure, ensure_roles, reload,
-    running, stop,
+    InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure, ensure_roles,
+    reload, running, stop,
 };
+use cellar_system::is_same_place;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
@@ -153,6 +154,12 @@ impl Supervisor {
             stop(data, &timeouts).await?;
             return Ok(Outcome::Progress);
         }
+        if is_private(&postmaster, card) {
+            // A job's, whose process was killed: no client reaches it, and no job goes on with it.
+            tracing::warn!(pid = postmaster.pid, "a private instance runs in the data directory; stopping it");
+            stop(data, &StopTimeouts::immediate()).await?;
+            return Ok(Outcome::Progress);
+        }
         if postmaster.state == PostmasterState::Stopping {
             self.wait_for_shutdown(&postmaster);
             return Ok(Outcome::Settled);
@@ -237,6 +244,12 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// Whether a postmaster of the data directory is a job's private instance: its socket is not where the member's is.
+fn is_private(postmaster: &Postmaster, card: &Pooler) -> bool {
+    let member = Path::new(&card.socket_directory);
+    postmaster.socket_directory.as_ref().is_some_and(|directory| !is_same_place(directory, member))
 }
 
 /// The pause after `failures` failed rounds in a row: 2, 4, 8, 16, 30, 30 … s.

@@ -40,8 +40,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     context.if_interrupted("nothing is left of the drill");
     let home = context.agent.layout.drills().join(context.job.record.id.to_string());
     let outcome = drill(context, &params, &home).await;
-    // Deleting many files takes long, and this thread also renews the lease.
-    let _ = tokio::task::spawn_blocking(move || remove_directory(&home)).await;
+    remove_directory(&home).await;
     let result = outcome?;
     let failed: Vec<&str> =
         result.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str()).collect();

@@ -34,5 +34,6 @@ mod revocation;
 mod role_change;
 mod rotation;
 mod runbooks;
+mod sealed_copies;
 mod secrets;
 mod upkeep;

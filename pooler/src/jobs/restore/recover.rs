@@ -73,7 +73,7 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
-        remove_directory(&copy.data);
+        remove_directory(&copy.data).await;
     }
     outcome
 }
@@ -98,7 +98,7 @@ async fn make_copy(
         if params.in_place {
             stop_and_mark_incomplete(agent, &copy.data).await?;
         } else {
-            remove_directory(&copy.data);
+            remove_directory(&copy.data).await;
             let free = free_bytes(&copy.data);
             if free < size_bytes {
                 let message = format!("the restored data needs {size_bytes} bytes, and {free} are free");
