@@ -9,6 +9,9 @@ use cellar_api::v1::RestoreObstacle;
 use cellar_model::{Code, Refusal};
 use cellar_system::mount_points;
 
+/// The directory of the WAL in a data directory. It may be a link to another disk (`initdb --waldir`).
+const WAL: &str = "pg_wal";
+
 /// A property of a data directory that is in the way of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Obstacle {
@@ -39,8 +42,21 @@ impl From<RestoreObstacle> for Obstacle {
     }
 }
 
-/// What is in the way of a restore into this data directory; empty when it does not exist, or nothing is.
+/// What is in the way of a restore of the database in this cell; empty when there is no data directory, or nothing is.
 pub(crate) fn obstacles(data: &Path) -> Vec<Obstacle> {
+    let mut found = layout_obstacles(data);
+    for (_, place) in tablespaces(data) {
+        found.push(Obstacle {
+            what: format!("the database has a tablespace in {}, which the old and the restored data would share", place.display()),
+            remedy: "drop the tablespace and take a backup, or restore by hand with `pgbackrest restore --tablespace-map`; a drill (`cellar drill`) of a backup that has the tablespace works".to_owned(),
+            in_place_too: true,
+        });
+    }
+    found
+}
+
+/// What is in the way of moving or replacing this data directory alone.
+pub(crate) fn layout_obstacles(data: &Path) -> Vec<Obstacle> {
     let mounts = match mount_points() {
         Ok(mounts) => mounts,
         Err(error) => {
@@ -48,10 +64,10 @@ pub(crate) fn obstacles(data: &Path) -> Vec<Obstacle> {
             Vec::new()
         }
     };
-    obstacles_among(data, &mounts)
+    layout_among(data, &mounts)
 }
 
-fn obstacles_among(data: &Path, mounts: &[PathBuf]) -> Vec<Obstacle> {
+fn layout_among(data: &Path, mounts: &[PathBuf]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let shown = data.display();
     if let Ok(place) = std::fs::read_link(data) {
@@ -80,15 +96,8 @@ fn obstacles_among(data: &Path, mounts: &[PathBuf]) -> Vec<Obstacle> {
     for (name, place) in links(&real) {
         found.push(Obstacle {
             what: format!("{name} in {shown} is a symbolic link to {}, and the restored data would not be there", place.display()),
-            remedy: format!("stop the cell, and replace the link {name} by the directory that it leads to"),
-            in_place_too: true,
-        });
-    }
-    for (_, place) in tablespaces(data) {
-        found.push(Obstacle {
-            what: format!("the database has a tablespace in {}, which the old and the restored data would share", place.display()),
-            remedy: "drop the tablespace and take a backup, or restore by hand with `pgbackrest restore --tablespace-map`; a drill (`cellar drill`) of a backup that has the tablespace works".to_owned(),
-            in_place_too: true,
+            remedy: format!("restore with `--in-place` if it is pg_wal, which then stays there; or stop the cell, and replace the link {name} by the directory that it leads to"),
+            in_place_too: name != WAL,
         });
     }
     found
@@ -103,6 +112,11 @@ fn links(data: &Path) -> Vec<(String, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+/// Where the WAL of a data directory is, when `pg_wal` is a link.
+pub(crate) fn wal_directory(data: &Path) -> Option<PathBuf> {
+    std::fs::read_link(data.join(WAL)).ok()
 }
 
 /// The tablespaces of a data directory that lie outside it: the link, and where it leads.
@@ -120,7 +134,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn found(data: &Path, mounts: &[PathBuf]) -> Vec<(String, bool)> {
-        obstacles_among(data, mounts).into_iter().map(|one| (one.what, one.in_place_too)).collect()
+        layout_among(data, mounts).into_iter().map(|one| (one.what, one.in_place_too)).collect()
     }
 
     #[test]
@@ -152,9 +166,10 @@ mod tests {
         symlink(dir.path().join("wal"), data.join("pg_wal")).unwrap();
         symlink(dir.path().join("x.conf"), data.join("postgresql.conf")).unwrap();
         symlink("/srv/gone", data.join("pg_tblspc/16389")).unwrap();
-        let found = found(&data, &[]);
+        let found = obstacles(&data);
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].0.contains("pg_wal") && found[1].0.contains("/srv/gone"), "{found:?}");
-        assert!(found.iter().all(|(_, in_place_too)| *in_place_too));
+        assert!(found[0].what.contains("pg_wal") && !found[0].in_place_too, "{found:?}");
+        assert!(found[1].what.contains("/srv/gone") && found[1].in_place_too, "{found:?}");
+        assert_eq!(wal_directory(&data), Some(dir.path().join("wal")));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cellar_model::{SystemIdentifier, Timeline};
 
+use crate::auto_conf::take_over_settings;
 use crate::command::run;
 use crate::configure::{InstanceConfig, configure, replace_file};
 use crate::control_data::ControlData;
@@ -83,6 +84,7 @@ async fn fill(
     replace_file(&draft.join("standby.signal"), "")?;
     // The copy has the primary's own settings; this replaces them as after a restore.
     configure(draft, config)?;
+    take_over_settings(draft, b"")?;
     match inspect(tools, draft).await? {
         DataDirectory::Valid { control, recovers: true, .. } => check_source(draft, source, &control),
         other => Err(refused(draft, format!("is not a standby's after copying the primary: {other:?}"))),

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::command::{MAX_QUOTED_LINES, run};
 use crate::auto_conf::set_aside;
 use crate::configure::{InstanceConfig, configure, replace_file};
+use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;
 use crate::postmaster::{Postmaster, find, lock_file, processes, running, signal};
 use crate::private_settings::PrivateSettings;
@@ -18,6 +19,9 @@ use crate::tools::Tools;
 
 /// How much longer pg_ctl may take than the time it was told to wait.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long `postgres` may take to show one of its settings; it reads the configuration and ends.
+const SETTING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// pg_ctl counts whole seconds.
 fn seconds(timeout: Duration) -> String {
@@ -48,7 +52,7 @@ fn remove_foreign_lock_files(data_directory: &Path, endpoint: &Endpoint) -> Resu
 }
 
 /// Starts a member, or finds it running and leaves it as it is. Writes the configuration first, because a
-/// copied directory holds its source's port. The server gets its own session and survives the caller.
+/// copied directory holds its source's port. A standby gets at least what the WAL demands. The server gets its own session and survives the caller.
 ///
 /// Waits until it takes connections, as a standby too, at most `timeout`. Recovery may take longer than
 /// anybody wants to wait, so a server that still starts then is not an error: the answer's
@@ -70,7 +74,28 @@ pub async fn start(
     let endpoint = Endpoint { socket_directory: settings.socket_directory.clone(), port: settings.port };
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
-    launch(tools, data_directory, String::new(), log, timeout).await
+    let raised = raised_settings(tools, data_directory).await?;
+    launch(tools, data_directory, raised, log, timeout).await
+}
+
+/// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without
+/// them it would not start, or stop its replay.
+async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String, PostgresError> {
+    let DataDirectory::Valid { control, recovers: true, .. } = inspect(tools, data_directory).await? else {
+        return Ok(String::new());
+    };
+    let mut options = Vec::new();
+    for (name, needed) in control.required.numbers() {
+        let mut command = tools.command("postgres");
+        command.arg("-D").arg(data_directory).args(["-C", name]);
+        // A configuration that cannot be read fails the start, which says why.
+        let Ok(shown) = run(command, SETTING_TIMEOUT).await else { continue };
+        if shown.stdout.trim().parse::<u32>().is_ok_and(|value| value < needed) {
+            tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
+            options.push(format!("-c {name}={needed}"));
+        }
+    }
+    Ok(options.join(" "))
 }
 
 /// Starts a private instance on a data directory, with nothing of that directory's own configuration.

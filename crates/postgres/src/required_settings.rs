@@ -64,10 +64,17 @@ impl RequiredSettings {
         }
     }
 
+    /// The first setting that is too small to replay WAL that demands `other`: name, value, and what is demanded.
+    #[must_use]
+    pub fn first_below(&self, other: &Self) -> Option<(&'static str, u32, u32)> {
+        let pairs = self.numbers().into_iter().zip(other.numbers());
+        pairs.map(|((name, have), (_, need))| (name, have, need)).find(|(_, have, need)| have < need)
+    }
+
     /// Whether a server with these settings replays WAL that demands `other`.
     #[must_use]
     pub fn suffice_for(&self, other: &Self) -> bool {
-        self.numbers().iter().zip(other.numbers()).all(|((_, have), (_, need))| *have >= need)
+        self.first_below(other).is_none()
     }
 }
 
@@ -90,6 +97,7 @@ mod tests {
         assert!(read.logical && read.track_commit_timestamp);
         let other = RequiredSettings { max_connections: 100, max_wal_senders: 16, ..Default::default() };
         assert!(!other.suffice_for(&read) && !read.suffice_for(&other));
+        assert_eq!(other.first_below(&read), Some(("max_connections", 100, 200)));
         let both = read.greatest(other);
         assert!(both.suffice_for(&read) && both.suffice_for(&other) && both.logical);
     }

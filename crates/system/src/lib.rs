@@ -14,6 +14,7 @@ mod owner;
 mod pid_file;
 mod port;
 mod process;
+mod shared_memory;
 mod signal;
 mod user;
 
@@ -29,5 +30,6 @@ pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, running_pid};
 pub use port::listeners;
 pub use process::{Process, available_memory};
+pub use shared_memory::remove_shared_memory;
 pub use signal::shutdown_requested;
 pub use user::{OsUser, UserError, become_user};

@@ -10,7 +10,8 @@ use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, in
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
-use crate::instance::seeding_marker::{begin, mark_restored};
+use crate::instance::seeding_marker::{Legacy, begin, mark_restored};
+use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::{last_lines, read_log};
 
@@ -73,6 +74,7 @@ pub(crate) async fn copy_primary(
     config: &InstanceConfig,
     source: CopySource,
 ) -> Result<(), SeedError> {
+    check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
     let begun = Instant::now();
     base_backup(&agent.tools, data_directory, config, source, COPY_TIMEOUT).await?;
     tracing::info!(took = ?begun.elapsed(), "copied the primary");
@@ -90,7 +92,7 @@ pub(crate) struct Seeded {
     pub(crate) took: Duration,
 }
 
-/// Restores the newest backup that leads to the primary as a standby, with output to `jobs/<log_name>.log`.
+/// Restores the newest backup that leads to the primary as a standby, which takes over `legacy`, with output to `jobs/<log_name>.log`.
 ///
 /// The marker is written before pgBackRest writes its first file, and removed when the instance is ready to start. So
 /// a restore that was killed is completed, and its files are never mistaken for a member's data.
@@ -102,6 +104,7 @@ pub(crate) async fn restore(
     database: &Database,
     card: &Pooler,
     delta: bool,
+    legacy: Legacy,
     log_name: &str,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Seeded, SeedError> {
@@ -111,10 +114,11 @@ pub(crate) async fn restore(
         move |source| SeedError::Disk { path, source }
     };
     let check_interrupted = || if interrupted() { Err(SeedError::Interrupted) } else { Ok(()) };
-    // Nothing is changed before it is known what to restore.
+    // Nothing is changed before it is known what to restore, and that it goes nowhere else.
+    check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
     let backup = choose_backup(agent, database, card, &check_interrupted).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
-    begin(agent).map_err(marker_failed)?;
+    let legacy = begin(agent, legacy).map_err(marker_failed)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
@@ -122,7 +126,8 @@ pub(crate) async fn restore(
     remove_stale_pid_file(&data)?;
     let config = write_bootstrap(agent, database, card)?;
     let set = Some(backup.label.clone());
-    let options = RestoreOptions { set, standby: true, delta, ..RestoreOptions::default() };
+    let wal_directory = legacy.wal_directory.map(|path| path.display().to_string());
+    let options = RestoreOptions { set, standby: true, delta, wal_directory, ..RestoreOptions::default() };
     let begun = Instant::now();
     let invocation = Invocation::restore(&config, &database.stanza, &options);
     let log = agent.layout.jobs().join(format!("{log_name}.log"));

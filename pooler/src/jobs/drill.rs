@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
+    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
     Target,
 };
 use cellar_system::available_memory;
@@ -42,18 +42,32 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let outcome = drill(context, &params, &home).await;
     remove_directory(&home).await;
     let result = outcome?;
-    let failed: Vec<&str> =
-        result.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str()).collect();
-    if failed.is_empty() {
+    let names = |is_named: fn(&DrillCheck) -> bool| {
+        result.checks.iter().filter(|check| is_named(check)).map(|check| check.name.as_str()).collect::<Vec<_>>()
+    };
+    let (failed, not_run) =
+        (names(|check| !check.passed && !check.could_not_run), names(|check| check.could_not_run));
+    let error = if !failed.is_empty() {
+        Refusal::new(
+            Code::CheckFailed,
+            format!("backup {} was restored, but did not pass: {}", result.backup, failed.join(", ")),
+        )
+        .hint(
+            "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
+        )
+    } else if !not_run.is_empty() {
+        Refusal::new(
+            Code::PostgresFailed,
+            format!(
+                "backup {} was restored, and could not be checked by: {}; this says nothing about the backup",
+                result.backup,
+                not_run.join(", ")
+            ),
+        )
+        .hint("the checks' details say what is in their way (`cellar jobs show`); correct it and drill again")
+    } else {
         return Ok(Some(JobOutcome::Drill(result)));
-    }
-    let error = Refusal::new(
-        Code::CheckFailed,
-        format!("backup {} was restored, but did not pass: {}", result.backup, failed.join(", ")),
-    )
-    .hint(
-        "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
-    );
+    };
     context.job.keep_outcome(JobOutcome::Drill(result));
     Err(error.into())
 }

@@ -41,6 +41,7 @@ impl PrivateInstance<'_> {
             standby: true,
             data_directory: Some(text(&self.data)),
             tablespaces: self.tablespaces.as_deref().map(text),
+            wal_directory: self.wal_directory.as_deref().map(text),
             lock_directory: Some(text(&self.lock_directory())),
             process_max: (self.nice > 0).then_some(1),
             ..RestoreOptions::default()

@@ -39,6 +39,8 @@ pub(crate) struct PrivateInstance<'a> {
     pub(crate) data: PathBuf,
     /// Where tablespaces go, for a copy that must not share any.
     pub(crate) tablespaces: Option<PathBuf>,
+    /// Where the WAL goes, for a copy in the place of data whose WAL is elsewhere.
+    pub(crate) wal_directory: Option<PathBuf>,
     /// A member's data directory. Its WAL is used where the archive has none.
     pub(crate) wal_of: Option<PathBuf>,
     pub(super) scratch: PathBuf,
@@ -63,6 +65,7 @@ impl<'a> PrivateInstance<'a> {
             nice,
             data,
             tablespaces: None,
+            wal_directory: None,
             wal_of: None,
             scratch: agent.layout.scratch(job),
             log: agent.job_log(&job),

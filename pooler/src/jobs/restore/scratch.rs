@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_postgres::{Postmaster, StopTimeouts, restore_auto_conf, running, stop};
+use cellar_postgres::{Postmaster, StopTimeouts, remove_left_memory, restore_auto_conf, running, stop};
 use cellar_system::is_same_place;
 
 /// Stops the private instance of a data directory at once, and removes its private directories. The data stays, with
@@ -15,6 +15,10 @@ pub(crate) async fn stop_and_remove_scratch(data: &Path, scratch: &Path) {
             // A member's next start puts it back.
             tracing::warn!(data = %data.display(), %error, "its settings are not put back");
         }
+    }
+    // A server that was killed leaves its memory, and no next start in this directory may come to remove it.
+    if let Err(error) = remove_left_memory(data) {
+        tracing::warn!(data = %data.display(), %error, "shared memory stays behind");
     }
     remove_directory(scratch).await;
 }
