@@ -3,6 +3,7 @@
 //! A restore keeps the old data by renaming the data directory, and makes the new data beside it. That needs a plain
 //! directory whose files are all in it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cellar_api::v1::RestoreObstacle;
@@ -72,8 +73,13 @@ fn layout_among(data: &Path, mounts: &[PathBuf]) -> Vec<Obstacle> {
     let shown = data.display();
     if let Ok(place) = std::fs::read_link(data) {
         found.push(Obstacle {
-            what: format!("{shown} is a symbolic link to {}, so the data cannot be kept beside it", place.display()),
-            remedy: "restore with `--in-place`, or make the cell's directory a link rather than pg_data in it".to_owned(),
+            what: format!(
+                "{shown} is a symbolic link to {}, so the data cannot be kept beside it",
+                place.display()
+            ),
+            remedy:
+                "restore with `--in-place`, or make the cell's directory a link rather than pg_data in it"
+                    .to_owned(),
             in_place_too: false,
         });
     }
@@ -108,7 +114,9 @@ fn links(data: &Path) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(data).into_iter().flatten().flatten();
     let mut found: Vec<(String, PathBuf)> = entries
         .filter(|entry| entry.path().is_symlink() && entry.path().is_dir())
-        .filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), std::fs::read_link(entry.path()).ok()?)))
+        .filter_map(|entry| {
+            Some((entry.file_name().to_string_lossy().into_owned(), std::fs::read_link(entry.path()).ok()?))
+        })
         .collect();
     found.sort();
     found
@@ -117,6 +125,22 @@ fn links(data: &Path) -> Vec<(String, PathBuf)> {
 /// Where the WAL of a data directory is, when `pg_wal` is a link.
 pub(crate) fn wal_directory(data: &Path) -> Option<PathBuf> {
     std::fs::read_link(data.join(WAL)).ok()
+}
+
+/// Makes the link `pg_wal` this user's, if it is a link. pgBackRest changes the owner of the links that it restores, and
+/// only root may do so with a link that root has made.
+pub(crate) fn own_wal_link(data: &Path) -> std::io::Result<()> {
+    let link = data.join(WAL);
+    let Ok(place) = std::fs::read_link(&link) else { return Ok(()) };
+    if std::fs::symlink_metadata(&link)?.uid() == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    let new = data.join("pg_wal.cellar-link");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => std::os::unix::fs::symlink(place, &new)?,
+    }
+    cellar_system::rename(&new, &link)
 }
 
 /// The tablespaces of a data directory that lie outside it: the link, and where it leads.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use cellar_system::{Process, is_same_place, last_lines, last_lines_of};
 use nix::sys::signal::Signal;
 
-use crate::command::{MAX_QUOTED_LINES, run};
 use crate::auto_conf::set_aside;
+use crate::command::{MAX_QUOTED_LINES, run};
 use crate::configure::{InstanceConfig, configure, replace_file};
 use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;

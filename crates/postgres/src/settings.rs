@@ -91,7 +91,8 @@ pub(crate) fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresEr
 
 /// The directory of a unix socket as a setting: a path that a socket's name fits behind.
 pub(crate) fn socket_directory(path: &Path, port: u16) -> Result<&str, PostgresError> {
-    let invalid = |reason| PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason };
+    let invalid =
+        |reason| PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason };
     let sockets = text("unix_socket_directories", path)?;
     if sockets.contains([',', '"']) {
         // The setting is a list; quoting inside the quotes is not worth supporting.

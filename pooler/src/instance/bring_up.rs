@@ -11,8 +11,8 @@ use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, 
 use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::instance::next_step::{Situation, Step, next_step};
-use crate::instance::seeding_marker::Legacy;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
+use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{install_successor, keep_old_data};
 use crate::instance::{incarnation, leadership, seed, seeding_marker};
 use crate::repository::stanza;

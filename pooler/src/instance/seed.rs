@@ -10,6 +10,7 @@ use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, in
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
+use crate::data_layout::own_wal_link;
 use crate::instance::seeding_marker::{Legacy, begin, mark_restored};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::repository::reader::Repo;
@@ -124,6 +125,7 @@ pub(crate) async fn restore(
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
     }
     remove_stale_pid_file(&data)?;
+    own_wal_link(&data).map_err(disk(&data))?;
     let config = write_bootstrap(agent, database, card)?;
     let set = Some(backup.label.clone());
     let wal_directory = legacy.wal_directory.map(|path| path.display().to_string());

@@ -18,7 +18,8 @@ pub(crate) fn check_no_shared_tablespaces(agent: &Agent) -> Result<(), Refusal> 
     let own = agent.layout.data();
     let others: Vec<(String, PathBuf)> = {
         let view = agent.mirror.view();
-        let others = view.poolers.values().filter(|card| card.cell != agent.cell || card.database != agent.database);
+        let others =
+            view.poolers.values().filter(|card| card.cell != agent.cell || card.database != agent.database);
         others.map(|card| (card.cell.to_string(), PathBuf::from(&card.data_directory))).collect()
     };
     match others.iter().find_map(|(cell, data)| Some((cell, shared(&own, data)?))) {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure, ensure_roles,
-    inspect, reload, running, stop,
+    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
+    ensure_roles, inspect, reload, running, stop,
 };
 use cellar_system::is_same_place;
 
@@ -159,7 +159,10 @@ impl Supervisor {
         }
         if is_private(&postmaster, card) {
             // A job's, whose process was killed: no client reaches it, and no job goes on with it.
-            tracing::warn!(pid = postmaster.pid, "a private instance runs in the data directory; stopping it");
+            tracing::warn!(
+                pid = postmaster.pid,
+                "a private instance runs in the data directory; stopping it"
+            );
             stop(data, &StopTimeouts::immediate()).await?;
             return Ok(Outcome::Progress);
         }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
-    Target,
+    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
+    SurveyedBackup, Target,
 };
 use cellar_system::available_memory;
 
@@ -43,7 +43,12 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     remove_directory(&home).await;
     let result = outcome?;
     let names = |is_named: fn(&DrillCheck) -> bool| {
-        result.checks.iter().filter(|check| is_named(check)).map(|check| check.name.as_str()).collect::<Vec<_>>()
+        result
+            .checks
+            .iter()
+            .filter(|check| is_named(check))
+            .map(|check| check.name.as_str())
+            .collect::<Vec<_>>()
     };
     let (failed, not_run) =
         (names(|check| !check.passed && !check.could_not_run), names(|check| check.could_not_run));

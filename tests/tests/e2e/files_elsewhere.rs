@@ -43,7 +43,10 @@ fn restore_of_a_mounted_data_directory_is_refused_before_the_fence() {
     for plan in [&["restore", "--latest", "--plan"][..], &["restore", "--latest", "--yes"]] {
         let refused = cluster.try_cellar(plan);
         assert_eq!(refused.code, 3, "{refused:?}");
-        assert!(refused.stderr.contains("UNSUPPORTED") && refused.stderr.contains("mount point"), "{refused:?}");
+        assert!(
+            refused.stderr.contains("UNSUPPORTED") && refused.stderr.contains("mount point"),
+            "{refused:?}"
+        );
         assert!(refused.stderr.contains("--in-place"), "{refused:?}");
     }
     cluster.sql("zone1", "INSERT INTO t VALUES (2)");
@@ -81,7 +84,7 @@ fn wal_on_another_disk_stays_there() {
 
     let refused = cluster.try_cellar(&["restore", "--latest", "--yes"]);
     assert!(refused.code == 3 && refused.stderr.contains("pg_wal"), "{refused:?}");
-    cluster.cellar(&["restore", "--latest", "--in-place", "--yes"]);
+    cluster.cellar(&["restore", "--latest", "--in-place", "--onto", "zone1", "--yes"]);
     assert_eq!(cluster.sql("zone1", "SELECT count(*) FROM t"), "1");
     cluster.wait_streaming("zone2");
     stays();

@@ -30,7 +30,8 @@ fn settings_that_the_primary_raised_reach_copies_and_members() {
     assert!(note.contains("max_connections is 100 here, and the primary has 200"), "{note}");
 
     // The backup is from before the change; the WAL behind it demands more.
-    let job = cluster.json(&["drill", "--on", "zone1", "--max-rate", "0", "--check", "SELECT count(*) = 1 FROM a"]);
+    let job =
+        cluster.json(&["drill", "--on", "zone1", "--max-rate", "0", "--check", "SELECT count(*) = 1 FROM a"]);
     assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
     // So does a new member that is made from it.
     cluster.cellar(&["rebuild", "zone2"]);
@@ -71,7 +72,9 @@ fn member_that_cannot_stream_is_not_called_rebuilt() {
     let job = cluster.json(&["rebuild", "zone2", "--no-wait"]);
     let id = job["id"].as_str().expect("a job").to_owned();
     let log = cluster.directory().join("zone2/log/postgres.log");
-    let refusals = || std::fs::read_to_string(&log).unwrap_or_default().matches("\"no_such_slot\" does not exist").count();
+    let refusals = || {
+        std::fs::read_to_string(&log).unwrap_or_default().matches("\"no_such_slot\" does not exist").count()
+    };
     wait_for("five attempts to stream", Duration::from_secs(120), || {
         let job = cluster.job(&id);
         assert_ne!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");

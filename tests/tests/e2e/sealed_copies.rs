@@ -88,7 +88,10 @@ pub(crate) fn restart(cluster: &Cluster, cell: &str) {
 /// The rows of table `t` that a restart reads from disk.
 fn rows_after_restart(cluster: &Cluster) -> String {
     restart(cluster, "zone1");
-    cluster.sql("zone1", "SELECT string_agg(v || '=' || n, ',' ORDER BY v) FROM (SELECT v, count(*) AS n FROM t GROUP BY v) s")
+    cluster.sql(
+        "zone1",
+        "SELECT string_agg(v || '=' || n, ',' ORDER BY v) FROM (SELECT v, count(*) AS n FROM t GROUP BY v) s",
+    )
 }
 
 #[test]
@@ -168,7 +171,9 @@ fn drill_is_not_touched_by_what_the_database_is_configured_to_do() {
     std::fs::write(&main, text).unwrap();
     restart(&cluster, "zone1");
     let writes = |statement: &str| sql(&format!("SET TRANSACTION READ WRITE; {statement}"));
-    writes("CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no DDL today''; END'");
+    writes(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no DDL today''; END'",
+    );
     writes("ALTER DATABASE postgres SET default_transaction_read_only = on");
     writes("ALTER ROLE cellar_monitor SET statement_timeout = '1ms'");
     writes("CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()");
@@ -181,7 +186,8 @@ fn drill_is_not_touched_by_what_the_database_is_configured_to_do() {
     let logs = picture(&outside.join("log")).len();
 
     let rows = "SELECT count(*) = 1001 FROM t";
-    let id = crate::drills::begin(&cluster, &["--on", "zone1", "--check", crate::drills::LONG, "--skip-amcheck"]);
+    let id =
+        crate::drills::begin(&cluster, &["--on", "zone1", "--check", crate::drills::LONG, "--skip-amcheck"]);
     let postmaster = postmaster_of_drill(&cluster, &id);
     // Shared pages count once for each process, so the true sum is smaller.
     let rss: u64 = cellar_tests::children_named(postmaster, "postgres")
@@ -221,7 +227,8 @@ fn shared_memory(postmaster: i32) -> Vec<String> {
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let path = *fields.get(5)?;
-            (path.starts_with("/SYSV") || path.starts_with("/dev/shm/PostgreSQL")).then(|| fields[4].to_owned())
+            (path.starts_with("/SYSV") || path.starts_with("/dev/shm/PostgreSQL"))
+                .then(|| fields[4].to_owned())
         })
         .collect()
 }
@@ -234,12 +241,18 @@ fn segments() -> Vec<String> {
 #[test]
 fn killed_copy_leaves_no_shared_memory() {
     let cluster = Cluster::up("zone1");
-    let id = crate::drills::begin(&cluster, &["--on", "zone1", "--check", crate::drills::LONG, "--skip-amcheck"]);
+    let id =
+        crate::drills::begin(&cluster, &["--on", "zone1", "--check", crate::drills::LONG, "--skip-amcheck"]);
     let postmaster = postmaster_of_drill(&cluster, &id);
     let memory = shared_memory(postmaster);
-    assert_eq!(memory.len(), 1, "the segment that keeps two servers apart, and nothing in /dev/shm: {memory:?}");
+    assert_eq!(
+        memory.len(),
+        1,
+        "the segment that keeps two servers apart, and nothing in /dev/shm: {memory:?}"
+    );
     assert!(segments().contains(&memory[0]));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(postmaster), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(postmaster), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     cluster.ended(&id);
     eventually("its memory to be removed", || !segments().contains(&memory[0]));
 }
@@ -263,7 +276,9 @@ fn recovery_that_lacks_wal_ends_in_time_and_the_database_is_as_before() {
     });
     // The segment before the newest: without it the end cannot be reached.
     let mut files: Vec<PathBuf> = picture(&archived).into_iter().map(|(path, _)| path).collect();
-    files.retain(|path| path.file_name().is_some_and(|name| name.len() > 40 && !name.to_string_lossy().contains("backup")));
+    files.retain(|path| {
+        path.file_name().is_some_and(|name| name.len() > 40 && !name.to_string_lossy().contains("backup"))
+    });
     files.sort();
     let missing = files[files.len() - 2].clone();
     std::fs::rename(&missing, missing.with_extension("away")).unwrap();

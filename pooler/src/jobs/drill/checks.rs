@@ -92,7 +92,9 @@ fn program_check(
     is_found: impl Fn(&str, &str) -> bool,
 ) -> DrillCheck {
     match result {
-        Ok(text) => DrillCheck { name: name.to_owned(), passed: true, could_not_run: false, detail: detail(&text) },
+        Ok(text) => {
+            DrillCheck { name: name.to_owned(), passed: true, could_not_run: false, detail: detail(&text) }
+        }
         Err(PostgresError::CommandFailed { status, output, .. }) if is_found(&status, &output) => {
             DrillCheck { name: name.to_owned(), passed: false, could_not_run: false, detail: detail(&output) }
         }
@@ -116,7 +118,8 @@ const IN_THE_WAY: [&str; 8] = [
 
 /// Whether every error of an output is of something [`IN_THE_WAY`].
 fn is_only_in_the_way(output: &str) -> bool {
-    let mut errors = output.lines().filter(|line| line.contains("ERROR:") || line.contains("FATAL:")).peekable();
+    let mut errors =
+        output.lines().filter(|line| line.contains("ERROR:") || line.contains("FATAL:")).peekable();
     let is_one = |line: &str| IN_THE_WAY.iter().any(|text| line.contains(text));
     if errors.peek().is_none() { is_one(output) } else { errors.all(is_one) }
 }
@@ -126,9 +129,12 @@ fn is_only_in_the_way(output: &str) -> bool {
 /// copy is removed afterwards, and the checks are of its data.
 async fn forget_the_databases_rules(endpoint: &Endpoint) -> Result<(), PostgresError> {
     execute(endpoint, "DELETE FROM pg_db_role_setting", SETUP_TIMEOUT).await?;
-    let databases =
-        query(endpoint, "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2", SETUP_TIMEOUT)
-            .await?;
+    let databases = query(
+        endpoint,
+        "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2",
+        SETUP_TIMEOUT,
+    )
+    .await?;
     for database in databases.iter().filter_map(|row| row.first()?.as_deref()) {
         execute_in(endpoint, database, "UPDATE pg_event_trigger SET evtenabled = 'D'", SETUP_TIMEOUT).await?;
     }

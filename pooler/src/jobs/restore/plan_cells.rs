@@ -71,7 +71,10 @@ pub(crate) async fn plan_cells(
         }
         let needs = if params.in_place { 0 } else { needed };
         if free.is_none() {
-            warnings.push(format!("the instance of {} does not answer, so its room and how its files lie are not known", card.cell));
+            warnings.push(format!(
+                "the instance of {} does not answer, so its room and how its files lie are not known",
+                card.cell
+            ));
         }
         if let Some(free) = free.filter(|free| *free < needs) {
             short.push(format!("{} has {free} of {needs} bytes", card.cell));

@@ -112,7 +112,7 @@ impl<'a> PrivateInstance<'a> {
             "{} --config={} --stanza={} --pg1-path={} --lock-path={} --no-archive-async archive-get \"$name\" \"$target\"",
             shell_quoted(&self.agent.pgbackrest.binary.to_string_lossy()),
             shell_quoted(&self.card.config_path),
-            shell_quoted(&self.database.stanza.to_string()),
+            shell_quoted(self.database.stanza.as_str()),
             shell_quoted(&self.data.to_string_lossy()),
             shell_quoted(&self.lock_directory().to_string_lossy()),
         );
@@ -211,7 +211,8 @@ impl<'a> PrivateInstance<'a> {
         for link in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink()) {
             let place = std::fs::read_link(&link).map_err(|error| self.failed("reading a link", &error))?;
             if !self.tablespaces.as_ref().is_some_and(|ours| is_inside(&place, ours)) {
-                let message = format!("the copy has a tablespace in {}, whose files others may use", place.display());
+                let message =
+                    format!("the copy has a tablespace in {}, whose files others may use", place.display());
                 return Err(Refusal::new(Code::Unsupported, message)
                     .hint("restore by hand with `pgbackrest restore --tablespace-map`; a drill works")
                     .into());

@@ -162,7 +162,8 @@ async fn make_copy(
     if params.set.is_some() {
         // The backup has another member's settings. What concerned that member alone is not this one's.
         copy.leave().await;
-        let own = if params.in_place { seeding_marker::legacy(agent) } else { Legacy::of(&agent.layout.data()) };
+        let own =
+            if params.in_place { seeding_marker::legacy(agent) } else { Legacy::of(&agent.layout.data()) };
         take_over_settings(&copy.data, &own.own_settings)
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }

@@ -238,7 +238,9 @@ impl PrivateInstance<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(self.failed("recovering", &format!("the WAL raises settings more than {MAX_STARTS} times")).into())
+        Err(self
+            .failed("recovering", &format!("the WAL raises settings more than {MAX_STARTS} times"))
+            .into())
     }
 
     async fn follow(
@@ -434,7 +436,9 @@ mod tests {
         let first = Awaited::update(None, &waiting("000000020000000000000005")).unwrap();
         let begun = first.since;
         let mut awaited = Some(first);
-        for title in [waiting("000000010000000000000005"), StartupTitle::Other, waiting("000000020000000000000005")] {
+        for title in
+            [waiting("000000010000000000000005"), StartupTitle::Other, waiting("000000020000000000000005")]
+        {
             awaited = Awaited::update(awaited, &title);
             assert_eq!(awaited.as_ref().unwrap().since, begun);
         }

@@ -81,7 +81,8 @@ impl WalGate<'_> {
     /// newer. Returns the numbers, in order.
     fn link_what_is_there(&self) -> std::io::Result<Vec<u64>> {
         let wal = self.data.join("pg_wal");
-        let names = std::fs::read_dir(&wal)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let names =
+            std::fs::read_dir(&wal)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let first = self.size.number_of(self.redo);
         let mut segments: Vec<(Segment, String)> = names
             .filter_map(|name| Some((self.size.parse_file_name(&name)?, name)))
@@ -114,7 +115,8 @@ impl WalGate<'_> {
         if numbers.first() == Some(&self.size.number_of(self.redo)) {
             command.arg(format!("--start={}", self.redo));
         }
-        command.args(numbers.iter().filter_map(|number| self.link(*number).file_name().map(ToOwned::to_owned)));
+        command
+            .args(numbers.iter().filter_map(|number| self.link(*number).file_name().map(ToOwned::to_owned)));
         let (found, is_whole) = match run(command, SEARCH_TIMEOUT).await {
             Ok(output) => (output.stdout, true),
             Err(PostgresError::CommandFailed { stdout, output, .. })
@@ -194,9 +196,12 @@ pub(super) fn why_refused(directory: &Path) -> Option<JobError> {
 }
 
 fn unsearchable(why: &str) -> JobError {
-    Refusal::new(Code::PostgresFailed, format!("the WAL cannot be searched before its replay: {}", why.trim()))
-        .hint("is pg_waldump beside PostgreSQL's other programs, and the segment undamaged?")
-        .into()
+    Refusal::new(
+        Code::PostgresFailed,
+        format!("the WAL cannot be searched before its replay: {}", why.trim()),
+    )
+    .hint("is pg_waldump beside PostgreSQL's other programs, and the segment undamaged?")
+    .into()
 }
 
 /// The refusal for what `pg_waldump` has found of tablespaces; none when no place outside the data directory is named.

@@ -34,7 +34,11 @@ fn what_is_in_the_way_of_a_check_is_not_damage() {
     assert!(amcheck("exit status: 2", library));
     let both = format!("{library}\n    ERROR:  item order invariant violated");
     assert!(!amcheck("exit status: 2", &both));
-    let slow = PostgresError::CommandTimeout { program: AMCHECK.into(), after: CHECK_TIMEOUT, output: String::new() };
+    let slow = PostgresError::CommandTimeout {
+        program: AMCHECK.into(),
+        after: CHECK_TIMEOUT,
+        output: String::new(),
+    };
     assert!(program_check(AMCHECK, Err(slow), |_, _| true).could_not_run);
 }
 
