@@ -5,13 +5,11 @@
 //!
 //! The files are the operator's and may be in any encoding: they are read and written as bytes.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use cellar_system::rename;
 
-use crate::configure::replace_file;
+use crate::config_file::{read, replace_file};
 use crate::error::PostgresError;
 
 /// The file's name.
@@ -40,15 +38,6 @@ const MEMBERS_OWN: [(&str, &str); 11] = [
 /// The settings of [`MEMBERS_OWN`] that every supported version has.
 fn resettable() -> impl Iterator<Item = (&'static str, &'static str)> {
     MEMBERS_OWN.into_iter().filter(|(name, _)| *name != "promote_trigger_file")
-}
-
-/// The content of a file that may be missing.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, PostgresError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(PostgresError::io("read", path)(error)),
-    }
 }
 
 /// The name of the setting that a line of a configuration file sets; empty for a comment and an empty line.
@@ -143,6 +132,7 @@ pub fn take_over_settings(data_directory: &Path, own: &[u8]) -> Result<(), Postg
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn directory(main: &str, auto: &[u8]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();

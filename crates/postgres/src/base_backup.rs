@@ -8,7 +8,8 @@ use cellar_model::{SystemIdentifier, Timeline};
 
 use crate::auto_conf::take_over_settings;
 use crate::command::run;
-use crate::configure::{InstanceConfig, configure, replace_file};
+use crate::config_file::replace_file;
+use crate::configure::{InstanceConfig, configure};
 use crate::control_data::ControlData;
 use crate::data_directory::{DataDirectory, inspect};
 use crate::draft::Draft;

@@ -6,9 +6,8 @@
 
 use std::path::Path;
 
-use cellar_system::AtomicFile;
-
-use crate::auto_conf::{self, read, restore_auto_conf};
+use crate::auto_conf::{self, restore_auto_conf};
+use crate::config_file::{read, replace_file};
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
 use crate::settings::Settings;
@@ -43,12 +42,6 @@ pub struct InstanceConfig {
     pub os_user: String,
     /// Where standbys may connect from; see [`render_hba`].
     pub replication_from: Vec<String>,
-}
-
-/// Replaces a file when its content, mode or owner differs: mode 0600, owned by the directory's owner.
-pub(crate) fn replace_file(path: &Path, content: impl AsRef<[u8]>) -> Result<bool, PostgresError> {
-    let file = AtomicFile::new(path).owner_of_directory();
-    file.replace_if_changed(content).map_err(PostgresError::io("write", path))
 }
 
 /// `postgresql.conf` with the include; `None` when it has it. The file may be in any encoding.

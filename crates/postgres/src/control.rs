@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::auto_conf::set_aside;
 use crate::command::{MAX_QUOTED_LINES, run};
-use crate::configure::{InstanceConfig, configure, replace_file};
+use crate::config_file::replace_file;
+use crate::configure::{InstanceConfig, configure};
 use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;
 use crate::postmaster::{Postmaster, find, lock_file, processes, running, signal};

@@ -6,6 +6,7 @@
 mod auto_conf;
 mod base_backup;
 mod command;
+mod config_file;
 mod configure;
 mod conninfo;
 mod control;

@@ -197,7 +197,7 @@ fn drill_is_not_touched_by_what_the_database_is_configured_to_do() {
         .sum();
     assert!(rss < MAX_RSS_KIB, "{rss} KiB");
     cluster.cellar(&["jobs", "cancel", &id]);
-    cluster.ended(&id);
+    let _ = cluster.ended(&id);
 
     let written = "INSERT INTO t VALUES (2000) RETURNING i = 2000";
     let job = drill(&cluster, &["--on", "zone1", "--check", rows, "--check", written]);
@@ -253,7 +253,7 @@ fn killed_copy_leaves_no_shared_memory() {
     assert!(segments().contains(&memory[0]));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(postmaster), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
-    cluster.ended(&id);
+    let _ = cluster.ended(&id);
     eventually("its memory to be removed", || !segments().contains(&memory[0]));
 }
 
