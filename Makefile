@@ -4,7 +4,10 @@ CARGO ?= cargo
 # The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed sim clean deps
+# Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
+SIM = RUSTFLAGS="--cfg tokio_unstable" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
+
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed sim soak clean deps
 
 all: build
 
@@ -43,11 +46,20 @@ docs: deps
 
 ## ci: what a change must pass
 ci: deps fmt lint docs
+	$(MAKE) sim
 	$(MAKE) test
 
 ## test-mixed: a tour in clusters of this build and another: make test-mixed OLDER=DIRECTORY
 test-mixed: release
 	@scripts/mixed-versions.sh $(OLDER) target/release
+
+## sim: simulated clusters under faults, a million steps: make sim [SECONDS=600] [SEED=9]
+sim: deps
+	@$(SIM) $(if $(SEED),--only --seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+
+## soak: the simulation without end, from a seed that differs each time
+soak: deps
+	@$(SIM) --seconds 0 --keep-going --seed $$(date +%s)000
 
 ## bench: one line per figure, release build
 bench: release

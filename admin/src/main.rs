@@ -39,9 +39,9 @@ struct Arguments {
     /// Directory with ca.crt, multiadmin.crt and multiadmin.key.
     #[arg(long)]
     tls_dir: PathBuf,
-    /// Where the gRPC API listens.
-    #[arg(long)]
-    listen: SocketAddr,
+    /// Where the gRPC API listens; may be given several times.
+    #[arg(long, required = true)]
+    listen: Vec<SocketAddr>,
     /// Directory with ca.crt and ca.key of a signer that the cluster's authority has certified. With it, certificates
     /// are renewed after two thirds of their lifetime; without it, renew them with `cellar certs rotate`.
     #[arg(long)]
@@ -96,7 +96,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::warn!("etcd does not answer; requests get UNAVAILABLE until it does");
     }
     let revoked = Revoked::default();
-    let listener = MtlsListener::bind(listen, config.clone()).await?.ending_revoked(revoked.clone());
+    let listener = MtlsListener::bind_all(&listen, config.clone()).await?.ending_revoked(revoked.clone());
     tracing::info!(%cluster, listen = %listener.local_addr()?, "multiadmin serves");
     let certificates = Certificates {
         admin: admin.clone(),

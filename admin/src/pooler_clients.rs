@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
-use cellar_model::{CellName, Code, DatabaseName, Pooler, Refusal};
+use cellar_model::{CellName, Code, DatabaseName, HostName, Pooler, Refusal};
 use cellar_tls::ClientTls;
 use cellar_topology::View;
 use tonic::transport::Channel;
@@ -38,7 +38,7 @@ pub fn dial_with_tls(directory: PathBuf) -> Arc<Dial> {
             &directory.join("multiadmin.key"),
         )
         .map_err(|error| error.to_string())?
-        .domain_name(&pooler.host);
+        .domain_name(pooler.host.as_str());
         let address = format!("{}:{}", pooler.host, pooler.grpc_port);
         let endpoint = tls.endpoint(&address, None).map_err(|error| error.to_string())?;
         Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).connect_lazy())
@@ -48,7 +48,7 @@ pub fn dial_with_tls(directory: PathBuf) -> Arc<Dial> {
 type PoolerId = (DatabaseName, CellName);
 
 struct OpenChannel {
-    host: String,
+    host: HostName,
     port: u16,
     last_used: Instant,
     channel: Channel,

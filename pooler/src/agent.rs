@@ -17,6 +17,7 @@ use cellar_tls::{ReloadableServerConfig, Revoked};
 use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
 
+use crate::listening::Listening;
 use crate::member::Member;
 use crate::report::Report;
 
@@ -60,6 +61,8 @@ pub(crate) struct Agent {
     pub(crate) revoked: Revoked,
     /// The revocation list that was last read.
     pub(crate) revocations_seen: RefCell<String>,
+    /// What the cell's servers listen on.
+    pub(crate) listening: RefCell<Listening>,
     /// Set while a job has the instance to itself; the supervisor does nothing meanwhile.
     pub(crate) held: Cell<bool>,
 }
@@ -72,7 +75,21 @@ impl Deref for Agent {
     }
 }
 
+/// How long the name of this host may take to resolve. Then what was known before stays in use.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Agent {
+    /// Finds out where this cell's servers are to listen now: the hosts file may have changed.
+    pub(crate) async fn refresh_listening(&self, card: &Pooler) {
+        let card = card.clone();
+        let resolving = tokio::task::spawn_blocking(move || Listening::of(&card));
+        let Ok(Ok(Some(found))) = tokio::time::timeout(RESOLVE_TIMEOUT, resolving).await else { return };
+        if *self.listening.borrow() != found {
+            tracing::info!(?found, "this cell's servers listen");
+            self.listening.replace(found);
+        }
+    }
+
     /// The database's record.
     fn database_record(&self) -> Option<Database> {
         self.mirror.view().databases.get(&self.database).cloned()
@@ -135,7 +152,7 @@ impl Agent {
         let view = self.mirror.view();
         view.poolers
             .values()
-            .find(|card| card.database == self.database && card.host == host && card.postgres_port == port)
+            .find(|card| card.database == self.database && *card.host == *host && card.postgres_port == port)
             .map(|card| card.cell.clone())
     }
 

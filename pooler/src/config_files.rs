@@ -55,6 +55,11 @@ fn passphrase(agent: &Agent, database: &Database) -> Result<Option<Secret>, Conf
     Ok(database.repo_cipher.map(read).transpose()?)
 }
 
+/// The card with the address that pgBackRest's server is to listen on.
+fn with_server_address(agent: &Agent, card: &Pooler) -> Pooler {
+    Pooler { listen: agent.listening.borrow().pgbackrest(), ..card.clone() }
+}
+
 /// Brings `pgbackrest.conf` up to date with the topology; true when it changed.
 pub(crate) fn sync_pgbackrest(
     agent: &Agent,
@@ -67,7 +72,8 @@ pub(crate) fn sync_pgbackrest(
     let auth = database.stanza.as_str();
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
-    let input = ConfigInput { database, local: card, others: &others, tls_server_auth: auth, passphrase };
+    let local = &with_server_address(agent, card);
+    let input = ConfigInput { database, local, others: &others, tls_server_auth: auth, passphrase };
     let text = render_full(&input)?;
     write_if_changed(Path::new(&card.config_path), &text)
 }
@@ -82,7 +88,8 @@ pub(crate) fn write_bootstrap(
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
     let auth = database.stanza.as_str();
-    let input = ConfigInput { database, local: card, others: &[], tls_server_auth: auth, passphrase };
+    let local = &with_server_address(agent, card);
+    let input = ConfigInput { database, local, others: &[], tls_server_auth: auth, passphrase };
     write_if_changed(&path, &render_bootstrap(&input)?)?;
     Ok(path)
 }
@@ -159,7 +166,7 @@ pub(crate) fn instance_config(
     Ok(InstanceConfig {
         settings: Settings {
             port: card.postgres_port,
-            listen_addresses: if card.listen == "0.0.0.0" { "*".to_owned() } else { card.listen.clone() },
+            listen_addresses: agent.listening.borrow().postgres(),
             socket_directory: PathBuf::from(&card.socket_directory),
             tls: Some(TlsFiles {
                 certificate: tls.join("server.crt"),

@@ -20,6 +20,7 @@ mod data_layout;
 mod disk;
 mod instance;
 mod jobs;
+mod listening;
 mod member;
 mod peers;
 mod report;
@@ -29,6 +30,7 @@ mod start;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};
+pub use jobs::claim_lease::ClaimLease;
 pub use jobs::control::{Control, Interruption, interrupted_ending};
 pub use jobs::lanes::{JobRunner, run_lanes};
 pub use member::Member;

@@ -27,7 +27,7 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
     let client = ClientTls::from_files(files[0], files[1], files[2]).map_err(|error| no_answer(&error))?;
     let address = format!("{}:{}", card.host, card.grpc_port);
     let endpoint = client
-        .domain_name(&card.host)
+        .domain_name(card.host.as_str())
         .endpoint(&address, Some(LIVE_STATUS_TIMEOUT))
         .map_err(|error| no_answer(&error))?;
     let ask = async {

@@ -4,6 +4,7 @@
 //! `services::reporter` puts them into the status in etcd.
 
 use cellar_model::{InstanceState, PgbackrestName};
+use cellar_pgbackrest::Version;
 use jiff::Timestamp;
 
 /// The parts of the status that are not read from PostgreSQL.
@@ -17,8 +18,8 @@ pub(crate) struct Report {
     pub(crate) tls_server_up: bool,
     /// The names of the clients that the pgBackRest TLS server admits.
     pub(crate) tls_server_accepts: Vec<PgbackrestName>,
-    /// pgBackRest's version.
-    pub(crate) pgbackrest_version: String,
+    /// pgBackRest's version, as it was when this agent began.
+    pub(crate) pgbackrest_version: Option<Version>,
     /// When the first of this cell's certificates expires.
     pub(crate) certificate_expiry: Option<Timestamp>,
     /// Why new certificates are not in use; empty when they are.

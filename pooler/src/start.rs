@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cellar_model::{CellLayout, Keyspace};
+use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
 use cellar_system::{OsUser, shutdown_requested};
@@ -21,10 +21,6 @@ use crate::instance::supervisor;
 use crate::jobs::worker;
 use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
-
-/// Seconds without renewal after which this process counts as dead: short enough that a dead cell is shown soon, long
-/// enough for a restart of etcd.
-const LEASE_TTL: u32 = 10;
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,7 +50,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         epoch: epoch(),
         store,
         mirror,
-        lease: LeaseKeeper::start(kv, LEASE_TTL),
+        lease: LeaseKeeper::start(kv, CLAIM_LEASE_SECONDS),
     });
     let agent = Rc::new(Agent {
         cluster: arguments.cluster.clone(),
@@ -74,11 +70,15 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         grpc_tls: RefCell::default(),
         revoked: Revoked::default(),
         revocations_seen: RefCell::default(),
+        listening: RefCell::default(),
         held: Cell::new(false),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;
     until_ready(&agent).await;
+    if let Ok((card, _)) = agent.assignment() {
+        agent.refresh_listening(&card).await;
+    }
     let (stop, stopping) = watch::channel(false);
     let mut jobs = tokio::task::spawn_local(worker::work(Rc::clone(&agent), stopping));
     let loops = [
@@ -151,7 +151,7 @@ async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     // A user who can enter this directory can connect to PostgreSQL's socket.
     private_directory(&layout.sockets(), OTHERS)?;
     let version = agent.pgbackrest.version().await?;
-    agent.update_report(|report| report.pgbackrest_version = version);
+    agent.update_report(|report| report.pgbackrest_version = Some(version));
     Ok(())
 }
 

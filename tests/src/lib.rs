@@ -6,6 +6,7 @@ mod machine;
 pub use cluster::admin::Instance;
 pub use cluster::local::Cluster;
 pub use machine::listening::listening_of;
+pub use machine::namespace::Namespace;
 pub use machine::place::keep_clusters_on_disk;
 pub use machine::process::{
     children_named, command_line, cpu_time, is_alive, main_process, open_files, peak_rss_kib, processes_with,

@@ -11,6 +11,7 @@
 //! refused: the others are in use.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -61,10 +62,10 @@ impl Default for HandshakeLimits {
     }
 }
 
-/// A listening socket that accepts only peers with a certificate of the cluster's authority.
+/// Listening sockets that accept only peers with a certificate of the cluster's authority.
 #[derive(Debug)]
 pub struct MtlsListener {
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     config: ReloadableServerConfig,
     limits: HandshakeLimits,
     connections: ConnectionLimits,
@@ -77,9 +78,27 @@ impl MtlsListener {
     /// # Errors
     /// [`TlsError::Bind`], which names the port.
     pub async fn bind(addr: SocketAddr, config: ReloadableServerConfig) -> Result<Self> {
-        let listener = TcpListener::bind(addr).await.map_err(|source| TlsError::Bind { addr, source })?;
+        Self::bind_all(&[addr], config).await
+    }
+
+    /// Listens on all of these addresses but those that this host does not have, unless it has none of them.
+    ///
+    /// # Errors
+    /// [`TlsError::Bind`], which names the port.
+    pub async fn bind_all(addrs: &[SocketAddr], config: ReloadableServerConfig) -> Result<Self> {
+        let (mut listeners, mut missing) = (Vec::new(), None);
+        for &addr in addrs {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => listeners.push(listener),
+                Err(source) if is_missing(&source) => missing = Some(TlsError::Bind { addr, source }),
+                Err(source) => return Err(TlsError::Bind { addr, source }),
+            }
+        }
+        if let Some(error) = missing.filter(|_| listeners.is_empty()) {
+            return Err(error);
+        }
         let (limits, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
-        Ok(Self { listener, config, limits, connections, revoked: Revoked::default() })
+        Ok(Self { listeners, config, limits, connections, revoked: Revoked::default() })
     }
 
     /// Ends connections, with all calls on them, when the peer's certificate becomes revoked. A peer whose certificate is
@@ -104,12 +123,12 @@ impl MtlsListener {
         self
     }
 
-    /// The address it listens on.
+    /// The address it listens on, the first of several.
     ///
     /// # Errors
     /// When the system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()
     }
 
     /// Starts accepting, for tonic's `serve_with_incoming` or
@@ -157,12 +176,14 @@ enum Failure {
 }
 
 async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
-    let MtlsListener { listener, config, limits, connections, revoked } = server;
+    let MtlsListener { listeners, config, limits, connections, revoked } = server;
     let connections = Connections::new(connections);
     let mut tasks: JoinSet<std::result::Result<(), Failure>> = JoinSet::new();
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let mut log = FailureLog::default();
+    let mut turn = 0_usize;
     loop {
+        turn = turn.wrapping_add(1);
         tokio::select! {
             Some(done) = tasks.join_next_with_id() => {
                 let id = match &done {
@@ -174,7 +195,7 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
                     log.record(&failure);
                 }
             }
-            accepted = listener.accept() => match accepted {
+            accepted = accept_any(&listeners, turn) => match accepted {
                 Ok((tcp, remote)) => {
                     while pending.len() >= limits.pending.max(1) {
                         evict(&mut pending);
@@ -193,6 +214,27 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
             }
         }
     }
+}
+
+/// Whether the host does not have the address, or no addresses of its kind.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+/// The next connection to any of the sockets. With each `turn` another one is asked first, so that none keeps the others
+/// from being accepted.
+async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let count = listeners.len();
+        let mut in_turn = (0..count).filter_map(|at| listeners.get((at + turn) % count));
+        let ready = in_turn.find_map(|listener| match listener.poll_accept(context) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 /// Ends the handshake least likely to become a connection.

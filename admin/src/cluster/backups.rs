@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{
     BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
-    JobKind, JobOutcome, JobSpec, JobState, Pooler, Refusal,
+    JobKind, JobOutcome, JobSpec, JobState, Mark, PROOF_ANNOTATION, Pooler, Refusal,
 };
 use cellar_topology::View;
 
@@ -105,7 +105,10 @@ impl Admin {
                 Err(refusal) if refusal.code == Code::UnknownBackup => return Err(refusal),
                 Err(refusal) => {
                     tracing::info!(cell = %pooler.cell, %refusal, "asking the next pooler for the backups");
-                    last = refusal.about("database", database);
+                    // What one found wrong with the repo says more than that another is away.
+                    if last.code != Code::PgbackrestFailed {
+                        last = refusal.about("database", database);
+                    }
                 }
             }
             if deadline.has_passed() {
@@ -153,10 +156,10 @@ fn readers(view: &View, database: &DatabaseName) -> Vec<Pooler> {
     readers.into_iter().map(|(_, _, pooler)| pooler.clone()).collect()
 }
 
-/// A backup with its source as our own job recorded it.
+/// A backup with its proof.
 ///
-/// Annotations name cell and job and prove nothing: anybody who writes to the repo can set them. `verified`
-/// comes from the result of the job that they name, and only if that result names this backup too.
+/// The mark that the proof wrote stands with the backup, and so outlives its job's record. A backup that is older than
+/// the mark is proven by the result of the job that it names, and only if that result names this backup too.
 fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::Backup {
     let annotation = |key: &str| backup.annotations.get(key).map(String::as_str).unwrap_or_default();
     let job: Option<JobId> = annotation(JOB_ANNOTATION).parse().ok();
@@ -164,13 +167,21 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
     let proven = job.and_then(|id| view.job(&id)).and_then(|job| {
         let Some(JobOutcome::Backup(result)) = job.result else { return None };
         let ours = job.record.database == *database
-            && job.state == JobState::Succeeded
+            && job.state.is_terminal()
             && result.label.as_str() == backup.label;
         ours.then_some(result.source)
     });
     backup.last_drill = last_drill(view, database, &backup.label);
     backup.job = job.map(|id| id.to_string()).unwrap_or_default();
-    backup.verified = proven.as_ref().is_some_and(|source| source.verified);
+    let mark = Mark::read(
+        backup.annotations.get(PROOF_ANNOTATION).map(String::as_str),
+        backup.annotations.get(JOB_ANNOTATION).map(String::as_str),
+    );
+    backup.verified = match mark {
+        Mark::Proven => true,
+        Mark::Unproven => false,
+        Mark::None => proven.as_ref().is_some_and(|source| source.verified),
+    };
     backup.cell = proven.map(|source| source.cell).or(cell).map(String::from).unwrap_or_default();
     backup
 }

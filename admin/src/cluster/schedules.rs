@@ -65,8 +65,11 @@ impl ScheduleRequest {
         };
         let cron = self.cron.as_deref().or(present.map(|old| old.calendar.cron()));
         let zone = self.time_zone.as_deref().or(present.map(|old| old.calendar.time_zone()));
-        let calendar = Calendar::new(cron.ok_or_else(|| missing("cron"))?, zone.unwrap_or_default())
-            .map_err(|error| invalid(calendar_field(&error), error.to_string()).hint(CALENDAR_HINT))?;
+        let calendar = match present {
+            Some(old) if self.cron.is_none() && self.time_zone.is_none() => old.calendar.clone(),
+            _ => Calendar::new(cron.ok_or_else(|| missing("cron"))?, zone.unwrap_or_default())
+                .map_err(|error| invalid(calendar_field(&error), error.to_string()).hint(CALENDAR_HINT))?,
+        };
         let work = self.work.clone().or_else(|| present.map(|old| old.work.clone()));
         let work = work.ok_or_else(|| missing("work"))?;
         // Also for its present work: a caller who may not expire backups may not pause or change their schedule either.

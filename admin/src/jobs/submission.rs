@@ -1,9 +1,11 @@
 //! A request for a job, parsed; how it is planned, and whether an existing job is its answer.
 
+use std::collections::BTreeMap;
+
 use cellar_model::{
-    Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest, JobSpec,
-    JobState, Refusal, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire, plan_rebuild,
-    plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
+    BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobOutcome, JobRecord,
+    JobRequest, JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill,
+    plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -17,11 +19,6 @@ pub(crate) struct Submission {
     pub(crate) spec: JobSpec,
     /// Whether to wait behind other jobs rather than be refused.
     pub(crate) queue: bool,
-}
-
-/// The restore that a rollback or a confirmation is about.
-fn restore_job(view: &View, id: JobId) -> Result<Job, Refusal> {
-    view.job(&id).ok_or_else(|| refusal::unknown_job(id))
 }
 
 /// Pending and running drills of named backups. Not lost ones: their pgBackRest ended with its pooler.
@@ -41,6 +38,21 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
         .collect()
 }
 
+/// Backups whose last drill failed a check, as the listing of backups shows them.
+fn failed_drills(view: &View, database: &DatabaseName) -> Vec<BackupLabel> {
+    let mut last: BTreeMap<BackupLabel, (Timestamp, bool)> = BTreeMap::new();
+    let drills =
+        view.jobs.values().filter(|record| record.kind() == JobKind::Drill && record.database == *database);
+    for job in drills.filter_map(|record| view.job(&record.id)) {
+        let drill = job.result.as_ref().and_then(JobOutcome::drill);
+        let (Some(drill), Some(end)) = (drill, job.end_time) else { continue };
+        let failed = job.state != JobState::Succeeded;
+        let known = last.entry(drill.backup.clone()).or_insert((end, failed));
+        *known = (*known).max((end, failed));
+    }
+    last.into_iter().filter(|(_, (_, failed))| *failed).map(|(label, _)| label).collect()
+}
+
 impl Submission {
     /// The record of the job, or why it is refused as things are.
     pub(super) fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
@@ -51,7 +63,7 @@ impl Submission {
             JobSpec::Restore(params) => plan_restore(snapshot, request, params, id, now),
             JobSpec::Plan(params) => plan_restore_plan(snapshot, request, params, id, now),
             JobSpec::Rollback(restore) => {
-                plan_rollback(snapshot, request, &restore_job(view, *restore)?, id, now)
+                plan_rollback(snapshot, request, *restore, view.job(restore).as_ref(), id, now)
             }
             JobSpec::Confirm(restore) => {
                 let is_related = |record: &&JobRecord| {
@@ -59,12 +71,15 @@ impl Submission {
                 };
                 let related: Vec<Job> =
                     view.jobs.values().filter(is_related).filter_map(|record| view.job(&record.id)).collect();
-                plan_confirm(snapshot, request, &restore_job(view, *restore)?, &related, id, now)
+                let job = view.job(restore);
+                plan_confirm(snapshot, request, *restore, job.as_ref(), &related, id, now)
             }
             JobSpec::Drill(params) => plan_drill(snapshot, request, params, id, now),
             JobSpec::Expire(params) => {
-                let drilled = drilled(view, &self.database(view)?);
-                plan_expire(snapshot, request, &ExpireParams { drilled, ..params.clone() }, id, now)
+                let database = self.database(view)?;
+                let (drilled, failed_drills) = (drilled(view, &database), failed_drills(view, &database));
+                let params = ExpireParams { drilled, failed_drills, ..params.clone() };
+                plan_expire(snapshot, request, &params, id, now)
             }
             JobSpec::Check => plan_check(snapshot, request, id, now),
             spec if spec.kind().is_step() => {
@@ -82,7 +97,9 @@ impl Submission {
     pub(super) fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
         match &self.spec {
             JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
-                Ok(restore_job(view, *restore)?.record.database)
+                let recorded = view.jobs.get(restore).map(|record| &record.database);
+                let kept = || open_restore(&view.snapshot(), *restore).map(|(database, _)| database.clone());
+                recorded.cloned().or_else(kept).ok_or_else(|| refusal::unknown_job(*restore))
             }
             _ => Ok(view.snapshot().database(self.request.database.as_ref())?.name.clone()),
         }

@@ -85,7 +85,7 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
         });
     }
     actions.extend(fences::left_behind(view));
-    actions.extend(driving::next(view, now));
+    actions.extend(driving::next(view, observed, now));
     for database in locks::databases(view) {
         if let Some(lock) = locks::moved_on(view, &database) {
             let revision = view.revision(&Key::Lock(database.clone()));

@@ -1,4 +1,4 @@
-//! For how long poolers have not reported and jobs have been lost, as the leader has observed it.
+//! For how long poolers have not reported, jobs have been lost and steps have ended, as the leader has observed it.
 //!
 //! A missing status key shows that a pooler does not report, not since when; the same
 //! holds for a claim. So the leader remembers when it first saw it missing, by
@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cellar_model::{CellName, DatabaseName, JobId};
+use cellar_model::{CellName, DatabaseName, JobId, JobRecord};
 use cellar_topology::View;
 use tokio::time::Instant;
 
@@ -16,11 +16,12 @@ use crate::jobs::stage::{Stage, stage};
 
 type PoolerId = (DatabaseName, CellName);
 
-/// Since when things have been missing.
+/// Since when things have been as they are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observations {
     silent: BTreeMap<PoolerId, Duration>,
     lost: BTreeMap<JobId, Duration>,
+    ended: BTreeMap<JobId, Duration>,
     since: BTreeMap<Subject, Instant>,
 }
 
@@ -28,37 +29,43 @@ pub(crate) struct Observations {
 enum Subject {
     Pooler(PoolerId),
     Job(JobId),
+    EndedStep(JobId),
 }
 
 impl Observations {
     /// Updates the observations with the view at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
-        let mut missing = BTreeSet::new();
+        let mut subjects = BTreeSet::new();
         for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
             match stage(view, record) {
                 Stage::Pending => {
                     let id = (record.database.clone(), record.cell.clone());
                     if !view.status.contains_key(&id) {
-                        missing.insert(Subject::Pooler(id));
+                        subjects.insert(Subject::Pooler(id));
                     }
                 }
                 Stage::Lost => {
-                    missing.insert(Subject::Job(record.id));
+                    subjects.insert(Subject::Job(record.id));
+                }
+                Stage::Ended if is_step_of_open_job(view, record) => {
+                    subjects.insert(Subject::EndedStep(record.id));
                 }
                 Stage::Running | Stage::Ended => {}
             }
         }
-        self.since.retain(|subject, _| missing.contains(subject));
-        for subject in missing {
+        self.since.retain(|subject, _| subjects.contains(subject));
+        for subject in subjects {
             self.since.entry(subject).or_insert(now);
         }
         self.silent.clear();
         self.lost.clear();
+        self.ended.clear();
         for (subject, since) in &self.since {
             let age = now.saturating_duration_since(*since);
             match subject {
                 Subject::Pooler(id) => drop(self.silent.insert(id.clone(), age)),
                 Subject::Job(id) => drop(self.lost.insert(*id, age)),
+                Subject::EndedStep(id) => drop(self.ended.insert(*id, age)),
             }
         }
     }
@@ -73,8 +80,17 @@ impl Observations {
         self.silent.get(&(database.clone(), cell.clone())).copied().unwrap_or_default()
     }
 
+    /// For how long each step of an open job has been seen ended.
+    pub(crate) fn ended_for(&self) -> &BTreeMap<JobId, Duration> {
+        &self.ended
+    }
+
     /// For how long a job has been lost.
     pub(crate) fn lost_for(&self, id: &JobId) -> Duration {
         self.lost.get(id).copied().unwrap_or_default()
     }
+}
+
+fn is_step_of_open_job(view: &View, record: &JobRecord) -> bool {
+    record.parent.and_then(|parent| view.jobs.get(&parent)).is_some_and(|parent| parent.closure.is_none())
 }

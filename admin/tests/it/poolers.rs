@@ -21,7 +21,7 @@ async fn serve(world: &World, n: u32, fake: FakePooler) {
     let cell = cellar_model::Cell {
         name: zone(n),
         index: n - 1,
-        host: "localhost".into(),
+        host: "localhost".parse().unwrap(),
         directory: format!("/c/zone{n}"),
     };
     let mut pooler = CellLayout::new(&cell.directory).pooler(&database("app"), &cell, "127.0.0.1").unwrap();
@@ -97,6 +97,8 @@ async fn a_backup_is_verified_only_by_the_job_that_made_it() {
         size_bytes: 1,
         repo_bytes: 1,
         source,
+        page_errors: false,
+        warnings: Vec::new(),
     };
     let mut run = crate::support::run(&record, JobState::Succeeded);
     run.result = Some(JobOutcome::Backup(result));

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 fn new_cell(name: &str) -> v1::AddCellRequest {
     v1::AddCellRequest {
         name: name.into(),
-        host: "localhost".into(),
+        host: "localhost".parse().unwrap(),
         directory: format!("/c/{name}"),
         listen: "127.0.0.1".into(),
     }
@@ -163,7 +163,12 @@ async fn cells_added_at_once_by_two_admins_never_share_an_index() {
 #[tokio::test]
 async fn there_are_at_most_256_indexes_and_none_with_an_unreadable_cell() {
     let world = World::new().await;
-    let cell = cellar_model::Cell { name: zone(200), index: 255, host: "h".into(), directory: "/d".into() };
+    let cell = cellar_model::Cell {
+        name: zone(200),
+        index: 255,
+        host: "h".parse().unwrap(),
+        directory: "/d".into(),
+    };
     world.put(&Key::Cell(zone(200)), &cell).await;
     let admin = world.admin().await;
     assert_eq!(reason(add(&admin, new_cell("zone4")).await), "INVALID_ARGUMENT");
@@ -311,7 +316,7 @@ async fn ten_thousand_poolers_are_listed_as_quickly_as_ten() {
             let cell = cellar_model::Cell {
                 name: format!("z{n:03}").parse().unwrap(),
                 index: n,
-                host: "h".into(),
+                host: "h".parse().unwrap(),
                 directory: "/c".into(),
             };
             let pooler = cellar_model::CellLayout::new("/c").pooler(&database, &cell, "::").unwrap();

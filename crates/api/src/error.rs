@@ -40,7 +40,7 @@ fn grpc_of(code: Code) -> Grpc {
         Code::Canceled => Grpc::Cancelled,
         Code::Unavailable => Grpc::Unavailable,
         Code::PermissionDenied => Grpc::PermissionDenied,
-        Code::ProofFailed | Code::RepoDamaged | Code::CheckFailed => Grpc::DataLoss,
+        Code::ProofFailed | Code::PageErrors | Code::RepoDamaged | Code::CheckFailed => Grpc::DataLoss,
         Code::PgbackrestFailed | Code::PostgresFailed | Code::PoolerRestarted | Code::Internal => {
             Grpc::Internal
         }

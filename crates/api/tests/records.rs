@@ -62,7 +62,7 @@ fn specs() -> Vec<Value> {
         "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
         "maxBytesPerSecond": "9",
     });
-    let expire = json!({"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}]});
+    let expire = json!({"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}], "failedDrills": [LABEL]});
     vec![
         json!({"kind": "JOB_KIND_BACKUP", "backup": backup_params()}),
         json!({"kind": "JOB_KIND_REBUILD", "rebuild": {"keepFor": OTHER, "putBack": OTHER}}),
@@ -99,7 +99,7 @@ fn record(spec: &Value, result: &Value) -> Value {
 }
 
 fn progress() -> Value {
-    json!({"phase": "copying", "bytesDone": "1", "bytesTotal": "2"})
+    json!({"phase": "copying", "bytesDone": "1", "bytesTotal": "2", "file": "base/5/1", "fileBytes": "3"})
 }
 
 /// Every outcome with all its fields.
@@ -112,6 +112,7 @@ fn results() -> Vec<Value> {
             "cell": "zone1", "dataDirectory": "/d", "systemIdentifier": "7", "timeline": 1, "replayLsn": "0/3",
             "filesFromSource": "5", "filesFromPrimary": "6", "verified": true,
         },
+        "pageErrors": true, "warnings": ["w"],
     },
     "plan": {
         "target": {"name": "x"}, "resolved": {"lsn": "0/1"}, "found": "f", "timeline": 1, "backup": LABEL, "why": "w",
@@ -128,7 +129,7 @@ fn results() -> Vec<Value> {
         "cell": "zone1", "incarnation": 2, "recovery": recovery(), "backup": LABEL, "leftOut": ["zone2"], "kept": true,
         "firstBackup": LABEL,
     },
-    "rebuild": {"backup": LABEL, "delta": true, "sizeBytes": "1", "restoreMillis": "2"},
+    "rebuild": {"backup": LABEL, "delta": true, "sizeBytes": "1", "restoreMillis": "2", "warnings": ["w"]},
     "drill": {
         "backup": LABEL, "sizeBytes": "1", "restoreMillis": "2", "readableMillis": "3", "replayedMillis": "4", "lsn": "0/1",
         "lastCommit": TIME, "checks": [{"name": "n", "passed": true, "detail": "d"}],
@@ -220,7 +221,7 @@ fn pooler_status() {
         "role": "ROLE_STANDBY", "systemIdentifier": "7", "timeline": 2, "streamsFrom": "zone2",
         "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR",
         "archiver": {"lastArchivedWal": "a", "lastArchivedTime": TIME, "lastFailedWal": "f", "lastFailedTime": TIME},
-        "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1"},
+        "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1", "notes": ["n"]},
         "certificateExpiry": TIME, "tlsServerUp": true, "tlsServerAccepts": ["pgbackrest"], "unreadableRecords": ["k"], "updateTime": TIME,
     }));
 }

@@ -12,12 +12,13 @@ mod types;
 
 pub use decide::admission::backup::{plan_backup, plan_rebuild};
 pub use decide::admission::cell::plan_cell_removal;
-pub use decide::admission::kept_data::{plan_confirm, plan_rollback};
+pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback};
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
+pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
-pub use decide::expiry::check_expiry;
+pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
@@ -26,8 +27,9 @@ pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
 pub use decide::recovery_target::{Choice, choose};
 pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
-pub use decide::survey::{Found, Survey, SurveyedBackup, newest_on, windows};
-pub use decide::verification::{Faults, faults};
+pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
+pub use decide::verification::{Faults, ListedBackup, faults};
+pub use decide::worth::{Mark, Worth, best_on, type_to_take, worth};
 pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{
     BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,
@@ -50,6 +52,7 @@ pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
 pub use records::recordable::{RECORDED, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
+pub use records::repository::{RepoPath, Repository, RepositoryError};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
     MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduleAction, ScheduledBackup,
@@ -65,6 +68,7 @@ pub use store::layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
 };
 pub use types::code::{Code, Refusal};
+pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};

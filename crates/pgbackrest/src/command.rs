@@ -12,12 +12,13 @@ use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::exit_code::ExitClass;
-use crate::info::{StanzaInfo, parse_info};
+use crate::info::{StanzaInfo, StanzaStatus, parse_info};
 use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 use crate::repo_list::{RepoEntry, parse_listing};
-use crate::tool_error::{Failure, garbled};
+use crate::tool_error::{Failure, garbled, printable};
+use crate::versions::Version;
 
 /// Time for `version`, which touches nothing but the program itself.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,7 +82,7 @@ impl Pgbackrest {
     pub async fn run_captured(&self, invocation: &Invocation, deadline: Duration) -> Result<Output, Error> {
         let program = self.find()?;
         let argv = invocation.argv();
-        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped()).await?;
+        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped(), None).await?;
         let (stdout, stderr) = running.streams();
         let all = async {
             // `wait` kills stragglers, so the streams end even when a worker holds them.
@@ -117,6 +118,8 @@ impl Pgbackrest {
     /// Starts a command whose output goes straight to a file, so that the log outlives this process.
     ///
     /// With a `nice` of 1 to 19 the command gets less of the processor's time than others; 0 is the usual priority.
+    /// With `until`, an uptime of the host, it is killed then, also when this process stands still; see
+    /// [`Running::extend`].
     ///
     /// # Errors
     /// When the file cannot be opened or the command not be started.
@@ -125,27 +128,28 @@ impl Pgbackrest {
         invocation: &Invocation,
         log_file: &Path,
         nice: u32,
+        until: Option<Duration>,
     ) -> Result<Running, Error> {
         let program = self.find()?;
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
         let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
         if nice == 0 {
-            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into()).await;
+            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into(), until).await;
         }
         let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), program.display().to_string()];
         argv.extend(invocation.argv());
-        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into()).await
+        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into(), until).await
     }
 
-    /// The version, such as `2.45`.
+    /// The version. Asked of the program each time, since it may be upgraded at any time.
     ///
     /// # Errors
-    /// As [`Pgbackrest::run_checked`].
-    pub async fn version(&self) -> Result<String, Error> {
+    /// As [`Pgbackrest::run_checked`], and when the answer is no version.
+    pub async fn version(&self) -> Result<Version, Error> {
         let output = self.run_checked(&Invocation::new("version"), VERSION_TIMEOUT).await?;
         let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.trim().trim_start_matches("pgBackRest ").to_owned())
+        Ok(text.trim().trim_start_matches("pgBackRest ").parse()?)
     }
 
     /// What the repository has of the stanza. A stanza or backup that is missing is an answer, not an error.
@@ -158,7 +162,44 @@ impl Pgbackrest {
         stanza: &StanzaName,
         deadline: Duration,
     ) -> Result<StanzaInfo, Error> {
-        let invocation = quiet(Invocation::on("info", config, stanza)).option("output", "json");
+        let info = self.read_info(Invocation::on("info", config, stanza), stanza, deadline).await?;
+        match info.status {
+            StanzaStatus::Other(_) => Err(Error::RepoUnreadable(first_line(&info.message))),
+            _ => Ok(info),
+        }
+    }
+
+    /// Why pgBackRest cannot load the manifest of a backup, without which the backup cannot be restored, verified or
+    /// built on; none when it can.
+    ///
+    /// # Errors
+    /// When that could not be found out.
+    pub async fn unloadable(
+        &self,
+        config: &Path,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+        deadline: Duration,
+    ) -> Result<Option<String>, Error> {
+        let invocation = Invocation::on("info", config, stanza).option("set", label.as_str());
+        let info = self.read_info(invocation, stanza, deadline).await?;
+        match info.status {
+            StanzaStatus::BackupMissing => Ok(Some("its manifest is not in the repository".to_owned())),
+            // What it says of a store that is out of reach is no verdict on the manifest.
+            StanzaStatus::Other(_) if is_malformed(&info.message) => Ok(Some(first_line(&info.message))),
+            StanzaStatus::Other(_) => Err(Error::RepoUnreadable(first_line(&info.message))),
+            _ if info.backup(label).is_none() => Ok(Some("the repository does not list it".to_owned())),
+            _ => Ok(None),
+        }
+    }
+
+    async fn read_info(
+        &self,
+        invocation: Invocation,
+        stanza: &StanzaName,
+        deadline: Duration,
+    ) -> Result<StanzaInfo, Error> {
+        let invocation = quiet(invocation).option("output", "json");
         let output = self.run_checked(&invocation, deadline).await?;
         // Exit code 0 and no backups; taken for an answer it would mean that there never were any. Looked for in
         // the text, because the rubbish that is quoted is often no JSON.
@@ -311,6 +352,17 @@ impl Pgbackrest {
     pub async fn check(&self, config: &Path, stanza: &StanzaName, deadline: Duration) -> Result<(), Error> {
         self.run_checked(&Invocation::on("check", config, stanza), deadline).await.map(drop)
     }
+}
+
+/// Whether `info` says that a file was read and makes no sense.
+fn is_malformed(message: &str) -> bool {
+    ["FormatError", "JsonFormatError", "FileInvalidError", "ChecksumError"]
+        .iter()
+        .any(|kind| message.contains(kind))
+}
+
+fn first_line(message: &str) -> String {
+    printable(message.lines().next().unwrap_or_default())
 }
 
 /// The generated file logs to standard output, where an answer would be mixed with it.

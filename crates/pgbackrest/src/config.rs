@@ -7,6 +7,7 @@ use askama::Template;
 use cellar_model::{Database, PgbackrestName, Pooler, Secret};
 
 use crate::config_check::{self, ConfigError};
+use crate::repository::location_options;
 
 /// Seconds without any progress before a connection is given up. pgBackRest retries once, so a dead
 /// host costs twice this in each command that walks the hosts; the default of 60 costs two minutes.
@@ -49,7 +50,7 @@ struct ConfigFile<'a> {
     cell: &'a str,
     database: &'a str,
     purpose: &'a str,
-    repo_path: &'a str,
+    repo_location: Vec<(String, String)>,
     cipher: Option<Cipher<'a>>,
     retention_full: u32,
     backup_standby: bool,
@@ -81,7 +82,7 @@ impl<'a> ConfigFile<'a> {
             cell: local.cell.as_str(),
             database: database.name.as_str(),
             purpose: "the instance here and every other member.",
-            repo_path: &database.repo_path,
+            repo_location: location_options(&database.repository, 1),
             cipher,
             retention_full: database.retention.full,
             backup_standby: false,

@@ -1,9 +1,9 @@
 //! What may stand in a generated `pgbackrest.conf`.
 //!
-//! The rules for paths are the model's, because the same ones hold where records are made.
+//! The rules for paths are the model's, because the same ones hold where records are made. Hosts and repositories have
+//! types that hold nothing else.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use cellar_model::{CellName, Database, Pooler, path_fault, value_fault};
 
@@ -66,23 +66,6 @@ pub enum ConfigError {
     Template(String),
 }
 
-fn host_fault(text: &str) -> Option<&'static str> {
-    if let Some(fault) = value_fault(text) {
-        return Some(fault);
-    }
-    if text.parse::<IpAddr>().is_ok() {
-        return Some(
-            "it is an IP address: pgBackRest before 2.53 ignores those in certificates, use a DNS name",
-        );
-    }
-    if !text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        || !text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    {
-        return Some("it is not a DNS name");
-    }
-    None
-}
-
 fn listen_fault(text: &str) -> Option<&'static str> {
     value_fault(text).or_else(|| {
         (!text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '*')))
@@ -115,11 +98,6 @@ pub(crate) fn check_auth(auth: &str) -> Result<(), ConfigError> {
 /// Checks every value of the records and that the members fit together. The local pooler's TLS
 /// directory serves for the connections to the others too, so theirs is not looked at.
 pub(crate) fn check(database: &Database, local: &Pooler, others: &[&Pooler]) -> Result<(), ConfigError> {
-    refuse(
-        || format!("database {}: repo_path", database.name),
-        &database.repo_path,
-        path_fault(&database.repo_path),
-    )?;
     let members: Vec<&Pooler> = std::iter::once(local).chain(others.iter().copied()).collect();
     if members.len() > MAX_MEMBERS {
         return Err(ConfigError::TooManyMembers(members.len()));
@@ -134,7 +112,6 @@ pub(crate) fn check(database: &Database, local: &Pooler, others: &[&Pooler]) -> 
             });
         }
         let field = |name: &str| format!("pooler {}: {name}", member.cell);
-        refuse(|| field("host"), &member.host, host_fault(&member.host))?;
         for (name, path) in [
             ("data_directory", &member.data_directory),
             ("socket_directory", &member.socket_directory),
@@ -187,7 +164,7 @@ fn check_ports(members: &[&Pooler]) -> Result<(), ConfigError> {
             }
             if let Some(first) = taken.insert((&member.host, port), owner) {
                 let (first, second) = (named(first), named(owner));
-                return Err(ConfigError::SamePort { host: member.host.clone(), port, first, second });
+                return Err(ConfigError::SamePort { host: member.host.to_string(), port, first, second });
             }
         }
     }

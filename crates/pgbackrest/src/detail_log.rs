@@ -9,6 +9,7 @@
 //! P02 DETAIL: backup file /srv/zone2/pg_data/base/5/1417 (bundle 2/163, 0B, 100.00%)
 //! P02 DETAIL: match file from prior backup /srv/zone2/pg_data/base/5/1255 (768KB, 36.17%) checksum 552d…
 //! P00 DETAIL: store zero-length file /srv/zone1/pg_data/base/1/13394
+//! P01 DETAIL: store truncated file /srv/zone2/pg_data/base/5/16384 (2.50 and later, read in its source)
 //! ```
 //!
 //! Newer versions write `12MB->8KB` where a file changed its size.
@@ -157,7 +158,8 @@ impl DetailLog {
             if let Some(file) = CopiedFile::parse(rest) {
                 self.advance(&file);
             }
-        } else if text.starts_with("store zero-length file ") {
+        } else if text.starts_with("store zero-length file ") || text.starts_with("store truncated file ") {
+            // Both are noted in the manifest with size 0, and nothing is copied.
             self.stored_empty += 1;
         } else if text.starts_with("skip file removed by database ") {
             self.skipped += 1;
@@ -267,6 +269,7 @@ impl DetailLog {
             phase: self.phase.to_owned(),
             bytes_done: self.bytes_seen.min(self.bytes_total),
             bytes_total: self.bytes_total,
+            ..Progress::default()
         }
     }
 

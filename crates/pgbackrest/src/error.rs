@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::tool_error::{Failure, GARBLED_HINT};
+use crate::tool_error::{Failure, GARBLED_HINT, UNREADABLE_HINT};
+use crate::versions::VersionError;
 
 /// Why a command gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,12 @@ pub enum Error {
         /// pgBackRest's first line about it.
         message: String,
     },
+    /// pgBackRest could not read the repository, which is not the same as a repository without backups.
+    #[error("the repository cannot be read: {0}")]
+    RepoUnreadable(String),
+    /// The program's version cannot be read.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// Something that should be there is not.
     #[error("{0} is not in the repository")]
     NotInRepository(String),
@@ -70,6 +77,7 @@ impl Error {
         match self {
             Self::Failed { failure, .. } => failure.hint,
             Self::Garbled { .. } => GARBLED_HINT,
+            Self::RepoUnreadable(_) => UNREADABLE_HINT,
             _ => "",
         }
     }

@@ -108,6 +108,15 @@ const NAMES: &[(u8, &str)] = &[
 /// The exit code of a command whose hosts could all not be used; its cause is in a warning before it.
 pub(crate) const DB_CONNECT: u8 = 56;
 
+/// The exit code of a file whose checksum is not what it should be.
+pub(crate) const CHECKSUM: u8 = 26;
+
+/// The exit code of a file that cannot be read, and of a store that does not answer.
+pub(crate) const FILE_READ: u8 = 42;
+
+/// The exit code when a new backup's label would not be the latest.
+pub const CLOCK: u8 = 106;
+
 /// The exit code of failed cryptography, be it of a certificate or of a repository.
 pub(crate) const CRYPTO: u8 = 95;
 
@@ -163,9 +172,16 @@ pub fn hint_for(code: u8) -> &'static str {
         39 => {
             "the session to the other cell was cut, as when a certificate is revoked: ask again; if it fails every time, install the same version of pgBackRest on every host and restart its TLS servers"
         }
+        // Measured with 2.45: also after the newest full backup was expired by name, until the next full one.
+        CLOCK => {
+            "a later backup was in the repository once, or the clock was set back: take a full backup (`--type full`)"
+        }
         40 => "restore into an empty directory, or repeat an interrupted restore with --delta",
         42 => "the TLS key must belong to the user that runs pgBackRest, with mode 0600",
-        44 | 51 | 58 => {
+        58 => {
+            "the backup does not lead to the timeline that was asked for, or the data directory is another than the config names"
+        }
+        44 | 51 => {
             "the stanza belongs to another instance or version of PostgreSQL: check the data directory and the repository"
         }
         45 => "another instance archives into the same stanza: find it and stop its archiving",

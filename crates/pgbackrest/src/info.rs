@@ -54,7 +54,7 @@ pub struct StanzaInfo {
     pub name: String,
     /// Its state.
     pub status: StanzaStatus,
-    /// pgBackRest's words for the state.
+    /// pgBackRest's words for the state, those of the repository where it has its own.
     pub message: String,
     /// Whether a backup or expire holds the lock on the host where `info` ran.
     pub backup_lock_held: bool,
@@ -195,6 +195,15 @@ impl BackupInfo {
     }
 }
 
+/// pgBackRest's words for the state. Of a repository that it could not read, the stanza's own are `other`, and only the
+/// repository's say why.
+fn message(value: &Value) -> String {
+    let of_stanza = text(value, "/status/message").unwrap_or_default();
+    let code = number(value, "/status/code");
+    let of_repo = items(value, "/repo").iter().find(|repo| number(repo, "/status/code") == code);
+    of_repo.and_then(|repo| text(repo, "/status/message")).unwrap_or(of_stanza)
+}
+
 impl StanzaInfo {
     fn of(value: &Value) -> Option<Self> {
         let all = items(value, "/backup");
@@ -202,7 +211,7 @@ impl StanzaInfo {
         Some(Self {
             name: text(value, "/name")?,
             status: StanzaStatus::of(value.pointer("/status/code").and_then(Value::as_i64).unwrap_or(99)),
-            message: text(value, "/status/message").unwrap_or_default(),
+            message: message(value),
             backup_lock_held: value
                 .pointer("/status/lock/backup/held")
                 .and_then(Value::as_bool)

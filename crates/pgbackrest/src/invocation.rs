@@ -4,6 +4,8 @@ use std::path::Path;
 
 use cellar_model::{BackupLabel, BackupType, StanzaName};
 
+use crate::versions::{Behaviour, Version};
+
 /// One command with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
@@ -76,12 +78,22 @@ impl Invocation {
         )
     }
 
-    /// An expiry: of one backup and what builds on it, else of what the retention does not keep.
+    /// An expiry: of one backup and what builds on it, else of all but the newest `keep_full` full backups and what
+    /// builds on them.
     #[must_use]
-    pub fn expire(config: &Path, stanza: &StanzaName, set: Option<&BackupLabel>, dry_run: bool) -> Self {
+    pub fn expire(
+        config: &Path,
+        stanza: &StanzaName,
+        set: Option<&BackupLabel>,
+        keep_full: Option<u32>,
+        dry_run: bool,
+    ) -> Self {
         let mut invocation = Self::on("expire", config, stanza).option("log-level-console", "info");
         if let Some(set) = set {
             invocation = invocation.option("set", set.as_str());
+        }
+        if let Some(full) = keep_full {
+            invocation = invocation.option("repo1-retention-full", &full.to_string());
         }
         if dry_run {
             invocation = invocation.flag("dry-run");
@@ -96,10 +108,30 @@ impl Invocation {
         invocation.option("output", "text").flag("verbose")
     }
 
-    /// A restore.
+    /// Lets a restore or an expiry go on at a backup with page errors, as all versions did before it was an option. Cellar
+    /// itself decides whether such a backup may be used.
+    #[must_use]
+    pub fn allow_page_errors(self, version: Version) -> Self {
+        if version.has(Behaviour::PageErrorsEndRestoreAndExpire) {
+            self.flag("no-checksum-page-error")
+        } else {
+            self
+        }
+    }
+
+    /// A note on a backup, which takes the stanza's lock.
+    #[must_use]
+    pub fn annotate(config: &Path, stanza: &StanzaName, set: &BackupLabel, key: &str, value: &str) -> Self {
+        let invocation = Self::on("annotate", config, stanza).option("set", set.as_str());
+        invocation.option("annotation", &format!("{key}={value}"))
+    }
+
+    /// A restore to the end of the backup's own timeline.
     #[must_use]
     pub fn restore(config: &Path, stanza: &StanzaName, options: &RestoreOptions) -> Self {
-        let mut invocation = Self::on("restore", config, stanza);
+        // Without it pgBackRest 2.55 and later refuse a backup of a timeline that was left behind. It changes only
+        // what is checked: Cellar writes the recovery settings itself.
+        let mut invocation = Self::on("restore", config, stanza).option("target-timeline", "current");
         if let Some(set) = &options.set {
             invocation = invocation.option("set", set.as_str());
         }
@@ -190,6 +222,7 @@ mod tests {
             [
                 "--config=/c/x.conf",
                 "--stanza=multigres",
+                "--target-timeline=current",
                 "--set=20260301-101500F",
                 "--delta",
                 "--type=standby",
@@ -204,5 +237,12 @@ mod tests {
             ]
         );
         assert_eq!(Invocation::new("repo-get").argument("x").argv(), ["repo-get", "x"]);
+        let expire = |version: &str| {
+            let expire = Invocation::expire(config, &stanza, None, Some(3), true);
+            expire.allow_page_errors(version.parse().unwrap()).argv()[2..].join(" ")
+        };
+        let plain = "--log-level-console=info --repo1-retention-full=3 --dry-run";
+        assert_eq!(expire("2.45"), format!("{plain} expire"));
+        assert_eq!(expire("2.60.0"), format!("{plain} --no-checksum-page-error expire"));
     }
 }

@@ -1,6 +1,7 @@
 //! pgBackRest: its configuration, its command line, and what its output means.
 //!
-//! Everything but [`Pgbackrest`], [`Running`] and [`read_passphrase`] is a pure function of text.
+//! Everything but [`Pgbackrest`], [`Running`], [`read_passphrase`] and what looks at a repository's files on this host is a
+//! pure function of text.
 
 mod command;
 mod config;
@@ -17,8 +18,10 @@ mod passphrase;
 mod process;
 mod repo_file;
 mod repo_list;
+mod repository;
 mod tool_error;
 mod verify_report;
+mod versions;
 mod watched;
 
 pub use command::{Output, Pgbackrest};
@@ -26,7 +29,7 @@ pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, ren
 pub use config_check::ConfigError;
 pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
 pub use error::Error;
-pub use exit_code::{ExitClass, class_of, code_of_type, hint_for, name_of};
+pub use exit_code::{CLOCK, ExitClass, class_of, code_of_type, hint_for, name_of};
 pub use expire_log::{Expiry, archived_segment, parse_expiry};
 pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, StanzaInfo, StanzaStatus, parse_info};
 pub use invocation::{Invocation, RestoreOptions};
@@ -35,5 +38,7 @@ pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::{RepoEntry, parse_listing};
+pub use repository::{is_out_of_reach, move_half_made_stanza_aside};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};
 pub use verify_report::{Verification, parse_verification};
+pub use versions::{Behaviour, DIFFERENCES, Difference, NEWEST_TESTED, Version, VersionError};

@@ -14,12 +14,33 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::error::Error;
+
+/// Kills the group when its time is over. Each line on standard input is the uptime of the host, in whole seconds, until
+/// which the group may live; the end of the input is the end of the process that gives it time. The clock is the host's,
+/// so that it counts for a process that was stopped, and no change of the wall clock counts.
+const WATCHDOG: &str = r#"
+watchdog() {
+  trap : TERM INT HUP QUIT
+  local end=$1 next up rest
+  while :; do
+    read -r up rest < /proc/uptime || kill -KILL 0
+    up=${up%.*}
+    [ "$up" -lt "$end" ] || kill -KILL 0
+    if read -r -t "$((end - up))" next; then end=$next; elif [ $? -le 128 ]; then kill -KILL 0; fi
+  done
+}
+exec 3<&0 </dev/null
+watchdog "$1" <&3 >/dev/null 2>&1 &
+exec 3<&-
+shift
+"#;
 
 /// Leads the group. A signal to the group interrupts `wait`, so it waits until the command is gone; the
 /// handlers are not inherited by the command. Should the shell itself be killed, the command dies with it.
@@ -33,23 +54,32 @@ while :; do
 done
 "#;
 
+/// How long the watchdog's pipe may take to take a line; it has room for thousands.
+const EXTENSION_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Most of a log that is quoted in an error.
 const QUOTED: usize = 4000;
 
-type Spawned = std::io::Result<Running>;
-type Requests = mpsc::Sender<(Command, Handle, oneshot::Sender<Spawned>)>;
+/// A child to be spawned.
+struct Order {
+    command: Command,
+    until: Option<Duration>,
+    runtime: Handle,
+    answer: oneshot::Sender<std::io::Result<Running>>,
+}
 
 /// `PR_SET_PDEATHSIG` fires when the *thread* that spawned the child ends, and a runtime's threads come and
 /// go, so one thread that lives as long as the process spawns all children.
-fn spawner() -> Result<&'static Requests, Error> {
-    static SPAWNER: OnceLock<Option<Requests>> = OnceLock::new();
+fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
+    static SPAWNER: OnceLock<Option<mpsc::Sender<Order>>> = OnceLock::new();
     let sender = SPAWNER.get_or_init(|| {
-        let (sender, receiver) = mpsc::channel::<(Command, Handle, oneshot::Sender<Spawned>)>();
+        let (sender, receiver) = mpsc::channel::<Order>();
         let thread = std::thread::Builder::new().name("child-spawner".to_owned()).spawn(move || {
-            for (mut command, runtime, answer) in receiver {
-                let _entered = runtime.enter();
+            for mut order in receiver {
+                let _entered = order.runtime.enter();
                 // When nobody waits for the answer any more, it is dropped, and that ends the child.
-                let _ = answer.send(command.spawn().and_then(Running::new));
+                let spawned = order.command.spawn().and_then(|child| Running::new(child, order.until));
+                let _ = order.answer.send(spawned);
             }
         });
         thread.ok().map(|_| sender)
@@ -99,6 +129,13 @@ pub struct Running {
     // Declared first so that the group is killed before tokio lets go of the child.
     group: Group,
     child: Child,
+    watchdog: Option<Watchdog>,
+}
+
+/// The watchdog of a group, which is told until when the group may live.
+struct Watchdog {
+    input: ChildStdin,
+    until: Duration,
 }
 
 impl std::fmt::Debug for Running {
@@ -108,27 +145,49 @@ impl std::fmt::Debug for Running {
 }
 
 /// How a command ended: its exit code, or none when a signal ended it.
-fn code(status: ExitStatus) -> Option<u8> {
-    // The leading shell reports a signal as 128 and its number; pgBackRest's own codes end at 125.
-    status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code <= 125)
+///
+/// # Errors
+/// When the command was not begun: a shell, `setpriv` and `nice` say so with 126 and 127.
+fn code(status: ExitStatus) -> std::io::Result<Option<u8>> {
+    match status.code() {
+        Some(126) => Err(std::io::Error::other("the program cannot be executed")),
+        Some(127) => Err(std::io::Error::other("the program, or what starts it, was not found")),
+        // The leading shell reports a signal as 128 and its number; pgBackRest's own codes end at 125.
+        code => Ok(code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code <= 125)),
+    }
 }
 
 impl Running {
-    fn new(child: Child) -> std::io::Result<Self> {
+    fn new(mut child: Child, until: Option<Duration>) -> std::io::Result<Self> {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         let id = Pid::from_raw(id.ok_or_else(|| std::io::Error::other("the child has no process id"))?);
-        Ok(Self { group: Group { id, ended: false }, child })
+        let watchdog = until.zip(child.stdin.take()).map(|(until, input)| Watchdog { input, until });
+        Ok(Self { group: Group { id, ended: false }, child, watchdog })
     }
 
+    /// Starts a command. With `until`, an uptime of the host, a watchdog kills it then, unless
+    /// [`Running::extend`] gives it more time.
     pub(crate) async fn spawn(
         program: &Path,
         arguments: &[String],
         stdout: Stdio,
         stderr: Stdio,
+        until: Option<Duration>,
     ) -> Result<Self, Error> {
         let setpriv = find(Path::new("setpriv"), "util-linux")?;
         let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "USR1", "--", "sh", "-c", LEADER, "sh"]).arg(program).args(arguments);
+        command.args(["--pdeathsig", "USR1", "--"]);
+        match until {
+            None => command.args(["sh", "-c", LEADER, "sh"]).stdin(Stdio::null()),
+            Some(until) => {
+                // `read` with a time limit is bash's. With -p it reads no file that the environment names.
+                let bash = find(Path::new("bash"), "bash")?;
+                let script = format!("{WATCHDOG}{LEADER}");
+                command.arg(bash).args(["-p", "-c", &script, "bash", &until.as_secs().to_string()]);
+                command.stdin(Stdio::piped())
+            }
+        };
+        command.arg(program).args(arguments);
         for (name, _) in std::env::vars_os() {
             // PGBACKREST_* are options of pgBackRest, other PG* of libpq: either would change what is done.
             if name.to_string_lossy().starts_with("PG") {
@@ -136,10 +195,10 @@ impl Running {
             }
         }
         command.env("LC_ALL", "C").env("TZ", "UTC");
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+        command.stdout(stdout).stderr(stderr).process_group(0);
         let (answer, spawned) = oneshot::channel();
         let gone = || Error::io("spawn a child", std::io::Error::other("the spawning thread has ended"));
-        spawner()?.send((command, Handle::current(), answer)).map_err(|_| gone())?;
+        spawner()?.send(Order { command, until, runtime: Handle::current(), answer }).map_err(|_| gone())?;
         let what = || format!("start {}", program.display());
         spawned.await.map_err(|_| gone())?.map_err(|source| Error::io(what(), source))
     }
@@ -150,6 +209,18 @@ impl Running {
         self.group.id.as_raw()
     }
 
+    /// Gives it time until `until`, an uptime of the host. Nothing happens when it has no watchdog, or that is no news.
+    pub async fn extend(&mut self, until: Duration) {
+        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.until != until) else {
+            return;
+        };
+        let line = format!("{}\n", until.as_secs());
+        // A watchdog that does not read is stopped, or has ended the group.
+        if let Ok(Ok(())) = timeout(EXTENSION_TIMEOUT, watchdog.input.write_all(line.as_bytes())).await {
+            watchdog.until = until;
+        }
+    }
+
     /// Waits for the end and kills workers that were left behind.
     ///
     /// # Errors
@@ -158,7 +229,7 @@ impl Running {
         let status = self.child.wait().await.map_err(|source| Error::io("wait for a child", source))?;
         self.group.signal(Signal::SIGKILL);
         self.group.ended = true;
-        Ok(code(status))
+        code(status).map_err(|source| Error::io("start pgbackrest", source))
     }
 
     /// Asks it to end with SIGTERM, on which pgBackRest releases its locks and exits with 63 within

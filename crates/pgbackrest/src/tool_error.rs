@@ -1,6 +1,8 @@
 //! What pgBackRest says went wrong.
 
-use crate::exit_code::{CRYPTO, DB_CONNECT, ExitClass, class_of, code_of_type, hint_for};
+use crate::exit_code::{
+    CHECKSUM, CRYPTO, DB_CONNECT, ExitClass, FILE_READ, class_of, code_of_type, hint_for,
+};
 use crate::log_line::{LogLevel, LogLine};
 
 /// Lines kept of one message; stack traces of assertions are long.
@@ -12,6 +14,16 @@ const UNLOADABLE: &str = "unable to load info file";
 /// What to do about a repository whose own records make no sense. With the wrong passphrase pgBackRest (2.45) decrypts
 /// rubbish and complains of its form, so this cannot be told from a damaged file.
 pub(crate) const GARBLED_HINT: &str = "the repository was encrypted with another passphrase than this cell has (`secrets/repo-cipher-pass` in the cell's directory), or with one at all while this cluster has none; if the passphrase is right, backup.info or archive.info in the repository is damaged";
+
+/// What to do when the repository cannot be read at all.
+pub(crate) const UNREADABLE_HINT: &str = "see that the repository is where it was (mounted, reachable) and that the user that runs pgBackRest may read it, then ask again";
+
+/// How pgBackRest (2.45) says that a store did not answer. Its exit code is then 42, as for a file that may not be read.
+const SILENT: &str = "waiting for read from";
+
+/// How pgBackRest (2.60) says that it does not restore pages with wrong checksums. Its exit code is then 26, as for a
+/// file of the repository with a wrong checksum.
+const PAGE_ERRORS: &str = "page checksum";
 
 /// What pgBackRest says of the files that describe the repository, when it cannot make sense of them. Its exit
 /// code does not say so: it is 29, 103, 75 or 95 with the command (measured with 2.45), and 0 for `info`.
@@ -137,6 +149,14 @@ impl Failure {
         let garbled = unflushed || exit_code.is_some() && messages.iter().any(|m| garbled(&m.text).is_some());
         let (class, hint) = match cause {
             Some(_) if garbled => (ExitClass::DataLoss, GARBLED_HINT),
+            Some(FILE_READ) if messages.iter().any(|m| m.text.contains(SILENT)) => (
+                ExitClass::Unavailable,
+                "the repository's store did not answer in time: see that it is reachable, then ask again",
+            ),
+            Some(CHECKSUM) if messages.iter().any(|m| m.text.contains(PAGE_ERRORS)) => (
+                ExitClass::DataLoss,
+                "the backup has page errors, as `cellar backups list` shows; its files in the repository may be sound: restore another backup",
+            ),
             Some(code) => (class_of(code), hint_for(code)),
             None => (ExitClass::Internal, ""),
         };
@@ -180,6 +200,25 @@ mod tests {
             !Failure::of_exit(Some(75), &tool_messages("P00  ERROR: [075]: no backup set found to restore"))
                 .garbled
         );
+    }
+
+    #[test]
+    fn store_that_does_not_answer_is_not_a_missing_permission() {
+        // Measured with 2.45 and a listener that says nothing.
+        let silent = "ERROR: [042]: timeout after 1000ms waiting for read from 'localhost:26998'";
+        let failure = Failure::of_output(Some(42), silent);
+        assert_eq!(failure.class, ExitClass::Unavailable);
+        assert!(failure.hint.contains("did not answer"), "{failure:?}");
+        let denied = "ERROR: [042]: unable to read '/x': [13] Permission denied";
+        assert_eq!(Failure::of_output(Some(42), denied).class, ExitClass::PermissionDenied);
+    }
+
+    #[test]
+    fn page_errors_are_not_a_damaged_file_of_the_repository() {
+        let pages = "ERROR: [026]: unable to restore page checksum errors in file '/d/base/5/1'";
+        assert!(Failure::of_output(Some(26), pages).hint.contains("page errors"));
+        let file = "ERROR: [026]: error restoring '/d/base/5/1': actual checksum 'a' does not match expected checksum 'b'";
+        assert!(Failure::of_output(Some(26), file).hint.contains("damaged"));
     }
 
     #[test]

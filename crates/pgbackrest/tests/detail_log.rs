@@ -163,3 +163,12 @@ proptest! {
         prop_assert_eq!((c.local_outside, c.remote_data), (0, 0));
     }
 }
+
+/// The wording is that of 2.50 and later, as read in their source.
+#[test]
+fn file_truncated_meanwhile_counts_as_stored_empty() {
+    let mut log = empty();
+    log.line("P01 DETAIL: store truncated file /srv/zone2/pg_data/base/5/16384");
+    log.line("P00 DETAIL: store zero-length file /srv/zone2/pg_data/base/5/16385");
+    assert_eq!((log.stored_empty(), log.copied()), (2, CopyCount::default()));
+}

@@ -47,6 +47,7 @@ fn restore(text: &str) -> (Invocation, Vec<String>) {
     let exact = [
         "--config=/c".to_owned(),
         "--stanza=app".to_owned(),
+        "--target-timeline=current".to_owned(),
         "--set=20260301-101500F".to_owned(),
         format!("--recovery-option=primary_conninfo={text}"),
         format!("--pg1-path={text}"),
@@ -100,8 +101,8 @@ async fn a_process_gets_exactly_these_arguments() {
         let _ = std::fs::remove_file(&argv);
         match way {
             0 => drop(program.run_checked(&invocation, Duration::from_secs(20)).await.unwrap()),
-            1 => drop(program.spawn_logged(&invocation, &log, 0).await.unwrap().wait().await.unwrap()),
-            _ => drop(program.spawn_logged(&invocation, &log, 5).await.unwrap().wait().await.unwrap()),
+            1 => drop(program.spawn_logged(&invocation, &log, 0, None).await.unwrap().wait().await.unwrap()),
+            _ => drop(program.spawn_logged(&invocation, &log, 5, None).await.unwrap().wait().await.unwrap()),
         }
         assert_eq!(std::fs::read(&argv).unwrap(), exact, "way {way}");
     }

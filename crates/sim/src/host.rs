@@ -35,6 +35,10 @@ impl Source for WallClock {
         if offset < 0 { at.saturating_sub(by) } else { at + by }
     }
 
+    fn uptime(&self) -> Duration {
+        self.world.get()
+    }
+
     fn random(&self) -> u128 {
         self.chance.bits()
     }
@@ -66,7 +70,12 @@ impl Host {
         if self.running.is_some() {
             return;
         }
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let mut builder = Builder::new_current_thread();
+        builder.enable_time().start_paused(true);
+        // tokio draws which waiting task to wake first.
+        #[cfg(tokio_unstable)]
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&self.clock.chance.bits().to_le_bytes()));
+        let runtime = builder.build();
         let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
         let local = LocalSet::new();
         local.spawn_local(async move { process().await });

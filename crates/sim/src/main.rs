@@ -1,9 +1,12 @@
-//! `cellar-sim`: simulates until something is found, or enough steps were taken.
+//! `cellar-sim`: simulates seed after seed until something is found, or enough steps were taken.
 
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use cellar_sim::world::World;
+use cellar_sim::world::{Finding, World};
 use clap::Parser;
 
 /// Simulates clusters and looks for what must not be.
@@ -12,7 +15,7 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this seed.
+    /// Simulates only this seed, to its end.
     #[arg(long)]
     only: bool,
     /// Storms per seed.
@@ -21,51 +24,104 @@ struct Arguments {
     /// Ends after so many steps in all.
     #[arg(long, default_value_t = 1_000_000)]
     steps: u64,
-    /// Ends after so many seconds, instead.
+    /// Ends after so many seconds instead; 0 is never.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Threads, each with a seed of its own; 0 is one a core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
     /// Goes on after a finding.
     #[arg(long)]
     keep_going: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "what it finds is its output")]
+/// What the threads share.
+struct Progress {
+    begun: Instant,
+    next: AtomicU64,
+    steps: AtomicU64,
+    found: AtomicU64,
+    enough: AtomicBool,
+    output: Mutex<()>,
+}
+
 fn main() -> ExitCode {
+    if !cfg!(tokio_unstable) {
+        eprintln!("this build does not repeat a seed exactly: build it by `make sim`");
+        return ExitCode::from(2);
+    }
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
-    let begun = Instant::now();
-    let (mut steps, mut seed, mut found) = (0, arguments.seed, 0);
-    let enough = |steps: u64| match arguments.seconds {
-        Some(seconds) => begun.elapsed() > Duration::from_secs(seconds),
-        None => steps >= arguments.steps,
+    let threads = match arguments.threads {
+        _ if arguments.only => 1,
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
     };
-    while !enough(steps) {
+    let progress = Progress {
+        begun: Instant::now(),
+        next: AtomicU64::new(arguments.seed),
+        steps: AtomicU64::new(0),
+        found: AtomicU64::new(0),
+        enough: AtomicBool::new(false),
+        output: Mutex::new(()),
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| simulate(&arguments, &progress));
+        }
+    });
+    summarize(&arguments, &progress, threads);
+    if progress.found.load(Relaxed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn simulate(arguments: &Arguments, progress: &Progress) {
+    while !progress.enough.load(Relaxed) {
+        let seed = progress.next.fetch_add(1, Relaxed);
         let mut world = World::new(seed);
         let end = (0..arguments.episodes).try_for_each(|_| world.episode());
-        steps += world.steps();
+        let steps = progress.steps.fetch_add(world.steps(), Relaxed) + world.steps();
         if let Err(finding) = end {
-            found += 1;
-            println!(
-                "seed {} after {} steps, {:.2} s simulated, {:.1} s: {}",
-                finding.seed,
-                finding.steps,
-                finding.at.as_secs_f64(),
-                begun.elapsed().as_secs_f64(),
-                finding.what
-            );
-            println!("again: cargo run --release -p cellar-sim -- --only --seed {}", finding.seed);
+            progress.found.fetch_add(1, Relaxed);
+            print(&finding, progress);
             if !arguments.keep_going {
-                return ExitCode::FAILURE;
+                progress.enough.store(true, Relaxed);
             }
         }
-        seed += 1;
-        if arguments.only {
-            break;
+        let enough = match arguments.seconds {
+            Some(0) => false,
+            Some(seconds) => progress.begun.elapsed() > Duration::from_secs(seconds),
+            None => steps >= arguments.steps,
+        };
+        if enough || arguments.only {
+            progress.enough.store(true, Relaxed);
         }
     }
-    let rate = steps as f64 / begun.elapsed().as_secs_f64();
-    println!("{steps} steps of {} seeds, {rate:.0} a second, {found} findings", seed - arguments.seed);
-    if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::print_stdout, reason = "what it finds is its output")]
+fn print(finding: &Finding, progress: &Progress) {
+    let _one_at_a_time = progress.output.lock();
+    println!(
+        "seed {} after {} steps, {:.2} s simulated, {:.1} s: {}",
+        finding.seed,
+        finding.steps,
+        finding.at.as_secs_f64(),
+        progress.begun.elapsed().as_secs_f64(),
+        finding.what
+    );
+    println!("again: make sim SEED={}", finding.seed);
+}
+
+#[expect(clippy::print_stdout, reason = "the summary is its output")]
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn summarize(arguments: &Arguments, progress: &Progress, threads: usize) {
+    let steps = progress.steps.load(Relaxed);
+    let rate = steps as f64 / progress.begun.elapsed().as_secs_f64() / threads as f64;
+    println!(
+        "{steps} steps of {} seeds, {rate:.0} a second on each of {threads} cores, {} findings",
+        progress.next.load(Relaxed) - arguments.seed,
+        progress.found.load(Relaxed)
+    );
 }

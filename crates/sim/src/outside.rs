@@ -69,6 +69,8 @@ pub struct Work {
     pub cell: usize,
     /// When it is done.
     pub ends: Duration,
+    /// When its watchdog kills it, unless its multipooler gives it more time.
+    pub until: Option<Duration>,
 }
 
 /// Everything outside.
@@ -116,6 +118,13 @@ impl Outside {
         self.works.iter().any(|work| work.job == *job)
     }
 
+    /// Gives the work of a job time until then.
+    pub fn extend(&mut self, job: &JobId, until: Option<Duration>) {
+        for work in self.works.iter_mut().filter(|work| work.job == *job) {
+            work.until = until;
+        }
+    }
+
     /// Ends the work of a job without effect.
     pub fn abort(&mut self, job: &JobId) {
         self.works.retain(|work| work.job != *job);
@@ -144,6 +153,7 @@ impl Outside {
         if let Some(primary) = &primary {
             self.archived = self.archived.max(primary.rows);
         }
+        self.works.retain(|work| work.until.is_none_or(|until| now < until));
         let (ended, going): (Vec<Work>, Vec<Work>) =
             std::mem::take(&mut self.works).into_iter().partition(|work| work.ends <= now);
         self.works = going;

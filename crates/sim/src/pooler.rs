@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellar_model::{
-    BackupLabel, BackupParams, BackupResult, CellName, Code, DatabaseName, FenceResult, Incarnation,
-    InstanceState, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec, Keyspace, LagClass, Leader, Lsn,
-    PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role, SystemIdentifier, Target,
-    Timeline,
+    BackupLabel, BackupParams, BackupResult, CLAIM_LEASE_SECONDS, CellName, Code, DatabaseName, FenceResult,
+    Incarnation, InstanceState, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec, Keyspace, LagClass,
+    Leader, Lsn, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role, SystemIdentifier,
+    Target, Timeline,
 };
 use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes};
 use cellar_system::clock;
@@ -20,9 +20,6 @@ use tokio::sync::{Notify, watch};
 
 use crate::outside::{Data, Mark, Outside, Work};
 use crate::random::Chance;
-
-/// As in the real multipooler.
-const LEASE_TTL: u32 = 10;
 
 /// The database's identity.
 const IDENTITY: u64 = 7;
@@ -65,7 +62,7 @@ pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
         epoch: clock::new_id().to_string(),
         store,
         mirror,
-        lease: LeaseKeeper::start(kv, LEASE_TTL),
+        lease: LeaseKeeper::start(kv, CLAIM_LEASE_SECONDS),
     });
     while member.mirror.ready(Duration::from_secs(10)).await.is_err() {}
     let pooler =
@@ -170,7 +167,8 @@ impl Pooler {
         {
             let mut outside = self.setup.outside.borrow_mut();
             let ends = outside.now + length;
-            outside.begin(Work { job: id, kind, cell: self.setup.index, ends });
+            let until = control.work_until(&self.member);
+            outside.begin(Work { job: id, kind, cell: self.setup.index, ends, until });
         }
         let mut reported = tokio::time::Instant::now();
         loop {
@@ -182,9 +180,15 @@ impl Pooler {
                 self.setup.outside.borrow_mut().abort(&id);
                 return Err(interrupted_ending(why, "pgBackRest was ended"));
             }
+            self.setup.outside.borrow_mut().extend(&id, control.work_until(&self.member));
             if kind == JobKind::Backup && reported.elapsed() > Duration::from_secs(1) {
                 reported = tokio::time::Instant::now();
-                let progress = Progress { phase: "copying".to_owned(), bytes_done: 1, bytes_total: 2 };
+                let progress = Progress {
+                    phase: "copying".to_owned(),
+                    bytes_done: 1,
+                    bytes_total: 2,
+                    ..Progress::default()
+                };
                 let _ = job.progress(&self.member, progress).await;
             }
         }
@@ -404,7 +408,8 @@ impl JobRunner for Pooler {
         }
     }
 
-    async fn take_over(&self, record: &JobRecord) -> Ending {
+    async fn take_over(&self, job: &mut ClaimedJob, _control: &Control) -> Ending {
+        let record = &job.record;
         if record.kind() == JobKind::Backup {
             return self.backup_ending(&record.id);
         }

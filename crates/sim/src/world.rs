@@ -19,8 +19,13 @@ use crate::outside::{Data, Mark, Outside};
 use crate::pooler::{self, PoolerSetup};
 use crate::random::Chance;
 
-/// How far everything is moved on at once.
-const TICK: Duration = Duration::from_millis(10);
+/// How far everything is moved on at once: one of these, in milliseconds, by chance. Short ones let timers and messages
+/// meet in every order, long ones let time pass quickly.
+const TICKS: [u64; 4] = [2, 10, 40, 100];
+
+/// The longest time between two things that befall the cluster, and between two requests of its operator.
+const MAX_EVENT_PAUSE: Duration = Duration::from_secs(6);
+const MAX_REQUEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long things go wrong in one episode.
 const STORM: Duration = Duration::from_secs(120);
@@ -164,9 +169,17 @@ impl World {
         self.stormy = true;
         self.begin_weather();
         let end = self.now.get() + STORM;
+        let pause = |world: &Self, longest| world.now.get() + world.chance.between(Duration::ZERO, longest);
+        let (mut event, mut request) = (pause(self, MAX_EVENT_PAUSE), pause(self, MAX_REQUEST_PAUSE));
         while self.now.get() < end {
-            self.befall();
-            self.operate();
+            if self.now.get() >= event {
+                self.befall();
+                event = pause(self, MAX_EVENT_PAUSE);
+            }
+            if self.now.get() >= request {
+                self.operate();
+                request = pause(self, MAX_REQUEST_PAUSE);
+            }
             self.tick()?;
         }
         self.stormy = false;
@@ -174,9 +187,10 @@ impl World {
         let latest = self.now.get() + MAX_CALM;
         let mut settled = Duration::ZERO;
         loop {
+            let before = self.now.get();
             self.tick()?;
             if self.invariants.unrest(&self.outside.borrow()).is_empty() {
-                settled += TICK;
+                settled += self.now.get() - before;
             } else {
                 settled = Duration::ZERO;
             }
@@ -184,7 +198,13 @@ impl World {
                 return Ok(());
             }
             if self.now.get() > latest {
-                let unrest = self.invariants.unrest(&self.outside.borrow()).join("; ");
+                let mut unrest = self.invariants.unrest(&self.outside.borrow());
+                let more = unrest.len().saturating_sub(3);
+                unrest.truncate(3);
+                if more > 0 {
+                    unrest.push(format!("{more} more"));
+                }
+                let unrest = unrest.join("; ");
                 return Err(
                     self.finding(format!("not at rest {} s after the storm: {unrest}", MAX_CALM.as_secs()))
                 );
@@ -209,12 +229,8 @@ impl World {
         self.etcd.set_weather(weather);
     }
 
-    /// Something happens, now and then.
+    /// Something happens.
     fn befall(&mut self) {
-        // Once in so many ticks of 10 ms.
-        if !self.chance.once_in(300) {
-            return;
-        }
         let now = self.now.get();
         let secs =
             |from: u64, to: u64| self.chance.between(Duration::from_secs(from), Duration::from_secs(to));
@@ -257,11 +273,8 @@ impl World {
         }
     }
 
-    /// The operator asks for something, now and then.
+    /// The operator asks for something.
     fn operate(&mut self) {
-        if !self.chance.once_in(250) {
-            return;
-        }
         let cell = self.chance.pick(&self.cells).to_string();
         let queue = self.chance.once_in(2);
         let view = self.invariants.view();
@@ -345,14 +358,12 @@ impl World {
 
     fn tick(&mut self) -> Result<(), Finding> {
         self.start_what_is_down();
-        let now = self.now.get() + TICK;
+        let length = Duration::from_millis(*self.chance.pick(&TICKS));
+        let now = self.now.get() + length;
         self.now.set(now);
         self.etcd.advance(now);
-        self.outside.borrow_mut().advance(now);
-        for host in self.admins.iter_mut().chain(&mut self.poolers) {
-            host.tick(TICK);
-        }
-        let mut wrong = std::mem::take(&mut self.outside.borrow_mut().violations);
+        // Seen before any process can follow them.
+        let mut wrong = Vec::new();
         for change in self.etcd.take_changes() {
             let bits = change.key().bytes().fold(change.revision() as u64, |sum, byte| {
                 sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(byte))
@@ -360,6 +371,13 @@ impl World {
             self.trace = self.trace.rotate_left(7) ^ bits;
             wrong.extend(self.invariants.see(&change, &self.outside.borrow()));
         }
+        self.outside.borrow_mut().advance(now);
+        // None is always the first to see what has changed.
+        let first = self.chance.below(ADMINS + CELLS);
+        for n in 0..ADMINS + CELLS {
+            self.host((first + n) % (ADMINS + CELLS)).tick(length);
+        }
+        wrong.append(&mut self.outside.borrow_mut().violations);
         if !self.stormy {
             let well: Vec<CellName> = self.cells.clone();
             let runs: Vec<bool> =

@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub trait Source {
     /// Wall time since the Unix epoch, as this process's host shows it.
     fn unix_time(&self) -> Duration;
+    /// Time since this process's host was started.
+    fn uptime(&self) -> Duration;
     /// 128 random bits.
     fn random(&self) -> u128;
 }
@@ -43,6 +45,21 @@ pub fn now() -> Timestamp {
             .unwrap_or(Timestamp::MAX)
     };
     with(|source| at(source.unix_time()), Timestamp::now)
+}
+
+/// Time since this host was started, also while it was suspended; in hundredths of a second. Other processes of the
+/// host read the same clock, as the first number of `/proc/uptime`.
+///
+/// It is read there and not from `CLOCK_BOOTTIME`: a container may show another value there, and then shows it to every
+/// process. Where the file cannot be read, it is as if the host had been up for ever: every deadline has passed.
+#[must_use]
+pub fn uptime() -> Duration {
+    let real = || {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX)
+    };
+    with(|source| source.uptime(), real)
 }
 
 /// A new id that sorts by time: a UUID version 7 (RFC 9562).
@@ -77,6 +94,9 @@ mod tests {
         fn unix_time(&self) -> Duration {
             Duration::from_millis(1_700_000_000_123)
         }
+        fn uptime(&self) -> Duration {
+            Duration::from_secs(5)
+        }
         fn random(&self) -> u128 {
             7
         }
@@ -88,9 +108,18 @@ mod tests {
         assert_eq!(now().as_millisecond(), 1_700_000_000_123);
         assert_eq!((new_id(), new_id().get_version_num()), (new_id(), 7));
         assert_eq!(jitter(Duration::from_secs(1)), jitter(Duration::from_secs(1)));
+        assert_eq!(uptime(), Duration::from_secs(5));
         set_source(None);
         assert_ne!(new_id(), new_id());
         assert!(now().as_millisecond() > 1_700_000_000_123);
+    }
+
+    #[test]
+    fn uptime_goes_on_and_is_that_of_the_host() {
+        let (first, second) = (uptime(), uptime());
+        assert!(
+            second >= first && first > Duration::ZERO && second < Duration::from_secs(100 * 365 * 86_400)
+        );
     }
 
     #[test]

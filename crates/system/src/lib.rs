@@ -1,10 +1,11 @@
 //! What Cellar's programs ask of the operating system, each thing once: files that are written as a whole, locks, logs,
-//! processes, users, signals, time. It knows nothing of clusters, and every other crate may use it.
+//! processes, users, addresses, signals, time. It knows nothing of clusters, and every other crate may use it.
 
 mod atomic_file;
 pub mod clock;
 mod directory;
 mod file_id;
+mod listen;
 mod lock;
 mod log;
 mod log_file;
@@ -21,6 +22,7 @@ mod user;
 pub use atomic_file::{AtomicFile, rename, sync_directory};
 pub use directory::OpenDirectory;
 pub use file_id::{FileId, is_inside, is_same_place};
+pub use listen::{addresses_of, has_address, is_dual_stack};
 pub use lock::{FileLock, LockError};
 pub use log::init_logging;
 pub use log_file::{last_lines, last_lines_of, open_log};

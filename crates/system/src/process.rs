@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use procfs::Current;
-use procfs::process::Process as Entry;
+use procfs::process::{FDTarget, Process as Entry};
 
 use crate::file_id::FileId;
 
@@ -113,6 +113,21 @@ impl Process {
         own + self.children().iter().map(Self::bytes_written).sum::<u64>()
     }
 
+    /// The largest regular file below a directory that it or one of its descendants has open, and its size in bytes.
+    #[must_use]
+    pub fn largest_open_file(&self, below: &Path) -> Option<(PathBuf, u64)> {
+        let files = Entry::new(self.pid).and_then(|entry| entry.fd()).into_iter().flatten().flatten();
+        let own = files.filter_map(|file| match file.target {
+            FDTarget::Path(path) if path.starts_with(below) => {
+                let found = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+                Some((path, found.len()))
+            }
+            _ => None,
+        });
+        let theirs = self.children().into_iter().filter_map(|child| child.largest_open_file(below));
+        own.chain(theirs).max_by_key(|(_, size)| *size)
+    }
+
     /// Sends a signal if it still lives; tells whether it did.
     ///
     /// # Errors
@@ -186,6 +201,33 @@ mod tests {
             }
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn largest_open_file_is_found_also_in_a_child() {
+        let directory = tempfile::tempdir().unwrap();
+        let (small, large) = (directory.path().join("small"), directory.path().join("large"));
+        std::fs::write(&small, "1").unwrap();
+        std::fs::write(&large, "123").unwrap();
+        let shell = format!("exec 3<{}; read -r line", large.display());
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", &shell])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _open = std::fs::File::open(&small).unwrap();
+        let ours = || Process::find(std::process::id().cast_signed()).unwrap();
+        let of = |pid: u32| Process::find(pid.cast_signed())?.largest_open_file(directory.path());
+        let begun = std::time::Instant::now();
+        while of(child.id()).is_none() {
+            assert!(begun.elapsed().as_secs() < 10, "the child opens its file");
+            std::thread::yield_now();
+        }
+        assert_eq!(of(child.id()), Some((large, 3)));
+        assert!(ours().largest_open_file(directory.path()).is_some_and(|(_, size)| size >= 1));
+        assert_eq!(ours().largest_open_file(Path::new("/nowhere")), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn cell(index: u32) -> Cell {
-        Cell { name: "zone1".parse().unwrap(), index, host: "h".into(), directory: "/d".into() }
+        Cell { name: "zone1".parse().unwrap(), index, host: "h".parse().unwrap(), directory: "/d".into() }
     }
 
     async fn put_raw(store: &Store, value: &[u8]) {

@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
+use crate::instance::seed::Seed;
 use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{install_successor, keep_old_data};
 use crate::instance::{incarnation, leadership, seed, seeding_marker};
@@ -171,7 +172,8 @@ async fn restore_with(
     delta: bool,
     legacy: Legacy,
 ) -> Result<(), RoundError> {
-    seed::restore(agent, database, card, delta, legacy, "seed", &|| false).await?;
+    let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
+    seed::restore(agent, database, card, &request, &|| false).await?;
     Ok(())
 }
 

@@ -23,6 +23,9 @@ const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 /// takes longer than this is better restored from the repo, once it has a backup.
 const COPY_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a restore may take: three days, as a job. Then it is ended and begun again, in case pgBackRest hangs.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
+
 /// How often a running restore looks whether it must end early.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -53,6 +56,9 @@ pub(crate) enum SeedError {
         /// Why.
         source: std::io::Error,
     },
+    /// It took longer than any restore may.
+    #[error("the restore did not end within {} h and was ended", RESTORE_TIMEOUT.as_secs() / 3600)]
+    TooLong,
     /// The caller ended it early.
     #[error("the restore was interrupted")]
     Interrupted,
@@ -87,13 +93,28 @@ pub(crate) async fn copy_primary(
 pub(crate) struct Seeded {
     /// The backup that was restored.
     pub(crate) backup: BackupLabel,
+    /// What is wrong with it.
+    pub(crate) flaw: Option<String>,
     /// Its size.
     pub(crate) size_bytes: u64,
     /// How long copying took.
     pub(crate) took: Duration,
 }
 
-/// Restores the newest backup that leads to the primary as a standby, which takes over `legacy`, with output to `jobs/<log_name>.log`.
+/// How a new member is restored.
+#[derive(Debug, Clone)]
+pub(crate) struct Seed<'a> {
+    /// Keep files that are the same already.
+    pub(crate) delta: bool,
+    /// Take also a backup that is not sound, when there is no better one.
+    pub(crate) any_backup: bool,
+    /// The output goes to `jobs/<log_name>.log`.
+    pub(crate) log_name: &'a str,
+    /// What it takes over from the data that this cell had.
+    pub(crate) legacy: Legacy,
+}
+
+/// Restores the best backup that leads to the primary as a standby.
 ///
 /// The marker is written before pgBackRest writes its first file, and removed when the instance is ready to start. So
 /// a restore that was killed is completed, and its files are never mistaken for a member's data.
@@ -104,11 +125,10 @@ pub(crate) async fn restore(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
-    delta: bool,
-    legacy: Legacy,
-    log_name: &str,
+    request: &Seed<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Seeded, SeedError> {
+    let Seed { delta, any_backup, log_name, legacy } = request;
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
@@ -117,9 +137,9 @@ pub(crate) async fn restore(
     let check_interrupted = || if interrupted() { Err(SeedError::Interrupted) } else { Ok(()) };
     // Nothing is changed before it is known what to restore, and that it goes nowhere else.
     check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
-    let backup = choose_backup(agent, database, card, &check_interrupted).await?;
+    let (backup, flaw) = choose_backup(agent, database, card, *any_backup, &check_interrupted).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
-    let legacy = begin(agent, legacy).map_err(marker_failed)?;
+    let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
@@ -129,19 +149,30 @@ pub(crate) async fn restore(
     let config = write_bootstrap(agent, database, card)?;
     let set = Some(backup.label.clone());
     let wal_directory = legacy.wal_directory.map(|path| path.display().to_string());
-    let options = RestoreOptions { set, standby: true, delta, wal_directory, ..RestoreOptions::default() };
+    let options =
+        RestoreOptions { set, standby: true, delta: *delta, wal_directory, ..RestoreOptions::default() };
     let begun = Instant::now();
-    let invocation = Invocation::restore(&config, &database.stanza, &options);
+    let mut invocation = Invocation::restore(&config, &database.stanza, &options);
+    if flaw.is_some() {
+        // Only where that is allowed: a sound backup has no page errors, so pgBackRest may look for them.
+        invocation = invocation.allow_page_errors(agent.pgbackrest.version().await?);
+    }
     let log = agent.layout.jobs().join(format!("{log_name}.log"));
-    let watch = async |_: &_| check_interrupted();
-    let ended = agent.pgbackrest.run_watched(&invocation, &log, 0, INTERRUPTION_INTERVAL, watch).await?;
+    let watch = async |_: &_| {
+        if begun.elapsed() > RESTORE_TIMEOUT {
+            return Err(SeedError::TooLong);
+        }
+        check_interrupted()
+    };
+    let ended =
+        agent.pgbackrest.run_watched(&invocation, &log, 0, INTERRUPTION_INTERVAL, || None, watch).await?;
     if ended != Some(0) {
         let text = read_log(&log);
         let (failure, output) = (Failure::of_output(ended, &text), last_lines(&text));
         return Err(PgbackrestError::Failed { command: "restore".to_owned(), failure, output }.into());
     }
     mark_restored(agent).map_err(marker_failed)?;
-    Ok(Seeded { backup: backup.label, size_bytes: backup.size_bytes, took: begun.elapsed() })
+    Ok(Seeded { backup: backup.label, flaw, size_bytes: backup.size_bytes, took: begun.elapsed() })
 }
 
 /// The backup to restore.
@@ -152,14 +183,15 @@ async fn choose_backup(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
+    any: bool,
     check_interrupted: &impl Fn() -> Result<(), SeedError>,
-) -> Result<SurveyedBackup, SeedError> {
+) -> Result<(SurveyedBackup, Option<String>), SeedError> {
     let deadline = Instant::now() + HISTORY_TIMEOUT;
     loop {
         let term = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
-        let found = async { Repo::open(agent, database, card).await?.newest_for(term).await }.await;
+        let found = async { Repo::open(agent, database, card).await?.seed_for(term, any).await }.await;
         match found {
-            Ok(backup) => return Ok(backup),
+            Ok(found) => return Ok(found),
             Err(error) if error.code == Code::WalMissing && Instant::now() < deadline => {
                 check_interrupted()?;
                 tokio::time::sleep(INTERRUPTION_INTERVAL).await;

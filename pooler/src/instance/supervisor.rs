@@ -102,6 +102,7 @@ impl Supervisor {
                 return ROUND_INTERVAL;
             }
         };
+        self.agent.refresh_listening(&card).await;
         match self.look_and_act(&card, &database).await {
             Ok(Outcome::Progress) => {
                 self.failures = 0;

@@ -5,23 +5,66 @@
 //! source is proven.
 
 mod follow_log;
+mod names;
 mod source_check;
 
-use cellar_model::{BackupResult, CELL_ANNOTATION, Code, JOB_ANNOTATION, JobOutcome, JobSpec, Refusal};
-use cellar_pgbackrest::Invocation;
+use std::path::Path;
 
+use cellar_model::{
+    BackupResult, BackupType, CELL_ANNOTATION, Code, Database, JOB_ANNOTATION, JobOutcome, JobSpec, Pooler,
+    Refusal,
+};
+use cellar_pgbackrest::{CLOCK, Invocation, Running};
+
+use crate::agent::Agent;
 use crate::config_files::write_job;
+use crate::disk::write_refusal;
 use crate::jobs::backup::follow_log::FollowedLog;
+use crate::jobs::backup::names::check_names;
 use crate::jobs::backup::source_check::wait_for_source;
+use crate::jobs::claim::ClaimedJob;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::repository::backup_proof::{log_parser, verify_backup};
+use crate::repository::reader::Repo;
 use crate::repository::tool_failure::tool_failure;
 
-/// Runs a backup job to its end.
+/// Runs a backup job to its end. A backup with page errors is a failure that has a result.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let backup = backup(context).await?;
-    Ok(Some(JobOutcome::Backup(backup)))
+    ended(context.job, backup)
+}
+
+/// How a job ends whose backup is proven.
+pub(crate) fn ended(job: &mut ClaimedJob, backup: BackupResult) -> JobResult {
+    if !backup.page_errors {
+        return Ok(Some(JobOutcome::Backup(backup)));
+    }
+    let error = Refusal::new(
+        Code::PageErrors,
+        format!(
+            "backup {} of cell {} is proven, and pages with wrong checksums were found in it",
+            backup.label, backup.source.cell
+        ),
+    )
+    .hint("the job's log names the files (`cellar jobs logs`). Take a full backup of another cell, and rebuild this one if only its files are damaged");
+    job.keep_outcome(JobOutcome::Backup(backup));
+    Err(error.into())
+}
+
+/// The type of backup to take, and why it is another than was asked for.
+///
+/// A repo that cannot be read now decides nothing here: pgBackRest itself says what is wrong with it, and the proof
+/// looks at what the backup builds on.
+async fn type_to_take(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+    asked: BackupType,
+) -> (BackupType, Option<String>) {
+    let Ok(repo) = Repo::open(agent, database, card).await else { return (asked, None) };
+    repo.write_missing_marks().await;
+    cellar_model::type_to_take(asked, &repo.backups())
 }
 
 async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure> {
@@ -33,28 +76,41 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     context.progress("checking the instance").await;
     let (card, database) = agent.assignment()?;
     let origin = wait_for_source(context, &card, &params).await?;
+    check_names(agent, &card).await?;
+    let (backup_type, why) = type_to_take(agent, &database, &card, params.backup_type).await;
+    let mut warnings: Vec<String> = why.into_iter().collect();
     let config = write_job(agent, &id.to_string(), &database, &card, origin.primary.as_ref())
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;
     origin.write(agent, &id).map_err(|error| {
-        Refusal::new(Code::Internal, format!("cannot write to {}: {error}", agent.layout.jobs().display()))
-            .hint("is the cell's disk full?")
+        write_refusal(&format!("cannot write to {}", agent.layout.jobs().display()), &error)
     })?;
     let annotations =
         [(CELL_ANNOTATION.to_owned(), agent.cell.to_string()), (JOB_ANNOTATION.to_owned(), id.to_string())];
-    let invocation = Invocation::backup(&config, &database.stanza, params.backup_type, &annotations);
+    let invocation = |backup_type| Invocation::backup(&config, &database.stanza, backup_type, &annotations);
     context.if_interrupted("pgBackRest was ended and no backup was made");
     let log_file = context.log_file();
     let mut log = FollowedLog::new(&log_file, log_parser(&origin));
-    let watch = async |context: &mut JobContext<'_>, _: &_| {
+    let data = Path::new(&card.data_directory);
+    let mut watch = async |context: &mut JobContext<'_>, running: &Running| {
         log.read();
-        context.periodic_progress(log.progress()).await;
+        context.copying_progress(log.progress(), running, data).await;
     };
-    if let Some(failed) = context.run_pgbackrest(&invocation, 0, watch).await? {
-        let doing = format!("backing up cell {}", agent.cell);
-        let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-        return Err(tool_failure(&doing, &failed.failure, &failed.log, &disks).into());
+    let mut failed = context.run_pgbackrest(&invocation(backup_type), 0, &mut watch).await?;
+    let is_behind = failed.as_ref().is_some_and(|failed| failed.failure.exit_code == Some(CLOCK));
+    if is_behind && backup_type != BackupType::Full {
+        // Before it has copied anything.
+        warnings.push(format!(
+            "a full backup was taken, because a later one than {backup_type} would build on was in the repo once and has expired"
+        ));
+        failed = context.run_pgbackrest(&invocation(BackupType::Full), 0, &mut watch).await?;
     }
-    let result = verify_backup(agent, &database, &config, &log_file, &origin).await?;
+    if let Some(failed) = failed {
+        let doing = format!("backing up cell {}", agent.cell);
+        let (repository, data) = (&database.repository, card.data_directory.as_str());
+        return Err(tool_failure(&doing, &failed.failure, &failed.log, repository, data).into());
+    }
+    let mut result = verify_backup(agent, &database, &config, &id, &origin).await?;
+    result.warnings = warnings;
     // The log stays; the config is not needed any more.
     let _ = std::fs::remove_file(&config);
     Ok(result)

@@ -36,8 +36,8 @@ async fn check(context: &mut JobContext<'_>) -> Result<CheckResult, JobFailure> 
     context.progress("waiting for a WAL segment to arrive").await;
     let begun = Instant::now();
     let invocation = Invocation::on("check", &config, &database.stanza).option("log-level-console", "info");
-    let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-    context.run_maintenance(&invocation, "checking the archive", &disks).await?;
+    let doing = "checking the archive";
+    context.run_maintenance(&invocation, doing, &database.repository, &card.data_directory).await?;
     let log = context.log_text();
     let segment = archived_segment(&log).ok_or_else(|| {
         Refusal::new(Code::PgbackrestFailed, "pgbackrest check ended well, and names no segment that arrived")

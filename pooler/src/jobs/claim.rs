@@ -4,6 +4,7 @@
 //! of a run checks ownership in its transaction, by the revisions of the job, the run and the claim as they were
 //! just read.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{
@@ -11,8 +12,9 @@ use cellar_model::{
     timestamp_ms,
 };
 use cellar_system::clock;
-use cellar_topology::{StoreError, TxnOutcome, Versioned};
+use cellar_topology::{LeaseId, StoreError, TxnOutcome, Versioned};
 
+use crate::jobs::claim_lease::ClaimLease;
 use crate::member::Member;
 
 /// How long to wait before a write that etcd did not answer is tried again.
@@ -38,6 +40,7 @@ pub struct ClaimedJob {
     /// The job as it was submitted.
     pub record: JobRecord,
     run: Run,
+    lease: Rc<ClaimLease>,
 }
 
 /// The keys of one job.
@@ -56,6 +59,12 @@ impl Keys {
             claim: Key::Claim(db, cell, id),
         }
     }
+}
+
+/// The lease that the process has, for a claim to be bound to.
+fn present_lease(member: &Member) -> Option<(LeaseId, ClaimLease)> {
+    let lease = member.lease.current()?;
+    Some((lease, ClaimLease::new(member, lease)?))
 }
 
 fn transition(member: &Member, state: JobState, note: &str) -> Transition {
@@ -80,7 +89,7 @@ fn too_large(record: &JobRecord) -> JobError {
 impl ClaimedJob {
     /// Claims a job. None when it cannot be claimed any more, or this process has no lease.
     pub(crate) async fn take(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
-        let Some(lease) = member.lease.current() else { return Ok(None) };
+        let Some((lease, claim_lease)) = present_lease(member) else { return Ok(None) };
         let (record, job_revision, lock_revision) = {
             let view = member.mirror.view();
             let Some(record) = view.jobs.get(id).cloned() else { return Ok(None) };
@@ -122,7 +131,7 @@ impl ClaimedJob {
             return Ok(None);
         }
         tracing::info!(job = %record.id, kind = %record.kind(), "claimed");
-        Ok(Some(Self { record, run }))
+        Ok(Some(Self { record, run, lease: Rc::new(claim_lease) }))
     }
 
     /// Adopts a run of this process that it never began: the claim was written, and etcd's answer was lost. None when
@@ -138,15 +147,41 @@ impl ClaimedJob {
         if !ours || job.record.closure.is_some() {
             return Ok(None);
         }
-        let mut adopted = Self { record: job.record, run: run.record };
-        Ok(adopted.write(member).await?.then_some(adopted))
+        // Which lease the claim was bound to is not known, so it is bound again.
+        let Some((lease, claim_lease)) = present_lease(member) else {
+            return Err(StoreError::Retryable("no lease yet".to_owned()));
+        };
+        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+        let transaction = member
+            .store
+            .transaction()
+            .expect(&keys.job, job.revision)
+            .expect(&keys.run, run.revision)
+            .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
+            .put_leased(&keys.claim, &member.epoch, lease);
+        match transaction.commit().await? {
+            TxnOutcome::Committed(_) => {
+                Ok(Some(Self { record: job.record, run: run.record, lease: Rc::new(claim_lease) }))
+            }
+            TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
+        }
+    }
+
+    /// The lease of its claim.
+    pub(crate) fn claim_lease(&self) -> Rc<ClaimLease> {
+        Rc::clone(&self.lease)
     }
 
     /// Binds the claim of a job that this process runs to the current lease.
-    pub(crate) async fn claim_again(member: &Member, id: &JobId) -> Result<(), StoreError> {
+    pub(crate) async fn claim_again(
+        member: &Member,
+        id: &JobId,
+        claim_lease: &ClaimLease,
+    ) -> Result<(), StoreError> {
         let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(()) };
         let keys = Keys::of(&record);
         let Some(lease) = member.lease.current() else { return Ok(()) };
+        let Some(renewed) = member.lease.renewed(lease) else { return Ok(()) };
         let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(()) };
         let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(()) };
         let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
@@ -166,6 +201,7 @@ impl ClaimedJob {
             .put_leased(&keys.claim, &member.epoch, lease);
         match transaction.commit().await? {
             TxnOutcome::Committed(_) => {
+                claim_lease.bind(lease, renewed);
                 tracing::info!(job = %id, "claimed again: the lease was lost meanwhile");
                 Ok(())
             }
@@ -173,8 +209,7 @@ impl ClaimedJob {
         }
     }
 
-    /// Writes how far the job is, and claims it again if the lease was lost meanwhile. False when the job no longer
-    /// belongs to this process.
+    /// Writes how far the job is. False when the job no longer belongs to this process.
     pub async fn progress(&mut self, member: &Member, progress: Progress) -> Result<bool, StoreError> {
         self.run.progress = progress;
         self.write(member).await
@@ -219,11 +254,6 @@ impl ClaimedJob {
                 .put(&keys.run, &self.run);
             if self.run.state.is_terminal() {
                 transaction = transaction.delete(&keys.claim);
-            } else if claim.is_none()
-                && let Some(lease) = member.lease.current()
-            {
-                tracing::info!(job = %self.record.id, "claiming again: the lease was lost");
-                transaction = transaction.put_leased(&keys.claim, &member.epoch, lease);
             }
             if transaction.commit().await? != TxnOutcome::Conflict {
                 self.record = job.record;
@@ -284,15 +314,16 @@ impl ClaimedJob {
     /// expires.
     pub(crate) async fn inherit(member: &Member, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
-        let Some(lease) = member.lease.current() else {
+        let Some((lease, claim_lease)) = present_lease(member) else {
             return Err(StoreError::Retryable("no lease yet".to_owned()));
         };
+        let claim_lease = Rc::new(claim_lease);
         let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
         let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
         let is_running = run.record.state == JobState::Running && job.record.closure.is_none();
         if is_running && run.record.epoch == member.epoch {
             // An earlier attempt was written, and etcd's answer was lost.
-            return Ok(Some(Self { record: job.record, run: run.record }));
+            return Ok(Some(Self { record: job.record, run: run.record, lease: claim_lease }));
         }
         if !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
             return Ok(None);
@@ -313,7 +344,7 @@ impl ClaimedJob {
             .await?;
         match outcome {
             TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
-            TxnOutcome::Committed(_) => Ok(Some(Self { record: job.record, run: taken })),
+            TxnOutcome::Committed(_) => Ok(Some(Self { record: job.record, run: taken, lease: claim_lease })),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What every job works with: its record, its log, its progress, and the question whether it must end early.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{JobOutcome, Progress};
+use cellar_model::{JobOutcome, Progress, Repository};
 use cellar_pgbackrest::{Failure, Invocation, Running};
+use cellar_system::Process;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -91,16 +92,29 @@ impl<'a> JobContext<'a> {
         self.write_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
     }
 
+    fn is_too_soon(&self, progress: &Progress) -> bool {
+        let last = self.last_progress.as_ref();
+        last.is_some_and(|(phase, at)| *phase == progress.phase && at.elapsed() < PROGRESS_INTERVAL)
+    }
+
     /// Writes how far the job is: at once when the phase has changed, else once in [`PROGRESS_INTERVAL`] at most.
     pub(crate) async fn periodic_progress(&mut self, progress: Progress) {
-        let too_soon = self
-            .last_progress
-            .as_ref()
-            .is_some_and(|(phase, at)| *phase == progress.phase && at.elapsed() < PROGRESS_INTERVAL);
-        if !too_soon {
+        if !self.is_too_soon(&progress) {
             self.last_progress = Some((progress.phase.clone(), Instant::now()));
             self.write_progress(progress).await;
         }
+    }
+
+    /// As [`JobContext::periodic_progress`], with the largest file below `data` that pgBackRest has open: the bytes move
+    /// only when a file is done.
+    pub(crate) async fn copying_progress(&mut self, progress: Progress, running: &Running, data: &Path) {
+        if self.is_too_soon(&progress) {
+            return;
+        }
+        let leader = Process::find(running.group());
+        let (file, file_bytes) = leader.and_then(|leader| leader.largest_open_file(data)).unwrap_or_default();
+        let file = file.strip_prefix(data).unwrap_or(&file).display().to_string();
+        self.periodic_progress(Progress { file, file_bytes, ..progress }).await;
     }
 
     /// Progress that cannot be written is no failure of the job: the next one replaces it.
@@ -136,14 +150,20 @@ impl<'a> JobContext<'a> {
         mut watch: impl AsyncFnMut(&mut Self, &Running),
     ) -> Result<Option<FailedCommand>, JobFailure> {
         let (pgbackrest, log_file) = (&self.agent.pgbackrest, self.log_file());
+        let (agent, control) = (self.agent, self.control);
+        let until = || control.work_until(agent);
         let look = async |running: &Running| {
             self.check_interrupted()?;
             watch(self, running).await;
             Ok::<(), JobFailure>(())
         };
-        let code = pgbackrest.run_watched(invocation, &log_file, nice, interval, look).await?;
+        let code = pgbackrest.run_watched(invocation, &log_file, nice, interval, until, look).await?;
         if code == Some(0) {
             return Ok(None);
+        }
+        if code.is_none() {
+            // Killed: by its watchdog, when this process stood still for too long.
+            self.check_interrupted()?;
         }
         let log = read_log(&log_file);
         Ok(Some(FailedCommand { failure: Failure::of_output(code, &log), log }))
@@ -152,16 +172,20 @@ impl<'a> JobContext<'a> {
     /// Runs a command that maintains or reads the repo, at the lowest priority.
     ///
     /// # Errors
-    /// As [`JobContext::run_pgbackrest`], and when the command fails; `disks` are asked whether they are full then.
+    /// As [`JobContext::run_pgbackrest`], and when the command fails; the disks of the repository and the data are then asked whether they are
+    /// full.
     pub(crate) async fn run_maintenance(
         &mut self,
         invocation: &Invocation,
         doing: &str,
-        disks: &[&str],
+        repository: &Repository,
+        data_directory: &str,
     ) -> Result<(), JobFailure> {
         match self.run_pgbackrest(invocation, MAINTENANCE_NICE, async |_, _| {}).await? {
             None => Ok(()),
-            Some(failed) => Err(tool_failure(doing, &failed.failure, &failed.log, disks).into()),
+            Some(failed) => {
+                Err(tool_failure(doing, &failed.failure, &failed.log, repository, data_directory).into())
+            }
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Whether a running job must end early, and why.
 
-use cellar_model::{Code, JobError, JobId};
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{Code, JobError, JobId, JobRecord, WORK_TIMEOUT};
 use cellar_system::clock;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::jobs::claim::Ending;
+use crate::jobs::claim_lease::ClaimLease;
 use crate::member::Member;
 
 /// Why a running job must end early.
@@ -19,6 +23,8 @@ pub enum Interruption {
     Stopping,
     /// multiadmin has closed the job.
     Closed,
+    /// The claim could not be renewed for so long that multiadmin may give the job's place to another.
+    ClaimLost,
 }
 
 /// Everything that can interrupt one running job.
@@ -26,14 +32,25 @@ pub enum Interruption {
 pub struct Control {
     id: JobId,
     deadline: Timestamp,
+    /// The lease of the claim, if the job must end without it: jobs that only read may go on.
+    claim: Option<Rc<ClaimLease>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Control {
-    /// The control of the job `id`. `stop` becomes true when this process is told to stop.
+    /// The control of a job whose claim is bound to `claim`. `stop` becomes true when this process is told to stop.
     #[must_use]
-    pub fn new(id: JobId, deadline: Timestamp, stop: watch::Receiver<bool>) -> Self {
-        Self { id, deadline, stop }
+    pub fn new(record: &JobRecord, claim: Rc<ClaimLease>, stop: watch::Receiver<bool>) -> Self {
+        let excludes_others = record.kind().takes_lock() || record.parent.is_some();
+        let claim = excludes_others.then_some(claim);
+        Self { id: record.id, deadline: record.deadline, claim, stop }
+    }
+
+    /// When the job's work must have ended unless its claim is renewed, by [`clock::uptime`]; none when it may go on
+    /// without a claim.
+    #[must_use]
+    pub fn work_until(&self, member: &Member) -> Option<Duration> {
+        self.claim.as_ref().map(|claim| claim.work_until(member))
     }
 
     /// Why the job must end early; none while it may go on.
@@ -46,6 +63,9 @@ impl Control {
         }
         if record.is_some_and(|record| record.cancel.is_some()) {
             return Some(Interruption::Canceled);
+        }
+        if self.work_until(member).is_some_and(|until| clock::uptime() >= until) {
+            return Some(Interruption::ClaimLost);
         }
         if clock::now() > self.deadline {
             return Some(Interruption::Deadline);
@@ -70,6 +90,14 @@ pub fn interrupted_ending(why: Interruption, effect: &str) -> Ending {
             Code::DeadlineExceeded,
             "the job's deadline passed",
             "give it more time with --timeout",
+        )),
+        Interruption::ClaimLost => Ending::Failed(error(
+            Code::Unavailable,
+            &format!(
+                "this multipooler could not renew its claim of the job in etcd for {} s, so the job was ended",
+                WORK_TIMEOUT.as_secs()
+            ),
+            "look at etcd and at this cell's connection to it (`cellar doctor`), then ask again",
         )),
         Interruption::Stopping => Ending::Failed(error(
             Code::PoolerRestarted,

@@ -16,7 +16,7 @@ use cellar_model::{
 use cellar_system::available_memory;
 
 use crate::agent::Agent;
-use crate::disk::free_bytes;
+use crate::disk::{free_bytes, write_refusal};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::drill::checks::run_checks;
 use crate::jobs::drill::choice::{Choice, choose};
@@ -143,9 +143,8 @@ async fn restore_and_check(
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     copy.prepare()?;
     if let Some(path) = &copy.tablespaces {
-        std::fs::create_dir_all(path).map_err(|error| {
-            Refusal::new(Code::DiskFull, format!("cannot create {}: {error}", path.display()))
-        })?;
+        std::fs::create_dir_all(path)
+            .map_err(|error| write_refusal(&format!("cannot create {}", path.display()), &error))?;
     }
     copy.restore(context, &backup.label, backup.size_bytes, false, params.max_bytes_per_second).await?;
     let restored = begun.elapsed();

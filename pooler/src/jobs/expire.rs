@@ -1,13 +1,16 @@
 //! An expiry: backups and WAL that the retention does not keep are deleted, or one backup that was named.
 //!
-//! A dry run comes first, and what it would delete is checked before anything is deleted. What was deleted is read
-//! from the repo afterwards, not from pgBackRest's own report.
+//! The retention counts sound full backups only, so pgBackRest is told to keep as many more as do not count. A dry run
+//! comes first, and what it would delete is checked before anything is deleted. What was deleted is read from the repo
+//! afterwards, not from pgBackRest's own report.
 
 use cellar_model::{
-    BackupLabel, Code, ExpireParams, ExpireResult, JobError, JobOutcome, JobSpec, Refusal, check_expiry,
+    BackupLabel, Code, ExpireParams, ExpireResult, Held, JobError, JobOutcome, JobSpec, Refusal,
+    SurveyedBackup, check_expiry, fulls_to_keep, wal_gone,
 };
-use cellar_pgbackrest::{Expiry, Invocation, parse_expiry};
+use cellar_pgbackrest::{Behaviour, Expiry, Invocation, parse_expiry};
 
+use crate::agent::Agent;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::repository::reader::Repo;
@@ -29,21 +32,36 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     let (card, database) = agent.assignment()?;
     context.progress("dry run").await;
     let repo = Repo::open(agent, &database, &card).await?;
+    repo.write_missing_marks().await;
     let before = repo.labels();
     check_exists(&params, &before)?;
-    let expire =
-        |dry_run| Invocation::expire(&repo.config, &database.stanza, params.backup.as_ref(), dry_run);
-    let disks = [database.repo_path.as_str(), card.data_directory.as_str()];
-    context.run_maintenance(&expire(true), "the dry run of the expiry", &disks).await?;
+    let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
+    let mut survey = repo.survey(leader.term, None).await?;
+    note_needs(agent, &params, &mut survey.backups);
+    let retention = database.retention.full;
+    let (keep, uncounted) = fulls_to_keep(&survey.backups, retention);
+    let keep = (params.backup.is_none() && retention > 0).then_some(keep);
+    let version = agent.pgbackrest.version().await?;
+    let expire = |dry_run| {
+        let (config, stanza) = (&repo.config, &database.stanza);
+        Invocation::expire(config, stanza, params.backup.as_ref(), keep, dry_run).allow_page_errors(version)
+    };
+    let (repository, data) = (&database.repository, card.data_directory.as_str());
+    context.run_maintenance(&expire(true), "the dry run of the expiry", repository, data).await?;
     let mut planned = parse_expiry(&context.log_text(), true);
     // pgBackRest also removes the files of backups that never ended.
     let (listed, remnants) = planned.backups.into_iter().partition(|label| before.contains(label));
     planned.backups = listed;
-    let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
-    let survey = repo.survey(leader.term, None).await?;
-    let allowed = check_expiry(&survey, &planned.backups, &params.drilled);
+    let allowed = check_expiry(&survey, &planned.backups);
+    let uncounted = keep.and_then(|_| warning_of_uncounted(&uncounted, retention));
     if params.dry_run {
+        planned.warnings.extend(uncounted);
         planned.warnings.extend(warning_of_remnants(&remnants));
+        if !version.has(Behaviour::ExpireLogsEveryTimeline) && survey.archive.segments.len() > 1 {
+            planned.warnings.push(format!(
+                "pgBackRest {version} says of one timeline only which WAL would be deleted; that of others may be, too"
+            ));
+        }
         planned.warnings.extend(
             allowed.unwrap_or_else(|refusal| Some(format!("this is refused as things are: {refusal}"))),
         );
@@ -52,12 +70,18 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     }
     let warning = allowed?;
     context.progress("expiring").await;
-    context.run_maintenance(&expire(false), "expiring", &disks).await?;
-    let kept = Repo::open(agent, &database, &card).await?.labels();
+    context.run_maintenance(&expire(false), "expiring", repository, data).await?;
+    let after = Repo::open(agent, &database, &card).await?;
+    let kept = after.labels();
     let mut done = Expiry {
         backups: before.into_iter().filter(|label| !kept.contains(label)).collect(),
         ..parse_expiry(&context.log_text(), false)
     };
+    if let Some(id) = repo.archive_id() {
+        // Of the archive that is read anyway, what is gone is known; of those of older instances, what the log says.
+        done.wal.retain(|range| range.archive != id);
+        done.wal.extend(wal_gone(id, &survey.archive, &after.survey(leader.term, None).await?.archive));
+    }
     if done.backups != planned.backups {
         done.warnings.push(format!(
             "the dry run would have deleted {}, and the expiry deleted {}",
@@ -65,9 +89,35 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
             list(&done.backups)
         ));
     }
+    done.warnings.extend(uncounted);
     done.warnings.extend(warning_of_remnants(&remnants));
     done.warnings.extend(warning);
     Ok(result(false, done, kept))
+}
+
+/// Notes who needs a backup, and of which the last drill failed: what multiadmin knew when the expiry was asked for, and
+/// whether a restore is open now.
+fn note_needs(agent: &Agent, params: &ExpireParams, backups: &mut [SurveyedBackup]) {
+    let incarnation = agent.mirror.view().incarnation(&agent.database);
+    let open = incarnation.job.filter(|_| incarnation.kept_in.is_some());
+    for backup in backups {
+        let drill = params.drilled.iter().find(|drill| drill.backup == backup.label);
+        let drill = drill.map(|drill| Held::Drill(drill.job));
+        // A dry run shows what would be deleted once the restore is confirmed.
+        backup.held = drill.or(open.filter(|_| !params.dry_run).map(Held::OpenRestore));
+        if params.failed_drills.contains(&backup.label) {
+            backup.drill_passed = Some(false);
+        }
+    }
+}
+
+fn warning_of_uncounted(labels: &[BackupLabel], retention: u32) -> Option<String> {
+    (!labels.is_empty()).then(|| {
+        format!(
+            "the retention of {retention} counts full backups that are proven and have no page errors, and so not {} (`cellar expire --backup` deletes one)",
+            list(labels)
+        )
+    })
 }
 
 fn warning_of_remnants(remnants: &[BackupLabel]) -> Option<String> {

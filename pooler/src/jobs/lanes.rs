@@ -4,15 +4,16 @@
 //! the records in etcd, also when etcd's answers to earlier writes were lost.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{JobId, JobRecord, JobState, Lock, claimable};
+use cellar_model::{JobId, JobRecord, JobState, Key, Lock, claimable};
 use cellar_topology::StoreError;
 use tokio::sync::watch;
 
 use crate::jobs::claim::{ClaimedJob, Ending};
+use crate::jobs::claim_lease::ClaimLease;
 use crate::jobs::control::Control;
 use crate::member::Member;
 
@@ -32,7 +33,7 @@ pub trait JobRunner {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
 
     /// Finds out how a job ended that an earlier process of this cell left running.
-    async fn take_over(&self, record: &JobRecord) -> Ending;
+    async fn take_over(&self, job: &mut ClaimedJob, control: &Control) -> Ending;
 
     /// Called before the first job, after the jobs of earlier processes have been ended.
     async fn begin(&self);
@@ -54,8 +55,8 @@ enum Lane {
 /// Jobs of this process.
 #[derive(Debug, Default)]
 struct Begun {
-    /// Those that run now.
-    running: BTreeSet<JobId>,
+    /// Those that run now, with the leases of their claims.
+    running: BTreeMap<JobId, Rc<ClaimLease>>,
     /// All that this process ever began. None of them is begun again, even when the mirror is behind etcd.
     ever: BTreeSet<JobId>,
 }
@@ -68,7 +69,7 @@ struct Lanes<R> {
 
 /// Runs jobs until `stop` becomes true; jobs that run then are ended first.
 pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: watch::Receiver<bool>) {
-    end_orphaned_jobs(&member, runner.as_ref()).await;
+    end_orphaned_jobs(&member, runner.as_ref(), &stop).await;
     runner.begin().await;
     let lanes = Lanes { member, runner, begun: RefCell::default() };
     let keep_claims = lanes.keep_claims(stop.clone());
@@ -87,7 +88,7 @@ fn orphaned_jobs(member: &Member) -> Vec<JobRecord> {
 }
 
 /// Ends every job that an earlier process left running. Tries until etcd answers.
-async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
+async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R, stop: &watch::Receiver<bool>) {
     for record in orphaned_jobs(member) {
         let job = loop {
             match ClaimedJob::inherit(member, &record).await {
@@ -102,9 +103,10 @@ async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R) {
                 }
             }
         };
-        let Some(job) = job else { continue };
+        let Some(mut job) = job else { continue };
         tracing::info!(job = %record.id, "taking over a job that an earlier process left running");
-        let ending = runner.take_over(&record).await;
+        let control = Control::new(&job.record, job.claim_lease(), stop.clone());
+        let ending = runner.take_over(&mut job, &control).await;
         job.finish(member, ending).await;
     }
 }
@@ -159,7 +161,7 @@ impl<R: JobRunner> Lanes<R> {
             topology.borrow_and_update();
             if lane == Lane::Locked {
                 // The claim of a process that has died since may have been written only now.
-                end_orphaned_jobs(&self.member, self.runner.as_ref()).await;
+                end_orphaned_jobs(&self.member, self.runner.as_ref(), &stop).await;
             }
             match self.next(lane).await {
                 Ok(Some(job)) => {
@@ -191,40 +193,54 @@ impl<R: JobRunner> Lanes<R> {
         let id = job.record.id;
         {
             let mut begun = self.begun.borrow_mut();
-            begun.running.insert(id);
+            begun.running.insert(id, job.claim_lease());
             begun.ever.insert(id);
         }
-        let control = Control::new(id, job.record.deadline, stop);
+        let control = Control::new(&job.record, job.claim_lease(), stop);
         let ending = self.runner.run(&mut job, &control).await;
         job.finish(&self.member, ending).await;
         self.begun.borrow_mut().running.remove(&id);
     }
 
-    /// Writes the claims of running jobs again whenever the lease has changed. Until then the jobs look lost.
+    /// Running jobs whose claim is missing, or bound to a lease that this process has lost. They look lost, or soon
+    /// will.
+    fn unclaimed(&self) -> Vec<(JobId, Rc<ClaimLease>)> {
+        let view = self.member.mirror.view();
+        let begun = self.begun.borrow();
+        let running = begun.running.iter().map(|(id, lease)| (*id, Rc::clone(lease)));
+        running
+            .filter(|(id, lease)| {
+                let claim = Key::Claim(self.member.database.clone(), self.member.cell.clone(), *id);
+                !lease.is_current(&self.member) || view.revision(&claim) == 0
+            })
+            .collect()
+    }
+
+    /// Keeps the claims of running jobs: writes them again when the lease has changed, or when they are gone.
     async fn keep_claims(&self, mut stop: watch::Receiver<bool>) {
         let mut lease = self.member.lease.subscribe();
-        loop {
+        let mut topology = self.member.mirror.changes();
+        while !*stop.borrow() {
+            lease.borrow_and_update();
+            topology.borrow_and_update();
+            let mut retry = false;
+            for (id, claim_lease) in self.unclaimed() {
+                if let Err(error) = ClaimedJob::claim_again(&self.member, &id, &claim_lease).await {
+                    tracing::debug!(job = %id, %error, "the claim is not written again yet");
+                    retry = true;
+                }
+            }
+            let pause = if retry { RETRY_INTERVAL } else { IDLE_INTERVAL };
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.changed() => {}
                 changed = lease.changed() => {
                     if changed.is_err() {
                         return;
                     }
                 }
-            }
-            if lease.borrow_and_update().is_none() {
-                continue;
-            }
-            let running: Vec<JobId> = self.begun.borrow().running.iter().copied().collect();
-            for id in running {
-                while let Err(error) = ClaimedJob::claim_again(&self.member, &id).await {
-                    tracing::debug!(job = %id, %error, "the claim is not written again yet");
-                    if !self.begun.borrow().running.contains(&id) || lease.has_changed().unwrap_or(true) {
-                        break;
-                    }
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
+                _ = topology.changed(), if !retry => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod claim;
+pub(crate) mod claim_lease;
 pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod drill;

@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
+    Repository,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::data_layout::layout_obstacles;
 use crate::instance::hold::Hold;
-use crate::instance::seed::{self, SeedError, Seeded};
+use crate::instance::seed::{self, Seed, SeedError, Seeded};
 use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::streaming::wait_until_streaming;
+use crate::repository::reader::Repo;
 use crate::repository::tool_failure::restore_failure;
 
 /// How long the new standby may take from its start until it streams. It first replays what was archived since the
@@ -42,6 +44,9 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let JobSpec::Rebuild(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
     };
+    if params.reinstate.is_none() {
+        check_backup_exists(context, &leader).await?;
+    }
     let data = PathBuf::from(&card.data_directory);
     let before = check_before(context, &params, &data, &leader).await?;
     let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
@@ -91,6 +96,23 @@ async fn check_before(
     match layout_obstacles(data).into_iter().find(|obstacle| is_moved || obstacle.in_place_too) {
         None => Ok(found),
         Some(obstacle) => Err(obstacle.refusal().about("cell", &agent.cell).into()),
+    }
+}
+
+/// Whether the rebuild takes a backup that is not sound when there is no better one: as a step of a restore, whose new
+/// primary was itself restored from it.
+fn takes_any_backup(context: &JobContext<'_>) -> bool {
+    context.job.record.parent.is_some()
+}
+
+/// Refuses when there is no backup to restore from, before the instance is stopped.
+async fn check_backup_exists(context: &JobContext<'_>, leader: &Leader) -> Result<(), JobFailure> {
+    let (card, database) = context.agent.assignment()?;
+    let repo = Repo::open(context.agent, &database, &card).await?;
+    match repo.seed_for(leader.term, takes_any_backup(context)).await {
+        // The beginning of the primary's timeline may still be on its way to the archive.
+        Err(error) if error.code != Code::WalMissing => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -151,6 +173,7 @@ async fn restore_from_repo(
         delta,
         size_bytes: seeded.size_bytes,
         restore_millis: u64::try_from(seeded.took.as_millis()).unwrap_or(u64::MAX),
+        warnings: seeded.flaw.into_iter().collect(),
     };
     Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
@@ -174,22 +197,23 @@ async fn restore(
     });
     context.progress("restoring").await;
     let interrupted = || context.check_interrupted().is_err();
-    match seed::restore(agent, &database, &card, delta, legacy, &id, &interrupted).await {
+    let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id, legacy };
+    match seed::restore(agent, &database, &card, &request, &interrupted).await {
         Ok(seeded) => Ok(seeded),
         Err(SeedError::Interrupted) => {
             context.check_interrupted()?;
             // Whatever interrupts a job stays, so this is not reached.
             Err(failed("restoring", &SeedError::Interrupted).into())
         }
-        Err(error) => Err(seed_failed(&error, &database.repo_path, &card.data_directory).into()),
+        Err(error) => Err(seed_failed(&error, &database.repository, &card.data_directory).into()),
     }
 }
 
-fn seed_failed(error: &SeedError, repo: &str, data_directory: &str) -> JobError {
+fn seed_failed(error: &SeedError, repository: &Repository, data_directory: &str) -> JobError {
     match error {
         SeedError::Repo(error) => error.clone(),
         SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) => {
-            restore_failure("restoring", failure, output, Path::new(repo), &[data_directory])
+            restore_failure("restoring", failure, output, repository, data_directory)
         }
         _ => JobError { code: Code::PgbackrestFailed, ..failed("restoring", error) },
     }

@@ -30,7 +30,8 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
     let repo = Repo::open(agent, &database, &card).await?;
     let before = repo.labels();
     let invocation = Invocation::verify(&repo.config, &database.stanza);
-    context.run_maintenance(&invocation, "reading the repo", &[&database.repo_path]).await?;
+    let doing = "reading the repo";
+    context.run_maintenance(&invocation, doing, &database.repository, &card.data_directory).await?;
     let log = context.log_text();
     let mut report = parse_verification(&log);
     // A backup that is being made, or that never ended, has files and no record.
@@ -52,7 +53,8 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
             .into());
     }
     let survey = repo.survey(leader.term, None).await?;
-    let found = faults(&report.backups, &report.archives, &survey);
+    let listed = repo.listed_backups().await?;
+    let found = faults(&listed, &report.backups, &report.archives, &survey);
     let mut errors = found.errors;
     if !ok && errors.is_empty() {
         errors.push("pgBackRest reports an error, and names nothing".to_owned());

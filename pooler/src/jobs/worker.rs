@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use cellar_model::{Code, JobError, JobKind, JobRecord};
+use cellar_model::{Code, JobError, JobKind};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
@@ -56,8 +56,8 @@ impl JobRunner for PoolerJobs {
         ending_of(result)
     }
 
-    async fn take_over(&self, record: &JobRecord) -> Ending {
-        ending_of(takeover::outcome(&self.agent, record).await)
+    async fn take_over(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
+        ending_of(takeover::outcome(&self.agent, job, control).await)
     }
 
     async fn begin(&self) {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, PROOF_ANNOTATION, Pooler, Proof, prove,
+    BackupResult, BackupSource, Code, Database, JobError, JobId, Lsn, Mark, Pooler, Proof, prove,
 };
-use cellar_pgbackrest::{DetailLog, Error, Invocation, PrimarySource};
+use cellar_pgbackrest::{DetailLog, Error, PrimarySource};
 use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
+use crate::repository::marks::{mark_of, write_mark};
 use crate::repository::tool_failure::{last_lines, read_log, tool_error};
 
 /// How long pgBackRest may take to read what it has written.
@@ -45,26 +46,28 @@ impl BackupOrigin {
 
 /// A parser for the log of a backup of this origin.
 pub(crate) fn log_parser(origin: &BackupOrigin) -> DetailLog {
-    let primary = origin
-        .primary
-        .as_ref()
-        .map(|card| PrimarySource { host: card.host.clone(), data_directory: card.data_directory.clone() });
+    let primary = origin.primary.as_ref().map(|card| PrimarySource {
+        host: card.host.to_string(),
+        data_directory: card.data_directory.clone(),
+    });
     DetailLog::new(&origin.claimed.data_directory, primary)
 }
 
-/// Reads the log and the repo, and proves where the finished backup came from.
+/// Reads the log and the repo, proves where the finished backup came from, and marks it in the repo as proven by the job
+/// `id`.
 ///
 /// # Errors
-/// When the source is not proven, in which case the backup is annotated so in the repo; or when the log or the repo
-/// cannot be read.
+/// When the source is not proven, or pgBackRest cannot load what it has written: the backup is then annotated so in the
+/// repo. Or when the log or the repo cannot be read, or the mark not be written: the backup then has no mark, and does
+/// not count as proven.
 pub(crate) async fn verify_backup(
     agent: &Agent,
     database: &Database,
     config: &Path,
-    log_file: &Path,
+    id: &JobId,
     origin: &BackupOrigin,
 ) -> Result<BackupResult, JobError> {
-    let text = read_log(log_file);
+    let text = read_log(&agent.job_log(id));
     let mut log = log_parser(origin);
     text.lines().for_each(|line| log.line(line));
     let internal = |message: String| JobError {
@@ -77,15 +80,17 @@ pub(crate) async fn verify_backup(
         return Err(internal("pgbackrest ended well, but its log names no backup".to_owned()));
     };
     let (tool, stanza) = (&agent.pgbackrest, &database.stanza);
-    let (info, record, manifest) = tokio::join!(
+    let (info, record, manifest, unloadable) = tokio::join!(
         tool.info(config, stanza, READ_TIMEOUT),
         tool.backup_record(config, stanza, &label, READ_TIMEOUT),
         tool.manifest_count(config, stanza, &label, READ_TIMEOUT),
+        tool.unloadable(config, stanza, &label, READ_TIMEOUT),
     );
     let doing = "reading the finished backup";
     let failed = |error: Error| tool_error(doing, &error);
     let (info, record, manifest) =
         (info.map_err(failed)?, record.map_err(failed)?, manifest.map_err(failed)?);
+    let unloadable = unloadable.map_err(failed)?;
     let Some(backup) = info.backup(&label) else {
         return Err(internal(format!("backup {label} is not in the repo")));
     };
@@ -97,29 +102,38 @@ pub(crate) async fn verify_backup(
         expected_files: Some(manifest.copied(log.stored_empty())),
     });
     // An incremental backup takes files from earlier backups, so those must be proven too.
-    let unproven = backup.references.iter().find(|label| {
-        let earlier = info.backup(label);
-        earlier.is_some_and(|earlier| earlier.annotations.contains_key(PROOF_ANNOTATION))
-    });
-    let verdict = match (verdict, unproven) {
-        (Err(why), _) => Err(why.to_string()),
-        (Ok(()), Some(label)) => Err(format!("it builds on {label}, which is not proven")),
-        (Ok(()), None) => Ok(()),
+    let unproven = backup
+        .references
+        .iter()
+        .chain(&backup.prior)
+        .find(|label| info.backup(label).is_none_or(|earlier| mark_of(agent, earlier) != Mark::Proven));
+    let came_from = format!("it is not proven that it came from {}", origin.claimed.cell);
+    let verdict = match (verdict, unproven, unloadable) {
+        (Err(why), ..) => Err(format!("{came_from}: {why}")),
+        (Ok(()), Some(label), _) => Err(format!("{came_from}: it builds on {label}, which is not proven")),
+        (Ok(()), None, Some(why)) => Err(format!(
+            "pgBackRest cannot load its manifest, so nothing can be restored from it or build on it: {why}"
+        )),
+        (Ok(()), None, None) => Ok(()),
     };
     if let Err(why) = verdict {
-        let annotate = Invocation::on("annotate", config, stanza)
-            .option("set", label.as_str())
-            .option("annotation", &format!("{PROOF_ANNOTATION}=unproven"));
-        if let Err(error) = tool.run_checked(&annotate, READ_TIMEOUT).await {
+        if let Err(error) = write_mark(agent, database, config, &label, Mark::UNPROVEN).await {
             tracing::warn!(%label, %error, "the unproven backup could not be annotated");
         }
         return Err(JobError {
             code: Code::ProofFailed,
-            message: format!("backup {label} was made, but it is not proven that it came from {}: {why}", origin.claimed.cell),
-            hint: "do not rely on it: it is annotated cellar-proof=unproven. Look at the job's log for what was copied from where".to_owned(),
+            message: format!("backup {label} was made, but {why}"),
+            hint: "do not rely on it: it is annotated cellar-proof=unproven. Look at the job's log for what was copied from where; a name with a line break makes a manifest that cannot be loaded".to_owned(),
             tool_output: last_lines(&text),
         });
     }
+    // From here on it counts as proven, for as long as it is in the repo.
+    write_mark(agent, database, config, &label, &id.to_string()).await.map_err(|error| JobError {
+        code: Code::ProofFailed,
+        message: format!("backup {label} is proven, but it could not be marked so in the repo, and so does not count as proven: {error}"),
+        hint: "see why the repo cannot be written, then take another backup".to_owned(),
+        tool_output: last_lines(&text),
+    })?;
     let nowhere = Lsn::new(0);
     Ok(BackupResult {
         label,
@@ -137,5 +151,7 @@ pub(crate) async fn verify_backup(
             verified: true,
             ..origin.claimed.clone()
         },
+        page_errors: backup.error == Some(true),
+        warnings: Vec::new(),
     })
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Archive, BackupLabel, Code, Database, History, JobError, Lineage, Lsn, PROOF_ANNOTATION, Pooler, Refusal,
-    Segment, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, newest_on,
+    Archive, BackupLabel, Code, Database, History, JobError, JobState, Lineage, ListedBackup, Lsn, Pooler,
+    Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
 };
 use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
+use crate::repository::marks::{mark_of, write_missing_marks};
 use crate::repository::tool_failure::tool_error;
 
 /// How long pgBackRest may take to list the archive or read one of its files. Listing a hundred thousand segments on an
@@ -34,19 +35,21 @@ fn reading(error: &Error) -> JobError {
     tool_error("reading the repo", error)
 }
 
-/// The size of this database's WAL segments, from whatever data is here.
-async fn segment_size(agent: &Agent, data: &Path) -> SegmentSize {
-    if let Some(known) = agent.segment_size.get() {
-        return known;
+/// The size of this database's WAL segments, from the data that is here; none for a cell without data.
+pub(crate) async fn segment_size(agent: &Agent, data: &Path) -> Option<SegmentSize> {
+    if agent.segment_size.get().is_none()
+        && let Ok(DataDirectory::Valid { control, .. }) = inspect(&agent.tools, data).await
+    {
+        // initdb decides the size; it never changes.
+        agent.segment_size.set(Some(control.segment_size));
     }
-    match inspect(&agent.tools, data).await {
-        Ok(DataDirectory::Valid { control, .. }) => {
-            // initdb decides the size; it never changes.
-            agent.segment_size.set(Some(control.segment_size));
-            control.segment_size
-        }
-        _ => SegmentSize::default(),
-    }
+    agent.segment_size.get()
+}
+
+/// The size that makes the names of a backup's WAL files hold its positions.
+fn size_of_backup(backup: &BackupInfo) -> Option<SegmentSize> {
+    let of = |lsn: Option<Lsn>, name: &Option<String>| SegmentSize::of_position(lsn?, name.as_deref()?);
+    of(backup.lsn_start, &backup.archive_start).or_else(|| of(backup.lsn_stop, &backup.archive_stop))
 }
 
 impl<'a> Repo<'a> {
@@ -67,14 +70,23 @@ impl<'a> Repo<'a> {
         if !matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) && info.backups.is_empty() {
             let message = format!(
                 "the repo {} has nothing of stanza {}: {}",
-                database.repo_path, database.stanza, info.message
+                database.repository, database.stanza, info.message
             );
             return Err(Refusal::new(Code::PgbackrestFailed, message)
                 .hint("see that the repo is where it was (mounted, not renamed), then ask again")
                 .into());
         }
-        let size = segment_size(agent, Path::new(&card.data_directory)).await;
+        let size = match segment_size(agent, Path::new(&card.data_directory)).await {
+            Some(size) => size,
+            // As after the loss of the cell's disk. Without any backup the size decides nothing.
+            None => info.backups.iter().find_map(size_of_backup).unwrap_or_default(),
+        };
         Ok(Self { agent, database, config, info, size })
+    }
+
+    /// Writes the marks that backups should have and do not have. The caller has the database's lock.
+    pub(crate) async fn write_missing_marks(&self) {
+        write_missing_marks(self.agent, self.database, &self.config, &self.info).await;
     }
 
     /// The size of WAL segments.
@@ -83,7 +95,7 @@ impl<'a> Repo<'a> {
     }
 
     /// pgBackRest's name of the archive that is written now, such as `15-1`.
-    fn archive_id(&self) -> Option<&str> {
+    pub(crate) fn archive_id(&self) -> Option<&str> {
         // The newest database of the stanza comes last.
         self.info.archives.last().map(|archive| archive.id.as_str())
     }
@@ -100,9 +112,25 @@ impl<'a> Repo<'a> {
         labels
     }
 
+    /// Every backup that the repo lists, and whether pgBackRest can load its manifest.
+    pub(crate) async fn listed_backups(&self) -> Result<Vec<ListedBackup>, JobError> {
+        let mut listed = Vec::new();
+        for label in self.labels() {
+            let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
+            let unloadable = tool.unloadable(&self.config, stanza, &label, READ_TIMEOUT).await;
+            listed.push(ListedBackup { label, unloadable: unloadable.map_err(|error| reading(&error))? });
+        }
+        Ok(listed)
+    }
+
     /// All backups whose record can be interpreted.
     pub(crate) fn backups(&self) -> Vec<SurveyedBackup> {
-        self.info.backups.iter().filter_map(|backup| self.backup(backup)).collect()
+        let drills = own_drills(self.agent);
+        let all = self.info.backups.iter();
+        all.filter_map(|backup| {
+            Some(SurveyedBackup { drill_passed: drills.get(&backup.label).copied(), ..self.backup(backup)? })
+        })
+        .collect()
     }
 
     fn backup(&self, backup: &BackupInfo) -> Option<SurveyedBackup> {
@@ -110,12 +138,8 @@ impl<'a> Repo<'a> {
         let last = self.size.parse_file_name(backup.archive_stop.as_deref()?)?;
         let identity =
             |id: u64| self.info.databases.iter().find(|database| database.id == id)?.system_identifier;
-        let blemish = if backup.error == Some(true) {
-            Some("pages with wrong checksums were found while it was taken".to_owned())
-        } else {
-            let unproven = backup.annotations.contains_key(PROOF_ANNOTATION);
-            unproven.then(|| "it is not proven that it came from the cell that was named".to_owned())
-        };
+        let mut bases = backup.references.clone();
+        bases.extend(backup.prior.clone());
         Some(SurveyedBackup {
             label: backup.label.clone(),
             backup_type: backup.backup_type,
@@ -127,7 +151,11 @@ impl<'a> Repo<'a> {
             last_segment: last.number,
             size_bytes: backup.size.unwrap_or(0),
             system_identifier: backup.database_id.and_then(identity).map(SystemIdentifier::new),
-            blemish,
+            mark: mark_of(self.agent, backup),
+            page_errors: backup.error == Some(true),
+            bases,
+            drill_passed: None,
+            held: None,
         })
     }
 
@@ -157,20 +185,37 @@ impl<'a> Repo<'a> {
         }
     }
 
-    /// The backup from which a new member of the database is restored: the newest one from which the WAL leads to the
-    /// primary's timeline. A newer backup may be on a timeline that was left behind.
-    pub(crate) async fn newest_for(&self, timeline: Timeline) -> Result<SurveyedBackup, JobError> {
+    /// The backup from which a new member of the database is restored, and what is wrong with it: the newest sound one
+    /// from which the WAL leads to the primary's timeline. A newer backup may be on a timeline that was left behind.
+    ///
+    /// One that is not sound is taken only if `any` says so, for members of a database that was itself restored from it.
+    /// Otherwise a new member could silently take over damaged pages, or another instance's files.
+    pub(crate) async fn seed_for(
+        &self,
+        timeline: Timeline,
+        any: bool,
+    ) -> Result<(SurveyedBackup, Option<String>), JobError> {
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
         self.check_no_conflicting_timeline(&lineage).await?;
         let backups = self.backups();
-        newest_on(&backups, &lineage).cloned().ok_or_else(|| {
-            Refusal::new(
-                Code::UnknownBackup,
-                format!("no backup leads to timeline {timeline}, which the primary is on"),
-            )
-            .hint("take one of the primary: `cellar backup --allow-primary --from` its cell")
-            .into()
-        })
+        let refused = |why: String| {
+            Refusal::new(Code::UnknownBackup, why)
+                .hint("take one of the primary: `cellar backup --type full --allow-primary --from` its cell")
+        };
+        let Some(best) = best_on(&backups, &lineage) else {
+            return Err(
+                refused(format!("no backup leads to timeline {timeline}, which the primary is on")).into()
+            );
+        };
+        let worth = worth(best, &backups);
+        let flaw = worth.flaw().map(|flaw| format!("backup {}: {flaw}", best.label));
+        match flaw {
+            Some(flaw) if !worth.is_sound() && !any => Err(refused(format!(
+                "no sound backup leads to timeline {timeline}, which the primary is on; the best is {flaw}"
+            ))
+            .into()),
+            flaw => Ok((best.clone(), flaw)),
+        }
     }
 
     /// Refuses while the archive has the parent timeline's segment in which `lineage` begins, and not yet its own.
@@ -187,7 +232,8 @@ impl<'a> Repo<'a> {
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let listed = tool.repo_list(&self.config, stanza, &directory, READ_TIMEOUT).await;
             let listed = listed.map_err(|error| reading(&error))?;
-            let is_there = listed.iter().any(|entry| self.archived(&entry.path) == Some(segment));
+            let is_there =
+                listed.iter().any(|entry| self.size.parse_archived_name(&entry.path) == Some(segment));
             match own {
                 None if is_there => return Ok(()),
                 None => own = Some(name),
@@ -216,7 +262,7 @@ impl<'a> Repo<'a> {
             let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), READ_TIMEOUT).await;
             for entry in listed.map_err(|error| reading(&error))?.iter().filter(|entry| entry.is_file) {
                 let name = entry.path.rsplit('/').next().unwrap_or_default();
-                if let Some(segment) = self.archived(name) {
+                if let Some(segment) = self.size.parse_archived_name(name) {
                     archive.add(segment);
                     if let Some(time) = entry.time {
                         archived_at.insert(segment, time);
@@ -241,13 +287,20 @@ impl<'a> Repo<'a> {
             now: Timestamp::now(),
         })
     }
+}
 
-    /// The segment that a file of the archive holds. Its name is the segment's, a checksum, and perhaps the suffix of
-    /// a compression. A segment's name followed by a dot is no whole segment (`.partial`, `.backup`).
-    fn archived(&self, name: &str) -> Option<Segment> {
-        let (segment, rest) = name.split_at_checked(24)?;
-        (rest.is_empty() || rest.starts_with('-')).then(|| self.size.parse_file_name(segment)).flatten()
-    }
+/// Whether the last drill of a backup passed, of those that ran in this cell: a pooler does not see other cells' runs.
+fn own_drills(agent: &Agent) -> BTreeMap<BackupLabel, bool> {
+    let view = agent.mirror.view();
+    let mut ended: Vec<_> = view
+        .runs
+        .values()
+        .filter_map(|run| {
+            Some((run.end_time?, run.result.as_ref()?.drill()?, run.state == JobState::Succeeded))
+        })
+        .collect();
+    ended.sort_by_key(|(end, ..)| *end);
+    ended.into_iter().map(|(_, drill, passed)| (drill.backup.clone(), passed)).collect()
 }
 
 fn history_of(name: &str) -> Option<Timeline> {

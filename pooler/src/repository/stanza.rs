@@ -1,10 +1,10 @@
 //! Creating the stanza, also after a process was killed while it created it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_model::{BackupLabel, Database, Pooler};
-use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus};
+use cellar_model::{Database, Pooler};
+use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus, move_half_made_stanza_aside};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -53,64 +53,12 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
     match made {
         Ok(()) => Ok(()),
         Err(error) => {
-            let Some(archive) = half_made(Path::new(&database.repo_path), database.stanza.as_str()) else {
-                return Err(error.into());
-            };
-            let aside = archive.with_extension(format!("half-made-{}", Timestamp::now().as_second()));
-            tracing::warn!(from = %archive.display(), to = %aside.display(), "an earlier stanza-create was killed; moving its half aside");
-            let failed = |source| StanzaError::Aside { path: archive.clone(), source };
-            std::fs::rename(&archive, &aside).map_err(failed)?;
+            let suffix = format!("half-made-{}", Timestamp::now().as_second());
+            let moved = move_half_made_stanza_aside(&database.repository, database.stanza.as_str(), &suffix)
+                .map_err(|(path, source)| StanzaError::Aside { path, source })?;
+            let Some((from, to)) = moved else { return Err(error.into()) };
+            tracing::warn!(from = %from.display(), to = %to.display(), "an earlier stanza-create was killed; its half was moved aside");
             Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await?)
-        }
-    }
-}
-
-/// The archive directory of a stanza whose creation was interrupted; none when the stanza may have backups.
-///
-/// pgBackRest writes `archive.info` before `backup.info`. When it is killed in between, it (2.45) refuses to create the
-/// stanza again, because this looks like a damaged repo. The directory may be moved only if there is no trace of any
-/// backup: WAL without a backup restores nothing.
-fn half_made(repo: &Path, stanza: &str) -> Option<PathBuf> {
-    let (archive, backup) = (repo.join("archive").join(stanza), repo.join("backup").join(stanza));
-    let traces = match std::fs::read_dir(&backup) {
-        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().ok()?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        // A directory that cannot be read may have backups.
-        Err(_) => return None,
-    };
-    // pgBackRest first writes to a temporary name, so `backup.info.pgbackrest.tmp` of a killed process is no trace.
-    let of_a_backup = |name: &str| {
-        ["backup.info", "backup.info.copy", "latest"].contains(&name) || name.parse::<BackupLabel>().is_ok()
-    };
-    let untouched =
-        traces.iter().all(|entry| entry.file_name().to_str().is_some_and(|name| !of_a_backup(name)));
-    (untouched && archive.join("archive.info").exists()).then_some(archive)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_stanza_without_any_trace_of_a_backup_is_half_made() {
-        let repo = tempfile::tempdir().unwrap();
-        let (archive, backup) = (repo.path().join("archive/app"), repo.path().join("backup/app"));
-        assert_eq!(half_made(repo.path(), "app"), None, "nothing is there");
-        std::fs::create_dir_all(&archive).unwrap();
-        std::fs::write(archive.join("archive.info"), "x").unwrap();
-        assert_eq!(
-            half_made(repo.path(), "app"),
-            Some(archive.clone()),
-            "killed before the backup's directory"
-        );
-        std::fs::create_dir_all(&backup).unwrap();
-        assert_eq!(half_made(repo.path(), "app"), Some(archive.clone()), "killed before backup.info");
-        std::fs::write(backup.join("backup.info.pgbackrest.tmp"), "x").unwrap();
-        assert_eq!(half_made(repo.path(), "app"), Some(archive.clone()), "killed while it wrote backup.info");
-        for trace in ["backup.info", "backup.info.copy", "20260301-101500F"] {
-            std::fs::write(backup.join(trace), "x").unwrap();
-            assert_eq!(half_made(repo.path(), "app"), None, "{trace}");
-            std::fs::remove_file(backup.join(trace)).unwrap();
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cellar_model::{Code, JobError};
-use cellar_pgbackrest::{Error, Failure, printable};
+use cellar_model::{Code, JobError, Repository};
+use cellar_pgbackrest::{Error, Failure, is_out_of_reach, printable};
 
 use crate::disk::is_full;
 
@@ -47,14 +47,20 @@ pub(crate) fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
-/// The job's error for a pgBackRest command that failed. `disks` are paths whose file systems may be full.
+/// The job's error for a pgBackRest command that failed, which used the repository and the data directory.
 ///
 /// pgBackRest reports a full disk as any other failed write (64), or as WAL that did not arrive (82) when the
 /// archive's disk is full. So the file systems are asked too.
-pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: &[&str]) -> JobError {
+pub(crate) fn tool_failure(
+    doing: &str,
+    failure: &Failure,
+    log: &str,
+    repository: &Repository,
+    data_directory: &str,
+) -> JobError {
     let may_be_full = failure.exit_code.is_some_and(|code| FULL_DISK_CODES.contains(&code));
-    let full =
-        log.contains("No space left on device") || (may_be_full && disks.iter().any(|disk| is_full(disk)));
+    let mut disks = repository.local_directory().into_iter().chain([Path::new(data_directory)]);
+    let full = log.contains("No space left on device") || (may_be_full && disks.any(is_full));
     JobError {
         code: if full { Code::DiskFull } else { Code::PgbackrestFailed },
         message: match failure.exit_code {
@@ -80,12 +86,12 @@ pub(crate) fn restore_failure(
     doing: &str,
     failure: &Failure,
     log: &str,
-    repo: &Path,
-    disks: &[&str],
+    repository: &Repository,
+    data_directory: &str,
 ) -> JobError {
-    let mut error = tool_failure(doing, failure, log, disks);
-    if failure.exit_code == Some(MISSING_FILE_CODE) && repo.is_absolute() && !repo.join("backup").exists() {
-        error.message = format!("{}: the repo {} is out of reach", error.message, repo.display());
+    let mut error = tool_failure(doing, failure, log, repository, data_directory);
+    if failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository) {
+        error.message = format!("{}: the repo {repository} is out of reach", error.message);
         "see that the repo is mounted and where it was, then ask again".clone_into(&mut error.hint);
         return error;
     }

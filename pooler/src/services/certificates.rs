@@ -130,7 +130,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {
         reload(&data).map_err(|error| error.to_string())?;
-        serves(&card, card.postgres_port, ProbeProtocol::Postgres, &standby, &served).await?;
+        serves(agent, &card, card.postgres_port, ProbeProtocol::Postgres, &standby, &served).await?;
     }
     agent.reload_waits.set(true);
     agent.config_changed.notify_one();
@@ -145,7 +145,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
     if agent.report.borrow().tls_server_up {
-        serves(&card, card.pgbackrest_port, ProbeProtocol::Pgbackrest, &pgbackrest, &served).await?;
+        serves(agent, &card, card.pgbackrest_port, ProbeProtocol::Pgbackrest, &pgbackrest, &served).await?;
     }
     tracing::info!(serial = served.serial, "the new certificates are served everywhere");
     Ok(())
@@ -153,15 +153,14 @@ async fn apply(agent: &Agent) -> Result<(), String> {
 
 /// Waits until the server at a port serves the `wanted` certificate and admits us with ours.
 async fn serves(
+    agent: &Agent,
     card: &Pooler,
     port: u16,
     protocol: ProbeProtocol,
     visitor: &ClientTls,
     wanted: &CertificateInfo,
 ) -> Result<(), String> {
-    let host = if card.listen == "0.0.0.0" { "127.0.0.1" } else { &card.listen };
-    let address: SocketAddr =
-        format!("{host}:{port}").parse().map_err(|_| format!("{host} is no address"))?;
+    let address = SocketAddr::new(agent.listening.borrow().local(), port);
     let deadline = Instant::now() + RELOAD_TIMEOUT;
     loop {
         let tls = visitor.rustls_config().map_err(|error| error.to_string())?;

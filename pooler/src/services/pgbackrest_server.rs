@@ -9,6 +9,7 @@
 //! began, also the sessions of a client that is not admitted any more. pgBackRest does not say whose they are, so then
 //! all of them are ended.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -93,7 +94,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
-    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0).await?;
+    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0, None).await?;
     let leader = running.group();
     let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
     let mut up = false;
@@ -151,7 +152,8 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                         let _ = std::fs::write(&pid_file, format!("{}\n", server.pid));
                     }
                 }
-                let listens = listens(&card.listen, card.pgbackrest_port).await;
+                let address = agent.listening.borrow().local();
+                let listens = listens(address, card.pgbackrest_port).await;
                 if listens != up {
                     up = listens;
                     agent.update_report(|report| {
@@ -170,8 +172,7 @@ fn server_of(leader: i32) -> Option<Process> {
     (child.program == "pgbackrest").then_some(child)
 }
 
-async fn listens(address: &str, port: u16) -> bool {
-    let host = if address == "0.0.0.0" { "127.0.0.1" } else { address };
-    let connect = TcpStream::connect((host, port));
+async fn listens(address: IpAddr, port: u16) -> bool {
+    let connect = TcpStream::connect((address, port));
     matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_)))
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
+use cellar_pgbackrest::Version;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -40,8 +41,9 @@ fn status(agent: &Agent) -> PoolerStatus {
         archiver: cellar_model::Archiver::default(),
         versions: Versions {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
-            pgbackrest: report.pgbackrest_version,
+            pgbackrest: report.pgbackrest_version.map(|version| version.to_string()).unwrap_or_default(),
             multipooler: env!("CARGO_PKG_VERSION").to_owned(),
+            notes: report.pgbackrest_version.and_then(Version::note).into_iter().collect(),
         },
         certificate_expiry: report.certificate_expiry,
         tls_server_up: report.tls_server_up,

@@ -4,7 +4,6 @@
 //! tonic serves requests on any thread, and the agent lives on one. So the service sends each request as a [`Question`]
 //! to the agent's thread.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -97,10 +96,11 @@ async fn listen_once(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (card, _) = agent.assignment()?;
     let files = ServerFiles::in_dir(PathBuf::from(&card.tls_directory), "pooler.crt", "server.key");
-    let address: SocketAddr = format!("{}:{}", card.listen, card.grpc_port).parse()?;
+    agent.refresh_listening(&card).await;
+    let addresses = agent.listening.borrow().sockets(card.grpc_port);
     let config = ReloadableServerConfig::load(files)?;
     agent.grpc_tls.replace(Some(config.clone()));
-    let listener = MtlsListener::bind(address, config).await?.ending_revoked(agent.revoked.clone());
+    let listener = MtlsListener::bind_all(&addresses, config).await?.ending_revoked(agent.revoked.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MultiPoolerServer<Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

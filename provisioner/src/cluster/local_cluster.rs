@@ -1,8 +1,11 @@
 //! One local cluster: its directory, what it was created with, and the records that follow.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use cellar_model::{Cell, ClusterLayout, Database, Keyspace, PgbackrestName, Pooler, Ports, Retention};
+use cellar_model::{
+    Cell, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports, Retention,
+};
 use cellar_system::{OsUser, Owner};
 
 use crate::cluster::state::{ClusterState, LocalCell};
@@ -11,8 +14,14 @@ use crate::error::provision_error::{ProvisionError, Result};
 /// The name under which everything on this machine reaches everything else.
 pub(crate) const HOST: &str = "localhost";
 
-/// The address that everything of a local cluster listens on.
-pub(crate) const LISTEN: &str = "127.0.0.1";
+/// [`HOST`] as the records have it.
+pub(crate) fn host() -> HostName {
+    #[expect(clippy::expect_used, reason = "the constant is a DNS name")]
+    HOST.parse().expect("a DNS name")
+}
+
+/// The address in a local cluster's records, which stands for all loopback addresses that [`HOST`] leads to.
+pub(crate) const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Full backups that a local cluster keeps, unless another number was chosen.
 const RETENTION_FULL: u32 = 2;
@@ -76,7 +85,7 @@ impl Cluster {
         Database {
             name: self.state.database.clone(),
             stanza: self.state.stanza.clone(),
-            repo_path: self.state.repo.display().to_string(),
+            repository: self.state.repo.clone(),
             retention: Retention { full: self.state.retention_full.unwrap_or(RETENTION_FULL) },
             bootstrap_cell: self.state.bootstrap_cell.clone(),
             port_offset: u32::from(self.state.port_offset),
@@ -93,7 +102,7 @@ impl Cluster {
         Cell {
             name: cell.name.clone(),
             index: cell.index,
-            host: HOST.to_owned(),
+            host: host(),
             directory: self.layout.cell(&cell.name).root().display().to_string(),
         }
     }
@@ -101,7 +110,7 @@ impl Cluster {
     /// A cell's pooler record.
     pub(crate) fn pooler(&self, cell: &LocalCell) -> Result<Pooler> {
         let layout = self.layout.cell(&cell.name);
-        let pooler = layout.pooler(&self.database(), &self.cell(cell), LISTEN)?;
+        let pooler = layout.pooler(&self.database(), &self.cell(cell), &LISTEN.to_string())?;
         Ok(Pooler { revocations: cell.revocations, ..pooler })
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod blocking;
 pub(crate) mod database_record;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;
+pub(crate) mod loopback;
 pub(crate) mod paths;
 pub(crate) mod state;
 pub(crate) mod steps;

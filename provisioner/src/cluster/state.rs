@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cellar_model::{
-    CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, StanzaName,
+    CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
 };
+use cellar_system::is_same_place;
 use serde::{Deserialize, Serialize};
 
 use crate::error::provision_error::{ProvisionError, Result};
@@ -59,7 +60,8 @@ pub struct ClusterState {
     /// pgBackRest's name for it.
     pub stanza: StanzaName,
     /// Where its backups go.
-    pub repo: PathBuf,
+    #[serde(with = "as_text")]
+    pub repo: Repository,
     /// As whom PostgreSQL and everything beside it runs.
     pub os_user: String,
     /// The cell that ran initdb.
@@ -86,6 +88,28 @@ pub struct ClusterState {
     pub revoking: Option<Revoking>,
 }
 
+/// Whether both are the same repository, also if the paths to it differ.
+pub(crate) fn is_same_repository(one: &Repository, other: &Repository) -> bool {
+    match (one.local_directory(), other.local_directory()) {
+        (Some(one), Some(other)) => is_same_place(one, other),
+        _ => one == other,
+    }
+}
+
+/// The repository as the text that names it.
+mod as_text {
+    use cellar_model::Repository;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(repo: &Repository, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(repo)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// What is left to do of a revocation is known from this and from what is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -108,7 +132,7 @@ impl ClusterState {
         port_offset: u16,
         database: DatabaseName,
         stanza: StanzaName,
-        repo: PathBuf,
+        repo: Repository,
         os_user: String,
         mut cells: Vec<CellName>,
     ) -> Option<Self> {
@@ -193,7 +217,7 @@ mod tests {
             700,
             "app".parse().unwrap(),
             "app".parse().unwrap(),
-            "/c/repo".into(),
+            "/c/repo".parse().unwrap(),
             "postgres".into(),
             cells,
         )

@@ -74,7 +74,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
                 name: name.to_string(),
                 host: HOST.to_owned(),
                 directory,
-                listen: LISTEN.to_owned(),
+                listen: LISTEN.to_string(),
             };
             let cell = admin.add_cell(request).await?.into_inner();
             steps.step(&format!("cell {name} is in the topology with index {}", cell.index));

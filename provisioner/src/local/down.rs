@@ -139,10 +139,9 @@ impl Cluster {
         let mut kept = Vec::new();
         let mut gone: Vec<PathBuf> =
             self.cells_on_disk().iter().map(|cell| layout.cell(cell).root().to_owned()).collect();
-        if is_same_place(&self.state.repo, &layout.repo()) {
-            gone.push(layout.repo());
-        } else {
-            kept.push(self.state.repo.clone());
+        match self.state.repo.local_directory() {
+            Some(repo) if is_same_place(repo, &layout.repo()) => gone.push(layout.repo()),
+            _ => kept.push(PathBuf::from(self.state.repo.location())),
         }
         gone.extend([
             layout.ca(),
@@ -202,7 +201,7 @@ mod tests {
     use super::*;
     use crate::file::make_directory;
 
-    fn cluster(dir: &Path, repo: PathBuf) -> Cluster {
+    fn cluster(dir: &Path, repo: &Path) -> Cluster {
         let user = cellar_system::OsUser::resolve(None).unwrap().name;
         let cells = vec!["zone1".parse().unwrap()];
         let (name, database, stanza) = ("demo", "app", "app");
@@ -211,7 +210,7 @@ mod tests {
             0,
             database.parse().unwrap(),
             stanza.parse().unwrap(),
-            repo,
+            repo.to_str().unwrap().parse().unwrap(),
             user,
             cells,
         );
@@ -223,12 +222,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let made = cluster(&real, real.join("repo"));
+        let made = cluster(&real, &real.join("repo"));
         made.make_shared_directories().unwrap();
         make_directory(&made.signing(), 0o700, None).unwrap();
         fs::write(made.signing().join("ca.key"), "secret").unwrap();
         // The same cluster, reached by another path than the one that it was made with.
-        let cluster = cluster(&link, made.state.repo.clone());
+        let cluster = cluster(&link, made.state.repo.local_directory().unwrap());
         let kept = cluster.destroy().unwrap();
         assert_eq!((real.exists(), kept), (false, Vec::new()));
     }

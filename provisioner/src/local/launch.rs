@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
-use crate::cluster::local_cluster::{Cluster, LISTEN};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::at_loopback;
 use crate::cluster::state::LocalCell;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
@@ -52,7 +53,10 @@ impl Cluster {
         make_directory(&self.layout.multiadmin(), 0o700, owner)?;
         make_directory(&self.layout.pid(), 0o755, owner)?;
         make_directory(&self.layout.log(), 0o750, owner)?;
-        make_directory(&self.state.repo, 0o750, owner)
+        match self.state.repo.local_directory() {
+            Some(directory) => make_directory(directory, 0o750, owner),
+            None => Ok(()),
+        }
     }
 
     fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
@@ -78,13 +82,14 @@ impl Cluster {
             self.etcd_url()?,
             "--tls-dir".to_owned(),
             self.layout.multiadmin().display().to_string(),
-            "--listen".to_owned(),
-            format!("{LISTEN}:{}", self.port(Ports::ADMIN_GRPC)?),
             "--pid-file".to_owned(),
             pid_file.display().to_string(),
             "--audit-log".to_owned(),
             self.audit_log().display().to_string(),
         ];
+        for address in at_loopback(self.port(Ports::ADMIN_GRPC)?) {
+            arguments.extend(["--listen".to_owned(), address.to_string()]);
+        }
         if self.state.renews {
             let lifetime = self.state.cert_lifetime().unwrap_or(LEAF_LIFETIME).as_secs().to_string();
             for (flag, value) in [

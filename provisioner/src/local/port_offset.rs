@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use cellar_model::Ports;
 
-use crate::cluster::local_cluster::LISTEN;
+use crate::cluster::loopback::loopback;
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// Distance between the offsets that are tried. The smallest multiple of 100 at which no port of one
@@ -69,7 +69,8 @@ fn ports(offset: u16, cells: u16) -> Vec<u16> {
 /// When there is none.
 pub(crate) fn find(cells: usize) -> Result<Reservation> {
     let cells = u16::try_from(cells).unwrap_or(MAX_CELLS).min(MAX_CELLS);
-    let free = |port: &u16| TcpListener::bind((LISTEN, *port)).is_ok();
+    let addresses = loopback();
+    let free = |port: &u16| addresses.iter().all(|address| TcpListener::bind((*address, *port)).is_ok());
     (0..=MAX_OFFSET / STEP)
         .filter_map(|n| reserve(n * STEP))
         .find(|reservation| ports(reservation.offset, cells).iter().all(free))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cellar_model::{Cell, CellName, Database, Key};
+use cellar_model::{Cell, CellName, Database, Key, Repository};
 use cellar_system::is_same_place;
 use cellar_topology::{Store, StoreError, TxnOutcome};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use crate::cluster::local_cluster::Cluster;
-use crate::cluster::state::LocalCell;
+use crate::cluster::state::{LocalCell, is_same_repository};
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// How often a transaction whose outcome is not known is tried before giving up.
@@ -63,6 +63,11 @@ fn recorded_path(recorded: &str, wanted: String) -> String {
     if is_same_place(Path::new(recorded), Path::new(&wanted)) { recorded.to_owned() } else { wanted }
 }
 
+/// The repository as it is recorded, if both are the same one.
+fn recorded_repository(recorded: Repository, wanted: Repository) -> Repository {
+    if is_same_repository(&recorded, &wanted) { recorded } else { wanted }
+}
+
 /// How the cells in etcd whose directories are in this cluster's differ from the state file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
@@ -81,7 +86,7 @@ impl Cluster {
             let wanted = Database {
                 pgbackrest_names: found.record.pgbackrest_names,
                 retention: found.record.retention,
-                repo_path: recorded_path(&found.record.repo_path, self.database().repo_path),
+                repository: recorded_repository(found.record.repository, self.database().repository),
                 ..self.database()
             };
             ensure(store, &database, &wanted).await?;

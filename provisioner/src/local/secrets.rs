@@ -70,8 +70,8 @@ mod tests {
         let names = ("demo".parse().unwrap(), "app".parse().unwrap(), "app".parse().unwrap());
         let user = cellar_system::OsUser::resolve(None).unwrap().name;
         let cells = vec!["zone1".parse().unwrap()];
-        let mut state =
-            ClusterState::new(names.0, 0, names.1, names.2, dir.join("repo"), user, cells).unwrap();
+        let repo = dir.join("repo").to_str().unwrap().parse().unwrap();
+        let mut state = ClusterState::new(names.0, 0, names.1, names.2, repo, user, cells).unwrap();
         state.repo_cipher = encrypted.then_some(RepoCipher::Aes256Cbc);
         Cluster::assemble(ClusterLayout::new(dir), state).unwrap()
     }

@@ -1,13 +1,13 @@
 //! What a person asks `cellar up` for, against what the cluster was created with; and the state of a new cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, Secret};
-use cellar_system::{OsUser, is_same_place};
+use cellar_model::{CellName, ClusterLayout, ClusterName, DatabaseName, RepoCipher, Repository, Secret};
+use cellar_system::OsUser;
 
 use crate::cluster::local_cluster::Cluster;
-use crate::cluster::state::ClusterState;
+use crate::cluster::state::{ClusterState, is_same_repository};
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::local::port_offset::{self, PortOffset, Reservation};
 use crate::local::secrets;
@@ -32,8 +32,8 @@ pub struct UpOptions {
     pub cells: Option<Vec<CellName>>,
     /// Moves every port.
     pub port_offset: Option<PortOffset>,
-    /// Where backups go; absolute.
-    pub repo: Option<PathBuf>,
+    /// Where backups go.
+    pub repo: Option<Repository>,
     /// Its database.
     pub database: Option<DatabaseName>,
     /// As whom PostgreSQL runs.
@@ -80,9 +80,8 @@ fn check_agreement(layout: &ClusterLayout, options: &UpOptions, state: &ClusterS
     if let Some(PortOffset::Fixed(offset)) = options.port_offset {
         contradicts(layout, "port offset", Some(&offset), &state.port_offset)?;
     }
-    let shown = |path: &Path| path.display().to_string();
-    let other_repo = options.repo.as_deref().filter(|wanted| !is_same_place(wanted, &state.repo)).map(shown);
-    contradicts(layout, "repository", other_repo.as_ref(), &shown(&state.repo))?;
+    let other_repo = options.repo.as_ref().filter(|wanted| !is_same_repository(wanted, &state.repo));
+    contradicts(layout, "repository", other_repo, &state.repo)?;
     let cells = options.cells.clone().map(joined);
     let recorded = joined(state.cells.iter().map(|cell| cell.name.clone()).collect());
     contradicts(layout, "cells", cells.as_ref(), &recorded)?;
@@ -133,7 +132,10 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
         None => parse("--database", DEFAULT_DATABASE)?,
     };
     let stanza = parse("--database", database.as_str())?;
-    let repo = options.repo.clone().unwrap_or_else(|| layout.repo());
+    let repo = match &options.repo {
+        Some(repo) => repo.clone(),
+        None => parse("--dir", &layout.repo().display().to_string())?,
+    };
     let user = OsUser::resolve(options.os_user.as_deref())?.name;
     let mut state = ClusterState::new(cluster, offset, database, stanza, repo, user, cells.clone())
         .ok_or_else(|| bad_cells("at least one cell is needed"))?;

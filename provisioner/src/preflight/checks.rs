@@ -3,6 +3,8 @@
 //! Every check runs, and all problems are reported at once: a person who solves five wants to run the command twice, not
 //! six times.
 
+use std::path::Path;
+
 use cellar_model::{CellName, Database, Pooler};
 use cellar_pgbackrest::{ConfigInput, render_full};
 
@@ -12,7 +14,7 @@ use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 use crate::preflight::port::check_port;
-use crate::preflight::{access, disk};
+use crate::preflight::{access, disk, host_name};
 
 impl Cluster {
     /// The problems that keep these cells from running beside what runs already. `new` of them have no data yet.
@@ -24,13 +26,15 @@ impl Cluster {
         let poolers = cells.iter().map(|cell| self.pooler(cell)).collect::<Result<Vec<_>>>()?;
         self.check_configs(&poolers)?;
         let mut findings = binaries::missing();
+        findings.extend(host_name::check());
         findings.extend(self.check_access(cells.iter().map(|cell| &cell.name)));
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
-            findings.extend(disk::check_repo(&self.state.repo));
+            findings.extend(self.state.repo.local_directory().and_then(disk::check_repo));
         }
         for need in self.ports(cells)? {
             findings.extend(check_port(&need, Some(self.layout.root())));
+            findings.extend(host_name::check_reach(&need, self.layout.root()));
         }
         Ok(findings)
     }
@@ -52,8 +56,8 @@ impl Cluster {
     }
 
     fn check_access<'a>(&'a self, cells: impl Iterator<Item = &'a CellName>) -> Vec<Finding> {
-        let places = std::iter::once(self.state.repo.clone())
-            .chain(cells.map(|cell| self.layout.cell(cell).root().to_owned()));
+        let repo = self.state.repo.local_directory().map(Path::to_owned);
+        let places = repo.into_iter().chain(cells.map(|cell| self.layout.cell(cell).root().to_owned()));
         let mut findings: Vec<Finding> =
             places.filter_map(|place| access::check(&place, &self.user)).collect();
         // The same parent keeps every cell out, and one change of it helps all.

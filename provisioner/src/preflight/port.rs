@@ -1,12 +1,14 @@
 //! Which ports a cluster needs, and whether each is free.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::Ports;
 use cellar_system::{Process, is_inside, listeners};
 
-use crate::cluster::local_cluster::{Cluster, LISTEN};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::at_loopback;
 use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
@@ -57,7 +59,7 @@ impl Cluster {
 }
 
 /// Whether a process works for the cluster in `dir`: it works in there, or an argument names a path in there.
-fn works_for(process: &Process, dir: &Path) -> bool {
+pub(crate) fn works_for(process: &Process, dir: &Path) -> bool {
     let names_path = |argument: &String| {
         let value = argument.split_once('=').map(|(_, value)| value);
         [Some(argument.as_str()), value].into_iter().flatten().any(|text| is_inside(Path::new(text), dir))
@@ -74,6 +76,13 @@ fn describe(process: &Process) -> String {
     format!("process {} ({shown})", process.pid)
 }
 
+/// Binds the port at each address that the cluster listens on, and frees it again.
+fn bind_all(port: u16) -> std::io::Result<()> {
+    let bound: std::io::Result<Vec<TcpListener>> =
+        at_loopback(port).into_iter().map(TcpListener::bind).collect();
+    bound.map(drop)
+}
+
 /// Whether the port is free, or held by the cluster in `own` itself.
 pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding> {
     let PortNeed { port, purpose } = need;
@@ -84,8 +93,8 @@ pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding>
         if attempt > 0 {
             std::thread::sleep(ATTEMPT_INTERVAL);
         }
-        match std::net::TcpListener::bind((LISTEN, *port)) {
-            Ok(_free) => return None,
+        match bind_all(*port) {
+            Ok(()) => return None,
             Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
                 return Some(Finding {
                     message: format!("port {port}, needed by {purpose}, cannot be used: {error}"),
@@ -114,7 +123,6 @@ pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
 
     #[test]
     fn port_in_use_is_reported_with_its_holder() {

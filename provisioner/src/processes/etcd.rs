@@ -10,7 +10,8 @@ use cellar_tls::REVOCATIONS;
 use cellar_topology::Store;
 
 use crate::binaries;
-use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::cluster::loopback::at_loopback;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
 use crate::processes::process::{Launch, Started, end};
@@ -51,13 +52,17 @@ impl Cluster {
         let (client, peer) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
         let tls = self.etcd_tls();
         let file = |name: &str| tls.join(name).display().to_string();
+        let listen = |port| {
+            let urls = at_loopback(port).into_iter().map(|address| format!("https://{address}"));
+            urls.collect::<Vec<_>>().join(",")
+        };
         let peer_url = format!("https://{HOST}:{peer}");
         let flags = [
             ("--name", HOST.to_owned()),
             ("--data-dir", self.etcd_data().display().to_string()),
-            ("--listen-client-urls", format!("https://{LISTEN}:{client}")),
+            ("--listen-client-urls", listen(client)),
             ("--advertise-client-urls", format!("https://{HOST}:{client}")),
-            ("--listen-peer-urls", format!("https://{LISTEN}:{peer}")),
+            ("--listen-peer-urls", listen(peer)),
             ("--initial-advertise-peer-urls", peer_url.clone()),
             ("--initial-cluster", format!("{HOST}={peer_url}")),
             ("--initial-cluster-token", format!("cellar-{}", self.state.cluster)),

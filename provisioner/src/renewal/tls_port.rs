@@ -12,6 +12,7 @@ use cellar_tls::{
 
 use crate::certificates::sets::{ADMIN_CERTIFICATE, POOLER_CERTIFICATE};
 use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::loopback::loopback;
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// How long one probe may take.
@@ -122,12 +123,7 @@ impl Prober {
 impl Cluster {
     /// Every port of the cluster that speaks TLS.
     pub(crate) fn tls_ports(&self) -> Result<Vec<TlsPort>> {
-        let bad = |_| ProvisionError::Argument {
-            argument: "an address",
-            value: LISTEN.to_owned(),
-            reason: "it is not an IP address".to_owned(),
-        };
-        let ip = LISTEN.parse().map_err(bad)?;
+        let ip = loopback().first().copied().unwrap_or(LISTEN);
         let at = |what: String, port: u16, protocol, certificate: PathBuf| -> Result<TlsPort> {
             let old_serial = CertificateInfo::from_file(&certificate)?.serial;
             Ok(TlsPort { what, address: SocketAddr::new(ip, port), protocol, certificate, old_serial })

@@ -47,41 +47,6 @@ fn path(field: &str, text: &str) -> Result<String, SpecError> {
     path_fault(text).map_or_else(|| Ok(text.to_owned()), |reason| Err(refuse(field, text, reason)))
 }
 
-fn host(field: &str, text: &str) -> Result<String, SpecError> {
-    if text.parse::<IpAddr>().is_ok() {
-        return Err(refuse(
-            field,
-            text,
-            "it is an IP address, which pgBackRest before 2.53 does not find in certificates: use a DNS name",
-        ));
-    }
-    let label = |part: &str| {
-        !part.is_empty()
-            && part.len() <= 63
-            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if text.len() > 253 || !text.split('.').all(label) {
-        return Err(refuse(field, text, "it is not a DNS name"));
-    }
-    if text.rsplit('.').next().is_some_and(is_number) {
-        return Err(refuse(
-            field,
-            text,
-            "it ends with a number, so resolvers take it for an IPv4 address: use a DNS name",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-/// Whether `inet_aton(3)` takes the last part of an address for a number: decimal, octal or hexadecimal.
-fn is_number(label: &str) -> bool {
-    match label.strip_prefix("0x").or_else(|| label.strip_prefix("0X")) {
-        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        None => label.bytes().all(|byte| byte.is_ascii_digit()),
-    }
-}
-
 fn name<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T, SpecError> {
     text.parse().map_err(|error: T::Err| refuse(field, text, error.to_string()))
 }
@@ -119,7 +84,7 @@ impl ClusterSpec {
             Some(stanza) => name("database.stanza", stanza)?,
             None => name("database.name", &file.database.name)?,
         };
-        let repo_path = path("repo.path", &file.repo.path)?;
+        let repository = name("repo.path", &file.repo.path)?;
         let listen = file.tls.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
         if listen.parse::<IpAddr>().is_err() {
             return Err(refuse("tls.listen", &listen, "it is not an IP address to listen on"));
@@ -164,7 +129,7 @@ impl ClusterSpec {
         let database = Database {
             name: database,
             stanza,
-            repo_path,
+            repository,
             retention,
             bootstrap_cell,
             port_offset: 0,
@@ -204,7 +169,7 @@ fn pooler(
     let pooler = Pooler {
         database: database.clone(),
         index,
-        host: host(&field("host"), &cell.host)?,
+        host: name(&field("host"), &cell.host)?,
         postgres_port: cell.postgres_port,
         pgbackrest_port: port(Ports::PGBACKREST)?,
         grpc_port: port(Ports::POOLER_GRPC)?,

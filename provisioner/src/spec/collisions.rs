@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cellar_model::Pooler;
+use cellar_model::{HostName, Pooler};
 
 use crate::error::spec_error::SpecError;
 
 /// Refuses two things on one host that have the same port or the same directory.
 pub(super) fn check_collisions(poolers: &[Pooler]) -> Result<(), SpecError> {
-    let mut ports: BTreeMap<(String, u16), String> = BTreeMap::new();
-    let mut paths: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut ports: BTreeMap<(HostName, u16), String> = BTreeMap::new();
+    let mut paths: BTreeMap<(HostName, String), String> = BTreeMap::new();
     for pooler in poolers {
-        let host = pooler.host.to_ascii_lowercase();
+        let host = pooler.host.clone();
         let field = |what: &str| format!("cells.{}.{what}", pooler.cell);
         let listeners = [
             ("postgres_port", pooler.postgres_port),

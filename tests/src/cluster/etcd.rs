@@ -88,4 +88,10 @@ impl Cluster {
     pub fn etcd_put(&self, key: &str, value: &str) {
         let _ = self.etcdctl(&["put", key, value]).ok();
     }
+
+    /// Deletes a key in etcd, past multiadmin and the poolers.
+    #[track_caller]
+    pub fn etcd_delete(&self, key: &str) {
+        let _ = self.etcdctl(&["del", key]).ok();
+    }
 }

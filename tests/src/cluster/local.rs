@@ -8,6 +8,7 @@ use cellar_model::CellName;
 use serde_json::Value;
 
 use crate::cluster::connection::Connection;
+use crate::machine::namespace::Namespace;
 use crate::machine::place;
 use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
 use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep};
@@ -19,6 +20,7 @@ pub struct Cluster {
     pub(crate) user: OsUser,
     cellar: PathBuf,
     caller: Option<OsUser>,
+    prefix: Vec<String>,
     pub(crate) connection: Connection,
 }
 
@@ -32,6 +34,7 @@ impl Cluster {
             user: postgres_user(),
             cellar: binary("cellar"),
             caller: None,
+            prefix: Vec::new(),
             connection: Connection::default(),
         }
     }
@@ -49,6 +52,13 @@ impl Cluster {
         self.user = user.clone();
         self.caller = Some(user);
         self.cellar = cellar;
+        self
+    }
+
+    /// The same, with every command in other namespaces, and so everything that they start.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Namespace) -> Self {
+        self.prefix = namespace.prefix();
         self
     }
 
@@ -80,9 +90,14 @@ impl Cluster {
     /// `cellar ARGS --dir DIR`, ready to be started.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match &self.caller {
-            Some(user) => as_user(user, &self.cellar),
-            None => Command::new(&self.cellar),
+        let mut command = match (&self.caller, self.prefix.split_first()) {
+            (Some(user), _) => as_user(user, &self.cellar),
+            (None, Some((program, words))) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.cellar);
+                command
+            }
+            (None, None) => Command::new(&self.cellar),
         };
         command.args(arguments).env("CELLAR_DIR", &self.directory).env_remove("CELLAR_ADMIN");
         command

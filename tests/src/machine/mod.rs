@@ -1,7 +1,8 @@
-//! The machine that clusters run on: programs, processes, ports, shared memory, and the directory of all test clusters.
+//! The machine that clusters run on: programs, processes, ports, hosts files, shared memory, and the directory of all test clusters.
 //! Knows nothing of Cellar. [`crate::cluster`] builds on it.
 
 pub(crate) mod listening;
+pub(crate) mod namespace;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod run;

@@ -59,6 +59,37 @@ fn killing_the_pooler_ends_its_pgbackrest_and_the_job_says_so() {
 }
 
 #[test]
+fn a_lost_backup_gives_its_place_away_only_after_its_pgbackrest_was_ended() {
+    let cluster = loaded();
+    let (id, held) = held_backup(&cluster, "zone2");
+    let pooler = cluster.pid("zone2/pid/multipooler.pid");
+    let begun = std::time::Instant::now();
+    // As a hung disk or a cut connection to etcd: the pooler neither renews its lease nor ends its children.
+    signal(pooler, Signal::SIGSTOP);
+    let queued = cluster.json(&["backup", "--from", "zone1", "--allow-primary", "--queue", "--no-wait"]);
+    let queued = queued["id"].as_str().expect("an id").to_owned();
+    wait_for("the backup of the other cell to begin", Duration::from_secs(60), || {
+        let ended = cluster.job(&id)["state"] == "JOB_STATE_FAILED";
+        let goes_on = cluster.job(&queued)["state"] != "JOB_STATE_PENDING";
+        if ended || goes_on {
+            let alive: Vec<&i32> = held.iter().filter(|pid| is_alive(**pid)).collect();
+            assert!(alive.is_empty(), "processes {alive:?} of the lost backup work on");
+        }
+        goes_on.then_some(())
+    });
+    // The lease of 10 s, and 15 s.
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    let job = cluster.ended(&id);
+    assert_eq!(job["error"]["code"], "CELL_DOWN", "{job:#}");
+    assert_eq!(cluster.ended(&queued)["state"], "JOB_STATE_SUCCEEDED");
+    // The frozen pooler goes on as if nothing had been, and does not revive the job.
+    signal(pooler, Signal::SIGCONT);
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "full");
+    assert_eq!(cluster.job(&id), job);
+}
+
+#[test]
 fn killing_multiadmin_does_not_disturb_the_backup() {
     let cluster = loaded();
     let (id, held) = held_backup(&cluster, "zone2");

@@ -341,9 +341,15 @@ fn damage_is_found() {
         written.len() > 20 * 8192 && written[10 * 8192..11 * 8192].contains(&b'x')
     });
     overwrite(&Path::new(&cluster.instance("zone2").data).join(&path), 10 * 8192 + 4000, b"damaged");
-    let _ = cluster.backup("zone2", "full");
+    // The backup itself says so, and a drill that may choose takes one without page errors.
+    let finished = cluster.try_cellar(&["backup", "--from", "zone2", "--type", "full"]);
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert_eq!(newest_job(&cluster)["error"]["code"], "PAGE_ERRORS");
     let damaged = newest(&cluster);
-    let failed = cluster.try_cellar(&[&["drill"][..], &HASTE].concat());
+    let sound = cluster.json(&[&["drill"][..], &HASTE].concat());
+    assert_ne!(sound["result"]["drill"]["backup"], damaged["label"], "{sound:#}");
+    let named = damaged["label"].as_str().expect("a label");
+    let failed = cluster.try_cellar(&[&["drill", "--backup", named][..], &HASTE].concat());
     assert_eq!(failed.code, 1, "{failed:?}");
     let job = newest_job(&cluster);
     assert_eq!(job["error"]["code"], "CHECK_FAILED", "{job:#}");

@@ -2,7 +2,7 @@
 //!
 //! `Cluster::up` gives a copy of a cluster that the real `cellar up` made once in this process: same data, repository and
 //! job records, its own ports, keys, configuration and records, which `cellar up` makes again. Tests of how a cluster
-//! comes to be make theirs from nothing: all of `bootstrap` and `ordinary_user`; the full disks of `bad_input` and
+//! comes to be make theirs from nothing: all of `bootstrap`, `host_names` and `ordinary_user`; the full disks of `bad_input` and
 //! `restore_bad_days`; `lifecycle::a_cluster_keeps_its_data_and_every_standby_can_be_backed_up` and the cluster for CI;
 //! the passphrases and private keys of `secrets`; the lifetimes of certificates in `rotation`; the server that our client
 //! talks to in `certificates`. The others need no other system identifier than that of the copies, which all have the same.
@@ -21,6 +21,7 @@ mod drills;
 mod etcd_permissions;
 mod exclusion;
 mod files_elsewhere;
+mod host_names;
 mod job_logs;
 mod ledger;
 mod lifecycle;
@@ -39,3 +40,4 @@ mod runbooks;
 mod sealed_copies;
 mod secrets;
 mod upkeep;
+mod worth;

@@ -186,7 +186,7 @@ fn sessions_neither_keep_new_certificates_out_nor_notice_them() {
     let cards = cluster.poolers().into_iter().filter_map(|view| view.pooler);
     let port = |port: u32| u16::try_from(port).expect("a port");
     let ports: Vec<u16> = cards.map(|card| port(card.pgbackrest_port)).collect();
-    let stranger = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).expect("a connection");
+    let stranger = |port: &u16| TcpStream::connect(("localhost", *port)).expect("a connection");
     let mut strangers: Vec<_> = ports.iter().map(stranger).collect();
     let copy = cluster.directory().join("copied");
     std::fs::create_dir(&copy).unwrap();

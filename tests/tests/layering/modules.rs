@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments data_layout disk member report",
+            "arguments data_layout disk listening member report",
         ],
     ),
     (
@@ -236,6 +236,32 @@ fn imports_inside_each_crate_run_one_way() {
         );
     }
     assert!(wrong.is_empty(), "imports that go the wrong way:\n{}", wrong.join("\n"));
+}
+
+/// The folders that may look at the kinds of store of a repository, and the record itself.
+const KNOWS_STORES: &[&str] =
+    &["crates/pgbackrest/", "pooler/src/repository/", "crates/model/src/records/repository.rs"];
+
+/// Files outside of [`KNOWS_STORES`] that name a variant of `Repository`.
+fn knows_stores(sources: &BTreeMap<String, String>) -> Vec<&String> {
+    let named = sources.iter().filter(|(_, text)| text.contains("Repository::Directory"));
+    named
+        .map(|(file, _)| file)
+        .filter(|file| !KNOWS_STORES.iter().any(|root| file.starts_with(root)))
+        .collect()
+}
+
+#[test]
+fn only_the_repository_code_knows_the_kinds_of_store() {
+    let sources = LAYERS.iter().flat_map(|(root, _)| {
+        let sources = read_sources(&repository().join(root));
+        sources.into_iter().map(move |(file, text)| (format!("{root}/{file}"), text))
+    });
+    let mut sources: BTreeMap<String, String> = sources.collect();
+    assert_eq!(knows_stores(&sources), Vec::<&String>::new());
+    let elsewhere = "pooler/src/jobs/backup.rs".to_owned();
+    sources.insert(elsewhere.clone(), "if let Repository::Directory(path) = repository {}".to_owned());
+    assert_eq!(knows_stores(&sources), [&elsewhere]);
 }
 
 #[test]

@@ -219,6 +219,24 @@ async fn handshake_has_a_deadline() {
 }
 
 #[tokio::test]
+async fn server_listens_on_each_address_that_the_host_has() {
+    let world = World::new();
+    let port = std::net::TcpListener::bind(LOOPBACK).unwrap().local_addr().unwrap().port();
+    let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
+    // 192.0.2.1 is reserved for documentation (RFC 5737): no host has it.
+    let addresses = [at("192.0.2.1"), at("127.0.0.1"), at("127.0.0.2")];
+    let listener = MtlsListener::bind_all(&addresses, world.server_config()).await.unwrap();
+    tokio::spawn(echo_and_report(listener, mpsc::unbounded_channel().0));
+    for address in [at("127.0.0.2"), at("127.0.0.1"), at("127.0.0.2")] {
+        let tls = world.client().rustls_config().unwrap();
+        let mut stream = connect(address, tls, "localhost").await.unwrap();
+        echo(&mut stream).await.unwrap();
+    }
+    let error = MtlsListener::bind_all(&[at("192.0.2.1")], world.server_config()).await.unwrap_err();
+    assert!(error.to_string().contains("does not have that address"), "{error}");
+}
+
+#[tokio::test]
 async fn bind_error_names_the_port() {
     let world = World::new();
     let first = MtlsListener::bind(LOOPBACK, world.server_config()).await.unwrap();

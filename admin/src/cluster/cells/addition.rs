@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::{Component, Path};
 
 use cellar_model::{
-    Cell, CellLayout, CellName, Code, Key, PORT_SPAN, Pooler, Refusal, next_index, path_fault,
+    Cell, CellLayout, CellName, Code, HostName, HostNameError, Key, PORT_SPAN, Pooler, Refusal, next_index,
+    path_fault,
 };
 use cellar_topology::{Store, View};
 
@@ -17,7 +18,7 @@ use crate::refusal::{self, invalid};
 #[derive(Debug, Clone)]
 pub(crate) struct NewCell {
     name: CellName,
-    host: String,
+    host: HostName,
     directory: String,
     listen: String,
 }
@@ -26,33 +27,11 @@ impl NewCell {
     pub(crate) fn parse(name: CellName, host: &str, directory: &str, listen: &str) -> Result<Self, Refusal> {
         Ok(Self {
             name,
-            host: check_host(host)?,
+            host: host.parse().map_err(|error: HostNameError| invalid("host", error.to_string()))?,
             directory: check_directory(directory)?,
             listen: check_listen(listen)?,
         })
     }
-}
-
-fn check_host(host: &str) -> Result<String, Refusal> {
-    let bad = |why: &str| Err(invalid("host", format!("the host {host:.80?} is not usable: {why}")));
-    if host.parse::<IpAddr>().is_ok() {
-        return bad("pgBackRest checks certificates against DNS names only, so an address cannot be used");
-    }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
-        return bad("a DNS name is made of letters, digits, '-' and '.'");
-    }
-    // All-numeric last labels are addresses to resolvers, however many parts there are.
-    if host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
-        return bad("its last part is a number, as in an address");
-    }
-    Ok(host.to_ascii_lowercase())
 }
 
 fn check_directory(directory: &str) -> Result<String, Refusal> {
@@ -118,7 +97,7 @@ impl Admin {
             let outcome = deadline.call(transaction.commit()).await;
             if self.committed(outcome, &ordering.key(), ordering.revision, attempt, deadline).await? && is_new
             {
-                tracing::info!(cell = %cell.name, index = cell.index, host = cell.host, "added a cell");
+                tracing::info!(cell = %cell.name, index = cell.index, host = %cell.host, "added a cell");
             }
         }
         Err(refusal::contended("the cells"))
@@ -208,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_bad_field() {
-        for host in ["", "10.0.0.1", "::1", "a b", "-a", "a..b", "a;b", "1.2.3", "a\n"] {
+        for host in ["", "10.0.0.1", "::1", "a b", "-a", "a..b", "a;b", "1.2.3", "a\n", "a_b"] {
             assert_eq!(field(host, "/d", ""), "host", "{host:?}");
         }
         for directory in ["", "d", "/", "//", "/a/../b", "/a\n", "/a;b", "/a[1]", "/a ", "/#"] {
@@ -230,7 +209,7 @@ mod tests {
         #[test]
         fn no_accepted_text_breaks_a_config(host in ".{0,20}", directory in "/.{0,40}", listen in ".{0,20}") {
             if let Ok(new) = NewCell::parse(zone4(), &host, &directory, &listen) {
-                for text in [new.host, new.directory, new.listen] {
+                for text in [new.host.to_string(), new.directory, new.listen] {
                     prop_assert!(!text.contains(['\n', '\r', ';', '#', '[', ']']));
                 }
             }

@@ -7,17 +7,18 @@ use jiff::Timestamp;
 use super::{Action, Drive};
 use crate::jobs::closure::ended;
 use crate::jobs::stage::job_key;
+use crate::leader::observations::Observations;
 
 /// What is to be done next for every driven job that holds its database's lock.
-pub(super) fn next(view: &View, now: Timestamp) -> Vec<Action> {
+pub(super) fn next(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
     let holders = view.locks.values().filter_map(|lock| view.jobs.get(&lock.holder?));
     holders
         .filter(|record| record.kind().is_driven() && record.closure.is_none())
-        .filter_map(|record| advance(view, record, now))
+        .filter_map(|record| advance(view, observed, record, now))
         .collect()
 }
 
-fn advance(view: &View, record: &JobRecord, now: Timestamp) -> Option<Action> {
+fn advance(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Action> {
     let database = &record.database;
     let key = Key::Incarnation(database.clone());
     if !view.incarnations.contains_key(database) && view.revision(&key) != 0 {
@@ -41,6 +42,7 @@ fn advance(view: &View, record: &JobRecord, now: Timestamp) -> Option<Action> {
             view.status.iter().any(|((db, _), status)| db == database && status.streams_from(&leader.cell))
         }),
         members: &members,
+        ended_for: observed.ended_for(),
         now,
     });
     let mut action = Drive {

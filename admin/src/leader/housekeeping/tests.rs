@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database, Incarnation,
-    JobId, JobRecord, JobSpec, JobState, Lock, MAX_AUDIT_RECORDS, Progress, Retention, Run,
+    JobId, JobRecord, JobSpec, JobState, LOST_TIMEOUT, Lock, MAX_AUDIT_RECORDS, Progress, Retention, Run,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -68,7 +68,7 @@ impl World {
         let database = Database {
             name: "app".parse().unwrap(),
             stanza: "app".parse().unwrap(),
-            repo_path: "/r".into(),
+            repository: "/r".parse().unwrap(),
             retention: Retention::default(),
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
@@ -79,7 +79,7 @@ impl World {
             let cell = cellar_model::Cell {
                 name: name.parse().unwrap(),
                 index: u32::try_from(index).unwrap(),
-                host: "h".into(),
+                host: "h".parse().unwrap(),
                 directory: format!("/{name}"),
             };
             let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "::").unwrap();
@@ -174,7 +174,7 @@ fn only_the_holder_is_closed_for_a_silent_pooler() {
     world.observe(Duration::from_secs(100));
     assert_eq!(world.closures(10), []);
     world.view.status.remove(&key);
-    world.observe(Duration::from_secs(29));
+    world.observe(LOST_TIMEOUT - Duration::from_secs(1));
     assert_eq!(world.closures(10), []);
 }
 
@@ -188,10 +188,23 @@ fn a_cancel_is_carried_out_where_no_pooler_can() {
     world.observe(Duration::from_secs(100));
     assert_eq!(world.closures(10), [], "its pooler lives and will end it");
     world.begin(1, JobState::Running, false);
-    world.observe(Duration::from_secs(29));
+    world.observe(LOST_TIMEOUT - Duration::from_secs(1));
     assert_eq!(world.closures(10), []);
-    world.observe(Duration::from_secs(30));
+    world.observe(LOST_TIMEOUT);
     assert_eq!(world.closures(10), [(id(1), JobState::Canceled, Code::Canceled)]);
+}
+
+#[test]
+fn a_lost_job_is_closed_after_its_work_was_ended_unless_it_only_reads() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.add(JobRecord { spec: JobSpec::Verify, ..record(2, "zone1") });
+    world.begin(1, JobState::Running, false);
+    world.begin(2, JobState::Running, false);
+    world.observe(LOST_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(world.closures(10), []);
+    world.observe(LOST_TIMEOUT);
+    assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
 }
 
 #[test]

@@ -1,18 +1,12 @@
 //! Whether a job is to be closed, and with which words.
 
-use std::time::Duration;
-
-use cellar_model::{Code, JobError, JobRecord, JobState, Key, closable};
+use cellar_model::{Code, JobError, JobRecord, JobState, Key, LOST_TIMEOUT, closable};
 use cellar_topology::View;
 use jiff::Timestamp;
 
 use crate::jobs::closure::canceled_before_it_began;
 use crate::jobs::stage::{Stage, stage};
 use crate::leader::observations::Observations;
-
-/// Longer than a pooler's lease and its restart together: what is missing for so long does not
-/// come back by itself soon.
-pub(super) const LOST_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Verdict = (JobState, JobError);
 
@@ -113,12 +107,14 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp
             look,
         ));
     }
-    if record.parent.is_some() && patient {
-        // Whoever drives it must not wait for a cell that may never return; a cell that returns finds out by itself what
-        // to do with its data.
+    if (record.kind().takes_lock() || record.parent.is_some()) && patient {
+        // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now:
+        // see `claim_times`. A cell that returns finds out by itself what to do with its data.
         return Some(failed(
             Code::CellDown,
-            format!("the multipooler of cell {cell} was lost during the {kind}; {unknown}"),
+            format!(
+                "the multipooler of cell {cell} was lost during the {kind}, whose work was ended with it; {unknown}"
+            ),
             look,
         ));
     }

@@ -69,8 +69,12 @@ impl World {
 
     /// Adds a cell whose pooler reports.
     pub async fn join(&self, n: u32) {
-        let cell =
-            Cell { name: zone(n), index: n - 1, host: "localhost".into(), directory: format!("/c/zone{n}") };
+        let cell = Cell {
+            name: zone(n),
+            index: n - 1,
+            host: "localhost".parse().unwrap(),
+            directory: format!("/c/zone{n}"),
+        };
         let pooler = CellLayout::new(&cell.directory).pooler(&database("app"), &cell, "127.0.0.1").unwrap();
         self.put(&Key::Cell(zone(n)), &cell).await;
         self.put(&Key::Pooler(db(), zone(n)), &pooler).await;
@@ -185,7 +189,7 @@ pub fn database(name: &str) -> Database {
     Database {
         name: name.parse().unwrap(),
         stanza: name.parse().unwrap(),
-        repo_path: "/repo".into(),
+        repository: "/repo".parse().unwrap(),
         retention: Retention { full: 2 },
         bootstrap_cell: zone(1),
         port_offset: 0,
@@ -212,7 +216,7 @@ pub fn run(record: &JobRecord, state: JobState) -> Run {
         epoch: "epoch".into(),
         start_time: Timestamp::now(),
         end_time: state.is_terminal().then(Timestamp::now),
-        progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2 },
+        progress: Progress { phase: "copying".into(), bytes_done: 1, bytes_total: 2, ..Progress::default() },
         result: None,
         error: None,
         history: vec![],

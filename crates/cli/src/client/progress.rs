@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn running(phase: &str, bytes_done: u64, bytes_total: u64) -> Job {
-        let progress = Progress { phase: phase.to_owned(), bytes_done, bytes_total };
+        let progress = Progress { phase: phase.to_owned(), bytes_done, bytes_total, ..Progress::default() };
         let mut job = Job { progress: Some(progress), ..Job::default() };
         job.set_state(JobState::Running);
         job

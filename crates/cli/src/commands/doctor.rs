@@ -56,11 +56,24 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
     problems
 }
 
-async fn cells(global: &Global) -> Vec<String> {
+/// What an operator should know, though it is no problem.
+pub(crate) fn cell_notes(answer: &ListPoolersResponse) -> Vec<String> {
+    let mut notes = Vec::new();
+    for view in &answer.poolers {
+        let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
+        let versions = view.status.as_ref().and_then(|status| status.versions.as_ref());
+        let of_cell = versions.into_iter().flat_map(|versions| &versions.notes);
+        notes.extend(of_cell.map(|note| format!("cell {cell}: {note}")));
+    }
+    notes
+}
+
+/// The problems that the cells report, and what else there is to know of them.
+async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
     let answer = async { poolers(&Target::of(global)?, &global.database()).await };
     match answer.await {
-        Ok(answer) => cell_problems(&answer),
-        Err(failure) => vec![failure.message()],
+        Ok(answer) => (cell_problems(&answer), cell_notes(&answer)),
+        Err(failure) => (vec![failure.message()], Vec::new()),
     }
 }
 
@@ -70,14 +83,18 @@ pub(crate) async fn run(global: &Global) -> Outcome {
     let findings = cluster.preflight(&cluster.state.cells, 0)?;
     let processes = cluster.processes();
     let dead: Vec<&ProcessHealth> = processes.iter().filter(|process| process.pid.is_none()).collect();
-    let cells = cells(global).await;
+    let (cells, notes) = cells(global).await;
     let problems = findings.len() + dead.len() + cells.len();
     match global.output {
-        Form::Human => output::print(&render(&findings, &dead, &cells))?,
+        Form::Human => {
+            let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
+            output::print(&format!("{}{notes}", render(&findings, &dead, &cells)))?;
+        }
         Form::Json => output::json(&serde_json::json!({
             "findings": findings.iter().map(|finding| &finding.message).collect::<Vec<_>>(),
             "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
             "cells": cells,
+            "notes": notes,
         }))?,
     }
     match problems {

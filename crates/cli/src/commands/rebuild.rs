@@ -10,6 +10,7 @@ use crate::client::run_job::{JobOptions, QueueOption, run_job};
 use crate::client::target::Target;
 use crate::failure::Outcome;
 use crate::global::Global;
+use crate::render::facts::section;
 use crate::render::units;
 
 /// Rebuild a standby from the repository
@@ -44,8 +45,10 @@ impl Rebuild {
         let submit = target.call(request, async |mut client, request| client.rebuild_standby(request).await);
         let report = async |job: &Job| {
             let took = units::duration(begun.elapsed());
+            let result = job.result.as_ref().and_then(|result| result.rebuild());
+            let warnings = section("warnings", result.map_or(&[], |rebuild| &rebuild.warnings));
             (job.state() == JobState::Succeeded)
-                .then(|| format!("cell {} is rebuilt; that took {took}", self.cell))
+                .then(|| format!("cell {} is rebuilt; that took {took}{warnings}", self.cell))
         };
         run_job(global, &target, &self.options, submit, report).await
     }

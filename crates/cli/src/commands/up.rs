@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::GetDatabaseRequest;
-use cellar_model::{CellName, Secret};
+use cellar_model::{CellName, Repository, RepositoryError, Secret};
 use cellar_provisioner::{Cluster, PASSPHRASE_VARIABLE, PortOffset, UpOptions, read_passphrase, up};
 use clap::Args;
 
@@ -63,17 +63,17 @@ pub(crate) struct Up {
     timeout: Duration,
 }
 
-/// The repository's path: a path, or one as `file:///path`. Other kinds of repository are refused.
-fn repo_path(repo: &Path) -> Outcome<PathBuf> {
-    let text = repo.to_str().unwrap_or_default();
-    match text.split_once("://") {
-        Some(("file", path)) => absolute(Path::new(path)),
-        Some((scheme, _)) => Err(Failure::usage(
-            format!("--repo {text}: repositories of kind {scheme} are not supported yet"),
-            "name a directory",
-        )),
-        None => absolute(repo),
-    }
+/// The repository: a path, which may be relative, or a URL such as `file:///path`.
+fn repository(repo: &Path) -> Outcome<Repository> {
+    let text = repo.display().to_string();
+    let refused = |reason: String| Failure::usage(format!("--repo {text}: {reason}"), "name a directory");
+    let path = match text.split_once("://") {
+        Some(("file", path)) => absolute(Path::new(path))?,
+        Some(_) => repo.to_owned(),
+        None => absolute(repo)?,
+    };
+    let named = path.to_str().ok_or_else(|| refused("it is not valid UTF-8".to_owned()))?;
+    named.parse().map_err(|error: RepositoryError| refused(error.to_string()))
 }
 
 /// The repository's passphrase, from the file or the variable. A variable that is set and empty is refused: it was meant
@@ -129,7 +129,7 @@ impl Up {
             cluster: global.cluster.clone(),
             cells: self.cells,
             port_offset: self.port_offset,
-            repo: self.repo.as_deref().map(repo_path).transpose()?,
+            repo: self.repo.as_deref().map(repository).transpose()?,
             database: global.database.clone(),
             os_user: self.os_user,
             cert_lifetime: self.cert_lifetime,

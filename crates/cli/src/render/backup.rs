@@ -2,7 +2,7 @@
 
 use cellar_api::v1::{BackupResult, BackupSource, Job};
 
-use crate::render::facts::lines;
+use crate::render::facts::{lines, section};
 use crate::render::units;
 use crate::render::words::type_word;
 
@@ -34,6 +34,8 @@ pub(crate) fn summary(job: &Job, result: &BackupResult, primary: Option<&str>) -
         ("size", format!("{size} of database, {added} added to the repository")),
         ("took", units::took(job.start_time.as_ref(), job.end_time.as_ref())),
         ("proof", proof(&source, primary)),
+        ("page errors", if result.page_errors { "FOUND: pages with wrong checksums" } else { "" }.to_owned()),
     ];
-    format!("backup {} of cell {}\n{}", result.label, source.cell, lines(facts))
+    let warnings = section("warnings", &result.warnings);
+    format!("backup {} of cell {}\n{}{warnings}", result.label, source.cell, lines(facts))
 }

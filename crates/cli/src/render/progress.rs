@@ -16,6 +16,15 @@ fn is_driven(job: &Job) -> bool {
     matches!(job.kind(), JobKind::Restore | JobKind::Rollback | JobKind::Confirm)
 }
 
+/// A file of this size takes long enough to be named: the bytes that are done move only when it is complete.
+const LARGE_FILE_BYTES: u64 = 256 << 20;
+
+/// The file that is being copied, with its size, if it has at least `min` bytes.
+fn file(progress: &Progress, min: u64) -> Option<String> {
+    (!progress.file.is_empty() && progress.file_bytes >= min)
+        .then(|| format!("{} ({})", progress.file, units::size(progress.file_bytes)))
+}
+
 /// What is happening, in words.
 pub(crate) fn phase(job: &Job) -> String {
     let progress = job.progress.as_ref().map(|progress| progress.phase.as_str()).filter(|p| !p.is_empty());
@@ -28,7 +37,11 @@ pub(crate) fn phase(job: &Job) -> String {
         JobState::Lost => {
             format!("the multipooler of cell {} does not report; its job may still run", job.cell)
         }
-        JobState::Running => progress.unwrap_or("running").to_owned(),
+        JobState::Running => {
+            let file = job.progress.as_ref().and_then(|progress| file(progress, LARGE_FILE_BYTES));
+            let phase = progress.unwrap_or("running");
+            file.map_or_else(|| phase.to_owned(), |file| format!("{phase} {file}"))
+        }
         JobState::Succeeded => "done".to_owned(),
         JobState::Failed => "failed".to_owned(),
         JobState::Canceled => "canceled".to_owned(),

@@ -116,3 +116,25 @@ fn progress_without_a_terminal_is_a_line_for_each_tenth() {
     let text: Vec<String> = updates.iter().flat_map(|job| lines.update(job)).collect();
     assert_snapshot!(text.join("\n"));
 }
+
+#[test]
+fn backup_with_page_errors_says_so_and_why_it_is_full() {
+    let more = json!({"pageErrors": true, "warnings": ["a full backup was taken, because"]});
+    let job = backup_job(&json!({
+        "state": "JOB_STATE_FAILED", "result": {"backup": changed(backup_result(), &more)}
+    }));
+    let result = job.result.as_ref().and_then(|result| result.backup()).expect("a backup's result");
+    let text = summary(&job, result, None);
+    assert!(text.contains("page errors  FOUND") && text.contains("warnings:\n  a full backup"), "{text}");
+}
+
+#[test]
+fn large_file_that_is_being_copied_is_named_with_its_size() {
+    let progress = json!({
+        "phase": "copying", "bytesDone": "0", "bytesTotal": "4294967296", "file": "base/5/16385",
+        "fileBytes": "1073741824"
+    });
+    let lines = Lines::default().update(&backup_job(&json!({ "progress": progress })));
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("base/5/16385 (1.00 GiB)"), "{lines:?}");
+}

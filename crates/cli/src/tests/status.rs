@@ -21,7 +21,7 @@ fn poolers() -> ListPoolersResponse {
             "lastArchivedWal": "000000020000000000000004", "lastArchivedTime": "2026-03-01T10:00:00Z",
             "lastFailedWal": "000000020000000000000005", "lastFailedTime": "2026-03-01T11:00:00Z"
         },
-        "versions": {"postgres": "15.18", "pgbackrest": "2.45"}
+        "versions": {"postgres": "15.18", "pgbackrest": "2.45", "notes": ["pgBackRest 9.1 is new"]}
     });
     let standby = json!({
         "database": "app", "cell": "zone2", "state": "INSTANCE_STATE_RUNNING", "role": "ROLE_STANDBY",
@@ -77,4 +77,10 @@ fn cells_are_listed() {
         {"name": "zone2", "index": 1, "host": "localhost", "directory": "/c/zone2"}
     ]}));
     assert_snapshot!(cells::render_list(&answer));
+}
+
+#[test]
+fn doctor_notes_a_version_that_was_not_tested_and_counts_it_as_no_problem() {
+    assert_eq!(doctor::cell_notes(&poolers()), ["cell zone1: pgBackRest 9.1 is new"]);
+    assert!(!doctor::cell_problems(&poolers()).join("\n").contains("9.1"));
 }

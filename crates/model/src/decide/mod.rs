@@ -1,6 +1,7 @@
 //! The decisions: pure functions from what is known to what is to be done.
 
 pub(crate) mod admission;
+pub(crate) mod claim_times;
 pub(crate) mod driven;
 pub(crate) mod expiry;
 pub(crate) mod outcome;
@@ -11,3 +12,4 @@ pub(crate) mod request;
 pub(crate) mod snapshot;
 pub(crate) mod survey;
 pub(crate) mod verification;
+pub(crate) mod worth;

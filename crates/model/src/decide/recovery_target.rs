@@ -4,9 +4,12 @@
 //! latest for anything else, which may lie behind the target; so the choice is
 //! made here for all of them, along the timeline that is meant.
 
+use std::cmp::Reverse;
+
 use jiff::{Timestamp, ToSpan};
 
 use crate::decide::survey::{Found, Survey, SurveyedBackup};
+use crate::decide::worth::worth;
 use crate::records::backup::BackupLabel;
 use crate::records::target::Target;
 use crate::types::code::{Code, Refusal};
@@ -133,7 +136,8 @@ pub fn choose(
         Target::Lsn(lsn) => backup.stop_lsn <= *lsn,
         _ => true,
     };
-    let Some(backup) = on_it.iter().rev().find(leads).copied() else {
+    let mut candidates: Vec<&SurveyedBackup> = on_it.iter().filter(leads).copied().collect();
+    let Some(newest) = candidates.last().copied() else {
         return Err(unreachable(
             format!(
                 "{target} lies before the end of the first backup on timeline {timeline}, {}",
@@ -143,58 +147,31 @@ pub fn choose(
         )
         .about("field", "target"));
     };
-    let why = match &resolved {
-        Target::Latest {} => format!(
-            "it is the newest of {} on timeline {timeline}, so the least WAL is replayed",
-            on_it.len()
-        ),
-        _ => {
-            format!("it is the newest of {} on timeline {timeline} that ended before the target", on_it.len())
-        }
+    // The newest of the best worth in front.
+    candidates
+        .sort_by_key(|backup| Reverse((worth(backup, &survey.backups), backup.stop_lsn, backup.stop_time)));
+    let whole = candidates.iter().find_map(|backup| way(survey, &lineage, &resolved, backup).ok());
+    let (backup, last) = match whole {
+        Some(way) => way,
+        None => way(survey, &lineage, &resolved, newest)?,
     };
-    let mut warnings = Vec::new();
     let size = survey.archive.size;
-    let newest = lineage.newest(&survey.archive);
-    let last = match &resolved {
-        // Inclusive: the record at that position is read whole.
-        Target::Lsn(lsn) => size.number_of(*lsn),
-        Target::Time(time) => {
-            last_for_time(survey, &lineage, backup.first_segment, *time).unwrap_or(backup.last_segment)
+    let count = on_it.len();
+    let before_target = if resolved == (Target::Latest {}) { "" } else { " that ended before the target" };
+    let why = match worth(newest, &survey.backups).flaw() {
+        Some(flaw) if backup.label != newest.label => format!(
+            "it is the best of {count} on timeline {timeline}{before_target}: {} is newer, but {flaw}",
+            newest.label
+        ),
+        _ if backup.label != newest.label => format!(
+            "it is the newest of {count} on timeline {timeline}{before_target} from which the archive has all WAL"
+        ),
+        _ if before_target.is_empty() => {
+            format!("it is the newest of {count} on timeline {timeline}, so the least WAL is replayed")
         }
-        _ => newest.unwrap_or(backup.last_segment),
-    }
-    .max(backup.last_segment);
-    // What the primary has not archived yet it archives when it is fenced.
-    let archived_last = newest.map_or(last, |newest| newest.min(last)).max(backup.last_segment);
-    let missing = lineage.missing(backup.first_segment, archived_last, &survey.archive);
-    if let Some(gap) = missing.first() {
-        let reachable = lineage.last_without_gap(backup.first_segment, &survey.archive);
-        let nearest = match reachable {
-            Some(number) if number >= backup.last_segment => {
-                let file = lineage.files(number, size).find(|segment| survey.archive.has(segment));
-                let at = file.and_then(|segment| survey.archived_at.get(&segment));
-                let time =
-                    at.map(|time| format!(", archived at {}", timestamp_text(*time))).unwrap_or_default();
-                format!("the latest that can be reached before it is {}{time}", size.start_of(number + 1))
-            }
-            _ => format!("backup {} itself cannot be made consistent", backup.label),
-        };
-        return Err(Refusal::new(
-            Code::WalMissing,
-            format!(
-                "{} of the WAL segments from {} to {} are not in the archive, the first is {}",
-                missing.len(),
-                file_name(&lineage, backup.first_segment, size),
-                file_name(&lineage, last, size),
-                size.file_name(*gap)
-            ),
-        )
-        .hint(nearest)
-        .about("field", "target"));
-    }
-    if let Some(blemish) = &backup.blemish {
-        warnings.push(format!("backup {}: {blemish}", backup.label));
-    }
+        _ => format!("it is the newest of {count} on timeline {timeline}{before_target}"),
+    };
+    let mut warnings = warning_of_flaw(survey, backup);
     if let Target::Time(time) = &resolved
         && let Some(warning) = abandoned(survey, &lineage, *time)
     {
@@ -211,6 +188,61 @@ pub fn choose(
         resolved,
         warnings,
     })
+}
+
+/// The way from a backup to a target: the backup, and the last segment that it leads through.
+///
+/// # Errors
+/// Refused, naming the nearest reachable, when a segment on the way is missing.
+fn way<'a>(
+    survey: &Survey,
+    lineage: &Lineage,
+    resolved: &Target,
+    backup: &'a SurveyedBackup,
+) -> Result<(&'a SurveyedBackup, u64), Refusal> {
+    let size = survey.archive.size;
+    let newest = lineage.newest(&survey.archive);
+    let last = match resolved {
+        // Inclusive: the record at that position is read whole.
+        Target::Lsn(lsn) => size.number_of(*lsn),
+        Target::Time(time) => {
+            last_for_time(survey, lineage, backup.first_segment, *time).unwrap_or(backup.last_segment)
+        }
+        _ => newest.unwrap_or(backup.last_segment),
+    }
+    .max(backup.last_segment);
+    // What the primary has not archived yet it archives when it is fenced.
+    let archived_last = newest.map_or(last, |newest| newest.min(last)).max(backup.last_segment);
+    let missing = lineage.missing(backup.first_segment, archived_last, &survey.archive);
+    let Some(gap) = missing.first() else { return Ok((backup, last)) };
+    let reachable = lineage.last_without_gap(backup.first_segment, &survey.archive);
+    let nearest = match reachable {
+        Some(number) if number >= backup.last_segment => {
+            let file = lineage.files(number, size).find(|segment| survey.archive.has(segment));
+            let at = file.and_then(|segment| survey.archived_at.get(&segment));
+            let time = at.map(|time| format!(", archived at {}", timestamp_text(*time))).unwrap_or_default();
+            format!("the latest that can be reached before it is {}{time}", size.start_of(number + 1))
+        }
+        _ => format!("backup {} itself cannot be made consistent", backup.label),
+    };
+    Err(Refusal::new(
+        Code::WalMissing,
+        format!(
+            "{} of the WAL segments from {} to {} are not in the archive, the first is {}",
+            missing.len(),
+            file_name(lineage, backup.first_segment, size),
+            file_name(lineage, last, size),
+            size.file_name(*gap)
+        ),
+    )
+    .hint(nearest)
+    .about("field", "target"))
+}
+
+/// What an operator should know of a backup that is restored although it is not sound.
+fn warning_of_flaw(survey: &Survey, backup: &SurveyedBackup) -> Vec<String> {
+    let flaw = worth(backup, &survey.backups).flaw();
+    flaw.iter().map(|flaw| format!("backup {}: {flaw}", backup.label)).collect()
 }
 
 fn file_name(lineage: &Lineage, number: u64, size: SegmentSize) -> String {
@@ -303,7 +335,7 @@ fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>
         why: "it is the one that you named".to_owned(),
         timeline: backup.timeline,
         resolved: Target::Backup(label.clone()),
-        warnings: backup.blemish.iter().map(|blemish| format!("backup {label}: {blemish}")).collect(),
+        warnings: warning_of_flaw(survey, backup),
     })
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::decide::worth::Mark;
 use crate::records::backup::{BackupLabel, BackupType};
+use crate::records::job::id::JobId;
 use crate::records::recovery::RecoveryWindow;
 use crate::types::code::{Code, Refusal};
 use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
@@ -33,8 +35,25 @@ pub struct SurveyedBackup {
     pub size_bytes: u64,
     /// The identity of the database that it is of.
     pub system_identifier: Option<SystemIdentifier>,
-    /// Whether something is known to be wrong with it, in words.
-    pub blemish: Option<String>,
+    /// What its proof wrote.
+    pub mark: Mark,
+    /// Whether pages with wrong checksums were found while it was taken.
+    pub page_errors: bool,
+    /// The backups that it builds on.
+    pub bases: Vec<BackupLabel>,
+    /// Whether its last drill passed; none when no drill of it is known here.
+    pub drill_passed: Option<bool>,
+    /// Who needs it, so that it must not be deleted.
+    pub held: Option<Held>,
+}
+
+/// Who needs a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// A drill that restores it.
+    Drill(JobId),
+    /// A restore that is neither confirmed nor rolled back.
+    OpenRestore(JobId),
 }
 
 /// What was found of a name or a transaction in the WAL.
@@ -109,15 +128,6 @@ impl Survey {
     }
 }
 
-/// The newest backup that lies on a lineage: what a new member of it is restored from.
-#[must_use]
-pub fn newest_on<'a>(backups: &'a [SurveyedBackup], lineage: &Lineage) -> Option<&'a SurveyedBackup> {
-    backups
-        .iter()
-        .filter(|backup| lineage.contains(backup.timeline, backup.stop_lsn))
-        .max_by_key(|backup| (backup.stop_lsn, backup.stop_time))
-}
-
 /// From where to where each backup can be taken, on the current timeline and on those that were left behind.
 #[must_use]
 pub fn windows(survey: &Survey) -> Vec<RecoveryWindow> {
@@ -187,7 +197,11 @@ pub(crate) mod example {
             last_segment: first + 1,
             size_bytes: 1,
             system_identifier: None,
-            blemish: None,
+            mark: Mark::Proven,
+            page_errors: false,
+            bases: Vec::new(),
+            drill_passed: None,
+            held: None,
         };
         Survey {
             system_identifier: None,

@@ -1,6 +1,8 @@
 //! What is wrong with a repo that was read.
 
-use crate::decide::survey::{Survey, newest_on, windows};
+use crate::decide::survey::{Survey, windows};
+use crate::decide::worth::{best_on, worth};
+use crate::records::backup::BackupLabel;
 use crate::records::maintenance::Verified;
 
 /// What is wrong with a repo, each in a sentence, beside what breaks nothing.
@@ -12,11 +14,35 @@ pub struct Faults {
     pub warnings: Vec<String>,
 }
 
-/// Reports what is wrong with what was read: the files by their checksums, and the WAL by its gaps, of which pgBackRest's own report
-/// (2.45) does not speak.
+/// A backup that the repo lists, and whether its files were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedBackup {
+    /// Its label.
+    pub label: BackupLabel,
+    /// Why pgBackRest cannot load its manifest; none when it can.
+    pub unloadable: Option<String>,
+}
+
+/// Reports what is wrong with what was read: that a listed backup is not there, the files by their checksums, and the WAL
+/// by its gaps.
+///
+/// pgBackRest's own report goes by the directories that it finds (2.45 to 2.60). Of a backup whose directory or manifest
+/// is gone it says nothing, nor of WAL that is missing between other WAL.
 #[must_use]
-pub fn faults(backups: &[Verified], archives: &[Verified], survey: &Survey) -> Faults {
+pub fn faults(
+    listed: &[ListedBackup],
+    backups: &[Verified],
+    archives: &[Verified],
+    survey: &Survey,
+) -> Faults {
     let mut found = Faults::default();
+    for ListedBackup { label, unloadable } in listed {
+        if let Some(why) = unloadable {
+            found.errors.push(format!("backup {label} cannot be restored: {why}"));
+        } else if !backups.iter().any(|backup| backup.name == label.as_str()) {
+            found.errors.push(format!("backup {label} is listed, and pgBackRest read no file of it"));
+        }
+    }
     for (what, each) in backups.iter().map(|b| ("backup", b)).chain(archives.iter().map(|a| ("archive", a))) {
         if each.valid {
             continue;
@@ -51,17 +77,20 @@ pub fn faults(backups: &[Verified], archives: &[Verified], survey: &Survey) -> F
             ));
         }
     }
-    let newest = survey.lineage(survey.current).ok().and_then(|lineage| newest_on(&survey.backups, &lineage));
+    let best = survey.lineage(survey.current).ok().and_then(|lineage| best_on(&survey.backups, &lineage));
     for window in windows(survey).iter().filter(|window| !window.gap.is_empty()) {
         let text = format!(
             "WAL segment {} is missing: from backup {} timeline {} can be followed to {} and no further",
             window.gap, window.backup, window.timeline, window.to_lsn
         );
         let matters =
-            window.timeline == survey.current && newest.is_some_and(|newest| newest.label == window.backup);
+            window.timeline == survey.current && best.is_some_and(|best| best.label == window.backup);
         if matters { found.errors.push(text) } else { found.warnings.push(text) }
     }
-    if newest.is_none() {
+    if let Some((best, flaw)) = best.and_then(|best| Some((best, worth(best, &survey.backups).flaw()?))) {
+        found.warnings.push(format!("of the best backup, {}, {flaw}", best.label));
+    }
+    if best.is_none() {
         found.errors.push(format!("no backup leads to timeline {}, which the primary is on", survey.current));
     }
     found
@@ -72,8 +101,38 @@ mod tests {
     use super::*;
     use crate::decide::survey::example::{label, survey};
 
+    fn listed() -> Vec<ListedBackup> {
+        [1, 2].map(|n| ListedBackup { label: label(n), unloadable: None }).to_vec()
+    }
+
+    fn read() -> Vec<Verified> {
+        [1, 2].map(|n| Verified { name: label(n).to_string(), valid: true, ..Verified::default() }).to_vec()
+    }
+
+    #[test]
+    fn listed_backup_that_is_not_there_is_an_error() {
+        let all = survey(&[2, 3, 4, 5, 6, 7, 8]);
+        let gone = faults(&listed(), &read()[1..], &[], &all);
+        assert_eq!(gone.errors, ["backup 20260301-101500F is listed, and pgBackRest read no file of it"]);
+        let mut listed = listed();
+        listed[1].unloadable = Some("requested backup not found".to_owned());
+        let unloadable = faults(&listed, &read(), &[], &all);
+        assert_eq!(
+            unloadable.errors,
+            ["backup 20260302-101500F cannot be restored: requested backup not found"]
+        );
+    }
+
+    #[test]
+    fn flaw_of_the_best_backup_is_a_warning() {
+        let mut all = survey(&[2, 3, 4, 5, 6, 7, 8]);
+        all.backups.iter_mut().for_each(|backup| backup.page_errors = true);
+        let found = faults(&listed(), &read(), &[], &all);
+        assert!(found.errors.is_empty() && found.warnings[0].contains("20260302-101500F"), "{found:?}");
+    }
+
     fn found(segments: &[u64]) -> Faults {
-        faults(&[], &[], &survey(segments))
+        faults(&listed(), &read(), &[], &survey(segments))
     }
 
     #[test]
@@ -92,7 +151,7 @@ mod tests {
         let within = found(&[2, 4, 5, 6, 7, 8]);
         assert!(within.errors.iter().any(|e| e.contains("20260301-101500F needs")), "{within:?}");
         let nothing = Survey { backups: vec![], ..survey(&[2]) };
-        assert_eq!(faults(&[], &[], &nothing).errors.len(), 1);
+        assert_eq!(faults(&[], &[], &[], &nothing).errors.len(), 1);
     }
 
     #[test]
@@ -101,9 +160,9 @@ mod tests {
             Verified { name: label(1).to_string(), missing: 1, checksum_invalid: 2, ..Verified::default() };
         let good = Verified { name: "15-1".into(), valid: true, ..Verified::default() };
         let all = survey(&[2, 3, 4, 5, 6, 7, 8]);
-        let found = faults(std::slice::from_ref(&bad), std::slice::from_ref(&good), &all);
+        let found = faults(&[], std::slice::from_ref(&bad), std::slice::from_ref(&good), &all);
         assert_eq!(found.errors, ["backup 20260301-101500F: 1 missing, 2 with another checksum"]);
         let odd = Verified { missing: 0, checksum_invalid: 0, ..bad };
-        assert!(faults(&[], &[odd], &all).errors[0].starts_with("archive "));
+        assert!(faults(&[], &[], &[odd], &all).errors[0].starts_with("archive "));
     }
 }

@@ -72,7 +72,7 @@ pub const CELL_ANNOTATION: &str = "cellar-cell";
 /// Annotation in the repo that names the job that made a backup.
 pub const JOB_ANNOTATION: &str = "cellar-job";
 
-/// Annotation in the repo of a backup whose source could not be proven; its value is `unproven`.
+/// Annotation in the repo that says what came of the proof, see [`crate::Mark`]: the job's id, or `unproven`.
 pub const PROOF_ANNOTATION: &str = "cellar-proof";
 
 /// How much a backup copies.
@@ -172,6 +172,12 @@ pub struct BackupResult {
     pub repo_bytes: u64,
     /// Where its files came from.
     pub source: BackupSource,
+    /// Whether pages with wrong checksums were found while it was taken. Its job fails then, though it is proven.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub page_errors: bool,
+    /// What an operator should know, such as why it is a full backup though another type was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
 }
 
 /// Lag in bytes up to which a standby is accepted when the request does not say: 16 WAL segments.

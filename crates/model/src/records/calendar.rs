@@ -55,12 +55,27 @@ pub enum CalendarError {
     Never(String),
 }
 
+/// Whether the name is one of a file beside the IANA database's zones, which each host may have otherwise or not at all.
+fn is_local_file(zone: &str) -> bool {
+    let zone = zone.to_ascii_lowercase();
+    let beside = ["posixrules", "localtime", "factory"].contains(&zone.as_str());
+    beside || zone.starts_with("posix/") || zone.starts_with("right/")
+}
+
 impl Calendar {
     /// Reads five fields, in a zone of the IANA database; none is UTC.
     ///
     /// # Errors
     /// When it is no calendar, or one whose times never come.
     pub fn new(cron: &str, time_zone: &str) -> Result<Self, CalendarError> {
+        if is_local_file(time_zone) {
+            return Err(CalendarError::TimeZone(time_zone.chars().take(80).collect()));
+        }
+        Self::recorded(cron, time_zone)
+    }
+
+    /// As [`Calendar::new`], also in a zone that an earlier version took.
+    fn recorded(cron: &str, time_zone: &str) -> Result<Self, CalendarError> {
         let shown = |text: &str| text.chars().take(80).collect::<String>();
         let bad = |reason: String| CalendarError::Cron { text: shown(cron), reason };
         let words: Vec<&str> = cron.split_ascii_whitespace().collect();
@@ -124,7 +139,7 @@ impl Calendar {
 impl TryFrom<Fields> for Calendar {
     type Error = CalendarError;
     fn try_from(fields: Fields) -> Result<Self, CalendarError> {
-        Self::new(&fields.cron, &fields.time_zone)
+        Self::recorded(&fields.cron, &fields.time_zone)
     }
 }
 

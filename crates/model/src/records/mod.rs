@@ -13,6 +13,7 @@ pub(crate) mod pooler;
 pub(crate) mod rebuild;
 pub(crate) mod recordable;
 pub(crate) mod recovery;
+pub(crate) mod repository;
 pub(crate) mod restore;
 pub(crate) mod schedule;
 pub(crate) mod target;

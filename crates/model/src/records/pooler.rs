@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::records::instance::{InstanceState, LagClass, Role};
+use crate::types::host::HostName;
 use crate::types::json;
 use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
 use crate::types::name::{CellName, DatabaseName};
@@ -24,14 +25,15 @@ pub struct Pooler {
     #[serde(default)]
     pub index: u32,
     /// DNS name under which the others reach it.
-    pub host: String,
+    pub host: HostName,
     /// PostgreSQL's port.
     pub postgres_port: u16,
     /// pgBackRest TLS server's port.
     pub pgbackrest_port: u16,
     /// The pooler's own gRPC port.
     pub grpc_port: u16,
-    /// Address its servers listen on.
+    /// Address its servers listen on: an unspecified one for all of the host, a loopback one for all loopback addresses
+    /// that the host name leads to.
     pub listen: String,
     /// PostgreSQL's data directory.
     pub data_directory: String,
@@ -101,6 +103,9 @@ pub struct Versions {
     /// multipooler.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub multipooler: String,
+    /// What an operator should know of them, such as a version that Cellar was not tested with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What a living pooler says of its instance. Bound to the pooler's lease, written on change

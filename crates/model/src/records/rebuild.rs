@@ -34,4 +34,7 @@ pub struct RebuildResult {
     /// Milliseconds that copying took.
     #[serde(with = "json::u64_text", default)]
     pub restore_millis: u64,
+    /// What an operator should know, such as what is wrong with the backup.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::records::repository::Repository;
+use crate::types::host::HostName;
 use crate::types::name::{CellName, DatabaseName, StanzaName};
 use crate::types::pgbackrest_name::PgbackrestName;
 
@@ -15,7 +17,7 @@ pub struct Cell {
     #[serde(default)]
     pub index: u32,
     /// DNS name under which the other cells reach it.
-    pub host: String,
+    pub host: HostName,
     /// Directory on that host that holds the cell's files.
     pub directory: String,
 }
@@ -63,8 +65,9 @@ pub struct Database {
     pub name: DatabaseName,
     /// pgBackRest's name for its lineage.
     pub stanza: StanzaName,
-    /// Path of its repository.
-    pub repo_path: String,
+    /// Where its backups and its WAL are kept.
+    #[serde(flatten)]
+    pub repository: Repository,
     /// What is kept there.
     #[serde(default)]
     pub retention: Retention,
@@ -114,7 +117,12 @@ mod tests {
     use super::*;
 
     fn cell(name: &str, index: u32) -> Cell {
-        Cell { name: name.parse().unwrap(), index, host: "localhost".into(), directory: "/c".into() }
+        Cell {
+            name: name.parse().unwrap(),
+            index,
+            host: "localhost".parse().unwrap(),
+            directory: "/c".into(),
+        }
     }
 
     #[test]

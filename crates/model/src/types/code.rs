@@ -72,6 +72,8 @@ codes! {
     DiskFull = "DISK_FULL",
     /// The backup ran but its source could not be proven.
     ProofFailed = "PROOF_FAILED",
+    /// The backup was made, and pages with wrong checksums were found while it was taken.
+    PageErrors = "PAGE_ERRORS",
     /// pgBackRest ended with an error.
     PgbackrestFailed = "PGBACKREST_FAILED",
     /// PostgreSQL did not do what it was asked.

@@ -82,6 +82,12 @@ pub(crate) mod opt_time {
     }
 }
 
+/// `#[serde(skip_serializing_if)]` for a number that is left out when it is 0, as proto3 does.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 /// `#[serde(with)]` for a `u64`, which proto3 JSON writes as a string and reads as either.
 pub(crate) mod u64_text {
     use serde::{Deserialize, Deserializer, Serializer};

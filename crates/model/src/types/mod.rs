@@ -1,6 +1,7 @@
-//! Values with rules of their own: names, positions in the WAL, paths, secrets, error codes.
+//! Values with rules of their own: names, hosts, positions in the WAL, paths, secrets, error codes.
 
 pub(crate) mod code;
+pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod lsn;
 pub(crate) mod name;

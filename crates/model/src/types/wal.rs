@@ -43,6 +43,19 @@ impl SegmentSize {
         (bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes)).then_some(Self(bytes))
     }
 
+    /// The size that makes `name` the file that holds `lsn`. `None` when the name is no segment's, or when the position
+    /// lies in the first segment of its 4 GiB, which tells nothing of the size.
+    #[must_use]
+    pub fn of_position(lsn: Lsn, name: &str) -> Option<Self> {
+        let sizes = (20..=30).map(|power| Self(1 << power));
+        let fits = |size: &Self| {
+            let segment = size.parse_file_name(name);
+            segment.is_some_and(|segment| segment.number == size.number_of(lsn))
+        };
+        let mut fitting = sizes.filter(fits);
+        fitting.next().filter(|_| fitting.next().is_none())
+    }
+
     /// The number of bytes.
     #[must_use]
     pub fn bytes(self) -> u64 {
@@ -73,6 +86,18 @@ impl SegmentSize {
         let per_log = 0x1_0000_0000 / self.0;
         let (log, low) = (segment.number / per_log, segment.number % per_log);
         format!("{:08X}{log:08X}{low:08X}", segment.timeline.get())
+    }
+
+    /// The segment that a file of the archive holds whole. pgBackRest names it by the segment, a SHA-1 checksum and the
+    /// suffix of a compression. Anything else is no whole segment: `.partial`, `.backup`, and `.pgbackrest.tmp`, which
+    /// is a file that is being written, or that a killed process left.
+    #[must_use]
+    pub fn parse_archived_name(self, name: &str) -> Option<Segment> {
+        let (segment, rest) = name.split_at_checked(24)?;
+        let (checksum, suffix) = rest.strip_prefix('-')?.split_at_checked(40)?;
+        let whole = checksum.bytes().all(|b| b.is_ascii_hexdigit())
+            && matches!(suffix, "" | ".gz" | ".lz4" | ".zst" | ".bz2");
+        if whole { self.parse_file_name(segment) } else { None }
     }
 
     /// Reads a file name; `None` for anything but 24 upper-case hexadecimal digits of a segment of this size.
@@ -292,6 +317,42 @@ mod tests {
             archive.add(Segment { timeline: tl(*timeline), number: *number });
         }
         archive
+    }
+
+    #[test]
+    fn half_written_file_is_no_archived_segment() {
+        let size = SegmentSize::default();
+        let name = "000000010000000000000003";
+        let whole = format!("{name}-00a1b2c3d4e5f60718293a4b5c6d7e8f90112233");
+        for suffix in ["", ".gz", ".lz4", ".zst", ".bz2"] {
+            let segment = size.parse_archived_name(&format!("{whole}{suffix}"));
+            assert_eq!(segment.map(|segment| segment.number), Some(3), "{suffix}");
+        }
+        for other in [
+            name.to_owned(),
+            format!("{whole}.zst.pgbackrest.tmp"),
+            format!("{whole}.pgbackrest.tmp"),
+            format!("{name}.partial-00a1b2c3d4e5f60718293a4b5c6d7e8f90112233.zst"),
+            format!("{name}.00000028.backup"),
+            format!("{name}-00a1"),
+            format!("{name}-00a1b2c3d4e5f60718293a4b5c6d7e8f901122zz.zst"),
+            String::new(),
+        ] {
+            assert_eq!(size.parse_archived_name(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn segment_size_follows_from_a_position_and_the_name_of_its_file() {
+        for power in 20..=30 {
+            let size = SegmentSize::new(1 << power).unwrap();
+            let lsn = Lsn::new((3 << 32) + size.bytes() * 2 + 40);
+            let name = size.file_name(Segment { timeline: Timeline::new(7), number: size.number_of(lsn) });
+            assert_eq!(SegmentSize::of_position(lsn, &name), Some(size), "{name}");
+        }
+        let first = "000000010000000300000000";
+        assert_eq!(SegmentSize::of_position(Lsn::new((3 << 32) + 40), first), None);
+        assert_eq!(SegmentSize::of_position(Lsn::new(40), "x"), None);
     }
 
     #[test]

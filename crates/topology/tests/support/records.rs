@@ -11,14 +11,19 @@ pub(crate) fn job_id(n: u128) -> JobId {
 }
 
 pub(crate) fn cell(name: &str, index: u32) -> Cell {
-    Cell { name: name.parse().unwrap(), index, host: "localhost".into(), directory: format!("/c/{name}") }
+    Cell {
+        name: name.parse().unwrap(),
+        index,
+        host: "localhost".parse().unwrap(),
+        directory: format!("/c/{name}"),
+    }
 }
 
 pub(crate) fn database(name: &str) -> Database {
     Database {
         name: name.parse().unwrap(),
         stanza: name.parse().unwrap(),
-        repo_path: "/repo".into(),
+        repository: "/repo".parse().unwrap(),
         retention: Retention { full: 2 },
         bootstrap_cell: "zone1".parse().unwrap(),
         port_offset: 0,
@@ -33,7 +38,7 @@ pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
         database: database.parse().unwrap(),
         cell: cell.parse().unwrap(),
         index: 1,
-        host: format!("{cell}.example.net"),
+        host: format!("{cell}.example.net").parse().unwrap(),
         postgres_port: 25433,
         pgbackrest_port: 8433,
         grpc_port: 15271,

@@ -1,6 +1,6 @@
 //! Which backup a drill restores, and how far it is recovered.
 
-use cellar_model::{Code, DrillParams, JobError, Lineage, Refusal, SurveyedBackup, newest_on};
+use cellar_model::{Code, DrillParams, JobError, Lineage, Refusal, SurveyedBackup, best_on};
 
 use crate::agent::Agent;
 use crate::jobs::restore::replay::WalEnd;
@@ -16,7 +16,7 @@ pub(super) struct Choice {
     pub(super) end: Option<WalEnd>,
 }
 
-/// Chooses the backup that was named, or else the newest that leads to the primary.
+/// Chooses the backup that was named, or else the best that leads to the primary.
 ///
 /// # Errors
 /// When there is no such backup, or WAL is missing without which it cannot become consistent.
@@ -30,7 +30,7 @@ pub(super) async fn choose(repo: &Repo<'_>, agent: &Agent, params: &DrillParams)
                 .hint("`cellar backups list` shows them all")
                 .about("backup", label)
         })?,
-        None => newest_on(&survey.backups, &current).ok_or_else(|| {
+        None => best_on(&survey.backups, &current).ok_or_else(|| {
             Refusal::new(Code::UnknownBackup, "there is no backup yet").hint("take one: `cellar backup`")
         })?,
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{BackupLabel, Code, Progress, Refusal};
-use cellar_pgbackrest::{Invocation, RestoreOptions};
+use cellar_pgbackrest::{Invocation, RestoreOptions, Running};
 
 use crate::config_files::write_bootstrap;
 use crate::data_layout::own_wal_link;
@@ -48,24 +48,32 @@ impl PrivateInstance<'_> {
             process_max: (self.nice > 0).then_some(1),
             ..RestoreOptions::default()
         };
+        // Whether a backup with page errors may be restored was decided when it was chosen, and is told there.
+        let version = self.agent.pgbackrest.version().await?;
         let invocation = Invocation::restore(&config, &self.database.stanza, &options)
+            .allow_page_errors(version)
             .option("log-level-console", "detail")
             // More retries than one do not help with a damaged file, and the database may be fenced meanwhile.
             .option("job-retry", "1")
             .option("job-retry-interval", "1");
         let mut throttle = Throttle::new(max_bytes_per_second);
-        let watch = async |context: &mut JobContext<'_>, running: &_| {
+        let watch = async |context: &mut JobContext<'_>, running: &Running| {
             throttle.hold(running).await;
             let bytes_done = restored_percentage(&self.log).map_or(0, |percent| part(size_bytes, percent));
-            let progress = Progress { phase: "restoring".to_owned(), bytes_done, bytes_total: size_bytes };
-            context.periodic_progress(progress).await;
+            let progress = Progress {
+                phase: "restoring".to_owned(),
+                bytes_done,
+                bytes_total: size_bytes,
+                ..Progress::default()
+            };
+            context.copying_progress(progress, running, &self.data).await;
         };
         let ended =
             context.run_pgbackrest_watched_every(THROTTLE_INTERVAL, &invocation, self.nice, watch).await?;
         let Some(failed) = ended else { return Ok(()) };
         let doing = format!("restoring backup {set}");
-        let repo = Path::new(&self.database.repo_path);
-        Err(restore_failure(&doing, &failed.failure, &failed.log, repo, &[&text(&self.data)]).into())
+        let (repository, data) = (&self.database.repository, text(&self.data));
+        Err(restore_failure(&doing, &failed.failure, &failed.log, repository, &data).into())
     }
 }
 

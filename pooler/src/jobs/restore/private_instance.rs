@@ -15,6 +15,7 @@ use cellar_system::{available_memory, is_inside};
 
 use crate::agent::Agent;
 use crate::config_files::shell_quoted;
+use crate::disk::write_refusal;
 use crate::jobs::restore::replay_start::replay_start;
 use crate::jobs::restore::scratch::stop_and_remove_scratch;
 use crate::jobs::restore::wal_gate::{WalGate, why_refused};
@@ -87,10 +88,7 @@ impl<'a> PrivateInstance<'a> {
         use std::os::unix::fs::DirBuilderExt;
         for directory in [&self.scratch, &self.lock_directory(), &self.data] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
-                let message = format!("cannot create {}: {error}", directory.display());
-                JobError::from(
-                    Refusal::new(Code::DiskFull, message).hint("is the cell's disk full, or not writable?"),
-                )
+                JobError::from(write_refusal(&format!("cannot create {}", directory.display()), &error))
             })?;
         }
         Ok(())

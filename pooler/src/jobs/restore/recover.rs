@@ -17,7 +17,7 @@ use cellar_postgres::{
 
 use crate::agent::Agent;
 use crate::data_layout::wal_directory;
-use crate::disk::free_bytes;
+use crate::disk::{free_bytes, write_refusal};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
 use crate::instance::seeding_marker::{self, Legacy};
@@ -157,7 +157,7 @@ async fn make_copy(
         .into());
     }
     let mark = Mark { number: params.incarnation, job: Some(parent) };
-    let disk = |error: std::io::Error| Refusal::new(Code::DiskFull, format!("cannot mark the copy: {error}"));
+    let disk = |error: std::io::Error| write_refusal("cannot mark the copy", &error);
     mark.write(&copy.data).map_err(disk)?;
     if params.set.is_some() {
         // The backup has another member's settings. What concerned that member alone is not this one's.

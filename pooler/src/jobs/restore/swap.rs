@@ -6,12 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize};
-use cellar_postgres::InstanceFacts;
+use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize, Timeline};
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
 use crate::jobs::context::{JobContext, JobResult};
+use crate::repository::reader::segment_size;
 
 /// How long the record of the new incarnation may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     agent.nudge.notify_one();
     context.progress("replacing the old data").await;
     let deadline = tokio::time::Instant::now() + SWAP_TIMEOUT;
-    while let Some(why) = what_is_missing(agent) {
+    while let Some(why) = what_is_missing(agent).await {
         if tokio::time::Instant::now() > deadline {
             let waited = SWAP_TIMEOUT.as_secs();
             let message = format!("the restored instance is not the primary after {waited} s: {why}");
@@ -47,7 +47,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
 }
 
 /// Why the swap is not complete; none when it is.
-fn what_is_missing(agent: &Agent) -> Option<String> {
+async fn what_is_missing(agent: &Agent) -> Option<String> {
     let (card, _) = match agent.assignment() {
         Ok(assignment) => assignment,
         Err(refusal) => return Some(refusal.message),
@@ -56,6 +56,9 @@ fn what_is_missing(agent: &Agent) -> Option<String> {
     if Mark::read(data) != Mark::of(&record(agent)) {
         return Some("it has not replaced the old data".to_owned());
     }
+    let Some(size) = segment_size(agent, data).await else {
+        return Some("its data directory cannot be read".to_owned());
+    };
     let report = agent.report.borrow();
     if report.state != InstanceState::Running {
         return Some(format!("it is {}: {}", report.state.as_str(), report.message));
@@ -69,21 +72,41 @@ fn what_is_missing(agent: &Agent) -> Option<String> {
     if !recorded {
         return Some("it is not recorded as the primary".to_owned());
     }
-    let archived = timeline_start_is_archived(data, facts);
+    let archived = timeline_start_is_archived(data, facts.timeline, size);
     (!archived).then(|| "the beginning of its timeline is not archived".to_owned())
 }
 
 /// Whether the archive has what a standby needs to follow the new timeline: its history file, and the segment in
 /// which it begins. Without that segment a standby would replay the old timeline's.
-fn timeline_start_is_archived(data: &Path, facts: &InstanceFacts) -> bool {
+fn timeline_start_is_archived(data: &Path, timeline: Timeline, size: SegmentSize) -> bool {
     let wal = data.join("pg_wal");
-    let history = format!("{:08X}.history", facts.timeline.get());
+    let history = format!("{:08X}.history", timeline.get());
     let waits = |name: &str| wal.join("archive_status").join(format!("{name}.ready")).exists();
     let first_segment = std::fs::read_to_string(wal.join(&history)).ok().and_then(|text| {
-        let size = SegmentSize::default();
-        let lineage = Lineage::new(facts.timeline, &text.parse::<History>().ok()?);
+        let lineage = Lineage::new(timeline, &text.parse::<History>().ok()?);
         let number = size.number_of(lineage.begins_at());
-        Some(size.file_name(Segment { timeline: facts.timeline, number }))
+        Some(size.file_name(Segment { timeline, number }))
     });
     !waits(&history) && !first_segment.is_some_and(|name| waits(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_the_first_segment_of_the_databases_own_size() {
+        let data = tempfile::tempdir().unwrap();
+        let status = data.path().join("pg_wal/archive_status");
+        std::fs::create_dir_all(&status).unwrap();
+        std::fs::write(data.path().join("pg_wal/00000002.history"), "1\t0/9000000\tx\n").unwrap();
+        // The 64 MiB segment that holds 0/9000000; with the default size it would be the ninth.
+        std::fs::write(status.join("000000020000000000000002.ready"), "").unwrap();
+        let begins = |bytes: u64| {
+            let size = SegmentSize::new(bytes).unwrap();
+            timeline_start_is_archived(data.path(), Timeline::new(2), size)
+        };
+        assert!(!begins(64 << 20));
+        assert!(begins(16 << 20));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{BackupType, Database, Pooler};
 use cellar_pgbackrest::{Invocation, render_job};
-use cellar_tests::{Cluster, as_user, postgres_user, run};
+use cellar_tests::{Cluster, as_user, postgres_user, run, wait_for};
 
 use crate::figure::{Limit, Report, in_turns, ratio};
 
@@ -116,4 +116,25 @@ pub(crate) fn dead_cell(report: &mut Report) {
     in_turns(ROUNDS, || alive.push(backup(&whole)), || dead.push(backup(&maimed)));
     let ratio = ratio(("zone2 dead", &dead), ("all alive", &alive));
     report.figure("dead_cell", ratio, "ratio", Limit::AtMost(1.15));
+}
+
+/// Seconds from the moment at which a cell dies in the middle of its backup until the backup of another cell begins.
+pub(crate) fn dead_cell_blocking(report: &mut Report) {
+    let cluster = Cluster::bootstrapped("zone1,zone2,zone3");
+    cluster.load(SCALE);
+    let lost = cluster.begin_backup("zone2", "full");
+    wait_for("the backup to copy", Duration::from_secs(60), || {
+        cluster.log_of("zone2", &lost).contains("DETAIL: backup file").then_some(())
+    });
+    let begun = Instant::now();
+    cluster.kill_cell("zone2");
+    let next = cluster.json(&["backup", "--from", "zone3", "--queue", "--no-wait"]);
+    let next = next["id"].as_str().unwrap_or_else(|| panic!("no job: {next}"));
+    wait_for("the backup of zone3 to begin", Duration::from_secs(300), || {
+        (cluster.job(next)["state"] != "JOB_STATE_PENDING").then_some(())
+    });
+    let waited = begun.elapsed().as_secs_f64();
+    let _ = cluster.ended(next);
+    let limit = f64::from(cellar_model::CLAIM_LEASE_SECONDS) + 15.0;
+    report.figure("dead_cell_blocking", waited, "s", Limit::AtMost(limit));
 }

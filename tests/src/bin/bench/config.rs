@@ -24,7 +24,7 @@ fn poolers(database: &Database) -> Vec<Pooler> {
         let cell = Cell {
             name: name(&format!("zone{index:03}")),
             index,
-            host: format!("zone{index:03}.example.org"),
+            host: name(&format!("zone{index:03}.example.org")),
             directory: format!("/var/lib/cellar/zone{index:03}"),
         };
         match CellLayout::new(&cell.directory).pooler(database, &cell, "0.0.0.0") {
@@ -40,7 +40,7 @@ pub(crate) fn render(report: &mut Report) {
     let database = Database {
         name: name("app"),
         stanza: name("app"),
-        repo_path: "/backup/repo".to_owned(),
+        repository: name("/backup/repo"),
         retention: Retention { full: 2 },
         bootstrap_cell: name("zone000"),
         port_offset: 0,

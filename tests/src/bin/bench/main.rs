@@ -23,6 +23,7 @@ type Bench = (&'static [&'static str], fn(&mut Report));
 const BENCHES: &[Bench] = &[
     (&["backup_overhead"], backup::overhead),
     (&["dead_cell"], backup::dead_cell),
+    (&["dead_cell_blocking"], backup::dead_cell_blocking),
     (&["bootstrap"], bootstrap::bootstrap),
     (&["bootstrap_other_build"], bootstrap::other_build),
     (

@@ -48,7 +48,7 @@ pub(crate) fn database(n: usize) -> Database {
     Database {
         name: database_name(n),
         stanza: name(database_name(n).as_str()),
-        repo_path: format!("/backup/{}", database_name(n)),
+        repository: name(&format!("/backup/{}", database_name(n))),
         retention: Retention { full: 2 },
         bootstrap_cell: cell_name(0),
         // The first ports are the real cluster's.
@@ -62,7 +62,7 @@ pub(crate) fn cell(n: usize) -> Cell {
     Cell {
         name: cell_name(n),
         index: u32::try_from(n + 1).unwrap_or(u32::MAX),
-        host: format!("{}.example.org", cell_name(n)),
+        host: name(&format!("{}.example.org", cell_name(n))),
         directory: format!("/var/lib/cellar/{}", cell_name(n)),
     }
 }
@@ -96,6 +96,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
             ..Archiver::default()
         },
         versions: Versions {
+            notes: Vec::new(),
             postgres: "15.14".to_owned(),
             pgbackrest: "2.45".to_owned(),
             multipooler: "0.1.0".to_owned(),

@@ -1,7 +1,7 @@
 //! The ports of a cluster, and what each answers to whoever has a certificate.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::PgbackrestName;
+use cellar_system::{addresses_of, has_address};
 use cellar_tests::{Cluster, Finished, block_on, command_line, run};
 use cellar_tls::{ClientTls, probe, unchecked_client};
 
@@ -28,24 +29,37 @@ pub(super) struct Port {
 
 /// Every port that the cluster's records know of.
 pub(super) fn ports_of(cluster: &Cluster) -> BTreeMap<SocketAddr, Service> {
-    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let addresses = loopback();
     let port_of =
         |text: &str| text.rsplit(':').next().and_then(|port| port.trim().parse().ok()).expect("a port");
     let arguments = command_line(cluster.pid("pid/etcd.pid"));
     let etcd = |flag: &str| port_of(arguments.iter().find(|word| word.starts_with(flag)).expect("a flag"));
     let endpoint = std::fs::read_to_string(cluster.directory().join("client/endpoint")).expect("an endpoint");
-    let mut ports = BTreeMap::from([
-        (local(etcd("--listen-client-urls=")), EtcdClient),
-        (local(etcd("--listen-peer-urls=")), EtcdPeer),
-        (local(port_of(&endpoint)), Multiadmin),
-    ]);
+    let mut services = vec![
+        (etcd("--listen-client-urls="), EtcdClient),
+        (etcd("--listen-peer-urls="), EtcdPeer),
+        (port_of(&endpoint), Multiadmin),
+    ];
     for pooler in cluster.poolers().into_iter().filter_map(|view| view.pooler) {
-        let port = |port: u32| local(port.try_into().expect("a port"));
-        ports.insert(port(pooler.grpc_port), Pooler);
-        ports.insert(port(pooler.postgres_port), Postgres);
-        ports.insert(port(pooler.pgbackrest_port), Pgbackrest);
+        let of_cell = [
+            (pooler.grpc_port, Pooler),
+            (pooler.postgres_port, Postgres),
+            (pooler.pgbackrest_port, Pgbackrest),
+        ];
+        services.extend(of_cell.map(|(port, service)| (port.try_into().expect("a port"), service)));
     }
-    ports
+    // pgBackRest's server listens on one address.
+    let count = |service| if service == Pgbackrest { 1 } else { addresses.len() };
+    let at = |(port, service)| {
+        addresses.iter().take(count(service)).map(move |address| (SocketAddr::new(*address, port), service))
+    };
+    services.into_iter().flat_map(at).collect()
+}
+
+/// The addresses of `localhost` on this machine, the first one first.
+pub(super) fn loopback() -> Vec<IpAddr> {
+    let named = addresses_of("localhost").expect("localhost has an address");
+    named.into_iter().filter(|address| has_address(*address)).collect()
 }
 
 /// Whether the service lets the key pair in, as far as its own protocol goes, or why not.

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use cellar_api::v1::{GetJobRequest, Job, JobState, RestoreJobRequest};
+use cellar_api::v1::{GetDatabaseRequest, GetJobRequest, Job, JobState, RestoreJobRequest};
 use cellar_model::JobId;
 use clap::Args;
 
 use crate::client::run_job::{JobOptions, QueueOption, run_job};
 use crate::client::target::Target;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::question::{ask, check_terminal};
 use crate::render::restore::report;
@@ -46,8 +46,19 @@ impl Options {
         if !self.yes {
             let request = GetJobRequest { id: self.id.to_string() };
             let restore =
-                target.call(request, async |mut client, request| client.get_job(request).await).await?;
-            ask(&question(&restore.database), &restore.database).await?;
+                target.call(request, async |mut client, request| client.get_job(request).await).await;
+            let database = match restore {
+                Ok(restore) => restore.database,
+                // The restore may stand, though its job is forgotten: multiadmin knows it by what it kept.
+                Err(Failure::Rpc(status)) if status.code() == tonic::Code::NotFound => {
+                    let request = GetDatabaseRequest { name: global.database() };
+                    let view =
+                        target.call(request, async |mut client, request| client.get_database(request).await);
+                    view.await?.database.unwrap_or_default().name
+                }
+                Err(failure) => return Err(failure),
+            };
+            ask(&question(&database), &database).await?;
         }
         Ok(target)
     }

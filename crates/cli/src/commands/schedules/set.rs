@@ -5,6 +5,7 @@ use cellar_api::v1::{
     scheduled_work::Work,
 };
 use cellar_model::{CellName, ScheduleName};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use crate::client::target::Target;
@@ -32,10 +33,10 @@ pub(crate) struct Set {
     #[arg(value_name = "NAME")]
     name: ScheduleName,
     /// When: minute, hour, day, month and weekday, as in crontab(5)
-    #[arg(long, value_name = "FIELDS")]
+    #[arg(long, value_name = "FIELDS", value_parser = NonEmptyStringValueParser::new())]
     cron: Option<String>,
     /// The time zone of these fields, such as Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE")]
+    #[arg(long, value_name = "ZONE", value_parser = NonEmptyStringValueParser::new())]
     time_zone: Option<String>,
     /// Begin no runs until it is set to false
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -115,5 +116,25 @@ impl Set {
             .call(request, async |mut client, request| client.put_schedule(request).await)
             .await?;
         global.output.print(&schedule, summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        set: Set,
+    }
+
+    #[test]
+    fn empty_calendar_or_time_zone_is_refused() {
+        for flag in ["--cron", "--time-zone"] {
+            assert!(Line::try_parse_from(["set", "nightly", flag, ""]).is_err(), "{flag}");
+            assert!(Line::try_parse_from(["set", "nightly", flag, "UTC"]).is_ok(), "{flag}");
+        }
     }
 }

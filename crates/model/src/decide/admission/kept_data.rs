@@ -4,14 +4,30 @@ use jiff::Timestamp;
 
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
+use crate::records::incarnation::Incarnation;
 use crate::records::job::id::JobId;
 use crate::records::job::record::{Job, JobRecord};
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::{Code, Refusal};
+use crate::types::name::DatabaseName;
 
 fn nothing_kept(message: String, subject: JobId) -> Refusal {
     Refusal::new(Code::NothingKept, message).about("job", subject)
+}
+
+fn unknown_restore(subject: JobId) -> Refusal {
+    Refusal::new(Code::UnknownJob, format!("there is no job {subject}, and no database keeps data for it"))
+        .hint("`cellar jobs list` shows the newest; ended jobs are kept for a while only")
+        .about("job", subject)
+}
+
+fn check_database(request: &JobRequest, database: &DatabaseName, subject: JobId) -> Result<(), Refusal> {
+    if request.database.as_ref().is_some_and(|named| named != database) {
+        return Err(Refusal::new(Code::InvalidArgument, format!("job {subject} is of database {database}"))
+            .about("field", "database"));
+    }
+    Ok(())
 }
 
 fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> Result<(), Refusal> {
@@ -24,13 +40,7 @@ fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> R
         .hint("`cellar jobs list` shows the restores")
         .about("field", "id"));
     }
-    if request.database.as_ref().is_some_and(|named| *named != record.database) {
-        return Err(Refusal::new(
-            Code::InvalidArgument,
-            format!("job {} is of database {}", record.id, record.database),
-        )
-        .about("field", "database"));
-    }
+    check_database(request, &record.database, record.id)?;
     snapshot.database(Some(&record.database))?;
     if !restore.state.is_terminal() {
         return Err(Refusal::new(Code::Busy, format!("restore {} has not ended yet", record.id))
@@ -43,7 +53,19 @@ fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> R
     Ok(())
 }
 
-/// Decides on the rollback of a restore.
+/// The restore that a database's incarnation says can be confirmed or rolled back. The incarnation says all that is
+/// needed for that, so it can also be done when the restore's job is not recorded any more.
+#[must_use]
+pub fn open_restore<'a>(
+    snapshot: &Snapshot<'a>,
+    subject: JobId,
+) -> Option<(&'a DatabaseName, &'a Incarnation)> {
+    let is_open =
+        |incarnation: &Incarnation| incarnation.job == Some(subject) && incarnation.kept_in.is_some();
+    snapshot.incarnations.iter().find(|(_, incarnation)| is_open(incarnation))
+}
+
+/// Decides on the rollback of a restore, of whose job the record may be gone.
 ///
 /// # Errors
 /// Refused when there is nothing to go back to any more: it was confirmed or rolled back, it kept nothing, it never
@@ -51,47 +73,66 @@ fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> R
 pub fn plan_rollback(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
-    restore: &Job,
+    subject: JobId,
+    restore: Option<&Job>,
     id: JobId,
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
-    restore_of(snapshot, request, restore)?;
-    let (db, subject) = (&restore.record.database, restore.record.id);
-    let incarnation = snapshot.incarnations.get(db);
-    let Some(incarnation) = incarnation.filter(|incarnation| incarnation.job == Some(subject)) else {
-        let why = match incarnation.and_then(|incarnation| incarnation.job) {
-            Some(later) if restore.result.as_ref().is_some_and(|outcome| outcome.restore().is_some()) => {
-                format!("restore {subject} is not the last one: job {later} came after it")
-            }
-            _ => format!("restore {subject} never took effect: the database is as it was before it"),
-        };
-        return Err(nothing_kept(why, subject));
+    if let Some(restore) = restore {
+        restore_of(snapshot, request, restore)?;
+    }
+    let Some((db, incarnation)) = open_restore(snapshot, subject) else {
+        return Err(no_rollback(snapshot, subject, restore));
     };
-    let Some(cell) = &incarnation.kept_in else {
-        return Err(nothing_kept(
-            format!("restore {subject} has nothing to go back to: it was confirmed, or done in place"),
-            subject,
-        ));
-    };
-    snapshot.pooler(db, cell)?;
-    snapshot.live_status(db, cell)?;
-    Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now))
+    check_database(request, db, subject)?;
+    if let Some(cell) = &incarnation.kept_in {
+        snapshot.pooler(db, cell)?;
+        snapshot.live_status(db, cell)?;
+        return Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now));
+    }
+    Err(no_rollback(snapshot, subject, restore))
 }
 
-/// Decides on the confirmation of a restore. `related` are the rollbacks and confirmations of it that there are.
+/// Why a restore cannot be rolled back.
+fn no_rollback(snapshot: &Snapshot<'_>, subject: JobId, restore: Option<&Job>) -> Refusal {
+    let Some(restore) = restore else { return unknown_restore(subject) };
+    let current = snapshot.incarnations.get(&restore.record.database).and_then(|incarnation| incarnation.job);
+    let why = match current {
+        Some(current) if current == subject => {
+            format!("restore {subject} has nothing to go back to: it was confirmed, or done in place")
+        }
+        Some(later) if restore.result.as_ref().is_some_and(|outcome| outcome.restore().is_some()) => {
+            format!("restore {subject} is not the last one: job {later} came after it")
+        }
+        _ => format!("restore {subject} never took effect: the database is as it was before it"),
+    };
+    nothing_kept(why, subject)
+}
+
+/// Decides on the confirmation of a restore, of whose job the record may be gone. `related` are the rollbacks and
+/// confirmations of it that there are.
 ///
 /// # Errors
 /// Refused when it never took effect, kept nothing, was rolled back, or was confirmed already.
 pub fn plan_confirm(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
-    restore: &Job,
+    subject: JobId,
+    restore: Option<&Job>,
     related: &[Job],
     id: JobId,
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
+    let Some(restore) = restore else {
+        let (db, incarnation) = open_restore(snapshot, subject).ok_or_else(|| unknown_restore(subject))?;
+        check_database(request, db, subject)?;
+        snapshot.database(Some(db))?;
+        let cell = incarnation.kept_in.as_ref().or(incarnation.cell.as_ref());
+        let cell = cell.ok_or_else(|| unknown_restore(subject))?;
+        return Ok(request.record(JobSpec::Confirm(subject), db, cell, id, now));
+    };
     restore_of(snapshot, request, restore)?;
-    let (db, subject) = (&restore.record.database, restore.record.id);
+    let db = &restore.record.database;
     // What it recorded when it ended, not whether a rollback is still possible.
     let closure = restore.record.closure.as_ref();
     let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore()) else {

@@ -60,7 +60,7 @@ impl World {
         let db = Database {
             name: "app".parse().unwrap(),
             stanza: "app".parse().unwrap(),
-            repo_path: "/repo".into(),
+            repository: "/repo".parse().unwrap(),
             retention: Retention { full: 2 },
             bootstrap_cell: "zone1".parse().unwrap(),
             port_offset: 0,
@@ -71,7 +71,7 @@ impl World {
             let cell = Cell {
                 name: name.parse().unwrap(),
                 index: u32::try_from(index).unwrap(),
-                host: "localhost".into(),
+                host: "localhost".parse().unwrap(),
                 directory: format!("/c/{name}"),
             };
             let pooler = CellLayout::new(&cell.directory).pooler(&db, &cell, "127.0.0.1").unwrap();
@@ -398,12 +398,12 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
     let db: DatabaseName = "app".parse().unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let roll = |world: &World, job: &Job| {
-        plan_rollback(&world.snapshot(), &whole(None), job, job_id(2), now)
+        plan_rollback(&world.snapshot(), &whole(None), job.record.id, Some(job), job_id(2), now)
             .map(|r| r.cell)
             .map_err(|r| r.code)
     };
     let confirm = |world: &World, job: &Job, related: &[Job]| {
-        plan_confirm(&world.snapshot(), &whole(None), job, related, job_id(2), now)
+        plan_confirm(&world.snapshot(), &whole(None), job.record.id, Some(job), related, job_id(2), now)
             .map(drop)
             .map_err(|r| r.code)
     };
@@ -436,4 +436,37 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
     let mut running = job;
     running.state = JobState::Running;
     assert_eq!(roll(&world, &running), Err(Code::Busy));
+}
+
+#[test]
+fn restore_whose_job_is_forgotten_can_be_rolled_back_and_confirmed_by_its_incarnation() {
+    let mut world = made(World::healthy());
+    let db: DatabaseName = "app".parse().unwrap();
+    let (now, subject) = (Timestamp::UNIX_EPOCH, ended(JobState::Succeeded, true).record.id);
+    let roll = |world: &World| {
+        plan_rollback(&world.snapshot(), &whole(None), subject, None, job_id(2), now)
+            .map(|record| (record.cell, record.spec))
+            .map_err(|refusal| refusal.code)
+    };
+    let confirm = |world: &World| {
+        plan_confirm(&world.snapshot(), &whole(None), subject, None, &[], job_id(2), now)
+            .map(|record| record.spec)
+            .map_err(|refusal| refusal.code)
+    };
+    assert_eq!(roll(&world), Err(Code::UnknownJob));
+    assert_eq!(confirm(&world), Err(Code::UnknownJob));
+    let kept: CellName = "zone2".parse().unwrap();
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(subject),
+        fence: None,
+        kept_in: Some(kept.clone()),
+    };
+    world.incarnations.insert(db.clone(), incarnation.clone());
+    assert_eq!(roll(&world), Ok((kept, JobSpec::Rollback(subject))));
+    assert_eq!(confirm(&world), Ok(JobSpec::Confirm(subject)));
+    world.incarnations.insert(db, Incarnation { kept_in: None, ..incarnation });
+    assert_eq!(roll(&world), Err(Code::UnknownJob));
+    assert_eq!(confirm(&world), Err(Code::UnknownJob));
 }

@@ -4,13 +4,12 @@
 //! transaction is the point of no return. After it the chosen cell swaps the new data in, the other cells are rebuilt
 //! from it, and the new timeline gets its first backup. A cell that is down is rebuilt when it returns.
 
-use jiff::SignedDuration;
+use std::time::Duration;
 
 use crate::decide::driven::scene::{Decision, Scene, error_of, failure};
 use crate::records::backup::{BackupParams, BackupType, DEFAULT_MAX_LAG};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::outcome::JobOutcome;
-use crate::records::job::record::Job;
 use crate::records::job::run::{JobError, JobState};
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::rebuild::RebuildParams;
@@ -20,8 +19,11 @@ use crate::types::code::Code;
 use crate::types::lsn::Timeline;
 use crate::types::name::CellName;
 
-/// Rest before a swap that failed is tried again.
-const SWAP_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(3);
+/// Pause before a swap that failed is tried again; it doubles with each attempt.
+const SWAP_RETRY_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The longest pause: a swap that fails for the 72 hours of a job then takes 900 steps.
+const MAX_SWAP_RETRY_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Backups that are tried on the new timeline: of a standby that was rebuilt, and then of the primary.
 const MAX_FIRST_BACKUPS: usize = 2;
@@ -204,13 +206,14 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
 /// Swaps the new data in, again and again until it succeeds or the deadline passes.
 fn swap(scene: &Scene<'_>) -> Option<Decision> {
     let cell = &scene.job.cell;
-    let has_rested =
-        |step: &Job| step.end_time.is_none_or(|end| scene.now.duration_since(end) >= SWAP_RETRY_INTERVAL);
+    let attempts = u32::try_from(scene.of_kind(JobKind::Swap).count()).unwrap_or(u32::MAX);
+    let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+    let pause = SWAP_RETRY_INTERVAL.saturating_mul(factor).min(MAX_SWAP_RETRY_INTERVAL);
     match scene.last(JobKind::Swap) {
         Some(step) if step.state == JobState::Succeeded => None,
         Some(step) if !step.state.is_terminal() => Some(Decision::Wait),
         Some(step) if scene.is_overdue() => Some(restored_but(scene, error_of(step))),
-        Some(step) if !has_rested(step) => Some(Decision::Wait),
+        Some(step) if scene.ended_for(step) < pause => Some(Decision::Wait),
         // A cell that is down swaps by itself when it returns; steps that nobody runs would only fill the history.
         Some(_) if !scene.alive.contains(cell) => Some(Decision::Wait),
         _ => Some(Decision::Begin(vec![scene.step(JobSpec::Swap, cell)])),

@@ -1,6 +1,9 @@
 //! What a driven job looks at before it decides, and what it can decide.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::records::incarnation::Incarnation;
@@ -30,6 +33,9 @@ pub struct Scene<'a> {
     pub primary_is_followed: bool,
     /// All cells of the database.
     pub members: &'a [CellName],
+    /// For how long the leading multiadmin has seen each step ended, by its own monotonic clock: the times in the
+    /// records are of other hosts' clocks. A step that is not here ended just now.
+    pub ended_for: &'a BTreeMap<JobId, Duration>,
     /// Now.
     pub now: Timestamp,
 }
@@ -76,6 +82,11 @@ impl Scene<'_> {
         self.of_kind(kind).max_by_key(|step| (step.record.create_time, step.record.id))
     }
 
+    /// For how long a step has been seen ended.
+    pub(super) fn ended_for(&self, step: &Job) -> Duration {
+        self.ended_for.get(&step.record.id).copied().unwrap_or_default()
+    }
+
     /// Whether a step of that kind is under way.
     pub(super) fn is_under_way(&self, kind: JobKind) -> bool {
         self.of_kind(kind).any(|step| !step.state.is_terminal())
@@ -86,9 +97,13 @@ impl Scene<'_> {
         self.of_kind(kind).any(|step| step.record.cell == *cell && step.state == JobState::Succeeded)
     }
 
-    /// A new step of the job.
+    /// A new step of the job. It is created later than all others, whatever the clock of this leader says: the order of
+    /// the steps is that of their creation.
     pub(super) fn step(&self, spec: JobSpec, cell: &CellName) -> JobRecord {
         let kind = spec.kind();
+        let newest = self.steps.iter().map(|step| step.record.create_time).max();
+        let next = newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
+        let create_time = next.map_or(self.now, |next| next.max(self.now));
         let attempt = self.of_kind(kind).filter(|step| step.record.cell == *cell).count();
         let step = JobRecord::new(
             step_id(self.job.id, kind, cell, attempt),
@@ -96,7 +111,7 @@ impl Scene<'_> {
             self.job.database.clone(),
             cell.clone(),
             self.job.requested_by.clone(),
-            self.now,
+            create_time,
             self.job.deadline,
         );
         JobRecord { parent: Some(self.job.id), ..step }

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::decide::survey::{newest_on, windows};
+use crate::decide::survey::windows;
+use crate::decide::worth::{Mark, best_on};
 use crate::records::backup::BackupType;
 use crate::types::code::Code;
 use crate::types::lsn::{Lsn, SystemIdentifier};
@@ -29,7 +30,11 @@ fn backup(n: u32, timeline: u32, first: u64, stop: u64, seconds: i64) -> Surveye
         last_segment: stop / SEG,
         size_bytes: 100,
         system_identifier: Some(SystemIdentifier::new(7)),
-        blemish: None,
+        mark: Mark::Proven,
+        page_errors: false,
+        bases: Vec::new(),
+        drill_passed: None,
+        held: None,
     }
 }
 
@@ -150,7 +155,7 @@ fn backup_after_the_branch_is_not_used_for_the_new_timeline() {
     add(&mut survey, 2, 5, 2200);
     assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101501F");
     let lineage = survey.lineage(tl(2)).unwrap();
-    assert_eq!(newest_on(&survey.backups, &lineage).unwrap().label.as_str(), "20260301-101501F");
+    assert_eq!(best_on(&survey.backups, &lineage).unwrap().label.as_str(), "20260301-101501F");
     // The time in between was on the old timeline: told, and reachable by name.
     let choice = choose(&survey, &Target::Time(at(800)), None, None).unwrap();
     assert!(choice.warnings.iter().any(|text| text.contains("--timeline 1")), "{:?}", choice.warnings);
@@ -198,4 +203,29 @@ fn backup_of_another_database_is_refused() {
     let mut survey = survey();
     survey.backups[1].system_identifier = Some(SystemIdentifier::new(8));
     assert_eq!(refused(&survey, &Target::Latest {}).code, Code::WrongInstance);
+}
+
+#[test]
+fn sound_backup_is_chosen_rather_than_a_newer_one_with_a_flaw() {
+    let spoiled = |change: fn(&mut SurveyedBackup)| {
+        let mut survey = survey();
+        change(&mut survey.backups[1]);
+        choose(&survey, &Target::Latest {}, None, None).unwrap()
+    };
+    let flaws: [fn(&mut SurveyedBackup); 2] = [|b| b.page_errors = true, |b| b.mark = Mark::None];
+    for change in flaws {
+        let choice = spoiled(change);
+        assert_eq!(choice.backup.label.as_str(), "20260301-101501F");
+        assert!(choice.why.contains("20260301-101502F is newer, but"), "{}", choice.why);
+        assert!(choice.warnings.is_empty(), "{:?}", choice.warnings);
+    }
+    // WAL that only the older one needs is missing: the newer one is all there is, and its flaw is told.
+    let mut gap = survey();
+    gap.backups[1].mark = Mark::Unproven;
+    gap.archive.segments.get_mut(&tl(1)).unwrap().remove(&4);
+    let choice = choose(&gap, &Target::Latest {}, None, None).unwrap();
+    assert_eq!(choice.backup.label.as_str(), "20260301-101502F");
+    assert!(choice.warnings[0].contains("not proven"), "{:?}", choice.warnings);
+    let named = choose(&gap, &Target::Backup(choice.backup.label), None, None).unwrap();
+    assert!(named.warnings[0].contains("not proven"), "{:?}", named.warnings);
 }

@@ -65,6 +65,13 @@ pub struct Progress {
     /// Bytes to copy; 0 when not known.
     #[serde(with = "json::u64_text")]
     pub bytes_total: u64,
+    /// The largest file that is being copied, relative to the data directory; empty when it is not known. The bytes
+    /// move only when a file is done, and a large file takes hours.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// Its size in bytes.
+    #[serde(with = "json::u64_text", skip_serializing_if = "json::is_zero")]
+    pub file_bytes: u64,
 }
 
 /// Why a job ended badly.

@@ -1,4 +1,4 @@
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::driven::tests::world::{World, cell, restored};
 use crate::records::incarnation::Incarnation;
@@ -53,6 +53,53 @@ fn swap_is_tried_until_it_succeeds() {
     });
     assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
     assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Swap).count(), 4);
+}
+
+#[test]
+fn clock_of_another_leader_changes_neither_the_order_of_steps_nor_their_number() {
+    // The clock of each leader is an hour before, or behind, that of the one before it.
+    for hour in [SignedDuration::from_hours(1), SignedDuration::from_hours(-1)] {
+        let mut world = World::new(JobKind::Restore, false);
+        world.now = Timestamp::from_second(50_000).unwrap();
+        let (mut failures, mut offset) = (3, hour);
+        for _ in 0..200 {
+            let begun = world.steps.len();
+            world.round();
+            if world.steps.len() > begun {
+                world.now += offset;
+                offset = -offset;
+            }
+            let open = world.steps.iter().find(|step| !step.state.is_terminal());
+            let Some(kind) = open.map(|step| step.record.kind()) else { continue };
+            let fails = match kind {
+                JobKind::Swap => failures > 0,
+                // The first backup of the new timeline fails once.
+                JobKind::Backup => failures == 0,
+                _ => false,
+            };
+            failures -= i32::from(fails);
+            world.end(0, !fails);
+        }
+        let (state, error, _) = world.closed.expect("closed");
+        assert_eq!(state, JobState::Succeeded, "{error:?}");
+        let count = |kind| world.steps.iter().filter(|step| step.record.kind() == kind).count();
+        assert_eq!((count(JobKind::Swap), count(JobKind::Backup)), (4, 2));
+        assert!(world.steps.iter().all(|step| step.state.is_terminal()));
+    }
+}
+
+#[test]
+fn swap_that_keeps_failing_is_tried_less_and_less_often() {
+    let mut world = World::new(JobKind::Restore, false);
+    for _ in 0..3600 {
+        world.round();
+        let is_swap = |step: &Job| !step.state.is_terminal() && step.record.kind() == JobKind::Swap;
+        let fails = world.steps.iter().any(is_swap);
+        world.end(0, !fails);
+    }
+    let begun = world.steps.iter().filter(|step| step.record.kind() == JobKind::Swap).count();
+    // 3 + 6 + … + 192 s, then one in 300 s.
+    assert!((15..=20).contains(&begun), "{begun} swaps in an hour");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! etcd and the poolers, as far as a driven job sees them.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -34,6 +37,7 @@ pub(super) struct World {
     pub(super) primary_is_followed: bool,
     pub(super) members: Vec<CellName>,
     pub(super) closed: Option<(JobState, Option<JobError>, Option<JobOutcome>)>,
+    pub(super) ended_for: BTreeMap<JobId, Duration>,
     pub(super) now: Timestamp,
 }
 
@@ -81,6 +85,7 @@ impl World {
             primary_is_followed: false,
             members,
             closed: None,
+            ended_for: BTreeMap::new(),
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -94,6 +99,7 @@ impl World {
             alive: &self.alive,
             primary_is_followed: self.primary_is_followed,
             members: &self.members,
+            ended_for: &self.ended_for,
             now: self.now,
         })
     }
@@ -101,6 +107,9 @@ impl World {
     /// One round of the leading multiadmin.
     pub(super) fn round(&mut self) {
         self.now += SignedDuration::from_secs(1);
+        for step in self.steps.iter().filter(|step| step.state.is_terminal()) {
+            *self.ended_for.entry(step.record.id).or_default() += Duration::from_secs(1);
+        }
         if self.closed.is_some() {
             return;
         }
