@@ -19,6 +19,7 @@ pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
@@ -29,7 +30,7 @@ pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
 pub use decide::verification::{Faults, ListedBackup, faults};
-pub use decide::worth::{Mark, Worth, best_on, type_to_take, worth};
+pub use decide::worth::{Worth, best_on, type_to_take, worth};
 pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{
     BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,

@@ -122,8 +122,8 @@ fn needed(label: &BackupLabel, held: Held) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::mark::Mark;
     use crate::decide::survey::example::{label, survey};
-    use crate::decide::worth::Mark;
     use crate::records::job::id::JobId;
     use crate::types::lsn::Timeline;
 

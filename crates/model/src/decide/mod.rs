@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod claim_times;
 pub(crate) mod driven;
 pub(crate) mod expiry;
+pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod precondition;
 pub(crate) mod proof;

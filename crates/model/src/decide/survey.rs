@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::decide::worth::Mark;
+use crate::decide::mark::Mark;
 use crate::records::backup::{BackupLabel, BackupType};
 use crate::records::job::id::JobId;
 use crate::records::recovery::RecoveryWindow;

@@ -3,54 +3,10 @@
 //! Whatever chooses among backups goes by this: retention and expiry, plans of restores, seeds of new members, drills,
 //! and the base of an incremental backup.
 
+use crate::decide::mark::Mark;
 use crate::decide::survey::SurveyedBackup;
 use crate::records::backup::{BackupLabel, BackupType};
-use crate::records::job::id::JobId;
-use crate::records::job::record::Job;
-use crate::records::job::run::JobState;
 use crate::types::wal::Lineage;
-
-/// What the repo's annotation `cellar-proof` says of a backup.
-///
-/// The proof writes it, so a backup without it counts as not proven, whatever its job became.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mark {
-    /// No proof has ended: made by hand, made by a job that was killed, or older than the mark.
-    #[default]
-    None,
-    /// The proof succeeded.
-    Proven,
-    /// The proof failed, or the job that made the backup did not succeed.
-    Unproven,
-}
-
-impl Mark {
-    /// The annotation's value for a backup whose proof failed. That of a proven one is its job's id.
-    pub const UNPROVEN: &'static str = "unproven";
-
-    /// Reads the annotation. The mark of a proven backup names the job that made it, as `cellar-job` does.
-    #[must_use]
-    pub fn read(proof: Option<&str>, job: Option<&str>) -> Self {
-        match proof {
-            Some(Self::UNPROVEN) => Self::Unproven,
-            Some(value) if value.parse::<JobId>().is_ok() && Some(value) == job => Self::Proven,
-            _ => Self::None,
-        }
-    }
-
-    /// The mark of a backup that has none, from the job that made it, if that has ended.
-    ///
-    /// Backups that are older than the mark are proven by their job's record, for as long as it is kept.
-    #[must_use]
-    pub fn from_job(label: &BackupLabel, job: &Job) -> Self {
-        let result = job.result.as_ref().and_then(|outcome| outcome.backup());
-        match result.filter(|result| result.label == *label && result.source.verified) {
-            Some(_) if job.state.is_terminal() => Self::Proven,
-            _ if job.state.is_terminal() && job.state != JobState::Succeeded => Self::Unproven,
-            _ => Self::None,
-        }
-    }
-}
 
 /// How good a backup is, from the worst to the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::decide::mark::Mark;
 use crate::decide::survey::windows;
-use crate::decide::worth::{Mark, best_on};
+use crate::decide::worth::best_on;
 use crate::records::backup::BackupType;
 use crate::types::code::Code;
 use crate::types::lsn::{Lsn, SystemIdentifier};
