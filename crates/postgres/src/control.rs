@@ -1,14 +1,15 @@
 //! Starting, reloading and promoting a server.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_system::{Process, is_same_place, last_lines, last_lines_of};
 use nix::sys::signal::Signal;
 
 use crate::auto_conf::set_aside;
-use crate::command::{MAX_QUOTED_LINES, run};
+use crate::command::{MAX_QUOTED_LINES, run, run_confined};
 use crate::config_file::replace_file;
 use crate::configure::{InstanceConfig, configure};
 use crate::data_directory::{DataDirectory, inspect};
@@ -76,7 +77,7 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
-    launch(tools, data_directory, raised, log, timeout).await
+    launch(tools, data_directory, raised, log, timeout, None).await
 }
 
 /// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without
@@ -124,7 +125,12 @@ pub async fn start_private(
     let main = settings.directory.join(files[0].0);
     // pg_ctl hands the options to a shell.
     let options = format!("-c config_file={}", shell_quoted(&main.to_string_lossy()));
-    launch(tools, data_directory, options, log, timeout).await
+    // pg_ctl opens the log by its name.
+    let log_file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(log);
+    drop(log_file.map_err(PostgresError::io("write", log))?);
+    let own = [data_directory, &settings.directory, log, Path::new("/dev/null")].map(Path::to_path_buf);
+    let writable = settings.may_write.as_ref().map(|others| [&own[..], others].concat());
+    launch(tools, data_directory, options, log, timeout, writable.as_deref()).await
 }
 
 /// A word in the single quotes of a shell.
@@ -148,6 +154,7 @@ async fn launch(
     options: String,
     log: &Path,
     timeout: Duration,
+    writable: Option<&[PathBuf]>,
 ) -> Result<Postmaster, PostgresError> {
     let before = fs::metadata(log).map_or(0, |found| found.len());
     let mut command = tools.command("pg_ctl");
@@ -156,7 +163,10 @@ async fn launch(
     if !options.is_empty() {
         command.arg("-o").arg(options);
     }
-    let result = run(command, timeout + TIMEOUT_MARGIN).await;
+    let result = match writable {
+        Some(writable) => run_confined(command, timeout + TIMEOUT_MARGIN, writable).await,
+        None => run(command, timeout + TIMEOUT_MARGIN).await,
+    };
     match (running(data_directory)?, result) {
         (Some(postmaster), _) => Ok(postmaster),
         (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),

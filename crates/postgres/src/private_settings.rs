@@ -74,6 +74,9 @@ pub struct PrivateSettings {
     pub fsync: bool,
     /// Shared memory for pages, MiB.
     pub shared_buffers_mb: u32,
+    /// Where it may write besides its data directory, its own directory and its log: enforced by the kernel where it can.
+    /// None: anywhere, for data whose tablespaces and archive are its own.
+    pub may_write: Option<Vec<PathBuf>>,
     /// What the WAL demands.
     pub required: RequiredSettings,
 }
@@ -186,6 +189,7 @@ mod tests {
             archive_command: String::new(),
             fsync: false,
             shared_buffers_mb: 64,
+            may_write: None,
             required: RequiredSettings { max_connections: 200, ..RequiredSettings::default() },
         }
     }

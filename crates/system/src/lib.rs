@@ -3,6 +3,7 @@
 
 mod atomic_file;
 pub mod clock;
+mod confine;
 mod directory;
 mod file_id;
 mod listen;
@@ -20,6 +21,7 @@ mod signal;
 mod user;
 
 pub use atomic_file::{AtomicFile, rename, sync_directory};
+pub use confine::confine_writes;
 pub use directory::OpenDirectory;
 pub use file_id::{FileId, is_inside, is_same_place};
 pub use listen::{addresses_of, has_address, is_dual_stack};

@@ -15,6 +15,7 @@ use cellar_system::{available_memory, is_inside};
 
 use crate::agent::Agent;
 use crate::config_files::shell_quoted;
+use crate::data_layout::wal_directory;
 use crate::disk::write_refusal;
 use crate::jobs::restore::replay_start::replay_start;
 use crate::jobs::restore::scratch::stop_and_remove_scratch;
@@ -162,6 +163,7 @@ impl<'a> PrivateInstance<'a> {
             archive_command: String::new(),
             // A copy that never archives is removed at the end, and its syncs would slow the live instance down.
             fsync: archive_mode,
+            may_write: None,
             shared_buffers_mb: shared_buffers_mb(archive_mode),
             required,
         })
@@ -193,7 +195,11 @@ impl<'a> PrivateInstance<'a> {
         std::fs::write(self.data.join("standby.signal"), "")
             .map_err(|error| self.failed("preparing the recovery", &error))?;
         let recovery = RecoverySettings { target, timeline, restore_command };
-        let settings = self.settings(Some(recovery), archive_mode).await?;
+        let mut settings = self.settings(Some(recovery), archive_mode).await?;
+        // pgBackRest, which fetches the WAL, writes a log.
+        let log_directory = Some(PathBuf::from(&self.card.log_directory));
+        let elsewhere = [self.tablespaces.clone(), wal_directory(&self.data), log_directory];
+        settings.may_write = Some(elsewhere.into_iter().flatten().collect());
         let replays = settings.replays();
         match self.start_with(&settings, timeout).await {
             // It has ended already, and whoever follows it sees why.
