@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn page_errors_are_not_a_damaged_file_of_the_repository() {
-        let pages = "ERROR: [026]: unable to restore page checksum errors in file '/d/base/5/1'";
+        let pages = "P00  ERROR: [026]: invalid page checksum(s) found in file /d/base/5/1";
         assert!(Failure::of_output(Some(26), pages).hint.contains("page errors"));
         let file = "ERROR: [026]: error restoring '/d/base/5/1': actual checksum 'a' does not match expected checksum 'b'";
         assert!(Failure::of_output(Some(26), file).hint.contains("damaged"));

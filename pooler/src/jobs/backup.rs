@@ -27,6 +27,7 @@ use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::repository::backup_proof::{log_parser, verify_backup};
 use crate::repository::reader::Repo;
+use crate::repository::stanza::{self, StanzaError};
 use crate::repository::tool_failure::tool_failure;
 
 /// Runs a backup job to its end. A backup with page errors is a failure that has a result.
@@ -77,6 +78,17 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     let (card, database) = agent.assignment()?;
     let origin = wait_for_source(context, &card, &params).await?;
     check_names(agent, &card).await?;
+    if params.backup_type == BackupType::Full && origin.primary.is_none() {
+        // A full backup of the primary may begin a new repository.
+        let no_stanza = |error: StanzaError| {
+            Refusal::new(
+                Code::PgbackrestFailed,
+                format!("the stanza cannot be looked up or created: {error}"),
+            )
+            .hint("check that the repository can be reached and written (`cellar doctor`)")
+        };
+        stanza::ensure(agent, &database, &card).await.map_err(no_stanza)?;
+    }
     let (backup_type, why) = type_to_take(agent, &database, &card, params.backup_type).await;
     let mut warnings: Vec<String> = why.into_iter().collect();
     let config = write_job(agent, &id.to_string(), &database, &card, origin.primary.as_ref())

@@ -86,6 +86,10 @@ pub struct ClusterState {
     /// A revocation that has begun and not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
+    /// The name of the first backup that this cluster waits for; none once it is in the repository, or has failed for
+    /// good. Another repository gets another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_backup: Option<uuid::Uuid>,
 }
 
 /// Whether both are the same repository, also if the paths to it differ.
@@ -156,6 +160,7 @@ impl ClusterState {
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),
             revoking: None,
+            first_backup: None,
         })
     }
 

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_api::v1::{BackupRequest, BackupType, GetJobRequest, Job, JobState, ListBackupsRequest};
+use cellar_api::v1::{BackupRequest, BackupType, GetJobRequest, Job, JobError, JobState, ListBackupsRequest};
 use cellar_model::Code;
 use tonic::Code as Grpc;
 use tonic_types::StatusExt;
+use uuid::Uuid;
 
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::local::watch::{Watcher, is_transient};
@@ -56,28 +57,31 @@ impl Watcher<'_> {
         }
     }
 
-    /// Makes sure that the repo holds a full backup. Each attempt has its own request id, so that a
-    /// `cellar up` that was killed in the middle finds its job again instead of starting another.
-    pub(crate) async fn ensure_first_backup(&mut self, primary: &str) -> Result<()> {
-        let mut primary = primary.to_owned();
-        let mut attempt = 1;
+    /// Whether the repo holds a full backup; waits until it can be read.
+    pub(crate) async fn holds_full_backup(&mut self) -> Result<bool> {
         loop {
             self.check_deadline("the repository could not be read or backed up to")?;
             self.launched.check()?;
-            match self.has_full_backup().await? {
-                Some(true) => return Ok(()),
-                Some(false) => {}
-                None => {
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                    continue;
-                }
+            if let Some(holds) = self.has_full_backup().await? {
+                return Ok(holds);
             }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Makes sure that the repo holds a full backup. Each attempt has its own request id, derived from `name`, so that
+    /// a `cellar up` that was killed in the middle finds its job again instead of starting another.
+    pub(crate) async fn ensure_first_backup(&mut self, primary: &str, name: Uuid) -> Result<()> {
+        let mut primary = primary.to_owned();
+        let mut attempt = 1;
+        // What the repo holds counts, also after a job that has succeeded: it may have been of another repo.
+        while !self.holds_full_backup().await? {
             let request = BackupRequest {
                 database: self.cluster.state.database.to_string(),
                 cell: primary.clone(),
                 r#type: BackupType::Full.into(),
                 allow_primary: true,
-                request_id: format!("first-full-{attempt}"),
+                request_id: format!("first-full-{name}-{attempt}"),
                 ..BackupRequest::default()
             };
             let status = match self.admin.backup(request).await {
@@ -85,10 +89,13 @@ impl Watcher<'_> {
                     let id = job.into_inner().id;
                     self.steps.step(&format!("first full backup of cell {primary}: job {id}"));
                     let job = self.follow(&id).await?;
-                    if job.state() == JobState::Succeeded {
+                    if job.state() == JobState::Succeeded && self.holds_full_backup().await? {
                         return Ok(());
                     }
-                    let error = job.error.unwrap_or_default();
+                    let error = job.error.unwrap_or_else(|| JobError {
+                        message: format!("job {id} succeeded, and the repository holds no full backup"),
+                        ..JobError::default()
+                    });
                     if attempt >= MAX_ATTEMPTS {
                         let output = match error.tool_output.as_str() {
                             "" => String::new(),
@@ -114,6 +121,7 @@ impl Watcher<'_> {
                 _ => return Err(status.into()),
             }
         }
+        Ok(())
     }
 
     /// Waits for the job that a refusal names.

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use cellar_model::ClusterLayout;
-use cellar_system::UserError;
+use cellar_system::{UserError, clock};
 use nix::unistd::Uid;
 
 use crate::cluster::local_cluster::Cluster;
@@ -137,7 +137,15 @@ impl Cluster {
         });
         let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;
         let primary = watcher.wait_for_primary().await?;
-        watcher.ensure_first_backup(&primary).await?;
+        if !watcher.holds_full_backup().await? {
+            let name = *self.state.first_backup.get_or_insert_with(clock::new_id);
+            self.state.save(&self.layout)?;
+            let ended = watcher.ensure_first_backup(&primary, name).await;
+            // After a failure the next `up` begins with new attempts.
+            self.state.first_backup = None;
+            self.state.save(&self.layout)?;
+            ended?;
+        }
         steps.step("the repository holds a full backup");
         let cells = watcher.cell_names();
         let primary = watcher.wait_until_well(&cells).await?;

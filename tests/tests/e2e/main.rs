@@ -27,6 +27,7 @@ mod ledger;
 mod lifecycle;
 mod member_settings;
 mod named_source;
+mod new_repository;
 mod ordinary_user;
 mod rebuild;
 mod restore_bad_days;

@@ -136,5 +136,5 @@ fn large_file_that_is_being_copied_is_named_with_its_size() {
     });
     let lines = Lines::default().update(&backup_job(&json!({ "progress": progress })));
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].contains("base/5/16385 (1.00 GiB)"), "{lines:?}");
+    assert!(lines[0].contains("base/5/16385 (1.0 GiB)"), "{lines:?}");
 }

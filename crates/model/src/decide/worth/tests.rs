@@ -12,19 +12,7 @@ fn best(backups: &[SurveyedBackup]) -> &BackupLabel {
 }
 
 #[test]
-fn backup_counts_as_proven_by_the_mark_of_its_own_proof_only() {
-    let id = "0f5d9c7e-7e0c-4a3c-9a55-3f0a53d8a001";
-    assert_eq!(Mark::read(Some(id), Some(id)), Mark::Proven);
-    for (proof, job) in [
-        (Some("yes"), Some(id)),
-        (Some(""), Some("")),
-        (Some(id), None),
-        (Some(id), Some("0f5d9c7e-7e0c-4a3c-9a55-3f0a53d8a002")),
-    ] {
-        assert_eq!(Mark::read(proof, job), Mark::None, "{proof:?} {job:?}");
-    }
-    assert_eq!(Mark::read(None, Some(id)), Mark::None);
-    assert_eq!(Mark::read(Some("unproven"), Some(id)), Mark::Unproven);
+fn backup_without_a_mark_is_not_proven() {
     let mut all = backups();
     all[1].mark = Mark::None;
     assert_eq!(worth(&all[1], &all), Worth::Unproven);
