@@ -24,7 +24,7 @@ pub fn confine_writes<P: AsRef<Path>>(writable: impl IntoIterator<Item = P>) -> 
         .handle_access(writes)
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(writable, writes)))
-        .and_then(|rules| rules.restrict_self())
+        .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
