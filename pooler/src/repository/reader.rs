@@ -52,6 +52,17 @@ fn size_of_backup(backup: &BackupInfo) -> Option<SegmentSize> {
     of(backup.lsn_start, &backup.archive_start).or_else(|| of(backup.lsn_stop, &backup.archive_stop))
 }
 
+/// Refuses a repo that has nothing of the stanza. It is no empty one: it may not be mounted, or be another one.
+pub(crate) fn check_has_stanza(info: &StanzaInfo, database: &Database) -> Result<(), Refusal> {
+    if matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) || !info.backups.is_empty() {
+        return Ok(());
+    }
+    let (repo, stanza) = (&database.repository, &database.stanza);
+    let message = format!("the repo {repo} has nothing of stanza {stanza}: {}", info.message);
+    Err(Refusal::new(Code::PgbackrestFailed, message)
+        .hint("see that the repo is where it was (mounted, not renamed), then ask again"))
+}
+
 impl<'a> Repo<'a> {
     /// Reads what the repo has of the database.
     pub(crate) async fn open(
@@ -67,15 +78,7 @@ impl<'a> Repo<'a> {
             .info(&config, &database.stanza, READ_TIMEOUT)
             .await
             .map_err(|error| reading(&error))?;
-        if !matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) && info.backups.is_empty() {
-            let message = format!(
-                "the repo {} has nothing of stanza {}: {}",
-                database.repository, database.stanza, info.message
-            );
-            return Err(Refusal::new(Code::PgbackrestFailed, message)
-                .hint("see that the repo is where it was (mounted, not renamed), then ask again")
-                .into());
-        }
+        check_has_stanza(&info, database)?;
         let size = match segment_size(agent, Path::new(&card.data_directory)).await {
             Some(size) => size,
             // As after the loss of the cell's disk. Without any backup the size decides nothing.

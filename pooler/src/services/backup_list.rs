@@ -9,6 +9,7 @@ use cellar_pgbackrest::BackupInfo;
 
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
+use crate::repository::reader::check_has_stanza;
 
 /// How long pgBackRest may take to read the repo.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,6 +33,7 @@ pub(crate) async fn backups(
         .info(&config, &database.stanza, READ_TIMEOUT)
         .await
         .map_err(|error| failed(&error).hint(error.hint()))?;
+    check_has_stanza(&info, &database)?;
     let mut backups: Vec<Backup> = info
         .backups
         .iter()

@@ -4,7 +4,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, Finished, as_user, eventually, kill_hard, postgres_user, run, signal, wait_for};
+use cellar_tests::{
+    Cluster, Finished, as_user, eventually, kill_hard, postgres_user, processes_with, run, signal, wait_for,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -372,4 +374,68 @@ fn unreadable_repo_is_not_an_empty_one_and_a_takeover_that_waits_for_it_can_be_c
     assert!(ended["error"]["message"].to_string().contains("not proven"), "{ended:#}");
     close(mode);
     let _ = cluster.backup("zone2", "full");
+
+    // One that is not mounted is no empty one either.
+    let (repo, away) = (cluster.directory().join("repo"), cluster.directory().join("repo.away"));
+    std::fs::rename(&repo, &away).expect("it is ours");
+    let listed = cluster.try_cellar(&["backups", "list"]);
+    std::fs::rename(&away, &repo).expect("it is ours");
+    assert!(listed.code != 0 && listed.stderr.contains("has nothing of stanza"), "{listed:?}");
+}
+
+/// The bytes that are done move only when a file is complete.
+#[test]
+fn progress_names_the_file_that_is_being_copied() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.load(20);
+    let data = cluster.directory().join("zone2/pg_data/base");
+    let job = cluster.begin_backup("zone2", "full");
+    let reads = |pid: &i32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|target| target.starts_with(&data))
+    };
+    let held = wait_for("pgBackRest to read a file of the cell", Duration::from_secs(60), || {
+        let running = processes_with("pgbackrest", &format!("{job}.conf"));
+        running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        if running.iter().any(reads) {
+            return Some(running);
+        }
+        running.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+        None
+    });
+    let progress = wait_for("the progress to name it", Duration::from_secs(30), || {
+        let progress = cluster.job(&job)["progress"].clone();
+        progress["file"].as_str().is_some_and(|file| !file.is_empty()).then_some(progress)
+    });
+    ledger::release(&held);
+    let (file, bytes) = (progress["file"].to_string(), progress["fileBytes"].to_string());
+    assert!(
+        file.contains("base/") && bytes.trim_matches('"').parse::<u64>().is_ok_and(|n| n > 0),
+        "{progress:#}"
+    );
+    assert_eq!(cluster.ended(&job)["state"], "JOB_STATE_SUCCEEDED");
+}
+
+/// 500 newer jobs, or a loss of etcd's data, may take the record away.
+#[test]
+fn restore_whose_job_is_forgotten_can_be_rolled_back() {
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let mut rows = vec![ledger::insert(&cluster, "before the restore")];
+    ledger::archives(&cluster);
+    let job = ledger::restore(&cluster, &["--latest"]);
+    ledger::insert(&cluster, "lost with the rollback");
+    let keys = cluster.etcd_keys();
+    let of_job = |key: &&String| {
+        let is_record = key.contains("/jobs/") || key.contains("/runs/");
+        is_record
+            && (key.ends_with(id(&job))
+                || job["steps"].to_string().contains(key.rsplit('/').next().unwrap_or("?")))
+    };
+    keys.iter().filter(of_job).for_each(|key| cluster.etcd_delete(key));
+    eventually("the job to be forgotten", || cluster.try_cellar(&["jobs", "show", id(&job)]).code != 0);
+    let _ = ledger::rollback(&cluster, &job);
+    rows.push(ledger::insert(&cluster, "after the rollback"));
+    rows.sort_by_key(|row| row.split(' ').next().and_then(|id| id.parse::<u64>().ok()));
+    ledger::check(&cluster, &["zone1", "zone2"], &rows);
 }

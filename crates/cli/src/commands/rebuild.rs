@@ -15,8 +15,8 @@ use crate::render::units;
 
 /// Rebuild a standby from the repository
 ///
-/// Stops the standby, restores the newest backup into its data directory, keeping the files that are the
-/// same already, and waits until it streams. The primary is refused.
+/// Stops the standby, restores the newest backup that is proven and has no page errors into its data directory,
+/// keeping the files that are the same already, and waits until it streams. The primary is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar rebuild zone2
