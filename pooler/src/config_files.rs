@@ -116,9 +116,14 @@ pub(crate) fn write_job(
 const NO_ARCHIVING: &str =
     "echo 'cellar: this instance is not the recorded primary, so it archives nothing' >&2; false";
 
-/// A word of a shell command. `%` is PostgreSQL's own escape in archive and restore commands.
+/// A word of a shell command.
+pub(crate) fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A word of a shell command that PostgreSQL runs. `%` is its own escape in archive and restore commands.
 pub(crate) fn shell_word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"))
+    shell_quoted(text).replace('%', "%%")
 }
 
 fn pgbackrest_command(agent: &Agent, database: &Database, card: &Pooler) -> String {

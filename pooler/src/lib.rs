@@ -16,6 +16,7 @@
 mod agent;
 mod arguments;
 mod config_files;
+mod data_layout;
 mod disk;
 mod instance;
 mod jobs;

@@ -156,6 +156,9 @@ impl Invocation {
         if let Some(path) = &options.tablespaces {
             invocation = invocation.option("tablespace-map-all", path);
         }
+        if let Some(path) = &options.wal_directory {
+            invocation = invocation.option("link-map", &format!("pg_wal={path}"));
+        }
         if let Some(path) = &options.lock_directory {
             invocation = invocation.option("lock-path", path);
         }
@@ -183,6 +186,9 @@ pub struct RestoreOptions {
     pub data_directory: Option<String>,
     /// Put every tablespace below this directory rather than where the original has it.
     pub tablespaces: Option<String>,
+    /// Make `pg_wal` a link to this directory, whatever it is in the backup. Without it `pg_wal` becomes a directory
+    /// in the data directory, also where a link was (measured with 2.45).
+    pub wal_directory: Option<String>,
     /// Where to lock instead of lock-path.
     pub lock_directory: Option<String>,
 }
@@ -208,6 +214,7 @@ mod tests {
             process_max: Some(2),
             data_directory: Some("/new".into()),
             tablespaces: Some("/spaces".into()),
+            wal_directory: Some("/wal".into()),
             lock_directory: Some("/lock".into()),
         };
         assert_eq!(
@@ -224,6 +231,7 @@ mod tests {
                 "--process-max=2",
                 "--pg1-path=/new",
                 "--tablespace-map-all=/spaces",
+                "--link-map=pg_wal=/wal",
                 "--lock-path=/lock",
                 "restore"
             ]

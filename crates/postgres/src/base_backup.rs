@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use cellar_model::{SystemIdentifier, Timeline};
 
+use crate::auto_conf::take_over_settings;
 use crate::command::run;
-use crate::configure::{InstanceConfig, configure, replace_file};
+use crate::config_file::replace_file;
+use crate::configure::{InstanceConfig, configure};
 use crate::control_data::ControlData;
 use crate::data_directory::{DataDirectory, inspect};
 use crate::draft::Draft;
@@ -83,6 +85,7 @@ async fn fill(
     replace_file(&draft.join("standby.signal"), "")?;
     // The copy has the primary's own settings; this replaces them as after a restore.
     configure(draft, config)?;
+    take_over_settings(draft, b"")?;
     match inspect(tools, draft).await? {
         DataDirectory::Valid { control, recovers: true, .. } => check_source(draft, source, &control),
         other => Err(refused(draft, format!("is not a standby's after copying the primary: {other:?}"))),
@@ -129,6 +132,8 @@ mod tests {
             state: ControlState::InProduction,
             data_checksums: true,
             checkpoint: cellar_model::Lsn::new(1),
+            redo: cellar_model::Lsn::new(1),
+            required: crate::RequiredSettings::default(),
             segment_size: cellar_model::SegmentSize::default(),
         };
         let check = |identifier, timeline| {

@@ -1,13 +1,14 @@
 //! Running one of PostgreSQL's programs to its end, with a deadline.
 
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use cellar_system::last_lines;
+use cellar_system::{confine_writes, last_lines};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::error::PostgresError;
 
@@ -70,12 +71,49 @@ fn name_of(command: &Command) -> String {
 /// # Errors
 /// When it cannot be started, ends with anything but success, or is not done in `timeout`; then
 /// its process group is killed.
-pub async fn run(mut command: Command, timeout: Duration) -> Result<CommandOutput, PostgresError> {
+pub async fn run(command: Command, timeout: Duration) -> Result<CommandOutput, PostgresError> {
+    run_spawned(command, timeout, Command::spawn).await
+}
+
+/// Runs a program as [`run`] does. It, and all that it starts, can write to nothing but `writable` where the kernel can
+/// ensure that.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_confined(
+    command: Command,
+    timeout: Duration,
+    writable: &[PathBuf],
+) -> Result<CommandOutput, PostgresError> {
+    run_spawned(command, timeout, |command| {
+        let runtime = tokio::runtime::Handle::current();
+        // Only the thread that starts the program is confined, and it ends then.
+        std::thread::scope(|scope| {
+            let starter = scope.spawn(|| {
+                if !confine_writes(writable)? {
+                    tracing::info!("the kernel has no Landlock: only the configuration seals the copy off");
+                }
+                let _runtime = runtime.enter();
+                command.spawn()
+            });
+            starter
+                .join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it panicked")))
+        })
+    })
+    .await
+}
+
+async fn run_spawned(
+    mut command: Command,
+    timeout: Duration,
+    spawn: impl FnOnce(&mut Command) -> std::io::Result<Child>,
+) -> Result<CommandOutput, PostgresError> {
     let program = name_of(&command);
-    let path = std::path::PathBuf::from(command.as_std().get_program());
+    let path = PathBuf::from(command.as_std().get_program());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(PostgresError::io("run", &path))?;
+    let mut child = spawn(&mut command).map_err(PostgresError::io("run", &path))?;
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let output = {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

@@ -4,12 +4,10 @@
 //! there wherever a copy ends up. A copy brings its source's port and paths along, so the files
 //! are derived: they are written again before every start.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
-use cellar_system::AtomicFile;
-
+use crate::auto_conf::{self, restore_auto_conf};
+use crate::config_file::{read, replace_file};
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
 use crate::settings::Settings;
@@ -19,7 +17,7 @@ const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 18] = [
+const OURS_ALONE: [&str; 13] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -33,11 +31,6 @@ const OURS_ALONE: [&str; 18] = [
     "primary_conninfo",
     "archive_mode",
     "recovery_target_timeline",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target",
-    "recovery_target_time",
-    "recovery_target_lsn",
 ];
 
 /// Everything that is written into a data directory.
@@ -51,44 +44,19 @@ pub struct InstanceConfig {
     pub replication_from: Vec<String>,
 }
 
-fn read(path: &Path) -> Result<String, PostgresError> {
-    match fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| PostgresError::InvalidSetting {
-            name: path.display().to_string(),
-            reason: "is not valid UTF-8",
-        }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(PostgresError::io("read", path)(error)),
-    }
-}
-
-/// Replaces a file when its content, mode or owner differs: mode 0600, owned by the directory's owner.
-pub(crate) fn replace_file(path: &Path, content: &str) -> Result<bool, PostgresError> {
-    let file = AtomicFile::new(path).owner_of_directory();
-    file.replace_if_changed(content).map_err(PostgresError::io("write", path))
-}
-
-fn with_include(postgresql_conf: &str) -> Option<String> {
-    if postgresql_conf.lines().any(|line| line.trim() == INCLUDE) {
+/// `postgresql.conf` with the include; `None` when it has it. The file may be in any encoding.
+fn with_include(postgresql_conf: &[u8]) -> Option<Vec<u8>> {
+    if postgresql_conf.split(|b| *b == b'\n').any(|line| line.trim_ascii() == INCLUDE.as_bytes()) {
         return None;
     }
-    let gap = if postgresql_conf.is_empty() || postgresql_conf.ends_with('\n') { "" } else { "\n" };
-    Some(format!("{postgresql_conf}{gap}{INCLUDE}\n"))
-}
-
-/// `postgresql.auto.conf` without the settings in `ours`; `None` when there are none.
-fn without(auto_conf: &str, ours: &[&str]) -> Option<String> {
-    let is_ours = |line: &&str| {
-        let name =
-            line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
-        ours.iter().any(|our| our.eq_ignore_ascii_case(name))
-    };
-    let kept: String = auto_conf.split_inclusive('\n').filter(|line| !is_ours(line)).collect();
-    (kept != auto_conf).then_some(kept)
+    let gap: &[u8] = if postgresql_conf.is_empty() || postgresql_conf.ends_with(b"\n") { b"" } else { b"\n" };
+    Some([postgresql_conf, gap, INCLUDE.as_bytes(), b"\n"].concat())
 }
 
 /// Writes `cellar.conf`, its include, `pg_hba.conf` and `pg_ident.conf`; returns whether anything changed,
 /// in which case a running server needs a reload. Each file is replaced atomically.
+///
+/// What a private instance has set aside here and not put back, because its caller was killed, is put back first.
 ///
 /// # Errors
 /// When a value cannot be written or the disk refuses.
@@ -99,6 +67,7 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
         ("pg_hba.conf", render_hba(&from)?),
         ("pg_ident.conf", render_ident(&config.os_user)?),
     ];
+    restore_auto_conf(data_directory)?;
     let mut changed = false;
     for (name, content) in files {
         changed |= replace_file(&data_directory.join(name), &content)?;
@@ -109,8 +78,8 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
     }
     let set = config.settings.names()?;
     let ours: Vec<&str> = OURS_ALONE.into_iter().filter(|name| set.contains(name)).collect();
-    let auto = data_directory.join("postgresql.auto.conf");
-    if let Some(content) = without(&read(&auto)?, &ours) {
+    let auto = auto_conf::path(data_directory);
+    if let Some(content) = auto_conf::without(&read(&auto)?, &ours) {
         changed |= replace_file(&auto, &content)?;
     }
     Ok(changed)
@@ -119,6 +88,7 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn config() -> InstanceConfig {
         InstanceConfig {
@@ -140,6 +110,19 @@ mod tests {
             fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["cellar.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.conf"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_kept_byte_for_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let (main, auto) =
+            (directory.path().join("postgresql.conf"), directory.path().join("postgresql.auto.conf"));
+        fs::write(&main, b"# f\xfcr alle\n").unwrap();
+        fs::write(&auto, b"search_path = '\xfc'\nport = 1\n").unwrap();
+        configure(directory.path(), &config()).unwrap();
+        let expected = [b"# f\xfcr alle\n", INCLUDE.as_bytes(), b"\n"].concat();
+        assert_eq!(fs::read(main).unwrap(), expected);
+        assert_eq!(fs::read(auto).unwrap(), b"search_path = '\xfc'\n");
     }
 
     #[test]

@@ -1,21 +1,29 @@
 //! Starting, reloading and promoting a server.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_system::{Process, is_same_place, last_lines, last_lines_of};
 use nix::sys::signal::Signal;
 
-use crate::command::{MAX_QUOTED_LINES, run};
+use crate::auto_conf::set_aside;
+use crate::command::{MAX_QUOTED_LINES, run, run_confined};
+use crate::config_file::replace_file;
 use crate::configure::{InstanceConfig, configure};
+use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;
 use crate::postmaster::{Postmaster, find, lock_file, processes, running, signal};
-use crate::settings::Settings;
+use crate::private_settings::PrivateSettings;
+use crate::session::Endpoint;
 use crate::tools::Tools;
 
 /// How much longer pg_ctl may take than the time it was told to wait.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long `postgres` may take to show one of its settings; it reads the configuration and ends.
+const SETTING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// pg_ctl counts whole seconds.
 fn seconds(timeout: Duration) -> String {
@@ -29,8 +37,8 @@ fn seconds(timeout: Duration) -> String {
 /// user, and a dead postmaster keeps its id while nobody reaps it, as in a container without an init. Files with an id
 /// that is not in use are left: PostgreSQL removes them, and checks the shared memory that they name. (The memory's key
 /// also follows from the directory's inode, and `start` has checked that nobody uses the directory.)
-fn remove_foreign_lock_files(data_directory: &Path, settings: &Settings) -> Result<(), PostgresError> {
-    let socket = settings.socket_directory.join(format!(".s.PGSQL.{}.lock", settings.port));
+fn remove_foreign_lock_files(data_directory: &Path, endpoint: &Endpoint) -> Result<(), PostgresError> {
+    let socket = endpoint.socket_directory.join(format!(".s.PGSQL.{}.lock", endpoint.port));
     for path in [data_directory.join("postmaster.pid"), socket] {
         let Some(file) = lock_file(&path)? else { continue };
         // Another server may really be using the socket.
@@ -45,8 +53,8 @@ fn remove_foreign_lock_files(data_directory: &Path, settings: &Settings) -> Resu
     Ok(())
 }
 
-/// Starts the server, or finds it running and leaves it as it is. Writes the configuration first, because a
-/// copied directory holds its source's port. The server gets its own session and survives the caller.
+/// Starts a member, or finds it running and leaves it as it is. Writes the configuration first, because a
+/// copied directory holds its source's port. A standby gets at least what the WAL demands. The server gets its own session and survives the caller.
 ///
 /// Waits until it takes connections, as a standby too, at most `timeout`. Recovery may take longer than
 /// anybody wants to wait, so a server that still starts then is not an error: the answer's
@@ -64,18 +72,101 @@ pub async fn start(
     if let Some(postmaster) = running(data_directory)? {
         return Ok(postmaster);
     }
+    let settings = &config.settings;
+    let endpoint = Endpoint { socket_directory: settings.socket_directory.clone(), port: settings.port };
+    check_vacant(data_directory, &endpoint)?;
+    configure(data_directory, config)?;
+    let raised = raised_settings(tools, data_directory).await?;
+    launch(tools, data_directory, raised, log, timeout, None).await
+}
+
+/// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without
+/// them it would not start, or stop its replay.
+async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String, PostgresError> {
+    let DataDirectory::Valid { control, recovers: true, .. } = inspect(tools, data_directory).await? else {
+        return Ok(String::new());
+    };
+    let mut options = Vec::new();
+    for (name, needed) in control.required.numbers() {
+        let mut command = tools.command("postgres");
+        command.arg("-D").arg(data_directory).args(["-C", name]);
+        // A configuration that cannot be read fails the start, which says why.
+        let Ok(shown) = run(command, SETTING_TIMEOUT).await else { continue };
+        if shown.stdout.trim().parse::<u32>().is_ok_and(|value| value < needed) {
+            tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
+            options.push(format!("-c {name}={needed}"));
+        }
+    }
+    Ok(options.join(" "))
+}
+
+/// Starts a private instance on a data directory, with nothing of that directory's own configuration.
+/// [`restore_auto_conf`](crate::restore_auto_conf) makes the directory a member's again.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_private(
+    tools: &Tools,
+    data_directory: &Path,
+    settings: &PrivateSettings,
+    log: &Path,
+    timeout: Duration,
+) -> Result<Postmaster, PostgresError> {
+    if let Some(postmaster) = running(data_directory)? {
+        return Ok(postmaster);
+    }
+    let endpoint = Endpoint { socket_directory: settings.directory.clone(), port: settings.port };
+    check_vacant(data_directory, &endpoint)?;
+    let files = settings.files()?;
+    for (name, content) in &files {
+        replace_file(&settings.directory.join(name), content)?;
+    }
+    set_aside(data_directory)?;
+    let main = settings.directory.join(files[0].0);
+    // pg_ctl hands the options to a shell.
+    let options = format!("-c config_file={}", shell_quoted(&main.to_string_lossy()));
+    // pg_ctl opens the log by its name.
+    let log_file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(log);
+    drop(log_file.map_err(PostgresError::io("write", log))?);
+    let own = [data_directory, &settings.directory, log, Path::new("/dev/null")].map(Path::to_path_buf);
+    let writable = settings.may_write.as_ref().map(|others| [&own[..], others].concat());
+    launch(tools, data_directory, options, log, timeout, writable.as_deref()).await
+}
+
+/// A word in the single quotes of a shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Refuses when processes of a dead server hold the directory; removes lock files of another one.
+fn check_vacant(data_directory: &Path, endpoint: &Endpoint) -> Result<(), PostgresError> {
     let left_over = processes(data_directory)?;
     if !left_over.is_empty() {
         let pids = left_over.iter().map(|process| process.pid).collect();
         return Err(PostgresError::Orphans { path: data_directory.to_path_buf(), pids });
     }
-    remove_foreign_lock_files(data_directory, &config.settings)?;
-    configure(data_directory, config)?;
+    remove_foreign_lock_files(data_directory, endpoint)
+}
+
+async fn launch(
+    tools: &Tools,
+    data_directory: &Path,
+    options: String,
+    log: &Path,
+    timeout: Duration,
+    writable: Option<&[PathBuf]>,
+) -> Result<Postmaster, PostgresError> {
     let before = fs::metadata(log).map_or(0, |found| found.len());
     let mut command = tools.for_data(data_directory).command("pg_ctl");
     // pg_ctl starts the server with setsid(), and with its output in the log rather than in our pipe.
     command.args(["start", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory).arg("-l").arg(log);
-    let result = run(command, timeout + TIMEOUT_MARGIN).await;
+    if !options.is_empty() {
+        command.arg("-o").arg(options);
+    }
+    let result = match writable {
+        Some(writable) => run_confined(command, timeout + TIMEOUT_MARGIN, writable).await,
+        None => run(command, timeout + TIMEOUT_MARGIN).await,
+    };
     match (running(data_directory)?, result) {
         (Some(postmaster), _) => Ok(postmaster),
         (None, Ok(_)) => Err(PostgresError::NotRunning(data_directory.display().to_string())),

@@ -2,6 +2,8 @@
 
 use cellar_model::{Lsn, SegmentSize, SystemIdentifier, Timeline};
 
+use crate::required_settings::RequiredSettings;
+
 /// The state that `pg_control` records. Written by the server as it goes, so after a crash it
 /// still says what was the case before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +39,12 @@ pub struct ControlData {
     pub data_checksums: bool,
     /// The latest checkpoint's record; of a primary that was shut down, the last record there is.
     pub checkpoint: Lsn,
+    /// Where a start begins to replay, unless the directory is a backup's, which says so itself.
+    pub redo: Lsn,
     /// The size of a WAL segment.
     pub segment_size: SegmentSize,
+    /// What a server needs to replay the WAL.
+    pub required: RequiredSettings,
 }
 
 impl ControlState {
@@ -71,6 +77,7 @@ impl ControlData {
         };
         let number = |name: &'static str| value(name)?.parse::<u32>().map_err(|_| name);
         const IDENTIFIER: &str = "Database system identifier";
+        let lsn = |name: &'static str| value(name)?.parse().map_err(|_| name);
         let checkpoint = number("Latest checkpoint's TimeLineID")?;
         let recovery = number("Min recovery ending loc's timeline").unwrap_or(0);
         Ok(Self {
@@ -78,11 +85,11 @@ impl ControlData {
             timeline: Timeline::new(checkpoint.max(recovery)),
             state: ControlState::parse(value("Database cluster state")?),
             data_checksums: number("Data page checksum version")? != 0,
-            checkpoint: value("Latest checkpoint location")?
-                .parse()
-                .map_err(|_| "Latest checkpoint location")?,
+            checkpoint: lsn("Latest checkpoint location")?,
+            redo: lsn("Latest checkpoint's REDO location")?,
             segment_size: SegmentSize::new(u64::from(number("Bytes per WAL segment")?))
                 .ok_or("Bytes per WAL segment")?,
+            required: RequiredSettings::read(|name| value(name).ok()),
         })
     }
 }
@@ -98,7 +105,9 @@ Catalog version number:               202209061
 Database system identifier:           18446744073709551615
 Database cluster state:               in archive recovery
 pg_control last modified:             Sun Mar  1 10:15:00 2026
-Latest checkpoint location:           0/6000028
+Latest checkpoint location:           0/6000060
+Latest checkpoint's REDO location:    0/6000028
+max_connections setting:              200
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
 Min recovery ending loc's timeline:   3
@@ -113,8 +122,10 @@ Data page checksum version:           1
             timeline: Timeline::new(3),
             state: ControlState::InArchiveRecovery,
             data_checksums: true,
-            checkpoint: Lsn::new(0x600_0028),
+            checkpoint: Lsn::new(0x600_0060),
+            redo: Lsn::new(0x600_0028),
             segment_size: SegmentSize::default(),
+            required: RequiredSettings { max_connections: 200, ..RequiredSettings::default() },
         };
         assert_eq!(ControlData::parse(SAMPLE), Ok(expected));
     }

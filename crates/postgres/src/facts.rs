@@ -9,6 +9,7 @@ use tokio_postgres::types::FromSql;
 
 use crate::conninfo::conninfo_address;
 use crate::error::PostgresError;
+use crate::required_settings::RequiredSettings;
 
 /// Everything in one statement, so that it is one moment and one round trip.
 ///
@@ -31,7 +32,10 @@ SELECT r.standby,
        CASE WHEN r.standby THEN pg_last_wal_receive_lsn()::text END AS receive_lsn,
        CASE WHEN r.standby THEN pg_last_wal_replay_lsn()::text END AS replay_lsn,
        current_setting('primary_conninfo') AS primary_conninfo,
-       w.status, w.sender_host, w.sender_port, w.received_tli,
+       CASE WHEN r.standby THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END AS replay_paused,
+       ARRAY(SELECT current_setting(name)::int8 FROM unnest(ARRAY['max_connections', 'max_worker_processes',
+             'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction']) name) AS replays,
+       w.pid AS receiver_pid, w.status, w.sender_host, w.sender_port, w.received_tli,
        w.latest_end_lsn::text AS latest_end_lsn, w.flushed_lsn::text AS flushed_lsn,
        (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::int8 AS last_message_age_ms,
        a.last_archived_wal, (extract(epoch FROM a.last_archived_time) * 1000)::int8 AS last_archived_ms,
@@ -45,6 +49,8 @@ SELECT r.standby,
 /// A standby's connection to its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalReceiver {
+    /// Its process. One that cannot stream ends at once, and the next attempt is another process.
+    pub pid: i32,
     /// PostgreSQL's word: `streaming`, `starting`, `waiting`, `restarting` or `stopping`.
     pub status: String,
     /// Host and port as `primary_conninfo` gives them, once connected.
@@ -79,6 +85,10 @@ pub struct InstanceFacts {
     pub receive_lsn: Option<Lsn>,
     /// What a standby has replayed.
     pub replay_lsn: Option<Lsn>,
+    /// Whether a standby's replay is paused, or about to be.
+    pub replay_paused: bool,
+    /// What it can replay.
+    pub replays: RequiredSettings,
     /// A standby's connection to its sender.
     pub wal_receiver: Option<WalReceiver>,
     /// Where `primary_conninfo` points, whether or not it is used now.
@@ -116,6 +126,7 @@ fn wal_receiver(row: &Row) -> Result<Option<WalReceiver>, PostgresError> {
     let sender = host.zip(port.and_then(|port| u16::try_from(port).ok()));
     let age: Option<i64> = get(row, "last_message_age_ms")?;
     Ok(Some(WalReceiver {
+        pid: get::<Option<i32>>(row, "receiver_pid")?.unwrap_or(0),
         status,
         sender,
         latest_end_lsn: lsn(row, "latest_end_lsn")?,
@@ -123,6 +134,19 @@ fn wal_receiver(row: &Row) -> Result<Option<WalReceiver>, PostgresError> {
         // A clock that was set back makes it negative.
         last_message_age: age.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))),
     }))
+}
+
+/// The settings in the order of the query.
+fn replays(values: &[i64]) -> RequiredSettings {
+    let value = |at: usize| values.get(at).and_then(|value| u32::try_from(*value).ok()).unwrap_or(0);
+    RequiredSettings {
+        max_connections: value(0),
+        max_worker_processes: value(1),
+        max_wal_senders: value(2),
+        max_prepared_transactions: value(3),
+        max_locks_per_transaction: value(4),
+        ..RequiredSettings::default()
+    }
 }
 
 impl InstanceFacts {
@@ -151,6 +175,8 @@ impl InstanceFacts {
             write_lsn: lsn(row, "write_lsn")?,
             receive_lsn: lsn(row, "receive_lsn")?,
             replay_lsn: lsn(row, "replay_lsn")?,
+            replay_paused: get(row, "replay_paused")?,
+            replays: replays(&get::<Vec<i64>>(row, "replays")?),
             wal_receiver: wal_receiver(row)?,
             configured_primary: conninfo_address(get(row, "primary_conninfo")?),
             archiver: Archiver {

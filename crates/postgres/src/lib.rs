@@ -3,8 +3,10 @@
 //! PostgreSQL outlives the process that started it, so nothing here keeps state about it: every function looks at the
 //! data directory and the processes again. Every function that waits has a deadline.
 
+mod auto_conf;
 mod base_backup;
 mod command;
+mod config_file;
 mod configure;
 mod conninfo;
 mod control;
@@ -17,18 +19,21 @@ mod facts;
 mod hba;
 mod initdb;
 mod postmaster;
+mod private_settings;
 mod probe;
+mod required_settings;
 mod roles;
 mod session;
 mod settings;
 mod stop;
 mod tools;
 
+pub use auto_conf::{members_own_settings, restore_auto_conf, take_over_settings};
 pub use base_backup::{CopySource, base_backup};
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
-pub use control::{promote, reload, start};
+pub use control::{promote, reload, start, start_private};
 pub use control_data::{ControlData, ControlState};
 pub use create_roles::ensure_roles;
 pub use data_directory::{DataDirectory, check_permissions, inspect};
@@ -36,10 +41,12 @@ pub use error::PostgresError;
 pub use facts::{InstanceFacts, WalReceiver};
 pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
-pub use postmaster::{Postmaster, PostmasterState, occupants, running};
+pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory, running};
+pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;
+pub use required_settings::RequiredSettings;
 pub use roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
-pub use session::{Endpoint, execute, query};
-pub use settings::{RecoverySettings, RecoveryTarget, Settings, TlsFiles};
+pub use session::{Endpoint, execute, execute_in, query};
+pub use settings::{Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};
 pub use tools::Tools;

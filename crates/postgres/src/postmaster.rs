@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use cellar_system::{FileId, Process};
+use cellar_system::{FileId, Process, remove_shared_memory};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
@@ -50,6 +50,8 @@ pub(crate) struct LockFile {
     pub(crate) data_directory: Option<PathBuf>,
     port: Option<u16>,
     socket_directory: Option<PathBuf>,
+    /// Key and id of its System V segment.
+    shared_memory: Option<(i32, u64)>,
     state: PostmasterState,
 }
 
@@ -65,6 +67,11 @@ fn parse(text: &str) -> Option<LockFile> {
         data_directory: line(1).map(PathBuf::from),
         port: line(3).and_then(|port| port.parse().ok()),
         socket_directory: line(4).map(PathBuf::from),
+        shared_memory: line(6).and_then(|text| {
+            let (key, id) = text.split_once(char::is_whitespace)?;
+            // The key is unsigned there, and signed in the kernel's list.
+            Some((key.parse::<u32>().ok()?.cast_signed(), id.trim().parse().ok()?))
+        }),
         state: match line(7) {
             Some("ready") => PostmasterState::Ready,
             Some("standby") => PostmasterState::WarmStandby,
@@ -147,6 +154,23 @@ pub fn running(data_directory: &Path) -> Result<Option<Postmaster>, PostgresErro
     Ok(find(data_directory)?.map(|(_, postmaster)| postmaster))
 }
 
+/// Removes the shared memory that the server of a data directory left when it was killed. A next start there would do
+/// it; this is for a directory that has none. Nothing is done while a process of the server lives.
+///
+/// # Errors
+/// When the directory cannot be looked at, or the memory not be removed.
+pub fn remove_left_memory(data_directory: &Path) -> Result<(), PostgresError> {
+    let path = data_directory.join("postmaster.pid");
+    let Some(file) = lock_file(&path)? else { return Ok(()) };
+    let Some((key, id)) = file.shared_memory else { return Ok(()) };
+    if !processes(data_directory)?.is_empty() {
+        return Ok(());
+    }
+    remove_shared_memory(id, key, file.pid)
+        .map(drop)
+        .map_err(PostgresError::io("remove the shared memory of", data_directory))
+}
+
 /// The processes of the data directory's server, of a dead postmaster too.
 pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
     let mut found = Vec::new();
@@ -183,6 +207,7 @@ mod tests {
         let file = parse(whole).unwrap();
         assert_eq!((file.pid, file.port, file.state), (123, Some(39100), PostmasterState::WarmStandby));
         assert_eq!(file.socket_directory, Some("/c/s".into()));
+        assert_eq!(file.shared_memory, Some((5, 6)));
         assert_eq!(parse("123\n/c\n").unwrap().state, PostmasterState::Starting);
         assert_eq!(parse("-123\n/c\n").unwrap().pid, 123);
         for text in ["", "x", "0", "-2147483648", "99999999999"] {

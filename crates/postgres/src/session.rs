@@ -80,17 +80,31 @@ impl Endpoint {
         role: &str,
         statement_timeout: Duration,
     ) -> Result<Session, PostgresError> {
+        self.connect_to("postgres", role, statement_timeout).await
+    }
+
+    /// Connects to a database as [`Endpoint::connect`] does.
+    async fn connect_to(
+        &self,
+        database: &str,
+        role: &str,
+        statement_timeout: Duration,
+    ) -> Result<Session, PostgresError> {
         // With this search path a superuser calls no table or function from `public`. A statement of ours must not wait for
         // a synchronous standby, because that standby may need it to connect at all.
+        // What the catalogs set for the role or the database counts less than these options, and must not keep us from
+        // working. Only a superuser may say which libraries are loaded.
+        let libraries = if role == SUPERUSER { "-c session_preload_libraries= " } else { "" };
         let options = format!(
-            "-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
+            "{libraries}-c local_preload_libraries= -c default_transaction_read_only=off -c lock_timeout=0 \
+             -c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
             statement_timeout.as_millis().max(1)
         );
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&self.socket_directory)
             .port(self.port)
             .user(role)
-            .dbname("postgres")
+            .dbname(database)
             .application_name("cellar")
             .options(options)
             .connect(NoTls)
@@ -121,6 +135,19 @@ pub async fn execute(endpoint: &Endpoint, sql: &str, timeout: Duration) -> Resul
     query(endpoint, sql, timeout).await.map(|_| ())
 }
 
+/// Runs SQL like [`execute`], in a database of that name.
+///
+/// # Errors
+/// As [`execute`].
+pub async fn execute_in(
+    endpoint: &Endpoint,
+    database: &str,
+    sql: &str,
+    timeout: Duration,
+) -> Result<(), PostgresError> {
+    query_in(endpoint, database, sql, timeout).await.map(|_| ())
+}
+
 /// Runs SQL like [`execute`] and returns the rows as PostgreSQL's text.
 ///
 /// # Errors
@@ -130,8 +157,17 @@ pub async fn query(
     sql: &str,
     timeout: Duration,
 ) -> Result<Vec<Vec<Option<String>>>, PostgresError> {
+    query_in(endpoint, "postgres", sql, timeout).await
+}
+
+async fn query_in(
+    endpoint: &Endpoint,
+    database: &str,
+    sql: &str,
+    timeout: Duration,
+) -> Result<Vec<Vec<Option<String>>>, PostgresError> {
     let work = async {
-        let session = endpoint.connect(SUPERUSER, timeout).await?;
+        let session = endpoint.connect_to(database, SUPERUSER, timeout).await?;
         let answer =
             session.client.simple_query(sql).await.map_err(|error| endpoint.error(error, timeout))?;
         let rows = answer.into_iter().filter_map(|message| match message {

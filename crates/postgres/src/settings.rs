@@ -22,28 +22,6 @@ pub struct TlsFiles {
     pub revocations: Option<PathBuf>,
 }
 
-/// Where a recovery stops; see PostgreSQL's `recovery_target` settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecoveryTarget {
-    /// Nowhere: it goes on for as long as there is WAL.
-    None,
-    /// Where the backup has become consistent.
-    Immediate,
-    /// Before the first commit that is later than this time, in PostgreSQL's own text with a zone.
-    Time(String),
-    /// Behind the record at this position.
-    Lsn(cellar_model::Lsn),
-}
-
-/// A recovery that is watched and ended by its caller: at the target it pauses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecoverySettings {
-    /// Where it stops.
-    pub target: RecoveryTarget,
-    /// The timeline that it follows, and no newer one.
-    pub timeline: cellar_model::Timeline,
-}
-
 /// What differs between instances; everything else in `cellar.conf` is fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -61,12 +39,6 @@ pub struct Settings {
     pub archive_command: String,
     /// Fetches a WAL segment from the repo.
     pub restore_command: Option<String>,
-    /// A recovery to a target, for a copy that is being made; none for a member, which follows the newest timeline.
-    pub recovery: Option<RecoverySettings>,
-    /// Whether WAL is archived at all.
-    pub archive_mode: bool,
-    /// Whether writes are made to last. Off only for a copy that is thrown away afterwards.
-    pub fsync: bool,
     /// Where a standby streams from; see [`PrimaryConninfo`](crate::PrimaryConninfo). Ignored by a primary.
     pub primary_conninfo: Option<String>,
     /// Shared memory for pages, MiB.
@@ -89,9 +61,6 @@ impl Default for Settings {
             cluster_name: String::new(),
             archive_command: String::new(),
             restore_command: None,
-            recovery: None,
-            archive_mode: true,
-            fsync: true,
             primary_conninfo: None,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
@@ -110,7 +79,7 @@ fn quoted(name: &str, value: &str) -> Result<String, PostgresError> {
     Ok(format!("'{}'", value.replace('\\', r"\\").replace('\'', "''")))
 }
 
-fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresError> {
+pub(crate) fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresError> {
     match path.to_str() {
         Some(text) if path.is_absolute() => Ok(text),
         _ => Err(PostgresError::InvalidSetting {
@@ -120,20 +89,36 @@ fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresError> {
     }
 }
 
+/// The directory of a unix socket as a setting: a path that a socket's name fits behind.
+pub(crate) fn socket_directory(path: &Path, port: u16) -> Result<&str, PostgresError> {
+    let invalid =
+        |reason| PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason };
+    let sockets = text("unix_socket_directories", path)?;
+    if sockets.contains([',', '"']) {
+        // The setting is a list; quoting inside the quotes is not worth supporting.
+        return Err(invalid("must not hold commas or double quotes"));
+    }
+    if check_socket_path(path, port).is_err() {
+        return Err(invalid(
+            "is too long for a unix socket (107 bytes with the socket's name): choose a shorter one",
+        ));
+    }
+    Ok(sockets)
+}
+
+/// The content of a configuration file with these names and values.
+pub(crate) fn render(pairs: &[(&'static str, String)]) -> Result<String, PostgresError> {
+    let mut file = "# Written by Cellar; changes are overwritten.\n".to_owned();
+    for (name, value) in pairs {
+        let _ = writeln!(file, "{name} = {}", quoted(name, value)?);
+    }
+    Ok(file)
+}
+
 impl Settings {
     /// Names and values in the order of the file, values not yet quoted.
     fn pairs(&self) -> Result<Vec<(&'static str, String)>, PostgresError> {
-        let sockets = text("unix_socket_directories", &self.socket_directory)?;
-        if sockets.contains([',', '"']) {
-            // The setting is a list; quoting inside the quotes is not worth supporting.
-            let reason = "must not hold commas or double quotes";
-            return Err(PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason });
-        }
-        if check_socket_path(&self.socket_directory, self.port).is_err() {
-            let reason =
-                "is too long for a unix socket (107 bytes with the socket's name): choose a shorter one";
-            return Err(PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason });
-        }
+        let sockets = socket_directory(&self.socket_directory, self.port)?;
         let mut pairs = vec![
             ("port", self.port.to_string()),
             ("listen_addresses", self.listen_addresses.clone()),
@@ -171,32 +156,16 @@ impl Settings {
             // A primary that starts again (a fence, new settings) is found again in one second, not in the default five;
             // until then its standbys can neither be backed up nor take over without loss.
             fixed("wal_retrieve_retry_interval", "1s"),
-            fixed("archive_mode", if self.archive_mode { "on" } else { "off" }),
+            fixed("archive_mode", "on"),
             // Bounds what a restore can miss when the primary's host is lost: a minute of commits,
             // however quiet the database.
             fixed("archive_timeout", "60s"),
             ("archive_command", self.archive_command.clone()),
         ]);
-        if !self.fsync {
-            pairs.push(fixed("fsync", "off"));
-        }
         pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
         pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
-        match &self.recovery {
-            None => pairs.push(fixed("recovery_target_timeline", "latest")),
-            Some(recovery) => {
-                pairs.push(("recovery_target_timeline", recovery.timeline.to_string()));
-                pairs.push(fixed("recovery_target_action", "pause"));
-                pairs.push(fixed("recovery_target_inclusive", "on"));
-                match &recovery.target {
-                    RecoveryTarget::None => {}
-                    RecoveryTarget::Immediate => pairs.push(fixed("recovery_target", "immediate")),
-                    RecoveryTarget::Time(time) => pairs.push(("recovery_target_time", time.clone())),
-                    RecoveryTarget::Lsn(lsn) => pairs.push(("recovery_target_lsn", lsn.to_string())),
-                }
-            }
-        }
         pairs.extend([
+            fixed("recovery_target_timeline", "latest"),
             ("shared_buffers", format!("{}MB", self.shared_buffers_mb)),
             ("max_connections", self.max_connections.to_string()),
             // pg_ctl's -l file takes the log, so that startup failures and the rest are in one place.
@@ -217,11 +186,7 @@ impl Settings {
     /// # Errors
     /// [`PostgresError::InvalidSetting`] for a value that the file cannot hold.
     pub fn render(&self) -> Result<String, PostgresError> {
-        let mut file = "# Written by Cellar; changes are overwritten.\n".to_owned();
-        for (name, value) in self.pairs()? {
-            let _ = writeln!(file, "{name} = {}", quoted(name, &value)?);
-        }
-        Ok(file)
+        render(&self.pairs()?)
     }
 }
 

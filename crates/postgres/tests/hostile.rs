@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cellar_model::Timeline;
 use cellar_postgres::{
-    InstanceConfig, PrimaryConninfo, RecoverySettings, RecoveryTarget, Settings, TlsFiles, configure,
-    conninfo_address, render_hba, render_ident,
+    InstanceConfig, PrimaryConninfo, Settings, TlsFiles, configure, conninfo_address, render_hba,
+    render_ident,
 };
 use proptest::prelude::*;
 
@@ -66,22 +65,17 @@ fn usual() -> Settings {
         }),
         restore_command: Some("x".into()),
         primary_conninfo: Some("x".into()),
-        recovery: Some(RecoverySettings {
-            target: RecoveryTarget::Time("2026-03-01 00:00:00+00".into()),
-            timeline: Timeline::new(3),
-        }),
         ..Settings::default()
     }
 }
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 9] = [
     "listen_addresses",
     "unix_socket_directories",
     "cluster_name",
     "archive_command",
     "restore_command",
     "primary_conninfo",
-    "recovery_target_time",
     "ssl_cert_file",
     "ssl_key_file",
     "ssl_ca_file",
@@ -98,10 +92,6 @@ fn with(field: &str, text: &str) -> Settings {
         "archive_command" => settings.archive_command = text,
         "restore_command" => settings.restore_command = Some(text),
         "primary_conninfo" => settings.primary_conninfo = Some(text),
-        "recovery_target_time" => {
-            settings.recovery =
-                Some(RecoverySettings { target: RecoveryTarget::Time(text), timeline: Timeline::new(3) });
-        }
         "ssl_cert_file" => tls.certificate = PathBuf::from(text),
         "ssl_key_file" => tls.key = PathBuf::from(text),
         _ => tls.ca = PathBuf::from(text),

@@ -3,31 +3,37 @@
 
 mod atomic_file;
 pub mod clock;
+mod confine;
 mod directory;
 mod file_id;
 mod listen;
 mod lock;
 mod log;
 mod log_file;
+mod mounts;
 mod new_directory;
 mod owner;
 mod pid_file;
 mod port;
 mod process;
+mod shared_memory;
 mod signal;
 mod user;
 
 pub use atomic_file::{AtomicFile, rename, sync_directory};
+pub use confine::confine_writes;
 pub use directory::OpenDirectory;
 pub use file_id::{FileId, is_inside, is_same_place};
 pub use listen::{addresses_of, has_address, is_dual_stack};
 pub use lock::{FileLock, LockError};
 pub use log::init_logging;
 pub use log_file::{last_lines, last_lines_of, open_log};
+pub use mounts::mount_points;
 pub use new_directory::create_directory;
 pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, running_pid};
 pub use port::listeners;
 pub use process::{Process, available_memory};
+pub use shared_memory::remove_shared_memory;
 pub use signal::shutdown_requested;
 pub use user::{OsUser, UserError, become_user};

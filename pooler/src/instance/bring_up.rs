@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
 use cellar_pgbackrest::StanzaStatus;
-use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start};
+use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, take_over_settings};
 
 use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
+use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{install_successor, keep_old_data};
 use crate::instance::{incarnation, leadership, seed, seeding_marker};
 use crate::repository::stanza;
@@ -161,13 +162,24 @@ async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<()
 }
 
 async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
-    let request = Seed { delta, any_backup: false, log_name: "seed" };
+    restore_with(agent, card, database, delta, Legacy::of(Path::new(&card.data_directory))).await
+}
+
+async fn restore_with(
+    agent: &Agent,
+    card: &Pooler,
+    database: &Database,
+    delta: bool,
+    legacy: Legacy,
+) -> Result<(), RoundError> {
+    let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
     seed::restore(agent, database, card, &request, &|| false).await?;
     Ok(())
 }
 
 fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
     configure(data, config)?;
+    take_over_settings(data, &seeding_marker::legacy(agent).own_settings)?;
     // A backup contains the mark of the time when it was taken.
     let mark = seeding_marker::begun_for(agent);
     mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
@@ -185,11 +197,12 @@ async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(),
     let incarnation = incarnation::record(agent);
     // While a rollback is possible the old data is kept. Afterwards a delta restore can use it.
     let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
+    let data = Path::new(&card.data_directory);
+    let legacy = Legacy::of(data);
     if let Some(job) = kept_for {
-        let data = Path::new(&card.data_directory);
         keep_old_data(agent, data, job).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
     }
-    restore(agent, card, database, kept_for.is_none()).await
+    restore_with(agent, card, database, kept_for.is_none(), legacy).await
 }
 
 async fn start_instance(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {

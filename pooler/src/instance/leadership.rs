@@ -144,6 +144,8 @@ mod tests {
 
     fn facts(role: Role, timeline: u32, identity: u64) -> InstanceFacts {
         InstanceFacts {
+            replay_paused: false,
+            replays: cellar_postgres::RequiredSettings::default(),
             role,
             data_directory: "/d".into(),
             system_identifier: SystemIdentifier::new(identity),

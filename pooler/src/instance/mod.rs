@@ -14,4 +14,5 @@ pub(crate) mod round;
 pub(crate) mod seed;
 pub(crate) mod seeding_marker;
 pub(crate) mod set_aside;
+pub(crate) mod shared_tablespaces;
 pub(crate) mod supervisor;

@@ -10,7 +10,9 @@ use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, in
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
-use crate::instance::seeding_marker::{begin, mark_restored};
+use crate::data_layout::own_wal_link;
+use crate::instance::seeding_marker::{Legacy, begin, mark_restored};
+use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::{last_lines, read_log};
 
@@ -79,6 +81,7 @@ pub(crate) async fn copy_primary(
     config: &InstanceConfig,
     source: CopySource,
 ) -> Result<(), SeedError> {
+    check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
     let begun = Instant::now();
     base_backup(&agent.tools, data_directory, config, source, COPY_TIMEOUT).await?;
     tracing::info!(took = ?begun.elapsed(), "copied the primary");
@@ -99,7 +102,7 @@ pub(crate) struct Seeded {
 }
 
 /// How a new member is restored.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Seed<'a> {
     /// Keep files that are the same already.
     pub(crate) delta: bool,
@@ -107,6 +110,8 @@ pub(crate) struct Seed<'a> {
     pub(crate) any_backup: bool,
     /// The output goes to `jobs/<log_name>.log`.
     pub(crate) log_name: &'a str,
+    /// What it takes over from the data that this cell had.
+    pub(crate) legacy: Legacy,
 }
 
 /// Restores the best backup that leads to the primary as a standby.
@@ -123,25 +128,29 @@ pub(crate) async fn restore(
     request: &Seed<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Seeded, SeedError> {
-    let &Seed { delta, any_backup, log_name } = request;
+    let Seed { delta, any_backup, log_name, legacy } = request;
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
         move |source| SeedError::Disk { path, source }
     };
     let check_interrupted = || if interrupted() { Err(SeedError::Interrupted) } else { Ok(()) };
-    // Nothing is changed before it is known what to restore.
-    let (backup, flaw) = choose_backup(agent, database, card, any_backup, &check_interrupted).await?;
+    // Nothing is changed before it is known what to restore, and that it goes nowhere else.
+    check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
+    let (backup, flaw) = choose_backup(agent, database, card, *any_backup, &check_interrupted).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
-    begin(agent).map_err(marker_failed)?;
+    let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
     }
     remove_stale_pid_file(&data)?;
+    own_wal_link(&data).map_err(disk(&data))?;
     let config = write_bootstrap(agent, database, card)?;
     let set = Some(backup.label.clone());
-    let options = RestoreOptions { set, standby: true, delta, ..RestoreOptions::default() };
+    let wal_directory = legacy.wal_directory.map(|path| path.display().to_string());
+    let options =
+        RestoreOptions { set, standby: true, delta: *delta, wal_directory, ..RestoreOptions::default() };
     let begun = Instant::now();
     let mut invocation = Invocation::restore(&config, &database.stanza, &options);
     if flaw.is_some() {

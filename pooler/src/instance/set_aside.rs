@@ -46,29 +46,43 @@ pub(crate) async fn reinstate_kept_data(
     Ok(true)
 }
 
-/// Prepares the data directory of a standby for a restore. True when what is there belongs to this database, so that
-/// a delta restore can complete it; false when the directory is empty or its content was moved aside.
+/// What the data directory of a standby holds, for a restore into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    /// Nothing.
+    Nobody,
+    /// Files of this database, which a delta restore can complete.
+    ThisDatabase,
+    /// Files of something else, which are moved aside.
+    SomethingElse,
+}
+
+/// What the data directory holds.
 ///
 /// # Errors
-/// When the data directory cannot be inspected or moved.
-pub(crate) async fn make_room(agent: &Agent, data: &Path, leader: &Leader) -> Result<bool, PostgresError> {
+/// When it cannot be inspected.
+pub(crate) async fn occupant(agent: &Agent, data: &Path, leader: &Leader) -> Result<Occupant, PostgresError> {
     let ours = match inspect(&agent.tools, data).await? {
-        DataDirectory::Missing | DataDirectory::Empty => return Ok(false),
+        DataDirectory::Missing | DataDirectory::Empty => return Ok(Occupant::Nobody),
         DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
         DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
         DataDirectory::OtherVersion { .. } | DataDirectory::Foreign { .. } => false,
     };
-    if ours {
-        return Ok(true);
-    }
+    Ok(if ours { Occupant::ThisDatabase } else { Occupant::SomethingElse })
+}
+
+/// Moves aside what is not this database's.
+///
+/// # Errors
+/// When it cannot be moved.
+pub(crate) fn move_aside(data: &Path) -> Result<(), PostgresError> {
     let aside = aside_path(data);
     tracing::warn!(from = %data.display(), to = %aside.display(), "moving files aside that are not this database's");
     rename(data, &aside).map_err(|source| PostgresError::Io {
         action: "move aside",
         path: data.to_owned(),
         source,
-    })?;
-    Ok(false)
+    })
 }
 
 /// Puts the copy of the current incarnation in the place of the old data, which is kept. It may be killed at any

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, configure, ensure_roles, reload,
-    running, stop,
+    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
+    ensure_roles, inspect, reload, running, stop,
 };
+use cellar_system::is_same_place;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
@@ -51,6 +52,8 @@ struct Supervisor {
     failures: u32,
     /// What is wrong without keeping the instance from running.
     note: String,
+    /// The WAL receiver of the round before.
+    receiver: Option<i32>,
     /// Since when this is a primary and another one is recorded.
     not_recorded_since: Option<Instant>,
 }
@@ -65,6 +68,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         prepared: false,
         failures: 0,
         note: String::new(),
+        receiver: None,
         not_recorded_since: None,
     };
     loop {
@@ -154,6 +158,15 @@ impl Supervisor {
             stop(data, &timeouts).await?;
             return Ok(Outcome::Progress);
         }
+        if is_private(&postmaster, card) {
+            // A job's, whose process was killed: no client reaches it, and no job goes on with it.
+            tracing::warn!(
+                pid = postmaster.pid,
+                "a private instance runs in the data directory; stopping it"
+            );
+            stop(data, &StopTimeouts::immediate()).await?;
+            return Ok(Outcome::Progress);
+        }
         if postmaster.state == PostmasterState::Stopping {
             self.wait_for_shutdown(&postmaster);
             return Ok(Outcome::Settled);
@@ -189,7 +202,7 @@ impl Supervisor {
             Some(probe) if *probe.endpoint() == endpoint => probe,
             other => other.insert(Probe::new(endpoint.clone(), PROBE_TIMEOUT)),
         };
-        let facts = match probe.facts().await {
+        let mut facts = match probe.facts().await {
             Ok(facts) => facts,
             Err(error) => {
                 *self.agent.facts.borrow_mut() = None;
@@ -210,6 +223,13 @@ impl Supervisor {
             self.prepared = true;
         }
         self.check_record(&facts, current && !recorded).await?;
+        let is_receiver_new = confirm_receiver(&mut self.receiver, &mut facts);
+        if facts.replay_paused {
+            match self.paused(Path::new(&card.data_directory), &facts).await? {
+                Some(note) => self.note = note,
+                None => return Ok(Outcome::Progress),
+            }
+        }
         let message = match (facts.role, recorded, self.agent.leader()) {
             (Role::Primary, false, Some(leader)) => format!(
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
@@ -224,7 +244,29 @@ impl Supervisor {
         *self.agent.facts.borrow_mut() = Some(facts);
         report_state(&self.agent, InstanceState::Running, &message);
         mark_seeded(&self.agent, &identity.to_string())?;
-        Ok(Outcome::Settled)
+        Ok(if is_receiver_new { Outcome::Soon } else { Outcome::Settled })
+    }
+
+    /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater
+    /// settings. Only one that receives nothing is stopped: nobody reads a standby that has never caught up.
+    async fn paused(&self, data: &Path, facts: &InstanceFacts) -> Result<Option<String>, RoundError> {
+        let DataDirectory::Valid { control, .. } = inspect(&self.agent.tools, data).await? else {
+            return Ok(Some(String::new()));
+        };
+        let Some((name, has, needs)) = facts.replays.first_below(&control.required) else {
+            return Ok(Some(
+                "replay is paused, as pg_wal_replay_pause() does: pg_wal_replay_resume() ends it".to_owned(),
+            ));
+        };
+        if facts.wal_receiver.is_none() {
+            tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
+            *self.agent.facts.borrow_mut() = None;
+            stop(data, &StopTimeouts::default()).await?;
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "replay is paused: {name} is {has} here, and the primary has {needs}. Restart this PostgreSQL, which then takes the primary's value (`kill -INT` its postmaster; it is started again)"
+        )))
     }
 
     /// A primary that is not the recorded one checks from time to time whether the record is true.
@@ -238,6 +280,24 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// Takes a WAL receiver that was not there in the round before for one that only starts: PostgreSQL calls it streaming
+/// before its primary has let it stream, and one that may not ends at once. True when there is such a one.
+fn confirm_receiver(before: &mut Option<i32>, facts: &mut InstanceFacts) -> bool {
+    let seen = facts.wal_receiver.as_ref().map(|receiver| receiver.pid);
+    let is_new = seen.is_some() && seen != *before;
+    *before = seen;
+    if let Some(receiver) = facts.wal_receiver.as_mut().filter(|_| is_new) {
+        "starting".clone_into(&mut receiver.status);
+    }
+    is_new
+}
+
+/// Whether a postmaster of the data directory is a job's private instance: its socket is not where the member's is.
+fn is_private(postmaster: &Postmaster, card: &Pooler) -> bool {
+    let member = Path::new(&card.socket_directory);
+    postmaster.socket_directory.as_ref().is_some_and(|directory| !is_same_place(directory, member))
 }
 
 /// The pause after `failures` failed rounds in a row: 2, 4, 8, 16, 30, 30 … s.

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal, SurveyedBackup,
-    Target,
+    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
+    SurveyedBackup, Target,
 };
 use cellar_system::available_memory;
 
@@ -40,21 +40,39 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     context.if_interrupted("nothing is left of the drill");
     let home = context.agent.layout.drills().join(context.job.record.id.to_string());
     let outcome = drill(context, &params, &home).await;
-    // Deleting many files takes long, and this thread also renews the lease.
-    let _ = tokio::task::spawn_blocking(move || remove_directory(&home)).await;
+    remove_directory(&home).await;
     let result = outcome?;
-    let failed: Vec<&str> =
-        result.checks.iter().filter(|check| !check.passed).map(|check| check.name.as_str()).collect();
-    if failed.is_empty() {
+    let names = |is_named: fn(&DrillCheck) -> bool| {
+        result
+            .checks
+            .iter()
+            .filter(|check| is_named(check))
+            .map(|check| check.name.as_str())
+            .collect::<Vec<_>>()
+    };
+    let (failed, not_run) =
+        (names(|check| !check.passed && !check.could_not_run), names(|check| check.could_not_run));
+    let error = if !failed.is_empty() {
+        Refusal::new(
+            Code::CheckFailed,
+            format!("backup {} was restored, but did not pass: {}", result.backup, failed.join(", ")),
+        )
+        .hint(
+            "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
+        )
+    } else if !not_run.is_empty() {
+        Refusal::new(
+            Code::PostgresFailed,
+            format!(
+                "backup {} was restored, and could not be checked by: {}; this says nothing about the backup",
+                result.backup,
+                not_run.join(", ")
+            ),
+        )
+        .hint("the checks' details say what is in their way (`cellar jobs show`); correct it and drill again")
+    } else {
         return Ok(Some(JobOutcome::Drill(result)));
-    }
-    let error = Refusal::new(
-        Code::CheckFailed,
-        format!("backup {} was restored, but did not pass: {}", result.backup, failed.join(", ")),
-    )
-    .hint(
-        "look at the checks' details (`cellar jobs show`); drill an older backup to see since when it is so",
-    );
+    };
     context.job.keep_outcome(JobOutcome::Drill(result));
     Err(error.into())
 }

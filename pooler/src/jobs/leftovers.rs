@@ -1,7 +1,5 @@
 //! Removing what jobs left on disk when their process was killed, or when their restore took no effect.
 
-use std::path::Path;
-
 use cellar_model::JobId;
 
 use crate::agent::Agent;
@@ -13,7 +11,7 @@ use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
 /// Called before any job of this process runs.
 pub(crate) async fn remove_all(agent: &Agent) {
     remove_drills(agent).await;
-    remove_directory(&agent.layout.root().join("tmp"));
+    remove_directory(&agent.layout.root().join("tmp")).await;
     remove_copies(agent).await;
 }
 
@@ -26,7 +24,7 @@ pub(crate) async fn remove_copies(agent: &Agent) {
         if kind == Kind::Restored && !needed && agent.mirror.view().has_ended(&job) {
             tracing::info!(path = %path.display(), "removing the copy of a restore that took no effect");
             stop_and_remove_scratch(&path, &path.join("scratch")).await;
-            remove_directory(&path);
+            remove_directory(&path).await;
         }
     }
 }
@@ -40,6 +38,6 @@ async fn remove_drills(agent: &Agent) {
         let job = path.file_name().and_then(|name| name.to_str()?.parse::<JobId>().ok());
         let scratch = job.map_or_else(|| path.join("scratch"), |job| agent.layout.scratch(job));
         stop_and_remove_scratch(&path.join("data"), &scratch).await;
-        remove_directory(Path::new(&path));
+        remove_directory(&path).await;
     }
 }

@@ -11,9 +11,12 @@ use cellar_model::{
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
+use crate::data_layout::layout_obstacles;
 use crate::instance::hold::Hold;
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
-use crate::instance::set_aside::{keep_old_data, make_room, reinstate_kept_data};
+use crate::instance::seeding_marker::Legacy;
+use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
+use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::streaming::wait_until_streaming;
@@ -44,8 +47,10 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     if params.reinstate.is_none() {
         check_backup_exists(context, &leader).await?;
     }
-    let hold = Hold::take(agent);
     let data = PathBuf::from(&card.data_directory);
+    let before = check_before(context, &params, &data, &leader).await?;
+    let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
+    let hold = Hold::take(agent);
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
@@ -58,18 +63,40 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             Err(interrupted) => return Err(interrupted),
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
-        return restore_from_repo(context, Hold::take(agent), &data, true).await;
+        return restore_from_repo(context, Hold::take(agent), &data, true, legacy).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {
             keep_old_data(agent, &data, restore).map_err(|error| failed("keeping the old files", &error))?;
             false
         }
-        _ => make_room(agent, &data, &leader)
-            .await
-            .map_err(|error| failed("looking at the old files", &error))?,
+        _ => {
+            if before == Occupant::SomethingElse {
+                move_aside(&data).map_err(|error| failed("moving the old files aside", &error))?;
+            }
+            before == Occupant::ThisDatabase
+        }
     };
-    restore_from_repo(context, hold, &data, delta).await
+    restore_from_repo(context, hold, &data, delta, legacy).await
+}
+
+/// Refuses what would fail with the instance stopped. Returns what the data directory holds.
+async fn check_before(
+    context: &JobContext<'_>,
+    params: &RebuildParams,
+    data: &Path,
+    leader: &Leader,
+) -> Result<Occupant, JobFailure> {
+    let agent = context.agent;
+    check_no_shared_tablespaces(agent)?;
+    let found =
+        occupant(agent, data, leader).await.map_err(|error| failed("looking at the old files", &error))?;
+    let is_moved =
+        params.keep_for.is_some() || params.reinstate.is_some() || found == Occupant::SomethingElse;
+    match layout_obstacles(data).into_iter().find(|obstacle| is_moved || obstacle.in_place_too) {
+        None => Ok(found),
+        Some(obstacle) => Err(obstacle.refusal().about("cell", &agent.cell).into()),
+    }
 }
 
 /// Whether the rebuild takes a backup that is not sound when there is no better one: as a step of a restore, whose new
@@ -133,8 +160,9 @@ async fn restore_from_repo(
     hold: Hold<'_>,
     data: &Path,
     delta: bool,
+    legacy: Legacy,
 ) -> JobResult {
-    let seeded = restore(context, data, delta).await?;
+    let seeded = restore(context, data, delta, legacy).await?;
     // The supervisor configures and starts the instance exactly as after a first restore.
     drop(hold);
     context.if_interrupted("the restore is complete and the standby goes on catching up");
@@ -150,7 +178,12 @@ async fn restore_from_repo(
     Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
 
-async fn restore(context: &mut JobContext<'_>, data: &Path, delta: bool) -> Result<Seeded, JobFailure> {
+async fn restore(
+    context: &mut JobContext<'_>,
+    data: &Path,
+    delta: bool,
+    legacy: Legacy,
+) -> Result<Seeded, JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
     stop(data, &StopTimeouts::default()).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
@@ -164,7 +197,7 @@ async fn restore(context: &mut JobContext<'_>, data: &Path, delta: bool) -> Resu
     });
     context.progress("restoring").await;
     let interrupted = || context.check_interrupted().is_err();
-    let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id };
+    let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id, legacy };
     match seed::restore(agent, &database, &card, &request, &interrupted).await {
         Ok(seeded) => Ok(seeded),
         Err(SeedError::Interrupted) => {

@@ -18,7 +18,7 @@ use crate::jobs::claim::ClaimedJob;
 use crate::jobs::context::JobResult;
 use crate::jobs::control::{Control, Interruption};
 use crate::jobs::failure::JobFailure;
-use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
+use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch, stop_private};
 use crate::repository::backup_proof::{BackupOrigin, verify_backup};
 use crate::repository::tool_failure::{last_lines, read_log};
 
@@ -54,11 +54,17 @@ pub(crate) async fn outcome(agent: &Agent, job: &mut ClaimedJob, control: &Contr
             if let Some(restore) = record.parent.filter(|_| kind == JobKind::Recover) {
                 let copy = agent.layout.restored(restore);
                 stop_and_remove_scratch(&copy, &agent.layout.scratch(record.id)).await;
-                remove_directory(&copy);
+                remove_directory(&copy).await;
             }
-            // Old data that a rollback was recovering stays; only its private instance is stopped.
-            if let JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) = record.spec {
-                stop_and_remove_scratch(&agent.layout.kept(kept), &agent.layout.scratch(record.id)).await;
+            // Old data that a rollback was recovering stays, and so does data that was being restored in its own place;
+            // only the private instance is stopped.
+            let in_use = match &record.spec {
+                JobSpec::Recover(RecoverParams { kept: Some(kept), .. }) => Some(agent.layout.kept(*kept)),
+                JobSpec::Recover(RecoverParams { in_place: true, .. }) => Some(agent.layout.data()),
+                _ => None,
+            };
+            if let Some(data) = in_use {
+                stop_private(&data, &agent.layout.scratch(record.id)).await;
             }
             let what = format!("the multipooler restarted during the {kind}");
             Err(restarted(&what, "ask for it again", &read_log(&agent.job_log(&record.id))))

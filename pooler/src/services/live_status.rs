@@ -7,6 +7,7 @@ use cellar_model::{Code, Refusal};
 use cellar_postgres::{InstanceFacts, Probe};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::data_layout::obstacles;
 use crate::disk::free_bytes;
 
 /// Asks the instance.
@@ -19,7 +20,8 @@ pub(crate) async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
     let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
     let free_bytes = free_bytes(Path::new(&card.data_directory));
-    Ok(LiveStatus { free_bytes, ..live_status(&facts) })
+    let restore_obstacles = obstacles(Path::new(&card.data_directory)).into_iter().map(Into::into).collect();
+    Ok(LiveStatus { free_bytes, restore_obstacles, ..live_status(&facts) })
 }
 
 fn live_status(facts: &InstanceFacts) -> LiveStatus {
@@ -45,5 +47,6 @@ fn live_status(facts: &InstanceFacts) -> LiveStatus {
         .into(),
         data_directory: facts.data_directory.clone(),
         free_bytes: 0,
+        restore_obstacles: Vec::new(),
     }
 }

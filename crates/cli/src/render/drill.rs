@@ -26,8 +26,13 @@ fn verdict(job: &Job, result: &DrillResult) -> String {
             units::millis(result.readable_millis)
         );
     }
-    let failed = result.checks.iter().filter(|check| !check.passed).count();
+    let failed = result.checks.iter().filter(|check| !check.passed && !check.could_not_run).count();
+    let not_run = result.checks.iter().filter(|check| check.could_not_run).count();
     match failed {
+        0 if not_run > 0 => format!(
+            "backup {backup} was restored, and {not_run} of {} checks could not be run\n",
+            result.checks.len()
+        ),
         0 => format!("backup {backup} is NOT proven to be restorable\n"),
         failed => {
             format!("backup {backup} did NOT pass: {failed} of {} checks failed\n", result.checks.len())
@@ -63,7 +68,11 @@ pub(crate) fn report(job: &Job, result: &DrillResult) -> String {
     if !result.checks.is_empty() {
         let mut table = Table::new(&["CHECK", "RESULT", "DETAIL"]);
         for check in &result.checks {
-            let word = if check.passed { "ok" } else { "FAILED" };
+            let word = match (check.passed, check.could_not_run) {
+                (true, _) => "ok",
+                (false, true) => "could not check",
+                (false, false) => "FAILED",
+            };
             table.row([shortened(&check.name), word.to_owned(), check.detail.clone()]);
         }
         text.push_str(&format!("\n{}\n", table.render()));

@@ -40,6 +40,9 @@ pub struct DrillCheck {
     /// Whether it held.
     #[serde(default)]
     pub passed: bool,
+    /// Whether it could not be run, which says nothing about the backup. It has not passed then.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub could_not_run: bool,
     /// What was seen.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub detail: String,

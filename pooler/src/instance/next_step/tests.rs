@@ -7,6 +7,8 @@ fn valid(identity: u64, timeline: u32, recovers: bool) -> DataDirectory {
     DataDirectory::Valid {
         version: 15,
         control: ControlData {
+            redo: cellar_model::Lsn::new(1),
+            required: cellar_postgres::RequiredSettings::default(),
             system_identifier: SystemIdentifier::new(identity),
             timeline: Timeline::new(timeline),
             state: ControlState::ShutDown,

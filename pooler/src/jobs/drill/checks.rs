@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cellar_model::{DrillCheck, DrillParams};
 use cellar_postgres::{
-    CommandOutput, DataDirectory, MONITOR_ROLE, PostgresError, ensure_roles, execute, inspect,
-    run as run_program,
+    CommandOutput, DataDirectory, Endpoint, MONITOR_ROLE, PostgresError, ensure_roles, execute, execute_in,
+    inspect, query, run as run_program,
 };
 
 use crate::agent::Agent;
@@ -24,6 +24,9 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a job with a running check looks whether it must end early.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The name of the check by `pg_amcheck`.
+const AMCHECK: &str = "pg_amcheck";
 
 /// Characters of a program's output that a check's detail keeps.
 const MAX_DETAIL_CHARS: usize = 400;
@@ -42,18 +45,25 @@ pub(super) async fn run_checks(
 ) -> Result<Vec<DrillCheck>, JobFailure> {
     let agent = context.agent;
     let mut checks = Vec::new();
+    let prepared = forget_the_databases_rules(&copy.endpoint()).await;
     if !params.skip_amcheck {
         context.progress("running pg_amcheck").await;
-        checks.push(amcheck(context, copy).await?);
+        checks.push(match &prepared {
+            Ok(()) => amcheck(context, copy).await?,
+            Err(error) => not_run(AMCHECK, &error.to_string()),
+        });
     }
-    if !params.checks.is_empty() {
-        let failed = |error| copy.failed("setting up the checks", &error);
-        grant_check_rights(copy, agent, params).await.map_err(failed)?;
-    }
+    let granted = match prepared {
+        Ok(()) if !params.checks.is_empty() => grant_check_rights(copy, agent, params).await,
+        prepared => prepared,
+    };
     for (at, sql) in params.checks.iter().enumerate() {
         context.check_interrupted()?;
         context.progress(&format!("running check {} of {}", at + 1, params.checks.len())).await;
-        checks.push(sql_check(context, copy, &params.check_database, sql).await?);
+        checks.push(match &granted {
+            Ok(()) => sql_check(context, copy, &params.check_database, sql).await?,
+            Err(error) => not_run(&check_name(sql), &error.to_string()),
+        });
     }
     copy.stop().await?;
     if let Ok(DataDirectory::Valid { control: found, .. }) = inspect(&agent.tools, &copy.data).await
@@ -69,14 +79,66 @@ fn detail(text: &str) -> String {
     text.chars().take(MAX_DETAIL_CHARS).collect()
 }
 
-/// The result of a check that passes when its program succeeds.
-fn program_check(name: &str, result: Result<String, PostgresError>) -> DrillCheck {
-    let (passed, text) = match result {
-        Ok(text) => (true, text),
-        Err(PostgresError::CommandFailed { output, .. }) => (false, output),
-        Err(error) => (false, error.to_string()),
-    };
-    DrillCheck { name: name.to_owned(), passed, detail: detail(&text) }
+/// The result of a check that could not be run.
+fn not_run(name: &str, why: &str) -> DrillCheck {
+    DrillCheck { name: name.to_owned(), passed: false, could_not_run: true, detail: detail(why) }
+}
+
+/// The result of a check that passes when its program succeeds. `is_found` says of the exit status and the output of
+/// one that failed whether it has found something, rather than could not run.
+fn program_check(
+    name: &str,
+    result: Result<String, PostgresError>,
+    is_found: impl Fn(&str, &str) -> bool,
+) -> DrillCheck {
+    match result {
+        Ok(text) => {
+            DrillCheck { name: name.to_owned(), passed: true, could_not_run: false, detail: detail(&text) }
+        }
+        Err(PostgresError::CommandFailed { status, output, .. }) if is_found(&status, &output) => {
+            DrillCheck { name: name.to_owned(), passed: false, could_not_run: false, detail: detail(&output) }
+        }
+        Err(PostgresError::CommandFailed { output, .. }) => not_run(name, &output),
+        Err(error) => not_run(name, &error.to_string()),
+    }
+}
+
+/// What PostgreSQL says when a check meets something that a copy does not have, by design or by chance, rather than
+/// damage: libraries that the database loads at its start or from elsewhere, memory, disk, connections.
+const IN_THE_WAY: [&str; 8] = [
+    "shared_preload_libraries",
+    "could not access file",
+    "could not load library",
+    "out of memory",
+    "out of shared memory",
+    "No space left on device",
+    "too many clients",
+    "connection to server",
+];
+
+/// Whether every error of an output is of something [`IN_THE_WAY`].
+fn is_only_in_the_way(output: &str) -> bool {
+    let mut errors =
+        output.lines().filter(|line| line.contains("ERROR:") || line.contains("FATAL:")).peekable();
+    let is_one = |line: &str| IN_THE_WAY.iter().any(|text| line.contains(text));
+    if errors.peek().is_none() { is_one(output) } else { errors.all(is_one) }
+}
+
+/// Takes from the copy what the database's catalogs say of every session: settings of databases and roles, which may
+/// forbid writing, end statements or load libraries, and event triggers, which may refuse what a check installs. The
+/// copy is removed afterwards, and the checks are of its data.
+async fn forget_the_databases_rules(endpoint: &Endpoint) -> Result<(), PostgresError> {
+    execute(endpoint, "DELETE FROM pg_db_role_setting", SETUP_TIMEOUT).await?;
+    let databases = query(
+        endpoint,
+        "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2",
+        SETUP_TIMEOUT,
+    )
+    .await?;
+    for database in databases.iter().filter_map(|row| row.first()?.as_deref()) {
+        execute_in(endpoint, database, "UPDATE pg_event_trigger SET evtenabled = 'D'", SETUP_TIMEOUT).await?;
+    }
+    Ok(())
 }
 
 /// Runs one program of the checks, which may take hours on a large database, until it ends or the job must end early.
@@ -100,7 +162,9 @@ async fn amcheck(context: &JobContext<'_>, copy: &PrivateInstance<'_>) -> Result
     command.args(["--all", "--install-missing", "--heapallindexed", "--jobs=1", "-U", "postgres"]);
     let result = interruptible(context, command).await?;
     let last_line = |text: String| text.lines().last().unwrap_or("no damage found").to_owned();
-    Ok(program_check("pg_amcheck", result.map(|output| last_line(output.stdout))))
+    // pg_amcheck ends with 2 when it found something, and with 1 when it could not do its work.
+    let is_found = |status: &str, output: &str| status.ends_with(": 2") && !is_only_in_the_way(output);
+    Ok(program_check(AMCHECK, result.map(|output| last_line(output.stdout)), is_found))
 }
 
 /// The arguments with which psql runs a check: as SQL only, and in that database of that server only.
@@ -141,6 +205,11 @@ async fn grant_check_rights(
     Ok(())
 }
 
+/// A check's name: its SQL in one line, cut.
+fn check_name(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_NAME_CHARS).collect()
+}
+
 /// Runs SQL. It passes when it runs without error and the first column of every row is true.
 async fn sql_check(
     context: &JobContext<'_>,
@@ -148,8 +217,7 @@ async fn sql_check(
     database: &str,
     sql: &str,
 ) -> Result<DrillCheck, JobFailure> {
-    let name: String =
-        sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_NAME_CHARS).collect();
+    let name = check_name(sql);
     let mut command = copy.client("psql");
     command.args(psql_arguments(database, sql));
     Ok(match interruptible(context, command).await? {
@@ -158,9 +226,9 @@ async fn sql_check(
             let is_true =
                 |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
             let passed = rows.is_empty() || rows.lines().all(is_true);
-            DrillCheck { name, passed, detail: detail(rows) }
+            DrillCheck { name, passed, could_not_run: false, detail: detail(rows) }
         }
-        Err(error) => program_check(&name, Err(error)),
+        Err(error) => program_check(&name, Err(error), |_, output| !is_only_in_the_way(output)),
     })
 }
 
@@ -174,5 +242,8 @@ async fn page_checksums(
     let scanned = |text: String| {
         text.lines().find(|line| line.starts_with("Blocks scanned")).unwrap_or_default().to_owned()
     };
-    Ok(program_check("page checksums", result.map(|output| scanned(output.stdout))))
+    let is_found = |_: &str, output: &str| {
+        ["checksum verification failed", "Bad checksums:"].iter().any(|text| output.contains(text))
+    };
+    Ok(program_check("page checksums", result.map(|output| scanned(output.stdout)), is_found))
 }

@@ -10,9 +10,15 @@ use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::failed;
 use crate::peers::primary_position;
+use tokio::time::Instant;
 
 /// How often the standby is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(40);
+
+/// How long one WAL receiver must stream. PostgreSQL calls it streaming before its primary has let it stream; one that
+/// may not, for instance because its replication slot does not exist, ends within milliseconds, and the next one comes
+/// after `wal_retrieve_retry_interval` (1 s).
+const STREAMING_TIME: Duration = Duration::from_millis(600);
 
 /// Waits until this cell's standby streams from the recorded primary.
 ///
@@ -24,19 +30,31 @@ pub(super) async fn wait_until_streaming(
 ) -> Result<(), JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
-    let deadline = tokio::time::Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
+    // The WAL receiver that streams, and since when.
+    let mut streaming: Option<(i32, Instant)> = None;
     loop {
-        let why_not = match probe.facts().await {
+        let looked = match probe.facts().await {
             Ok(facts) => match check_streams(agent, &card, &facts).await? {
-                Ok(()) if facts.role == Role::Standby => return Ok(()),
-                Ok(()) => String::new(),
-                Err(refusal) => refusal.message,
+                Ok(()) => Ok(facts.wal_receiver.filter(|_| facts.role == Role::Standby)),
+                Err(refusal) => Err(refusal.message),
             },
-            Err(error) => error.to_string(),
+            Err(error) => Err(error.to_string()),
         };
+        let (receiver, why_not) = match looked {
+            Ok(receiver) => (receiver.map(|receiver| receiver.pid), String::new()),
+            Err(why_not) => (None, why_not),
+        };
+        streaming = match (receiver, streaming) {
+            (Some(pid), Some((before, since))) if pid == before => Some((pid, since)),
+            (found, _) => found.map(|pid| (pid, Instant::now())),
+        };
+        if streaming.is_some_and(|(_, since)| since.elapsed() >= STREAMING_TIME) {
+            return Ok(());
+        }
         context.check_interrupted()?;
-        if tokio::time::Instant::now() > deadline {
+        if Instant::now() > deadline {
             let seconds = timeout.as_secs();
             let waited = format!("waiting {seconds} s for the new standby of {} to stream", database.name);
             return Err(failed(&waited, &why_not).into());

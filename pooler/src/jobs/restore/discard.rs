@@ -17,8 +17,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         if is_discarded(kind, job) {
             stop_and_remove_scratch(&path, &agent.layout.scratch(record.id)).await;
             tracing::info!(path = %path.display(), "deleting old data");
-            // Deleting many files takes long, and this thread also renews the lease.
-            let _ = tokio::task::spawn_blocking(move || remove_directory(&path)).await;
+            remove_directory(&path).await;
         }
     }
     match siblings(&agent.layout).into_iter().find(|(_, kind, job)| is_discarded(*kind, *job)) {

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, Pooler, Refusal, Segment, Timeline,
+    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal, RestoreParams,
+    Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
+use crate::data_layout::obstacles;
 use crate::instance::hold::Hold;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
@@ -70,6 +72,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     let (card, database) = agent.assignment()?;
     wait_for_fence(agent, &context.job.record).await?;
     let data = PathBuf::from(&card.data_directory);
+    check_layout(agent, &context.job.record, &data)?;
     let not_primary =
         |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
     let Some((found, recovers)) = inspect_data(agent, &data).await? else {
@@ -110,6 +113,15 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         timeline: stopped.timeline,
         last_segment: size.file_name(last),
     })
+}
+
+/// Refuses before anything is stopped when the files of this cell do not lie as the restore or rollback needs it: the
+/// plan may be hours old, and a rollback has none.
+fn check_layout(agent: &Agent, record: &JobRecord, data: &Path) -> Result<(), Refusal> {
+    let parent = record.parent.and_then(|id| agent.mirror.view().jobs.get(&id).map(|job| job.spec.clone()));
+    let in_place = matches!(parent, Some(JobSpec::Restore(RestoreParams { in_place: true, .. })));
+    let found = obstacles(data).into_iter().find(|one| !in_place || one.in_place_too);
+    found.map_or(Ok(()), |obstacle| Err(obstacle.refusal().about("cell", &agent.cell)))
 }
 
 /// Starts a primary that was not shut down cleanly as a private instance, so that it replays its own WAL, and shuts it

@@ -7,6 +7,7 @@ use cellar_model::{BackupLabel, Code, Progress, Refusal};
 use cellar_pgbackrest::{Invocation, RestoreOptions, Running};
 
 use crate::config_files::write_bootstrap;
+use crate::data_layout::own_wal_link;
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
@@ -34,6 +35,7 @@ impl PrivateInstance<'_> {
     ) -> Result<(), JobFailure> {
         let config = write_bootstrap(self.agent, self.database, self.card)
             .map_err(|error| Refusal::new(Code::Internal, format!("no config for the restore: {error}")))?;
+        own_wal_link(&self.data).map_err(|error| self.failed("restoring", &error))?;
         let text = |path: &Path| path.display().to_string();
         let options = RestoreOptions {
             set: Some(set.clone()),
@@ -41,6 +43,7 @@ impl PrivateInstance<'_> {
             standby: true,
             data_directory: Some(text(&self.data)),
             tablespaces: self.tablespaces.as_deref().map(text),
+            wal_directory: self.wal_directory.as_deref().map(text),
             lock_directory: Some(text(&self.lock_directory())),
             process_max: (self.nice > 0).then_some(1),
             ..RestoreOptions::default()

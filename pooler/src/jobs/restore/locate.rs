@@ -45,7 +45,7 @@ pub(crate) async fn locate(
     })?;
     let wal = WalSource { agent: context.agent, database, data, repo, survey, scratch: &scratch };
     let found = search(context, &wal, lineage, first..=last, target).await;
-    remove_directory(&scratch);
+    remove_directory(&scratch).await;
     found
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `plan`, `fence`, `recover`, `swap` and `discard` are steps, each a job of its own. `private_instance` is the copy
 //! that a step or a drill works on: `fill` restores a backup into it (`throttle` bounds the rate), `replay` follows
-//! its recovery, `scratch` removes its private directories. `locate` finds a restore point in the WAL.
+//! its recovery from `replay_start` through `wal_gate`, `scratch` removes its private directories. `locate` finds a restore point in the WAL.
 
 pub(crate) mod discard;
 pub(crate) mod fence;
@@ -13,6 +13,8 @@ pub(crate) mod plan_cells;
 pub(crate) mod private_instance;
 pub(crate) mod recover;
 pub(crate) mod replay;
+mod replay_start;
 pub(crate) mod scratch;
 pub(crate) mod swap;
 pub(crate) mod throttle;
+mod wal_gate;

@@ -5,13 +5,15 @@ use std::path::Path;
 use cellar_model::{CellName, CellPlan, Code, DatabaseName, Pooler, Refusal, RestoreParams, Target};
 
 use crate::agent::Agent;
+use crate::data_layout::{Obstacle, obstacles};
 use crate::disk::free_bytes;
 use crate::peers;
 
 /// What happens to each cell, and warnings. `needed` are the bytes of the restored data.
 ///
 /// # Errors
-/// When a cell has no room for the old and the restored data side by side.
+/// When a cell has no room for the old and the restored data side by side, or its files lie so that it cannot be
+/// restored.
 pub(crate) async fn plan_cells(
     agent: &Agent,
     params: &RestoreParams,
@@ -52,14 +54,27 @@ pub(crate) async fn plan_cells(
             });
             continue;
         }
-        let free = if card.cell == agent.cell {
-            Some(free_bytes(Path::new(&card.data_directory)))
+        let (free, obstacles) = if card.cell == agent.cell {
+            let data = Path::new(&card.data_directory);
+            (Some(free_bytes(data)), obstacles(data))
         } else {
-            peers::live_status(agent, &card).await.ok().map(|live| live.free_bytes)
+            match peers::live_status(agent, &card).await {
+                Ok(live) => {
+                    (Some(live.free_bytes), live.restore_obstacles.into_iter().map(Obstacle::from).collect())
+                }
+                Err(_) => (None, Vec::new()),
+            }
         };
+        if let Some(obstacle) = obstacles.iter().find(|one| one.in_place_too || !params.in_place) {
+            let refusal = obstacle.refusal().about("cell", &card.cell);
+            return Err(Refusal { message: format!("in {}: {}", card.cell, refusal.message), ..refusal });
+        }
         let needs = if params.in_place { 0 } else { needed };
         if free.is_none() {
-            warnings.push(format!("the instance of {} does not answer, so its room is not known", card.cell));
+            warnings.push(format!(
+                "the instance of {} does not answer, so its room and how its files lie are not known",
+                card.cell
+            ));
         }
         if let Some(free) = free.filter(|free| *free < needs) {
             short.push(format!("{} has {free} of {needs} bytes", card.cell));

@@ -1,21 +1,33 @@
 //! A PostgreSQL instance that no other process can reach: a copy that is being recovered, or that a drill checks.
 //!
-//! It has a directory, a socket and locks of its own. It uses no spool, listens on no address, and archives nothing
-//! unless its start says how.
+//! It has a directory, a socket, locks and a configuration of its own. It uses no spool, listens on no address, and
+//! archives nothing unless its start says how. WAL reaches it through [`WalGate`] only.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{Code, Database, JobError, JobId, Pooler};
+use cellar_model::{Code, Database, JobError, JobId, Pooler, Refusal};
 use cellar_postgres::{
-    Endpoint, InstanceConfig, PostgresError, RecoverySettings, Settings, StopTimeouts, Tools, start, stop,
+    ControlData, DataDirectory, Endpoint, PostgresError, PrivateSettings, RecoverySettings, RecoveryTarget,
+    RequiredSettings, StopTimeouts, Tools, inspect, start_private, stop,
 };
+use cellar_system::{available_memory, is_inside};
 
 use crate::agent::Agent;
-use crate::config_files::shell_word;
+use crate::config_files::shell_quoted;
+use crate::data_layout::wal_directory;
 use crate::disk::write_refusal;
+use crate::jobs::restore::replay_start::replay_start;
 use crate::jobs::restore::scratch::stop_and_remove_scratch;
+use crate::jobs::restore::wal_gate::{WalGate, why_refused};
 use crate::repository::tool_failure::{last_lines, read_log};
+
+/// Shared buffers of a copy that is recovered while the database is stopped, MiB: an eighth of the free memory, within
+/// these bounds. More would not make a replay faster that fetches a segment every quarter of a second.
+const RECOVERY_BUFFERS_MB: (u64, u64) = (64, 1024);
+
+/// Shared buffers of a copy beside the running database, MiB: a thirty-second of the free memory, within these bounds.
+const DRILL_BUFFERS_MB: (u64, u64) = (32, 128);
 
 /// A copy and its private instance.
 pub(crate) struct PrivateInstance<'a> {
@@ -29,6 +41,8 @@ pub(crate) struct PrivateInstance<'a> {
     pub(crate) data: PathBuf,
     /// Where tablespaces go, for a copy that must not share any.
     pub(crate) tablespaces: Option<PathBuf>,
+    /// Where the WAL goes, for a copy in the place of data whose WAL is elsewhere.
+    pub(crate) wal_directory: Option<PathBuf>,
     /// A member's data directory. Its WAL is used where the archive has none.
     pub(crate) wal_of: Option<PathBuf>,
     pub(super) scratch: PathBuf,
@@ -53,6 +67,7 @@ impl<'a> PrivateInstance<'a> {
             nice,
             data,
             tablespaces: None,
+            wal_directory: None,
             wal_of: None,
             scratch: agent.layout.scratch(job),
             log: agent.job_log(&job),
@@ -89,54 +104,141 @@ impl<'a> PrivateInstance<'a> {
         Endpoint { socket_directory: self.scratch.clone(), port: self.card.postgres_port }
     }
 
-    pub(super) fn config(&self, recovery: Option<RecoverySettings>, archive_mode: bool) -> InstanceConfig {
+    /// The commands of a shell that put the file of WAL `$name` at `$target`.
+    fn fetch_wal(&self) -> String {
         // WAL is fetched one segment at a time: asynchronous fetching would share its spool with the live instance.
-        let mut restore_command = format!(
-            "{} --config={} --stanza={} --pg1-path={} --lock-path={} --no-archive-async archive-get %f \"%p\"",
-            shell_word(&self.agent.pgbackrest.binary.to_string_lossy()),
-            shell_word(&self.card.config_path),
-            self.database.stanza,
-            shell_word(&self.data.to_string_lossy()),
-            shell_word(&self.lock_directory().to_string_lossy()),
+        let fetch = format!(
+            "{} --config={} --stanza={} --pg1-path={} --lock-path={} --no-archive-async archive-get \"$name\" \"$target\"",
+            shell_quoted(&self.agent.pgbackrest.binary.to_string_lossy()),
+            shell_quoted(&self.card.config_path),
+            shell_quoted(self.database.stanza.as_str()),
+            shell_quoted(&self.data.to_string_lossy()),
+            shell_quoted(&self.lock_directory().to_string_lossy()),
         );
-        if let Some(member) = &self.wal_of {
+        match &self.wal_of {
             // What the primary had sent to this member but not archived is only in the member's pg_wal.
-            let wal = shell_word(&member.join("pg_wal").to_string_lossy());
-            restore_command = format!("{restore_command} || cp {wal}/%f \"%p\"");
+            Some(member) => {
+                let wal = shell_quoted(&member.join("pg_wal").to_string_lossy());
+                format!("{{ {fetch} || cp {wal}/\"$name\" \"$target\"; }}")
+            }
+            None => fetch,
         }
-        InstanceConfig {
-            settings: Settings {
-                port: self.card.postgres_port,
-                listen_addresses: String::new(),
-                socket_directory: self.scratch.clone(),
-                cluster_name: format!("{}/{} copy", self.agent.database, self.agent.cell),
-                // Empty: PostgreSQL keeps what is to be archived until this is a member, or until the copy is removed.
-                archive_command: String::new(),
-                restore_command: Some(restore_command),
-                recovery,
-                archive_mode,
-                // A copy that never archives is removed at the end, and its syncs would slow the live instance down.
-                fsync: archive_mode,
-                ..Settings::default()
-            },
+    }
+
+    /// The version and the control data of the copy, which must be whole.
+    async fn inspect(&self) -> Result<(u32, ControlData), JobError> {
+        match inspect(&self.tools, &self.data).await {
+            Ok(DataDirectory::Valid { version, control, .. }) => Ok((version, control)),
+            Ok(other) => Err(self.failed("looking at the copy", &format!("it is not whole: {other:?}"))),
+            Err(error) => Err(self.failed("looking at the copy", &error)),
+        }
+    }
+
+    /// The configuration of the instance: what replay demands is taken from the copy and from this cell's member, which
+    /// has replayed more.
+    async fn settings(
+        &self,
+        recovery: Option<RecoverySettings>,
+        archive_mode: bool,
+    ) -> Result<PrivateSettings, JobError> {
+        let (version, control) = self.inspect().await?;
+        let member = inspect(&self.agent.tools, Path::new(&self.card.data_directory)).await;
+        let required = match member {
+            Ok(DataDirectory::Valid { control: member, .. })
+                if member.system_identifier == control.system_identifier =>
+            {
+                control.required.greatest(member.required)
+            }
+            _ => control.required,
+        };
+        Ok(PrivateSettings {
+            directory: self.scratch.clone(),
+            port: self.card.postgres_port,
             os_user: self.agent.user.name.clone(),
-            replication_from: Vec::new(),
+            cluster_name: format!("{}/{} copy", self.agent.database, self.agent.cell),
+            version,
+            recovery,
+            archive_mode,
+            // Empty: PostgreSQL keeps what is to be archived until this is a member, or until the copy is removed.
+            archive_command: String::new(),
+            // A copy that never archives is removed at the end, and its syncs would slow the live instance down.
+            fsync: archive_mode,
+            may_write: None,
+            shared_buffers_mb: shared_buffers_mb(archive_mode),
+            required,
+        })
+    }
+
+    /// Starts the copy in recovery. Returns what it can replay.
+    ///
+    /// # Errors
+    /// When it does not start, or could write outside its own directories.
+    pub(super) async fn start_recovery(
+        &self,
+        target: RecoveryTarget,
+        timeline: cellar_model::Timeline,
+        archive_mode: bool,
+        timeout: Duration,
+    ) -> Result<RequiredSettings, JobError> {
+        self.check_tablespaces()?;
+        let (_, control) = self.inspect().await?;
+        let gate = WalGate {
+            tools: &self.tools,
+            data: &self.data,
+            directory: self.scratch.clone(),
+            redo: replay_start(&self.data, &control)
+                .map_err(|error| self.failed("looking for the start of the recovery", &error))?,
+            size: control.segment_size,
+        };
+        let restore_command = gate.close(&self.fetch_wal()).await?;
+        // With this file PostgreSQL waits at the end of the WAL rather than promote itself.
+        std::fs::write(self.data.join("standby.signal"), "")
+            .map_err(|error| self.failed("preparing the recovery", &error))?;
+        let recovery = RecoverySettings { target, timeline, restore_command };
+        let mut settings = self.settings(Some(recovery), archive_mode).await?;
+        // pgBackRest, which fetches the WAL, writes a log.
+        let log_directory = Some(PathBuf::from(&self.card.log_directory));
+        let elsewhere = [self.tablespaces.clone(), wal_directory(&self.data), log_directory];
+        settings.may_write = Some(elsewhere.into_iter().flatten().collect());
+        let replays = settings.replays();
+        match self.start_with(&settings, timeout).await {
+            // It has ended already, and whoever follows it sees why.
+            Err(_) if self.needs_more_than(&replays).await => Ok(replays),
+            started => started.map(|()| replays),
         }
+    }
+
+    /// Refuses a copy with a tablespace that is not below [`PrivateInstance::tablespaces`]: others may use its files.
+    fn check_tablespaces(&self) -> Result<(), JobError> {
+        let entries = std::fs::read_dir(self.data.join("pg_tblspc"))
+            .map_err(|error| self.failed("looking for tablespaces", &error))?;
+        for link in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink()) {
+            let place = std::fs::read_link(&link).map_err(|error| self.failed("reading a link", &error))?;
+            if !self.tablespaces.as_ref().is_some_and(|ours| is_inside(&place, ours)) {
+                let message =
+                    format!("the copy has a tablespace in {}, whose files others may use", place.display());
+                return Err(Refusal::new(Code::Unsupported, message)
+                    .hint("restore by hand with `pgbackrest restore --tablespace-map`; a drill works")
+                    .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the copy has met WAL that demands more than it was started with.
+    pub(super) async fn needs_more_than(&self, replays: &RequiredSettings) -> bool {
+        self.inspect().await.is_ok_and(|(_, control)| !replays.suffice_for(&control.required))
     }
 
     /// Starts the copy without recovery settings and with this `archive_command`, private as before.
     pub(crate) async fn start(&self, archive_command: &str, timeout: Duration) -> Result<(), JobError> {
-        let mut config = self.config(None, true);
-        archive_command.clone_into(&mut config.settings.archive_command);
-        self.start_with(&config, timeout).await
+        let mut settings = self.settings(None, true).await?;
+        archive_command.clone_into(&mut settings.archive_command);
+        self.start_with(&settings, timeout).await
     }
 
-    pub(super) async fn start_with(
-        &self,
-        config: &InstanceConfig,
-        timeout: Duration,
-    ) -> Result<(), JobError> {
-        match start(&self.tools, &self.data, config, &self.log, timeout).await {
+    async fn start_with(&self, settings: &PrivateSettings, timeout: Duration) -> Result<(), JobError> {
+        match start_private(&self.tools, &self.data, settings, &self.log, timeout).await {
             Ok(_) => Ok(()),
             Err(PostgresError::CommandFailed { .. }) => Err(self.died()),
             Err(error) => Err(self.failed("starting the copy", &error)),
@@ -145,6 +247,9 @@ impl<'a> PrivateInstance<'a> {
 
     /// The job's error for a copy that does not run any more; its log says why.
     pub(super) fn died(&self) -> JobError {
+        if let Some(refused) = why_refused(&self.scratch) {
+            return refused;
+        }
         let log = read_log(&self.log);
         let fatal = log.lines().rev().find(|line| line.contains("FATAL:") || line.contains("PANIC:"));
         let reason =
@@ -157,6 +262,10 @@ impl<'a> PrivateInstance<'a> {
         } else if log.contains("No space left on device") {
             error.code = Code::DiskFull;
             "make room on the cell's disk, then ask again".clone_into(&mut error.hint);
+        } else if reason.contains("resource manager") {
+            error.code = Code::Unsupported;
+            "the WAL is partly of an extension's own kind; a copy loads no library of `shared_preload_libraries`, because libraries may reach outside it. Restore by hand with `pgbackrest restore`"
+                .clone_into(&mut error.hint);
         }
         error
     }
@@ -183,4 +292,11 @@ impl<'a> PrivateInstance<'a> {
     pub(crate) async fn leave(&self) {
         stop_and_remove_scratch(&self.data, &self.scratch).await;
     }
+}
+
+/// The size of a copy's shared buffers, MiB. `is_alone` while the database is stopped.
+fn shared_buffers_mb(is_alone: bool) -> u32 {
+    let (part, (least, most)) = if is_alone { (8, RECOVERY_BUFFERS_MB) } else { (32, DRILL_BUFFERS_MB) };
+    let megabytes = available_memory().map_or(least, |bytes| (bytes >> 20) / part);
+    u32::try_from(megabytes.clamp(least, most)).unwrap_or(u32::MAX)
 }

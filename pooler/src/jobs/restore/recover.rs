@@ -11,13 +11,16 @@ use cellar_model::{
     Code, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal, SystemIdentifier,
     Target, Timeline,
 };
-use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop};
+use cellar_postgres::{
+    ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
+};
 
 use crate::agent::Agent;
+use crate::data_layout::wal_directory;
 use crate::disk::{free_bytes, write_refusal};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
-use crate::instance::seeding_marker;
+use crate::instance::seeding_marker::{self, Legacy};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::fence::wait_for_fence;
@@ -65,6 +68,11 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
         (None, false) => agent.layout.restored(parent),
     };
     let mut copy = PrivateInstance::new(agent, &database, &card, record.id, data, 0);
+    if params.in_place {
+        // An attempt before this one may have removed the link.
+        copy.wal_directory =
+            seeding_marker::legacy(agent).wal_directory.or_else(|| wal_directory(&copy.data));
+    }
     if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
         // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
         copy.wal_of = Some(PathBuf::from(&card.data_directory));
@@ -73,7 +81,7 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
-        remove_directory(&copy.data);
+        remove_directory(&copy.data).await;
     }
     outcome
 }
@@ -98,7 +106,7 @@ async fn make_copy(
         if params.in_place {
             stop_and_mark_incomplete(agent, &copy.data).await?;
         } else {
-            remove_directory(&copy.data);
+            remove_directory(&copy.data).await;
             let free = free_bytes(&copy.data);
             if free < size_bytes {
                 let message = format!("the restored data needs {size_bytes} bytes, and {free} are free");
@@ -151,6 +159,14 @@ async fn make_copy(
     let mark = Mark { number: params.incarnation, job: Some(parent) };
     let disk = |error: std::io::Error| write_refusal("cannot mark the copy", &error);
     mark.write(&copy.data).map_err(disk)?;
+    if params.set.is_some() {
+        // The backup has another member's settings. What concerned that member alone is not this one's.
+        copy.leave().await;
+        let own =
+            if params.in_place { seeding_marker::legacy(agent) } else { Legacy::of(&agent.layout.data()) };
+        take_over_settings(&copy.data, &own.own_settings)
+            .map_err(|error| copy.failed("writing the copy's settings", &error))?;
+    }
     if params.in_place {
         std::fs::remove_file(agent.seeding_marker()).map_err(disk)?;
     }
@@ -175,7 +191,7 @@ async fn stop_and_mark_incomplete(agent: &Agent, data: &Path) -> Result<(), JobE
     };
     stop(data, &StopTimeouts::default()).await.map_err(|error| disk(&error))?;
     *agent.facts.borrow_mut() = None;
-    seeding_marker::begin(agent).map_err(|error| disk(&error))?;
+    seeding_marker::begin(agent, Legacy::of(data)).map_err(|error| disk(&error))?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cellar_model::{
     Code, JobError, Lsn, Progress, Refusal, Segment, SegmentSize, Target, Timeline, parse_timestamp,
 };
-use cellar_postgres::{PostmasterState, RecoverySettings, RecoveryTarget, promote, query, running};
+use cellar_postgres::{PostmasterState, RecoveryTarget, RequiredSettings, promote, query, running};
 use cellar_system::Process;
 use jiff::Timestamp;
 
@@ -28,6 +28,10 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long recovery may wait for WAL that should be there. Our settings let PostgreSQL ask again every second.
 const WAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a copy is started: once more for each change of settings that it meets. Each costs a restart on the real
+/// primary, too.
+const MAX_STARTS: u32 = 20;
 
 /// How long a promotion may take; it ends with a checkpoint.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(300);
@@ -114,11 +118,11 @@ impl ReplayState {
     }
 }
 
-/// Since when a recovery has made no progress.
+/// Since when a recovery waits for WAL at one position.
 struct Stall {
     lsn: Lsn,
     since: Instant,
-    /// How often in a row the same position was seen while PostgreSQL waited for WAL.
+    /// How often the same position was seen while PostgreSQL waited for WAL.
     looks: u32,
 }
 
@@ -128,10 +132,32 @@ impl Stall {
     }
 
     fn update(&mut self, state: &ReplayState) {
-        if state.lsn > self.lsn || !state.waits_for_wal {
+        // Between two waits PostgreSQL asks for the segment again. That is no progress.
+        if state.lsn > self.lsn || self.looks == 0 && !state.waits_for_wal {
             *self = Self { lsn: state.lsn, since: Instant::now(), looks: 0 };
-        } else {
+        } else if state.waits_for_wal {
             self.looks += 1;
+        }
+    }
+}
+
+/// Since when a copy that cannot be read yet waits for one segment.
+struct Awaited {
+    segment: String,
+    since: Instant,
+}
+
+impl Awaited {
+    /// The wait after another look. The title of the startup process names the segment on each of the timelines that
+    /// it may be on in turn, so only its number counts; and it names none for a moment.
+    fn update(before: Option<Self>, title: &StartupTitle) -> Option<Self> {
+        match title {
+            StartupTitle::Waiting(segment) => match before {
+                Some(before) if before.segment.get(8..) == segment.get(8..) => Some(before),
+                _ => Some(Self { segment: segment.clone(), since: Instant::now() }),
+            },
+            StartupTitle::Recovering => None,
+            StartupTitle::Other => before,
         }
     }
 }
@@ -155,7 +181,7 @@ fn decide(goal: &ReplayGoal, state: &ReplayState, stall: &Stall) -> Verdict {
         return Verdict::Reached(format!("{target} was reached"));
     }
     // Seen twice at the same position: PostgreSQL asked for WAL in between, and there was none.
-    if stall.looks < 2 {
+    if stall.looks < 2 || !state.waits_for_wal {
         return Verdict::Continue;
     }
     let at_end = goal.end.is_none_or(|end| end.is_reached(state.lsn, goal.size));
@@ -180,6 +206,14 @@ fn recovery_target(target: &Target) -> RecoveryTarget {
     }
 }
 
+/// How a recovery that was followed ended.
+enum Followed {
+    /// It is where it should be.
+    There(Reached),
+    /// The WAL demands greater settings than the copy was started with.
+    NeedsMore,
+}
+
 impl PrivateInstance<'_> {
     /// Starts the copy and follows its recovery to the target, or to the end of the WAL.
     pub(crate) async fn replay(
@@ -187,14 +221,42 @@ impl PrivateInstance<'_> {
         context: &mut JobContext<'_>,
         goal: &ReplayGoal,
     ) -> Result<Reached, JobFailure> {
-        self.start_recovery(goal).await?;
+        let begun = Instant::now();
+        for _ in 0..MAX_STARTS {
+            let target = recovery_target(&goal.target);
+            let followed =
+                match self.start_recovery(target, goal.timeline, goal.archive_mode, START_TIMEOUT).await {
+                    Ok(replays) => self.follow(context, goal, &replays).await,
+                    Err(error) => Err(error.into()),
+                };
+            match followed {
+                Ok(Followed::There(reached)) => return Ok(reached),
+                Ok(Followed::NeedsMore) => {
+                    tracing::info!(after = ?begun.elapsed(), "the WAL demands greater settings; the copy starts again");
+                    self.stop().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(self
+            .failed("recovering", &format!("the WAL raises settings more than {MAX_STARTS} times"))
+            .into())
+    }
+
+    async fn follow(
+        &self,
+        context: &mut JobContext<'_>,
+        goal: &ReplayGoal,
+        replays: &RequiredSettings,
+    ) -> Result<Followed, JobFailure> {
         let mut first_readable = None;
-        let mut awaited: Option<(String, Instant)> = None;
+        let mut awaited: Option<Awaited> = None;
         let mut stall = Stall::none_yet();
         loop {
             context.check_interrupted()?;
             let postmaster = match running(&self.data) {
                 Ok(Some(postmaster)) => postmaster,
+                Ok(None) if self.needs_more_than(replays).await => return Ok(Followed::NeedsMore),
                 Ok(None) => return Err(self.died().into()),
                 Err(error) => return Err(self.failed("looking at the copy", &error).into()),
             };
@@ -206,11 +268,8 @@ impl PrivateInstance<'_> {
             let phase = if state.is_some() { "recovering" } else { "recovering to a consistent state" };
             context.periodic_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
             let Some(state) = state else {
-                let segment = awaited_segment(postmaster.pid);
-                if awaited.as_ref().map(|(segment, _)| segment) != segment.as_ref() {
-                    awaited = segment.map(|segment| (segment, Instant::now()));
-                }
-                if let Some((segment, since)) = &awaited
+                awaited = Awaited::update(awaited, &startup_title(postmaster.pid));
+                if let Some(Awaited { segment, since }) = &awaited
                     && since.elapsed() > WAL_TIMEOUT
                 {
                     return Err(self.wal_missing(segment).into());
@@ -222,14 +281,17 @@ impl PrivateInstance<'_> {
             if !state.in_recovery {
                 return Err(self.failed("recovering", &"the copy ended its recovery by itself").into());
             }
-            if !state.paused {
-                stall.update(&state);
+            // A recovery also pauses when it meets settings that are too small, wherever its target is.
+            if state.paused && self.needs_more_than(replays).await {
+                return Ok(Followed::NeedsMore);
             }
+            stall.update(&state);
             match decide(goal, &state, &stall) {
                 Verdict::Continue => tokio::time::sleep(POLL_INTERVAL).await,
                 Verdict::Reached(stopped) => {
                     let (lsn, last_commit, paused) = (state.lsn, state.last_commit, state.paused);
-                    return Ok(Reached { lsn, last_commit, stopped, readable, paused });
+                    let reached = Reached { lsn, last_commit, stopped, readable, paused };
+                    return Ok(Followed::There(reached));
                 }
                 Verdict::TargetUnreachable => {
                     let message = format!("the WAL ends at {}, before {}", state.lsn, goal.target);
@@ -244,14 +306,6 @@ impl PrivateInstance<'_> {
                 }
             }
         }
-    }
-
-    async fn start_recovery(&self, goal: &ReplayGoal) -> Result<(), JobError> {
-        let settings = RecoverySettings { target: recovery_target(&goal.target), timeline: goal.timeline };
-        // With this file PostgreSQL waits at the end of the WAL rather than promote itself.
-        std::fs::write(self.data.join("standby.signal"), "")
-            .map_err(|error| self.failed("preparing the recovery", &error))?;
-        self.start_with(&self.config(Some(settings), goal.archive_mode), START_TIMEOUT).await
     }
 
     async fn replay_state(&self) -> Result<Option<ReplayState>, cellar_postgres::PostgresError> {
@@ -294,15 +348,27 @@ impl PrivateInstance<'_> {
     }
 }
 
-/// The segment that a server's startup process waits for, from its process title: `startup waiting for 0000…`.
-///
-/// The title is all that can be seen before the server accepts connections.
-fn awaited_segment(postmaster: i32) -> Option<String> {
-    Process::find(postmaster)?.children().iter().find_map(|child| {
-        let arguments = child.arguments();
-        let (_, segment) = arguments.first()?.split_once("startup waiting for ")?;
-        Some(segment.trim().to_owned())
-    })
+/// What a server's startup process does, from its process title: `startup recovering 0000…` or `startup waiting for
+/// 0000…`. The title is all that can be seen before the server accepts connections.
+enum StartupTitle {
+    /// It waits for this segment.
+    Waiting(String),
+    /// It replays a segment.
+    Recovering,
+    /// Neither is said.
+    Other,
+}
+
+fn startup_title(postmaster: i32) -> StartupTitle {
+    let children = Process::find(postmaster).map(|process| process.children()).unwrap_or_default();
+    let titles = children.iter().filter_map(|child| child.arguments().into_iter().next());
+    let said = titles.filter_map(|title| {
+        if let Some((_, segment)) = title.split_once("startup waiting for ") {
+            return Some(StartupTitle::Waiting(segment.trim().to_owned()));
+        }
+        title.contains("startup recovering ").then_some(StartupTitle::Recovering)
+    });
+    said.into_iter().next().unwrap_or(StartupTitle::Other)
 }
 
 #[cfg(test)]
@@ -344,5 +410,40 @@ mod tests {
         assert_eq!(decide(&beyond, &state(at, false), &stall), Verdict::TargetUnreachable);
         let unarchived = goal(Target::Latest {}, Some(WalEnd::Within(4)));
         assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::Continue);
+    }
+
+    #[test]
+    fn asking_for_a_segment_again_does_not_begin_the_wait_again() {
+        let size = SegmentSize::default();
+        let at = Lsn::new(size.start_of(3).bytes() + 40);
+        let unarchived = goal(Target::Latest {}, Some(WalEnd::Within(4)));
+        let asks = ReplayState { waits_for_wal: false, ..state(at, false) };
+        let mut stall = Stall::none_yet();
+        for look in [&state(at, false), &state(at, false), &asks, &state(at, false)] {
+            stall.update(look);
+        }
+        assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::Continue);
+        stall.since -= WAL_TIMEOUT + Duration::from_secs(1);
+        stall.update(&asks);
+        assert_eq!(decide(&unarchived, &asks, &stall), Verdict::Continue, "it may come now");
+        stall.update(&state(at, false));
+        assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::WalMissing);
+    }
+
+    #[test]
+    fn wait_before_consistency_is_for_a_segment_of_any_timeline() {
+        let waiting = |name: &str| StartupTitle::Waiting(name.to_owned());
+        let first = Awaited::update(None, &waiting("000000020000000000000005")).unwrap();
+        let begun = first.since;
+        let mut awaited = Some(first);
+        for title in
+            [waiting("000000010000000000000005"), StartupTitle::Other, waiting("000000020000000000000005")]
+        {
+            awaited = Awaited::update(awaited, &title);
+            assert_eq!(awaited.as_ref().unwrap().since, begun);
+        }
+        let next = Awaited::update(awaited, &waiting("000000020000000000000006")).unwrap();
+        assert!(next.since >= begun && next.segment.ends_with('6'));
+        assert!(Awaited::update(Some(next), &StartupTitle::Recovering).is_none());
     }
 }

@@ -14,6 +14,34 @@ fn unquoted(text: &str) -> Option<String> {
     }
 }
 
+#[test]
+fn what_is_in_the_way_of_a_check_is_not_damage() {
+    let failed = |status: &str, output: &str| PostgresError::CommandFailed {
+        program: AMCHECK.into(),
+        status: status.into(),
+        output: output.into(),
+        stdout: String::new(),
+    };
+    let amcheck = |status, output| {
+        let found = |status: &str, output: &str| status.ends_with(": 2") && !is_only_in_the_way(output);
+        let check = program_check(AMCHECK, Err(failed(status, output)), found);
+        assert!(!check.passed);
+        check.could_not_run
+    };
+    assert!(!amcheck("exit status: 2", "heap table \"a\", block 1: xmin is in the future"));
+    assert!(amcheck("exit status: 1", "pg_amcheck: error: query failed: ERROR:  no DDL today"));
+    let library = "btree index \"a.b\":\n    ERROR:  could not access file \"x\": No such file";
+    assert!(amcheck("exit status: 2", library));
+    let both = format!("{library}\n    ERROR:  item order invariant violated");
+    assert!(!amcheck("exit status: 2", &both));
+    let slow = PostgresError::CommandTimeout {
+        program: AMCHECK.into(),
+        after: CHECK_TIMEOUT,
+        output: String::new(),
+    };
+    assert!(program_check(AMCHECK, Err(slow), |_, _| true).could_not_run);
+}
+
 proptest! {
     #[test]
     fn a_check_is_one_argument_of_sql_and_its_database_one_name(

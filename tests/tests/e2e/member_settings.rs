@@ -1,0 +1,101 @@
+//! What one member's settings mean for another: a standby has what the WAL demands, and not what is its primary's alone.
+
+use std::time::Duration;
+
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
+
+use crate::sealed_copies::restart;
+
+/// Waits until everything that the primary has written is archived.
+fn archive(cluster: &Cluster) {
+    let last = cluster.sql("zone1", "SELECT pg_walfile_name(pg_switch_wal())");
+    eventually("what was written to be archived", || {
+        cluster.sql("zone1", "SELECT last_archived_wal FROM pg_stat_archiver") >= last
+    });
+}
+
+#[test]
+fn settings_that_the_primary_raised_reach_copies_and_members() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE TABLE a (i int)");
+    cluster.sql("zone1", "ALTER SYSTEM SET max_connections = 200");
+    cluster.sql("zone1", "ALTER SYSTEM SET max_locks_per_transaction = 100");
+    restart(&cluster, "zone1");
+    cluster.sql("zone1", "INSERT INTO a VALUES (1)");
+    archive(&cluster);
+    let note = wait_for("status to say why the replay is paused", Duration::from_secs(30), || {
+        let text = cluster.cellar(&["status"]);
+        text.contains("replay is paused").then_some(text)
+    });
+    assert!(note.contains("max_connections is 100 here, and the primary has 200"), "{note}");
+
+    // The backup is from before the change; the WAL behind it demands more.
+    let job =
+        cluster.json(&["drill", "--on", "zone1", "--max-rate", "0", "--check", "SELECT count(*) = 1 FROM a"]);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    // So does a new member that is made from it.
+    cluster.cellar(&["rebuild", "zone2"]);
+    assert_eq!(cluster.sql("zone2", "SHOW max_connections"), "200");
+    cluster.wait_streaming("zone2");
+    eventually("the row to arrive", || cluster.sql("zone2", "SELECT count(*) FROM a") == "1");
+    cluster.cellar(&["restore", "--latest", "--yes"]);
+    assert_eq!(cluster.sql("zone1", "SELECT count(*) FROM a"), "1");
+}
+
+#[test]
+fn paused_replay_is_shown() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone2", "SELECT pg_wal_replay_pause()");
+    eventually("status to say it", || cluster.cellar(&["status"]).contains("pg_wal_replay_resume()"));
+    cluster.sql("zone2", "SELECT pg_wal_replay_resume()");
+    eventually("status to say it no more", || !cluster.cellar(&["status"]).contains("replay is paused"));
+}
+
+#[test]
+fn rebuilt_member_has_its_own_slot_and_not_its_primarys() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "ALTER SYSTEM SET primary_slot_name = 'zone1_slot'");
+    cluster.sql("zone1", "SELECT pg_create_physical_replication_slot('zone2_slot')");
+    cluster.sql("zone2", "ALTER SYSTEM SET primary_slot_name = 'zone2_slot'");
+    cluster.cellar(&["backup", "--from", "zone2", "--type", "full"]);
+    cluster.cellar(&["rebuild", "zone2"]);
+    assert_eq!(cluster.sql("zone2", "SHOW primary_slot_name"), "zone2_slot");
+    cluster.wait_streaming("zone2");
+    assert_eq!(cluster.sql("zone1", "SELECT active FROM pg_replication_slots"), "t");
+}
+
+/// PostgreSQL calls a WAL receiver streaming before its primary has let it stream.
+#[test]
+fn member_that_cannot_stream_is_not_called_rebuilt() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone2", "ALTER SYSTEM SET primary_slot_name = 'no_such_slot'");
+    let job = cluster.json(&["rebuild", "zone2", "--no-wait"]);
+    let id = job["id"].as_str().expect("a job").to_owned();
+    let log = cluster.directory().join("zone2/log/postgres.log");
+    let refusals = || {
+        std::fs::read_to_string(&log).unwrap_or_default().matches("\"no_such_slot\" does not exist").count()
+    };
+    wait_for("five attempts to stream", Duration::from_secs(120), || {
+        let job = cluster.job(&id);
+        assert_ne!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+        (refusals() >= 5).then_some(())
+    });
+    assert!(cluster.status("zone2").is_some_and(|status| status.streams_from.is_none()));
+    cluster.sql("zone2", "ALTER SYSTEM RESET primary_slot_name");
+    cluster.sql("zone2", "SELECT pg_reload_conf()");
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+}
+
+#[test]
+fn primary_whose_configuration_is_not_utf_8_is_started_after_a_crash() {
+    let cluster = Cluster::up("zone1");
+    let main = cluster.directory().join("zone1/pg_data/postgresql.conf");
+    let mut text = std::fs::read(&main).unwrap();
+    text.extend_from_slice(b"# f\xfcr alle\n");
+    std::fs::write(&main, &text).unwrap();
+    let postmaster = cluster.postmaster("zone1");
+    kill_hard(postmaster);
+    eventually("PostgreSQL to be started again", || cluster.try_sql("zone1", "SELECT 1").code == 0);
+    assert!(std::fs::read(&main).unwrap().windows(5).any(|part| part == b"f\xfcr a"));
+}
