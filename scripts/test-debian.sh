@@ -20,7 +20,7 @@ repo=$(cd "$(dirname "$0")/.." && pwd -P)
 root=$repo/target/debian/$release
 tour="named_source lifecycle::a_cluster restore_targets::every upkeep::expiry upkeep::a_damaged drills::a_drill_proves rebuild::a_rebuild_is rotation::keys host_names::standby"
 
-if [ "${CELLAR_INSIDE:-}" != 1 ]; then
+if [ -z "${CELLAR_PROGRAMS:-}" ]; then
     [ "$(id -u)" = 0 ] || { echo "it takes root: a root directory, mounts and namespaces" >&2; exit 1; }
     for program in mmdebstrap unshare pivot_root apt-get; do
         command -v "$program" >/dev/null || { echo "$program is missing: install mmdebstrap and util-linux" >&2; exit 1; }
@@ -50,13 +50,19 @@ if [ "${CELLAR_INSIDE:-}" != 1 ]; then
     program() { # PACKAGE TEST
         cargo test --locked --no-run -p "$1" --test "$2" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
     }
-    CELLAR_E2E=$(program cellar-tests e2e)
-    CELLAR_CONFIG=$(program cellar-pgbackrest config)
-    CELLAR_INSTANCE=$(program cellar-postgres instance)
-    export CELLAR_E2E CELLAR_CONFIG CELLAR_INSTANCE
+    # Links of their own, so that a build does not replace the programs of a tour under way.
+    programs=$(mktemp -d "$repo/target/debian/programs.XXXXXX")
+    trap 'rm -rf "$programs"' EXIT
+    trap 'exit 130' INT TERM
+    chmod 755 "$programs"
+    ln target/debug/cellar target/debug/multiadmin target/debug/multipooler "$programs"
+    ln "$(program cellar-tests e2e)" "$programs/e2e"
+    ln "$(program cellar-pgbackrest config)" "$programs/config"
+    ln "$(program cellar-postgres instance)" "$programs/instance"
     # A process namespace ends all that is in it with its first process; mounts and network go with theirs.
-    CELLAR_INSIDE=1 exec unshare --mount --net --pid --fork --kill-child --propagation private \
+    CELLAR_PROGRAMS=$programs unshare --mount --net --pid --fork --kill-child --propagation private \
         sh "$0" "$release" "$@"
+    exit
 fi
 
 # In the namespaces: the release's root directory becomes the root, with this repository at its own path.
@@ -72,7 +78,8 @@ pivot_root . .outside
 umount -l /.outside
 cd "$repo"
 ip link set lo up
-unset CELLAR_INSIDE
+programs=$CELLAR_PROGRAMS
+unset CELLAR_PROGRAMS
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}"
 
@@ -85,13 +92,13 @@ tests() { # DIRECTORY PROGRAM FILTER...
 }
 # Where the golden files are, which cargo would tell.
 export INSTA_WORKSPACE_ROOT="$repo" INSTA_UPDATE=no
-tests crates/pgbackrest "$repo/$CELLAR_CONFIG"
-tests crates/postgres "$repo/$CELLAR_INSTANCE"
+tests crates/pgbackrest "$programs/config"
+tests crates/postgres "$programs/instance"
 if [ $# = 0 ]; then
     # shellcheck disable=SC2086
     set -- $tour
 fi
 [ "$1" != all ] || shift
-tests tests "$repo/$CELLAR_E2E" "$@"
+tests tests "$programs/e2e" "$@"
 [ -z "$failed" ] || { echo "$PRETTY_NAME: a test failed" >&2; exit 1; }
 echo "$PRETTY_NAME: all tests passed"

@@ -12,6 +12,8 @@ pub use machine::process::{
     children_named, command_line, cpu_time, is_alive, main_process, open_files, peak_rss_kib, processes_with,
     rss_kib, signal,
 };
-pub use machine::run::{Finished, OsUser, as_user, bin_dir, binary, ordinary_user, postgres_user, run};
+pub use machine::run::{
+    Finished, OsUser, as_user, bin_dir, binary, give_to_postgres, ordinary_user, postgres_user, run,
+};
 pub use machine::sweep::{clean_up_when_told_to_end, kill_hard};
 pub use machine::wait::{block_on, eventually, wait_for};

@@ -75,6 +75,7 @@ pub(crate) async fn report(agent: Rc<Agent>) {
     let mut lease_changes = agent.lease.subscribe();
     let mut topology = agent.mirror.changes();
     let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
+    let mut failing = false;
     loop {
         let wanted = status(&agent);
         // The key may have been deleted by others: the cell was removed and added again, or the lease expired while
@@ -87,9 +88,12 @@ pub(crate) async fn report(agent: Rc<Agent>) {
                 // A pooler without an address card is not part of the topology and does not report.
                 if agent.card_of(&agent.cell).is_some() {
                     match agent.store.transaction().put_leased(&key, &record, lease).commit().await {
-                        Ok(_) => written = Some((wanted, lease)),
+                        Ok(_) => (written, failing) = (Some((wanted, lease)), false),
                         Err(error) => {
-                            tracing::debug!(%error, "status not written");
+                            // Once for each outage: without its status the cell is shown as down.
+                            if !std::mem::replace(&mut failing, true) {
+                                tracing::warn!(%error, "this cell's status cannot be written");
+                            }
                             tokio::time::sleep(RETRY_INTERVAL).await;
                             continue;
                         }

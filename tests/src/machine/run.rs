@@ -1,7 +1,8 @@
 //! Running programs and keeping what they print.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::unistd::{Uid, User};
@@ -133,4 +134,24 @@ pub fn as_user(user: &OsUser, program: impl AsRef<std::ffi::OsStr>) -> Command {
         command.uid(user.uid).gid(user.gid);
     }
     command
+}
+
+/// Gives a file of ours to the user that clusters run as, who can reach it then: pgBackRest, which from 2.59 on refuses to
+/// run as root, reads no key of another user.
+///
+/// # Panics
+/// When the file cannot be given.
+pub fn give_to_postgres(file: &Path) {
+    let user = postgres_user();
+    if let Err(error) = std::os::unix::fs::chown(file, Some(user.uid), Some(user.gid)) {
+        panic!("{} cannot be given to {}: {error}", file.display(), user.name);
+    }
+    for directory in file.ancestors().skip(1) {
+        let Ok(found) = directory.metadata() else { break };
+        let mode = found.permissions().mode();
+        if mode & 0o001 != 0 {
+            break;
+        }
+        let _ = std::fs::set_permissions(directory, PermissionsExt::from_mode(mode | 0o011));
+    }
 }

@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cellar_api::v1::InstanceState;
-use cellar_tests::{Cluster, Finished, eventually, kill_hard, postgres_user, run, wait_for};
+use cellar_tests::{
+    Cluster, Finished, as_user, eventually, give_to_postgres, kill_hard, postgres_user, run, wait_for,
+};
 use tempfile::TempDir;
 
 /// How often every process is looked at.
@@ -184,7 +186,7 @@ fn all_answers(cluster: &Cluster) -> String {
 
 /// pgBackRest as a person runs it with a cell's generated config.
 fn pgbackrest(cluster: &Cluster, arguments: &[&str]) -> Command {
-    let mut command = Command::new("pgbackrest");
+    let mut command = as_user(&postgres_user(), "pgbackrest");
     let config = cluster.directory().join("zone1/pgbackrest.conf").display().to_string();
     command
         .args([&format!("--config={config}"), "--stanza=app", "--log-level-console=off"])
@@ -284,7 +286,8 @@ fn a_passphrase_is_in_its_own_files_and_nowhere_else() {
     let config = std::fs::read_to_string(directory.join("zone1/pgbackrest.conf")).expect("the config");
     let rest: Vec<&str> = config.lines().filter(|line| !line.contains("cipher-pass")).collect();
     let bare = passphrase.write("bare.conf", &rest.join("\n"));
-    let mut command = Command::new("pgbackrest");
+    give_to_postgres(&bare);
+    let mut command = as_user(&postgres_user(), "pgbackrest");
     command
         .arg(format!("--config={}", bare.display()))
         .args(["--stanza=app", "--output=json", "--log-level-file=off", "info"])

@@ -11,7 +11,9 @@ use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::PgbackrestName;
 use cellar_system::{addresses_of, has_address};
-use cellar_tests::{Cluster, Finished, block_on, command_line, run};
+use cellar_tests::{
+    Cluster, Finished, as_user, block_on, command_line, give_to_postgres, postgres_user, run,
+};
 use cellar_tls::{ClientTls, probe, unchecked_client};
 
 use super::issuer::Service::{EtcdClient, EtcdPeer, Multiadmin, Pgbackrest, Pooler, Postgres};
@@ -144,7 +146,8 @@ pub(crate) fn repo_command(
     stanza: &str,
 ) -> Command {
     let config = cluster.directory().join("zone1/pgbackrest.conf");
-    let mut command = Command::new("pgbackrest");
+    [certificate, key].into_iter().for_each(give_to_postgres);
+    let mut command = as_user(&postgres_user(), "pgbackrest");
     command
         .args(["--config=/dev/null", "--log-level-file=off", "--log-level-console=off"])
         .arg(format!("--stanza={stanza}"))
@@ -153,7 +156,7 @@ pub(crate) fn repo_command(
         .arg(format!("--repo1-host-port={port}"))
         .arg(format!("--repo1-host-config={}", config.display()))
         .arg(format!("--repo1-path={}", cluster.directory().join("repo").display()))
-        .arg(format!("--repo1-host-ca-file={}", cluster.directory().join("ca/ca.crt").display()))
+        .arg(format!("--repo1-host-ca-file={}", cluster.directory().join("zone1/tls/ca.crt").display()))
         .arg(format!("--repo1-host-cert-file={}", certificate.display()))
         .arg(format!("--repo1-host-key-file={}", key.display()))
         .env("LC_ALL", "C");

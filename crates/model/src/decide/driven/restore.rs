@@ -64,15 +64,16 @@ impl DrivenJob for Restore<'_> {
 
     fn state_left(&self, scene: &Scene<'_>) -> String {
         let cell = &scene.job.cell;
-        let is_over_the_primary = self.params.in_place
-            && scene.last(JobKind::Recover).is_some()
-            && scene.leader.is_some_and(|leader| leader.cell == *cell);
-        if is_over_the_primary {
+        if !self.params.in_place || scene.last(JobKind::Recover).is_none() {
+            "the database is as it was before".to_owned()
+        } else if scene.leader.is_some_and(|leader| leader.cell == *cell) {
             format!(
                 "the data of the primary in {cell} was being restored over and is not whole any more: restore it again"
             )
         } else {
-            "the database is as it was before".to_owned()
+            format!(
+                "the database is as it was before, but the standby in {cell} was being restored over and may not be whole any more: if it does not stream, `cellar rebuild {cell}`"
+            )
         }
     }
 }

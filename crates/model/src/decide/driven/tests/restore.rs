@@ -156,6 +156,23 @@ fn restore_in_place_keeps_no_old_data() {
 }
 
 #[test]
+fn failed_restore_over_a_standby_says_that_its_data_may_be_lost() {
+    let mut world = World::new(JobKind::Restore, true);
+    world.run(|step, _| step != JobKind::Recover);
+    let (state, error, _) = world.closed.unwrap();
+    let message = error.unwrap().message;
+    assert_eq!(state, JobState::Failed);
+    assert!(
+        message.contains("as it was before, but the standby in") && message.contains("cellar rebuild"),
+        "{message}"
+    );
+    // Before the recovery has begun nothing was overwritten.
+    let mut world = World::new(JobKind::Restore, true);
+    world.run(|step, _| step != JobKind::Fence);
+    assert!(world.closed.unwrap().1.unwrap().message.ends_with("the database is as it was before"));
+}
+
+#[test]
 fn restore_fails_when_its_first_backup_fails_twice() {
     let mut world = World::new(JobKind::Restore, false);
     world.run(|step, _| step != JobKind::Backup);
