@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 
 use landlock::{
-    ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
-    path_beneath_rules,
+    ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
+    RulesetStatus, path_beneath_rules,
 };
 
 /// The kernel's interface whose rights to write are given up: with truncation, Linux 6.2. Older kernels give up what they
@@ -24,7 +24,7 @@ pub fn confine_writes<P: AsRef<Path>>(writable: impl IntoIterator<Item = P>) -> 
         .handle_access(writes)
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(writable, writes)))
-        .and_then(|rules| rules.restrict_self())
+        .and_then(RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
