@@ -7,7 +7,7 @@ TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed sim soak clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian sim soak clean deps
 
 all: build
 
@@ -52,6 +52,10 @@ ci: deps fmt lint docs
 ## test-mixed: a tour in clusters of this build and another: make test-mixed OLDER=DIRECTORY
 test-mixed: release
 	@scripts/mixed-versions.sh $(OLDER) target/release
+
+## test-debian: a tour on another release of Debian, as root: make test-debian RELEASE=trixie [TESTS=all]
+test-debian: deps
+	@scripts/test-debian.sh $(RELEASE) $(TESTS)
 
 ## sim: simulated clusters under faults, a million steps: make sim [SECONDS=600] [SEED=9]
 sim: deps

@@ -37,7 +37,11 @@ pub(crate) fn missing() -> Vec<Finding> {
         })
         .collect();
     if let Err(error) = cellar_postgres::Tools::find(None) {
-        findings.push(Finding { message: error.to_string(), hint: install("postgresql-15") });
+        let package = match &error {
+            cellar_postgres::PostgresError::MissingBinary { package, .. } => package.as_str(),
+            _ => "postgresql",
+        };
+        findings.push(Finding { message: error.to_string(), hint: install(package) });
     }
     findings.extend(DAEMONS.into_iter().filter(|program| find_daemon(program).is_none()).map(|program| {
         Finding {

@@ -124,7 +124,7 @@ fn what_pgbackrest_says(text: &str) -> Vec<String> {
     std::fs::write(&file, text.replace("=/backup", &format!("={}/backup", scratch.path().display())))
         .unwrap();
     let config = format!("--config={}", file.display());
-    let common = ["--log-level-console=warn", "--log-level-file=off", "--io-timeout=0.1"];
+    let common = ["--log-level-console=warn", "--log-level-file=off", "--io-timeout=1"];
     let mut said = run(pgbackrest().args([&config, "--stanza=multigres"]).args(common).arg("check"));
     said += &run(pgbackrest().args([&config, "--stanza=multigres"]).args(common).arg("info"));
     said += &run(pgbackrest().arg(&config).args(common).arg("server-ping"));

@@ -77,7 +77,9 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
-    launch(tools, data_directory, raised, log, timeout, None).await
+    // A configuration that came from another member may name that one's directory, which counts more than -D.
+    let options = format!("-c data_directory={} {raised}", shell_quoted(&data_directory.to_string_lossy()));
+    launch(tools, data_directory, options, log, timeout, None).await
 }
 
 /// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without
@@ -157,7 +159,7 @@ async fn launch(
     writable: Option<&[PathBuf]>,
 ) -> Result<Postmaster, PostgresError> {
     let before = fs::metadata(log).map_or(0, |found| found.len());
-    let mut command = tools.command("pg_ctl");
+    let mut command = tools.for_data(data_directory).command("pg_ctl");
     // pg_ctl starts the server with setsid(), and with its output in the log rather than in our pipe.
     command.args(["start", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory).arg("-l").arg(log);
     if !options.is_empty() {
@@ -197,7 +199,7 @@ pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) ->
     if running(data_directory)?.is_none() {
         return Err(PostgresError::NotRunning(data_directory.display().to_string()));
     }
-    let mut command = tools.command("pg_ctl");
+    let mut command = tools.for_data(data_directory).command("pg_ctl");
     command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
     run(command, timeout + TIMEOUT_MARGIN).await.map(|_| ())
 }

@@ -35,7 +35,12 @@ pub enum DataDirectory {
         /// What is missing or broken.
         reason: String,
     },
-    /// Something else: files that are not PostgreSQL's, or another major version. Not ours to touch.
+    /// A data directory of a major version whose programs are not installed. Not ours to touch.
+    OtherVersion {
+        /// Which version, and what to do.
+        reason: String,
+    },
+    /// Something else: files that are not PostgreSQL's. Not ours to touch.
     Foreign {
         /// What it is.
         reason: String,
@@ -91,10 +96,12 @@ pub async fn inspect(tools: &Tools, path: &Path) -> Result<DataDirectory, Postgr
         return partial("has no global/pg_control");
     }
     // pg_controldata of another version prints nonsense instead of failing.
+    let tools = tools.for_data(path);
     let ours = tools.version().await?;
     if ours.split(|c: char| !c.is_ascii_digit()).next() != Some(version.to_string().as_str()) {
-        let reason = format!("is of PostgreSQL {version}, the programs in use are {ours}");
-        return Ok(DataDirectory::Foreign { reason });
+        let (bindir, remedy) = (tools.bindir().display(), tools.remedy(version));
+        let reason = format!("is of PostgreSQL {version}, the programs in {bindir} are {ours}: {remedy}");
+        return Ok(DataDirectory::OtherVersion { reason });
     }
     let mut command = tools.command("pg_controldata");
     command.arg("-D").arg(path);

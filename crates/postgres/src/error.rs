@@ -14,7 +14,7 @@ pub enum PostgresError {
         /// The program, such as `initdb`.
         program: &'static str,
         /// The Debian package that has it.
-        package: &'static str,
+        package: String,
         /// The directories that were looked at.
         searched: String,
     },

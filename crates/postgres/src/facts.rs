@@ -195,6 +195,13 @@ impl InstanceFacts {
         self.wal_receiver.as_ref().filter(|receiver| receiver.status == "streaming")?.sender.as_ref()
     }
 
+    /// How far a standby has the WAL. What it received counts from its start, and begins with the start of a segment, which
+    /// may be lower than what it has replayed.
+    #[must_use]
+    pub fn held_lsn(&self) -> Option<Lsn> {
+        self.receive_lsn.max(self.replay_lsn)
+    }
+
     /// What the rules for a backup's source want to know.
     #[must_use]
     pub fn to_observed(&self) -> Observed {
@@ -205,8 +212,8 @@ impl InstanceFacts {
             system_identifier: self.system_identifier,
             timeline: self.timeline,
             streaming_from: self.streaming_from().cloned(),
-            // What was received the primary has, even when it has said nothing newer.
-            primary_lsn: told.max(self.receive_lsn).or(self.write_lsn),
+            // What is here the primary has, even when it has said nothing newer.
+            primary_lsn: told.max(self.held_lsn()).or(self.write_lsn),
             replay_lsn: self.replay_lsn.or(self.write_lsn).unwrap_or(Lsn::new(0)),
         }
     }

@@ -12,8 +12,8 @@ use crate::error::PostgresError;
 /// Where Debian's packages put each major version: `<here>/15/bin`.
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
 
-/// The Debian package that has the programs.
-const PACKAGE: &str = "postgresql-15";
+/// The Debian package that has the programs of the release's version.
+const PACKAGE: &str = "postgresql";
 
 /// The programs that must be there.
 const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "pg_controldata"];
@@ -25,20 +25,43 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
     bindir: PathBuf,
+    /// Where the programs of other versions are; none when a directory was named, which is then the only one.
+    versions: Option<PathBuf>,
     /// User and group id for children, when the caller is root; PostgreSQL refuses to run as root.
     /// Files that this crate writes then go to the same user.
     pub run_as: Option<(u32, u32)>,
     nice: u32,
 }
 
+/// The Debian package that has the programs in this directory.
+fn package_of(bindir: &Path) -> String {
+    let version = bindir.strip_prefix(DEBIAN_ROOT).ok().and_then(|rest| rest.iter().next()?.to_str());
+    version.map_or_else(|| PACKAGE.to_owned(), package_of_version)
+}
+
+/// The Debian package of one major version.
+pub(crate) fn package_of_version(version: impl std::fmt::Display) -> String {
+    format!("postgresql-{version}")
+}
+
 fn newest_debian(root: &Path) -> Option<PathBuf> {
     let versions = std::fs::read_dir(root).ok()?.flatten().filter_map(|entry| {
         let major: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let bindir = entry.path().join("bin");
+        let bindir = bindir_of(root, major);
         // A client package of a newer version brings the directory, but no server.
         bindir.join("postgres").is_file().then_some((major, bindir))
     });
     versions.max().map(|(_, bindir)| bindir)
+}
+
+/// Where Debian has the programs of a major version.
+fn bindir_of(root: &Path, version: u32) -> PathBuf {
+    root.join(version.to_string()).join("bin")
+}
+
+/// A program that a directory lacks.
+fn missing_program(bindir: &Path) -> Option<&'static str> {
+    PROGRAMS.into_iter().find(|program| !bindir.join(program).is_file())
 }
 
 fn on_path(path: Option<OsString>) -> Option<PathBuf> {
@@ -49,23 +72,54 @@ impl Tools {
     /// Finds the programs: in `bindir` when it is given, else in `$CELLAR_PG_BINDIR`, else the newest
     /// version of Debian's packages, else on `$PATH`. A directory that was named is the only one looked at.
     ///
+    /// These programs make a new database. An existing one needs those of [`Tools::for_data`].
+    ///
     /// # Errors
     /// [`PostgresError::MissingBinary`], naming the Debian package.
     pub fn find(bindir: Option<&Path>) -> Result<Self, PostgresError> {
         let named = bindir
             .map(Path::to_path_buf)
             .or_else(|| std::env::var_os("CELLAR_PG_BINDIR").filter(|d| !d.is_empty()).map(PathBuf::from));
+        let versions = named.is_none().then(|| PathBuf::from(DEBIAN_ROOT));
         let found = named
             .or_else(|| newest_debian(Path::new(DEBIAN_ROOT)))
             .or_else(|| on_path(std::env::var_os("PATH")));
         let missing =
-            |program, searched| PostgresError::MissingBinary { program, package: PACKAGE, searched };
+            |program, package, searched| PostgresError::MissingBinary { program, package, searched };
         let Some(bindir) = found else {
-            return Err(missing(PROGRAMS[0], format!("{DEBIAN_ROOT}/*/bin and $PATH")));
+            let searched = format!("{DEBIAN_ROOT}/*/bin and $PATH");
+            return Err(missing(PROGRAMS[0], PACKAGE.to_owned(), searched));
         };
-        match PROGRAMS.into_iter().find(|program| !bindir.join(program).is_file()) {
-            Some(program) => Err(missing(program, bindir.display().to_string())),
-            None => Ok(Self { bindir, run_as: None, nice: 0 }),
+        match missing_program(&bindir) {
+            Some(program) => Err(missing(program, package_of(&bindir), bindir.display().to_string())),
+            None => Ok(Self { bindir, versions, run_as: None, nice: 0 }),
+        }
+    }
+
+    /// The programs of the major version that a data directory has, if they are installed; else, and for a directory
+    /// without a version, the same ones. A host may get a newer version beside the one that its data is of.
+    #[must_use]
+    pub fn for_data(&self, data: &Path) -> Self {
+        let text = std::fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
+        text.trim().parse().map_or_else(|_| self.clone(), |version| self.of_version(version))
+    }
+
+    /// The programs of a major version, if they are installed; else the same ones.
+    #[must_use]
+    pub fn of_version(&self, version: u32) -> Self {
+        let bindir = self.versions.as_ref().map(|root| bindir_of(root, version));
+        match bindir.filter(|bindir| missing_program(bindir).is_none()) {
+            Some(bindir) => Self { bindir, ..self.clone() },
+            None => self.clone(),
+        }
+    }
+
+    /// What to do about a data directory of a version whose programs these are not.
+    pub(crate) fn remedy(&self, version: u32) -> String {
+        if self.versions.is_some() {
+            format!("install the Debian package {}, or set CELLAR_PG_BINDIR", package_of_version(version))
+        } else {
+            format!("let CELLAR_PG_BINDIR name the programs of PostgreSQL {version}, or unset it")
         }
     }
 
@@ -145,7 +199,33 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let error = Tools::find(Some(empty.path())).unwrap_err();
         assert!(matches!(&error, PostgresError::MissingBinary { program: "initdb", .. }));
-        assert!(error.to_string().contains("postgresql-15"), "{error}");
+        assert!(error.to_string().contains("the Debian package postgresql,"), "{error}");
+        assert_eq!(package_of(Path::new("/usr/lib/postgresql/17/bin")), "postgresql-17");
+    }
+
+    #[test]
+    fn data_directory_chooses_the_programs_of_its_version() {
+        let root = tempfile::tempdir().unwrap();
+        let install = |version: u32| {
+            let bindir = bindir_of(root.path(), version);
+            std::fs::create_dir_all(&bindir).unwrap();
+            PROGRAMS.iter().for_each(|program| std::fs::write(bindir.join(program), "").unwrap());
+            bindir
+        };
+        let (old, new) = (install(15), install(17));
+        let tools =
+            Tools { bindir: new.clone(), versions: Some(root.path().to_owned()), run_as: None, nice: 0 };
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(tools.for_data(data.path()).bindir, new, "nothing is there yet");
+        for (version, bindir) in [("15\n", &old), ("17\n", &new), ("16\n", &new), ("what\n", &new)] {
+            std::fs::write(data.path().join("PG_VERSION"), version).unwrap();
+            assert_eq!(tools.for_data(data.path()).bindir, *bindir, "{version}");
+        }
+        std::fs::write(data.path().join("PG_VERSION"), "15\n").unwrap();
+        let named = Tools { versions: None, ..tools.clone() };
+        assert_eq!(named.for_data(data.path()).bindir, new, "a directory that was named is the only one");
+        assert!(tools.remedy(16).contains("postgresql-16"));
+        assert!(named.remedy(15).contains("CELLAR_PG_BINDIR"));
     }
 
     #[test]

@@ -505,12 +505,14 @@ async fn directories_are_told_apart() {
     }
     fs::write(&control, &whole).unwrap();
     assert!(matches!(look().await, DataDirectory::Valid { .. }));
+    let version = fs::read_to_string(data.join("PG_VERSION")).unwrap();
     fs::write(data.join("PG_VERSION"), "9\n").unwrap();
-    assert!(matches!(look().await, DataDirectory::Foreign { .. }));
+    let DataDirectory::OtherVersion { reason } = look().await else { panic!("{:?}", look().await) };
+    assert!(reason.contains("postgresql-9"), "{reason}");
     fs::write(data.join("PG_VERSION"), "what\n").unwrap();
     assert!(matches!(look().await, DataDirectory::Partial { .. }));
     fs::remove_file(control).unwrap();
-    fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+    fs::write(data.join("PG_VERSION"), version).unwrap();
     assert!(matches!(look().await, DataDirectory::Partial { .. }));
 
     let uid = user().map_or_else(|| nix::unistd::geteuid().as_raw(), |(uid, _)| uid);

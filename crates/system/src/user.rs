@@ -18,7 +18,7 @@ pub struct OsUser {
 pub enum UserError {
     /// No such login.
     #[error(
-        "there is no OS user {0}: install the Debian package postgresql-15, which creates `postgres`, or name another with --os-user"
+        "there is no OS user {0}: install the Debian package postgresql-common, which creates `postgres`, or name another with --os-user"
     )]
     Unknown(String),
     /// PostgreSQL refuses to run as root.

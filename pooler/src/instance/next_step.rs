@@ -154,6 +154,9 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
                 s.cell
             ));
         }
+        DataDirectory::OtherVersion { reason } => {
+            return Step::Broken(format!("the data directory {reason}; nothing in it was touched"));
+        }
         DataDirectory::Foreign { reason } => {
             return Step::Broken(format!(
                 "the data directory {reason}; nothing in it was touched. Empty it, or rebuild the cell with `cellar rebuild {}`",

@@ -10,6 +10,7 @@ use cellar_system::rename;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{self, Mark};
+use crate::instance::seeding_marker;
 
 /// Moves the data directory to where a rollback of `restore` finds it.
 ///
@@ -66,7 +67,7 @@ pub(crate) async fn occupant(agent: &Agent, data: &Path, leader: &Leader) -> Res
         DataDirectory::Missing | DataDirectory::Empty => return Ok(Occupant::Nobody),
         DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
         DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
-        DataDirectory::Foreign { .. } => false,
+        DataDirectory::OtherVersion { .. } | DataDirectory::Foreign { .. } => false,
     };
     Ok(if ours { Occupant::ThisDatabase } else { Occupant::SomethingElse })
 }
@@ -100,10 +101,7 @@ pub(crate) async fn install_successor(agent: &Agent, successor: &Path, data: &Pa
     }
     rename(successor, data)?;
     tracing::info!(from = %successor.display(), "the restored data is in its place");
-    match std::fs::remove_file(agent.seeding_marker()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    seeding_marker::remove(agent)
 }
 
 fn aside_path(data: &Path) -> PathBuf {

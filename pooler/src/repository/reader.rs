@@ -100,6 +100,11 @@ impl<'a> Repo<'a> {
         self.info.archives.last().map(|archive| archive.id.as_str())
     }
 
+    /// The major version of PostgreSQL that wrote that archive.
+    pub(crate) fn postgres_version(&self) -> Option<u32> {
+        self.archive_id()?.split_once('-')?.0.parse().ok()
+    }
+
     fn archive_path(&self, id: &str) -> String {
         format!("archive/{}/{id}", self.database.stanza)
     }

@@ -1,5 +1,6 @@
 //! PostgreSQL of a cluster's cells.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::cluster::local::Cluster;
@@ -7,6 +8,22 @@ use crate::machine::run::{Finished, as_user, run};
 use crate::machine::wait::eventually;
 
 impl Cluster {
+    /// pgBackRest's directory of the WAL of the database that the cluster was made with, such as `15-1`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn archive(&self) -> PathBuf {
+        let stanza = self.directory.join("repo/archive/app");
+        let entries = std::fs::read_dir(&stanza).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_first = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with("-1"));
+        let Some(path) = entries.into_iter().find(is_first) else {
+            panic!("no archive in {}", stanza.display())
+        };
+        path
+    }
+
     /// Where a cell's PostgreSQL can be reached: socket directory and port. As its own pid file says, or multiadmin when
     /// it does not run.
     fn socket(&self, cell: &str) -> (String, String) {

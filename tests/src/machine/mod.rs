@@ -1,4 +1,4 @@
-//! The machine that clusters run on: programs, processes, ports, hosts files, shared memory, and the directory of all test clusters.
+//! The machine that clusters run on: programs, processes, ports, namespaces, shared memory, and the directory of all test clusters.
 //! Knows nothing of Cellar. [`crate::cluster`] builds on it.
 
 pub(crate) mod listening;

@@ -1,6 +1,7 @@
-//! A view of this machine with another hosts file, and if wanted with a network of its own.
+//! A view of this machine with another hosts file, another directory, or a network of its own.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Namespaces of the kernel in which the hosts file is another one. They last as long as this value or a process in them.
@@ -17,8 +18,21 @@ impl Namespace {
     /// # Panics
     /// When it cannot be made; the message says what is missing. It takes root.
     #[must_use]
+    #[track_caller]
     pub fn with_hosts(hosts: &str) -> Self {
-        Self::new(hosts, false)
+        Self::new(hosts, false, "true")
+    }
+
+    /// The machine as it is, with this directory in place of another one.
+    ///
+    /// # Panics
+    /// As [`Namespace::with_hosts`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_directory(directory: &Path, in_place_of: &Path) -> Self {
+        let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let mount = format!("mount --bind {} {}", directory.display(), in_place_of.display());
+        Self::new(&hosts, false, &mount)
     }
 
     /// The same, with a network of its own whose loopback interface has `127.0.0.1` and no `::1`.
@@ -26,11 +40,13 @@ impl Namespace {
     /// # Panics
     /// As [`Namespace::with_hosts`].
     #[must_use]
+    #[track_caller]
     pub fn without_ipv6_loopback(hosts: &str) -> Self {
-        Self::new(hosts, true)
+        Self::new(hosts, true, "ip link set lo up && ip -6 addr flush dev lo")
     }
 
-    fn new(hosts: &str, own_network: bool) -> Self {
+    #[track_caller]
+    fn new(hosts: &str, own_network: bool, setup: &str) -> Self {
         let Ok(mut file) = tempfile::NamedTempFile::new() else { panic!("no temporary file") };
         if let Err(error) = file.write_all(hosts.as_bytes()) {
             panic!("no hosts file: {error}");
@@ -39,10 +55,9 @@ impl Namespace {
         if let Err(error) = std::fs::set_permissions(file.path(), readable) {
             panic!("no hosts file: {error}");
         }
-        let network = if own_network { " && ip link set lo up && ip -6 addr flush dev lo" } else { "" };
         // It ends with this process, whose end of the pipe it reads.
         let script =
-            format!("mount --bind {} /etc/hosts{network} && echo ready && exec cat", file.path().display());
+            format!("mount --bind {} /etc/hosts && {setup} && echo ready && exec cat", file.path().display());
         let mut command = Command::new("unshare");
         command.arg("--mount").args(own_network.then_some("--net")).args(["sh", "-c", &script]);
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

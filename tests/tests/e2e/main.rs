@@ -29,6 +29,7 @@ mod member_settings;
 mod named_source;
 mod new_repository;
 mod ordinary_user;
+mod other_versions;
 mod rebuild;
 mod restore_bad_days;
 mod restore_kills;

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use cellar_tests::{Cluster, bin_dir, run};
+use cellar_tests::{Cluster, Finished, bin_dir, eventually, run, signal};
+use nix::sys::signal::Signal;
 
 /// The blocks of a page that belong to a way, in the order in which they are run: what makes the bad day, then the rest.
 fn blocks(page: &str, way: &str) -> Vec<String> {
@@ -36,20 +37,24 @@ fn blocks(page: &str, way: &str) -> Vec<String> {
     practise.into_iter().chain(rest).collect()
 }
 
-/// Walks a way and returns the cluster as it leaves it.
-fn walk(page: &str, way: &str) -> Cluster {
-    let cluster = Cluster::up("zone1,zone2,zone3");
-    let script = format!("set -e\n{}", blocks(page, way).join("\n"));
+/// Runs a script as a person would who works on the cluster.
+fn shell(cluster: &Cluster, script: &str) -> Finished {
     let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default());
     let mut shell = Command::new("bash");
     shell
-        .args(["-c", &script])
+        .args(["-c", script])
         // What a page writes goes with the cluster.
         .current_dir(cluster.directory())
         .env("CELLAR_DIR", cluster.directory())
         .env("PATH", path)
         .env_remove("CELLAR_ADMIN");
-    let finished = run(&mut shell);
+    run(&mut shell)
+}
+
+/// Walks a way and returns the cluster as it leaves it.
+fn walk(page: &str, way: &str) -> Cluster {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let finished = shell(&cluster, &format!("set -e\n{}", blocks(page, way).join("\n")));
     assert_eq!(finished.code, 0, "{page}, {way}:\n{}\n{}", finished.stdout, finished.stderr);
     // A way may end with one cell fewer.
     let primary = cluster.primary();
@@ -94,6 +99,41 @@ fn i_lost_the_cell_of_a_standby() {
 #[test]
 fn i_lost_the_cell_of_the_primary() {
     let _ = walk("lost-cell", "primary");
+}
+
+/// A standby that was restarted after the loss says that it has received less than it has replayed.
+#[test]
+fn choice_of_a_standby_counts_what_a_restarted_one_has_replayed() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.sql("zone1", "CREATE TABLE written AS SELECT generate_series(1, 1000) AS n");
+    for cell in ["zone2", "zone3"] {
+        eventually("the rows to be replayed", || {
+            cluster.try_sql(cell, "SELECT count(*) FROM written").stdout.trim() == "1000"
+        });
+    }
+    cluster.kill_cell("zone1");
+    let replayed = cluster.sql("zone2", "SELECT pg_last_wal_replay_lsn()");
+    let before = cluster.postmaster("zone2");
+    signal(before, Signal::SIGINT);
+    let received = "SELECT pg_last_wal_receive_lsn()";
+    eventually("zone2 to have been restarted and to look for the primary", || {
+        let found = cluster.try_sql("zone2", received);
+        found.code == 0 && !found.stdout.trim().is_empty() && cluster.postmaster("zone2") != before
+    });
+    let lower = format!("SELECT pg_last_wal_receive_lsn() < '{replayed}'");
+    assert_eq!(cluster.sql("zone2", &lower), "t", "else this test shows nothing");
+    // The functions of the page, and its loop over the standbys without the promotion after it.
+    let page = blocks("lost-cell", "primary");
+    let functions = page.iter().find(|block| block.contains("sql() {")).expect("the functions");
+    let choice = page.iter().find(|block| block.contains("pg_promote()")).expect("the choice");
+    let choice = choice.split("sql zone2").next().expect("the loop");
+    let said = shell(&cluster, &format!("set -e\n{functions}\n{choice}")).ok();
+    let zone2 = said.lines().find_map(|line| line.strip_prefix("zone2 ")).expect("a line for zone2");
+    assert_eq!(
+        cluster.sql("zone3", &format!("SELECT '{}'::pg_lsn >= '{replayed}'", zone2.trim())),
+        "t",
+        "{said}"
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn job_of(finished: &Finished) -> Value {
 }
 
 fn segments(cluster: &Cluster) -> Vec<PathBuf> {
-    let directory = cluster.directory().join("repo/archive/app/15-1/0000000100000000");
+    let directory = cluster.archive().join("0000000100000000");
     let entries = std::fs::read_dir(directory).expect("an archive").flatten();
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     found.retain(|path| path.extension().is_some_and(|suffix| suffix == "zst"));

@@ -17,8 +17,7 @@ pub(crate) fn user() -> Option<(u32, u32)> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    let user =
-        nix::unistd::User::from_name("postgres").unwrap().expect("user postgres: install postgresql-15");
+    let user = nix::unistd::User::from_name("postgres").unwrap().expect("user postgres: install postgresql");
     Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 

@@ -248,7 +248,7 @@ proptest! {
     #[test]
     fn initdb_runs_only_without_data_backup_and_identity(
         me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
-        kind in 0u8..5, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
+        kind in 0u8..6, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         stanza: bool, failed_copies in 0u32..5,
     ) {
@@ -257,6 +257,7 @@ proptest! {
             1 => DataDirectory::Empty,
             2 => DataDirectory::Partial { reason: "x".into() },
             3 => DataDirectory::Foreign { reason: "x".into() },
+            4 => DataDirectory::OtherVersion { reason: "x".into() },
             _ => valid(7, 1, recovers),
         };
         let mut world = World::new(&format!("zone{me}"), data);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, Survey, Target};
-use cellar_postgres::{PostgresError, run};
+use cellar_postgres::{PostgresError, Tools, run};
 
 use crate::agent::Agent;
 use crate::jobs::context::JobContext;
@@ -84,7 +84,7 @@ async fn search(
             newer = None;
             continue;
         };
-        let found = records(wal.agent, &file, target).await?.pop();
+        let found = records(&wal.tools(), &file, target).await?.pop();
         // The next older segment's last record may end in this one, so this copy stays for one more round.
         if let Some(old) = newer.replace(file) {
             let _ = std::fs::remove_file(old);
@@ -97,6 +97,12 @@ async fn search(
 }
 
 impl WalSource<'_> {
+    /// PostgreSQL's programs of the version that wrote the WAL; there may be no data here that tells it.
+    fn tools(&self) -> Tools {
+        let tools = &self.agent.tools;
+        self.repo.postgres_version().map_or_else(|| tools.clone(), |version| tools.of_version(version))
+    }
+
     /// Copies a segment into the scratch directory; none when it is nowhere.
     async fn fetch(&self, segment: Segment) -> Result<Option<PathBuf>, JobError> {
         let name = self.repo.segment_size().file_name(segment);
@@ -118,8 +124,8 @@ impl WalSource<'_> {
 }
 
 /// The records of one segment that the target means, in the order of the WAL.
-async fn records(agent: &Agent, file: &Path, target: &Target) -> Result<Vec<Found>, JobError> {
-    let mut command = agent.tools.command("pg_waldump");
+async fn records(tools: &Tools, file: &Path, target: &Target) -> Result<Vec<Found>, JobError> {
+    let mut command = tools.command("pg_waldump");
     match target {
         Target::Name(_) => command.args(["--rmgr=XLOG"]),
         Target::Xid(xid) => command.args(["--rmgr=Transaction", &format!("--xid={}", low_bits(*xid))]),

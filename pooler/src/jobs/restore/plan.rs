@@ -8,7 +8,7 @@ use cellar_model::{
     BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Lsn, Pooler, Refusal, RestorePlan,
     Role, Target, choose, windows,
 };
-use cellar_postgres::Probe;
+use cellar_postgres::{InstanceFacts, Probe};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::context::{JobContext, JobResult};
@@ -55,7 +55,7 @@ async fn written(agent: &Agent, card: &Pooler) -> Written {
     match from_primary.await {
         Some(lsn) => Written { lsn: Some(lsn), by_primary: true },
         None => {
-            let received = here.as_ref().and_then(|facts| facts.receive_lsn.max(facts.replay_lsn));
+            let received = here.as_ref().and_then(InstanceFacts::held_lsn);
             Written { lsn: received, by_primary: false }
         }
     }

@@ -272,14 +272,14 @@ impl<'a> PrivateInstance<'a> {
 
     /// A client program of PostgreSQL's that connects to the copy.
     pub(crate) fn client(&self, program: &str) -> tokio::process::Command {
-        let mut command = self.tools.command(program);
+        let mut command = self.tools().command(program);
         command.arg("-h").arg(&self.scratch).arg("-p").arg(self.card.postgres_port.to_string());
         command
     }
 
-    /// PostgreSQL's programs, at the copy's priority.
-    pub(crate) fn tools(&self) -> &Tools {
-        &self.tools
+    /// PostgreSQL's programs of the copy's version, at its priority.
+    pub(crate) fn tools(&self) -> Tools {
+        self.tools.for_data(&self.data)
     }
 
     /// Stops the copy cleanly.
