@@ -25,6 +25,11 @@ pub(crate) struct Obstacle {
 }
 
 impl Obstacle {
+    /// What an operator should know of it before a restore is needed.
+    pub(crate) fn note(&self) -> String {
+        format!("a restore will be refused: {}; {}", self.what, self.remedy)
+    }
+
     /// The refusal of what it is in the way of.
     pub(crate) fn refusal(&self) -> Refusal {
         Refusal::new(Code::Unsupported, self.what.clone()).hint(self.remedy.clone())

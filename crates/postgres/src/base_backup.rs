@@ -108,11 +108,11 @@ pub async fn base_backup(
     source: CopySource,
     timeout: Duration,
 ) -> Result<(), PostgresError> {
-    let draft = Draft::begin(tools, data_directory, "copy")?;
+    let draft = Draft::begin(tools, data_directory, "copy").await?;
     match fill(tools, draft.path(), config, source, timeout).await {
-        Ok(()) => draft.put_in_place(),
+        Ok(()) => draft.put_in_place().await,
         Err(error) => {
-            draft.clear();
+            draft.clear().await;
             Err(error)
         }
     }

@@ -77,7 +77,9 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
-    launch(tools, data_directory, raised, log, timeout, None).await
+    // A configuration that came from another member may name that one's directory, which counts more than -D.
+    let options = format!("-c data_directory={} {raised}", shell_quoted(&data_directory.to_string_lossy()));
+    launch(tools, data_directory, options, log, timeout, None).await
 }
 
 /// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cellar_system::{rename, sync_directory};
+use cellar_system::{is_mount_point, rename, sync_directory};
 use nix::fcntl::OFlag;
 
 use crate::error::PostgresError;
@@ -23,6 +23,17 @@ pub(crate) struct Draft {
 }
 
 fn refuse_unless_vacant(data_directory: &Path) -> Result<(), PostgresError> {
+    let reason = if data_directory.is_symlink() {
+        "is a symbolic link, which a new data directory cannot replace: make the directory above it a link instead"
+    } else if is_mount_point(data_directory) {
+        "is a mount point, which a new data directory cannot replace: mount the file system at the directory above it"
+    } else {
+        return refuse_unless_empty(data_directory);
+    };
+    Err(PostgresError::DataDirectory { path: data_directory.to_path_buf(), reason: reason.to_owned() })
+}
+
+fn refuse_unless_empty(data_directory: &Path) -> Result<(), PostgresError> {
     let reason = match fs::read_dir(data_directory) {
         Ok(mut entries) => match entries.next() {
             None => return Ok(()),
@@ -37,7 +48,7 @@ fn refuse_unless_vacant(data_directory: &Path) -> Result<(), PostgresError> {
 
 /// Creates an empty parent for the attempts, and returns a name in it for this one. A program whose caller was killed may
 /// still write there, so each attempt has a name of its own: two attempts in one directory would mix their files.
-fn prepare(tools: &Tools, parent: &Path) -> Result<PathBuf, PostgresError> {
+fn prepare(run_as: Option<(u32, u32)>, parent: &Path) -> Result<PathBuf, PostgresError> {
     if let Err(error) = fs::remove_dir_all(parent)
         && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)
     {
@@ -47,7 +58,7 @@ fn prepare(tools: &Tools, parent: &Path) -> Result<PathBuf, PostgresError> {
         .recursive(true)
         .mode(0o700)
         .create(parent)
-        .and_then(|()| match tools.run_as {
+        .and_then(|()| match run_as {
             // By handle: the owner of the directory around it could have put a link there.
             Some((uid, gid)) => {
                 let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
@@ -61,17 +72,35 @@ fn prepare(tools: &Tools, parent: &Path) -> Result<PathBuf, PostgresError> {
     Ok(parent.join(format!("{}-{now}", std::process::id())))
 }
 
+/// Works on a directory in a thread of its own: deleting many files takes long, and other work of the caller's thread,
+/// such as keeping a lease, must go on.
+async fn in_background<T: Send + 'static>(
+    path: PathBuf,
+    work: impl FnOnce(&Path) -> Result<T, PostgresError> + Send + 'static,
+) -> Result<T, PostgresError> {
+    let about = path.clone();
+    match tokio::task::spawn_blocking(move || work(&path)).await {
+        Ok(done) => done,
+        Err(panicked) => Err(PostgresError::io("work on", &about)(std::io::Error::other(panicked))),
+    }
+}
+
 impl Draft {
     /// A name for a directory beside `data_directory`, whose parent `DATA_DIRECTORY.KIND` is there and empty.
     ///
     /// # Errors
     /// When the data directory holds anything, or the disk refuses.
-    pub(crate) fn begin(tools: &Tools, data_directory: &Path, kind: &str) -> Result<Self, PostgresError> {
+    pub(crate) async fn begin(
+        tools: &Tools,
+        data_directory: &Path,
+        kind: &str,
+    ) -> Result<Self, PostgresError> {
         refuse_unless_vacant(data_directory)?;
         let mut name = OsString::from(data_directory);
         name.push(format!(".{kind}"));
         let parent = PathBuf::from(name);
-        let path = prepare(tools, &parent)?;
+        let run_as = tools.run_as;
+        let path = in_background(parent.clone(), move |parent| prepare(run_as, parent)).await?;
         Ok(Self { data_directory: data_directory.to_path_buf(), parent, path })
     }
 
@@ -84,19 +113,22 @@ impl Draft {
     ///
     /// # Errors
     /// When the place is no longer vacant, or the disk refuses.
-    pub(crate) fn put_in_place(self) -> Result<(), PostgresError> {
+    pub(crate) async fn put_in_place(self) -> Result<(), PostgresError> {
         sync_directory(&self.path).map_err(PostgresError::io("sync", &self.path))?;
         refuse_unless_vacant(&self.data_directory)?;
         // Replaces an empty directory and refuses any other, so nothing can be lost to a race either.
         rename(&self.path, &self.data_directory)
             .map_err(PostgresError::io("rename into place", &self.data_directory))?;
-        self.clear();
+        self.clear().await;
         Ok(())
     }
 
     /// Removes what was made so far.
-    pub(crate) fn clear(self) {
+    pub(crate) async fn clear(self) {
         // Another attempt's remains may be in it; what cannot be removed now is removed by the next one.
-        let _ = fs::remove_dir_all(&self.parent);
+        let removed = in_background(self.parent, |parent| {
+            fs::remove_dir_all(parent).map_err(PostgresError::io("remove", parent))
+        });
+        let _ = removed.await;
     }
 }

@@ -24,7 +24,7 @@ pub async fn initdb(
     config: &InstanceConfig,
     timeout: Duration,
 ) -> Result<(), PostgresError> {
-    let draft = Draft::begin(tools, data_directory, "initdb")?;
+    let draft = Draft::begin(tools, data_directory, "initdb").await?;
     let mut command = tools.command("initdb");
     // initdb syncs what it made. Doing that apart gained nothing (0.81 s; with --no-sync 0.70 s and
     // then --sync-only 0.14 s), and a sync of the whole file system would wait for everybody's writes.
@@ -39,5 +39,5 @@ pub async fn initdb(
     ]);
     run(command, timeout).await?;
     configure(draft.path(), config)?;
-    draft.put_in_place()
+    draft.put_in_place().await
 }

@@ -28,7 +28,7 @@ pub use listen::{addresses_of, has_address, is_dual_stack};
 pub use lock::{FileLock, LockError};
 pub use log::init_logging;
 pub use log_file::{last_lines, last_lines_of, open_log};
-pub use mounts::mount_points;
+pub use mounts::{is_mount_point, mount_points};
 pub use new_directory::create_directory;
 pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, running_pid};

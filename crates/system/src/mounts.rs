@@ -16,6 +16,14 @@ pub fn mount_points() -> io::Result<Vec<PathBuf>> {
     Ok(mounts.into_iter().map(|mount| unescaped(&mount.mount_point)).collect())
 }
 
+/// Whether a file system or a directory is mounted at this path, or at the place that it leads to. False when that
+/// cannot be found out.
+#[must_use]
+pub fn is_mount_point(path: &Path) -> bool {
+    let Ok(real) = path.canonicalize() else { return false };
+    mount_points().is_ok_and(|mounts| mounts.contains(&real))
+}
+
 /// The kernel writes blanks, tabs, line breaks and backslashes of a path as octal numbers.
 fn unescaped(path: &Path) -> PathBuf {
     let mut left = path.as_os_str().as_bytes();
@@ -44,6 +52,7 @@ mod tests {
     fn mount_points_have_their_real_names() {
         assert_eq!(unescaped(Path::new(r"/a\040b\134c\011")), Path::new("/a b\\c\t"));
         assert_eq!(unescaped(Path::new(r"/a\04")), Path::new(r"/a\04"));
-        assert!(mount_points().unwrap().contains(&PathBuf::from("/proc")));
+        assert!(is_mount_point(Path::new("/proc")) && is_mount_point(Path::new("/proc/../proc")));
+        assert!(!is_mount_point(Path::new("/proc/self")) && !is_mount_point(Path::new("/missing")));
     }
 }

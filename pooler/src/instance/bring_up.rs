@@ -184,8 +184,7 @@ fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result
     let mark = seeding_marker::begun_for(agent);
     mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
     mark_seeded(agent, "restored")?;
-    let marker = agent.seeding_marker();
-    std::fs::remove_file(&marker).map_err(|error| RoundError::Marker(marker, error))
+    seeding_marker::remove(agent).map_err(|error| RoundError::Marker(agent.seeding_marker(), error))
 }
 
 async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(), RoundError> {

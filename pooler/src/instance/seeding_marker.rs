@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cellar_postgres::members_own_settings;
-use cellar_system::AtomicFile;
+use cellar_system::{AtomicFile, sync_directory};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -58,6 +58,16 @@ pub(crate) fn begin(agent: &Agent, legacy: Legacy) -> std::io::Result<Legacy> {
     let mark = Mark::of(&incarnation::record(agent));
     write(agent, &Seeding { mark, restored: false, legacy: legacy.clone() })?;
     Ok(legacy)
+}
+
+/// Removes the marker, durably. One that is not there is no error.
+pub(crate) fn remove(agent: &Agent) -> std::io::Result<()> {
+    let marker = agent.seeding_marker();
+    match std::fs::remove_file(&marker) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    marker.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Marks that pgBackRest has succeeded.

@@ -10,6 +10,7 @@ use cellar_system::rename;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{self, Mark};
+use crate::instance::seeding_marker;
 
 /// Moves the data directory to where a rollback of `restore` finds it.
 ///
@@ -100,10 +101,7 @@ pub(crate) async fn install_successor(agent: &Agent, successor: &Path, data: &Pa
     }
     rename(successor, data)?;
     tracing::info!(from = %successor.display(), "the restored data is in its place");
-    match std::fs::remove_file(agent.seeding_marker()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    seeding_marker::remove(agent)
 }
 
 fn aside_path(data: &Path) -> PathBuf {

@@ -17,9 +17,11 @@ use cellar_system::is_same_place;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
+use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
 use crate::instance::must_stop::must_stop;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
+use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::instance::{incarnation, leadership};
 use crate::repository::stanza;
 
@@ -229,6 +231,11 @@ impl Supervisor {
                 Some(note) => self.note = note,
                 None => return Ok(Outcome::Progress),
             }
+        }
+        if !tablespaces(Path::new(&card.data_directory)).is_empty()
+            && let Err(refusal) = check_no_shared_tablespaces(&self.agent)
+        {
+            self.note = refusal.message;
         }
         let message = match (facts.role, recorded, self.agent.leader()) {
             (Role::Primary, false, Some(leader)) => format!(

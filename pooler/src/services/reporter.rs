@@ -8,6 +8,7 @@ use cellar_pgbackrest::Version;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
+use crate::data_layout::{Obstacle, obstacles};
 
 /// The shortest time between two writes, so that a flapping instance does not load etcd.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +44,12 @@ fn status(agent: &Agent) -> PoolerStatus {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
             pgbackrest: report.pgbackrest_version.map(|version| version.to_string()).unwrap_or_default(),
             multipooler: env!("CARGO_PKG_VERSION").to_owned(),
-            notes: report.pgbackrest_version.and_then(Version::note).into_iter().collect(),
+            notes: report
+                .pgbackrest_version
+                .and_then(Version::note)
+                .into_iter()
+                .chain(obstacles(&agent.layout.data()).into_iter().map(|obstacle: Obstacle| obstacle.note()))
+                .collect(),
         },
         certificate_expiry: report.certificate_expiry,
         tls_server_up: report.tls_server_up,

@@ -14,7 +14,7 @@ use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 use crate::preflight::port::check_port;
-use crate::preflight::{access, disk, host_name};
+use crate::preflight::{access, data_directory, disk, host_name};
 
 impl Cluster {
     /// The problems that keep these cells from running beside what runs already. `new` of them have no data yet.
@@ -28,6 +28,9 @@ impl Cluster {
         let mut findings = binaries::missing();
         findings.extend(host_name::check());
         findings.extend(self.check_access(cells.iter().map(|cell| &cell.name)));
+        findings.extend(
+            cells.iter().filter_map(|cell| data_directory::check(&self.layout.cell(&cell.name).data())),
+        );
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
             findings.extend(self.state.repo.local_directory().and_then(disk::check_repo));

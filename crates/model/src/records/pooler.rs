@@ -103,7 +103,8 @@ pub struct Versions {
     /// multipooler.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub multipooler: String,
-    /// What an operator should know of them, such as a version that Cellar was not tested with.
+    /// What an operator should know, such as a version that Cellar was not tested with, or files that lie where a restore
+    /// would be refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

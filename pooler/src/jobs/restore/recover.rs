@@ -168,7 +168,7 @@ async fn make_copy(
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }
     if params.in_place {
-        std::fs::remove_file(agent.seeding_marker()).map_err(disk)?;
+        seeding_marker::remove(agent).map_err(disk)?;
     }
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     Ok(RecoveryResult {

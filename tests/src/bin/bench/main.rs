@@ -34,6 +34,7 @@ const BENCHES: &[Bench] = &[
     (&["rebuild_overhead"], restore::rebuild),
     (&["pitr_rto", "pitr_all_streaming"], restore::to_a_time),
     (&["drill_cost"], restore::drill_cost),
+    (&["drill_memory"], restore::drill_memory),
     (
         &["topology_10k_ready", "topology_10k_list_p99", "topology_10k_job_rate", "topology_10k_rss"],
         topology::ten_thousand,

@@ -389,3 +389,36 @@ pub(crate) fn drill_cost(report: &mut Report) {
     note(&format!("  tps alone {alone:.0?}, beside drills {beside:.0?}"));
     report.figure("drill_cost", median(&beside) / median(&alone), "ratio", Limit::AtLeast(0.85));
 }
+
+/// Memory of a drill's PostgreSQL whose database has 3 GiB of shared buffers, while it runs a check. Pages that its
+/// processes share count once for each.
+pub(crate) fn drill_memory(report: &mut Report) {
+    const CHECK: &str = "SELECT true FROM pg_sleep(600)";
+    let cluster = loaded(20);
+    cluster.sql("zone1", "ALTER SYSTEM SET shared_buffers = '3GB'");
+    let _ = cluster.backup("zone1", "full");
+    let job = cluster.json(&[
+        "drill",
+        "--on",
+        "zone1",
+        "--max-rate",
+        "0",
+        "--no-wait",
+        "--skip-amcheck",
+        "--check",
+        CHECK,
+    ]);
+    let id = job["id"].as_str().unwrap_or_default().to_owned();
+    let running = || cluster.job(&id)["progress"]["phase"] == "running check 1 of 1";
+    wait_for("the drill to run its check", Duration::from_secs(120), || running().then_some(()));
+    let file = cluster.directory().join("zone1/drills").join(&id).join("data/postmaster.pid");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let Some(postmaster) = text.lines().next().and_then(|line| line.trim().parse().ok()) else {
+        panic!("the drill has no PostgreSQL")
+    };
+    let rss = |pid: i32| f64::from(rss_kib(pid)) / 1024.0;
+    let all = children_named(postmaster, "postgres").into_iter().map(rss).sum::<f64>() + rss(postmaster);
+    report.figure("drill_memory", all, "MiB", Limit::AtMost(300.0));
+    cluster.cellar(&["jobs", "cancel", &id]);
+    let _ = cluster.ended(&id);
+}
