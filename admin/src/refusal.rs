@@ -1,6 +1,6 @@
 //! Refusals that are not decided in the model: bad fields, unknown jobs, errors of etcd and of poolers.
 
-use cellar_api::{hint_of, reason_of, status_of};
+use cellar_api::{MISSING_STANZA, hint_of, reason_of, status_of, subject_of};
 use cellar_model::{CellName, Code, JobId, Refusal};
 use cellar_topology::StoreError;
 use tonic::Status;
@@ -56,7 +56,13 @@ pub(crate) fn of_store(error: StoreError) -> Refusal {
 pub(crate) fn of_pooler(cell: &CellName, status: &Status) -> Refusal {
     match reason_of(status) {
         Some(code) => {
-            Refusal::new(code, status.message()).hint(hint_of(status).unwrap_or_default()).about("cell", cell)
+            let refusal = Refusal::new(code, status.message())
+                .hint(hint_of(status).unwrap_or_default())
+                .about("cell", cell);
+            match subject_of(status, MISSING_STANZA) {
+                Some(stanza) => refusal.about(MISSING_STANZA, stanza),
+                None => refusal,
+            }
         }
         None => Refusal::new(
             Code::CellDown,

@@ -9,6 +9,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The `domain` of our `ErrorInfo` details.
 const DOMAIN: &str = "cellar";
 
+/// The subject of a refusal that says that a repository has nothing of the stanza named there: it is a new one, or not
+/// the one that was meant.
+pub const MISSING_STANZA: &str = "missing_stanza";
+
 fn grpc_of(code: Code) -> Grpc {
     match code {
         Code::InvalidArgument | Code::RequestIdReused => Grpc::InvalidArgument,
@@ -45,6 +49,12 @@ fn grpc_of(code: Code) -> Grpc {
             Grpc::Internal
         }
     }
+}
+
+/// What a refusal said of a subject, such as `job` or `cell`; none when it did not name one.
+#[must_use]
+pub fn subject_of(status: &Status, subject: &str) -> Option<String> {
+    status.get_details_error_info()?.metadata.get(subject).cloned()
 }
 
 /// The gRPC status that a refusal travels as, with `ErrorInfo`, the hint as `LocalizedMessage`,

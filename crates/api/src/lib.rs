@@ -7,7 +7,7 @@ mod record;
 pub mod structure;
 pub mod wkt;
 
-pub use error::{exit_code, hint_of, reason_of, status_of};
+pub use error::{MISSING_STANZA, exit_code, hint_of, reason_of, status_of, subject_of};
 pub use record::{ConvertError, from_message, to_message};
 
 /// Generated from `proto/cellar/v1`.

@@ -60,7 +60,8 @@ pub(crate) fn check_has_stanza(info: &StanzaInfo, database: &Database) -> Result
     let (repo, stanza) = (&database.repository, &database.stanza);
     let message = format!("the repo {repo} has nothing of stanza {stanza}: {}", info.message);
     Err(Refusal::new(Code::PgbackrestFailed, message)
-        .hint("see that the repo is where it was (mounted, not renamed), then ask again"))
+        .hint("see that the repo is where it was (mounted, not renamed), then ask again")
+        .about(cellar_api::MISSING_STANZA, stanza))
 }
 
 impl<'a> Repo<'a> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::{BackupRequest, BackupType, GetJobRequest, Job, JobError, JobState, ListBackupsRequest};
+use cellar_api::{MISSING_STANZA, subject_of};
 use cellar_model::Code;
 use tonic::Code as Grpc;
 use tonic_types::StatusExt;
@@ -16,6 +17,16 @@ const MAX_ATTEMPTS: u32 = 3;
 
 /// How often to ask again when something is not ready.
 const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+
+/// What is known of the repo.
+#[derive(Debug, PartialEq, Eq)]
+enum Holding {
+    FullBackup,
+    /// No full backup of this database.
+    Nothing,
+    /// It cannot be read, for this reason.
+    Unknown(String),
+}
 
 fn is_terminal(state: JobState) -> bool {
     matches!(state, JobState::Succeeded | JobState::Failed | JobState::Canceled)
@@ -42,28 +53,37 @@ impl Watcher<'_> {
         Err(self.backup_failed(format!("after {after} s {waiting_for}"), String::new()))
     }
 
-    /// Whether the repo holds a full backup; `None` when it cannot be read now.
-    async fn has_full_backup(&mut self) -> Result<Option<bool>> {
+    /// What the repo holds; `None` when multiadmin cannot tell yet.
+    async fn look_into_repo(&mut self) -> Result<Option<Holding>> {
         let database = self.cluster.state.database.to_string();
         match self.admin.list_backups(ListBackupsRequest { database }).await {
             Ok(answer) => {
                 let full = |b: &cellar_api::v1::Backup| b.r#type() == BackupType::Full && !b.error;
-                Ok(Some(answer.get_ref().backups.iter().any(full)))
+                let holds = answer.get_ref().backups.iter().any(full);
+                Ok(Some(if holds { Holding::FullBackup } else { Holding::Nothing }))
             }
             Err(status) if is_transient_refusal(&status) => Ok(None),
-            // A repo without stanza is what the first backup's own job makes; the request tells more.
-            Err(status) if status.code() == Grpc::Internal => Ok(Some(false)),
+            // A repo without stanza gets one by the first backup's own job, which also tells more of an unreadable one.
+            Err(status) if status.code() == Grpc::Internal => {
+                let has_no_stanza = subject_of(&status, MISSING_STANZA).is_some();
+                let unreadable = || Holding::Unknown(status.message().to_owned());
+                Ok(Some(if has_no_stanza { Holding::Nothing } else { unreadable() }))
+            }
             Err(status) => Err(status.into()),
         }
     }
 
-    /// Whether the repo holds a full backup; waits until it can be read.
+    /// Whether the repo is known to hold a full backup; waits until multiadmin can tell.
     pub(crate) async fn holds_full_backup(&mut self) -> Result<bool> {
+        Ok(self.holding().await? == Holding::FullBackup)
+    }
+
+    async fn holding(&mut self) -> Result<Holding> {
         loop {
             self.check_deadline("the repository could not be read or backed up to")?;
             self.launched.check()?;
-            if let Some(holds) = self.has_full_backup().await? {
-                return Ok(holds);
+            if let Some(holding) = self.look_into_repo().await? {
+                return Ok(holding);
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
@@ -75,7 +95,11 @@ impl Watcher<'_> {
         let mut primary = primary.to_owned();
         let mut attempt = 1;
         // What the repo holds counts, also after a job that has succeeded: it may have been of another repo.
-        while !self.holds_full_backup().await? {
+        loop {
+            let holding = self.holding().await?;
+            if holding == Holding::FullBackup {
+                return Ok(());
+            }
             let request = BackupRequest {
                 database: self.cluster.state.database.to_string(),
                 cell: primary.clone(),
@@ -110,7 +134,16 @@ impl Watcher<'_> {
                 Err(status) => status,
             };
             match cellar_api::reason_of(&status) {
-                Some(Code::Busy) => self.wait_for_other(&status).await?,
+                Some(Code::Busy) => match holding {
+                    // The job may wait for the repo itself.
+                    Holding::Unknown(why) => {
+                        let message =
+                            format!("the repository cannot be read ({why}), and {}", status.message());
+                        let hint = "make the repository readable; `cellar jobs cancel` ends the job that waits for it";
+                        return Err(self.backup_failed(message, hint.to_owned()));
+                    }
+                    _ => self.wait_for_other(&status).await?,
+                },
                 // Another cell has become the primary since an earlier attempt.
                 Some(Code::RequestIdReused) if attempt < MAX_ATTEMPTS => attempt += 1,
                 Some(Code::NotPrimary) => primary = self.wait_for_primary().await?,
@@ -121,7 +154,6 @@ impl Watcher<'_> {
                 _ => return Err(status.into()),
             }
         }
-        Ok(())
     }
 
     /// Waits for the job that a refusal names.

@@ -361,7 +361,8 @@ fn unreadable_repo_is_not_an_empty_one_and_a_takeover_that_waits_for_it_can_be_c
     close(0);
     let listed = cluster.try_cellar(&["backups", "list"]);
     assert!(listed.code != 0 && listed.stderr.contains("cannot be read"), "{listed:?}");
-    cluster.cellar(&["up"]);
+    let up = cluster.try_cellar(&["up"]);
+    assert!(up.code != 0 && up.stderr.contains("the repository cannot be read"), "{up:?}");
     let log = cluster.directory().join("zone2/log/multipooler.log");
     wait_for("the takeover to find the repo unreadable", Duration::from_secs(60), || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
