@@ -51,7 +51,7 @@ pub use records::maintenance::{
 };
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
-pub use records::recordable::{RECORDED, WITHHELD, recordable};
+pub use records::recordable::{RECORDED, RECORDED_INSIDE, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
 pub use records::repository::{RepoPath, Repository, RepositoryError};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};

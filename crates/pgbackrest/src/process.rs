@@ -165,11 +165,12 @@ impl Running {
         Ok(Self { group: Group { id, ended: false }, child, watchdog })
     }
 
-    /// Starts a command. With `until`, an uptime of the host, a watchdog kills it then, unless
+    /// Starts a command, which opens sessions in PostgreSQL with the options of libpq. With `until`, an uptime of the host, a watchdog kills it then, unless
     /// [`Running::extend`] gives it more time.
     pub(crate) async fn spawn(
         program: &Path,
         arguments: &[String],
+        session_options: &str,
         stdout: Stdio,
         stderr: Stdio,
         until: Option<Duration>,
@@ -194,7 +195,7 @@ impl Running {
                 command.env_remove(name);
             }
         }
-        command.env("LC_ALL", "C").env("TZ", "UTC");
+        command.env("LC_ALL", "C").env("TZ", "UTC").env("PGOPTIONS", session_options);
         command.stdout(stdout).stderr(stderr).process_group(0);
         let (answer, spawned) = oneshot::channel();
         let gone = || Error::io("spawn a child", std::io::Error::other("the spawning thread has ended"));

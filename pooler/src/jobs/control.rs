@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use cellar_model::{Code, JobError, JobId, JobRecord, WORK_TIMEOUT};
 use cellar_system::clock;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::jobs::claim::Ending;
@@ -31,19 +30,27 @@ pub enum Interruption {
 #[derive(Debug, Clone)]
 pub struct Control {
     id: JobId,
-    deadline: Timestamp,
+    /// When its time is over, by [`clock::uptime`].
+    ends_at: Duration,
     /// The lease of the claim, if the job must end without it: jobs that only read may go on.
     claim: Option<Rc<ClaimLease>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Control {
-    /// The control of a job whose claim is bound to `claim`. `stop` becomes true when this process is told to stop.
+    /// The control of a job that begins now, after it has `waited`, and whose claim is bound to `claim`. `stop` becomes
+    /// true when this process is told to stop.
     #[must_use]
-    pub fn new(record: &JobRecord, claim: Rc<ClaimLease>, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        record: &JobRecord,
+        claim: Rc<ClaimLease>,
+        stop: watch::Receiver<bool>,
+        waited: Duration,
+    ) -> Self {
         let excludes_others = record.kind().takes_lock() || record.parent.is_some();
         let claim = excludes_others.then_some(claim);
-        Self { id: record.id, deadline: record.deadline, claim, stop }
+        let ends_at = clock::uptime().saturating_add(time_of(record).saturating_sub(waited));
+        Self { id: record.id, ends_at, claim, stop }
     }
 
     /// When the job's work must have ended unless its claim is renewed, by [`clock::uptime`]; none when it may go on
@@ -67,11 +74,17 @@ impl Control {
         if self.work_until(member).is_some_and(|until| clock::uptime() >= until) {
             return Some(Interruption::ClaimLost);
         }
-        if clock::now() > self.deadline {
+        if clock::uptime() >= self.ends_at {
             return Some(Interruption::Deadline);
         }
         (*self.stop.borrow()).then_some(Interruption::Stopping)
     }
+}
+
+/// How long a job may take from when it was asked for. Its deadline was set by the clock of the host on which it was asked for, and
+/// is not judged by the clock of this one; the time between the two stamps of one clock holds everywhere.
+fn time_of(record: &JobRecord) -> Duration {
+    record.deadline.duration_since(record.create_time).try_into().unwrap_or_default()
 }
 
 /// The ending of a job that was interrupted. `effect` says what that means for its work.
@@ -104,5 +117,32 @@ pub fn interrupted_ending(why: Interruption, effect: &str) -> Ending {
             "the multipooler was told to stop",
             "ask again when it is back",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_model::JobSpec;
+    use jiff::{SignedDuration, Timestamp};
+
+    /// Asked for on hosts whose clocks are a year behind, and a year ahead: only the time between the stamps counts.
+    #[test]
+    fn time_of_a_job_does_not_depend_on_this_hosts_clock() {
+        for skew in [-1, 0, 1] {
+            let create = Timestamp::now() + SignedDuration::from_hours(skew * 365 * 24);
+            let deadline = create + SignedDuration::from_mins(30);
+            let record = JobRecord::new(
+                "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+                JobSpec::Verify,
+                "app".parse().unwrap(),
+                "zone1".parse().unwrap(),
+                "me",
+                create,
+                deadline,
+            );
+            let time = time_of(&record).as_secs();
+            assert!((30 * 60..=30 * 60 + 1).contains(&time), "{time}");
+        }
     }
 }

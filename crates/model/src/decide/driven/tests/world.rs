@@ -63,6 +63,7 @@ impl World {
                 timeline: None,
                 in_place,
                 onto: Some(cell("zone2")),
+                backup: None,
             }),
         };
         let job = JobRecord::new(
