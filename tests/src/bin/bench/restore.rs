@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, as_user, kill_hard, postgres_user, run, wait_for};
+use cellar_tests::{
+    Cluster, as_user, children_named, kill_hard, postgres_user, rss_kib, run, wait_for,
+};
 
 use crate::figure::{Limit, Report, in_turns, note, ratio};
 
@@ -396,7 +398,7 @@ pub(crate) fn drill_memory(report: &mut Report) {
     const CHECK: &str = "SELECT true FROM pg_sleep(600)";
     let cluster = loaded(20);
     cluster.sql("zone1", "ALTER SYSTEM SET shared_buffers = '3GB'");
-    let _ = cluster.backup("zone1", "full");
+    cluster.cellar(&["backup", "--from", "zone1", "--type", "full", "--allow-primary"]);
     let job = cluster.json(&[
         "drill",
         "--on",
