@@ -78,5 +78,5 @@ pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
 pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
 pub use types::wal::{
-    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
+    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Missing, Segment, SegmentSize,
 };

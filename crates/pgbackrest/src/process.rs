@@ -237,14 +237,16 @@ impl Running {
     /// milliseconds, and kills whatever is left after `grace`.
     ///
     /// # Errors
-    /// As [`Running::wait`].
+    /// As [`Running::wait`], and when it does not even end then: a process that waits for a file system that does not
+    /// answer cannot be killed.
     pub async fn terminate(&mut self, grace: Duration) -> Result<Option<u8>, Error> {
         self.group.signal(Signal::SIGTERM);
         if let Ok(ended) = timeout(grace, self.wait()).await {
             return ended;
         }
         self.group.signal(Signal::SIGKILL);
-        self.wait().await
+        let group = self.group();
+        timeout(grace, self.wait()).await.unwrap_or(Err(Error::Unkillable { group, after: grace }))
     }
 
     pub(crate) fn streams(

@@ -15,7 +15,7 @@ use crate::records::target::Target;
 use crate::types::code::{Code, Refusal};
 use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
-use crate::types::wal::{Lineage, SegmentSize};
+use crate::types::wal::{Lineage, Segment, SegmentSize};
 
 /// How much the clocks of a standby's host and the primary's may differ. A backup that ended within it before a target
 /// time is taken only if there is no other of the same worth.
@@ -262,7 +262,7 @@ fn way<'a>(
     // What the primary has not archived yet it archives when it is fenced.
     let archived_last = newest.map_or(last, |newest| newest.min(last)).max(backup.last_segment);
     let missing = lineage.missing(backup.first_segment, archived_last, &survey.archive);
-    let Some(gap) = missing.first() else { return Ok((backup, last)) };
+    let Some(gap) = missing.first else { return Ok((backup, last)) };
     let reachable = lineage.last_without_gap(backup.first_segment, &survey.archive);
     let nearest = match reachable {
         Some(number) if number >= backup.last_segment => {
@@ -277,10 +277,10 @@ fn way<'a>(
         Code::WalMissing,
         format!(
             "{} of the WAL segments from {} to {} are not in the archive, the first is {}",
-            missing.len(),
+            missing.count,
             file_name(lineage, backup.first_segment, size),
             file_name(lineage, last, size),
-            size.file_name(*gap)
+            size.file_name(gap)
         ),
     )
     .hint(nearest)
@@ -300,11 +300,12 @@ fn file_name(lineage: &Lineage, number: u64, size: SegmentSize) -> String {
 /// The segment in which the commits of a time lie: the first one that was archived at that time or later.
 fn last_for_time(survey: &Survey, lineage: &Lineage, first: u64, time: Timestamp) -> Option<u64> {
     let newest = lineage.newest(&survey.archive)?;
-    let archived_after = |number: &u64| {
-        let files = lineage.files(*number, survey.archive.size);
-        files.filter_map(|segment| survey.archived_at.get(&segment)).any(|at| *at >= time)
+    let is_on_it = |segment: &Segment| {
+        segment.number >= first
+            && lineage.files(segment.number, survey.archive.size).any(|file| file == *segment)
     };
-    Some((first..=newest).find(archived_after).unwrap_or(newest))
+    let after = survey.archived_at.iter().filter(|(segment, at)| **at >= time && is_on_it(segment));
+    Some(after.map(|(segment, _)| segment.number).min().unwrap_or(newest))
 }
 
 /// A time at which another timeline than the chosen one was written, or one on the way behind the point where the
@@ -373,12 +374,12 @@ fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>
     }
     let lineage = survey.lineage(backup.timeline)?;
     let size = survey.archive.size;
-    if let Some(gap) = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive).first() {
+    if let Some(gap) = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive).first {
         return Err(Refusal::new(
             Code::WalMissing,
             format!(
                 "backup {label} needs WAL segment {} to become consistent, and the archive does not have it",
-                size.file_name(*gap)
+                size.file_name(gap)
             ),
         )
         .hint("name another backup (`cellar backups list`)"));
