@@ -49,7 +49,7 @@ impl Control {
     ) -> Self {
         let excludes_others = record.kind().takes_lock() || record.parent.is_some();
         let claim = excludes_others.then_some(claim);
-        let ends_at = clock::uptime().saturating_add(time_of(record).saturating_sub(waited));
+        let ends_at = clock::uptime().saturating_add(record.time_limit().saturating_sub(waited));
         Self { id: record.id, ends_at, claim, stop }
     }
 
@@ -79,12 +79,6 @@ impl Control {
         }
         (*self.stop.borrow()).then_some(Interruption::Stopping)
     }
-}
-
-/// How long a job may take from when it was asked for. Its deadline was set by the clock of the host on which it was asked for, and
-/// is not judged by the clock of this one; the time between the two stamps of one clock holds everywhere.
-fn time_of(record: &JobRecord) -> Duration {
-    record.deadline.duration_since(record.create_time).try_into().unwrap_or_default()
 }
 
 /// The ending of a job that was interrupted. `effect` says what that means for its work.
@@ -117,32 +111,5 @@ pub fn interrupted_ending(why: Interruption, effect: &str) -> Ending {
             "the multipooler was told to stop",
             "ask again when it is back",
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cellar_model::JobSpec;
-    use jiff::{SignedDuration, Timestamp};
-
-    /// Asked for on hosts whose clocks are a year behind, and a year ahead: only the time between the stamps counts.
-    #[test]
-    fn time_of_a_job_does_not_depend_on_this_hosts_clock() {
-        for skew in [-1, 0, 1] {
-            let create = Timestamp::now() + SignedDuration::from_hours(skew * 365 * 24);
-            let deadline = create + SignedDuration::from_mins(30);
-            let record = JobRecord::new(
-                "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
-                JobSpec::Verify,
-                "app".parse().unwrap(),
-                "zone1".parse().unwrap(),
-                "me",
-                create,
-                deadline,
-            );
-            let time = time_of(&record).as_secs();
-            assert!((30 * 60..=30 * 60 + 1).contains(&time), "{time}");
-        }
     }
 }
