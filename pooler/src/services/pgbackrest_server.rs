@@ -78,7 +78,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
                     continue;
                 }
                 Ok(End::Exited(code)) => {
-                    tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again")
+                    tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again");
                 }
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
             }

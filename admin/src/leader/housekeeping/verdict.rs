@@ -14,11 +14,7 @@ fn failed(code: Code, message: String, hint: &str) -> Verdict {
 }
 
 /// How the job is to be closed; `None` when it is not.
-pub(super) fn verdict(
-    view: &View,
-    observed: &Observations,
-    record: &JobRecord,
-) -> Option<Verdict> {
+pub(super) fn verdict(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     if record.kind().is_driven() {
         // Ended by its driver; before it holds the lock only by its deadline or a wish.
         let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));

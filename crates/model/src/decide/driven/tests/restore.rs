@@ -66,7 +66,10 @@ fn clock_of_the_leader_does_not_make_a_job_late() {
     world.run(|_, _| true);
     assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
     let limit = world.job.time_limit() - Duration::from_secs(5);
-    assert!(world.steps.iter().all(|step| step.record.time_limit() == limit), "what is left of the job's time");
+    assert!(
+        world.steps.iter().all(|step| step.record.time_limit() == limit),
+        "what is left of the job's time"
+    );
 }
 
 #[test]
