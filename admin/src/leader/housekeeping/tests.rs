@@ -182,7 +182,7 @@ fn only_the_holder_is_closed_for_a_silent_pooler() {
     world.add(record(2, "zone1"));
     world.observe(Duration::from_secs(30));
     assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
-    // It reported in between: counting begins anew.
+    // It reported in between: counting begins again.
     let status = serde_json::json!({"database": "app", "cell": "zone1", "epoch": "e"});
     let key = ("app".parse().unwrap(), "zone1".parse().unwrap());
     world.view.status.insert(key.clone(), serde_json::from_value(status).unwrap());

@@ -28,7 +28,7 @@ impl Snapshot<'_> {
     /// That this process and the pooler of a cell are new enough for the database.
     ///
     /// # Errors
-    /// Refused when one of them is not. A pooler that does not report is not judged here.
+    /// Refused when one of them is not. A pooler that does not report is not refused here.
     pub fn new_enough(&self, database: &DatabaseName, cell: &CellName) -> Result<(), Refusal> {
         let Some(minimum) = self.databases.get(database).map(|database| database.minimum_protocol) else {
             return Ok(());

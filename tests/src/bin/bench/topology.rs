@@ -155,7 +155,7 @@ async fn fill(store: &Store) {
     }
 }
 
-/// The cluster's multiadmin, anew and as our child.
+/// The cluster's multiadmin, started again as our child.
 struct Admin {
     child: Child,
 }
