@@ -4,10 +4,13 @@ CARGO ?= cargo
 # The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
+# The releases of Debian after this machine's on which a short tour runs.
+RELEASES ?= trixie
+
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian sim soak clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian test-releases sim soak clean deps
 
 all: build
 
@@ -54,8 +57,15 @@ test-mixed: release
 	@scripts/mixed-versions.sh $(OLDER) target/release
 
 ## test-debian: a tour on another release of Debian, as root: make test-debian RELEASE=trixie [TESTS=all]
-test-debian: deps
+test-debian:
+	@scripts/install-deps.sh mmdebstrap
 	@scripts/test-debian.sh $(RELEASE) $(TESTS)
+
+## test-releases: a short tour on the Debian releases after this one, as root: make test-releases [RELEASES="trixie sid"]
+test-releases:
+	@if [ "$$(id -u)" != 0 ]; then echo "NOT RUN: a tour on another release of Debian takes root" >&2; exit 0; fi; \
+	scripts/install-deps.sh mmdebstrap && \
+	for release in $(RELEASES); do scripts/test-debian.sh $$release short || exit 1; done
 
 ## sim: simulated clusters under faults, a million steps: make sim [SECONDS=600] [SEED=9]
 sim: deps

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and running Cellar needs and this machine lacks (Debian 12 or like it).
 # Leaves no service running or enabled that was not there before.
+# Usage: install-deps.sh [PROGRAM...]: programs that are packages of the same name, besides what is always needed.
 set -eu
 
 missing=""
@@ -23,6 +24,7 @@ need etcd etcd-server
 need etcdctl etcd-client
 need setpriv util-linux
 need ss iproute2
+for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "a Rust toolchain is needed and not found: see https://rustup.rs, then run this again" >&2

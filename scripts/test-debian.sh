@@ -1,30 +1,37 @@
 #!/bin/sh
 # The end-to-end tests on another release of Debian, with that release's PostgreSQL, pgBackRest and etcd.
-# Usage: test-debian.sh RELEASE [all | FILTER...]
+# Usage: test-debian.sh RELEASE [short | all | FILTER...]
 #
 # RELEASE is a name that Debian's mirror has: bookworm, trixie, sid. Without more arguments a tour of about five minutes
-# runs; `all` is the whole suite, and filters are names of tests. The programs are this machine's build, so the release
-# must not be older than this machine's.
+# runs; `short` is one of a minute, `all` is the whole suite, and filters are names of tests. The programs are this
+# machine's build, so the release must not be older than this machine's.
 #
-# The root directory of the release is made once, below target/debian, from the mirror in this machine's apt sources, and
-# with Debian's standard hosts file. FRESH=1 makes it again. The tests run in namespaces of their own: nothing is mounted
-# and no process is left when this ends, however it ends. It takes root.
+# The root directory of the release is made once, in $CELLAR_ROOTS (by default /var/cache/cellar/debian, for all
+# checkouts), from the mirror in this machine's apt sources, and with Debian's standard hosts file. FRESH=1 makes it
+# again. The tests run in namespaces of their own: nothing is mounted and no process is left when this ends, however it
+# ends. It takes root.
 set -eu
 
-release=${1:?usage: test-debian.sh RELEASE [all | FILTER...]}
+release=${1:?usage: test-debian.sh RELEASE [short | all | FILTER...]}
 shift
 case $release in
 *[!a-z]*) echo "$release is not the name of a release, such as trixie" >&2; exit 2 ;;
 esac
 repo=$(cd "$(dirname "$0")/.." && pwd -P)
-root=$repo/target/debian/$release
+roots=${CELLAR_ROOTS:-/var/cache/cellar/debian}
+root=$roots/$release
 tour="named_source lifecycle::a_cluster restore_targets::every upkeep::expiry upkeep::a_damaged drills::a_drill_proves rebuild::a_rebuild_is rotation::keys host_names::standby"
+short="named_source::a_primary host_names::standby_is_backed_up_with drills::a_drill_proves restore_plan:: rebuild::a_rebuild_is"
 
 if [ -z "${CELLAR_PROGRAMS:-}" ]; then
     [ "$(id -u)" = 0 ] || { echo "it takes root: a root directory, mounts and namespaces" >&2; exit 1; }
     for program in mmdebstrap unshare pivot_root apt-get; do
         command -v "$program" >/dev/null || { echo "$program is missing: install mmdebstrap and util-linux" >&2; exit 1; }
     done
+    mkdir -p "$roots"
+    # Another checkout may be making the same directory.
+    exec 9>"$roots/$release.lock"
+    flock 9
     [ -z "${FRESH:-}" ] || rm -rf "$root"
     if [ ! -e "$root/.complete" ]; then
         rm -rf "$root"
@@ -42,23 +49,30 @@ if [ -z "${CELLAR_PROGRAMS:-}" ]; then
             --include=postgresql,postgresql-client,pgbackrest,etcd-server,etcd-client,iproute2,util-linux,mount,procps,openssl,python3-minimal \
             "$release" "$root" "deb $site $release main"
         printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
+        # What was downloaded is installed; documentation and lists of packages are not read here.
+        rm -rf "$root"/var/cache/apt "$root"/var/lib/apt/lists "$root"/usr/share/doc "$root"/usr/share/locale
         touch "$root/.complete"
     fi
+    exec 9>&-
     cd "$repo"
     cargo build --locked --workspace
     # The test programs of this build: the end-to-end tests, and those that run the real PostgreSQL and pgBackRest.
-    program() { # PACKAGE TEST
-        cargo test --locked --no-run -p "$1" --test "$2" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
+    # Chosen as `make test` chooses them, so that nothing is compiled twice.
+    program() { # TEST PACKAGES...
+        test=$1
+        shift
+        cargo test --locked --no-run "$@" --test "$test" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
     }
     # Links of their own, so that a build does not replace the programs of a tour under way.
+    mkdir -p "$repo/target/debian"
     programs=$(mktemp -d "$repo/target/debian/programs.XXXXXX")
     trap 'rm -rf "$programs"' EXIT
     trap 'exit 130' INT TERM
     chmod 755 "$programs"
     ln target/debug/cellar target/debug/multiadmin target/debug/multipooler "$programs"
-    ln "$(program cellar-tests e2e)" "$programs/e2e"
-    ln "$(program cellar-pgbackrest config)" "$programs/config"
-    ln "$(program cellar-postgres instance)" "$programs/instance"
+    ln "$(program e2e -p cellar-tests)" "$programs/e2e"
+    ln "$(program config --workspace --exclude cellar-tests)" "$programs/config"
+    ln "$(program instance --workspace --exclude cellar-tests)" "$programs/instance"
     # A process namespace ends all that is in it with its first process; mounts and network go with theirs.
     CELLAR_PROGRAMS=$programs unshare --mount --net --pid --fork --kill-child --propagation private \
         sh "$0" "$release" "$@"
@@ -98,7 +112,11 @@ if [ $# = 0 ]; then
     # shellcheck disable=SC2086
     set -- $tour
 fi
-[ "$1" != all ] || shift
+case $1 in
+all) shift ;;
+# shellcheck disable=SC2086
+short) set -- $short ;;
+esac
 tests tests "$programs/e2e" "$@"
 [ -z "$failed" ] || { echo "$PRETTY_NAME: a test failed" >&2; exit 1; }
 echo "$PRETTY_NAME: all tests passed"

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::listening::Listening;
 use crate::member::Member;
 use crate::report::Report;
+use crate::turn::Turn;
 
 /// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -63,8 +64,8 @@ pub(crate) struct Agent {
     pub(crate) revocations_seen: RefCell<String>,
     /// What the cell's servers listen on.
     pub(crate) listening: RefCell<Listening>,
-    /// Set while a job has the instance to itself; the supervisor does nothing meanwhile.
-    pub(crate) held: Cell<bool>,
+    /// Whose turn it is at the instance: the supervisor's or a job's.
+    pub(crate) turn: Turn,
 }
 
 impl Deref for Agent {

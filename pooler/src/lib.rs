@@ -27,6 +27,7 @@ mod report;
 mod repository;
 mod services;
 mod start;
+mod turn;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};

@@ -21,6 +21,7 @@ use crate::instance::supervisor;
 use crate::jobs::worker;
 use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
+use crate::turn::Turn;
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,7 +34,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let layout = CellLayout::new(&arguments.directory);
     let tls = layout.tls();
     let tools = Tools::find(None)?;
-    let pgbackrest = Pgbackrest::default();
+    let pgbackrest = Pgbackrest { data_directory: Some(layout.data()), ..Pgbackrest::default() };
     let identity = |certificate: &str| {
         ClientTls::from_files(&tls.join("ca.crt"), &tls.join(certificate), &tls.join("server.key"))
     };
@@ -71,7 +72,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         revoked: Revoked::default(),
         revocations_seen: RefCell::default(),
         listening: RefCell::default(),
-        held: Cell::new(false),
+        turn: Turn::default(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;

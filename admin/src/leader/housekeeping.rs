@@ -76,7 +76,7 @@ pub(crate) struct Forgotten {
 pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
     let mut actions = Vec::new();
     for record in view.jobs.values() {
-        let Some((state, error)) = verdict::verdict(view, observed, record, now) else { continue };
+        let Some((state, error)) = verdict::verdict(view, observed, record) else { continue };
         actions.push(Action::Close {
             record: Box::new(closed(record, state, error, now)),
             guards: ClosureGuards {

@@ -1,4 +1,5 @@
-//! For how long poolers have not reported, jobs have been lost and steps have ended, as the leader has observed it.
+//! For how long poolers have not reported, jobs have been open or lost and steps have ended, as the leader has observed
+//! it.
 //!
 //! A missing status key shows that a pooler does not report, not since when; the same
 //! holds for a claim. So the leader remembers when it first saw it missing, by
@@ -22,6 +23,7 @@ pub(crate) struct Observations {
     silent: BTreeMap<PoolerId, Duration>,
     lost: BTreeMap<JobId, Duration>,
     ended: BTreeMap<JobId, Duration>,
+    open: BTreeMap<JobId, Duration>,
     since: BTreeMap<Subject, Instant>,
 }
 
@@ -30,12 +32,15 @@ enum Subject {
     Pooler(PoolerId),
     Job(JobId),
     EndedStep(JobId),
+    OpenJob(JobId),
 }
 
 impl Observations {
     /// Updates the observations with the view at the moment `now`.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
-        let mut subjects = BTreeSet::new();
+        let open = view.jobs.values().filter(|record| record.closure.is_none());
+        let open = open.filter(|record| record.kind().is_driven() || stage(view, record) != Stage::Ended);
+        let mut subjects: BTreeSet<Subject> = open.map(|record| Subject::OpenJob(record.id)).collect();
         for record in view.jobs.values().filter(|record| !record.kind().is_driven()) {
             match stage(view, record) {
                 Stage::Pending => {
@@ -60,12 +65,14 @@ impl Observations {
         self.silent.clear();
         self.lost.clear();
         self.ended.clear();
+        self.open.clear();
         for (subject, since) in &self.since {
             let age = now.saturating_duration_since(*since);
             match subject {
                 Subject::Pooler(id) => drop(self.silent.insert(id.clone(), age)),
                 Subject::Job(id) => drop(self.lost.insert(*id, age)),
                 Subject::EndedStep(id) => drop(self.ended.insert(*id, age)),
+                Subject::OpenJob(id) => drop(self.open.insert(*id, age)),
             }
         }
     }
@@ -83,6 +90,18 @@ impl Observations {
     /// For how long each step of an open job has been seen ended.
     pub(crate) fn ended_for(&self) -> &BTreeMap<JobId, Duration> {
         &self.ended
+    }
+
+    /// For how long a job has been seen open.
+    pub(crate) fn open_for(&self, id: &JobId) -> Duration {
+        self.open.get(id).copied().unwrap_or_default()
+    }
+
+    /// As if all jobs had been seen since they were asked for.
+    #[cfg(test)]
+    pub(crate) fn seen_open(&mut self, view: &View, now: jiff::Timestamp) {
+        let age = |record: &JobRecord| now.duration_since(record.create_time).try_into().unwrap_or_default();
+        self.open = view.jobs.iter().map(|(id, record)| (*id, age(record))).collect();
     }
 
     /// For how long a job has been lost.

@@ -51,7 +51,7 @@ pub use records::maintenance::{
 };
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
-pub use records::recordable::{RECORDED, WITHHELD, recordable};
+pub use records::recordable::{RECORDED, RECORDED_INSIDE, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
 pub use records::repository::{RepoPath, Repository, RepositoryError};
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
@@ -79,5 +79,5 @@ pub use types::protocol::Protocol;
 pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
 pub use types::wal::{
-    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Segment, SegmentSize,
+    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Missing, Segment, SegmentSize,
 };

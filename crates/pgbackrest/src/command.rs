@@ -17,6 +17,7 @@ use crate::invocation::Invocation;
 use crate::process::{Running, find, tail};
 use crate::repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 use crate::repo_list::{RepoEntry, parse_listing};
+use crate::session_options::options_for_data;
 use crate::tool_error::{Failure, garbled, printable};
 use crate::versions::Version;
 
@@ -47,11 +48,14 @@ impl Output {
 pub struct Pgbackrest {
     /// Its path, or its name to be found on PATH.
     pub binary: PathBuf,
+    /// The data directory of the instance that it works for, whose version of PostgreSQL decides on the settings of its
+    /// sessions there.
+    pub data_directory: Option<PathBuf>,
 }
 
 impl Default for Pgbackrest {
     fn default() -> Self {
-        Self { binary: PathBuf::from("pgbackrest") }
+        Self { binary: PathBuf::from("pgbackrest"), data_directory: None }
     }
 }
 
@@ -70,6 +74,12 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec
 }
 
 impl Pgbackrest {
+    /// `PGOPTIONS` of its processes: settings of the sessions that they open in PostgreSQL.
+    #[must_use]
+    pub fn session_options(&self) -> String {
+        options_for_data(self.data_directory.as_deref())
+    }
+
     fn find(&self) -> Result<PathBuf, Error> {
         find(&self.binary, "pgbackrest")
     }
@@ -82,7 +92,9 @@ impl Pgbackrest {
     pub async fn run_captured(&self, invocation: &Invocation, deadline: Duration) -> Result<Output, Error> {
         let program = self.find()?;
         let argv = invocation.argv();
-        let mut running = Running::spawn(&program, &argv, Stdio::piped(), Stdio::piped(), None).await?;
+        let options = self.session_options();
+        let mut running =
+            Running::spawn(&program, &argv, &options, Stdio::piped(), Stdio::piped(), None).await?;
         let (stdout, stderr) = running.streams();
         let all = async {
             // `wait` kills stragglers, so the streams end even when a worker holds them.
@@ -134,12 +146,15 @@ impl Pgbackrest {
         let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
         let log = open_log(log_file).map_err(opened)?;
         let copy = log.try_clone().map_err(opened)?;
+        let options = self.session_options();
         if nice == 0 {
-            return Running::spawn(&program, &invocation.argv(), log.into(), copy.into(), until).await;
+            return Running::spawn(&program, &invocation.argv(), &options, log.into(), copy.into(), until)
+                .await;
         }
         let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), program.display().to_string()];
         argv.extend(invocation.argv());
-        Running::spawn(&find(Path::new("nice"), "coreutils")?, &argv, log.into(), copy.into(), until).await
+        let nice = find(Path::new("nice"), "coreutils")?;
+        Running::spawn(&nice, &argv, &options, log.into(), copy.into(), until).await
     }
 
     /// The version. Asked of the program each time, since it may be upgraded at any time.

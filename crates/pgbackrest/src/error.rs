@@ -33,6 +33,16 @@ pub enum Error {
         /// The time it had.
         after: Duration,
     },
+    /// The command was killed and did not end.
+    #[error(
+        "pgbackrest's process group {group} did not end within {after:?} of SIGKILL: it waits for a disk or file system that does not answer"
+    )]
+    Unkillable {
+        /// The process group.
+        group: i32,
+        /// The time it had.
+        after: Duration,
+    },
     /// The command ended with an error.
     #[error("pgbackrest {command} failed: {}", .failure.message)]
     Failed {

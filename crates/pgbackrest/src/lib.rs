@@ -19,6 +19,7 @@ mod process;
 mod repo_file;
 mod repo_list;
 mod repository;
+mod session_options;
 mod tool_error;
 mod verify_report;
 mod versions;

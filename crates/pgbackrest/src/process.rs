@@ -165,11 +165,12 @@ impl Running {
         Ok(Self { group: Group { id, ended: false }, child, watchdog })
     }
 
-    /// Starts a command. With `until`, an uptime of the host, a watchdog kills it then, unless
+    /// Starts a command, which opens sessions in PostgreSQL with the options of libpq. With `until`, an uptime of the host, a watchdog kills it then, unless
     /// [`Running::extend`] gives it more time.
     pub(crate) async fn spawn(
         program: &Path,
         arguments: &[String],
+        session_options: &str,
         stdout: Stdio,
         stderr: Stdio,
         until: Option<Duration>,
@@ -194,7 +195,7 @@ impl Running {
                 command.env_remove(name);
             }
         }
-        command.env("LC_ALL", "C").env("TZ", "UTC");
+        command.env("LC_ALL", "C").env("TZ", "UTC").env("PGOPTIONS", session_options);
         command.stdout(stdout).stderr(stderr).process_group(0);
         let (answer, spawned) = oneshot::channel();
         let gone = || Error::io("spawn a child", std::io::Error::other("the spawning thread has ended"));
@@ -236,14 +237,16 @@ impl Running {
     /// milliseconds, and kills whatever is left after `grace`.
     ///
     /// # Errors
-    /// As [`Running::wait`].
+    /// As [`Running::wait`], and when it does not even end then: a process that waits for a file system that does not
+    /// answer cannot be killed.
     pub async fn terminate(&mut self, grace: Duration) -> Result<Option<u8>, Error> {
         self.group.signal(Signal::SIGTERM);
         if let Ok(ended) = timeout(grace, self.wait()).await {
             return ended;
         }
         self.group.signal(Signal::SIGKILL);
-        self.wait().await
+        let group = self.group();
+        timeout(grace, self.wait()).await.unwrap_or(Err(Error::Unkillable { group, after: grace }))
     }
 
     pub(crate) fn streams(

@@ -15,7 +15,7 @@ fn stand_in(dir: &Path, script: &str) -> Pgbackrest {
     let binary = dir.join("pgbackrest");
     std::fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Pgbackrest { binary }
+    Pgbackrest { binary, data_directory: None }
 }
 
 async fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -116,7 +116,7 @@ async fn what_repo_get_printed_is_in_no_error() {
 #[tokio::test]
 async fn a_missing_program_names_its_package() {
     for binary in ["/nowhere/pgbackrest", "no-such-pgbackrest"] {
-        let error = Pgbackrest { binary: binary.into() }.version().await.unwrap_err();
+        let error = Pgbackrest { binary: binary.into(), data_directory: None }.version().await.unwrap_err();
         assert!(error.to_string().contains("install the Debian package `pgbackrest`"), "{error}");
     }
 }
@@ -151,7 +151,8 @@ async fn the_environment_and_the_arguments_are_exact() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("\nLC_ALL=C\n") || text.starts_with("LC_ALL=C\n"));
     assert!(text.contains("TZ=UTC\n"));
-    assert!(!text.lines().any(|line| line.starts_with("PG")), "{text}");
+    let options = "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+    assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options]);
     assert!(text.ends_with("<--x=a b;$(c)'\">\n<info>\n<>\n"), "{text}");
 }
 
@@ -193,7 +194,7 @@ async fn dropping_ends_it() {
 fn parent_for_the_test_below() {
     let Some(dir) = std::env::var_os("CELLAR_TEST_PARENT_DIR") else { return };
     let dir = PathBuf::from(dir);
-    let program = Pgbackrest { binary: dir.join("pgbackrest") };
+    let program = Pgbackrest { binary: dir.join("pgbackrest"), data_directory: None };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let _running =
             program.spawn_logged(&Invocation::new("backup"), &dir.join("log"), 0, None).await.unwrap();

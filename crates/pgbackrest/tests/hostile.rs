@@ -81,7 +81,7 @@ fn witness(dir: &Path) -> Pgbackrest {
     let script = format!("#!/bin/sh\nprintf '%s\\0' \"$@\" > '{}'\n", dir.join("argv").display());
     std::fs::write(&binary, script).unwrap();
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Pgbackrest { binary }
+    Pgbackrest { binary, data_directory: None }
 }
 
 #[tokio::test]

@@ -122,15 +122,18 @@ async fn decide(
     let data_path = Path::new(&card.data_directory);
     let leader = agent.leader();
     let data = inspect(&agent.tools, data_path).await?;
-    let seeding = agent.seeding_marker().exists();
-    let restored = seeding_marker::is_restored(agent);
+    // A marker that cannot be seen is no sign that there is none: half a backup must not be started.
+    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    let seeding = seeding_marker::exists(agent).map_err(marker)?;
+    let restored = seeding_marker::is_restored(agent).map_err(marker)?;
     let whole = matches!(data, DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
-    let standing = incarnation::standing(agent, data_path);
+    let standing = incarnation::standing(agent, data_path)?;
     // There may be one also when the data directory does not exist: a kill between two renames leaves it so.
     let successor = if standing.current { None } else { incarnation::successor(agent) };
     // The repo is read only when the step depends on it.
     let stanza = if whole { None } else { Some(stanza::read(agent, database, card).await?) };
     let stanza_exists = stanza.as_ref().is_some_and(|stanza| stanza.status == StanzaStatus::NoBackup);
+    let record_denied = is_record_denied(agent, leader.as_ref(), &data).await;
     let step = next_step(&Situation {
         cell: &agent.cell,
         bootstrap_cell: &database.bootstrap_cell,
@@ -140,6 +143,8 @@ async fn decide(
         kept: incarnation::record(agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
         seeded_before: agent.seeded_marker().exists(),
         leader: leader.as_ref(),
+        promoted: was_promoted(data_path, &data),
+        record_denied,
         backup_exists: stanza.as_ref().map(|stanza| !stanza.backups.is_empty()),
         stanza_exists,
         failed_copies,
@@ -149,6 +154,25 @@ async fn decide(
     let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
     let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
     Ok(Decision { step, leader, successor, stanza_expected })
+}
+
+/// Whether the data has the history of a later timeline than its control file names: a promotion writes that first.
+fn was_promoted(path: &Path, data: &DataDirectory) -> bool {
+    let DataDirectory::Valid { control, recovers: false, .. } = data else { return false };
+    let entries = std::fs::read_dir(path.join("pg_wal")).into_iter().flatten().flatten();
+    let timelines = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        u32::from_str_radix(name.strip_suffix(".history")?, 16).ok()
+    });
+    timelines.into_iter().any(|timeline| timeline > control.timeline.get())
+}
+
+/// Whether the recorded primary says that it is none, where that decides whether this one may start.
+async fn is_record_denied(agent: &Agent, leader: Option<&Leader>, data: &DataDirectory) -> bool {
+    let DataDirectory::Valid { control, recovers: false, .. } = data else { return false };
+    let Some(leader) = leader.filter(|leader| leader.cell != agent.cell) else { return false };
+    leader.term == control.timeline
+        && leadership::is_denied(agent, leader, control.system_identifier, control.timeline).await
 }
 
 async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<(), RoundError> {
@@ -173,18 +197,20 @@ async fn restore_with(
     legacy: Legacy,
 ) -> Result<(), RoundError> {
     let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
-    seed::restore(agent, database, card, &request, &|| false).await?;
+    // A job that asks for the instance does not wait for hours: the restore is completed afterwards, or begun again.
+    seed::restore(agent, database, card, &request, &|| agent.turn.is_held()).await?;
     Ok(())
 }
 
 fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
     configure(data, config)?;
-    take_over_settings(data, &seeding_marker::legacy(agent).own_settings)?;
+    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    take_over_settings(data, &seeding_marker::legacy(agent).map_err(marker)?.own_settings)?;
     // A backup contains the mark of the time when it was taken.
-    let mark = seeding_marker::begun_for(agent);
+    let mark = seeding_marker::begun_for(agent).map_err(marker)?;
     mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
     mark_seeded(agent, "restored")?;
-    seeding_marker::remove(agent).map_err(|error| RoundError::Marker(agent.seeding_marker(), error))
+    seeding_marker::remove(agent).map_err(marker)
 }
 
 async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(), RoundError> {

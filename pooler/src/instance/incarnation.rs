@@ -3,9 +3,10 @@
 //! A restore makes the next incarnation. From that moment every other copy is outdated, wherever it is and whenever its
 //! cell comes back: it may be read for a while, and it never becomes a primary.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use cellar_model::{CellLayout, Incarnation, JobId};
+use cellar_model::{CellLayout, Incarnation, JobId, Key};
 use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +31,15 @@ impl Mark {
     }
 
     /// The mark of a data directory. One without a mark was made before any restore.
-    pub(crate) fn read(data: &Path) -> Self {
-        let first = Self { number: 1, job: None };
-        std::fs::read(data.join(MARK))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or(first)
+    ///
+    /// # Errors
+    /// When there is a mark that cannot be read: then it is not known of which incarnation the data is.
+    pub(crate) fn read(data: &Path) -> std::io::Result<Self> {
+        match std::fs::read(data.join(MARK)) {
+            Ok(text) => serde_json::from_slice(&text).map_err(std::io::Error::from),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self { number: 1, job: None }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Marks a data directory, durably.
@@ -56,24 +60,58 @@ pub(crate) struct Standing {
     pub(crate) left_alone: bool,
 }
 
+/// It is not known how the data relates to the record. Then nothing is started, and nothing is stopped but what a fence
+/// stops.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StandingError {
+    /// The mark of the data directory cannot be read.
+    #[error(
+        "{path} cannot be read ({source}), so it is not known whether this data is from before a restore: PostgreSQL goes on if it runs, and is not started. Look at the disk; `cellar rebuild` makes a standby again, and `cellar restore` a primary"
+    )]
+    Mark {
+        /// The mark's file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The record in etcd cannot be read.
+    #[error(
+        "the record {key} in etcd cannot be read ({reason}), so it is not known whether a restore has fenced the database: PostgreSQL goes on if it runs, and is not started. Correct the record with etcdctl, or delete it if the database was never restored"
+    )]
+    Record {
+        /// Its key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+}
+
 /// The record as this pooler sees it.
 pub(crate) fn record(agent: &Agent) -> Incarnation {
     agent.mirror.view().incarnation(&agent.database)
 }
 
 /// How a data directory relates to the record.
-pub(crate) fn standing(agent: &Agent, data: &Path) -> Standing {
+///
+/// # Errors
+/// When one of the two is there and cannot be read.
+pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingError> {
     let view = agent.mirror.view();
-    match view.incarnations.get(&agent.database) {
-        Some(incarnation) => Standing {
-            current: Mark::read(data) == Mark::of(incarnation),
-            fenced: incarnation.fence.is_some(),
-            left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
-        },
-        // The database was never restored, or etcd has lost the record, or holds one that cannot be read. A record that
-        // is not known must not stop a primary.
-        None => Standing { current: true, fenced: false, left_alone: true },
-    }
+    let Some(incarnation) = view.incarnations.get(&agent.database) else {
+        let key = agent.store.keys().path(&Key::Incarnation(agent.database.clone()));
+        return match view.unreadable.get(&key) {
+            Some(reason) => Err(StandingError::Record { key, reason: reason.clone() }),
+            // The database was never restored, or etcd has lost the record. A record that is not known must not stop a
+            // primary.
+            None => Ok(Standing { current: true, fenced: false, left_alone: true }),
+        };
+    };
+    let mark = Mark::read(data).map_err(|source| StandingError::Mark { path: data.join(MARK), source })?;
+    Ok(Standing {
+        current: mark == Mark::of(incarnation),
+        fenced: incarnation.fence.is_some(),
+        left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
+    })
 }
 
 /// The directory that is to replace the data directory: this cell's whole and stopped copy of the current incarnation,
@@ -97,7 +135,7 @@ fn beside(layout: &CellLayout, mark: Mark) -> Option<PathBuf> {
         .into_iter()
         .filter(|(_, kind, job)| *kind == Kind::Kept || *job == made_by)
         .map(|(path, _, _)| path)
-        .find(|path| Mark::read(path) == mark)
+        .find(|path| Mark::read(path).is_ok_and(|found| found == mark))
 }
 
 /// What a directory beside the data directory is.
@@ -135,11 +173,17 @@ mod tests {
     #[test]
     fn data_without_a_mark_is_of_the_first_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Mark::read(dir.path()), Mark { number: 1, job: None });
+        assert_eq!(Mark::read(dir.path()).unwrap(), Mark { number: 1, job: None });
         let mark = Mark { number: 3, job: Some("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()) };
         mark.write(dir.path()).unwrap();
-        assert_eq!(Mark::read(dir.path()), mark);
+        assert_eq!(Mark::read(dir.path()).unwrap(), mark);
         assert_eq!(Mark::of(&Incarnation::default()), Mark { number: 1, job: None });
+        // What is there and cannot be read says nothing.
+        std::fs::write(dir.path().join(MARK), "{\"number\":3").unwrap();
+        assert!(Mark::read(dir.path()).is_err());
+        std::fs::remove_file(dir.path().join(MARK)).unwrap();
+        std::fs::create_dir(dir.path().join(MARK)).unwrap();
+        assert!(Mark::read(dir.path()).is_err());
     }
 
     #[test]

@@ -60,22 +60,40 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
     Ok(outcome != TxnOutcome::Conflict)
 }
 
-/// Whether the record is false. This instance is a primary, and the record names another one. `named` is what that one
-/// answered; `None` when there is no such cell.
+/// Whether the record is false, seen from an instance of the database `identity` that is a primary on `timeline`, and that
+/// the record does not name. `named` is what the named one answered; `None` when there is no such cell.
 ///
 /// Two instances cannot have been primary on the same timeline, because a promotion raises the timeline; and an
 /// instance that never reached a timeline was never primary on it. A record is not false when its instance was the
 /// primary and has become a standby since.
-fn is_false(leader: &Leader, ours: &InstanceFacts, named: Option<&LiveStatus>) -> bool {
-    if ours.role != Role::Primary {
-        return false;
-    }
+fn is_false(
+    leader: &Leader,
+    identity: SystemIdentifier,
+    timeline: Timeline,
+    named: Option<&LiveStatus>,
+) -> bool {
     let Some(named) = named else { return true };
-    let same_database = named.system_identifier == Some(ours.system_identifier.to_string());
+    let same_database = named.system_identifier == Some(identity.to_string());
     let never_there = named.timeline.is_some_and(|timeline| timeline < leader.term.get());
-    same_database
-        && named.role() == cellar_api::v1::Role::Standby
-        && (never_there || leader.term <= ours.timeline)
+    same_database && named.role() == cellar_api::v1::Role::Standby && (never_there || leader.term <= timeline)
+}
+
+/// Asks the recorded primary, of another cell, whether the record is false; see [`is_false`].
+pub(crate) async fn is_denied(
+    agent: &Agent,
+    leader: &Leader,
+    identity: SystemIdentifier,
+    timeline: Timeline,
+) -> bool {
+    let named = match agent.card_of(&leader.cell) {
+        // An instance that does not answer proves nothing.
+        Some(card) => match live_status(agent, &card).await {
+            Ok(live) => Some(live),
+            Err(_) => return false,
+        },
+        None => None,
+    };
+    is_false(leader, identity, timeline, named.as_ref())
 }
 
 /// Corrects a false record, for a primary that it does not name. Returns whether the record was corrected.
@@ -86,15 +104,8 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
     let Some(leader) = present.filter(|leader| leader.cell != agent.cell) else { return Ok(false) };
-    let named = match agent.card_of(&leader.cell) {
-        // An instance that does not answer proves nothing.
-        Some(card) => match live_status(agent, &card).await {
-            Ok(live) => Some(live),
-            Err(_) => return Ok(false),
-        },
-        None => None,
-    };
-    if !is_false(&leader, facts, named.as_ref()) {
+    let is_primary = facts.role == Role::Primary;
+    if !is_primary || !is_denied(agent, &leader, facts.system_identifier, facts.timeline).await {
         return Ok(false);
     }
     tracing::error!(
@@ -180,25 +191,20 @@ mod tests {
             system_identifier: Some(identity.to_owned()),
             ..v1::LiveStatus::default()
         };
-        let primary = facts(Role::Primary, 2, 7);
+        let is_false = |leader: &Leader, named: Option<&LiveStatus>| {
+            is_false(leader, SystemIdentifier::new(7), Timeline::new(2), named)
+        };
         let standby = live(v1::Role::Standby, 2, "7");
-        assert!(is_false(&leader("zone2", 99), &primary, Some(&standby)), "it was never there");
-        assert!(is_false(&leader("zone2", 2), &primary, Some(&standby)), "nobody else was primary on ours");
-        assert!(is_false(&leader("zone9", 99), &primary, None), "there is no such cell");
+        assert!(is_false(&leader("zone2", 99), Some(&standby)), "it was never there");
+        assert!(is_false(&leader("zone2", 2), Some(&standby)), "nobody else was primary on ours");
+        assert!(is_false(&leader("zone9", 99), None), "there is no such cell");
         let led = live(v1::Role::Standby, 3, "7");
-        assert!(
-            !is_false(&leader("zone2", 3), &primary, Some(&led)),
-            "it has led, and was made a standby since"
-        );
+        assert!(!is_false(&leader("zone2", 3), Some(&led)), "it has led, and was made a standby since");
         let leads = live(v1::Role::Primary, 3, "7");
-        assert!(!is_false(&leader("zone2", 3), &primary, Some(&leads)), "we were deposed");
+        assert!(!is_false(&leader("zone2", 3), Some(&leads)), "we were deposed");
         assert!(
-            !is_false(&leader("zone2", 99), &primary, Some(&live(v1::Role::Standby, 2, "8"))),
+            !is_false(&leader("zone2", 99), Some(&live(v1::Role::Standby, 2, "8"))),
             "ours is another database"
-        );
-        assert!(
-            !is_false(&leader("zone2", 99), &facts(Role::Standby, 2, 7), Some(&standby)),
-            "we are none either"
         );
     }
 

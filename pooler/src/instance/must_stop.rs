@@ -11,8 +11,12 @@ use crate::instance::incarnation::{self, Standing};
 ///
 /// The files alone decide: an instance that does not answer may accept writes all the same.
 pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
-    let standing = incarnation::standing(agent, data);
     let recovers = data.join("standby.signal").exists();
+    let Ok(standing) = incarnation::standing(agent, data) else {
+        // A fence stops every primary. Nothing else is stopped for what is not known.
+        let is_fenced = incarnation::record(agent).fence.is_some();
+        return (is_fenced && !recovers).then(StopTimeouts::default);
+    };
     let replaced = || incarnation::successor(agent).is_some();
     decide(standing, recovers, replaced)
 }

@@ -28,6 +28,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) seeded_before: bool,
     /// The recorded primary.
     pub(crate) leader: Option<&'a Leader>,
+    /// Whether the data says that it was promoted, though its control file may not name the new timeline yet.
+    pub(crate) promoted: bool,
+    /// Whether the recorded primary, of another cell, says itself that it is a standby of the same database.
+    pub(crate) record_denied: bool,
     /// Whether the repo has a backup of the database; `None` while that is not known.
     pub(crate) backup_exists: Option<bool>,
     /// Whether the repo has the database's stanza. The primary makes it after the role that copies it.
@@ -199,11 +203,20 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             return Step::Wait("the restore of the database, for which nobody may write".to_owned());
         }
         // It would run as a second primary and accept writes that no other member has.
-        if !recovers && leader.cell != *s.cell && leader.term > control.timeline {
-            return Step::Broken(format!(
-                "this was the primary on timeline {}, and {} has been it on timeline {} since: starting it would make a second primary. Make it a standby with `cellar rebuild {}`",
-                control.timeline, leader.cell, leader.term, s.cell
-            ));
+        if !recovers && leader.cell != *s.cell {
+            if leader.term > control.timeline {
+                return Step::Broken(format!(
+                    "this was the primary on timeline {}, and {} has been it on timeline {} since: starting it would make a second primary. Make it a standby with `cellar rebuild {}`",
+                    control.timeline, leader.cell, leader.term, s.cell
+                ));
+            }
+            // A promotion raises the timeline, so on the same one this never was a primary beside the recorded one.
+            if leader.term == control.timeline && !s.promoted && !s.record_denied {
+                return Step::Broken(format!(
+                    "this data has no standby.signal, and {} is the recorded primary on the same timeline {}: starting it would make a second primary. Make it a standby with `cellar rebuild {}`",
+                    leader.cell, leader.term, s.cell
+                ));
+            }
         }
     }
     if s.seeding { Step::FinishRestore } else { Step::Start }

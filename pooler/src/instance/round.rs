@@ -9,6 +9,7 @@ use cellar_topology::StoreError;
 
 use crate::agent::Agent;
 use crate::config_files::ConfigFileError;
+use crate::instance::incarnation::StandingError;
 use crate::instance::seed::SeedError;
 use crate::repository::stanza::StanzaError;
 
@@ -27,11 +28,14 @@ pub(crate) enum RoundError {
     /// The data directory could not be filled.
     #[error(transparent)]
     Seed(#[from] SeedError),
+    /// It is not known whether the data is from before a restore.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
     /// etcd did not answer, or refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A marker could not be written, or a directory not be moved.
-    #[error("cannot write {0}: {1}")]
+    /// A marker could not be read or written, or a directory not be moved.
+    #[error("cannot read or write {0}: {1}")]
     Marker(PathBuf, std::io::Error),
 }
 

@@ -47,14 +47,22 @@ fn write(agent: &Agent, seeding: &Seeding) -> std::io::Result<()> {
     AtomicFile::new(&agent.seeding_marker()).replace(text)
 }
 
-fn read(agent: &Agent) -> Option<Seeding> {
-    serde_json::from_slice(&std::fs::read(agent.seeding_marker()).ok()?).ok()
+/// None when there is no marker, or one that does not say.
+///
+/// # Errors
+/// When it cannot be read.
+fn read(agent: &Agent) -> std::io::Result<Option<Seeding>> {
+    match std::fs::read(agent.seeding_marker()) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Marks a restore into the data directory as begun, for the current incarnation. Returns what the data directory takes
 /// over: `legacy`, or what it had before an earlier attempt that was not finished.
 pub(crate) fn begin(agent: &Agent, legacy: Legacy) -> std::io::Result<Legacy> {
-    let legacy = read(agent).map_or(legacy, |unfinished| unfinished.legacy);
+    let legacy = read(agent)?.map_or(legacy, |unfinished| unfinished.legacy);
     let mark = Mark::of(&incarnation::record(agent));
     write(agent, &Seeding { mark, restored: false, legacy: legacy.clone() })?;
     Ok(legacy)
@@ -72,20 +80,25 @@ pub(crate) fn remove(agent: &Agent) -> std::io::Result<()> {
 
 /// Marks that pgBackRest has succeeded.
 pub(crate) fn mark_restored(agent: &Agent) -> std::io::Result<()> {
-    write(agent, &Seeding { mark: begun_for(agent), restored: true, legacy: legacy(agent) })
+    write(agent, &Seeding { mark: begun_for(agent)?, restored: true, legacy: legacy(agent)? })
 }
 
 /// The incarnation for which the restore was begun; the current one when the marker does not say.
-pub(crate) fn begun_for(agent: &Agent) -> Mark {
-    read(agent).map_or_else(|| Mark::of(&incarnation::record(agent)), |seeding| seeding.mark)
+pub(crate) fn begun_for(agent: &Agent) -> std::io::Result<Mark> {
+    Ok(read(agent)?.map_or_else(|| Mark::of(&incarnation::record(agent)), |seeding| seeding.mark))
 }
 
 /// What the data directory takes over from the one before.
-pub(crate) fn legacy(agent: &Agent) -> Legacy {
-    read(agent).map(|seeding| seeding.legacy).unwrap_or_default()
+pub(crate) fn legacy(agent: &Agent) -> std::io::Result<Legacy> {
+    Ok(read(agent)?.map(|seeding| seeding.legacy).unwrap_or_default())
 }
 
 /// Whether pgBackRest has succeeded in the restore that was begun.
-pub(crate) fn is_restored(agent: &Agent) -> bool {
-    read(agent).is_some_and(|seeding| seeding.restored)
+pub(crate) fn is_restored(agent: &Agent) -> std::io::Result<bool> {
+    Ok(read(agent)?.is_some_and(|seeding| seeding.restored))
+}
+
+/// Whether there is a marker, so that the data directory may be a part of a backup.
+pub(crate) fn exists(agent: &Agent) -> std::io::Result<bool> {
+    agent.seeding_marker().try_exists()
 }

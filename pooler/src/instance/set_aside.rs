@@ -66,7 +66,9 @@ pub(crate) async fn occupant(agent: &Agent, data: &Path, leader: &Leader) -> Res
     let ours = match inspect(&agent.tools, data).await? {
         DataDirectory::Missing | DataDirectory::Empty => return Ok(Occupant::Nobody),
         DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
-        DataDirectory::Partial { .. } => agent.seeding_marker().exists(),
+        DataDirectory::Partial { .. } => seeding_marker::exists(agent).map_err(|source| {
+            PostgresError::Io { action: "look for", path: agent.seeding_marker(), source }
+        })?,
         DataDirectory::OtherVersion { .. } | DataDirectory::Foreign { .. } => false,
     };
     Ok(if ours { Occupant::ThisDatabase } else { Occupant::SomethingElse })

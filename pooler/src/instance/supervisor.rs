@@ -75,16 +75,16 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     };
     loop {
         topology.borrow_and_update();
-        let mut pause = if agent.held.get() { ROUND_INTERVAL } else { this.round().await };
+        let mut pause = this.round_in_turn().await;
         // Steps follow each other without a pause, for instance from a finished restore to a running standby.
         for _ in 0..MAX_STEPS {
-            if !pause.is_zero() || agent.held.get() {
+            if pause != Some(Duration::ZERO) {
                 break;
             }
-            pause = this.round().await;
+            pause = this.round_in_turn().await;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause.unwrap_or(ROUND_INTERVAL)) => {}
             () = agent.nudge.notified() => {}
             // After a failure the whole pause is waited: a busy topology must not turn it into a busy loop.
             _ = topology.changed(), if this.failures == 0 => {}
@@ -94,6 +94,13 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 }
 
 impl Supervisor {
+    /// As [`Supervisor::round`]; none when a job has the instance.
+    async fn round_in_turn(&mut self) -> Option<Duration> {
+        let agent = Rc::clone(&self.agent);
+        let _turn = agent.turn.round().await?;
+        Some(self.round().await)
+    }
+
     /// Looks and acts once. Returns the pause until the next round; zero after a step was taken.
     async fn round(&mut self) -> Duration {
         let (card, database) = match self.agent.assignment() {
@@ -217,7 +224,8 @@ impl Supervisor {
                 return Ok(Outcome::Settled);
             }
         };
-        let current = incarnation::standing(&self.agent, Path::new(&card.data_directory)).current;
+        let standing = incarnation::standing(&self.agent, Path::new(&card.data_directory));
+        let current = standing.as_ref().is_ok_and(|standing| standing.current);
         let recorded = current && leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded && !self.prepared {
             ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
@@ -238,6 +246,7 @@ impl Supervisor {
             self.note = refusal.message;
         }
         let message = match (facts.role, recorded, self.agent.leader()) {
+            _ if let Err(error) = &standing => error.to_string(),
             (Role::Primary, false, Some(leader)) => format!(
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
                 facts.timeline, leader.cell, leader.term

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use cellar_model::{Code, JobError, JobId, JobRecord, WORK_TIMEOUT};
 use cellar_system::clock;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::jobs::claim::Ending;
@@ -31,19 +30,27 @@ pub enum Interruption {
 #[derive(Debug, Clone)]
 pub struct Control {
     id: JobId,
-    deadline: Timestamp,
+    /// When its time is over, by [`clock::uptime`].
+    ends_at: Duration,
     /// The lease of the claim, if the job must end without it: jobs that only read may go on.
     claim: Option<Rc<ClaimLease>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Control {
-    /// The control of a job whose claim is bound to `claim`. `stop` becomes true when this process is told to stop.
+    /// The control of a job that begins now, after it has `waited`, and whose claim is bound to `claim`. `stop` becomes
+    /// true when this process is told to stop.
     #[must_use]
-    pub fn new(record: &JobRecord, claim: Rc<ClaimLease>, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        record: &JobRecord,
+        claim: Rc<ClaimLease>,
+        stop: watch::Receiver<bool>,
+        waited: Duration,
+    ) -> Self {
         let excludes_others = record.kind().takes_lock() || record.parent.is_some();
         let claim = excludes_others.then_some(claim);
-        Self { id: record.id, deadline: record.deadline, claim, stop }
+        let ends_at = clock::uptime().saturating_add(record.time_limit().saturating_sub(waited));
+        Self { id: record.id, ends_at, claim, stop }
     }
 
     /// When the job's work must have ended unless its claim is renewed, by [`clock::uptime`]; none when it may go on
@@ -67,7 +74,7 @@ impl Control {
         if self.work_until(member).is_some_and(|until| clock::uptime() >= until) {
             return Some(Interruption::ClaimLost);
         }
-        if clock::now() > self.deadline {
+        if clock::uptime() >= self.ends_at {
             return Some(Interruption::Deadline);
         }
         (*self.stop.borrow()).then_some(Interruption::Stopping)

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{JobId, JobRecord, JobState, Key, Lock, Protocol, claimable};
+use cellar_system::clock;
 use cellar_topology::StoreError;
 use tokio::sync::watch;
 
@@ -65,13 +66,15 @@ struct Lanes<R> {
     member: Rc<Member>,
     runner: Rc<R>,
     begun: RefCell<Begun>,
+    /// When this process first saw each job of its cell, by [`clock::uptime`].
+    seen: RefCell<BTreeMap<JobId, Duration>>,
 }
 
 /// Runs jobs until `stop` becomes true; jobs that run then are ended first.
 pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: watch::Receiver<bool>) {
     end_orphaned_jobs(&member, runner.as_ref(), &stop).await;
     runner.begin().await;
-    let lanes = Lanes { member, runner, begun: RefCell::default() };
+    let lanes = Lanes { member, runner, begun: RefCell::default(), seen: RefCell::default() };
     let keep_claims = lanes.keep_claims(stop.clone());
     tokio::join!(lanes.work(Lane::Locked, stop.clone()), lanes.work(Lane::Reading, stop), keep_claims);
 }
@@ -105,7 +108,7 @@ async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R, stop: &wat
         };
         let Some(mut job) = job else { continue };
         tracing::info!(job = %record.id, "taking over a job that an earlier process left running");
-        let control = Control::new(&job.record, job.claim_lease(), stop.clone());
+        let control = Control::new(&job.record, job.claim_lease(), stop.clone(), Duration::ZERO);
         let ending = runner.take_over(&mut job, &control).await;
         job.finish(member, ending).await;
     }
@@ -115,6 +118,17 @@ impl<R: JobRunner> Lanes<R> {
     fn is_in(lane: Lane, record: &JobRecord) -> bool {
         let its_lane = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
         its_lane == lane
+    }
+
+    /// Notes which jobs of this cell there are. How long one has waited when it begins is told by this process's own
+    /// clock, which no other host's clock and no change of the wall clock puts out.
+    fn note_jobs(&self) {
+        let view = self.member.mirror.view();
+        let mut seen = self.seen.borrow_mut();
+        seen.retain(|id, _| view.jobs.contains_key(id));
+        for record in view.jobs.values().filter(|record| record.cell == self.member.cell) {
+            seen.entry(record.id).or_insert_with(clock::uptime);
+        }
     }
 
     /// The job that may be claimed next.
@@ -200,7 +214,9 @@ impl<R: JobRunner> Lanes<R> {
             begun.running.insert(id, job.claim_lease());
             begun.ever.insert(id);
         }
-        let control = Control::new(&job.record, job.claim_lease(), stop);
+        let seen = self.seen.borrow().get(&id).copied();
+        let waited = seen.map_or(Duration::ZERO, |seen| clock::uptime().saturating_sub(seen));
+        let control = Control::new(&job.record, job.claim_lease(), stop, waited);
         let ending = self.runner.run(&mut job, &control).await;
         job.finish(&self.member, ending).await;
         self.begun.borrow_mut().running.remove(&id);
@@ -227,6 +243,7 @@ impl<R: JobRunner> Lanes<R> {
         while !*stop.borrow() {
             lease.borrow_and_update();
             topology.borrow_and_update();
+            self.note_jobs();
             let mut retry = false;
             for (id, claim_lease) in self.unclaimed() {
                 if let Err(error) = ClaimedJob::claim_again(&self.member, &id, &claim_lease).await {

@@ -50,7 +50,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let data = PathBuf::from(&card.data_directory);
     let before = check_before(context, &params, &data, &leader).await?;
     let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
-    let hold = Hold::take(agent);
+    let hold = Hold::take(agent).await?;
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
@@ -63,7 +63,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             Err(interrupted) => return Err(interrupted),
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
-        return restore_from_repo(context, Hold::take(agent), &data, true, legacy).await;
+        return restore_from_repo(context, Hold::take(agent).await?, &data, true, legacy).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {

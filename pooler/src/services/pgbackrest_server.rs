@@ -8,6 +8,9 @@
 //! all its sessions. So SIGHUP is sent between two connections. Sessions go on with the config that held when they
 //! began, also the sessions of a client that is not admitted any more. pgBackRest does not say whose they are, so then
 //! all of them are ended.
+//!
+//! Its sessions connect to PostgreSQL with the environment that the server had at its start. What stands there depends on
+//! the version of PostgreSQL, which is known once there is data: then a server that was started before is started again.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -54,6 +57,9 @@ const RELOAD_TIME: Duration = Duration::from_millis(300);
 /// How long the server may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often to check whether the server was started for the version of PostgreSQL that is there now.
+const OPTIONS_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often to check whether the server still listens. Each check is a connection, for which the server forks.
 const LISTEN_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -65,7 +71,15 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         // The instance's supervisor writes the config; before that there is nothing to serve.
         if agent.assignment().is_ok_and(|(card, _)| PathBuf::from(&card.config_path).exists()) {
             match serve(&agent).await {
-                Ok(code) => tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again"),
+                Ok(End::Outdated) => {
+                    tracing::info!(
+                        "the pgBackRest TLS server is started again for this version of PostgreSQL"
+                    );
+                    continue;
+                }
+                Ok(End::Exited(code)) => {
+                    tracing::warn!(?code, "the pgBackRest TLS server ended; starting it again");
+                }
                 Err(error) => tracing::warn!(%error, "the pgBackRest TLS server cannot be started"),
             }
             agent.update_report(|report| {
@@ -82,9 +96,17 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
     }
 }
 
+/// Why the server does not run any more.
+enum End {
+    /// It ended, or was ended, with this exit code; none when a signal ended it.
+    Exited(Option<u8>),
+    /// It was ended because its environment was that of another version of PostgreSQL.
+    Outdated,
+}
+
 /// Runs the server until it ends.
-async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
-    let Ok((card, _)) = agent.assignment() else { return Ok(None) };
+async fn serve(agent: &Agent) -> Result<End, Error> {
+    let Ok((card, _)) = agent.assignment() else { return Ok(End::Exited(None)) };
     let log = agent.layout.log().join("pgbackrest-server.log");
     // The server reads at its start what has changed until now. A SIGHUP before it has a handler would end it.
     let _ = agent.config_changed.notified().now_or_never();
@@ -94,18 +116,30 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
     let invocation = Invocation::new("server").option("config", &card.config_path);
+    let session_options = agent.pgbackrest.session_options();
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0, None).await?;
     let leader = running.group();
     let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
     let mut up = false;
     let mut named = None;
+    let mut next_poll = tokio::time::Instant::now() + START_POLL_INTERVAL;
     loop {
         tokio::select! {
             code = running.wait() => {
                 let _ = std::fs::remove_file(&pid_file);
-                return code;
+                return code.map(End::Exited);
             }
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
+            () = tokio::time::sleep(OPTIONS_POLL_INTERVAL) => {
+                // A data directory that is being replaced has no version for a moment; that is no news.
+                let is_outdated = agent.layout.data().join("PG_VERSION").exists()
+                    && agent.pgbackrest.session_options() != session_options;
+                if is_outdated && server_of(leader).is_some_and(|server| server.children().is_empty()) {
+                    let _ = running.terminate(END_TIMEOUT).await;
+                    let _ = std::fs::remove_file(&pid_file);
+                    return Ok(End::Outdated);
+                }
+            }
             () = tokio::time::sleep(SESSION_POLL_INTERVAL), if agent.reload_waits.get() => {
                 let wanted = named_in_file();
                 // The server has not started yet, so it will read the new config.
@@ -125,7 +159,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                     tracing::warn!("a certificate was revoked: the pgBackRest TLS server's sessions end with it");
                     let ended = running.terminate(END_TIMEOUT).await;
                     let _ = std::fs::remove_file(&pid_file);
-                    return ended;
+                    return ended.map(End::Exited);
                 }
                 if !quiet && waited < QUIET_TIMEOUT {
                     continue;
@@ -145,7 +179,7 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                     agent.update_report(|report| report.tls_server_accepts.clone_from(&accepts));
                 }
             }
-            () = tokio::time::sleep(if up { LISTEN_POLL_INTERVAL } else { START_POLL_INTERVAL }) => {
+            () = tokio::time::sleep_until(next_poll) => {
                 if named.is_none() {
                     named = server_of(leader);
                     if let Some(server) = &named {
@@ -161,6 +195,8 @@ async fn serve(agent: &Agent) -> Result<Option<u8>, Error> {
                         report.tls_server_accepts = if up { accepts.clone() } else { Vec::new() };
                     });
                 }
+                let pause = if up { LISTEN_POLL_INTERVAL } else { START_POLL_INTERVAL };
+                next_poll = tokio::time::Instant::now() + pause;
             }
         }
     }

@@ -178,7 +178,8 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
         format!("\\! touch {}", trace.display()),
         format!("COPY (SELECT 1) TO PROGRAM 'touch {}'", trace.display()),
     ];
-    let checks = ["--check", wrong, "--check", rows, "--check", writes, "--check", bad];
+    let cast = "SELECT ('hunt' || 'er2')::int = i FROM t";
+    let checks = ["--check", wrong, "--check", rows, "--check", writes, "--check", bad, "--check", cast];
     let checks = [&checks[..], &["--check", &ran[0], "--check", &ran[1]]].concat();
     let failed =
         cluster.try_cellar(&[&["drill", "--skip-amcheck", "--output", "json"][..], &HASTE, &checks].concat());
@@ -191,6 +192,10 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert!(!check(&job, bad)["passed"].as_bool().unwrap_or_default(), "{job:#}");
     assert!(check(&job, bad)["detail"].as_str().unwrap().contains("nonsense"), "{job:#}");
     assert_eq!(check(&job, writes)["passed"], true, "{job:#}");
+    // Everybody who may see jobs sees these details, so nothing of the data is in them.
+    assert_eq!(check(&job, wrong)["detail"], "row 1 of 1 does not begin with true", "{job:#}");
+    let leaked = check(&job, cast)["detail"].as_str().unwrap();
+    assert!(leaked.contains("22P02") && !leaked.contains("hunter2"), "{job:#}");
     for program in &ran {
         let name: String = program.chars().take(80).collect();
         assert!(!check(&job, &name)["passed"].as_bool().unwrap_or_default(), "{job:#}");

@@ -41,5 +41,6 @@ mod rotation;
 mod runbooks;
 mod sealed_copies;
 mod secrets;
+mod unreadable_marks;
 mod upkeep;
 mod worth;

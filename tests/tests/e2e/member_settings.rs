@@ -99,3 +99,32 @@ fn primary_whose_configuration_is_not_utf_8_is_started_after_a_crash() {
     eventually("PostgreSQL to be started again", || cluster.try_sql("zone1", "SELECT 1").code == 0);
     assert!(std::fs::read(&main).unwrap().windows(5).any(|part| part == b"f\xfcr a"));
 }
+
+/// A backup's sessions are idle while files are copied: one here, and one that the primary's pgBackRest server opens.
+#[test]
+fn limits_on_sessions_do_not_end_a_backup() {
+    let cluster = Cluster::up("zone1,zone2");
+    let limits = |cell: &str| {
+        let version: u32 = cluster.sql(cell, "SHOW server_version_num").parse().expect("a number");
+        let mut limits = vec!["idle_session_timeout", "idle_in_transaction_session_timeout", "lock_timeout"];
+        if version >= 170_000 {
+            limits.push("transaction_timeout");
+        }
+        for name in limits {
+            cluster.sql(cell, &format!("ALTER SYSTEM SET {name} = '100ms'"));
+        }
+        cluster.sql(cell, "SELECT pg_reload_conf()");
+        eventually("the limits to hold", || cluster.sql(cell, "SHOW idle_session_timeout") == "100ms");
+    };
+    limits("zone1");
+    limits("zone2");
+    // What the catalogs say of the role counts less than what pgBackRest asks for.
+    let user = cluster.sql("zone1", "SELECT current_user");
+    cluster.sql("zone1", &format!("ALTER ROLE \"{user}\" SET idle_session_timeout = '100ms'"));
+    let job = cluster.backup("zone2", "full");
+    assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
+    let _ = cluster.cellar(&["check"]);
+    cluster.cellar(&["drill", "--on", "zone2", "--max-rate", "0"]);
+    // Nor do they keep a cell from being watched.
+    cluster.wait_streaming("zone2");
+}

@@ -4,13 +4,13 @@
 mod hold;
 mod scene;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process};
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process, wait_for};
 use serde_json::Value;
 
 use hold::{give_up, held_copy, held_recovery, kill_before_swap, pooler, private_postmaster, raise, release};
 use scene::{
-    Restore, begin, begin_rollback, check_members, cluster, confirm, data_directories, directory, fails,
-    rows, succeeds,
+    MOMENT_TIMEOUT, Restore, begin, begin_rollback, begin_to, check_members, cluster, confirm,
+    data_directories, directory, fails, rows, succeeds,
 };
 
 /// Before the point of no return, whatever dies on the chosen cell ends the restore, and nothing has changed.
@@ -161,4 +161,33 @@ fn a_primary_that_crashed_just_before_loses_nothing() {
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
     check_members(&cluster, &all);
+}
+
+/// In place the private PostgreSQL runs in the cell's own data directory, where the next pooler finds it.
+#[test]
+fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
+    let cluster = cluster("zone1,zone2");
+    cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 100)");
+    let all = rows(&cluster, "zone1");
+    let restore = begin_to(&cluster, &["--latest", "--onto", "zone2", "--in-place"], all.clone());
+    let lock = directory(&cluster, "zone2").join("pg_data/postmaster.pid");
+    let sockets = cluster.instance("zone2").sockets;
+    let private = wait_for("the private PostgreSQL", MOMENT_TIMEOUT, || {
+        let text = std::fs::read_to_string(&lock).ok()?;
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let pid = lines.first()?.parse().ok().filter(|pid| is_alive(*pid))?;
+        lines.get(4).is_some_and(|directory| !directory.is_empty() && *directory != sockets).then_some(pid)
+    });
+    kill_hard(pooler(&cluster, "zone2"));
+    assert!(is_alive(private), "it was to be there still");
+    cluster.cellar(&["up"]);
+    assert!(!is_alive(private));
+    let job = cluster.ended(&restore.id);
+    assert_eq!(job["error"]["code"], "POOLER_RESTARTED", "{job:#}");
+    cluster.wait_streaming("zone2");
+    eventually("the rows to be in both cells", || {
+        ["zone1", "zone2"].iter().all(|cell| rows(&cluster, cell) == all)
+    });
+    cluster.sql("zone1", "INSERT INTO t VALUES (1)");
+    let _ = cluster.backup("zone2", "incr");
 }

@@ -114,3 +114,18 @@ fn a_false_primary_in_the_records_is_corrected() {
     // It archives again, which a backup needs.
     let _ = cluster.backup("zone3", "full");
 }
+
+/// Its file is moved away by hand, or lost with a file system.
+#[test]
+fn a_standby_without_its_signal_file_is_not_started_as_a_second_primary() {
+    let cluster = Cluster::up("zone1,zone2");
+    std::fs::remove_file(cluster.directory().join("zone2/pg_data/standby.signal")).expect("a standby");
+    kill_hard(cluster.postmaster("zone2"));
+    eventually("zone2 to say what is the matter", || {
+        cluster.status("zone2").is_some_and(|status| status.message.contains("second primary"))
+    });
+    assert_ne!(cluster.try_sql("zone2", "SELECT 1").code, 0);
+    assert_eq!(cluster.primary(), "zone1");
+    cluster.cellar(&["rebuild", "zone2"]);
+    cluster.wait_streaming("zone2");
+}

@@ -41,6 +41,7 @@ fn restore_params(message: &v1::RestoreDatabaseRequest) -> Result<RestoreParams,
         timeline: (message.timeline > 0).then(|| Timeline::new(message.timeline)),
         in_place: message.in_place,
         onto: field::optional("onto", &message.onto)?,
+        backup: field::optional("backup", &message.backup)?,
     })
 }
 

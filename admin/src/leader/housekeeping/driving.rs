@@ -43,6 +43,7 @@ fn advance(view: &View, observed: &Observations, record: &JobRecord, now: Timest
         }),
         members: &members,
         ended_for: observed.ended_for(),
+        waited: observed.open_for(&record.id),
         now,
     });
     let mut action = Drive {

@@ -120,8 +120,11 @@ impl World {
         self.observed.observe(&self.view, begin + duration);
     }
 
+    /// What is decided at that second, by a leader that has led since the first.
     fn decide(&self, now: i64) -> Vec<Action> {
-        decide(&self.view, &self.observed, second(now))
+        let mut observed = self.observed.clone();
+        observed.seen_open(&self.view, second(now));
+        decide(&self.view, &observed, second(now))
     }
 
     /// The codes with which jobs are closed.
@@ -149,6 +152,15 @@ fn nothing_is_done_about_a_job_that_waits_or_runs() {
     assert_eq!(world.decide(10), []);
     // A living pooler has the last word even past the deadline.
     assert_eq!(world.closures(2000), [(id(2), JobState::Failed, Code::DeadlineExceeded)]);
+}
+
+/// The deadline was set by another host's clock, and this leader's is years ahead.
+#[test]
+fn clock_of_the_leader_does_not_make_a_job_late() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.observe(Duration::from_secs(5));
+    assert_eq!(decide(&world.view, &world.observed, second(100_000_000)), []);
 }
 
 #[test]
@@ -427,7 +439,7 @@ proptest! {
         let app = "app".parse().unwrap();
         let mut rounds = 0;
         loop {
-            let actions = decide(&world.view, &world.observed, second(now));
+            let actions = world.decide(now);
             if actions.is_empty() {
                 break;
             }

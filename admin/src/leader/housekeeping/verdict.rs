@@ -2,7 +2,6 @@
 
 use cellar_model::{Code, JobError, JobRecord, JobState, Key, LOST_TIMEOUT, Protocol, closable};
 use cellar_topology::View;
-use jiff::Timestamp;
 
 use crate::jobs::closure::canceled_before_it_began;
 use crate::jobs::stage::{Stage, stage};
@@ -15,33 +14,33 @@ fn failed(code: Code, message: String, hint: &str) -> Verdict {
 }
 
 /// How the job is to be closed; `None` when it is not.
-pub(super) fn verdict(
-    view: &View,
-    observed: &Observations,
-    record: &JobRecord,
-    now: Timestamp,
-) -> Option<Verdict> {
+pub(super) fn verdict(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     if record.kind().is_driven() {
         // Ended by its driver; before it holds the lock only by its deadline or a wish.
         let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
         let waits = record.closure.is_none() && !holds;
-        return waits.then(|| waiting(record, now)).flatten();
+        return waits.then(|| waiting(observed, record)).flatten();
     }
     let claimed = view.claim(record).is_some();
     match stage(view, record) {
-        Stage::Pending if closable(record, view.run(record), claimed) => pending(view, observed, record, now),
-        Stage::Lost if closable(record, view.run(record), claimed) => lost(view, observed, record, now),
+        Stage::Pending if closable(record, view.run(record), claimed) => pending(view, observed, record),
+        Stage::Lost if closable(record, view.run(record), claimed) => lost(view, observed, record),
         _ => None,
     }
 }
 
+/// Whether a job has taken as long as it may, as this leader has seen it.
+fn is_overdue(observed: &Observations, record: &JobRecord) -> bool {
+    observed.open_for(&record.id) >= record.time_limit()
+}
+
 /// The end of a job that never began.
-fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+fn waiting(observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     let (kind, cell) = (record.kind(), &record.cell);
     if let Some(cancel) = &record.cancel {
         return Some((JobState::Canceled, canceled_before_it_began(&cancel.requested_by)));
     }
-    (record.deadline <= now).then(|| {
+    is_overdue(observed, record).then(|| {
         failed(
             Code::DeadlineExceeded,
             format!("the {kind} of cell {cell} did not begin before its deadline; nothing was done"),
@@ -50,7 +49,7 @@ fn waiting(record: &JobRecord, now: Timestamp) -> Option<Verdict> {
     })
 }
 
-fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     let (kind, database, cell) = (record.kind(), &record.database, &record.cell);
     if is_removed(view, record) {
         return Some(failed(
@@ -61,7 +60,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timest
             "name another cell",
         ));
     }
-    if let Some(verdict) = waiting(record, now) {
+    if let Some(verdict) = waiting(observed, record) {
         return Some(verdict);
     }
     let place = record.parent.unwrap_or(record.id);
@@ -81,7 +80,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord, now: Timest
     None
 }
 
-fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Verdict> {
+fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     let (kind, cell) = (record.kind(), &record.cell);
     let unknown = "its outcome there is not known";
     let look = "look at the cell (`cellar status`, `cellar backups list`) before you ask again";
@@ -119,7 +118,7 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp
             look,
         ));
     }
-    if record.deadline <= now {
+    if is_overdue(observed, record) {
         return Some(failed(
             Code::DeadlineExceeded,
             format!(

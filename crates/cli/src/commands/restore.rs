@@ -5,7 +5,7 @@ mod plan;
 mod point;
 
 use cellar_api::v1::{GetDatabaseRequest, GetJobRequest, RestoreDatabaseRequest};
-use cellar_model::{CellName, DatabaseName, JobId, RequestId};
+use cellar_model::{BackupLabel, CellName, DatabaseName, JobId, RequestId};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
@@ -36,6 +36,7 @@ pub(crate) use plan::plan_of;
   cellar restore --to-time 2026-03-01T09:15:00Z
   cellar restore --to-name before-the-migration --onto zone2 --yes
   cellar restore --to-lsn 0/5000060 --timeline 1
+  cellar restore --to-time 2026-03-01T09:15:00Z --backup 20260228-020000F
   cellar restore confirm 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00
   cellar restore rollback 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00"
 )]
@@ -50,6 +51,9 @@ pub(crate) struct Restore {
     /// The cell that is restored first and becomes the primary [default: the present primary's, if it is up]
     #[arg(long, value_name = "CELL")]
     onto: Option<CellName>,
+    /// The backup that recovery begins from [default: the newest sound one before the target]
+    #[arg(long, value_name = "LABEL")]
+    backup: Option<BackupLabel>,
     /// Show what would be done, and end
     #[arg(long)]
     plan: bool,
@@ -102,6 +106,7 @@ impl Restore {
             timeline: self.timeline.unwrap_or(0),
             onto: or_empty(self.onto.as_ref()),
             in_place: self.in_place,
+            backup: or_empty(self.backup.as_ref()),
             queue: self.queue.queue,
             timeout: self.options.timeout(),
             request_id: self.options.request_id(),

@@ -55,6 +55,7 @@ fn restore(params: &RestoreParams) -> Vec<Fact> {
         ("target", target(params.target.as_ref())),
         ("timeline", params.timeline.map(|timeline| timeline.to_string()).unwrap_or_default()),
         ("onto", params.onto.clone().unwrap_or_default()),
+        ("backup", params.backup.clone().unwrap_or_default()),
         in_place(params.in_place),
     ]
 }

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::decide::survey::{Found, Survey, SurveyedBackup};
 use crate::decide::worth::worth;
@@ -15,7 +15,11 @@ use crate::records::target::Target;
 use crate::types::code::{Code, Refusal};
 use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
-use crate::types::wal::{Lineage, SegmentSize};
+use crate::types::wal::{Lineage, Segment, SegmentSize};
+
+/// How much the clocks of a standby's host and the primary's may differ. A backup that ended within it before a target
+/// time is taken only if there is no other of the same worth.
+const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The chosen way to a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +51,21 @@ fn first_time(backup: &SurveyedBackup) -> Timestamp {
     backup.stop_time.saturating_add(1.second()).unwrap_or(backup.stop_time)
 }
 
+/// Whether a backup ended before a target, also if the clock of the host that took it is [`CLOCK_MARGIN`] behind that of
+/// the primary, which dates the commits. Positions in the WAL need no clock.
+fn is_clearly_before(backup: &SurveyedBackup, target: &Target) -> bool {
+    let Target::Time(time) = target else { return true };
+    first_time(backup).saturating_add(CLOCK_MARGIN).is_ok_and(|safe| safe <= *time)
+}
+
 fn moment(backup: &SurveyedBackup) -> String {
     format!("{} ({})", timestamp_text(first_time(backup)), backup.stop_lsn)
 }
 
 /// Chooses the way to a target.
 ///
-/// `found` is what a name or a transaction was found to be; those targets need it.
+/// `found` is what a name or a transaction was found to be; those targets need it. `named` is the backup to begin from,
+/// when a person has chosen it.
 ///
 /// # Errors
 /// Refused, naming what can be reached instead, when no backup leads there, the target lies beyond the WAL, or a
@@ -63,8 +75,16 @@ pub fn choose(
     target: &Target,
     timeline: Option<Timeline>,
     found: Option<&Found>,
+    named: Option<&BackupLabel>,
 ) -> Result<Choice, Refusal> {
+    if let Some(named) = named {
+        find(survey, named)?;
+    }
     if let Target::Backup(label) = target {
+        if let Some(named) = named.filter(|named| *named != label) {
+            let message = format!("the end of backup {label} is reached from that backup, not from {named}");
+            return Err(Refusal::new(Code::InvalidArgument, message).about("field", "backup"));
+        }
         return choose_named(survey, label, timeline);
     }
     let timeline = timeline.unwrap_or(survey.current);
@@ -73,12 +93,20 @@ pub fn choose(
         let mut all: Vec<&SurveyedBackup> = survey
             .backups
             .iter()
+            .filter(|backup| named.is_none_or(|named| backup.label == *named))
             .filter(|backup| lineage.contains(backup.timeline, backup.stop_lsn))
             .collect();
         all.sort_by_key(|backup| (backup.stop_lsn, backup.stop_time));
         all
     };
     let Some(first) = on_it.first() else {
+        if let Some(named) = named {
+            return Err(unreachable(
+                format!("backup {named} does not lead to timeline {timeline}"),
+                "name another backup, or its --timeline (`cellar backups list`)".to_owned(),
+            )
+            .about("field", "backup"));
+        }
         return Err(unreachable(
             format!("no backup leads to timeline {timeline}"),
             "see the recovery windows with `cellar restore --plan --latest`, or name another --timeline"
@@ -147,9 +175,11 @@ pub fn choose(
         )
         .about("field", "target"));
     };
-    // The newest of the best worth in front.
-    candidates
-        .sort_by_key(|backup| Reverse((worth(backup, &survey.backups), backup.stop_lsn, backup.stop_time)));
+    // The newest of the best worth in front, and behind those of the same worth what may have ended after the target.
+    candidates.sort_by_key(|backup| {
+        let is_clear = is_clearly_before(backup, &resolved);
+        Reverse((worth(backup, &survey.backups), is_clear, backup.stop_lsn, backup.stop_time))
+    });
     let whole = candidates.iter().find_map(|backup| way(survey, &lineage, &resolved, backup).ok());
     let (backup, last) = match whole {
         Some(way) => way,
@@ -159,6 +189,17 @@ pub fn choose(
     let count = on_it.len();
     let before_target = if resolved == (Target::Latest {}) { "" } else { " that ended before the target" };
     let why = match worth(newest, &survey.backups).flaw() {
+        _ if named.is_some() => "it is the one that you named".to_owned(),
+        None if backup.label != newest.label
+            && is_clearly_before(backup, &resolved)
+            && !is_clearly_before(newest, &resolved) =>
+        {
+            format!(
+                "it is the newest of {count} on timeline {timeline} that ended clearly before the target: {} ended within {} s of it, and the clocks of two hosts may differ",
+                newest.label,
+                CLOCK_MARGIN.as_secs()
+            )
+        }
         Some(flaw) if backup.label != newest.label => format!(
             "it is the best of {count} on timeline {timeline}{before_target}: {} is newer, but {flaw}",
             newest.label
@@ -172,6 +213,13 @@ pub fn choose(
         _ => format!("it is the newest of {count} on timeline {timeline}{before_target}"),
     };
     let mut warnings = warning_of_flaw(survey, backup);
+    if !is_clearly_before(backup, &resolved) {
+        warnings.push(format!(
+            "backup {} ended within {} s of the target by the clock of the host that took it; should that clock be behind the primary's, the target lies before the backup's end and cannot be reached from it (--backup names an older one)",
+            backup.label,
+            CLOCK_MARGIN.as_secs()
+        ));
+    }
     if let Target::Time(time) = &resolved
         && let Some(warning) = abandoned(survey, &lineage, *time)
     {
@@ -214,7 +262,7 @@ fn way<'a>(
     // What the primary has not archived yet it archives when it is fenced.
     let archived_last = newest.map_or(last, |newest| newest.min(last)).max(backup.last_segment);
     let missing = lineage.missing(backup.first_segment, archived_last, &survey.archive);
-    let Some(gap) = missing.first() else { return Ok((backup, last)) };
+    let Some(gap) = missing.first else { return Ok((backup, last)) };
     let reachable = lineage.last_without_gap(backup.first_segment, &survey.archive);
     let nearest = match reachable {
         Some(number) if number >= backup.last_segment => {
@@ -229,10 +277,10 @@ fn way<'a>(
         Code::WalMissing,
         format!(
             "{} of the WAL segments from {} to {} are not in the archive, the first is {}",
-            missing.len(),
+            missing.count,
             file_name(lineage, backup.first_segment, size),
             file_name(lineage, last, size),
-            size.file_name(*gap)
+            size.file_name(gap)
         ),
     )
     .hint(nearest)
@@ -252,11 +300,12 @@ fn file_name(lineage: &Lineage, number: u64, size: SegmentSize) -> String {
 /// The segment in which the commits of a time lie: the first one that was archived at that time or later.
 fn last_for_time(survey: &Survey, lineage: &Lineage, first: u64, time: Timestamp) -> Option<u64> {
     let newest = lineage.newest(&survey.archive)?;
-    let archived_after = |number: &u64| {
-        let files = lineage.files(*number, survey.archive.size);
-        files.filter_map(|segment| survey.archived_at.get(&segment)).any(|at| *at >= time)
+    let is_on_it = |segment: &Segment| {
+        segment.number >= first
+            && lineage.files(segment.number, survey.archive.size).any(|file| file == *segment)
     };
-    Some((first..=newest).find(archived_after).unwrap_or(newest))
+    let after = survey.archived_at.iter().filter(|(segment, at)| **at >= time && is_on_it(segment));
+    Some(after.map(|(segment, _)| segment.number).min().unwrap_or(newest))
 }
 
 /// A time at which another timeline than the chosen one was written, or one on the way behind the point where the
@@ -294,8 +343,13 @@ fn check_identity(survey: &Survey, backup: &SurveyedBackup) -> Result<(), Refusa
     }
 }
 
-fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>) -> Result<Choice, Refusal> {
-    let Some(backup) = survey.backups.iter().find(|backup| backup.label == *label) else {
+/// The backup of that label.
+///
+/// # Errors
+/// When there is none.
+fn find<'a>(survey: &'a Survey, label: &BackupLabel) -> Result<&'a SurveyedBackup, Refusal> {
+    let found = survey.backups.iter().find(|backup| backup.label == *label);
+    found.ok_or_else(|| {
         let mut labels: Vec<&str> = survey.backups.iter().map(|backup| backup.label.as_str()).collect();
         labels.sort_unstable_by(|a, b| b.cmp(a));
         labels.truncate(5);
@@ -304,10 +358,14 @@ fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>
         } else {
             format!("the newest are {}", labels.join(", "))
         };
-        return Err(Refusal::new(Code::UnknownBackup, format!("there is no backup {label} ({known})"))
+        Refusal::new(Code::UnknownBackup, format!("there is no backup {label} ({known})"))
             .hint("`cellar backups list` shows them all")
-            .about("backup", label));
-    };
+            .about("backup", label)
+    })
+}
+
+fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>) -> Result<Choice, Refusal> {
+    let backup = find(survey, label)?;
     if let Some(wanted) = timeline.filter(|wanted| *wanted != backup.timeline) {
         return Err(unreachable(
             format!("backup {label} ends on timeline {}, not on {wanted}", backup.timeline),
@@ -316,12 +374,12 @@ fn choose_named(survey: &Survey, label: &BackupLabel, timeline: Option<Timeline>
     }
     let lineage = survey.lineage(backup.timeline)?;
     let size = survey.archive.size;
-    if let Some(gap) = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive).first() {
+    if let Some(gap) = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive).first {
         return Err(Refusal::new(
             Code::WalMissing,
             format!(
                 "backup {label} needs WAL segment {} to become consistent, and the archive does not have it",
-                size.file_name(*gap)
+                size.file_name(gap)
             ),
         )
         .hint("name another backup (`cellar backups list`)"));

@@ -69,11 +69,11 @@ pub fn faults(
             continue;
         };
         let missing = lineage.missing(backup.first_segment, backup.last_segment, &survey.archive);
-        if let Some(segment) = missing.first() {
+        if let Some(segment) = missing.first {
             found.errors.push(format!(
                 "backup {} needs WAL segment {} to become consistent, and the archive does not have it",
                 backup.label,
-                size.file_name(*segment)
+                size.file_name(segment)
             ));
         }
     }

@@ -1,6 +1,7 @@
 //! What of a request the audit trail writes down.
 //!
-//! Only the fields named here are recorded, so that a field that is added is withheld until it is known to hold no secret.
+//! Only the fields named here are recorded, those inside of other fields too, so that a field that is added is withheld
+//! until it is known to hold no secret.
 //! All of them are cut to a size: a caller must not be able to fill disks.
 
 use serde_json::{Map, Value};
@@ -40,6 +41,16 @@ pub const RECORDED: &[&str] = &[
     "type",
     "work",
 ];
+
+/// Fields of messages inside of requests that are written down too, besides those of [`RECORDED`].
+pub const RECORDED_INSIDE: &[&str] = &[
+    // Kinds of a schedule's work, and what a scheduled job is given.
+    "cells", "check", "drill", "expire", "verify", // Kinds of targets of a restore.
+    "latest", "lsn", "time", "xid",
+];
+
+/// Fields whose own fields are named by the caller, for others to read.
+const NAMED_BY_THE_CALLER: &[&str] = &["annotations"];
 
 /// Fields of requests of which only the fact is written down that they were given.
 pub const WITHHELD: &[&str] = &[
@@ -104,12 +115,12 @@ fn take(text: &str, left: &mut usize) -> String {
     kept
 }
 
-/// The value without what is withheld, at any depth.
+/// The value with the fields that are known to hold no secret, at any depth.
 fn withhold(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(withhold).collect()),
         Value::Object(fields) => {
-            let is_shown = |name: &str| !WITHHELD.contains(&name);
+            let is_shown = |name: &str| RECORDED.contains(&name) || RECORDED_INSIDE.contains(&name);
             Value::Object(withhold_fields(fields, is_shown))
         }
         other => other,
@@ -118,7 +129,11 @@ fn withhold(value: Value) -> Value {
 
 fn withhold_fields(fields: Map<String, Value>, is_shown: impl Fn(&str) -> bool) -> Map<String, Value> {
     let shown = fields.into_iter().map(|(name, value)| {
-        let value = if is_shown(&name) { withhold(value) } else { Value::String(WITHHELD_VALUE.to_owned()) };
+        let value = match name.as_str() {
+            name if !is_shown(name) => Value::String(WITHHELD_VALUE.to_owned()),
+            name if NAMED_BY_THE_CALLER.contains(&name) => value,
+            _ => withhold(value),
+        };
         (name, value)
     });
     shown.collect()

@@ -24,6 +24,9 @@ pub struct RestoreParams {
     /// The cell that is restored first and becomes the primary; chosen when not given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub onto: Option<CellName>,
+    /// The backup that recovery begins from; the newest sound one before the target when not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub backup: Option<BackupLabel>,
 }
 
 /// What a restore does to one cell.

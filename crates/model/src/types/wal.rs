@@ -164,6 +164,15 @@ impl FromStr for History {
     }
 }
 
+/// What an archive lacks of a range of segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// How many segments.
+    pub count: u64,
+    /// The first of them.
+    pub first: Option<Segment>,
+}
+
 /// A timeline with its ancestors: the one line of WAL that a recovery onto it follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lineage {
@@ -231,12 +240,19 @@ impl Lineage {
 
     /// The segments between `first` and `last` that are in none of their files.
     #[must_use]
-    pub fn missing(&self, first: u64, last: u64, archive: &Archive) -> Vec<Segment> {
-        let here = |segment: &Segment| archive.has(segment);
-        (first..=last)
-            .filter(|number| !self.files(*number, archive.size).any(|segment| here(&segment)))
-            .filter_map(|number| self.files(number, archive.size).next())
-            .collect()
+    pub fn missing(&self, first: u64, last: u64, archive: &Archive) -> Missing {
+        // By what is there: one file with a number far off must not make a list of all numbers before it.
+        let mut there = BTreeSet::new();
+        for (at, (timeline, begin)) in self.parts.iter().enumerate() {
+            let end = self.parts.get(at + 1).map_or(u64::MAX, |(_, end)| archive.size.number_of(*end));
+            let (from, to) = (archive.size.number_of(*begin).max(first), end.min(last));
+            if let Some(numbers) = archive.segments.get(timeline).filter(|_| from <= to) {
+                there.extend(numbers.range(from..=to).copied());
+            }
+        }
+        let count = (last + 1).saturating_sub(first).saturating_sub(there.len() as u64);
+        let gap = (first..=last).find(|number| !there.contains(number));
+        Missing { count, first: gap.and_then(|number| self.files(number, archive.size).next()) }
     }
 
     /// The last segment that the archive has of this lineage without a gap behind `first`.
@@ -401,7 +417,9 @@ mod tests {
         let archive = archive(&[(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (3, 2), (3, 3)]);
         assert_eq!(lineage.newest(&archive), Some(3));
         assert_eq!(lineage.last_without_gap(0, &archive), Some(3));
-        assert_eq!(lineage.missing(0, 4, &archive), [Segment { timeline: tl(3), number: 4 }]);
+        let gap = Segment { timeline: tl(3), number: 4 };
+        assert_eq!(lineage.missing(0, 4, &archive), Missing { count: 1, first: Some(gap) });
+        assert_eq!(lineage.missing(0, 3, &archive), Missing { count: 0, first: None });
     }
 
     /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.
@@ -420,7 +438,11 @@ mod tests {
     fn first_missing_segment_is_named() {
         let lineage = Lineage::new(tl(1), &History::default());
         let archive = archive(&[(1, 3), (1, 4), (1, 6)]);
-        assert_eq!(lineage.missing(3, 6, &archive), [Segment { timeline: tl(1), number: 5 }]);
+        let gap = Some(Segment { timeline: tl(1), number: 5 });
+        assert_eq!(lineage.missing(3, 6, &archive), Missing { count: 1, first: gap });
+        // No list is made of what is missing.
+        let far = u64::MAX >> 24;
+        assert_eq!(lineage.missing(3, far, &archive), Missing { count: far - 5, first: gap });
         assert_eq!(lineage.last_without_gap(3, &archive), Some(4));
         assert_eq!(lineage.newest(&archive), Some(6));
     }

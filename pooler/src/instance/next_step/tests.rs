@@ -38,6 +38,8 @@ struct World {
     seeding: bool,
     seeded_before: bool,
     leader: Option<Leader>,
+    promoted: bool,
+    record_denied: bool,
     backup: Option<bool>,
     stanza: bool,
     failed_copies: u32,
@@ -56,6 +58,8 @@ impl World {
             seeding: false,
             seeded_before: false,
             leader: None,
+            promoted: false,
+            record_denied: false,
             backup: Some(false),
             stanza: false,
             failed_copies: 0,
@@ -74,6 +78,8 @@ impl World {
             kept: self.kept,
             seeded_before: self.seeded_before,
             leader: self.leader.as_ref(),
+            promoted: self.promoted,
+            record_denied: self.record_denied,
             backup_exists: self.backup,
             stanza_exists: self.stanza,
             failed_copies: self.failed_copies,
@@ -235,6 +241,23 @@ fn a_former_primary_is_not_started_as_a_primary() {
     assert_eq!(world.step(), Step::Start);
 }
 
+/// Its standby.signal is gone: moved away by hand, or lost with a file system.
+#[test]
+fn data_on_the_recorded_primarys_timeline_is_not_started_as_a_second_primary() {
+    let mut world = World::new("zone2", valid(7, 2, false));
+    world.leader = Some(leader("zone1", 2, Some(7)));
+    assert!(matches!(world.step(), Step::Broken(_)));
+    // Killed right after its promotion, when only the history file has the new timeline.
+    world.promoted = true;
+    assert_eq!(world.step(), Step::Start);
+    // The record is false, as a stolen certificate may have written it.
+    (world.promoted, world.record_denied) = (false, true);
+    assert_eq!(world.step(), Step::Start);
+    world.leader = Some(leader("zone2", 2, Some(7)));
+    world.record_denied = false;
+    assert_eq!(world.step(), Step::Start, "it is the recorded primary");
+}
+
 #[test]
 fn another_databases_files_are_not_started() {
     let mut world = World::new("zone2", valid(8, 1, true));
@@ -242,15 +265,18 @@ fn another_databases_files_are_not_started() {
     assert!(matches!(world.step(), Step::Broken(_)));
 }
 
+/// The number of whole data among the kinds of what a data directory may hold.
+const WHOLE: u8 = 5;
+
 proptest! {
     /// Whatever is there: initdb only where there is no data, no backup, no identity, and only in
     /// the first cell or the one that is recorded to be making the database.
     #[test]
     fn initdb_runs_only_without_data_backup_and_identity(
         me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
-        kind in 0u8..6, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
+        kind in 0..=WHOLE, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
-        stanza: bool, failed_copies in 0u32..5,
+        stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -269,6 +295,7 @@ proptest! {
         world.standing = Standing { current, fenced, left_alone };
         world.successor = successor;
         (world.stanza, world.failed_copies) = (stanza, failed_copies);
+        (world.promoted, world.record_denied) = (promoted, record_denied);
         match world.step() {
             Step::Initdb => {
                 prop_assert!(kind < 2);
@@ -277,7 +304,7 @@ proptest! {
                 prop_assert!(world.leader.is_some() || (me == 1 && !seeded));
             }
             Step::Restore { .. } => {
-                prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !(recovers && restored)));
+                prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == WHOLE && seeding && !(recovers && restored)));
                 prop_assert_eq!(backup, Some(true));
             }
             Step::CopyPrimary(source) => {
@@ -291,13 +318,16 @@ proptest! {
             Step::TakeOver => prop_assert!(successor),
             Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),
             Step::Start => {
-                prop_assert_eq!(kind, 4);
+                prop_assert_eq!(kind, WHOLE);
                 // The data of a database that has a primary runs only if it is the present, and writes only unfenced.
                 prop_assert!(current && (recovers || !fenced || world.leader.is_none()));
+                // Never beside a primary on the same timeline.
+                let other = world.leader.as_ref().is_some_and(|leader| leader.cell != world.cell);
+                prop_assert!(recovers || !other || promoted || record_denied);
             }
             // What is marked as the present has really been restored.
-            Step::FinishRestore => prop_assert!(kind == 4 && seeding && recovers && restored),
-            Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
+            Step::FinishRestore => prop_assert!(kind == WHOLE && seeding && recovers && restored),
+            Step::RecordIdentity(_) => prop_assert_eq!(kind, WHOLE),
             Step::Wait(text) | Step::Broken(text) => prop_assert!(!text.is_empty()),
         }
     }

@@ -174,7 +174,20 @@ fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
     let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
     // A command that begins with a backslash would be psql's own, such as `\!`, which runs a program.
     let sql = format!("\n{sql}");
-    let fixed = ["-X", "-w", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", MONITOR_ROLE];
+    // With the SQLSTATE of an error.
+    let fixed = [
+        "-X",
+        "-w",
+        "-A",
+        "-t",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-v",
+        "VERBOSITY=verbose",
+        "-U",
+        MONITOR_ROLE,
+    ];
     let fixed = fixed.map(str::to_owned);
     fixed.into_iter().chain(["-d".to_owned(), database, "-c".to_owned(), sql]).collect()
 }
@@ -222,14 +235,56 @@ async fn sql_check(
     command.args(psql_arguments(database, sql));
     Ok(match interruptible(context, command).await? {
         Ok(output) => {
-            let rows = output.stdout.trim();
-            let is_true =
-                |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
-            let passed = rows.is_empty() || rows.lines().all(is_true);
-            DrillCheck { name, passed, could_not_run: false, detail: detail(rows) }
+            let (passed, detail) = judge_rows(output.stdout.trim());
+            DrillCheck { name, passed, could_not_run: false, detail }
         }
-        Err(error) => program_check(&name, Err(error), |_, output| !is_only_in_the_way(output)),
+        Err(error) => sql_failed(&name, error),
     })
+}
+
+/// Whether the first column of every row is true, and how many there are. What they hold is not written into the job,
+/// which everybody may read who may see jobs at all.
+fn judge_rows(rows: &str) -> (bool, String) {
+    let is_true = |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
+    let count = rows.lines().count();
+    let noun = if count == 1 { "row" } else { "rows" };
+    match rows.lines().position(|row| !is_true(row)) {
+        None if count == 0 => (true, "no rows".to_owned()),
+        None => (true, format!("{count} {noun}, all true")),
+        Some(at) => (false, format!("row {} of {count} does not begin with true", at + 1)),
+    }
+}
+
+fn sql_failed(name: &str, error: PostgresError) -> DrillCheck {
+    match error {
+        PostgresError::CommandFailed { output, .. } => {
+            let could_not_run = is_only_in_the_way(&output);
+            let kept = kept_error(&output);
+            DrillCheck { name: name.to_owned(), passed: false, could_not_run, detail: detail(&kept) }
+        }
+        error => not_run(name, &error.to_string()),
+    }
+}
+
+/// Classes of SQLSTATE whose messages name objects and limits of the server and quote no data: of features, transactions,
+/// logins, databases, schemas, names and syntax, resources, limits, states, interventions, the system, and the server
+/// itself, damaged data among it.
+const CLASSES_WITHOUT_DATA: [&str; 12] =
+    ["0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "58", "XX"];
+
+/// What the job keeps of an error of a check's SQL: no rows and no values, for others may read the job than may read the
+/// data.
+fn kept_error(output: &str) -> String {
+    let Some(error) = output.lines().find_map(|line| line.strip_prefix("ERROR:")) else {
+        // psql's own, such as of a database that does not exist: nothing was run.
+        return output.lines().filter(|line| line.starts_with("psql: ")).collect::<Vec<_>>().join("\n");
+    };
+    let (state, message) = error.trim_start().split_once(": ").unwrap_or_default();
+    if CLASSES_WITHOUT_DATA.iter().any(|class| state.starts_with(class)) {
+        format!("ERROR: {message} (SQLSTATE {state})")
+    } else {
+        format!("the SQL failed with SQLSTATE {state}; the message may hold data and is not kept")
+    }
 }
 
 async fn page_checksums(

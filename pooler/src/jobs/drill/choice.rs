@@ -37,11 +37,11 @@ pub(super) async fn choose(repo: &Repo<'_>, agent: &Agent, params: &DrillParams)
     let on_it = current.contains(backup.timeline, backup.stop_lsn);
     let lineage = if on_it { current } else { survey.lineage(backup.timeline)? };
     let missing = |first: u64, last: u64| lineage.missing(first, last, &survey.archive);
-    if let Some(gap) = missing(backup.first_segment, backup.last_segment).first() {
+    if let Some(gap) = missing(backup.first_segment, backup.last_segment).first {
         let message = format!(
             "backup {} needs WAL segment {} to become consistent, and the archive does not have it",
             backup.label,
-            survey.archive.size.file_name(*gap)
+            survey.archive.size.file_name(gap)
         );
         return Err(Refusal::new(Code::WalMissing, message)
             .hint("drill another backup, and take a new one")

@@ -118,8 +118,10 @@ impl WalSource<'_> {
         }
         // Not archived yet: the primary still has it, or a standby that it was sent to. It is being written, so a copy
         // is read.
-        let copied = std::fs::copy(self.data.join("pg_wal").join(&name), &to).is_ok();
-        Ok(copied.then_some(to))
+        let from = self.data.join("pg_wal").join(&name);
+        // A segment may have a gigabyte, and this thread also renews the lease.
+        let copying = tokio::task::spawn_blocking(move || std::fs::copy(from, &to).is_ok().then_some(to));
+        Ok(copying.await.ok().flatten())
     }
 }
 

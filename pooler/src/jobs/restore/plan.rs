@@ -80,7 +80,7 @@ async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
         }
         _ => None,
     };
-    let choice = choose(&survey, &params.target, params.timeline, found.as_ref())?;
+    let choice = choose(&survey, &params.target, params.timeline, found.as_ref(), params.backup.as_ref())?;
     check_no_tablespaces(agent, &database, &repo, &choice.backup.label).await?;
     let needed = choice.backup.size_bytes + WAL_ROOM_SEGMENTS * repo.segment_size().bytes();
     let (cells, mut warnings) = plan_cells(agent, &params, written.by_primary, needed).await?;

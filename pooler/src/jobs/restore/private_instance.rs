@@ -257,7 +257,7 @@ impl<'a> PrivateInstance<'a> {
         let mut error = self.failed("recovering", &reason);
         if reason.contains("before consistent recovery point") {
             error.code = Code::TargetUnreachable;
-            "the target lies before the end of the backup: restore an earlier one, or another target"
+            "the target lies before the end of the backup: begin from an earlier one (`--backup LABEL`), or restore to another target"
                 .clone_into(&mut error.hint);
         } else if log.contains("No space left on device") {
             error.code = Code::DiskFull;

@@ -70,14 +70,13 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     let mut copy = PrivateInstance::new(agent, &database, &card, record.id, data, 0);
     if params.in_place {
         // An attempt before this one may have removed the link.
-        copy.wal_directory =
-            seeding_marker::legacy(agent).wal_directory.or_else(|| wal_directory(&copy.data));
+        copy.wal_directory = last_legacy(agent)?.wal_directory.or_else(|| wal_directory(&copy.data));
     }
     if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
         // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
         copy.wal_of = Some(PathBuf::from(&card.data_directory));
     }
-    let _hold = params.in_place.then(|| Hold::take(agent));
+    let _hold = if params.in_place { Some(Hold::take(agent).await?) } else { None };
     let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
@@ -162,8 +161,7 @@ async fn make_copy(
     if params.set.is_some() {
         // The backup has another member's settings. What concerned that member alone is not this one's.
         copy.leave().await;
-        let own =
-            if params.in_place { seeding_marker::legacy(agent) } else { Legacy::of(&agent.layout.data()) };
+        let own = if params.in_place { last_legacy(agent)? } else { Legacy::of(&agent.layout.data()) };
         take_over_settings(&copy.data, &own.own_settings)
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }
@@ -180,6 +178,14 @@ async fn make_copy(
         size_bytes,
         restore_millis: if params.set.is_some() { millis(restored) } else { 0 },
         recovery_millis: millis(recovered.saturating_sub(restored)),
+    })
+}
+
+/// What an attempt before this one has noted of the old data.
+fn last_legacy(agent: &Agent) -> Result<Legacy, Refusal> {
+    seeding_marker::legacy(agent).map_err(|error| {
+        let message = format!("cannot read {}: {error}", agent.seeding_marker().display());
+        Refusal::new(Code::Internal, message).hint("look at the disk, then ask again")
     })
 }
 

@@ -53,7 +53,7 @@ async fn what_is_missing(agent: &Agent) -> Option<String> {
         Err(refusal) => return Some(refusal.message),
     };
     let data = Path::new(&card.data_directory);
-    if Mark::read(data) != Mark::of(&record(agent)) {
+    if !Mark::read(data).is_ok_and(|mark| mark == Mark::of(&record(agent))) {
         return Some("it has not replaced the old data".to_owned());
     }
     let Some(size) = segment_size(agent, data).await else {

@@ -15,6 +15,8 @@ use cellar_model::{Code, JobError, Lsn, Refusal, Segment, SegmentSize, Timeline}
 use cellar_postgres::{PostgresError, Tools, run};
 
 use crate::config_files::{shell_quoted, shell_word};
+use crate::disk::write_refusal;
+use crate::jobs::restore::scratch::remove_directory;
 
 /// How long the search of all the WAL of one data directory may take: some 15 ms a segment.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(600);
@@ -58,16 +60,11 @@ impl WalGate<'_> {
     /// When WAL that the data directory has already must not be replayed, or the gate's files cannot be written.
     pub(super) async fn close(&self, fetch: &str) -> Result<String, JobError> {
         let disk = |error: std::io::Error| {
-            JobError::from(Refusal::new(
-                Code::DiskFull,
-                format!("cannot write to {}: {error}", self.directory.display()),
-            ))
+            JobError::from(write_refusal(&format!("cannot write to {}", self.directory.display()), &error))
         };
         let links = self.links();
-        match std::fs::remove_dir_all(&links) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk(error)),
-            _ => std::fs::create_dir(&links).map_err(disk)?,
-        }
+        remove_directory(&links).await;
+        std::fs::create_dir(&links).map_err(disk)?;
         let there = self.link_what_is_there().map_err(disk)?;
         for run in there.chunk_by(|one, next| one + 1 == *next) {
             self.search_run(run).await?;

@@ -396,7 +396,7 @@ pub(crate) fn drill_memory(report: &mut Report) {
     const CHECK: &str = "SELECT true FROM pg_sleep(600)";
     let cluster = loaded(20);
     cluster.sql("zone1", "ALTER SYSTEM SET shared_buffers = '3GB'");
-    let _ = cluster.backup("zone1", "full");
+    cluster.cellar(&["backup", "--from", "zone1", "--type", "full", "--allow-primary"]);
     let job = cluster.json(&[
         "drill",
         "--on",

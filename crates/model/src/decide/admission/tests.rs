@@ -253,7 +253,7 @@ fn whole(timeout: Option<Duration>) -> JobRequest {
 }
 
 fn to(target: Target, in_place: bool) -> RestoreParams {
-    RestoreParams { target, timeline: None, in_place, onto: None }
+    RestoreParams { target, timeline: None, in_place, onto: None, backup: None }
 }
 
 fn made(mut world: World) -> World {

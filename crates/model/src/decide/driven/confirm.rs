@@ -9,20 +9,29 @@ use crate::records::job::spec::JobKind;
 use crate::types::code::Code;
 use crate::types::name::CellName;
 
-/// A confirmation. It has no way back, and what one could not delete another deletes.
+/// A confirmation. What one could not delete another deletes.
 pub(super) struct Confirm {
     /// The restore that is confirmed.
     pub(super) restore: JobId,
 }
 
 impl DrivenJob for Confirm {
-    /// From the beginning: nothing of it can be undone.
-    fn is_committed(&self, _scene: &Scene<'_>) -> bool {
-        true
+    /// From the first deletion on.
+    fn is_committed(&self, scene: &Scene<'_>) -> bool {
+        scene.of_kind(JobKind::Discard).next().is_some()
     }
 
     fn prepare(&self, scene: &Scene<'_>) -> Result<Decision, JobError> {
         Ok(self.complete(scene))
+    }
+
+    fn state_left(&self, scene: &Scene<'_>) -> String {
+        let kept = scene.incarnation.job == Some(self.restore) && scene.incarnation.kept_in.is_some();
+        if kept {
+            "nothing was deleted, and the restore can still be rolled back".to_owned()
+        } else {
+            "no old data was deleted; confirm it again to delete what is left".to_owned()
+        }
     }
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {

@@ -36,7 +36,9 @@ pub struct Scene<'a> {
     /// For how long the leading multiadmin has seen each step ended, by its own monotonic clock: the times in the
     /// records are of other hosts' clocks. A step that is not here ended just now.
     pub ended_for: &'a BTreeMap<JobId, Duration>,
-    /// Now.
+    /// For how long the leading multiadmin has seen the job open, by its own monotonic clock.
+    pub waited: Duration,
+    /// Now, by this leader's wall clock: for stamps only.
     pub now: Timestamp,
 }
 
@@ -112,7 +114,7 @@ impl Scene<'_> {
             cell.clone(),
             self.job.requested_by.clone(),
             create_time,
-            self.job.deadline,
+            create_time.saturating_add(self.time_left()).unwrap_or(create_time),
         );
         JobRecord { parent: Some(self.job.id), ..step }
     }
@@ -147,8 +149,12 @@ impl Scene<'_> {
         }
     }
 
+    fn time_left(&self) -> Duration {
+        self.job.time_limit().saturating_sub(self.waited)
+    }
+
     pub(super) fn is_overdue(&self) -> bool {
-        self.job.deadline <= self.now
+        self.time_left().is_zero()
     }
 }
 

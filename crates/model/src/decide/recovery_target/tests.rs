@@ -65,12 +65,12 @@ fn add(survey: &mut Survey, timeline: u32, number: u64, seconds: i64) {
 }
 
 fn chosen(survey: &Survey, target: &Target) -> (String, u64) {
-    let choice = choose(survey, target, None, None).unwrap();
+    let choice = choose(survey, target, None, None, None).unwrap();
     (choice.backup.label.to_string(), choice.segments)
 }
 
 fn refused(survey: &Survey, target: &Target) -> Refusal {
-    choose(survey, target, None, None).unwrap_err()
+    choose(survey, target, None, None, None).unwrap_err()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn newest_backup_before_the_target_is_chosen() {
         "20260301-101501F",
         "the backup ended within that second"
     );
-    assert_eq!(chosen(&survey, &Target::Time(at(601))).0, "20260301-101502F");
+    assert_eq!(chosen(&survey, &Target::Time(at(661))).0, "20260301-101502F");
     assert_eq!(chosen(&survey, &Target::Lsn(Lsn::new(6 * SEG + 0x100))).0, "20260301-101502F");
     assert_eq!(
         chosen(&survey, &Target::Lsn(Lsn::new(6 * SEG + 0xff))).0,
@@ -97,7 +97,7 @@ fn name_and_transaction_need_a_backup_before_them() {
     let survey = survey();
     let found = Found { lsn: Lsn::new(5 * SEG + 40), record: "RESTORE_POINT x".into() };
     let name = Target::Name("x".parse().unwrap());
-    let choice = choose(&survey, &name, None, Some(&found)).unwrap();
+    let choice = choose(&survey, &name, None, Some(&found), None).unwrap();
     assert_eq!(
         (choice.backup.label.as_str(), &choice.resolved),
         ("20260301-101501F", &Target::Lsn(found.lsn))
@@ -113,7 +113,7 @@ fn unreachable_target_is_refused_with_the_nearest_reachable() {
     let early = refused(&survey, &Target::Time(at(100)));
     assert!(early.hint.contains(&timestamp_text(at(201))), "{early:?}");
     assert!(
-        choose(&survey, &Target::Time(at(201)), None, None).is_ok(),
+        choose(&survey, &Target::Time(at(201)), None, None, None).is_ok(),
         "the earliest that is named can be reached"
     );
     let beyond = refused(&survey, &Target::Lsn(Lsn::new(12 * SEG)));
@@ -158,12 +158,12 @@ fn backup_after_the_branch_is_not_used_for_the_new_timeline() {
     let lineage = survey.lineage(tl(2)).unwrap();
     assert_eq!(best_on(&survey.backups, &lineage).unwrap().label.as_str(), "20260301-101501F");
     // The time in between was on the old timeline: told, and reachable by name.
-    let choice = choose(&survey, &Target::Time(at(800)), None, None).unwrap();
+    let choice = choose(&survey, &Target::Time(at(800)), None, None, None).unwrap();
     assert!(choice.warnings.iter().any(|text| text.contains("--timeline 1")), "{:?}", choice.warnings);
-    let old = choose(&survey, &Target::Time(at(800)), Some(tl(1)), None).unwrap();
+    let old = choose(&survey, &Target::Time(at(800)), Some(tl(1)), None, None).unwrap();
     assert_eq!((old.backup.label.as_str(), old.timeline), ("20260301-101502F", tl(1)));
     assert_eq!(
-        choose(&survey, &Target::Latest {}, Some(tl(9)), None).unwrap_err().code,
+        choose(&survey, &Target::Latest {}, Some(tl(9)), None, None).unwrap_err().code,
         Code::TargetUnreachable
     );
     let shown: Vec<(u32, String)> =
@@ -187,7 +187,7 @@ fn warning_names_the_timeline_that_was_written_at_the_time() {
     add(&mut survey, 2, 4, 2100);
     add(&mut survey, 3, 6, 3100);
     let warned = |seconds: i64, timeline: u32| {
-        let choice = choose(&survey, &Target::Time(at(seconds)), Some(tl(timeline)), None).unwrap();
+        let choice = choose(&survey, &Target::Time(at(seconds)), Some(tl(timeline)), None, None).unwrap();
         choice.warnings.iter().find_map(|text| text.split("--timeline ").nth(1).map(str::to_owned))
     };
     assert_eq!(warned(650, 3), None, "within the segment in which the way turns: nobody can tell");
@@ -211,7 +211,7 @@ fn sound_backup_is_chosen_rather_than_a_newer_one_with_a_flaw() {
     let spoiled = |change: fn(&mut SurveyedBackup)| {
         let mut survey = survey();
         change(&mut survey.backups[1]);
-        choose(&survey, &Target::Latest {}, None, None).unwrap()
+        choose(&survey, &Target::Latest {}, None, None, None).unwrap()
     };
     let flaws: [fn(&mut SurveyedBackup); 2] = [|b| b.page_errors = true, |b| b.mark = Mark::None];
     for change in flaws {
@@ -224,9 +224,48 @@ fn sound_backup_is_chosen_rather_than_a_newer_one_with_a_flaw() {
     let mut gap = survey();
     gap.backups[1].mark = Mark::Unproven;
     gap.archive.segments.get_mut(&tl(1)).unwrap().remove(&4);
-    let choice = choose(&gap, &Target::Latest {}, None, None).unwrap();
+    let choice = choose(&gap, &Target::Latest {}, None, None, None).unwrap();
     assert_eq!(choice.backup.label.as_str(), "20260301-101502F");
     assert!(choice.warnings[0].contains("not proven"), "{:?}", choice.warnings);
-    let named = choose(&gap, &Target::Backup(choice.backup.label), None, None).unwrap();
+    let named = choose(&gap, &Target::Backup(choice.backup.label), None, None, None).unwrap();
     assert!(named.warnings[0].contains("not proven"), "{:?}", named.warnings);
+}
+
+/// The backup was dated by a standby's clock, and the commits by the primary's.
+#[test]
+fn backup_that_ended_about_when_the_target_was_is_taken_only_for_want_of_another() {
+    let survey = survey();
+    for seconds in [601, 660] {
+        let choice = choose(&survey, &Target::Time(at(seconds)), None, None, None).unwrap();
+        assert_eq!(choice.backup.label.as_str(), "20260301-101501F", "{seconds}");
+        assert!(choice.why.contains("20260301-101502F ended within 60 s"), "{}", choice.why);
+        assert!(choice.warnings.is_empty(), "{:?}", choice.warnings);
+    }
+    let only = choose(&survey, &Target::Time(at(210)), None, None, None).unwrap();
+    assert_eq!(only.backup.label.as_str(), "20260301-101501F");
+    assert!(only.warnings[0].contains("--backup"), "{:?}", only.warnings);
+    // A position needs no clock.
+    let position = Target::Lsn(Lsn::new(6 * SEG + 0x100));
+    assert_eq!(chosen(&survey, &position).0, "20260301-101502F");
+}
+
+#[test]
+fn person_may_name_the_backup() {
+    let survey = survey();
+    let from = |label: &str, target: &Target, timeline: Option<Timeline>| {
+        choose(&survey, target, timeline, None, Some(&label.parse().unwrap()))
+    };
+    let older = from("20260301-101501F", &Target::Latest {}, None).unwrap();
+    assert_eq!(
+        (older.backup.label.as_str(), older.why.as_str()),
+        ("20260301-101501F", "it is the one that you named")
+    );
+    assert_eq!(older.segments, 9, "segments 2 to 10");
+    let late = from("20260301-101502F", &Target::Time(at(550)), None).unwrap_err();
+    assert_eq!(late.code, Code::TargetUnreachable);
+    let unknown = from("20260101-000000F", &Target::Latest {}, None).unwrap_err();
+    assert_eq!(unknown.code, Code::UnknownBackup);
+    let end = Target::Backup("20260301-101501F".parse().unwrap());
+    assert!(from("20260301-101501F", &end, None).is_ok());
+    assert_eq!(from("20260301-101502F", &end, None).unwrap_err().code, Code::InvalidArgument);
 }

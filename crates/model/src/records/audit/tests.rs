@@ -1,5 +1,5 @@
 use super::*;
-use crate::records::recordable::{MAX_ARGUMENTS_LENGTH, RECORDED, WITHHELD, recordable};
+use crate::records::recordable::{MAX_ARGUMENTS_LENGTH, RECORDED, RECORDED_INSIDE, WITHHELD, recordable};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -38,7 +38,17 @@ fn fields_not_known_to_be_harmless_are_withheld() {
     let kept = arguments(json!({"work": {"drill": {"cell": "zone3", "checks": ["SELECT 'hunter2'"]}}}));
     let expected = json!({"work": {"drill": {"cell": "zone3", "checks": "(withheld)"}}});
     assert_eq!(Value::Object(kept), expected);
-    assert!(WITHHELD.iter().all(|name| !RECORDED.contains(name)));
+    assert!(WITHHELD.iter().all(|name| !RECORDED.contains(name) && !RECORDED_INSIDE.contains(name)));
+    // A field that nobody has thought of, at any depth.
+    let kept = arguments(json!({
+        "work": {"drill": {"repoKey": "hunter2", "verify": [{"secret": {"lsn": "hunter2"}, "cells": ["zone1"]}]}},
+        "target": {"password": "hunter2"}, "annotations": {"ticket": "17"},
+    }));
+    let expected = json!({
+        "work": {"drill": {"repoKey": "(withheld)", "verify": [{"secret": "(withheld)", "cells": ["zone1"]}]}},
+        "target": {"password": "(withheld)"}, "annotations": {"ticket": "17"},
+    });
+    assert_eq!(Value::Object(kept), expected);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! [`Run`]. Neither needs the other's permission, so a stolen pooler certificate cannot create
 //! work and a broken multiadmin cannot invent an outcome.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +104,15 @@ impl JobRecord {
             cancel: None,
             closure: None,
         }
+    }
+
+    /// How long it may take from when it was asked for.
+    ///
+    /// Both stamps are of the clock of the host on which it was asked for. Whoever ends a job that takes too long goes by
+    /// the time between them and by a monotonic clock of its own: wall clocks of hosts differ, and are set.
+    #[must_use]
+    pub fn time_limit(&self) -> Duration {
+        self.deadline.duration_since(self.create_time).try_into().unwrap_or_default()
     }
 
     /// What it does, without the parameters.

@@ -42,6 +42,34 @@ fn what_is_in_the_way_of_a_check_is_not_damage() {
     assert!(program_check(AMCHECK, Err(slow), |_, _| true).could_not_run);
 }
 
+#[test]
+fn what_a_check_selects_is_not_kept() {
+    assert_eq!(judge_rows(""), (true, "no rows".to_owned()));
+    assert_eq!(judge_rows("t|hunter2"), (true, "1 row, all true".to_owned()));
+    assert_eq!(judge_rows("t\nhunter2|t"), (false, "row 2 of 2 does not begin with true".to_owned()));
+    let failed = |output: &str| {
+        let error = PostgresError::CommandFailed {
+            program: "psql".into(),
+            status: "exit status: 1".into(),
+            output: output.into(),
+            stdout: "t|hunter2".into(),
+        };
+        sql_failed("check", error)
+    };
+    let cast = failed(
+        "NOTICE:  00000: hunter2\nERROR:  22P02: invalid input syntax for type integer: \"hunter2\"\nLOCATION:  x",
+    );
+    assert_eq!(cast.detail, "the SQL failed with SQLSTATE 22P02; the message may hold data and is not kept");
+    assert!(!cast.passed && !cast.could_not_run);
+    let name =
+        failed("ERROR:  42P01: relation \"nonsense\" does not exist\nLINE 2: select 'hunter2' from nonsense");
+    assert_eq!(name.detail, "ERROR: relation \"nonsense\" does not exist (SQLSTATE 42P01)");
+    let memory = failed("ERROR:  53200: out of memory\nDETAIL:  hunter2");
+    assert!(memory.could_not_run && !memory.detail.contains("hunter2"), "{memory:?}");
+    let login = failed("psql: error: connection to server failed: FATAL:  database \"x\" does not exist");
+    assert!(login.could_not_run && login.detail.contains("does not exist"), "{login:?}");
+}
+
 proptest! {
     #[test]
     fn a_check_is_one_argument_of_sql_and_its_database_one_name(
@@ -49,9 +77,9 @@ proptest! {
         sql in prop_oneof!["[-\\\\!;'\"$` a-z]{1,40}", Just("\\! touch /tmp/x".to_owned()), "(?s).{1,40}"],
     ) {
         let arguments = psql_arguments(&database, &sql);
-        prop_assert_eq!(arguments.len(), 13);
-        prop_assert_eq!(&arguments[7..10], ["-U", MONITOR_ROLE, "-d"]);
-        prop_assert_eq!(&arguments[12], &format!("\n{sql}"));
-        prop_assert_eq!(unquoted(arguments[10].strip_prefix("dbname=").unwrap()), Some(database));
+        prop_assert_eq!(arguments.len(), 15);
+        prop_assert_eq!(&arguments[9..12], ["-U", MONITOR_ROLE, "-d"]);
+        prop_assert_eq!(&arguments[14], &format!("\n{sql}"));
+        prop_assert_eq!(unquoted(arguments[12].strip_prefix("dbname=").unwrap()), Some(database));
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::driven::tests::world::{World, cell, restored};
@@ -53,6 +55,21 @@ fn swap_is_tried_until_it_succeeds() {
     });
     assert_eq!(world.closed.unwrap().0, JobState::Succeeded);
     assert_eq!(world.steps.iter().filter(|step| step.record.kind() == JobKind::Swap).count(), 4);
+}
+
+/// The leader's clock is years ahead of the one by which the job's deadline was set.
+#[test]
+fn clock_of_the_leader_does_not_make_a_job_late() {
+    let mut world = World::new(JobKind::Restore, false);
+    world.now = world.job.deadline + SignedDuration::from_hours(24 * 365);
+    world.waited = Some(Duration::from_secs(5));
+    world.run(|_, _| true);
+    assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
+    let limit = world.job.time_limit() - Duration::from_secs(5);
+    assert!(
+        world.steps.iter().all(|step| step.record.time_limit() == limit),
+        "what is left of the job's time"
+    );
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(super) struct World {
     pub(super) members: Vec<CellName>,
     pub(super) closed: Option<(JobState, Option<JobError>, Option<JobOutcome>)>,
     pub(super) ended_for: BTreeMap<JobId, Duration>,
+    /// Since when the leader has seen the job; since it was asked for when none.
+    pub(super) waited: Option<Duration>,
     pub(super) now: Timestamp,
 }
 
@@ -63,6 +65,7 @@ impl World {
                 timeline: None,
                 in_place,
                 onto: Some(cell("zone2")),
+                backup: None,
             }),
         };
         let job = JobRecord::new(
@@ -86,6 +89,7 @@ impl World {
             members,
             closed: None,
             ended_for: BTreeMap::new(),
+            waited: None,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -100,6 +104,9 @@ impl World {
             primary_is_followed: self.primary_is_followed,
             members: &self.members,
             ended_for: &self.ended_for,
+            waited: self.waited.unwrap_or_else(|| {
+                self.now.duration_since(self.job.create_time).try_into().unwrap_or_default()
+            }),
             now: self.now,
         })
     }

@@ -1,0 +1,60 @@
+//! Whose turn it is at the instance: the supervisor's, for one round at a time, or a job's.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
+
+/// Keeps rounds of the supervisor and jobs that stop or replace the instance apart.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Set from the moment a job asks for the instance: no round begins then, and a long one ends early.
+    held: Cell<bool>,
+    round: Mutex<()>,
+}
+
+impl Turn {
+    /// Whether a job has the instance to itself, or waits for it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
+    /// Begins a round of the supervisor, which lasts until the guard is dropped; none while a job has the instance.
+    pub(crate) async fn round(&self) -> Option<MutexGuard<'_, ()>> {
+        let guard = self.round.lock().await;
+        (!self.held.get()).then_some(guard)
+    }
+
+    /// Lets no other round begin, and waits for the end of the one that is under way. False when it does not end in time.
+    pub(crate) async fn hold(&self, within: Duration) -> bool {
+        self.held.set(true);
+        timeout(within, self.round.lock()).await.is_ok()
+    }
+
+    /// Gives the instance back to the supervisor.
+    pub(crate) fn release(&self) {
+        self.held.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn job_waits_for_the_end_of_a_round_and_no_other_begins() {
+        let turn = Turn::default();
+        let round = turn.round().await.unwrap();
+        assert!(!turn.hold(Duration::from_millis(5)).await, "the round goes on");
+        assert!(turn.is_held(), "so that a long round ends early");
+        let (held, ()) = tokio::join!(turn.hold(Duration::from_secs(60)), async {
+            tokio::task::yield_now().await;
+            drop(round);
+        });
+        assert!(held);
+        assert!(turn.round().await.is_none());
+        turn.release();
+        assert!(turn.round().await.is_some());
+    }
+}
