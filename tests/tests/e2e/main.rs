@@ -41,5 +41,6 @@ mod rotation;
 mod runbooks;
 mod sealed_copies;
 mod secrets;
+mod store_faults;
 mod upkeep;
 mod worth;
