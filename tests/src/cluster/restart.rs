@@ -95,12 +95,12 @@ impl Cluster {
         });
     }
 
-    /// Starts a second multiadmin that reaches etcd through the proxy only; where it serves.
+    /// Starts a second multiadmin that reaches etcd through the proxy only; the flags with which `cellar` asks it.
     ///
     /// # Panics
     /// When it does not come up.
     #[must_use]
-    pub fn second_multiadmin(&self, proxy: &Proxy) -> String {
+    pub fn second_multiadmin(&self, proxy: &Proxy) -> Vec<String> {
         let mut launch = Launch::of(self.pid("pid/multiadmin.pid"));
         let Ok(listener) = std::net::TcpListener::bind("127.0.0.1:0") else { panic!("no port is free") };
         let Ok(address) = listener.local_addr() else { panic!("the listener has no address") };
@@ -121,10 +121,11 @@ impl Cluster {
         }
         launch.start(None);
         let endpoint = format!("localhost:{}", address.port());
+        let flags = ["--admin".to_owned(), endpoint, "--client-dir".to_owned(), file("client")].to_vec();
         eventually("the second multiadmin to answer", || {
-            run(&mut self.command(&["jobs", "list", "--admin", &endpoint])).code == 0
+            run(self.command(&["jobs", "list"]).args(&flags)).code == 0
         });
-        endpoint
+        flags
     }
 
     /// Restarts etcd with another limit for its database; 0 is etcd's own default. One that is smaller than the database

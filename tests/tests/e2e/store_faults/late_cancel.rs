@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use cellar_tests::{Cluster, Direction, Rule, eventually};
+use cellar_tests::{Cluster, Direction, Rule, eventually, run};
 
 use super::{at_rest, hold_next_write, incarnation, wait_for_held_write, wait_for_state};
 use crate::ledger::{self, check, hold_backup, id, release, restore};
@@ -23,11 +23,13 @@ fn a_cancel_that_arrives_after_a_rollback_began_does_not_say_that_nothing_was_do
     let rollback = cluster.json(&["restore", "rollback", id(&restored), "--yes", "--queue", "--no-wait"]);
     let rollback = id(&rollback).to_owned();
     wait_for_state(&cluster, &rollback, "PENDING");
-    let shown = ["jobs", "show", &rollback, "--admin", &second];
-    eventually("the second multiadmin to know it", || cluster.try_cellar(&shown).code == 0);
+    eventually("the second multiadmin to know it", || {
+        run(cluster.command(&["jobs", "show", &rollback]).args(&second)).code == 0
+    });
     hold_next_write(&proxy);
     let cancel = cluster
-        .command(&["jobs", "cancel", &rollback, "--admin", &second])
+        .command(&["jobs", "cancel", &rollback])
+        .args(&second)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
