@@ -277,7 +277,7 @@ proptest! {
                 prop_assert!(world.leader.is_some() || (me == 1 && !seeded));
             }
             Step::Restore { .. } => {
-                prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 4 && seeding && !(recovers && restored)));
+                prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == 5 && seeding && !(recovers && restored)));
                 prop_assert_eq!(backup, Some(true));
             }
             Step::CopyPrimary(source) => {
@@ -291,14 +291,19 @@ proptest! {
             Step::TakeOver => prop_assert!(successor),
             Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),
             Step::Start => {
-                prop_assert_eq!(kind, 4);
+                prop_assert_eq!(kind, 5);
                 // The data of a database that has a primary runs only if it is the present, and writes only unfenced.
                 prop_assert!(current && (recovers || !fenced || world.leader.is_none()));
             }
             // What is marked as the present has really been restored.
-            Step::FinishRestore => prop_assert!(kind == 4 && seeding && recovers && restored),
-            Step::RecordIdentity(_) => prop_assert_eq!(kind, 4),
-            Step::Wait(text) | Step::Broken(text) => prop_assert!(!text.is_empty()),
+            Step::FinishRestore => prop_assert!(kind == 5 && seeding && recovers && restored),
+            Step::RecordIdentity(_) => prop_assert_eq!(kind, 5),
+            Step::Wait(text) => prop_assert!(!text.is_empty()),
+            Step::Broken(text) => {
+                let ways = ["`cellar re", "mount its disk again", "use another repo", "where it was", "primary first"];
+                let is_told = kind == 4 || ways.iter().any(|way| text.contains(way));
+                prop_assert!(is_told, "nobody learns what to do: {}", text);
+            }
         }
     }
 }
