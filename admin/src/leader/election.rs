@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellar_model::Key;
+use cellar_model::{Key, Protocol};
 use cellar_system::clock;
 use cellar_topology::{LeaseId, LeaseKeeper, StoreError, TxnOutcome};
 use tokio::sync::watch;
@@ -52,6 +52,7 @@ impl Leading {
             identity,
             keeper: Arc::clone(&keeper),
             held: None,
+            too_old: false,
             observed: Observations::default(),
         };
         let task = tokio::spawn(candidate.run(stopped));
@@ -80,6 +81,8 @@ struct Candidate {
     keeper: Arc<LeaseKeeper>,
     /// The lease that the leader's key is bound to, when this process wrote it.
     held: Option<LeaseId>,
+    /// Whether it was said that this build is too old to lead.
+    too_old: bool,
     observed: Observations,
 }
 
@@ -154,6 +157,13 @@ impl Candidate {
             return Step::Follow;
         }
         let view = self.admin.view();
+        if let Some(database) = view.databases.values().find(|each| each.minimum_protocol > Protocol::OURS) {
+            let (database, minimum, ours) = (&database.name, database.minimum_protocol, Protocol::OURS);
+            if !std::mem::replace(&mut self.too_old, true) {
+                tracing::error!(%database, %minimum, %ours, "this multiadmin is too old to lead: update it");
+            }
+            return Step::Follow;
+        }
         let revision = view.revision(&Key::AdminLeader);
         let Some(lease) = self.keeper.current() else { return Step::Follow };
         match &view.admin_leader {

@@ -82,7 +82,7 @@ async fn a_leader_that_was_replaced_writes_nothing() {
     let admin = world.admin().await;
     let leading = Leading::start(&admin, "one".into());
     wait_for("one leads", || async { leader(&world).await.as_deref() == Some("one") }).await;
-    world.put(&Key::AdminLeader, &"other").await;
+    world.put(&Key::AdminLeader, &"other".to_owned()).await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert!(world.claim(&job).await);
     world.finish(&job, JobState::Succeeded).await;

@@ -1,6 +1,6 @@
 //! The records, and what is asked of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
     AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
@@ -48,6 +48,9 @@ pub struct View {
     pub admin_leader: Option<String>,
     /// Copies of the newest audit records.
     pub audit: BTreeMap<AuditId, AuditRecord>,
+    /// Open jobs among the skipped ones that a process of a newer build can begin or drives: their kind is unknown here,
+    /// or is one of those that multiadmin drives.
+    pub newer_jobs: BTreeSet<JobId>,
     /// Keys that were skipped, and why.
     pub unreadable: BTreeMap<String, String>,
     pub(super) revisions: HashMap<Key, i64>,
