@@ -417,6 +417,7 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
         job: Some(job.record.id),
         fence: None,
         kept_in: Some("zone2".parse().unwrap()),
+        timeline: None,
     };
     world.incarnations.insert(db.clone(), incarnation.clone());
     assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
@@ -466,6 +467,7 @@ fn restore_whose_job_is_forgotten_can_be_rolled_back_and_confirmed_by_its_incarn
         job: Some(subject),
         fence: None,
         kept_in: Some(kept.clone()),
+        timeline: None,
     };
     world.incarnations.insert(db.clone(), incarnation.clone());
     assert_eq!(roll(&world), Ok((kept, JobSpec::Rollback(subject))));
@@ -489,6 +491,7 @@ fn open_restore_can_be_confirmed_whatever_its_job_recorded() {
         job: Some(job.record.id),
         fence: None,
         kept_in: Some("zone2".parse().unwrap()),
+        timeline: None,
     };
     world.incarnations.insert("app".parse().unwrap(), incarnation);
     let now = Timestamp::UNIX_EPOCH;
@@ -509,6 +512,7 @@ fn rollback_that_took_effect_and_did_not_succeed_can_be_confirmed() {
         job: Some(rollback.record.id),
         fence: None,
         kept_in: None,
+        timeline: None,
     };
     world.incarnations.insert(db, incarnation);
     let confirm = |rollback: &Job, related: &[Job]| {

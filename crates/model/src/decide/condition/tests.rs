@@ -13,6 +13,7 @@ use crate::records::rebuild::RebuildParams;
 use crate::records::topology::{Database, Retention};
 use crate::types::lsn::{SystemIdentifier, Timeline};
 use crate::types::name::CellName;
+use crate::types::protocol::Protocol;
 
 struct World {
     database: DatabaseName,
@@ -38,6 +39,7 @@ impl World {
             port_offset: 0,
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
+            minimum_protocol: Protocol::default(),
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
@@ -100,6 +102,7 @@ fn lost_rebuild(n: u128) -> Job {
         database: record.database.clone(),
         cell: record.cell.clone(),
         state: JobState::Running,
+        protocol: Protocol::OURS,
         epoch: String::new(),
         start_time: Timestamp::UNIX_EPOCH,
         end_time: None,
@@ -132,6 +135,7 @@ fn every_kind_is_found_and_names_a_command() {
             job: Some(id(1)),
             fence: Some(id(2)),
             kept_in: Some("zone1".parse().unwrap()),
+            timeline: None,
         },
     );
     world.lock = Lock { holder: Some(id(3)), queue: vec![id(4)] };

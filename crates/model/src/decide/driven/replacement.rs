@@ -134,6 +134,7 @@ fn next_incarnation(scene: &Scene<'_>, keeps_old_data: bool) -> Incarnation {
         job: Some(scene.job.id),
         fence: None,
         kept_in: kept.filter(|_| keeps_old_data).cloned(),
+        timeline: recovery(scene).map(|recovery| recovery.timeline),
     }
 }
 

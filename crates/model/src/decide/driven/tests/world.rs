@@ -53,6 +53,7 @@ impl World {
                 job: Some(subject),
                 fence: None,
                 kept_in: Some(cell("zone1")),
+                timeline: None,
             };
         }
         let spec = match kind {
