@@ -42,9 +42,7 @@ fn a_rollback_that_was_canceled_after_it_took_effect_leaves_nothing_that_no_comm
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     let command = format!("`cellar restore confirm {rollback}`");
     assert!(job["error"]["hint"].as_str().is_some_and(|hint| hint.contains(&command)), "{job:#}");
-    eventually("the primary to take writes", || {
-        cluster.try_sql(&cluster.primary(), "SELECT pg_is_in_recovery()").stdout.trim() == "f"
-    });
+    ledger::wait_for_primary(&cluster);
     rows.push(ledger::insert(&cluster, "after the rollback"));
     check(&cluster, &cells, &rows);
     let of_rollback = format!("pg_data.before-{rollback}");

@@ -49,6 +49,7 @@ fn a_cancel_that_arrives_after_a_rollback_began_does_not_say_that_nothing_was_do
     let message = job["error"]["message"].as_str().expect("a message");
     assert!(!message.contains("nothing was done") && message.contains("as it was before"), "{job:#}");
     at_rest(&cluster);
+    ledger::wait_for_primary(&cluster);
     rows.push(ledger::insert(&cluster, "after the cancel"));
     check(&cluster, &cells, &rows);
 }
