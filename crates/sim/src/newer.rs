@@ -85,7 +85,7 @@ impl NewerRelease {
         }
     }
 
-    fn write_job(&self, etcd: &Etcd, id: JobId, closure: Option<Value>) {
+    fn write_job(&mut self, etcd: &Etcd, id: JobId, closure: Option<Value>) {
         let mut record = json!({
             "id": id, "database": self.database, "cell": "zone1", "kind": "JOB_KIND_OF_A_NEWER_RELEASE",
             "requestedBy": "newer", "createTime": "2026-03-01T10:00:00Z", "deadline": "2026-03-01T10:00:00Z",
@@ -93,8 +93,9 @@ impl NewerRelease {
         if let Some(closure) = closure {
             record["closure"] = closure;
         }
-        let key = Key::Job(self.database.clone(), id);
-        etcd.put(&self.keys.path(&key), record.to_string().into_bytes());
+        let key = self.keys.path(&Key::Job(self.database.clone(), id));
+        self.fields.remove(&key);
+        etcd.put(&key, record.to_string().into_bytes());
     }
 
     /// Takes in one change; returns what must not be.
