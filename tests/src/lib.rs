@@ -12,6 +12,7 @@ pub use machine::process::{
     children_named, command_line, cpu_time, is_alive, main_process, open_files, peak_rss_kib, processes_with,
     rss_kib, signal,
 };
+pub use machine::proxy::{Direction, Proxy, Rule};
 pub use machine::run::{
     Finished, OsUser, as_user, bin_dir, binary, give_to_postgres, ordinary_user, postgres_user, run,
 };

@@ -181,7 +181,11 @@ fn names_and_alternatives_are_found() {
 
 /// The cells of each row of the tables of a page.
 fn rows(page: &str) -> Vec<Vec<String>> {
-    let text = read(&root().join(page));
+    table_rows(&read(&root().join(page)))
+}
+
+/// The cells of each row of the tables of a text.
+fn table_rows(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |").map(str::to_owned));
     rows.map(|row| row.split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
 }
@@ -243,6 +247,49 @@ fn every_method_of_the_api_is_explained() {
         }
     }
     assert_eq!(missing, [""; 0]);
+}
+
+/// The variants of an enum in a source, as `docs/reference/states.md` writes them: `NoPrimary` as `no-primary`.
+fn variants(source: &str, name: &str) -> BTreeSet<String> {
+    let file = syn::parse_file(&read(&root().join(source))).expect("it compiles");
+    let found = file.items.into_iter().find_map(|item| match item {
+        syn::Item::Enum(item) if item.ident == name => Some(item.variants),
+        _ => None,
+    });
+    let found = found.unwrap_or_else(|| panic!("no enum {name} in {source}"));
+    let kebab = |name: String| screaming(&name).replace('_', "-").to_lowercase();
+    found.iter().map(|variant| kebab(variant.ident.to_string())).collect()
+}
+
+#[test]
+fn every_state_is_explained_with_what_leaves_it() {
+    let page = "docs/reference/states.md";
+    let text = read(&root().join(page));
+    let mut wrong = Vec::new();
+    for (heading, source, name) in [
+        ("Jobs and steps", "crates/model/src/records/job/run.rs", "JobState"),
+        ("Cells", "crates/model/src/records/instance.rs", "InstanceState"),
+        ("Databases", "crates/model/src/decide/condition.rs", "ConditionKind"),
+        ("Schedules", "crates/model/src/records/schedule.rs", "ScheduleAction"),
+    ] {
+        let section = text.split("\n## ").find(|section| section.starts_with(&format!("{heading}\n")));
+        let section = section.unwrap_or_else(|| panic!("no section {heading}"));
+        let rows: Vec<Vec<String>> = table_rows(section).into_iter().skip(1).collect();
+        let states: BTreeSet<String> = rows.iter().map(|row| row[0].clone()).collect();
+        if states != variants(source, name) || states.len() != rows.len() {
+            wrong.push(format!("{heading}: {states:?} on the page, {:?} in {name}", variants(source, name)));
+        }
+        for row in &rows {
+            let is_final = ["succeeded", "failed", "canceled"].contains(&row[0].as_str());
+            let way_out =
+                ["`cellar ", "`etcdctl ", "by itself", "](#"].iter().any(|way| row[2].contains(way));
+            if row.len() != 3 || row[1].is_empty() || (row[2] == "final") != is_final || !is_final && !way_out
+            {
+                wrong.push(format!("{heading}: {} has no way out", row[0]));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Databases with their primary, lock, incarnation and cells.
 
 use cellar_api::v1;
-use cellar_model::{DatabaseName, Refusal};
+use cellar_model::{ConditionScene, DatabaseName, Job, Key, Keyspace, Refusal, conditions};
 use cellar_topology::View;
 
 use crate::admin::Admin;
@@ -17,7 +17,8 @@ impl Admin {
     ) -> Result<v1::ListDatabasesResponse, Refusal> {
         self.fresh(deadline).await?;
         let view = self.view();
-        let databases: Result<_, _> = view.databases.keys().map(|name| show(&view, name)).collect();
+        let databases: Result<_, _> =
+            view.databases.keys().map(|name| show(&view, self.store.keys(), name)).collect();
         Ok(v1::ListDatabasesResponse { databases: databases? })
     }
 
@@ -29,18 +30,42 @@ impl Admin {
         self.fresh(deadline).await?;
         let view = self.view();
         let name = &view.snapshot().database(name)?.name;
-        show(&view, name)
+        show(&view, self.store.keys(), name)
     }
 }
 
-fn show(view: &View, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
+fn show(view: &View, keys: &Keyspace, name: &DatabaseName) -> Result<v1::DatabaseView, Refusal> {
     // As a new request would find it: without jobs that have ended, though the leader has not removed them yet.
     let lock = view.locks.get(name).map(|lock| lock.advanced(|id| stage::has_ended(view, name, id)));
+    let conditions = conditions(&ConditionScene {
+        database: name,
+        snapshot: &view.snapshot(),
+        lock: &lock.clone().unwrap_or_default(),
+        open_jobs: &open_jobs(view, name),
+        unreadable: &unreadable(view, keys, name),
+    });
     Ok(v1::DatabaseView {
         database: view.databases.get(name).map(message).transpose()?,
         leader: view.leaders.get(name).map(message).transpose()?,
         lock: lock.as_ref().map(message).transpose()?,
         incarnation: view.incarnations.get(name).map(message).transpose()?,
         cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
+        conditions: conditions.iter().map(message).collect::<Result<_, _>>()?,
     })
+}
+
+/// The database's jobs that have not ended, steps included.
+fn open_jobs(view: &View, name: &DatabaseName) -> Vec<Job> {
+    let records = view.jobs.values().filter(|record| record.database == *name && !view.has_ended(&record.id));
+    records.filter_map(|record| view.job(&record.id)).collect()
+}
+
+/// The records of a database that cannot be read and that others wait for.
+fn unreadable(view: &View, keys: &Keyspace, name: &DatabaseName) -> Vec<String> {
+    let is_waited_for = |path: &&String| match keys.parse(path) {
+        Some(Key::Lock(database) | Key::Incarnation(database) | Key::Leader(database)) => database == *name,
+        Some(Key::Job(database, _) | Key::Run(database, ..) | Key::Claim(database, ..)) => database == *name,
+        _ => false,
+    };
+    view.unreadable.keys().filter(is_waited_for).cloned().collect()
 }

@@ -16,6 +16,7 @@ pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
+pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};

@@ -56,7 +56,8 @@ pub(crate) struct Standing {
     pub(crate) current: bool,
     /// A restore has fenced the database: nobody may write.
     pub(crate) fenced: bool,
-    /// The job that made the current incarnation has ended, so no step of it will rebuild this cell.
+    /// The job that made the current incarnation has ended, so no step of it will rebuild this cell; and the new data is
+    /// in use, so the cell can do that by itself. Before that the backups that lead to the new primary are not known.
     pub(crate) left_alone: bool,
 }
 
@@ -110,7 +111,8 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingE
     Ok(Standing {
         current: mark == Mark::of(incarnation),
         fenced: incarnation.fence.is_some(),
-        left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job)),
+        left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job))
+            && incarnation.is_in_use(view.leaders.get(&agent.database)),
     })
 }
 

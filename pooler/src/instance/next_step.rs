@@ -93,7 +93,7 @@ fn nothing_there(s: &Situation<'_>) -> Step {
     let cell = s.cell;
     match (s.leader, s.backup_exists) {
         (Some(leader), _) if leader.cell == *cell && leader.system_identifier.is_some() => Step::Broken(format!(
-            "the data directory of {cell} is gone, and {cell} is the recorded primary: mount its disk again, or promote another cell and rebuild this one"
+            "the data directory of {cell} is gone, and {cell} is the recorded primary: mount its disk again, or promote another cell and then `cellar rebuild {cell}`; if there is none, `cellar restore --latest`"
         )),
         (_, None) => Step::Wait("the repo to be read".to_owned()),
         // The decision to create the database here is recorded, and initdb did not end.
@@ -192,7 +192,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
                 Step::Wait("the restore of the database".to_owned())
             } else if leader.cell == *s.cell {
                 Step::Broken(format!(
-                    "{} is the recorded primary, and its data is from before a restore: bring back the data directory that it had, or restore the database again",
+                    "{} is the recorded primary, and its data is from before a restore: bring back the data directory that it had, or restore the database again with `cellar restore`",
                     s.cell
                 ))
             } else {

@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{BackupLabel, Code, Database, Pooler, SurveyedBackup, Timeline};
+use cellar_model::{BackupLabel, Code, Database, JobError, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions};
 use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb, occupants, running};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
 use crate::data_layout::own_wal_link;
+use crate::instance::incarnation::record;
 use crate::instance::seeding_marker::{Legacy, begin, mark_restored};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::repository::reader::Repo;
@@ -47,7 +48,7 @@ pub(crate) enum SeedError {
     Config(#[from] ConfigFileError),
     /// No backup could be chosen.
     #[error("{}", .0.message)]
-    Repo(cellar_model::JobError),
+    Repo(JobError),
     /// A file or directory could not be written.
     #[error("cannot write {path}: {source}")]
     Disk {
@@ -175,10 +176,21 @@ pub(crate) async fn restore(
     Ok(Seeded { backup: backup.label, flaw, size_bytes: backup.size_bytes, took: begun.elapsed() })
 }
 
+/// Why no backup is chosen before the restored data is in use.
+fn not_in_use() -> JobError {
+    JobError {
+        code: Code::WalMissing,
+        message: "a restore of the database took effect, and its primary is not recorded yet".to_owned(),
+        hint: "look at the restored cell (`cellar status`); if it does not come up, restore the database again with `cellar restore`".to_owned(),
+        tool_output: String::new(),
+    }
+}
+
 /// The backup to restore.
 ///
 /// A primary that has just been promoted may still have to archive its timeline's history. Without it the backups
-/// that lead to the timeline are not known, so this waits for it.
+/// that lead to the timeline are not known, so this waits for it. It also waits for the primary of a restore that has
+/// just taken effect: the newest backup leads to the primary from before it.
 async fn choose_backup(
     agent: &Agent,
     database: &Database,
@@ -188,8 +200,13 @@ async fn choose_backup(
 ) -> Result<(SurveyedBackup, Option<String>), SeedError> {
     let deadline = Instant::now() + HISTORY_TIMEOUT;
     loop {
-        let term = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
-        let found = async { Repo::open(agent, database, card).await?.seed_for(term, any).await }.await;
+        let leader = agent.leader();
+        let term = leader.as_ref().map_or(Timeline::new(1), |leader| leader.term);
+        let found = if record(agent).is_in_use(leader.as_ref()) {
+            async { Repo::open(agent, database, card).await?.seed_for(term, any).await }.await
+        } else {
+            Err(not_in_use())
+        };
         match found {
             Ok(found) => return Ok(found),
             Err(error) if error.code == Code::WalMissing && Instant::now() < deadline => {

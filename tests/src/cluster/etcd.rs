@@ -42,7 +42,7 @@ impl Cluster {
         Store::new(Arc::new(kv), Keyspace::new(&cluster))
     }
 
-    fn etcdctl(&self, arguments: &[&str]) -> Finished {
+    pub(crate) fn etcdctl(&self, arguments: &[&str]) -> Finished {
         self.etcdctl_as("state/tls/client.crt", "state/tls/client.key", arguments)
     }
 

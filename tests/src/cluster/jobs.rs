@@ -1,6 +1,6 @@
 //! Jobs of a cluster.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_api::v1;
 use cellar_api::v1::JobState;
@@ -11,6 +11,9 @@ use tonic::{Code, Status};
 
 use crate::cluster::local::Cluster;
 use crate::machine::wait::wait_for;
+
+/// How long a job of a test may take.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Cluster {
     /// Starts a backup without waiting; the job's id.
@@ -41,8 +44,14 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn ended(&self, id: &str) -> Value {
-        wait_for(&format!("job {id} to end"), Duration::from_secs(120), || {
-            match self.ask(async |client| watch_to_end(client, id).await) {
+        let deadline = Instant::now() + END_TIMEOUT;
+        wait_for(&format!("job {id} to end"), END_TIMEOUT, || {
+            // The stream of a job that does not end goes on and on.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let watched = async |client: &mut MultiAdminClient<Channel>| {
+                tokio::time::timeout(left, watch_to_end(client, id)).await.unwrap_or(Ok(false))
+            };
+            match self.ask(watched) {
                 Ok(has_ended) => has_ended.then_some(()),
                 // It was told to end, or the stream has lasted as long as a call may.
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => None,

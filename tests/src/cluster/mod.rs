@@ -7,3 +7,4 @@ pub(crate) mod jobs;
 pub(crate) mod local;
 pub(crate) mod postgres;
 pub(crate) mod prepared;
+pub(crate) mod restart;

@@ -5,6 +5,7 @@ pub(crate) mod listening;
 pub(crate) mod namespace;
 pub(crate) mod place;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod shared_memory;
 pub(crate) mod sweep;

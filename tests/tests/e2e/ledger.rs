@@ -26,6 +26,14 @@ pub(crate) fn insert(cluster: &Cluster, what: &str) -> String {
     cluster.sql(&primary, &format!("INSERT INTO ledger (what) VALUES ('{what}') RETURNING {SHOWN}"))
 }
 
+/// Waits until the primary takes writes again, which a fence may have stopped.
+#[track_caller]
+pub(crate) fn wait_for_primary(cluster: &Cluster) {
+    eventually("the primary to take writes", || {
+        cluster.try_sql(&cluster.primary(), "SELECT pg_is_in_recovery()").stdout.trim() == "f"
+    });
+}
+
 /// The rows that one cell has.
 #[track_caller]
 pub(crate) fn rows(cluster: &Cluster, cell: &str) -> Rows {

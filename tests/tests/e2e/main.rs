@@ -41,6 +41,8 @@ mod rotation;
 mod runbooks;
 mod sealed_copies;
 mod secrets;
+mod states;
+mod store_faults;
 mod unreadable_marks;
 mod upkeep;
 mod worth;

@@ -69,7 +69,7 @@ fn notes(view: &PoolerView) -> Vec<String> {
     let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
     let Some(status) = &view.status else {
         return vec![format!(
-            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same"
+            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. `cellar up` starts it, `cellar cells remove {cell}` gives the cell up"
         )];
     };
     let mut notes = Vec::new();
@@ -108,18 +108,11 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
         "database {}, stanza {}, repository {}{encrypted}\n",
         record.name, record.stanza, record.repo_path
     );
-    match &database.leader {
-        Some(leader) => text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term)),
-        None => text.push_str("no primary is recorded yet\n"),
+    if let Some(leader) = &database.leader {
+        text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term));
     }
-    if let Some(lock) = &database.lock
-        && let Some(holder) = &lock.holder
-    {
-        let waiting = match lock.queue.len() {
-            0 => String::new(),
-            waiting => format!(", {waiting} waiting behind it"),
-        };
-        text.push_str(&format!("job {holder} holds the stanza{waiting}\n"));
+    for condition in &database.conditions {
+        text.push_str(&format!("{}: {}\n", condition.message, condition.way_out));
     }
     let mut table = Table::new(&[
         "CELL",

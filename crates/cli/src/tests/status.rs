@@ -47,7 +47,13 @@ fn status_shows_cells_and_notes() {
     let view: DatabaseView = message(json!({
         "database": {"name": "app", "stanza": "app", "repoPath": "/c/repo"},
         "leader": {"cell": "zone1", "term": 2},
-        "lock": {"holder": "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "queue": ["a", "b"]}
+        "lock": {"holder": "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00", "queue": ["a", "b"]},
+        "conditions": [
+            {"kind": "locked", "message": "backup 019596a8 holds the stanza, 2 waiting behind it",
+             "wayOut": "it ends with the job: `cellar jobs cancel 019596a8` ends it"},
+            {"kind": "restore-open", "message": "restore 019596a7 keeps the data from before it, in zone1",
+             "wayOut": "`cellar restore confirm 019596a7` deletes it"}
+        ]
     }));
     let process = |what: &str, pid| ProcessHealth { what: what.into(), pid };
     let services = status::render_services("localhost:15070", &[process("etcd", Some(17))]);

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod claim_times;
+pub(crate) mod condition;
 pub(crate) mod driven;
 pub(crate) mod expiry;
 pub(crate) mod mark;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::records::job::id::JobId;
+use crate::records::pooler::Leader;
+use crate::types::lsn::Timeline;
 use crate::types::name::CellName;
 
 /// Which copy of a database is the true one.
@@ -28,10 +30,22 @@ pub struct Incarnation {
     /// confirmed, or when nothing was kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kept_in: Option<CellName>,
+    /// The timeline that its first copy is on as a primary. Until a primary on it is recorded, no other cell can be made
+    /// a member. None at number 1, and when an older version of Cellar made it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeline: Option<Timeline>,
+}
+
+impl Incarnation {
+    /// Whether the recorded primary is of this incarnation, as far as its timeline can tell.
+    #[must_use]
+    pub fn is_in_use(&self, leader: Option<&Leader>) -> bool {
+        self.timeline.is_none_or(|timeline| leader.is_some_and(|leader| leader.term >= timeline))
+    }
 }
 
 impl Default for Incarnation {
     fn default() -> Self {
-        Self { number: 1, cell: None, job: None, fence: None, kept_in: None }
+        Self { number: 1, cell: None, job: None, fence: None, kept_in: None, timeline: None }
     }
 }

@@ -328,7 +328,12 @@ proptest! {
             // What is marked as the present has really been restored.
             Step::FinishRestore => prop_assert!(kind == WHOLE && seeding && recovers && restored),
             Step::RecordIdentity(_) => prop_assert_eq!(kind, WHOLE),
-            Step::Wait(text) | Step::Broken(text) => prop_assert!(!text.is_empty()),
+            Step::Wait(text) => prop_assert!(!text.is_empty()),
+            Step::Broken(text) => {
+                let ways = ["`cellar re", "mount its disk again", "use another repo", "where it was", "primary first"];
+                let is_told = kind == 4 || ways.iter().any(|way| text.contains(way));
+                prop_assert!(is_told, "nobody learns what to do: {}", text);
+            }
         }
     }
 }

@@ -30,29 +30,6 @@ fn check_database(request: &JobRequest, database: &DatabaseName, subject: JobId)
     Ok(())
 }
 
-fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> Result<(), Refusal> {
-    let record = &restore.record;
-    if record.kind() != JobKind::Restore {
-        return Err(Refusal::new(
-            Code::InvalidArgument,
-            format!("job {} is a {}, not a restore", record.id, record.kind()),
-        )
-        .hint("`cellar jobs list` shows the restores")
-        .about("field", "id"));
-    }
-    check_database(request, &record.database, record.id)?;
-    snapshot.database(Some(&record.database))?;
-    if !restore.state.is_terminal() {
-        return Err(Refusal::new(Code::Busy, format!("restore {} has not ended yet", record.id))
-            .hint(format!(
-                "wait for it: `cellar jobs watch {}`; or end it with `cellar jobs cancel`",
-                record.id
-            ))
-            .about("job", record.id));
-    }
-    Ok(())
-}
-
 /// The restore that a database's incarnation says can be confirmed or rolled back. The incarnation says all that is
 /// needed for that, so it can also be done when the restore's job is not recorded any more.
 #[must_use]
@@ -79,7 +56,7 @@ pub fn plan_rollback(
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     if let Some(restore) = restore {
-        restore_of(snapshot, request, restore)?;
+        check_subject(snapshot, request, restore, &[JobKind::Restore])?;
     }
     let Some((db, incarnation)) = open_restore(snapshot, subject) else {
         return Err(no_rollback(snapshot, subject, restore));
@@ -109,8 +86,39 @@ fn no_rollback(snapshot: &Snapshot<'_>, subject: JobId, restore: Option<&Job>) -
     nothing_kept(why, subject)
 }
 
-/// Decides on the confirmation of a restore, of whose job the record may be gone. `related` are the rollbacks and
-/// confirmations of it that there are.
+/// Whether a job can be the subject of a confirmation or a rollback at all.
+fn check_subject(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    job: &Job,
+    kinds: &[JobKind],
+) -> Result<(), Refusal> {
+    let record = &job.record;
+    let kind = record.kind();
+    if !kinds.contains(&kind) {
+        return Err(Refusal::new(
+            Code::InvalidArgument,
+            format!("job {} is a {kind}, not a restore", record.id),
+        )
+        .hint("`cellar jobs list` shows the restores")
+        .about("field", "id"));
+    }
+    check_database(request, &record.database, record.id)?;
+    snapshot.database(Some(&record.database))?;
+    if !job.state.is_terminal() {
+        return Err(Refusal::new(Code::Busy, format!("{kind} {} has not ended yet", record.id))
+            .hint(format!(
+                "wait for it: `cellar jobs watch {}`; or end it with `cellar jobs cancel`",
+                record.id
+            ))
+            .about("job", record.id));
+    }
+    Ok(())
+}
+
+/// Decides on the confirmation of a restore, of whose job the record may be gone; or of a rollback that took effect and
+/// then failed or was canceled, which has kept data of its own. `related` are the rollbacks and confirmations of it that
+/// there are.
 ///
 /// # Errors
 /// Refused when it never took effect, kept nothing, was rolled back, or was confirmed already.
@@ -118,30 +126,42 @@ pub fn plan_confirm(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
     subject: JobId,
-    restore: Option<&Job>,
+    job: Option<&Job>,
     related: &[Job],
     id: JobId,
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
-    let Some(restore) = restore else {
-        let (db, incarnation) = open_restore(snapshot, subject).ok_or_else(|| unknown_restore(subject))?;
+    if let Some(job) = job {
+        check_subject(snapshot, request, job, &[JobKind::Restore, JobKind::Rollback])?;
+    }
+    let made = |(_, incarnation): &(&DatabaseName, &Incarnation)| incarnation.job == Some(subject);
+    // Without the record it is not known whether a cell that was away at an earlier confirmation still keeps data.
+    let open = open_restore(snapshot, subject)
+        .or_else(|| snapshot.incarnations.iter().find(made).filter(|_| job.is_none()));
+    if let Some((db, incarnation)) = open {
         check_database(request, db, subject)?;
         snapshot.database(Some(db))?;
         let cell = incarnation.kept_in.as_ref().or(incarnation.cell.as_ref());
         let cell = cell.ok_or_else(|| unknown_restore(subject))?;
         return Ok(request.record(JobSpec::Confirm(subject), db, cell, id, now));
-    };
-    restore_of(snapshot, request, restore)?;
-    let db = &restore.record.database;
+    }
+    let job = job.ok_or_else(|| unknown_restore(subject))?;
+    let (db, kind) = (&job.record.database, job.record.kind());
     // What it recorded when it ended, not whether a rollback is still possible.
-    let closure = restore.record.closure.as_ref();
+    let closure = job.record.closure.as_ref();
     let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore()) else {
         return Err(nothing_kept(
-            format!("restore {subject} never took effect: there is nothing to confirm"),
+            format!("{kind} {subject} never took effect: there is nothing to confirm"),
             subject,
         ));
     };
-    if !result.kept {
+    if kind == JobKind::Rollback && job.state == JobState::Succeeded {
+        return Err(nothing_kept(
+            format!("rollback {subject} has deleted all that was kept: there is nothing to confirm"),
+            subject,
+        ));
+    }
+    if kind == JobKind::Restore && !result.kept {
         return Err(nothing_kept(
             format!("restore {subject} was done in place and kept no old data"),
             subject,
@@ -150,15 +170,15 @@ pub fn plan_confirm(
     let ended = |kind: JobKind| {
         related.iter().find(|job| job.record.kind() == kind && job.state == JobState::Succeeded)
     };
-    if let Some(job) = ended(JobKind::Rollback) {
+    if let Some(rollback) = ended(JobKind::Rollback) {
         return Err(nothing_kept(
-            format!("restore {subject} was rolled back by job {}", job.record.id),
+            format!("restore {subject} was rolled back by job {}", rollback.record.id),
             subject,
         ));
     }
-    if let Some(job) = ended(JobKind::Confirm) {
+    if let Some(confirmation) = ended(JobKind::Confirm) {
         return Err(nothing_kept(
-            format!("restore {subject} was confirmed by job {} already", job.record.id),
+            format!("{kind} {subject} was confirmed by job {} already", confirmation.record.id),
             subject,
         ));
     }

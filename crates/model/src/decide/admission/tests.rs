@@ -417,19 +417,22 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
         job: Some(job.record.id),
         fence: None,
         kept_in: Some("zone2".parse().unwrap()),
+        timeline: None,
     };
     world.incarnations.insert(db.clone(), incarnation.clone());
     assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
     assert_eq!(confirm(&world, &job, &[]), Ok(()));
+    let open = incarnation.clone();
+    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..open });
+    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
     let mut confirmed = ended(JobState::Succeeded, true);
     confirmed.record.spec = JobSpec::Confirm(job.record.id);
     assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
     confirmed.record.spec = JobSpec::Rollback(job.record.id);
     assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
+    assert_eq!(confirm(&world, &job, &[]), Ok(()), "a cell was away when it was confirmed");
     assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
     assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
-    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..incarnation.clone() });
-    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
     world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
     assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
     let mut backup = job.clone();
@@ -464,13 +467,68 @@ fn restore_whose_job_is_forgotten_can_be_rolled_back_and_confirmed_by_its_incarn
         job: Some(subject),
         fence: None,
         kept_in: Some(kept.clone()),
+        timeline: None,
     };
     world.incarnations.insert(db.clone(), incarnation.clone());
     assert_eq!(roll(&world), Ok((kept, JobSpec::Rollback(subject))));
     assert_eq!(confirm(&world), Ok(JobSpec::Confirm(subject)));
     world.incarnations.insert(db, Incarnation { kept_in: None, ..incarnation });
     assert_eq!(roll(&world), Err(Code::UnknownJob));
-    assert_eq!(confirm(&world), Err(Code::UnknownJob));
+    assert_eq!(
+        confirm(&world),
+        Ok(JobSpec::Confirm(subject)),
+        "a cell may have been away when it was confirmed"
+    );
+}
+
+#[test]
+fn open_restore_can_be_confirmed_whatever_its_job_recorded() {
+    let mut world = made(World::healthy());
+    let job = ended(JobState::Failed, true);
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(job.record.id),
+        fence: None,
+        kept_in: Some("zone2".parse().unwrap()),
+        timeline: None,
+    };
+    world.incarnations.insert("app".parse().unwrap(), incarnation);
+    let now = Timestamp::UNIX_EPOCH;
+    let confirmed =
+        plan_confirm(&world.snapshot(), &whole(None), job.record.id, Some(&job), &[], job_id(2), now);
+    assert_eq!(confirmed.map(|record| record.spec), Ok(JobSpec::Confirm(job.record.id)));
+}
+
+#[test]
+fn rollback_that_took_effect_and_did_not_succeed_can_be_confirmed() {
+    let mut world = made(World::healthy());
+    let mut rollback = ended(JobState::Succeeded, false);
+    rollback.record.spec = JobSpec::Rollback(job_id(7));
+    let (db, now) = ("app".parse().unwrap(), Timestamp::UNIX_EPOCH);
+    let incarnation = Incarnation {
+        number: 3,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(rollback.record.id),
+        fence: None,
+        kept_in: None,
+        timeline: None,
+    };
+    world.incarnations.insert(db, incarnation);
+    let confirm = |rollback: &Job, related: &[Job]| {
+        let id = rollback.record.id;
+        plan_confirm(&world.snapshot(), &whole(None), id, Some(rollback), related, job_id(2), now)
+            .map(|record| record.spec)
+            .map_err(|refusal| refusal.code)
+    };
+    assert_eq!(confirm(&rollback, &[]), Err(Code::NothingKept), "it deletes what it kept by itself");
+    rollback.state = JobState::Canceled;
+    assert_eq!(confirm(&rollback, &[]), Ok(JobSpec::Confirm(rollback.record.id)));
+    let mut confirmation = ended(JobState::Succeeded, true);
+    confirmation.record.spec = JobSpec::Confirm(rollback.record.id);
+    assert_eq!(confirm(&rollback, &[confirmation]), Err(Code::NothingKept));
+    rollback.record.closure = None;
+    assert_eq!(confirm(&rollback, &[]), Err(Code::NothingKept), "it never took effect");
 }
 
 #[test]

@@ -35,6 +35,10 @@ impl DrivenJob for Confirm {
     }
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {
+        if scene.job.cancel.is_some() || scene.is_overdue() {
+            // What is deleted stays deleted.
+            return scene.end_steps().unwrap_or_else(|| close(scene));
+        }
         // First: from now on no rollback may use what is being deleted.
         if scene.incarnation.job == Some(self.restore) && scene.incarnation.kept_in.is_some() {
             return Decision::Write(Incarnation { kept_in: None, ..scene.incarnation.clone() });
@@ -52,13 +56,22 @@ fn close(scene: &Scene<'_>) -> Decision {
         .map(CellName::as_str)
         .collect();
     let close = |state, error| Decision::Close { state, error, result: None, incarnation: None };
-    let hint = "confirm it again when they are back; until then they keep the old data";
-    match failed {
-        Some(step) => close(JobState::Failed, Some(JobError { hint: hint.to_owned(), ..error_of(step) })),
-        None if left.is_empty() => close(JobState::Succeeded, None),
-        None => {
-            let message = format!("the old data is deleted, but not in {}", left.join(", "));
-            close(JobState::Failed, Some(failure(Code::CellDown, message, hint)))
+    let hint = format!(
+        "confirm it again when they are back; until then they keep the old data: `cellar restore confirm {}`",
+        scene.job.spec.subject().map(|restore| restore.to_string()).unwrap_or_default()
+    );
+    let not_in = || format!("the old data is deleted, but not in {}", left.join(", "));
+    let fail = |state, code, message: String| close(state, Some(failure(code, message, &hint)));
+    match (failed, &scene.job.cancel) {
+        (None, _) if left.is_empty() => close(JobState::Succeeded, None),
+        (_, Some(cancel)) => {
+            let message = format!("canceled by {}; {}", cancel.requested_by, not_in());
+            fail(JobState::Canceled, Code::Canceled, message)
         }
+        (_, None) if scene.is_overdue() => {
+            fail(JobState::Failed, Code::DeadlineExceeded, format!("the job's deadline passed; {}", not_in()))
+        }
+        (Some(step), None) => close(JobState::Failed, Some(JobError { hint, ..error_of(step) })),
+        (None, None) => fail(JobState::Failed, Code::CellDown, not_in()),
     }
 }

@@ -134,6 +134,7 @@ fn next_incarnation(scene: &Scene<'_>, keeps_old_data: bool) -> Incarnation {
         job: Some(scene.job.id),
         fence: None,
         kept_in: kept.filter(|_| keeps_old_data).cloned(),
+        timeline: recovery(scene).map(|recovery| recovery.timeline),
     }
 }
 
@@ -162,6 +163,7 @@ fn abandon(scene: &Scene<'_>, by: &str) -> Decision {
     if scene.incarnation.kept_in.is_some() {
         hint.push_str(&format!(". `cellar restore rollback {}` goes back to the old data", scene.job.id));
     }
+    hint.push_str(&what_is_left(scene));
     let message = format!(
         "canceled by {by} after the point of no return: the database is the restored one in cell {cell}"
     );
@@ -176,11 +178,23 @@ fn abandon(scene: &Scene<'_>, by: &str) -> Decision {
 /// Ends a job whose new incarnation stands, though not all went well.
 fn restored_but(scene: &Scene<'_>, error: JobError) -> Decision {
     let message = format!("the database is restored in cell {}, but {}", scene.job.cell, error.message);
+    let hint = format!("{}{}", error.hint, what_is_left(scene));
     Decision::Close {
         state: JobState::Failed,
-        error: Some(JobError { message, ..error }),
+        error: Some(JobError { message, hint, ..error }),
         result: outcome(scene),
         incarnation: None,
+    }
+}
+
+/// What to do about the data that a rollback has kept and would have deleted at its end: the continuation of a hint.
+fn what_is_left(scene: &Scene<'_>) -> String {
+    match &scene.job.spec {
+        JobSpec::Rollback(restore) => format!(
+            ". What is left of the other data: `cellar restore confirm {}` deletes what this rollback kept, `cellar restore confirm {restore}` what the restore kept",
+            scene.job.id
+        ),
+        _ => String::new(),
     }
 }
 

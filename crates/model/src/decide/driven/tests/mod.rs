@@ -4,4 +4,5 @@ mod any_failure;
 mod confirm;
 mod restore;
 mod rollback;
+mod way_out;
 mod world;

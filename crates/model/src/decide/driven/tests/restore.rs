@@ -9,6 +9,7 @@ use crate::records::job::record::{CancelRequest, Job};
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::Code;
+use crate::types::lsn::Timeline;
 
 #[test]
 fn restore_runs_its_steps_in_order() {
@@ -20,6 +21,9 @@ fn restore_runs_its_steps_in_order() {
     let restore = restored(result);
     assert_eq!((restore.incarnation, restore.left_out.len(), restore.kept), (2, 0, true));
     assert_eq!(world.incarnation.kept_in, Some(cell("zone1")), "the old primary has every row");
+    assert!(!world.incarnation.is_in_use(Some(&world.leader)), "the recorded primary is the old one");
+    world.leader.term = Timeline::new(2);
+    assert!(world.incarnation.is_in_use(Some(&world.leader)));
     let recover = world
         .steps
         .iter()

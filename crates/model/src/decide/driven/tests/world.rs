@@ -55,6 +55,7 @@ impl World {
                 job: Some(subject),
                 fence: None,
                 kept_in: Some(cell("zone1")),
+                timeline: None,
             };
         }
         let spec = match kind {

@@ -1,0 +1,64 @@
+//! Every state has a command that leaves it, and `cellar status` names it.
+
+use cellar_tests::{Cluster, eventually};
+use serde_json::Value;
+
+use crate::ledger::{self, beside, check, id, restore};
+
+/// The conditions of the database, as programs read them.
+fn conditions(cluster: &Cluster) -> Vec<String> {
+    let answer = cluster.json(&["databases", "list"]);
+    let conditions = answer["databases"][0]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().filter_map(|condition| condition["kind"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_rollback_that_was_canceled_after_it_took_effect_leaves_nothing_that_no_command_deletes() {
+    let cells = ["zone1", "zone2"];
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let mut rows = vec![ledger::insert(&cluster, "before the restore")];
+    assert_eq!(conditions(&cluster), [""; 0]);
+    let restored = restore(&cluster, &["--latest"]);
+    let restored = id(&restored);
+    assert_eq!(conditions(&cluster), ["restore-open"]);
+    let status = cluster.cellar(&["status"]);
+    for command in ["confirm", "rollback"] {
+        assert!(status.contains(&format!("`cellar restore {command} {restored}`")), "{status}");
+    }
+
+    let rollback = cluster.json(&["restore", "rollback", restored, "--yes", "--no-wait"]);
+    let rollback = id(&rollback);
+    let incarnation = || {
+        let text = cluster.etcd_get("/cellar/demo/incarnations/app");
+        serde_json::from_str::<Value>(&text).unwrap_or_default()
+    };
+    eventually("the rollback to fence the database", || {
+        conditions(&cluster).iter().any(|kind| kind == "fenced") || incarnation()["number"] == 3
+    });
+    eventually("the rollback to take effect", || incarnation()["number"] == 3);
+    cluster.cellar(&["jobs", "cancel", rollback]);
+    let job = cluster.ended(rollback);
+    assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
+    let command = format!("`cellar restore confirm {rollback}`");
+    assert!(job["error"]["hint"].as_str().is_some_and(|hint| hint.contains(&command)), "{job:#}");
+    ledger::wait_for_primary(&cluster);
+    rows.push(ledger::insert(&cluster, "after the rollback"));
+    check(&cluster, &cells, &rows);
+    let of_rollback = format!("pg_data.before-{rollback}");
+    assert!(
+        cells.iter().any(|cell| beside(&cluster, cell).contains(&of_rollback)),
+        "it kept data of its own"
+    );
+
+    for kept in [rollback, restored] {
+        let confirmed = cluster.json(&["restore", "confirm", kept, "--yes"]);
+        assert_eq!(confirmed["state"], "JOB_STATE_SUCCEEDED", "{confirmed:#}");
+        let _ = cluster.try_cellar(&["restore", "confirm", kept, "--yes"]).refused(3);
+    }
+    for cell in cells {
+        assert_eq!(beside(&cluster, cell), [""; 0], "in {cell}");
+    }
+    assert_eq!(conditions(&cluster), [""; 0]);
+    check(&cluster, &cells, &rows);
+}

@@ -1,0 +1,67 @@
+//! Requests to etcd that are late, answers that are lost, an etcd that is full or silent, and processes that stand still.
+//!
+//! The processes under test reach etcd through a proxy of the test's. Whatever happens to their traffic, every job ends
+//! in a state that is true, by itself, and no row is lost.
+
+mod frozen;
+mod lapsed_lease;
+mod late_cancel;
+mod lost_answer;
+mod refused_write;
+mod silent_primary;
+
+use std::time::Duration;
+
+use cellar_tests::{Cluster, Direction, Proxy, Rule, eventually, wait_for};
+use serde_json::Value;
+
+/// A request of so many bytes writes a record: one that reads has a key and little else.
+const WRITE_BYTES: usize = 600;
+
+/// The next write of whoever is behind the proxy is held from now on, with all that follows it.
+fn hold_next_write(proxy: &Proxy) {
+    proxy.set(Direction::Requests, Rule::HoldFrom(WRITE_BYTES));
+}
+
+#[track_caller]
+fn wait_for_held_write(proxy: &Proxy) {
+    eventually("a write to be held", || proxy.stopped(Direction::Requests) >= WRITE_BYTES);
+}
+
+/// What a pooler has recorded of a job in etcd; nothing before it has claimed it.
+fn run_record(cluster: &Cluster, cell: &str, job: &str) -> Value {
+    let text = cluster.etcd_get(&format!("/cellar/demo/runs/app/{cell}/{job}"));
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// The database's incarnation as etcd has it.
+fn incarnation(cluster: &Cluster) -> Value {
+    serde_json::from_str(&cluster.etcd_get("/cellar/demo/incarnations/app")).unwrap_or_default()
+}
+
+#[track_caller]
+fn wait_for_state(cluster: &Cluster, job: &str, state: &str) -> Value {
+    wait_for(&format!("job {job} to be {state}"), Duration::from_secs(60), || {
+        let job = cluster.job(job);
+        (job["state"] == format!("JOB_STATE_{state}")).then_some(job)
+    })
+}
+
+#[track_caller]
+fn succeeded(cluster: &Cluster, job: &str) -> Value {
+    let job = cluster.ended(job);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    job
+}
+
+/// Nothing is fenced, locked or running.
+#[track_caller]
+fn at_rest(cluster: &Cluster) {
+    assert_eq!(incarnation(cluster)["fence"], Value::Null, "a fence is left");
+    eventually("the lock to be free", || !cluster.etcd_get("/cellar/demo/locks/app").contains("holder"));
+    let jobs = cluster.json(&["jobs", "list"]);
+    let ended = ["JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELED"];
+    for job in jobs["jobs"].as_array().expect("jobs") {
+        assert!(ended.iter().any(|state| job["state"] == *state), "{job:#}");
+    }
+}
