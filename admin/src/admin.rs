@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::{Pooler, Refusal};
-use cellar_topology::{Mirror, Store, View};
+use cellar_topology::{Mirror, Scope, Store, View};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -43,7 +43,8 @@ impl Admin {
     /// request is refused with `UNAVAILABLE`.
     #[must_use]
     pub fn start(store: Store, dial: Arc<Dial>, audit: AuditLog) -> Self {
-        let mirror = Arc::new(Mirror::start(&store, vec![store.keys().all()]));
+        let mirror = Mirror::start_with(&store, vec![store.keys().all()], Scope::OpenJobs);
+        let mirror = Arc::new(mirror);
         Self {
             audit: Audit::start(&store, audit),
             store,

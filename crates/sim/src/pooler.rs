@@ -55,7 +55,7 @@ struct Pooler {
 pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
     let prefixes = setup.keys.watched_by_pooler(&setup.database, &setup.cell);
     let store = Store::new(Arc::clone(&kv), setup.keys.clone());
-    let mirror = Mirror::start(&store, prefixes);
+    let mirror = Mirror::start_with(&store, prefixes, Scope::OpenJobsOf(setup.cell.clone()));
     let member = Rc::new(Member {
         database: setup.database.clone(),
         cell: setup.cell.clone(),
