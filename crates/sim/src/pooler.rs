@@ -15,7 +15,7 @@ use cellar_model::{
 };
 use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes};
 use cellar_system::clock;
-use cellar_topology::{Kv, LeaseKeeper, Mirror, Store};
+use cellar_topology::{Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::outside::{Data, Mark, Outside, Work};

@@ -30,7 +30,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Keys per request when listing, so that no single answer blocks etcd's connection for long, or needs much memory here.
-const LIST_PAGE_SIZE: i64 = 200;
+const LIST_PAGE_SIZE: i64 = 100;
 
 /// gRPC clients refuse answers above 4 MiB by default. etcd limits the size of requests, not of
 /// answers: a page, or the past changes that a watch begins with, is as large as the records in it.

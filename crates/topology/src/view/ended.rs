@@ -49,6 +49,8 @@ pub struct EndedJob {
     pub verified: bool,
     /// How long a drill that restored its backup took until the copy could be read, in milliseconds.
     pub readable_millis: Option<u64>,
+    /// Bytes that it restored in full, and how many milliseconds that took.
+    pub restored: Option<(u64, u64)>,
     /// Whether multiadmin closed it.
     pub closed: bool,
     /// The revision of the job's record.
@@ -74,6 +76,7 @@ impl EndedJob {
             backup: None,
             verified: false,
             readable_millis: None,
+            restored: None,
             closed: record.closure.is_some(),
             job_revision,
             run_revision,
@@ -86,6 +89,13 @@ impl EndedJob {
             (Some(JobOutcome::Drill(drill)), _) => {
                 ended.backup = Some(drill.backup.clone());
                 ended.readable_millis = Some(drill.readable_millis);
+            }
+            (Some(JobOutcome::Recovery(recovery)), _) => {
+                ended.restored = Some((recovery.size_bytes, recovery.restore_millis));
+            }
+            // A delta copies less than the backup's size.
+            (Some(JobOutcome::Rebuild(rebuild)), _) if !rebuild.delta => {
+                ended.restored = Some((rebuild.size_bytes, rebuild.restore_millis));
             }
             (_, JobSpec::Drill(params)) => ended.backup.clone_from(&params.backup),
             _ => {}
@@ -107,7 +117,7 @@ pub(super) fn slimmed(mut run: Run) -> Run {
     run.history = Vec::new();
     run.progress.file = String::new();
     run.result = run.result.and_then(|result| match result {
-        JobOutcome::Backup(_) => Some(result),
+        JobOutcome::Backup(_) | JobOutcome::Recovery(_) | JobOutcome::Rebuild(_) => Some(result),
         JobOutcome::Drill(mut drill) => {
             drill.checks = Vec::new();
             Some(JobOutcome::Drill(drill))
