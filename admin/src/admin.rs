@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 use crate::audit::log::AuditLog;
 use crate::audit::trail::Audit;
 use crate::deadline::Deadline;
+use crate::open_jobs::OpenJobs;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
 
@@ -30,6 +31,7 @@ pub struct Admin {
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) poolers: Arc<PoolerClients>,
     pub(crate) audit: Audit,
+    pub(crate) open_jobs: OpenJobs,
     /// Whether the mirror has ever been complete. Before that an empty view means nothing.
     was_current: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
@@ -49,6 +51,7 @@ impl Admin {
             audit: Audit::start(&store, audit),
             store,
             mirror,
+            open_jobs: OpenJobs::default(),
             poolers: Arc::new(PoolerClients::new(dial)),
             was_current: Arc::default(),
             ending: watch::Sender::new(false),

@@ -74,6 +74,17 @@ impl Admin {
                 None => continue,
             };
             let record = &base.record;
+            // Until the view shows the job, so it is held to the end of this attempt.
+            let reserved = self.open_jobs.reserve(&self.view(), record);
+            let _place = match reserved {
+                Ok(place) => place,
+                Err(refusal) => {
+                    return match recorded().await? {
+                        Some(stored) => self.answer(submission, &stored, id, new_id, deadline).await,
+                        None => Err(refusal),
+                    };
+                }
+            };
             let mut transaction = self
                 .store
                 .transaction()

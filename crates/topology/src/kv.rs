@@ -153,6 +153,11 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::Compacted`] when the revision has been compacted away.
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError>;
 
+    /// The alarms that the store has set, such as `NOSPACE`.
+    async fn alarms(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// A new lease of `ttl` seconds; etcd raises a TTL shorter than 1.5 election timeouts (2 s).
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError>;
 

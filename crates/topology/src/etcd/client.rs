@@ -1,12 +1,13 @@
 //! An etcd client that is a [`Kv`].
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
-    LeaseClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
+    AlarmAction, AlarmType, AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
+    LeaseClient, MaintenanceClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
     WatchResponse,
 };
 use futures_util::{StreamExt, stream};
@@ -49,6 +50,7 @@ struct Connected {
     watch: WatchClient,
     lease: LeaseClient,
     auth: AuthClient,
+    maintenance: MaintenanceClient,
 }
 
 impl std::fmt::Debug for EtcdKv {
@@ -106,6 +108,7 @@ impl Connected {
             watch: client.watch_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
             lease: client.lease_client(),
             auth: client.auth_client(),
+            maintenance: client.maintenance_client(),
         })
     }
 }
@@ -242,6 +245,18 @@ impl Kv for EtcdKv {
             Some((item, watch))
         });
         Ok(stream::once(std::future::ready(first)).chain(rest).boxed())
+    }
+
+    async fn alarms(&self) -> Result<Vec<String>, StoreError> {
+        let mut client = self.clients().maintenance;
+        let response = timed(client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+        let names = response.alarms().iter().map(|alarm| match alarm.alarm() {
+            AlarmType::None => "NONE".to_owned(),
+            AlarmType::Nospace => "NOSPACE".to_owned(),
+            AlarmType::Corrupt => "CORRUPT".to_owned(),
+        });
+        // Each member sets its own.
+        Ok(names.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
