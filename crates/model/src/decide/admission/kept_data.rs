@@ -30,9 +30,14 @@ fn check_database(request: &JobRequest, database: &DatabaseName, subject: JobId)
     Ok(())
 }
 
-fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> Result<(), Refusal> {
+fn restore_of(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    restore: &Job,
+    kinds: &[JobKind],
+) -> Result<(), Refusal> {
     let record = &restore.record;
-    if record.kind() != JobKind::Restore {
+    if !kinds.contains(&record.kind()) {
         return Err(Refusal::new(
             Code::InvalidArgument,
             format!("job {} is a {}, not a restore", record.id, record.kind()),
@@ -43,7 +48,7 @@ fn restore_of(snapshot: &Snapshot<'_>, request: &JobRequest, restore: &Job) -> R
     check_database(request, &record.database, record.id)?;
     snapshot.database(Some(&record.database))?;
     if !restore.state.is_terminal() {
-        return Err(Refusal::new(Code::Busy, format!("restore {} has not ended yet", record.id))
+        return Err(Refusal::new(Code::Busy, format!("{} {} has not ended yet", record.kind(), record.id))
             .hint(format!(
                 "wait for it: `cellar jobs watch {}`; or end it with `cellar jobs cancel`",
                 record.id
@@ -79,7 +84,7 @@ pub fn plan_rollback(
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
     if let Some(restore) = restore {
-        restore_of(snapshot, request, restore)?;
+        restore_of(snapshot, request, restore, &[JobKind::Restore])?;
     }
     let Some((db, incarnation)) = open_restore(snapshot, subject) else {
         return Err(no_rollback(snapshot, subject, restore));
@@ -109,7 +114,8 @@ fn no_rollback(snapshot: &Snapshot<'_>, subject: JobId, restore: Option<&Job>) -
     nothing_kept(why, subject)
 }
 
-/// Decides on the confirmation of a restore, of whose job the record may be gone. `related` are the rollbacks and
+/// Decides on the confirmation of a restore, of whose job the record may be gone, or of a rollback that took effect and
+/// ended before it had deleted the data that it replaced. `related` are the rollbacks and
 /// confirmations of it that there are.
 ///
 /// # Errors
@@ -131,17 +137,24 @@ pub fn plan_confirm(
         let cell = cell.ok_or_else(|| unknown_restore(subject))?;
         return Ok(request.record(JobSpec::Confirm(subject), db, cell, id, now));
     };
-    restore_of(snapshot, request, restore)?;
-    let db = &restore.record.database;
+    restore_of(snapshot, request, restore, &[JobKind::Restore, JobKind::Rollback])?;
+    let (db, kind) = (&restore.record.database, restore.record.kind());
     // What it recorded when it ended, not whether a rollback is still possible.
     let closure = restore.record.closure.as_ref();
     let Some(result) = closure.and_then(|closure| closure.result.as_ref()?.restore()) else {
         return Err(nothing_kept(
-            format!("restore {subject} never took effect: there is nothing to confirm"),
+            format!("{kind} {subject} never took effect: there is nothing to confirm"),
             subject,
         ));
     };
-    if !result.kept {
+    // A rollback deletes what it replaced as its last step. One that ended before left it.
+    if kind == JobKind::Rollback && restore.state == JobState::Succeeded {
+        return Err(nothing_kept(
+            format!("rollback {subject} deleted the data that it replaced itself"),
+            subject,
+        ));
+    }
+    if kind == JobKind::Restore && !result.kept {
         return Err(nothing_kept(
             format!("restore {subject} was done in place and kept no old data"),
             subject,
@@ -158,7 +171,7 @@ pub fn plan_confirm(
     }
     if let Some(job) = ended(JobKind::Confirm) {
         return Err(nothing_kept(
-            format!("restore {subject} was confirmed by job {} already", job.record.id),
+            format!("{kind} {subject} was confirmed by job {} already", job.record.id),
             subject,
         ));
     }

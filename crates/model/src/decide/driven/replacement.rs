@@ -162,6 +162,7 @@ fn abandon(scene: &Scene<'_>, by: &str) -> Decision {
     if scene.incarnation.kept_in.is_some() {
         hint.push_str(&format!(". `cellar restore rollback {}` goes back to the old data", scene.job.id));
     }
+    hint.push_str(&replaced_data(scene));
     let message = format!(
         "canceled by {by} after the point of no return: the database is the restored one in cell {cell}"
     );
@@ -173,12 +174,22 @@ fn abandon(scene: &Scene<'_>, by: &str) -> Decision {
     }
 }
 
+/// What to do with the data that a rollback replaced and did not delete, as the rest of a hint; empty for a restore.
+fn replaced_data(scene: &Scene<'_>) -> String {
+    if scene.job.kind() == JobKind::Rollback {
+        format!(". `cellar restore confirm {}` deletes the data that it replaced", scene.job.id)
+    } else {
+        String::new()
+    }
+}
+
 /// Ends a job whose new incarnation stands, though not all went well.
 fn restored_but(scene: &Scene<'_>, error: JobError) -> Decision {
     let message = format!("the database is restored in cell {}, but {}", scene.job.cell, error.message);
+    let hint = format!("{}{}", error.hint, replaced_data(scene));
     Decision::Close {
         state: JobState::Failed,
-        error: Some(JobError { message, ..error }),
+        error: Some(JobError { message, hint, ..error }),
         result: outcome(scene),
         incarnation: None,
     }
