@@ -5,7 +5,7 @@ CARGO ?= cargo
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
-SIM = RUSTFLAGS="--cfg tokio_unstable" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
+SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
 .PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian sim soak clean deps
 

@@ -13,14 +13,14 @@ use cellar_system::mount_points;
 /// The directory of the WAL in a data directory. It may be a link to another disk (`initdb --waldir`).
 const WAL: &str = "pg_wal";
 
-/// A property of a data directory that is in the way of a restore.
+/// A property of a data directory that a restore cannot work with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Obstacle {
     /// What it is, as a sentence without an end.
     pub(crate) what: String,
     /// What to do about it.
     pub(crate) remedy: String,
-    /// Whether it is also in the way of a restore over the old data, which renames nothing.
+    /// Whether a restore over the old data cannot work with it either, which renames nothing.
     pub(crate) in_place_too: bool,
 }
 
@@ -30,7 +30,7 @@ impl Obstacle {
         format!("a restore will be refused: {}; {}", self.what, self.remedy)
     }
 
-    /// The refusal of what it is in the way of.
+    /// The refusal of a job that cannot work with it.
     pub(crate) fn refusal(&self) -> Refusal {
         Refusal::new(Code::Unsupported, self.what.clone()).hint(self.remedy.clone())
     }
@@ -48,7 +48,7 @@ impl From<RestoreObstacle> for Obstacle {
     }
 }
 
-/// What is in the way of a restore of the database in this cell; empty when there is no data directory, or nothing is.
+/// What keeps a restore of the database in this cell from working; empty when there is no data directory, or nothing is.
 pub(crate) fn obstacles(data: &Path) -> Vec<Obstacle> {
     let mut found = layout_obstacles(data);
     for (_, place) in tablespaces(data) {
@@ -61,7 +61,7 @@ pub(crate) fn obstacles(data: &Path) -> Vec<Obstacle> {
     found
 }
 
-/// What is in the way of moving or replacing this data directory alone.
+/// What keeps this data directory from being moved or replaced alone.
 pub(crate) fn layout_obstacles(data: &Path) -> Vec<Obstacle> {
     let mounts = match mount_points() {
         Ok(mounts) => mounts,

@@ -24,7 +24,7 @@ pub(crate) fn is_full(path: &Path) -> bool {
 
 /// The refusal when a file or directory could not be written. `doing` says which, and what for.
 ///
-/// Only the operating system knows whether the disk is full. What it refuses for another reason is not mended by making
+/// Only the operating system knows whether the disk is full. What it refuses for another reason is not solved by making
 /// room.
 pub(crate) fn write_refusal(doing: &str, error: &std::io::Error) -> Refusal {
     match error.kind() {

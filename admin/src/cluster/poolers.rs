@@ -44,8 +44,7 @@ impl Admin {
                     more = true;
                     break;
                 }
-                let status = view.status.get(&(pooler.database.clone(), pooler.cell.clone()));
-                records.push((pooler.clone(), status.cloned()));
+                records.push((pooler.clone(), noted(&view, pooler)));
             }
             let unreadable = view.unreadable.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
             (records, more, unreadable)
@@ -95,7 +94,8 @@ impl Admin {
             let snapshot = view.snapshot();
             let name = &snapshot.database(database)?.name;
             let pooler = snapshot.pooler(name, cell)?.clone();
-            (pooler, view.status.get(&(name.clone(), cell.clone())).cloned())
+            let status = noted(&view, &pooler);
+            (pooler, status)
         };
         let mut shown = show(&pooler, status.as_ref())?;
         if status.is_some() {
@@ -121,6 +121,15 @@ impl Admin {
             }
         }
     }
+}
+
+/// The status of a pooler, with a note if it is too old to be given work.
+fn noted(view: &View, pooler: &Pooler) -> Option<PoolerStatus> {
+    let mut status = view.status.get(&(pooler.database.clone(), pooler.cell.clone()))?.clone();
+    if let Err(refusal) = view.snapshot().new_enough(&pooler.database, &pooler.cell) {
+        status.versions.notes.push(format!("{}: {}", refusal.message, refusal.hint));
+    }
+    Some(status)
 }
 
 fn show(pooler: &Pooler, status: Option<&PoolerStatus>) -> Result<v1::PoolerView, Refusal> {

@@ -41,11 +41,15 @@ pub(crate) fn has_ended(view: &View, database: &DatabaseName, id: &JobId) -> boo
         Some(record) => stage(view, record) == Stage::Ended,
         None if view.ended.contains_key(id) => true,
         None if view.revision(&Key::Job(database.clone(), *id)) == 0 => true,
-        // Unreadable: no pooler can begin it, but one may have begun before.
         None => {
             let of_job = |(db, _, job): &RunKey| db == database && job == id;
-            !view.claims.keys().any(of_job)
-                && !view.runs.iter().any(|(key, run)| of_job(key) && !run.state.is_terminal())
+            let has_run = |terminal: bool| {
+                view.runs.iter().any(|(key, run)| of_job(key) && run.state.is_terminal() == terminal)
+            };
+            let is_over = !view.claims.keys().any(of_job) && !has_run(false);
+            // Unreadable. A process of a newer build can begin or drive such a job, so it has ended only when that says
+            // so; no pooler can begin one that is damaged, but one may have begun it before.
+            is_over && (has_run(true) || !view.newer_jobs.contains(id))
         }
     }
 }

@@ -187,6 +187,7 @@ impl Admin {
     fn attempt(&self, submission: &Submission, new_id: JobId) -> Result<Attempt, Refusal> {
         let view = self.view();
         let record = submission.plan(&view, new_id, clock::now())?;
+        view.snapshot().new_enough(&record.database, &record.cell)?;
         let key = Key::Lock(record.database.clone());
         let path = self.store.keys().path(&key);
         if let Some(reason) = view.unreadable.get(&path) {

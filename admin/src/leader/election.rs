@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellar_model::Key;
+use cellar_model::{Key, Protocol};
 use cellar_system::clock;
 use cellar_topology::{LeaseId, LeaseKeeper, StoreError, TxnOutcome};
 use tokio::sync::watch;
@@ -62,6 +62,7 @@ impl Leading {
             held: None,
             beaten: None,
             watched: None,
+            too_old: false,
             observed: Observations::default(),
         };
         let task = tokio::spawn(candidate.run(stopped));
@@ -94,6 +95,8 @@ struct Candidate {
     beaten: Option<Instant>,
     /// The revision of another leader's key, and since when it has been that.
     watched: Option<(i64, Instant)>,
+    /// Whether it was said that this build is too old to lead.
+    too_old: bool,
     observed: Observations,
 }
 
@@ -172,6 +175,13 @@ impl Candidate {
             return Step::Follow;
         }
         let view = self.admin.view();
+        if let Some(database) = view.databases.values().find(|each| each.minimum_protocol > Protocol::OURS) {
+            let (database, minimum, ours) = (&database.name, database.minimum_protocol, Protocol::OURS);
+            if !std::mem::replace(&mut self.too_old, true) {
+                tracing::error!(%database, %minimum, %ours, "this multiadmin is too old to lead: update it");
+            }
+            return Step::Follow;
+        }
         let revision = view.revision(&Key::AdminLeader);
         let Some(lease) = self.keeper.current() else { return Step::Follow };
         match &view.admin_leader {

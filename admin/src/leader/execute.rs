@@ -29,6 +29,10 @@ pub(crate) async fn execute(
             let key = Key::Lock(database.clone());
             transaction.expect(&key, *revision).put(&key, lock)
         }
+        Action::RaiseMinimum { database, revision } => {
+            let key = Key::Database(database.name.clone());
+            transaction.expect(&key, *revision).put(&key, database)
+        }
         Action::Close { record, guards } => close(transaction, record, *guards),
         Action::LiftFence { database, incarnation, revision, job, job_revision } => transaction
             .expect(&Key::Job(database.clone(), *job), *job_revision)
@@ -79,6 +83,10 @@ fn tell(action: &Action) {
             Some(job) => tracing::info!(%database, %job, waiting = lock.queue.len(), "the lock moved on"),
             None => tracing::info!(%database, "the lock is free"),
         },
+        Action::RaiseMinimum { database, .. } => {
+            let (database, protocol) = (&database.name, database.minimum_protocol);
+            tracing::info!(%database, %protocol, "all multipoolers are new enough: raised the minimum");
+        }
         Action::Close { record, .. } => tell_closed(record),
         Action::LiftFence { database, job, .. } => {
             tracing::warn!(%database, %job, "lifted the fence of a job that has ended");

@@ -14,7 +14,7 @@ mod verdict;
 mod tests;
 
 use cellar_model::{
-    AuditId, CellName, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock, forgettable_audit,
+    AuditId, CellName, Database, DatabaseName, Incarnation, JobId, JobRecord, Key, Lock, forgettable_audit,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -42,6 +42,8 @@ pub(crate) enum Action {
     Forget { jobs: Vec<Forgotten> },
     /// Delete old audit records.
     ForgetAudit { ids: Vec<AuditId> },
+    /// Raise what a database demands of every process: all its poolers are newer now.
+    RaiseMinimum { database: Database, revision: i64 },
     /// Do the next thing for a job that multiadmin drives.
     Drive(Box<Drive>),
 }
@@ -86,6 +88,13 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
     }
     actions.extend(fences::left_behind(view));
     actions.extend(driving::next(view, observed, now));
+    for database in view.databases.values() {
+        if let Some(minimum_protocol) = view.snapshot().raised_minimum(database) {
+            let revision = view.revision(&Key::Database(database.name.clone()));
+            let database = Database { minimum_protocol, ..database.clone() };
+            actions.push(Action::RaiseMinimum { database, revision });
+        }
+    }
     for (database, lock) in locks::moved_on(view) {
         let revision = view.revision(&Key::Lock(database.clone()));
         actions.push(Action::MoveOn { database, lock, revision });

@@ -85,7 +85,7 @@ async fn a_leader_that_was_replaced_writes_nothing() {
     let admin = world.admin().await;
     let leading = Leading::start(&admin, "one".into());
     wait_for("one leads", || async { leader(&world).await.as_deref() == Some("one") }).await;
-    world.put(&Key::AdminLeader, &"other").await;
+    world.put(&Key::AdminLeader, &"other".to_owned()).await;
     let job = backup(&admin, backup_of(3)).await.unwrap();
     assert!(world.claim(&job).await);
     world.finish(&job, JobState::Succeeded).await;
@@ -119,7 +119,7 @@ async fn a_dead_leader_whose_lease_others_keep_alive_is_replaced() {
     let world = World::new().await;
     let admin = world.admin().await;
     let lease = world.kv.grant(10).await.unwrap();
-    let dead = world.store.transaction().put_leased(&Key::AdminLeader, &"dead", lease);
+    let dead = world.store.transaction().put_leased(&Key::AdminLeader, &"dead".to_owned(), lease);
     dead.commit().await.unwrap();
     let kv = world.kv.clone();
     let keeping = tokio::spawn(async move {

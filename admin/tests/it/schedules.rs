@@ -129,7 +129,7 @@ async fn a_recorded_job_that_the_schedule_does_not_name_is_found_again() {
     // As if the process that recorded the job had died before it wrote the schedule.
     world.put(&Key::Schedule(db(), name()), &before).await;
     let other = world.admin().await;
-    world.put(&Key::AdminLeader, &"two").await;
+    world.put(&Key::AdminLeader, &"two".to_owned()).await;
     let scheduler = tokio::spawn(Scheduler::new(other, "two".into()).run());
     wait_for("the run is noted again", || async { last_job(&world).await.is_some() }).await;
     scheduler.abort();

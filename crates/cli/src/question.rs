@@ -1,4 +1,4 @@
-//! The confirmation before data is deleted: the answer is the database's name, so that a stray key confirms nothing.
+//! The confirmation before data is deleted: the answer is the database's name, so that a mistyped key confirms nothing.
 
 use std::io::IsTerminal;
 

@@ -75,6 +75,7 @@ pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};
 pub use types::path_rule::{path_fault, value_fault};
 pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
+pub use types::protocol::Protocol;
 pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
 pub use types::wal::{

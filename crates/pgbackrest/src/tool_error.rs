@@ -123,13 +123,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Judges a failed command by its exit code and everything that it printed.
+    /// Classifies a failed command by its exit code and everything that it printed.
     #[must_use]
     pub fn of_output(exit_code: Option<u8>, output: &str) -> Self {
         Self::of_exit(exit_code, &tool_messages(output))
     }
 
-    /// Judges a failed command. Exit code 56 only says that no host could be used; the type in the
+    /// Classifies a failed command. Exit code 56 only says that no host could be used; the type in the
     /// warning before it says why.
     #[must_use]
     pub fn of_exit(exit_code: Option<u8>, messages: &[ToolMessage]) -> Self {

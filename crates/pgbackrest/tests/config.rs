@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use cellar_model::{Database, PgbackrestName, Pooler, RepoCipher, Retention, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, Protocol, RepoCipher, Retention, Secret};
 use cellar_pgbackrest::{
     ConfigError, ConfigInput, accepted_names, render_bootstrap, render_full, render_job,
 };
@@ -21,6 +21,7 @@ fn database() -> Database {
         port_offset: 0,
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
+        minimum_protocol: Protocol::default(),
     }
 }
 

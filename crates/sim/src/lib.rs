@@ -2,15 +2,16 @@
 //!
 //! The real code of multiadmin and of the multipooler's jobs runs here on hosts whose time, randomness and network
 //! come from one seed: [`etcd`] answers late, twice or never, [`host`]s are killed and frozen between any two steps,
-//! and clocks are minutes apart. PostgreSQL, pgBackRest and disks are a model ([`outside`]). After each change of the
+//! clocks are minutes apart, and a [`newer`] release writes what this one does not know. PostgreSQL, pgBackRest and disks are a model ([`outside`]). After each change of the
 //! store the [`invariants`] of docs/architecture.md are looked at, and after each storm everything must come to rest.
 //!
-//! A seed that finds something finds it again: `cargo run --release -p cellar-sim -- --seed N`.
+//! A seed that finds something finds it again: `make sim SEED=N`.
 
 pub mod admin;
 pub mod etcd;
 pub mod host;
 pub mod invariants;
+pub mod newer;
 pub mod outside;
 pub mod pooler;
 pub mod random;

@@ -144,7 +144,10 @@ impl Pooler {
             receive_lag: LagClass::Current,
             replay_lag: LagClass::Current,
             archiver: cellar_model::Archiver::default(),
-            versions: cellar_model::Versions::default(),
+            versions: cellar_model::Versions {
+                protocol: cellar_model::Protocol::OURS,
+                ..cellar_model::Versions::default()
+            },
             certificate_expiry: None,
             tls_server_up: true,
             tls_server_accepts: Vec::new(),

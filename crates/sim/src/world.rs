@@ -15,6 +15,7 @@ use crate::admin::{self, Ask};
 use crate::etcd::{Etcd, Weather};
 use crate::host::Host;
 use crate::invariants::Invariants;
+use crate::newer::NewerRelease;
 use crate::outside::{Data, Mark, Outside};
 use crate::pooler::{self, PoolerSetup};
 use crate::random::Chance;
@@ -67,6 +68,7 @@ pub struct World {
     database: DatabaseName,
     cells: Vec<CellName>,
     invariants: Invariants,
+    newer: NewerRelease,
     stormy: bool,
     trace: u64,
 }
@@ -108,6 +110,7 @@ impl World {
             etcd,
             outside: Rc::new(RefCell::new(outside)),
             invariants: Invariants::new(keys.clone(), database.clone()),
+            newer: NewerRelease::new(keys.clone(), database.clone()),
             keys,
             database,
             cells,
@@ -183,6 +186,7 @@ impl World {
             self.tick()?;
         }
         self.stormy = false;
+        self.newer.end_jobs(&self.etcd);
         self.etcd.calm();
         let latest = self.now.get() + MAX_CALM;
         let mut settled = Duration::ZERO;
@@ -234,27 +238,29 @@ impl World {
         let now = self.now.get();
         let secs =
             |from: u64, to: u64| self.chance.between(Duration::from_secs(from), Duration::from_secs(to));
-        let victim = self.chance.below(ADMINS + CELLS);
-        match self.chance.below(12) {
+        let target = self.chance.below(ADMINS + CELLS);
+        match self.chance.below(15) {
             0 | 1 => {
                 let back = now + secs(1, 40);
-                self.kill(victim, back);
+                self.kill(target, back);
             }
             2 | 3 => {
                 let until = now + secs(1, 60);
-                self.host(victim).freeze(until);
+                self.host(target).freeze(until);
             }
             4 => self.etcd.elect_until(now + secs(1, 6)),
-            5 => self.etcd.cut(victim, now + secs(1, 30)),
+            5 => self.etcd.cut(target, now + secs(1, 30)),
             6 => self.etcd.full_until(now + secs(1, 20)),
-            7 => self.etcd.deny(victim, now + secs(1, 10)),
-            8 => self.etcd.break_watches(victim),
+            7 => self.etcd.deny(target, now + secs(1, 10)),
+            8 => self.etcd.break_watches(target),
             9 => self.etcd.compact(),
             10 => {
                 let off = self.chance.between(Duration::ZERO, Duration::from_secs(600)).as_millis() as i64
                     - 300_000;
-                self.host(victim).set_clock_offset(off);
+                self.host(target).set_clock_offset(off);
             }
+            11 | 12 => self.newer.add_field(&self.etcd, &self.chance),
+            13 => self.newer.use_job(&self.etcd),
             _ => self.begin_weather(),
         }
     }
@@ -369,6 +375,7 @@ impl World {
                 sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(byte))
             });
             self.trace = self.trace.rotate_left(7) ^ bits;
+            wrong.extend(self.newer.see(&change));
             wrong.extend(self.invariants.see(&change, &self.outside.borrow()));
         }
         self.outside.borrow_mut().advance(now);

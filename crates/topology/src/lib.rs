@@ -13,6 +13,7 @@ mod memory;
 mod mirror;
 mod retry;
 mod store;
+mod unknown_fields;
 mod view;
 
 pub use error::StoreError;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::StoreError;
 use crate::kv::{Guard, Kv, LeaseId, Listing, TxnOutcome, Write};
+use crate::unknown_fields::{Understood, kept, understood};
 
 /// A record with the revision of its last change, for guards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Store {
 
     /// Starts a transaction.
     pub fn transaction(&self) -> Transaction<'_> {
-        Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()) }
+        Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()), rewrites: Vec::new() }
     }
 }
 
@@ -77,6 +78,8 @@ pub struct Transaction<'a> {
     store: &'a Store,
     guards: Vec<Guard>,
     writes: Result<Vec<Write>, StoreError>,
+    /// For each record that is set, its key, and what this build understands of a value that lies there.
+    rewrites: Vec<(String, Understood)>,
 }
 
 impl Transaction<'_> {
@@ -99,21 +102,28 @@ impl Transaction<'_> {
         self
     }
 
-    fn put_encoded<R: Serialize>(self, key: &Key, record: &R, lease: Option<LeaseId>) -> Self {
+    fn put_encoded<R: Serialize + DeserializeOwned>(
+        mut self,
+        key: &Key,
+        record: &R,
+        lease: Option<LeaseId>,
+    ) -> Self {
         let key = self.store.keys.path(key);
+        self.rewrites.push((key.clone(), understood::<R>));
         let write = serde_json::to_vec(record)
             .map(|value| Write::Put { key, value, lease })
             .map_err(StoreError::Encode);
         self.write(write)
     }
 
-    /// Sets a record.
-    pub fn put<R: Serialize>(self, key: &Key, record: &R) -> Self {
+    /// Sets a record. If a guard expects a certain revision of it, the fields of that revision that this build does not
+    /// know are kept: another build's process wrote them.
+    pub fn put<R: Serialize + DeserializeOwned>(self, key: &Key, record: &R) -> Self {
         self.put_encoded(key, record, None)
     }
 
     /// Sets a record that is deleted when the lease ends.
-    pub fn put_leased<R: Serialize>(self, key: &Key, record: &R, lease: LeaseId) -> Self {
+    pub fn put_leased<R: Serialize + DeserializeOwned>(self, key: &Key, record: &R, lease: LeaseId) -> Self {
         self.put_encoded(key, record, Some(lease))
     }
 
@@ -129,7 +139,21 @@ impl Transaction<'_> {
     /// When a record cannot be encoded, or the store refuses or cannot be reached. After
     /// [`StoreError::Retryable`] the transaction may or may not have been committed.
     pub async fn commit(self) -> Result<TxnOutcome, StoreError> {
-        self.store.kv.txn(self.guards, self.writes?).await
+        let mut writes = self.writes?;
+        for write in &mut writes {
+            let Write::Put { key, value, .. } = write else { continue };
+            let guard = self.guards.iter().find(|guard| guard.key == *key && guard.revision != 0);
+            let rewrite = self.rewrites.iter().find(|(path, _)| path == key);
+            let (Some(guard), Some((_, understood))) = (guard, rewrite) else { continue };
+            match self.store.kv.get(key).await? {
+                Some(entry) if entry.revision == guard.revision => {
+                    *value = kept(&entry.value, std::mem::take(value), *understood);
+                }
+                // The guard would not hold.
+                _ => return Ok(TxnOutcome::Conflict),
+            }
+        }
+        self.store.kv.txn(self.guards, writes).await
     }
 }
 
@@ -196,9 +220,24 @@ mod tests {
         let store = store();
         // JSON has no keys that are sequences.
         let odd = std::collections::HashMap::from([(vec![1], 1)]);
-        let transaction = store.transaction().put(&key(), &odd).put(&Key::AdminLeader, &"a");
+        let transaction = store.transaction().put(&key(), &odd).put(&Key::AdminLeader, &"a".to_owned());
         assert!(matches!(transaction.commit().await, Err(StoreError::Encode(_))));
         assert_eq!(store.list(&store.keys().all()).await.unwrap().entries, []);
+    }
+
+    #[tokio::test]
+    async fn record_that_is_written_again_keeps_what_another_build_stored() {
+        let store = store();
+        put_raw(&store, br#"{"name":"zone1","index":1,"host":"h","directory":"/d","rack":{"row":4}}"#).await;
+        let held = store.get::<Cell>(&key()).await.unwrap().unwrap();
+        let changed = store.transaction().expect(&key(), held.revision).put(&key(), &cell(7));
+        assert!(matches!(changed.commit().await.unwrap(), TxnOutcome::Committed(_)));
+        let raw = store.kv().get(&store.keys().path(&key())).await.unwrap().unwrap().value;
+        let raw: serde_json::Value = serde_json::from_slice(&raw).unwrap();
+        assert_eq!((&raw["index"], &raw["rack"]["row"]), (&7.into(), &4.into()));
+        // One that was changed since is left alone.
+        let late = store.transaction().expect(&key(), held.revision).put(&key(), &cell(8));
+        assert_eq!(late.commit().await.unwrap(), TxnOutcome::Conflict);
     }
 
     #[tokio::test]
@@ -208,7 +247,7 @@ mod tests {
         store
             .transaction()
             .put_leased(&key(), &cell(1), lease)
-            .put(&Key::AdminLeader, &"a")
+            .put(&Key::AdminLeader, &"a".to_owned())
             .commit()
             .await
             .unwrap();

@@ -75,7 +75,7 @@ async fn lists_then_follows(store: Store) {
     let transaction = store
         .transaction()
         .put(&Key::Cell(name(3)), &cell("zone3", 3))
-        .put(&Key::AdminLeader, &"a")
+        .put(&Key::AdminLeader, &"a".to_owned())
         .delete(&Key::Cell(name(2)));
     transaction.commit().await.unwrap();
     mirror

@@ -59,7 +59,7 @@ async fn a_kill_and_restart_loses_nothing() {
     mirror.ready(WAIT_TIMEOUT).await.unwrap();
     let keeper = LeaseKeeper::start(Arc::new(kv.clone()), TTL);
     let lease = keeper.subscribe().wait_for(Option::is_some).await.unwrap().unwrap();
-    store.transaction().put_leased(&Key::AdminLeader, &"me", lease).commit().await.unwrap();
+    store.transaction().put_leased(&Key::AdminLeader, &"me".to_owned(), lease).commit().await.unwrap();
     put(&store, 1).await;
     mirror.wait_for(WAIT_TIMEOUT, |view| view.cells.len() == 1 && view.admin_leader.is_some()).await.unwrap();
 

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{
-    Code, JobError, JobId, JobOutcome, JobRecord, JobState, Key, Lock, Progress, Run, Transition, claimable,
-    timestamp_ms,
+    Code, JobError, JobId, JobOutcome, JobRecord, JobState, Key, Lock, Progress, Protocol, Run, Transition,
+    claimable, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{LeaseId, StoreError, TxnOutcome, Versioned};
@@ -115,6 +115,7 @@ impl ClaimedJob {
             result: None,
             error: None,
             history: vec![transition(member, JobState::Running, "")],
+            protocol: Protocol::OURS,
         };
         let outcome = member
             .store
@@ -338,6 +339,7 @@ impl ClaimedJob {
         let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
         let mut taken = run.record;
         taken.epoch.clone_from(&member.epoch);
+        taken.protocol = Protocol::OURS;
         taken.history.push(transition(member, JobState::Running, "taken over after a restart of the pooler"));
         let outcome = member
             .store

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{JobId, JobRecord, JobState, Key, Lock, claimable};
+use cellar_model::{JobId, JobRecord, JobState, Key, Lock, Protocol, claimable};
 use cellar_topology::StoreError;
 use tokio::sync::watch;
 
@@ -120,6 +120,10 @@ impl<R: JobRunner> Lanes<R> {
     /// The job that may be claimed next.
     fn claimable(&self, lane: Lane) -> Option<JobId> {
         let view = self.member.mirror.view();
+        let minimum = view.databases.get(&self.member.database).map(|database| database.minimum_protocol);
+        if minimum.is_some_and(|minimum| minimum > Protocol::OURS) {
+            return None;
+        }
         let unlocked = Lock::default();
         let lock = view.locks.get(&self.member.database).unwrap_or(&unlocked);
         let mine = |record: &&JobRecord| record.cell == self.member.cell && Self::is_in(lane, record);

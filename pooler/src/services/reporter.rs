@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Role, Versions, timestamp_ms};
+use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Protocol, Role, Versions, timestamp_ms};
 use cellar_pgbackrest::Version;
 use jiff::Timestamp;
 
@@ -44,6 +44,7 @@ fn status(agent: &Agent) -> PoolerStatus {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
             pgbackrest: report.pgbackrest_version.map(|version| version.to_string()).unwrap_or_default(),
             multipooler: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: Protocol::OURS,
             notes: report
                 .pgbackrest_version
                 .and_then(Version::note)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use cellar_model::{
-    Cell, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports, Retention,
+    Cell, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports, Protocol, Retention,
 };
 use cellar_system::{OsUser, Owner};
 
@@ -94,6 +94,7 @@ impl Cluster {
                 .filter(|name| *name != PgbackrestName::default())
                 .into_iter()
                 .collect(),
+            minimum_protocol: Protocol::default(),
         }
     }
 

@@ -86,6 +86,7 @@ impl Cluster {
             let wanted = Database {
                 pgbackrest_names: found.record.pgbackrest_names,
                 retention: found.record.retention,
+                minimum_protocol: found.record.minimum_protocol,
                 repository: recorded_repository(found.record.repository, self.database().repository),
                 ..self.database()
             };

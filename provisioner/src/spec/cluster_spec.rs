@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Database, DatabaseName, PORT_SPAN, Pooler, Ports, Retention,
+    CellLayout, CellName, ClusterName, Database, DatabaseName, PORT_SPAN, Pooler, Ports, Protocol, Retention,
     StanzaName, check_socket_path, path_fault,
 };
 
@@ -135,6 +135,7 @@ impl ClusterSpec {
             port_offset: 0,
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
+            minimum_protocol: Protocol::default(),
         };
         Ok(Self { cluster, database, poolers, server_auth })
     }

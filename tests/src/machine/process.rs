@@ -70,7 +70,7 @@ fn parent(pid: i32) -> Option<i32> {
     text.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// The process that started the others of a list. Not the one of the lowest number: those begin anew after 32768.
+/// The process that started the others of a list. Not the one of the lowest number: those begin again after 32768.
 ///
 /// # Panics
 /// When there is none.

@@ -27,7 +27,7 @@ fn a_cell_is_added_and_removed_under_load() {
     let zone4 = card(&added, "zone4").expect("zone4 has a record");
     assert_eq!(zone4.index, 3);
     for cell in ["zone1", "zone2", "zone3"] {
-        assert_eq!(card(&before, cell), card(&added, cell), "nobody's ports moved");
+        assert_eq!(card(&before, cell), card(&added, cell), "no member's ports moved");
         let config = std::fs::read_to_string(cluster.directory().join(cell).join("pgbackrest.conf")).unwrap();
         assert!(config.contains(&format!("pg4-host-port={}", zone4.pgbackrest_port)), "{config}");
     }

@@ -77,8 +77,8 @@ fn a_lost_backup_gives_its_place_away_only_after_its_pgbackrest_was_ended() {
         }
         goes_on.then_some(())
     });
-    // The lease of 10 s, and 15 s.
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    // The lease of 10 s and LOST_TIMEOUT; how much more is measured by the benchmark `dead_cell_blocking`.
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
     let job = cluster.ended(&id);
     assert_eq!(job["error"]["code"], "CELL_DOWN", "{job:#}");
     assert_eq!(cluster.ended(&queued)["state"], "JOB_STATE_SUCCEEDED");

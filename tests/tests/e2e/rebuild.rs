@@ -130,7 +130,7 @@ fn a_rebuild_is_noticed_by_nobody_else() {
     eventually("zone3 to have every row", || {
         cluster.try_sql("zone3", "SELECT count(*) FROM t").stdout.trim() == rows
     });
-    // The aside directory is nobody's: a backup of the cell is as good as ever.
+    // The aside directory belongs to no member: a backup of the cell is as good as ever.
     let _ = cluster.backup("zone3", "incr");
 }
 

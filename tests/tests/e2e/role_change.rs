@@ -62,7 +62,7 @@ fn two_primaries_stop_backups() {
 }
 
 /// A primary that was deposed while it ran has WAL that nobody else has. Neither it nor a standby made
-/// anew afterwards may follow that WAL past the point where the new timeline began.
+/// again afterwards may follow that WAL past the point where the new timeline began.
 #[test]
 fn standbys_do_not_follow_a_deposed_primary() {
     let cluster = Cluster::up("zone1,zone2,zone3");

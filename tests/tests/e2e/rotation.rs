@@ -151,7 +151,7 @@ fn keys_certificates_and_the_authority_are_replaced_under_load() {
     let refused = cluster.try_cellar(&["jobs", "list", "--admin", endpoint.trim(), "--client-dir", &given]);
     assert_ne!(refused.code, 0, "{refused:?}");
     load.end();
-    // A standby that must connect anew gets in, and so does one that is rebuilt.
+    // A standby that must connect again gets in, and so does one that is rebuilt.
     let _ = cluster.cellar(&["rebuild", "zone3"]);
     cluster.wait_streaming("zone3");
 }

@@ -41,7 +41,7 @@ fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
     run(&mut command)
 }
 
-/// A full backup by hand, which no proof has judged; its label.
+/// A full backup by hand, which no proof has checked; its label.
 fn by_hand(cluster: &Cluster, annotations: &[&str]) -> String {
     let before = labels(cluster);
     let annotations: Vec<String> = annotations.iter().map(|note| format!("--annotation={note}")).collect();

@@ -57,7 +57,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/pgbackrest/src", &[]),
     ("crates/postgres/src", &[]),
     ("crates/system/src", &[]),
-    ("crates/topology/src", &["mirror", "view", "store", "etcd lease_keeper memory retry", "kv", "error"]),
+    (
+        "crates/topology/src",
+        &["mirror", "view", "store", "unknown_fields", "etcd lease_keeper memory retry", "kv", "error"],
+    ),
     ("tests/src", &["cluster", "machine"]),
     ("tls/src", &[]),
 ];

@@ -254,8 +254,8 @@ fn delegate_signs_for_a_proven_key_and_decides_names_and_uses() {
     let again = generate_delegate(&world.ca, &world.path("signing"), &cluster, None).unwrap();
     assert_eq!(again.info().serial, delegate.info().serial);
     let stranger = generate_ca(&world.path("stranger"), &cluster).unwrap();
-    let anew = generate_delegate(&stranger, &world.path("signing"), &cluster, None).unwrap();
-    assert_ne!(anew.info().serial, delegate.info().serial);
+    let renewed = generate_delegate(&stranger, &world.path("signing"), &cluster, None).unwrap();
+    assert_ne!(renewed.info().serial, delegate.info().serial);
     assert!(generate_delegate(&delegate, &world.path("deeper"), &cluster, None).is_err());
     for forged in ["", "rubbish", &pem] {
         assert!(sign_request(&delegate, &request, forged).is_err());

@@ -87,7 +87,7 @@ async fn pgbackrest_accepts_the_pair() {
     while !serve_serial().await.is_ok_and(|serial| serial == renewed.serial) {
         assert!(Instant::now() < deadline, "the renewed certificate is not served");
         if let Some(status) = server.0.try_wait().unwrap() {
-            // 2.45 binds its port anew on SIGHUP, and fails with 41 while a session
+            // 2.45 binds its port again on SIGHUP, and fails with 41 while a session
             // process forked a moment ago still holds it. A supervisor starts it again; so do we.
             assert_eq!(status.code(), Some(41));
             server = Running(command.spawn().unwrap());

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database, Incarnation,
-    JobId, JobRecord, JobSpec, JobState, LOST_TIMEOUT, Lock, MAX_AUDIT_RECORDS, Progress, Retention, Run,
+    JobId, JobRecord, JobSpec, JobState, Key, Keyspace, LOST_TIMEOUT, Lock, MAX_AUDIT_RECORDS, Progress,
+    Protocol, Retention, Run,
 };
-use cellar_topology::View;
+use cellar_topology::{Change, Entry, View};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -53,6 +54,7 @@ fn run(record: &JobRecord, state: JobState) -> Run {
         result: None,
         error: None,
         history: vec![],
+        protocol: Protocol::OURS,
     }
 }
 
@@ -74,6 +76,7 @@ impl World {
             port_offset: 0,
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
+            minimum_protocol: Protocol::default(),
         };
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {
@@ -167,7 +170,7 @@ fn only_the_holder_is_closed_for_a_silent_pooler() {
     world.add(record(2, "zone1"));
     world.observe(Duration::from_secs(30));
     assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
-    // It reported in between: counting begins anew.
+    // It reported in between: counting begins again.
     let status = serde_json::json!({"database": "app", "cell": "zone1", "epoch": "e"});
     let key = ("app".parse().unwrap(), "zone1".parse().unwrap());
     world.view.status.insert(key.clone(), serde_json::from_value(status).unwrap());
@@ -205,6 +208,42 @@ fn a_lost_job_is_closed_after_its_work_was_ended_unless_it_only_reads() {
     assert_eq!(world.closures(10), []);
     world.observe(LOST_TIMEOUT);
     assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
+}
+
+#[test]
+fn a_lost_job_of_a_build_without_watchdog_is_closed_at_its_deadline() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.begin(1, JobState::Running, false);
+    let run = world.view.runs.values_mut().next().unwrap();
+    run.protocol = Protocol::UNNUMBERED;
+    world.observe(Duration::from_secs(500));
+    assert_eq!(world.closures(10), [], "its pgBackRest may still run");
+    assert_eq!(world.closures(1001), [(id(1), JobState::Failed, Code::DeadlineExceeded)]);
+}
+
+#[test]
+fn an_open_job_of_a_newer_build_keeps_the_lock() {
+    let mut world = World::new();
+    let app = "app".parse().unwrap();
+    world.add(record(1, "zone1"));
+    world.add(record(2, "zone1"));
+    let job = world.view.jobs.remove(&id(1)).unwrap();
+    let stored = |view: &mut View, value: &str| {
+        let keys = Keyspace::new(&"demo".parse().unwrap());
+        let key = keys.path(&Key::Job("app".parse().unwrap(), id(1)));
+        view.apply(&keys, &Change::Put(Entry { key, value: value.as_bytes().to_vec(), revision: 5 }));
+    };
+    stored(&mut world.view, r#"{"kind": "JOB_KIND_FAILOVER"}"#);
+    assert!(!has_ended(&world.view, &app, &id(1)));
+    let moves = |world: &World| world.decide(10).iter().any(|action| matches!(action, Action::MoveOn { .. }));
+    assert!(!moves(&world), "a newer multiadmin may drive it");
+    let key = (app.clone(), job.cell.clone(), job.id);
+    world.view.runs.insert(key, run(&job, JobState::Succeeded));
+    assert!(has_ended(&world.view, &app, &id(1)) && moves(&world));
+    world.view.runs.clear();
+    stored(&mut world.view, "{ not JSON");
+    assert!(has_ended(&world.view, &app, &id(1)), "a damaged record that nobody began");
 }
 
 #[test]
@@ -370,7 +409,9 @@ fn apply(view: &mut View, action: Action) {
             }
         }
         Action::ForgetAudit { ids } => view.audit.retain(|id, _| !ids.contains(id)),
-        Action::Drive(_) => unreachable!("there are only backups"),
+        Action::Drive(_) | Action::RaiseMinimum { .. } => {
+            unreachable!("there are only backups, and no pooler reports")
+        }
     }
 }
 
@@ -408,8 +449,8 @@ proptest! {
                         }
                     }
                     Action::Forget { .. } | Action::ForgetAudit { .. } => prop_assert!(false, "so few are kept"),
-                    Action::Drive(_) | Action::LiftFence { .. } => {
-                        prop_assert!(false, "there are only backups");
+                    Action::Drive(_) | Action::LiftFence { .. } | Action::RaiseMinimum { .. } => {
+                        prop_assert!(false, "there are only backups, and no pooler reports");
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Whether a job is to be closed, and with which words.
 
-use cellar_model::{Code, JobError, JobRecord, JobState, Key, LOST_TIMEOUT, closable};
+use cellar_model::{Code, JobError, JobRecord, JobState, Key, LOST_TIMEOUT, Protocol, closable};
 use cellar_topology::View;
 use jiff::Timestamp;
 
@@ -107,9 +107,10 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp
             look,
         ));
     }
-    if (record.kind().takes_lock() || record.parent.is_some()) && patient {
-        // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now:
-        // see `claim_times`. A cell that returns finds out by itself what to do with its data.
+    let work_has_ended = view.run(record).is_some_and(|run| run.protocol >= Protocol::ENDS_LOST_WORK);
+    if (record.parent.is_some() || record.kind().takes_lock() && work_has_ended) && patient {
+        // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now
+        // (see `claim_times`), unless its build is older than that promise. A cell that returns finds out by itself what to do with its data.
         return Some(failed(
             Code::CellDown,
             format!(

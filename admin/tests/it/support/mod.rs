@@ -15,7 +15,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
     AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, JobId, JobRecord,
-    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Retention, Role, Run, Timeline,
+    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Protocol, Retention, Role, Run, Timeline,
 };
 use cellar_topology::{MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
@@ -145,7 +145,7 @@ impl World {
             .expect(&Key::Lock(db()), lock.revision)
             .expect_absent(&Key::Run(db(), cell.clone(), id))
             .put(&Key::Run(db(), cell.clone(), id), &run(&record.record, JobState::Running))
-            .put(&Key::Claim(db(), cell, id), &"epoch")
+            .put(&Key::Claim(db(), cell, id), &"epoch".to_owned())
             .commit()
             .await
             .unwrap();
@@ -195,6 +195,7 @@ pub fn database(name: &str) -> Database {
         port_offset: 0,
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
+        minimum_protocol: Protocol::default(),
     }
 }
 
@@ -220,6 +221,7 @@ pub fn run(record: &JobRecord, state: JobState) -> Run {
         result: None,
         error: None,
         history: vec![],
+        protocol: Protocol::OURS,
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod precondition;
 pub(crate) mod proof;
+pub(crate) mod protocol;
 pub(crate) mod recovery_target;
 pub(crate) mod request;
 pub(crate) mod snapshot;

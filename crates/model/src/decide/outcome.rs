@@ -112,6 +112,7 @@ mod tests {
     use crate::records::job::run::JobError;
     use crate::records::job::spec::JobSpec;
     use crate::records::rebuild::RebuildParams;
+    use crate::types::protocol::Protocol;
 
     fn record(n: u128) -> JobRecord {
         JobRecord::new(
@@ -138,6 +139,7 @@ mod tests {
             result: None,
             error: None,
             history: vec![],
+            protocol: Protocol::OURS,
         }
     }
 

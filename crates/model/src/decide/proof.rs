@@ -73,7 +73,7 @@ pub enum ProofFailure {
     },
 }
 
-/// Judges the source of a backup.
+/// Checks the source of a backup.
 ///
 /// # Errors
 /// The first piece of evidence against it.

@@ -9,6 +9,7 @@ use crate::types::json;
 use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
 use crate::types::name::{CellName, DatabaseName};
 use crate::types::pgbackrest_name::PgbackrestName;
+use crate::types::protocol::Protocol;
 
 /// The address card of the agent beside one PostgreSQL instance.
 ///
@@ -103,6 +104,9 @@ pub struct Versions {
     /// multipooler.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub multipooler: String,
+    /// What it expects of others, and others may expect of it.
+    #[serde(skip_serializing_if = "Protocol::is_unnumbered")]
+    pub protocol: Protocol,
     /// What an operator should know, such as a version that Cellar was not tested with, or files that lie where a restore
     /// would be refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]

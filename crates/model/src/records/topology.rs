@@ -6,6 +6,7 @@ use crate::records::repository::Repository;
 use crate::types::host::HostName;
 use crate::types::name::{CellName, DatabaseName, StanzaName};
 use crate::types::pgbackrest_name::PgbackrestName;
+use crate::types::protocol::Protocol;
 
 /// A failure domain. Its index never changes and every port derives from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,9 @@ pub struct Database {
     /// `pgbackrest` alone, which is how it is until a certificate is revoked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pgbackrest_names: Vec<PgbackrestName>,
+    /// The least that a process must speak to do anything for this database but keep PostgreSQL running.
+    #[serde(default, skip_serializing_if = "Protocol::is_unnumbered")]
+    pub minimum_protocol: Protocol,
 }
 
 impl Database {

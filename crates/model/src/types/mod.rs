@@ -7,6 +7,7 @@ pub(crate) mod lsn;
 pub(crate) mod name;
 pub(crate) mod path_rule;
 pub(crate) mod pgbackrest_name;
+pub(crate) mod protocol;
 pub(crate) mod role;
 pub(crate) mod secret;
 pub(crate) mod wal;

@@ -210,6 +210,7 @@ impl View {
             return;
         }
         let id = record.id;
+        self.newer_jobs.remove(&id);
         if let Some(ended) = self.ended.get_mut(&id) {
             if record.closure.is_some() || !ended.closed {
                 // A job that has ended stays so: its run is not looked at again.

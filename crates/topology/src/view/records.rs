@@ -1,6 +1,6 @@
 //! The records, and what is asked of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
     AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
@@ -52,6 +52,9 @@ pub struct View {
     pub admin_leader: Option<String>,
     /// The newest calls that etcd has a record of, and how each ended.
     pub audit: BTreeMap<AuditId, AuditOutcome>,
+    /// Open jobs among the skipped ones that a process of a newer build can begin or drives: their kind is unknown here,
+    /// or is one of those that multiadmin drives.
+    pub newer_jobs: BTreeSet<JobId>,
     /// Keys that were skipped, and why.
     pub unreadable: BTreeMap<String, String>,
     pub(super) revisions: HashMap<Key, i64>,

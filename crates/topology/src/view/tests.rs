@@ -88,6 +88,28 @@ fn unreadable_records_are_listed_and_hide_no_others() {
 }
 
 #[test]
+fn open_job_of_a_newer_build_is_told_from_a_damaged_record() {
+    let mut s = Subject::new();
+    let path = s.keys.path(&Key::Job("app".parse().unwrap(), job_id(1)));
+    for (value, newer) in [
+        (r#"{"kind":"JOB_KIND_FAILOVER","id":1}"#, true),
+        (r#"{"kind":"JOB_KIND_FAILOVER","closure":null}"#, true),
+        (r#"{"kind":"JOB_KIND_FAILOVER","closure":{"state":"JOB_STATE_FAILED"}}"#, false),
+        (r#"{"kind":"JOB_KIND_RESTORE","restore":{"target":{"mood":"good"}}}"#, true),
+        (r#"{"kind":"JOB_KIND_BACKUP"}"#, false),
+        ("{ not JSON", false),
+        (r#"{"id":1}"#, false),
+    ] {
+        s.put_raw(&path, value);
+        assert_eq!(s.view.newer_jobs.contains(&job_id(1)), newer, "{value}");
+        assert_eq!(s.unreadable(), [path.as_str()]);
+    }
+    s.put_raw(&path, r#"{"kind":"JOB_KIND_FAILOVER"}"#);
+    s.delete(&path);
+    assert!(s.view.newer_jobs.is_empty());
+}
+
+#[test]
 fn a_record_of_another_subject_than_its_key_is_unreadable() {
     let (zone1, db) = (zone(1).0, database("app").name);
     let wrong_job = job(1, "app", "zone1");

@@ -1,13 +1,30 @@
 //! Keeping a view current: listings replace what lies below a prefix, changes are applied one by one.
 
 use cellar_model::{
-    AuditRecord, Cell, Database, JobRecord, Key, Keyspace, Pooler, PoolerStatus, Run, Schedule,
+    AuditRecord, Cell, Database, JobKind, JobRecord, Key, Keyspace, Pooler, PoolerStatus, Run, Schedule,
 };
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::kv::{Change, Entry};
 use crate::view::ended::{Scope, slimmed};
 use crate::view::records::View;
+
+/// Whether this, which is no [`JobRecord`] to this build, is a job that a newer build can begin or drive.
+fn is_open_job_of_newer_build(value: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Outline {
+        kind: String,
+        #[serde(default)]
+        closure: Option<IgnoredAny>,
+    }
+    let Ok(Outline { kind, closure: None }) = serde_json::from_slice(value) else { return false };
+    match JobKind::deserialize(StrDeserializer::<serde::de::value::Error>::new(&kind)) {
+        Ok(kind) => kind.is_driven(),
+        Err(_) => true,
+    }
+}
 
 impl View {
     /// Takes in entries of a listing that is not complete yet.
@@ -41,6 +58,7 @@ impl View {
         self.revocations = listed.revocations.or(self.revocations.take());
         self.admin_leader = listed.admin_leader.or(self.admin_leader.take());
         self.unreadable.append(&mut listed.unreadable);
+        self.newer_jobs.append(&mut listed.newer_jobs);
         // Those of jobs and runs were taken in with their records, unless these cannot be read.
         let others = listed.revisions.into_iter().filter(|(key, _)| {
             !matches!(key, Key::Job(..) | Key::Run(..)) || self.unreadable.contains_key(&keys.path(key))
@@ -78,6 +96,11 @@ impl View {
                 if let Some(key) = keys.parse(&entry.key) {
                     self.remove_ended(&key);
                     self.remove(&key);
+                    if let Key::Job(_, id) = &key
+                        && is_open_job_of_newer_build(&entry.value)
+                    {
+                        self.newer_jobs.insert(*id);
+                    }
                     self.revisions.insert(key, entry.revision);
                 }
                 if self.unreadable.insert(entry.key.clone(), reason.clone()).is_none() {
@@ -178,6 +201,7 @@ impl View {
             Key::Status(db, cell) => drop(self.status.remove(&(db.clone(), cell.clone()))),
             Key::Leader(db) => drop(self.leaders.remove(db)),
             Key::Job(db, id) => {
+                self.newer_jobs.remove(id);
                 if self.jobs.get(id).is_some_and(|record| record.database == *db) {
                     self.jobs.remove(id);
                     self.settle_steps(id);

@@ -1,7 +1,7 @@
 //! Records to write.
 
 use cellar_model::{
-    Cell, CellName, Database, JobId, JobRecord, JobSpec, JobState, Pooler, Progress, RebuildParams,
+    Cell, CellName, Database, JobId, JobRecord, JobSpec, JobState, Pooler, Progress, Protocol, RebuildParams,
     Retention, Run,
 };
 use jiff::Timestamp;
@@ -29,6 +29,7 @@ pub(crate) fn database(name: &str) -> Database {
         port_offset: 0,
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
+        minimum_protocol: Protocol::default(),
     }
 }
 
@@ -79,5 +80,6 @@ pub(crate) fn run(job: &JobRecord, cell: &CellName, state: JobState) -> Run {
         result: None,
         error: None,
         history: vec![],
+        protocol: Protocol::OURS,
     }
 }

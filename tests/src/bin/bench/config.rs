@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use cellar_model::{Cell, CellLayout, Database, Pooler, Retention};
+use cellar_model::{Cell, CellLayout, Database, Pooler, Protocol, Retention};
 use cellar_pgbackrest::{ConfigInput, render_full};
 
 use crate::figure::{Limit, Report, median};
@@ -46,6 +46,7 @@ pub(crate) fn render(report: &mut Report) {
         port_offset: 0,
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
+        minimum_protocol: Protocol::default(),
     };
     let poolers = poolers(&database);
     let render_all = || {

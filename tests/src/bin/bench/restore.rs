@@ -5,9 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{
-    Cluster, as_user, children_named, kill_hard, postgres_user, rss_kib, run, wait_for,
-};
+use cellar_tests::{Cluster, as_user, children_named, kill_hard, postgres_user, rss_kib, run, wait_for};
 
 use crate::figure::{Limit, Report, in_turns, note, ratio};
 

@@ -9,7 +9,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::{
     Archiver, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, Key, LagClass, Leader, Lsn,
-    Pooler, PoolerStatus, Retention, Role, SystemIdentifier, Timeline, Versions, parse_timestamp,
+    Pooler, PoolerStatus, Protocol, Retention, Role, SystemIdentifier, Timeline, Versions, parse_timestamp,
 };
 use cellar_tests::{Cluster, command_line, kill_hard, rss_kib};
 use cellar_topology::{Store, Transaction, TxnOutcome};
@@ -55,6 +55,7 @@ pub(crate) fn database(n: usize) -> Database {
         port_offset: 0,
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
+        minimum_protocol: Protocol::default(),
     }
 }
 
@@ -97,6 +98,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         },
         versions: Versions {
             notes: Vec::new(),
+            protocol: Protocol::OURS,
             postgres: "15.14".to_owned(),
             pgbackrest: "2.45".to_owned(),
             multipooler: "0.1.0".to_owned(),
@@ -153,7 +155,7 @@ async fn fill(store: &Store) {
     }
 }
 
-/// The cluster's multiadmin, anew and as our child.
+/// The cluster's multiadmin, started again as our child.
 struct Admin {
     child: Child,
 }

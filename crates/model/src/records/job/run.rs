@@ -8,6 +8,7 @@ use crate::records::job::outcome::JobOutcome;
 use crate::types::code::{Code, Refusal};
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
+use crate::types::protocol::Protocol;
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,4 +145,7 @@ pub struct Run {
     /// How it got here.
     #[serde(default)]
     pub history: Vec<Transition>,
+    /// What may be expected of the process that wrote this.
+    #[serde(default, skip_serializing_if = "Protocol::is_unnumbered")]
+    pub protocol: Protocol,
 }
