@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::{Pooler, Refusal};
-use cellar_topology::{Mirror, Store, View};
+use cellar_topology::{Mirror, Scope, Store, View};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::audit::log::AuditLog;
 use crate::audit::trail::Audit;
 use crate::deadline::Deadline;
+use crate::open_jobs::OpenJobs;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
 
@@ -30,6 +31,7 @@ pub struct Admin {
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) poolers: Arc<PoolerClients>,
     pub(crate) audit: Audit,
+    pub(crate) open_jobs: OpenJobs,
     /// Whether the mirror has ever been complete. Before that an empty view means nothing.
     was_current: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
@@ -43,11 +45,13 @@ impl Admin {
     /// request is refused with `UNAVAILABLE`.
     #[must_use]
     pub fn start(store: Store, dial: Arc<Dial>, audit: AuditLog) -> Self {
-        let mirror = Arc::new(Mirror::start(&store, vec![store.keys().all()]));
+        let mirror = Mirror::start_with(&store, vec![store.keys().all()], Scope::OpenJobs);
+        let mirror = Arc::new(mirror);
         Self {
             audit: Audit::start(&store, audit),
             store,
             mirror,
+            open_jobs: OpenJobs::default(),
             poolers: Arc::new(PoolerClients::new(dial)),
             was_current: Arc::default(),
             ending: watch::Sender::new(false),

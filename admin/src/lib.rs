@@ -17,6 +17,7 @@ mod deadline;
 mod jobs;
 mod leader;
 mod message;
+mod open_jobs;
 mod page;
 mod pooler_clients;
 mod refusal;

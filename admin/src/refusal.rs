@@ -47,9 +47,17 @@ pub(crate) fn of_store(error: StoreError) -> Refusal {
     match error {
         StoreError::Retryable(why) => unavailable(&why),
         StoreError::Corrupt { key, reason } => unreadable(&key, &reason),
+        StoreError::Full(why) => Refusal::new(
+            Code::EtcdFull,
+            format!("etcd's database is full, so nothing can be recorded; nothing was changed ({why})"),
+        )
+        .hint(ETCD_FULL_REMEDY),
         other => Refusal::new(Code::Internal, other.to_string()),
     }
 }
+
+/// What to do about an etcd whose database is full.
+pub(crate) const ETCD_FULL_REMEDY: &str = "free space in etcd: `etcdctl compact REVISION` with the present revision (`etcdctl endpoint status -w json`), `etcdctl defrag` for each member, then `etcdctl alarm disarm`; docs/troubleshooting.md (etcd's database is full) has the commands";
 
 /// An error of a call to a pooler. A refusal of the pooler passes through; any other error means that it
 /// cannot be reached.

@@ -12,7 +12,7 @@ use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
 use cellar_system::{OsUser, shutdown_requested};
 use cellar_tls::{ClientTls, Revoked};
-use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store};
+use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
@@ -44,7 +44,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let keys = Keyspace::new(&arguments.cluster);
     let prefixes = keys.watched_by_pooler(&arguments.database, &arguments.cell);
     let store = Store::new(Arc::clone(&kv), keys);
-    let mirror = Mirror::start(&store, prefixes);
+    let scope = Scope::OpenJobsOf(arguments.cell.clone());
+    let mirror = Mirror::start_with(&store, prefixes, scope);
     let member = Rc::new(Member {
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),

@@ -3,7 +3,8 @@
 use std::ops::Bound;
 
 use cellar_api::v1;
-use cellar_model::{AuditId, AuditOutcome, AuditRecord, JobId, Refusal};
+use cellar_model::{AuditId, AuditOutcome, AuditRecord, JobId, Key, Refusal};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use crate::admin::Admin;
@@ -15,6 +16,9 @@ use crate::refusal::invalid;
 
 /// Longest text to look for in identities, which are shorter.
 const MAX_IDENTITY_BYTES: usize = 500;
+
+/// Records that one request reads from etcd at once.
+const MAX_CONCURRENT_READS: usize = 16;
 
 /// Which records are listed.
 #[derive(Debug, Default)]
@@ -71,19 +75,33 @@ impl Admin {
             .transpose()?;
         let size = page::size(request.page_size);
         self.fresh(deadline).await?;
-        let view = self.view();
         let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut matching = view
-            .audit
-            .range((Bound::Unbounded, end))
-            .rev()
-            .map(|(_, record)| record)
-            .filter(|record| filter.matches(record));
-        let page: Vec<&AuditRecord> = matching.by_ref().take(size).collect();
-        let more = matching.next().is_some();
+        let wanted = |(_, outcome): &(&AuditId, &AuditOutcome)| {
+            filter.outcome.is_none_or(|wanted| wanted == **outcome)
+        };
+        let candidates: Vec<AuditId> = {
+            let view = self.view();
+            view.audit.range((Bound::Unbounded, end)).rev().filter(wanted).map(|(id, _)| *id).collect()
+        };
+        // The view has their ids only. One more than a page shows whether there are more.
+        let mut page: Vec<AuditRecord> = stream::iter(candidates)
+            .map(|id| async move {
+                let key = Key::Audit(id);
+                deadline.retry(|| self.store.get::<AuditRecord>(&key)).await
+            })
+            .buffered(MAX_CONCURRENT_READS)
+            .try_filter_map(|found| {
+                let found = found.map(|found| found.record).filter(|record| filter.matches(record));
+                async move { Ok(found) }
+            })
+            .take(size + 1)
+            .try_collect()
+            .await?;
+        let more = page.len() > size;
+        page.truncate(size);
         let last = page.last().filter(|_| more);
         let next_page_token = last.map(|record| page::token(&record.id.to_string())).unwrap_or_default();
-        let records: Result<_, _> = page.into_iter().map(message).collect();
+        let records: Result<_, _> = page.iter().map(message).collect();
         Ok(v1::ListAuditResponse { records: records?, next_page_token })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{
     BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
-    JobKind, JobOutcome, JobSpec, JobState, Mark, PROOF_ANNOTATION, Pooler, Refusal,
+    JobKind, JobState, Mark, PROOF_ANNOTATION, Pooler, Refusal,
 };
 use cellar_topology::View;
 
@@ -164,12 +164,10 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
     let annotation = |key: &str| backup.annotations.get(key).map(String::as_str).unwrap_or_default();
     let job: Option<JobId> = annotation(JOB_ANNOTATION).parse().ok();
     let cell: Option<CellName> = annotation(CELL_ANNOTATION).parse().ok();
-    let proven = job.and_then(|id| view.job(&id)).and_then(|job| {
-        let Some(JobOutcome::Backup(result)) = job.result else { return None };
-        let ours = job.record.database == *database
-            && job.state.is_terminal()
-            && result.label.as_str() == backup.label;
-        ours.then_some(result.source)
+    let made = job.and_then(|id| view.ended.get(&id)).filter(|made| {
+        made.database == *database
+            && made.kind == JobKind::Backup
+            && made.backup.as_ref().is_some_and(|label| label.as_str() == backup.label)
     });
     backup.last_drill = last_drill(view, database, &backup.label);
     backup.job = job.map(|id| id.to_string()).unwrap_or_default();
@@ -180,34 +178,27 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
     backup.verified = match mark {
         Mark::Proven => true,
         Mark::Unproven => false,
-        Mark::None => proven.as_ref().is_some_and(|source| source.verified),
+        Mark::None => made.is_some_and(|made| made.verified),
     };
-    backup.cell = proven.map(|source| source.cell).or(cell).map(String::from).unwrap_or_default();
+    backup.cell = made.map(|made| made.cell.clone()).or(cell).map(String::from).unwrap_or_default();
     backup
 }
 
 /// The last drill that restored a backup, or tried to.
 fn last_drill(view: &View, database: &DatabaseName, label: &str) -> Option<v1::LastDrill> {
-    let drills =
-        view.jobs.values().filter(|record| record.kind() == JobKind::Drill && record.database == *database);
-    let ended = drills.filter_map(|record| view.job(&record.id)).filter(|job| job.state.is_terminal());
-    let of_backup = ended.filter(|job| {
-        let restored = job.result.as_ref().and_then(JobOutcome::drill).map(|drill| &drill.backup);
-        let requested = match &job.record.spec {
-            JobSpec::Drill(params) => params.backup.as_ref(),
-            _ => None,
-        };
-        // A canceled drill proves nothing about the backup.
-        restored.or(requested).is_some_and(|backup| backup.as_str() == label)
+    let of_backup = view.ended_jobs().filter(|(_, job)| {
+        job.kind == JobKind::Drill
+            && job.database == *database
+            && job.backup.as_ref().is_some_and(|backup| backup.as_str() == label)
+            // A canceled drill proves nothing about the backup.
             && job.state != JobState::Canceled
     });
-    let last = of_backup.max_by_key(|job| job.end_time)?;
-    let drill = last.result.as_ref().and_then(JobOutcome::drill);
+    let (id, last) = of_backup.max_by_key(|(_, job)| job.end_time)?;
     Some(v1::LastDrill {
-        job: last.record.id.to_string(),
-        cell: last.record.cell.to_string(),
+        job: id.to_string(),
+        cell: last.cell.to_string(),
         time: last.end_time.map(Into::into),
         passed: last.state == JobState::Succeeded,
-        readable_millis: drill.map_or(0, |drill| drill.readable_millis),
+        readable_millis: last.readable_millis.unwrap_or_default(),
     })
 }

@@ -11,9 +11,13 @@ use crate::admin::Admin;
 use crate::deadline::Deadline;
 use crate::message::message;
 use crate::page;
+use crate::refusal::ETCD_FULL_REMEDY;
 
 /// How long a pooler may take to return its live numbers. Without them the answer is still useful.
 const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long etcd may take to say which alarms are set.
+const ALARM_TIMEOUT: Duration = Duration::from_secs(1);
 
 type PoolerId = (DatabaseName, CellName);
 
@@ -52,7 +56,30 @@ impl Admin {
             poolers: poolers?,
             next_page_token: last.unwrap_or_default(),
             unreadable_records,
+            etcd_alarms: if token.is_empty() { self.etcd_alarms().await } else { Vec::new() },
         })
+    }
+
+    /// The alarms that etcd has set, in words; none when it does not say in time.
+    async fn etcd_alarms(&self) -> Vec<String> {
+        let asked = tokio::time::timeout(ALARM_TIMEOUT, self.store.kv().alarms()).await;
+        let alarms = match asked {
+            Ok(Ok(alarms)) => alarms,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "etcd does not say which alarms are set");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        };
+        let in_words = |alarm: String| match alarm.as_str() {
+            "NOSPACE" => format!(
+                "etcd's database is full (alarm NOSPACE): nothing can be recorded, and no job can begin or end; {ETCD_FULL_REMEDY}"
+            ),
+            "CORRUPT" => "a member of etcd has other data than the rest (alarm CORRUPT): replace that member"
+                .to_owned(),
+            other => format!("etcd has set the alarm {other} (`etcdctl alarm list`)"),
+        };
+        alarms.into_iter().map(in_words).collect()
     }
 
     /// One pooler, with its live numbers if it answers.

@@ -2,7 +2,7 @@
 
 use cellar_api::{v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
+    Calendar, Code, DatabaseName, Job, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -121,17 +121,23 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::ListSchedulesResponse, Refusal> {
         self.fresh(deadline).await?;
-        let view = self.view();
-        if let Some(database) = database {
-            view.snapshot().database(Some(database))?;
-        }
+        let (wanted, unreadable_records) = {
+            let view = self.view();
+            if let Some(database) = database {
+                view.snapshot().database(Some(database))?;
+            }
+            let wanted =
+                |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
+            let wanted: Vec<Schedule> = view.schedules.values().filter(wanted).cloned().collect();
+            let prefix = self.store.keys().kind("schedules");
+            let unreadable = view.unreadable.keys().filter(|path| path.starts_with(&prefix));
+            (wanted, unreadable.cloned().collect())
+        };
+        let last = wanted.iter().filter_map(|schedule| schedule.last.as_ref()?.job).collect();
+        let last = self.known_jobs(last, deadline).await?;
         let now = clock::now();
-        let wanted = |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
-        let schedules: Result<_, _> =
-            view.schedules.values().filter(wanted).map(|schedule| show(&view, schedule, now)).collect();
-        let prefix = self.store.keys().kind("schedules");
-        let unreadable = view.unreadable.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
-        Ok(v1::ListSchedulesResponse { schedules: schedules?, unreadable_records: unreadable })
+        let schedules: Result<_, _> = wanted.iter().map(|schedule| show(&last, schedule, now)).collect();
+        Ok(v1::ListSchedulesResponse { schedules: schedules?, unreadable_records })
     }
 
     pub(crate) async fn put_schedule(
@@ -211,11 +217,13 @@ impl Admin {
     }
 }
 
-fn show(view: &View, schedule: &Schedule, now: Timestamp) -> Result<v1::ScheduleView, Refusal> {
-    let job = schedule.last.as_ref().and_then(|last| view.job(&last.job?));
+/// A schedule with its last job, which is one of `jobs`.
+fn show(jobs: &[Job], schedule: &Schedule, now: Timestamp) -> Result<v1::ScheduleView, Refusal> {
+    let last = schedule.last.as_ref().and_then(|last| last.job);
+    let job = last.and_then(|last| jobs.iter().find(|job| job.record.id == last));
     Ok(v1::ScheduleView {
         schedule: Some(message(schedule)?),
         next_time: schedule.next(now).map(wkt::Timestamp::from),
-        last_job: job.as_ref().map(message).transpose()?,
+        last_job: job.map(message).transpose()?,
     })
 }

@@ -73,7 +73,7 @@ impl Admin {
 
     /// The job's records, read from etcd: a decision to change it needs the newest.
     async fn stored(&self, id: JobId, deadline: Deadline) -> Result<JobRecords, Refusal> {
-        let database = self.view().jobs.get(&id).map(|record| record.database.clone());
+        let database = self.view().place_of(&id).map(|(database, _)| database.clone());
         let stored = match database {
             Some(database) => deadline.retry(|| JobRecords::read(&self.store, &database, &id)).await?,
             None => self.look_up(id, deadline).await?,
@@ -85,7 +85,8 @@ impl Admin {
     async fn changed(&self, id: JobId, before: &JobRecords, deadline: Deadline) -> Job {
         let key = job_key(before.record());
         self.wait_until_seen(deadline, |view| view.revision(&key) > before.job.revision).await;
-        self.view().job(&id).unwrap_or_else(|| before.joined())
+        let changed = self.known_job(id, deadline).await;
+        changed.ok().flatten().unwrap_or_else(|| before.joined())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A job's records read from etcd, for when the view may be behind.
 
-use cellar_model::{DatabaseName, Job, JobId, JobRecord, Key, Lock, Refusal, Run, join};
+use cellar_model::{DatabaseName, Job, JobId, JobRecord, Key, Lock, Refusal, Run, join, with_steps};
 use cellar_topology::{Store, StoreError, Versioned};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 use crate::jobs::closure::ClosureGuards;
 use crate::jobs::stage::{claim_key, run_key};
 
-/// Databases searched at once for a job that the view does not have.
+/// Reads of etcd at once for one request.
 const MAX_CONCURRENT_LOOKUPS: usize = 16;
 
 /// A job's records as etcd has them, with the revisions that guard a change.
@@ -66,6 +66,48 @@ impl JobRecords {
 }
 
 impl Admin {
+    /// A job as it is now, with everything that is recorded of it. The view has summaries of jobs that have ended, so
+    /// these are read from etcd; a driven one is whole there, but its steps are not.
+    pub(crate) async fn known_job(&self, id: JobId, deadline: Deadline) -> Result<Option<Job>, Refusal> {
+        let (job, ended, steps) = {
+            let view = self.view();
+            let job = view.job(&id);
+            let driven = job.as_ref().is_some_and(|job| job.record.kind().is_driven());
+            let of_job = view.ended.iter().filter(|(_, step)| driven && step.parent == Some(id));
+            let steps: Vec<JobId> = of_job.map(|(step, _)| *step).collect();
+            (job, view.ended.get(&id).map(|ended| ended.database.clone()), steps)
+        };
+        let Some(job) = job else {
+            let Some(database) = ended else { return Ok(None) };
+            let stored = deadline.retry(|| JobRecords::read(&self.store, &database, &id)).await?;
+            return Ok(stored.map(|stored| stored.joined()));
+        };
+        if steps.is_empty() {
+            return Ok(Some(job));
+        }
+        let database = &job.record.database;
+        let mut steps: Vec<Job> = stream::iter(steps)
+            .map(
+                |step| async move { deadline.retry(|| JobRecords::read(&self.store, database, &step)).await },
+            )
+            .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
+            .try_filter_map(|found| async move { Ok(found.map(|found| found.joined())) })
+            .try_collect()
+            .await?;
+        steps.extend(self.view().steps(&id));
+        Ok(Some(with_steps(job, steps)))
+    }
+
+    /// Several jobs, in that order; those that are gone meanwhile are left out.
+    pub(crate) async fn known_jobs(&self, ids: Vec<JobId>, deadline: Deadline) -> Result<Vec<Job>, Refusal> {
+        stream::iter(ids)
+            .map(|id| self.known_job(id, deadline))
+            .buffered(MAX_CONCURRENT_LOOKUPS)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await
+    }
+
     /// Looks for a job that the view does not know in every database: another multiadmin may have
     /// recorded it a moment ago.
     pub(crate) async fn look_up(&self, id: JobId, deadline: Deadline) -> Result<Option<JobRecords>, Refusal> {

@@ -20,8 +20,7 @@ impl Admin {
     /// A job as it is now.
     pub(crate) async fn job(&self, id: JobId, deadline: Deadline) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
-        let known = self.view().job(&id);
-        if let Some(job) = known {
+        if let Some(job) = self.known_job(id, deadline).await? {
             return Ok(job);
         }
         let stored = self.look_up(id, deadline).await?.ok_or_else(|| refusal::unknown_job(id))?;
@@ -38,17 +37,7 @@ impl Admin {
     ) -> Result<JobPage, Refusal> {
         let after = page::position(token)?.map(|text| parse_position(&text)).transpose()?;
         self.fresh(deadline).await?;
-        let view = self.view();
-        if let Some(name) = database {
-            view.snapshot().database(Some(name))?;
-        }
-        let mut positions: Vec<Position> = view
-            .jobs
-            .values()
-            .filter(|record| database.is_none_or(|name| record.database == *name))
-            .map(|record| (record.create_time, record.id))
-            .filter(|position| after.is_none_or(|after| *position < after))
-            .collect();
+        let mut positions = self.positions(database, after)?;
         // Only the page is sorted: with a full history there are many more jobs than fit one.
         let more = positions.len() > size;
         if more {
@@ -57,8 +46,28 @@ impl Admin {
         }
         positions.sort_unstable_by(|a, b| b.cmp(a));
         let next = positions.last().filter(|_| more).map(position_text).unwrap_or_default();
-        let jobs = positions.iter().filter_map(|(_, id)| view.job(id)).collect();
+        let jobs = self.known_jobs(positions.into_iter().map(|(_, id)| id).collect(), deadline).await?;
         Ok(JobPage { jobs, next })
+    }
+
+    /// The positions of all jobs that come after one.
+    fn positions(
+        &self,
+        database: Option<&DatabaseName>,
+        after: Option<Position>,
+    ) -> Result<Vec<Position>, Refusal> {
+        let view = self.view();
+        if let Some(name) = database {
+            view.snapshot().database(Some(name))?;
+        }
+        let whole = view.jobs.values().map(|record| (&record.database, (record.create_time, record.id)));
+        let ended = view.ended.iter().map(|(id, ended)| (&ended.database, (ended.create_time, *id)));
+        Ok(whole
+            .chain(ended)
+            .filter(|(of, _)| database.is_none_or(|name| *of == name))
+            .map(|(_, position)| position)
+            .filter(|position| after.is_none_or(|after| *position < after))
+            .collect())
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::{CellName, JobId, JobState, Pooler, Refusal};
+use cellar_model::{CellName, JobId, JobKind, JobState, Pooler, Refusal};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
@@ -89,8 +90,8 @@ impl Admin {
 
     fn pooler_of(&self, id: JobId) -> Result<Pooler, Refusal> {
         let view = self.view();
-        let record = view.jobs.get(&id).ok_or_else(|| refusal::unknown_job(id))?;
-        view.snapshot().pooler(&record.database, &record.cell).cloned()
+        let (database, cell) = view.place_of(&id).ok_or_else(|| refusal::unknown_job(id))?;
+        view.snapshot().pooler(database, cell).cloned()
     }
 }
 
@@ -127,6 +128,16 @@ struct Steps {
     changes: watch::Receiver<u64>,
 }
 
+/// A step as its log is titled, in the order of the logs.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LoggedStep {
+    create_time: Timestamp,
+    start_time: Option<Timestamp>,
+    id: JobId,
+    kind: JobKind,
+    cell: CellName,
+}
+
 fn line(text: String) -> v1::JobLogChunk {
     v1::JobLogChunk { data: text.into_bytes() }
 }
@@ -139,15 +150,29 @@ impl Steps {
             self.changes.borrow_and_update();
             let (next, ended) = {
                 let view = self.admin.view();
-                let mut steps = view.steps(&self.id);
-                steps.retain(|step| step.start_time.is_some() && !self.sent.contains(&step.record.id));
-                steps.sort_by_key(|step| (step.record.create_time, step.start_time, step.record.id));
-                (steps.into_iter().next(), view.has_ended(&self.id))
+                let open = view.steps(&self.id).into_iter().map(|step| LoggedStep {
+                    create_time: step.record.create_time,
+                    start_time: step.start_time,
+                    id: step.record.id,
+                    kind: step.record.kind(),
+                    cell: step.record.cell,
+                });
+                let ended = view.ended.iter().filter(|(_, step)| step.parent == Some(self.id));
+                let ended = ended.map(|(id, step)| LoggedStep {
+                    create_time: step.create_time,
+                    start_time: step.start_time,
+                    id: *id,
+                    kind: step.kind,
+                    cell: step.cell.clone(),
+                });
+                let begun = open.chain(ended).filter(|step| step.start_time.is_some());
+                let next = begun.filter(|step| !self.sent.contains(&step.id)).min();
+                (next, view.has_ended(&self.id))
             };
             if let Some(step) = next {
-                let id = step.record.id;
+                let id = step.id;
                 self.sent.insert(id);
-                let title = line(format!("==> {} {} (job {id})\n", step.record.kind(), step.record.cell));
+                let title = line(format!("==> {} {} (job {id})\n", step.kind, step.cell));
                 // A cell that cannot be reached must not hide the logs of the others.
                 let log = match self.admin.read_log(id, self.follow).await {
                     Ok(log) => log,

@@ -39,6 +39,7 @@ pub(crate) fn stage(view: &View, record: &JobRecord) -> Stage {
 pub(crate) fn has_ended(view: &View, database: &DatabaseName, id: &JobId) -> bool {
     match view.jobs.get(id) {
         Some(record) => stage(view, record) == Stage::Ended,
+        None if view.ended.contains_key(id) => true,
         None if view.revision(&Key::Job(database.clone(), *id)) == 0 => true,
         None => {
             let of_job = |(db, _, job): &RunKey| db == database && job == id;

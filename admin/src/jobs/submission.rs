@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cellar_model::{
-    BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobOutcome, JobRecord,
-    JobRequest, JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill,
-    plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
+    BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest,
+    JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire,
+    plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -41,13 +41,13 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
 /// Backups whose last drill failed a check, as the listing of backups shows them.
 fn failed_drills(view: &View, database: &DatabaseName) -> Vec<BackupLabel> {
     let mut last: BTreeMap<BackupLabel, (Timestamp, bool)> = BTreeMap::new();
-    let drills =
-        view.jobs.values().filter(|record| record.kind() == JobKind::Drill && record.database == *database);
-    for job in drills.filter_map(|record| view.job(&record.id)) {
-        let drill = job.result.as_ref().and_then(JobOutcome::drill);
-        let (Some(drill), Some(end)) = (drill, job.end_time) else { continue };
+    for (_, job) in view.ended_jobs().filter(|(_, job)| job.kind == JobKind::Drill) {
+        let restored = job.backup.as_ref().filter(|_| job.readable_millis.is_some());
+        let (Some(backup), Some(end), true) = (restored, job.end_time, job.database == *database) else {
+            continue;
+        };
         let failed = job.state != JobState::Succeeded;
-        let known = last.entry(drill.backup.clone()).or_insert((end, failed));
+        let known = last.entry(backup.clone()).or_insert((end, failed));
         *known = (*known).max((end, failed));
     }
     last.into_iter().filter(|(_, (_, failed))| *failed).map(|(label, _)| label).collect()
@@ -97,7 +97,7 @@ impl Submission {
     pub(super) fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
         match &self.spec {
             JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
-                let recorded = view.jobs.get(restore).map(|record| &record.database);
+                let recorded = view.place_of(restore).map(|(database, _)| database);
                 let kept = || open_restore(&view.snapshot(), *restore).map(|(database, _)| database.clone());
                 recorded.cloned().or_else(kept).ok_or_else(|| refusal::unknown_job(*restore))
             }

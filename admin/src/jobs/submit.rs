@@ -42,24 +42,24 @@ impl Admin {
             let database = submission.database(&view)?;
             let request_id = submission.request.request_id.as_ref();
             let id = request_id.map_or(new_id, |request| JobId::for_request(&database, request));
-            if let Some(job) = view.job(&id) {
-                return submission.repeated(job);
-            }
             (database, id)
         };
+        if let Some(job) = self.known_job(id, deadline).await? {
+            return submission.repeated(job);
+        }
         let recorded = || deadline.retry(|| JobRecords::read(&self.store, &database, &id));
         let lock_key = Key::Lock(database.clone());
         for attempt in 0..MAX_ATTEMPTS {
             // The first attempt relies on the view, which is current unless another request came first.
             let read_etcd = attempt > 0;
             if read_etcd && let Some(stored) = recorded().await? {
-                return self.answer(submission, &stored, id, new_id);
+                return self.answer(submission, &stored, id, new_id, deadline).await;
             }
             let mut base = match self.attempt_within(submission, new_id, deadline).await {
                 Ok(base) => base,
                 Err(refusal) => {
                     return match recorded().await? {
-                        Some(stored) => self.answer(submission, &stored, id, new_id),
+                        Some(stored) => self.answer(submission, &stored, id, new_id, deadline).await,
                         None => Err(refusal),
                     };
                 }
@@ -74,6 +74,17 @@ impl Admin {
                 None => continue,
             };
             let record = &base.record;
+            // Until the view shows the job, so it is held to the end of this attempt.
+            let reserved = self.open_jobs.reserve(&self.view(), record);
+            let _place = match reserved {
+                Ok(place) => place,
+                Err(refusal) => {
+                    return match recorded().await? {
+                        Some(stored) => self.answer(submission, &stored, id, new_id, deadline).await,
+                        None => Err(refusal),
+                    };
+                }
+            };
             let mut transaction = self
                 .store
                 .transaction()
@@ -205,7 +216,7 @@ impl Admin {
         {
             let view = self.view();
             for id in base.lock.holder.iter().chain(&base.lock.queue) {
-                let known = view.jobs.contains_key(id);
+                let known = view.knows(id);
                 if known && stage::has_ended(&view, database, id) {
                     ended.insert(*id);
                 } else if read_etcd || !known {
@@ -222,22 +233,24 @@ impl Admin {
     }
 
     /// The answer when a job of this id exists: ours after a lost answer, or one of the same request id.
-    fn answer(
+    async fn answer(
         &self,
         submission: &Submission,
         stored: &JobRecords,
         id: JobId,
         new_id: JobId,
+        deadline: Deadline,
     ) -> Result<Job, Refusal> {
-        let job = self.view().job(&id).unwrap_or_else(|| stored.joined());
+        let job = self.known_job(id, deadline).await?.unwrap_or_else(|| stored.joined());
         // No other request can have our own random id.
         if id == new_id { Ok(job) } else { submission.repeated(job) }
     }
 
     /// The job as the view shows it, or as it was written when the view is behind.
     async fn recorded_job(&self, record: &JobRecord, lock: &Lock, deadline: Deadline) -> Job {
-        self.wait_until_seen(deadline, |view| view.jobs.contains_key(&record.id)).await;
-        self.view().job(&record.id).unwrap_or_else(|| join(record, None, false, Some(lock)))
+        self.wait_until_seen(deadline, |view| view.knows(&record.id)).await;
+        let known = self.known_job(record.id, deadline).await;
+        known.ok().flatten().unwrap_or_else(|| join(record, None, false, Some(lock)))
     }
 
     /// The refusal when another job holds the lock.

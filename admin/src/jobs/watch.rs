@@ -44,7 +44,7 @@ impl Admin {
         self.job(id, deadline).await?;
         // A job found in etcd itself is about to appear in the mirror.
         let changes = self.mirror.changes();
-        let _ = self.mirror.wait_for(deadline.remaining(), |view| view.jobs.contains_key(&id)).await;
+        let _ = self.mirror.wait_for(deadline.remaining(), |view| view.knows(&id)).await;
         let watcher =
             Watcher { admin: self.clone(), id, changes, ending: self.ending(), shown: None, done: false };
         Ok(stream::unfold(watcher, |mut watcher| async move {
@@ -60,7 +60,10 @@ fn keys(record: &JobRecord) -> [Key; 3] {
 
 /// The revisions of a job's own records, those of its steps, and its lock.
 fn revisions(view: &View, id: &JobId) -> Revisions {
-    let Some(record) = view.jobs.get(id) else { return Revisions::new() };
+    let Some(record) = view.jobs.get(id) else {
+        let ended = view.ended.get(id);
+        return ended.map(|ended| vec![ended.job_revision, ended.run_revision]).unwrap_or_default();
+    };
     let steps = view.jobs.values().filter(|step| record.kind().is_driven() && step.parent == Some(*id));
     let of_jobs = std::iter::once(record).chain(steps).flat_map(keys);
     of_jobs.chain([Key::Lock(record.database.clone())]).map(|key| view.revision(&key)).collect()
@@ -70,7 +73,7 @@ impl Watcher {
     async fn next(&mut self) -> Option<Result<Job, Refusal>> {
         while !self.done {
             self.changes.borrow_and_update();
-            match self.changed_job() {
+            match self.changed_job().await {
                 Ok(Some(job)) => {
                     self.done = job.state.is_terminal();
                     return Some(Ok(job));
@@ -99,15 +102,14 @@ impl Watcher {
     }
 
     /// The job, if it has changed since it was last shown.
-    fn changed_job(&mut self) -> Result<Option<Job>, Refusal> {
-        let view = self.admin.mirror.view();
-        let revisions = revisions(&view, &self.id);
+    async fn changed_job(&mut self) -> Result<Option<Job>, Refusal> {
+        let revisions = revisions(&self.admin.mirror.view(), &self.id);
         if self.shown.as_ref() == Some(&revisions) {
             return Ok(None);
         }
         self.shown = Some(revisions);
-        let job = view.job(&self.id).ok_or_else(|| refusal::unknown_job(self.id))?;
-        Ok(Some(job))
+        let job = self.admin.known_job(self.id, Deadline::within(MAX_STALENESS)).await?;
+        job.ok_or_else(|| refusal::unknown_job(self.id)).map(Some)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Leading: one multiadmin at a time does the housekeeping.
 //!
-//! Leadership is a key bound to a lease. Losing it is harmless at any moment:
+//! Leadership is a key bound to a lease, which its holder also writes again every few seconds. Losing it is harmless at any moment:
 //! every write of the leader is guarded by the revision at which it took the
 //! key, and by the revisions of everything that its decision read.
 
@@ -21,6 +21,14 @@ use crate::leader::observations::Observations;
 
 /// Seconds after which another multiadmin takes over from a leader that has died.
 const LEASE_TTL: u32 = 10;
+
+/// How often the leader writes its key again. The lease alone does not show that it lives: etcd lets anybody with a
+/// certificate keep any lease alive.
+const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A leader that has not written its key for so long is replaced, whatever its lease says. By the clock of the one that
+/// watches it, from when it saw the last write.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How often to decide at least: deadlines pass without any write.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
@@ -52,6 +60,8 @@ impl Leading {
             identity,
             keeper: Arc::clone(&keeper),
             held: None,
+            beaten: None,
+            watched: None,
             too_old: false,
             observed: Observations::default(),
         };
@@ -81,6 +91,10 @@ struct Candidate {
     keeper: Arc<LeaseKeeper>,
     /// The lease that the leader's key is bound to, when this process wrote it.
     held: Option<LeaseId>,
+    /// When this process last wrote the leader's key.
+    beaten: Option<Instant>,
+    /// The revision of another leader's key, and since when it has been that.
+    watched: Option<(i64, Instant)>,
     /// Whether it was said that this build is too old to lead.
     too_old: bool,
     observed: Observations,
@@ -88,7 +102,7 @@ struct Candidate {
 
 /// What to do next.
 enum Step {
-    /// Write the leader's key, bound to the present lease.
+    /// Write the leader's key, bound to the present lease: to become the leader, or to show that it lives.
     Take { lease: LeaseId, revision: i64 },
     /// Do the housekeeping.
     Lead { revision: i64, actions: Vec<Action> },
@@ -130,8 +144,10 @@ impl Candidate {
             Step::Follow => {}
             Step::Take { lease, revision } => match self.take(lease, revision).await {
                 Ok(TxnOutcome::Committed(_)) => {
-                    self.held = Some(lease);
-                    tracing::info!(identity = self.identity, "this multiadmin is the leader now");
+                    self.beaten = Some(Instant::now());
+                    if self.held.replace(lease) != Some(lease) {
+                        tracing::info!(identity = self.identity, "this multiadmin is the leader now");
+                    }
                 }
                 Ok(TxnOutcome::Conflict) => {}
                 Err(error) => tracing::debug!(%error, "cannot stand for election now"),
@@ -154,6 +170,8 @@ impl Candidate {
     fn next_step(&mut self) -> Step {
         if !self.admin.is_current() {
             self.observed.clear();
+            // What was written meanwhile is not known.
+            self.watched = None;
             return Step::Follow;
         }
         let view = self.admin.view();
@@ -171,9 +189,21 @@ impl Candidate {
             None => Step::Take { lease, revision },
             Some(leader) if *leader != self.identity => {
                 self.observed.clear();
-                Step::Follow
+                self.held = None;
+                let since = match self.watched {
+                    Some((seen, since)) if seen == revision => since,
+                    _ => self.watched.insert((revision, Instant::now())).1,
+                };
+                if since.elapsed() < SILENCE_TIMEOUT {
+                    return Step::Follow;
+                }
+                tracing::warn!(leader, "the leader's lease stands, but it has written nothing for too long");
+                Step::Take { lease, revision }
             }
             Some(_) if self.held != Some(lease) => Step::Take { lease, revision },
+            Some(_) if self.beaten.is_none_or(|at| at.elapsed() >= BEAT_INTERVAL) => {
+                Step::Take { lease, revision }
+            }
             Some(_) => {
                 self.observed.observe(&view, Instant::now());
                 Step::Lead { revision, actions: decide(&view, &self.observed, clock::now()) }

@@ -95,14 +95,12 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
             actions.push(Action::RaiseMinimum { database, revision });
         }
     }
-    for database in locks::databases(view) {
-        if let Some(lock) = locks::moved_on(view, &database) {
-            let revision = view.revision(&Key::Lock(database.clone()));
-            actions.push(Action::MoveOn { database, lock, revision });
-        }
+    for (database, lock) in locks::moved_on(view) {
+        let revision = view.revision(&Key::Lock(database.clone()));
+        actions.push(Action::MoveOn { database, lock, revision });
     }
     actions.extend(history::forgettable(view).into_iter().map(|jobs| Action::Forget { jobs }));
-    let audit = forgettable_audit(view.audit.values());
+    let audit = forgettable_audit(view.audit.iter().map(|(id, outcome)| (*id, *outcome)));
     actions.extend(audit.chunks(AUDIT_BATCH).map(|ids| Action::ForgetAudit { ids: ids.to_vec() }));
     actions
 }

@@ -139,7 +139,7 @@ impl Scheduler {
     /// The outcome when nothing is to be submitted: the job exists already, or the run before has not ended.
     fn decided_by_earlier_runs(&self, schedule: &Schedule, id: JobId) -> Option<Result<JobId, Refusal>> {
         let view = self.admin.view();
-        if view.job(&id).is_some() {
+        if view.knows(&id) {
             return Some(Ok(id));
         }
         let last = schedule.newest_job?;

@@ -7,7 +7,7 @@ use crate::support::{
 };
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
-use cellar_model::{JobState, Key, PoolerStatus};
+use cellar_model::{JobState, Key, Leader, PoolerStatus, SystemIdentifier, Timeline};
 use futures_util::{FutureExt, StreamExt};
 use tonic::{Request, Response};
 use tonic_types::StatusExt;
@@ -376,4 +376,32 @@ async fn a_rebuild_is_recorded_once_for_its_request_id() {
     assert_eq!(job.kind(), v1::JobKind::Rebuild);
     assert_eq!(rebuild().await.unwrap().id, job.id);
     assert_eq!(reason(backup(&admin, with_id(2, "r")).await), "REQUEST_ID_REUSED");
+}
+
+/// They take no lock, so no queue bounds them.
+#[tokio::test]
+async fn jobs_that_take_no_lock_are_bounded_also_when_asked_for_at_once() {
+    let world = World::new().await;
+    let leader = Leader {
+        cell: zone(1),
+        term: Timeline::new(1),
+        system_identifier: Some(SystemIdentifier::new(7)),
+        lsn: None,
+    };
+    world.put(&Key::Leader(db()), &leader).await;
+    let admin = world.admin().await;
+    let ask = || admin.check_archive(Request::new(v1::CheckArchiveRequest::default()));
+    let answers = futures_util::future::join_all((0..100).map(|_| ask())).await;
+    let accepted: Vec<v1::Job> =
+        answers.iter().filter_map(|answer| Some(answer.as_ref().ok()?.get_ref().clone())).collect();
+    assert_eq!(accepted.len(), 16);
+    for status in answers.into_iter().filter_map(Result::err) {
+        assert_eq!(reason_of(&status), Some(cellar_model::Code::QueueFull));
+        assert!(status.message().contains("16 of unknown"), "{}", status.message());
+    }
+    // The lock is free, and its queue is another matter.
+    backup(&admin, backup_of(3)).await.unwrap();
+    cancel(&admin, &accepted[0].id).await.unwrap();
+    ask().await.unwrap();
+    assert!(ask().await.is_err());
 }

@@ -1,9 +1,12 @@
 //! The leading multiadmin over a living store.
 
+use std::time::Duration;
+
 use crate::support::{World, backup, backup_of, cancel, db, reaches, wait_for, zone};
 use cellar_admin::Leading;
 use cellar_api::v1;
 use cellar_model::{JobRecord, JobState, Key};
+use cellar_topology::Kv;
 use jiff::Timestamp;
 
 fn queued(n: u32) -> v1::BackupRequest {
@@ -108,4 +111,40 @@ async fn an_outage_shorter_than_the_lease_changes_nothing() {
     world.finish(&job, JobState::Succeeded).await;
     wait_for("the lock is free", || async { world.lock().await.holder.is_none() }).await;
     assert_eq!(leader(&world).await.as_deref(), Some("one"));
+}
+
+/// etcd lets every user keep any lease alive, so a lease shows nothing.
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_whose_lease_others_keep_alive_is_replaced() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let lease = world.kv.grant(10).await.unwrap();
+    let dead = world.store.transaction().put_leased(&Key::AdminLeader, &"dead".to_owned(), lease);
+    dead.commit().await.unwrap();
+    let kv = world.kv.clone();
+    let keeping = tokio::spawn(async move {
+        while kv.keep_alive(lease).await.unwrap() {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    });
+    let _leading = Leading::start(&admin, "one".into());
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(leader(&world).await.as_deref(), Some("dead"), "a leader may be slow for a moment");
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(leader(&world).await.as_deref(), Some("one"));
+    assert!(!keeping.is_finished(), "the old lease still stands");
+    keeping.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_lives_is_not_replaced() {
+    let world = World::new().await;
+    let (one, two) = (world.admin().await, world.admin().await);
+    let _first = Leading::start(&one, "one".into());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _second = Leading::start(&two, "two".into());
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(leader(&world).await.as_deref(), Some("one"));
+    }
 }

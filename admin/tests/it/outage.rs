@@ -88,3 +88,26 @@ async fn a_watch_survives_an_outage() {
     let next = tokio::time::timeout(crate::support::WAIT_TIMEOUT, jobs.next()).await.unwrap();
     assert_eq!(next.unwrap().unwrap().state(), v1::JobState::Running);
 }
+
+#[tokio::test]
+async fn full_etcd_is_named_with_its_remedy() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let alarms = async || {
+        let request = Request::new(v1::ListPoolersRequest::default());
+        admin.list_poolers(request).await.unwrap().into_inner().etcd_alarms
+    };
+    assert_eq!(alarms().await, Vec::<String>::new());
+    world.kv.set_full(true);
+    let status = backup(&admin, backup_of(2)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    assert_eq!(cellar_api::reason_of(&status), Some(cellar_model::Code::EtcdFull));
+    let hint = cellar_api::hint_of(&status).unwrap();
+    for command in ["compact", "defrag", "alarm disarm"] {
+        assert!(hint.contains(command), "{hint}");
+        assert!(alarms().await[0].contains(command));
+    }
+    world.kv.set_full(false);
+    backup(&admin, backup_of(2)).await.unwrap();
+    assert_eq!(alarms().await, Vec::<String>::new());
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{World, backup, backup_of, database, db, reason, wait_for, zone};
+use crate::support::{World, backup, backup_of, database, db, get_job, reason, wait_for, zone};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{Key, Leader, Timeline};
@@ -334,4 +334,44 @@ async fn ten_thousand_poolers_are_listed_as_quickly_as_ten() {
     }
     // A debug build on a busy machine; the benchmark has the real limit.
     assert!(begin.elapsed() / 20 < std::time::Duration::from_millis(100), "{:?}", begin.elapsed() / 20);
+}
+
+/// Between two steps of a restore no claim shows that it is about the cell.
+#[tokio::test]
+async fn a_cell_is_not_removed_while_a_restore_is_about_it() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let params = cellar_model::RestoreParams {
+        target: cellar_model::Target::Latest {},
+        timeline: None,
+        in_place: false,
+        backup: None,
+        onto: Some(zone(3)),
+    };
+    let restore = cellar_model::JobRecord::new(
+        cellar_model::JobId::new(uuid::Uuid::from_u128(5)),
+        cellar_model::JobSpec::Restore(params),
+        db(),
+        zone(3),
+        "me",
+        jiff::Timestamp::UNIX_EPOCH,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    world.put(&Key::Job(db(), restore.id), &restore).await;
+    wait_for("the restore is seen", || async { get_job(&admin, &restore.id.to_string()).await.is_ok() })
+        .await;
+    let remove = async || {
+        let request = v1::RemoveCellRequest { name: zone(3).to_string() };
+        Api::remove_cell(&admin, Request::new(request)).await
+    };
+    assert_eq!(reason(remove().await), "BUSY");
+    let closure = cellar_model::Closure {
+        state: cellar_model::JobState::Failed,
+        time: jiff::Timestamp::UNIX_EPOCH,
+        error: None,
+        result: None,
+    };
+    let ended = cellar_model::JobRecord { closure: Some(closure), ..restore };
+    world.put(&Key::Job(db(), ended.id), &ended).await;
+    wait_for("its end is seen", || async { remove().await.is_ok() }).await;
 }

@@ -39,7 +39,7 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::Unsupported
         | Code::AlreadyEnded => Grpc::FailedPrecondition,
         Code::Busy => Grpc::Aborted,
-        Code::QueueFull | Code::DiskFull | Code::MemoryShort => Grpc::ResourceExhausted,
+        Code::QueueFull | Code::EtcdFull | Code::DiskFull | Code::MemoryShort => Grpc::ResourceExhausted,
         Code::DeadlineExceeded => Grpc::DeadlineExceeded,
         Code::Canceled => Grpc::Cancelled,
         Code::Unavailable => Grpc::Unavailable,

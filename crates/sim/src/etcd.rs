@@ -401,7 +401,7 @@ impl Shared {
         }
         let puts = writes.iter().any(|write| matches!(write, Write::Put { .. }));
         if puts && self.full_until > self.now {
-            return Err(StoreError::Terminal("etcdserver: mvcc: database space exceeded".to_owned()));
+            return Err(StoreError::Full("etcdserver: mvcc: database space exceeded".to_owned()));
         }
         let (outcome, changes) = self.store.txn(guards, writes)?;
         self.publish(&changes);

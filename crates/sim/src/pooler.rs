@@ -15,7 +15,7 @@ use cellar_model::{
 };
 use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes};
 use cellar_system::clock;
-use cellar_topology::{Kv, LeaseKeeper, Mirror, Store};
+use cellar_topology::{Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::outside::{Data, Mark, Outside, Work};
@@ -55,7 +55,7 @@ struct Pooler {
 pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
     let prefixes = setup.keys.watched_by_pooler(&setup.database, &setup.cell);
     let store = Store::new(Arc::clone(&kv), setup.keys.clone());
-    let mirror = Mirror::start(&store, prefixes);
+    let mirror = Mirror::start_with(&store, prefixes, Scope::OpenJobsOf(setup.cell.clone()));
     let member = Rc::new(Member {
         database: setup.database.clone(),
         cell: setup.cell.clone(),

@@ -7,6 +7,9 @@ pub enum StoreError {
     /// that ends with it may or may not have been committed: read again before deciding.
     #[error("etcd cannot be reached ({0})")]
     Retryable(String),
+    /// Its database is full: it takes no write until somebody frees space in it and ends its alarm.
+    #[error("etcd's database is full ({0})")]
+    Full(String),
     /// The same call will fail again.
     #[error("etcd refused the request ({0})")]
     Terminal(String),

@@ -29,6 +29,17 @@ pub struct Listing {
     pub revision: i64,
 }
 
+/// Some of the keys below a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// In the order of their keys.
+    pub entries: Vec<Entry>,
+    /// The revision that the whole listing shows.
+    pub revision: i64,
+    /// Where the next page begins; none after the last.
+    pub next: Option<Vec<u8>>,
+}
+
 /// A condition of a transaction: the key was last changed at this revision. 0 means that there
 /// is no such key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +125,17 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// All entries below `prefix`.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
+    /// The entries below `prefix` a page at a time, so that nobody needs memory for all of them at once: the first page,
+    /// or the one at `next` of the page before, with that page's revision.
+    ///
+    /// [`StoreError::Compacted`] when that revision has been compacted away between two pages. A store that has all
+    /// entries in memory anyway may answer with one page.
+    async fn list_page(&self, prefix: &str, next: Option<(Vec<u8>, i64)>) -> Result<Page, StoreError> {
+        let _ = next;
+        let Listing { entries, revision } = self.list(prefix).await?;
+        Ok(Page { entries, revision, next: None })
+    }
+
     /// Writes everything if every guard holds, and nothing otherwise. All writes get one revision;
     /// a transaction that changes nothing gets none and returns the present one.
     ///
@@ -126,6 +148,11 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// The first item is an empty batch, sent when the watch is open. The stream ends with
     /// [`StoreError::Compacted`] when the revision has been compacted away.
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError>;
+
+    /// The alarms that the store has set, such as `NOSPACE`.
+    async fn alarms(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// A new lease of `ttl` seconds; etcd raises a TTL shorter than 1.5 election timeouts (2 s).
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError>;

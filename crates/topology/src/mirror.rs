@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::store::Store;
+use crate::view::ended::Scope;
 use crate::view::records::View;
 
 /// How soon a new listing follows a broken watch.
@@ -26,6 +27,9 @@ struct Shared {
     version: watch::Sender<u64>,
     /// For each prefix whether its watch is open, else since when it is not.
     watches: RwLock<Vec<Result<(), Instant>>>,
+    scope: Scope,
+    /// Counts the demands for new listings of every prefix.
+    relist: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -47,11 +51,19 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Begins to follow the given prefixes.
+    /// Begins to follow the given prefixes, with everything below them.
     #[must_use]
     pub fn start(store: &Store, prefixes: Vec<String>) -> Self {
+        Self::start_with(store, prefixes, Scope::Everything)
+    }
+
+    /// Begins to follow the given prefixes, with the jobs of `scope`.
+    #[must_use]
+    pub fn start_with(store: &Store, prefixes: Vec<String>, scope: Scope) -> Self {
         let shared = Arc::new(Shared {
-            view: RwLock::default(),
+            view: RwLock::new(View::of_scope(scope.clone())),
+            scope,
+            relist: watch::Sender::new(0),
             version: watch::Sender::new(0),
             watches: RwLock::new(vec![Err(Instant::now()); prefixes.len()]),
         });
@@ -139,22 +151,40 @@ impl Drop for Mirror {
 
 /// One round: list, then watch until the watch breaks.
 async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Result<(), StoreError> {
-    let listing = store.list(prefix).await?;
-    let mut watch = store.kv().watch(prefix, listing.revision + 1).await?;
+    let mut demanded = shared.relist.subscribe();
+    demanded.borrow_and_update();
+    let mut listed = View::of_scope(shared.scope.clone());
+    let mut next = None;
+    let revision = loop {
+        let page = store.kv().list_page(prefix, next.take()).await?;
+        listed.load(store.keys(), &page.entries);
+        match page.next {
+            Some(from) => next = Some((from, page.revision)),
+            None => break page.revision,
+        }
+    };
+    let mut watch = store.kv().watch(prefix, revision + 1).await?;
     // The first item says that the watch is open.
     match watch.next().await {
         Some(Ok(_)) => {}
         Some(Err(error)) => return Err(error),
         None => return Ok(()),
     }
-    shared.view.write().unwrap_or_else(PoisonError::into_inner).replace(
-        store.keys(),
-        prefix,
-        listing.entries,
-    );
+    {
+        let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.replace(store.keys(), prefix, listed);
+        if view.take_behind() {
+            shared.relist.send_modify(|count| *count += 1);
+        }
+    }
     shared.set_open(at, true);
     shared.version.send_modify(|version| *version += 1);
-    while let Some(changes) = watch.next().await {
+    loop {
+        let changes = tokio::select! {
+            changes = watch.next() => changes,
+            _ = demanded.changed() => return Ok(()),
+        };
+        let Some(changes) = changes else { return Ok(()) };
         let changes = changes?;
         if changes.is_empty() {
             continue;
@@ -164,8 +194,10 @@ async fn follow(store: &Store, prefix: &str, at: usize, shared: &Shared) -> Resu
             for change in &changes {
                 view.apply(store.keys(), change);
             }
+            if view.take_behind() {
+                shared.relist.send_modify(|count| *count += 1);
+            }
         }
         shared.version.send_modify(|version| *version += 1);
     }
-    Ok(())
 }

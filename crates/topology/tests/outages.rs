@@ -179,3 +179,24 @@ async fn endpoints_must_be_urls() {
         assert!(matches!(error, StoreError::Terminal(_)), "{endpoints:?}: {error}");
     }
 }
+
+/// The alarm is what an operator must end, so it is told; and a full database is not an etcd that will answer soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_database_is_told_by_its_alarm_and_an_error_of_its_own() {
+    let etcd = Etcd::with_quota(1 << 20);
+    let kv = etcd.kv().await;
+    assert_eq!(kv.alarms().await.unwrap(), Vec::<String>::new());
+    let value = vec![b'x'; 100 << 10];
+    let put = |n: u32| vec![Write::Put { key: format!("k{n}"), value: value.clone(), lease: None }];
+    let mut refused = None;
+    for n in 0..100 {
+        if let Err(error) = kv.txn(vec![], put(n)).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    let error = refused.expect("the quota is reached");
+    assert!(matches!(error, StoreError::Full(_)) && !error.is_retryable(), "{error}");
+    assert_eq!(kv.alarms().await.unwrap(), ["NOSPACE"]);
+    assert!(kv.get("k0").await.unwrap().is_some(), "reading goes on");
+}

@@ -25,6 +25,7 @@ const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a job ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and not kept")]
 pub enum Ending {
     /// It did what was asked.
     Succeeded(Option<JobOutcome>),
@@ -221,6 +222,11 @@ impl ClaimedJob {
         self.run.result = Some(outcome);
     }
 
+    /// The outcome as it is so far.
+    pub(crate) fn outcome_mut(&mut self) -> &mut Option<JobOutcome> {
+        &mut self.run.result
+    }
+
     /// One guarded write of the run as it is.
     async fn write(&mut self, member: &Member) -> Result<bool, StoreError> {
         let keys = Keys::of(&self.record);
@@ -278,6 +284,8 @@ impl ClaimedJob {
             Ending::Failed(error) => (JobState::Failed, Some(error)),
             Ending::Canceled(error) => (JobState::Canceled, Some(error)),
         };
+        self.run.result = self.run.result.take().map(JobOutcome::bounded);
+        let error = error.map(JobError::bounded);
         let note = error.as_ref().map_or("", |error| error.message.as_str()).to_owned();
         self.run.state = state;
         self.run.error = error;

@@ -161,10 +161,9 @@ impl<'a> JobContext<'a> {
         if code == Some(0) {
             return Ok(None);
         }
-        if code.is_none() {
-            // Killed: by its watchdog, when this process stood still for too long.
-            self.check_interrupted()?;
-        }
+        // What is to end this job may also be why pgBackRest failed: its watchdog killed it, or every pooler is told to stop
+        // and the one that it reads from was faster.
+        self.check_interrupted()?;
         let log = read_log(&log_file);
         Ok(Some(FailedCommand { failure: Failure::of_output(code, &log), log }))
     }

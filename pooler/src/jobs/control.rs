@@ -65,7 +65,8 @@ impl Control {
     pub fn interrupted(&self, member: &Member) -> Option<Interruption> {
         let view = member.mirror.view();
         let record = view.jobs.get(&self.id);
-        if record.is_some_and(|record| record.closure.is_some()) {
+        let closed = view.ended.get(&self.id).is_some_and(|ended| ended.closed);
+        if closed || record.is_some_and(|record| record.closure.is_some()) {
             return Some(Interruption::Closed);
         }
         if record.is_some_and(|record| record.cancel.is_some()) {

@@ -15,7 +15,7 @@ pub(crate) fn remove(agent: &Agent) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let id = name.to_str().and_then(|name| name.split('.').next()?.parse::<JobId>().ok());
-        let forgotten = id.is_some_and(|id| !agent.mirror.view().jobs.contains_key(&id));
+        let forgotten = id.is_some_and(|id| !agent.mirror.view().knows(&id));
         let age =
             entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
         if forgotten && age.is_some_and(|age| age > LOG_RETENTION) {

@@ -65,6 +65,7 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
         damaged: report.damaged,
         windows: windows(&survey),
         warnings: found.warnings,
+        ..VerifyResult::default()
     };
     Ok((result, errors))
 }

@@ -1,8 +1,10 @@
 //! What a pooler does for each kind of job, for [`crate::jobs::lanes`] to call.
 
+use std::io::Write;
+use std::path::Path;
 use std::rc::Rc;
 
-use cellar_model::{Code, JobError, JobKind};
+use cellar_model::{Code, JobError, JobKind, JobOutcome};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
@@ -45,13 +47,28 @@ async fn dispatch(context: &mut JobContext<'_>) -> JobResult {
     }
 }
 
+/// Writes an outcome to the job's log whose record will have a part of it only.
+fn log_whole_outcome(log: &Path, outcome: Option<&JobOutcome>) {
+    let Some(outcome) = outcome.filter(|outcome| (*outcome).clone().bounded() != **outcome) else { return };
+    let written = serde_json::to_string_pretty(outcome).map_err(std::io::Error::from).and_then(|text| {
+        let mut file = std::fs::File::options().create(true).append(true).open(log)?;
+        writeln!(file, "\nThe whole result, of which the job's record has a part:\n{text}")
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, log = %log.display(), "the whole result of a job could not be logged");
+    }
+}
+
 struct PoolerJobs {
     agent: Rc<Agent>,
 }
 
 impl JobRunner for PoolerJobs {
     async fn run(&self, job: &mut ClaimedJob, control: &Control) -> Ending {
-        let result = dispatch(&mut JobContext::new(&self.agent, job, control)).await;
+        let mut result = dispatch(&mut JobContext::new(&self.agent, job, control)).await;
+        let log = self.agent.job_log(&job.record.id);
+        let outcome = result.as_mut().ok().unwrap_or_else(|| job.outcome_mut());
+        log_whole_outcome(&log, outcome.as_ref());
         old_logs::remove(&self.agent);
         ending_of(result)
     }

@@ -26,8 +26,13 @@ pub(crate) fn mark_of(agent: &Agent, backup: &BackupInfo) -> Mark {
     match written_mark(backup) {
         Mark::None => {
             let id = annotation(backup, JOB_ANNOTATION).and_then(|id| id.parse::<JobId>().ok());
-            let job = id.and_then(|id| agent.mirror.view().job(&id));
-            job.map_or(Mark::None, |job| Mark::from_job(&backup.label, &job))
+            let view = agent.mirror.view();
+            // One that has not ended says nothing yet.
+            let job = id.and_then(|id| view.ended.get(&id));
+            job.map_or(Mark::None, |job| {
+                let proven = job.backup.as_ref().filter(|_| job.verified);
+                Mark::from_job(&backup.label, job.state, proven)
+            })
         }
         written => written,
     }

@@ -142,3 +142,38 @@ fn a_primary_that_dies_in_the_middle_fails_the_job() {
     cluster.wait_streaming("zone2");
     let _ = cluster.backup("zone2", "full");
 }
+
+/// Every pooler is told to stop at once, and the primary's may end pgBackRest's server before the standby's has ended its
+/// backup.
+#[test]
+fn down_ends_a_backup_as_told_to_stop() {
+    let cluster = loaded();
+    let id = cluster.begin_backup("zone2", "full");
+    wait_for("pgBackRest to copy", Duration::from_secs(60), || {
+        cluster.log_of("zone2", &id).contains("DETAIL: backup file").then_some(())
+    });
+    cluster.cellar(&["down"]);
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_FAILED", "the backup ended before: {job:#}");
+    assert_eq!(job["error"]["code"], "POOLER_RESTARTED", "{job:#}");
+    let message = job["error"]["message"].as_str().unwrap();
+    assert!(message.contains("told to stop"), "{message}");
+}
+
+/// The job has the lock when its cell comes back, and is claimed before PostgreSQL answers.
+#[test]
+fn a_backup_that_waits_for_its_cell_is_taken_when_the_cell_streams() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.load(20);
+    let (holder, held) = held_backup(&cluster, "zone3");
+    let waiting = cluster.json(&["backup", "--from", "zone2", "--queue", "--no-wait"]);
+    let waiting = waiting["id"].as_str().expect("an id").to_owned();
+    cluster.kill_cell("zone2");
+    release(&held);
+    cluster.cellar(&["jobs", "cancel", &holder]);
+    cluster.cellar(&["up"]);
+    let job = cluster.ended(&waiting);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    assert_eq!(job["result"]["backup"]["source"]["cell"], "zone2", "{job:#}");
+}

@@ -1,6 +1,6 @@
 //! Removing a cell: every record that names it, except the jobs, which housekeeping closes.
 
-use cellar_model::{Cell, CellName, Code, DatabaseName, Key, Refusal, plan_cell_removal};
+use cellar_model::{Cell, CellName, Code, DatabaseName, JobRecord, Key, Refusal, plan_cell_removal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
@@ -14,8 +14,9 @@ struct Step {
     cell: Cell,
     cell_revision: i64,
     ordering: Option<OrderingRecord>,
-    /// Recorded primaries that the decision depends on, with their revisions.
-    leaders: Vec<(DatabaseName, i64)>,
+    /// What the decision depends on in each database, with their revisions: its recorded primary, which data it keeps, and
+    /// which job has its lock or waits for it.
+    guards: Vec<(Key, i64)>,
     /// Databases that lose their pooler in this step.
     databases: Vec<DatabaseName>,
     /// Whether it is the last step.
@@ -41,8 +42,8 @@ impl Admin {
                     .expect(&ordering.key(), ordering.revision)
                     .put(&ordering.key(), &ordering.database);
             }
-            for (database, revision) in &step.leaders {
-                transaction = transaction.expect(&Key::Leader(database.clone()), *revision);
+            for (key, revision) in &step.guards {
+                transaction = transaction.expect(key, *revision);
             }
             for database in &step.databases {
                 transaction = transaction
@@ -72,11 +73,20 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
     let Some(cell) = view.cells.get(name).cloned() else {
         return Err(Refusal::new(Code::UnknownCell, format!("there is no cell {name}")).about("cell", name));
     };
-    let running =
-        view.jobs.values().find(|record| record.cell == *name && stage(view, record) == Stage::Running);
+    // A job that multiadmin drives is about its cell also between two of its steps, and while it waits.
+    let is_busy = |record: &&JobRecord| {
+        let stage = stage(view, record);
+        stage == Stage::Running || record.kind().is_driven() && stage != Stage::Ended
+    };
+    let running = view.jobs.values().filter(|record| record.cell == *name).find(is_busy);
     if let Some(record) = running {
         let (id, kind) = (record.id, record.kind());
-        return Err(Refusal::new(Code::Busy, format!("a {kind} runs on cell {name} (job {id})"))
+        let message = if kind.is_driven() {
+            format!("a {kind} in cell {name} has not ended (job {id})")
+        } else {
+            format!("a {kind} runs on cell {name} (job {id})")
+        };
+        return Err(Refusal::new(Code::Busy, message)
             .hint(format!("wait for it (`cellar jobs watch {id}`) or cancel it (`cellar jobs cancel {id}`)"))
             .about("cell", name)
             .about("job", id)
@@ -93,15 +103,19 @@ fn plan(view: &View, name: &CellName) -> Result<Step, Refusal> {
         .collect();
     let last = here.len() <= MAX_DATABASES_PER_STEP;
     here.truncate(MAX_DATABASES_PER_STEP);
-    let leaders = here
+    let guards = here
         .iter()
-        .map(|database| (database.clone(), view.revision(&Key::Leader(database.clone()))))
+        .flat_map(|database| {
+            let db = || database.clone();
+            [Key::Leader(db()), Key::Incarnation(db()), Key::Lock(db())]
+        })
+        .map(|key| (key.clone(), view.revision(&key)))
         .collect();
     Ok(Step {
         cell_revision: view.revision(&Key::Cell(name.clone())),
         ordering: OrderingRecord::of(view),
         cell,
-        leaders,
+        guards,
         databases: here,
         last,
     })

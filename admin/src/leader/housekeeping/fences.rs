@@ -11,7 +11,7 @@ pub(super) fn left_behind(view: &View) -> impl Iterator<Item = Action> {
     view.incarnations.iter().filter_map(|(database, incarnation)| {
         let job = incarnation.fence?;
         let key = Key::Job(database.clone(), job);
-        let unreadable = !view.jobs.contains_key(&job) && view.revision(&key) != 0;
+        let unreadable = !view.knows(&job) && view.revision(&key) != 0;
         let under_way = view.jobs.contains_key(&job) && !view.has_ended(&job);
         (!unreadable && !under_way).then(|| Action::LiftFence {
             database: database.clone(),

@@ -1,12 +1,12 @@
 //! Bounding what is kept of the past.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind, JobRecord};
-use cellar_topology::View;
+use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind};
+use cellar_topology::{EndedJob, View};
 
 use super::Forgotten;
-use crate::jobs::stage::{Stage, job_key, run_key, stage};
 
 /// Ended jobs kept per database: more than a year of daily backups. The simulation keeps fewer, to see some go.
 pub(super) const KEPT: usize = if cfg!(cellar_sim) { 12 } else { 500 };
@@ -14,17 +14,20 @@ pub(super) const KEPT: usize = if cfg!(cellar_sim) { 12 } else { 500 };
 /// Jobs that one transaction deletes. Each takes two guards and two deletions of etcd's 128.
 const BATCH: usize = 40;
 
-/// The last drill of each backup, which the listing of backups shows; those of the newest backups only.
-fn last_drills(view: &View) -> BTreeSet<JobId> {
-    let mut last: BTreeMap<(&DatabaseName, &BackupLabel), &JobRecord> = BTreeMap::new();
-    for record in view.jobs.values().filter(|record| record.kind() == JobKind::Drill) {
-        let Some(drill) = view.run(record).and_then(|run| run.result.as_ref()?.drill()) else { continue };
-        let newest = last.entry((&record.database, &drill.backup)).or_insert(record);
-        if record.create_time > newest.create_time {
-            *newest = record;
+type Ended<'a> = (JobId, Cow<'a, EndedJob>);
+
+/// The last drill of each backup of one database, which the listing of backups shows; those of the newest backups only.
+fn last_drills(ended: &[Ended<'_>]) -> BTreeSet<JobId> {
+    let mut last: BTreeMap<&BackupLabel, &Ended<'_>> = BTreeMap::new();
+    for drill in ended.iter().filter(|(_, job)| job.kind == JobKind::Drill && job.readable_millis.is_some()) {
+        let Some(backup) = &drill.1.backup else { continue };
+        let newest = last.entry(backup).or_insert(drill);
+        if drill.1.create_time > newest.1.create_time {
+            *newest = drill;
         }
     }
-    last.values().rev().take(KEPT / 2).map(|record| record.id).collect()
+    // A label begins with the time of its backup.
+    last.values().rev().take(KEPT / 2).map(|(id, _)| *id).collect()
 }
 
 /// The restores that a confirmation or a rollback still needs, and what fences a database.
@@ -35,36 +38,44 @@ fn in_use(view: &View) -> BTreeSet<JobId> {
 
 /// Jobs to forget, in batches, oldest first.
 pub(super) fn forgettable(view: &View) -> Vec<Vec<Forgotten>> {
-    let mut ended: BTreeMap<&DatabaseName, Vec<&JobRecord>> = BTreeMap::new();
-    let (drills, in_use) = (last_drills(view), in_use(view));
-    for record in view.jobs.values() {
-        // A step is needed for as long as its parent is driven.
-        let driven = record.parent.is_some_and(|parent| !view.has_ended(&parent));
-        let needed = in_use.contains(&record.id)
-            || record.parent.is_some_and(|parent| in_use.contains(&parent))
-            || drills.contains(&record.id);
-        if stage(view, record) == Stage::Ended && !driven && !needed {
-            ended.entry(&record.database).or_default().push(record);
+    let mut of_databases: BTreeMap<DatabaseName, Vec<Ended<'_>>> = BTreeMap::new();
+    for (id, job) in view.ended_jobs() {
+        match of_databases.get_mut(&job.database) {
+            Some(ended) => ended.push((id, job)),
+            None => drop(of_databases.insert(job.database.clone(), vec![(id, job)])),
         }
     }
+    let in_use = in_use(view);
     let mut batches = Vec::new();
-    for (database, mut records) in ended {
-        let Some(surplus) = records.len().checked_sub(KEPT).filter(|surplus| *surplus > 0) else { continue };
-        records.sort_unstable_by_key(|record| (record.create_time, record.id));
-        let lock = view.locks.get(database);
-        let forgotten: Vec<Forgotten> = records[..surplus]
+    for (database, mut ended) in of_databases {
+        if ended.len() <= KEPT {
+            continue;
+        }
+        let drills = last_drills(&ended);
+        ended.retain(|(id, job)| {
+            // A step is needed for as long as its parent is driven.
+            let driven = job.parent.is_some_and(|parent| !view.has_ended(&parent));
+            let needed = in_use.contains(id)
+                || job.parent.is_some_and(|parent| in_use.contains(&parent))
+                || drills.contains(id);
+            !driven && !needed
+        });
+        let Some(surplus) = ended.len().checked_sub(KEPT).filter(|surplus| *surplus > 0) else { continue };
+        ended.sort_unstable_by_key(|(id, job)| (job.create_time, *id));
+        let lock = view.locks.get(&database);
+        let forgotten: Vec<Forgotten> = ended[..surplus]
             .iter()
             // What is in the lock is taken out of it first; a claim that still lives goes first too.
-            .filter(|record| {
-                !lock.is_some_and(|lock| lock.holder == Some(record.id) || lock.queue.contains(&record.id))
-                    && view.claim(record).is_none()
+            .filter(|(id, job)| {
+                !lock.is_some_and(|lock| lock.holder == Some(*id) || lock.queue.contains(id))
+                    && !view.claims.contains_key(&(database.clone(), job.cell.clone(), *id))
             })
-            .map(|record| Forgotten {
-                database: record.database.clone(),
-                cell: record.cell.clone(),
-                id: record.id,
-                job_revision: view.revision(&job_key(record)),
-                run_revision: view.revision(&run_key(record)),
+            .map(|(id, job)| Forgotten {
+                database: database.clone(),
+                cell: job.cell.clone(),
+                id: *id,
+                job_revision: job.job_revision,
+                run_revision: job.run_revision,
             })
             .collect();
         batches.extend(forgotten.chunks(BATCH).map(<[_]>::to_vec));

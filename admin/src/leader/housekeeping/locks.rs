@@ -1,20 +1,28 @@
 //! What each database's lock should be.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use cellar_model::{DatabaseName, JobRecord, Key, Lock};
 use cellar_topology::View;
 
 use crate::jobs::stage::{Stage, has_ended, stage};
 
-/// Databases that have a lock or need one.
-pub(super) fn databases(view: &View) -> BTreeSet<DatabaseName> {
-    let of_jobs = view.jobs.values().map(|record| &record.database);
-    view.locks.keys().chain(of_jobs).cloned().collect()
+/// Databases that have a lock or need one, each with the lock as it should be if it is not so already.
+pub(super) fn moved_on(view: &View) -> Vec<(DatabaseName, Lock)> {
+    let mut orphaned = orphaned_jobs(view);
+    let databases: Vec<DatabaseName> = view.locks.keys().chain(orphaned.keys()).cloned().collect();
+    let mut moved = BTreeMap::new();
+    for database in databases {
+        let orphaned = orphaned.remove(&database).unwrap_or_default();
+        if let Some(lock) = lock_of(view, &database, orphaned) {
+            moved.entry(database).or_insert(lock);
+        }
+    }
+    moved.into_iter().collect()
 }
 
 /// The lock as it should be; `None` when it is so already.
-pub(super) fn moved_on(view: &View, database: &DatabaseName) -> Option<Lock> {
+fn lock_of(view: &View, database: &DatabaseName, orphaned: Vec<&JobRecord>) -> Option<Lock> {
     let old = view.locks.get(database);
     if old.is_none() && view.revision(&Key::Lock(database.clone())) != 0 {
         // Unreadable: whoever holds it is not known. A person must look.
@@ -22,7 +30,7 @@ pub(super) fn moved_on(view: &View, database: &DatabaseName) -> Option<Lock> {
     }
     let old = old.cloned().unwrap_or_default();
     let mut lock = old.advanced(|id| has_ended(view, database, id));
-    for record in orphaned_jobs(view, database, &lock) {
+    for record in orphaned {
         if lock.holder.is_none() {
             lock.holder = Some(record.id);
         } else {
@@ -32,21 +40,27 @@ pub(super) fn moved_on(view: &View, database: &DatabaseName) -> Option<Lock> {
     (lock != old).then_some(lock)
 }
 
-/// Jobs that have not ended and are not in the lock: somebody changed the lock by hand.
+/// Jobs that have not ended and are not in their database's lock: somebody changed the lock by hand.
 /// Those that have begun come first, so that nothing is started beside them.
-fn orphaned_jobs<'a>(view: &'a View, database: &DatabaseName, lock: &Lock) -> Vec<&'a JobRecord> {
-    let mut orphaned_jobs: Vec<(bool, &JobRecord)> = view
+fn orphaned_jobs(view: &View) -> BTreeMap<DatabaseName, Vec<&JobRecord>> {
+    let mut orphaned: BTreeMap<DatabaseName, Vec<(bool, &JobRecord)>> = BTreeMap::new();
+    let may_hold = view
         .jobs
         .values()
-        .filter(|record| record.database == *database)
         // A step works under its parent's place.
-        .filter(|record| record.kind().takes_lock() && record.parent.is_none())
-        .filter(|record| lock.holder != Some(record.id) && !lock.queue.contains(&record.id))
-        .filter_map(|record| match stage(view, record) {
-            Stage::Ended => None,
-            stage => Some((stage == Stage::Pending, record)),
-        })
-        .collect();
-    orphaned_jobs.sort_by_key(|(pending, record)| (*pending, record.create_time, record.id));
-    orphaned_jobs.into_iter().map(|(_, record)| record).collect()
+        .filter(|record| record.kind().takes_lock() && record.parent.is_none());
+    for record in may_hold {
+        let lock = view.locks.get(&record.database);
+        let placed =
+            lock.is_some_and(|lock| lock.holder == Some(record.id) || lock.queue.contains(&record.id));
+        let stage = stage(view, record);
+        if !placed && stage != Stage::Ended {
+            orphaned.entry(record.database.clone()).or_default().push((stage == Stage::Pending, record));
+        }
+    }
+    let sorted = orphaned.into_iter().map(|(database, mut jobs)| {
+        jobs.sort_by_key(|(pending, record)| (*pending, record.create_time, record.id));
+        (database, jobs.into_iter().map(|(_, record)| record).collect())
+    });
+    sorted.collect()
 }

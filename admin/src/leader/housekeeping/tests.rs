@@ -368,7 +368,7 @@ fn audit_records_are_bounded_too() {
             "outcome": "AUDIT_OUTCOME_ALLOWED",
         }))
         .unwrap();
-        world.view.audit.insert(call.id, call);
+        world.view.audit.insert(call.id, call.outcome);
     }
     let oldest: Vec<AuditId> = world.view.audit.keys().take(surplus).copied().collect();
     let mut forgotten = Vec::new();

@@ -18,6 +18,7 @@ pub(crate) async fn poolers(target: &Target, database: &str) -> Outcome<ListPool
             target.call(request, async |mut client, request| client.list_poolers(request).await).await?;
         all.poolers.extend(page.poolers);
         all.unreadable_records = page.unreadable_records;
+        all.etcd_alarms.extend(page.etcd_alarms);
         if page.next_page_token.is_empty() {
             return Ok(all);
         }

@@ -52,6 +52,7 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
             problems.push(format!("cell {cell}: its pgBackRest TLS server does not answer"));
         }
     }
+    problems.extend(answer.etcd_alarms.iter().cloned());
     problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));
     problems
 }

@@ -76,6 +76,7 @@ async fn render(target: &Target, global: &Global, poolers: &ListPoolersResponse)
             text.push_str(&format!("\n{}", status::database(view, &poolers.poolers)));
         }
     }
+    text.push_str(&section("alarms", &poolers.etcd_alarms));
     let unreadable: BTreeSet<String> = poolers.unreadable_records.iter().cloned().collect();
     let unreadable: Vec<String> = unreadable.into_iter().collect();
     text.push_str(&section("records in etcd that multiadmin cannot read and skips", &unreadable));

@@ -35,8 +35,17 @@ fn cells(plan: &RestorePlan) -> String {
     table.render()
 }
 
+/// Says how many more there are than a result lists, and where they are; empty when there are no more.
+pub(crate) fn more_line(job: &Job, more: u32, what: &str) -> String {
+    if more == 0 {
+        String::new()
+    } else {
+        format!("… and {more} more {what}: `cellar jobs logs {}` has them all\n", job.id)
+    }
+}
+
 /// From where to where each backup can be restored, as a section of its own; empty without backups.
-pub(crate) fn windows_section(windows: &[RecoveryWindow]) -> String {
+pub(crate) fn windows_section(job: &Job, windows: &[RecoveryWindow], more: u32) -> String {
     if windows.is_empty() {
         return String::new();
     }
@@ -52,7 +61,7 @@ pub(crate) fn windows_section(windows: &[RecoveryWindow]) -> String {
             window.gap.clone(),
         ]);
     }
-    format!("\nrecovery windows:\n{}", table.render())
+    format!("\nrecovery windows:\n{}{}", table.render(), more_line(job, more, "windows"))
 }
 
 /// What a restore would do.
@@ -77,7 +86,7 @@ pub(crate) fn plan(job: &Job, plan: &RestorePlan) -> String {
     if !plan.cells.is_empty() {
         text.push_str(&format!("\n{}", cells(plan)));
     }
-    text.push_str(&windows_section(&plan.windows));
+    text.push_str(&windows_section(job, &plan.windows, plan.more_windows));
     text.push_str(&section("warnings", &plan.warnings));
     text
 }

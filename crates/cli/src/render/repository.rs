@@ -3,7 +3,7 @@
 use cellar_api::v1::{CheckResult, ExpireResult, Job, Verified, VerifyResult};
 
 use crate::render::facts::section;
-use crate::render::plan::windows_section;
+use crate::render::plan::{more_line, windows_section};
 use crate::render::table::Table;
 use crate::render::units;
 
@@ -23,12 +23,15 @@ pub(crate) fn expired(job: &Job, result: &ExpireResult) -> String {
         rows.sort();
         rows.into_iter().for_each(|row| table.row(row));
         text.push_str(&table.render());
+        text.push_str(&more_line(job, result.more_backups, &format!("backups, {expired}")));
+        text.push_str(&more_line(job, result.more_kept, "backups, kept"));
         for range in &result.wal {
             text.push_str(&format!(
                 "WAL {} to {} of {}: {expired}\n",
                 range.start, range.stop, range.archive
             ));
         }
+        text.push_str(&more_line(job, result.more_wal, &format!("ranges of WAL, {expired}")));
     }
     text.push_str(&section("warnings", &result.warnings));
     text
@@ -54,8 +57,10 @@ pub(crate) fn verified(job: &Job, result: &VerifyResult) -> String {
     result.backups.iter().for_each(|backup| row(backup.name.clone(), backup));
     result.archives.iter().for_each(|archive| row(format!("WAL of {}", archive.name), archive));
     text.push_str(&table.render());
+    text.push_str(&more_line(job, result.more_backups, "backups"));
+    text.push_str(&more_line(job, result.more_archives, "archives"));
     text.push_str(&section("damaged", &result.damaged));
-    text.push_str(&windows_section(&result.windows));
+    text.push_str(&windows_section(job, &result.windows, result.more_windows));
     text.push_str(&section("warnings", &result.warnings));
     text
 }

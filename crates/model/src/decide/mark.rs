@@ -2,7 +2,6 @@
 
 use crate::records::backup::BackupLabel;
 use crate::records::job::id::JobId;
-use crate::records::job::record::Job;
 use crate::records::job::run::JobState;
 
 /// What the repo's annotation `cellar-proof` says of a backup.
@@ -33,15 +32,15 @@ impl Mark {
         }
     }
 
-    /// The mark of a backup that has none, from the job that made it, if that has ended.
+    /// The mark of a backup that has none, from the job that made it, if that has ended: its state, and the backup that
+    /// its result says is proven.
     ///
     /// Backups that are older than the mark are proven by their job's record, for as long as it is kept.
     #[must_use]
-    pub fn from_job(label: &BackupLabel, job: &Job) -> Self {
-        let result = job.result.as_ref().and_then(|outcome| outcome.backup());
-        match result.filter(|result| result.label == *label && result.source.verified) {
-            Some(_) if job.state.is_terminal() => Self::Proven,
-            _ if job.state.is_terminal() && job.state != JobState::Succeeded => Self::Unproven,
+    pub fn from_job(label: &BackupLabel, state: JobState, proven: Option<&BackupLabel>) -> Self {
+        match proven.filter(|proven| *proven == label) {
+            Some(_) if state.is_terminal() => Self::Proven,
+            _ if state.is_terminal() && state != JobState::Succeeded => Self::Unproven,
             _ => Self::None,
         }
     }

@@ -157,22 +157,22 @@ pub const MAX_AUDIT_RECORDS: usize = 1000;
 /// refusals, which must not push out the records of changes.
 const MAX_REFUSALS: usize = 250;
 
-/// Which records are to be deleted from etcd, of those it has in the order of their ids.
+/// Which records are to be deleted from etcd, of those it has: their ids, in that order, and how the calls ended.
 #[must_use]
-pub fn forgettable_audit<'a>(
-    records: impl ExactSizeIterator<Item = &'a AuditRecord> + Clone,
+pub fn forgettable_audit(
+    records: impl ExactSizeIterator<Item = (AuditId, AuditOutcome)> + Clone,
 ) -> Vec<AuditId> {
     let Some(surplus) = records.len().checked_sub(MAX_AUDIT_RECORDS).filter(|surplus| *surplus > 0) else {
         return Vec::new();
     };
-    let is_refusal = |record: &&AuditRecord| record.outcome == AuditOutcome::Refused;
+    let is_refusal = |(_, outcome): &(AuditId, AuditOutcome)| *outcome == AuditOutcome::Refused;
     let spare = records.clone().filter(is_refusal).count().saturating_sub(MAX_REFUSALS).min(surplus);
     let mut forgotten: Vec<AuditId> =
-        records.clone().filter(is_refusal).take(spare).map(|record| record.id).collect();
+        records.clone().filter(is_refusal).take(spare).map(|(id, _)| id).collect();
     // The oldest of the others, and of the refusals that were to stay.
     let gone = forgotten.last().copied();
-    let others = records.filter(|record| !is_refusal(record) || gone.is_none_or(|gone| record.id > gone));
-    forgotten.extend(others.take(surplus - spare).map(|record| record.id));
+    let others = records.filter(|record| !is_refusal(record) || gone.is_none_or(|gone| record.0 > gone));
+    forgotten.extend(others.take(surplus - spare).map(|(id, _)| id));
     forgotten
 }
 

@@ -63,6 +63,15 @@ pub struct ExpireResult {
     /// The backups that stay, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<BackupLabel>,
+    /// How many there are beyond those of `backups`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_backups: u32,
+    /// How many there are beyond those of `wal`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_wal: u32,
+    /// How many there are beyond those of `kept`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_kept: u32,
     /// What an operator should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -112,6 +121,15 @@ pub struct VerifyResult {
     /// From where to where each backup can be taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<RecoveryWindow>,
+    /// How many there are beyond those of `backups`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_backups: u32,
+    /// How many there are beyond those of `archives`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_archives: u32,
+    /// How many there are beyond those of `windows`.
+    #[serde(skip_serializing_if = "json::is_zero_u32")]
+    pub more_windows: u32,
     /// What an operator should know though it breaks nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -78,6 +78,9 @@ pub struct RestorePlan {
     /// Where each backup can be taken.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub windows: Vec<RecoveryWindow>,
+    /// How many there are beyond those of `windows`.
+    #[serde(skip_serializing_if = "json::is_zero_u32", default)]
+    pub more_windows: u32,
     /// What happens to each cell.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub cells: Vec<CellPlan>,

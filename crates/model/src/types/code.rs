@@ -68,6 +68,8 @@ codes! {
     LastCell = "LAST_CELL",
     /// Too many jobs wait.
     QueueFull = "QUEUE_FULL",
+    /// etcd's database is full.
+    EtcdFull = "ETCD_FULL",
     /// There is no room on the disk.
     DiskFull = "DISK_FULL",
     /// The backup ran but its source could not be proven.

@@ -88,6 +88,12 @@ pub(crate) fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+/// The same for a `u32`.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_zero_u32(value: &u32) -> bool {
+    *value == 0
+}
+
 /// `#[serde(with)]` for a `u64`, which proto3 JSON writes as a string and reads as either.
 pub(crate) mod u64_text {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -1,19 +1,20 @@
 //! An etcd client that is a [`Kv`].
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
-    LeaseClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
-    WatchResponse,
+    AlarmAction, AlarmType, AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType,
+    GetOptions, KeyValue, KvClient, LeaseClient, MaintenanceClient, PutOptions, SortOrder, SortTarget,
+    TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchResponse,
 };
 use futures_util::{StreamExt, stream};
 
 use crate::error::StoreError;
 use crate::etcd::errors::classify;
-use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, TxnOutcome, WatchStream, Write};
+use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, Page, TxnOutcome, WatchStream, Write};
 
 /// The TLS configuration of an etcd client.
 pub type EtcdTls = TlsOptions;
@@ -29,8 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Keys per request when listing, so that no single answer blocks etcd's connection for long.
-const LIST_PAGE_SIZE: i64 = 1000;
+/// Keys per request when listing, so that no single answer blocks etcd's connection for long, or needs much memory here.
+const LIST_PAGE_SIZE: i64 = 100;
 
 /// gRPC clients refuse answers above 4 MiB by default. etcd limits the size of requests, not of
 /// answers: a page, or the past changes that a watch begins with, is as large as the records in it.
@@ -49,6 +50,7 @@ struct Connected {
     watch: WatchClient,
     lease: LeaseClient,
     auth: AuthClient,
+    maintenance: MaintenanceClient,
 }
 
 impl std::fmt::Debug for EtcdKv {
@@ -106,6 +108,7 @@ impl Connected {
             watch: client.watch_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
             lease: client.lease_client(),
             auth: client.auth_client(),
+            maintenance: client.maintenance_client(),
         })
     }
 }
@@ -157,38 +160,44 @@ impl Kv for EtcdKv {
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut client = self.clients().kv;
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut revision = 0;
-        let end = prefix_end(prefix);
-        let mut from = prefix.as_bytes().to_vec();
+        let (mut entries, mut next) = (Vec::new(), None);
         loop {
-            // All pages at the first page's revision: one consistent picture.
-            let options = GetOptions::new()
-                .with_range(end.clone())
-                .with_limit(LIST_PAGE_SIZE)
-                .with_sort(SortTarget::Key, SortOrder::Ascend)
-                .with_revision(revision);
-            let response = match timed(client.get(from.clone(), Some(options))).await {
-                Err(StoreError::Compacted) => {
-                    // Somebody compacted between two pages: start again.
-                    (entries, revision, from) = (Vec::new(), 0, prefix.as_bytes().to_vec());
-                    continue;
+            match self.list_page(prefix, next.take()).await {
+                // Somebody compacted between two pages: start again.
+                Err(StoreError::Compacted) => entries.clear(),
+                page => {
+                    let page = page?;
+                    entries.extend(page.entries);
+                    match page.next {
+                        Some(from) => next = Some((from, page.revision)),
+                        None => return Ok(Listing { entries, revision: page.revision }),
+                    }
                 }
-                response => response?,
-            };
-            if revision == 0 {
-                revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-            }
-            entries.extend(response.kvs().iter().map(entry));
-            match response.kvs().last() {
-                Some(last) if response.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
-                }
-                _ => return Ok(Listing { entries, revision }),
             }
         }
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<(Vec<u8>, i64)>) -> Result<Page, StoreError> {
+        let mut client = self.clients().kv;
+        // All pages at the first page's revision: one consistent picture.
+        let (from, revision) = next.unwrap_or_else(|| (prefix.as_bytes().to_vec(), 0));
+        let options = GetOptions::new()
+            .with_range(prefix_end(prefix))
+            .with_limit(LIST_PAGE_SIZE)
+            .with_sort(SortTarget::Key, SortOrder::Ascend)
+            .with_revision(revision);
+        let response = timed(client.get(from, Some(options))).await?;
+        let of_first = || response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let next = response.kvs().last().filter(|_| response.more()).map(|last| {
+            let mut from = last.key().to_vec();
+            from.push(0);
+            from
+        });
+        Ok(Page {
+            entries: response.kvs().iter().map(entry).collect(),
+            revision: if revision == 0 { of_first() } else { revision },
+            next,
+        })
     }
 
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
@@ -236,6 +245,18 @@ impl Kv for EtcdKv {
             Some((item, watch))
         });
         Ok(stream::once(std::future::ready(first)).chain(rest).boxed())
+    }
+
+    async fn alarms(&self) -> Result<Vec<String>, StoreError> {
+        let mut client = self.clients().maintenance;
+        let response = timed(client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+        let names = response.alarms().iter().map(|alarm| match alarm.alarm() {
+            AlarmType::None => "NONE".to_owned(),
+            AlarmType::Nospace => "NOSPACE".to_owned(),
+            AlarmType::Corrupt => "CORRUPT".to_owned(),
+        });
+        // Each member sets its own.
+        Ok(names.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {

@@ -6,9 +6,12 @@ use crate::error::StoreError;
 
 /// The error as callers of the store see it.
 pub(super) fn classify(error: &Error) -> StoreError {
-    use tonic_code::{is_compacted, is_retryable};
+    use tonic_code::{is_compacted, is_full, is_retryable};
     match error {
         Error::GRpcStatus(status) if is_compacted(status.message()) => StoreError::Compacted,
+        Error::GRpcStatus(status) if is_full(status.message()) => {
+            StoreError::Full(status.message().to_owned())
+        }
         Error::GRpcStatus(status) if is_retryable(status.code() as i32, status.message()) => {
             StoreError::Retryable(status.message().to_owned())
         }
@@ -26,13 +29,16 @@ mod tonic_code {
     const RETRYABLE: [i32; 6] = [1, 2, 4, 8, 10, 14];
 
     pub(super) fn is_retryable(code: i32, message: &str) -> bool {
-        // Two that travel as RESOURCE_EXHAUSTED and stay: a full backend (the NOSPACE alarm), until
-        // somebody acts, and a request larger than etcd's gRPC server receives.
+        // It travels as RESOURCE_EXHAUSTED and stays: a request larger than etcd's gRPC server receives.
         RETRYABLE.contains(&code)
-            && !message.contains("database space exceeded")
             && !message.contains("message larger than max")
             // Travels as INVALID_ARGUMENT: permissions changed while the request was under way.
             || message.contains("revision of auth store is old")
+    }
+
+    /// The alarm NOSPACE is set. The text is etcd's own, the same from 3.4 to 3.6.
+    pub(super) fn is_full(message: &str) -> bool {
+        message.contains("database space exceeded")
     }
 
     pub(super) fn is_compacted(message: &str) -> bool {

@@ -27,6 +27,7 @@ struct Shared {
     store: StoreState,
     watchers: Vec<Watcher>,
     unreachable: bool,
+    full: bool,
     begun: Option<Instant>,
 }
 
@@ -82,6 +83,11 @@ impl MemoryKv {
         }
     }
 
+    /// Makes it take no write, as an etcd whose database is full, until called with `false`.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
     /// Forgets all history before the present revision, as etcd's compaction does. An open
     /// watch goes on undisturbed.
     pub fn compact(&self) {
@@ -105,6 +111,9 @@ impl Kv for MemoryKv {
 
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
         let mut shared = self.reachable()?;
+        if shared.full && writes.iter().any(|write| matches!(write, Write::Put { .. })) {
+            return Err(StoreError::Full("etcdserver: mvcc: database space exceeded".to_owned()));
+        }
         let (outcome, changes) = shared.store.txn(&guards, writes)?;
         shared.publish(&changes);
         Ok(outcome)
@@ -134,6 +143,10 @@ impl Kv for MemoryKv {
             }
         });
         Ok(changes.boxed())
+    }
+
+    async fn alarms(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.reachable()?.full.then(|| "NOSPACE".to_owned()).into_iter().collect())
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {

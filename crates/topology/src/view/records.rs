@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
-    AuditId, AuditRecord, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
+    AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
     JobRecord, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule, ScheduleName,
     Snapshot, join, with_steps,
 };
+
+use crate::view::ended::{EndedJob, Scope};
 
 /// Where a run and its claim lie: below the pooler that writes them.
 ///
@@ -30,10 +32,12 @@ pub struct View {
     pub status: BTreeMap<(DatabaseName, CellName), PoolerStatus>,
     /// Each database's recorded primary.
     pub leaders: BTreeMap<DatabaseName, Leader>,
-    /// Jobs as they were requested.
+    /// Jobs as they were requested; see [`Scope`] for which.
     pub jobs: BTreeMap<JobId, JobRecord>,
     /// How jobs run or ended, by where each record lies; [`View::run`] finds a job's own.
     pub runs: BTreeMap<RunKey, Run>,
+    /// Summaries of jobs that have ended and are not in `jobs`.
+    pub ended: BTreeMap<JobId, EndedJob>,
     /// Which pooler process works on which job, by where each record lies; [`View::claim`] finds a job's own.
     pub claims: BTreeMap<RunKey, String>,
     /// Locks and queues.
@@ -46,14 +50,17 @@ pub struct View {
     pub revocations: Option<RevocationList>,
     /// The leading multiadmin.
     pub admin_leader: Option<String>,
-    /// Copies of the newest audit records.
-    pub audit: BTreeMap<AuditId, AuditRecord>,
+    /// The newest calls that etcd has a record of, and how each ended.
+    pub audit: BTreeMap<AuditId, AuditOutcome>,
     /// Open jobs among the skipped ones that a process of a newer build can begin or drives: their kind is unknown here,
     /// or is one of those that multiadmin drives.
     pub newer_jobs: BTreeSet<JobId>,
     /// Keys that were skipped, and why.
     pub unreadable: BTreeMap<String, String>,
     pub(super) revisions: HashMap<Key, i64>,
+    pub(super) scope: Scope,
+    /// Set when records are needed again that were given up with a summary.
+    pub(super) is_behind: bool,
 }
 
 fn run_key(record: &JobRecord) -> RunKey {
@@ -64,7 +71,7 @@ impl View {
     /// The revision of a record's last change, for a guard; 0 when there is no such record.
     #[must_use]
     pub fn revision(&self, key: &Key) -> i64 {
-        self.revisions.get(key).copied().unwrap_or(0)
+        self.revisions.get(key).copied().or_else(|| self.ended_revision(key)).unwrap_or(0)
     }
 
     /// The records that planning reads.
@@ -80,7 +87,7 @@ impl View {
         }
     }
 
-    /// A job joined with its run; a driven one also with its steps.
+    /// A job joined with its run; a driven one also with its steps. None for one that the view has a summary of.
     #[must_use]
     pub fn job(&self, id: &JobId) -> Option<Job> {
         let record = self.jobs.get(id)?;
@@ -130,10 +137,13 @@ impl View {
     }
 
     /// Whether a job has ended. A job that is not there has ended; one that cannot be read may still run.
+    ///
+    /// Not for jobs that the view's [`Scope`] leaves out.
     #[must_use]
     pub fn has_ended(&self, id: &JobId) -> bool {
         let Some(record) = self.jobs.get(id) else {
-            return !self.revisions.keys().any(|key| matches!(key, Key::Job(_, job) if job == id));
+            let (of_jobs, name) = ("/jobs/", format!("/{id}"));
+            return !self.unreadable.keys().any(|path| path.contains(of_jobs) && path.ends_with(&name));
         };
         record.closure.is_some() || self.run(record).is_some_and(|run| run.state.is_terminal())
     }

@@ -48,6 +48,12 @@ impl Subject {
         self.view.apply(&self.keys, &change);
     }
 
+    fn list(&mut self, prefix: &str, entries: &[Entry]) {
+        let mut listed = View::of_scope(self.view.scope.clone());
+        listed.load(&self.keys, entries);
+        self.view.replace(&self.keys, prefix, listed);
+    }
+
     fn unreadable(&self) -> Vec<&str> {
         self.view.unreadable.keys().map(String::as_str).collect()
     }
@@ -160,7 +166,7 @@ fn a_listing_replaces_only_what_lies_below_its_prefix() {
     let kept = s.record(&zone(2).1, &cell("zone2", 7));
     let corrupt = s.entry("/cellar/demo/cells/zone4", b"[]");
     let keys = s.keys.clone();
-    s.view.replace(&keys, &keys.kind("cells"), vec![kept.clone(), corrupt.clone()]);
+    s.list(&keys.kind("cells"), &[kept.clone(), corrupt.clone()]);
     assert_eq!(s.view.cells.keys().collect::<Vec<_>>(), [&zone(2).0]);
     assert_eq!(s.view.cells[&zone(2).0].index, 7);
     assert_eq!(s.view.databases.keys().collect::<Vec<_>>(), [&app]);
@@ -168,7 +174,7 @@ fn a_listing_replaces_only_what_lies_below_its_prefix() {
     let revisions = [1, 2, 3, 4].map(|n| s.view.revision(&zone(n).1));
     assert_eq!(revisions, [0, kept.revision, 0, corrupt.revision]);
     // A listing of everything removes what it does not contain.
-    s.view.replace(&keys, &keys.all(), vec![]);
+    s.list(&keys.all(), &[]);
     assert_eq!(s.view, View::default());
 }
 
@@ -199,7 +205,7 @@ fn each_kind_of_record_is_stored_and_removed() {
     assert_eq!(view.job(&job.id).unwrap().state, JobState::Running);
     let keys = s.keys.clone();
     let paths: Vec<String> = s.view.revisions.keys().map(|key| keys.path(key)).collect();
-    assert_eq!(s.view.audit[&audit.parse().unwrap()].rpc, "Backup");
+    assert_eq!(s.view.audit[&audit.parse().unwrap()], cellar_model::AuditOutcome::Allowed);
     assert_eq!(paths.len(), 9);
     for path in paths {
         s.delete(&path);

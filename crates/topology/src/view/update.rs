@@ -8,6 +8,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::kv::{Change, Entry};
+use crate::view::ended::{Scope, slimmed};
 use crate::view::records::View;
 
 /// Whether this, which is no [`JobRecord`] to this build, is a job that a newer build can begin or drive.
@@ -26,35 +27,64 @@ fn is_open_job_of_newer_build(value: &[u8]) -> bool {
 }
 
 impl View {
-    /// Replaces everything below `prefix` by a listing.
-    pub(crate) fn replace(&mut self, keys: &Keyspace, prefix: &str, entries: Vec<Entry>) {
+    /// Takes in entries of a listing that is not complete yet.
+    pub(crate) fn load(&mut self, keys: &Keyspace, entries: &[Entry]) {
+        for entry in entries {
+            self.put(keys, entry, true);
+        }
+    }
+
+    /// Replaces everything below `prefix` by a complete listing.
+    pub(crate) fn replace(&mut self, keys: &Keyspace, prefix: &str, mut listed: Self) {
+        let expected = self.expect_listing(keys, prefix);
         let stale: Vec<Key> =
             self.revisions.keys().filter(|key| keys.path(key).starts_with(prefix)).cloned().collect();
         for key in stale {
             self.remove(&key);
+            self.remove_ended(&key);
         }
         self.unreadable.retain(|path, _| !path.starts_with(prefix));
-        for entry in entries {
-            self.put(keys, &entry);
-        }
+        self.merge_jobs(&mut listed, &expected);
+        self.cells.append(&mut listed.cells);
+        self.databases.append(&mut listed.databases);
+        self.poolers.append(&mut listed.poolers);
+        self.status.append(&mut listed.status);
+        self.leaders.append(&mut listed.leaders);
+        self.claims.append(&mut listed.claims);
+        self.locks.append(&mut listed.locks);
+        self.incarnations.append(&mut listed.incarnations);
+        self.schedules.append(&mut listed.schedules);
+        self.audit.append(&mut listed.audit);
+        self.revocations = listed.revocations.or(self.revocations.take());
+        self.admin_leader = listed.admin_leader.or(self.admin_leader.take());
+        self.unreadable.append(&mut listed.unreadable);
+        self.newer_jobs.append(&mut listed.newer_jobs);
+        // Those of jobs and runs were taken in with their records, unless these cannot be read.
+        let others = listed.revisions.into_iter().filter(|(key, _)| {
+            !matches!(key, Key::Job(..) | Key::Run(..)) || self.unreadable.contains_key(&keys.path(key))
+        });
+        self.revisions.extend(others);
     }
 
     /// Applies one change.
     pub fn apply(&mut self, keys: &Keyspace, change: &Change) {
         match change {
-            Change::Put(entry) => self.put(keys, entry),
+            Change::Put(entry) => self.put(keys, entry, false),
             Change::Delete { key: path, .. } => {
                 self.unreadable.remove(path);
-                if let Some(key) = keys.parse(path) {
+                if let Some(key) = keys.parse(path)
+                    && !self.remove_ended(&key)
+                {
                     self.remove(&key);
                 }
             }
         }
     }
 
-    fn put(&mut self, keys: &Keyspace, entry: &Entry) {
+    /// `listing` is set while the records of other jobs may be missing.
+    fn put(&mut self, keys: &Keyspace, entry: &Entry, listing: bool) {
         let outcome = match keys.parse(&entry.key) {
-            Some(key) => self.insert(key, entry),
+            Some(key) => self.insert(key, entry, listing),
             None => Err("no record of Cellar has such a key".to_owned()),
         };
         match outcome {
@@ -64,6 +94,7 @@ impl View {
             Err(reason) => {
                 // The old value is out of date, too.
                 if let Some(key) = keys.parse(&entry.key) {
+                    self.remove_ended(&key);
                     self.remove(&key);
                     if let Key::Job(_, id) = &key
                         && is_open_job_of_newer_build(&entry.value)
@@ -79,7 +110,7 @@ impl View {
         }
     }
 
-    fn insert(&mut self, key: Key, entry: &Entry) -> Result<(), String> {
+    fn insert(&mut self, key: Key, entry: &Entry, listing: bool) -> Result<(), String> {
         fn read<R: DeserializeOwned>(entry: &Entry) -> Result<R, String> {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
         }
@@ -117,12 +148,23 @@ impl View {
             Key::Job(db, id) => {
                 let record: JobRecord = read(entry)?;
                 check_subject(&(db, id), &(&record.database, &record.id))?;
-                self.jobs.insert(*id, record);
+                let (id, is_step) = (*id, record.parent.is_some());
+                self.insert_job(record, entry.revision);
+                // Whether a step is needed shows its parent, which may come later in a listing.
+                if !(listing && is_step) {
+                    self.settle(&id);
+                }
+                return Ok(());
             }
             Key::Run(db, cell, id) => {
                 let record: Run = read(entry)?;
                 check_subject(&(db, cell, id), &(&record.database, &record.cell, &record.id))?;
-                self.runs.insert((db.clone(), cell.clone(), *id), record);
+                // In a listing the runs come after all jobs.
+                let id = *id;
+                let slim = matches!(self.scope, Scope::OpenJobsOf(_)) && record.state.is_terminal();
+                self.insert_run(if slim { slimmed(record) } else { record }, entry.revision);
+                self.settle(&id);
+                return Ok(());
             }
             Key::Claim(db, cell, id) => {
                 self.claims.insert((db.clone(), cell.clone(), *id), read(entry)?);
@@ -143,7 +185,7 @@ impl View {
             Key::Audit(id) => {
                 let record: AuditRecord = read(entry)?;
                 check_subject(id, &record.id)?;
-                self.audit.insert(*id, record);
+                self.audit.insert(*id, record.outcome);
             }
         }
         self.revisions.insert(key, entry.revision);
@@ -162,6 +204,7 @@ impl View {
                 self.newer_jobs.remove(id);
                 if self.jobs.get(id).is_some_and(|record| record.database == *db) {
                     self.jobs.remove(id);
+                    self.settle_steps(id);
                 }
             }
             Key::Run(db, cell, id) => drop(self.runs.remove(&(db.clone(), cell.clone(), *id))),

@@ -51,6 +51,14 @@ impl Etcd {
         etcd
     }
 
+    /// A new etcd whose database may have so many bytes.
+    pub(crate) fn with_quota(bytes: u32) -> Self {
+        let mut etcd = Self::stopped();
+        etcd.members[0].arguments.push(format!("--quota-backend-bytes={bytes}"));
+        etcd.resume();
+        etcd
+    }
+
     /// An etcd with its ports chosen that is not running yet.
     pub(crate) fn stopped() -> Self {
         Self { members: Self::members(free_ports::<2>()) }

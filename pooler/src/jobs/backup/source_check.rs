@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cellar_model::{
-    BackupParams, BackupSource, CellName, Code, Expected, Pooler, RECONNECT_TIMEOUT, Refusal, Role,
+    BackupParams, BackupSource, CellName, Code, Expected, InstanceState, Pooler, Refusal, Role,
     check_primary_source, check_standby_source,
 };
 use cellar_postgres::{InstanceFacts, Probe};
@@ -22,27 +22,65 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// knows of the primary is outdated.
 const MAX_PRIMARY_SILENCE: Duration = Duration::from_secs(30);
 
-/// Checks the source, and repeats that for up to [`RECONNECT_TIMEOUT`] while a primary that has just started again is being
-/// found by its standbys.
+/// How long an instance may take to start. A job may have waited in the queue while its cell was down, and begins as soon
+/// as the cell's pooler is back.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a standby that answers may take to stream from the primary: longer than [`cellar_model::RECONNECT_TIMEOUT`],
+/// because one that has just started looks into the archive first.
+const STREAMING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// For how long a refusal is expected to pass by itself, from when it is counted; none for one that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// From the beginning of the job.
+    FromTheBeginning(Duration),
+    /// From when the instance answered first.
+    FromTheFirstAnswer(Duration),
+}
+
+fn patience(code: Code, state: InstanceState) -> Option<Patience> {
+    match (code, state) {
+        (
+            Code::CellDown,
+            InstanceState::Unknown | InstanceState::Starting | InstanceState::Down | InstanceState::Running,
+        ) => Some(Patience::FromTheBeginning(START_TIMEOUT)),
+        (Code::NoPrimary | Code::WrongPrimary, _) => Some(Patience::FromTheFirstAnswer(STREAMING_TIMEOUT)),
+        _ => None,
+    }
+}
+
+/// Checks the source, and repeats that while the instance is being started, or a primary that has just started again is
+/// being found by its standbys.
 ///
 /// # Errors
 /// When the instance must not be backed up, or the job must end early.
 pub(super) async fn wait_for_source(
-    context: &JobContext<'_>,
+    context: &mut JobContext<'_>,
     card: &Pooler,
     params: &BackupParams,
 ) -> Result<BackupOrigin, JobFailure> {
     let begun = tokio::time::Instant::now();
+    let mut answered = None;
     loop {
         let refusal = match check_source(context.agent, card, params).await {
             Ok(origin) => return Ok(origin),
             Err(refusal) => refusal,
         };
-        let may_pass_soon = matches!(refusal.code, Code::NoPrimary | Code::WrongPrimary);
-        if !may_pass_soon || begun.elapsed() >= RECONNECT_TIMEOUT {
+        let state = context.agent.report.borrow().state;
+        let (since, limit) = match patience(refusal.code, state) {
+            Some(Patience::FromTheBeginning(limit)) => (begun, limit),
+            Some(Patience::FromTheFirstAnswer(limit)) => {
+                (*answered.get_or_insert_with(tokio::time::Instant::now), limit)
+            }
+            None => return Err(refusal.into()),
+        };
+        if since.elapsed() >= limit {
             return Err(refusal.into());
         }
         tracing::debug!(%refusal, "checking the source again");
+        let waits_for = if refusal.code == Code::CellDown { "its instance" } else { "it to stream" };
+        context.progress(&format!("waiting for {waits_for}")).await;
         context.pause(RETRY_INTERVAL).await?;
     }
 }
@@ -110,5 +148,21 @@ fn check_not_silent(facts: &InstanceFacts) -> Result<(), Refusal> {
         )
         .hint("look at the primary and the network between the cells")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backup_waits_for_an_instance_that_starts_and_not_for_one_that_cannot() {
+        for state in [InstanceState::Unknown, InstanceState::Starting, InstanceState::Down] {
+            assert_eq!(patience(Code::CellDown, state), Some(Patience::FromTheBeginning(START_TIMEOUT)));
+        }
+        assert_eq!(patience(Code::CellDown, InstanceState::Broken), None);
+        let streaming = Some(Patience::FromTheFirstAnswer(STREAMING_TIMEOUT));
+        assert_eq!(patience(Code::WrongPrimary, InstanceState::Running), streaming);
+        assert_eq!(patience(Code::TwoPrimaries, InstanceState::Running), None);
     }
 }

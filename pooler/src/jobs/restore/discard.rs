@@ -2,7 +2,7 @@
 
 use cellar_model::{Code, JobId, Refusal};
 
-use crate::instance::incarnation::{Kind, siblings};
+use crate::instance::incarnation::{Kind, siblings, successor};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
 
@@ -13,7 +13,17 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let record = &context.job.record;
     let restores: Vec<JobId> = record.spec.subject().into_iter().chain(record.parent).collect();
     let is_discarded = |kind: Kind, job: JobId| kind == Kind::Kept && restores.contains(&job);
+    // Old data that a rollback has recovered and that waits here to be taken into use is the database itself.
+    let in_use = successor(agent);
     for (path, kind, job) in siblings(&agent.layout) {
+        if is_discarded(kind, job) && in_use.as_ref() == Some(&path) {
+            return Err(Refusal::new(
+                Code::Busy,
+                format!("{} is about to become the data directory of cell {}", path.display(), agent.cell),
+            )
+            .hint("wait until the cell runs with it (`cellar status`), then confirm again")
+            .into());
+        }
         if is_discarded(kind, job) {
             stop_and_remove_scratch(&path, &agent.layout.scratch(record.id)).await;
             tracing::info!(path = %path.display(), "deleting old data");

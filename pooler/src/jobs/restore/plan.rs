@@ -9,6 +9,7 @@ use cellar_model::{
     Role, Target, choose, windows,
 };
 use cellar_postgres::{InstanceFacts, Probe};
+use cellar_topology::EndedJob;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::context::{JobContext, JobResult};
@@ -98,6 +99,7 @@ async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
         size_bytes: choice.backup.size_bytes,
         estimated_seconds: estimate(agent, choice.backup.size_bytes, choice.segments),
         windows: windows(&survey),
+        more_windows: 0,
         cells,
         warnings,
     })
@@ -136,16 +138,9 @@ async fn check_no_tablespaces(
 fn estimate(agent: &Agent, size_bytes: u64, segments: u64) -> u32 {
     let view = agent.mirror.view();
     let (mut bytes, mut millis) = (0_u64, 0_u64);
-    for run in view.runs.values().filter(|run| run.cell == agent.cell && run.state == JobState::Succeeded) {
-        let measured = match &run.result {
-            Some(JobOutcome::Recovery(recovery)) => Some((recovery.size_bytes, recovery.restore_millis)),
-            // A delta copies less than the backup's size.
-            Some(JobOutcome::Rebuild(rebuild)) if !rebuild.delta => {
-                Some((rebuild.size_bytes, rebuild.restore_millis))
-            }
-            _ => None,
-        };
-        if let Some((size, took)) = measured.filter(|(size, took)| *size > 0 && *took > 0) {
+    let own = |job: &&EndedJob| job.cell == agent.cell && job.state == JobState::Succeeded;
+    for job in view.ended.values().filter(own) {
+        if let Some((size, took)) = job.restored.filter(|(size, took)| *size > 0 && *took > 0) {
             bytes += size;
             millis += took;
         }

@@ -8,7 +8,7 @@ use crate::types::name::CellName;
 /// Decides whether a cell may leave every database.
 ///
 /// # Errors
-/// Refused when it is unknown, the last one, or some database's primary.
+/// Refused when it is unknown, the last one, some database's primary, or keeps the data that a rollback returns to.
 pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
     if !snapshot.cells.contains_key(cell) {
         let all = known(snapshot.cells.keys().map(CellName::as_str));
@@ -32,6 +32,19 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
                 .hint("promote another cell first")
                 .about("cell", cell)
                 .about("database", database));
+        }
+        let open = snapshot.incarnations.get(database).filter(|open| open.kept_in.as_ref() == Some(cell));
+        if let Some(restore) = open.and_then(|open| open.job) {
+            let message = format!(
+                "cell {cell} keeps the data of {database} from before restore {restore}, the only way back from it"
+            );
+            return Err(Refusal::new(Code::RestoreOpen, message)
+                .hint(format!(
+                    "`cellar restore confirm {restore}` gives that data up, `cellar restore rollback {restore}` returns to it"
+                ))
+                .about("cell", cell)
+                .about("database", database)
+                .about("job", restore));
         }
     }
     Ok(())

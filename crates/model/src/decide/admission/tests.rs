@@ -244,6 +244,26 @@ fn primary_cannot_be_removed_or_rebuilt() {
     assert_eq!(remove(&world, "zone2"), Err(Code::LastCell));
 }
 
+#[test]
+fn cell_that_keeps_the_only_way_back_cannot_be_removed() {
+    let mut world = World::healthy();
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(job_id(7)),
+        fence: None,
+        kept_in: Some("zone2".parse().unwrap()),
+        timeline: None,
+    };
+    world.incarnations.insert("app".parse().unwrap(), incarnation.clone());
+    let remove = |world: &World, cell: &str| plan_cell_removal(&world.snapshot(), &cell.parse().unwrap());
+    let refused = remove(&world, "zone2").unwrap_err();
+    assert_eq!(refused.code, Code::RestoreOpen);
+    assert!(refused.hint.contains(&format!("restore confirm {}", job_id(7))), "{}", refused.hint);
+    world.incarnations.insert("app".parse().unwrap(), Incarnation { kept_in: None, ..incarnation });
+    assert_eq!(remove(&world, "zone2"), Ok(()));
+}
+
 fn job_id(n: u128) -> JobId {
     JobId::new(uuid::Uuid::from_u128(n))
 }
@@ -433,6 +453,19 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
     assert_eq!(confirm(&world, &job, &[]), Ok(()), "a cell was away when it was confirmed");
     assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
     assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
+    // A rollback keeps nothing, but one that ended early has not deleted what it replaced.
+    let rollback = |state: JobState| {
+        let mut rollback = ended(JobState::Succeeded, false);
+        rollback.record.spec = JobSpec::Rollback(job.record.id);
+        rollback.state = state;
+        rollback
+    };
+    assert_eq!(confirm(&world, &rollback(JobState::Succeeded), &[]), Err(Code::NothingKept));
+    assert_eq!(confirm(&world, &rollback(JobState::Canceled), &[]), Ok(()));
+    assert_eq!(confirm(&world, &rollback(JobState::Running), &[]), Err(Code::Busy));
+    assert_eq!(roll(&world, &rollback(JobState::Canceled)), Err(Code::InvalidArgument));
+    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..incarnation.clone() });
+    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
     world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
     assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
     let mut backup = job.clone();

@@ -23,7 +23,7 @@ use crate::records::restore::RestoreParams;
 use crate::types::role::OperatorRole;
 
 /// The name of what a job does: a [`JobSpec`] without its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum JobKind {
     /// Back up the named cell.
     #[serde(rename = "JOB_KIND_BACKUP")]

@@ -241,6 +241,7 @@ pub(super) fn plan() -> RestorePlan {
         wal_segments: 1,
         size_bytes: 1,
         estimated_seconds: 0,
+        more_windows: 0,
         windows: vec![],
         cells: vec![],
         warnings: vec![],
