@@ -75,7 +75,8 @@ impl Admin {
             "NOSPACE" => format!(
                 "etcd's database is full (alarm NOSPACE): nothing can be recorded, and no job can begin or end; {ETCD_FULL_REMEDY}"
             ),
-            "CORRUPT" => "a member of etcd has other data than the rest (alarm CORRUPT): replace that member".to_owned(),
+            "CORRUPT" => "a member of etcd has other data than the rest (alarm CORRUPT): replace that member"
+                .to_owned(),
             other => format!("etcd has set the alarm {other} (`etcdctl alarm list`)"),
         };
         alarms.into_iter().map(in_words).collect()

@@ -126,7 +126,8 @@ impl Admin {
             if let Some(database) = database {
                 view.snapshot().database(Some(database))?;
             }
-            let wanted = |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
+            let wanted =
+                |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
             let wanted: Vec<Schedule> = view.schedules.values().filter(wanted).cloned().collect();
             let prefix = self.store.keys().kind("schedules");
             let unreadable = view.unreadable.keys().filter(|path| path.starts_with(&prefix));

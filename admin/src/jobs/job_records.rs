@@ -1,8 +1,6 @@
 //! A job's records read from etcd, for when the view may be behind.
 
-use cellar_model::{
-    DatabaseName, Job, JobId, JobRecord, Key, Lock, Refusal, Run, join, with_steps,
-};
+use cellar_model::{DatabaseName, Job, JobId, JobRecord, Key, Lock, Refusal, Run, join, with_steps};
 use cellar_topology::{Store, StoreError, Versioned};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -89,9 +87,9 @@ impl Admin {
         }
         let database = &job.record.database;
         let mut steps: Vec<Job> = stream::iter(steps)
-            .map(|step| async move {
-                deadline.retry(|| JobRecords::read(&self.store, database, &step)).await
-            })
+            .map(
+                |step| async move { deadline.retry(|| JobRecords::read(&self.store, database, &step)).await },
+            )
             .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
             .try_filter_map(|found| async move { Ok(found.map(|found| found.joined())) })
             .try_collect()

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cellar_model::{
-    BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord,
-    JobRequest, JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill,
-    plan_expire, plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
+    BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest,
+    JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire,
+    plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
 };
 use cellar_topology::View;
 use jiff::Timestamp;

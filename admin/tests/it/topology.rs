@@ -357,7 +357,8 @@ async fn a_cell_is_not_removed_while_a_restore_is_about_it() {
         jiff::Timestamp::UNIX_EPOCH,
     );
     world.put(&Key::Job(db(), restore.id), &restore).await;
-    wait_for("the restore is seen", || async { get_job(&admin, &restore.id.to_string()).await.is_ok() }).await;
+    wait_for("the restore is seen", || async { get_job(&admin, &restore.id.to_string()).await.is_ok() })
+        .await;
     let remove = async || {
         let request = v1::RemoveCellRequest { name: zone(3).to_string() };
         Api::remove_cell(&admin, Request::new(request)).await

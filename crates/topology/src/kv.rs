@@ -130,11 +130,7 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// [`StoreError::Compacted`] when that revision has been compacted away between two pages. A store that has all
     /// entries in memory anyway may answer with one page.
-    async fn list_page(
-        &self,
-        prefix: &str,
-        next: Option<(Vec<u8>, i64)>,
-    ) -> Result<Page, StoreError> {
+    async fn list_page(&self, prefix: &str, next: Option<(Vec<u8>, i64)>) -> Result<Page, StoreError> {
         let _ = next;
         let Listing { entries, revision } = self.list(prefix).await?;
         Ok(Page { entries, revision, next: None })

@@ -22,13 +22,20 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// What may happen to one of a few jobs, or to the store.
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { n: u128, cell: bool, parent: bool },
+    Submit {
+        n: u128,
+        cell: bool,
+        parent: bool,
+    },
     Claim(u128),
     End(u128),
     Close(u128),
     Forget(u128),
     /// etcd is set back to a state from before the job's end.
-    SetBack { n: u128, run: bool },
+    SetBack {
+        n: u128,
+        run: bool,
+    },
     Compact,
     Reachable(bool),
     Wait(u64),
@@ -64,7 +71,8 @@ async fn records_of(kv: &MemoryKv, store: &Store, n: u128) -> (Option<JobRecord>
     let record: Option<JobRecord> =
         store.get(&Key::Job(db.clone(), job_id(n))).await.unwrap().map(|found| found.record);
     let Some(record) = record else { return (None, None) };
-    let run = store.get(&Key::Run(db, record.cell.clone(), record.id)).await.unwrap().map(|found| found.record);
+    let run =
+        store.get(&Key::Run(db, record.cell.clone(), record.id)).await.unwrap().map(|found| found.record);
     (Some(record), run)
 }
 
@@ -100,7 +108,8 @@ async fn happen(kv: &MemoryKv, store: &Store, step: Step, reachable: &mut bool, 
             let cell = if cell { "zone1" } else { "zone2" };
             let has_parent = parent && records_of(kv, store, RESTORE).await.0.is_some();
             let parent = has_parent.then(|| job_id(RESTORE));
-            let record = if n == RESTORE { restore(n, cell) } else { JobRecord { parent, ..job(n, "app", cell) } };
+            let record =
+                if n == RESTORE { restore(n, cell) } else { JobRecord { parent, ..job(n, "app", cell) } };
             commit(transaction.put(&keys(&record).0, &record)).await;
         }
         (Step::Claim(_), Some(record)) if known.is_none() && record.closure.is_none() => {
@@ -110,16 +119,13 @@ async fn happen(kv: &MemoryKv, store: &Store, step: Step, reachable: &mut bool, 
             }
         }
         (Step::End(_), Some(record)) if known.is_some() && record.closure.is_none() => {
-            let ended = Run { end_time: Some(Timestamp::UNIX_EPOCH), ..run(&record, &record.cell, JobState::Failed) };
+            let ended =
+                Run { end_time: Some(Timestamp::UNIX_EPOCH), ..run(&record, &record.cell, JobState::Failed) };
             commit(transaction.put(&keys(&record).1, &ended)).await;
         }
         (Step::Close(_), Some(record)) if !known.as_ref().is_some_and(|run| run.state.is_terminal()) => {
-            let closure = Closure {
-                state: JobState::Failed,
-                time: Timestamp::UNIX_EPOCH,
-                error: None,
-                result: None,
-            };
+            let closure =
+                Closure { state: JobState::Failed, time: Timestamp::UNIX_EPOCH, error: None, result: None };
             let closed = JobRecord { closure: Some(closure), ..record };
             commit(transaction.put(&keys(&closed).0, &closed)).await;
         }
@@ -154,9 +160,8 @@ fn about(view: &View, full: &View, id: JobId) -> (Option<JobState>, bool, bool, 
 fn check(view: &View, full: &View, own: Option<&CellName>) {
     for id in JOBS.map(job_id) {
         let record = full.jobs.get(&id);
-        let left_out = |record: &JobRecord| {
-            own.is_some_and(|own| record.cell != *own) && !record.kind().is_driven()
-        };
+        let left_out =
+            |record: &JobRecord| own.is_some_and(|own| record.cell != *own) && !record.kind().is_driven();
         if record.is_some_and(left_out) {
             assert!(!view.knows(&id), "another cell's job");
             continue;
@@ -168,7 +173,11 @@ fn check(view: &View, full: &View, own: Option<&CellName>) {
         let whole = record.is_some_and(|record| {
             !full.has_ended(&id) || open_parent || (own.is_none() && record.kind().is_driven())
         });
-        assert_eq!(view.jobs.get(&id), record.filter(|_| whole), "an ended job is summarised, an open one whole");
+        assert_eq!(
+            view.jobs.get(&id),
+            record.filter(|_| whole),
+            "an ended job is summarised, an open one whole"
+        );
     }
 }
 

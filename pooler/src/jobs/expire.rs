@@ -144,5 +144,12 @@ fn check_exists(params: &ExpireParams, all: &[BackupLabel]) -> Result<(), JobErr
 }
 
 fn result(dry_run: bool, expiry: Expiry, kept: Vec<BackupLabel>) -> ExpireResult {
-    ExpireResult { dry_run, backups: expiry.backups, wal: expiry.wal, kept, warnings: expiry.warnings, ..ExpireResult::default() }
+    ExpireResult {
+        dry_run,
+        backups: expiry.backups,
+        wal: expiry.wal,
+        kept,
+        warnings: expiry.warnings,
+        ..ExpireResult::default()
+    }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Archive, BackupLabel, Code, Database, History, JobError, JobKind, JobState, Lineage, ListedBackup, Lsn, Pooler,
-    Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
+    Archive, BackupLabel, Code, Database, History, JobError, JobKind, JobState, Lineage, ListedBackup, Lsn,
+    Pooler, Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
 };
 use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};

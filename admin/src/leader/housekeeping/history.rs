@@ -55,8 +55,9 @@ pub(super) fn forgettable(view: &View) -> Vec<Vec<Forgotten>> {
         ended.retain(|(id, job)| {
             // A step is needed for as long as its parent is driven.
             let driven = job.parent.is_some_and(|parent| !view.has_ended(&parent));
-            let needed =
-                in_use.contains(id) || job.parent.is_some_and(|parent| in_use.contains(&parent)) || drills.contains(id);
+            let needed = in_use.contains(id)
+                || job.parent.is_some_and(|parent| in_use.contains(&parent))
+                || drills.contains(id);
             !driven && !needed
         });
         let Some(surplus) = ended.len().checked_sub(KEPT).filter(|surplus| *surplus > 0) else { continue };

@@ -51,7 +51,8 @@ fn orphaned_jobs(view: &View) -> BTreeMap<DatabaseName, Vec<&JobRecord>> {
         .filter(|record| record.kind().takes_lock() && record.parent.is_none());
     for record in may_hold {
         let lock = view.locks.get(&record.database);
-        let placed = lock.is_some_and(|lock| lock.holder == Some(record.id) || lock.queue.contains(&record.id));
+        let placed =
+            lock.is_some_and(|lock| lock.holder == Some(record.id) || lock.queue.contains(&record.id));
         let stage = stage(view, record);
         if !placed && stage != Stage::Ended {
             orphaned.entry(record.database.clone()).or_default().push((stage == Stage::Pending, record));

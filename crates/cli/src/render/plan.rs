@@ -37,7 +37,11 @@ fn cells(plan: &RestorePlan) -> String {
 
 /// Says how many more there are than a result lists, and where they are; empty when there are no more.
 pub(crate) fn more_line(job: &Job, more: u32, what: &str) -> String {
-    if more == 0 { String::new() } else { format!("… and {more} more {what}: `cellar jobs logs {}` has them all\n", job.id) }
+    if more == 0 {
+        String::new()
+    } else {
+        format!("… and {more} more {what}: `cellar jobs logs {}` has them all\n", job.id)
+    }
 }
 
 /// From where to where each backup can be restored, as a section of its own; empty without backups.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    AlarmAction, AlarmType, AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient,
-    LeaseClient, MaintenanceClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions,
-    WatchResponse,
+    AlarmAction, AlarmType, AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType,
+    GetOptions, KeyValue, KvClient, LeaseClient, MaintenanceClient, PutOptions, SortOrder, SortTarget,
+    TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchResponse,
 };
 use futures_util::{StreamExt, stream};
 

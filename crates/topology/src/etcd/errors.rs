@@ -9,7 +9,9 @@ pub(super) fn classify(error: &Error) -> StoreError {
     use tonic_code::{is_compacted, is_full, is_retryable};
     match error {
         Error::GRpcStatus(status) if is_compacted(status.message()) => StoreError::Compacted,
-        Error::GRpcStatus(status) if is_full(status.message()) => StoreError::Full(status.message().to_owned()),
+        Error::GRpcStatus(status) if is_full(status.message()) => {
+            StoreError::Full(status.message().to_owned())
+        }
         Error::GRpcStatus(status) if is_retryable(status.code() as i32, status.message()) => {
             StoreError::Retryable(status.message().to_owned())
         }

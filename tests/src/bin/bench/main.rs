@@ -31,10 +31,7 @@ const BENCHES: &[Bench] = &[
         &["idle_rss_multipooler", "idle_rss_multiadmin", "idle_cpu_multipooler", "idle_cpu_multiadmin"],
         idle::idle,
     ),
-    (
-        &["memory_at_500_jobs_multipooler", "memory_at_500_jobs_multiadmin"],
-        history::memory_at_500_jobs,
-    ),
+    (&["memory_at_500_jobs_multipooler", "memory_at_500_jobs_multiadmin"], history::memory_at_500_jobs),
     (&["config_256"], config::render),
     (&["rebuild_overhead"], restore::rebuild),
     (&["pitr_rto", "pitr_all_streaming"], restore::to_a_time),
