@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellar_model::{Key, Keyspace};
-use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store, StoreError, retry};
+use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Store, StoreError, Write, retry};
 use etcd_process::Etcd;
 use futures_util::StreamExt;
 use records::cell;

@@ -25,7 +25,7 @@ const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a job ended.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and not kept")]
+#[expect(clippy::large_enum_variant, reason = "a job has one, for a moment")]
 pub enum Ending {
     /// It did what was asked.
     Succeeded(Option<JobOutcome>),

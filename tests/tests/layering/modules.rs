@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "leader cluster",
             "jobs",
             "admin",
-            "audit pooler_clients",
+            "audit open_jobs pooler_clients",
             "caller deadline message page",
             "refusal",
         ],

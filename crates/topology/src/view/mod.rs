@@ -4,6 +4,7 @@
 
 pub(crate) mod ended;
 pub(crate) mod records;
+pub(crate) mod settle;
 pub(crate) mod update;
 
 #[cfg(test)]
