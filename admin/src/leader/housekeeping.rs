@@ -99,7 +99,7 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
         let revision = view.revision(&Key::Lock(database.clone()));
         actions.push(Action::MoveOn { database, lock, revision });
     }
-    actions.extend(history::forgettable(view).into_iter().map(|jobs| Action::Forget { jobs }));
+    actions.extend(history::forgettable(view, now).into_iter().map(|jobs| Action::Forget { jobs }));
     let audit = forgettable_audit(view.audit.iter().map(|(id, outcome)| (*id, *outcome)));
     actions.extend(audit.chunks(AUDIT_BATCH).map(|ids| Action::ForgetAudit { ids: ids.to_vec() }));
     actions

@@ -316,6 +316,26 @@ fn the_newest_of_the_past_are_kept() {
     assert_eq!(forgotten, expected);
 }
 
+/// A request that comes again with the same id must find its job, however many came after it.
+#[test]
+fn a_young_job_is_kept_whatever_came_after_it() {
+    let mut world = World::new();
+    for n in 1..=(history::KEPT + 3) as u64 {
+        world.view.jobs.insert(id(n), record(n, "zone1"));
+        world.begin(n, JobState::Succeeded, false);
+    }
+    let age = i64::try_from(history::MIN_AGE.as_secs()).unwrap();
+    // Their times of creation are the seconds 1, 2, 3 and so on. A clock that is behind forgets none.
+    for (now, expected) in [(0, 0), (age, 0), (age + 1, 1), (age + 2, 2), (age + 500, 3)] {
+        let actions = world.decide(now);
+        let forgotten = actions.iter().filter_map(|action| match action {
+            Action::Forget { jobs } => Some(jobs.len()),
+            _ => None,
+        });
+        assert_eq!(forgotten.sum::<usize>(), expected, "at {now}");
+    }
+}
+
 fn incarnation(job: Option<u64>, fence: Option<u64>) -> Incarnation {
     let kept_in = job.map(|_| "zone1".parse().unwrap());
     Incarnation { number: 2, job: job.map(id), fence: fence.map(id), kept_in, ..Incarnation::default() }

@@ -11,6 +11,7 @@ mod history;
 mod idle;
 mod restore;
 mod security;
+mod simulation;
 mod topology;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,6 +44,7 @@ const BENCHES: &[Bench] = &[
     ),
     (&["tls_cost"], security::tls_cost),
     (&["flood_p99", "flood_rss"], security::flood),
+    (&["sim_rate"], simulation::rate),
 ];
 
 fn main() -> ExitCode {
