@@ -217,7 +217,7 @@ async fn mirrors_through(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn open_jobs_are_whole_and_ended_ones_are_summarised(steps in proptest::collection::vec(step(), 0..60)) {
