@@ -381,6 +381,8 @@ fn unreadable_repo_is_not_an_empty_one_and_a_takeover_that_waits_for_it_can_be_c
     assert_eq!(ended["state"], "JOB_STATE_CANCELED", "{ended:#}");
     assert!(ended["error"]["message"].to_string().contains("not proven"), "{ended:#}");
     close(mode);
+    // Its multipooler has just been started, and `up` did not wait for it.
+    cluster.wait_streaming("zone2");
     let _ = cluster.backup("zone2", "full");
 
     // One that is not mounted is no empty one either.
