@@ -4,13 +4,16 @@ CARGO ?= cargo
 # The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
 TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
 
+# The commit of the last release, with whose processes those of now must work in one cluster.
+LAST_RELEASE ?= a524474
+
 # The releases of Debian after this machine's on which a short tour runs.
 RELEASES ?= trixie
 
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-debian test-releases sim soak clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases sim soak clean deps
 
 all: build
 
@@ -51,10 +54,18 @@ docs: deps
 ci: deps fmt lint docs
 	$(MAKE) sim
 	$(MAKE) test
+	$(MAKE) test-releases
+	$(MAKE) test-last-release
 
 ## test-mixed: a tour in clusters of this build and another: make test-mixed OLDER=DIRECTORY
 test-mixed: release
 	@scripts/mixed-versions.sh $(OLDER) target/release
+
+## test-last-release: the tours of test-mixed with the programs of the last release, which are built once and kept
+test-last-release:
+	@scripts/last-release.sh $(LAST_RELEASE)
+	$(CARGO) build --locked --quiet --workspace
+	@scripts/mixed-versions.sh target/last-release/$(LAST_RELEASE) target/debug
 
 ## test-debian: a tour on another release of Debian, as root: make test-debian RELEASE=trixie [TESTS=all]
 test-debian:
