@@ -183,7 +183,7 @@ impl<'a> PrivateInstance<'a> {
         self.check_tablespaces()?;
         let (_, control) = self.inspect().await?;
         let gate = WalGate {
-            tools: &self.tools,
+            tools: self.tools(),
             data: &self.data,
             directory: self.scratch.clone(),
             redo: replay_start(&self.data, &control)

@@ -27,7 +27,7 @@ const ENDS_OF_WAL: [&str; 2] = ["error in WAL record", "could not find a valid r
 /// The gate of one copy.
 pub(super) struct WalGate<'a> {
     /// PostgreSQL's programs.
-    pub(super) tools: &'a Tools,
+    pub(super) tools: Tools,
     /// The copy's data directory.
     pub(super) data: &'a Path,
     /// Where the gate's own files are. It exists.

@@ -46,7 +46,7 @@ impl Scene {
     async fn close(&self) -> String {
         let data = self.place.path().join("data");
         let gate = WalGate {
-            tools: &self.tools,
+            tools: self.tools.clone(),
             data: &data,
             directory: self.place.path().join("gate"),
             redo: Lsn::new(0x300_0028),
@@ -108,7 +108,7 @@ async fn wal_that_is_there_already_is_searched_behind_a_gap_too() {
         std::fs::write(wal.join(name), MADE).unwrap();
         let data = scene.place.path().join("data");
         let gate = WalGate {
-            tools: &scene.tools,
+            tools: scene.tools.clone(),
             data: &data,
             directory: scene.place.path().join("gate"),
             redo: Lsn::new(0x300_0028),
