@@ -29,6 +29,10 @@ use crate::repository::stanza;
 /// A primary that has just been promoted is recorded long before.
 const RECORD_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a standby whose settings are too small for the WAL goes without a WAL receiver before it is started again.
+/// PostgreSQL tries to connect every 5 s (`wal_retrieve_retry_interval`), and loses its receiver when the primary restarts.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// How often a round takes place even when nothing changes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,6 +62,8 @@ struct Supervisor {
     receiver: Option<i32>,
     /// Since when this is a primary and another one is recorded.
     not_recorded_since: Option<Instant>,
+    /// Since when its replay is paused and it receives nothing.
+    stuck_since: Option<Instant>,
 }
 
 /// Keeps the instance as it should be. Never returns.
@@ -72,6 +78,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         note: String::new(),
         receiver: None,
         not_recorded_since: None,
+        stuck_since: None,
     };
     loop {
         topology.borrow_and_update();
@@ -233,6 +240,10 @@ impl Supervisor {
             self.prepared = true;
         }
         self.check_record(&facts, current && !recorded).await?;
+        // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.
+        if !facts.replay_paused || facts.wal_receiver.is_some() {
+            self.stuck_since = None;
+        }
         let is_receiver_new = confirm_receiver(&mut self.receiver, &mut facts);
         if facts.replay_paused {
             match self.paused(Path::new(&card.data_directory), &facts).await? {
@@ -264,8 +275,9 @@ impl Supervisor {
     }
 
     /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater
-    /// settings. Only one that receives nothing is stopped: nobody reads a standby that has never caught up.
-    async fn paused(&self, data: &Path, facts: &InstanceFacts) -> Result<Option<String>, RoundError> {
+    /// settings. Only one that has received nothing for a while is stopped: it cannot catch up, and is of no use as it
+    /// is. One that receives may have readers; a person decides when they are to be interrupted.
+    async fn paused(&mut self, data: &Path, facts: &InstanceFacts) -> Result<Option<String>, RoundError> {
         let DataDirectory::Valid { control, .. } = inspect(&self.agent.tools, data).await? else {
             return Ok(Some(String::new()));
         };
@@ -274,7 +286,9 @@ impl Supervisor {
                 "replay is paused, as pg_wal_replay_pause() does: pg_wal_replay_resume() ends it".to_owned(),
             ));
         };
-        if facts.wal_receiver.is_none() {
+        let receives = facts.wal_receiver.is_some();
+        if !receives && self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT {
+            self.stuck_since = None;
             tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
             *self.agent.facts.borrow_mut() = None;
             stop(data, &StopTimeouts::default()).await?;
