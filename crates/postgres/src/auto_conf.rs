@@ -78,7 +78,7 @@ pub(crate) fn set_aside(data_directory: &Path) -> Result<(), PostgresError> {
     replace_file(&from, "").map(drop)
 }
 
-/// Puts back what [`set_aside`] has set aside, if it has. The private instance must not run any more.
+/// Puts back what `set_aside` has set aside, if it has. The private instance must not run any more.
 ///
 /// # Errors
 /// When the file cannot be renamed.
