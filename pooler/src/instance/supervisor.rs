@@ -33,6 +33,10 @@ const RECORD_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// PostgreSQL tries to connect every 5 s (`wal_retrieve_retry_interval`), and loses its receiver when the primary restarts.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// How long a WAL receiver must have been there to count as streaming. One that its primary refuses ends within
+/// milliseconds, on a busy host within a few hundred.
+const RECEIVER_TRIAL: Duration = Duration::from_millis(900);
+
 /// How often a round takes place even when nothing changes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,8 +62,8 @@ struct Supervisor {
     failures: u32,
     /// What is wrong without keeping the instance from running.
     note: String,
-    /// The WAL receiver of the round before.
-    receiver: Option<i32>,
+    /// The WAL receiver of the round before, and since when it has been there.
+    receiver: Option<(i32, Instant)>,
     /// Since when this is a primary and another one is recorded.
     not_recorded_since: Option<Instant>,
     /// Since when its replay is paused and it receives nothing.
@@ -312,12 +316,14 @@ impl Supervisor {
     }
 }
 
-/// Takes a WAL receiver that was not there in the round before for one that only starts: PostgreSQL calls it streaming
-/// before its primary has let it stream, and one that may not ends at once. True when there is such a one.
-fn confirm_receiver(before: &mut Option<i32>, facts: &mut InstanceFacts) -> bool {
+/// Takes a WAL receiver that has not been there for [`RECEIVER_TRIAL`] for one that only starts: PostgreSQL calls it
+/// streaming before its primary has let it stream, and one that may not ends at once. True when there is such a one.
+fn confirm_receiver(since: &mut Option<(i32, Instant)>, facts: &mut InstanceFacts) -> bool {
     let seen = facts.wal_receiver.as_ref().map(|receiver| receiver.pid);
-    let is_new = seen.is_some() && seen != *before;
-    *before = seen;
+    if since.map(|(pid, _)| pid) != seen {
+        *since = seen.map(|pid| (pid, Instant::now()));
+    }
+    let is_new = since.is_some_and(|(_, since)| since.elapsed() < RECEIVER_TRIAL);
     if let Some(receiver) = facts.wal_receiver.as_mut().filter(|_| is_new) {
         "starting".clone_into(&mut receiver.status);
     }
