@@ -1,8 +1,8 @@
 # The front door. CI runs exactly `make ci`.
 
 CARGO ?= cargo
-# The end-to-end tests run this many real clusters at once. They mostly wait: two for each core, and at most eight.
-TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) * 2 )); echo $$(( n < 8 ? n : 8 )))
+# The end-to-end tests run this many real clusters at once. They mostly wait: one for each core and one more, and at most eight.
+TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 8 ? n : 8 )))
 
 # The commit of the last release, with whose processes those of now must work in one cluster.
 LAST_RELEASE ?= a524474
