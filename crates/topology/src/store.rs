@@ -67,7 +67,7 @@ impl Store {
 
     /// Starts a transaction.
     pub fn transaction(&self) -> Transaction<'_> {
-        Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()), rewrites: Vec::new() }
+        Transaction { store: self, guards: Vec::new(), writes: Ok(Vec::new()) }
     }
 }
 
@@ -77,9 +77,8 @@ impl Store {
 pub struct Transaction<'a> {
     store: &'a Store,
     guards: Vec<Guard>,
-    writes: Result<Vec<Write>, StoreError>,
-    /// For each record that is set, its key, and what this build understands of a value that lies there.
-    rewrites: Vec<(String, Understood)>,
+    /// Each with what this build understands of a value that it replaces.
+    writes: Result<Vec<(Write, Understood)>, StoreError>,
 }
 
 impl Transaction<'_> {
@@ -94,26 +93,25 @@ impl Transaction<'_> {
         self.expect(key, 0)
     }
 
-    fn write(mut self, write: Result<Write, StoreError>) -> Self {
+    fn write(mut self, write: Result<Write, StoreError>, understood: Understood) -> Self {
         self.writes = self.writes.and_then(|mut writes| {
-            writes.push(write?);
+            writes.push((write?, understood));
             Ok(writes)
         });
         self
     }
 
     fn put_encoded<R: Serialize + DeserializeOwned>(
-        mut self,
+        self,
         key: &Key,
         record: &R,
         lease: Option<LeaseId>,
     ) -> Self {
         let key = self.store.keys.path(key);
-        self.rewrites.push((key.clone(), understood::<R>));
         let write = serde_json::to_vec(record)
             .map(|value| Write::Put { key, value, lease })
             .map_err(StoreError::Encode);
-        self.write(write)
+        self.write(write, understood::<R>)
     }
 
     /// Sets a record. If a guard expects a certain revision of it, the fields of that revision that this build does not
@@ -130,7 +128,7 @@ impl Transaction<'_> {
     /// Removes a record.
     pub fn delete(self, key: &Key) -> Self {
         let key = self.store.keys.path(key);
-        self.write(Ok(Write::Delete { key }))
+        self.write(Ok(Write::Delete { key }), |_| None)
     }
 
     /// Does all writes, or none.
@@ -140,11 +138,10 @@ impl Transaction<'_> {
     /// [`StoreError::Retryable`] the transaction may or may not have been committed.
     pub async fn commit(self) -> Result<TxnOutcome, StoreError> {
         let mut writes = self.writes?;
-        for write in &mut writes {
+        for (write, understood) in &mut writes {
             let Write::Put { key, value, .. } = write else { continue };
-            let guard = self.guards.iter().find(|guard| guard.key == *key && guard.revision != 0);
-            let rewrite = self.rewrites.iter().find(|(path, _)| path == key);
-            let (Some(guard), Some((_, understood))) = (guard, rewrite) else { continue };
+            let is_rewritten = |guard: &&Guard| guard.key == *key && guard.revision != 0;
+            let Some(guard) = self.guards.iter().find(is_rewritten) else { continue };
             match self.store.kv.get(key).await? {
                 Some(entry) if entry.revision == guard.revision => {
                     *value = kept(&entry.value, std::mem::take(value), *understood);
@@ -153,7 +150,7 @@ impl Transaction<'_> {
                 _ => return Ok(TxnOutcome::Conflict),
             }
         }
-        self.store.kv.txn(self.guards, writes).await
+        self.store.kv.txn(self.guards, writes.into_iter().map(|(write, _)| write).collect()).await
     }
 }
 

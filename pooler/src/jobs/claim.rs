@@ -141,19 +141,32 @@ impl ClaimedJob {
     ///
     /// The caller knows that this process never began it. The claim is written again if it ended with its lease.
     pub(crate) async fn adopt(member: &Member, id: &JobId) -> Result<Option<Self>, StoreError> {
-        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(None) };
-        let keys = Keys::of(&record);
-        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
-        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
-        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
-        if !ours || job.record.closure.is_some() {
-            return Ok(None);
-        }
         // Which lease the claim was bound to is not known, so it is bound again.
         let Some((lease, claim_lease)) = present_lease(member) else {
             return Err(StoreError::Retryable("no lease yet".to_owned()));
         };
+        let bound = Self::bind_claim(member, id, lease).await?;
+        Ok(bound.map(|(record, run)| Self { record, run, lease: Rc::new(claim_lease) }))
+    }
+
+    /// Binds the claim of a run of this process to a lease. None when the run has ended, its job was closed, or another
+    /// process has it.
+    async fn bind_claim(
+        member: &Member,
+        id: &JobId,
+        lease: LeaseId,
+    ) -> Result<Option<(JobRecord, Run)>, StoreError> {
+        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(None) };
+        let keys = Keys::of(&record);
+        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(None) };
+        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(None) };
         let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
+        let ours = run.record.epoch == member.epoch
+            && run.record.state == JobState::Running
+            && claim.as_ref().is_none_or(|claim| claim.record == member.epoch);
+        if !ours || job.record.closure.is_some() {
+            return Ok(None);
+        }
         let transaction = member
             .store
             .transaction()
@@ -162,9 +175,7 @@ impl ClaimedJob {
             .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
             .put_leased(&keys.claim, &member.epoch, lease);
         match transaction.commit().await? {
-            TxnOutcome::Committed(_) => {
-                Ok(Some(Self { record: job.record, run: run.record, lease: Rc::new(claim_lease) }))
-            }
+            TxnOutcome::Committed(_) => Ok(Some((job.record, run.record))),
             TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
         }
     }
@@ -180,35 +191,13 @@ impl ClaimedJob {
         id: &JobId,
         claim_lease: &ClaimLease,
     ) -> Result<(), StoreError> {
-        let Some(record) = member.mirror.view().jobs.get(id).cloned() else { return Ok(()) };
-        let keys = Keys::of(&record);
         let Some(lease) = member.lease.current() else { return Ok(()) };
         let Some(renewed) = member.lease.renewed(lease) else { return Ok(()) };
-        let Some(job) = member.store.get::<JobRecord>(&keys.job).await? else { return Ok(()) };
-        let Some(run) = member.store.get::<Run>(&keys.run).await? else { return Ok(()) };
-        let ours = run.record.epoch == member.epoch && run.record.state == JobState::Running;
-        if !ours || job.record.closure.is_some() {
-            return Ok(());
+        if Self::bind_claim(member, id, lease).await?.is_some() {
+            claim_lease.bind(lease, renewed);
+            tracing::info!(job = %id, "claimed again: the lease was lost meanwhile");
         }
-        let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
-        if claim.as_ref().is_some_and(|claim| claim.record != member.epoch) {
-            return Ok(());
-        }
-        let transaction = member
-            .store
-            .transaction()
-            .expect(&keys.job, job.revision)
-            .expect(&keys.run, run.revision)
-            .expect(&keys.claim, claim.map_or(0, |claim| claim.revision))
-            .put_leased(&keys.claim, &member.epoch, lease);
-        match transaction.commit().await? {
-            TxnOutcome::Committed(_) => {
-                claim_lease.bind(lease, renewed);
-                tracing::info!(job = %id, "claimed again: the lease was lost meanwhile");
-                Ok(())
-            }
-            TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
-        }
+        Ok(())
     }
 
     /// Writes how far the job is. False when the job no longer belongs to this process.

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind};
 use cellar_topology::{EndedJob, View};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Forgotten;
 
@@ -16,7 +15,7 @@ pub(super) const KEPT: usize = if cfg!(cellar_sim) { 12 } else { 500 };
 
 /// How long a job is kept at least, by the clocks of those who record it and forget it, which may be minutes apart: a
 /// request that comes again with the same id, or late, finds its job instead of starting another.
-pub(super) const MIN_AGE: Duration = Duration::from_secs(15 * 60);
+pub(super) const MIN_AGE: SignedDuration = SignedDuration::from_mins(15);
 
 /// Jobs that one transaction deletes. Each takes two guards and two deletions of etcd's 128.
 const BATCH: usize = 40;
@@ -74,9 +73,7 @@ pub(super) fn forgettable(view: &View, now: Timestamp) -> Vec<Vec<Forgotten>> {
             .iter()
             // What is in the lock is taken out of it first; a claim that still lives goes first too.
             .filter(|(id, job)| {
-                let is_old =
-                    now.duration_since(job.create_time).unsigned_abs() >= MIN_AGE && job.create_time < now;
-                is_old
+                now.duration_since(job.create_time) >= MIN_AGE
                     && !lock.is_some_and(|lock| lock.holder == Some(*id) || lock.queue.contains(id))
                     && !view.claims.contains_key(&(database.clone(), job.cell.clone(), *id))
             })

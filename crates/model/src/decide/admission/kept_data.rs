@@ -4,13 +4,12 @@ use jiff::Timestamp;
 
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
-use crate::records::incarnation::Incarnation;
 use crate::records::job::id::JobId;
 use crate::records::job::record::{Job, JobRecord};
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::{Code, Refusal};
-use crate::types::name::DatabaseName;
+use crate::types::name::{CellName, DatabaseName};
 
 fn nothing_kept(message: String, subject: JobId) -> Refusal {
     Refusal::new(Code::NothingKept, message).about("job", subject)
@@ -30,16 +29,15 @@ fn check_database(request: &JobRequest, database: &DatabaseName, subject: JobId)
     Ok(())
 }
 
-/// The restore that a database's incarnation says can be confirmed or rolled back. The incarnation says all that is
-/// needed for that, so it can also be done when the restore's job is not recorded any more.
+/// The database whose incarnation says that this restore can be confirmed or rolled back, and the cell that keeps the data
+/// from before it. The incarnation says all that is needed for that, so it can also be done when the restore's job is
+/// not recorded any more.
 #[must_use]
-pub fn open_restore<'a>(
-    snapshot: &Snapshot<'a>,
-    subject: JobId,
-) -> Option<(&'a DatabaseName, &'a Incarnation)> {
-    let is_open =
-        |incarnation: &Incarnation| incarnation.job == Some(subject) && incarnation.kept_in.is_some();
-    snapshot.incarnations.iter().find(|(_, incarnation)| is_open(incarnation))
+pub fn open_restore<'a>(snapshot: &Snapshot<'a>, subject: JobId) -> Option<(&'a DatabaseName, &'a CellName)> {
+    snapshot.incarnations.iter().find_map(|(database, incarnation)| {
+        let kept_in = incarnation.kept_in.as_ref().filter(|_| incarnation.job == Some(subject));
+        Some((database, kept_in?))
+    })
 }
 
 /// Decides on the rollback of a restore, of whose job the record may be gone.
@@ -58,16 +56,13 @@ pub fn plan_rollback(
     if let Some(restore) = restore {
         check_subject(snapshot, request, restore, &[JobKind::Restore])?;
     }
-    let Some((db, incarnation)) = open_restore(snapshot, subject) else {
+    let Some((db, cell)) = open_restore(snapshot, subject) else {
         return Err(no_rollback(snapshot, subject, restore));
     };
     check_database(request, db, subject)?;
-    if let Some(cell) = &incarnation.kept_in {
-        snapshot.pooler(db, cell)?;
-        snapshot.live_status(db, cell)?;
-        return Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now));
-    }
-    Err(no_rollback(snapshot, subject, restore))
+    snapshot.pooler(db, cell)?;
+    snapshot.live_status(db, cell)?;
+    Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now))
 }
 
 /// Why a restore cannot be rolled back.
@@ -134,15 +129,14 @@ pub fn plan_confirm(
     if let Some(job) = job {
         check_subject(snapshot, request, job, &[JobKind::Restore, JobKind::Rollback])?;
     }
-    let made = |(_, incarnation): &(&DatabaseName, &Incarnation)| incarnation.job == Some(subject);
     // Without the record it is not known whether a cell that was away at an earlier confirmation still keeps data.
-    let open = open_restore(snapshot, subject)
-        .or_else(|| snapshot.incarnations.iter().find(made).filter(|_| job.is_none()));
-    if let Some((db, incarnation)) = open {
+    let made = || {
+        let made = snapshot.incarnations.iter().find(|(_, incarnation)| incarnation.job == Some(subject));
+        made.and_then(|(db, incarnation)| Some((db, incarnation.cell.as_ref()?)))
+    };
+    if let Some((db, cell)) = open_restore(snapshot, subject).or_else(|| made().filter(|_| job.is_none())) {
         check_database(request, db, subject)?;
         snapshot.database(Some(db))?;
-        let cell = incarnation.kept_in.as_ref().or(incarnation.cell.as_ref());
-        let cell = cell.ok_or_else(|| unknown_restore(subject))?;
         return Ok(request.record(JobSpec::Confirm(subject), db, cell, id, now));
     }
     let job = job.ok_or_else(|| unknown_restore(subject))?;
