@@ -11,6 +11,7 @@ mod binary;
 mod connections;
 mod jobs;
 mod leader;
+mod mixed_builds;
 mod outage;
 mod poolers;
 mod schedules;

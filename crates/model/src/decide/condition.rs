@@ -34,6 +34,9 @@ pub enum ConditionKind {
     /// A job's multipooler is gone.
     #[serde(rename = "job-lost")]
     JobLost,
+    /// A process is older than the database's minimum allows.
+    #[serde(rename = "outdated")]
+    Outdated,
     /// A record that decides over the database cannot be read.
     #[serde(rename = "unreadable")]
     Unreadable,
@@ -41,13 +44,14 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoPrimary,
         Self::TwoPrimaries,
         Self::Fenced,
         Self::RestoreOpen,
         Self::Locked,
         Self::JobLost,
+        Self::Outdated,
         Self::Unreadable,
     ];
 
@@ -61,6 +65,7 @@ impl ConditionKind {
             Self::RestoreOpen => "restore-open",
             Self::Locked => "locked",
             Self::JobLost => "job-lost",
+            Self::Outdated => "outdated",
             Self::Unreadable => "unreadable",
         }
     }
@@ -108,6 +113,7 @@ pub fn conditions(scene: &ConditionScene<'_>) -> Vec<Condition> {
     found.extend(two_primaries(scene));
     found.extend(incarnation.and_then(|incarnation| fenced(scene, incarnation)));
     found.extend(scene.open_jobs.iter().filter(|job| job.state == JobState::Lost).map(lost));
+    found.extend(outdated(scene));
     found.extend(locked(scene));
     found.extend(incarnation.and_then(restore_open));
     found
@@ -179,6 +185,19 @@ fn lost(job: &Job) -> Condition {
             "{by_itself}; `cellar up` starts the multipooler, `cellar jobs cancel {id}` gives the job up"
         ),
     )
+}
+
+/// Each multipooler that is too old, or multiadmin itself.
+fn outdated(scene: &ConditionScene<'_>) -> Vec<Condition> {
+    let cells = scene.snapshot.status.keys().filter(|(database, _)| database == scene.database);
+    let mut messages: Vec<String> = cells
+        .filter_map(|(database, cell)| scene.snapshot.new_enough(database, cell).err())
+        .map(|refusal| refusal.message)
+        .collect();
+    // That multiadmin is too old does not depend on the cell.
+    messages.dedup();
+    let way_out = "no job is given to it; put the newer program in its place, end the old process and start the new one: `cellar up`";
+    messages.into_iter().map(|message| Condition::new(ConditionKind::Outdated, message, way_out)).collect()
 }
 
 fn locked(scene: &ConditionScene<'_>) -> Option<Condition> {

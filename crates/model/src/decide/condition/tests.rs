@@ -141,6 +141,8 @@ fn every_kind_is_found_and_names_a_command() {
     world.lock = Lock { holder: Some(id(3)), queue: vec![id(4)] };
     world.jobs = vec![lost_rebuild(3)];
     world.unreadable = vec!["/cellar/demo/jobs/app/x".to_owned()];
+    // The second primary says no protocol.
+    world.databases.values_mut().for_each(|database| database.minimum_protocol = Protocol::OURS);
     let mut found = world.conditions();
     world.leaders.clear();
     found.extend(world.conditions());
