@@ -12,9 +12,11 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{Action, decide, history};
+use super::{Action, decide};
 use crate::jobs::stage::{Stage, has_ended, stage};
 use crate::leader::observations::Observations;
+
+mod retention;
 
 fn id(n: u64) -> JobId {
     JobId::new(uuid::Uuid::from_u128(u128::from(n)))
@@ -293,73 +295,9 @@ fn jobs_without_a_place_get_one_and_those_that_run_come_first() {
     assert_eq!(world.decide(10), [Action::MoveOn { database: "app".parse().unwrap(), lock, revision: 0 }]);
 }
 
-#[test]
-fn the_newest_of_the_past_are_kept() {
-    let mut world = World::new();
-    let surplus = 50;
-    for n in 1..=(history::KEPT + surplus) as u64 {
-        world.view.jobs.insert(id(n), record(n, "zone1"));
-        world.begin(n, JobState::Succeeded, false);
-    }
-    // Two that must stay although they are old.
-    world.view.locks.insert("app".parse().unwrap(), Lock { holder: Some(id(3)), queue: vec![] });
-    world.begin(5, JobState::Succeeded, true);
-    let forgotten: Vec<JobId> = world
-        .decide(2000)
-        .into_iter()
-        .filter_map(|action| if let Action::Forget { jobs } = action { Some(jobs) } else { None })
-        .inspect(|jobs| assert!(jobs.len() * 2 < 120, "etcd takes 128 operations"))
-        .flatten()
-        .map(|job| job.id)
-        .collect();
-    let expected: Vec<JobId> = (1..=surplus as u64).filter(|n| ![3, 5].contains(n)).map(id).collect();
-    assert_eq!(forgotten, expected);
-}
-
-/// A request that comes again with the same id must find its job, however many came after it.
-#[test]
-fn a_young_job_is_kept_whatever_came_after_it() {
-    let mut world = World::new();
-    for n in 1..=(history::KEPT + 3) as u64 {
-        world.view.jobs.insert(id(n), record(n, "zone1"));
-        world.begin(n, JobState::Succeeded, false);
-    }
-    let age = history::MIN_AGE.as_secs();
-    // Their times of creation are the seconds 1, 2, 3 and so on. A clock that is behind forgets none.
-    for (now, expected) in [(0, 0), (age, 0), (age + 1, 1), (age + 2, 2), (age + 500, 3)] {
-        let actions = world.decide(now);
-        let forgotten = actions.iter().filter_map(|action| match action {
-            Action::Forget { jobs } => Some(jobs.len()),
-            _ => None,
-        });
-        assert_eq!(forgotten.sum::<usize>(), expected, "at {now}");
-    }
-}
-
 fn incarnation(job: Option<u64>, fence: Option<u64>) -> Incarnation {
     let kept_in = job.map(|_| "zone1".parse().unwrap());
     Incarnation { number: 2, job: job.map(id), fence: fence.map(id), kept_in, ..Incarnation::default() }
-}
-
-#[test]
-fn restore_that_may_be_rolled_back_is_kept_whatever_came_after_it() {
-    let mut world = World::new();
-    let surplus = 20;
-    for n in 1..=(history::KEPT + surplus) as u64 {
-        let parent = (n == 2).then(|| id(1));
-        world.view.jobs.insert(id(n), JobRecord { parent, ..record(n, "zone1") });
-        world.begin(n, JobState::Succeeded, false);
-    }
-    world.view.incarnations.insert("app".parse().unwrap(), incarnation(Some(1), None));
-    let forgotten: Vec<JobId> = world
-        .decide(2000)
-        .into_iter()
-        .filter_map(|action| if let Action::Forget { jobs } = action { Some(jobs) } else { None })
-        .flatten()
-        .map(|job| job.id)
-        .collect();
-    assert!(!forgotten.is_empty());
-    assert!(!forgotten.contains(&id(1)) && !forgotten.contains(&id(2)), "the restore and its step");
 }
 
 #[test]
@@ -376,30 +314,6 @@ fn fence_of_a_job_that_ended_or_is_gone_is_lifted() {
     assert!(!lifts(&world), "its job runs");
     world.begin(1, JobState::Canceled, false);
     assert!(lifts(&world), "its job has ended");
-}
-
-#[test]
-fn audit_records_are_bounded_too() {
-    let mut world = World::new();
-    let surplus = 250;
-    for n in 1..=(MAX_AUDIT_RECORDS + surplus) as u64 {
-        let call: AuditRecord = serde_json::from_value(serde_json::json!({
-            "id": AuditId::new(uuid::Uuid::from_u128(n.into())), "time": "2026-03-01T10:00:00Z", "rpc": "Backup",
-            "outcome": "AUDIT_OUTCOME_ALLOWED",
-        }))
-        .unwrap();
-        world.view.audit.insert(call.id, call.outcome);
-    }
-    let oldest: Vec<AuditId> = world.view.audit.keys().take(surplus).copied().collect();
-    let mut forgotten = Vec::new();
-    for action in world.decide(10) {
-        let Action::ForgetAudit { ids } = &action else { panic!("{action:?}") };
-        assert!(ids.len() < 128, "etcd takes 128 operations");
-        forgotten.extend(ids.clone());
-        apply(&mut world.view, action);
-    }
-    assert_eq!(forgotten, oldest);
-    assert_eq!(world.decide(10), [], "it rests");
 }
 
 /// One job of a random world: its cell, how far it is, whether it is claimed, canceled and in the lock.

@@ -34,6 +34,9 @@ use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
 use crate::types::name::{CellName, DatabaseName};
 use crate::types::protocol::Protocol;
 
+mod kept_data;
+mod protocol;
+
 #[derive(Default)]
 struct World {
     cells: BTreeMap<CellName, Cell>,
@@ -349,7 +352,6 @@ fn plan_is_made_by_the_primary_and_drill_by_a_standby() {
 
 #[test]
 fn expiry_is_refused_while_a_restore_is_open_and_done_by_a_standby() {
-    use ExpireParams;
     let (id, now) = (job_id(1), Timestamp::UNIX_EPOCH);
     let mut world = made(World::healthy());
     let expire = |world: &World, dry_run: bool| {
@@ -385,160 +387,3 @@ fn expiry_is_refused_while_a_restore_is_open_and_done_by_a_standby() {
     let check = plan_check(&world.snapshot(), &whole(None), id, now);
     assert_eq!(check.unwrap_err().code, Code::NoPrimary);
 }
-
-/// A restore of zone1 that has ended, with what it recorded.
-fn ended(state: JobState, kept: bool) -> Job {
-    let world = made(World::healthy());
-    let mut record = restore(&world, &to(Target::Latest {}, false)).unwrap();
-    let recovery = RecoveryResult {
-        timeline: Timeline::new(2),
-        from_timeline: Timeline::new(1),
-        lsn: Lsn::new(1),
-        last_commit: None,
-        stopped: String::new(),
-        size_bytes: 0,
-        restore_millis: 0,
-        recovery_millis: 0,
-    };
-    let restored = RestoreResult {
-        cell: record.cell.clone(),
-        incarnation: 2,
-        recovery,
-        backup: None,
-        left_out: vec![],
-        kept,
-        first_backup: None,
-    };
-    let result = (state == JobState::Succeeded).then_some(JobOutcome::Restore(restored));
-    record.closure = Some(Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });
-    join(&record, None, false, None)
-}
-
-#[test]
-fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
-    let mut world = made(World::healthy());
-    let db: DatabaseName = "app".parse().unwrap();
-    let now = Timestamp::UNIX_EPOCH;
-    let roll = |world: &World, job: &Job| {
-        plan_rollback(&world.snapshot(), &whole(None), job.record.id, Some(job), job_id(2), now)
-            .map(|r| r.cell)
-            .map_err(|r| r.code)
-    };
-    let confirm = |world: &World, job: &Job, related: &[Job]| {
-        plan_confirm(&world.snapshot(), &whole(None), job.record.id, Some(job), related, job_id(2), now)
-            .map(drop)
-            .map_err(|r| r.code)
-    };
-    let job = ended(JobState::Succeeded, true);
-    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "it never became the true copy");
-    let incarnation = Incarnation {
-        number: 2,
-        cell: Some("zone1".parse().unwrap()),
-        job: Some(job.record.id),
-        fence: None,
-        kept_in: Some("zone2".parse().unwrap()),
-        timeline: None,
-    };
-    world.incarnations.insert(db.clone(), incarnation.clone());
-    assert_eq!(roll(&world, &job), Ok("zone2".parse().unwrap()));
-    assert_eq!(confirm(&world, &job, &[]), Ok(()));
-    let open = incarnation.clone();
-    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..open });
-    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
-    let mut confirmed = ended(JobState::Succeeded, true);
-    confirmed.record.spec = JobSpec::Confirm(job.record.id);
-    assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
-    confirmed.record.spec = JobSpec::Rollback(job.record.id);
-    assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
-    assert_eq!(confirm(&world, &job, &[]), Ok(()), "a cell was away when it was confirmed");
-    assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
-    assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
-    // A rollback keeps nothing, but one that ended early has not deleted what it replaced.
-    let rollback = |state: JobState| {
-        let mut rollback = ended(JobState::Succeeded, false);
-        rollback.record.spec = JobSpec::Rollback(job.record.id);
-        rollback.state = state;
-        rollback
-    };
-    assert_eq!(confirm(&world, &rollback(JobState::Succeeded), &[]), Err(Code::NothingKept));
-    assert_eq!(confirm(&world, &rollback(JobState::Canceled), &[]), Ok(()));
-    assert_eq!(confirm(&world, &rollback(JobState::Running), &[]), Err(Code::Busy));
-    assert_eq!(roll(&world, &rollback(JobState::Canceled)), Err(Code::InvalidArgument));
-    world.incarnations.insert(db.clone(), Incarnation { kept_in: None, ..incarnation.clone() });
-    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "confirmed");
-    world.incarnations.insert(db, Incarnation { job: Some(job_id(9)), ..incarnation });
-    assert_eq!(roll(&world, &job), Err(Code::NothingKept), "a later restore has taken its place");
-    let mut backup = job.clone();
-    backup.record.spec = JobSpec::Fence;
-    assert_eq!(roll(&world, &backup), Err(Code::InvalidArgument));
-    let mut running = job;
-    running.state = JobState::Running;
-    assert_eq!(roll(&world, &running), Err(Code::Busy));
-}
-
-#[test]
-fn restore_whose_job_is_forgotten_can_be_rolled_back_and_confirmed_by_its_incarnation() {
-    let mut world = made(World::healthy());
-    let db: DatabaseName = "app".parse().unwrap();
-    let (now, subject) = (Timestamp::UNIX_EPOCH, ended(JobState::Succeeded, true).record.id);
-    let roll = |world: &World| {
-        plan_rollback(&world.snapshot(), &whole(None), subject, None, job_id(2), now)
-            .map(|record| (record.cell, record.spec))
-            .map_err(|refusal| refusal.code)
-    };
-    let confirm = |world: &World| {
-        plan_confirm(&world.snapshot(), &whole(None), subject, None, &[], job_id(2), now)
-            .map(|record| record.spec)
-            .map_err(|refusal| refusal.code)
-    };
-    assert_eq!(roll(&world), Err(Code::UnknownJob));
-    assert_eq!(confirm(&world), Err(Code::UnknownJob));
-    let kept: CellName = "zone2".parse().unwrap();
-    let incarnation = Incarnation {
-        number: 2,
-        cell: Some("zone1".parse().unwrap()),
-        job: Some(subject),
-        fence: None,
-        kept_in: Some(kept.clone()),
-        timeline: None,
-    };
-    world.incarnations.insert(db.clone(), incarnation.clone());
-    assert_eq!(roll(&world), Ok((kept, JobSpec::Rollback(subject))));
-    assert_eq!(confirm(&world), Ok(JobSpec::Confirm(subject)));
-    world.incarnations.insert(db, Incarnation { kept_in: None, ..incarnation });
-    assert_eq!(roll(&world), Err(Code::UnknownJob));
-    assert_eq!(
-        confirm(&world),
-        Ok(JobSpec::Confirm(subject)),
-        "a cell may have been away when it was confirmed"
-    );
-}
-
-#[test]
-fn minimum_follows_the_poolers_and_is_kept_to() {
-    let mut world = World::healthy();
-    let app: crate::types::name::DatabaseName = "app".parse().unwrap();
-    let raised = |world: &World| world.snapshot().raised_minimum(&world.databases[&app]);
-    for cell in ["zone1", "zone2"] {
-        world.status(cell).versions.protocol = Protocol::OURS;
-    }
-    assert_eq!(raised(&world), None, "zone3 is old");
-    world.status("zone3").versions.protocol = Protocol::new(1000);
-    assert_eq!(raised(&world), Some(Protocol::OURS), "no more than this build knows");
-    let silent = world.status.remove(&(app.clone(), "zone3".parse().unwrap())).unwrap();
-    assert_eq!(raised(&world), None, "nobody knows what zone3 runs");
-    world.status.insert((app.clone(), silent.cell.clone()), silent);
-    world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::OURS;
-    assert_eq!(raised(&world), None);
-
-    let check = |world: &World, cell: &str| world.snapshot().new_enough(&app, &cell.parse().unwrap());
-    assert!(check(&world, "zone2").is_ok() && check(&world, "zone9").is_ok());
-    world.status("zone2").versions.protocol = Protocol::UNNUMBERED;
-    let refusal = check(&world, "zone2").unwrap_err();
-    assert_eq!(refusal.code, Code::Unsupported);
-    assert!(refusal.message.contains("multipooler of cell zone2") && refusal.hint.contains("update"));
-    world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::new(1000);
-    assert!(check(&world, "zone1").unwrap_err().message.starts_with("this multiadmin is too old"));
-}
-
-mod confirmation;
