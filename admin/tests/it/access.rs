@@ -3,17 +3,14 @@
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::access::Effect;
-use cellar_model::{
-    AuditOutcome, Code, JobKind, JobRecord, Key, Leader, PgbackrestName, Principal, SystemIdentifier,
-    Timeline, access,
-};
+use cellar_model::{AuditOutcome, Code, JobKind, JobRecord, Key, PgbackrestName, Principal, access};
 use cellar_tls::{LeafRequest, OperatorRole};
 use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::support::raw::Raw;
 use crate::support::tls::{Guarded, cluster};
-use crate::support::{World, backup_of, db, zone};
+use crate::support::{World, backup_of, db};
 
 #[tokio::test]
 async fn the_callers_identity_comes_from_its_certificate() {
@@ -114,13 +111,7 @@ async fn each_role_may_call_exactly_the_methods_of_the_table() {
 #[tokio::test]
 async fn an_operator_cannot_cancel_a_restore() {
     let world = World::new().await;
-    let leader = Leader {
-        cell: zone(1),
-        term: Timeline::new(1),
-        system_identifier: Some(SystemIdentifier::new(7)),
-        lsn: None,
-    };
-    world.put(&Key::Leader(db()), &leader).await;
+    world.record_made_primary().await;
     let server = Guarded::serve(&world.admin().await).await;
     let mut ann = server.ann().await;
     let target = v1::restore_target::Target::Latest(v1::LatestTarget {});

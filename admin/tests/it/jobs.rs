@@ -7,7 +7,7 @@ use crate::support::{
 };
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
-use cellar_model::{JobState, Key, Leader, PoolerStatus, SystemIdentifier, Timeline};
+use cellar_model::{JobState, Key, PoolerStatus};
 use futures_util::{FutureExt, StreamExt};
 use tonic::{Request, Response};
 use tonic_types::StatusExt;
@@ -382,13 +382,7 @@ async fn a_rebuild_is_recorded_once_for_its_request_id() {
 #[tokio::test]
 async fn jobs_that_take_no_lock_are_bounded_also_when_asked_for_at_once() {
     let world = World::new().await;
-    let leader = Leader {
-        cell: zone(1),
-        term: Timeline::new(1),
-        system_identifier: Some(SystemIdentifier::new(7)),
-        lsn: None,
-    };
-    world.put(&Key::Leader(db()), &leader).await;
+    world.record_made_primary().await;
     let admin = world.admin().await;
     let ask = || admin.check_archive(Request::new(v1::CheckArchiveRequest::default()));
     let answers = futures_util::future::join_all((0..100).map(|_| ask())).await;

@@ -3,37 +3,10 @@
 
 use std::time::Duration;
 
-use cellar_tests::{
-    Cluster, eventually, is_alive, kill_hard, main_process, processes_with, signal, wait_for,
-};
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process, signal, wait_for};
 use nix::sys::signal::Signal;
 
-/// A full backup of a standby, stopped after its first file was copied: pgBackRest's processes.
-fn held_backup(cluster: &Cluster, cell: &str) -> (String, Vec<i32>) {
-    let id = cluster.begin_backup(cell, "full");
-    let needle = format!("{id}.conf");
-    let held = wait_for("pgBackRest to copy", Duration::from_secs(60), || {
-        let log = cluster.log_of(cell, &id);
-        if !log.contains("DETAIL: backup file") {
-            return None;
-        }
-        let running = processes_with("pgbackrest", &needle);
-        for pid in &running {
-            signal(*pid, Signal::SIGSTOP);
-        }
-        Some(running)
-    });
-    assert!(!held.is_empty(), "the backup ended before it could be held: {}", cluster.job(&id));
-    let log = cluster.log_of(cell, &id);
-    assert!(!log.contains("backup command end"), "held too late:\n{log}");
-    (id, held)
-}
-
-fn release(held: &[i32]) {
-    for pid in held {
-        signal(*pid, Signal::SIGCONT);
-    }
-}
+use crate::ledger::{hold_backup, release};
 
 fn loaded() -> Cluster {
     let cluster = Cluster::up("zone1,zone2");
@@ -45,7 +18,7 @@ fn loaded() -> Cluster {
 #[test]
 fn killing_the_pooler_ends_its_pgbackrest_and_the_job_says_so() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
     eventually("pgBackRest and its workers to die with the pooler", || {
         held.iter().all(|pid| !is_alive(*pid))
@@ -61,7 +34,7 @@ fn killing_the_pooler_ends_its_pgbackrest_and_the_job_says_so() {
 #[test]
 fn a_lost_backup_gives_its_place_away_only_after_its_pgbackrest_was_ended() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     let pooler = cluster.pid("zone2/pid/multipooler.pid");
     let begun = std::time::Instant::now();
     // As a hung disk or a cut connection to etcd: the pooler neither renews its lease nor ends its children.
@@ -92,7 +65,7 @@ fn a_lost_backup_gives_its_place_away_only_after_its_pgbackrest_was_ended() {
 #[test]
 fn killing_multiadmin_does_not_disturb_the_backup() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     kill_hard(cluster.pid("pid/multiadmin.pid"));
     let _ = cluster.try_cellar(&["jobs", "show", &id]).refused(4);
     release(&held);
@@ -105,7 +78,7 @@ fn killing_multiadmin_does_not_disturb_the_backup() {
 #[test]
 fn killing_pgbackrest_fails_the_job_and_leaves_no_lock() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     // The main process only: its workers would go on and keep the stanza's lock.
     kill_hard(main_process(&held));
     let job = cluster.ended(&id);
@@ -117,7 +90,7 @@ fn killing_pgbackrest_fails_the_job_and_leaves_no_lock() {
 #[test]
 fn an_etcd_that_goes_and_comes_back_loses_nothing() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     kill_hard(cluster.pid("pid/etcd.pid"));
     release(&held);
     // Old news are served for a few seconds, and no longer.
@@ -131,7 +104,7 @@ fn an_etcd_that_goes_and_comes_back_loses_nothing() {
 #[test]
 fn a_primary_that_dies_in_the_middle_fails_the_job() {
     let cluster = loaded();
-    let (id, held) = held_backup(&cluster, "zone2");
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
     let server = cluster.pid("zone1/pid/pgbackrest-server.pid");
     cluster.kill_cell("zone1");
     eventually("the primary's TLS server to be gone", || !is_alive(server));
@@ -166,7 +139,7 @@ fn down_ends_a_backup_as_told_to_stop() {
 fn a_backup_that_waits_for_its_cell_is_taken_when_the_cell_streams() {
     let cluster = Cluster::up("zone1,zone2,zone3");
     cluster.load(20);
-    let (holder, held) = held_backup(&cluster, "zone3");
+    let (holder, held) = hold_backup(&cluster, "zone3", "full");
     let waiting = cluster.json(&["backup", "--from", "zone2", "--queue", "--no-wait"]);
     let waiting = waiting["id"].as_str().expect("an id").to_owned();
     cluster.kill_cell("zone2");

@@ -184,42 +184,41 @@ pub(crate) fn beside(cluster: &Cluster, cell: &str) -> Vec<String> {
 
 /// A restore that has begun to copy and is stopped there: pgBackRest's processes.
 #[track_caller]
-pub(crate) fn hold_copying(cluster: &Cluster, job: &str) -> Vec<i32> {
-    let needle = format!("pg_data.restored-{job}");
-    let held = wait_for("the restore to copy", Duration::from_secs(60), || {
-        let running = processes_with("pgbackrest", &needle);
-        if running.is_empty() {
-            let job = cluster.job(job);
-            let over = ["JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELED"];
-            assert!(!over.iter().any(|state| job["state"] == *state), "it ended before it was held: {job:#}");
-            return None;
-        }
-        running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-        Some(running)
-    });
-    // Those that it forked in between.
-    let held = [held, processes_with("pgbackrest", &needle)].concat();
-    held.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-    held
+pub(crate) fn hold_copying(job: &str) -> Vec<i32> {
+    hold("the restore to copy", &format!("pg_data.restored-{job}"), || true)
 }
 
 /// A backup that has begun to copy and is stopped there: its job, and pgBackRest's processes.
 #[track_caller]
 pub(crate) fn hold_backup(cluster: &Cluster, cell: &str, backup_type: &str) -> (String, Vec<i32>) {
     let id = cluster.begin_backup(cell, backup_type);
-    let needle = format!("{id}.conf");
-    let held = wait_for("the backup to copy", Duration::from_secs(60), || {
-        if !cluster.log_of(cell, &id).contains("DETAIL: backup file") {
-            return None;
-        }
-        let running = processes_with("pgbackrest", &needle);
-        running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-        Some(running)
-    });
-    assert!(!held.is_empty(), "the backup ended before it was held: {:#}", cluster.job(&id));
+    let copies = || cluster.log_of(cell, &id).contains("DETAIL: backup file");
+    let held = hold("the backup to copy", &format!("{id}.conf"), copies);
     let log = cluster.log_of(cell, &id);
     assert!(!log.contains("backup command end"), "held too late:\n{log}");
     (id, held)
+}
+
+/// Stops the processes of pgBackRest that have `needle` in their arguments at the first look that finds them and
+/// `has_begun`. They stand still while it looks, and run only between two looks: what copies a small database on a busy
+/// machine would otherwise be over before the test has its turn again.
+#[track_caller]
+fn hold(what: &str, needle: &str, mut has_begun: impl FnMut() -> bool) -> Vec<i32> {
+    let stop = || {
+        let running = processes_with("pgbackrest", needle);
+        running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        running
+    };
+    wait_for(what, Duration::from_secs(60), || {
+        stop();
+        // Those that were forked in between.
+        let held = stop();
+        if !held.is_empty() && has_begun() {
+            return Some(held);
+        }
+        release(&held);
+        None
+    })
 }
 
 /// Lets processes that were stopped go on.

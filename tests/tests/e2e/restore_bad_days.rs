@@ -93,7 +93,7 @@ fn what_fails_before_the_point_of_no_return_changes_nothing() {
 
     // While one is under way nothing else begins, and it can be canceled.
     let first = begin_restore(&cluster, &["--latest"]);
-    let held = hold_copying(&cluster, &first);
+    let held = hold_copying(&first);
     for other in [&["restore", "--latest", "--yes"][..], &["restore", "--latest", "--onto", "zone2", "--yes"]]
     {
         let message = cluster.try_cellar(other).refused(3);
@@ -116,7 +116,7 @@ fn what_fails_before_the_point_of_no_return_changes_nothing() {
 
     // The repo goes while it is copied from.
     let first = begin_restore(&cluster, &["--latest"]);
-    let held = hold_copying(&cluster, &first);
+    let held = hold_copying(&first);
     let away = cluster.directory().join("repo.away");
     std::fs::rename(&repo, &away).expect("the repo is ours");
     release(&held);

@@ -15,6 +15,20 @@ use std::time::Duration;
 use cellar_tests::{Cluster, Direction, Proxy, Rule, eventually, wait_for};
 use serde_json::Value;
 
+use crate::ledger;
+
+/// The cells of most clusters here.
+const CELLS: [&str; 2] = ["zone1", "zone2"];
+
+/// A cluster with some data, and the ledger with its first row.
+fn with_ledger() -> (Cluster, Vec<String>) {
+    let cluster = Cluster::up(&CELLS.join(","));
+    cluster.load(2);
+    ledger::create(&cluster);
+    let rows = vec![ledger::insert(&cluster, "before")];
+    (cluster, rows)
+}
+
 /// A request of so many bytes writes a record: one that reads has a key and little else.
 const WRITE_BYTES: usize = 600;
 

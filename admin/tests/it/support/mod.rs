@@ -15,7 +15,8 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_model::{
     AuditRecord, Cell, CellLayout, CellName, Database, DatabaseName, InstanceState, JobId, JobRecord,
-    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Protocol, Retention, Role, Run, Timeline,
+    JobState, Key, Keyspace, Leader, Lock, PoolerStatus, Progress, Protocol, Retention, Role, Run,
+    SystemIdentifier, Timeline,
 };
 use cellar_topology::{MemoryKv, Store, TxnOutcome, Write};
 use jiff::Timestamp;
@@ -79,6 +80,17 @@ impl World {
         self.put(&Key::Cell(zone(n)), &cell).await;
         self.put(&Key::Pooler(db(), zone(n)), &pooler).await;
         self.put(&Key::Status(db(), zone(n)), &status(n)).await;
+    }
+
+    /// Records that the database has been made, in zone1.
+    pub async fn record_made_primary(&self) {
+        let leader = Leader {
+            cell: zone(1),
+            term: Timeline::new(1),
+            system_identifier: Some(SystemIdentifier::new(7)),
+            lsn: None,
+        };
+        self.put(&Key::Leader(db()), &leader).await;
     }
 
     pub async fn put<R: serde::Serialize>(&self, key: &Key, record: &R) {

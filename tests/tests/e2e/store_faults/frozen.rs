@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, children_named, eventually, run, signal};
+use cellar_tests::{children_named, eventually, run, signal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{at_rest, incarnation, succeeded};
+use super::{CELLS, at_rest, incarnation, succeeded, with_ledger};
 use crate::ledger::{self, begin_restore, check, hold_backup, hold_copying, release, result};
 
 /// For so long etcd stands still: longer than a lease of 10 s, and shorter than the 18 s for which a job goes on without
@@ -15,11 +15,7 @@ const ETCD_STANDSTILL: Duration = Duration::from_secs(12);
 
 #[test]
 fn a_backup_goes_on_while_etcd_stands_still_for_longer_than_a_lease() {
-    let cells = ["zone1", "zone2"];
-    let cluster = Cluster::up("zone1,zone2");
-    cluster.load(2);
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "before")];
+    let (cluster, mut rows) = with_ledger();
     let (backup, held) = hold_backup(&cluster, "zone2", "full");
     let (etcd, begun) = (cluster.pid("pid/etcd.pid"), Instant::now());
     signal(etcd, Signal::SIGSTOP);
@@ -32,23 +28,19 @@ fn a_backup_goes_on_while_etcd_stands_still_for_longer_than_a_lease() {
     signal(etcd, Signal::SIGCONT);
     let job = succeeded(&cluster, &backup);
     assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
-    check(&cluster, &cells, &rows);
+    check(&cluster, &CELLS, &rows);
     at_rest(&cluster);
 }
 
 #[test]
 fn another_multiadmin_completes_the_restore_of_one_that_stands_still() {
-    let cells = ["zone1", "zone2"];
-    let cluster = Cluster::up("zone1,zone2");
-    cluster.load(2);
-    ledger::create(&cluster);
-    let rows = vec![ledger::insert(&cluster, "before")];
+    let (cluster, rows) = with_ledger();
     let proxy = cluster.proxy_to_etcd();
     let second = cluster.second_multiadmin(&proxy);
     let leader = cluster.etcd_get("/cellar/demo/admins/leader");
 
     let restore = begin_restore(&cluster, &["--latest"]);
-    let held = hold_copying(&cluster, &restore);
+    let held = hold_copying(&restore);
     let frozen = cluster.pid("pid/multiadmin.pid");
     signal(frozen, Signal::SIGSTOP);
     release(&held);
@@ -65,17 +57,13 @@ fn another_multiadmin_completes_the_restore_of_one_that_stands_still() {
     assert_eq!(result(&job)["leftOut"], Value::Null, "{job:#}");
     let swaps = job["steps"].as_array().expect("steps").iter().filter(|step| step["kind"] == "JOB_KIND_SWAP");
     assert_eq!(swaps.count(), 1, "{job:#}");
-    check(&cluster, &cells, &rows);
+    check(&cluster, &CELLS, &rows);
     at_rest(&cluster);
 }
 
 #[test]
 fn a_backup_waits_for_a_standby_whose_postgresql_stands_still() {
-    let cells = ["zone1", "zone2"];
-    let cluster = Cluster::up("zone1,zone2");
-    cluster.load(2);
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "before")];
+    let (cluster, mut rows) = with_ledger();
     let (backup, held) = hold_backup(&cluster, "zone2", "full");
     let postmaster = cluster.postmaster("zone2");
     let mut servers = children_named(postmaster, "postgres");
@@ -93,7 +81,7 @@ fn a_backup_waits_for_a_standby_whose_postgresql_stands_still() {
     servers.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
     let job = succeeded(&cluster, &backup);
     assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
-    check(&cluster, &cells, &rows);
+    check(&cluster, &CELLS, &rows);
     assert_eq!(cluster.postmaster("zone2"), postmaster, "nobody restarted it");
     let _ = cluster.backup("zone2", "incr");
     at_rest(&cluster);

@@ -2,18 +2,14 @@
 
 use std::process::Stdio;
 
-use cellar_tests::{Cluster, Direction, Rule, eventually, run};
+use cellar_tests::{Direction, Rule, eventually, run};
 
-use super::{at_rest, hold_next_write, incarnation, wait_for_held_write, wait_for_state};
+use super::{CELLS, at_rest, hold_next_write, incarnation, wait_for_held_write, wait_for_state, with_ledger};
 use crate::ledger::{self, check, hold_backup, id, release, restore};
 
 #[test]
 fn a_cancel_that_arrives_after_a_rollback_began_does_not_say_that_nothing_was_done() {
-    let cells = ["zone1", "zone2"];
-    let cluster = Cluster::up("zone1,zone2");
-    cluster.load(2);
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "before the restore")];
+    let (cluster, mut rows) = with_ledger();
     let restored = restore(&cluster, &["--latest"]);
     let proxy = cluster.proxy_to_etcd();
     let second = cluster.second_multiadmin(&proxy);
@@ -51,5 +47,5 @@ fn a_cancel_that_arrives_after_a_rollback_began_does_not_say_that_nothing_was_do
     at_rest(&cluster);
     ledger::wait_for_primary(&cluster);
     rows.push(ledger::insert(&cluster, "after the cancel"));
-    check(&cluster, &cells, &rows);
+    check(&cluster, &CELLS, &rows);
 }

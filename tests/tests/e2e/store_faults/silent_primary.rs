@@ -1,17 +1,13 @@
 //! A primary that goes on while its pooler is dead cannot be fenced.
 
-use cellar_tests::{Cluster, eventually, kill_hard};
+use cellar_tests::{eventually, kill_hard};
 
-use super::{at_rest, wait_for_state};
+use super::{CELLS, at_rest, wait_for_state, with_ledger};
 use crate::ledger::{self, begin_restore, check, hold_backup, release};
 
 #[test]
 fn a_queued_restore_gives_up_when_the_primary_runs_and_cannot_be_fenced() {
-    let cells = ["zone1", "zone2"];
-    let cluster = Cluster::up("zone1,zone2");
-    cluster.load(2);
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "before")];
+    let (cluster, mut rows) = with_ledger();
 
     let (backup, held) = hold_backup(&cluster, "zone2", "full");
     let restore = begin_restore(&cluster, &["--latest", "--onto", "zone2", "--queue"]);
@@ -30,6 +26,6 @@ fn a_queued_restore_gives_up_when_the_primary_runs_and_cannot_be_fenced() {
     assert!(message.contains("zone1") && message.contains("could not be fenced"), "{job:#}");
     rows.push(ledger::insert(&cluster, "PostgreSQL goes on"));
     cluster.cellar(&["up"]);
-    check(&cluster, &cells, &rows);
+    check(&cluster, &CELLS, &rows);
     at_rest(&cluster);
 }
