@@ -106,8 +106,11 @@ pub fn install_renewed(directory: &Path, key: &str, leaves: &[(&str, &str)]) -> 
 fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
     for entry in fs::read_dir(from).map_err(TlsError::io("read", from))?.flatten() {
         let target = to.join(entry.file_name());
-        // What cannot be read as a plain small file is not one of ours.
-        if let (false, Ok(content)) = (file::exists(&target)?, file::read_own(&entry.path())) {
+        // What cannot be read as a plain small file is not one of ours, nor is what has another name too: root would give
+        // the service user a copy of a file that that user may not read.
+        if let (false, Ok(content)) = (file::exists(&target)?, file::read_own(&entry.path()))
+            && content.is_sole_link()
+        {
             file::create(&target, &content.text, content.mode() & 0o777, owner)?;
         }
     }
@@ -119,9 +122,17 @@ fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
 /// # Errors
 /// When it cannot be removed.
 pub fn forget_previous(directory: &Path) -> Result<()> {
+    let next = beside(directory, ".next");
     // A process that was killed after the exchange left the old set under this name.
-    remove(&beside(directory, ".next"))?;
-    remove(&previous(directory))
+    remove(&next)?;
+    // In one step: half a set would be taken for one that can come back.
+    match fs::rename(previous(directory), &next) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        renamed => {
+            renamed.map_err(TlsError::io("remove", &next))?;
+            remove(&next)
+        }
+    }
 }
 
 /// Undoes the last exchange.

@@ -124,6 +124,19 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
     Err(PostgresError::WouldNotStop { pid: postmaster.pid, after: timeouts.kill })
 }
 
+/// Whether a postmaster was started with that data directory: `-D DIRECTORY`, as `pg_ctl` does.
+fn names(arguments: &[String], data_directory: &Path) -> bool {
+    arguments.windows(2).any(|pair| pair[0] == "-D" && Path::new(&pair[1]) == data_directory)
+}
+
+/// Whether a process worked in that directory when it was removed: a postmaster works in its data directory, and the
+/// kernel adds ` (deleted)` to the name of one that is gone.
+fn worked_in(process: &Process, directory: &Path) -> bool {
+    let mut gone = directory.as_os_str().to_owned();
+    gone.push(" (deleted)");
+    std::fs::read_link(format!("/proc/{}/cwd", process.pid)).is_ok_and(|cwd| cwd.as_os_str() == gone)
+}
+
 /// Ends the server that was started on a data directory which somebody has removed since: it is found by the lock file
 /// of its socket, for `postmaster.pid` is gone with the directory. PostgreSQL itself notices only after up to a minute,
 /// and serves open sessions until then. False when there is none.
@@ -140,9 +153,12 @@ pub async fn stop_vanished(
     if !file.data_directory.as_deref().is_some_and(|found| is_same_place(found, data_directory)) {
         return Ok(false);
     }
-    let Some(postmaster) = Process::find(file.pid).filter(|process| process.program == PROGRAM) else {
-        return Ok(false);
+    // The file stays after a crash, and its number may be another server's since.
+    let is_its = |process: &Process| {
+        process.program == PROGRAM
+            && (names(&process.arguments(), data_directory) || worked_in(process, data_directory))
     };
+    let Some(postmaster) = Process::find(file.pid).filter(is_its) else { return Ok(false) };
     let timeouts = StopTimeouts::default();
     signal(&postmaster, Signal::SIGQUIT)?;
     if !ended(&postmaster, timeouts.immediate).await {

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Role, Timeline};
 use cellar_postgres::{
-    ControlState, DataDirectory, InstanceFacts, MONITOR_ROLE, PostgresError, PostmasterState,
+    ControlState, DataDirectory, Endpoint, InstanceFacts, MONITOR_ROLE, PostgresError, PostmasterState,
     PrimaryConninfo, Probe, REPLICATION_ROLE, StopTimeouts, Stopped, check_permissions, configure,
     ensure_roles, execute, initdb, inspect, occupants, promote, query, reload, run, running, start, stop,
+    stop_vanished,
 };
 use nix::sys::signal::Signal;
 use support::{Cell, TEST_TIMEOUT, entries, signal, user, wait_for};

@@ -31,7 +31,7 @@ pub use log_file::{last_lines, last_lines_of, open_log};
 pub use mounts::{is_mount_point, mount_points};
 pub use new_directory::create_directory;
 pub use owner::Owner;
-pub use pid_file::{PidFile, PidFileError, running_pid};
+pub use pid_file::{PidFile, PidFileError, recorded_pid, running_pid};
 pub use port::listeners;
 pub use process::{Process, available_memory};
 pub use shared_memory::remove_shared_memory;

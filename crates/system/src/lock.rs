@@ -144,7 +144,7 @@ impl FileLock {
 }
 
 /// The number that ends the content. Versions up to 0.1 wrote `process 123`.
-fn read_pid(file: &File) -> Option<u32> {
+pub(crate) fn read_pid(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(MAX_CONTENT).read_to_string(&mut text).ok()?;
     text.split_whitespace().last()?.parse().ok()

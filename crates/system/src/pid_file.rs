@@ -1,8 +1,10 @@
 //! A daemon's pid file. It names a process only while that lives, because the process holds a lock on it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::lock::{FileLock, LockError};
+use crate::atomic_file::open_regular;
+use crate::lock::{FileLock, LockError, read_pid};
 
 /// This process's pid file, valid until the value is dropped or the process ends.
 #[derive(Debug)]
@@ -32,13 +34,16 @@ pub enum PidFileError {
     },
 }
 
+/// Whoever looks at a pid file holds its lock for a moment, so one look is not enough to say that it is taken.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl PidFile {
-    /// Writes this process's id, unless another process has the file.
+    /// Writes this process's id, unless another process has the file. Blocks for a second then.
     ///
     /// # Errors
     /// [`PidFileError::Taken`] when another process has it.
     pub fn acquire(path: &Path) -> Result<Self, PidFileError> {
-        match FileLock::try_acquire(path) {
+        match FileLock::acquire_blocking(path, LOOK_TIMEOUT) {
             Ok(lock) => Ok(Self { _lock: lock }),
             Err(LockError::Held { holder, path }) => {
                 Err(PidFileError::Taken { pid: holder.unwrap_or(0), path })
@@ -54,9 +59,44 @@ pub fn running_pid(path: &Path) -> Option<u32> {
     FileLock::holder(path)
 }
 
+/// The number in the pid file of a program that does not lock it; that process may have ended. Root asks too, for files
+/// in the service user's directories: no link is followed and no FIFO waited for.
+#[must_use]
+pub fn recorded_pid(path: &Path) -> Option<u32> {
+    let (file, _) = open_regular(path).ok()?;
+    read_pid(&file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn daemon_starts_while_others_look_at_its_pid_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        std::fs::write(&path, "1").unwrap();
+        let looks = std::fs::File::open(&path).unwrap();
+        looks.lock_shared().unwrap();
+        let daemon = std::thread::spawn({
+            let path = path.clone();
+            move || PidFile::acquire(&path).map(drop)
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        looks.unlock().unwrap();
+        daemon.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn pid_is_read_from_a_plain_file_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("plain"), " 42\n").unwrap();
+        std::os::unix::fs::symlink(at("plain"), at("link")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let read = ["plain", "link", "fifo", "none"].map(|name| recorded_pid(&at(name)));
+        assert_eq!(read, [Some(42), None, None, None]);
+    }
 
     #[test]
     fn second_daemon_is_refused_and_a_dead_one_is_not_named() {

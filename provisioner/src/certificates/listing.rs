@@ -19,7 +19,7 @@ impl Cluster {
     /// Every certificate that the cluster's directory holds, in the order of its paths.
     #[must_use]
     pub fn certificates(&self) -> Vec<ListedCertificate> {
-        let sets = self.certificate_sets().unwrap_or_default();
+        let sets = self.certificate_sets_on_disk().unwrap_or_default();
         let mut directories: Vec<PathBuf> = sets.into_iter().map(|set| set.directory).collect();
         let signers = [self.layout.ca(), self.signing()];
         directories.extend(signers.clone());

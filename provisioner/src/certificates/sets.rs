@@ -29,6 +29,14 @@ impl Cluster {
         Ok(sets)
     }
 
+    /// The same, and those in the directories of cells that were removed: whoever has such a key is let in as before.
+    pub(crate) fn certificate_sets_on_disk(&self) -> Result<Vec<CertificateSet>> {
+        let mut sets = self.certificate_sets()?;
+        let removed = self.cells_on_disk().into_iter().filter(|cell| self.state.cell(cell).is_none());
+        sets.extend(removed.map(|cell| self.cell_set(&cell)));
+        Ok(sets)
+    }
+
     fn set(
         &self,
         what: &str,
@@ -124,6 +132,6 @@ impl Cluster {
 
     /// How often a cell's certificates were revoked.
     pub(crate) fn revocations_of(&self, cell: &CellName) -> u32 {
-        self.state.cell(cell).map_or(0, |cell| cell.revocations)
+        self.state.revocations_of(cell)
     }
 }

@@ -3,7 +3,7 @@
 //! `<dir>/state/cluster.json` holds what a second `cellar up` needs before etcd runs. Which cells
 //! there are is decided by etcd once it does; the list here only decides whose processes to start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -83,6 +83,10 @@ pub struct ClusterState {
     /// The name that its certificates for pgBackRest carry.
     #[serde(default, skip_serializing_if = "is_first")]
     pub pgbackrest_name: PgbackrestName,
+    /// How often the certificates of cells that were removed were revoked: one that is added again must not get a name
+    /// that was revoked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revocations_of_removed: BTreeMap<CellName, u32>,
     /// A revocation that has begun and not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
@@ -159,6 +163,7 @@ impl ClusterState {
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),
+            revocations_of_removed: BTreeMap::new(),
             revoking: None,
             first_backup: None,
         })
@@ -173,18 +178,31 @@ impl ClusterState {
         layout.state().join("cluster.json")
     }
 
+    /// The same once more, for the day on which somebody loses the other.
+    pub(crate) fn copy_path(layout: &ClusterLayout) -> PathBuf {
+        layout.root().join("cluster.json.copy")
+    }
+
     /// Reads it; `None` when there is no cluster in the directory.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When it is there and cannot be read, or is missing although there is a cluster: a new one beside it would have
+    /// other ports and another authority.
     pub fn load(layout: &ClusterLayout) -> Result<Option<Self>> {
         let path = Self::path(layout);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // It is the first file that `up` writes, and the last that `down --destroy` removes.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !layout.etcd().exists() => {
+                return Ok(None);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let reason = format!("it is missing, and {} is there", layout.etcd().display());
+                return Err(Self::bad(layout, reason));
+            }
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
         };
-        let bad = |reason: String| ProvisionError::BadState { path: path.clone(), reason };
+        let bad = |reason: String| Self::bad(layout, reason);
         let state: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
         if state.version != VERSION {
             return Err(bad(format!("it has version {}, and this cellar knows {VERSION}", state.version)));
@@ -197,10 +215,47 @@ impl ClusterState {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn save(&self, layout: &ClusterLayout) -> Result<()> {
-        let path = Self::path(layout);
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| ProvisionError::BadState { path: path.clone(), reason: error.to_string() })?;
-        replace(&path, &(text + "\n"), 0o644, None)
+        let text =
+            serde_json::to_string_pretty(self).map_err(|error| Self::bad(layout, error.to_string()))? + "\n";
+        replace(&Self::path(layout), &text, 0o644, None)?;
+        replace(&Self::copy_path(layout), &text, 0o644, None)
+    }
+
+    fn bad(layout: &ClusterLayout, reason: String) -> ProvisionError {
+        let copy = Some(Self::copy_path(layout)).filter(|copy| copy.exists());
+        ProvisionError::BadState { path: Self::path(layout), reason, copy }
+    }
+
+    /// How often the certificates of a cell were revoked, which may have been removed.
+    #[must_use]
+    pub fn revocations_of(&self, name: &CellName) -> u32 {
+        let removed = || self.revocations_of_removed.get(name).copied();
+        self.cell(name).map(|cell| cell.revocations).or_else(removed).unwrap_or_default()
+    }
+
+    /// Counts a revocation of a cell's certificates.
+    pub(crate) fn count_revocation(&mut self, name: &CellName) {
+        match self.cells.iter_mut().find(|cell| cell.name == *name) {
+            Some(cell) => cell.revocations += 1,
+            None => *self.revocations_of_removed.entry(name.clone()).or_default() += 1,
+        }
+    }
+
+    /// Takes a cell in, in the place of an entry of its name.
+    pub(crate) fn add_cell(&mut self, name: CellName, index: u32) {
+        let revocations = self.revocations_of(&name);
+        self.revocations_of_removed.remove(&name);
+        self.cells.retain(|known| known.name != name);
+        self.cells.push(LocalCell { name, index, revocations });
+    }
+
+    /// Forgets a cell, but not how often its certificates were revoked.
+    pub(crate) fn remove_cell(&mut self, name: &CellName) {
+        let revocations = self.revocations_of(name);
+        self.cells.retain(|known| known.name != *name);
+        if revocations > 0 {
+            self.revocations_of_removed.insert(name.clone(), revocations);
+        }
     }
 
     /// The cell of that name.
@@ -243,6 +298,22 @@ mod tests {
     }
 
     #[test]
+    fn cell_that_comes_back_remembers_its_revocations() {
+        let (mut state, zone2) = (state(), "zone2".parse().unwrap());
+        let plain = serde_json::to_string(&state).unwrap();
+        state.count_revocation(&zone2);
+        state.add_cell(zone2.clone(), 1);
+        assert_eq!(state.revocations_of(&zone2), 1, "finishing one that was interrupted");
+        state.remove_cell(&zone2);
+        assert_eq!((state.cell(&zone2), state.revocations_of(&zone2)), (None, 1));
+        state.count_revocation(&zone2);
+        state.add_cell(zone2.clone(), 4);
+        let expected = LocalCell { name: zone2.clone(), index: 4, revocations: 2 };
+        assert_eq!(state.cell(&zone2), Some(&expected));
+        assert!(!plain.contains("revocationsOfRemoved"), "an older build reads it: {plain}");
+    }
+
+    #[test]
     fn later_version_or_half_a_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let layout = ClusterLayout::new(dir.path());
@@ -254,5 +325,22 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
         }
+    }
+
+    #[test]
+    fn lost_state_of_a_cluster_is_no_empty_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        make_directory(&layout.state(), 0o755, None).unwrap();
+        state().save(&layout).unwrap();
+        make_directory(&layout.etcd(), 0o700, None).unwrap();
+        fs::remove_file(ClusterState::path(&layout)).unwrap();
+        let error = ClusterState::load(&layout).unwrap_err();
+        let hint = error.hint().unwrap();
+        let (program, arguments) =
+            hint.strip_prefix("put its copy there: ").unwrap().split_once(' ').unwrap();
+        let done = std::process::Command::new(program).args(arguments.split(' ')).status().unwrap();
+        assert!(done.success(), "{hint}");
+        assert_eq!(ClusterState::load(&layout).unwrap(), Some(state()));
     }
 }

@@ -2,6 +2,7 @@
 
 use cellar_pgbackrest::PassphraseError;
 use cellar_system::UserError;
+use cellar_topology::StoreError;
 
 use crate::error::provision_error::ProvisionError;
 
@@ -68,9 +69,13 @@ impl ProvisionError {
             Self::NoCluster { .. } => Some(
                 "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),
             ),
-            Self::BadState { .. } => {
-                Some("restore the file from a copy; it holds the cells and ports of the cluster".to_owned())
+            Self::BadState { path, copy: Some(copy), .. } => {
+                Some(format!("put its copy there: cp {} {}", copy.display(), path.display()))
             }
+            Self::BadState { .. } => Some(
+                "put your own copy of it there: it holds the cells and ports of the cluster, which goes on without it"
+                    .to_owned(),
+            ),
             Self::RecordDiffers { .. } => Some(
                 "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"
                     .to_owned(),
@@ -86,6 +91,10 @@ impl ProvisionError {
             ),
             Self::OtherPassphrase { .. } => Some(
                 "leave it out: the cluster knows its own; it cannot be changed, because all that is in the repository is encrypted with it"
+                    .to_owned(),
+            ),
+            Self::Store(StoreError::Corrupt { .. }) => Some(
+                "a newer version wrote it, or somebody by hand: run the newer version, or correct the record; docs/troubleshooting.md (a record in etcd cannot be read) has the commands"
                     .to_owned(),
             ),
             Self::Rpc(status) => cellar_api::hint_of(status),

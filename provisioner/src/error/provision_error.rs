@@ -78,6 +78,8 @@ pub enum ProvisionError {
         path: PathBuf,
         /// Why.
         reason: String,
+        /// Its copy, if there is one.
+        copy: Option<PathBuf>,
     },
     /// A file or directory could not be used.
     #[error("cannot {action} {}", path.display())]

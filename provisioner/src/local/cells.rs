@@ -11,7 +11,7 @@ use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
 use crate::cluster::state::LocalCell;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::local::down::remove_tree;
+use crate::local::down::{remove_all_but, remove_tree};
 use crate::local::secrets;
 use crate::local::watch::Watcher;
 
@@ -82,10 +82,10 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
         }
     };
     local.index = cell.index;
-    cluster.state.cells.retain(|known| known.name != *name);
-    cluster.state.cells.push(local.clone());
+    cluster.state.add_cell(name.clone(), cell.index);
     cluster.state.save(&cluster.layout)?;
     cluster.admit_pooler(name).await?;
+    cluster.rename_poolers(&cluster.store().await?).await?;
     let mut launched = cluster.launch(&[local], false).await?;
     let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline)?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
@@ -110,10 +110,11 @@ pub async fn remove_cell(
             steps.step(&format!("cell {name} has left the topology"));
             Some(cell.into_inner())
         }
-        // An earlier run got this far and no further.
+        // An earlier run got this far and no further, or kept the data.
         Err(status)
             if cellar_api::reason_of(&status) == Some(Code::UnknownCell)
-                && cluster.state.cell(name).is_some() =>
+                && (cluster.state.cell(name).is_some()
+                    || delete_data && cluster.cells_on_disk().contains(name)) =>
         {
             None
         }
@@ -121,12 +122,15 @@ pub async fn remove_cell(
     };
     cluster.stop_cell(name, steps).await?;
     cluster.dismiss_pooler(name).await?;
-    cluster.state.cells.retain(|known| known.name != *name);
-    cluster.state.save(&cluster.layout)?;
     let directory = cluster.layout.cell(name).root().to_owned();
+    let mut emptied = None;
     if delete_data {
-        remove_tree(&directory)?;
+        // By its key a run that goes on after this one was interrupted knows the directory as a cell's.
+        remove_all_but(&directory, "tls")?;
+        emptied = remove_tree(&directory)?;
         steps.step(&format!("{} is deleted", directory.display()));
     }
-    Ok(RemovedCell { cell, kept: (!delete_data && directory.exists()).then_some(directory) })
+    cluster.state.remove_cell(name);
+    cluster.state.save(&cluster.layout)?;
+    Ok(RemovedCell { cell, kept: emptied.or_else(|| directory.exists().then_some(directory)) })
 }

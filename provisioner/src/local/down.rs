@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_model::{CellName, ClusterLayout};
 use cellar_postgres::{PostmasterState, StopTimeouts, Stopped};
-use cellar_system::is_same_place;
+use cellar_system::{OpenDirectory, is_same_place};
 use tokio::task::JoinSet;
 
 use crate::cluster::blocking::blocking;
@@ -151,11 +151,19 @@ impl Cluster {
             layout.multiadmin(),
             layout.pid(),
             self.signing(),
-            layout.state(),
         ]);
         for directory in gone {
-            remove_tree(&directory)?;
+            kept.extend(remove_tree(&directory)?);
         }
+        let copy = ClusterState::copy_path(layout);
+        match fs::remove_file(&copy) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ProvisionError::io("remove", &copy)(error));
+            }
+            _ => {}
+        }
+        remove_all_but(&layout.state(), "cluster.json")?;
+        kept.extend(remove_tree(&layout.state())?);
         // The directory itself, if the path to it ends in a symbolic link.
         let root = fs::canonicalize(layout.root()).unwrap_or_else(|_| layout.root().to_owned());
         match fs::remove_dir(&root) {
@@ -168,14 +176,60 @@ impl Cluster {
     }
 }
 
-/// Removes a directory with everything in it; one that is not there is fine.
-pub(crate) fn remove_tree(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(ProvisionError::io("remove", directory)(error))
-        }
-        _ => Ok(()),
+/// Removes a directory with everything in it; one that is not there is fine. If it is a link to another disk, as it is
+/// to be for a cell that has one, the directory there goes with it. A mount point is emptied and returned.
+///
+/// # Errors
+/// When something in it cannot be removed, or the link could have been made by another user.
+pub(crate) fn remove_tree(directory: &Path) -> Result<Option<PathBuf>> {
+    let failed = |error| ProvisionError::io("remove", directory)(error);
+    match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.is_symlink() => return remove_directory(directory),
+        Ok(_) => {}
     }
+    let kept = match OpenDirectory::open(directory) {
+        Ok(_) => remove_directory(&fs::canonicalize(directory).map_err(failed)?)?,
+        // It leads nowhere.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
+    fs::remove_file(directory).map_err(failed)?;
+    Ok(kept)
+}
+
+fn remove_directory(directory: &Path) -> Result<Option<PathBuf>> {
+    let is_empty = || fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    match fs::remove_dir_all(directory) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && is_empty() => {
+            Ok(Some(directory.to_owned()))
+        }
+        Err(error) => Err(ProvisionError::io("remove", directory)(error)),
+    }
+}
+
+/// Removes what is in a directory, but for one entry: that by which a run that was interrupted is continued.
+pub(crate) fn remove_all_but(directory: &Path, kept: &str) -> Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(ProvisionError::io("read", directory))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(ProvisionError::io("read", directory))?;
+        if entry.file_name() == kept {
+            continue;
+        }
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = match is_directory {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        removed.map_err(ProvisionError::io("remove", &entry.path()))?;
+    }
+    Ok(())
 }
 
 /// Ends every process of the cluster in `dir`, and with `destroy` removes everything it made.
@@ -230,5 +284,23 @@ mod tests {
         let cluster = cluster(&link, made.state.repo.local_directory().unwrap());
         let kept = cluster.destroy().unwrap();
         assert_eq!((real.exists(), kept), (false, Vec::new()));
+    }
+
+    #[test]
+    fn cell_on_another_disk_is_removed_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link, nowhere) =
+            (dir.path().join("disk"), dir.path().join("cell"), dir.path().join("none"));
+        fs::create_dir_all(disk.join("pg_data/base")).unwrap();
+        fs::create_dir_all(disk.join("tls")).unwrap();
+        fs::write(disk.join("tls/server.key"), "secret").unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("gone"), &nowhere).unwrap();
+        remove_all_but(&link, "tls").unwrap();
+        assert_eq!((disk.join("pg_data").exists(), disk.join("tls/server.key").exists()), (false, true));
+        for path in [&link, &nowhere] {
+            assert_eq!(remove_tree(path).unwrap(), None);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cellar_model::{Cell, CellName, Database, Key, Repository};
+use cellar_model::{Cell, CellName, Database, Key, Leader, Pooler, Repository};
 use cellar_system::is_same_place;
-use cellar_topology::{Store, StoreError, TxnOutcome};
+use cellar_topology::{Listing, Store, StoreError, TxnOutcome};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
@@ -55,6 +55,10 @@ where
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn cell_path(store: &Store, cell: &CellName) -> String {
+    store.keys().path(&Key::Cell(cell.clone()))
 }
 
 /// The path as it is recorded, if both lead to the same place: a cluster may be reached by another path than the one
@@ -113,12 +117,22 @@ impl Cluster {
     }
 
     async fn reconcile(&self, store: &Store) -> Result<Reconciled> {
+        self.restore_primary(store).await?;
         let listing = store.list(&store.keys().kind("cells")).await?;
         let mut recorded = BTreeMap::new();
         for entry in &listing.entries {
-            // A foreign record is multiadmin's to report; it is no cell of ours.
-            let Ok(cell) = serde_json::from_slice::<Cell>(&entry.value) else { continue };
-            recorded.insert(cell.name.clone(), cell);
+            match serde_json::from_slice::<Cell>(&entry.value) {
+                Ok(cell) => drop(recorded.insert(cell.name.clone(), cell)),
+                // One of ours that cannot be read is there all the same: it was not removed.
+                Err(error)
+                    if self.state.cells.iter().any(|cell| cell_path(store, &cell.name) == entry.key) =>
+                {
+                    let (key, reason) = (entry.key.clone(), error.to_string());
+                    return Err(StoreError::Corrupt { key, reason }.into());
+                }
+                // Any other is multiadmin's to report.
+                Err(_) => {}
+            }
         }
         for cell in &self.state.cells {
             let Some(found) = recorded.get(&cell.name) else { continue };
@@ -132,7 +146,37 @@ impl Cluster {
                 });
             }
         }
+        self.restore_poolers(store, &listing).await?;
         Ok(self.compare(&recorded))
+    }
+
+    /// Writes the record of the primary's cell if it is missing: that cell cannot be removed, so the record was lost.
+    async fn restore_primary(&self, store: &Store) -> Result<()> {
+        let leader = store.get::<Leader>(&Key::Leader(self.state.database.clone())).await?;
+        let Some(cell) = leader.and_then(|leader| self.state.cell(&leader.record.cell)) else {
+            return Ok(());
+        };
+        let key = Key::Cell(cell.name.clone());
+        match store.get::<Cell>(&key).await? {
+            Some(_) => Ok(()),
+            None => ensure(store, &key, &self.cell(cell)).await,
+        }
+    }
+
+    /// Writes the poolers' records that are missing although their cells are there: what removes a cell deletes both at
+    /// once, so they were lost, and without them nothing happens in these cells.
+    async fn restore_poolers(&self, store: &Store, cells: &Listing) -> Result<()> {
+        for cell in &self.state.cells {
+            let path = cell_path(store, &cell.name);
+            let Some(found) = cells.entries.iter().find(|entry| entry.key == path) else { continue };
+            let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
+            if store.get::<Pooler>(&key).await?.is_none() {
+                let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
+                // A conflict: the cell is being removed at this moment, or the record is there again.
+                let _ = transaction.expect_absent(&key).put(&key, &self.pooler(cell)?).commit().await?;
+            }
+        }
+        Ok(())
     }
 
     fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {

@@ -116,12 +116,15 @@ impl Cluster {
         for cell in reconciled.removed {
             steps.step(&format!("cell {cell} was removed: ending what is left of it"));
             self.stop_cell(&cell, steps).await?;
-            self.state.cells.retain(|local| local.name != cell);
+            self.dismiss_pooler(&cell).await?;
+            self.state.remove_cell(&cell);
             launched.poolers.remove(&cell);
             self.state.save(&self.layout)?;
         }
         if !reconciled.added.is_empty() {
-            self.state.cells.extend(reconciled.added.iter().cloned());
+            for cell in &reconciled.added {
+                self.state.add_cell(cell.name.clone(), cell.index);
+            }
             self.state.save(&self.layout)?;
             launched.poolers.extend(self.launch(&reconciled.added, false).await?.poolers);
         }

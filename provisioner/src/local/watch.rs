@@ -37,7 +37,7 @@ pub(crate) struct Observation {
 
 /// How one cell is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum CellHealth {
     /// It is the primary, or streams from it; in words.
     Well(String),
     /// On its way; in words.
@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
     Broken(String),
 }
 
-impl Verdict {
+impl CellHealth {
     fn text(&self) -> &str {
         match self {
             Self::Well(text) | Self::NotYet(text) | Self::Broken(text) => text,
@@ -54,14 +54,14 @@ impl Verdict {
     }
 }
 
-/// The verdict on a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
+/// The health of a cell whose pooler is the process `pid`. Etcd holds the status of a dead one until its lease ends; it
 /// is no status of the one that runs now.
-pub(crate) fn assess(observed: &Observation, cell: &str, pid: Option<u32>) -> Verdict {
+pub(crate) fn assess(observed: &Observation, cell: &str, pid: Option<u32>) -> CellHealth {
     let Some(status) = observed.status.get(cell) else {
-        return Verdict::NotYet("its multipooler does not report yet".to_owned());
+        return CellHealth::NotYet("its multipooler does not report yet".to_owned());
     };
     if pid != Some(status.pid) {
-        return Verdict::NotYet("its multipooler has just been started".to_owned());
+        return CellHealth::NotYet("its multipooler has just been started".to_owned());
     }
     let with_message = |state: &str| match status.message.as_str() {
         "" => state.to_owned(),
@@ -69,28 +69,28 @@ pub(crate) fn assess(observed: &Observation, cell: &str, pid: Option<u32>) -> Ve
     };
     match status.state() {
         InstanceState::Running => {}
-        InstanceState::Broken => return Verdict::Broken(with_message("broken")),
-        InstanceState::Waiting => return Verdict::NotYet(with_message("waiting")),
-        InstanceState::Seeding => return Verdict::NotYet(with_message("seeding")),
-        InstanceState::Starting => return Verdict::NotYet(with_message("starting")),
-        InstanceState::Down => return Verdict::NotYet(with_message("down")),
-        InstanceState::Unknown => return Verdict::NotYet(with_message("starting")),
+        InstanceState::Broken => return CellHealth::Broken(with_message("broken")),
+        InstanceState::Waiting => return CellHealth::NotYet(with_message("waiting")),
+        InstanceState::Seeding => return CellHealth::NotYet(with_message("seeding")),
+        InstanceState::Starting => return CellHealth::NotYet(with_message("starting")),
+        InstanceState::Down => return CellHealth::NotYet(with_message("down")),
+        InstanceState::Unknown => return CellHealth::NotYet(with_message("starting")),
     }
     let role = match (status.role(), &observed.leader) {
         (Role::Primary, Some(leader)) if leader == cell => "the primary".to_owned(),
         (Role::Primary, Some(leader)) => {
-            return Verdict::NotYet(format!("a primary, while {leader} is the recorded one"));
+            return CellHealth::NotYet(format!("a primary, while {leader} is the recorded one"));
         }
         (Role::Standby, Some(leader)) if status.streams_from.as_ref() == Some(leader) => {
             format!("streams from {leader}")
         }
-        (Role::Standby, _) => return Verdict::NotYet(with_message("a standby that does not stream yet")),
-        _ => return Verdict::NotYet(with_message("running, and its role is not known yet")),
+        (Role::Standby, _) => return CellHealth::NotYet(with_message("a standby that does not stream yet")),
+        _ => return CellHealth::NotYet(with_message("running, and its role is not known yet")),
     };
     if status.tls_server_up {
-        Verdict::Well(role)
+        CellHealth::Well(role)
     } else {
-        Verdict::NotYet(format!("{role}, and its pgBackRest TLS server does not answer yet"))
+        CellHealth::NotYet(format!("{role}, and its pgBackRest TLS server does not answer yet"))
     }
 }
 
@@ -146,14 +146,14 @@ impl<'a> Watcher<'a> {
         Ok(Observation { leader: database.leader.map(|leader| leader.cell), status })
     }
 
-    fn assess(&self, observed: &Observation, cell: &CellName) -> Verdict {
+    fn assess(&self, observed: &Observation, cell: &CellName) -> CellHealth {
         assess(observed, cell.as_str(), running_pid(&self.cluster.pooler_pid_file(cell)))
     }
 
     fn reports(&self, observed: &Observation, cells: &[CellName]) -> Vec<CellReport> {
         let report = |cell: &CellName| match self.assess(observed, cell) {
-            Verdict::Well(_) => None,
-            Verdict::NotYet(state) | Verdict::Broken(state) => {
+            CellHealth::Well(_) => None,
+            CellHealth::NotYet(state) | CellHealth::Broken(state) => {
                 let log = self.cluster.pooler_log(cell);
                 let tail = log_tail(&log);
                 Some(CellReport { cell: cell.to_string(), state, log, tail })
@@ -162,8 +162,8 @@ impl<'a> Watcher<'a> {
         cells.iter().filter_map(report).collect()
     }
 
-    fn report_change(&mut self, cell: &CellName, verdict: &Verdict) {
-        let text = verdict.text().to_owned();
+    fn report_change(&mut self, cell: &CellName, health: &CellHealth) {
+        let text = health.text().to_owned();
         if self.reported.get(cell) != Some(&text) {
             self.steps.step(&format!("cell {cell}: {text}"));
             self.reported.insert(cell.clone(), text);
@@ -171,8 +171,8 @@ impl<'a> Watcher<'a> {
     }
 
     /// Which cells have said for long enough that they are broken.
-    fn is_broken(&mut self, cell: &CellName, verdict: &Verdict) -> bool {
-        if !matches!(verdict, Verdict::Broken(_)) {
+    fn is_broken(&mut self, cell: &CellName, health: &CellHealth) -> bool {
+        if !matches!(health, CellHealth::Broken(_)) {
             self.broken.remove(cell);
             return false;
         }
@@ -185,19 +185,19 @@ impl<'a> Watcher<'a> {
             self.launched.check()?;
             let error = match self.observe().await {
                 Ok(observed) => {
-                    let verdicts: Vec<_> =
+                    let healths: Vec<_> =
                         cells.iter().map(|cell| (cell, self.assess(&observed, cell))).collect();
                     let mut broken = false;
-                    for (cell, verdict) in &verdicts {
-                        self.report_change(cell, verdict);
-                        broken |= self.is_broken(cell, verdict);
+                    for (cell, health) in &healths {
+                        self.report_change(cell, health);
+                        broken |= self.is_broken(cell, health);
                     }
                     let well = |cell: &str| {
-                        verdicts.iter().any(|(c, v)| c.as_str() == cell && matches!(v, Verdict::Well(_)))
+                        healths.iter().any(|(c, v)| c.as_str() == cell && matches!(v, CellHealth::Well(_)))
                     };
                     let done = match &observed.leader {
                         Some(leader) if any_primary => well(leader),
-                        Some(_) => verdicts.iter().all(|(_, v)| matches!(v, Verdict::Well(_))),
+                        Some(_) => healths.iter().all(|(_, v)| matches!(v, CellHealth::Well(_))),
                         None => false,
                     };
                     if let (true, Some(leader)) = (done, &observed.leader) {
@@ -270,8 +270,9 @@ mod tests {
 
     #[test]
     fn only_a_streaming_standby_or_the_primary_is_well() {
-        let well =
-            |leader, status| matches!(assess(&observed(leader, status), "zone2", Some(42)), Verdict::Well(_));
+        let well = |leader, status| {
+            matches!(assess(&observed(leader, status), "zone2", Some(42)), CellHealth::Well(_))
+        };
         assert!(well(Some("zone1"), standby()));
         assert!(!well(Some("zone3"), standby()));
         assert!(!well(None, standby()));
@@ -282,16 +283,16 @@ mod tests {
         let broken = PoolerStatus { state: InstanceState::Broken.into(), message: "no".into(), ..standby() };
         assert_eq!(
             assess(&observed(Some("zone1"), broken), "zone2", Some(42)),
-            Verdict::Broken("broken: no".into())
+            CellHealth::Broken("broken: no".into())
         );
-        assert!(matches!(assess(&Observation::default(), "zone2", Some(42)), Verdict::NotYet(_)));
+        assert!(matches!(assess(&Observation::default(), "zone2", Some(42)), CellHealth::NotYet(_)));
     }
 
     #[test]
     fn report_of_an_earlier_process_does_not_count() {
         for running in [Some(43), None] {
-            let verdict = assess(&observed(Some("zone1"), standby()), "zone2", running);
-            assert_eq!(verdict, Verdict::NotYet("its multipooler has just been started".into()));
+            let health = assess(&observed(Some("zone1"), standby()), "zone2", running);
+            assert_eq!(health, CellHealth::NotYet("its multipooler has just been started".into()));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use cellar_system::OsUser;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Group, getgrouplist};
 
 use crate::error::finding::Finding;
@@ -84,7 +85,20 @@ pub(crate) fn check(place: &Path, user: &OsUser) -> Option<Finding> {
             });
         }
     }
-    None
+    check_mount(place)
+}
+
+/// What keeps everybody from writing in `place`: a file system that is mounted read-only, which is also what the kernel
+/// makes of one whose disk fails.
+pub(crate) fn check_mount(place: &Path) -> Option<Finding> {
+    let found = statvfs(place).ok()?;
+    found.flags().contains(FsFlags::ST_RDONLY).then(|| Finding {
+        message: format!("{} is on a file system that is mounted read-only", place.display()),
+        hint: Some(format!(
+            "see in the kernel's log whether its disk has failed; if it is sound: mount -o remount,rw \"$(findmnt -no TARGET -T {})\"",
+            place.display()
+        )),
+    })
 }
 
 /// Whether we can make `directory`, whose parent exists.

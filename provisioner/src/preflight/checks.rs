@@ -63,6 +63,7 @@ impl Cluster {
         let places = repo.into_iter().chain(cells.map(|cell| self.layout.cell(cell).root().to_owned()));
         let mut findings: Vec<Finding> =
             places.filter_map(|place| access::check(&place, &self.user)).collect();
+        findings.extend(access::check_mount(self.layout.root()));
         // The same parent keeps every cell out, and one change of it helps all.
         findings.dedup_by(|later, first| later.hint == first.hint);
         findings

@@ -1,11 +1,10 @@
 //! The one etcd member of a local cluster.
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::Ports;
-use cellar_system::{Process, is_same_place};
+use cellar_system::{Process, is_same_place, recorded_pid};
 use cellar_tls::REVOCATIONS;
 use cellar_topology::Store;
 
@@ -39,8 +38,7 @@ impl Cluster {
     /// This cluster's etcd, if it runs.
     pub(crate) fn etcd_process(&self) -> Option<Process> {
         let data = self.etcd_data();
-        let recorded =
-            fs::read_to_string(self.etcd_pid_file()).ok().and_then(|text| text.trim().parse().ok());
+        let recorded = recorded_pid(&self.etcd_pid_file()).and_then(|pid| i32::try_from(pid).ok());
         if let Some(process) = recorded.and_then(Process::find).filter(|process| is_etcd_of(process, &data)) {
             return Some(process);
         }

@@ -5,8 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_tls::{Ca, CertificateInfo, ProbeProtocol, forget_previous, parse_serial};
+use cellar_model::CellName;
+use cellar_tls::{CA_CERTIFICATE, Ca, CertificateInfo, ProbeProtocol, forget_previous, parse_serial};
 
+use crate::certificates::authority::OLD_AUTHORITY;
 use crate::certificates::set::CertificateSet;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::Revoking;
@@ -35,11 +37,20 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
     })?;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     let ca = Ca::load(&cluster.layout.ca())?;
-    if ca.info().serial == serial {
+    // A list of revoked certificates does not help against a key that signs: who has it signs another one.
+    let directory = cluster.layout.ca();
+    let signers = [cluster.signing().join(CA_CERTIFICATE), cluster.next_authority().join(CA_CERTIFICATE)];
+    let signs = signers
+        .into_iter()
+        .chain([directory.join(OLD_AUTHORITY)])
+        .any(|file| CertificateInfo::from_file(&file).is_ok_and(|info| info.serial == serial));
+    if signs || ca.info().serial == serial {
         return Err(ProvisionError::Argument {
             argument: "the serial number",
             value: serial,
-            reason: "it is the authority's own: `cellar certs rotate --ca` replaces it".to_owned(),
+            reason:
+                "it is that of an authority or of the signing pair: `cellar certs rotate --ca` replaces both"
+                    .to_owned(),
         });
     }
     cluster.finish_revocation(deadline, steps).await?;
@@ -57,7 +68,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
 impl Cluster {
     /// Records what is to be revoked, and the names that change with it.
     fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
-        let sets = self.certificate_sets()?;
+        let sets = self.certificate_sets_on_disk()?;
         let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
         let opens_pgbackrest = match compromised {
             Some(set) => set.opens_pgbackrest(),
@@ -75,14 +86,10 @@ impl Cluster {
             revoking.former_name = Some(former);
             self.state.pgbackrest_name = former.next();
         }
-        let layout = self.layout.clone();
-        let its_cell = self
-            .state
-            .cells
-            .iter_mut()
-            .find(|cell| compromised.is_some_and(|set| set.directory == layout.cell(&cell.name).tls()));
-        if let Some(cell) = its_cell {
-            cell.revocations += 1;
+        let is_its =
+            |cell: &CellName| compromised.is_some_and(|set| set.directory == self.layout.cell(cell).tls());
+        if let Some(cell) = self.cells_on_disk().into_iter().find(is_its) {
+            self.state.count_revocation(&cell);
         }
         self.state.revoking = Some(revoking);
         self.state.save(&self.layout)
@@ -105,7 +112,7 @@ impl Cluster {
         }
 
         let mut replaced = Vec::new();
-        for set in self.certificate_sets()? {
+        for set in self.certificate_sets_on_disk()? {
             if set.serials().any(|serial| revoking.serials.contains(&serial)) {
                 steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
                 // The key may have been given others since.

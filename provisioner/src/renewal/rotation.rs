@@ -43,7 +43,9 @@ impl Cluster {
             set.trust(&trusted)?;
         }
         self.install_etcd_revocations()?;
-        if self.stop_etcd().await? {
+        // An earlier run may have been ended while etcd was stopped.
+        let runs = self.processes().iter().any(|process| process.pid.is_some());
+        if self.stop_etcd().await? || runs {
             let started = self.start_etcd()?;
             let _ = self.wait_for_etcd(started, deadline).await?;
             steps.step("etcd is started again, which is how it reads whom to trust");

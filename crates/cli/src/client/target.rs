@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
+use crate::local;
 
 /// A unary call that takes longer has failed. Reading a large repository takes seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,6 +40,10 @@ impl Target {
             return Self::new(address, dir, hint);
         }
         let directory = global.directory()?;
+        if global.cluster.is_some() {
+            // `CELLAR_DIR` or `--dir` may name another cluster, and a command must not work on that one.
+            local::open(global)?;
+        }
         let client = global.client_dir.clone().unwrap_or_else(|| directory.join("client"));
         let endpoint = client.join("endpoint");
         let address = std::fs::read_to_string(&endpoint).map_err(|error| match error.kind() {

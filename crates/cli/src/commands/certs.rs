@@ -132,7 +132,8 @@ fn print_list(global: &Global, cluster: &Cluster, found: &[ListedCertificate]) -
 
 impl Certs {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let cluster = Cluster::open(global.directory()?)?;
+        local::refuse_remote(global, "certs")?;
+        let cluster = local::open(global)?;
         match self {
             Self::Rotate { ca, timeout } => {
                 let steps = local::steps();

@@ -39,7 +39,8 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
         format!("is in cell {} as it was before the restore", result.cell)
     };
     let kept = match (is_restore, result.kept) {
-        (false, _) => "",
+        (false, false) => "",
+        (false, true) => "still in cells that were down",
         (true, true) => "kept until the restore is confirmed",
         (true, false) => "not kept: no rollback is possible",
     };
@@ -59,10 +60,15 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
 
 /// The commands that follow a restore that kept the old data; empty for others.
 fn next(job: &Job, result: &RestoreResult) -> String {
+    let id = &job.id;
+    if let (JobKind::Rollback, true, Some(restore)) = (job.kind(), result.kept, job.subject()) {
+        return format!(
+            "\nnext: when the cells that are left out are back\n  cellar restore confirm {restore}   to delete the old data there\n"
+        );
+    }
     if job.kind() != JobKind::Restore || !result.kept {
         return String::new();
     }
-    let id = &job.id;
     format!(
         "\nnext: check the restored data, then\n  cellar restore confirm {id}   to delete the old data\n  cellar restore rollback {id}  to go back to it\n"
     )

@@ -90,3 +90,23 @@ async fn directories_are_told_apart() {
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(check_permissions(&data, uid).unwrap_err().to_string().contains("0755"));
 }
+
+/// The file of a socket stays after a crash, and the number in it may be another server's since.
+#[tokio::test]
+async fn server_that_has_the_number_of_a_vanished_one_is_left_alone() {
+    let (gone, other) = (Cell::new(), Cell::new());
+    other.initdb().await;
+    let postmaster = other.start().await;
+    let Endpoint { socket_directory, port } = gone.endpoint();
+    let lock = socket_directory.join(format!(".s.PGSQL.{port}.lock"));
+    let text = format!("{}\n{}\n1700000000\n{port}\n", postmaster.pid, gone.data().display());
+    fs::write(lock, text).unwrap();
+    assert!(!stop_vanished(&socket_directory, port, &gone.data()).await.unwrap());
+    assert!(other.pids().contains(&postmaster.pid));
+
+    // Its own is ended, once its directory is gone.
+    let Endpoint { socket_directory, port } = other.endpoint();
+    fs::remove_dir_all(other.data()).unwrap();
+    assert!(stop_vanished(&socket_directory, port, &other.data()).await.unwrap());
+    assert_eq!(cellar_system::Process::find(postmaster.pid), None);
+}

@@ -18,8 +18,7 @@ pub(super) async fn run(global: &Global, id: JobId) -> Outcome {
     let is_json = global.output == Form::Json;
     let each = |job: &Job| if is_json { output::json_line(job) } else { Ok(()) };
     let job = follow(&target, &id.to_string(), is_json, each).await?;
-    if !is_json && (job.result.is_some() || job.state() == JobState::Succeeded) {
-        output::print(&details(&job))?;
-    }
-    require_success(job).map(drop)
+    let shows = !is_json && (job.result.is_some() || job.state() == JobState::Succeeded);
+    let printed = if shows { output::print(&details(&job)) } else { Ok(()) };
+    require_success(job).and(printed)
 }
