@@ -13,14 +13,14 @@ use cellar_model::{
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
 use cellar_system::OsUser;
-use cellar_tls::{ReloadableServerConfig, Revoked};
+use cellar_tls::{ClientTls, ReloadableServerConfig, Revoked};
 use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
 
+use crate::instance_lock::InstanceLock;
 use crate::listening::Listening;
 use crate::member::Member;
 use crate::report::Report;
-use crate::turn::Turn;
 
 /// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) pgbackrest: Pgbackrest,
     /// etcd's connection, whose certificate may be replaced.
     pub(crate) etcd: EtcdKv,
+    /// Who this process is to the poolers of other cells: what was last put into use, whatever the files have since become.
+    pub(crate) client: RefCell<ClientTls>,
     /// What the instance last answered; none when it did not answer.
     pub(crate) facts: RefCell<Option<InstanceFacts>>,
     /// What the status says.
@@ -64,8 +66,8 @@ pub(crate) struct Agent {
     pub(crate) revocations_seen: RefCell<String>,
     /// What the cell's servers listen on.
     pub(crate) listening: RefCell<Listening>,
-    /// Whose turn it is at the instance: the supervisor's or a job's.
-    pub(crate) turn: Turn,
+    /// Who may work on the instance: the supervisor or a job.
+    pub(crate) instance_lock: InstanceLock,
 }
 
 impl Deref for Agent {
@@ -176,6 +178,11 @@ impl Agent {
     /// The marker of a restore that was begun and not finished.
     pub(crate) fn seeding_marker(&self) -> PathBuf {
         self.layout.root().join("state").join("seeding")
+    }
+
+    /// The marker of a cell that has seen its database's stanza in the repository.
+    pub(crate) fn stanza_marker(&self) -> PathBuf {
+        self.layout.root().join("state").join("stanza")
     }
 
     /// The marker of a cell that has once had its data.

@@ -1,4 +1,4 @@
-//! Whose turn it is at the instance: the supervisor's, for one round at a time, or a job's.
+//! Who may work on the instance: the supervisor, for one round at a time, or a job.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 /// Keeps rounds of the supervisor and jobs that stop or replace the instance apart.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct InstanceLock {
     /// Set from the moment a job asks for the instance: no round begins then, and a long one ends early.
     held: Cell<bool>,
     round: Mutex<()>,
 }
 
-impl Turn {
+impl InstanceLock {
     /// Whether a job has the instance to itself, or waits for it.
     pub(crate) fn is_held(&self) -> bool {
         self.held.get()
@@ -44,17 +44,17 @@ mod tests {
 
     #[tokio::test]
     async fn job_waits_for_the_end_of_a_round_and_no_other_begins() {
-        let turn = Turn::default();
-        let round = turn.round().await.unwrap();
-        assert!(!turn.hold(Duration::from_millis(5)).await, "the round goes on");
-        assert!(turn.is_held(), "so that a long round ends early");
-        let (held, ()) = tokio::join!(turn.hold(Duration::from_secs(60)), async {
+        let lock = InstanceLock::default();
+        let round = lock.round().await.unwrap();
+        assert!(!lock.hold(Duration::from_millis(5)).await, "the round goes on");
+        assert!(lock.is_held(), "so that a long round ends early");
+        let (held, ()) = tokio::join!(lock.hold(Duration::from_secs(60)), async {
             tokio::task::yield_now().await;
             drop(round);
         });
         assert!(held);
-        assert!(turn.round().await.is_none());
-        turn.release();
-        assert!(turn.round().await.is_some());
+        assert!(lock.round().await.is_none());
+        lock.release();
+        assert!(lock.round().await.is_some());
     }
 }

@@ -19,6 +19,7 @@ mod config_files;
 mod data_layout;
 mod disk;
 mod instance;
+mod instance_lock;
 mod jobs;
 mod listening;
 mod member;
@@ -27,7 +28,6 @@ mod report;
 mod repository;
 mod services;
 mod start;
-mod turn;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};

@@ -1,12 +1,10 @@
 //! Asking another cell's pooler for the present state of its instance.
 
-use std::path::Path;
 use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_api::v1::{GetLiveStatusRequest, LiveStatus};
 use cellar_model::{Code, Leader, Lsn, Pooler, Refusal};
-use cellar_tls::ClientTls;
 
 use crate::agent::Agent;
 
@@ -20,11 +18,7 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
             .hint("look at `cellar status`")
             .about("cell", &card.cell)
     };
-    let tls = agent.layout.tls();
-    let file = |name: &str| tls.join(name);
-    let (ca, certificate, key) = (file("ca.crt"), file("pooler.crt"), file("server.key"));
-    let files: [&Path; 3] = [&ca, &certificate, &key];
-    let client = ClientTls::from_files(files[0], files[1], files[2]).map_err(|error| no_answer(&error))?;
+    let client = agent.client.borrow().clone();
     let address = format!("{}:{}", card.host, card.grpc_port);
     let endpoint = client
         .domain_name(card.host.as_str())

@@ -18,10 +18,10 @@ use tokio::sync::{Notify, watch};
 use crate::agent::Agent;
 use crate::arguments::Arguments;
 use crate::instance::supervisor;
+use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::Member;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
-use crate::turn::Turn;
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -62,6 +62,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tools,
         pgbackrest,
         etcd,
+        client: RefCell::new(client),
         facts: RefCell::default(),
         report: RefCell::default(),
         reported: Notify::new(),
@@ -73,7 +74,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         revoked: Revoked::default(),
         revocations_seen: RefCell::default(),
         listening: RefCell::default(),
-        turn: Turn::default(),
+        instance_lock: InstanceLock::default(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;

@@ -32,7 +32,7 @@ impl Admin {
             let job = stored.joined();
             let kind = job.record.kind();
             // To end a step is to end the job that it is a step of, and only administrators start those.
-            let role = if job.record.parent.is_some() { OperatorRole::Admin } else { kind.role() };
+            let role = if job.record.parent.is_some() { OperatorRole::Admin } else { job.record.spec.role() };
             caller
                 .check_role(role, &format!("cancel a {kind}"))
                 .map_err(|refusal| refusal.about("job", id))?;

@@ -25,7 +25,7 @@ pub(crate) async fn execute(
     // A leader that has been replaced writes nothing.
     let transaction = store.transaction().expect(&Key::AdminLeader, leader_revision);
     let transaction = match action {
-        Action::MoveOn { database, lock, revision } => {
+        Action::PassLock { database, lock, revision } => {
             let key = Key::Lock(database.clone());
             transaction.expect(&key, *revision).put(&key, lock)
         }
@@ -79,7 +79,7 @@ pub(crate) async fn execute(
 
 fn tell(action: &Action) {
     match action {
-        Action::MoveOn { database, lock, .. } => match lock.holder {
+        Action::PassLock { database, lock, .. } => match lock.holder {
             Some(job) => tracing::info!(%database, %job, waiting = lock.queue.len(), "the lock moved on"),
             None => tracing::info!(%database, "the lock is free"),
         },

@@ -4,11 +4,11 @@
 //! guards every write with the revisions that the decision saw. So it may be
 //! run at any time, by a leader that does not know that it is not one any more.
 
+mod close_jobs;
 mod driving;
 mod fences;
 mod history;
 mod locks;
-mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ use crate::leader::observations::Observations;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
     /// Take what has ended out of a database's lock and move the first that waits up.
-    MoveOn { database: DatabaseName, lock: Lock, revision: i64 },
+    PassLock { database: DatabaseName, lock: Lock, revision: i64 },
     /// Replace a job's record by one with a closure.
     Close { record: Box<JobRecord>, guards: ClosureGuards },
     /// Let the database be written again: the job that fenced it has ended, or is gone.
@@ -76,7 +76,7 @@ pub(crate) struct Forgotten {
 pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
     let mut actions = Vec::new();
     for record in view.jobs.values() {
-        let Some((state, error)) = verdict::verdict(view, observed, record) else { continue };
+        let Some((state, error)) = close_jobs::how_to_close(view, observed, record) else { continue };
         actions.push(Action::Close {
             record: Box::new(closed(record, state, error, now)),
             guards: ClosureGuards {
@@ -97,7 +97,7 @@ pub(crate) fn decide(view: &View, observed: &Observations, now: Timestamp) -> Ve
     }
     for (database, lock) in locks::moved_on(view) {
         let revision = view.revision(&Key::Lock(database.clone()));
-        actions.push(Action::MoveOn { database, lock, revision });
+        actions.push(Action::PassLock { database, lock, revision });
     }
     actions.extend(history::forgettable(view, now).into_iter().map(|jobs| Action::Forget { jobs }));
     let audit = forgettable_audit(view.audit.iter().map(|(id, outcome)| (*id, *outcome)));

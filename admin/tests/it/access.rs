@@ -138,3 +138,19 @@ async fn an_operator_cannot_cancel_a_restore() {
     let canceled = ann.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap().into_inner();
     assert!(canceled.cancel.is_some());
 }
+
+#[tokio::test]
+async fn an_operator_cancels_the_dry_run_of_an_expiry_and_not_an_expiry() {
+    let world = World::new().await;
+    world.record_made_primary().await;
+    let server = Guarded::serve(&world.admin().await).await;
+    let operator = LeafRequest::operator(&cluster(), OperatorRole::Operator, "ci").unwrap();
+    let (mut ann, mut ci) = (server.ann().await, MultiAdminClient::new(server.connect_as(&operator).await));
+    let dry_run = v1::ExpireBackupsRequest { dry_run: true, ..Default::default() };
+    let job = ci.expire_backups(dry_run).await.unwrap().into_inner();
+    let canceled = ci.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap().into_inner();
+    assert!(canceled.cancel.is_some());
+    let job = ann.expire_backups(v1::ExpireBackupsRequest::default()).await.unwrap().into_inner();
+    let status = ci.cancel_job(v1::CancelJobRequest { id: job.id }).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
+}

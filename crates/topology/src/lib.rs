@@ -26,5 +26,5 @@ pub use memory::state::{StoreState, below};
 pub use mirror::Mirror;
 pub use retry::{backoff, retry};
 pub use store::{Store, Transaction, Versioned};
-pub use view::ended::{EndedJob, Scope};
+pub use view::ended_jobs::{EndedJob, Scope};
 pub use view::records::{RunKey, View};

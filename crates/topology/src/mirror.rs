@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::view::ended::Scope;
+use crate::view::ended_jobs::Scope;
 use crate::view::records::View;
 
 /// How soon a new listing follows a broken watch.

@@ -10,6 +10,7 @@ use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, 
 
 use crate::agent::Agent;
 use crate::config_files::instance_config;
+use crate::data_layout::layout_obstacles;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
@@ -198,7 +199,7 @@ async fn restore_with(
 ) -> Result<(), RoundError> {
     let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
     // A job that asks for the instance does not wait for hours: the restore is completed afterwards, or begun again.
-    seed::restore(agent, database, card, &request, &|| agent.turn.is_held()).await?;
+    seed::restore(agent, database, card, &request, &|| agent.instance_lock.is_held()).await?;
     Ok(())
 }
 
@@ -210,6 +211,7 @@ fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result
     let mark = seeding_marker::begun_for(agent).map_err(marker)?;
     mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
     mark_seeded(agent, "restored")?;
+    stanza::remember(agent)?;
     seeding_marker::remove(agent).map_err(marker)
 }
 
@@ -223,6 +225,11 @@ async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(),
     // While a rollback is possible the old data is kept. Afterwards a delta restore can use it.
     let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
     let data = Path::new(&card.data_directory);
+    // This cell may have been down when the restore was planned, so nothing has looked at it.
+    let obstacles = layout_obstacles(data);
+    if let Some(obstacle) = obstacles.into_iter().find(|found| kept_for.is_some() || found.in_place_too) {
+        return Err(RoundError::Layout(obstacle.refusal()));
+    }
     let legacy = Legacy::of(data);
     if let Some(job) = kept_for {
         keep_old_data(agent, data, job).map_err(|error| RoundError::Marker(data.to_owned(), error))?;

@@ -21,7 +21,7 @@ impl<'a> Hold<'a> {
     pub(crate) async fn take(agent: &'a Agent) -> Result<Self, Refusal> {
         // Made first: dropped early, it gives the instance back.
         let hold = Self(agent);
-        if agent.turn.hold(ROUND_TIMEOUT).await {
+        if agent.instance_lock.hold(ROUND_TIMEOUT).await {
             return Ok(hold);
         }
         let message = format!(
@@ -37,7 +37,7 @@ impl<'a> Hold<'a> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.0.turn.release();
+        self.0.instance_lock.release();
         self.0.nudge.notify_one();
     }
 }

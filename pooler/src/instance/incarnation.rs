@@ -134,6 +134,8 @@ fn beside(layout: &CellLayout, mark: Mark) -> Option<PathBuf> {
     // The first incarnation was made by no restore, so it has no copy beside the data directory.
     let made_by = mark.job?;
     siblings(layout)
+        .inspect_err(|error| tracing::warn!(%error, "the cell's directory cannot be read"))
+        .ok()?
         .into_iter()
         .filter(|(_, kind, job)| *kind == Kind::Kept || *job == made_by)
         .map(|(path, _, _)| path)
@@ -150,8 +152,11 @@ pub(crate) enum Kind {
 }
 
 /// The directories beside the data directory that restores made.
-pub(crate) fn siblings(layout: &CellLayout) -> Vec<(PathBuf, Kind, JobId)> {
-    let Ok(entries) = std::fs::read_dir(layout.root()) else { return Vec::new() };
+///
+/// # Errors
+/// When the cell's directory cannot be read: then it is not known which there are.
+pub(crate) fn siblings(layout: &CellLayout) -> std::io::Result<Vec<(PathBuf, Kind, JobId)>> {
+    let entries = std::fs::read_dir(layout.root())?.collect::<std::io::Result<Vec<_>>>()?;
     let named = |name: &str| {
         let (kind, id) = match name.strip_prefix("pg_data.restored-") {
             Some(id) => (Kind::Restored, id),
@@ -159,13 +164,11 @@ pub(crate) fn siblings(layout: &CellLayout) -> Vec<(PathBuf, Kind, JobId)> {
         };
         Some((kind, id.parse().ok()?))
     };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let (kind, job) = named(entry.file_name().to_str()?)?;
-            Some((entry.path(), kind, job))
-        })
-        .collect()
+    let siblings = entries.into_iter().filter_map(|entry| {
+        let (kind, job) = named(entry.file_name().to_str()?)?;
+        Some((entry.path(), kind, job))
+    });
+    Ok(siblings.collect())
 }
 
 #[cfg(test)]
@@ -198,7 +201,7 @@ mod tests {
         for path in [layout.restored(job), layout.kept(other), dir.path().join("pg_data.restored-x")] {
             std::fs::create_dir(path).unwrap();
         }
-        assert_eq!(siblings(&layout).len(), 2);
+        assert_eq!(siblings(&layout).unwrap().len(), 2);
         assert_eq!(beside(&layout, mark), None, "not marked yet: it is not whole");
         Mark { number: 2, job: Some(other) }.write(&layout.kept(other)).unwrap();
         assert_eq!(beside(&layout, mark), None, "another job's");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cellar_model::InstanceState;
+use cellar_model::{InstanceState, Refusal};
 use cellar_postgres::PostgresError;
 use cellar_system::AtomicFile;
 use cellar_topology::StoreError;
@@ -31,6 +31,9 @@ pub(crate) enum RoundError {
     /// It is not known whether the data is from before a restore.
     #[error(transparent)]
     Standing(#[from] StandingError),
+    /// The data directory lies so that it cannot be replaced.
+    #[error("its data is from before the restore of the database and cannot be replaced: {}; {}", .0.message, .0.hint)]
+    Layout(Refusal),
     /// etcd did not answer, or refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,6 +55,9 @@ pub(crate) enum Outcome {
 /// Writes the marker of a cell that has had its data, once.
 pub(crate) fn mark_seeded(agent: &Agent, content: &str) -> Result<(), RoundError> {
     let path = agent.seeded_marker();
+    if path.exists() {
+        return Ok(());
+    }
     let created = AtomicFile::new(&path).create(content);
     created.map(drop).map_err(|error| RoundError::Marker(path, error))
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
-    ensure_roles, inspect, reload, running, stop,
+    DataDirectory, Endpoint, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts,
+    configure, ensure_roles, inspect, reload, running, stop,
 };
 use cellar_system::is_same_place;
 
@@ -37,6 +37,9 @@ const STUCK_TIMEOUT: Duration = Duration::from_secs(6);
 /// milliseconds, on a busy host within a few hundred.
 const RECEIVER_TRIAL: Duration = Duration::from_millis(900);
 
+/// How often a primary is given its roles and its stanza until that succeeds. Each attempt starts pgBackRest.
+const PREPARE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How often a round takes place even when nothing changes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,8 @@ struct Supervisor {
     bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
     prepared: bool,
+    /// Why it has not, and when that is tried again.
+    not_prepared: Option<(String, Instant)>,
     /// Failed rounds in a row.
     failures: u32,
     /// What is wrong without keeping the instance from running.
@@ -78,6 +83,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         probe: None,
         bring_up: BringUp::default(),
         prepared: false,
+        not_prepared: None,
         failures: 0,
         note: String::new(),
         receiver: None,
@@ -108,7 +114,7 @@ impl Supervisor {
     /// As [`Supervisor::round`]; none when a job has the instance.
     async fn round_in_turn(&mut self) -> Option<Duration> {
         let agent = Rc::clone(&self.agent);
-        let _turn = agent.turn.round().await?;
+        let _round = agent.instance_lock.round().await?;
         Some(self.round().await)
     }
 
@@ -171,6 +177,7 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.prepared = false;
+            self.not_prepared = None;
             return self.bring_up.step(&self.agent, card, database).await;
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
@@ -212,9 +219,9 @@ impl Supervisor {
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
         if self.bring_up.applied.as_ref() != Some(&config) {
             let data = Path::new(&card.data_directory);
-            if configure(data, &config)? {
-                reload(data)?;
-            }
+            configure(data, &config)?;
+            // Also when the files were right: a process that was killed may have written them and not said so.
+            reload(data)?;
             self.bring_up.applied = Some(config);
         }
         let endpoint = self.agent.endpoint(card);
@@ -239,9 +246,7 @@ impl Supervisor {
         let current = standing.as_ref().is_ok_and(|standing| standing.current);
         let recorded = current && leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded && !self.prepared {
-            ensure_roles(&endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
-            stanza::ensure(&self.agent, database, card).await?;
-            self.prepared = true;
+            self.prepare(&endpoint, card, database).await;
         }
         self.check_record(&facts, current && !recorded).await?;
         // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.
@@ -274,8 +279,35 @@ impl Supervisor {
         let identity = facts.system_identifier;
         *self.agent.facts.borrow_mut() = Some(facts);
         report_state(&self.agent, InstanceState::Running, &message);
-        mark_seeded(&self.agent, &identity.to_string())?;
+        // A disk that is full does not make an instance that runs another one than it is.
+        if let Err(error) = mark_seeded(&self.agent, &identity.to_string()) {
+            self.note = error.to_string();
+        }
         Ok(if is_receiver_new { Outcome::Soon } else { Outcome::Settled })
+    }
+
+    /// Gives a primary its roles and its stanza. When that fails the instance is still what it is, and clients use it; so
+    /// it is told, and tried again after a while.
+    async fn prepare(&mut self, endpoint: &Endpoint, card: &Pooler, database: &Database) {
+        if self.not_prepared.as_ref().is_none_or(|(_, again)| Instant::now() >= *again) {
+            let prepared = async {
+                ensure_roles(endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
+                Ok::<(), RoundError>(stanza::ensure_first(&self.agent, database, card).await?)
+            };
+            self.not_prepared = match prepared.await {
+                Ok(()) => {
+                    self.prepared = true;
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the primary is not prepared");
+                    Some((error.to_string(), Instant::now() + PREPARE_INTERVAL))
+                }
+            };
+        }
+        if let Some((why, _)) = &self.not_prepared {
+            self.note.clone_from(why);
+        }
     }
 
     /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
-    Repository,
+    Repository, Role,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
+use crate::agent::Agent;
 use crate::data_layout::layout_obstacles;
 use crate::instance::hold::Hold;
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
@@ -50,7 +51,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let data = PathBuf::from(&card.data_directory);
     let before = check_before(context, &params, &data, &leader).await?;
     let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
-    let hold = Hold::take(agent).await?;
+    let hold = hold_standby(agent).await?;
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
@@ -63,7 +64,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             Err(interrupted) => return Err(interrupted),
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
-        return restore_from_repo(context, Hold::take(agent).await?, &data, true, legacy).await;
+        return restore_from_repo(context, hold_standby(agent).await?, &data, true, legacy).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {
@@ -78,6 +79,27 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         }
     };
     restore_from_repo(context, hold, &data, delta, legacy).await
+}
+
+/// Takes the instance for this job, unless it has become the primary in the meantime: looking at the repository and
+/// waiting for the supervisor take minutes, and a person may have promoted it.
+async fn hold_standby(agent: &Agent) -> Result<Hold<'_>, Refusal> {
+    let hold = Hold::take(agent).await?;
+    let leader = agent.leader();
+    let facts = agent.facts.borrow();
+    let is_recorded = leader.as_ref().is_some_and(|leader| leader.cell == agent.cell);
+    // One that has just been promoted is not recorded yet; one that was deposed is on an older timeline.
+    let is_promoted = facts.as_ref().is_some_and(|facts| {
+        facts.role == Role::Primary && leader.as_ref().is_none_or(|leader| facts.timeline > leader.term)
+    });
+    if is_recorded || is_promoted {
+        let message = format!("{} has become the primary while the rebuild was prepared", agent.cell);
+        return Err(Refusal::new(Code::IsPrimary, message)
+            .hint("nothing was changed")
+            .about("cell", &agent.cell));
+    }
+    drop(facts);
+    Ok(hold)
 }
 
 /// Refuses what would fail with the instance stopped. Returns what the data directory holds.

@@ -136,7 +136,19 @@ async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, 
             log,
         ))
     };
-    let Some(origin) = BackupOrigin::read(agent, &record.id) else { return no_backup("") };
+    let origin = match BackupOrigin::read(agent, &record.id) {
+        Ok(Some(origin)) => origin,
+        Ok(None) => return no_backup(""),
+        Err(error) => {
+            return Err(restarted(
+                &format!(
+                    "the multipooler restarted while pgBackRest ran, and what the job had noted of its source cannot be read ({error}): whether there is a backup is not known, and if there is one it is not proven"
+                ),
+                "look for it with `cellar backups list`, repair the cause, and ask for the backup again",
+                &read_log(&log_file),
+            ));
+        }
+    };
     let (card, database) = agent.assignment()?;
     let config = write_job(agent, &record.id.to_string(), &database, &card, origin.primary.as_ref())
         .map_err(|error| restarted(&error.to_string(), "", ""))?;

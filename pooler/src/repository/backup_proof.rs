@@ -39,8 +39,15 @@ impl BackupOrigin {
     }
 
     /// Reads what an earlier process wrote; none when the job had not come that far.
-    pub(crate) fn read(agent: &Agent, id: &JobId) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::path(agent, id)).ok()?).ok()
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub(crate) fn read(agent: &Agent, id: &JobId) -> std::io::Result<Option<Self>> {
+        match std::fs::read(Self::path(agent, id)) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(std::io::Error::from),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

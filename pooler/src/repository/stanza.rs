@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cellar_model::{Database, Pooler};
 use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus, move_half_made_stanza_aside};
+use cellar_system::AtomicFile;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -22,6 +23,24 @@ pub(crate) enum StanzaError {
     /// pgBackRest failed.
     #[error(transparent)]
     Pgbackrest(#[from] PgbackrestError),
+    /// There was one.
+    #[error(
+        "the repository has no stanza {stanza}, although this database has had one: it is not mounted, or was lost or replaced. No WAL is archived meanwhile. Mount it; or begin a new repository with a full backup of the primary: `cellar backup --from {cell} --allow-primary --type full`"
+    )]
+    Lost {
+        /// Its name.
+        stanza: String,
+        /// The primary's cell.
+        cell: String,
+    },
+    /// The marker cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A half-made stanza cannot be moved.
     #[error("cannot move the half-made {path} aside: {source}")]
     Aside {
@@ -40,6 +59,34 @@ pub(crate) async fn read(
 ) -> Result<StanzaInfo, StanzaError> {
     let config = write_bootstrap(agent, database, card)?;
     Ok(agent.pgbackrest.info(&config, &database.stanza, STANZA_TIMEOUT).await?)
+}
+
+/// Remembers that the stanza is, or was, in the repository.
+pub(crate) fn remember(agent: &Agent) -> Result<(), StanzaError> {
+    let path = agent.stanza_marker();
+    if path.exists() {
+        return Ok(());
+    }
+    AtomicFile::new(&path).create("").map(drop).map_err(|source| StanzaError::Marker { path, source })
+}
+
+/// Creates the stanza of a new database. One that was there and is gone is not created by itself: in a directory whose
+/// file system is not mounted, what is archived from then on would be missing in the repository.
+pub(crate) async fn ensure_first(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+) -> Result<(), StanzaError> {
+    if !agent.stanza_marker().exists() {
+        ensure(agent, database, card).await?;
+        return remember(agent);
+    }
+    match read(agent, database, card).await?.status {
+        StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData => {
+            Err(StanzaError::Lost { stanza: database.stanza.to_string(), cell: agent.cell.to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Creates the stanza if there is none.

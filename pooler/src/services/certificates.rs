@@ -104,7 +104,14 @@ async fn put_into_use(agent: &Agent, stamps: &mut Stamps) -> Result<(), String> 
     // This change is our own, so it is no news.
     let _ = stamps.changed();
     match apply(agent).await {
-        Ok(()) => Err(format!("the new certificates were not taken up, the old ones are back: {problem}")),
+        Ok(()) => {
+            // What is kept now is the set that is of no use: the next change that cannot be loaded must not bring it back.
+            let forgotten =
+                forget_previous(&tls).map_err(|error| format!("; {error}")).err().unwrap_or_default();
+            Err(format!(
+                "the new certificates were not taken up, the old ones are back: {problem}{forgotten}"
+            ))
+        }
         Err(again) => Err(format!("{problem}; nor are the old ones taken up: {again}")),
     }
 }
@@ -126,6 +133,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
         tracing::info!(serial = info.serial, "serving a new certificate");
     }
     agent.etcd.reconnect(own.tonic_config()).await.map_err(|error| error.to_string())?;
+    agent.client.replace(own);
     let Ok((card, _)) = agent.assignment() else { return Ok(()) };
     let data = PathBuf::from(&card.data_directory);
     if matches!(running(&data), Ok(Some(_))) {

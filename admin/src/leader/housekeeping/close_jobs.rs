@@ -1,4 +1,4 @@
-//! Whether a job is to be closed, and with which words.
+//! Whether a job that no pooler can end is to be closed, and how it ends then.
 
 use cellar_model::{Code, JobError, JobRecord, JobState, Key, LOST_TIMEOUT, Protocol, closable};
 use cellar_topology::View;
@@ -7,14 +7,14 @@ use crate::jobs::closure::canceled_before_it_began;
 use crate::jobs::stage::{Stage, stage};
 use crate::leader::observations::Observations;
 
-type Verdict = (JobState, JobError);
+type Ending = (JobState, JobError);
 
-fn failed(code: Code, message: String, hint: &str) -> Verdict {
+fn failed(code: Code, message: String, hint: &str) -> Ending {
     (JobState::Failed, JobError { code, message, hint: hint.to_owned(), tool_output: String::new() })
 }
 
 /// How the job is to be closed; `None` when it is not.
-pub(super) fn verdict(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
+pub(super) fn how_to_close(view: &View, observed: &Observations, record: &JobRecord) -> Option<Ending> {
     if record.kind().is_driven() {
         // Ended by its driver; before it holds the lock only by its deadline or a wish.
         let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
@@ -35,7 +35,7 @@ fn is_overdue(observed: &Observations, record: &JobRecord) -> bool {
 }
 
 /// The end of a job that never began.
-fn waiting(observed: &Observations, record: &JobRecord) -> Option<Verdict> {
+fn waiting(observed: &Observations, record: &JobRecord) -> Option<Ending> {
     let (kind, cell) = (record.kind(), &record.cell);
     if let Some(cancel) = &record.cancel {
         return Some((JobState::Canceled, canceled_before_it_began(&cancel.requested_by)));
@@ -49,7 +49,7 @@ fn waiting(observed: &Observations, record: &JobRecord) -> Option<Verdict> {
     })
 }
 
-fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
+fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<Ending> {
     let (kind, database, cell) = (record.kind(), &record.database, &record.cell);
     if is_removed(view, record) {
         return Some(failed(
@@ -60,8 +60,8 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<V
             "name another cell",
         ));
     }
-    if let Some(verdict) = waiting(observed, record) {
-        return Some(verdict);
+    if let Some(ending) = waiting(observed, record) {
+        return Some(ending);
     }
     let place = record.parent.unwrap_or(record.id);
     let holds = !kind.takes_lock() || view.locks.get(database).is_some_and(|lock| lock.holder == Some(place));
@@ -80,7 +80,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<V
     None
 }
 
-fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Verdict> {
+fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Ending> {
     let (kind, cell) = (record.kind(), &record.cell);
     let unknown = "its outcome there is not known";
     let look = "look at the cell (`cellar status`, `cellar backups list`) before you ask again";

@@ -250,7 +250,8 @@ fn an_open_job_of_a_newer_build_keeps_the_lock() {
     };
     stored(&mut world.view, r#"{"kind": "JOB_KIND_FAILOVER"}"#);
     assert!(!has_ended(&world.view, &app, &id(1)));
-    let moves = |world: &World| world.decide(10).iter().any(|action| matches!(action, Action::MoveOn { .. }));
+    let moves =
+        |world: &World| world.decide(10).iter().any(|action| matches!(action, Action::PassLock { .. }));
     assert!(!moves(&world), "a newer multiadmin may drive it");
     let key = (app.clone(), job.cell.clone(), job.id);
     world.view.runs.insert(key, run(&job, JobState::Succeeded));
@@ -279,7 +280,7 @@ fn the_lock_moves_on_in_order() {
     }
     world.begin(1, JobState::Succeeded, false);
     let moved = Lock { holder: Some(id(2)), queue: vec![id(3)] };
-    let action = Action::MoveOn { database: "app".parse().unwrap(), lock: moved, revision: 0 };
+    let action = Action::PassLock { database: "app".parse().unwrap(), lock: moved, revision: 0 };
     assert_eq!(world.decide(10), [action]);
 }
 
@@ -292,7 +293,7 @@ fn jobs_without_a_place_get_one_and_those_that_run_come_first() {
     world.begin(2, JobState::Running, true);
     world.view.locks.clear();
     let lock = Lock { holder: Some(id(2)), queue: vec![id(1), id(3)] };
-    assert_eq!(world.decide(10), [Action::MoveOn { database: "app".parse().unwrap(), lock, revision: 0 }]);
+    assert_eq!(world.decide(10), [Action::PassLock { database: "app".parse().unwrap(), lock, revision: 0 }]);
 }
 
 fn incarnation(job: Option<u64>, fence: Option<u64>) -> Incarnation {
@@ -343,7 +344,7 @@ fn world_of(draws: Vec<Draw>, silent: u64) -> World {
 
 fn apply(view: &mut View, action: Action) {
     match action {
-        Action::MoveOn { database, lock, .. } => drop(view.locks.insert(database, lock)),
+        Action::PassLock { database, lock, .. } => drop(view.locks.insert(database, lock)),
         Action::Close { record, .. } => drop(view.jobs.insert(record.id, *record)),
         Action::LiftFence { database, incarnation, .. } => {
             view.incarnations.insert(database, incarnation);
@@ -387,7 +388,7 @@ proptest! {
                         prop_assert!(matches!(stage(&world.view, before), Stage::Pending | Stage::Lost));
                         prop_assert_eq!(&JobRecord { closure: None, ..(**record).clone() }, before);
                     }
-                    Action::MoveOn { lock, .. } => {
+                    Action::PassLock { lock, .. } => {
                         let old = world.view.locks.get(&app).cloned().unwrap_or_default();
                         for gone in old.holder.iter().chain(&old.queue) {
                             let kept = lock.holder == Some(*gone) || lock.queue.contains(gone);

@@ -105,7 +105,8 @@ pub struct RestoreResult {
     /// Cells that were down or could not be rebuilt; they rebuild themselves when they return.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub left_out: Vec<CellName>,
-    /// Whether the old data is kept, so that a rollback is possible.
+    /// Of a restore: whether the old data is kept, so that a rollback is possible. Of a rollback: whether some cell still
+    /// has old data that a confirmation deletes.
     #[serde(default)]
     pub kept: bool,
     /// The first backup on the new timeline.

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 const MAX_LEN: usize = 63;
 
 /// Directories a local cluster keeps beside its cells; a cell of that name would collide.
-const RESERVED_CELLS: [&str; 8] = ["ca", "client", "etcd", "log", "multiadmin", "pid", "repo", "state"];
+const RESERVED_CELLS: [&str; 9] =
+    ["ca", "client", "etcd", "log", "multiadmin", "pid", "repo", "signing", "state"];
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 //!
 //! [`crate::mirror`] keeps a view current; everybody else reads it.
 
-pub(crate) mod ended;
+pub(crate) mod ended_jobs;
 pub(crate) mod records;
 pub(crate) mod settle;
 pub(crate) mod update;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
-    AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobOutcome,
-    JobRecord, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule, ScheduleName,
-    Snapshot, join, with_steps,
+    AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
+    JobOutcome, JobRecord, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
+    ScheduleName, Snapshot, join, with_steps,
 };
 
-use crate::view::ended::{EndedJob, Scope};
+use crate::view::ended_jobs::{EndedJob, Scope};
 
 /// Where a run and its claim lie: below the pooler that writes them.
 ///
@@ -95,7 +95,7 @@ impl View {
         if !record.kind().is_driven() {
             return Some(job);
         }
-        if let Some(JobOutcome::Restore(restore)) = &mut job.result {
+        if let (JobKind::Restore, Some(JobOutcome::Restore(restore))) = (record.kind(), &mut job.result) {
             // What the restore kept may have been confirmed, rolled back or replaced by a later restore since.
             let incarnation = self.incarnations.get(&record.database);
             restore.kept &=

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use cellar_model::{CellName, DatabaseName, JobId, JobRecord, Key, Keyspace, Run};
 
-use crate::view::ended::{EndedJob, Scope};
+use crate::view::ended_jobs::{EndedJob, Scope};
 use crate::view::records::View;
 
 /// Jobs that a listing must have for their summaries to stand.

@@ -8,7 +8,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::kv::{Change, Entry};
-use crate::view::ended::{Scope, slimmed};
+use crate::view::ended_jobs::{Scope, slimmed};
 use crate::view::records::View;
 
 /// Whether this, which is no [`JobRecord`] to this build, is a job that a newer build can begin or drive.

@@ -15,7 +15,14 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let is_discarded = |kind: Kind, job: JobId| kind == Kind::Kept && restores.contains(&job);
     // Old data that a rollback has recovered and that waits here to be taken into use is the database itself.
     let in_use = successor(agent);
-    for (path, kind, job) in siblings(&agent.layout) {
+    let unreadable = |error: std::io::Error| {
+        Refusal::new(
+            Code::Internal,
+            format!("{} cannot be read, so nothing more was deleted: {error}", agent.layout.root().display()),
+        )
+        .hint("repair the cause, then confirm again")
+    };
+    for (path, kind, job) in siblings(&agent.layout).map_err(unreadable)? {
         if is_discarded(kind, job) && in_use.as_ref() == Some(&path) {
             return Err(Refusal::new(
                 Code::Busy,
@@ -30,7 +37,11 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             remove_directory(&path).await;
         }
     }
-    match siblings(&agent.layout).into_iter().find(|(_, kind, job)| is_discarded(*kind, *job)) {
+    match siblings(&agent.layout)
+        .map_err(unreadable)?
+        .into_iter()
+        .find(|(_, kind, job)| is_discarded(*kind, *job))
+    {
         None => Ok(None),
         Some((path, _, _)) => {
             Err(Refusal::new(Code::Internal, format!("{} could not be deleted", path.display()))

@@ -164,7 +164,7 @@ impl Awaited {
 
 /// What to do after one look at a recovery.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum ReplayStep {
     /// Look again.
     Continue,
     /// It is where it should be, for this reason.
@@ -175,24 +175,24 @@ enum Verdict {
     WalMissing,
 }
 
-fn decide(goal: &ReplayGoal, state: &ReplayState, stall: &Stall) -> Verdict {
+fn decide(goal: &ReplayGoal, state: &ReplayState, stall: &Stall) -> ReplayStep {
     let target = &goal.target;
     if state.paused {
-        return Verdict::Reached(format!("{target} was reached"));
+        return ReplayStep::Reached(format!("{target} was reached"));
     }
     // Seen twice at the same position: PostgreSQL asked for WAL in between, and there was none.
     if stall.looks < 2 || !state.waits_for_wal {
-        return Verdict::Continue;
+        return ReplayStep::Continue;
     }
     let at_end = goal.end.is_none_or(|end| end.is_reached(state.lsn, goal.size));
     match target {
-        Target::Latest {} if at_end => Verdict::Reached("all WAL was replayed".to_owned()),
-        Target::Time(_) if at_end => Verdict::Reached(format!(
+        Target::Latest {} if at_end => ReplayStep::Reached("all WAL was replayed".to_owned()),
+        Target::Time(_) if at_end => ReplayStep::Reached(format!(
             "all WAL was replayed: nothing was committed between the end and {target}"
         )),
-        _ if at_end && goal.end.is_some() => Verdict::TargetUnreachable,
-        _ if stall.since.elapsed() > WAL_TIMEOUT => Verdict::WalMissing,
-        _ => Verdict::Continue,
+        _ if at_end && goal.end.is_some() => ReplayStep::TargetUnreachable,
+        _ if stall.since.elapsed() > WAL_TIMEOUT => ReplayStep::WalMissing,
+        _ => ReplayStep::Continue,
     }
 }
 
@@ -287,19 +287,19 @@ impl PrivateInstance<'_> {
             }
             stall.update(&state);
             match decide(goal, &state, &stall) {
-                Verdict::Continue => tokio::time::sleep(POLL_INTERVAL).await,
-                Verdict::Reached(stopped) => {
+                ReplayStep::Continue => tokio::time::sleep(POLL_INTERVAL).await,
+                ReplayStep::Reached(stopped) => {
                     let (lsn, last_commit, paused) = (state.lsn, state.last_commit, state.paused);
                     let reached = Reached { lsn, last_commit, stopped, readable, paused };
                     return Ok(Followed::There(reached));
                 }
-                Verdict::TargetUnreachable => {
+                ReplayStep::TargetUnreachable => {
                     let message = format!("the WAL ends at {}, before {}", state.lsn, goal.target);
                     return Err(Refusal::new(Code::TargetUnreachable, message)
                         .hint("plan again: `cellar restore --plan`")
                         .into());
                 }
-                Verdict::WalMissing => {
+                ReplayStep::WalMissing => {
                     let number = goal.size.number_of(state.lsn);
                     let segment = Segment { timeline: goal.timeline, number };
                     return Err(self.wal_missing(&goal.size.file_name(segment)).into());
@@ -399,17 +399,17 @@ mod tests {
         let at = Lsn::new(size.start_of(3).bytes() + 40);
         let latest = goal(Target::Latest {}, Some(WalEnd::Within(3)));
         let mut stall = Stall::none_yet();
-        assert!(matches!(decide(&latest, &state(at, true), &stall), Verdict::Reached(_)));
+        assert!(matches!(decide(&latest, &state(at, true), &stall), ReplayStep::Reached(_)));
         for looks in 0..3 {
             stall.update(&state(at, false));
             assert_eq!(stall.looks, looks);
-            let reached = matches!(decide(&latest, &state(at, false), &stall), Verdict::Reached(_));
+            let reached = matches!(decide(&latest, &state(at, false), &stall), ReplayStep::Reached(_));
             assert_eq!(reached, looks == 2);
         }
         let beyond = goal(Target::Lsn(Lsn::new(u64::MAX)), Some(WalEnd::Within(3)));
-        assert_eq!(decide(&beyond, &state(at, false), &stall), Verdict::TargetUnreachable);
+        assert_eq!(decide(&beyond, &state(at, false), &stall), ReplayStep::TargetUnreachable);
         let unarchived = goal(Target::Latest {}, Some(WalEnd::Within(4)));
-        assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::Continue);
+        assert_eq!(decide(&unarchived, &state(at, false), &stall), ReplayStep::Continue);
     }
 
     #[test]
@@ -422,12 +422,12 @@ mod tests {
         for look in [&state(at, false), &state(at, false), &asks, &state(at, false)] {
             stall.update(look);
         }
-        assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::Continue);
+        assert_eq!(decide(&unarchived, &state(at, false), &stall), ReplayStep::Continue);
         stall.since -= WAL_TIMEOUT + Duration::from_secs(1);
         stall.update(&asks);
-        assert_eq!(decide(&unarchived, &asks, &stall), Verdict::Continue, "it may come now");
+        assert_eq!(decide(&unarchived, &asks, &stall), ReplayStep::Continue, "it may come now");
         stall.update(&state(at, false));
-        assert_eq!(decide(&unarchived, &state(at, false), &stall), Verdict::WalMissing);
+        assert_eq!(decide(&unarchived, &state(at, false), &stall), ReplayStep::WalMissing);
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub fn plan_confirm(
             subject,
         ));
     };
-    if kind == JobKind::Rollback && job.state == JobState::Succeeded {
+    if kind == JobKind::Rollback && job.state == JobState::Succeeded && !result.kept {
         return Err(nothing_kept(
             format!("rollback {subject} has deleted all that was kept: there is nothing to confirm"),
             subject,
@@ -164,7 +164,11 @@ pub fn plan_confirm(
     let ended = |kind: JobKind| {
         related.iter().find(|job| job.record.kind() == kind && job.state == JobState::Succeeded)
     };
-    if let Some(rollback) = ended(JobKind::Rollback) {
+    let keeps = |rollback: &&Job| {
+        let closure = rollback.record.closure.as_ref();
+        closure.and_then(|closure| closure.result.as_ref()?.restore()).is_some_and(|result| result.kept)
+    };
+    if let Some(rollback) = ended(JobKind::Rollback).filter(|rollback| !keeps(rollback)) {
         return Err(nothing_kept(
             format!("restore {subject} was rolled back by job {}", rollback.record.id),
             subject,

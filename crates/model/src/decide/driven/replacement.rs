@@ -212,7 +212,11 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
         recovery,
         backup: plan.map(|plan| plan.backup.clone()),
         left_out: left_out.cloned().collect(),
-        kept: scene.incarnation.kept_in.is_some(),
+        kept: match scene.job.kind() {
+            // It deletes what was kept; not in a cell that is down, or where that fails.
+            JobKind::Rollback => !scene.members.iter().all(|cell| scene.succeeded_in(JobKind::Discard, cell)),
+            _ => scene.incarnation.kept_in.is_some(),
+        },
         first_backup: backup.map(|backup| backup.label.clone()),
     }))
 }

@@ -68,8 +68,9 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
     let mut confirmed = ended(JobState::Succeeded, true);
     confirmed.record.spec = JobSpec::Confirm(job.record.id);
     assert_eq!(confirm(&world, &job, std::slice::from_ref(&confirmed)), Err(Code::NothingKept));
-    confirmed.record.spec = JobSpec::Rollback(job.record.id);
-    assert_eq!(confirm(&world, &job, &[confirmed]), Err(Code::NothingKept));
+    let mut rolled_back = ended(JobState::Succeeded, false);
+    rolled_back.record.spec = JobSpec::Rollback(job.record.id);
+    assert_eq!(confirm(&world, &job, &[rolled_back]), Err(Code::NothingKept));
     assert_eq!(confirm(&world, &job, &[]), Ok(()), "a cell was away when it was confirmed");
     assert_eq!(confirm(&world, &ended(JobState::Succeeded, false), &[]), Err(Code::NothingKept), "in place");
     assert_eq!(confirm(&world, &ended(JobState::Failed, true), &[]), Err(Code::NothingKept), "as before");
@@ -81,6 +82,11 @@ fn rollback_and_confirmation_are_refused_when_nothing_is_kept() {
         rollback
     };
     assert_eq!(confirm(&world, &rollback(JobState::Succeeded), &[]), Err(Code::NothingKept));
+    // Nor has one that could not delete it in a cell that was down: by either's number it is deleted there.
+    let mut incomplete = ended(JobState::Succeeded, true);
+    incomplete.record.spec = JobSpec::Rollback(job.record.id);
+    assert_eq!(confirm(&world, &incomplete, &[]), Ok(()));
+    assert_eq!(confirm(&world, &job, std::slice::from_ref(&incomplete)), Ok(()));
     assert_eq!(confirm(&world, &rollback(JobState::Canceled), &[]), Ok(()));
     assert_eq!(confirm(&world, &rollback(JobState::Running), &[]), Err(Code::Busy));
     assert_eq!(roll(&world, &rollback(JobState::Canceled)), Err(Code::InvalidArgument));

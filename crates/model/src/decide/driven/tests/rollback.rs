@@ -1,5 +1,6 @@
 use crate::decide::driven::tests::world::World;
 use crate::records::job::id::JobId;
+use crate::records::job::outcome::JobOutcome;
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::Code;
@@ -42,4 +43,24 @@ fn rollback_is_refused_when_the_restore_was_confirmed_while_it_waited() {
     world.run(|_, _| true);
     assert_eq!(world.closed.unwrap().1.unwrap().code, Code::NothingKept);
     assert_eq!(world.steps.len(), 0);
+}
+
+#[test]
+fn rollback_says_when_a_cell_that_was_down_still_has_old_data() {
+    for (alive, kept) in [(3, false), (2, true)] {
+        let mut world = World::new(JobKind::Rollback, false);
+        world.alive.truncate(alive);
+        world.run(|_, _| true);
+        let (state, _, result) = world.closed.unwrap();
+        let result = result.as_ref().and_then(JobOutcome::restore).map(|result| result.kept);
+        assert_eq!((state, result), (JobState::Succeeded, Some(kept)), "{alive} cells");
+    }
+}
+
+#[test]
+fn rollback_says_when_old_data_could_not_be_deleted() {
+    let mut world = World::new(JobKind::Rollback, false);
+    world.run(|kind, cell| !(kind == JobKind::Discard && cell == "zone2"));
+    let (_, _, result) = world.closed.unwrap();
+    assert!(result.as_ref().and_then(JobOutcome::restore).is_some_and(|result| result.kept));
 }
