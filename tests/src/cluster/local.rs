@@ -1,8 +1,12 @@
 //! A cluster's directory, the `cellar` command in it, and its end.
 
 use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cellar_model::CellName;
 use serde_json::Value;
@@ -12,6 +16,7 @@ use crate::machine::namespace::Namespace;
 use crate::machine::place;
 use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
 use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep};
+use crate::machine::wait::wait_for;
 
 /// A cluster that is taken down when the value goes.
 #[derive(Debug)]
@@ -22,6 +27,7 @@ pub struct Cluster {
     caller: Option<OsUser>,
     prefix: Vec<String>,
     pub(crate) connection: Connection,
+    ports: Mutex<Option<UnixListener>>,
 }
 
 impl Cluster {
@@ -36,6 +42,7 @@ impl Cluster {
             caller: None,
             prefix: Vec::new(),
             connection: Connection::default(),
+            ports: Mutex::default(),
         }
     }
 
@@ -107,7 +114,37 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn try_cellar(&self, arguments: &[&str]) -> Finished {
-        run(&mut self.command(arguments))
+        let finished = run(&mut self.command(arguments));
+        match arguments.first() {
+            Some(&"up") => self.keep_ports(),
+            Some(&"down") => drop(self.ports.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            _ => {}
+        }
+        finished
+    }
+
+    /// Keeps the cluster's ports from other clusters that look for some, also while a test has ended the processes that
+    /// use them: `--port-offset auto` passes over an offset whose abstract socket is taken.
+    fn keep_ports(&self) {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = std::fs::read_to_string(self.directory.join("state/cluster.json")).unwrap_or_default();
+        let state: Value = serde_json::from_str(&state).unwrap_or_default();
+        // Another network namespace has ports of its own.
+        if ports.is_some() || state["portOffset"].is_null() || !self.prefix.is_empty() {
+            return;
+        }
+        let Ok(address) =
+            SocketAddr::from_abstract_name(format!("cellar-port-offset-{}", state["portOffset"]))
+        else {
+            return;
+        };
+        *ports = wait_for("nobody to look whether these ports are free", Duration::from_secs(20), || {
+            match UnixListener::bind_addr(&address) {
+                Ok(socket) => Some(Some(socket)),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
+                Err(_) => Some(None),
+            }
+        });
     }
 
     /// Runs `cellar`, which must succeed.

@@ -4,6 +4,8 @@ use std::process::Stdio;
 
 use cellar_tests::{Cluster, eventually};
 
+use crate::rotation::serials;
+
 #[test]
 fn a_cell_is_added_and_removed_under_load() {
     let cluster = Cluster::up("zone1,zone2,zone3");
@@ -69,4 +71,65 @@ fn a_rebuilt_standby_streams_again() {
     cluster.cellar(&["rebuild", "zone2"]);
     cluster.wait_streaming("zone2");
     assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
+}
+
+/// The users that etcd knows of a cell's pooler.
+fn users(cluster: &Cluster, cell: &str) -> Vec<String> {
+    let listed = cluster.etcdctl_as("state/tls/client.crt", "state/tls/client.key", &["user", "list"]).ok();
+    let prefix = format!("app.{cell}");
+    listed.lines().filter(|user| user.starts_with(&prefix)).map(str::to_owned).collect()
+}
+
+#[test]
+fn whoever_has_the_key_of_a_removed_cell_is_kept_out_also_when_the_cell_comes_back() {
+    let cluster = Cluster::up("zone1,zone2");
+    let stolen = cluster.directory().join("stolen");
+    std::fs::create_dir(&stolen).expect("a directory");
+    for file in ["server.key", "pooler.crt", "replication.crt"] {
+        std::fs::copy(cluster.directory().join("zone2/tls").join(file), stolen.join(file)).expect("a copy");
+    }
+    let key = std::fs::read(stolen.join("server.key")).expect("a key");
+    cluster.cellar(&["cells", "remove", "zone2"]);
+    assert_eq!(users(&cluster, "zone2"), [""; 0]);
+    // The runbook: its certificates are still listed, and all of them go with the one that is named.
+    let path = cluster.directory().join("zone2/tls/pooler.crt").display().to_string();
+    let (all, replication) = (serials(&cluster), path.replace("pooler.crt", "replication.crt"));
+    cluster.cellar(&["certs", "revoke", &all[&path]]);
+    let revoked = cluster.try_cellar(&["certs", "revoke", &all[&replication]]);
+    assert!(revoked.code == 0 && revoked.stderr.contains("revoked already"), "{revoked:?}");
+
+    cluster.cellar(&["cells", "add", "zone2"]);
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "full");
+    assert_eq!(users(&cluster, "zone2"), ["app.zone2:1"]);
+    let now = std::fs::read(cluster.directory().join("zone2/tls/server.key")).expect("a key");
+    assert_ne!(now, key);
+    let get = ["get", "--prefix", "/cellar/demo/cells/"];
+    assert_ne!(cluster.etcdctl_as("stolen/pooler.crt", "stolen/server.key", &get).code, 0);
+    // Adding a cell that is there finishes what was interrupted, and gives no name back.
+    cluster.cellar(&["cells", "add", "zone2"]);
+    assert_eq!(users(&cluster, "zone2"), ["app.zone2:1"]);
+    let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn a_removal_that_was_interrupted_is_finished_by_up_or_by_itself() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let leaves = |cell: &str| {
+        let request = cellar_api::v1::RemoveCellRequest { name: cell.to_owned() };
+        let removed = cluster.ask(async |client| client.remove_cell(request).await);
+        removed.expect("it is no primary");
+    };
+    // It has left the topology, and its processes and its user are still there.
+    leaves("zone3");
+    cluster.cellar(&["up"]);
+    assert_eq!(users(&cluster, "zone3"), [""; 0]);
+    let directory = cluster.directory().join("zone3");
+    assert!(directory.join("pg_data").exists());
+    // Data that was kept, or that a run left when it was killed, is deleted by the same command.
+    cluster.cellar(&["cells", "remove", "zone3", "--delete-data"]);
+    assert!(!directory.exists());
+    let _ = cluster.try_cellar(&["cells", "remove", "zone3", "--delete-data"]).refused(2);
+    let _ = cluster.try_cellar(&["cells", "remove", "signing", "--delete-data"]).refused(2);
+    let _ = cluster.backup("zone2", "incr");
 }

@@ -3,9 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, signal};
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, signal, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+
+use crate::ledger;
 
 /// Lines of pgBackRest's own log that name a copied file, split into those from `data` on this host
 /// and the others.
@@ -189,6 +191,95 @@ fn what_died_is_started_again_by_up() {
     cluster.cellar(&["up"]);
     assert_eq!(cluster.sql("zone1", "SELECT answer FROM kept"), "42");
     cluster.wait_streaming("zone2");
+}
+
+#[test]
+fn what_was_lost_is_written_again_or_named() {
+    let cluster = Cluster::up("zone1,zone2");
+
+    // Without its record a pooler leaves its instance alone, and takes no job.
+    cluster.etcd_delete("/cellar/demo/poolers/app/zone2");
+    cluster.cellar(&["up"]);
+    let _ = cluster.backup("zone2", "incr");
+
+    let state = cluster.directory().join("state/cluster.json");
+    let aside = cluster.directory().join("state/aside");
+    std::fs::rename(&state, &aside).expect("it is there");
+    for command in [&["up"][..], &["down", "--destroy"], &["doctor"]] {
+        let message = cluster.try_cellar(command).refused(1);
+        assert!(message.contains("it is missing") && message.contains("cluster.json.copy"), "{message}");
+    }
+    std::fs::copy(cluster.directory().join("cluster.json.copy"), &state).expect("the copy");
+    cluster.cellar(&["up"]);
+    let read = |file| std::fs::read_to_string(file).expect("a state");
+    assert_eq!(read(&state), read(&aside));
+    std::fs::remove_file(&aside).expect("it is there");
+
+    // A record that cannot be read is of a cell that is there, and the primary's cell is never removed.
+    let (record, postmaster) = ("/cellar/demo/cells/zone1", cluster.postmaster("zone1"));
+    let recorded = cluster.etcd_get(record);
+    cluster.etcd_put(record, "{");
+    let message = cluster.try_cellar(&["up"]).refused(1);
+    assert!(message.contains(record), "{message}");
+    cluster.etcd_delete(record);
+    cluster.cellar(&["up"]);
+    assert_eq!((cluster.etcd_get(record), cluster.postmaster("zone1")), (recorded, postmaster));
+}
+
+#[test]
+fn no_command_works_on_another_cluster_than_the_one_that_is_named() {
+    let cluster = Cluster::up("zone1");
+    // Its directory is named by the environment, as after `eval "$(cellar env)"`.
+    for command in [
+        &["status"][..],
+        &["restore", "--latest", "--yes"],
+        &["expire", "--yes"],
+        &["backup", "--from", "zone1", "--allow-primary"],
+        &["jobs", "list"],
+        &["certs", "list"],
+        &["env"],
+    ] {
+        let message = cluster.try_cellar(&[command, &["--cluster", "other"]].concat()).refused(2);
+        assert!(message.contains("is called demo, not other"), "{command:?}: {message}");
+    }
+    cluster.cellar(&["status", "--cluster", "demo"]);
+}
+
+#[test]
+fn failure_of_a_job_is_told_also_when_nobody_reads_the_answer() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.load(5);
+    let mut command = cluster.command(&["backup", "--from", "zone2", "--type", "full"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("cellar");
+    drop(child.stdout.take());
+    let running = || {
+        let listed = cluster.json(&["jobs", "list"]);
+        let mut jobs = listed["jobs"].as_array().expect("jobs").iter();
+        jobs.find(|job| job["state"] == "JOB_STATE_RUNNING").map(|job| ledger::id(job).to_owned())
+    };
+    let job = wait_for("the backup to run", std::time::Duration::from_secs(60), running);
+    cluster.cellar(&["jobs", "cancel", &job]);
+    assert_eq!(child.wait().expect("a child").code(), Some(1));
+}
+
+#[test]
+fn doctor_sees_that_a_cell_is_mounted_read_only() {
+    let cluster = Cluster::up("zone1");
+    let doctor = cluster.command(&["doctor"]);
+    // A mount that only this process sees.
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let namespace: &[&str] = if nix::unistd::Uid::effective().is_root() { &[] } else { &["--map-root-user"] };
+    let mut command = std::process::Command::new("unshare");
+    command.args(namespace).args(["--mount", "sh", "-c", script]);
+    command.arg(cluster.directory().join("zone1")).arg(doctor.get_program()).args(doctor.get_args());
+    command.envs(doctor.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let finished = run(&mut command);
+    assert_eq!(finished.code, 1, "{finished:?}");
+    let problem = format!(
+        "{} is on a file system that is mounted read-only",
+        cluster.directory().join("zone1").display()
+    );
+    assert!(finished.stdout.contains(&problem), "{finished:?}");
 }
 
 #[test]

@@ -128,3 +128,21 @@ fn limits_on_sessions_do_not_end_a_backup() {
     // Nor do they keep a cell from being watched.
     cluster.wait_streaming("zone2");
 }
+
+/// What a multipooler that was killed had written and not told PostgreSQL, the next one tells it.
+#[test]
+fn settings_that_were_written_and_not_loaded_are_loaded_by_the_next_multipooler() {
+    let cluster = Cluster::up("zone1,zone2");
+    let file = cluster.directory().join("zone2/pg_data/cellar.conf");
+    let right = std::fs::read_to_string(&file).unwrap();
+    let wrong = right.replace("application_name=''", "application_name=''not_");
+    assert_ne!(right, wrong);
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    std::fs::write(&file, &wrong).unwrap();
+    cluster.sql("zone2", "SELECT pg_reload_conf()");
+    let known = || cluster.sql("zone1", "SELECT string_agg(application_name, ',') FROM pg_stat_replication");
+    eventually("the wrong settings to be used", || known().starts_with("not_"));
+    std::fs::write(&file, &right).unwrap();
+    cluster.cellar(&["up"]);
+    eventually("the right ones to be used", || known() == "zone2");
+}

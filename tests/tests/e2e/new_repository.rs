@@ -1,9 +1,11 @@
 //! A repository that was lost or replaced: `cellar up` begins the new one.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use cellar_tests::Cluster;
+use cellar_api::v1::{InstanceState, Role};
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 
 /// Deletes everything in the repository, as a replaced disk would.
 fn empty(repo: &Path) {
@@ -50,4 +52,28 @@ fn up_works_again_after_its_first_backups_have_failed() {
     std::fs::remove_dir(&stanzas).expect("removed");
     cluster.cellar(&["up"]);
     assert_eq!(backups(&cluster), 1);
+}
+
+#[test]
+fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts() {
+    let cluster = Cluster::up("zone1,zone2");
+    let (repo, away) = (repo(&cluster), cluster.directory().join("away"));
+    // As where a file system is not mounted: an empty directory of the same owner.
+    std::fs::rename(&repo, &away).expect("moved away");
+    std::fs::create_dir(&repo).expect("created");
+    let owner = std::fs::metadata(&away).expect("the repository");
+    std::os::unix::fs::chown(&repo, Some(owner.uid()), Some(owner.gid())).expect("chown");
+    kill_hard(cluster.postmaster("zone1"));
+    let told = || cluster.status("zone1").filter(|status| status.message.contains("not mounted"));
+    let status = wait_for("it to be told", Duration::from_secs(60), told);
+    assert_eq!((status.state(), status.role()), (InstanceState::Running, Role::Primary), "{status:?}");
+    cluster.sql("zone1", "CREATE TABLE meanwhile ()");
+    cluster.sql("zone1", "SELECT pg_switch_wal()");
+    assert_eq!(std::fs::read_dir(&repo).expect("the directory").count(), 0, "something was written there");
+
+    std::fs::remove_dir(&repo).expect("empty");
+    std::fs::rename(&away, &repo).expect("back");
+    eventually("it to be seen", || cluster.status("zone1").is_some_and(|status| status.message.is_empty()));
+    cluster.cellar(&["check"]);
+    let _ = cluster.backup("zone2", "incr");
 }

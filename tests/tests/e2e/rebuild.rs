@@ -8,6 +8,8 @@ use cellar_tests::{Cluster, eventually, kill_hard, postgres_user, run, signal, w
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::ledger;
+
 fn data(cluster: &Cluster, cell: &str) -> PathBuf {
     cluster.directory().join(cell).join("pg_data")
 }
@@ -229,4 +231,27 @@ fn after_a_failover_a_backup_is_chosen_that_leads_to_the_new_timeline() {
     let _ = cluster.backup("zone1", "incr");
     let job = rebuild(&cluster, "zone1");
     assert_eq!(job["result"]["rebuild"]["backup"].as_str(), labels(&cluster).last().map(String::as_str));
+}
+
+#[test]
+fn a_standby_that_is_promoted_before_its_rebuild_has_begun_is_left_alone() {
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    ledger::insert(&cluster, "before");
+    cluster.wait_streaming("zone2");
+    // The job is given to a standby, which is promoted before its pooler has begun with it.
+    let (pooler, postmaster) = (cluster.pid("zone2/pid/multipooler.pid"), cluster.postmaster("zone2"));
+    signal(pooler, Signal::SIGSTOP);
+    let job = cluster.json(&["rebuild", "zone2", "--no-wait"]);
+    let job = ledger::id(&job).to_owned();
+    cluster.kill_cell("zone1");
+    cluster.sql("zone2", "SELECT pg_promote()");
+    signal(pooler, Signal::SIGCONT);
+    eventually("zone2 to be recorded", || cluster.primary() == "zone2");
+    cluster.sql("zone2", "INSERT INTO ledger (what) VALUES ('acknowledged by the new primary')");
+    let ended = cluster.ended(&job);
+    assert_eq!(ended["error"]["code"], "IS_PRIMARY", "{ended:#}");
+    assert_eq!(cluster.postmaster("zone2"), postmaster);
+    let found = cluster.sql("zone2", "SELECT count(*) FROM ledger WHERE what LIKE 'acknowledged%'");
+    assert_eq!(found, "1");
 }

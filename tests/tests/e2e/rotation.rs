@@ -179,6 +179,14 @@ fn a_new_authority_is_finished_by_the_next_run() {
     }
 }
 
+#[test]
+fn a_new_authority_is_spread_also_when_an_earlier_run_left_etcd_stopped() {
+    let cluster = Cluster::up("zone1,zone2");
+    kill_hard(cluster.pid("pid/etcd.pid"));
+    let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
+    let _ = cluster.backup("zone2", "full");
+}
+
 /// pgBackRest's server lets anybody be connected for ever, and a backup may take hours.
 #[test]
 fn sessions_neither_keep_new_certificates_out_nor_notice_them() {
@@ -239,6 +247,14 @@ fn what_is_not_taken_up_comes_back() {
     assert_eq!(serials(&cluster), before);
     assert_ne!(read(&tls.join("server.key")), read(&cluster.directory().join("zone1/tls/server.key")));
     let _ = cluster.backup("zone2", "full");
+
+    // A file that cannot be loaded, and no set that could come back: what is in use stays in use, also where zone2's
+    // pooler asks the primary's.
+    std::fs::write(tls.join("pooler.crt"), "no certificate").unwrap();
+    eventually("the file to be named", || {
+        cluster.status("zone2").is_some_and(|status| status.message.contains("pooler.crt"))
+    });
+    let _ = cluster.backup("zone2", "incr");
 }
 
 #[test]
@@ -306,6 +322,12 @@ fn certificates_renew_themselves_before_they_end() {
     kill_hard(cluster.pid("zone1/pid/multipooler.pid"));
     let _ = cluster.cellar(&["up"]);
     let _ = cluster.backup("zone2", "incr");
+    // What signs is not revoked: a list would not keep out what it has signed.
+    for file in ["ca/ca.crt", "signing/ca.crt"] {
+        let serial = &serials(&cluster)[&cluster.directory().join(file).display().to_string()];
+        let message = cluster.try_cellar(&["certs", "revoke", serial]).refused(2);
+        assert!(message.contains("rotate --ca"), "{message}");
+    }
     // Revocation goes on to work with a certificate that the delegate has signed, and spares the others.
     let path = cluster.directory().join("zone2/tls/pooler.crt").display().to_string();
     let _ = cluster.cellar(&["certs", "revoke", &serials(&cluster)[&path]]);

@@ -62,3 +62,26 @@ fn a_rollback_that_was_canceled_after_it_took_effect_leaves_nothing_that_no_comm
     assert_eq!(conditions(&cluster), [""; 0]);
     check(&cluster, &cells, &rows);
 }
+
+#[test]
+fn old_data_of_a_cell_that_was_down_at_the_rollback_is_deleted_by_a_confirmation() {
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let rows = vec![ledger::insert(&cluster, "before the restore")];
+    let restored = restore(&cluster, &["--latest"]);
+    cluster.kill_cell("zone2");
+    eventually("zone2 to be missed", || cluster.status("zone2").is_none());
+    let rollback = ledger::rollback(&cluster, &restored);
+    let result = ledger::result(&rollback);
+    assert_eq!(
+        (&result["leftOut"], &result["kept"]),
+        (&serde_json::json!(["zone2"]), &true.into()),
+        "{rollback:#}"
+    );
+    cluster.cellar(&["up"]);
+    check(&cluster, &["zone1", "zone2"], &rows);
+    assert_eq!(beside(&cluster, "zone2"), [format!("pg_data.before-{}", id(&restored))]);
+    let confirmed = cluster.json(&["restore", "confirm", id(&restored), "--yes"]);
+    assert_eq!(confirmed["state"], "JOB_STATE_SUCCEEDED", "{confirmed:#}");
+    assert_eq!(beside(&cluster, "zone2"), [""; 0]);
+}

@@ -3,13 +3,13 @@
 use cellar_api::v1::InstanceState;
 use cellar_tests::{Cluster, eventually, kill_hard};
 
-/// PostgreSQL of a cell goes on while `spoil` has its effect, is not started once it is dead, and is after `mend`.
+/// PostgreSQL of a cell goes on while `spoil` has its effect, is not started once it is dead, and is after `repair`.
 fn neither_stopped_nor_started(
     cluster: &Cluster,
     cell: &str,
     named: &str,
     spoil: impl Fn(),
-    mend: impl Fn(),
+    repair: impl Fn(),
 ) {
     let says = |state: InstanceState| {
         cluster.status(cell).is_some_and(|status| status.state() == state && status.message.contains(named))
@@ -21,7 +21,7 @@ fn neither_stopped_nor_started(
     kill_hard(before);
     eventually("status to say why it is not started", || says(InstanceState::Down));
     assert_ne!(cluster.try_sql(cell, "SELECT 1").code, 0);
-    mend();
+    repair();
     eventually("PostgreSQL to be started", || cluster.try_sql(cell, "SELECT 1").code == 0);
 }
 

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments data_layout disk listening member report turn",
+            "arguments data_layout disk instance_lock listening member report",
         ],
     ),
     (

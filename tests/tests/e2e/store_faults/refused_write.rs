@@ -26,8 +26,19 @@ fn an_outcome_that_a_full_etcd_refuses_is_written_when_there_is_room() {
         (refusals(&cluster, "zone2") >= 7).then_some(())
     });
     assert_eq!(run_record(&cluster, "zone2", &backup)["state"], "JOB_STATE_RUNNING");
-    let refused = cluster.try_cellar(&["backup", "--from", "zone1", "--allow-primary", "--queue"]);
-    assert_ne!(refused.code, 0, "{refused:?}");
+    // Whoever asks is told what is the matter, and what to do.
+    for (command, code) in [
+        (&["backup", "--from", "zone1", "--allow-primary", "--queue"][..], 3),
+        (&["doctor"], 1),
+        (&["status"], 0),
+    ] {
+        let told = cluster.try_cellar(command);
+        assert_eq!(told.code, code, "{told:?}");
+        let text = told.stdout + &told.stderr;
+        for part in ["etcd's database is full", "etcdctl compact", "etcdctl defrag", "etcdctl alarm disarm"] {
+            assert!(text.contains(part), "{command:?} does not say {part:?}: {text}");
+        }
+    }
     cluster.limit_etcd(0);
     cluster.disarm_etcd();
     let job = succeeded(&cluster, &backup);
