@@ -359,3 +359,38 @@ fn in_place_is_for_want_of_room_and_final() {
     check(&cluster, &cells, &wanted);
     no_trace(&cluster, &cells);
 }
+
+/// Whether the archive has a file that pgBackRest does not compress.
+fn is_archived(repo: &Path, name: &str) -> bool {
+    let versions = std::fs::read_dir(repo.join("archive/app")).expect("the archive").flatten();
+    versions.filter(|version| version.path().is_dir()).any(|version| version.path().join(name).exists())
+}
+
+/// A standby was promoted while nothing could be archived, and was lost with its disk: the archive does not know of its
+/// timeline, and etcd does.
+#[test]
+fn a_restore_passes_over_a_timeline_that_only_etcd_knows_of() {
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let rows = vec![ledger::insert(&cluster, "before the promotion")];
+    archives(&cluster);
+    cluster.kill_cell("zone1");
+    let (repo, away) = (cluster.directory().join("repo"), cluster.directory().join("away"));
+    std::fs::rename(&repo, &away).expect("moved away");
+    cluster.sql("zone2", "SELECT pg_promote()");
+    eventually("zone2 to be recorded", || cluster.primary() == "zone2");
+    cluster.kill_cell("zone2");
+    std::fs::remove_dir_all(cluster.instance("zone2").data).expect("a disk that is lost");
+    std::fs::rename(&away, &repo).expect("back");
+    assert!(!is_archived(&repo, "00000002.history"));
+
+    let _ = cluster.try_cellar(&["up", "--timeout", "15s"]);
+    let job = restore(&cluster, &["--latest", "--timeline", "1", "--onto", "zone1"]);
+    assert_eq!(result(&job)["recovery"]["timeline"], 3, "{job:#}");
+    assert_eq!(cluster.primary(), "zone1");
+    cluster.cellar(&["rebuild", "zone2"]);
+    check(&cluster, &["zone1", "zone2"], &rows);
+    archives(&cluster);
+    // Standbys ask for the history of every timeline, so it is in the archive now.
+    assert!(is_archived(&repo, "00000002.history"));
+}

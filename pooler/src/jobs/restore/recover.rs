@@ -14,6 +14,7 @@ use cellar_model::{
 use cellar_postgres::{
     ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
 };
+use cellar_system::AtomicFile;
 
 use crate::agent::Agent;
 use crate::data_layout::wal_directory;
@@ -85,6 +86,25 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     outcome
 }
 
+/// The timelines between that of the copy and the recorded one. PostgreSQL passes over a timeline whose history it
+/// sees. The history of the recorded one may be nowhere: its primary may have been lost before it could archive it.
+fn timelines_taken(copy: Timeline, recorded: Option<Timeline>) -> Vec<Timeline> {
+    let last = recorded.map_or(0, Timeline::get);
+    (copy.get() + 1..=last).map(Timeline::new).collect()
+}
+
+/// Gives a timeline whose history is lost one without a line, which the copy archives when it is the primary. PostgreSQL
+/// looks whether there is such a file when it searches for a new timeline (`findNewestTimeLine` in its `timeline.c`); and
+/// a standby that follows it asks for the file of every timeline up to its primary's
+/// (`WalRcvFetchTimeLineHistoryFiles` in its `walreceiver.c`), so it must stay.
+fn note_timeline(data: &Path, timeline: Timeline) -> std::io::Result<()> {
+    let wal = data.join("pg_wal");
+    let name = format!("{:08X}.history", timeline.get());
+    let text = "# a primary was recorded on this timeline and lost before it archived the history\n";
+    AtomicFile::new(&wal.join(&name)).replace(text)?;
+    AtomicFile::new(&wal.join("archive_status").join(format!("{name}.ready"))).replace("")
+}
+
 async fn make_copy(
     context: &mut JobContext<'_>,
     copy: &PrivateInstance<'_>,
@@ -146,9 +166,24 @@ async fn make_copy(
     check_reached(&params.target, &reached)?;
     let recovered = begun.elapsed();
     context.progress("promoting").await;
+    let taken = timelines_taken(timeline, agent.leader().map(|leader| leader.term));
+    for taken in &taken {
+        match repo.history(*taken).await {
+            Err(error) if error.code == Code::WalMissing => note_timeline(&copy.data, *taken)
+                .map_err(|error| write_refusal("cannot write to the copy", &error))?,
+            known => drop(known?),
+        }
+    }
     copy.promote(&reached).await?;
     copy.stop().await?;
     let after = inspect_copy(agent, &copy.data).await?;
+    if let Some(last) = taken.last().filter(|last| after.timeline <= **last) {
+        return Err(wrong_instance(format!(
+            "the copy came out on timeline {}, and timeline {last} is recorded already",
+            after.timeline
+        ))
+        .into());
+    }
     if after.state != ControlState::ShutDown || after.timeline <= timeline {
         return Err(wrong_instance(format!(
             "the copy did not come to a clean end on a new timeline: {after:?}"

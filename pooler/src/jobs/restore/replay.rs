@@ -29,6 +29,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long recovery may wait for WAL that should be there. Our settings let PostgreSQL ask again every second.
 const WAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long recovery may show no movement at all. To replay one segment, or to fetch one from a slow store, takes less.
+const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// How often a copy is started: once more for each change of settings that it meets. Each costs a restart on the real
 /// primary, too.
 const MAX_STARTS: u32 = 20;
@@ -156,9 +159,32 @@ impl Awaited {
                 Some(before) if before.segment.get(8..) == segment.get(8..) => Some(before),
                 _ => Some(Self { segment: segment.clone(), since: Instant::now() }),
             },
-            StartupTitle::Recovering => None,
+            StartupTitle::Recovering(_) => None,
             StartupTitle::Other => before,
         }
+    }
+}
+
+/// Since when a recovery shows neither another position nor another segment: whatever it does, it does not go on.
+struct Movement {
+    seen: Option<(Option<Lsn>, StartupTitle)>,
+    since: Instant,
+}
+
+impl Movement {
+    fn none_yet() -> Self {
+        Self { seen: None, since: Instant::now() }
+    }
+
+    /// Whether it has stood still for too long. What a server does before it begins to recover has no position: it may
+    /// take long to flush a large directory.
+    fn has_ended(&mut self, lsn: Option<Lsn>, title: StartupTitle, now: Instant) -> bool {
+        let recovers = lsn.is_some() || title != StartupTitle::Other;
+        let seen = Some((lsn, title));
+        if self.seen != seen || !recovers {
+            *self = Self { seen, since: now };
+        }
+        now.duration_since(self.since) > STANDSTILL_TIMEOUT
     }
 }
 
@@ -252,6 +278,7 @@ impl PrivateInstance<'_> {
         let mut first_readable = None;
         let mut awaited: Option<Awaited> = None;
         let mut stall = Stall::none_yet();
+        let mut movement = Movement::none_yet();
         loop {
             context.check_interrupted()?;
             let postmaster = match running(&self.data) {
@@ -265,10 +292,17 @@ impl PrivateInstance<'_> {
                 // A query before it is ready would be refused, and every refusal is a line in its log.
                 _ => None,
             };
+            let title = startup_title(postmaster.pid);
+            if movement.has_ended(state.as_ref().map(|state| state.lsn), title.clone(), Instant::now()) {
+                let minutes = STANDSTILL_TIMEOUT.as_secs() / 60;
+                let message =
+                    format!("nothing has moved for {minutes} min: fetching WAL hangs, or the copy is frozen");
+                return Err(self.failed("recovering", &message).into());
+            }
             let phase = if state.is_some() { "recovering" } else { "recovering to a consistent state" };
             context.periodic_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
             let Some(state) = state else {
-                awaited = Awaited::update(awaited, &startup_title(postmaster.pid));
+                awaited = Awaited::update(awaited, &title);
                 if let Some(Awaited { segment, since }) = &awaited
                     && since.elapsed() > WAL_TIMEOUT
                 {
@@ -350,11 +384,12 @@ impl PrivateInstance<'_> {
 
 /// What a server's startup process does, from its process title: `startup recovering 0000…` or `startup waiting for
 /// 0000…`. The title is all that can be seen before the server accepts connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum StartupTitle {
     /// It waits for this segment.
     Waiting(String),
-    /// It replays a segment.
-    Recovering,
+    /// It replays this segment.
+    Recovering(String),
     /// Neither is said.
     Other,
 }
@@ -366,7 +401,8 @@ fn startup_title(postmaster: i32) -> StartupTitle {
         if let Some((_, segment)) = title.split_once("startup waiting for ") {
             return Some(StartupTitle::Waiting(segment.trim().to_owned()));
         }
-        title.contains("startup recovering ").then_some(StartupTitle::Recovering)
+        let (_, segment) = title.split_once("startup recovering ")?;
+        Some(StartupTitle::Recovering(segment.trim().to_owned()))
     });
     said.into_iter().next().unwrap_or(StartupTitle::Other)
 }
@@ -431,6 +467,21 @@ mod tests {
     }
 
     #[test]
+    fn recovery_that_does_not_move_ends() {
+        let recovering = |segment: &str| StartupTitle::Recovering(segment.to_owned());
+        let begun = Instant::now();
+        let mut movement = Movement::none_yet();
+        let mut ends = |minutes: u64, lsn: Option<u64>, title: &StartupTitle| {
+            movement.has_ended(lsn.map(Lsn::new), title.clone(), begun + Duration::from_secs(minutes * 60))
+        };
+        assert!(!ends(30, None, &StartupTitle::Other) && !ends(60, None, &StartupTitle::Other), "not begun");
+        assert!(!ends(61, None, &recovering("5")) && !ends(70, None, &recovering("6")));
+        assert!(!ends(81, Some(1), &recovering("6")) && !ends(90, Some(2), &recovering("6")));
+        assert!(!ends(100, Some(2), &recovering("6")));
+        assert!(ends(101, Some(2), &recovering("6")));
+    }
+
+    #[test]
     fn wait_before_consistency_is_for_a_segment_of_any_timeline() {
         let waiting = |name: &str| StartupTitle::Waiting(name.to_owned());
         let first = Awaited::update(None, &waiting("000000020000000000000005")).unwrap();
@@ -444,6 +495,6 @@ mod tests {
         }
         let next = Awaited::update(awaited, &waiting("000000020000000000000006")).unwrap();
         assert!(next.since >= begun && next.segment.ends_with('6'));
-        assert!(Awaited::update(Some(next), &StartupTitle::Recovering).is_none());
+        assert!(Awaited::update(Some(next), &StartupTitle::Recovering("6".to_owned())).is_none());
     }
 }
