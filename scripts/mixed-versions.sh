@@ -31,7 +31,9 @@ tour() {
     step backup --from zone2 --type full
     step backup --from zone3 --type incr
     step backups list
-    step restore --latest --yes | tee "$work/restored"
+    # Not through a pipe, whose status would be another program's.
+    step restore --latest --yes > "$work/restored" || { cat "$work/restored"; exit 1; }
+    cat "$work/restored"
     step backup --from zone2 --type full
     # The command says how to undo it.
     step restore rollback "$(sed -n 's/.*cellar restore rollback \([0-9a-f-]*\).*/\1/p' "$work/restored")" --yes

@@ -39,7 +39,9 @@ impl Admin {
             if job.state.is_terminal() {
                 return if job.state == JobState::Canceled { Ok(job) } else { Err(already_ended(&job)) };
             }
-            if job.record.cancel.is_some() && job.state != JobState::Pending {
+            // Whether it holds a lock that cannot be read is not known, so it may have begun.
+            let is_unsure = kind.is_driven() && stored.lock.is_none() && stored.lock_revision != 0;
+            if job.record.cancel.is_some() && (is_unsure || job.state != JobState::Pending) {
                 return Ok(job);
             }
             let now = clock::now();
@@ -48,7 +50,7 @@ impl Admin {
                 requested_by: caller.identity.clone(),
                 time: timestamp_ms(now),
             });
-            let transaction = if job.state == JobState::Pending && !stored.claimed {
+            let transaction = if job.state == JobState::Pending && !stored.claimed && !is_unsure {
                 let record =
                     closed(&record, JobState::Canceled, canceled_before_it_began(&caller.identity), now);
                 close(self.store.transaction(), &record, stored.closure_guards())

@@ -38,17 +38,17 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
         .collect()
 }
 
-/// Backups whose last drill failed a check, as the listing of backups shows them.
+/// Backups of which the last drill that says something about them found that they cannot be used.
 fn failed_drills(view: &View, database: &DatabaseName) -> Vec<BackupLabel> {
     let mut last: BTreeMap<BackupLabel, (Timestamp, bool)> = BTreeMap::new();
     for (_, job) in view.ended_jobs().filter(|(_, job)| job.kind == JobKind::Drill) {
-        let restored = job.backup.as_ref().filter(|_| job.readable_millis.is_some());
-        let (Some(backup), Some(end), true) = (restored, job.end_time, job.database == *database) else {
+        let (Some(backup), Some(end), Some(passed), true) =
+            (&job.backup, job.end_time, job.drill_passed, job.database == *database)
+        else {
             continue;
         };
-        let failed = job.state != JobState::Succeeded;
-        let known = last.entry(backup.clone()).or_insert((end, failed));
-        *known = (*known).max((end, failed));
+        let known = last.entry(backup.clone()).or_insert((end, !passed));
+        *known = (*known).max((end, !passed));
     }
     last.into_iter().filter(|(_, (_, failed))| *failed).map(|(label, _)| label).collect()
 }

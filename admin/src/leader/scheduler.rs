@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cellar_model::{
     AuditId, AuditOutcome, AuditRecord, CellName, Code, DatabaseName, ExpireParams, JobError, JobId,
-    JobRequest, JobSpec, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleAction, ScheduleName, ScheduledRun,
-    ScheduledWork, recordable,
+    JobRequest, JobSpec, JobState, Key, MAX_START_DELAY, Refusal, Schedule, ScheduleAction, ScheduleName,
+    ScheduledRun, ScheduledWork, recordable,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
@@ -143,7 +143,10 @@ impl Scheduler {
             return Some(Ok(id));
         }
         let last = schedule.newest_job?;
-        let runs = view.job(&last).is_some_and(|job| !job.state.is_terminal());
+        // One that is lost does not keep the next from running: what it did has ended with its pooler, or is ended by the
+        // watchdog; and one that holds the lock keeps its place there.
+        let runs =
+            view.job(&last).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running));
         runs.then(|| {
             Err(Refusal::new(Code::Busy, format!("the run before, job {last}, has not ended"))
                 .hint(format!("look at it: `cellar jobs show {last}`"))

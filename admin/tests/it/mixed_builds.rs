@@ -57,5 +57,7 @@ async fn a_multiadmin_that_is_too_old_does_not_lead_and_takes_no_requests() {
     // The time is not real: it passes while nobody has anything to do.
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(world.store.get::<String>(&Key::AdminLeader).await.unwrap().is_none());
+    // A request's deadline is of real time again.
+    tokio::time::resume();
     assert_eq!(reason(backup(&admin, backup_of(3)).await), "UNSUPPORTED");
 }

@@ -86,6 +86,11 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 impl Serialize for Duration {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // Whatever a caller sends is written into the audit trail before it is judged, and the sum may not overflow.
+        let has_other_sign = self.seconds.signum() * i64::from(self.nanos.signum()) < 0;
+        if self.nanos.unsigned_abs() >= 1_000_000_000 || has_other_sign {
+            return Err(S::Error::custom("a duration out of range"));
+        }
         let span = SignedDuration::new(self.seconds, self.nanos);
         let nanos = span.subsec_nanos().unsigned_abs();
         let sign = if span.is_negative() { "-" } else { "" };
@@ -140,6 +145,16 @@ mod tests {
         let time: Timestamp = serde_json::from_value("1969-12-31T23:59:59.500Z".into()).unwrap();
         assert_eq!((time.seconds, time.nanos), (-1, 500_000_000));
         assert_eq!(serde_json::to_value(time).unwrap(), "1969-12-31T23:59:59.500Z");
+    }
+
+    #[test]
+    fn duration_that_is_none_is_refused_and_does_not_end_the_caller() {
+        for (seconds, nanos) in
+            [(i64::MAX, 1_000_000_000), (i64::MIN, -1_000_000_000), (1, -1), (0, i32::MIN)]
+        {
+            assert!(serde_json::to_value(Duration { seconds, nanos }).is_err(), "{seconds} {nanos}");
+        }
+        assert!(serde_json::to_value(Duration { seconds: i64::MIN, nanos: -999_999_999 }).is_ok());
     }
 
     #[test]

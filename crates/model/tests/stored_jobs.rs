@@ -186,3 +186,10 @@ fn what_a_newer_version_adds_is_passed_over() {
     without.as_object_mut().unwrap().remove("result");
     assert_eq!(serde_json::from_value::<Run>(without).unwrap(), known);
 }
+
+#[test]
+fn code_of_a_newer_build_does_not_make_a_record_unreadable() {
+    let error = serde_json::json!({"code": "A_NEWER_ONE", "message": "no"});
+    let error: cellar_model::JobError = serde_json::from_value(error).unwrap();
+    assert_eq!((error.code, error.message.as_str()), (cellar_model::Code::Internal, "no"));
+}

@@ -202,7 +202,10 @@ impl Pgbackrest {
             StanzaStatus::BackupMissing => Ok(Some("its manifest is not in the repository".to_owned())),
             // What it says of a store that is out of reach is no verdict on the manifest.
             StanzaStatus::Other(_) if is_malformed(&info.message) => Ok(Some(first_line(&info.message))),
-            StanzaStatus::Other(_) => Err(Error::RepoUnreadable(first_line(&info.message))),
+            // The caller has read the stanza before: the repository has gone away since.
+            StanzaStatus::Other(_) | StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData => {
+                Err(Error::RepoUnreadable(first_line(&info.message)))
+            }
             _ if info.backup(label).is_none() => Ok(Some("the repository does not list it".to_owned())),
             _ => Ok(None),
         }

@@ -121,7 +121,9 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
         let (repository, data) = (&database.repository, card.data_directory.as_str());
         return Err(tool_failure(&doing, &failed.failure, &failed.log, repository, data).into());
     }
-    let mut result = verify_backup(agent, &database, &config, &id, &origin).await?;
+    context.if_interrupted("a backup was made, and counts as not proven");
+    let proof = verify_backup(agent, &database, &config, &id, &origin);
+    let mut result = context.unless_interrupted(proof).await??;
     result.warnings = warnings;
     // The log stays; the config is not needed any more.
     let _ = std::fs::remove_file(&config);

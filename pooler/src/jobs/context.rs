@@ -23,6 +23,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the progress of a long phase is written to etcd, at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long writing progress may take.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Niceness of commands that only maintain the repo: the lowest priority, so that the live instance goes first.
 const MAINTENANCE_NICE: u32 = 19;
 
@@ -78,6 +81,20 @@ impl<'a> JobContext<'a> {
         }
     }
 
+    /// Awaits what writes to the repo, unless the job must end early: nobody may write there beside the next job.
+    ///
+    /// # Errors
+    /// As [`JobContext::check_interrupted`].
+    pub(crate) async fn unless_interrupted<T>(&self, work: impl Future<Output = T>) -> Result<T, JobFailure> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            if let Ok(done) = tokio::time::timeout(WATCH_INTERVAL, &mut work).await {
+                return Ok(done);
+            }
+            self.check_interrupted()?;
+        }
+    }
+
     /// Waits `interval` before a condition is looked at again, and fails when the job must end early.
     ///
     /// # Errors
@@ -119,8 +136,11 @@ impl<'a> JobContext<'a> {
 
     /// Progress that cannot be written is no failure of the job: the next one replaces it.
     async fn write_progress(&mut self, progress: Progress) {
-        if let Err(error) = self.job.progress(self.agent, progress).await {
-            tracing::debug!(%error, "progress not written");
+        // Nor may an etcd that is slow hold up the look at pgBackRest, with which its watchdog is told to go on waiting.
+        match tokio::time::timeout(PROGRESS_TIMEOUT, self.job.progress(self.agent, progress)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "progress not written"),
+            Err(_) => tracing::debug!("progress not written in time"),
         }
     }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Archive, BackupLabel, Code, Database, History, JobError, JobKind, JobState, Lineage, ListedBackup, Lsn,
-    Pooler, Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
+    Archive, BackupLabel, Code, Database, History, JobError, JobKind, Lineage, ListedBackup, Lsn, Pooler,
+    Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
 };
 use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};
@@ -305,9 +305,7 @@ fn own_drills(agent: &Agent) -> BTreeMap<BackupLabel, bool> {
         .ended
         .values()
         .filter(|job| job.kind == JobKind::Drill && job.database == agent.database)
-        // A drill that restored nothing says nothing about the backup.
-        .filter(|job| job.readable_millis.is_some())
-        .filter_map(|job| Some((job.end_time?, job.backup.clone()?, job.state == JobState::Succeeded)))
+        .filter_map(|job| Some((job.end_time?, job.backup.clone()?, job.drill_passed?)))
         .collect();
     ended.sort_by_key(|(end, ..)| *end);
     ended.into_iter().map(|(_, backup, passed)| (backup, passed)).collect()

@@ -26,6 +26,7 @@ pub struct Cluster {
     cellar: PathBuf,
     caller: Option<OsUser>,
     prefix: Vec<String>,
+    has_own_network: bool,
     pub(crate) connection: Connection,
     ports: Mutex<Option<UnixListener>>,
 }
@@ -41,6 +42,7 @@ impl Cluster {
             cellar: binary("cellar"),
             caller: None,
             prefix: Vec::new(),
+            has_own_network: false,
             connection: Connection::default(),
             ports: Mutex::default(),
         }
@@ -66,6 +68,7 @@ impl Cluster {
     #[must_use]
     pub fn inside(mut self, namespace: &Namespace) -> Self {
         self.prefix = namespace.prefix();
+        self.has_own_network = namespace.has_own_network();
         self
     }
 
@@ -117,10 +120,15 @@ impl Cluster {
         let finished = run(&mut self.command(arguments));
         match arguments.first() {
             Some(&"up") => self.keep_ports(),
-            Some(&"down") => drop(self.ports.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Some(&"down") if arguments.contains(&"--destroy") => self.give_up_ports(),
             _ => {}
         }
         finished
+    }
+
+    /// Lets other clusters have this one's ports.
+    pub(crate) fn give_up_ports(&self) {
+        drop(self.ports.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Keeps the cluster's ports from other clusters that look for some, also while a test has ended the processes that
@@ -129,8 +137,7 @@ impl Cluster {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let state = std::fs::read_to_string(self.directory.join("state/cluster.json")).unwrap_or_default();
         let state: Value = serde_json::from_str(&state).unwrap_or_default();
-        // Another network namespace has ports of its own.
-        if ports.is_some() || state["portOffset"].is_null() || !self.prefix.is_empty() {
+        if ports.is_some() || state["portOffset"].is_null() || self.has_own_network {
             return;
         }
         let Ok(address) =

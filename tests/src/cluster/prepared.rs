@@ -92,6 +92,7 @@ impl Prepared {
             records
         });
         cluster.cellar(&["down"]);
+        cluster.give_up_ports();
         let cells = cells.split(',').map(str::to_owned).collect();
         let remover = remove_at_end(cluster.directory());
         Self { cluster, cells, records, _remover: remover }

@@ -45,6 +45,11 @@ impl Namespace {
         Self::new(hosts, true, "ip link set lo up && ip -6 addr flush dev lo")
     }
 
+    /// Whether its ports are not this machine's.
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.own_network
+    }
+
     #[track_caller]
     fn new(hosts: &str, own_network: bool, setup: &str) -> Self {
         let Ok(mut file) = tempfile::NamedTempFile::new() else { panic!("no temporary file") };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, processes_with, signal, wait_for};
+use cellar_tests::{Cluster, command_line, eventually, processes_with, signal, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -185,7 +185,8 @@ pub(crate) fn beside(cluster: &Cluster, cell: &str) -> Vec<String> {
 /// A restore that has begun to copy and is stopped there: pgBackRest's processes.
 #[track_caller]
 pub(crate) fn hold_copying(job: &str) -> Vec<i32> {
-    hold("the restore to copy", &format!("pg_data.restored-{job}"), || true)
+    let needle = format!("pg_data.restored-{job}");
+    hold("the restore to copy", HOLD_TIMEOUT, |pid| has_word(pid, &needle), || true)
 }
 
 /// A backup that has begun to copy and is stopped there: its job, and pgBackRest's processes.
@@ -193,23 +194,36 @@ pub(crate) fn hold_copying(job: &str) -> Vec<i32> {
 pub(crate) fn hold_backup(cluster: &Cluster, cell: &str, backup_type: &str) -> (String, Vec<i32>) {
     let id = cluster.begin_backup(cell, backup_type);
     let copies = || cluster.log_of(cell, &id).contains("DETAIL: backup file");
-    let held = hold("the backup to copy", &format!("{id}.conf"), copies);
+    let needle = format!("{id}.conf");
+    let held = hold("the backup to copy", HOLD_TIMEOUT, |pid| has_word(pid, &needle), copies);
     let log = cluster.log_of(cell, &id);
     assert!(!log.contains("backup command end"), "held too late:\n{log}");
     (id, held)
 }
 
-/// Stops the processes of pgBackRest that have `needle` in their arguments at the first look that finds them and
-/// `has_begun`. They stand still while it looks, and run only between two looks: what copies a small database on a busy
+/// How long what is to be held may take until it is there.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn has_word(pid: i32, needle: &str) -> bool {
+    command_line(pid).iter().any(|word| word.contains(needle))
+}
+
+/// Stops the processes of pgBackRest that are meant, at the first look that finds them and `has_begun`. They stand still while it looks, and run only between two looks: what copies a small database on a busy
 /// machine would otherwise be over before the test has its turn again.
 #[track_caller]
-fn hold(what: &str, needle: &str, mut has_begun: impl FnMut() -> bool) -> Vec<i32> {
+pub(crate) fn hold(
+    what: &str,
+    timeout: Duration,
+    is_meant: impl Fn(i32) -> bool,
+    mut has_begun: impl FnMut() -> bool,
+) -> Vec<i32> {
     let stop = || {
-        let running = processes_with("pgbackrest", needle);
+        let mut running = processes_with("pgbackrest", "");
+        running.retain(|pid| is_meant(*pid));
         running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
         running
     };
-    wait_for(what, Duration::from_secs(60), || {
+    wait_for(what, timeout, || {
         stop();
         // Those that were forked in between.
         let held = stop();

@@ -68,7 +68,12 @@ fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts(
     let status = wait_for("it to be told", Duration::from_secs(60), told);
     assert_eq!((status.state(), status.role()), (InstanceState::Running, Role::Primary), "{status:?}");
     cluster.sql("zone1", "CREATE TABLE meanwhile ()");
+    let failures = || -> u64 {
+        cluster.sql("zone1", "SELECT failed_count FROM pg_stat_archiver").parse().expect("a number")
+    };
+    let before = failures();
     cluster.sql("zone1", "SELECT pg_switch_wal()");
+    eventually("archiving to be tried", || failures() > before);
     assert_eq!(std::fs::read_dir(&repo).expect("the directory").count(), 0, "something was written there");
 
     std::fs::remove_dir(&repo).expect("empty");

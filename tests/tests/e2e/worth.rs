@@ -163,8 +163,14 @@ fn damage(cluster: &Cluster, cell: &str) -> PathBuf {
     eventually("the standby to have it", || {
         cluster.try_sql(cell, "SELECT count(*) FROM big").stdout.trim() == "20000"
     });
-    cluster.sql(cell, "CHECKPOINT");
     let file = cluster.directory().join(cell).join("pg_data").join(path);
+    // A standby's checkpoint does nothing before it has replayed one of the primary's.
+    eventually("the standby to have written it", || {
+        cluster.sql(cell, "CHECKPOINT");
+        let written = std::fs::read(&file).unwrap_or_default();
+        written.len() > 52 * 8192
+            && [50, 51].iter().all(|page| written[page * 8192..][..8192].contains(&b'x'))
+    });
     let mut bytes = std::fs::read(&file).expect("the cell is ours");
     bytes[50 * 8192 + 100..52 * 8192].fill(0x5a);
     // In place: the server has the file open.

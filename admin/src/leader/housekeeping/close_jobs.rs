@@ -17,8 +17,11 @@ fn failed(code: Code, message: String, hint: &str) -> Ending {
 pub(super) fn how_to_close(view: &View, observed: &Observations, record: &JobRecord) -> Option<Ending> {
     if record.kind().is_driven() {
         // Ended by its driver; before it holds the lock only by its deadline or a wish.
-        let holds = view.locks.get(&record.database).is_some_and(|lock| lock.holder == Some(record.id));
-        let waits = record.closure.is_none() && !holds;
+        let lock = view.locks.get(&record.database);
+        let holds = lock.is_some_and(|lock| lock.holder == Some(record.id));
+        // Who holds a lock that cannot be read is not known.
+        let is_unreadable = lock.is_none() && view.revision(&Key::Lock(record.database.clone())) != 0;
+        let waits = record.closure.is_none() && !holds && !is_unreadable;
         return waits.then(|| waiting(observed, record)).flatten();
     }
     let claimed = view.claim(record).is_some();
@@ -106,8 +109,11 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Endi
             look,
         ));
     }
+    // A run that is there and cannot be read may say that the job has ended: a newer build, or a person, must look.
+    let is_unreadable = view.run(record).is_none();
     let work_has_ended = view.run(record).is_some_and(|run| run.protocol >= Protocol::ENDS_LOST_WORK);
-    if (record.parent.is_some() || record.kind().takes_lock() && work_has_ended) && patient {
+    let frees_others = record.parent.is_some() || record.kind().takes_lock() && work_has_ended;
+    if frees_others && !is_unreadable && patient {
         // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now
         // (see `claim_times`), unless its build is older than that promise. A cell that returns finds out by itself what to do with its data.
         return Some(failed(

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind};
+use cellar_model::{BackupLabel, DatabaseName, JobId, JobKind, JobRecord, JobSpec, JobState};
 use cellar_topology::{EndedJob, View};
 
 use jiff::{SignedDuration, Timestamp};
@@ -39,7 +39,37 @@ fn last_drills(ended: &[Ended<'_>]) -> BTreeSet<JobId> {
 /// The restores that a confirmation or a rollback still needs, and what fences a database.
 fn in_use(view: &View) -> BTreeSet<JobId> {
     let incarnations = view.incarnations.values();
-    incarnations.flat_map(|incarnation| incarnation.job.into_iter().chain(incarnation.fence)).collect()
+    let mut in_use: BTreeSet<JobId> =
+        incarnations.flat_map(|incarnation| incarnation.job.into_iter().chain(incarnation.fence)).collect();
+    in_use.extend(unconfirmed(view));
+    in_use
+}
+
+/// Restores and rollbacks that took effect and whose old data was not deleted since, also those that others followed: a
+/// confirmation goes by their records.
+fn unconfirmed(view: &View) -> impl Iterator<Item = JobId> {
+    let result = |record: &JobRecord| record.closure.as_ref()?.result.as_ref()?.restore().cloned();
+    let deletes_all = |record: &JobRecord| match record.kind() {
+        JobKind::Confirm => true,
+        JobKind::Rollback => result(record).is_some_and(|result| !result.kept),
+        _ => false,
+    };
+    let succeeded = |record: &JobRecord| {
+        record.closure.as_ref().is_some_and(|closure| closure.state == JobState::Succeeded)
+    };
+    let deleted: BTreeSet<JobId> = view
+        .jobs
+        .values()
+        .filter(|record| succeeded(record) && deletes_all(record))
+        .flat_map(|record| record.spec.subject().into_iter().chain([record.id]))
+        .collect();
+    view.jobs
+        .values()
+        .filter(move |record| {
+            let in_place = matches!(&record.spec, JobSpec::Restore(params) if params.in_place);
+            result(record).is_some() && !in_place && !deleted.contains(&record.id)
+        })
+        .map(|record| record.id)
 }
 
 /// Jobs to forget, in batches, oldest first.

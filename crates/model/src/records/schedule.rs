@@ -146,13 +146,14 @@ impl Schedule {
             return ScheduleAction::Rest;
         }
         let recent = now.saturating_sub(MAX_START_DELAY).unwrap_or(Timestamp::MIN);
+        let settled = self.settled_by(now);
         let mut due = None;
-        let mut after = self.settled.max(recent);
+        let mut after = settled.max(recent);
         while let Some(next) = self.calendar.next(after).filter(|next| *next <= now) {
             due = Some(next);
             after = next;
         }
-        match (due, self.calendar.next(self.settled)) {
+        match (due, self.calendar.next(settled)) {
             (Some(due), _) => ScheduleAction::Begin(due),
             (None, Some(missed)) if missed <= now => ScheduleAction::Missed(missed),
             _ => ScheduleAction::Rest,
@@ -162,7 +163,14 @@ impl Schedule {
     /// The next time after `now`; none while it is paused.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.paused { None } else { self.calendar.next(now.max(self.settled)) }
+        if self.paused { None } else { self.calendar.next(now.max(self.settled_by(now))) }
+    }
+
+    /// Up to when all is settled. A time that is far ahead was written while the clock of a leader was wrong, and would
+    /// keep the schedule from running until then. What has run already is known by its job.
+    fn settled_by(&self, now: Timestamp) -> Timestamp {
+        let ahead = now.saturating_add(MAX_START_DELAY).unwrap_or(Timestamp::MAX);
+        if self.settled > ahead { now.saturating_sub(MAX_START_DELAY).unwrap_or(now) } else { self.settled }
     }
 
     /// The name of the request for a due time's run.

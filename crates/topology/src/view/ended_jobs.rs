@@ -4,7 +4,8 @@
 //! keeps a summary of each; whoever shows such a job to a person reads it from the store.
 
 use cellar_model::{
-    BackupLabel, CellName, DatabaseName, JobId, JobKind, JobOutcome, JobRecord, JobSpec, JobState, Run, join,
+    BackupLabel, CellName, Code, DatabaseName, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec,
+    JobState, Run, join,
 };
 use jiff::Timestamp;
 
@@ -46,6 +47,9 @@ pub struct EndedJob {
     pub verified: bool,
     /// How long a drill that restored its backup took until the copy could be read, in milliseconds.
     pub readable_millis: Option<u64>,
+    /// What a drill found: whether its backup can be restored and passes its checks. None when it says nothing about the
+    /// backup, because the drill was canceled, or a check could not be run.
+    pub drill_passed: Option<bool>,
     /// Bytes that it restored in full, and how many milliseconds that took.
     pub restored: Option<(u64, u64)>,
     /// Whether multiadmin closed it.
@@ -73,11 +77,21 @@ impl EndedJob {
             backup: None,
             verified: false,
             readable_millis: None,
+            drill_passed: None,
             restored: None,
             closed: record.closure.is_some(),
             job_revision,
             run_revision,
         };
+        if ended.kind == JobKind::Drill {
+            ended.drill_passed = match (job.state, job.error.as_ref().map(|error| error.code)) {
+                (JobState::Succeeded, _) => Some(true),
+                (JobState::Failed, Some(Code::CheckFailed | Code::RepoDamaged | Code::WalMissing)) => {
+                    Some(false)
+                }
+                _ => None,
+            };
+        }
         match (&job.result, &record.spec) {
             (Some(JobOutcome::Backup(made)), _) => {
                 ended.backup = Some(made.label.clone());
@@ -103,7 +117,14 @@ impl EndedJob {
 
 /// A run without what its summary does not need.
 pub(super) fn slimmed(mut run: Run) -> Run {
-    run.error = None;
+    if let Some(error) = &mut run.error {
+        *error = JobError {
+            code: error.code,
+            message: String::new(),
+            hint: String::new(),
+            tool_output: String::new(),
+        };
+    }
     run.history = Vec::new();
     run.progress.file = String::new();
     run.result = run.result.and_then(|result| match result {

@@ -3,28 +3,22 @@
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use cellar_tests::{
-    Cluster, command_line, is_alive, kill_hard, main_process, processes_with, signal, wait_for,
-};
+use cellar_tests::{Cluster, command_line, is_alive, kill_hard, main_process, signal, wait_for};
 use nix::sys::signal::Signal;
+
+use crate::ledger::hold;
 
 use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, step};
 
 /// pgBackRest's restore, stopped in the middle of copying into `data`: its processes.
 pub(super) fn held_copy(data: &Path) -> Vec<i32> {
-    let cell = data.parent().expect("a cell's directory").display().to_string();
-    let held = wait_for("pgBackRest to copy", MOMENT_TIMEOUT, || {
-        let restores = |pid: &i32| command_line(*pid).iter().any(|word| word.starts_with("restore"));
-        let running: Vec<i32> =
-            processes_with("pgbackrest", &format!("{cell}/")).into_iter().filter(restores).collect();
-        let copies = !is_empty(&data.join("base/1")) && !data.join("global/pg_control").exists();
-        (copies && !running.is_empty()).then(|| {
-            for pid in &running {
-                signal(*pid, Signal::SIGSTOP);
-            }
-            running
-        })
-    });
+    let cell = format!("{}/", data.parent().expect("a cell's directory").display());
+    let restores = |pid: i32| {
+        let words = command_line(pid);
+        words.iter().any(|word| word.starts_with("restore")) && words.iter().any(|word| word.contains(&cell))
+    };
+    let copies = || !is_empty(&data.join("base/1"));
+    let held = hold("pgBackRest to copy", MOMENT_TIMEOUT, restores, copies);
     // It writes pg_control last.
     assert!(!data.join("global/pg_control").exists(), "held too late");
     let main = main_process(&held);
@@ -35,12 +29,6 @@ pub(super) fn held_copy(data: &Path) -> Vec<i32> {
 pub(super) fn held_recovery(cluster: &Cluster, restore: &Restore) -> Vec<i32> {
     let copy = restore.copy(cluster);
     held_copy(&copy)
-}
-
-pub(super) fn release(held: &[i32]) {
-    for pid in held {
-        signal(*pid, Signal::SIGCONT);
-    }
 }
 
 /// The postmaster of a private instance, as soon as it is there.
@@ -73,8 +61,9 @@ pub(super) fn pooler(cluster: &Cluster, cell: &str) -> i32 {
 /// Kills the pooler of the restored cell right after the next incarnation was recorded, before it has acted on it.
 /// multiadmin, which records it, is stopped meanwhile, or dies.
 pub(super) fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: bool) {
-    let _ = private_postmaster(data);
+    // Before its postmaster is there, so that nothing lies between that and the signal.
     let recover = step(cluster, &restore.id, "RECOVER", &restore.cell);
+    let _ = private_postmaster(data);
     let admin = cluster.pid("pid/multiadmin.pid");
     if dies {
         kill_hard(admin);

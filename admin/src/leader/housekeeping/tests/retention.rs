@@ -67,6 +67,40 @@ fn restore_that_may_be_rolled_back_is_kept_whatever_came_after_it() {
     assert!(!forgotten.contains(&id(1)) && !forgotten.contains(&id(2)), "the restore and its step");
 }
 
+/// Its old data is deleted by a confirmation, which goes by the record.
+#[test]
+fn restore_that_was_never_confirmed_is_kept_also_when_others_followed() {
+    let restored = |n: u64, confirmed: bool| {
+        let mut world = World::new();
+        for m in 1..=(history::KEPT + 20) as u64 {
+            world.view.jobs.insert(id(m), record(m, "zone1"));
+            world.begin(m, JobState::Succeeded, false);
+        }
+        let recovery = serde_json::json!({"timeline": 2, "fromTimeline": 1, "lsn": "0/1", "stopped": "end",
+            "sizeBytes": 1, "restoreMillis": 1, "recoveryMillis": 1});
+        let result = serde_json::json!({"restore": {"cell": "zone1", "incarnation": 2, "recovery": recovery, "kept": true}});
+        let closure = |result: serde_json::Value| {
+            let text = serde_json::json!({"state": "JOB_STATE_SUCCEEDED", "time": "1970-01-01T00:00:01Z", "result": result});
+            Some(serde_json::from_value(text).unwrap())
+        };
+        let spec =
+            JobSpec::Restore(serde_json::from_value(serde_json::json!({"target": {"latest": {}}})).unwrap());
+        world.view.jobs.insert(id(n), JobRecord { spec, closure: closure(result), ..record(n, "zone1") });
+        if confirmed {
+            let spec = JobSpec::Confirm(id(n));
+            let closure = closure(serde_json::Value::Null);
+            world.view.jobs.insert(id(n + 1), JobRecord { spec, closure, ..record(n + 1, "zone1") });
+        }
+        let actions = world.decide(2000);
+        let forgotten = actions.iter().filter_map(|action| match action {
+            Action::Forget { jobs } => Some(jobs),
+            _ => None,
+        });
+        forgotten.flatten().any(|job| job.id == id(n))
+    };
+    assert!(!restored(3, false) && restored(3, true));
+}
+
 #[test]
 fn audit_records_are_bounded_too() {
     let mut world = World::new();

@@ -155,7 +155,8 @@ pub fn plan_confirm(
             subject,
         ));
     }
-    if kind == JobKind::Restore && !result.kept {
+    // Not by whether a rollback is possible: data that is not whole is kept, too.
+    if matches!(&job.record.spec, JobSpec::Restore(params) if params.in_place) {
         return Err(nothing_kept(
             format!("restore {subject} was done in place and kept no old data"),
             subject,

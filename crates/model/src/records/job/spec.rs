@@ -248,8 +248,8 @@ impl JobSpec {
             // How a rebuild is done is not the caller's to say.
             (Self::Rebuild(_), Self::Rebuild(_)) => true,
             (Self::Restore(recorded), Self::Restore(asked)) | (Self::Plan(recorded), Self::Plan(asked)) => {
-                (&recorded.target, recorded.timeline, recorded.in_place)
-                    == (&asked.target, asked.timeline, asked.in_place)
+                (&recorded.target, recorded.timeline, recorded.in_place, &recorded.backup)
+                    == (&asked.target, asked.timeline, asked.in_place, &asked.backup)
                     && (asked.onto.is_none() || asked.onto == recorded.onto)
             }
             // The drills under way are multiadmin's to add.
@@ -315,5 +315,26 @@ impl<'de> Deserialize<'de> for JobSpec {
             JobKind::Verify => Self::Verify,
             JobKind::Check => Self::Check,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::target::Target;
+
+    #[test]
+    fn request_for_another_backup_is_another_request() {
+        let from = |backup: Option<&str>| {
+            JobSpec::Restore(RestoreParams {
+                target: Target::Latest {},
+                timeline: None,
+                in_place: false,
+                onto: None,
+                backup: backup.map(|label| label.parse().unwrap()),
+            })
+        };
+        let (first, second) = (from(Some("20260301-101500F")), from(Some("20260302-101500F")));
+        assert!(first.answers(&first) && !first.answers(&second) && !first.answers(&from(None)));
     }
 }

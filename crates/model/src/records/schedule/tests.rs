@@ -169,3 +169,21 @@ proptest! {
         prop_assert!((1..=25 * 3600 + 1).contains(&span), "{}", span);
     }
 }
+
+#[test]
+fn schedule_that_was_settled_by_a_wrong_clock_runs_again() {
+    let now = time("2026-03-01T10:00:20Z");
+    for settled in ["2026-03-01T11:30:00Z", "2031-01-01T00:00:00Z"] {
+        let mut schedule = schedule("*/15 * * * *", settled);
+        assert_eq!(
+            schedule.turn(now),
+            ScheduleAction::Begin(time("2026-03-01T10:00:00Z")),
+            "settled at {settled}"
+        );
+        assert_eq!(schedule.next(now), Some(time("2026-03-01T10:15:00Z")));
+        schedule.settled = time("2026-03-01T10:00:00Z");
+        assert_eq!(schedule.turn(now), ScheduleAction::Rest);
+    }
+    // Clocks of two leaders may differ by minutes.
+    assert_eq!(schedule("*/15 * * * *", "2026-03-01T10:30:00Z").turn(now), ScheduleAction::Rest);
+}
