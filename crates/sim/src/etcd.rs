@@ -248,6 +248,10 @@ impl std::fmt::Debug for Etcd {
     }
 }
 
+fn full() -> StoreError {
+    StoreError::Full("etcdserver: mvcc: database space exceeded".to_owned())
+}
+
 fn retryable<T>(text: &str) -> Result<T, StoreError> {
     Err(StoreError::Retryable(text.to_owned()))
 }
@@ -372,8 +376,12 @@ impl Shared {
                 Box::new(move || drop(reply.send(Ok(result))))
             }
             Call::Grant(ttl, reply) => {
-                let lease = self.store.grant(Duration::from_secs(u64::from(ttl)), self.now);
-                Box::new(move || drop(reply.send(Ok(lease))))
+                // As etcd, which keeps leases alive when it is full and grants none.
+                let result = match self.full_until > self.now {
+                    true => Err(full()),
+                    false => Ok(self.store.grant(Duration::from_secs(u64::from(ttl)), self.now)),
+                };
+                Box::new(move || drop(reply.send(result)))
             }
             Call::KeepAlive(lease, reply) => {
                 let lives = self.store.keep_alive(lease, self.now);
@@ -401,7 +409,7 @@ impl Shared {
         }
         let puts = writes.iter().any(|write| matches!(write, Write::Put { .. }));
         if puts && self.full_until > self.now {
-            return Err(StoreError::Full("etcdserver: mvcc: database space exceeded".to_owned()));
+            return Err(full());
         }
         let (outcome, changes) = self.store.txn(guards, writes)?;
         self.publish(&changes);

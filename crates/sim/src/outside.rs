@@ -101,12 +101,15 @@ impl Outside {
             let violation = format!("{} {} is run a second time", work.kind, work.job);
             self.violations.push(violation);
         }
-        let exclusive = |kind: JobKind| kind.takes_lock();
-        let others = self.works.iter().filter(|other| exclusive(other.kind) && other.job != work.job);
+        // Steps of one restore work beside each other, in different cells; beside these two kinds nothing does.
+        let alone = |kind: JobKind| matches!(kind, JobKind::Backup | JobKind::Expire);
+        let excludes = |other: &&Work| {
+            let both = work.kind.takes_lock() && other.kind.takes_lock();
+            both && other.job != work.job && (alone(work.kind) || alone(other.kind))
+        };
+        let others = self.works.iter().filter(excludes);
         let beside: Vec<String> = others.map(|other| format!("{} {}", other.kind, other.job)).collect();
-        // Steps of one restore work beside each other, in different cells.
-        let alone = matches!(work.kind, JobKind::Backup | JobKind::Expire);
-        if alone && !beside.is_empty() {
+        if !beside.is_empty() {
             self.violations.push(format!("{} {} works beside {}", work.kind, work.job, beside.join(", ")));
         }
         self.works.push(work);
