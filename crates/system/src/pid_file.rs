@@ -82,6 +82,7 @@ mod tests {
             let path = path.clone();
             move || PidFile::acquire(&path).map(drop)
         });
+        // No condition shows that it has looked; were this too short, the test would pass without having met the lock.
         std::thread::sleep(Duration::from_millis(100));
         looks.unlock().unwrap();
         daemon.join().unwrap().unwrap();

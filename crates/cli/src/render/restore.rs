@@ -40,7 +40,7 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
     };
     let kept = match (is_restore, result.kept) {
         (false, false) => "",
-        (false, true) => "still in cells that were down",
+        (false, true) => "not deleted in every cell",
         (true, true) => "kept until the restore is confirmed",
         (true, false) => "not kept: no rollback is possible",
     };
@@ -63,7 +63,7 @@ fn next(job: &Job, result: &RestoreResult) -> String {
     let id = &job.id;
     if let (JobKind::Rollback, true, Some(restore)) = (job.kind(), result.kept, job.subject()) {
         return format!(
-            "\nnext: when the cells that are left out are back\n  cellar restore confirm {restore}   to delete the old data there\n"
+            "\nnext: when every cell is up again\n  cellar restore confirm {restore}   to delete the old data that is left\n"
         );
     }
     if job.kind() != JobKind::Restore || !result.kept {
