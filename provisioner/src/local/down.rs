@@ -212,12 +212,16 @@ fn remove_directory(directory: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Removes what is in a directory, but for one entry: that by which a run that was interrupted is continued.
+///
+/// # Errors
+/// As [`remove_tree`].
 pub(crate) fn remove_all_but(directory: &Path, kept: &str) -> Result<()> {
-    let entries = match fs::read_dir(directory) {
+    // As for the whole directory: a link is followed only if no other user could have made it.
+    let open = match OpenDirectory::open(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(ProvisionError::io("read", directory))?,
+        open => open.map_err(ProvisionError::io("open", directory))?,
     };
-    for entry in entries {
+    for entry in fs::read_dir(open.path()).map_err(ProvisionError::io("read", directory))? {
         let entry = entry.map_err(ProvisionError::io("read", directory))?;
         if entry.file_name() == kept {
             continue;
