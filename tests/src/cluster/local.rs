@@ -100,6 +100,8 @@ impl Cluster {
     /// `cellar ARGS --dir DIR`, ready to be started.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
+        // A test may have brought the cluster up by a command of its own, and may take it down with this one.
+        let _ = self.try_to_keep_ports();
         let mut command = match (&self.caller, self.prefix.split_first()) {
             (Some(user), _) => as_user(user, &self.cellar),
             (None, Some((program, words))) => {
@@ -134,24 +136,31 @@ impl Cluster {
     /// Keeps the cluster's ports from other clusters that look for some, also while a test has ended the processes that
     /// use them: `--port-offset auto` passes over an offset whose abstract socket is taken.
     fn keep_ports(&self) {
+        wait_for("nobody to look whether these ports are free", Duration::from_secs(20), || {
+            self.try_to_keep_ports().then_some(())
+        });
+    }
+
+    /// Whether they are kept, or there are none to keep. A `cellar up` that is running may hold them itself.
+    fn try_to_keep_ports(&self) -> bool {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let state = std::fs::read_to_string(self.directory.join("state/cluster.json")).unwrap_or_default();
         let state: Value = serde_json::from_str(&state).unwrap_or_default();
         if ports.is_some() || state["portOffset"].is_null() || self.has_own_network {
-            return;
+            return true;
         }
         let Ok(address) =
             SocketAddr::from_abstract_name(format!("cellar-port-offset-{}", state["portOffset"]))
         else {
-            return;
+            return true;
         };
-        *ports = wait_for("nobody to look whether these ports are free", Duration::from_secs(20), || {
-            match UnixListener::bind_addr(&address) {
-                Ok(socket) => Some(Some(socket)),
-                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
-                Err(_) => Some(None),
+        match UnixListener::bind_addr(&address) {
+            Ok(socket) => {
+                *ports = Some(socket);
+                true
             }
-        });
+            Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
+        }
     }
 
     /// Runs `cellar`, which must succeed.
