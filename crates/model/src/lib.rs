@@ -21,12 +21,12 @@ pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
 pub use decide::mark::Mark;
-pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, with_steps};
+pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
 };
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
-pub use decide::recovery_target::{Choice, choose};
+pub use decide::recovery_target::{Choice, choose, fork_ahead, hint_at_fork};
 pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
@@ -80,5 +80,6 @@ pub use types::protocol::Protocol;
 pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
 pub use types::wal::{
-    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, History, HistoryError, Lineage, Missing, Segment, SegmentSize,
+    Ancestor, Archive, DEFAULT_SEGMENT_SIZE, ForkWithoutFile, History, HistoryError, Lineage, Missing,
+    Segment, SegmentSize,
 };

@@ -21,6 +21,9 @@ use crate::repository::tool_failure::tool_error;
 /// object store takes half a minute.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What to do when the first file of the primary's timeline is not in the archive.
+pub(crate) const FORK_HINT: &str = "it comes within a minute if the primary's archiving works (`cellar status`); `SELECT pg_switch_wal()` on the primary hurries it";
+
 /// A repo as it was read.
 pub(crate) struct Repo<'a> {
     agent: &'a Agent,
@@ -134,7 +137,7 @@ impl<'a> Repo<'a> {
 
     /// All backups whose record can be interpreted.
     pub(crate) fn backups(&self) -> Vec<SurveyedBackup> {
-        let drills = own_drills(self.agent);
+        let drills = drills(self.agent);
         let all = self.info.backups.iter();
         all.filter_map(|backup| {
             Some(SurveyedBackup { drill_passed: drills.get(&backup.label).copied(), ..self.backup(backup)? })
@@ -205,7 +208,7 @@ impl<'a> Repo<'a> {
         any: bool,
     ) -> Result<(SurveyedBackup, Option<String>), JobError> {
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
-        self.check_no_conflicting_timeline(&lineage).await?;
+        self.check_fork(&lineage).await?;
         let backups = self.backups();
         let refused = |why: String| {
             Refusal::new(Code::UnknownBackup, why)
@@ -227,38 +230,25 @@ impl<'a> Repo<'a> {
         }
     }
 
-    /// Refuses while the archive has the parent timeline's segment in which `lineage` begins, and not yet its own.
-    ///
-    /// A timeline may begin in the middle of a segment, and its parent may have gone on in that segment and archived
-    /// it. PostgreSQL takes the parent's file while the timeline's own is not in the archive, and replays past the
-    /// point where the timelines part.
-    async fn check_no_conflicting_timeline(&self, lineage: &Lineage) -> Result<(), JobError> {
+    /// Refuses while the archive would lead a new member past the position at which `lineage` begins.
+    async fn check_fork(&self, lineage: &Lineage) -> Result<(), JobError> {
         let Some(id) = self.archive_id().filter(|_| lineage.begins_at() > Lsn::new(0)) else { return Ok(()) };
-        let mut own: Option<String> = None;
-        for segment in lineage.files(self.size.number_of(lineage.begins_at()), self.size) {
-            let name = self.size.file_name(segment);
-            let directory = format!("{}/{}", self.archive_path(id), &name[..16]);
+        let first = self.size.number_of(lineage.begins_at());
+        let mut archive = Archive { size: self.size, segments: BTreeMap::new() };
+        for segment in lineage.files(first, self.size) {
+            let directory = format!("{}/{}", self.archive_path(id), &self.size.file_name(segment)[..16]);
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let listed = tool.repo_list(&self.config, stanza, &directory, READ_TIMEOUT).await;
-            let listed = listed.map_err(|error| reading(&error))?;
-            let is_there =
-                listed.iter().any(|entry| self.size.parse_archived_name(&entry.path) == Some(segment));
-            match own {
-                None if is_there => return Ok(()),
-                None => own = Some(name),
-                Some(own) if is_there => {
-                    let message = format!(
-                        "{own}, with which timeline {} begins, is not in the archive yet, but {name} is, which goes on past that",
-                        lineage.timeline()
-                    );
-                    return Err(Refusal::new(Code::WalMissing, message)
-                        .hint("it comes within a minute if the primary's archiving works (`cellar status`); `SELECT pg_switch_wal()` on the primary hurries it")
-                        .into());
+            for entry in listed.map_err(|error| reading(&error))? {
+                if let Some(segment) = self.size.parse_archived_name(&entry.path) {
+                    archive.add(segment);
                 }
-                Some(_) => return Ok(()),
             }
         }
-        Ok(())
+        match lineage.fork_without_file(first, &archive) {
+            Some(fork) => Err(fork.refusal(self.size).hint(FORK_HINT).into()),
+            None => Ok(()),
+        }
     }
 
     /// Everything that planning a restore looks at.
@@ -298,17 +288,26 @@ impl<'a> Repo<'a> {
     }
 }
 
-/// Whether the last drill of a backup passed, of those that ran in this cell: a pooler does not see other cells' runs.
-fn own_drills(agent: &Agent) -> BTreeMap<BackupLabel, bool> {
+/// Whether the last drill of each backup passed. A pooler sees the runs of its own cell only. Those of other cells that
+/// had failed stand in the records of its jobs.
+fn drills(agent: &Agent) -> BTreeMap<BackupLabel, bool> {
     let view = agent.mirror.view();
-    let mut ended: Vec<_> = view
-        .ended
-        .values()
-        .filter(|job| job.kind == JobKind::Drill && job.database == agent.database)
-        .filter_map(|job| Some((job.end_time?, job.backup.clone()?, job.drill_passed?)))
+    let jobs = view.jobs.values().filter(|record| record.database == agent.database);
+    let mut all: Vec<(Timestamp, BackupLabel, bool)> = jobs
+        .max_by_key(|record| (record.create_time, record.id))
+        .into_iter()
+        .flat_map(|newest| {
+            newest.failed_drills.iter().map(|label| (newest.create_time, label.clone(), false))
+        })
         .collect();
-    ended.sort_by_key(|(end, ..)| *end);
-    ended.into_iter().map(|(_, backup, passed)| (backup, passed)).collect()
+    let ended = view.ended.values();
+    all.extend(
+        ended
+            .filter(|job| job.kind == JobKind::Drill && job.database == agent.database)
+            .filter_map(|job| Some((job.end_time?, job.backup.clone()?, job.drill_passed?))),
+    );
+    all.sort_by_key(|(time, ..)| *time);
+    all.into_iter().map(|(_, backup, passed)| (backup, passed)).collect()
 }
 
 fn history_of(name: &str) -> Option<Timeline> {

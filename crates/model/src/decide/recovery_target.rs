@@ -15,7 +15,7 @@ use crate::records::target::Target;
 use crate::types::code::{Code, Refusal};
 use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
-use crate::types::wal::{Lineage, Segment, SegmentSize};
+use crate::types::wal::{ForkWithoutFile, Lineage, Segment, SegmentSize};
 
 /// How much the clocks of a standby's host and the primary's may differ. A backup that ended within it before a target
 /// time is taken only if there is no other of the same worth.
@@ -249,6 +249,13 @@ fn way<'a>(
     backup: &'a SurveyedBackup,
 ) -> Result<(&'a SurveyedBackup, u64), Refusal> {
     let size = survey.archive.size;
+    let fork = fork_ahead(survey, lineage, resolved, backup.first_segment);
+    // A primary that answers archives its own file when it is fenced.
+    let comes =
+        |fork: &ForkWithoutFile| fork.missing.timeline == survey.current && survey.write_lsn.is_some();
+    if let Some(fork) = fork.filter(|fork| !comes(fork)) {
+        return Err(fork.refusal(size).hint(hint_at_fork(&fork)).about("field", "target"));
+    }
     let newest = lineage.newest(&survey.archive);
     let last = match resolved {
         // Inclusive: the record at that position is read whole.
@@ -285,6 +292,38 @@ fn way<'a>(
     )
     .hint(nearest)
     .about("field", "target"))
+}
+
+/// Where a recovery to the target from a backup that begins in segment `first` would take the file of a timeline that
+/// was left for that of its child; `None` when it comes to no such place.
+#[must_use]
+pub fn fork_ahead(
+    survey: &Survey,
+    lineage: &Lineage,
+    target: &Target,
+    first: u64,
+) -> Option<ForkWithoutFile> {
+    let fork = lineage.fork_without_file(first, &survey.archive)?;
+    let size = survey.archive.size;
+    let ends_before = match target {
+        Target::Lsn(lsn) => *lsn < fork.at,
+        // What was committed until then lies in a segment before it.
+        Target::Time(time) => survey.archived_at.iter().any(|(segment, at)| {
+            let is_before = (first..fork.missing.number).contains(&segment.number);
+            is_before && at >= time && lineage.contains(segment.timeline, size.start_of(segment.number))
+        }),
+        _ => false,
+    };
+    (!ends_before).then_some(fork)
+}
+
+/// What can be restored although the archive leads astray at a fork.
+#[must_use]
+pub fn hint_at_fork(fork: &ForkWithoutFile) -> String {
+    format!(
+        "what is before {} can be restored: --to-lsn with an earlier position, or --timeline {}",
+        fork.at, fork.taken.timeline
+    )
 }
 
 /// What an operator should know of a backup that is restored although it is not sound.

@@ -7,10 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::code::{Code, Refusal};
 use crate::types::lsn::{Lsn, Timeline};
 
 /// Bytes of a WAL segment, unless initdb was told otherwise.
@@ -238,21 +240,33 @@ impl Lineage {
         })
     }
 
-    /// The segments between `first` and `last` that are in none of their files.
+    /// The file that holds segment `number` as this lineage has it.
+    fn file(&self, number: u64, size: SegmentSize) -> Option<Segment> {
+        self.files(number, size).next()
+    }
+
+    /// The numbers of the segments that are this part's: from the one in which it begins to the last before the one in
+    /// which the next part begins, which is the next part's.
+    fn numbers_of(&self, at: usize, size: SegmentSize) -> Range<u64> {
+        let begin = |(_, begin): &(Timeline, Lsn)| size.number_of(*begin);
+        self.parts.get(at).map_or(0, begin)..self.parts.get(at + 1).map_or(u64::MAX, begin)
+    }
+
+    /// The segments between `first` and `last` that the archive does not have.
     #[must_use]
     pub fn missing(&self, first: u64, last: u64, archive: &Archive) -> Missing {
         // By what is there: one file with a number far off must not make a list of all numbers before it.
         let mut there = BTreeSet::new();
-        for (at, (timeline, begin)) in self.parts.iter().enumerate() {
-            let end = self.parts.get(at + 1).map_or(u64::MAX, |(_, end)| archive.size.number_of(*end));
-            let (from, to) = (archive.size.number_of(*begin).max(first), end.min(last));
-            if let Some(numbers) = archive.segments.get(timeline).filter(|_| from <= to) {
-                there.extend(numbers.range(from..=to).copied());
+        for (at, (timeline, _)) in self.parts.iter().enumerate() {
+            let numbers = self.numbers_of(at, archive.size);
+            let (from, to) = (numbers.start.max(first), numbers.end.min(last.saturating_add(1)));
+            if let Some(numbers) = archive.segments.get(timeline).filter(|_| from < to) {
+                there.extend(numbers.range(from..to).copied());
             }
         }
         let count = (last + 1).saturating_sub(first).saturating_sub(there.len() as u64);
         let gap = (first..=last).find(|number| !there.contains(number));
-        Missing { count, first: gap.and_then(|number| self.files(number, archive.size).next()) }
+        Missing { count, first: gap.and_then(|number| self.file(number, archive.size)) }
     }
 
     /// The last segment that the archive has of this lineage without a gap behind `first`.
@@ -260,7 +274,7 @@ impl Lineage {
     pub fn last_without_gap(&self, first: u64, archive: &Archive) -> Option<u64> {
         let mut last = None;
         let mut number = first;
-        while self.files(number, archive.size).any(|segment| archive.has(&segment)) {
+        while self.file(number, archive.size).is_some_and(|segment| archive.has(&segment)) {
             last = Some(number);
             number += 1;
         }
@@ -270,12 +284,52 @@ impl Lineage {
     /// The newest segment that the archive has of this lineage, whatever is missing before it.
     #[must_use]
     pub fn newest(&self, archive: &Archive) -> Option<u64> {
-        let of_part = |(timeline, begin): &(Timeline, Lsn)| {
-            let numbers = archive.segments.get(timeline)?;
-            let end = self.end_of(*timeline).map_or(u64::MAX, |end| archive.size.number_of(end));
-            numbers.range(archive.size.number_of(*begin)..=end).next_back().copied()
+        let of_part = |(at, (timeline, _)): (usize, &(Timeline, Lsn))| {
+            archive.segments.get(timeline)?.range(self.numbers_of(at, archive.size)).next_back().copied()
         };
-        self.parts.iter().filter_map(of_part).max()
+        self.parts.iter().enumerate().filter_map(of_part).max()
+    }
+
+    /// Where the archive would lead a recovery that begins in segment `first` astray: the first such place.
+    ///
+    /// A timeline begins with a file that repeats its parent's part of the segment. While that file is not in the
+    /// archive and the parent's of the same number is, PostgreSQL takes the parent's, and replays it past the position
+    /// at which the timelines part.
+    #[must_use]
+    pub fn fork_without_file(&self, first: u64, archive: &Archive) -> Option<ForkWithoutFile> {
+        self.parts.iter().skip(1).find_map(|(_, begin)| {
+            let number = archive.size.number_of(*begin);
+            let mut files = self.files(number, archive.size);
+            let missing = files.next().filter(|own| number >= first && !archive.has(own))?;
+            let taken = files.find(|other| archive.has(other))?;
+            Some(ForkWithoutFile { missing, taken, at: self.end_of(taken.timeline)? })
+        })
+    }
+}
+
+/// A place at which the archive leads past the end of a timeline: see [`Lineage::fork_without_file`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForkWithoutFile {
+    /// The file with which the newer timeline begins, which the archive does not have.
+    pub missing: Segment,
+    /// The older timeline's, which PostgreSQL takes in its place.
+    pub taken: Segment,
+    /// Where the older timeline was left.
+    pub at: Lsn,
+}
+
+impl ForkWithoutFile {
+    /// Why nothing can be restored past it, in words.
+    #[must_use]
+    pub fn refusal(&self, size: SegmentSize) -> Refusal {
+        let (missing, taken) = (size.file_name(self.missing), size.file_name(self.taken));
+        Refusal::new(
+            Code::WalMissing,
+            format!(
+                "{missing}, with which timeline {} begins, is not in the archive, but {taken} is, which goes on past that position ({})",
+                self.missing.timeline, self.at
+            ),
+        )
     }
 }
 
@@ -420,6 +474,33 @@ mod tests {
         let gap = Segment { timeline: tl(3), number: 4 };
         assert_eq!(lineage.missing(0, 4, &archive), Missing { count: 1, first: Some(gap) });
         assert_eq!(lineage.missing(0, 3, &archive), Missing { count: 0, first: None });
+    }
+
+    /// Timeline 2 leaves 1 at 40 MiB, in segment 2, and 3 leaves 2 at 80 MiB, where segment 5 begins.
+    #[test]
+    fn parents_file_does_not_stand_for_the_one_with_which_a_timeline_begins() {
+        let text = format!("1\t0/{:X}\tx\n2\t0/{:X}\ty\n", 40 * MIB, 80 * MIB);
+        let lineage = Lineage::new(tl(3), &text.parse().unwrap());
+        let file = |timeline, number| Segment { timeline: tl(timeline), number };
+        let fork = |archive: &Archive, first| {
+            let fork = lineage.fork_without_file(first, archive);
+            fork.map(|fork| (fork.missing, fork.taken, fork.at.bytes() / MIB))
+        };
+        let whole = [(1, 0), (1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (2, 5), (3, 5), (3, 6)];
+        assert_eq!(fork(&archive(&whole), 0), None);
+        let without =
+            |missing: (u32, u64)| archive(&whole.map(|file| if file == missing { (9, 0) } else { file }));
+        assert_eq!(fork(&without((2, 2)), 0), Some((file(2, 2), file(1, 2), 40)));
+        assert_eq!(fork(&without((2, 2)), 3), None, "a recovery from behind it is not led astray");
+        let gap = Missing { count: 1, first: Some(file(2, 2)) };
+        assert_eq!(lineage.missing(0, 6, &without((2, 2))), gap);
+        assert_eq!(lineage.last_without_gap(0, &without((2, 2))), Some(1));
+        // Also at the very boundary: PostgreSQL looks at where timelines begin, not at where they end.
+        assert_eq!(fork(&without((3, 5)), 0), Some((file(3, 5), file(2, 5), 80)));
+        assert_eq!(fork(&without((2, 3)), 0), None, "a gap is not a wrong way");
+        let cut = archive(&[(1, 0), (1, 1), (1, 2), (1, 3)]);
+        assert_eq!(lineage.newest(&cut), Some(1));
+        assert_eq!(fork(&cut, 0), Some((file(2, 2), file(1, 2), 40)));
     }
 
     /// Timeline 2 left 1 at 40 MiB and was then restored to 20 MiB, which is on 1: PostgreSQL writes both lines.

@@ -4,7 +4,7 @@ use cellar_model::{Code, DrillParams, JobError, Lineage, Refusal, SurveyedBackup
 
 use crate::agent::Agent;
 use crate::jobs::restore::replay::WalEnd;
-use crate::repository::reader::Repo;
+use crate::repository::reader::{FORK_HINT, Repo};
 
 /// The backup that a drill restores, and how far it is recovered.
 pub(super) struct Choice {
@@ -46,6 +46,10 @@ pub(super) async fn choose(repo: &Repo<'_>, agent: &Agent, params: &DrillParams)
         return Err(Refusal::new(Code::WalMissing, message)
             .hint("drill another backup, and take a new one")
             .into());
+    }
+    if let Some(fork) = lineage.fork_without_file(backup.first_segment, &survey.archive) {
+        let refusal = fork.refusal(survey.archive.size);
+        return Err(refusal.hint(FORK_HINT).into());
     }
     let end = lineage.newest(&survey.archive).map(WalEnd::Within);
     Ok(Choice { backup: backup.clone(), lineage, end })

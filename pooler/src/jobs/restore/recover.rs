@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal, SystemIdentifier,
-    Target, Timeline,
+    Code, ForkWithoutFile, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal,
+    SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
 };
 use cellar_postgres::{
     ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
@@ -117,6 +117,7 @@ async fn make_copy(
     let (card, database) = agent.assignment()?;
     let repo = Repo::open(agent, &database, &card).await?;
     let size = repo.segment_size();
+    let end = wal_end(&repo, copy, params).await?;
     let mut size_bytes = 0;
     let mut timeline = params.timeline;
     if let Some(set) = &params.set {
@@ -151,7 +152,6 @@ async fn make_copy(
         ))
         .into());
     }
-    let end = wal_end(&repo, params, timeline).await?;
     let goal = ReplayGoal { target: params.target.clone(), timeline, end, size, archive_mode: true };
     let mut reached = copy.replay(context, &goal).await?;
     if !reached.paused && matches!(params.target, Target::Time(_)) {
@@ -237,10 +237,13 @@ async fn stop_and_mark_incomplete(agent: &Agent, data: &Path) -> Result<(), JobE
 }
 
 /// How far the WAL must be replayed when the target does not stop it before.
+///
+/// # Errors
+/// Refused when PostgreSQL would take the WAL of a timeline that was left for that of the one wanted.
 async fn wal_end(
     repo: &Repo<'_>,
+    copy: &PrivateInstance<'_>,
     params: &RecoverParams,
-    timeline: Timeline,
 ) -> Result<Option<WalEnd>, JobError> {
     if params.kept.is_some() {
         // All its WAL is in its own pg_wal.
@@ -250,9 +253,19 @@ async fn wal_end(
     if let Some(segment) = params.last_segment.as_deref().and_then(|name| size.parse_file_name(name)) {
         return Ok(Some(WalEnd::Whole(segment.number)));
     }
-    let survey = repo.survey(timeline, None).await?;
-    let newest = survey.lineage(timeline).ok().and_then(|lineage| lineage.newest(&survey.archive));
-    Ok(newest.map(WalEnd::Within))
+    let survey = repo.survey(params.timeline, None).await?;
+    let Ok(lineage) = survey.lineage(params.timeline) else { return Ok(None) };
+    let set = survey.backups.iter().find(|backup| Some(&backup.label) == params.set.as_ref());
+    let fork = set.and_then(|set| fork_ahead(&survey, &lineage, &params.target, set.first_segment));
+    // The copy looks there, too.
+    let received = copy.wal_of.as_ref().map(|data| data.join("pg_wal"));
+    let has_file = |fork: &ForkWithoutFile| {
+        received.as_ref().is_some_and(|wal| wal.join(size.file_name(fork.missing)).is_file())
+    };
+    if let Some(fork) = fork.filter(|fork| !has_file(fork)) {
+        return Err(fork.refusal(size).hint(hint_at_fork(&fork)).into());
+    }
+    Ok(lineage.newest(&survey.archive).map(WalEnd::Within))
 }
 
 /// Checks that recovery stopped where it was asked to.

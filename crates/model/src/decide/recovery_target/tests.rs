@@ -92,6 +92,39 @@ fn newest_backup_before_the_target_is_chosen() {
     );
 }
 
+/// Timeline 2 began in segment 8, which 1 went on to fill, and its primary is gone before it archived its own.
+#[test]
+fn what_a_timeline_that_was_left_wrote_is_not_taken_for_its_childs() {
+    let mut survey = survey();
+    let left_at = Lsn::new(8 * SEG + 0x2000);
+    survey.histories.insert(tl(2), History(vec![Ancestor { timeline: tl(1), left_at }]));
+    survey.current = tl(2);
+    assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101502F", "its own comes when it is fenced");
+    survey.write_lsn = None;
+    for target in [Target::Latest {}, Target::Time(at(1000))] {
+        let refusal = refused(&survey, &target);
+        assert_eq!(refusal.code, Code::WalMissing);
+        assert!(refusal.message.contains("000000020000000000000008"), "{refusal:?}");
+        assert!(
+            refusal.hint.contains("--timeline 1") && refusal.hint.contains(&left_at.to_string()),
+            "{refusal:?}"
+        );
+    }
+    assert_eq!(
+        chosen(&survey, &Target::Time(at(700))).0,
+        "20260301-101502F",
+        "before the segment in question"
+    );
+    assert_eq!(chosen(&survey, &Target::Lsn(Lsn::new(7 * SEG))).0, "20260301-101502F");
+    assert_eq!(
+        choose(&survey, &Target::Latest {}, Some(tl(1)), None, None).unwrap().backup.label.as_str(),
+        "20260301-101502F"
+    );
+    assert!(windows(&survey).iter().all(|window| window.timeline == tl(1)), "no window leads to timeline 2");
+    add(&mut survey, 2, 8, 1100);
+    assert_eq!(chosen(&survey, &Target::Latest {}), ("20260301-101502F".into(), 3));
+}
+
 #[test]
 fn name_and_transaction_need_a_backup_before_them() {
     let survey = survey();
