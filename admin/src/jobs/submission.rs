@@ -27,9 +27,7 @@ fn drilled(view: &View, database: &DatabaseName) -> Vec<DrilledBackup> {
         .jobs
         .values()
         .filter(|record| record.kind() == JobKind::Drill && record.database == *database)
-        .filter(|record| {
-            view.job(&record.id).is_some_and(|job| matches!(job.state, JobState::Pending | JobState::Running))
-        });
+        .filter(|record| matches!(view.state(record), JobState::Pending | JobState::Running));
     drills
         .filter_map(|record| {
             let JobSpec::Drill(params) = &record.spec else { return None };
@@ -56,6 +54,11 @@ fn failed_drills(view: &View, database: &DatabaseName) -> Vec<BackupLabel> {
 impl Submission {
     /// The record of the job, or why it is refused as things are.
     pub(super) fn plan(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
+        let record = self.plan_kind(view, id, now)?;
+        Ok(JobRecord { failed_drills: failed_drills(view, &record.database), ..record })
+    }
+
+    fn plan_kind(&self, view: &View, id: JobId, now: Timestamp) -> Result<JobRecord, Refusal> {
         let (snapshot, request) = (&view.snapshot(), &self.request);
         match &self.spec {
             JobSpec::Backup(params) => plan_backup(snapshot, request, params, id, now),
@@ -77,8 +80,7 @@ impl Submission {
             JobSpec::Drill(params) => plan_drill(snapshot, request, params, id, now),
             JobSpec::Expire(params) => {
                 let database = self.database(view)?;
-                let (drilled, failed_drills) = (drilled(view, &database), failed_drills(view, &database));
-                let params = ExpireParams { drilled, failed_drills, ..params.clone() };
+                let params = ExpireParams { drilled: drilled(view, &database), ..params.clone() };
                 plan_expire(snapshot, request, &params, id, now)
             }
             JobSpec::Check => plan_check(snapshot, request, id, now),

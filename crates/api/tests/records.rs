@@ -62,7 +62,7 @@ fn specs() -> Vec<Value> {
         "backup": LABEL, "checks": ["SELECT true"], "checkDatabase": "app", "skipAmcheck": true, "nice": 5,
         "maxBytesPerSecond": "9",
     });
-    let expire = json!({"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}], "failedDrills": [LABEL]});
+    let expire = json!({"backup": LABEL, "dryRun": true, "drilled": [{"job": OTHER, "backup": LABEL}]});
     vec![
         json!({"kind": "JOB_KIND_BACKUP", "backup": backup_params()}),
         json!({"kind": "JOB_KIND_REBUILD", "rebuild": {"keepFor": OTHER, "putBack": OTHER}}),

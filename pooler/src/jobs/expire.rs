@@ -95,8 +95,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     Ok(result(false, done, kept))
 }
 
-/// Notes who needs a backup, and of which the last drill failed: what multiadmin knew when the expiry was asked for, and
-/// whether a restore is open now.
+/// Notes who needs a backup: what multiadmin knew when the expiry was asked for, and whether a restore is open now.
 fn note_needs(agent: &Agent, params: &ExpireParams, backups: &mut [SurveyedBackup]) {
     let incarnation = agent.mirror.view().incarnation(&agent.database);
     let open = incarnation.job.filter(|_| incarnation.kept_in.is_some());
@@ -105,9 +104,6 @@ fn note_needs(agent: &Agent, params: &ExpireParams, backups: &mut [SurveyedBacku
         let drill = drill.map(|drill| Held::Drill(drill.job));
         // A dry run shows what would be deleted once the restore is confirmed.
         backup.held = drill.or(open.filter(|_| !params.dry_run).map(Held::OpenRestore));
-        if params.failed_drills.contains(&backup.label) {
-            backup.drill_passed = Some(false);
-        }
     }
 }
 

@@ -243,6 +243,30 @@ fn backup_with_page_errors_fails_its_job_and_nothing_begins_from_it() {
     assert_eq!(cluster.sql("zone4", "SELECT count(f) FROM big"), "20000");
 }
 
+/// A pooler sees the drills of its own cell only; multiadmin says what the others found.
+#[test]
+fn drill_that_failed_in_another_cell_counts_wherever_a_backup_is_chosen() {
+    let cluster = Cluster::up("zone1,zone2");
+    let older = label(&cluster.backup("zone2", "full"));
+    let newer = label(&cluster.backup("zone2", "full"));
+    let onto = ["--latest", "--onto", "zone1"];
+    assert_eq!(ledger::plan(&cluster, &onto)["backup"], newer.as_str());
+    let checked =
+        ["drill", "--on", "zone2", "--backup", &newer, "--skip-amcheck", "--output", "json", "--check"];
+    let drill = |check: &str| cluster.try_cellar(&[&checked[..], &[check]].concat());
+    assert_eq!(failed_job(&drill("SELECT false"))["error"]["code"], "CHECK_FAILED");
+    let plan = ledger::plan(&cluster, &onto);
+    assert_eq!(plan["backup"], older.as_str(), "{plan:#}");
+    assert!(plan["why"].to_string().contains("drill"), "{plan:#}");
+    // Nothing builds on it, either.
+    let next = cluster.json(&["backup", "--from", "zone1", "--allow-primary", "--type", "incr"]);
+    assert_eq!(next["result"]["backup"]["type"], "BACKUP_TYPE_FULL", "{next:#}");
+    let _ = drill("SELECT true").ok();
+    let expired = cluster.json(&["expire", "--backup", &label(&next), "--yes"]);
+    assert!(!kept(&expired).contains(&label(&next)), "{expired:#}");
+    assert_eq!(ledger::plan(&cluster, &onto)["backup"], newer.as_str(), "the last drill passed");
+}
+
 #[test]
 fn new_member_is_not_made_from_a_backup_with_page_errors() {
     let cluster = Cluster::up("zone1,zone2");

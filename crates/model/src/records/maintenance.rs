@@ -21,9 +21,6 @@ pub struct ExpireParams {
     /// multiadmin says so.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub drilled: Vec<DrilledBackup>,
-    /// Backups whose last drill had failed when it was asked for. From multiadmin, for the same reason.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub failed_drills: Vec<BackupLabel>,
 }
 
 /// A drill that has not ended, of a backup that was named.

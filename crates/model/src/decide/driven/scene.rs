@@ -116,7 +116,7 @@ impl Scene<'_> {
             create_time,
             create_time.saturating_add(self.time_left()).unwrap_or(create_time),
         );
-        JobRecord { parent: Some(self.job.id), ..step }
+        JobRecord { parent: Some(self.job.id), failed_drills: self.job.failed_drills.clone(), ..step }
     }
 
     /// One step in each of these cells that has had none of its kind; nothing when all have.

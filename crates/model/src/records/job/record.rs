@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::records::backup::BackupLabel;
 use crate::records::job::id::{JobId, RequestId};
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::run::{JobError, JobState, Progress, Transition};
@@ -71,6 +72,10 @@ pub struct JobRecord {
     /// The job that it is a step of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<JobId>,
+    /// Backups whose last drill had failed when it was requested: they are no good ones to restore, to build on or to
+    /// keep. multiadmin says so, because a pooler sees the drills of its own cell only.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub failed_drills: Vec<BackupLabel>,
     /// Somebody wants it to end early.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cancel: Option<CancelRequest>,
@@ -101,6 +106,7 @@ impl JobRecord {
             create_time: json::timestamp_ms(create_time),
             deadline,
             parent: None,
+            failed_drills: Vec::new(),
             cancel: None,
             closure: None,
         }
