@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cellar_model::{DatabaseName, Incarnation, JobId, JobKind, JobState, Key, Keyspace, join};
+use cellar_model::{DatabaseName, Incarnation, JobId, JobKind, JobRecord, JobState, Key, Keyspace, join};
 use cellar_topology::{Change, View};
 
 use crate::outside::Outside;
@@ -40,6 +40,13 @@ impl Invariants {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The jobs that have not ended, with their states. One that had ended and is open again is found by
+    /// [`Invariants::see`].
+    fn open(&self) -> impl Iterator<Item = (&JobRecord, JobState)> {
+        let open = self.view.jobs.values().filter(|record| !self.ended.contains_key(&record.id));
+        open.map(|record| (record, self.view.state(record))).filter(|(_, state)| !state.is_terminal())
     }
 
     /// Takes in one change; returns what must not be.
@@ -155,16 +162,9 @@ impl Invariants {
     /// connected.
     pub fn look(&mut self, now: Duration, works: impl Fn(&cellar_model::CellName) -> bool) -> Vec<String> {
         let mut wrong = Vec::new();
-        let lost: Vec<JobId> = self
-            .view
-            .jobs
-            .values()
-            .filter(|record| {
-                self.view.job(&record.id).is_some_and(|job| job.state == JobState::Lost)
-                    && works(&record.cell)
-            })
-            .map(|record| record.id)
-            .collect();
+        let open = self.open();
+        let lost = open.filter(|(record, state)| *state == JobState::Lost && works(&record.cell));
+        let lost: Vec<JobId> = lost.map(|(record, _)| record.id).collect();
         self.lost_since.retain(|id, _| lost.contains(id));
         for id in lost {
             let since = *self.lost_since.entry(id).or_insert(now);
@@ -183,17 +183,9 @@ impl Invariants {
     #[must_use]
     pub fn unrest(&self, outside: &Outside) -> Vec<String> {
         let mut unrest = Vec::new();
-        for record in self.view.jobs.values() {
-            let Some(job) = self.view.job(&record.id) else { continue };
-            if !job.state.is_terminal() {
-                unrest.push(format!(
-                    "{} {} of {} is {}",
-                    record.kind(),
-                    record.id,
-                    record.cell,
-                    job.state.as_str()
-                ));
-            }
+        for (record, state) in self.open() {
+            let (kind, id, cell, state) = (record.kind(), record.id, &record.cell, state.as_str());
+            unrest.push(format!("{kind} {id} of {cell} is {state}"));
         }
         let incarnation = self.view.incarnation(&self.database);
         if let Some(fence) = incarnation.fence {

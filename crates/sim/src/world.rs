@@ -287,7 +287,7 @@ impl World {
         let open: Vec<JobId> = view
             .jobs
             .values()
-            .filter(|record| view.job(&record.id).is_some_and(|job| !job.state.is_terminal()))
+            .filter(|record| !view.state(record).is_terminal())
             .map(|record| record.id)
             .collect();
         let restores: Vec<JobId> = view

@@ -8,26 +8,36 @@ use crate::records::job::record::{Job, JobRecord, JobStep};
 use crate::records::job::run::{JobState, Progress, Run};
 use crate::records::lock::Lock;
 
-/// Joins the two records into what the API shows.
+/// The state of a job.
 ///
-/// `claimed` says whether a claim key exists, that is, whether the pooler that
-/// runs it was alive a lease's time ago.
+/// `claimed` says whether a claim key exists, that is, whether the pooler that runs it was alive a lease's time ago.
 #[must_use]
-pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&Lock>) -> Job {
+pub fn state(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&Lock>) -> JobState {
     // A run that ended outranks a closure only if it came first; the guards
     // below make sure that never both are there.
-    let (state, error, end_time) = match (run, &record.closure) {
-        (Some(run), _) if run.state.is_terminal() => (run.state, run.error.clone(), run.end_time),
-        (_, Some(closure)) => (closure.state, closure.error.clone(), Some(closure.time)),
+    match (run, &record.closure) {
+        (Some(run), _) if run.state.is_terminal() => run.state,
+        (_, Some(closure)) => closure.state,
         // A job that multiadmin drives has no claim: it runs from the moment at which it holds the lock.
         (None, None)
             if record.kind().is_driven() && lock.is_some_and(|lock| lock.holder == Some(record.id)) =>
         {
-            (JobState::Running, None, None)
+            JobState::Running
         }
-        (Some(_), None) if claimed => (JobState::Running, None, None),
-        (Some(_), None) => (JobState::Lost, None, None),
-        (None, None) => (JobState::Pending, None, None),
+        (Some(_), None) if claimed => JobState::Running,
+        (Some(_), None) => JobState::Lost,
+        (None, None) => JobState::Pending,
+    }
+}
+
+/// Joins the two records into what the API shows. For `claimed` see [`state`].
+#[must_use]
+pub fn join(record: &JobRecord, run: Option<&Run>, claimed: bool, lock: Option<&Lock>) -> Job {
+    let state = state(record, run, claimed, lock);
+    let (error, end_time) = match (run, &record.closure) {
+        (Some(run), _) if run.state.is_terminal() => (run.error.clone(), run.end_time),
+        (_, Some(closure)) => (closure.error.clone(), Some(closure.time)),
+        _ => (None, None),
     };
     Job {
         record: record.clone(),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
     AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
-    JobOutcome, JobRecord, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
-    ScheduleName, Snapshot, join, with_steps,
+    JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
+    ScheduleName, Snapshot, join, state, with_steps,
 };
 
 use crate::view::ended_jobs::{EndedJob, Scope};
@@ -102,6 +102,12 @@ impl View {
                 incarnation.is_some_and(|known| known.job == Some(*id) && known.kept_in.is_some());
         }
         Some(with_steps(job, self.steps(id)))
+    }
+
+    /// The state of a job.
+    #[must_use]
+    pub fn state(&self, record: &JobRecord) -> JobState {
+        state(record, self.run(record), self.claim(record).is_some(), self.locks.get(&record.database))
     }
 
     fn joined(&self, record: &JobRecord) -> Job {
