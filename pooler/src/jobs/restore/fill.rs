@@ -58,7 +58,7 @@ impl PrivateInstance<'_> {
             .option("job-retry-interval", "1");
         let mut throttle = Throttle::new(max_bytes_per_second);
         let watch = async |context: &mut JobContext<'_>, running: &Running| {
-            throttle.hold(running).await;
+            throttle.hold(running, || context.check_interrupted().is_err()).await;
             let bytes_done = restored_percentage(&self.log).map_or(0, |percent| part(size_bytes, percent));
             let progress = Progress {
                 phase: "restoring".to_owned(),

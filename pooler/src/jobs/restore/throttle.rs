@@ -7,8 +7,12 @@ use cellar_system::Process;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// The longest stop at a time, far below pgBackRest's own timeouts.
-const MAX_STOP: Duration = Duration::from_secs(1);
+/// The longest stop at a time, far below pgBackRest's own timeouts. Between two stops pgBackRest writes for a moment, on
+/// a fast disk more than the rate allows for a second: then the stops must be long.
+const MAX_STOP: Duration = Duration::from_secs(10);
+
+/// How often a stop is looked at that may have to end early.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Keeps a group of processes below a rate of bytes written.
 pub(crate) struct Throttle {
@@ -23,8 +27,8 @@ impl Throttle {
         Self { max_bytes_per_second, begun: Instant::now(), written: 0 }
     }
 
-    /// Stops the group for as long as it is ahead of the rate, one second at most.
-    pub(crate) async fn hold(&mut self, running: &Running) {
+    /// Stops the group for as long as it is ahead of the rate, ten seconds at most, and not once `interrupted` says so.
+    pub(crate) async fn hold(&mut self, running: &Running, interrupted: impl Fn() -> bool) {
         if self.max_bytes_per_second == 0 {
             return;
         }
@@ -32,15 +36,32 @@ impl Throttle {
         // What an ended worker has written is no longer counted, so the highest count stands.
         self.written = self.written.max(written);
         let pause = time_ahead(self.written, self.max_bytes_per_second, self.begun.elapsed()).min(MAX_STOP);
-        if pause.is_zero() {
-            return;
-        }
-        let group = Pid::from_raw(running.group());
         // A group that has just ended cannot be stopped, and needs no stop.
-        if killpg(group, Signal::SIGSTOP).is_ok() {
-            tokio::time::sleep(pause).await;
-            let _ = killpg(group, Signal::SIGCONT);
+        let Some(_stop) = (!pause.is_zero()).then(|| Stop::of(running.group())).flatten() else { return };
+        let until = Instant::now() + pause;
+        while !interrupted() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_INTERVAL)).await;
         }
+    }
+}
+
+/// A group of processes that is stopped; it goes on when this is dropped.
+struct Stop(Pid);
+
+impl Stop {
+    fn of(group: i32) -> Option<Self> {
+        let group = Pid::from_raw(group);
+        killpg(group, Signal::SIGSTOP).ok().map(|()| Self(group))
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        let _ = killpg(self.0, Signal::SIGCONT);
     }
 }
 
