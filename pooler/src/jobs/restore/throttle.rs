@@ -27,20 +27,35 @@ impl Throttle {
         Self { max_bytes_per_second, begun: Instant::now(), written: 0 }
     }
 
-    /// Stops the group for as long as it is ahead of the rate, ten seconds at most, and not once `interrupted` says so.
-    pub(crate) async fn hold(&mut self, running: &Running, interrupted: impl Fn() -> bool) {
+    /// Stops the group if it is ahead of the rate.
+    pub(crate) fn stop_if_ahead(&mut self, running: &Running) -> Option<Stop> {
         if self.max_bytes_per_second == 0 {
-            return;
+            return None;
         }
         let written = Process::find(running.group()).map_or(0, |leader| leader.bytes_written());
         // What an ended worker has written is no longer counted, so the highest count stands.
         self.written = self.written.max(written);
         let pause = time_ahead(self.written, self.max_bytes_per_second, self.begun.elapsed()).min(MAX_STOP);
+        if pause.is_zero() {
+            return None;
+        }
+        let group = Pid::from_raw(running.group());
         // A group that has just ended cannot be stopped, and needs no stop.
-        let Some(_stop) = (!pause.is_zero()).then(|| Stop::of(running.group())).flatten() else { return };
-        let until = Instant::now() + pause;
+        killpg(group, Signal::SIGSTOP).ok().map(|()| Stop { group, until: Instant::now() + pause })
+    }
+}
+
+/// A group of processes that is stopped. It goes on when this is dropped.
+pub(crate) struct Stop {
+    group: Pid,
+    until: Instant,
+}
+
+impl Stop {
+    /// Waits until the rate allows the group to go on, or `interrupted` says so.
+    pub(crate) async fn rest(self, interrupted: impl Fn() -> bool) {
         while !interrupted() {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = self.until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
@@ -49,19 +64,9 @@ impl Throttle {
     }
 }
 
-/// A group of processes that is stopped; it goes on when this is dropped.
-struct Stop(Pid);
-
-impl Stop {
-    fn of(group: i32) -> Option<Self> {
-        let group = Pid::from_raw(group);
-        killpg(group, Signal::SIGSTOP).ok().map(|()| Self(group))
-    }
-}
-
 impl Drop for Stop {
     fn drop(&mut self) {
-        let _ = killpg(self.0, Signal::SIGCONT);
+        let _ = killpg(self.group, Signal::SIGCONT);
     }
 }
 
