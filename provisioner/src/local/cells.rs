@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
 use cellar_model::{CellName, Code};
 use cellar_system::is_same_place;
+use cellar_tls::remember_certificates;
 
 use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
 use crate::cluster::state::LocalCell;
@@ -127,6 +128,8 @@ pub async fn remove_cell(
     if delete_data {
         // By its key a run that goes on after this one was interrupted knows the directory as a cell's.
         remove_all_but(&directory, "tls")?;
+        // What its key was given is valid as before: whoever revokes one of them revokes all.
+        remember_certificates(&cluster.layout.cell(name).tls(), &cluster.layout.ca(), None)?;
         emptied = remove_tree(&directory)?;
         steps.step(&format!("{} is deleted", directory.display()));
     }

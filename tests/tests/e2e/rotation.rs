@@ -168,12 +168,20 @@ fn a_new_authority_is_finished_by_the_next_run() {
     ];
     for (until, reached) in stages {
         let authority = read(&cluster.directory().join("ca/ca.crt"));
+        let out = cluster.directory().join(format!("given-{until}")).display().to_string();
+        let issued =
+            cluster.json(&["certs", "issue", "--role", "viewer", "--name", until, "--out", &out]);
+        let issued = issued["serial"].as_str().expect("a serial").to_owned();
+        let is_listed = || serials(&cluster).values().any(|serial| *serial == issued);
         kill_when(&cluster, &["certs", "rotate", "--ca"], &format!("the new authority was {until}"), reached);
         // Whatever stands now works, and `up` changes nothing of it.
         let _ = cluster.cellar(&["up"]);
+        // What was issued before is trusted still, perhaps, and so it is shown.
+        assert!(is_listed(), "{until}");
         let _ = cluster.backup("zone2", "full");
         let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
         assert_ne!(read(&cluster.directory().join("ca/ca.crt")), authority);
+        assert!(!is_listed(), "nothing accepts it any more");
         assert!(!["ca/next", "ca/old.crt", "ca.previous", "ca.next"].into_iter().any(there));
         let _ = cluster.backup("zone2", "incr");
     }
