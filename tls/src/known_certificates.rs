@@ -130,7 +130,11 @@ mod tests {
         let list = tls.join(FILE);
         std::fs::write(
             &list,
-            ended("aa", &own, 1) + "half a li\n" + &ended("bb", "04ff", 1) + &ended("cc", "04ee", u32::MAX.into()) + &ended("dd", "04ee", 2),
+            ended("aa", &own, 1)
+                + "half a li\n"
+                + &ended("bb", "04ff", 1)
+                + &ended("cc", "04ee", u32::MAX.into())
+                + &ended("dd", "04ee", 2),
         )
         .unwrap();
         remember_certificates(&tls, &tls, None).unwrap();

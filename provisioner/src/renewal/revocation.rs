@@ -126,7 +126,8 @@ impl Cluster {
             Some(_) => Err(ProvisionError::NoAnswer {
                 what: "a server with its new key".to_owned(),
                 after: NEW_SET_TIMEOUT,
-                reason: "the revoked key came back each time it was replaced; `cellar up` continues".to_owned(),
+                reason: "the revoked key came back each time it was replaced; `cellar up` continues"
+                    .to_owned(),
                 log: self.layout.log(),
                 tail: String::new(),
             }),
@@ -161,9 +162,7 @@ impl Cluster {
                 CertificateInfo::from_file(&port.certificate).is_ok_and(|info| info.serial != port.old_serial)
             })
             // pgBackRest's servers are seen to below.
-            .partition(|port| {
-                port.protocol != ProbeProtocol::Pgbackrest && is_of(port, &revoking.replaced)
-            });
+            .partition(|port| port.protocol != ProbeProtocol::Pgbackrest && is_of(port, &revoking.replaced));
         // So that no server is cut off that has new certificates and has not read them yet; but the wait is bounded.
         let soon = deadline.min(Instant::now() + NEW_SET_TIMEOUT);
         let of_replaced_served = self.wait_for_ports(&of_replaced, &ca, Expected::Serves, soon).await;

@@ -108,7 +108,10 @@ fn key_is_replaced_also_when_it_is_given_new_certificates_meanwhile() {
         let second = scene.serials(what);
         let revoking = scene.replace();
         assert_eq!(scene.changed(&keys), [what]);
-        assert!(revoking.serials.is_superset(&first) && revoking.serials.is_superset(&second), "{revoking:?}");
+        assert!(
+            revoking.serials.is_superset(&first) && revoking.serials.is_superset(&second),
+            "{revoking:?}"
+        );
         assert!(revoking.serials.is_disjoint(&scene.serials(what)));
         // The next run does nothing of it again, and knows what was replaced.
         let keys = scene.keys();
