@@ -161,7 +161,7 @@ fn up_takes_a_backup_when_the_only_full_one_is_not_proven() {
     assert_eq!(labels(&cluster), [first.clone()], "one that is proven is enough");
     let unproven = ["--annotation=cellar-proof=unproven", &format!("--set={first}"), "annotate"];
     let _ = pgbackrest(&cluster, "zone2", &unproven).ok();
-    assert_eq!(cluster.json(&["backups", "show", &first])["verified"], false);
+    assert_ne!(cluster.json(&["backups", "show", &first])["verified"], true);
     for _ in 0..2 {
         cluster.cellar(&["up"]);
         let after = labels(&cluster);
