@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{
     BackupLabel, CELL_ANNOTATION, CellName, Code, DatabaseName, InstanceState, JOB_ANNOTATION, JobId,
-    JobKind, JobState, Mark, PROOF_ANNOTATION, Pooler, Refusal,
+    JobKind, Mark, PROOF_ANNOTATION, Pooler, Refusal,
 };
 use cellar_topology::View;
 
@@ -184,21 +184,20 @@ fn joined(view: &View, database: &DatabaseName, mut backup: v1::Backup) -> v1::B
     backup
 }
 
-/// The last drill that restored a backup, or tried to.
+/// The last drill that says something about a backup. One that was canceled, or for which there was no room, does not.
 fn last_drill(view: &View, database: &DatabaseName, label: &str) -> Option<v1::LastDrill> {
     let of_backup = view.ended_jobs().filter(|(_, job)| {
         job.kind == JobKind::Drill
             && job.database == *database
             && job.backup.as_ref().is_some_and(|backup| backup.as_str() == label)
-            // A canceled drill proves nothing about the backup.
-            && job.state != JobState::Canceled
+            && job.drill_passed.is_some()
     });
     let (id, last) = of_backup.max_by_key(|(_, job)| job.end_time)?;
     Some(v1::LastDrill {
         job: id.to_string(),
         cell: last.cell.to_string(),
         time: last.end_time.map(Into::into),
-        passed: last.state == JobState::Succeeded,
+        passed: last.drill_passed == Some(true),
         readable_millis: last.readable_millis.unwrap_or_default(),
     })
 }

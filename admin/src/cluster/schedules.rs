@@ -84,6 +84,9 @@ impl ScheduleRequest {
             return Err(Refusal::new(Code::QueueFull, message)
                 .hint("delete what is not needed (`cellar schedules remove`)"));
         }
+        // A run that is due and was refused so far goes on to be tried, with the work as it is now.
+        let goes_on = present.filter(|old| old.calendar == calendar && !old.paused);
+        let settled = goes_on.map_or(now, |old| old.settled.min(now));
         Ok(Schedule {
             database: database.clone(),
             name: self.name.clone(),
@@ -91,7 +94,7 @@ impl ScheduleRequest {
             work,
             paused: self.paused.unwrap_or_else(|| present.is_some_and(|old| old.paused)),
             set_by: caller.identity.clone(),
-            settled: timestamp_ms(now),
+            settled: timestamp_ms(settled),
             last: present.and_then(|old| old.last.clone()),
             newest_job: present.and_then(|old| old.newest_job),
         })

@@ -189,6 +189,27 @@ async fn a_refused_run_shows_its_reason_and_begins_when_it_can() {
 }
 
 #[tokio::test]
+async fn a_refused_run_begins_as_the_schedule_is_changed() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let from = |zone| v1::PutScheduleRequest { cron: String::new(), ..often(backup_from(&[zone])) };
+    put(&admin, often(backup_from(&[3]))).await.unwrap();
+    world.delete(&Key::Status(db(), zone(3))).await;
+    age(&world, MINUTES).await;
+    let _leader = Leader::start(&admin, "one");
+    wait_for("it says why", || async { last_code(&world).await == Some(Code::CellDown) }).await;
+    put(&admin, from(2)).await.unwrap();
+    wait_for("it begins elsewhere", || async { last_job(&world).await.is_some() }).await;
+    assert_eq!(jobs(&admin).await[0].cell, "zone2");
+    // What a paused schedule has passed over does not begin when it goes on.
+    let change = |paused| v1::PutScheduleRequest { paused: Some(paused), work: None, ..from(2) };
+    put(&admin, change(true)).await.unwrap();
+    age(&world, MINUTES).await;
+    put(&admin, change(false)).await.unwrap();
+    assert!(stored(&world).await.settled > Timestamp::now() - SignedDuration::from_mins(1));
+}
+
+#[tokio::test]
 async fn a_run_that_is_long_overdue_is_missed() {
     let world = World::new().await;
     let admin = world.admin().await;

@@ -36,7 +36,12 @@ pub(crate) enum Failure {
     Refused(Box<Job>),
     /// Ctrl-C.
     #[error("interrupted{}", .job.as_ref().map_or_else(String::new, |id| format!("; job {id} goes on")))]
-    Interrupted { job: Option<String> },
+    Interrupted {
+        /// The job that was followed.
+        job: Option<String>,
+        /// The last request for a job.
+        request: Option<String>,
+    },
     /// Problems were found, which are on stdout already.
     #[error("{0}")]
     ProblemsFound(String),
@@ -143,8 +148,11 @@ impl Failure {
                 text("start a cluster with `cellar up`, or name the client's certificates with --client-dir")
             }
             Self::Job(job) | Self::Refused(job) => job.error.as_ref().and_then(|error| text(&error.hint)),
-            Self::Interrupted { job: Some(id) } => Some(format!(
+            Self::Interrupted { job: Some(id), .. } => Some(format!(
                 "follow it with `cellar jobs watch {id}`, end it with `cellar jobs cancel {id}`"
+            )),
+            Self::Interrupted { job: None, request: Some(id) } => Some(format!(
+                "if the request had arrived, its job goes on: `cellar jobs list` shows it, and the same command with `--request-id {id}` follows it"
             )),
             _ => None,
         }
@@ -202,7 +210,7 @@ mod tests {
         ] {
             assert_eq!(of_refusal(code), expected, "{code}");
         }
-        assert_eq!(Failure::Interrupted { job: None }.exit_code(), 130);
+        assert_eq!(Failure::Interrupted { job: None, request: None }.exit_code(), 130);
         assert_eq!(Failure::Job(Box::default()).exit_code(), 1);
         assert_eq!(Failure::usage("a", "b").exit_code(), 2);
         assert_eq!(Failure::BrokenPipe.exit_code(), 0);
@@ -250,7 +258,13 @@ mod tests {
     fn a_refusals_hint_is_shown() {
         let status = cellar_api::status_of(&Refusal::new(Code::IsPrimary, "no").hint("allow it"));
         assert_eq!(Failure::from(status).hint().as_deref(), Some("allow it"));
-        let interrupted = Failure::Interrupted { job: Some("7".into()) };
+        let request = Some("r1".to_owned());
+        let interrupted = Failure::Interrupted { job: Some("7".into()), request: request.clone() };
         assert_eq!(interrupted.to_string(), "interrupted; job 7 goes on");
+        assert!(interrupted.hint().is_some_and(|hint| hint.contains("jobs watch 7")));
+        // Before the answer came the request may have arrived.
+        let unanswered = Failure::Interrupted { job: None, request };
+        assert!(unanswered.hint().is_some_and(|hint| hint.contains("--request-id r1")));
+        assert_eq!(Failure::Interrupted { job: None, request: None }.hint(), None);
     }
 }

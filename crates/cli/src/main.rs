@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         tokio::select! {
             result = arguments.run() => result,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { job: client::follow::current_job() }),
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted { job: client::follow::current_job(), request: client::submit::last_request() }),
         }
     });
     // A blocking task that still runs (a name lookup, a disk) must not keep the command from ending.

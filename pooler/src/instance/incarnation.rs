@@ -6,7 +6,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use cellar_model::{CellLayout, Incarnation, JobId, Key};
+use cellar_model::{CellLayout, CellName, Incarnation, JobId, Key};
 use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,13 @@ impl Mark {
         let text = serde_json::to_string(&self).map_err(std::io::Error::other)?;
         AtomicFile::new(&data.join(MARK)).replace(text)
     }
+}
+
+/// The restore to whose rollback the data of a cell with this mark belongs. A cell's rebuild as a step of the restore has
+/// set it aside, unless that failed; then whoever replaces it must.
+pub(crate) fn way_back(incarnation: &Incarnation, cell: &CellName, mark: Option<Mark>) -> Option<JobId> {
+    let is_kept_here = incarnation.kept_in.as_ref() == Some(cell);
+    incarnation.job.filter(|_| is_kept_here && mark != Some(Mark::of(incarnation)))
 }
 
 /// How this cell's data relates to the record.
@@ -186,6 +193,20 @@ mod tests {
         std::fs::remove_file(dir.path().join(MARK)).unwrap();
         std::fs::create_dir(dir.path().join(MARK)).unwrap();
         assert!(Mark::read(dir.path()).is_err());
+    }
+
+    #[test]
+    fn data_to_which_a_rollback_returns_is_known_by_its_mark() {
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let (here, other): (CellName, CellName) = ("zone1".parse().unwrap(), "zone2".parse().unwrap());
+        let open =
+            Incarnation { number: 2, job: Some(job), kept_in: Some(here.clone()), ..Incarnation::default() };
+        let before = Some(Mark { number: 1, job: None });
+        assert_eq!(way_back(&open, &here, before), Some(job));
+        assert_eq!(way_back(&open, &here, None), Some(job), "a mark that cannot be read");
+        assert_eq!(way_back(&open, &here, Some(Mark::of(&open))), None, "it was set aside already");
+        assert_eq!(way_back(&open, &other, before), None);
+        assert_eq!(way_back(&Incarnation { kept_in: None, ..open }, &here, before), None, "confirmed");
     }
 
     #[test]

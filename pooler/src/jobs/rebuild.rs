@@ -14,6 +14,7 @@ use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished}
 use crate::agent::Agent;
 use crate::data_layout::layout_obstacles;
 use crate::instance::hold::Hold;
+use crate::instance::incarnation::{self, Mark, way_back};
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
 use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
@@ -42,13 +43,16 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         return Err(Refusal::new(Code::IsPrimary, format!("{} is the recorded primary", agent.cell)).into());
     }
     context.check_interrupted()?;
-    let JobSpec::Rebuild(params) = context.job.record.spec.clone() else {
+    let JobSpec::Rebuild(mut params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
     };
     if params.reinstate.is_none() {
         check_backup_exists(context, &leader).await?;
     }
     let data = PathBuf::from(&card.data_directory);
+    if params.keep_for.is_none() && params.reinstate.is_none() && data.exists() {
+        params.keep_for = way_back(&incarnation::record(agent), &agent.cell, Mark::read(&data).ok());
+    }
     let before = check_before(context, &params, &data, &leader).await?;
     let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
     let hold = hold_standby(agent).await?;

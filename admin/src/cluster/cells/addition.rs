@@ -132,6 +132,12 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
     let mut poolers = Vec::new();
     for database in view.databases.values() {
         let id = (database.name.clone(), cell.name.clone());
+        if let Some(pooler) = view.poolers.get(&id).filter(|pooler| pooler.listen != new.listen) {
+            let message = format!("cell {} is there already and listens on {}", cell.name, pooler.listen);
+            return Err(Refusal::new(Code::AlreadyExists, message)
+                .hint("remove the cell first to change its address (`cellar cells remove`)")
+                .about("cell", &cell.name));
+        }
         let known = view.revision(&Key::Pooler(id.0.clone(), id.1.clone())) != 0;
         if !known && poolers.len() < MAX_DATABASES_PER_STEP {
             let pooler = layout.pooler(database, &cell, &new.listen);

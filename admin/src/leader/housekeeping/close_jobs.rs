@@ -110,10 +110,9 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Endi
         ));
     }
     // A run that is there and cannot be read may say that the job has ended: a newer build, or a person, must look.
-    let is_unreadable = view.run(record).is_none();
     let work_has_ended = view.run(record).is_some_and(|run| run.protocol >= Protocol::ENDS_LOST_WORK);
-    let frees_others = record.parent.is_some() || record.kind().takes_lock() && work_has_ended;
-    if frees_others && !is_unreadable && patient {
+    let frees_others = (record.parent.is_some() || record.kind().takes_lock()) && work_has_ended;
+    if frees_others && patient {
         // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now
         // (see `claim_times`), unless its build is older than that promise. A cell that returns finds out by itself what to do with its data.
         return Some(failed(

@@ -22,10 +22,11 @@ const BATCH: usize = 40;
 
 type Ended<'a> = (JobId, Cow<'a, EndedJob>);
 
-/// The last drill of each backup of one database, which the listing of backups shows; those of the newest backups only.
+/// The last drill that says something about each backup of one database: the listing shows it, and whatever chooses
+/// among backups goes by it. Those of the newest backups only.
 fn last_drills(ended: &[Ended<'_>]) -> BTreeSet<JobId> {
     let mut last: BTreeMap<&BackupLabel, &Ended<'_>> = BTreeMap::new();
-    for drill in ended.iter().filter(|(_, job)| job.kind == JobKind::Drill && job.readable_millis.is_some()) {
+    for drill in ended.iter().filter(|(_, job)| job.kind == JobKind::Drill && job.drill_passed.is_some()) {
         let Some(backup) = &drill.1.backup else { continue };
         let newest = last.entry(backup).or_insert(drill);
         if drill.1.create_time > newest.1.create_time {

@@ -4,7 +4,7 @@ use cronexpr::{Crontab, ParseOptions, parse_crontab_with};
 use jiff::tz::{Disambiguation, TimeZone};
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Longest text of a calendar's fields.
@@ -123,7 +123,10 @@ impl Calendar {
         }
         let mut local =
             after.to_zoned(self.zone.clone()).datetime().to_zoned(TimeZone::UTC).ok()?.timestamp();
-        // In the hour that is there twice, local times of its first pass are in the past: at most one hour of minutes.
+        // A local time that clocks pass over comes later, by as much as they are put forward; so what comes after `after`
+        // may stand before it on the clock.
+        local = local.saturating_sub(MAX_SHIFT).ok()?;
+        // These, and those of the first pass of an hour that is there twice, may be in the past: some hours of minutes.
         for _ in 0..=24 * 60 {
             local = self.times.find_next(local).ok()?.timestamp();
             let there = local.to_zoned(TimeZone::UTC).datetime();
@@ -135,6 +138,10 @@ impl Calendar {
         None
     }
 }
+
+/// The most by which clocks are put forward in a year. Where whole days are passed over, as in Samoa in 2011, the runs of
+/// that day are lost.
+const MAX_SHIFT: SignedDuration = SignedDuration::from_hours(3);
 
 impl TryFrom<Fields> for Calendar {
     type Error = CalendarError;

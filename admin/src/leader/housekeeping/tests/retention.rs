@@ -1,5 +1,7 @@
 //! What is kept of the past.
 
+use cellar_model::{BackupLabel, DrillParams, JobError};
+
 use super::super::history;
 use super::*;
 
@@ -24,6 +26,50 @@ fn the_newest_of_the_past_are_kept() {
         .collect();
     let expected: Vec<JobId> = (1..=surplus as u64).filter(|n| ![3, 5].contains(n)).map(id).collect();
     assert_eq!(forgotten, expected);
+}
+
+/// The listing shows it, and plans and expiries go by it.
+#[test]
+fn last_drill_that_says_something_about_a_backup_is_kept() {
+    let mut world = World::new();
+    let label: BackupLabel = "20260301-101500F".parse().unwrap();
+    let drill = |n: u64| {
+        let params = DrillParams {
+            backup: Some(label.clone()),
+            checks: Vec::new(),
+            check_database: String::new(),
+            skip_amcheck: false,
+            nice: 19,
+            max_bytes_per_second: 0,
+        };
+        JobRecord { spec: JobSpec::Drill(params), ..record(n, "zone1") }
+    };
+    let failed = |code| {
+        let error =
+            JobError { code, message: String::new(), hint: String::new(), tool_output: String::new() };
+        Some(error)
+    };
+    // Passed, then the repository was found damaged, then there was no memory.
+    let ends = [(1, None), (2, failed(Code::WalMissing)), (3, failed(Code::MemoryShort))];
+    for (n, error) in ends {
+        world.view.jobs.insert(id(n), drill(n));
+        let state = if error.is_some() { JobState::Failed } else { JobState::Succeeded };
+        world.begin(n, state, false);
+        world.view.runs.values_mut().filter(|run| run.id == id(n)).for_each(|run| run.error = error.clone());
+    }
+    for n in 10..=(history::KEPT + 20) as u64 {
+        world.view.jobs.insert(id(n), record(n, "zone1"));
+        world.begin(n, JobState::Succeeded, false);
+    }
+    let forgotten: Vec<JobId> = world
+        .decide(3000)
+        .into_iter()
+        .filter_map(|action| if let Action::Forget { jobs } = action { Some(jobs) } else { None })
+        .flatten()
+        .map(|job| job.id)
+        .collect();
+    let is_kept = |n| !forgotten.contains(&id(n));
+    assert_eq!((is_kept(1), is_kept(2), is_kept(3)), (false, true, false), "{forgotten:?}");
 }
 
 /// A request that comes again with the same id must find its job, however many came after it.

@@ -34,7 +34,8 @@ pub(super) async fn show(
     request: RestoreDatabaseRequest,
     no_wait: bool,
 ) -> Outcome {
-    let job = submit(target, request).await?;
+    // The id that a person gives is that of the restore itself. Planning changes nothing, so it can be done again.
+    let job = submit(target, RestoreDatabaseRequest { request_id: request_id(None), ..request }).await?;
     if no_wait {
         return print_accepted(global, &job);
     }

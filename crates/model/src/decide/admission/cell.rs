@@ -8,7 +8,8 @@ use crate::types::name::CellName;
 /// Decides whether a cell may leave every database.
 ///
 /// # Errors
-/// Refused when it is unknown, the last one, some database's primary, or keeps the data that a rollback returns to.
+/// Refused when it is unknown, the last one, some database's primary, or when it alone has a database's data, or the
+/// data that a rollback returns to.
 pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
     if !snapshot.cells.contains_key(cell) {
         let all = known(snapshot.cells.keys().map(CellName::as_str));
@@ -45,6 +46,27 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
                 .about("cell", cell)
                 .about("database", database)
                 .about("job", restore));
+        }
+        // Only the cell of a restore that has taken effect has the true data, until a primary runs on it.
+        let only = snapshot.incarnations.get(database).filter(|made| {
+            made.cell.as_ref() == Some(cell) && !made.is_in_use(snapshot.leaders.get(database))
+        });
+        if let Some(made) = only {
+            let job = made.job.map(|job| job.to_string()).unwrap_or_default();
+            let way_back = match made.kept_in {
+                Some(_) => format!(", or `cellar restore rollback {job}` returns to the data from before"),
+                None => String::new(),
+            };
+            let message = format!(
+                "cell {cell} alone has the data of {database} since restore {job}, and no primary runs on it yet"
+            );
+            return Err(Refusal::new(Code::RestoreOpen, message)
+                .hint(format!(
+                    "`cellar up` there takes it into use; if the cell is lost, `cellar restore --onto` another cell makes the database anew{way_back}"
+                ))
+                .about("cell", cell)
+                .about("database", database)
+                .about("job", job));
         }
     }
     Ok(())

@@ -263,7 +263,21 @@ fn cell_that_keeps_the_only_way_back_cannot_be_removed() {
     let refused = remove(&world, "zone2").unwrap_err();
     assert_eq!(refused.code, Code::RestoreOpen);
     assert!(refused.hint.contains(&format!("restore confirm {}", job_id(7))), "{}", refused.hint);
-    world.incarnations.insert("app".parse().unwrap(), Incarnation { kept_in: None, ..incarnation });
+    world.incarnations.insert("app".parse().unwrap(), Incarnation { kept_in: None, ..incarnation.clone() });
+    assert_eq!(remove(&world, "zone2"), Ok(()));
+
+    // The restore into zone2 has taken effect, and no primary was recorded on its timeline yet.
+    let restored = Incarnation {
+        kept_in: None,
+        cell: Some("zone2".parse().unwrap()),
+        timeline: Some(Timeline::new(9)),
+        ..incarnation
+    };
+    world.incarnations.insert("app".parse().unwrap(), restored.clone());
+    let refused = remove(&world, "zone2").unwrap_err();
+    assert_eq!(refused.code, Code::RestoreOpen);
+    assert!(refused.hint.contains("--onto") && !refused.hint.contains("rollback"), "{}", refused.hint);
+    world.leaders.get_mut(&"app".parse().unwrap()).unwrap().term = Timeline::new(9);
     assert_eq!(remove(&world, "zone2"), Ok(()));
 }
 

@@ -15,6 +15,7 @@ use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::rebuild::RebuildParams;
 use crate::records::recovery::{RecoverParams, RecoveryResult};
 use crate::records::restore::RestoreResult;
+use crate::records::target::Target;
 use crate::types::code::Code;
 use crate::types::lsn::Timeline;
 use crate::types::name::CellName;
@@ -43,9 +44,10 @@ pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
         let incarnation = Incarnation { fence: Some(job.id), ..scene.incarnation.clone() };
         return Ok(Some(Decision::Write(incarnation)));
     }
-    if scene.last(JobKind::Fence).is_none() {
-        let steps = scene.alive.iter().map(|cell| scene.step(JobSpec::Fence, cell)).collect();
-        return Ok(Some(Decision::Begin(steps)));
+    if scene.last(JobKind::Recover).is_none()
+        && let Some(decision) = scene.begin_in(&JobSpec::Fence, scene.alive.iter())
+    {
+        return Ok(Some(decision));
     }
     if scene.is_under_way(JobKind::Fence) {
         return Ok(Some(Decision::Wait));
@@ -97,17 +99,29 @@ pub(super) fn last_segment(scene: &Scene<'_>, timeline: Timeline) -> Option<Stri
 /// When the recovery failed.
 pub(super) fn recover(
     scene: &Scene<'_>,
-    params: impl FnOnce() -> RecoverParams,
+    params: RecoverParams,
     keeps_old_data: bool,
 ) -> Result<Decision, JobError> {
+    let begin = |params| Ok(Decision::Begin(vec![scene.step(JobSpec::Recover(params), &scene.job.cell)]));
     match scene.last(JobKind::Recover) {
-        None => Ok(Decision::Begin(vec![scene.step(JobSpec::Recover(params()), &scene.job.cell)])),
+        None => begin(params),
         Some(step) if !step.state.is_terminal() => Ok(Decision::Wait),
+        // The primary was fenced when the recovery had begun: what it archived since was not read.
+        Some(step) if step.state == JobState::Succeeded && has_more_wal(&step.record.spec, &params) => {
+            begin(params)
+        }
         Some(step) if step.state == JobState::Succeeded && recovery(scene).is_some() => {
             Ok(Decision::Write(next_incarnation(scene, keeps_old_data)))
         }
         Some(step) => Err(error_of(step)),
     }
+}
+
+/// Whether a recovery would read on to an end of the WAL that the one before did not know.
+fn has_more_wal(before: &JobSpec, now: &RecoverParams) -> bool {
+    let JobSpec::Recover(before) = before else { return false };
+    let to_the_end = matches!(now.target, Target::Latest {} | Target::Time(_)) && now.kept.is_none();
+    to_the_end && now.last_segment.is_some() && now.last_segment != before.last_segment
 }
 
 fn recovery<'a>(scene: &'a Scene<'_>) -> Option<&'a RecoveryResult> {

@@ -53,7 +53,7 @@ impl DrivenJob for Restore<'_> {
         if let Some(decision) = replacement::fence(scene)? {
             return Ok(decision);
         }
-        replacement::recover(scene, || self.recover_params(scene, plan), self.keeps_old_data())
+        replacement::recover(scene, self.recover_params(scene, plan), self.keeps_old_data())
     }
 
     fn complete(&self, scene: &Scene<'_>) -> Decision {

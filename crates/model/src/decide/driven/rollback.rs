@@ -54,7 +54,7 @@ impl DrivenJob for Rollback {
         }
         match replacement::fence(scene)? {
             Some(decision) => Ok(decision),
-            None => replacement::recover(scene, || self.recover_params(scene), false),
+            None => replacement::recover(scene, self.recover_params(scene), false),
         }
     }
 

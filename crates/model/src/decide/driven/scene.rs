@@ -16,6 +16,9 @@ use crate::records::pooler::Leader;
 use crate::types::code::Code;
 use crate::types::name::CellName;
 
+/// How many steps one decision begins or cancels. They are one transaction, and etcd takes 128 operations in it.
+pub(super) const MAX_STEPS_AT_ONCE: usize = 100;
+
 /// Everything that a decision looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene<'a> {
@@ -119,15 +122,16 @@ impl Scene<'_> {
         JobRecord { parent: Some(self.job.id), failed_drills: self.job.failed_drills.clone(), ..step }
     }
 
-    /// One step in each of these cells that has had none of its kind; nothing when all have.
+    /// One step in each of these cells that has had none of its kind, at most [`MAX_STEPS_AT_ONCE`]; nothing when all
+    /// have.
     pub(super) fn begin_in<'c>(
         &self,
         spec: &JobSpec,
         cells: impl Iterator<Item = &'c CellName>,
     ) -> Option<Decision> {
         let begun: Vec<&CellName> = self.of_kind(spec.kind()).map(|step| &step.record.cell).collect();
-        let steps: Vec<JobRecord> =
-            cells.filter(|cell| !begun.contains(cell)).map(|cell| self.step(spec.clone(), cell)).collect();
+        let missing = cells.filter(|cell| !begun.contains(cell)).take(MAX_STEPS_AT_ONCE);
+        let steps: Vec<JobRecord> = missing.map(|cell| self.step(spec.clone(), cell)).collect();
         (!steps.is_empty()).then_some(Decision::Begin(steps))
     }
 
@@ -137,11 +141,15 @@ impl Scene<'_> {
             .or_else(|| self.is_under_way(JobKind::Discard).then_some(Decision::Wait))
     }
 
-    /// Ends the steps that are under way; nothing when none is.
+    /// Ends the steps that are under way, some at a time; nothing when none is.
     pub(super) fn end_steps(&self) -> Option<Decision> {
         let running: Vec<&Job> = self.steps.iter().filter(|step| !step.state.is_terminal()).collect();
-        let to_cancel: Vec<JobId> =
-            running.iter().filter(|step| step.record.cancel.is_none()).map(|step| step.record.id).collect();
+        let to_cancel: Vec<JobId> = running
+            .iter()
+            .filter(|step| step.record.cancel.is_none())
+            .map(|step| step.record.id)
+            .take(MAX_STEPS_AT_ONCE)
+            .collect();
         match (running.is_empty(), to_cancel.is_empty()) {
             (true, _) => None,
             (false, true) => Some(Decision::Wait),

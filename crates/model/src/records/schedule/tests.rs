@@ -58,6 +58,9 @@ fn each_local_time_comes_once() {
         times(&half_past_two, "2026-03-28T00:00:00Z", 3),
         ["2026-03-28T01:30:00Z", "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"]
     );
+    // After the change, when it is 03:10 there, 02:30 has still to come: at 03:30.
+    assert_eq!(times(&half_past_two, "2026-03-29T01:10:00Z", 1), ["2026-03-29T01:30:00Z"]);
+    assert_eq!(times(&half_past_two, "2026-03-29T01:30:00Z", 1), ["2026-03-30T00:30:00Z"]);
     assert_eq!(
         times(&half_past_two, "2026-10-24T12:00:00Z", 2),
         ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::decide::driven::scene::MAX_STEPS_AT_ONCE;
 use crate::decide::driven::tests::world::{World, cell, restored};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::outcome::JobOutcome;
@@ -10,6 +11,7 @@ use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::types::code::Code;
 use crate::types::lsn::Timeline;
+use crate::types::name::CellName;
 
 #[test]
 fn restore_runs_its_steps_in_order() {
@@ -248,13 +250,31 @@ fn restore_is_given_up_when_the_primary_runs_and_could_not_be_fenced() {
 fn primary_whose_pooler_returns_is_fenced_before_the_recovery_ends() {
     let mut world = World::new(JobKind::Restore, false);
     world.alive = vec![cell("zone2"), cell("zone3")];
-    for _ in 0..3 {
-        world.round();
+    while !world.steps.iter().any(|step| step.record.kind() == JobKind::Recover) {
         world.end(0, true);
+        world.round();
     }
     world.alive.insert(0, cell("zone1"));
     world.run(|_, _| true);
     assert_eq!(world.closed.clone().unwrap().0, JobState::Succeeded);
     let of_primary = |step: &&Job| step.record.kind() == JobKind::Fence && step.record.cell == cell("zone1");
     assert!(world.steps.iter().find(of_primary).is_some_and(|step| step.state == JobState::Succeeded));
+    // The recovery that had begun did not read what the primary archived since: it is done again, to that end.
+    let recoveries = world.steps.iter().filter_map(|step| match &step.record.spec {
+        JobSpec::Recover(params) => Some(params.last_segment.as_deref()),
+        _ => None,
+    });
+    assert_eq!(recoveries.collect::<Vec<_>>(), [None, Some("000000010000000000000007")]);
+}
+
+#[test]
+fn more_cells_than_a_transaction_holds_are_fenced_and_rebuilt() {
+    let mut world = World::new(JobKind::Restore, false);
+    let cells: Vec<CellName> = (1..=250).map(|n| cell(&format!("zone{n}"))).collect();
+    (world.alive, world.members) = (cells.clone(), cells);
+    world.run(|_, _| true);
+    assert_eq!(world.closed.clone().unwrap().0, JobState::Succeeded);
+    let count = |kind| world.steps.iter().filter(|step| step.record.kind() == kind).count();
+    assert_eq!((count(JobKind::Fence), count(JobKind::Rebuild)), (250, 249));
+    assert!(world.most_at_once <= MAX_STEPS_AT_ONCE, "{}", world.most_at_once);
 }

@@ -41,6 +41,8 @@ pub(super) struct World {
     /// Since when the leader has seen the job; since it was asked for when none.
     pub(super) waited: Option<Duration>,
     pub(super) now: Timestamp,
+    /// The most steps that one decision began.
+    pub(super) most_at_once: usize,
 }
 
 impl World {
@@ -92,6 +94,7 @@ impl World {
             ended_for: BTreeMap::new(),
             waited: None,
             now: Timestamp::UNIX_EPOCH,
+            most_at_once: 0,
         }
     }
 
@@ -124,6 +127,7 @@ impl World {
         match self.decide() {
             Decision::Wait => {}
             Decision::Begin(records) => {
+                self.most_at_once = self.most_at_once.max(records.len());
                 for record in records {
                     assert!(
                         self.steps.iter().all(|step| step.record.id != record.id),
