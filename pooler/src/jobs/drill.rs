@@ -125,7 +125,7 @@ fn prepare_copy<'a>(
     params: &DrillParams,
     home: &Path,
 ) -> PrivateInstance<'a> {
-    let (job, data) = (context.job.record.id, CellLayout::drill_data(&home));
+    let (job, data) = (context.job.record.id, CellLayout::drill_data(home));
     let mut copy = PrivateInstance::new(context.agent, database, card, job, data, params.nice);
     copy.tablespaces = Some(home.join("tablespaces"));
     copy
