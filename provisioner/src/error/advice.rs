@@ -87,7 +87,7 @@ impl ProvisionError {
                     .to_owned(),
             ),
             Self::RepositoryInside { repository, .. } => Some(format!(
-                "nothing was removed: to keep the backups, run `cellar down` and move {} elsewhere; then repeat the command",
+                "its files were not touched. A cell can be removed with its directory kept: leave --delete-data out. Before the cluster is removed, end it (`cellar down`) and move {} elsewhere",
                 repository.display()
             )),
             Self::NotEncrypted { .. } => Some(

@@ -158,7 +158,7 @@ fn up_takes_a_backup_when_the_only_full_one_is_not_proven() {
     let cluster = Cluster::up("zone1,zone2");
     let first = labels(&cluster).pop().expect("the first backup");
     cluster.cellar(&["up"]);
-    assert_eq!(labels(&cluster), [first.clone()], "one that is proven is enough");
+    assert_eq!(labels(&cluster), [first.as_str()], "one that is proven is enough");
     let unproven = ["--annotation=cellar-proof=unproven", &format!("--set={first}"), "annotate"];
     let _ = pgbackrest(&cluster, "zone2", &unproven).ok();
     assert_ne!(cluster.json(&["backups", "show", &first])["verified"], true);
