@@ -1,8 +1,7 @@
 //! Cells come and go under load, and nobody else notices.
 
-use std::process::Stdio;
-
 use std::path::Path;
+use std::process::Stdio;
 
 use cellar_tests::{Cluster, eventually};
 
