@@ -1,5 +1,6 @@
 //! Cells come and go under load, and nobody else notices.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use cellar_tests::{Cluster, eventually};
@@ -132,4 +133,39 @@ fn a_removal_that_was_interrupted_is_finished_by_up_or_by_itself() {
     let _ = cluster.try_cellar(&["cells", "remove", "zone3", "--delete-data"]).refused(2);
     let _ = cluster.try_cellar(&["cells", "remove", "signing", "--delete-data"]).refused(2);
     let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn a_repository_and_a_cell_are_not_in_one_place_and_the_one_is_not_deleted_with_the_other() {
+    let cluster = Cluster::new();
+    let repo = cluster.directory().join("zone3");
+    let up = |repo: &Path| {
+        let repo = repo.display().to_string();
+        cluster.try_cellar(&["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--repo", &repo])
+    };
+    for inside in ["zone2", "zone2/pg_data/repo", "etcd/repo"] {
+        let message = up(&cluster.directory().join(inside)).refused(2);
+        assert!(message.contains("--repo") && message.contains("lie in one another"), "{message}");
+    }
+    assert!(!cluster.directory().exists(), "something was made");
+    let _ = up(&repo).ok();
+    let message = cluster.try_cellar(&["cells", "add", "zone3"]).refused(2);
+    assert!(message.contains(&repo.display().to_string()), "{message}");
+
+    // Somebody moves it to the disk of a cell, with a link in its place.
+    let moved = cluster.directory().join("zone2/repo");
+    std::fs::rename(&repo, &moved).expect("moved");
+    std::os::unix::fs::symlink(&moved, &repo).expect("a link");
+    for command in [&["cells", "remove", "zone2", "--delete-data"][..], &["down", "--destroy"]] {
+        let message = cluster.try_cellar(command).refused(3);
+        assert!(message.contains("lies in"), "{message}");
+        // Nothing was stopped, or left the topology.
+        let _ = cluster.backup("zone2", "incr");
+    }
+    assert!(moved.join("backup/app/backup.info").exists());
+    std::fs::remove_file(&repo).expect("the link");
+    std::fs::rename(&moved, &repo).expect("moved back");
+    cluster.cellar(&["cells", "remove", "zone2", "--delete-data"]);
+    cluster.cellar(&["down", "--destroy"]);
+    assert!(repo.join("backup/app/backup.info").exists());
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, wait_for};
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, processes_with, wait_for};
 use serde_json::Value;
 
 use crate::ledger;
@@ -272,6 +272,17 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     cluster.cellar(&["down"]);
     assert!(!is_alive(postmaster), "the copy's PostgreSQL goes down with its cluster");
     no_trace(&cluster, "zone2");
+
+    // Nor when its pooler is gone, which would have ended it.
+    cluster.cellar(&["up"]);
+    let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    assert!(is_alive(postmaster));
+    cluster.cellar(&["down"]);
+    assert!(!is_alive(postmaster), "it goes on after its cluster has gone down");
+    let left = processes_with("postgres", &cluster.directory().join("zone2").display().to_string());
+    assert_eq!(left, Vec::<i32>::new());
 }
 
 /// Canceled while pgBackRest copies, far below what it could: at 1 MiB/s it would take half a minute.

@@ -168,15 +168,56 @@ fn a_new_authority_is_finished_by_the_next_run() {
     ];
     for (until, reached) in stages {
         let authority = read(&cluster.directory().join("ca/ca.crt"));
+        let out = cluster.directory().join(format!("given-{until}")).display().to_string();
+        let issued = cluster.json(&["certs", "issue", "--role", "viewer", "--name", until, "--out", &out]);
+        let issued = issued["serial"].as_str().expect("a serial").to_owned();
+        let is_listed = || serials(&cluster).values().any(|serial| *serial == issued);
         kill_when(&cluster, &["certs", "rotate", "--ca"], &format!("the new authority was {until}"), reached);
         // Whatever stands now works, and `up` changes nothing of it.
         let _ = cluster.cellar(&["up"]);
+        // What was issued before is trusted still, perhaps, and so it is shown.
+        assert!(is_listed(), "{until}");
         let _ = cluster.backup("zone2", "full");
         let _ = cluster.cellar(&["certs", "rotate", "--ca"]);
         assert_ne!(read(&cluster.directory().join("ca/ca.crt")), authority);
+        assert!(!is_listed(), "nothing accepts it any more");
         assert!(!["ca/next", "ca/old.crt", "ca.previous", "ca.next"].into_iter().any(there));
         let _ = cluster.backup("zone2", "incr");
     }
+}
+
+#[test]
+fn keys_that_an_interrupted_rotation_left_go_with_the_cluster_and_mislead_no_later_rotation() {
+    let cluster = Cluster::up("zone1,zone2");
+    let there = |file: &str| cluster.directory().join(file).exists();
+    kill_when(&cluster, &["certs", "rotate", "--ca"], "the new authority signed", &|| there("ca/old.crt"));
+    // Killed right after the exchange, the old one has the other name still.
+    let left = ["ca.previous", "ca.next"].into_iter().find(|name| there(name)).expect("the old authority");
+    let files = ["ca.key", "ca.crt"].map(|file| (file, read(&cluster.directory().join(left).join(file))));
+    let _ = cluster.cellar(&["down", "--destroy"]);
+    assert!(!cluster.directory().exists(), "something is left");
+
+    // The next cluster is misled neither by what was there before it nor by what comes there later.
+    let previous = cluster.directory().join("ca.previous");
+    let plant = || {
+        std::fs::create_dir_all(&previous).expect("a directory");
+        for (file, text) in &files {
+            std::fs::write(previous.join(file), text).expect("a file");
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(previous.join(file), private).expect("chmod");
+        }
+    };
+    plant();
+    let _ = cluster.try_up("zone1,zone2").ok();
+    assert!(!previous.exists());
+    plant();
+    let (before, key) = (serials(&cluster), read(&cluster.directory().join("zone2/tls/server.key")));
+    let _ = cluster.cellar(&["certs", "rotate"]);
+    for (path, serial) in serials(&cluster) {
+        assert_eq!(path.ends_with("ca/ca.crt"), serial == before[&path], "{path}");
+    }
+    assert_ne!(read(&cluster.directory().join("zone2/tls/server.key")), key);
+    assert!(!previous.exists());
 }
 
 #[test]
