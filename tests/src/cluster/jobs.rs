@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use cellar_api::v1;
 use cellar_api::v1::JobState;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use serde_json::Value;
 use cellar_model::Code;
+use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
 
