@@ -258,10 +258,7 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
     let _ = in_the_middle(&cluster, "zone2", &id);
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
     assert_eq!(untouched(&cluster), before);
@@ -309,10 +306,7 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
         home(&cluster, "zone2", &id).join("data/base/1").exists().then_some(())
     });
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
 }

@@ -8,7 +8,10 @@ use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process, wait_
 use serde_json::Value;
 
 use crate::ledger::release;
-use hold::{give_up, held_copy, held_recovery, kill_before_swap, pooler, private_postmaster, raise};
+use hold::{
+    give_up, held_copy, held_recovery, kill_before_swap, kill_pooler_beside, pooler, private_postmaster,
+    raise,
+};
 use scene::{
     MOMENT_TIMEOUT, Restore, begin, begin_rollback, begin_to, check_members, cluster, confirm,
     data_directories, directory, fails, rows, succeeds,
@@ -30,8 +33,7 @@ fn what_dies_before_the_point_of_no_return_changes_nothing() {
     // The pooler, while the private PostgreSQL runs.
     let restore = begin(&cluster);
     let postmaster = private_postmaster(&restore.copy(&cluster));
-    kill_hard(pooler(&cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(&cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(&cluster, &restore, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -89,8 +91,7 @@ fn roll_back(cluster: &Cluster, restore: &Restore) {
     // The pooler, while the kept copy's private PostgreSQL runs.
     let rollback = begin_rollback(cluster, restore);
     let postmaster = private_postmaster(&kept);
-    kill_hard(pooler(cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(cluster, &rollback, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -178,8 +179,7 @@ fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
         let pid = lines.first()?.parse().ok().filter(|pid| is_alive(*pid))?;
         lines.get(4).is_some_and(|directory| !directory.is_empty() && *directory != sockets).then_some(pid)
     });
-    kill_hard(pooler(&cluster, "zone2"));
-    assert!(is_alive(private), "it was to be there still");
+    kill_pooler_beside(&cluster, "zone2", private);
     cluster.cellar(&["up"]);
     assert!(!is_alive(private));
     let job = cluster.ended(&restore.id);

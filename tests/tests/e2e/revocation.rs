@@ -45,7 +45,7 @@ impl SlowReader {
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
         });
-        first.recv_timeout(std::time::Duration::from_secs(20)).expect("his session");
+        first.recv_timeout(std::time::Duration::from_secs(60)).expect("his session");
         Self { child, reader: Some(reader) }
     }
 
@@ -57,7 +57,7 @@ impl SlowReader {
     /// He has not come to the end of the file, and does not come there.
     #[track_caller]
     fn ends_early(mut self) {
-        let status = wait_for("his session to end", std::time::Duration::from_secs(20), || {
+        let status = wait_for("his session to end", std::time::Duration::from_secs(60), || {
             self.child.try_wait().expect("a child")
         });
         assert!(!status.success(), "he has read it all");
@@ -137,12 +137,12 @@ fn a_revoked_certificate_opens_nothing() {
             while let Some(_news) = stream.message().await? {}
             Ok::<(), tonic::Status>(())
         };
-        tokio::time::timeout(std::time::Duration::from_secs(5), rest).await
+        tokio::time::timeout(std::time::Duration::from_secs(60), rest).await
     });
     assert!(ended.as_ref().is_ok_and(Result::is_err), "the stream goes on: {ended:?}");
     cellar_tests::signal(frozen, Signal::SIGCONT);
     let _ = cluster.ended(&job);
-    wait_for("multiadmin to refuse it", std::time::Duration::from_secs(5), || {
+    wait_for("multiadmin to refuse it", std::time::Duration::from_secs(60), || {
         let said = list(&stolen);
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });
@@ -184,7 +184,7 @@ fn a_revoked_certificate_opens_nothing() {
     let _ = cluster.cellar(&["certs", "revoke", &serial]);
     let refused = runtime.block_on(write_as_pooler(&standing)).expect_err("a connection that stood");
     assert!(refused.to_string().contains("permission denied"), "{refused}");
-    wait_for("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
+    wait_for("the revoked connection to be replaced", std::time::Duration::from_secs(60), || {
         let now = receivers(&cluster);
         (!now.is_empty() && now != stream).then_some(())
     });
@@ -245,7 +245,7 @@ fn a_revoked_certificate_opens_nothing() {
     kill_hard(cluster.pid("pid/multiadmin.pid"));
     let _ = cluster.cellar(&["up"]);
     refused("after a restart");
-    wait_for("multiadmin to have read the list", std::time::Duration::from_secs(5), || {
+    wait_for("multiadmin to have read the list", std::time::Duration::from_secs(60), || {
         let said = list(&kept);
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });

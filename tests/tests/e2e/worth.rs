@@ -75,8 +75,9 @@ fn two_unproven_full_backups_do_not_push_out_the_proven_chain() {
     let proven = labels(&cluster).pop().expect("the first backup");
     assert_ne!(proof_mark(&cluster, &proven), "");
     let rows = vec![ledger::insert(&cluster, "a row")];
-    let canceled = cluster.begin_backup("zone2", "full");
+    let (canceled, held) = ledger::hold_backup(&cluster, "zone2", "full");
     cluster.cellar(&["jobs", "cancel", &canceled]);
+    ledger::release(&held);
     let _ = cluster.ended(&canceled);
     let unproven = [
         by_hand(&cluster, &[]),
