@@ -16,7 +16,7 @@ use crate::data_layout::layout_obstacles;
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::{self, Mark, way_back};
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
-use crate::instance::seeding_marker::Legacy;
+use crate::instance::seeding_marker::{Legacy, inheritance};
 use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
@@ -54,7 +54,10 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         params.keep_for = way_back(&incarnation::record(agent), &agent.cell, Mark::read(&data).ok());
     }
     let before = check_before(context, &params, &data, &leader).await?;
-    let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
+    let legacy = match before {
+        Occupant::SomethingElse => Legacy::default(),
+        _ => inheritance(agent).map_err(|error| failed("looking at the old files", &error))?,
+    };
     let hold = hold_standby(agent).await?;
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate

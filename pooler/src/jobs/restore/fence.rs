@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal, RestoreParams,
+    Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal, RestoreParams,
     Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
@@ -16,6 +16,7 @@ use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
 use crate::data_layout::obstacles;
 use crate::instance::hold::Hold;
+use crate::instance::round::report_state;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
@@ -95,6 +96,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
     stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
+    report_state(agent, InstanceState::Waiting, "stopped for a restore of the database");
     if !recorded {
         return Ok(not_primary(true, found.timeline));
     }
