@@ -139,7 +139,9 @@ mod tests {
 
     #[test]
     fn files_of_somebody_else_are_not_given_to_pgbackrest() {
-        for (files, origin) in [(&["global/mine"][..], UNFINISHED), (&["PG_VERSION"], Origin::NEW), (&[], Origin::NEW)] {
+        for (files, origin) in
+            [(&["global/mine"][..], UNFINISHED), (&["PG_VERSION"], Origin::NEW), (&[], Origin::NEW)]
+        {
             let data = directory(files);
             assert!(!prepare(data.path(), origin).unwrap(), "{files:?}");
             assert!(!data.path().join(MANIFEST).exists(), "{files:?}");

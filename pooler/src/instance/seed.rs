@@ -216,4 +216,3 @@ async fn choose_backup(
         }
     }
 }
-

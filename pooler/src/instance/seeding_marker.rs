@@ -138,9 +138,8 @@ mod tests {
             std::fs::create_dir_all(data).unwrap();
             std::fs::write(data.join("postgresql.auto.conf"), text).unwrap();
         };
-        let delay = |kept: Option<&Path>| {
-            String::from_utf8(Legacy::of_either(&data, kept).own_settings).unwrap()
-        };
+        let delay =
+            |kept: Option<&Path>| String::from_utf8(Legacy::of_either(&data, kept).own_settings).unwrap();
         settings(&kept, "recovery_min_apply_delay = '1h'\n");
         std::os::unix::fs::symlink("/wal", kept.join("pg_wal")).unwrap();
         assert_eq!(delay(None), "", "there is no data");

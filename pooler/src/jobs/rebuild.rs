@@ -25,11 +25,11 @@ use crate::jobs::rebuild::streaming::wait_until_streaming;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::restore_failure;
 
-/// How long the new standby may take from its start until it streams. It first replays what was archived since the
-/// backup.
+/// How long the new standby may come no further before it streams. It first replays what was archived since the backup,
+/// which takes as long as it takes.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long reinstated data may take until it streams; it was a healthy standby when it was set aside.
+/// How long reinstated data may come no further before it streams; it was a healthy standby when it was set aside.
 const REINSTATED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a rebuild job to its end.

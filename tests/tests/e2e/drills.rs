@@ -305,6 +305,21 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
     no_trace(&cluster, "zone2");
 }
 
+/// Somebody waits for the plan of a restore, and nobody for a drill.
+#[test]
+fn a_restore_is_planned_while_a_drill_goes_on() {
+    let cluster = Cluster::up("zone1");
+    let job = cluster.json(&["drill", "--no-wait", "--max-rate", "1MiB"]);
+    let id = job["id"].as_str().expect("a job").to_owned();
+    wait_for("files to be copied", MOMENT, || {
+        home(&cluster, "zone1", &id).join("data/base/1").exists().then_some(())
+    });
+    let plan = cluster.json(&["restore", "--plan", "--latest"]);
+    assert_eq!((&plan["state"], &plan["cell"]), (&"JOB_STATE_SUCCEEDED".into(), &"zone1".into()), "{plan:#}");
+    assert_eq!(cluster.job(&id)["state"], "JOB_STATE_RUNNING", "the drill was to go on");
+    cluster.cellar(&["jobs", "cancel", &id]);
+}
+
 /// The biggest file below a directory.
 fn biggest(directory: &Path) -> PathBuf {
     let mut found: Option<(u64, PathBuf)> = None;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal, RestoreParams,
-    Segment, Timeline,
+    Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal,
+    RestoreParams, Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -24,9 +24,6 @@ use crate::repository::tool_failure::tool_error;
 
 /// How long the record of the fence may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long a crashed primary may take to replay its own WAL.
-const CRASH_RECOVERY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long one segment may take to be archived.
 const ARCHIVE_PUSH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -143,8 +140,8 @@ async fn finish_crashed(
     let private = PrivateInstance::new(agent, database, card, context.job.record.id, data.to_owned(), 0);
     private.prepare()?;
     let ended = async {
-        private.start(&archive_command(agent, database, card), CRASH_RECOVERY_TIMEOUT).await?;
-        private.stop().await
+        private.finish(context, &archive_command(agent, database, card)).await?;
+        private.stop().await.map_err(JobFailure::from)
     };
     let ended = ended.await;
     private.leave().await;

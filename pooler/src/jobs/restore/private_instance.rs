@@ -29,6 +29,10 @@ const RECOVERY_BUFFERS_MB: (u64, u64) = (64, 1024);
 /// Shared buffers of a copy beside the running database, MiB: a thirty-second of the free memory, within these bounds.
 const DRILL_BUFFERS_MB: (u64, u64) = (32, 128);
 
+/// How long the last checkpoint of a copy may take: a copy that does not come to a clean end is of no use, and to recover it
+/// took hours.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// A copy and its private instance.
 pub(crate) struct PrivateInstance<'a> {
     pub(super) agent: &'a Agent,
@@ -230,8 +234,9 @@ impl<'a> PrivateInstance<'a> {
         self.inspect().await.is_ok_and(|(_, control)| !replays.suffice_for(&control.required))
     }
 
-    /// Starts the copy without recovery settings and with this `archive_command`, private as before.
-    pub(crate) async fn start(&self, archive_command: &str, timeout: Duration) -> Result<(), JobError> {
+    /// Starts the copy without recovery settings and with this `archive_command`, private as before. It replays what its own
+    /// WAL holds, perhaps behind this call.
+    pub(super) async fn start(&self, archive_command: &str, timeout: Duration) -> Result<(), JobError> {
         let mut settings = self.settings(None, true).await?;
         archive_command.clone_into(&mut settings.archive_command);
         self.start_with(&settings, timeout).await
@@ -284,7 +289,8 @@ impl<'a> PrivateInstance<'a> {
 
     /// Stops the copy cleanly.
     pub(crate) async fn stop(&self) -> Result<(), JobError> {
-        let stopped = stop(&self.data, &StopTimeouts::default()).await;
+        let timeouts = StopTimeouts { checkpoint: CHECKPOINT_TIMEOUT, ..StopTimeouts::default() };
+        let stopped = stop(&self.data, &timeouts).await;
         stopped.map(drop).map_err(|error| self.failed("stopping the copy", &error))
     }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, ForkWithoutFile, InstanceState, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal,
-    SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
+    Code, ForkWithoutFile, InstanceState, JobError, JobId, JobOutcome, JobSpec, RecoverParams,
+    RecoveryResult, Refusal, SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
 };
 use cellar_postgres::{
     ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
