@@ -204,7 +204,11 @@ fn a_restore_in_place_that_was_cut_short_can_be_asked_for_again() {
 
     let again = || begin_to_unread(&cluster, &["--latest", "--in-place"]);
     let id = again();
-    let of_restore = |pid: i32| command_line(pid).iter().any(|word| word.starts_with("restore"));
+    let cell = format!("{}/", directory(&cluster, "zone1").display());
+    let of_restore = |pid: i32| {
+        let words = command_line(pid);
+        words.iter().any(|word| word.starts_with("restore")) && words.iter().any(|word| word.contains(&cell))
+    };
     let held = hold("the second restore", MOMENT_TIMEOUT, of_restore, || true);
     wait_for("the status to say that it is restored over", MOMENT_TIMEOUT, || {
         let status = cluster.status("zone1")?;

@@ -315,15 +315,19 @@ impl PrivateInstance<'_> {
                 if let Some(Awaited { segment, since }) = &awaited
                     && since.elapsed() > WAL_TIMEOUT
                 {
-                    return Err(self.wal_missing(segment).into());
+                    let never_opened = if first_readable.is_none() { self.never_opened() } else { None };
+                    return Err(never_opened.unwrap_or_else(|| self.wal_missing(segment)).into());
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             };
-            let readable = *first_readable.get_or_insert_with(Instant::now);
             if !state.in_recovery {
-                return Err(self.failed("recovering", &"the copy ended its recovery by itself").into());
+                // PostgreSQL does not pause at a target where nobody could connect to tell it to go on.
+                let never_opened = if first_readable.is_none() { self.never_opened() } else { None };
+                let ended = || self.failed("recovering", &"the copy ended its recovery by itself");
+                return Err(never_opened.unwrap_or_else(ended).into());
             }
+            let readable = *first_readable.get_or_insert_with(Instant::now);
             // A recovery also pauses when it meets settings that are too small, wherever its target is.
             if state.paused && self.needs_more_than(replays).await {
                 return Ok(Followed::NeedsMore);
