@@ -75,7 +75,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
     let Some((found, recovers)) = inspect_data(agent, &data).await? else {
         // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
-        let _hold = Hold::take(agent).await?;
+        let _hold = context.unless_interrupted(Hold::take(agent)).await??;
         let sockets = Path::new(&card.socket_directory);
         stop_vanished(sockets, card.postgres_port, &data)
             .await
@@ -87,11 +87,12 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         return Ok(not_primary(true, found.timeline));
     }
     let recorded = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
-    let _hold = Hold::take(agent).await?;
+    let _hold = context.unless_interrupted(Hold::take(agent)).await??;
     context.progress("stopping PostgreSQL").await;
     // What a primary has that is not the recorded one must not be archived, so that one is stopped at once.
     let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
-    stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    let stopped = context.unless_interrupted(stop(&data, &timeouts)).await?;
+    stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
     report_state(agent, InstanceState::Waiting, "stopped for a restore of the database");
     if !recorded {

@@ -79,7 +79,8 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
         // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
         copy.wal_of = Some(PathBuf::from(&card.data_directory));
     }
-    let _hold = if params.in_place { Some(Hold::take(agent).await?) } else { None };
+    let _hold =
+        if params.in_place { Some(context.unless_interrupted(Hold::take(agent)).await??) } else { None };
     let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
@@ -160,7 +161,7 @@ async fn make_copy(
     if !reached.paused && matches!(params.target, Target::Time(_)) {
         // Nothing was committed later, so the end of the WAL is the database at that time. But PostgreSQL refuses to end
         // a recovery whose target it has not met, so the recovery goes on from here without a target.
-        copy.stop().await?;
+        context.unless_interrupted(copy.stop()).await??;
         let rest = ReplayGoal { target: Target::Latest {}, ..goal };
         let stopped = reached.stopped;
         reached = copy.replay(context, &rest).await?;
@@ -178,7 +179,7 @@ async fn make_copy(
         }
     }
     copy.promote(&reached).await?;
-    copy.stop().await?;
+    context.unless_interrupted(copy.stop()).await??;
     let after = inspect_copy(agent, &copy.data).await?;
     if let Some(last) = taken.last().filter(|last| after.timeline <= **last) {
         return Err(wrong_instance(format!(

@@ -236,7 +236,7 @@ impl PrivateInstance<'_> {
                 Ok(Followed::There(reached)) => return Ok(reached),
                 Ok(Followed::NeedsMore) => {
                     tracing::info!(after = ?begun.elapsed(), "the WAL demands greater settings; the copy starts again");
-                    self.stop().await?;
+                    context.unless_interrupted(self.stop()).await??;
                 }
                 Err(error) => return Err(error),
             }
