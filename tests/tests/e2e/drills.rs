@@ -310,7 +310,7 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
 /// subtransactions of one.
 #[test]
 fn a_copy_that_postgresql_never_opens_is_no_matter_of_missing_wal() {
-    let cluster = Cluster::up("zone1");
+    let cluster = Cluster::up("zone1,zone2");
     cluster.sql("zone1", "CREATE TABLE t (i int)");
     let many = "BEGIN; DO $$ BEGIN FOR i IN 1..100 LOOP BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; \
         END LOOP; END $$; SELECT pg_sleep(600)";
@@ -318,7 +318,7 @@ fn a_copy_that_postgresql_never_opens_is_no_matter_of_missing_wal() {
     let mut session = session.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql runs");
     let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
     eventually("the transaction to be open", || cluster.sql("zone1", sleeps) == "1");
-    let _ = cluster.backup("zone1", "full");
+    let _ = cluster.backup("zone2", "full");
     let job = cluster.ended(&begin(&cluster, &[]));
     assert_eq!(job["error"]["code"], "UNSUPPORTED", "{job:#}");
     assert!(job["error"]["message"].as_str().is_some_and(|text| text.contains("subtransactions")), "{job:#}");

@@ -156,17 +156,17 @@ fn proof_outlives_the_record_of_its_job_and_is_written_on_backups_that_are_older
 /// A job that was told to end must not write to the repo beside the next one.
 #[test]
 fn job_that_writes_missing_marks_ends_when_it_is_told() {
-    let cluster = Cluster::up("zone1");
-    let made = label(&cluster.backup("zone1", "full"));
+    let cluster = Cluster::up("zone1,zone2");
+    let made = label(&cluster.backup("zone2", "full"));
     let _ =
-        pgbackrest(&cluster, "zone1", &["--annotation=cellar-proof=", &format!("--set={made}"), "annotate"])
+        pgbackrest(&cluster, "zone2", &["--annotation=cellar-proof=", &format!("--set={made}"), "annotate"])
             .ok();
-    let cell = format!("{}/", cluster.directory().join("zone1").display());
+    let cell = format!("{}/", cluster.directory().join("zone2").display());
     let expire = || {
-        let job = cluster.json(&["expire", "--yes", "--no-wait"]);
+        let job = cluster.json(&["expire", "zone2", "--yes", "--no-wait"]);
         job["id"].as_str().expect("a job").to_owned()
     };
-    for begin in [&(|| cluster.begin_backup("zone1", "incr")) as &dyn Fn() -> String, &expire] {
+    for begin in [&(|| cluster.begin_backup("zone2", "incr")) as &dyn Fn() -> String, &expire] {
         let id = begin();
         let writes_mark = |pid: i32| {
             let words = command_line(pid);
