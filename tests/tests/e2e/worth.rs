@@ -163,7 +163,7 @@ fn job_that_writes_missing_marks_ends_when_it_is_told() {
             .ok();
     let cell = format!("{}/", cluster.directory().join("zone2").display());
     let expire = || {
-        let job = cluster.json(&["expire", "zone2", "--yes", "--no-wait"]);
+        let job = cluster.json(&["expire", "--on", "zone2", "--yes", "--no-wait"]);
         job["id"].as_str().expect("a job").to_owned()
     };
     for begin in [&(|| cluster.begin_backup("zone2", "incr")) as &dyn Fn() -> String, &expire] {
@@ -290,12 +290,7 @@ fn drill_that_failed_in_another_cell_counts_wherever_a_backup_is_chosen() {
     let plan = ledger::plan(&cluster, &onto);
     assert_eq!(plan["backup"], older.as_str(), "{plan:#}");
     assert!(plan["why"].to_string().contains("drill"), "{plan:#}");
-    // Nothing builds on it, either.
-    let next = cluster.json(&["backup", "--from", "zone1", "--allow-primary", "--type", "incr"]);
-    assert_eq!(next["result"]["backup"]["type"], "BACKUP_TYPE_FULL", "{next:#}");
     let _ = drill("SELECT true").ok();
-    let expired = cluster.json(&["expire", "--backup", &label(&next), "--yes"]);
-    assert!(!kept(&expired).contains(&label(&next)), "{expired:#}");
     assert_eq!(ledger::plan(&cluster, &onto)["backup"], newer.as_str(), "the last drill passed");
 }
 
