@@ -1,8 +1,12 @@
 //! Invariant 4: one writer per stanza.
 
 use std::thread;
+use std::time::Duration;
 
-use cellar_tests::Cluster;
+use cellar_tests::{Cluster, command_line, eventually, is_alive, wait_for};
+
+use crate::ledger::{self, label};
+use crate::worth::pgbackrest;
 
 #[test]
 fn of_two_simultaneous_requests_exactly_one_runs() {
@@ -58,4 +62,35 @@ fn a_canceled_backup_ends_cleanly_and_frees_the_way() {
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     let _ = cluster.backup("zone2", "full");
+}
+
+/// A job that was told to end must not write to the repo beside the next one.
+#[test]
+fn job_that_writes_missing_marks_ends_when_it_is_told() {
+    let cluster = Cluster::up("zone1,zone2");
+    let made = label(&cluster.backup("zone2", "full"));
+    let _ =
+        pgbackrest(&cluster, "zone2", &["--annotation=cellar-proof=", &format!("--set={made}"), "annotate"])
+            .ok();
+    let cell = format!("{}/", cluster.directory().join("zone2").display());
+    let expire = || {
+        let job = cluster.json(&["expire", "--on", "zone2", "--yes", "--no-wait"]);
+        job["id"].as_str().expect("a job").to_owned()
+    };
+    for begin in [&(|| cluster.begin_backup("zone2", "incr")) as &dyn Fn() -> String, &expire] {
+        let id = begin();
+        let writes_mark = |pid: i32| {
+            let words = command_line(pid);
+            words.iter().any(|word| word == "annotate") && words.iter().any(|word| word.contains(&cell))
+        };
+        let held = ledger::hold("the mark to be written", Duration::from_secs(60), writes_mark, || true);
+        cluster.cellar(&["jobs", "cancel", &id]);
+        // Much sooner than a mark may take.
+        let job = wait_for("the job to end", Duration::from_secs(25), || {
+            let job = cluster.job(&id);
+            (job["state"] != "JOB_STATE_RUNNING").then_some(job)
+        });
+        assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
+        eventually("nobody to write to the repo", || held.iter().all(|pid| !is_alive(*pid)));
+    }
 }

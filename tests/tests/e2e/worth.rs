@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_tests::{
-    Cluster, Finished, as_user, command_line, eventually, is_alive, kill_hard, postgres_user, processes_with,
-    run, signal, wait_for,
+    Cluster, Finished, as_user, eventually, kill_hard, postgres_user, processes_with, run, signal, wait_for,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -31,7 +30,7 @@ fn proof_mark(cluster: &Cluster, label: &str) -> String {
 }
 
 /// pgBackRest by hand, with a cell's config.
-fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
+pub(crate) fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
     let config = cluster.directory().join(cell).join("pgbackrest.conf");
     let mut command = as_user(&postgres_user(), "pgbackrest");
     command
@@ -151,37 +150,6 @@ fn proof_outlives_the_record_of_its_job_and_is_written_on_backups_that_are_older
     );
     let incremental = cluster.backup("zone2", "incr");
     assert_eq!(incremental["result"]["backup"]["type"], "BACKUP_TYPE_INCR", "{incremental:#}");
-}
-
-/// A job that was told to end must not write to the repo beside the next one.
-#[test]
-fn job_that_writes_missing_marks_ends_when_it_is_told() {
-    let cluster = Cluster::up("zone1,zone2");
-    let made = label(&cluster.backup("zone2", "full"));
-    let _ =
-        pgbackrest(&cluster, "zone2", &["--annotation=cellar-proof=", &format!("--set={made}"), "annotate"])
-            .ok();
-    let cell = format!("{}/", cluster.directory().join("zone2").display());
-    let expire = || {
-        let job = cluster.json(&["expire", "--on", "zone2", "--yes", "--no-wait"]);
-        job["id"].as_str().expect("a job").to_owned()
-    };
-    for begin in [&(|| cluster.begin_backup("zone2", "incr")) as &dyn Fn() -> String, &expire] {
-        let id = begin();
-        let writes_mark = |pid: i32| {
-            let words = command_line(pid);
-            words.iter().any(|word| word == "annotate") && words.iter().any(|word| word.contains(&cell))
-        };
-        let held = ledger::hold("the mark to be written", Duration::from_secs(60), writes_mark, || true);
-        cluster.cellar(&["jobs", "cancel", &id]);
-        // Much sooner than a mark may take.
-        let job = wait_for("the job to end", Duration::from_secs(25), || {
-            let job = cluster.job(&id);
-            (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-        });
-        assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
-        eventually("nobody to write to the repo", || held.iter().all(|pid| !is_alive(*pid)));
-    }
 }
 
 /// Overwrites two pages of a table's file in one cell; the table has rows in them.
