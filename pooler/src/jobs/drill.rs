@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
-    SurveyedBackup, Target,
+    CellLayout, Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler,
+    Refusal, SurveyedBackup, Target,
 };
 use cellar_system::available_memory;
 
@@ -126,7 +126,7 @@ fn prepare_copy<'a>(
     params: &DrillParams,
     home: &Path,
 ) -> PrivateInstance<'a> {
-    let (job, data) = (context.job.record.id, home.join("data"));
+    let (job, data) = (context.job.record.id, CellLayout::drill_data(home));
     let mut copy = PrivateInstance::new(context.agent, database, card, job, data, params.nice);
     copy.tablespaces = Some(home.join("tablespaces"));
     copy

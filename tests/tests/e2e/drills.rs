@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, wait_for};
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, processes_with, wait_for};
 use serde_json::Value;
 
 use crate::ledger;
@@ -259,10 +259,7 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
     let _ = in_the_middle(&cluster, "zone2", &id);
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
     assert_eq!(untouched(&cluster), before);
@@ -273,6 +270,17 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     cluster.cellar(&["down"]);
     assert!(!is_alive(postmaster), "the copy's PostgreSQL goes down with its cluster");
     no_trace(&cluster, "zone2");
+
+    // Nor when its pooler is gone, which would have ended it.
+    cluster.cellar(&["up"]);
+    let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    assert!(is_alive(postmaster));
+    cluster.cellar(&["down"]);
+    assert!(!is_alive(postmaster), "it goes on after its cluster has gone down");
+    let left = processes_with("postgres", &cluster.directory().join("zone2").display().to_string());
+    assert_eq!(left, Vec::<i32>::new());
 }
 
 /// Canceled while pgBackRest copies, far below what it could: at 1 MiB/s it would take half a minute.
@@ -299,10 +307,7 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
         home(&cluster, "zone2", &id).join("data/base/1").exists().then_some(())
     });
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
 }

@@ -2,38 +2,36 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
+use cellar_api::v1;
 use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, wait_for};
 
-use crate::ledger::label;
+use crate::ledger::{self, label};
 use crate::worth::pgbackrest;
 
 #[test]
 fn of_two_simultaneous_requests_exactly_one_runs() {
     let cluster = Cluster::up("zone1,zone2,zone3");
-    let finished: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = ["zone2", "zone3"]
-            .into_iter()
-            .map(|cell| scope.spawn(|| cluster.try_cellar(&["backup", "--from", cell, "--type", "incr"])))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    let request = |cell: &str| v1::BackupRequest {
+        cell: cell.to_owned(),
+        r#type: v1::BackupType::Incr.into(),
+        ..Default::default()
+    };
+    // Two commands might come one after the other.
+    let (one, other) = cluster.ask(async |client| {
+        let (mut first, mut second) = (client.clone(), client.clone());
+        tokio::join!(first.backup(request("zone2")), second.backup(request("zone3")))
     });
-    let codes: Vec<i32> = finished.iter().map(|finished| finished.code).collect();
-    let mut sorted = codes.clone();
-    sorted.sort_unstable();
-    assert_eq!(sorted, [0, 3], "{finished:?}");
+    let (running, refused) = match (one, other) {
+        (Ok(job), Err(refused)) | (Err(refused), Ok(job)) => (job.into_inner().id, refused),
+        both => panic!("exactly one is to run: {both:?}"),
+    };
     // The refusal names the job that holds the lock, and that job is the one that ran.
-    let refused = finished.iter().find(|finished| finished.code == 3).expect("one");
-    let jobs = cluster.json(&["jobs", "list"]);
-    let running = jobs["jobs"]
-        .as_array()
-        .expect("jobs")
-        .iter()
-        .filter_map(|job| job["id"].as_str())
-        .find(|id| refused.stderr.contains(*id));
-    assert!(running.is_some(), "{}", refused.stderr);
+    assert_eq!(cellar_api::exit_code(refused.code()), 3, "{refused:?}");
+    assert!(refused.message().contains(&running), "{refused:?}");
+    let job = cluster.ended(&running);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
 }
 
 #[test]
@@ -59,8 +57,9 @@ fn a_queued_backup_follows_and_a_repeated_request_is_the_same_job() {
 fn a_canceled_backup_ends_cleanly_and_frees_the_way() {
     let cluster = Cluster::up("zone1,zone2");
     cluster.load(5);
-    let id = cluster.begin_backup("zone2", "full");
+    let (id, held) = ledger::hold_backup(&cluster, "zone2", "full");
     cluster.cellar(&["jobs", "cancel", &id]);
+    ledger::release(&held);
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     let _ = cluster.backup("zone2", "full");

@@ -11,7 +11,10 @@ use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, main_
 use serde_json::Value;
 
 use crate::ledger::{hold, release};
-use hold::{give_up, held_copy, held_recovery, kill_before_swap, pooler, private_postmaster, raise};
+use hold::{
+    give_up, held_copy, held_recovery, kill_before_swap, kill_pooler_beside, pooler, private_postmaster,
+    raise,
+};
 use scene::{
     MOMENT_TIMEOUT, Restore, begin, begin_rollback, begin_to, check_members, cluster, confirm,
     data_directories, directory, fails, rows, succeeds,
@@ -33,8 +36,7 @@ fn what_dies_before_the_point_of_no_return_changes_nothing() {
     // The pooler, while the private PostgreSQL runs.
     let restore = begin(&cluster);
     let postmaster = private_postmaster(&restore.copy(&cluster));
-    kill_hard(pooler(&cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(&cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(&cluster, &restore, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -92,8 +94,7 @@ fn roll_back(cluster: &Cluster, restore: &Restore) {
     // The pooler, while the kept copy's private PostgreSQL runs.
     let rollback = begin_rollback(cluster, restore);
     let postmaster = private_postmaster(&kept);
-    kill_hard(pooler(cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(cluster, &rollback, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -174,8 +175,7 @@ fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
     let all = rows(&cluster, "zone1");
     let restore = begin_to(&cluster, &["--latest", "--onto", "zone2", "--in-place"], all.clone());
     let private = postmaster_in_place(&cluster, "zone2");
-    kill_hard(pooler(&cluster, "zone2"));
-    assert!(is_alive(private), "it was to be there still");
+    kill_pooler_beside(&cluster, "zone2", private);
     cluster.cellar(&["up"]);
     assert!(!is_alive(private));
     let job = cluster.ended(&restore.id);
@@ -193,7 +193,7 @@ fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
 #[test]
 fn a_restore_in_place_that_was_cut_short_can_be_asked_for_again() {
     let cluster = cluster("zone1");
-    cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 100)");
+    cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 300000)");
     let all = rows(&cluster, "zone1");
     let data = directory(&cluster, "zone1").join("pg_data");
     let restore = begin_to(&cluster, &["--latest", "--in-place"], all.clone());
