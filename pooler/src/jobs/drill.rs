@@ -17,6 +17,7 @@ use cellar_system::available_memory;
 
 use crate::agent::Agent;
 use crate::disk::{free_bytes, write_refusal};
+use crate::instance::restore_target::Origin;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::drill::checks::run_checks;
 use crate::jobs::drill::choice::{Choice, choose};
@@ -146,7 +147,7 @@ async fn restore_and_check(
         std::fs::create_dir_all(path)
             .map_err(|error| write_refusal(&format!("cannot create {}", path.display()), &error))?;
     }
-    copy.restore(context, &backup.label, backup.size_bytes, false, params.max_bytes_per_second).await?;
+    copy.restore(context, &backup.label, backup.size_bytes, Origin::NEW, params.max_bytes_per_second).await?;
     let restored = begun.elapsed();
     let goal = ReplayGoal {
         target: Target::Latest {},

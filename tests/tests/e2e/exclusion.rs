@@ -1,9 +1,14 @@
 //! Invariant 4: one writer per stanza.
 
-use cellar_api::v1;
-use cellar_tests::Cluster;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
 
-use crate::ledger;
+use cellar_api::v1;
+use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, wait_for};
+
+use crate::ledger::{self, label};
+use crate::worth::pgbackrest;
 
 #[test]
 fn of_two_simultaneous_requests_exactly_one_runs() {
@@ -58,4 +63,55 @@ fn a_canceled_backup_ends_cleanly_and_frees_the_way() {
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     let _ = cluster.backup("zone2", "full");
+}
+
+/// A pgBackRest in front of the real one that, as long as there is a file `hold`, says in `held` that it is to annotate a
+/// backup, and goes no further.
+fn pgbackrest_that_can_be_held(directory: &Path) {
+    let (script, place) = (directory.join("pgbackrest"), directory.display());
+    let text = format!(
+        "#!/bin/sh\ncase \" $* \" in *' annotate '*)\nif [ -e {place}/hold ]; then echo $$ >{place}/new && mv {place}/new {place}/held; fi\n\
+         while [ -e {place}/hold ]; do sleep 0.1; done ;;\nesac\nPATH=${{PATH#*:}} exec pgbackrest \"$@\"\n"
+    );
+    std::fs::write(&script, text).expect("a script");
+    for (path, mode) in [(&*script, 0o755), (directory, 0o777)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its mode");
+    }
+}
+
+/// A job that was told to end must not write to the repo beside the next one.
+#[test]
+fn job_that_writes_missing_marks_ends_when_it_is_told() {
+    let programs = tempfile::tempdir().expect("a directory");
+    pgbackrest_that_can_be_held(programs.path());
+    let cluster = Cluster::up("zone1,zone2");
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").expect("a PATH"));
+    let _ = run(cluster.command(&["up"]).env("PATH", path)).ok();
+    let made = label(&cluster.backup("zone2", "full"));
+    let _ =
+        pgbackrest(&cluster, "zone2", &["--annotation=cellar-proof=", &format!("--set={made}"), "annotate"])
+            .ok();
+    std::fs::write(programs.path().join("hold"), "").expect("a file");
+    let expire = || {
+        let job = cluster.json(&["expire", "--on", "zone2", "--yes", "--no-wait"]);
+        job["id"].as_str().expect("a job").to_owned()
+    };
+    for begin in [&(|| cluster.begin_backup("zone2", "incr")) as &dyn Fn() -> String, &expire] {
+        let id = begin();
+        let mut held = 0;
+        eventually("the mark to be written", || {
+            let text = std::fs::read_to_string(programs.path().join("held")).unwrap_or_default();
+            held = text.trim().parse().unwrap_or_default();
+            held != 0 && is_alive(held)
+        });
+        cluster.cellar(&["jobs", "cancel", &id]);
+        // Much sooner than a mark may take.
+        let job = wait_for("the job to end", Duration::from_secs(25), || {
+            let job = cluster.job(&id);
+            (job["state"] != "JOB_STATE_RUNNING").then_some(job)
+        });
+        assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
+        eventually("nobody to write to the repo", || !is_alive(held));
+    }
 }

@@ -30,7 +30,7 @@ fn proof_mark(cluster: &Cluster, label: &str) -> String {
 }
 
 /// pgBackRest by hand, with a cell's config.
-fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
+pub(crate) fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
     let config = cluster.directory().join(cell).join("pgbackrest.conf");
     let mut command = as_user(&postgres_user(), "pgbackrest");
     command
