@@ -151,8 +151,11 @@ async fn the_environment_and_the_arguments_are_exact() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("\nLC_ALL=C\n") || text.starts_with("LC_ALL=C\n"));
     assert!(text.contains("TZ=UTC\n"));
-    let options = "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
-    assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options]);
+    let options = format!(
+        "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0 {}",
+        cellar_model::SESSION_RULES
+    );
+    assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options.as_str()]);
     assert!(text.ends_with("<--x=a b;$(c)'\">\n<info>\n<>\n"), "{text}");
 }
 

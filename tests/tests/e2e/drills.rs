@@ -197,6 +197,9 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert_eq!(check(&job, wrong)["detail"], "row 1 of 1 does not begin with true", "{job:#}");
     let leaked = check(&job, cast)["detail"].as_str().unwrap();
     assert!(leaked.contains("22P02") && !leaked.contains("hunter2"), "{job:#}");
+    // Nor is it in the log, into which the copy's server writes.
+    let log = cluster.cellar(&["jobs", "logs", job["id"].as_str().unwrap()]);
+    assert!(log.contains("selected new timeline ID") && !log.contains("hunter2"), "{log}");
     for program in &ran {
         let name: String = program.chars().take(80).collect();
         assert!(!check(&job, &name)["passed"].as_bool().unwrap_or_default(), "{job:#}");
