@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, wait_for};
+use cellar_tests::{Cluster, command_line, eventually, give_to_postgres, is_alive, kill_hard, wait_for};
 use serde_json::Value;
 
 use crate::ledger;
+use crate::restore_bad_days::SmallDisk;
 
 /// Longest wait for a moment of a drill.
 const MOMENT: Duration = Duration::from_secs(60);
@@ -380,4 +381,29 @@ fn damage_is_found() {
     assert_eq!(listed["lastDrill"]["job"], job["id"], "{listed:#}");
     assert!(!listed["lastDrill"]["passed"].as_bool().unwrap_or_default(), "{listed:#}");
     no_trace(&cluster, "zone2");
+}
+
+/// A copy grows beside the live instance, which must not run out of room for it. Mounting needs root.
+#[test]
+fn a_drill_ends_before_the_disk_is_full() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("NOT RUN: a small disk can only be mounted by root");
+        return;
+    }
+    let cluster = Cluster::up("zone1,zone2");
+    let drills = cluster.directory().join("zone2/drills");
+    let disk = SmallDisk::mount(&drills, "700m");
+    give_to_postgres(&drills);
+    let id = begin(&cluster, &["--on", "zone2", "--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    let filler = disk.leave(200 << 20);
+    let job = cluster.ended(&id);
+    assert_eq!(job["error"]["code"], "DISK_FULL", "{job:#}");
+    assert!(!is_alive(postmaster), "the copy is stopped");
+    std::fs::remove_file(filler).expect("ours");
+    no_trace(&cluster, "zone2");
+
+    let _filler = disk.leave(400 << 20);
+    let failed = cluster.try_cellar(&["drill", "--on", "zone2", "--max-rate", "0"]);
+    assert!(failed.code != 0 && failed.stderr.contains("are left to the database"), "{failed:?}");
 }
