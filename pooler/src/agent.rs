@@ -62,8 +62,6 @@ pub(crate) struct Agent {
     pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
     /// The certificates that the gRPC server refuses.
     pub(crate) revoked: Revoked,
-    /// The revocation list that was last read.
-    pub(crate) revocations_seen: RefCell<String>,
     /// What the cell's servers listen on.
     pub(crate) listening: RefCell<Listening>,
     /// Who may work on the instance: the supervisor or a job.
