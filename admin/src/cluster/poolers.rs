@@ -17,7 +17,7 @@ use crate::refusal::ETCD_FULL_REMEDY;
 const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long etcd may take to say which alarms are set.
-const ALARM_TIMEOUT: Duration = Duration::from_secs(1);
+const ALARM_TIMEOUT: Duration = Duration::from_secs(3);
 
 type PoolerId = (DatabaseName, CellName);
 

@@ -122,7 +122,7 @@ impl Admin {
     ) -> Result<Attempt, Refusal> {
         let begun = Instant::now();
         // The caller must get the reason rather than a timeout.
-        let limit = deadline.remaining() / 2;
+        let limit = deadline.remaining().saturating_sub(Duration::from_secs(1));
         loop {
             let refusal = match self.attempt(submission, id) {
                 Ok(attempt) => return Ok(attempt),

@@ -91,7 +91,7 @@ fn record(spec: &Value, result: &Value) -> Value {
         json!({
             "id": ID, "database": "app", "cell": "zone1",
             "requestedBy": "me", "requestId": "r", "createTime": TIME, "deadline": TIME,
-            "parent": OTHER, "cancel": {"requestedBy": "you", "time": TIME},
+            "parent": OTHER, "failedDrills": [LABEL], "cancel": {"requestedBy": "you", "time": TIME},
             "closure": {"state": "JOB_STATE_CANCELED", "time": TIME, "error": error(), "result": result},
         }),
         spec,

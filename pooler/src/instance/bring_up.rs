@@ -11,6 +11,7 @@ use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, 
 use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::data_layout::layout_obstacles;
+use crate::instance::data_role::newest_timeline;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
@@ -157,15 +158,10 @@ async fn decide(
     Ok(Decision { step, leader, successor, stanza_expected })
 }
 
-/// Whether the data has the history of a later timeline than its control file names: a promotion writes that first.
+/// Whether the data has the history of a later timeline than its control file names.
 fn was_promoted(path: &Path, data: &DataDirectory) -> bool {
     let DataDirectory::Valid { control, recovers: false, .. } = data else { return false };
-    let entries = std::fs::read_dir(path.join("pg_wal")).into_iter().flatten().flatten();
-    let timelines = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        u32::from_str_radix(name.strip_suffix(".history")?, 16).ok()
-    });
-    timelines.into_iter().any(|timeline| timeline > control.timeline.get())
+    newest_timeline(path, control) > control.timeline
 }
 
 /// Whether the recorded primary says that it is none, where that decides whether this one may start.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cellar_model::Role;
 use cellar_postgres::StopTimeouts;
 
 use crate::agent::Agent;
@@ -9,9 +10,11 @@ use crate::instance::incarnation::{self, Standing};
 
 /// How to stop the instance of `data`; none when it may run.
 ///
-/// The files alone decide: an instance that does not answer may accept writes all the same.
+/// An instance that does not answer may accept writes all the same, so the files decide. But one that was seen as a
+/// primary is one, whatever file lies there: PostgreSQL looks at it only when it starts.
 pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
-    let recovers = data.join("standby.signal").exists();
+    let is_primary = agent.facts.borrow().as_ref().is_some_and(|facts| facts.role == Role::Primary);
+    let recovers = !is_primary && data.join("standby.signal").exists();
     let Ok(standing) = incarnation::standing(agent, data) else {
         // A fence stops every primary. Nothing else is stopped for what is not known.
         let is_fenced = incarnation::record(agent).fence.is_some();

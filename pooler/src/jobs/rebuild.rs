@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
-    Repository, Role,
+    Repository,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::data_layout::layout_obstacles;
+use crate::instance::data_role::{is_being_promoted, is_primary, newest_timeline};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::{self, Mark, way_back};
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
@@ -55,7 +56,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     }
     let before = check_before(context, &params, &data, &leader).await?;
     let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
-    let hold = hold_standby(agent).await?;
+    let hold = hold_standby(agent, &data).await?;
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
@@ -68,7 +69,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
             Err(interrupted) => return Err(interrupted),
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
-        return restore_from_repo(context, hold_standby(agent).await?, &data, true, legacy).await;
+        return restore_from_repo(context, hold_standby(agent, &data).await?, &data, true, legacy).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {
@@ -87,22 +88,31 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
 
 /// Takes the instance for this job, unless it has become the primary in the meantime: looking at the repository and
 /// waiting for the supervisor take minutes, and a person may have promoted it.
-async fn hold_standby(agent: &Agent) -> Result<Hold<'_>, Refusal> {
+async fn hold_standby<'a>(agent: &'a Agent, data: &Path) -> Result<Hold<'a>, JobError> {
     let hold = Hold::take(agent).await?;
     let leader = agent.leader();
-    let facts = agent.facts.borrow();
     let is_recorded = leader.as_ref().is_some_and(|leader| leader.cell == agent.cell);
-    // One that has just been promoted is not recorded yet; one that was deposed is on an older timeline.
-    let is_promoted = facts.as_ref().is_some_and(|facts| {
-        facts.role == Role::Primary && leader.as_ref().is_none_or(|leader| facts.timeline > leader.term)
-    });
+    let looking = |error| failed("looking at the old files", &error);
+    let is_promoted = match inspect(&agent.tools, data).await.map_err(looking)? {
+        // One that has just been promoted is not recorded yet; one that was deposed is on an older timeline.
+        DataDirectory::Valid { control, recovers, .. } => {
+            let is_newest =
+                leader.as_ref().is_none_or(|leader| newest_timeline(data, &control) > leader.term);
+            // Data from before a restore is replaced whatever it was.
+            let is_current = incarnation::standing(agent, data).map_or(true, |standing| standing.current);
+            let is_primary = is_being_promoted(data)
+                || is_newest && is_primary(data, &control, recovers).map_err(looking)?;
+            is_current && is_primary
+        }
+        _ => false,
+    };
     if is_recorded || is_promoted {
         let message = format!("{} has become the primary while the rebuild was prepared", agent.cell);
         return Err(Refusal::new(Code::IsPrimary, message)
             .hint("nothing was changed")
-            .about("cell", &agent.cell));
+            .about("cell", &agent.cell)
+            .into());
     }
-    drop(facts);
     Ok(hold)
 }
 

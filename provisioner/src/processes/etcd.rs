@@ -147,6 +147,10 @@ impl Cluster {
                     tail: log_tail(&self.etcd_log()),
                 });
             }
+            // What ran when it was to be started may have been about to end.
+            if started.is_none() && self.etcd_pid().is_none() {
+                started = self.start_etcd()?;
+            }
             tokio::time::sleep(PROBE_INTERVAL).await;
         }
     }

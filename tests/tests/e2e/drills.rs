@@ -291,9 +291,10 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
         assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
         job["result"]["drill"]["restoreMillis"].as_str().unwrap().parse::<u64>().unwrap()
     };
-    let (slow, fast) = (drill("10MiB"), drill("0"));
-    assert!(slow >= 4000, "{size} bytes in {slow} ms is more than 10 MiB/s");
-    assert!(fast < 4000, "it has to be able to be faster: {fast} ms");
+    let (slow, fast) = (drill("4MiB"), drill("0"));
+    // At that rate it takes 11 s or more. On a busy machine pgBackRest may write for a moment before it is paused.
+    assert!(slow >= 9000, "{size} bytes in {slow} ms is much more than 4 MiB/s");
+    assert!(fast < slow / 2 || fast < 4000, "it has to be able to be faster: {fast} ms against {slow} ms");
 
     let job = cluster.json(&["drill", "--no-wait", "--max-rate", "1MiB"]);
     let id = job["id"].as_str().expect("a job").to_owned();

@@ -188,6 +188,22 @@ fn bring_up(cluster: &Cluster) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("cellar runs")
 }
 
+/// The file that makes a standby at the next start may lie beside a running primary, as after a demotion that was begun
+/// by hand and given up.
+#[test]
+fn primary_beside_which_a_standbys_file_lies_is_fenced_all_the_same() {
+    let cells = ["zone1", "zone2"];
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let mut rows = vec![ledger::insert(&cluster, "the first")];
+    let _ =
+        run(as_user(&postgres_user(), "touch").arg(cluster.directory().join("zone1/pg_data/standby.signal")))
+            .ok();
+    rows.push(ledger::insert(&cluster, "it writes on"));
+    cluster.cellar(&["restore", "--latest", "--onto", "zone2", "--yes"]);
+    check(&cluster, &cells, &rows);
+}
+
 #[test]
 fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
     let cells = ["zone1", "zone2", "zone3"];

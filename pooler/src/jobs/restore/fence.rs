@@ -15,6 +15,7 @@ use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, in
 use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
 use crate::data_layout::obstacles;
+use crate::instance::data_role::is_primary;
 use crate::instance::hold::Hold;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
@@ -56,13 +57,14 @@ fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
     }
 }
 
-/// The control data of a whole data directory, and whether it is a standby's; none when it is not whole.
+/// The control data of a whole data directory, and whether it is a primary's; none when it is not whole.
 async fn inspect_data(agent: &Agent, data: &Path) -> Result<Option<(ControlData, bool)>, JobError> {
-    match inspect(&agent.tools, data)
-        .await
-        .map_err(|error| failed("looking at the data directory", &error))?
-    {
-        DataDirectory::Valid { control, recovers, .. } => Ok(Some((control, recovers))),
+    let looking = |error| failed("looking at the data directory", &error);
+    match inspect(&agent.tools, data).await.map_err(looking)? {
+        DataDirectory::Valid { control, recovers, .. } => {
+            let is_primary = is_primary(data, &control, recovers).map_err(looking)?;
+            Ok(Some((control, is_primary)))
+        }
         _ => Ok(None),
     }
 }
@@ -75,7 +77,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     check_layout(agent, &context.job.record, &data)?;
     let not_primary =
         |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
-    let Some((found, recovers)) = inspect_data(agent, &data).await? else {
+    let Some((found, is_primary)) = inspect_data(agent, &data).await? else {
         // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
         let _hold = Hold::take(agent).await?;
         let sockets = Path::new(&card.socket_directory);
@@ -85,7 +87,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         let timeline = agent.leader().map_or(Timeline::new(1), |leader| leader.term);
         return Ok(not_primary(false, timeline));
     };
-    if recovers {
+    if !is_primary {
         return Ok(not_primary(true, found.timeline));
     }
     let recorded = agent.leader().is_some_and(|leader| leader.cell == agent.cell);

@@ -58,7 +58,8 @@ impl PrivateInstance<'_> {
             .option("job-retry-interval", "1");
         let mut throttle = Throttle::new(max_bytes_per_second);
         let watch = async |context: &mut JobContext<'_>, running: &Running| {
-            throttle.hold(running).await;
+            // It also stands while its progress is written, which takes seconds when etcd is slow.
+            let stop = throttle.stop_if_ahead(running);
             let bytes_done = restored_percentage(&self.log).map_or(0, |percent| part(size_bytes, percent));
             let progress = Progress {
                 phase: "restoring".to_owned(),
@@ -67,6 +68,9 @@ impl PrivateInstance<'_> {
                 ..Progress::default()
             };
             context.copying_progress(progress, running, &self.data).await;
+            if let Some(stop) = stop {
+                stop.rest(|| context.check_interrupted().is_err()).await;
+            }
         };
         let ended =
             context.run_pgbackrest_watched_every(THROTTLE_INTERVAL, &invocation, self.nice, watch).await?;
