@@ -34,15 +34,19 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
         .unwrap_or_else(|_| Err(no_answer(&"it took too long")))
 }
 
-/// Where the recorded primary writes now, as its own instance answers.
+/// Where the recorded primary writes now, and whom it lets stream, by their cells: as its own instance answers.
 ///
 /// # Errors
 /// When it does not answer, or is not the primary on the recorded timeline any more.
-pub(crate) async fn primary_position(agent: &Agent, card: &Pooler, leader: &Leader) -> Result<Lsn, Refusal> {
+pub(crate) async fn primary_position(
+    agent: &Agent,
+    card: &Pooler,
+    leader: &Leader,
+) -> Result<(Lsn, Vec<String>), Refusal> {
     let live = live_status(agent, card).await?;
     let same = live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get());
     let position = live.write_lsn.as_deref().and_then(|text| text.parse().ok());
-    position.filter(|_| same).ok_or_else(|| {
+    position.filter(|_| same).map(|position| (position, live.streaming_standbys)).ok_or_else(|| {
         Refusal::new(
             Code::NoPrimary,
             format!(

@@ -120,7 +120,8 @@ async fn check_source(agent: &Agent, card: &Pooler, params: &BackupParams) -> Re
         check_primary_source(&expected, &observed)?;
     } else {
         // The primary is asked after the standby, so that a healthy standby can only be behind it.
-        observed.primary_lsn = Some(peers::primary_position(agent, &primary, &leader).await?);
+        let (position, _) = peers::primary_position(agent, &primary, &leader).await?;
+        observed.primary_lsn = Some(position);
         check_standby_source(&expected, &observed)?;
         check_not_silent(&facts)?;
     }

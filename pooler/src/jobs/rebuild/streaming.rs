@@ -106,7 +106,12 @@ async fn check_streams(
         other_primaries: &[],
     };
     Ok(match primary_position(agent, &primary, &leader).await {
-        Ok(position) => {
+        // A receiver that is not let in calls itself streaming for a moment, too.
+        Ok((_, standbys)) if !standbys.contains(&agent.cell.to_string()) => {
+            let message = format!("the primary in {} does not send to {}", leader.cell, agent.cell);
+            Err(Refusal::new(Code::WrongPrimary, message))
+        }
+        Ok((position, _)) => {
             observed.primary_lsn = Some(position);
             check_standby_source(&expected, &observed)
         }
