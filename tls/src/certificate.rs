@@ -36,6 +36,8 @@ pub struct CertificateInfo {
     pub authority: bool,
     /// The serial number in lower-case hexadecimal, without separators or leading zeros.
     pub serial: String,
+    /// The public key that it is for, in lower-case hexadecimal.
+    pub public_key: String,
     /// Start of its validity.
     pub not_before: SystemTime,
     /// End of its validity.
@@ -76,6 +78,7 @@ impl CertificateInfo {
             client_auth: false,
             authority: certificate.is_ca(),
             serial: serial_text(certificate.raw_serial()),
+            public_key: key_text(certificate.public_key().subject_public_key.data.as_ref()),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
         };
@@ -211,8 +214,12 @@ fn common_name(certificate: &X509Certificate<'_>) -> String {
     name.unwrap_or_default().to_owned()
 }
 
+pub(crate) fn key_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 pub(crate) fn serial_text(bytes: &[u8]) -> String {
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = key_text(bytes);
     let trimmed = text.trim_start_matches('0');
     if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
 }
@@ -272,6 +279,7 @@ mod tests {
             client_auth: true,
             authority: false,
             serial: "1".into(),
+            public_key: String::new(),
             not_before: UNIX_EPOCH,
             not_after: UNIX_EPOCH + lifetime,
         };

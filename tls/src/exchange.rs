@@ -17,6 +17,7 @@ use crate::error::{Result, TlsError};
 use crate::file::{self, CERTIFICATE_MODE, KEY_MODE};
 use crate::file_names::CA_CERTIFICATE;
 use crate::identity::Identity;
+use crate::known_certificates::remember_certificates;
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -28,6 +29,18 @@ fn beside(directory: &Path, suffix: &str) -> PathBuf {
 #[must_use]
 pub fn previous(directory: &Path) -> PathBuf {
     beside(directory, ".previous")
+}
+
+/// Where the next set of a directory is made.
+fn next(directory: &Path) -> PathBuf {
+    beside(directory, ".next")
+}
+
+/// What exchanges of a directory may leave beside it: whatever removes the directory must remove these too, for they
+/// hold keys.
+#[must_use]
+pub fn leftovers(directory: &Path) -> [PathBuf; 2] {
+    [previous(directory), next(directory)]
 }
 
 fn remove(directory: &Path) -> Result<()> {
@@ -53,7 +66,8 @@ fn swap(one: &Path, other: &Path) -> Result<()> {
 }
 
 /// Puts what `fill` makes into an empty directory in the place of `directory`. Files that it does not make are copied
-/// as they are. When it fails, nothing has changed.
+/// as they are, and the certificates that are replaced are [remembered](crate::known_certificates()). When it fails,
+/// nothing has changed.
 ///
 /// # Errors
 /// What `fill` returns, or when the new directory cannot be made or exchanged.
@@ -62,10 +76,13 @@ pub fn exchange<E: From<TlsError>>(
     owner: Option<Owner>,
     fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let next = beside(directory, ".next");
+    let next = next(directory);
     remove(&next)?;
     file::create_private_directory(&next, owner)?;
-    let filled = fill(&next).and_then(|()| Ok(copy_missing(directory, &next, owner)?));
+    let filled = fill(&next).and_then(|()| {
+        remember_certificates(directory, &next, owner)?;
+        Ok(copy_missing(directory, &next, owner)?)
+    });
     if let Err(error) = filled {
         remove(&next)?;
         return Err(error);
@@ -122,7 +139,7 @@ fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
 /// # Errors
 /// When it cannot be removed.
 pub fn forget_previous(directory: &Path) -> Result<()> {
-    let next = beside(directory, ".next");
+    let next = next(directory);
     // A process that was killed after the exchange left the old set under this name.
     remove(&next)?;
     // In one step: half a set would be taken for one that can come back.

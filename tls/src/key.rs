@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 
 use cellar_system::Owner;
 
+use crate::certificate::key_text;
 use crate::error::{Result, TlsError};
 use crate::file::{self, Content, KEY_MODE};
 
@@ -92,6 +93,14 @@ impl KeyFile {
     pub(crate) fn pair(&self) -> &KeyPair {
         &self.pair
     }
+}
+
+/// The public half of the key in a file, as in [`CertificateInfo::public_key`](crate::CertificateInfo). Changes nothing.
+///
+/// # Errors
+/// When there is no key that can be read.
+pub fn public_key(path: &Path) -> Result<String> {
+    Ok(key_text(parse(path, &file::read_own(path)?)?.der_bytes()))
 }
 
 pub(crate) fn generate() -> Result<KeyPair> {

@@ -16,6 +16,7 @@ mod file_names;
 mod guard;
 mod identity;
 mod key;
+mod known_certificates;
 mod leaf;
 mod limits;
 mod listener;
@@ -34,13 +35,14 @@ pub use certificate::{CertificateInfo, PeerIdentity, certificate_expiry};
 pub use client::ClientTls;
 pub use connections::ConnectionLimits;
 pub use error::{Result, TlsError};
-pub use exchange::{exchange, exchange_back, forget_previous, install_renewed, previous};
+pub use exchange::{exchange, exchange_back, forget_previous, install_renewed, leftovers, previous};
 pub use file_names::{
     CA_CERTIFICATE, CA_KEY, CLIENT_CERTIFICATE, CLIENT_KEY, REVOCATIONS, SERVER_CERTIFICATE, SERVER_KEY,
 };
 pub use guard::{Guard, Guarded, Revoked, ToStatus};
 pub use identity::Identity;
-pub use key::KeyFile;
+pub use key::{KeyFile, public_key};
+pub use known_certificates::{KnownCertificate, known_certificates, remember_certificates};
 pub use leaf::{Issued, generate_server_cert, issue, sign_request};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};

@@ -25,6 +25,7 @@ mod required_settings;
 mod roles;
 mod session;
 mod settings;
+mod shutdown_checkpoint;
 mod stop;
 mod tools;
 

@@ -9,9 +9,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::PostgresError;
 use crate::postmaster::{PROGRAM, find, lock_file, processes, signal};
+use crate::shutdown_checkpoint::ShutdownCheckpoint;
 
 /// How often to look whether it has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often to look whether a checkpoint is still being written.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long to wait after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct StopTimeouts {
     /// After a fast shutdown, which archives a primary's last WAL and hangs for as long as the archiver
     /// cannot reach its repo. Zero: no fast shutdown.
     pub fast: Duration,
+    /// How much longer a fast shutdown may take while a primary's checkpoint is being written.
+    pub checkpoint: Duration,
     /// After an immediate one. PostgreSQL kills children that ignore it after 5 s.
     pub immediate: Duration,
     /// After SIGKILL.
@@ -29,6 +35,7 @@ impl Default for StopTimeouts {
     fn default() -> Self {
         Self {
             fast: Duration::from_secs(60),
+            checkpoint: Duration::from_secs(600),
             immediate: Duration::from_secs(15),
             kill: Duration::from_secs(10),
         }
@@ -67,6 +74,19 @@ async fn ended(process: &Process, within: Duration) -> bool {
     true
 }
 
+/// Waits while a server that was told to stop writes its checkpoint. Whether it has ended.
+async fn ended_after_checkpoint(postmaster: &Process, data_directory: &Path, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    let mut checkpoint = ShutdownCheckpoint::watch(postmaster);
+    while checkpoint.is_written(postmaster, data_directory) && Instant::now() < deadline {
+        if ended(postmaster, CHECKPOINT_INTERVAL).await {
+            return true;
+        }
+    }
+    // What comes after the checkpoint takes no time, unless the archiver hangs.
+    ended(postmaster, CHECKPOINT_INTERVAL).await
+}
+
 /// Kills whatever is left of the server, its archive and restore commands included.
 async fn kill_all(data_directory: &Path, within: Duration) -> Result<(), PostgresError> {
     let deadline = Instant::now() + within;
@@ -102,7 +122,10 @@ pub async fn stop(data_directory: &Path, timeouts: &StopTimeouts) -> Result<Stop
     ];
     for (step, timeout, outcome) in steps.into_iter().filter(|(_, timeout, _)| !timeout.is_zero()) {
         signal(&postmaster, step)?;
-        if ended(&postmaster, timeout).await {
+        let is_ended = ended(&postmaster, timeout).await
+            || step == Signal::SIGINT
+                && ended_after_checkpoint(&postmaster, data_directory, timeouts.checkpoint).await;
+        if is_ended {
             // A backend that the postmaster gave up on would keep the next server from starting.
             if processes(data_directory)?.is_empty() {
                 return Ok(outcome);

@@ -23,6 +23,7 @@ use support::{Cell, TEST_TIMEOUT, entries, signal, user, wait_for};
 fn quick() -> StopTimeouts {
     StopTimeouts {
         fast: Duration::from_secs(2),
+        checkpoint: Duration::from_secs(60),
         immediate: Duration::from_secs(10),
         kill: Duration::from_secs(5),
     }
@@ -342,7 +343,7 @@ async fn a_frozen_server_is_stopped_by_force_with_all_of_its_processes() {
         signal(pid, Signal::SIGSTOP);
     }
     let second = Duration::from_secs(1);
-    let timeouts = StopTimeouts { fast: second, immediate: second, kill: TEST_TIMEOUT };
+    let timeouts = StopTimeouts { fast: second, checkpoint: second, immediate: second, kill: TEST_TIMEOUT };
     assert_eq!(stop(&cell.data(), &timeouts).await.unwrap(), Stopped::Killed);
     assert_eq!(cell.pids(), Vec::<i32>::new());
     // Nothing is left that keeps the next one from starting.
@@ -377,6 +378,20 @@ async fn a_hanging_archiver_delays_only_the_fast_shutdown() {
     let DataDirectory::Valid { control, .. } = found else { panic!("{found:?}") };
     // The shutdown checkpoint was written; it is only the archiver that it waited for.
     assert!(matches!(control.state, ControlState::ShutDown | ControlState::InProduction), "{control:?}");
+}
+
+/// What the shared buffers hold is written at the end, on a slow disk for minutes.
+#[tokio::test]
+async fn a_shutdown_whose_checkpoint_takes_longer_than_a_shutdown_may_is_waited_for() {
+    let cell = Cell::running().await;
+    let rows = "CREATE TABLE t AS SELECT generate_series(1, 1000000)";
+    execute(&cell.endpoint(), rows, TEST_TIMEOUT).await.unwrap();
+    // Over long before the checkpoint is.
+    let timeouts = StopTimeouts { fast: Duration::from_millis(1), ..quick() };
+    assert_eq!(stop(&cell.data(), &timeouts).await.unwrap(), Stopped::Fast);
+    let found = inspect(&cell.tools, &cell.data()).await.unwrap();
+    let DataDirectory::Valid { control, .. } = found else { panic!("{found:?}") };
+    assert_eq!(control.state, ControlState::ShutDown);
 }
 
 #[tokio::test]

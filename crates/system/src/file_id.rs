@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a file or directory is, whatever name leads to it: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,14 +39,21 @@ pub fn is_same_place(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Whether a path leads to a directory or into it. A relative path leads nowhere: whose it is is not known here.
+/// Whether a path leads to a directory or into it, or would if both were made. A relative path leads nowhere: whose it
+/// is is not known here.
 #[must_use]
 pub fn is_inside(path: &Path, directory: &Path) -> bool {
-    if !path.is_absolute() {
-        return false;
+    path.is_absolute() && resolved(path).ancestors().any(|ancestor| is_same_place(ancestor, directory))
+}
+
+/// The path without symbolic links, as far as it exists: what is above the target of a link is not above the link.
+fn resolved(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (fs::canonicalize(ancestor), path.strip_prefix(ancestor)) {
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
     }
-    let Ok(wanted) = FileId::of(directory) else { return path.starts_with(directory) };
-    path.ancestors().any(|ancestor| FileId::of(ancestor).is_ok_and(|found| found == wanted))
+    path.to_owned()
 }
 
 #[cfg(test)]
@@ -72,5 +79,14 @@ mod tests {
         assert!(!is_inside(Path::new("real"), &real));
         fs::remove_dir(&real).unwrap();
         assert!(is_inside(&real.join("a"), &real) && !is_inside(&other, &real));
+        // A link into a directory below it, and places that are yet to be made.
+        fs::create_dir_all(real.join("deep/er")).unwrap();
+        let into = dir.path().join("into");
+        std::os::unix::fs::symlink(real.join("deep/er"), &into).unwrap();
+        assert!(is_inside(&into.join("repo"), &real) && is_inside(&into, &link.join("deep")));
+        assert!(!is_inside(&into, &other));
+        assert!(is_inside(&link.join("new/repo"), &real.join("new")));
+        assert!(!is_inside(&link.join("new"), &real.join("new/repo")));
+        assert!(!is_inside(&link.join("newer"), &real.join("new")));
     }
 }

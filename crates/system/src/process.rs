@@ -106,11 +106,16 @@ impl Process {
         Entry::new(self.pid).and_then(|entry| entry.cwd()).ok()
     }
 
+    /// Bytes that it has given to the kernel to write by itself; 0 for what this user may not see.
+    #[must_use]
+    pub fn own_bytes_written(&self) -> u64 {
+        Entry::new(self.pid).and_then(|entry| entry.io()).map_or(0, |io| io.wchar)
+    }
+
     /// Bytes that it and its descendants have given to the kernel to write; 0 for what this user may not see.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let own = Entry::new(self.pid).and_then(|entry| entry.io()).map_or(0, |io| io.wchar);
-        own + self.children().iter().map(Self::bytes_written).sum::<u64>()
+        self.own_bytes_written() + self.children().iter().map(Self::bytes_written).sum::<u64>()
     }
 
     /// The largest regular file below a directory that it or one of its descendants has open, and its size in bytes.

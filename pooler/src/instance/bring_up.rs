@@ -15,7 +15,6 @@ use crate::instance::data_role::newest_timeline;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
-use crate::instance::seeding_marker::Legacy;
 use crate::instance::set_aside::{install_successor, keep_old_data};
 use crate::instance::{incarnation, leadership, seed, seeding_marker};
 use crate::repository::stanza;
@@ -183,16 +182,8 @@ async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<()
 }
 
 async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
-    restore_with(agent, card, database, delta, Legacy::of(Path::new(&card.data_directory))).await
-}
-
-async fn restore_with(
-    agent: &Agent,
-    card: &Pooler,
-    database: &Database,
-    delta: bool,
-    legacy: Legacy,
-) -> Result<(), RoundError> {
+    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    let legacy = seeding_marker::inheritance(agent).map_err(marker)?;
     let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
     // A job that asks for the instance does not wait for hours: the restore is completed afterwards, or begun again.
     seed::restore(agent, database, card, &request, &|| agent.instance_lock.is_held()).await?;
@@ -226,11 +217,10 @@ async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(),
     if let Some(obstacle) = obstacles.into_iter().find(|found| kept_for.is_some() || found.in_place_too) {
         return Err(RoundError::Layout(obstacle.refusal()));
     }
-    let legacy = Legacy::of(data);
     if let Some(job) = kept_for {
         keep_old_data(agent, data, job).map_err(|error| RoundError::Marker(data.to_owned(), error))?;
     }
-    restore_with(agent, card, database, kept_for.is_none(), legacy).await
+    restore(agent, card, database, kept_for.is_none()).await
 }
 
 async fn start_instance(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {

@@ -6,9 +6,9 @@ use cellar_model::{Code, Refusal};
 
 use crate::agent::Agent;
 
-/// How long a round of the supervisor that is under way may take to end. Its longest steps are a copy of the primary, and
-/// a restore from the repository, which ends early.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(360);
+/// How long a round of the supervisor that is under way may take to end. Its longest steps are the shutdown of a primary
+/// with its checkpoint (11 min), a copy of the primary, and a restore from the repository, which ends early.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(720);
 
 /// While it exists the supervisor leaves the instance alone. When it is dropped the supervisor looks again at once.
 pub(crate) struct Hold<'a>(&'a Agent);

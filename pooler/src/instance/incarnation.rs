@@ -165,11 +165,8 @@ pub(crate) enum Kind {
 pub(crate) fn siblings(layout: &CellLayout) -> std::io::Result<Vec<(PathBuf, Kind, JobId)>> {
     let entries = std::fs::read_dir(layout.root())?.collect::<std::io::Result<Vec<_>>>()?;
     let named = |name: &str| {
-        let (kind, id) = match name.strip_prefix("pg_data.restored-") {
-            Some(id) => (Kind::Restored, id),
-            None => (Kind::Kept, name.strip_prefix("pg_data.before-")?),
-        };
-        Some((kind, id.parse().ok()?))
+        let restored = CellLayout::restored_by(name).map(|job| (Kind::Restored, job));
+        restored.or_else(|| Some((Kind::Kept, CellLayout::kept_by(name)?)))
     };
     let siblings = entries.into_iter().filter_map(|entry| {
         let (kind, job) = named(entry.file_name().to_str()?)?;

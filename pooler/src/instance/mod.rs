@@ -11,6 +11,7 @@ pub(crate) mod incarnation;
 pub(crate) mod leadership;
 pub(crate) mod must_stop;
 pub(crate) mod next_step;
+pub(crate) mod restore_target;
 pub(crate) mod round;
 pub(crate) mod seed;
 pub(crate) mod seeding_marker;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{BackupLabel, Code, Database, JobError, Pooler, SurveyedBackup, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions};
-use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb, occupants, running};
+use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb};
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
-use crate::data_layout::own_wal_link;
 use crate::instance::incarnation::record;
-use crate::instance::seeding_marker::{Legacy, begin, mark_restored};
+use crate::instance::restore_target::{Origin, prepare};
+use crate::instance::seeding_marker::{Legacy, begin, exists, mark_restored};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::{last_lines, read_log};
@@ -140,18 +140,17 @@ pub(crate) async fn restore(
     check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
     let (backup, flaw) = choose_backup(agent, database, card, *any_backup, &check_interrupted).await?;
     let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
+    let unfinished = exists(agent).map_err(marker_failed)?;
     let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;
     if !data.exists() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&data).map_err(disk(&data))?;
     }
-    remove_stale_pid_file(&data)?;
-    own_wal_link(&data).map_err(disk(&data))?;
+    let delta = prepare(&data, Origin { is_ours: *delta, unfinished })?;
     let config = write_bootstrap(agent, database, card)?;
     let set = Some(backup.label.clone());
     let wal_directory = legacy.wal_directory.map(|path| path.display().to_string());
-    let options =
-        RestoreOptions { set, standby: true, delta: *delta, wal_directory, ..RestoreOptions::default() };
+    let options = RestoreOptions { set, standby: true, delta, wal_directory, ..RestoreOptions::default() };
     let begun = Instant::now();
     let mut invocation = Invocation::restore(&config, &database.stanza, &options);
     if flaw.is_some() {
@@ -216,14 +215,4 @@ async fn choose_backup(
             Err(error) => return Err(SeedError::Repo(error)),
         }
     }
-}
-
-/// Removes the `postmaster.pid` of a server that was killed, because pgBackRest would refuse to restore (38). It stays
-/// while any process works in the directory.
-fn remove_stale_pid_file(data: &Path) -> Result<(), SeedError> {
-    let path = data.join("postmaster.pid");
-    if running(data)?.is_none() && occupants(data)?.is_empty() && path.exists() {
-        std::fs::remove_file(&path).map_err(|source| SeedError::Disk { path, source })?;
-    }
-    Ok(())
 }

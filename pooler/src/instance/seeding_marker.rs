@@ -27,6 +27,16 @@ impl Legacy {
     pub(crate) fn of(data: &Path) -> Self {
         Self { own_settings: members_own_settings(data), wal_directory: wal_directory(data) }
     }
+
+    /// What a data directory leaves, or, where there is none any more, the data that was moved from there and is `kept`.
+    fn of_either(data: &Path, kept: Option<&Path>) -> Self {
+        let is_empty = std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_none());
+        match kept {
+            // Its WAL stays its own.
+            Some(kept) if is_empty || !data.exists() => Self { wal_directory: None, ..Self::of(kept) },
+            _ => Self::of(data),
+        }
+    }
 }
 
 /// The marker's content.
@@ -93,6 +103,19 @@ pub(crate) fn legacy(agent: &Agent) -> std::io::Result<Legacy> {
     Ok(read(agent)?.map(|seeding| seeding.legacy).unwrap_or_default())
 }
 
+/// What this cell's next data directory takes over: what an attempt before has noted, or else what the cell's data has. That
+/// may be kept for a rollback already, by an attempt that got no further.
+///
+/// # Errors
+/// When the marker cannot be read.
+pub(crate) fn inheritance(agent: &Agent) -> std::io::Result<Legacy> {
+    if let Some(unfinished) = read(agent)? {
+        return Ok(unfinished.legacy);
+    }
+    let kept = incarnation::record(agent).job.map(|job| agent.layout.kept(job)).filter(|kept| kept.exists());
+    Ok(Legacy::of_either(&agent.layout.data(), kept.as_deref()))
+}
+
 /// Whether pgBackRest has succeeded in the restore that was begun.
 pub(crate) fn is_restored(agent: &Agent) -> std::io::Result<bool> {
     Ok(read(agent)?.is_some_and(|seeding| seeding.restored))
@@ -101,4 +124,30 @@ pub(crate) fn is_restored(agent: &Agent) -> std::io::Result<bool> {
 /// Whether there is a marker, so that the data directory may be a part of a backup.
 pub(crate) fn exists(agent: &Agent) -> std::io::Result<bool> {
     agent.seeding_marker().try_exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_data_that_was_set_aside_are_not_lost() {
+        let cell = tempfile::tempdir().unwrap();
+        let (data, kept) = (cell.path().join("pg_data"), cell.path().join("pg_data.before-x"));
+        let settings = |data: &Path, text: &str| {
+            std::fs::create_dir_all(data).unwrap();
+            std::fs::write(data.join("postgresql.auto.conf"), text).unwrap();
+        };
+        let delay =
+            |kept: Option<&Path>| String::from_utf8(Legacy::of_either(&data, kept).own_settings).unwrap();
+        settings(&kept, "recovery_min_apply_delay = '1h'\n");
+        std::os::unix::fs::symlink("/wal", kept.join("pg_wal")).unwrap();
+        assert_eq!(delay(None), "", "there is no data");
+        assert!(delay(Some(&kept)).contains("1h"));
+        assert_eq!(Legacy::of_either(&data, Some(&kept)).wal_directory, None);
+        std::fs::create_dir(&data).unwrap();
+        assert!(delay(Some(&kept)).contains("1h"), "a mount point that was emptied");
+        settings(&data, "recovery_min_apply_delay = '2h'\n");
+        assert!(delay(Some(&kept)).contains("2h"));
+    }
 }

@@ -182,6 +182,11 @@ impl Supervisor {
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
             *self.agent.facts.borrow_mut() = None;
+            report_state(
+                &self.agent,
+                InstanceState::Waiting,
+                "is being stopped for a restore of the database",
+            );
             stop(data, &timeouts).await?;
             return Ok(Outcome::Progress);
         }

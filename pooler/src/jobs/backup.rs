@@ -16,7 +16,6 @@ use cellar_model::{
 };
 use cellar_pgbackrest::{CLOCK, Invocation, Running};
 
-use crate::agent::Agent;
 use crate::config_files::write_job;
 use crate::disk::write_refusal;
 use crate::jobs::backup::follow_log::FollowedLog;
@@ -58,14 +57,15 @@ pub(crate) fn ended(job: &mut ClaimedJob, backup: BackupResult) -> JobResult {
 /// A repo that cannot be read now decides nothing here: pgBackRest itself says what is wrong with it, and the proof
 /// looks at what the backup builds on.
 async fn type_to_take(
-    agent: &Agent,
+    context: &JobContext<'_>,
     database: &Database,
     card: &Pooler,
     asked: BackupType,
-) -> (BackupType, Option<String>) {
-    let Ok(repo) = Repo::open(agent, database, card).await else { return (asked, None) };
-    repo.write_missing_marks().await;
-    cellar_model::type_to_take(asked, &repo.backups())
+) -> Result<(BackupType, Option<String>), JobFailure> {
+    let Ok(repo) = Repo::open(context.agent, database, card).await else { return Ok((asked, None)) };
+    // There may be many, and nobody may write to the repo beside the next job.
+    context.unless_interrupted(repo.write_missing_marks()).await?;
+    Ok(cellar_model::type_to_take(asked, &repo.backups()))
 }
 
 async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure> {
@@ -77,7 +77,7 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     context.progress("checking the instance").await;
     let (card, database) = agent.assignment()?;
     let origin = wait_for_source(context, &card, &params).await?;
-    check_names(agent, &card).await?;
+    context.unless_interrupted(check_names(agent, &card)).await??;
     if params.backup_type == BackupType::Full && origin.primary.is_none() {
         // A full backup of the primary may begin a new repository.
         let no_stanza = |error: StanzaError| {
@@ -89,7 +89,7 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
         };
         stanza::ensure(agent, &database, &card).await.map_err(no_stanza)?;
     }
-    let (backup_type, why) = type_to_take(agent, &database, &card, params.backup_type).await;
+    let (backup_type, why) = type_to_take(context, &database, &card, params.backup_type).await?;
     let mut warnings: Vec<String> = why.into_iter().collect();
     let config = write_job(agent, &id.to_string(), &database, &card, origin.primary.as_ref())
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;

@@ -10,13 +10,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler, Refusal,
-    SurveyedBackup, Target,
+    CellLayout, Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler,
+    Refusal, SurveyedBackup, Target,
 };
 use cellar_system::available_memory;
 
 use crate::agent::Agent;
 use crate::disk::{below_floor, floor_bytes, free_bytes, write_refusal};
+use crate::instance::restore_target::Origin;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::drill::checks::run_checks;
 use crate::jobs::drill::choice::{Choice, choose};
@@ -154,7 +155,7 @@ fn prepare_copy<'a>(
     params: &DrillParams,
     home: &Path,
 ) -> PrivateInstance<'a> {
-    let (job, data) = (context.job.record.id, home.join("data"));
+    let (job, data) = (context.job.record.id, CellLayout::drill_data(home));
     let mut copy = PrivateInstance::new(context.agent, database, card, job, data, params.nice);
     copy.tablespaces = Some(home.join("tablespaces"));
     copy
@@ -175,7 +176,7 @@ async fn restore_and_check(
         std::fs::create_dir_all(path)
             .map_err(|error| write_refusal(&format!("cannot create {}", path.display()), &error))?;
     }
-    copy.restore(context, &backup.label, backup.size_bytes, false, params.max_bytes_per_second).await?;
+    copy.restore(context, &backup.label, backup.size_bytes, Origin::NEW, params.max_bytes_per_second).await?;
     let restored = begun.elapsed();
     let goal = ReplayGoal {
         target: Target::Latest {},

@@ -32,7 +32,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     let (card, database) = agent.assignment()?;
     context.progress("dry run").await;
     let repo = Repo::open(agent, &database, &card).await?;
-    repo.write_missing_marks().await;
+    context.unless_interrupted(repo.write_missing_marks()).await?;
     let before = repo.labels();
     check_exists(&params, &before)?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{JobId, JobRecord, JobState, Key, Lock, Protocol, claimable};
+use cellar_model::{JobId, JobKind, JobRecord, JobState, Key, Lock, Protocol, claimable};
 use cellar_system::clock;
 use cellar_topology::StoreError;
 use tokio::sync::watch;
@@ -43,14 +43,26 @@ pub trait JobRunner {
     async fn idle(&self);
 }
 
-/// Jobs that run one after the other. Reading jobs have a lane of their own, so that a drill of hours does not keep a
-/// backup waiting.
+/// Jobs that run one after the other. Jobs that take no lock have lanes of their own, so that a drill of hours keeps neither
+/// a backup nor the plan of a restore waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
     /// Jobs that take the database's lock.
     Locked,
-    /// Jobs that change nothing: plans, drills, verifications and checks.
+    /// Jobs that read all of a backup or of the repo: drills and verifications. Two at once would be in each other's way.
     Reading,
+    /// What takes seconds or minutes and somebody waits for: plans and checks.
+    Short,
+}
+
+impl Lane {
+    fn of(kind: JobKind) -> Self {
+        match kind {
+            kind if kind.takes_lock() => Self::Locked,
+            JobKind::Drill | JobKind::Verify => Self::Reading,
+            _ => Self::Short,
+        }
+    }
 }
 
 /// Jobs of this process.
@@ -76,7 +88,12 @@ pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: wa
     runner.begin().await;
     let lanes = Lanes { member, runner, begun: RefCell::default(), seen: RefCell::default() };
     let keep_claims = lanes.keep_claims(stop.clone());
-    tokio::join!(lanes.work(Lane::Locked, stop.clone()), lanes.work(Lane::Reading, stop), keep_claims);
+    tokio::join!(
+        lanes.work(Lane::Locked, stop.clone()),
+        lanes.work(Lane::Reading, stop.clone()),
+        lanes.work(Lane::Short, stop),
+        keep_claims
+    );
 }
 
 /// The jobs that an earlier process of this cell left running.
@@ -116,8 +133,7 @@ async fn end_orphaned_jobs<R: JobRunner>(member: &Member, runner: &R, stop: &wat
 
 impl<R: JobRunner> Lanes<R> {
     fn is_in(lane: Lane, record: &JobRecord) -> bool {
-        let its_lane = if record.kind().takes_lock() { Lane::Locked } else { Lane::Reading };
-        its_lane == lane
+        Lane::of(record.kind()) == lane
     }
 
     /// Notes which jobs of this cell there are. How long one has waited when it begins is told by this process's own
@@ -264,5 +280,21 @@ impl<R: JobRunner> Lanes<R> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_waits_for_is_behind_nothing_that_takes_hours() {
+        let long = [JobKind::Backup, JobKind::Rebuild, JobKind::Expire, JobKind::Drill, JobKind::Verify];
+        for short in [JobKind::Plan, JobKind::Check] {
+            assert!(long.iter().all(|long| Lane::of(*long) != Lane::of(short)), "{short}");
+        }
+        assert_eq!(Lane::of(JobKind::Drill), Lane::of(JobKind::Verify), "one of them at a time");
+        assert_ne!(Lane::of(JobKind::Drill), Lane::of(JobKind::Backup));
+        assert_eq!(Lane::of(JobKind::Recover), Lane::of(JobKind::Backup), "one writer");
     }
 }

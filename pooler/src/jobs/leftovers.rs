@@ -1,6 +1,6 @@
 //! Removing what jobs left on disk when their process was killed, or when their restore took no effect.
 
-use cellar_model::{Incarnation, JobId, Key};
+use cellar_model::{CellLayout, Incarnation, JobId, Key};
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Kind, siblings};
@@ -61,7 +61,7 @@ async fn remove_drills(agent: &Agent) {
             continue;
         };
         tracing::info!(path = %path.display(), "removing what is left of a drill");
-        stop_and_remove_scratch(&path.join("data"), &agent.layout.scratch(job)).await;
+        stop_and_remove_scratch(&CellLayout::drill_data(&path), &agent.layout.scratch(job)).await;
         remove_directory(&path).await;
     }
 }

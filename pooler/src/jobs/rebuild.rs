@@ -17,7 +17,7 @@ use crate::instance::data_role::{is_being_promoted, is_primary, newest_timeline}
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::{self, Mark, way_back};
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
-use crate::instance::seeding_marker::Legacy;
+use crate::instance::seeding_marker::{Legacy, inheritance};
 use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
@@ -26,11 +26,11 @@ use crate::jobs::rebuild::streaming::wait_until_streaming;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::restore_failure;
 
-/// How long the new standby may take from its start until it streams. It first replays what was archived since the
-/// backup.
+/// How long the new standby may come no further before it streams. It first replays what was archived since the backup,
+/// which takes as long as it takes.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long reinstated data may take until it streams; it was a healthy standby when it was set aside.
+/// How long reinstated data may come no further before it streams; it was a healthy standby when it was set aside.
 const REINSTATED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a rebuild job to its end.
@@ -55,7 +55,10 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
         params.keep_for = way_back(&incarnation::record(agent), &agent.cell, Mark::read(&data).ok());
     }
     let before = check_before(context, &params, &data, &leader).await?;
-    let legacy = if before == Occupant::SomethingElse { Legacy::default() } else { Legacy::of(&data) };
+    let legacy = match before {
+        Occupant::SomethingElse => Legacy::default(),
+        _ => inheritance(agent).map_err(|error| failed("looking at the old files", &error))?,
+    };
     let hold = hold_standby(agent, &data).await?;
     stop_old_instance(context, &data).await?;
     if let Some(restore) = params.reinstate

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::OperatorRole;
-use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, LeafRequest};
+use cellar_tls::{
+    CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KnownCertificate, LeafRequest, known_certificates,
+};
 use nix::unistd::{Uid, User};
 
 use crate::certificates::set::CertificateSet;
@@ -55,10 +57,15 @@ impl Cluster {
             CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
         let certificate = directory.join(CLIENT_CERTIFICATE);
         let revoked = self.revoked()?;
-        match CertificateInfo::from_file(&certificate) {
-            // Whoever can present a revoked certificate has its key, so the key is replaced too.
-            Ok(present) if revoked.contains_key(&present.serial) => set.renew(&ca, &self.trusted()?)?,
-            _ => set.ensure(&ca, &self.trusted()?)?,
+        // Whoever can present a revoked certificate has its key, so the key is replaced too.
+        let own_key = set.public_key();
+        let is_revoked = |one: &KnownCertificate| {
+            Some(&one.public_key) == own_key.as_ref() && revoked.contains_key(&one.serial)
+        };
+        let issued = known_certificates(&self.issued())?;
+        match set.known()?.iter().chain(&issued).any(is_revoked) {
+            true => set.renew(&ca, &self.trusted()?)?,
+            false => set.ensure(&ca, &self.trusted()?)?,
         }
         replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
         let info = CertificateInfo::from_file(&certificate)?;
@@ -70,12 +77,16 @@ impl Cluster {
     }
 
     /// Renews the command line's and the provisioner's own certificates when they are due, if this user can read the
-    /// authority's key. No daemon renews them.
+    /// authority's key. No daemon renews them. While a certificate is being revoked, what is valid stays as it is: a
+    /// key that is about to be replaced gets no more certificates than it needs to finish that.
     pub fn renew_operators(&self) {
         let sets = [self.client_set(), self.provisioner_set()];
         for set in sets.into_iter().flatten() {
             let lasts = |path: PathBuf| {
-                CertificateInfo::from_file(&path).is_ok_and(|info| SystemTime::now() < info.renew_at())
+                CertificateInfo::from_file(&path).is_ok_and(|info| match self.state.revoking {
+                    Some(_) => info.is_valid_at(SystemTime::now()),
+                    None => SystemTime::now() < info.renew_at(),
+                })
             };
             if set.certificates().all(lasts) {
                 continue;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use cellar_model::PgbackrestName;
 use cellar_system::Owner;
 use cellar_tls::{
-    CA_CERTIFICATE, Ca, CertificateInfo, Identity, KeyFile, LeafRequest, exchange, install_authorities, issue,
+    CA_CERTIFICATE, Ca, CertificateInfo, Identity, KeyFile, KnownCertificate, LeafRequest, exchange,
+    install_authorities, issue, known_certificates, public_key, remember_certificates,
 };
 
 use crate::error::provision_error::Result;
@@ -23,9 +24,10 @@ pub(crate) struct CertificateSet {
 }
 
 impl CertificateSet {
-    /// Issues what is missing, stale, or not of this authority.
+    /// Issues what is missing, stale, or not of this authority. What it replaces is remembered as the key's.
     pub(crate) fn ensure(&self, ca: &Ca, trusted: &str) -> Result<()> {
         make_directory(&self.directory, 0o700, self.owner)?;
+        remember_certificates(&self.directory, &self.directory, self.owner)?;
         Ok(self.fill(&self.directory, ca, trusted)?)
     }
 
@@ -65,6 +67,16 @@ impl CertificateSet {
     /// The serial numbers of those that can be read.
     pub(crate) fn serials(&self) -> impl Iterator<Item = String> {
         self.certificates().filter_map(|path| Some(CertificateInfo::from_file(&path).ok()?.serial))
+    }
+
+    /// What its keys have been given, also what was replaced since.
+    pub(crate) fn known(&self) -> Result<Vec<KnownCertificate>> {
+        Ok(known_certificates(&self.directory)?)
+    }
+
+    /// The public half of its key; none when there is no key that can be read.
+    pub(crate) fn public_key(&self) -> Option<String> {
+        public_key(&self.directory.join(self.key)).ok()
     }
 
     /// Whether pgBackRest's servers let its owner in.

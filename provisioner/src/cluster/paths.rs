@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 
 use cellar_model::CellName;
-use cellar_tls::REVOCATIONS;
+use cellar_system::is_inside;
+use cellar_tls::{REVOCATIONS, leftovers};
 
 use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::{ProvisionError, Result};
 
 impl Cluster {
     /// Directory of the provisioner's own client certificate for etcd.
@@ -64,6 +66,53 @@ impl Cluster {
     /// Where the pair lies with which multiadmin renews certificates.
     pub(crate) fn signing(&self) -> PathBuf {
         self.layout.root().join("signing")
+    }
+
+    /// The directories of keys that do not lie in another one that goes with the cluster: what an exchange leaves beside
+    /// them must be removed with them.
+    fn key_directories(&self) -> [PathBuf; 4] {
+        [self.layout.ca(), self.layout.client(), self.layout.multiadmin(), self.signing()]
+    }
+
+    /// What exchanges of keys may have left beside these directories, keys too.
+    pub(crate) fn left_keys(&self) -> Vec<PathBuf> {
+        self.key_directories().iter().flat_map(|directory| leftovers(directory)).collect()
+    }
+
+    /// The directories below its own that the cluster needs for itself, without those of cells: what is in them goes with
+    /// the cluster. What it remembers is the last one.
+    pub(crate) fn own_directories(&self) -> Vec<PathBuf> {
+        let layout = &self.layout;
+        let mut own = self.key_directories().to_vec();
+        own.extend(self.left_keys());
+        own.extend([layout.etcd(), layout.log(), layout.pid(), layout.state()]);
+        own
+    }
+
+    /// The first of these directories that lies in the repository, or the repository in it: they are removed without a
+    /// look at what is in them, and the repository may not be.
+    pub(crate) fn overlapping_repository(
+        &self,
+        directories: impl IntoIterator<Item = PathBuf>,
+    ) -> Option<PathBuf> {
+        let repo = self.state.repo.local_directory()?;
+        directories.into_iter().find(|one| is_inside(repo, one) || is_inside(one, repo))
+    }
+
+    /// Refuses to remove directories of which one has the repository in it.
+    pub(crate) fn check_spares_repository<'a>(
+        &self,
+        directories: impl IntoIterator<Item = &'a PathBuf>,
+    ) -> Result<()> {
+        let repo = self.state.repo.local_directory().filter(|repo| repo.exists());
+        let Some(repo) = repo else { return Ok(()) };
+        match directories.into_iter().find(|directory| is_inside(repo, directory)) {
+            None => Ok(()),
+            Some(directory) => Err(ProvisionError::RepositoryInside {
+                repository: repo.to_owned(),
+                directory: directory.clone(),
+            }),
+        }
     }
 
     /// Copies of what was issued to people and programs.

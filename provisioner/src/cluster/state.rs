@@ -127,6 +127,14 @@ pub struct Revoking {
     /// The name that pgBackRest's servers must no longer accept, if one of these certificates has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_name: Option<PgbackrestName>,
+    /// The public keys whose private halves are taken to be stolen. A renewal gives a key other certificates, so what is
+    /// to be replaced is found by its key and not by its certificates.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keys: BTreeSet<String>,
+    /// The directories whose key and certificates were replaced, or were about to be: until the end of the revocation
+    /// the old key lies beside each.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub replaced: BTreeSet<PathBuf>,
 }
 
 fn is_first(name: &PgbackrestName) -> bool {

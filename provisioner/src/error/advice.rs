@@ -36,6 +36,7 @@ impl ProvisionError {
             | Self::Passphrase(_)
             | Self::NotEncrypted { .. }
             | Self::OtherPassphrase { .. }
+            | Self::RepositoryInside { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
@@ -85,6 +86,10 @@ impl ProvisionError {
                 "put your copy of it back there, with mode 0600; every cell has one too, in secrets/repo-cipher-pass of its directory"
                     .to_owned(),
             ),
+            Self::RepositoryInside { repository, .. } => Some(format!(
+                "its files were not touched. A cell can be removed with its directory kept: leave --delete-data out. Before the cluster is removed, end it (`cellar down`) and move {} elsewhere",
+                repository.display()
+            )),
             Self::NotEncrypted { .. } => Some(
                 "encryption is chosen when a cluster is made: leave the passphrase out, or make another cluster (--dir)"
                     .to_owned(),

@@ -107,6 +107,14 @@ pub enum ProvisionError {
         /// The cluster's directory.
         dir: PathBuf,
     },
+    /// The repository lies where something is to be removed.
+    #[error("the repository {} lies in {}, which is to be removed with all that is in it", repository.display(), directory.display())]
+    RepositoryInside {
+        /// The repository's directory.
+        repository: PathBuf,
+        /// What is to be removed.
+        directory: PathBuf,
+    },
     /// A certificate could not be made or loaded.
     #[error(transparent)]
     Tls(#[from] TlsError),

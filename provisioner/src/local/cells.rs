@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
 use cellar_model::{CellName, Code};
 use cellar_system::is_same_place;
+use cellar_tls::remember_certificates;
 
 use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
 use crate::cluster::state::LocalCell;
@@ -57,6 +58,18 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
         return Err(ProvisionError::Preflight(findings));
     }
     let directory = cluster.cell(&local).directory;
+    let overlapping = cluster.overlapping_repository([PathBuf::from(&directory)]);
+    if let (Some(overlapping), None) = (overlapping, &existing) {
+        return Err(ProvisionError::Argument {
+            argument: "the cell's name",
+            value: name.to_string(),
+            reason: format!(
+                "its directory would be {}, and that and the repository {} lie in one another: choose another name",
+                overlapping.display(),
+                cluster.state.repo.location()
+            ),
+        });
+    }
     let cell = match existing {
         Some(cell) if is_same_place(Path::new(&cell.directory), Path::new(&directory)) => {
             steps.step(&format!("cell {name} is in the topology already: finishing it"));
@@ -104,6 +117,10 @@ pub async fn remove_cell(
     steps: &Steps,
 ) -> Result<RemovedCell> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    let directory = cluster.layout.cell(name).root().to_owned();
+    if delete_data {
+        cluster.check_spares_repository([&directory])?;
+    }
     let mut admin = cluster.admin()?;
     let cell = match admin.remove_cell(RemoveCellRequest { name: name.to_string() }).await {
         Ok(cell) => {
@@ -122,11 +139,14 @@ pub async fn remove_cell(
     };
     cluster.stop_cell(name, steps).await?;
     cluster.dismiss_pooler(name).await?;
-    let directory = cluster.layout.cell(name).root().to_owned();
     let mut emptied = None;
     if delete_data {
+        // Once more: a link may lead elsewhere since.
+        cluster.check_spares_repository([&directory])?;
         // By its key a run that goes on after this one was interrupted knows the directory as a cell's.
         remove_all_but(&directory, "tls")?;
+        // What its key was given is valid as before: whoever revokes one of them revokes all.
+        remember_certificates(&cluster.layout.cell(name).tls(), &cluster.layout.ca(), None)?;
         emptied = remove_tree(&directory)?;
         steps.step(&format!("{} is deleted", directory.display()));
     }

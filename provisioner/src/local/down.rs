@@ -1,10 +1,11 @@
 //! `cellar down`: ends every process of a cluster, in the order in which they need each other.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{CellName, ClusterLayout};
+use cellar_model::{CellLayout, CellName, ClusterLayout};
 use cellar_postgres::{PostmasterState, StopTimeouts, Stopped};
 use cellar_system::{OpenDirectory, is_same_place};
 use tokio::task::JoinSet;
@@ -56,14 +57,37 @@ async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
 }
 
 /// Stops the PostgreSQL in a data directory; tells whether it ran.
-async fn stop_postgres(cell: CellName, data: PathBuf) -> Result<bool> {
-    let stopped = cellar_postgres::stop(&data, &StopTimeouts::default())
+async fn stop_postgres(cell: CellName, data: PathBuf, timeouts: StopTimeouts) -> Result<bool> {
+    let stopped = cellar_postgres::stop(&data, &timeouts)
         .await
         .map_err(|source| ProvisionError::Postgres { cell: cell.to_string(), source })?;
     Ok(stopped != Stopped::NotRunning)
 }
 
+/// The data directories of a cell in which jobs run an instance of their own: what drills restored, and what restores
+/// made or kept beside the data directory. A pooler that was killed leaves such an instance running.
+fn private_data(layout: &CellLayout) -> Vec<PathBuf> {
+    let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_of_job = |name: &OsStr| {
+        name.to_str()
+            .is_some_and(|name| CellLayout::restored_by(name).or_else(|| CellLayout::kept_by(name)).is_some())
+    };
+    let drills = entries(&layout.drills()).map(|entry| CellLayout::drill_data(&entry.path()));
+    let beside = entries(layout.root()).filter(|entry| is_of_job(&entry.file_name()));
+    drills.chain(beside.map(|entry| entry.path())).collect()
+}
+
 impl Cluster {
+    /// Stops the instances that jobs of a cell ran for themselves; how many there were.
+    async fn stop_private(&self, cell: &CellName) -> Result<usize> {
+        let mut stopped = 0;
+        for data in private_data(&self.layout.cell(cell)) {
+            // What they have done is of no use once their job has ended.
+            stopped += usize::from(stop_postgres(cell.clone(), data, StopTimeouts::immediate()).await?);
+        }
+        Ok(stopped)
+    }
+
     async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
         let pid_file = self.pooler_pid_file(cell);
         end(&format!("multipooler of cell {cell}"), daemon_of(&pid_file), POOLER_STOP_TIMEOUT).await
@@ -74,7 +98,11 @@ impl Cluster {
         if self.stop_pooler(cell).await? {
             steps.step(&format!("multipooler of cell {cell} has ended"));
         }
-        if stop_postgres(cell.clone(), self.layout.cell(cell).data()).await? {
+        if self.stop_private(cell).await? > 0 {
+            steps.step(&format!("what a job of cell {cell} had started has stopped"));
+        }
+        let data = self.layout.cell(cell).data();
+        if stop_postgres(cell.clone(), data, StopTimeouts::default()).await? {
             steps.step(&format!("PostgreSQL of cell {cell} has stopped"));
         }
         Ok(())
@@ -92,6 +120,13 @@ impl Cluster {
         let ended = all(poolers).await?.into_iter().filter(|ended| *ended).count();
         steps.step(&format!("{ended} poolers have ended"));
 
+        let mut private = 0;
+        for cell in &cells {
+            private += self.stop_private(cell).await?;
+        }
+        if private > 0 {
+            steps.step(&format!("{private} instances that jobs had started have stopped"));
+        }
         let is_primary = |cell: &CellName| {
             let running = cellar_postgres::running(&self.layout.cell(cell).data());
             matches!(running, Ok(Some(postmaster)) if postmaster.state == PostmasterState::Ready)
@@ -102,7 +137,7 @@ impl Cluster {
             let mut instances = JoinSet::new();
             for cell in group {
                 let data = self.layout.cell(&cell).data();
-                instances.spawn(stop_postgres(cell, data));
+                instances.spawn(stop_postgres(cell, data, StopTimeouts::default()));
             }
             stopped += all(instances).await?.into_iter().filter(|stopped| *stopped).count();
         }
@@ -132,27 +167,27 @@ impl Cluster {
         cells
     }
 
+    /// The directories that go with the cluster whatever is in them: those of its cells and its own.
+    fn destroyed_directories(&self) -> Vec<PathBuf> {
+        let cells = self.cells_on_disk();
+        let mut gone: Vec<PathBuf> =
+            cells.iter().map(|cell| self.layout.cell(cell).root().to_owned()).collect();
+        gone.extend(self.own_directories());
+        gone
+    }
+
     /// Removes what the cluster made. What it remembers goes last, so that a run that was killed in
     /// between can be repeated.
     fn destroy(&self) -> Result<Vec<PathBuf>> {
         let layout = &self.layout;
         let mut kept = Vec::new();
-        let mut gone: Vec<PathBuf> =
-            self.cells_on_disk().iter().map(|cell| layout.cell(cell).root().to_owned()).collect();
+        let mut gone = self.destroyed_directories();
+        self.check_spares_repository(&gone)?;
         match self.state.repo.local_directory() {
             Some(repo) if is_same_place(repo, &layout.repo()) => gone.push(layout.repo()),
             _ => kept.push(PathBuf::from(self.state.repo.location())),
         }
-        gone.extend([
-            layout.ca(),
-            layout.client(),
-            layout.etcd(),
-            layout.log(),
-            layout.multiadmin(),
-            layout.pid(),
-            self.signing(),
-        ]);
-        for directory in gone {
+        for directory in gone.into_iter().filter(|directory| *directory != layout.state()) {
             kept.extend(remove_tree(&directory)?);
         }
         let copy = ClusterState::copy_path(layout);
@@ -245,6 +280,10 @@ pub async fn down(dir: &Path, destroy: bool, steps: &Steps) -> Result<DownOutcom
         return Ok(DownOutcome::Nothing);
     }
     let (cluster, lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    if destroy {
+        // Before anything is stopped, too.
+        cluster.check_spares_repository(&cluster.destroyed_directories())?;
+    }
     cluster.stop_all(steps).await?;
     if !destroy {
         return Ok(DownOutcome::Stopped);
@@ -288,6 +327,63 @@ mod tests {
         let cluster = cluster(&link, made.state.repo.local_directory().unwrap());
         let kept = cluster.destroy().unwrap();
         assert_eq!((real.exists(), kept), (false, Vec::new()));
+    }
+
+    #[test]
+    fn destroy_leaves_no_keys_that_exchanges_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("demo");
+        let made = cluster(&root, &root.join("repo"));
+        made.make_shared_directories().unwrap();
+        for name in ["ca", "client", "multiadmin", "signing"] {
+            for left in ["previous", "next"] {
+                let directory = root.join(format!("{name}.{left}"));
+                make_directory(&directory, 0o700, None).unwrap();
+                fs::write(directory.join("ca.key"), "secret").unwrap();
+            }
+        }
+        assert_eq!((made.destroy().unwrap(), root.exists()), (Vec::new(), false));
+    }
+
+    #[test]
+    fn repository_in_what_is_removed_is_not_removed_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, link) = (dir.path().join("demo"), dir.path().join("link"));
+        for inside in ["zone1/repo", "log", "ca/next/repo"] {
+            fs::create_dir_all(root.join(inside)).unwrap();
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(root.join(inside), &link).unwrap();
+            for repo in [root.join(inside), link.clone()] {
+                let made = cluster(&root, &repo);
+                made.make_shared_directories().unwrap();
+                fs::write(repo.join("backup.info"), "worth a lot").unwrap();
+                let error = made.destroy().unwrap_err();
+                assert!(error.hint().unwrap().contains(repo.to_str().unwrap()), "{error}");
+                assert!(repo.join("backup.info").exists() && made.layout.pid().exists());
+            }
+        }
+        // Beside them, it is kept.
+        let repo = root.join("archive");
+        let made = cluster(&root, &repo);
+        made.make_shared_directories().unwrap();
+        assert!(made.destroy().unwrap().contains(&repo) && repo.exists());
+    }
+
+    #[test]
+    fn instances_of_jobs_are_looked_for_where_jobs_make_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = CellLayout::new(dir.path());
+        let job = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let drill = CellLayout::drill_data(&layout.drills().join("01890a5d-ac96-774b-bcce-b302099a8058"));
+        let mut places = vec![layout.restored(job), layout.kept(job), drill];
+        for directory in places.iter().chain(&[layout.data(), layout.log(), dir.path().join("pg_data.mine")])
+        {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let mut found = private_data(&layout);
+        found.sort();
+        places.sort();
+        assert_eq!(found, places);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_api::v1::{BackupRequest, BackupType, GetJobRequest, Job, JobError, JobState, ListBackupsRequest};
+use cellar_api::v1::{
+    Backup, BackupRequest, BackupType, GetJobRequest, Job, JobError, JobState, ListBackupsRequest,
+};
 use cellar_api::{MISSING_STANZA, subject_of};
 use cellar_model::Code;
 use tonic::Code as Grpc;
@@ -22,10 +24,16 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 #[derive(Debug, PartialEq, Eq)]
 enum Holding {
     FullBackup,
-    /// No full backup of this database.
+    /// No full backup of this database that counts.
     Nothing,
     /// It cannot be read, for this reason.
     Unknown(String),
+}
+
+/// Whether a backup is one that the cluster can rely on: full, without page errors, and proven, by the mark in the repo or by
+/// the record of its job. Nothing else that chooses among backups relies on another one either.
+fn counts(backup: &Backup) -> bool {
+    backup.r#type() == BackupType::Full && !backup.error && backup.verified
 }
 
 fn is_terminal(state: JobState) -> bool {
@@ -58,8 +66,7 @@ impl Watcher<'_> {
         let database = self.cluster.state.database.to_string();
         match self.admin.list_backups(ListBackupsRequest { database }).await {
             Ok(answer) => {
-                let full = |b: &cellar_api::v1::Backup| b.r#type() == BackupType::Full && !b.error;
-                let holds = answer.get_ref().backups.iter().any(full);
+                let holds = answer.get_ref().backups.iter().any(counts);
                 Ok(Some(if holds { Holding::FullBackup } else { Holding::Nothing }))
             }
             Err(status) if is_transient_refusal(&status) => Ok(None),
@@ -73,7 +80,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Whether the repo is known to hold a full backup; waits until multiadmin can tell.
+    /// Whether the repo is known to hold a full backup that [counts]; waits until multiadmin can tell.
     pub(crate) async fn holds_full_backup(&mut self) -> Result<bool> {
         Ok(self.holding().await? == Holding::FullBackup)
     }
@@ -117,7 +124,9 @@ impl Watcher<'_> {
                         return Ok(());
                     }
                     let error = job.error.unwrap_or_else(|| JobError {
-                        message: format!("job {id} succeeded, and the repository holds no full backup"),
+                        message: format!(
+                            "job {id} succeeded, and the repository holds no proven full backup"
+                        ),
                         ..JobError::default()
                     });
                     if attempt >= MAX_ATTEMPTS {
@@ -201,5 +210,24 @@ impl Watcher<'_> {
             self.check_deadline(&format!("job {id} still runs"))?;
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_proven_full_backup_without_page_errors_counts() {
+        let backup = |kind: BackupType, verified: bool, error: bool| {
+            counts(&Backup { r#type: kind.into(), verified, error, ..Backup::default() })
+        };
+        assert!(backup(BackupType::Full, true, false));
+        assert!(
+            !backup(BackupType::Full, false, false),
+            "its job failed, or nobody knows where it came from"
+        );
+        assert!(!backup(BackupType::Full, true, true));
+        assert!(!backup(BackupType::Incr, true, false));
     }
 }

@@ -15,6 +15,7 @@ use crate::cluster::state::ClusterState;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
+use crate::local::down::remove_tree;
 use crate::local::up_options::{UpOptions, resolve};
 use crate::local::watch::Watcher;
 
@@ -75,6 +76,12 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
             });
         }
         cluster.state.cert_lifetime_seconds = Some(lifetime.as_secs());
+    }
+    if new {
+        // What is left of a cluster that was here before would be taken for its own.
+        for directory in cluster.left_keys() {
+            remove_tree(&directory)?;
+        }
     }
     if let Some(secret) = options.passphrase.as_ref().filter(|_| new) {
         cluster.remember_passphrase(secret)?;

@@ -143,6 +143,23 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
     Ok((state, reservation))
 }
 
+/// Refuses a repository that overlaps with what the cluster has for itself: it would be deleted with it.
+fn check_repository(cluster: &Cluster) -> Result<()> {
+    let cells = cluster.state.cells.iter().map(|cell| cluster.layout.cell(&cell.name).root().to_owned());
+    match cluster.overlapping_repository(cells.chain(cluster.own_directories())) {
+        None => Ok(()),
+        Some(overlapping) => Err(ProvisionError::Argument {
+            argument: "--repo",
+            value: cluster.state.repo.location().to_owned(),
+            reason: format!(
+                "it and {}, which the cluster has for itself, lie in one another: choose a directory apart from it, such as {}",
+                overlapping.display(),
+                cluster.layout.repo().display()
+            ),
+        }),
+    }
+}
+
 /// The cluster as it is remembered, or a new one.
 pub(crate) fn resolve(
     layout: &ClusterLayout,
@@ -153,5 +170,61 @@ pub(crate) fn resolve(
         return Ok((Cluster::assemble(layout.clone(), state)?, false, None));
     }
     let (state, reservation) = create(layout, options)?;
-    Ok((Cluster::assemble(layout.clone(), state)?, true, reservation))
+    let cluster = Cluster::assemble(layout.clone(), state)?;
+    check_repository(&cluster)?;
+    Ok((cluster, true, reservation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn repository_and_what_the_cluster_has_for_itself_are_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, link) = (dir.path().join("demo"), dir.path().join("link"));
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink(&root, &link).unwrap();
+        let layout = ClusterLayout::new(&root);
+        let resolved = |repo: &Path| {
+            let options = UpOptions {
+                dir: root.clone(),
+                cluster: None,
+                cells: Some(vec!["zone1".parse().unwrap(), "zone2".parse().unwrap()]),
+                port_offset: None,
+                repo: Some(repo.to_str().unwrap().parse().unwrap()),
+                database: None,
+                os_user: None,
+                cert_lifetime: None,
+                renews: None,
+                retention_full: None,
+                passphrase: None,
+                timeout: Duration::ZERO,
+            };
+            resolve(&layout, &options).map(|_| ())
+        };
+        let refused = |repo: PathBuf| {
+            let error = resolved(&repo).unwrap_err().to_string();
+            assert!(error.contains("--repo") && error.contains("lie in one another"), "{error}");
+        };
+        // Before and after the directories are there.
+        for _ in 0..2 {
+            for inside in ["zone1", "zone2/pg_data/repo", "etcd", "ca/issued", "ca.previous/x", "state/r"] {
+                refused(root.join(inside));
+                refused(link.join(inside));
+            }
+            refused(root.clone());
+            refused(link.clone());
+            refused(dir.path().to_owned());
+            for apart in [root.join("repo"), link.join("repo"), root.join("zone3"), dir.path().join("repo")] {
+                resolved(&apart).unwrap();
+            }
+            std::fs::create_dir_all(root.join("zone2/pg_data/deep")).unwrap();
+            std::fs::create_dir_all(root.join("ca")).unwrap();
+        }
+        let into = dir.path().join("into");
+        std::os::unix::fs::symlink(root.join("zone2/pg_data/deep"), &into).unwrap();
+        refused(into.join("repo"));
+    }
 }

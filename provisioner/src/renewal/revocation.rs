@@ -3,10 +3,15 @@
 //! What is to be done is recorded first, so that a later run can finish it. What uses the certificate gets another one
 //! before it is on the list; where no list is read, [names change](crate::renewal::names).
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cellar_model::CellName;
-use cellar_tls::{CA_CERTIFICATE, Ca, CertificateInfo, ProbeProtocol, forget_previous, parse_serial};
+use cellar_tls::{
+    CA_CERTIFICATE, Ca, CertificateInfo, KnownCertificate, ProbeProtocol, forget_previous,
+    known_certificates, parse_serial, previous,
+};
 
 use crate::certificates::authority::OLD_AUTHORITY;
 use crate::certificates::set::CertificateSet;
@@ -22,6 +27,9 @@ const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
 /// gives PostgreSQL for it.
 const NEW_SET_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How often a set is replaced whose server puts the old one back. Each time takes as long as that server tries.
+const MAX_ROUNDS: u32 = 3;
 
 /// Revokes a certificate: nothing accepts it any more. One that something of the cluster's own uses is replaced first, key and all.
 ///
@@ -69,18 +77,30 @@ impl Cluster {
     /// Records what is to be revoked, and the names that change with it.
     fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
         let sets = self.certificate_sets_on_disk()?;
-        let compromised = sets.iter().find(|set| set.serials().any(|of| of == serial));
-        let opens_pgbackrest = match compromised {
-            Some(set) => set.opens_pgbackrest(),
-            None if self.issued().join(format!("{serial}.crt")).exists() => false,
-            None => {
+        let mut known = Vec::new();
+        for set in &sets {
+            known.extend(set.known()?.into_iter().map(|one| (Some(set), one)));
+        }
+        // Copies of what was given away, and what is remembered of cells whose directories were deleted.
+        known.extend(known_certificates(&self.issued())?.into_iter().map(|one| (None, one)));
+        let deleted = known_certificates(&self.layout.ca())?;
+        let is_named = |one: &KnownCertificate| one.serial == serial;
+        let named = known.iter().find(|(_, one)| is_named(one));
+        let compromised = named.and_then(|(set, _)| *set);
+        let opens_pgbackrest = match (named, compromised) {
+            (_, Some(set)) => set.opens_pgbackrest(),
+            (Some(_), None) => false,
+            (None, None) => {
                 steps.step("nothing here has it: as it may have been a cell's, all cells change their names for pgBackRest");
                 true
             }
         };
-        let mut revoking = Revoking { serials: [serial.to_owned()].into(), former_name: None };
-        // They share one key.
-        revoking.serials.extend(compromised.into_iter().flat_map(CertificateSet::serials));
+        let key = named.map(|(_, one)| one).or_else(|| deleted.iter().find(|one| is_named(one)));
+        let keys: BTreeSet<String> = key.map(|one| one.public_key.clone()).into_iter().collect();
+        let all = known.iter().map(|(_, one)| one).chain(&deleted);
+        let of_key = all.filter(|one| keys.contains(&one.public_key)).map(|one| one.serial.clone());
+        let serials = of_key.chain([serial.to_owned()]).collect();
+        let mut revoking = Revoking { serials, keys, ..Revoking::default() };
         if opens_pgbackrest {
             let former = self.state.pgbackrest_name;
             revoking.former_name = Some(former);
@@ -97,9 +117,33 @@ impl Cluster {
 
     /// Does what is left of a revocation that has begun: nothing if none has.
     pub(crate) async fn finish_revocation(&mut self, deadline: Instant, steps: &Steps) -> Result<()> {
-        let Some(mut revoking) = self.state.revoking.clone() else { return Ok(()) };
-        let (ca, trusted, store) = (Ca::load(&self.layout.ca())?, self.trusted()?, self.store().await?);
-        let ports = self.tls_ports()?;
+        for _ in 0..MAX_ROUNDS {
+            let Some(revoking) = self.state.revoking.clone() else { return Ok(()) };
+            self.revoke_everywhere(revoking, deadline, steps).await?;
+        }
+        match &self.state.revoking {
+            None => Ok(()),
+            Some(_) => Err(ProvisionError::NoAnswer {
+                what: "a server with its new key".to_owned(),
+                after: NEW_SET_TIMEOUT,
+                reason: "the revoked key came back each time it was replaced; `cellar up` continues"
+                    .to_owned(),
+                log: self.layout.log(),
+                tail: String::new(),
+            }),
+        }
+    }
+
+    /// One round of a revocation. It has ended if no set has the compromised key then: a server that does not take up its
+    /// new set puts the old one back.
+    async fn revoke_everywhere(
+        &mut self,
+        mut revoking: Revoking,
+        deadline: Instant,
+        steps: &Steps,
+    ) -> Result<()> {
+        let (ca, store) = (Ca::load(&self.layout.ca())?, self.store().await?);
+        let ports = self.ports_before(&revoking)?;
         if let Some(former) = revoking.former_name {
             // Both names, so that cells reach each other meanwhile.
             let soon = deadline.min(Instant::now() + BOTH_NAMES_TIMEOUT);
@@ -111,30 +155,14 @@ impl Cluster {
             steps.step(&format!("a pooler's new name cannot be recorded in etcd: {error}"));
         }
 
-        let mut replaced = Vec::new();
-        for set in self.certificate_sets_on_disk()? {
-            if set.serials().any(|serial| revoking.serials.contains(&serial)) {
-                steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
-                // The key may have been given others since.
-                revoking.serials.extend(set.serials());
-                self.state.revoking = Some(revoking.clone());
-                self.state.save(&self.layout)?;
-                set.renew(&ca, &trusted)?;
-                replaced.push(set);
-            } else if revoking.former_name.is_some() && set.opens_pgbackrest() {
-                set.ensure(&ca, &trusted)?;
-            }
-        }
+        self.replace_compromised(&mut revoking, &ca, steps)?;
         let (of_replaced, others): (Vec<TlsPort>, Vec<TlsPort>) = ports
             .into_iter()
             .filter(|port| {
                 CertificateInfo::from_file(&port.certificate).is_ok_and(|info| info.serial != port.old_serial)
             })
             // pgBackRest's servers are seen to below.
-            .partition(|port| {
-                port.protocol != ProbeProtocol::Pgbackrest
-                    && replaced.iter().any(|set| port.certificate.starts_with(&set.directory))
-            });
+            .partition(|port| port.protocol != ProbeProtocol::Pgbackrest && is_of(port, &revoking.replaced));
         // So that no server is cut off that has new certificates and has not read them yet; but the wait is bounded.
         let soon = deadline.min(Instant::now() + NEW_SET_TIMEOUT);
         let of_replaced_served = self.wait_for_ports(&of_replaced, &ca, Expected::Serves, soon).await;
@@ -150,10 +178,72 @@ impl Cluster {
         }
         of_replaced_served?;
         self.wait_for_ports(&others, &ca, Expected::Serves, deadline).await?;
-        for set in replaced {
-            forget_previous(&set.directory)?;
+        for set in self.certificate_sets_on_disk()? {
+            if is_compromised(&set, &revoking) {
+                steps.step(&format!("{} has the revoked key again", set.what));
+                return Ok(());
+            }
+        }
+        for directory in &revoking.replaced {
+            forget_previous(directory)?;
         }
         self.state.revoking = None;
         self.state.save(&self.layout)
     }
+
+    /// Every port that speaks TLS, with the certificate that it served before the revocation began: an earlier run may
+    /// have replaced it on disk already.
+    fn ports_before(&self, revoking: &Revoking) -> Result<Vec<TlsPort>> {
+        let mut ports = self.tls_ports()?;
+        for port in ports.iter_mut().filter(|port| is_of(port, &revoking.replaced)) {
+            let Some(directory) = port.certificate.parent() else { continue };
+            let file = previous(directory).join(port.certificate.file_name().unwrap_or_default());
+            port.old_serial = CertificateInfo::from_file(&file).map(|info| info.serial).unwrap_or_default();
+        }
+        Ok(ports)
+    }
+
+    /// Gives a new key and new certificates to every set that has a compromised key, and new certificates to those whose
+    /// name changes.
+    fn replace_compromised(&mut self, revoking: &mut Revoking, ca: &Ca, steps: &Steps) -> Result<()> {
+        let trusted = self.trusted()?;
+        for set in self.certificate_sets_on_disk()? {
+            // Also of one whose key has been replaced since, as a rotation does it.
+            self.record_certificates(&set, revoking)?;
+            if is_compromised(&set, revoking) {
+                steps.step(&format!("{} uses it: replacing its key and certificates first", set.what));
+                revoking.keys.extend(set.public_key());
+                revoking.replaced.insert(set.directory.clone());
+                self.record_certificates(&set, revoking)?;
+                set.renew(ca, &trusted)?;
+                // Its old key may have been given others until then: nobody else waits for this process.
+                self.record_certificates(&set, revoking)?;
+            } else if revoking.former_name.is_some() && set.opens_pgbackrest() {
+                set.ensure(ca, &trusted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that everything which a set's compromised keys were given is to be revoked.
+    fn record_certificates(&mut self, set: &CertificateSet, revoking: &mut Revoking) -> Result<()> {
+        let known = set.known()?.into_iter().filter(|one| revoking.keys.contains(&one.public_key));
+        revoking.serials.extend(known.map(|one| one.serial));
+        self.state.revoking = Some(revoking.clone());
+        self.state.save(&self.layout)
+    }
 }
+
+/// Whether a set's key is one that is revoked. A revocation that an earlier version began is known by serial numbers alone.
+fn is_compromised(set: &CertificateSet, revoking: &Revoking) -> bool {
+    set.public_key().is_some_and(|key| revoking.keys.contains(&key))
+        || set.serials().any(|serial| revoking.serials.contains(&serial))
+}
+
+/// Whether a port's certificate lies in one of these directories.
+fn is_of(port: &TlsPort, directories: &BTreeSet<PathBuf>) -> bool {
+    directories.iter().any(|directory| port.certificate.starts_with(directory))
+}
+
+#[cfg(test)]
+mod tests;

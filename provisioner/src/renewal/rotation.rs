@@ -5,7 +5,7 @@
 //! tells how far they have come: trust both, sign with the new one, trust the new one alone.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_tls::{CA_CERTIFICATE, CA_KEY, Ca, exchange, forget_previous, generate_ca, previous};
@@ -15,7 +15,7 @@ use crate::certificates::listing::ListedCertificate;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::file::replace;
+use crate::file::{make_directory, replace};
 use crate::renewal::tls_port::Expected;
 
 impl Cluster {
@@ -53,12 +53,14 @@ impl Cluster {
         self.publish_revoked().await
     }
 
-    /// Replaces the authority; goes on from wherever an earlier run was ended.
-    pub(crate) async fn renew_authority(&self, deadline: Instant, steps: &Steps) -> Result<()> {
+    /// Replaces the authority; goes on from wherever an earlier run was ended. Tells whether all other keys and
+    /// certificates were replaced, too.
+    pub(crate) async fn renew_authority(&self, deadline: Instant, steps: &Steps) -> Result<bool> {
         let directory = self.layout.ca();
         let (next, old) = (self.next_authority(), directory.join(OLD_AUTHORITY));
-        // The last step was interrupted: all that is left is to trust the old one no more.
-        if !previous(&directory).exists() || old.exists() || next.exists() {
+        // Else the last step was interrupted: all that is left is to trust the old one no more.
+        let signs_anew = !previous(&directory).exists() || old.exists() || next.exists();
+        if signs_anew {
             self.install_new_authority(deadline, steps).await?;
             self.renew_leaves(deadline, steps).await?;
             remove(&old)?;
@@ -70,9 +72,10 @@ impl Cluster {
         if let Some(former) = former {
             self.wait_for_ports(&self.tls_ports()?, &former, Expected::Refuses, deadline).await?;
         }
+        self.forget_issued_before()?;
         forget_previous(&directory)?;
         steps.step("nothing trusts the old authority any more, and its key is removed");
-        Ok(())
+        Ok(signs_anew)
     }
 
     /// The first half: a new authority that everybody trusts beside the old one, and that signs from then on.
@@ -93,7 +96,46 @@ impl Cluster {
             })?;
             steps.step("the new authority signs");
         }
+        self.keep_issued()?;
         self.issue_delegate(&Ca::load(&directory)?)
+    }
+
+    /// Copies of what the old authority issued to people and programs: they are valid, and can be revoked, as long as
+    /// it is trusted.
+    fn keep_issued(&self) -> Result<()> {
+        for (before, now) in self.issued_before()? {
+            if !now.exists() {
+                make_directory(&self.issued(), 0o700, None)?;
+                copy(&before, &now, 0o644)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes these copies: nothing accepts the certificates any more.
+    fn forget_issued_before(&self) -> Result<()> {
+        for (_, now) in self.issued_before()? {
+            match std::fs::remove_file(&now) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ProvisionError::io("remove", &now)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The copies that lie beside the old authority, and where they are beside the new one.
+    fn issued_before(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let Some(name) = self.issued().file_name().map(ToOwned::to_owned) else { return Ok(Vec::new()) };
+        let before = previous(&self.layout.ca()).join(name);
+        match std::fs::read_dir(&before) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => {
+                let entries = entries.map_err(ProvisionError::io("read", &before))?.flatten();
+                Ok(entries.map(|entry| (entry.path(), self.issued().join(entry.file_name()))).collect())
+            }
+        }
     }
 }
 
@@ -122,13 +164,76 @@ pub async fn rotate(
     let ca = cluster.layout.ca();
     let halfway =
         [cluster.next_authority(), ca.join(OLD_AUTHORITY), previous(&ca)].iter().any(|path| path.exists());
-    if authority || halfway {
-        if halfway {
-            steps.step("the authority is being replaced: going on");
-        }
-        cluster.renew_authority(deadline, steps).await?;
-    } else {
+    if halfway {
+        steps.step("the authority is being replaced: going on");
+    }
+    let renewed = match authority || halfway {
+        true => cluster.renew_authority(deadline, steps).await?,
+        false => false,
+    };
+    // Whatever was left of an earlier run, who asks for new keys gets them.
+    if !renewed {
         cluster.renew_leaves(deadline, steps).await?;
     }
     Ok(cluster.certificates())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_model::{ClusterLayout, OperatorRole};
+
+    use crate::cluster::state::ClusterState;
+
+    #[test]
+    fn what_the_old_authority_issued_is_listed_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        let user = cellar_system::OsUser::resolve(None).unwrap().name;
+        let state = ClusterState::new(
+            "demo".parse().unwrap(),
+            0,
+            "app".parse().unwrap(),
+            "app".parse().unwrap(),
+            layout.repo().to_str().unwrap().parse().unwrap(),
+            user,
+            vec!["zone1".parse().unwrap()],
+        );
+        let cluster = Cluster::assemble(layout, state.unwrap()).unwrap();
+        let _ = cluster.authority().unwrap();
+        let issue = |name: &str| {
+            let out = dir.path().join(name);
+            cluster.issue_operator(OperatorRole::Viewer, name, None, &out).unwrap().serial
+        };
+        let listed = || {
+            let listed = cluster.certificates().into_iter().map(|one| one.info.unwrap());
+            let people = listed.filter(|info| !info.authority);
+            people.map(|info| info.serial).collect::<BTreeSet<_>>()
+        };
+        let before = issue("before");
+        let directory = cluster.layout.ca();
+        // Twice, as after an interruption.
+        let new = dir.path().join("new");
+        let _ = generate_ca(&new, &cluster.state.cluster).unwrap();
+        exchange(&directory, None, |to| -> Result<()> {
+            for (file, mode) in [(CA_KEY, 0o600), (CA_CERTIFICATE, 0o644)] {
+                copy(&new.join(file), &to.join(file), mode)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        for _ in 0..2 {
+            cluster.keep_issued().unwrap();
+            assert_eq!(listed(), [before.clone()].into());
+        }
+        let after = issue("after");
+        assert_eq!(listed(), [before, after.clone()].into());
+        for _ in 0..2 {
+            cluster.forget_issued_before().unwrap();
+            assert_eq!(listed(), [after.clone()].into());
+        }
+        forget_previous(&directory).unwrap();
+        cluster.forget_issued_before().unwrap();
+        assert_eq!(listed(), [after].into());
+    }
 }

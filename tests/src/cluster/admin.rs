@@ -1,12 +1,18 @@
 //! What multiadmin says of a cluster.
 
 use cellar_api::v1;
+use std::time::Duration;
+
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
-use crate::cluster::connection::connect;
+use crate::cluster::connection::{connect, is_passing};
 use crate::cluster::local::Cluster;
-use crate::machine::wait::block_on;
+use crate::machine::wait::{block_on, wait_for};
+
+/// How long multiadmin may be away, or without a word from etcd, before a test is told so.
+const AWAY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where one cell's PostgreSQL is.
 #[derive(Debug, Clone)]
@@ -39,21 +45,36 @@ impl Cluster {
         })
     }
 
+    /// Asks multiadmin something that changes nothing, again while it cannot answer.
+    #[track_caller]
+    fn answer<T>(
+        &self,
+        what: &str,
+        question: &impl AsyncFn(&mut MultiAdminClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> T {
+        wait_for(&format!("an answer to {what}"), AWAY_TIMEOUT, || match self.ask(question) {
+            Ok(response) => Some(response.into_inner()),
+            Err(status) if is_passing(&status) => None,
+            Err(status) => panic!("{what}: {status}"),
+        })
+    }
+
     /// All poolers with their status.
     ///
     /// # Panics
     /// When multiadmin does not answer.
     #[must_use]
+    #[track_caller]
     pub fn poolers(&self) -> Vec<v1::PoolerView> {
-        let answer = self.ask(async |client| client.list_poolers(v1::ListPoolersRequest::default()).await);
-        match answer {
-            Ok(response) => response.into_inner().poolers,
-            Err(status) => panic!("ListPoolers: {status}"),
-        }
+        let question = async |client: &mut MultiAdminClient<Channel>| {
+            client.list_poolers(v1::ListPoolersRequest::default()).await
+        };
+        self.answer("ListPoolers", &question).poolers
     }
 
     /// The status of one cell, if its pooler lives.
     #[must_use]
+    #[track_caller]
     pub fn status(&self, cell: &str) -> Option<v1::PoolerStatus> {
         self.poolers().into_iter().filter_map(|view| view.status).find(|status| status.cell == cell)
     }
@@ -63,12 +84,21 @@ impl Cluster {
     /// # Panics
     /// When none is recorded.
     #[must_use]
+    #[track_caller]
     pub fn primary(&self) -> String {
-        let answer = self.ask(async |client| client.get_database(v1::GetDatabaseRequest::default()).await);
-        match answer.map(|response| response.into_inner().leader) {
-            Ok(Some(leader)) => leader.cell,
-            other => panic!("no primary: {other:?}"),
+        match self.recorded_primary() {
+            Some(cell) => cell,
+            None => panic!("no primary is recorded"),
         }
+    }
+
+    /// The cell whose instance is the recorded primary, if one is recorded.
+    #[track_caller]
+    pub(crate) fn recorded_primary(&self) -> Option<String> {
+        let question = async |client: &mut MultiAdminClient<Channel>| {
+            client.get_database(v1::GetDatabaseRequest::default()).await
+        };
+        self.answer("GetDatabase", &question).leader.map(|leader| leader.cell)
     }
 
     /// Where a cell's PostgreSQL is.

@@ -7,9 +7,21 @@ use std::time::Duration;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_tls::ClientTls;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 /// How long one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whether the same question may be answered a moment later: multiadmin, or what is behind it, is away or was told to end, or
+/// the connection broke in the middle of the answer.
+pub(crate) fn is_passing(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => true,
+        // What Cellar says itself with these codes is a fault; without its reason they come from the transport.
+        Code::Unknown | Code::Internal => cellar_api::reason_of(status).is_none(),
+        _ => false,
+    }
+}
 
 /// A gRPC client made from nothing but the files in a cluster's `client` directory.
 ///

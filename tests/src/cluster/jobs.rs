@@ -5,29 +5,61 @@ use std::time::{Duration, Instant};
 use cellar_api::v1;
 use cellar_api::v1::JobState;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use cellar_model::Code;
 use serde_json::Value;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
+use crate::cluster::connection::is_passing;
 use crate::cluster::local::Cluster;
 use crate::machine::wait::wait_for;
 
 /// How long a job of a test may take.
 const END_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a pooler may take to report what is so, on a busy machine.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Cluster {
-    /// Starts a backup without waiting; the job's id.
+    /// Starts a backup that must be accepted, without waiting; the job's id.
     ///
     /// # Panics
-    /// When it is refused.
+    /// When it is refused, and not only until the poolers have reported what is so already.
     #[must_use]
     #[track_caller]
     pub fn begin_backup(&self, cell: &str, backup_type: &str) -> String {
-        let job = self.json(&["backup", "--from", cell, "--type", backup_type, "--no-wait"]);
-        match job["id"].as_str() {
-            Some(id) => id.to_owned(),
-            None => panic!("no job: {job}"),
+        let command = ["backup", "--from", cell, "--type", backup_type, "--no-wait", "--output", "json"];
+        let finished = self.try_cellar(&command);
+        // It is not known yet what the refusal is about, so the same is asked where it can be seen.
+        if finished.code == 3 {
+            return self.begin_backup_when_reported(cell, backup_type);
         }
+        let text = finished.ok();
+        match serde_json::from_str::<Value>(&text).map(|job| job["id"].as_str().map(str::to_owned)) {
+            Ok(Some(id)) => id,
+            _ => panic!("no job: {text}"),
+        }
+    }
+
+    /// The same, as soon as nothing but the last reports of the poolers, which are up to a second old, is against it.
+    #[track_caller]
+    fn begin_backup_when_reported(&self, cell: &str, backup_type: &str) -> String {
+        let name = format!("BACKUP_TYPE_{}", backup_type.to_uppercase());
+        let Some(of_type) = v1::BackupType::from_str_name(&name) else { panic!("no type {backup_type}") };
+        let request =
+            v1::BackupRequest { cell: cell.to_owned(), r#type: of_type.into(), ..Default::default() };
+        wait_for("the poolers to report that a backup can be taken", REPORT_TIMEOUT, || {
+            match self.ask(async |client| client.backup(request.clone()).await) {
+                Ok(response) => Some(response.into_inner().id),
+                Err(status) => {
+                    let reason = cellar_api::reason_of(&status);
+                    let passes =
+                        matches!(reason, Some(Code::CellDown | Code::NoPrimary | Code::WrongPrimary));
+                    assert!(passes, "Backup of {cell}: {status}");
+                    None
+                }
+            }
+        })
     }
 
     /// A job as multiadmin shows it.
@@ -54,8 +86,7 @@ impl Cluster {
             match self.ask(watched) {
                 Ok(has_ended) => has_ended.then_some(()),
                 // It was told to end, or the stream has lasted as long as a call may.
-                Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => None,
-                Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => None,
+                Err(status) if is_passing(&status) => None,
                 Err(status) => panic!("WatchJob {id}: {status}"),
             }
         });

@@ -85,8 +85,9 @@ impl Cluster {
     /// old, says so too.
     #[track_caller]
     pub fn wait_streaming(&self, cell: &str) {
-        let primary = self.primary();
-        eventually(&format!("{cell} to stream from {primary}"), || {
+        eventually(&format!("{cell} to stream from the primary"), || {
+            // The recorded one of this moment: it may change meanwhile.
+            let Some(primary) = self.recorded_primary() else { return false };
             self.try_sql(cell, "SELECT status FROM pg_stat_wal_receiver").stdout.trim() == "streaming"
                 && self.status(cell).is_some_and(|status| status.streams_from.as_ref() == Some(&primary))
         });

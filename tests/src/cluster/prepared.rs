@@ -10,14 +10,15 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_model::Key;
-use cellar_topology::{Entry, TxnOutcome, Write};
+use cellar_topology::{Entry, Store, StoreError, TxnOutcome, Write};
 
 use crate::cluster::local::Cluster;
 use crate::machine::run::run;
-use crate::machine::wait::{block_on, eventually};
+use crate::machine::wait::{block_on, eventually, wait_for};
 
 /// Kinds of records that `cellar up` does not make again.
 const KEPT_RECORDS: [&str; 3] = ["jobs", "runs", "audit"];
@@ -51,6 +52,18 @@ impl Cluster {
         cluster
     }
 
+    /// Does something in etcd, again for a minute while it cannot be reached.
+    #[track_caller]
+    fn at_etcd<T>(&self, what: &str, work: &impl AsyncFn(&Store) -> Result<T, StoreError>) -> T {
+        wait_for(&format!("etcd to take or to give {what}"), Duration::from_secs(60), || {
+            match block_on(async { work(&self.store().await).await }) {
+                Ok(done) => Some(done),
+                Err(StoreError::Retryable(_)) => None,
+                Err(error) => panic!("{what}: {error}"),
+            }
+        })
+    }
+
     fn restore_records(&self, prepared: &Prepared) {
         let (from, to) =
             (prepared.cluster.directory().display().to_string(), self.directory().display().to_string());
@@ -58,11 +71,15 @@ impl Cluster {
             let text = String::from_utf8_lossy(&entry.value).replace(&from, &to);
             Write::Put { key: entry.key.clone(), value: text.into_bytes(), lease: None }
         };
-        let writes = prepared.records.iter().map(write).collect();
+        let writes: Vec<Write> = prepared.records.iter().map(write).collect();
+        // Once more when it is not known whether it was committed: it writes the same.
+        let _: TxnOutcome = self.at_etcd("the records", &async |store: &Store| {
+            let outcome = store.kv().txn(Vec::new(), writes.clone()).await?;
+            assert!(matches!(outcome, TxnOutcome::Committed(_)), "{outcome:?}");
+            Ok(outcome)
+        });
         let jobs = block_on(async {
             let store = self.store().await;
-            let outcome = store.kv().txn(Vec::new(), writes).await;
-            assert!(matches!(outcome, Ok(TxnOutcome::Committed(_))), "{outcome:?}");
             let keys = prepared.records.iter().filter_map(|entry| store.keys().parse(&entry.key));
             let jobs =
                 keys.filter_map(|key| if let Key::Job(_, id) = key { Some(id.to_string()) } else { None });
@@ -80,17 +97,10 @@ impl Cluster {
 impl Prepared {
     fn new(cells: &str) -> Self {
         let cluster = Cluster::bootstrapped(cells);
-        let records = block_on(async {
-            let store = cluster.store().await;
-            let mut records = Vec::new();
-            for kind in KEPT_RECORDS {
-                match store.list(&store.keys().kind(kind)).await {
-                    Ok(listing) => records.extend(listing.entries),
-                    Err(error) => panic!("{kind}: {error}"),
-                }
-            }
-            records
-        });
+        let of_kind = |kind: &str| {
+            cluster.at_etcd(kind, &async |store: &Store| store.list(&store.keys().kind(kind)).await).entries
+        };
+        let records = KEPT_RECORDS.into_iter().flat_map(of_kind).collect();
         cluster.cellar(&["down"]);
         cluster.give_up_ports();
         let cells = cells.split(',').map(str::to_owned).collect();

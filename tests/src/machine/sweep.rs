@@ -19,6 +19,15 @@ pub fn kill_hard(pid: i32) {
     eventually("a killed process to be gone", || !is_alive(pid));
 }
 
+/// Removes a directory with all that is in it, also while processes that have lost their parent still write there.
+pub fn remove_directory(directory: impl AsRef<Path>) {
+    let directory = directory.as_ref();
+    eventually(&format!("{} to be removed", directory.display()), || {
+        let _ = std::fs::remove_dir_all(directory);
+        !directory.exists()
+    });
+}
+
 /// Kills every process of a cluster's directory.
 pub(crate) fn kill_all(directory: &Path) {
     for _ in 0..200 {

@@ -1,8 +1,9 @@
 //! Cells come and go under load, and nobody else notices.
 
+use std::path::Path;
 use std::process::Stdio;
 
-use cellar_tests::{Cluster, eventually};
+use cellar_tests::{Cluster, eventually, remove_directory};
 
 use crate::rotation::serials;
 
@@ -30,8 +31,11 @@ fn a_cell_is_added_and_removed_under_load() {
     assert_eq!(zone4.index, 3);
     for cell in ["zone1", "zone2", "zone3"] {
         assert_eq!(card(&before, cell), card(&added, cell), "no member's ports moved");
-        let config = std::fs::read_to_string(cluster.directory().join(cell).join("pgbackrest.conf")).unwrap();
-        assert!(config.contains(&format!("pg4-host-port={}", zone4.pgbackrest_port)), "{config}");
+        let config = cluster.directory().join(cell).join("pgbackrest.conf");
+        let line = format!("pg4-host-port={}", zone4.pgbackrest_port);
+        eventually(&format!("{cell} to have {line} in its config"), || {
+            std::fs::read_to_string(&config).is_ok_and(|config| config.contains(&line))
+        });
     }
     let job = cluster.backup("zone4", "incr");
     assert_eq!(job["result"]["backup"]["source"]["cell"], "zone4");
@@ -63,7 +67,7 @@ fn a_rebuilt_standby_streams_again() {
     assert_eq!(cluster.sql("zone2", "SELECT count(*) FROM t"), "1000");
     // A lost disk: the directory is gone, and is not rebuilt until somebody says so.
     cluster.kill_cell("zone2");
-    std::fs::remove_dir_all(cluster.instance("zone2").data).unwrap();
+    remove_directory(cluster.instance("zone2").data);
     let _ = cluster.try_cellar(&["up", "--timeout", "20s"]);
     eventually("zone2 to say what to do", || {
         cluster.status("zone2").is_some_and(|status| status.message.contains("cellar rebuild zone2"))
@@ -132,4 +136,39 @@ fn a_removal_that_was_interrupted_is_finished_by_up_or_by_itself() {
     let _ = cluster.try_cellar(&["cells", "remove", "zone3", "--delete-data"]).refused(2);
     let _ = cluster.try_cellar(&["cells", "remove", "signing", "--delete-data"]).refused(2);
     let _ = cluster.backup("zone2", "incr");
+}
+
+#[test]
+fn a_repository_and_a_cell_are_not_in_one_place_and_the_one_is_not_deleted_with_the_other() {
+    let cluster = Cluster::new();
+    let repo = cluster.directory().join("zone3");
+    let up = |repo: &Path| {
+        let repo = repo.display().to_string();
+        cluster.try_cellar(&["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--repo", &repo])
+    };
+    for inside in ["zone2", "zone2/pg_data/repo", "etcd/repo"] {
+        let message = up(&cluster.directory().join(inside)).refused(2);
+        assert!(message.contains("--repo") && message.contains("lie in one another"), "{message}");
+    }
+    assert!(!cluster.directory().exists(), "something was made");
+    let _ = up(&repo).ok();
+    let message = cluster.try_cellar(&["cells", "add", "zone3"]).refused(2);
+    assert!(message.contains(&repo.display().to_string()), "{message}");
+
+    // Somebody moves it to the disk of a cell, with a link in its place.
+    let moved = cluster.directory().join("zone2/repo");
+    std::fs::rename(&repo, &moved).expect("moved");
+    std::os::unix::fs::symlink(&moved, &repo).expect("a link");
+    for command in [&["cells", "remove", "zone2", "--delete-data"][..], &["down", "--destroy"]] {
+        let message = cluster.try_cellar(command).refused(3);
+        assert!(message.contains("lies in"), "{message}");
+        // Nothing was stopped, or left the topology.
+        let _ = cluster.backup("zone2", "incr");
+    }
+    assert!(moved.join("backup/app/backup.info").exists());
+    std::fs::remove_file(&repo).expect("the link");
+    std::fs::rename(&moved, &repo).expect("moved back");
+    cluster.cellar(&["cells", "remove", "zone2", "--delete-data"]);
+    cluster.cellar(&["down", "--destroy"]);
+    assert!(repo.join("backup/app/backup.info").exists());
 }

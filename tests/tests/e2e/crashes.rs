@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process, signal, wait_for};
 use nix::sys::signal::Signal;
+use tonic::Code;
 
 use crate::ledger::{hold_backup, release};
 
@@ -23,7 +24,6 @@ fn killing_the_pooler_ends_its_pgbackrest_and_the_job_says_so() {
     eventually("pgBackRest and its workers to die with the pooler", || {
         held.iter().all(|pid| !is_alive(*pid))
     });
-    eventually("the job to be seen lost", || cluster.job(&id)["state"] == "JOB_STATE_LOST");
     cluster.cellar(&["up"]);
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_FAILED", "{job:#}");
@@ -51,7 +51,7 @@ fn a_lost_backup_gives_its_place_away_only_after_its_pgbackrest_was_ended() {
         goes_on.then_some(())
     });
     // The lease of 10 s and LOST_TIMEOUT; how much more is measured by the benchmark `dead_cell_blocking`.
-    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(75), "{:?}", begun.elapsed());
     let job = cluster.ended(&id);
     assert_eq!(job["error"]["code"], "CELL_DOWN", "{job:#}");
     assert_eq!(cluster.ended(&queued)["state"], "JOB_STATE_SUCCEEDED");
@@ -93,12 +93,25 @@ fn an_etcd_that_goes_and_comes_back_loses_nothing() {
     let (id, held) = hold_backup(&cluster, "zone2", "full");
     kill_hard(cluster.pid("pid/etcd.pid"));
     release(&held);
-    // Old news are served for a few seconds, and no longer.
-    eventually("status to say that etcd is away", || cluster.try_cellar(&["status"]).code == 4);
+    // Old news are served for a few seconds, and no longer. The command line would ask again and again, and the backup goes
+    // on for 18 s without a word from etcd.
+    eventually("multiadmin to say that etcd is away", || {
+        let answer = cluster.ask(async |client| {
+            let asked = client.list_poolers(cellar_api::v1::ListPoolersRequest::default());
+            tokio::time::timeout(Duration::from_secs(1), asked).await
+        });
+        match answer {
+            Ok(Ok(_)) => false,
+            Ok(Err(status)) => matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded),
+            Err(_) => true,
+        }
+    });
     cluster.cellar(&["up"]);
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
     assert_eq!(job["result"]["backup"]["source"]["verified"], true);
+    kill_hard(cluster.pid("pid/etcd.pid"));
+    eventually("status to say that etcd is away", || cluster.try_cellar(&["status"]).code == 4);
 }
 
 #[test]
@@ -121,11 +134,16 @@ fn a_primary_that_dies_in_the_middle_fails_the_job() {
 #[test]
 fn down_ends_a_backup_as_told_to_stop() {
     let cluster = loaded();
-    let id = cluster.begin_backup("zone2", "full");
-    wait_for("pgBackRest to copy", Duration::from_secs(60), || {
-        cluster.log_of("zone2", &id).contains("DETAIL: backup file").then_some(())
+    let (id, held) = hold_backup(&cluster, "zone2", "full");
+    let log = cluster.directory().join("zone2/log/multipooler.log");
+    std::thread::scope(|scope| {
+        let down = scope.spawn(|| cluster.try_cellar(&["down"]));
+        eventually("the pooler to be told to stop", || {
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains("multipooler stops"))
+        });
+        release(&held);
+        let _ = down.join().expect("no panic").ok();
     });
-    cluster.cellar(&["down"]);
     cluster.cellar(&["up"]);
     let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_FAILED", "the backup ended before: {job:#}");

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, give_to_postgres, is_alive, kill_hard, wait_for};
+use cellar_tests::{
+    Cluster, command_line, eventually, give_to_postgres, is_alive, kill_hard, processes_with, wait_for,
+};
 use serde_json::Value;
 
 use crate::ledger;
@@ -262,10 +265,7 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
     let _ = in_the_middle(&cluster, "zone2", &id);
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
     assert_eq!(untouched(&cluster), before);
@@ -276,6 +276,17 @@ fn a_drill_is_seen_by_nobody_and_leaves_no_trace() {
     cluster.cellar(&["down"]);
     assert!(!is_alive(postmaster), "the copy's PostgreSQL goes down with its cluster");
     no_trace(&cluster, "zone2");
+
+    // Nor when its pooler is gone, which would have ended it.
+    cluster.cellar(&["up"]);
+    let id = begin(&cluster, &["--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    assert!(is_alive(postmaster));
+    cluster.cellar(&["down"]);
+    assert!(!is_alive(postmaster), "it goes on after its cluster has gone down");
+    let left = processes_with("postgres", &cluster.directory().join("zone2").display().to_string());
+    assert_eq!(left, Vec::<i32>::new());
 }
 
 /// Canceled while pgBackRest copies, far below what it could: at 1 MiB/s it would take half a minute.
@@ -302,12 +313,45 @@ fn a_drill_keeps_its_rate_and_ends_when_told() {
         home(&cluster, "zone2", &id).join("data/base/1").exists().then_some(())
     });
     cluster.cellar(&["jobs", "cancel", &id]);
-    let job = wait_for("the drill to end", Duration::from_secs(20), || {
-        let job = cluster.job(&id);
-        (job["state"] != "JOB_STATE_RUNNING").then_some(job)
-    });
+    let job = cluster.ended(&id);
     assert_eq!(job["state"], "JOB_STATE_CANCELED", "{job:#}");
     no_trace(&cluster, "zone2");
+}
+
+/// PostgreSQL opens a standby only once it knows all transactions that run, and a checkpoint does not write down more than 64
+/// subtransactions of one.
+#[test]
+fn a_copy_that_postgresql_never_opens_is_no_matter_of_missing_wal() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE TABLE t (i int)");
+    let many = "BEGIN; DO $$ BEGIN FOR i IN 1..100 LOOP BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END; \
+        END LOOP; END $$; SELECT pg_sleep(600)";
+    let mut session = cluster.tool("psql", "zone1", &["-XAtqc", many]);
+    let mut session = session.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql runs");
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("the transaction to be open", || cluster.sql("zone1", sleeps) == "1");
+    let _ = cluster.backup("zone2", "full");
+    let job = cluster.ended(&begin(&cluster, &[]));
+    assert_eq!(job["error"]["code"], "UNSUPPORTED", "{job:#}");
+    assert!(job["error"]["message"].as_str().is_some_and(|text| text.contains("subtransactions")), "{job:#}");
+    cluster
+        .sql("zone1", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    session.wait().expect("it is ours");
+}
+
+/// Somebody waits for the plan of a restore, and nobody for a drill.
+#[test]
+fn a_restore_is_planned_while_a_drill_goes_on() {
+    let cluster = Cluster::up("zone1");
+    let job = cluster.json(&["drill", "--no-wait", "--max-rate", "1MiB"]);
+    let id = job["id"].as_str().expect("a job").to_owned();
+    wait_for("files to be copied", MOMENT, || {
+        home(&cluster, "zone1", &id).join("data/base/1").exists().then_some(())
+    });
+    let plan = cluster.json(&["restore", "--plan", "--latest"]);
+    assert_eq!((&plan["state"], &plan["cell"]), (&"JOB_STATE_SUCCEEDED".into(), &"zone1".into()), "{plan:#}");
+    assert_eq!(cluster.job(&id)["state"], "JOB_STATE_RUNNING", "the drill was to go on");
+    cluster.cellar(&["jobs", "cancel", &id]);
 }
 
 /// The biggest file below a directory.

@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, run, signal, wait_for};
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, run, signal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -252,13 +253,19 @@ fn failure_of_a_job_is_told_also_when_nobody_reads_the_answer() {
     let mut command = cluster.command(&["backup", "--from", "zone2", "--type", "full"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("cellar");
     drop(child.stdout.take());
-    let running = || {
-        let listed = cluster.json(&["jobs", "list"]);
-        let mut jobs = listed["jobs"].as_array().expect("jobs").iter();
-        jobs.find(|job| job["state"] == "JOB_STATE_RUNNING").map(|job| ledger::id(job).to_owned())
+    // Its pgBackRest, so that the job does not end before it is canceled.
+    let directory = cluster.directory().display().to_string();
+    let backs_up = |pid: i32| {
+        let words = command_line(pid);
+        words.iter().any(|word| word == "backup") && words.iter().any(|word| word.contains(&directory))
     };
-    let job = wait_for("the backup to run", std::time::Duration::from_secs(60), running);
-    cluster.cellar(&["jobs", "cancel", &job]);
+    let held = ledger::hold("the backup to run", Duration::from_secs(60), backs_up, || true);
+    let listed = cluster.json(&["jobs", "list"]);
+    let mut jobs = listed["jobs"].as_array().expect("jobs").iter();
+    let ended = ["JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELED"];
+    let open = jobs.find(|job| !ended.iter().any(|state| job["state"] == *state)).expect("the backup's job");
+    cluster.cellar(&["jobs", "cancel", ledger::id(open)]);
+    ledger::release(&held);
     assert_eq!(child.wait().expect("a child").code(), Some(1));
 }
 

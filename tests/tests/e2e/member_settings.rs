@@ -22,12 +22,13 @@ fn settings_that_the_primary_raised_reach_copies_and_members() {
     cluster.sql("zone1", "ALTER SYSTEM SET max_locks_per_transaction = 100");
     restart(&cluster, "zone1");
     cluster.sql("zone1", "INSERT INTO a VALUES (1)");
-    archive(&cluster);
-    let note = wait_for("status to say why the replay is paused", Duration::from_secs(30), || {
-        let text = cluster.cellar(&["status"]);
-        text.contains("replay is paused").then_some(text)
+    // It stands for seconds only: then the standby is started again with what the primary has.
+    let note = wait_for("the status to say why the replay is paused", Duration::from_secs(60), || {
+        let message = cluster.status("zone2")?.message;
+        message.contains("replay is paused").then_some(message)
     });
     assert!(note.contains("max_connections is 100 here, and the primary has 200"), "{note}");
+    archive(&cluster);
 
     // The backup is from before the change; the WAL behind it demands more.
     let job =

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, kill_hard, postgres_user, run, signal, wait_for};
+use cellar_tests::{Cluster, eventually, kill_hard, postgres_user, remove_directory, run, signal, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -66,7 +66,7 @@ fn lose_disk(cluster: &Cluster, cell: &str, then: impl FnOnce(&Path)) {
     signal(pooler, Signal::SIGSTOP);
     kill_hard(cluster.postmaster(cell));
     let data = data(cluster, cell);
-    std::fs::remove_dir_all(&data).expect("removed");
+    remove_directory(&data);
     then(&data);
     signal(pooler, Signal::SIGCONT);
 }
@@ -126,6 +126,10 @@ fn a_rebuild_is_noticed_by_nobody_else() {
 
     inserts.end();
     selects.end();
+    eventually("the statements of the killed load to be over", || {
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'";
+        cluster.sql("zone1", others) == "0"
+    });
     assert_eq!((cluster.postmaster("zone1"), cluster.postmaster("zone2")), (zone1, zone2));
     let rows = cluster.sql("zone1", "SELECT count(*) FROM t");
     assert_ne!(rows, "0", "the load did something");

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, as_user, eventually, kill_hard, postgres_user, processes_with, run, wait_for};
+use cellar_tests::{
+    Cluster, as_user, eventually, kill_hard, postgres_user, processes_with, remove_directory, run, wait_for,
+};
 use serde_json::Value;
 
 use crate::ledger::{
@@ -267,7 +269,7 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
     // It returns, and whenever it answers it is a standby.
     let mut up = bring_up(&cluster);
     let mut answers = 0;
-    wait_for("zone1 to be rebuilt", Duration::from_secs(90), || {
+    wait_for("zone1 to be rebuilt", Duration::from_secs(240), || {
         if let Some(recovers) = watched.ask("SELECT pg_is_in_recovery()") {
             assert_eq!(recovers, "t", "the old primary is one again");
             answers += 1;
@@ -396,11 +398,13 @@ fn a_restore_passes_over_a_timeline_that_only_etcd_knows_of() {
     cluster.sql("zone2", "SELECT pg_promote()");
     eventually("zone2 to be recorded", || cluster.primary() == "zone2");
     cluster.kill_cell("zone2");
-    std::fs::remove_dir_all(cluster.instance("zone2").data).expect("a disk that is lost");
+    // A disk that is lost.
+    remove_directory(cluster.instance("zone2").data);
     std::fs::rename(&away, &repo).expect("back");
     assert!(!is_archived(&repo, "00000002.history"));
 
     let _ = cluster.try_cellar(&["up", "--timeout", "15s"]);
+    eventually("zone1 to report", || cluster.status("zone1").is_some());
     let job = restore(&cluster, &["--latest", "--timeline", "1", "--onto", "zone1"]);
     assert_eq!(result(&job)["recovery"]["timeline"], 3, "{job:#}");
     assert_eq!(cluster.primary(), "zone1");

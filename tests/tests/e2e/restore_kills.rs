@@ -4,11 +4,17 @@
 mod hold;
 mod scene;
 
-use cellar_tests::{Cluster, eventually, is_alive, kill_hard, main_process, wait_for};
+use std::path::Path;
+
+use cellar_api::v1::InstanceState;
+use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, main_process, wait_for};
 use serde_json::Value;
 
-use crate::ledger::release;
-use hold::{give_up, held_copy, held_recovery, kill_before_swap, pooler, private_postmaster, raise};
+use crate::ledger::{hold, release};
+use hold::{
+    give_up, held_copy, held_recovery, kill_before_swap, kill_pooler_beside, pooler, private_postmaster,
+    raise,
+};
 use scene::{
     MOMENT_TIMEOUT, Restore, begin, begin_rollback, begin_to, check_members, cluster, confirm,
     data_directories, directory, fails, rows, succeeds,
@@ -30,8 +36,7 @@ fn what_dies_before_the_point_of_no_return_changes_nothing() {
     // The pooler, while the private PostgreSQL runs.
     let restore = begin(&cluster);
     let postmaster = private_postmaster(&restore.copy(&cluster));
-    kill_hard(pooler(&cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(&cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(&cluster, &restore, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -89,8 +94,7 @@ fn roll_back(cluster: &Cluster, restore: &Restore) {
     // The pooler, while the kept copy's private PostgreSQL runs.
     let rollback = begin_rollback(cluster, restore);
     let postmaster = private_postmaster(&kept);
-    kill_hard(pooler(cluster, "zone1"));
-    assert!(is_alive(postmaster), "it was to be there still");
+    kill_pooler_beside(cluster, "zone1", postmaster);
     cluster.cellar(&["up"]);
     fails(cluster, &rollback, "POOLER_RESTARTED");
     assert!(!is_alive(postmaster));
@@ -170,16 +174,8 @@ fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
     cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 100)");
     let all = rows(&cluster, "zone1");
     let restore = begin_to(&cluster, &["--latest", "--onto", "zone2", "--in-place"], all.clone());
-    let lock = directory(&cluster, "zone2").join("pg_data/postmaster.pid");
-    let sockets = cluster.instance("zone2").sockets;
-    let private = wait_for("the private PostgreSQL", MOMENT_TIMEOUT, || {
-        let text = std::fs::read_to_string(&lock).ok()?;
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        let pid = lines.first()?.parse().ok().filter(|pid| is_alive(*pid))?;
-        lines.get(4).is_some_and(|directory| !directory.is_empty() && *directory != sockets).then_some(pid)
-    });
-    kill_hard(pooler(&cluster, "zone2"));
-    assert!(is_alive(private), "it was to be there still");
+    let private = postmaster_in_place(&cluster, "zone2");
+    kill_pooler_beside(&cluster, "zone2", private);
     cluster.cellar(&["up"]);
     assert!(!is_alive(private));
     let job = cluster.ended(&restore.id);
@@ -190,4 +186,76 @@ fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {
     });
     cluster.sql("zone1", "INSERT INTO t VALUES (1)");
     let _ = cluster.backup("zone2", "incr");
+}
+
+/// What the last attempt in place has left in the data directory does not keep the next one from succeeding: it is the only
+/// way back to a primary.
+#[test]
+fn a_restore_in_place_that_was_cut_short_can_be_asked_for_again() {
+    let cluster = cluster("zone1");
+    cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 300000)");
+    let all = rows(&cluster, "zone1");
+    let data = directory(&cluster, "zone1").join("pg_data");
+    let restore = begin_to(&cluster, &["--latest", "--in-place"], all.clone());
+    kill_hard(postmaster_in_place(&cluster, "zone1"));
+    let job = cluster.ended(&restore.id);
+    assert_eq!(job["error"]["code"], "POSTGRES_FAILED", "{job:#}");
+    assert!(data.join("postmaster.pid").exists(), "a server that is killed leaves it");
+
+    let again = || begin_to_unread(&cluster, &["--latest", "--in-place"]);
+    let id = again();
+    let cell = format!("{}/", directory(&cluster, "zone1").display());
+    let of_restore = |pid: i32| {
+        let words = command_line(pid);
+        words.iter().any(|word| word.starts_with("restore")) && words.iter().any(|word| word.contains(&cell))
+    };
+    let held = hold("the second restore", MOMENT_TIMEOUT, of_restore, || true);
+    wait_for("the status to say that it is restored over", MOMENT_TIMEOUT, || {
+        let status = cluster.status("zone1")?;
+        (status.state() == InstanceState::Seeding && status.message.contains("in place")).then_some(())
+    });
+    // Killed before anything is copied, into a data directory that was empty: there are directories, and no file.
+    held.iter().for_each(|pid| kill_hard(*pid));
+    let job = cluster.ended(&id);
+    assert_eq!(job["error"]["code"], "PGBACKREST_FAILED", "{job:#}");
+    for entry in std::fs::read_dir(&data).expect("the data").flatten() {
+        if entry.file_type().expect("its kind").is_file() {
+            std::fs::remove_file(entry.path()).expect("root may");
+        } else {
+            empty(&entry.path());
+        }
+    }
+    let id = again();
+    let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    check_members(&cluster, &all);
+}
+
+/// Removes all files, and leaves the directories.
+fn empty(directory: &Path) {
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        if entry.file_type().expect("its kind").is_dir() {
+            empty(&entry.path());
+        } else {
+            std::fs::remove_file(entry.path()).expect("root may");
+        }
+    }
+}
+
+/// Asks for a restore while no row can be read.
+fn begin_to_unread(cluster: &Cluster, target: &[&str]) -> String {
+    let job = cluster.json(&[&["restore"], target, &["--yes", "--no-wait"]].concat());
+    job["id"].as_str().expect("a job").to_owned()
+}
+
+/// The postmaster of a private instance in a cell's own data directory.
+fn postmaster_in_place(cluster: &Cluster, cell: &str) -> i32 {
+    let lock = directory(cluster, cell).join("pg_data/postmaster.pid");
+    let sockets = cluster.instance(cell).sockets;
+    wait_for("the private PostgreSQL", MOMENT_TIMEOUT, || {
+        let text = std::fs::read_to_string(&lock).ok()?;
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let pid = lines.first()?.parse().ok().filter(|pid| is_alive(*pid))?;
+        lines.get(4).is_some_and(|directory| !directory.is_empty() && *directory != sockets).then_some(pid)
+    })
 }

@@ -9,7 +9,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::{JobId, Key, Keyspace};
 use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
-use cellar_tls::ClientTls;
+use cellar_tls::{CertificateInfo, ClientTls};
 use cellar_topology::{EtcdKv, Store, StoreError};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -45,7 +45,7 @@ impl SlowReader {
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
         });
-        first.recv_timeout(std::time::Duration::from_secs(20)).expect("his session");
+        first.recv_timeout(std::time::Duration::from_secs(60)).expect("his session");
         Self { child, reader: Some(reader) }
     }
 
@@ -57,7 +57,7 @@ impl SlowReader {
     /// He has not come to the end of the file, and does not come there.
     #[track_caller]
     fn ends_early(mut self) {
-        let status = wait_for("his session to end", std::time::Duration::from_secs(20), || {
+        let status = wait_for("his session to end", std::time::Duration::from_secs(60), || {
             self.child.try_wait().expect("a child")
         });
         assert!(!status.success(), "he has read it all");
@@ -137,12 +137,12 @@ fn a_revoked_certificate_opens_nothing() {
             while let Some(_news) = stream.message().await? {}
             Ok::<(), tonic::Status>(())
         };
-        tokio::time::timeout(std::time::Duration::from_secs(5), rest).await
+        tokio::time::timeout(std::time::Duration::from_secs(60), rest).await
     });
     assert!(ended.as_ref().is_ok_and(Result::is_err), "the stream goes on: {ended:?}");
     cellar_tests::signal(frozen, Signal::SIGCONT);
     let _ = cluster.ended(&job);
-    wait_for("multiadmin to refuse it", std::time::Duration::from_secs(5), || {
+    wait_for("multiadmin to refuse it", std::time::Duration::from_secs(60), || {
         let said = list(&stolen);
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });
@@ -184,7 +184,7 @@ fn a_revoked_certificate_opens_nothing() {
     let _ = cluster.cellar(&["certs", "revoke", &serial]);
     let refused = runtime.block_on(write_as_pooler(&standing)).expect_err("a connection that stood");
     assert!(refused.to_string().contains("permission denied"), "{refused}");
-    wait_for("the revoked connection to be replaced", std::time::Duration::from_secs(20), || {
+    wait_for("the revoked connection to be replaced", std::time::Duration::from_secs(60), || {
         let now = receivers(&cluster);
         (!now.is_empty() && now != stream).then_some(())
     });
@@ -245,7 +245,7 @@ fn a_revoked_certificate_opens_nothing() {
     kill_hard(cluster.pid("pid/multiadmin.pid"));
     let _ = cluster.cellar(&["up"]);
     refused("after a restart");
-    wait_for("multiadmin to have read the list", std::time::Duration::from_secs(5), || {
+    wait_for("multiadmin to have read the list", std::time::Duration::from_secs(60), || {
         let said = list(&kept);
         (said.code == 5 && said.stderr.contains("revoked")).then_some(())
     });
@@ -372,4 +372,63 @@ fn revocation_reaches_a_primary_that_hangs_once_it_goes_on() {
     let _ = cluster.cellar(&["up"]);
     cluster.wait_streaming("zone2");
     assert_eq!(streams(), "0");
+}
+
+/// A renewal gives the key another certificate; whoever has stolen the key has that of before.
+#[test]
+fn a_stolen_key_is_replaced_also_when_its_certificate_is_renewed() {
+    let cluster = Cluster::new();
+    let up = ["up", "--cells", "zone1,zone2", "--port-offset", "auto", "--cert-lifetime", "60s"];
+    let _ = cluster.try_cellar(&up).ok();
+    let file = |name: &str| cluster.directory().join(name);
+    let info = |name: &str| CertificateInfo::from_file(&file(name)).expect("a certificate");
+    let state = || -> Value { serde_json::from_str(&read(&file("state/cluster.json"))).expect("the state") };
+    let keys = || {
+        ["client/client.key", "zone1/tls/server.key", "zone2/tls/server.key"].map(|name| read(&file(name)))
+    };
+    let [client, zone1, zone2] = keys();
+    let due = ["client/client.crt", "zone1/tls/server.crt", "zone2/tls/server.crt"].map(info);
+    wait_for("the certificates to be due", std::time::Duration::from_secs(60), || {
+        due.iter().all(|one| one.renew_at() < std::time::SystemTime::now()).then_some(())
+    });
+    // Every command renews the operator's own, this one too.
+    let [of_client, of_zone1, of_zone2] = due.map(|one| one.serial);
+    let _ = cluster.cellar(&["certs", "revoke", &of_client]);
+    let now = keys();
+    assert_ne!(now[0], client);
+    assert_eq!(now[1..], [zone1.clone(), zone2.clone()]);
+
+    // `up` renews what is due before it goes on with what was interrupted.
+    kill_when(&cluster, &["certs", "revoke", &of_zone2], "it was written down", &|| {
+        state()["revoking"].is_object()
+    });
+    let _ = cluster.cellar(&["up"]);
+    let now = keys();
+    assert_ne!(now[2], zone2);
+    assert_eq!(now[1], zone1);
+    assert!(state()["revoking"].is_null(), "{:#}", state());
+
+    // That has renewed zone1's, too, and so the certificate that it had is not there any more.
+    assert_ne!(info("zone1/tls/server.crt").serial, of_zone1);
+    let _ = cluster.cellar(&["certs", "revoke", &of_zone1]);
+    let now = keys();
+    assert_ne!(now[1], zone1);
+
+    // Interrupted once the key is a new one, before its pooler has read it, which then starts again.
+    let pooler = cluster.pid("zone2/pid/multipooler.pid");
+    cellar_tests::signal(pooler, Signal::SIGSTOP);
+    let serial = info("zone2/tls/pooler.crt").serial;
+    kill_when(&cluster, &["certs", "revoke", &serial], "the key was replaced", &|| {
+        std::fs::read_to_string(file("zone2/tls/server.key")).is_ok_and(|key| key != now[2])
+    });
+    kill_hard(pooler);
+    let _ = cluster.cellar(&["up"]);
+    assert!(state()["revoking"].is_null(), "{:#}", state());
+    for left in ["zone2/tls.previous", "zone2/tls.next", "client.previous", "state/tls.previous"] {
+        assert!(!file(left).exists(), "{left} has a stolen key");
+    }
+    let again = cluster.try_cellar(&["certs", "revoke", &serial]);
+    assert!(again.code == 0 && again.stderr.contains("revoked already"), "{again:?}");
+    cluster.wait_streaming("zone2");
+    let _ = cluster.backup("zone2", "incr");
 }

@@ -93,9 +93,12 @@ fn processes_showing(file: &str, needle: &str) -> BTreeSet<String> {
         bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
     };
     let found = entries.map(|entry| entry.path()).filter(|path| shows(path));
-    found
-        .map(|path| std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned())
-        .collect()
+    // The program's file: a name of its own is the thread's. One that has ended meanwhile has none.
+    let program = |path: PathBuf| {
+        let program = std::fs::read_link(path.join("exe")).ok()?;
+        program.file_name().map(|name| name.to_string_lossy().into_owned())
+    };
+    found.filter_map(program).collect()
 }
 
 /// What a watch over all processes has seen.

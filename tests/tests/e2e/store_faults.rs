@@ -10,9 +10,8 @@ mod lost_answer;
 mod refused_write;
 mod silent_primary;
 
-use std::time::Duration;
-
-use cellar_tests::{Cluster, Direction, Proxy, Rule, eventually, wait_for};
+use cellar_api::v1;
+use cellar_tests::{Cluster, Direction, Proxy, Rule, eventually};
 use serde_json::Value;
 
 use crate::ledger;
@@ -53,12 +52,14 @@ fn incarnation(cluster: &Cluster) -> Value {
     serde_json::from_str(&cluster.etcd_get("/cellar/demo/incarnations/app")).unwrap_or_default()
 }
 
+/// Asked on a connection that stands: a state may last for seconds only.
 #[track_caller]
-fn wait_for_state(cluster: &Cluster, job: &str, state: &str) -> Value {
-    wait_for(&format!("job {job} to be {state}"), Duration::from_secs(60), || {
-        let job = cluster.job(job);
-        (job["state"] == format!("JOB_STATE_{state}")).then_some(job)
-    })
+fn wait_for_state(cluster: &Cluster, job: &str, state: &str) {
+    let (name, request) = (format!("JOB_STATE_{state}"), v1::GetJobRequest { id: job.to_owned() });
+    eventually(&format!("job {job} to be {state}"), || {
+        let answer = cluster.ask(async |client| client.get_job(request.clone()).await);
+        answer.is_ok_and(|job| job.into_inner().state().as_str_name() == name)
+    });
 }
 
 #[track_caller]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_tests::{Cluster, Finished, as_user, postgres_user, run};
+use cellar_tests::{Cluster, Finished, as_user, eventually, postgres_user, run};
 use serde_json::Value;
 
 use crate::access::{as_client, issue};
@@ -138,8 +138,10 @@ fn expiry_takes_what_its_dry_run_said_and_a_restore_still_works() {
     let done = cluster.json(&["expire", "--yes"]);
     assert_eq!(labels(&done["result"]["expire"]["backups"]), [second], "{done:#}");
     assert!(in_repo(&cluster).iter().all(|label| label.starts_with(&third)), "{:?}", in_repo(&cluster));
-    let config = std::fs::read_to_string(cluster.directory().join("zone1/pgbackrest.conf")).unwrap();
-    assert!(config.contains("repo1-retention-full=1\n"), "{config}");
+    let config = cluster.directory().join("zone1/pgbackrest.conf");
+    eventually("the config to have the new retention", || {
+        std::fs::read_to_string(&config).is_ok_and(|config| config.contains("repo1-retention-full=1\n"))
+    });
     ledger::check(&cluster, &["zone1", "zone2"], &rows);
 }
 

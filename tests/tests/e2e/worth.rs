@@ -30,7 +30,7 @@ fn proof_mark(cluster: &Cluster, label: &str) -> String {
 }
 
 /// pgBackRest by hand, with a cell's config.
-fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
+pub(crate) fn pgbackrest(cluster: &Cluster, cell: &str, arguments: &[&str]) -> Finished {
     let config = cluster.directory().join(cell).join("pgbackrest.conf");
     let mut command = as_user(&postgres_user(), "pgbackrest");
     command
@@ -75,8 +75,9 @@ fn two_unproven_full_backups_do_not_push_out_the_proven_chain() {
     let proven = labels(&cluster).pop().expect("the first backup");
     assert_ne!(proof_mark(&cluster, &proven), "");
     let rows = vec![ledger::insert(&cluster, "a row")];
-    let canceled = cluster.begin_backup("zone2", "full");
+    let (canceled, held) = ledger::hold_backup(&cluster, "zone2", "full");
     cluster.cellar(&["jobs", "cancel", &canceled]);
+    ledger::release(&held);
     let _ = cluster.ended(&canceled);
     let unproven = [
         by_hand(&cluster, &[]),
@@ -150,6 +151,24 @@ fn proof_outlives_the_record_of_its_job_and_is_written_on_backups_that_are_older
     );
     let incremental = cluster.backup("zone2", "incr");
     assert_eq!(incremental["result"]["backup"]["type"], "BACKUP_TYPE_INCR", "{incremental:#}");
+}
+
+/// As when the first backup's job fails once pgBackRest has done its part.
+#[test]
+fn up_takes_a_backup_when_the_only_full_one_is_not_proven() {
+    let cluster = Cluster::up("zone1,zone2");
+    let first = labels(&cluster).pop().expect("the first backup");
+    cluster.cellar(&["up"]);
+    assert_eq!(labels(&cluster), [first.as_str()], "one that is proven is enough");
+    let unproven = ["--annotation=cellar-proof=unproven", &format!("--set={first}"), "annotate"];
+    let _ = pgbackrest(&cluster, "zone2", &unproven).ok();
+    assert_ne!(cluster.json(&["backups", "show", &first])["verified"], true);
+    for _ in 0..2 {
+        cluster.cellar(&["up"]);
+        let after = labels(&cluster);
+        assert_eq!(after.len(), 2, "{after:?}");
+        assert_eq!(cluster.json(&["backups", "show", &after[1]])["verified"], true);
+    }
 }
 
 /// Overwrites two pages of a table's file in one cell; the table has rows in them.

@@ -187,6 +187,10 @@ impl ClusterLayout {
     }
 }
 
+/// What the names of directories beside a data directory begin with; the rest is a job's id.
+const RESTORED: &str = "pg_data.restored-";
+const KEPT: &str = "pg_data.before-";
+
 /// The directory of one cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellLayout {
@@ -215,13 +219,25 @@ impl CellLayout {
     /// Where a restore makes the new data beside the old.
     #[must_use]
     pub fn restored(&self, job: JobId) -> PathBuf {
-        self.root.join(format!("pg_data.restored-{job}"))
+        self.root.join(format!("{RESTORED}{job}"))
     }
 
     /// Where the old data is kept after a restore.
     #[must_use]
     pub fn kept(&self, job: JobId) -> PathBuf {
-        self.root.join(format!("pg_data.before-{job}"))
+        self.root.join(format!("{KEPT}{job}"))
+    }
+
+    /// The job whose restore made the entry of this name beside the data directory: see [`CellLayout::restored`].
+    #[must_use]
+    pub fn restored_by(name: &str) -> Option<JobId> {
+        name.strip_prefix(RESTORED)?.parse().ok()
+    }
+
+    /// The job before which the data was kept in the entry of this name: see [`CellLayout::kept`].
+    #[must_use]
+    pub fn kept_by(name: &str) -> Option<JobId> {
+        name.strip_prefix(KEPT)?.parse().ok()
     }
 
     /// What a job needs only while it runs: sockets, locks and spool of a private instance.
@@ -243,6 +259,12 @@ impl CellLayout {
     #[must_use]
     pub fn drills(&self) -> PathBuf {
         self.root.join("drills")
+    }
+
+    /// What a drill restored, in its directory below [`CellLayout::drills`].
+    #[must_use]
+    pub fn drill_data(drill: &Path) -> PathBuf {
+        drill.join("data")
     }
 
     /// Directory of PostgreSQL's socket.

@@ -43,15 +43,21 @@ pub(super) async fn check_names(agent: &Agent, card: &Pooler) -> Result<(), JobF
         ));
     }
     let data = PathBuf::from(&card.data_directory);
-    // Looking through many files takes long, and this thread also renews the lease.
-    let found = tokio::task::spawn_blocking(move || unwritable_name(&data)).await.unwrap_or_default();
-    match found {
+    match on_own_thread(move || unwritable_name(&data)).await {
         Some(path) => {
             let what = format!("file {}", path.display().to_string().escape_debug());
             Err(refusal(&what, "rename it or move it out of the data directory, then ask again"))
         }
         None => Ok(()),
     }
+}
+
+/// What `work` finds. Looking through many files takes long, and the caller's thread also renews the lease; on a file system
+/// that does not answer it never ends, and must not keep this process from ending.
+async fn on_own_thread<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, found) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(done.send(work())));
+    found.await.unwrap_or_default()
 }
 
 /// A file below `data` with a line break in its name; tablespaces and other links to directories are followed.
@@ -83,6 +89,22 @@ fn unwritable_name(data: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn look_that_never_ends_keeps_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let brief = std::time::Duration::from_millis(10);
+        let look = on_own_thread(move || ended.recv().is_err());
+        assert!(runtime.block_on(async { tokio::time::timeout(brief, look).await }).is_err());
+        // Would wait for a thread of its own.
+        drop(runtime);
+        drop(end);
+        assert_eq!(
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(on_own_thread(|| 7)),
+            7
+        );
+    }
 
     #[test]
     fn name_with_a_line_break_is_found_also_behind_a_link() {

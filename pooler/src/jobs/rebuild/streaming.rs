@@ -1,14 +1,15 @@
 //! Waiting until a standby streams from the recorded primary.
 
+use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, Expected, Pooler, Refusal, Role, check_standby_source};
-use cellar_postgres::{InstanceFacts, Probe};
+use cellar_model::{Code, DatabaseName, Expected, JobError, Pooler, Refusal, Role, check_standby_source};
+use cellar_postgres::{InstanceFacts, Probe, running};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
-use crate::jobs::rebuild::failed;
+use crate::jobs::restore::movement::{Movement, Startup};
 use crate::peers::primary_position;
 use tokio::time::Instant;
 
@@ -23,19 +24,21 @@ const STREAMING_TIME: Duration = Duration::from_millis(600);
 /// Waits until this cell's standby streams from the recorded primary.
 ///
 /// # Errors
-/// When it does not within `timeout`, when no primary is recorded, or when the job must end early.
+/// When it does not and has not come any further for `patience`, when no primary is recorded, or when the job must end
+/// early.
 pub(super) async fn wait_until_streaming(
     context: &JobContext<'_>,
-    timeout: Duration,
+    patience: Duration,
 ) -> Result<(), JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
-    let deadline = Instant::now() + timeout;
+    let mut movement = Movement::none_yet();
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
     // The WAL receiver that streams, and since when.
     let mut streaming: Option<(i32, Instant)> = None;
     loop {
-        let looked = match probe.facts().await {
+        let mut replayed = None;
+        let looked = match probe.facts().await.inspect(|facts| replayed = facts.replay_lsn) {
             Ok(facts) => match check_streams(agent, &card, &facts).await? {
                 Ok(()) => Ok(facts.wal_receiver.filter(|_| facts.role == Role::Standby)),
                 Err(refusal) => Err(refusal.message),
@@ -54,13 +57,27 @@ pub(super) async fn wait_until_streaming(
             return Ok(());
         }
         context.check_interrupted()?;
-        if Instant::now() > deadline {
-            let seconds = timeout.as_secs();
-            let waited = format!("waiting {seconds} s for the new standby of {} to stream", database.name);
-            return Err(failed(&waited, &why_not).into());
+        let startup = running(Path::new(&card.data_directory)).ok().flatten();
+        let startup = startup.map_or_else(Startup::unseen, |postmaster| Startup::of(postmaster.pid));
+        if movement.look(replayed, &startup, std::time::Instant::now()) > patience {
+            return Err(stands_still(patience, &database.name, &why_not).into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// The standby is whole, whatever it waits for.
+fn stands_still(patience: Duration, database: &DatabaseName, why_not: &str) -> JobError {
+    let waits = if why_not.is_empty() { "it does not stream" } else { why_not };
+    Refusal::new(
+        Code::PostgresFailed,
+        format!(
+            "the new standby of {database} is whole, and for {} s it has come no further: {waits}",
+            patience.as_secs()
+        ),
+    )
+    .hint("it goes on by itself as soon as it can, and needs no other rebuild: `cellar status` shows when it streams, and the cell's log/postgres.log what it waits for")
+    .into()
 }
 
 /// Whether the standby streams from the recorded primary, and from a position that the primary has reached.

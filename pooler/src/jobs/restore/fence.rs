@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, Database, FenceResult, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal, RestoreParams,
-    Segment, Timeline,
+    Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal,
+    RestoreParams, Segment, Timeline,
 };
 use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -17,6 +17,7 @@ use crate::config_files::{archive_command, write_bootstrap};
 use crate::data_layout::obstacles;
 use crate::instance::data_role::is_primary;
 use crate::instance::hold::Hold;
+use crate::instance::round::report_state;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
@@ -24,9 +25,6 @@ use crate::repository::tool_failure::tool_error;
 
 /// How long the record of the fence may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long a crashed primary may take to replay its own WAL.
-const CRASH_RECOVERY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long one segment may take to be archived.
 const ARCHIVE_PUSH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -79,7 +77,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
     let Some((found, is_primary)) = inspect_data(agent, &data).await? else {
         // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
-        let _hold = Hold::take(agent).await?;
+        let _hold = context.unless_interrupted(Hold::take(agent)).await??;
         let sockets = Path::new(&card.socket_directory);
         stop_vanished(sockets, card.postgres_port, &data)
             .await
@@ -91,12 +89,14 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         return Ok(not_primary(true, found.timeline));
     }
     let recorded = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
-    let _hold = Hold::take(agent).await?;
+    let _hold = context.unless_interrupted(Hold::take(agent)).await??;
     context.progress("stopping PostgreSQL").await;
     // What a primary has that is not the recorded one must not be archived, so that one is stopped at once.
     let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
-    stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    let stopped = context.unless_interrupted(stop(&data, &timeouts)).await?;
+    stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
+    report_state(agent, InstanceState::Waiting, "stopped for a restore of the database");
     if !recorded {
         return Ok(not_primary(true, found.timeline));
     }
@@ -143,8 +143,8 @@ async fn finish_crashed(
     let private = PrivateInstance::new(agent, database, card, context.job.record.id, data.to_owned(), 0);
     private.prepare()?;
     let ended = async {
-        private.start(&archive_command(agent, database, card), CRASH_RECOVERY_TIMEOUT).await?;
-        private.stop().await
+        private.finish(context, &archive_command(agent, database, card)).await?;
+        private.stop().await.map_err(JobFailure::from)
     };
     let ended = ended.await;
     private.leave().await;

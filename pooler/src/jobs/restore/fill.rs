@@ -7,7 +7,7 @@ use cellar_model::{BackupLabel, Code, Progress, Refusal};
 use cellar_pgbackrest::{Invocation, RestoreOptions, Running};
 
 use crate::config_files::write_bootstrap;
-use crate::data_layout::own_wal_link;
+use crate::instance::restore_target::{Origin, prepare};
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
@@ -30,12 +30,12 @@ impl PrivateInstance<'_> {
         context: &mut JobContext<'_>,
         set: &BackupLabel,
         size_bytes: u64,
-        delta: bool,
+        origin: Origin,
         max_bytes_per_second: u64,
     ) -> Result<(), JobFailure> {
         let config = write_bootstrap(self.agent, self.database, self.card)
             .map_err(|error| Refusal::new(Code::Internal, format!("no config for the restore: {error}")))?;
-        own_wal_link(&self.data).map_err(|error| self.failed("restoring", &error))?;
+        let delta = prepare(&self.data, origin).map_err(|error| self.failed("restoring", &error))?;
         let text = |path: &Path| path.display().to_string();
         let options = RestoreOptions {
             set: Some(set.clone()),

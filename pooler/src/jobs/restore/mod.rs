@@ -8,6 +8,7 @@ pub(crate) mod discard;
 pub(crate) mod fence;
 pub(crate) mod fill;
 pub(crate) mod locate;
+pub(crate) mod movement;
 pub(crate) mod plan;
 pub(crate) mod plan_cells;
 pub(crate) mod private_instance;

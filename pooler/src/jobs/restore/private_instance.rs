@@ -29,6 +29,10 @@ const RECOVERY_BUFFERS_MB: (u64, u64) = (64, 1024);
 /// Shared buffers of a copy beside the running database, MiB: a thirty-second of the free memory, within these bounds.
 const DRILL_BUFFERS_MB: (u64, u64) = (32, 128);
 
+/// How long the last checkpoint of a copy may take: a copy that does not come to a clean end is of no use, and to recover it
+/// took hours.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// A copy and its private instance.
 pub(crate) struct PrivateInstance<'a> {
     pub(super) agent: &'a Agent,
@@ -231,8 +235,9 @@ impl<'a> PrivateInstance<'a> {
         self.inspect().await.is_ok_and(|(_, control)| !replays.suffice_for(&control.required))
     }
 
-    /// Starts the copy without recovery settings and with this `archive_command`, private as before.
-    pub(crate) async fn start(&self, archive_command: &str, timeout: Duration) -> Result<(), JobError> {
+    /// Starts the copy without recovery settings and with this `archive_command`, private as before. It replays what its own
+    /// WAL holds, perhaps behind this call.
+    pub(super) async fn start(&self, archive_command: &str, timeout: Duration) -> Result<(), JobError> {
         let mut settings = self.settings(None, true).await?;
         archive_command.clone_into(&mut settings.archive_command);
         self.start_with(&settings, timeout).await
@@ -271,6 +276,18 @@ impl<'a> PrivateInstance<'a> {
         error
     }
 
+    /// The job's error for a copy that has become consistent and was never open to connections; none when it has not become
+    /// consistent.
+    pub(super) fn never_opened(&self) -> Option<JobError> {
+        let log = read_log(&self.log);
+        has_become_consistent(&log).then(|| {
+            let message = "the copy is consistent, and PostgreSQL lets nobody read it before it has replayed the end of a transaction that was open during the backup and had more than 64 subtransactions (savepoints or PL/pgSQL exception blocks)";
+            let refusal = Refusal::new(Code::Unsupported, message)
+                .hint("begin from another backup (`--backup LABEL`), or restore to a later target, after the end of that transaction");
+            JobError { tool_output: last_lines(&log), ..refusal.into() }
+        })
+    }
+
     /// A client program of PostgreSQL's that connects to the copy.
     pub(crate) fn client(&self, program: &str) -> tokio::process::Command {
         let mut command = self.tools().command(program);
@@ -285,7 +302,8 @@ impl<'a> PrivateInstance<'a> {
 
     /// Stops the copy cleanly.
     pub(crate) async fn stop(&self) -> Result<(), JobError> {
-        let stopped = stop(&self.data, &StopTimeouts::default()).await;
+        let timeouts = StopTimeouts { checkpoint: CHECKPOINT_TIMEOUT, ..StopTimeouts::default() };
+        let stopped = stop(&self.data, &timeouts).await;
         stopped.map(drop).map_err(|error| self.failed("stopping the copy", &error))
     }
 
@@ -295,9 +313,30 @@ impl<'a> PrivateInstance<'a> {
     }
 }
 
+/// Whether the server that was started last has written to its log that it is consistent. Then it is open to connections at
+/// once, unless it does not know yet which transactions run (`STANDBY_SNAPSHOT_PENDING` in its `procarray.c`).
+fn has_become_consistent(log: &str) -> bool {
+    let started = log.rfind("starting PostgreSQL ").unwrap_or(0);
+    log[started..].contains("consistent recovery state reached")
+}
+
 /// The size of a copy's shared buffers, MiB. `is_alone` while the database is stopped.
 fn shared_buffers_mb(is_alone: bool) -> u32 {
     let (part, (least, most)) = if is_alone { (8, RECOVERY_BUFFERS_MB) } else { (32, DRILL_BUFFERS_MB) };
     let megabytes = available_memory().map_or(least, |bytes| (bytes >> 20) / part);
     u32::try_from(megabytes.clamp(least, most)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consistency_is_that_of_the_last_start() {
+        let (start, consistent) =
+            ("LOG:  starting PostgreSQL 15.18\n", "LOG:  consistent recovery state reached at 0/3000100\n");
+        assert!(has_become_consistent(&[start, consistent, "more\n"].concat()));
+        assert!(!has_become_consistent(&[start, consistent, start, "LOG:  redo starts\n"].concat()));
+        assert!(!has_become_consistent("é"));
+    }
 }

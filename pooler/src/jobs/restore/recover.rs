@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, ForkWithoutFile, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult, Refusal,
-    SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
+    Code, ForkWithoutFile, InstanceState, JobError, JobId, JobOutcome, JobSpec, RecoverParams,
+    RecoveryResult, Refusal, SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
 };
 use cellar_postgres::{
     ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
@@ -21,6 +21,8 @@ use crate::data_layout::wal_directory;
 use crate::disk::{free_bytes, write_refusal};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
+use crate::instance::restore_target::Origin;
+use crate::instance::round::report_state;
 use crate::instance::seeding_marker::{self, Legacy};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
@@ -71,13 +73,14 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     let mut copy = PrivateInstance::new(agent, &database, &card, record.id, data, 0);
     if params.in_place {
         // An attempt before this one may have removed the link.
-        copy.wal_directory = last_legacy(agent)?.wal_directory.or_else(|| wal_directory(&copy.data));
+        copy.wal_directory = legacy(agent)?.wal_directory.or_else(|| wal_directory(&copy.data));
     }
     if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
         // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
         copy.wal_of = Some(PathBuf::from(&card.data_directory));
     }
-    let _hold = if params.in_place { Some(Hold::take(agent).await?) } else { None };
+    let _hold =
+        if params.in_place { Some(context.unless_interrupted(Hold::take(agent)).await??) } else { None };
     let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
@@ -123,8 +126,10 @@ async fn make_copy(
     if let Some(set) = &params.set {
         let found = repo.backups().into_iter().find(|backup| backup.label == *set);
         size_bytes = found.map_or(0, |backup| backup.size_bytes);
+        let mut origin = Origin::NEW;
         if params.in_place {
-            stop_and_mark_incomplete(agent, &copy.data).await?;
+            let unfinished = stop_and_mark_incomplete(agent, &copy.data, parent).await?;
+            origin = Origin { is_ours: true, unfinished };
         } else {
             remove_directory(&copy.data).await;
             let free = free_bytes(&copy.data);
@@ -136,8 +141,7 @@ async fn make_copy(
             }
         }
         copy.prepare()?;
-        let delta = params.in_place && copy.data.join("PG_VERSION").exists();
-        copy.restore(context, set, size_bytes, delta, 0).await?;
+        copy.restore(context, set, size_bytes, origin, 0).await?;
     } else {
         // Kept data is recovered on its own timeline, not on one that began after it.
         timeline = inspect_copy(agent, &copy.data).await?.timeline;
@@ -157,7 +161,7 @@ async fn make_copy(
     if !reached.paused && matches!(params.target, Target::Time(_)) {
         // Nothing was committed later, so the end of the WAL is the database at that time. But PostgreSQL refuses to end
         // a recovery whose target it has not met, so the recovery goes on from here without a target.
-        copy.stop().await?;
+        context.unless_interrupted(copy.stop()).await??;
         let rest = ReplayGoal { target: Target::Latest {}, ..goal };
         let stopped = reached.stopped;
         reached = copy.replay(context, &rest).await?;
@@ -175,7 +179,7 @@ async fn make_copy(
         }
     }
     copy.promote(&reached).await?;
-    copy.stop().await?;
+    context.unless_interrupted(copy.stop()).await??;
     let after = inspect_copy(agent, &copy.data).await?;
     if let Some(last) = taken.last().filter(|last| after.timeline <= **last) {
         return Err(wrong_instance(format!(
@@ -196,7 +200,7 @@ async fn make_copy(
     if params.set.is_some() {
         // The backup has another member's settings. What concerned that member alone is not this one's.
         copy.leave().await;
-        let own = if params.in_place { last_legacy(agent)? } else { Legacy::of(&agent.layout.data()) };
+        let own = legacy(agent)?;
         take_over_settings(&copy.data, &own.own_settings)
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }
@@ -216,24 +220,26 @@ async fn make_copy(
     })
 }
 
-/// What an attempt before this one has noted of the old data.
-fn last_legacy(agent: &Agent) -> Result<Legacy, Refusal> {
-    seeding_marker::legacy(agent).map_err(|error| {
+/// What the restored data takes over from the cell's own.
+fn legacy(agent: &Agent) -> Result<Legacy, Refusal> {
+    seeding_marker::inheritance(agent).map_err(|error| {
         let message = format!("cannot read {}: {error}", agent.seeding_marker().display());
         Refusal::new(Code::Internal, message).hint("look at the disk, then ask again")
     })
 }
 
 /// Before a restore over the old data: stops the instance, and marks the data directory as a restore that was begun
-/// and not finished.
-async fn stop_and_mark_incomplete(agent: &Agent, data: &Path) -> Result<(), JobError> {
+/// and not finished. Returns whether it was marked so already.
+async fn stop_and_mark_incomplete(agent: &Agent, data: &Path, restore: JobId) -> Result<bool, JobError> {
     let disk = |error: &dyn std::fmt::Display| {
         Refusal::new(Code::PostgresFailed, format!("stopping PostgreSQL: {error}"))
     };
     stop(data, &StopTimeouts::default()).await.map_err(|error| disk(&error))?;
     *agent.facts.borrow_mut() = None;
-    seeding_marker::begin(agent, Legacy::of(data)).map_err(|error| disk(&error))?;
-    Ok(())
+    report_state(agent, InstanceState::Seeding, &format!("restored over in place by job {restore}"));
+    let unfinished = seeding_marker::exists(agent).map_err(|error| disk(&error))?;
+    seeding_marker::begin(agent, legacy(agent)?).map_err(|error| disk(&error))?;
+    Ok(unfinished)
 }
 
 /// How far the WAL must be replayed when the target does not stop it before.

@@ -9,11 +9,11 @@ use cellar_model::{
     Code, JobError, Lsn, Progress, Refusal, Segment, SegmentSize, Target, Timeline, parse_timestamp,
 };
 use cellar_postgres::{PostmasterState, RecoveryTarget, RequiredSettings, promote, query, running};
-use cellar_system::Process;
 use jiff::Timestamp;
 
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
+use crate::jobs::restore::movement::{Movement, Startup, StartupTitle};
 use crate::jobs::restore::private_instance::PrivateInstance;
 use crate::repository::tool_failure::{last_lines, read_log};
 
@@ -29,7 +29,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long recovery may wait for WAL that should be there. Our settings let PostgreSQL ask again every second.
 const WAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long recovery may show no movement at all. To replay one segment, or to fetch one from a slow store, takes less.
+/// How long recovery may show no movement at all. To fetch one segment from a slow store takes less.
 const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How often a copy is started: once more for each change of settings that it meets. Each costs a restart on the real
@@ -165,29 +165,6 @@ impl Awaited {
     }
 }
 
-/// Since when a recovery shows neither another position nor another segment: whatever it does, it does not go on.
-struct Movement {
-    seen: Option<(Option<Lsn>, StartupTitle)>,
-    since: Instant,
-}
-
-impl Movement {
-    fn none_yet() -> Self {
-        Self { seen: None, since: Instant::now() }
-    }
-
-    /// Whether it has stood still for too long. What a server does before it begins to recover has no position: it may
-    /// take long to flush a large directory.
-    fn has_ended(&mut self, lsn: Option<Lsn>, title: StartupTitle, now: Instant) -> bool {
-        let recovers = lsn.is_some() || title != StartupTitle::Other;
-        let seen = Some((lsn, title));
-        if self.seen != seen || !recovers {
-            *self = Self { seen, since: now };
-        }
-        now.duration_since(self.since) > STANDSTILL_TIMEOUT
-    }
-}
-
 /// What to do after one look at a recovery.
 #[derive(Debug, PartialEq, Eq)]
 enum ReplayStep {
@@ -259,7 +236,7 @@ impl PrivateInstance<'_> {
                 Ok(Followed::There(reached)) => return Ok(reached),
                 Ok(Followed::NeedsMore) => {
                     tracing::info!(after = ?begun.elapsed(), "the WAL demands greater settings; the copy starts again");
-                    self.stop().await?;
+                    context.unless_interrupted(self.stop()).await??;
                 }
                 Err(error) => return Err(error),
             }
@@ -267,6 +244,40 @@ impl PrivateInstance<'_> {
         Err(self
             .failed("recovering", &format!("the WAL raises settings more than {MAX_STARTS} times"))
             .into())
+    }
+
+    /// Starts the copy as a primary with this `archive_command`, and follows it until it has replayed its own WAL.
+    pub(crate) async fn finish(
+        &self,
+        context: &JobContext<'_>,
+        archive_command: &str,
+    ) -> Result<(), JobFailure> {
+        self.start(archive_command, START_TIMEOUT).await?;
+        let mut movement = Movement::none_yet();
+        loop {
+            let postmaster = match running(&self.data) {
+                Ok(Some(postmaster)) => postmaster,
+                Ok(None) => return Err(self.died().into()),
+                Err(error) => return Err(self.failed("looking at the data", &error).into()),
+            };
+            if postmaster.state == PostmasterState::Ready {
+                return Ok(());
+            }
+            if movement.look_once_begun(None, &Startup::of(postmaster.pid), Instant::now())
+                > STANDSTILL_TIMEOUT
+            {
+                return Err(self.stands_still().into());
+            }
+            context.pause(POLL_INTERVAL).await?;
+        }
+    }
+
+    /// The job's error for a recovery that does not move.
+    fn stands_still(&self) -> JobError {
+        let minutes = STANDSTILL_TIMEOUT.as_secs() / 60;
+        let message =
+            format!("nothing has moved for {minutes} min: fetching WAL hangs, or the copy is frozen");
+        self.failed("recovering", &message)
     }
 
     async fn follow(
@@ -292,29 +303,31 @@ impl PrivateInstance<'_> {
                 // A query before it is ready would be refused, and every refusal is a line in its log.
                 _ => None,
             };
-            let title = startup_title(postmaster.pid);
-            if movement.has_ended(state.as_ref().map(|state| state.lsn), title.clone(), Instant::now()) {
-                let minutes = STANDSTILL_TIMEOUT.as_secs() / 60;
-                let message =
-                    format!("nothing has moved for {minutes} min: fetching WAL hangs, or the copy is frozen");
-                return Err(self.failed("recovering", &message).into());
+            let startup = Startup::of(postmaster.pid);
+            let lsn = state.as_ref().map(|state| state.lsn);
+            if movement.look_once_begun(lsn, &startup, Instant::now()) > STANDSTILL_TIMEOUT {
+                return Err(self.stands_still().into());
             }
             let phase = if state.is_some() { "recovering" } else { "recovering to a consistent state" };
             context.periodic_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
             let Some(state) = state else {
-                awaited = Awaited::update(awaited, &title);
+                awaited = Awaited::update(awaited, &startup.title);
                 if let Some(Awaited { segment, since }) = &awaited
                     && since.elapsed() > WAL_TIMEOUT
                 {
-                    return Err(self.wal_missing(segment).into());
+                    let never_opened = if first_readable.is_none() { self.never_opened() } else { None };
+                    return Err(never_opened.unwrap_or_else(|| self.wal_missing(segment)).into());
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             };
-            let readable = *first_readable.get_or_insert_with(Instant::now);
             if !state.in_recovery {
-                return Err(self.failed("recovering", &"the copy ended its recovery by itself").into());
+                // PostgreSQL does not pause at a target where nobody could connect to tell it to go on.
+                let never_opened = if first_readable.is_none() { self.never_opened() } else { None };
+                let ended = || self.failed("recovering", &"the copy ended its recovery by itself");
+                return Err(never_opened.unwrap_or_else(ended).into());
             }
+            let readable = *first_readable.get_or_insert_with(Instant::now);
             // A recovery also pauses when it meets settings that are too small, wherever its target is.
             if state.paused && self.needs_more_than(replays).await {
                 return Ok(Followed::NeedsMore);
@@ -382,31 +395,6 @@ impl PrivateInstance<'_> {
     }
 }
 
-/// What a server's startup process does, from its process title: `startup recovering 0000…` or `startup waiting for
-/// 0000…`. The title is all that can be seen before the server accepts connections.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum StartupTitle {
-    /// It waits for this segment.
-    Waiting(String),
-    /// It replays this segment.
-    Recovering(String),
-    /// Neither is said.
-    Other,
-}
-
-fn startup_title(postmaster: i32) -> StartupTitle {
-    let children = Process::find(postmaster).map(|process| process.children()).unwrap_or_default();
-    let titles = children.iter().filter_map(|child| child.arguments().into_iter().next());
-    let said = titles.filter_map(|title| {
-        if let Some((_, segment)) = title.split_once("startup waiting for ") {
-            return Some(StartupTitle::Waiting(segment.trim().to_owned()));
-        }
-        let (_, segment) = title.split_once("startup recovering ")?;
-        Some(StartupTitle::Recovering(segment.trim().to_owned()))
-    });
-    said.into_iter().next().unwrap_or(StartupTitle::Other)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,21 +452,6 @@ mod tests {
         assert_eq!(decide(&unarchived, &asks, &stall), ReplayStep::Continue, "it may come now");
         stall.update(&state(at, false));
         assert_eq!(decide(&unarchived, &state(at, false), &stall), ReplayStep::WalMissing);
-    }
-
-    #[test]
-    fn recovery_that_does_not_move_ends() {
-        let recovering = |segment: &str| StartupTitle::Recovering(segment.to_owned());
-        let begun = Instant::now();
-        let mut movement = Movement::none_yet();
-        let mut ends = |minutes: u64, lsn: Option<u64>, title: &StartupTitle| {
-            movement.has_ended(lsn.map(Lsn::new), title.clone(), begun + Duration::from_secs(minutes * 60))
-        };
-        assert!(!ends(30, None, &StartupTitle::Other) && !ends(60, None, &StartupTitle::Other), "not begun");
-        assert!(!ends(61, None, &recovering("5")) && !ends(70, None, &recovering("6")));
-        assert!(!ends(81, Some(1), &recovering("6")) && !ends(90, Some(2), &recovering("6")));
-        assert!(!ends(100, Some(2), &recovering("6")));
-        assert!(ends(101, Some(2), &recovering("6")));
     }
 
     #[test]

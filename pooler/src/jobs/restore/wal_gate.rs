@@ -7,6 +7,7 @@
 //! dropped since. So every segment is searched before PostgreSQL has it, by PostgreSQL's own `pg_waldump`; this takes
 //! some 15 ms a segment, and to fetch one some 250 ms.
 
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,10 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What `pg_waldump` says where the WAL ends, in its last version and in earlier ones. Replay ends there, too.
 const ENDS_OF_WAL: [&str; 2] = ["error in WAL record", "could not find a valid record"];
+
+/// A page of WAL, in bytes. Where the first of a segment holds nothing but zeros, the WAL ends before it: WAL receivers and
+/// primaries make segments in advance. `pg_waldump` only says of such a segment that its size cannot be read.
+const PAGE_BYTES: u64 = 8192;
 
 /// The gate of one copy.
 pub(super) struct WalGate<'a> {
@@ -117,7 +122,8 @@ impl WalGate<'_> {
         let (found, is_whole) = match run(command, SEARCH_TIMEOUT).await {
             Ok(output) => (output.stdout, true),
             Err(PostgresError::CommandFailed { stdout, output, .. })
-                if ENDS_OF_WAL.iter().any(|text| output.contains(text)) =>
+                if ENDS_OF_WAL.iter().any(|text| output.contains(text))
+                    || numbers.first().is_some_and(|first| is_blank(&self.link(*first))) =>
             {
                 (stdout, false)
             }
@@ -169,7 +175,10 @@ status=1
 if [ "$this" != {redo_name} ] && [ -e "$links/$before" ]; then search "$before"; fi
 # What a primary left unfinished in a crash ends that search early.
 if [ "$status" != 0 ]; then search "$this"; fi
-if [ "$status" != 0 ] && ! grep -q {ends} "$errors"; then refuse "$(cat "$errors")"; fi
+is_blank() {{
+    [ "$(head -c {page} "$links/$this" | tr -d '\000' | wc -c)" -eq 0 ]
+}}
+if [ "$status" != 0 ] && ! grep -q {ends} "$errors" && ! is_blank; then refuse "$(cat "$errors")"; fi
 if created=$(printf '%s\n' "$found" | grep 'desc: CREATE ' | grep -v '""$'); then refuse "$created"; fi
 # PostgreSQL gives it this name when it opens it.
 ln -sfn "$PWD/pg_wal/$name" "$links/$this"
@@ -180,10 +189,20 @@ exit 0
             refused = quoted(&self.refused()),
             per_log = (1_u64 << 32) / self.size.bytes(),
             redo_lsn = self.redo,
+            page = PAGE_BYTES,
             waldump = quoted(&self.tools.bindir().join("pg_waldump")),
             ends = ENDS_OF_WAL.map(|text| format!("-e '{text}'")).join(" "),
         )
     }
+}
+
+/// Whether a segment's first page holds nothing but zeros.
+fn is_blank(segment: &Path) -> bool {
+    let page = std::fs::File::open(segment).and_then(|file| {
+        let mut page = Vec::new();
+        file.take(PAGE_BYTES).read_to_end(&mut page).map(|_| page)
+    });
+    page.is_ok_and(|page| page.iter().all(|byte| *byte == 0))
 }
 
 /// Why the gate in `directory` has refused a segment; none when it has not.

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::ledger::hold;
 
-use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, step};
+use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, recorded_step};
 
 /// pgBackRest's restore, stopped in the middle of copying into `data`: its processes.
 pub(super) fn held_copy(data: &Path) -> Vec<i32> {
@@ -42,6 +42,15 @@ pub(super) fn private_postmaster(data: &Path) -> i32 {
     pid
 }
 
+/// Kills the pooler of a cell beside a private PostgreSQL, which outlives it. That one stands still meanwhile: the recovery
+/// of little WAL is over in half a second.
+pub(super) fn kill_pooler_beside(cluster: &Cluster, cell: &str, private: i32) {
+    signal(private, Signal::SIGSTOP);
+    kill_hard(pooler(cluster, cell));
+    assert!(is_alive(private), "it was to be there still");
+    signal(private, Signal::SIGCONT);
+}
+
 /// `cellar up`, which ends when all is well again; the test goes on meanwhile.
 pub(super) fn raise(cluster: &Cluster) -> Child {
     let mut command = cluster.command(&["up"]);
@@ -61,15 +70,17 @@ pub(super) fn pooler(cluster: &Cluster, cell: &str) -> i32 {
 /// Kills the pooler of the restored cell right after the next incarnation was recorded, before it has acted on it.
 /// multiadmin, which records it, is stopped meanwhile, or dies.
 pub(super) fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path, dies: bool) {
-    // Before its postmaster is there, so that nothing lies between that and the signal.
-    let recover = step(cluster, &restore.id, "RECOVER", &restore.cell);
-    let _ = private_postmaster(data);
     let admin = cluster.pid("pid/multiadmin.pid");
+    // That of a rollback lives for less than a second.
+    let private = private_postmaster(data);
+    signal(private, Signal::SIGSTOP);
     if dies {
         kill_hard(admin);
     } else {
         signal(admin, Signal::SIGSTOP);
     }
+    signal(private, Signal::SIGCONT);
+    let recover = recorded_step(cluster, &restore.id, "RECOVER", &restore.cell);
     let run = format!("/cellar/demo/runs/app/{}/{recover}", restore.cell);
     wait_for("the recovery to end", MOMENT_TIMEOUT, || {
         cluster.etcd_get(&run).contains(r#""state":"JOB_STATE_SUCCEEDED""#).then_some(())

@@ -43,22 +43,15 @@ pub(super) fn number(cluster: &Cluster) -> u64 {
     incarnation(cluster)["number"].as_u64().unwrap_or(1)
 }
 
-/// A step of a driven job, once it is there.
-pub(super) fn step(cluster: &Cluster, id: &str, kind: &str, cell: &str) -> String {
-    wait_for(&format!("{kind} of {cell} to be recorded"), MOMENT_TIMEOUT, || {
-        let job = cluster.job(id);
-        let state = job["state"].as_str().unwrap_or_default().to_owned();
-        let found = job["steps"].as_array().and_then(|steps| {
-            let mine = |step: &&Value| step["kind"] == format!("JOB_KIND_{kind}") && step["cell"] == cell;
-            Some(steps.iter().find(mine)?["id"].as_str()?.to_owned())
-        });
-        assert!(found.is_some() || !is_terminal(&state), "{job:#}");
-        found
-    })
-}
-
-pub(super) fn is_terminal(state: &str) -> bool {
-    matches!(state, "JOB_STATE_SUCCEEDED" | "JOB_STATE_FAILED" | "JOB_STATE_CANCELED")
+/// A step of a driven job, as etcd has it: multiadmin need not answer.
+#[track_caller]
+pub(super) fn recorded_step(cluster: &Cluster, id: &str, kind: &str, cell: &str) -> String {
+    let records = cluster.etcd_dump();
+    let jobs = records.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut steps = jobs.filter(|job| job["parent"] == id && job["cell"] == cell);
+    let step = steps.find(|job| job["kind"] == format!("JOB_KIND_{kind}"));
+    let id = step.as_ref().and_then(|job| job["id"].as_str());
+    id.unwrap_or_else(|| panic!("no {kind} of {cell} in\n{records}")).to_owned()
 }
 
 /// A restore under way, and what the table may hold when it has ended.

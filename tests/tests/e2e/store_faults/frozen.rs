@@ -23,7 +23,6 @@ fn a_backup_goes_on_while_etcd_stands_still_for_longer_than_a_lease() {
     let insert = "INSERT INTO ledger (what) VALUES ('meanwhile') RETURNING id || ' ' || what";
     rows.push(cluster.sql("zone1", insert));
     release(&held);
-    eventually("the backup to end", || cluster.log_of("zone2", &backup).contains("backup command end"));
     eventually("a lease to have passed", || begun.elapsed() > ETCD_STANDSTILL);
     signal(etcd, Signal::SIGCONT);
     let job = succeeded(&cluster, &backup);

@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use cellar_tests::{Direction, Rule, eventually, run};
+use cellar_tests::{Direction, Rule, eventually, run, signal};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::{CELLS, at_rest, hold_next_write, incarnation, wait_for_held_write, wait_for_state, with_ledger};
 use crate::ledger::{self, check, hold_backup, id, release, restore};
@@ -34,9 +36,18 @@ fn a_cancel_that_arrives_after_a_rollback_began_does_not_say_that_nothing_was_do
     wait_for_held_write(&proxy);
     // The backup's place becomes free, and the rollback begins.
     cluster.cellar(&["jobs", "cancel", &backup]);
+    // It gets no further than the fence, which the primary's pooler would have to carry out.
+    let pooler = cluster.pid("zone1/pid/multipooler.pid");
+    signal(pooler, Signal::SIGSTOP);
     release(&held);
     eventually("the rollback to fence the database", || incarnation(&cluster)["fence"] == rollback.as_str());
     proxy.set(Direction::Requests, Rule::Pass);
+    eventually("the request to cancel to arrive", || {
+        let record = cluster.etcd_get(&format!("/cellar/demo/jobs/app/{rollback}"));
+        let record: Value = serde_json::from_str(&record).unwrap_or_default();
+        record["cancel"].is_object()
+    });
+    signal(pooler, Signal::SIGCONT);
 
     let job = cluster.ended(&rollback);
     let told = cancel.wait_with_output().expect("cellar runs");

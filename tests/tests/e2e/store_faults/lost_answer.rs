@@ -5,6 +5,14 @@ use serde_json::Value;
 
 use super::{at_rest, hold_next_write, run_record, succeeded, wait_for_held_write};
 
+/// The pooler's next write is held, which is the claim of the next job: what it has to report of its start, it has reported.
+fn hold_the_claim(cluster: &Cluster, proxy: &Proxy, cell: &str) {
+    eventually("the pooler to report its TLS server", || {
+        cluster.status(cell).is_some_and(|status| status.tls_server_up)
+    });
+    hold_next_write(proxy);
+}
+
 /// Lets a pooler's claim reach etcd. From then on its connection gets no answer, and other connections do.
 fn lose_the_answer_to_the_claim(cluster: &Cluster, proxy: &Proxy, cell: &str, job: &str) {
     wait_for_held_write(proxy);
@@ -27,14 +35,14 @@ fn a_job_whose_claim_was_not_answered_is_run_all_the_same() {
     let pooler = cluster.pid("zone2/pid/multipooler.pid");
 
     // The connection is silent, until its keepalive finds that out.
-    hold_next_write(&proxy);
+    hold_the_claim(&cluster, &proxy, "zone2");
     let backup = cluster.begin_backup("zone2", "incr");
     lose_the_answer_to_the_claim(&cluster, &proxy, "zone2", &backup);
     let job = succeeded(&cluster, &backup);
     assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
 
     // The connection breaks, and the job is one of those that only read.
-    hold_next_write(&proxy);
+    hold_the_claim(&cluster, &proxy, "zone2");
     let verify = cluster.json(&["verify", "--on", "zone2", "--no-wait"]);
     let verify = verify["id"].as_str().expect("an id");
     lose_the_answer_to_the_claim(&cluster, &proxy, "zone2", verify);
@@ -42,7 +50,7 @@ fn a_job_whose_claim_was_not_answered_is_run_all_the_same() {
     succeeded(&cluster, verify);
 
     // A claim that never arrives is made again.
-    hold_next_write(&proxy);
+    hold_the_claim(&cluster, &proxy, "zone2");
     let backup = cluster.begin_backup("zone2", "incr");
     wait_for_held_write(&proxy);
     proxy.set(Direction::Requests, Rule::Pass);

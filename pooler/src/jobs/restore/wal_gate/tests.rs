@@ -29,7 +29,10 @@ impl Scene {
         // The last two arguments are the first and the last segment; both are in the directory of `--path`.
         let waldump = "#!/bin/sh\nfor a; do case $a in --path=*) d=${a#--path=} ;; esac; done\n\
             for a; do case $a in --*) ;; *) cat \"$d/$a\" ;; esac; done\n\
-            case $(cat \"$d/$a\") in *TORN*) echo 'error in WAL record' >&2; exit 1 ;; *BROKEN*) exit 1 ;; esac\n";
+            for a; do case $a in --*) ;; *) [ -n \"$first\" ] || first=$a ;; esac; done\n\
+            if [ -z \"$(head -c 8192 \"$d/$first\" | tr -d '\\0')\" ]; then\n\
+            echo 'error: WAL segment size must be a power of two between 1 MB and 1 GB, but the WAL file header specifies 0 bytes' >&2; exit 1; fi\n\
+            case $(tr -d '\\0' <\"$d/$a\") in '') echo 'error in WAL record' >&2; exit 1 ;; *TORN*) echo 'error in WAL record' >&2; exit 1 ;; *BROKEN*) exit 1 ;; esac\n";
         for name in ["initdb", "pg_ctl", "postgres", "pg_controldata", "pg_waldump"] {
             let path = place.path().join("bin").join(name);
             std::fs::write(&path, waldump).unwrap();
@@ -39,7 +42,7 @@ impl Scene {
         Self { place, tools }
     }
 
-    fn archive(&self, name: &str, content: &str) {
+    fn archive(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.place.path().join("archive").join(name), content).unwrap();
     }
 
@@ -117,4 +120,23 @@ async fn wal_that_is_there_already_is_searched_behind_a_gap_too() {
         assert_eq!(gate.close("false").await.unwrap_err().code, Code::Unsupported, "{name}");
         std::fs::remove_file(wal.join(name)).unwrap();
     }
+}
+
+/// A WAL receiver, and a primary with `wal_init_zero`, make a segment of zeros before they write into it.
+#[tokio::test]
+async fn segment_that_was_made_in_advance_is_the_end_of_the_wal() {
+    let blank = vec![0; 16 << 20];
+    let scene = Scene::new();
+    let wal = scene.place.path().join("data/pg_wal");
+    std::fs::write(wal.join("000000010000000000000003"), "nothing").unwrap();
+    std::fs::write(wal.join("000000010000000000000004"), &blank).unwrap();
+    std::fs::write(wal.join("000000010000000000000006"), &blank).unwrap();
+    scene.archive("000000010000000000000004", &blank);
+    scene.archive("000000010000000000000007", &blank);
+    scene.archive("000000010000000000000008", [&[0; 8191][..], b"BROKEN"].concat());
+    let command = scene.close().await;
+    assert_eq!(scene.fetch(&command, "000000010000000000000004"), (0, true), "after a whole one");
+    assert_eq!(scene.fetch(&command, "000000010000000000000007"), (0, true), "after another of zeros");
+    assert!(why_refused(&scene.place.path().join("gate")).is_none());
+    assert_eq!(scene.fetch(&command, "000000010000000000000008"), (126, false), "damaged, not blank");
 }
