@@ -59,9 +59,12 @@ fn bytes(serial: &str) -> Vec<u8> {
 /// # Errors
 /// When the authority may not sign lists.
 pub fn sign_revocations(ca: &Ca, revoked: &RevokedSerials) -> Result<String> {
+    sign_at(ca, revoked, SystemTime::now())
+}
+
+fn sign_at(ca: &Ca, revoked: &RevokedSerials, now: SystemTime) -> Result<String> {
     let failed =
         |error: rcgen::Error| TlsError::Generate { what: "a revocation list", reason: error.to_string() };
-    let now = SystemTime::now();
     // Readers compare by this number which of two lists is the newer one.
     let number = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let number = u64::try_from(number).unwrap_or(u64::MAX);
@@ -183,7 +186,8 @@ mod tests {
     fn list_is_valid_wherever_its_authority_is() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(dir.path(), "a");
-        let pem = sign_revocations(&ca, &RevokedSerials::new()).unwrap();
+        let years_later = SystemTime::now() + Duration::from_secs(3 * 365 * 24 * 3600);
+        let pem = sign_at(&ca, &RevokedSerials::new(), years_later).unwrap();
         let list = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
         let (_, list) = CertificateRevocationList::from_der(&list).unwrap();
         assert_eq!(system_time(list.last_update()), ca.info().not_before);
