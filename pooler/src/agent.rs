@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cellar_model::{
     CellLayout, CellName, ClusterName, Code, Database, JobId, Leader, Pooler, Refusal, SegmentSize,
+    SystemIdentifier,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -56,14 +57,12 @@ pub(crate) struct Agent {
     pub(crate) config_changed: Notify,
     /// Set while pgBackRest's server still has to reload its config.
     pub(crate) reload_waits: Cell<bool>,
-    /// The size of this database's WAL segments, once it is known.
-    pub(crate) segment_size: Cell<Option<SegmentSize>>,
+    /// The size of the WAL segments of the data that was here, and whose it was, once it is known.
+    pub(crate) segment_size: Cell<Option<(SystemIdentifier, SegmentSize)>>,
     /// The gRPC server's certificate, once the server runs.
     pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
     /// The certificates that the gRPC server refuses.
     pub(crate) revoked: Revoked,
-    /// The revocation list that was last read.
-    pub(crate) revocations_seen: RefCell<String>,
     /// What the cell's servers listen on.
     pub(crate) listening: RefCell<Listening>,
     /// Who may work on the instance: the supervisor or a job.

@@ -16,6 +16,30 @@ pub(crate) fn free_bytes(path: &Path) -> u64 {
     nix::sys::statvfs::statvfs(existing).map_or(0, |stat| stat.blocks_available() * stat.fragment_size())
 }
 
+/// What must stay free for a live instance while a copy is made beside it: 2 % of the file system, within these bounds.
+/// Less than the lower one is soon written, and more than the upper one would refuse copies for no reason.
+const FLOOR_BYTES: (u64, u64) = (256 << 20, 8 << 30);
+
+/// What must stay free on the file system of `path` for the live instance; the nearest directory that exists is asked.
+/// None when it cannot be asked.
+pub(crate) fn floor_bytes(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let stat = nix::sys::statvfs::statvfs(existing).ok()?;
+    Some(floor_of(stat.blocks() * stat.fragment_size()))
+}
+
+/// What must stay free of a file system of that size.
+fn floor_of(total_bytes: u64) -> u64 {
+    (total_bytes / 50).clamp(FLOOR_BYTES.0, FLOOR_BYTES.1)
+}
+
+/// Says how much is free when that is less than `floor` on the file system of `path`. None also when it cannot be asked,
+/// which says nothing.
+pub(crate) fn below_floor(path: &Path, floor: u64) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(stat.blocks_available() * stat.fragment_size()).filter(|free| *free < floor)
+}
+
 /// Whether the file system of `path` has no room for one more WAL segment; false when it cannot be asked.
 pub(crate) fn is_full(path: &Path) -> bool {
     nix::sys::statvfs::statvfs(path)
@@ -39,6 +63,24 @@ pub(crate) fn write_refusal(doing: &str, error: &std::io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floor_grows_with_the_file_system_within_bounds() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        assert_eq!(floor_of(0), 256 * mib);
+        assert_eq!(floor_of(10 * gib), 256 * mib);
+        assert_eq!(floor_of(100 * gib), 2 * gib);
+        assert_eq!(floor_of(100 << 40), 8 * gib);
+    }
+
+    #[test]
+    fn room_is_short_only_below_the_floor() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(floor_bytes(&directory.path().join("not/yet")).is_some());
+        assert_eq!(below_floor(directory.path(), 0), None);
+        assert!(below_floor(directory.path(), u64::MAX).is_some());
+        assert_eq!(below_floor(Path::new("/no/such/path"), u64::MAX), None);
+    }
 
     #[test]
     fn only_a_full_disk_is_called_full() {

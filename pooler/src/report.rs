@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) pgbackrest_version: Option<Version>,
     /// When the first of this cell's certificates expires.
     pub(crate) certificate_expiry: Option<Timestamp>,
-    /// Why new certificates are not in use; empty when they are.
+    /// Why new certificates are not in use, or revoked ones not refused everywhere; empty when they are.
     pub(crate) certificate_problem: String,
     /// A warning that a certificate expires soon; empty when none does.
     pub(crate) certificate_warning: String,

@@ -38,6 +38,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let identity = |certificate: &str| {
         ClientTls::from_files(&tls.join("ca.crt"), &tls.join(certificate), &tls.join("server.key"))
     };
+    // Before anything is loaded: what is replaced from now on is seen by the watch.
+    let stamps = certificates::stamps(&layout);
     let client = identity("pooler.crt").context("the pooler's certificate cannot be used")?;
     let etcd = EtcdKv::connect(&arguments.etcd, Some(client.tonic_config())).await?;
     let kv: Arc<dyn Kv> = Arc::new(etcd.clone());
@@ -72,12 +74,13 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         segment_size: Cell::new(None),
         grpc_tls: RefCell::default(),
         revoked: Revoked::default(),
-        revocations_seen: RefCell::default(),
         listening: RefCell::default(),
         instance_lock: InstanceLock::default(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;
+    // Also while etcd is waited for: it may answer to the new certificates only.
+    let certificates = tokio::task::spawn_local(certificates::watch(Rc::clone(&agent), stamps));
     until_ready(&agent).await;
     if let Ok((card, _)) = agent.assignment() {
         agent.refresh_listening(&card).await;
@@ -89,9 +92,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
-        tokio::task::spawn_local(certificates::watch(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server, certificates] = loops;
+    let [reporter, supervisor, tls_server, server] = loops;
     tokio::select! {
         signal = shutdown_requested() => signal.context("cannot listen for signals")?,
         // These never return. When one panics the agent ends, because it must not run without one of them.

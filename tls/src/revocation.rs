@@ -22,7 +22,6 @@ use crate::certificate::{parse, serial_text, system_time};
 use crate::error::{Result, TlsError};
 use crate::file::{self, CERTIFICATE_MODE};
 use crate::file_names::REVOCATIONS;
-use crate::request::CLOCK_SKEW;
 
 /// Where a list ends in PEM.
 const PEM_END: &str = "-----END X509 CRL-----";
@@ -73,7 +72,9 @@ pub fn sign_revocations(ca: &Ca, revoked: &RevokedSerials) -> Result<String> {
         invalidity_date: None,
     };
     let list = CertificateRevocationListParams {
-        this_update: OffsetDateTime::from(now - CLOCK_SKEW),
+        // OpenSSL refuses every certificate while a list is not valid yet, also on a host whose clock is behind. Whoever
+        // takes the authority for valid takes its lists for it.
+        this_update: OffsetDateTime::from(ca.info().not_before),
         next_update: OffsetDateTime::from(ca.info().not_after),
         crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
@@ -176,6 +177,17 @@ mod tests {
         }
         let none = sign_revocations(&ours, &RevokedSerials::new()).unwrap();
         assert_eq!(read_revocations(&none, ours.pem()).unwrap().0, RevokedSerials::new());
+    }
+
+    #[test]
+    fn list_is_valid_wherever_its_authority_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = authority(dir.path(), "a");
+        let pem = sign_revocations(&ca, &RevokedSerials::new()).unwrap();
+        let list = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let (_, list) = CertificateRevocationList::from_der(&list).unwrap();
+        assert_eq!(system_time(list.last_update()), ca.info().not_before);
+        assert_eq!(list.next_update().map(system_time), Some(ca.info().not_after));
     }
 
     #[test]

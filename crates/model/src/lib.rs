@@ -79,6 +79,7 @@ pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
 pub use types::protocol::Protocol;
 pub use types::role::OperatorRole;
 pub use types::secret::{Secret, SecretError};
+pub use types::session_rules::{SESSION_RULES, superuser_session_rules};
 pub use types::wal::{
     Ancestor, Archive, DEFAULT_SEGMENT_SIZE, ForkWithoutFile, History, HistoryError, Lineage, Missing,
     Segment, SegmentSize,

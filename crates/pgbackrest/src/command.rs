@@ -280,7 +280,10 @@ impl Pgbackrest {
         deadline: Duration,
     ) -> Result<ManifestCount, Error> {
         let path = format!("backup/{stanza}/{label}/backup.manifest");
-        Ok(count_manifest(&self.repo_get(config, stanza, &path, deadline).await?))
+        let manifest = self.repo_get(config, stanza, &path, deadline).await?;
+        // That of millions of files has gigabytes, and the caller's thread has other work.
+        let counted = tokio::task::spawn_blocking(move || count_manifest(&manifest)).await;
+        counted.map_err(|error| Error::io("count a manifest", std::io::Error::other(error)))
     }
 
     /// What lies below a path of the repository, with paths relative to it. Nothing when it is not there.

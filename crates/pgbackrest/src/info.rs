@@ -249,7 +249,9 @@ impl StanzaInfo {
 /// # Errors
 /// When it is not a JSON array.
 pub fn parse_info(json: &[u8]) -> Result<Vec<StanzaInfo>, Error> {
-    let stanzas = Vec::<Value>::deserialize(&mut serde_json::Deserializer::from_slice(json))
+    // With a set, it lists the databases, in bytes that are not UTF-8 when a name was written in another encoding.
+    let json = String::from_utf8_lossy(json);
+    let stanzas = Vec::<Value>::deserialize(&mut serde_json::Deserializer::from_str(&json))
         .map_err(|source| Error::Unreadable { what: "the answer of pgbackrest info".to_owned(), source })?;
     Ok(stanzas.iter().filter_map(StanzaInfo::of).collect())
 }
@@ -260,6 +262,14 @@ mod tests {
     use proptest::prelude::*;
 
     const REAL: &str = include_str!("../tests/fixtures/info-2.45.json");
+
+    #[test]
+    fn a_name_that_is_not_utf_8_hides_nothing_else() {
+        let mut json = REAL.as_bytes().to_vec();
+        let at = REAL.find("\"backup\":[{").unwrap() + "\"backup\":[{".len();
+        json.splice(at..at, b"\"database-ref\":[{\"name\":\"caf\xe9\",\"oid\":16384}],".iter().copied());
+        assert_eq!(parse_info(&json).unwrap(), parse_info(REAL.as_bytes()).unwrap());
+    }
 
     #[test]
     fn a_real_answer_is_read_whole() {

@@ -35,9 +35,12 @@ struct Raw {
 /// # Errors
 /// When it is not JSON of that shape.
 pub fn parse_listing(json: &[u8]) -> Result<Vec<RepoEntry>, Error> {
-    let entries: BTreeMap<String, Raw> = serde_json::from_slice(json).map_err(|source| {
-        Error::Unreadable { what: "the answer of pgbackrest repo-ls".to_owned(), source }
-    })?;
+    // A file of PostgreSQL's directory may have any name, and is called so in the repository.
+    let entries: BTreeMap<String, Raw> =
+        serde_json::from_str(&String::from_utf8_lossy(json)).map_err(|source| Error::Unreadable {
+            what: "the answer of pgbackrest repo-ls".to_owned(),
+            source,
+        })?;
     Ok(entries
         .into_iter()
         .map(|(path, raw)| RepoEntry {
@@ -62,6 +65,12 @@ mod tests {
         let history = entries.iter().find(|entry| entry.is_file).unwrap();
         assert_eq!((history.path.as_str(), history.size), ("15-1/00000002.history", 41));
         assert_eq!(history.time.unwrap().as_second(), 1_772_360_100);
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf_8_hides_no_other() {
+        let json = b"{\"caf\xe9.gz\":{\"type\":\"file\",\"size\":1},\"x\":{\"type\":\"file\",\"size\":2}}";
+        assert_eq!(parse_listing(json).unwrap().len(), 2);
     }
 
     proptest! {

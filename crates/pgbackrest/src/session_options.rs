@@ -7,6 +7,8 @@
 
 use std::path::Path;
 
+use cellar_model::superuser_session_rules;
+
 /// Settings that are 0 in pgBackRest's sessions, with the first major version of PostgreSQL that knows them: one that
 /// PostgreSQL does not know would keep pgBackRest from connecting. pgBackRest sets `statement_timeout` itself.
 const UNLIMITED: [(&str, u32); 4] = [
@@ -16,10 +18,12 @@ const UNLIMITED: [(&str, u32); 4] = [
     ("transaction_timeout", 17),
 ];
 
-/// The value of `PGOPTIONS` for a major version of PostgreSQL; without one, what every version takes.
+/// The value of `PGOPTIONS` for a major version of PostgreSQL; without one, what every version takes. pgBackRest logs in
+/// as a superuser.
 fn options_for(version: Option<u32>) -> String {
     let known = UNLIMITED.iter().filter(|(_, since)| *since <= version.unwrap_or_default());
-    known.map(|(name, _)| format!("-c {name}=0")).collect::<Vec<_>>().join(" ")
+    let unlimited = known.map(|(name, _)| format!("-c {name}=0"));
+    unlimited.chain([superuser_session_rules(version)]).collect::<Vec<_>>().join(" ")
 }
 
 /// The value of `PGOPTIONS` for the instance that has its data in this directory.
@@ -36,6 +40,7 @@ mod tests {
     fn only_settings_that_the_version_knows_are_named() {
         let names = |version| {
             let options = options_for(version);
+            assert!(options.ends_with(&superuser_session_rules(version)), "{options}");
             assert!(options.starts_with("-c lock_timeout=0 -c idle_in_transaction_session_timeout=0"));
             (options.contains("idle_session_timeout=0"), options.contains("transaction_timeout=0"))
         };

@@ -4,11 +4,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cellar_pgbackrest::{Error, ExitClass, Invocation, Pgbackrest, StanzaStatus};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// The longest time between two turns of the other task of a test, in microseconds.
+static LONGEST: AtomicU64 = AtomicU64::new(0);
 
 /// A program that does as the script says.
 fn stand_in(dir: &Path, script: &str) -> Pgbackrest {
@@ -151,8 +155,11 @@ async fn the_environment_and_the_arguments_are_exact() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("\nLC_ALL=C\n") || text.starts_with("LC_ALL=C\n"));
     assert!(text.contains("TZ=UTC\n"));
-    let options = "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
-    assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options]);
+    let options = format!(
+        "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0 {}",
+        cellar_model::SESSION_RULES
+    );
+    assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options.as_str()]);
     assert!(text.ends_with("<--x=a b;$(c)'\">\n<info>\n<>\n"), "{text}");
 }
 
@@ -348,4 +355,38 @@ async fn program_that_cannot_be_executed_was_not_killed() {
     };
     assert_eq!(ended("exit 125").await, Some(125));
     assert_eq!(ended("kill -9 $$").await, None);
+}
+
+/// A manifest is counted by another thread: the caller's has other work.
+#[tokio::test(flavor = "current_thread")]
+async fn other_tasks_go_on_while_a_long_manifest_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = 100_000;
+    let line = |at: u32| format!("pg_data/base/{at}={{\"size\":8192,\"checksum\":\"0\",\"timestamp\":1}}\n");
+    let manifest: String = ["[target:file]\n".to_owned()].into_iter().chain((0..files).map(line)).collect();
+    let path = dir.path().join("manifest");
+    std::fs::write(&path, &manifest).unwrap();
+    let begun = Instant::now();
+    assert_eq!(cellar_pgbackrest::count_manifest(&manifest).with_content, u64::from(files));
+    let alone = begun.elapsed();
+    let program = stand_in(dir.path(), &format!("cat {}", path.display()));
+    let other = tokio::spawn(async {
+        let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+        let begun = last;
+        while begun.elapsed() < 60 * SECOND {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            LONGEST.store(u64::try_from(longest.as_micros()).unwrap(), Ordering::Relaxed);
+        }
+    });
+    let label = "20261121-030654F".parse().unwrap();
+    let stanza = "st".parse().unwrap();
+    let count = program.manifest_count(&config(dir.path()), &stanza, &label, 60 * SECOND).await.unwrap();
+    // Its next turn, whose wait ends here.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    other.abort();
+    assert_eq!(count.with_content, u64::from(files));
+    let longest = Duration::from_micros(LONGEST.load(Ordering::Relaxed));
+    assert!(longest < alone / 2, "the other task waited {longest:?}; counting takes {alone:?}");
 }

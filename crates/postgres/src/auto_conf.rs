@@ -41,7 +41,7 @@ fn resettable() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// The name of the setting that a line of a configuration file sets; empty for a comment and an empty line.
-fn name_of(line: &[u8]) -> &[u8] {
+pub(crate) fn name_of(line: &[u8]) -> &[u8] {
     let line = line.trim_ascii_start();
     let end = line.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'=' | b'#' | b'\''));
     &line[..end.unwrap_or(line.len())]
@@ -52,7 +52,8 @@ fn sets(line: &[u8], names: &[&str]) -> bool {
     names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The lines of a file, each with its end.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split_inclusive(|b| *b == b'\n')
 }
 

@@ -6,18 +6,19 @@
 
 use std::path::Path;
 
-use crate::auto_conf::{self, restore_auto_conf};
+use crate::auto_conf::{self, lines, name_of, restore_auto_conf};
 use crate::config_file::{read, replace_file};
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
 use crate::settings::Settings;
 
-/// The line that takes `cellar.conf` in. `if_exists`, so that a directory taken elsewhere starts without it.
+/// The line that takes `cellar.conf` in, behind everything that sets something: the last line that sets it is what a
+/// setting is, and one below would let a primary that was replaced archive, or hide the instance from us. `if_exists`, so that a directory taken elsewhere starts without it.
 const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 13] = [
+const OURS_ALONE: [&str; 14] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -27,11 +28,16 @@ const OURS_ALONE: [&str; 13] = [
     "ssl_ca_file",
     "ssl_crl_file",
     "archive_command",
+    "archive_library",
     "restore_command",
     "primary_conninfo",
     "archive_mode",
     "recovery_target_timeline",
 ];
+
+/// The first major version of PostgreSQL that has `archive_library`, which is used in place of `archive_command`, or
+/// stops archiving when both are set.
+const ARCHIVE_LIBRARY_SINCE: u32 = 15;
 
 /// Everything that is written into a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +50,29 @@ pub struct InstanceConfig {
     pub replication_from: Vec<String>,
 }
 
-/// `postgresql.conf` with the include; `None` when it has it. The file may be in any encoding.
+/// `postgresql.conf` with the include behind everything else; `None` when it is there. The file may be in any encoding.
 fn with_include(postgresql_conf: &[u8]) -> Option<Vec<u8>> {
-    if postgresql_conf.split(|b| *b == b'\n').any(|line| line.trim_ascii() == INCLUDE.as_bytes()) {
+    let is_include = |line: &&[u8]| line.trim_ascii() == INCLUDE.as_bytes();
+    let last = lines(postgresql_conf).filter(|line| !name_of(line).is_empty()).last();
+    if last.as_ref().is_some_and(is_include) {
         return None;
     }
-    let gap: &[u8] = if postgresql_conf.is_empty() || postgresql_conf.ends_with(b"\n") { b"" } else { b"\n" };
-    Some([postgresql_conf, gap, INCLUDE.as_bytes(), b"\n"].concat())
+    let mut content: Vec<u8> =
+        lines(postgresql_conf).filter(|line| !is_include(line)).flatten().copied().collect();
+    if !content.is_empty() && !content.ends_with(b"\n") {
+        content.push(b'\n');
+    }
+    content.extend_from_slice(INCLUDE.as_bytes());
+    content.push(b'\n');
+    Some(content)
+}
+
+/// The content of `cellar.conf` for the version of a data directory.
+fn cellar_conf(data_directory: &Path, settings: &Settings) -> Result<String, PostgresError> {
+    let text = read(&data_directory.join("PG_VERSION"))?;
+    let version = String::from_utf8_lossy(&text).trim().parse::<u32>().unwrap_or_default();
+    let no_library = if version >= ARCHIVE_LIBRARY_SINCE { "archive_library = ''\n" } else { "" };
+    Ok(settings.render()? + no_library)
 }
 
 /// Writes `cellar.conf`, its include, `pg_hba.conf` and `pg_ident.conf`; returns whether anything changed,
@@ -63,7 +85,7 @@ fn with_include(postgresql_conf: &[u8]) -> Option<Vec<u8>> {
 pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool, PostgresError> {
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
     let files = [
-        ("cellar.conf", config.settings.render()?),
+        ("cellar.conf", cellar_conf(data_directory, &config.settings)?),
         ("pg_hba.conf", render_hba(&from)?),
         ("pg_ident.conf", render_ident(&config.os_user)?),
     ];
@@ -77,7 +99,9 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
         changed |= replace_file(&main, &content)?;
     }
     let set = config.settings.names()?;
-    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(|name| set.contains(name)).collect();
+    // No version without this setting has a line of it.
+    let is_ours = |name: &&str| *name == "archive_library" || set.contains(name);
+    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(is_ours).collect();
     let auto = auto_conf::path(data_directory);
     if let Some(content) = auto_conf::without(&read(&auto)?, &ours) {
         changed |= replace_file(&auto, &content)?;
@@ -123,6 +147,33 @@ mod tests {
         let expected = [b"# f\xfcr alle\n", INCLUDE.as_bytes(), b"\n"].concat();
         assert_eq!(fs::read(main).unwrap(), expected);
         assert_eq!(fs::read(auto).unwrap(), b"search_path = '\xfc'\n");
+    }
+
+    #[test]
+    fn include_is_behind_everything_that_sets_something() {
+        let with = |text: &str| with_include(text.as_bytes()).map(|text| String::from_utf8(text).unwrap());
+        let last = format!("port = 1\n{INCLUDE}\n");
+        assert_eq!(with(&format!("port = 1\n{INCLUDE}\n\n  # note\n")), None);
+        for below in ["port = 1\n", "port = 1"] {
+            assert_eq!(with(&format!("{INCLUDE}\n{below}")), Some(last.clone()));
+        }
+        let twice = format!("{INCLUDE}\na = 1\n {INCLUDE}\ninclude_dir 'x'\n");
+        assert_eq!(with(&twice), Some(format!("a = 1\ninclude_dir 'x'\n{INCLUDE}\n")));
+        assert_eq!(with(""), Some(format!("{INCLUDE}\n")));
+    }
+
+    #[test]
+    fn no_library_archives_in_place_of_our_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        for (version, known) in [("14\n", false), ("15\n", true), ("18\n", true)] {
+            fs::write(file("PG_VERSION"), version).unwrap();
+            fs::write(file("postgresql.auto.conf"), "archive_library = 'basic_archive'\n").unwrap();
+            configure(directory.path(), &config()).unwrap();
+            let text = fs::read_to_string(file("cellar.conf")).unwrap();
+            assert_eq!(text.contains("\narchive_library = ''\n"), known, "{version}");
+            assert_eq!(fs::read_to_string(file("postgresql.auto.conf")).unwrap(), "");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::settings::{render, socket_directory, text};
 /// not start; each takes some 300 bytes.
 const MAX_REPLICATION_SLOTS: u32 = 1024;
 
+/// How much WAL a copy keeps that is thrown away, MiB.
+const MAX_WAL_OF_THROWAWAY_MB: u32 = 128;
+
 /// The least values of the settings that replay compares: PostgreSQL's defaults.
 const LEAST: RequiredSettings = RequiredSettings {
     max_connections: 100,
@@ -74,6 +77,8 @@ pub struct PrivateSettings {
     pub fsync: bool,
     /// Shared memory for pages, MiB.
     pub shared_buffers_mb: u32,
+    /// The size of a segment of its WAL, MiB. PostgreSQL keeps two at least.
+    pub segment_mb: u32,
     /// Where it may write besides its data directory, its own directory and its log: enforced by the kernel where it can.
     /// None: anywhere, for data whose tablespaces and archive are its own.
     pub may_write: Option<Vec<PathBuf>>,
@@ -86,6 +91,13 @@ impl PrivateSettings {
     #[must_use]
     pub fn replays(&self) -> RequiredSettings {
         LEAST.greatest(self.required)
+    }
+
+    /// How much WAL it keeps, MiB. WAL that was fetched stays until a restartpoint, which comes once there is this much.
+    /// A copy that is thrown away is beside a live instance, which needs the room, and its restartpoints cost no sync.
+    fn max_wal_size_mb(&self) -> u32 {
+        let wanted = if self.fsync { 1024 } else { MAX_WAL_OF_THROWAWAY_MB };
+        wanted.max(4 * self.segment_mb)
     }
 
     /// The files of [`PrivateSettings::directory`], by name and content. The first is the one to start with.
@@ -131,6 +143,8 @@ impl PrivateSettings {
             fixed("huge_pages", "off"),
             fixed("dynamic_shared_memory_type", "mmap"),
             fixed("jit", "off"),
+            ("min_wal_size", format!("{}MB", 2 * self.segment_mb.max(1))),
+            ("max_wal_size", format!("{}MB", self.max_wal_size_mb())),
             fixed("autovacuum", "off"),
             ("fsync", on(self.fsync)),
             // It ends with the first of its processes that is killed, and its caller sees it.
@@ -189,6 +203,7 @@ mod tests {
             archive_command: String::new(),
             fsync: false,
             shared_buffers_mb: 64,
+            segment_mb: 16,
             may_write: None,
             required: RequiredSettings { max_connections: 200, ..RequiredSettings::default() },
         }
@@ -220,6 +235,8 @@ mod tests {
         huge_pages = 'off'
         dynamic_shared_memory_type = 'mmap'
         jit = 'off'
+        min_wal_size = '32MB'
+        max_wal_size = '128MB'
         autovacuum = 'off'
         fsync = 'off'
         restart_after_crash = 'off'
@@ -258,6 +275,21 @@ mod tests {
             assert!(private.files().unwrap_err().to_string().contains("archive_command"), "{text:?}");
             let private = PrivateSettings { directory: format!("/{text}").into(), ..sample() };
             assert!(private.files().is_err(), "{text:?}");
+        }
+    }
+
+    /// PostgreSQL does not start with less than two segments.
+    #[test]
+    fn wal_that_is_kept_is_little_and_holds_some_segments() {
+        let of = |segment_mb, fsync| {
+            PrivateSettings { segment_mb, fsync, ..sample() }.files().unwrap()[0].1.clone()
+        };
+        for (segment, fsync, least, most) in
+            [(1, false, 2, 128), (64, false, 128, 256), (1024, false, 2048, 4096), (16, true, 32, 1024)]
+        {
+            let text = of(segment, fsync);
+            let expected = format!("min_wal_size = '{least}MB'\nmax_wal_size = '{most}MB'\n");
+            assert!(text.contains(&expected), "{text}");
         }
     }
 

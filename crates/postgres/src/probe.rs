@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
 
 use crate::error::PostgresError;
 use crate::facts::InstanceFacts;
@@ -29,18 +28,11 @@ pub struct Probe {
     stand_in: Option<Instant>,
 }
 
-/// Whether the role, rather than the instance, is why there was no answer. PostgreSQL says
-/// `invalid_authorization_specification` of a role that is missing, may not log in or is not in `pg_ident.conf`.
+/// Whether a superuser may be answered where the role was refused: the role is missing, may not log in or lacks a right;
+/// the last connections are kept for superusers; or a trigger on login failed, which may do so with any error, and runs
+/// in no session of a superuser of ours. An instance that takes no sessions refuses both.
 fn is_of_role(error: &PostgresError) -> bool {
-    let PostgresError::Sql { code, .. } = error else { return false };
-    // The last connections are kept for superusers.
-    [
-        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        SqlState::INSUFFICIENT_PRIVILEGE,
-        SqlState::TOO_MANY_CONNECTIONS,
-    ]
-    .iter()
-    .any(|state| state.code() == code)
+    matches!(error, PostgresError::Sql { .. })
 }
 
 impl Probe {

@@ -5,11 +5,13 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cellar_model::{SESSION_RULES, superuser_session_rules};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{Error, SqlState};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::PostgresError;
+use crate::postmaster::lock_file;
 use crate::roles::SUPERUSER;
 
 /// A server's unix socket.
@@ -69,6 +71,13 @@ impl Endpoint {
         }
     }
 
+    /// The major version of the server, as its data directory says, which the lock file of the socket names.
+    fn version(&self) -> Option<u32> {
+        let lock = self.socket_directory.join(format!(".s.PGSQL.{}.lock", self.port));
+        let data = lock_file(&lock).ok()??.data_directory?;
+        std::fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
+    }
+
     pub(crate) fn no_answer(&self, after: Duration) -> PostgresError {
         PostgresError::NoAnswer { endpoint: self.to_string(), after }
     }
@@ -93,10 +102,14 @@ impl Endpoint {
         // With this search path a superuser calls no table or function from `public`. A statement of ours must not wait for
         // a synchronous standby, because that standby may need it to connect at all.
         // What the catalogs set for the role or the database counts less than these options, and must not keep us from
-        // working. Only a superuser may say which libraries are loaded.
-        let libraries = if role == SUPERUSER { "-c session_preload_libraries= " } else { "" };
+        // working. Only a superuser may say which libraries are loaded, and that no trigger runs.
+        let rules = if role == SUPERUSER {
+            format!("-c session_preload_libraries= {}", superuser_session_rules(self.version()))
+        } else {
+            SESSION_RULES.to_owned()
+        };
         let options = format!(
-            "{libraries}-c local_preload_libraries= -c default_transaction_read_only=off -c lock_timeout=0 \
+            "{rules} -c local_preload_libraries= -c default_transaction_read_only=off -c lock_timeout=0 \
              -c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
             statement_timeout.as_millis().max(1)
         );
@@ -160,6 +173,16 @@ pub async fn query(
     query_in(endpoint, "postgres", sql, timeout).await
 }
 
+/// The values of a row. PostgreSQL does not check that what it sends is UTF-8: a catalog shared by databases of several
+/// encodings holds names as each of them wrote them.
+fn texts(row: &SimpleQueryRow) -> Result<Vec<Option<String>>, PostgresError> {
+    let text = |at| match row.try_get(at) {
+        Ok(value) => Ok(value.map(str::to_owned)),
+        Err(error) => Err(PostgresError::UnexpectedAnswer(format!("a value that is not UTF-8: {error}"))),
+    };
+    (0..row.len()).map(text).collect()
+}
+
 async fn query_in(
     endpoint: &Endpoint,
     database: &str,
@@ -170,13 +193,30 @@ async fn query_in(
         let session = endpoint.connect_to(database, SUPERUSER, timeout).await?;
         let answer =
             session.client.simple_query(sql).await.map_err(|error| endpoint.error(error, timeout))?;
-        let rows = answer.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
-            }
+        let rows = answer.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(texts(row)),
             _ => None,
         });
-        Ok(rows.collect())
+        rows.collect()
     };
     endpoint.within(timeout, work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_that_of_the_data_directory_that_the_socket_belongs_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint { socket_directory: directory.path().to_owned(), port: 5432 };
+        assert_eq!(endpoint.version(), None);
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let lock = format!("1\n{}\n1767225600\n5432\n{}\n", data.display(), directory.path().display());
+        std::fs::write(directory.path().join(".s.PGSQL.5432.lock"), lock).unwrap();
+        assert_eq!(endpoint.version(), None);
+        std::fs::write(data.join("PG_VERSION"), "17\n").unwrap();
+        assert_eq!(endpoint.version(), Some(17));
+    }
 }

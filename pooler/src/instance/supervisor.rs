@@ -13,7 +13,7 @@ use cellar_postgres::{
     DataDirectory, Endpoint, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts,
     configure, ensure_roles, inspect, reload, running, stop,
 };
-use cellar_system::is_same_place;
+use cellar_system::{is_inside, is_same_place};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
@@ -190,7 +190,7 @@ impl Supervisor {
             stop(data, &timeouts).await?;
             return Ok(Outcome::Progress);
         }
-        if is_private(&postmaster, card) {
+        if is_private(&postmaster, &self.agent.layout.temporary()) {
             // A job's, whose process was killed: no client reaches it, and no job goes on with it.
             tracing::warn!(
                 pid = postmaster.pid,
@@ -202,6 +202,9 @@ impl Supervisor {
         if postmaster.state == PostmasterState::Stopping {
             self.wait_for_shutdown(&postmaster);
             return Ok(Outcome::Settled);
+        }
+        if let Some(elsewhere) = socket_elsewhere(&postmaster, Path::new(&card.socket_directory)) {
+            self.note = elsewhere;
         }
         self.watch(card, database).await
     }
@@ -367,10 +370,20 @@ fn confirm_receiver(since: &mut Option<(i32, Instant)>, facts: &mut InstanceFact
     is_new
 }
 
-/// Whether a postmaster of the data directory is a job's private instance: its socket is not where the member's is.
-fn is_private(postmaster: &Postmaster, card: &Pooler) -> bool {
-    let member = Path::new(&card.socket_directory);
-    postmaster.socket_directory.as_ref().is_some_and(|directory| !is_same_place(directory, member))
+/// Whether a postmaster of the data directory is a job's private instance: its socket is in a private directory of a
+/// job, also when that is gone. A socket that is in any other place is an operator's doing, and the instance a member.
+fn is_private(postmaster: &Postmaster, temporary: &Path) -> bool {
+    postmaster.socket_directory.as_ref().is_some_and(|directory| is_inside(directory, temporary))
+}
+
+/// What to say of an instance whose first socket is not where the multipooler looks for it.
+fn socket_elsewhere(postmaster: &Postmaster, member: &Path) -> Option<String> {
+    let found = postmaster.socket_directory.as_ref().filter(|found| !is_same_place(found, member))?;
+    Some(format!(
+        "PostgreSQL was started with its socket in {}, not in {}: remove unix_socket_directories from where you have set it and restart PostgreSQL",
+        found.display(),
+        member.display()
+    ))
 }
 
 /// The pause after `failures` failed rounds in a row: 2, 4, 8, 16, 30, 30 … s.
@@ -381,6 +394,34 @@ fn pause_after(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_instance_with_its_socket_in_a_jobs_directory_is_private() {
+        let cell = tempfile::tempdir().unwrap();
+        let (temporary, member) = (cell.path().join("tmp"), cell.path().join("pg_sockets"));
+        let of = |directory: Option<&Path>| Postmaster {
+            pid: 1,
+            port: Some(1),
+            socket_directory: directory.map(Path::to_owned),
+            state: PostmasterState::Ready,
+        };
+        let scratch = temporary.join("abc123");
+        for exists in [false, true] {
+            if exists {
+                std::fs::create_dir_all(&scratch).unwrap();
+                std::fs::create_dir_all(&member).unwrap();
+            }
+            assert!(is_private(&of(Some(&scratch)), &temporary), "{exists}");
+            assert!(is_private(&of(Some(&temporary.join("gone"))), &temporary), "{exists}");
+            for other in [None, Some(member.as_path()), Some(Path::new("/var/run/postgresql"))] {
+                assert!(!is_private(&of(other), &temporary), "{other:?}");
+            }
+        }
+        assert_eq!(socket_elsewhere(&of(None), &member), None);
+        assert_eq!(socket_elsewhere(&of(Some(&member)), &member), None);
+        let told = socket_elsewhere(&of(Some(Path::new("/var/run/postgresql"))), &member).unwrap();
+        assert!(told.contains("/var/run/postgresql") && told.contains("unix_socket_directories"), "{told}");
+    }
 
     #[test]
     fn pauses_grow_to_half_a_minute() {

@@ -1,7 +1,7 @@
 //! A drill: a backup is restored into a private instance, recovered to the end of the WAL, checked, and removed.
 //!
 //! The live instance goes first: everything runs niced, the restore is held below a rate, and a drill does not begin
-//! when memory or disk are short.
+//! when memory or disk are short. It ends when the disk becomes short meanwhile.
 
 mod checks;
 mod choice;
@@ -16,7 +16,7 @@ use cellar_model::{
 use cellar_system::available_memory;
 
 use crate::agent::Agent;
-use crate::disk::{free_bytes, write_refusal};
+use crate::disk::{below_floor, floor_bytes, free_bytes, write_refusal};
 use crate::instance::restore_target::Origin;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::drill::checks::run_checks;
@@ -29,6 +29,9 @@ use crate::repository::reader::Repo;
 
 /// Room for WAL and for what recovery writes, beside the backup's own size, in bytes.
 const WAL_ROOM_BYTES: u64 = 256 << 20;
+
+/// How often the room is looked at while a drill runs. A fast disk takes a hundred megabytes in this time.
+const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Memory that must be available, in bytes: several times the copy's shared buffers and processes.
 const MIN_AVAILABLE_MEMORY_BYTES: u64 = 512 << 20;
@@ -90,9 +93,32 @@ async fn drill(
     let choice = choose(&repo, agent, params).await?;
     check_room(agent, &choice.backup, home)?;
     let copy = prepare_copy(context, &database, &card, params, home);
-    let outcome = restore_and_check(context, params, &copy, &repo, choice).await;
+    // What is dropped ends the processes that it has started; `leave` stops the copy.
+    let outcome = tokio::select! {
+        outcome = restore_and_check(context, params, &copy, &repo, choice) => outcome,
+        short = disk_gets_short(agent, home) => Err(short.into()),
+    };
     copy.leave().await;
     outcome
+}
+
+/// Waits until the file system of the copy has less room left than the live instance may need: WAL that is replayed
+/// makes a copy grow, its checks may write, and others use the disk too. Never returns otherwise.
+async fn disk_gets_short(agent: &Agent, home: &Path) -> JobError {
+    loop {
+        tokio::time::sleep(DISK_INTERVAL).await;
+        if let Some((floor, free)) =
+            floor_bytes(home).and_then(|floor| Some((floor, below_floor(home, floor)?)))
+        {
+            return Refusal::new(
+                Code::DiskFull,
+                format!("{free} bytes are free, and {floor} are left to the database; the copy is removed"),
+            )
+            .hint("make room, or drill on another cell")
+            .about("cell", &agent.cell)
+            .into();
+        }
+    }
 }
 
 fn check_room(agent: &Agent, backup: &SurveyedBackup, home: &Path) -> Result<(), JobError> {
@@ -105,12 +131,15 @@ fn check_room(agent: &Agent, backup: &SurveyedBackup, home: &Path) -> Result<(),
         .about("cell", &agent.cell)
         .into());
     }
-    let needed = backup.size_bytes + WAL_ROOM_BYTES;
+    let floor = floor_bytes(home).unwrap_or_default();
+    let needed = backup.size_bytes + WAL_ROOM_BYTES + floor;
     let free = free_bytes(home);
     if free < needed {
         return Err(Refusal::new(
             Code::DiskFull,
-            format!("the copy needs {needed} bytes, and {free} are free"),
+            format!(
+                "{needed} bytes are needed, {floor} of them are left to the database, and {free} are free"
+            ),
         )
         .hint("make room, or drill on another cell")
         .about("cell", &agent.cell)

@@ -70,7 +70,13 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     }
     let warning = allowed?;
     context.progress("expiring").await;
-    context.run_maintenance(&expire(false), "expiring", repository, data).await?;
+    let expired = context.run_maintenance(&expire(false), "expiring", repository, data).await;
+    // Whatever fails from here on, the job says what is gone.
+    let said = parse_expiry(&context.log_text(), false);
+    if let Some(said) = as_said(said, &before) {
+        context.job.keep_outcome(JobOutcome::Expire(said));
+    }
+    expired?;
     let after = Repo::open(agent, &database, &card).await?;
     let kept = after.labels();
     let mut done = Expiry {
@@ -93,6 +99,20 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     done.warnings.extend(warning_of_remnants(&remnants));
     done.warnings.extend(warning);
     Ok(result(false, done, kept))
+}
+
+/// The result of an expiry after which the repo could not be read: what pgBackRest said. None when nothing is gone.
+fn as_said(mut said: Expiry, before: &[BackupLabel]) -> Option<ExpireResult> {
+    if said.backups.is_empty() && said.wal.is_empty() {
+        return None;
+    }
+    said.backups.retain(|label| before.contains(label));
+    let kept = before.iter().filter(|label| !said.backups.contains(label)).cloned().collect();
+    said.warnings.push(
+        "this is what pgBackRest said that it deletes; the repo could not be read afterwards (`cellar backups list` shows what it has)"
+            .to_owned(),
+    );
+    Some(result(false, said, kept))
 }
 
 /// Notes who needs a backup: what multiadmin knew when the expiry was asked for, and whether a restore is open now.
@@ -147,5 +167,22 @@ fn result(dry_run: bool, expiry: Expiry, kept: Vec<BackupLabel>) -> ExpireResult
         kept,
         warnings: expiry.warnings,
         ..ExpireResult::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_deleted_is_told_when_the_repo_cannot_be_read_afterwards() {
+        let label = |text: &str| text.parse::<BackupLabel>().unwrap();
+        let before = [label("20260101-000000F"), label("20260102-000000F")];
+        assert_eq!(as_said(Expiry::default(), &before), None);
+        let remnant = label("20250101-000000F");
+        let said = Expiry { backups: vec![remnant, before[0].clone()], ..Expiry::default() };
+        let told = as_said(said, &before).unwrap();
+        assert_eq!((told.backups.as_slice(), told.kept.as_slice()), (&before[..1], &before[1..]));
+        assert!(!told.dry_run && told.warnings.len() == 1, "{told:?}");
     }
 }

@@ -60,6 +60,18 @@ pub(crate) fn log_parser(origin: &BackupOrigin) -> DetailLog {
     DetailLog::new(&origin.claimed.data_directory, primary)
 }
 
+/// Lets the parser read a log; also its last lines. That of a backup of millions of files has gigabytes, and the thread of
+/// the caller also renews the lease, so another one reads.
+async fn parse_log(path: PathBuf, mut log: DetailLog) -> (DetailLog, String) {
+    let unread = log.clone();
+    let parsed = tokio::task::spawn_blocking(move || {
+        let text = read_log(&path);
+        text.lines().for_each(|line| log.line(line));
+        (log, last_lines(&text))
+    });
+    parsed.await.unwrap_or_else(|_| (unread, String::new()))
+}
+
 /// Reads the log and the repo, proves where the finished backup came from, and marks it in the repo as proven by the job
 /// `id`.
 ///
@@ -74,14 +86,12 @@ pub(crate) async fn verify_backup(
     id: &JobId,
     origin: &BackupOrigin,
 ) -> Result<BackupResult, JobError> {
-    let text = read_log(&agent.job_log(id));
-    let mut log = log_parser(origin);
-    text.lines().for_each(|line| log.line(line));
+    let (log, said) = parse_log(agent.job_log(id), log_parser(origin)).await;
     let internal = |message: String| JobError {
         code: Code::Internal,
         message,
         hint: "look at the job's log (`cellar jobs logs`)".to_owned(),
-        tool_output: last_lines(&text),
+        tool_output: said.clone(),
     };
     let Some(label) = log.label().cloned() else {
         return Err(internal("pgbackrest ended well, but its log names no backup".to_owned()));
@@ -131,7 +141,7 @@ pub(crate) async fn verify_backup(
             code: Code::ProofFailed,
             message: format!("backup {label} was made, but {why}"),
             hint: "do not rely on it: it is annotated cellar-proof=unproven. Look at the job's log for what was copied from where; a name with a line break makes a manifest that cannot be loaded".to_owned(),
-            tool_output: last_lines(&text),
+            tool_output: said.clone(),
         });
     }
     // From here on it counts as proven, for as long as it is in the repo.
@@ -139,7 +149,7 @@ pub(crate) async fn verify_backup(
         code: Code::ProofFailed,
         message: format!("backup {label} is proven, but it could not be marked so in the repo, and so does not count as proven: {error}"),
         hint: "see why the repo cannot be written, then take another backup".to_owned(),
-        tool_output: last_lines(&text),
+        tool_output: said.clone(),
     })?;
     let nowhere = Lsn::new(0);
     Ok(BackupResult {
@@ -161,4 +171,34 @@ pub(crate) async fn verify_backup(
         page_errors: backup.error == Some(true),
         warnings: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runtime of one thread that another task also needs, as the pooler's lease does.
+    #[tokio::test(flavor = "current_thread")]
+    async fn other_tasks_go_on_while_a_long_log_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let line = "2026-11-21 03:06:56.000 P01 DETAIL: backup file /data/base/1/1 (8KB, 0.10%) checksum 0\n";
+        std::fs::write(&path, line.repeat(50_000) + "the end\n").unwrap();
+        let others = std::rc::Rc::new(std::cell::Cell::new(0));
+        let seen = std::rc::Rc::clone(&others);
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async move {
+                tokio::task::spawn_local(async move {
+                    loop {
+                        others.set(others.get() + 1);
+                        tokio::task::yield_now().await;
+                    }
+                });
+                let (_, said) = parse_log(path, DetailLog::new("/data", None)).await;
+                assert_eq!(said, "the end");
+                assert!(seen.get() > 10, "the other task ran {} times", seen.get());
+            })
+            .await;
+    }
 }

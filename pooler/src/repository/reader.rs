@@ -40,13 +40,23 @@ fn reading(error: &Error) -> JobError {
 
 /// The size of this database's WAL segments, from the data that is here; none for a cell without data.
 pub(crate) async fn segment_size(agent: &Agent, data: &Path) -> Option<SegmentSize> {
-    if agent.segment_size.get().is_none()
+    let identity = agent.leader().and_then(|leader| leader.system_identifier);
+    if size_for(identity, agent.segment_size.get()).is_none()
         && let Ok(DataDirectory::Valid { control, .. }) = inspect(&agent.tools, data).await
     {
-        // initdb decides the size; it never changes.
-        agent.segment_size.set(Some(control.segment_size));
+        // initdb decides the size; it never changes. It also decides the identity.
+        agent.segment_size.set(Some((control.system_identifier, control.segment_size)));
     }
-    agent.segment_size.get()
+    size_for(identity, agent.segment_size.get())
+}
+
+/// The size that was found, unless it was found in data of another database than the recorded one.
+fn size_for(
+    recorded: Option<SystemIdentifier>,
+    found: Option<(SystemIdentifier, SegmentSize)>,
+) -> Option<SegmentSize> {
+    let (_, size) = found.filter(|(owner, _)| recorded.is_none_or(|recorded| recorded == *owner))?;
+    Some(size)
 }
 
 /// The size that makes the names of a backup's WAL files hold its positions.
@@ -313,4 +323,20 @@ fn drills(agent: &Agent) -> BTreeMap<BackupLabel, bool> {
 fn history_of(name: &str) -> Option<Timeline> {
     let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(digits, 16).ok().map(Timeline::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_of_foreign_data_is_not_that_of_the_database() {
+        let (ours, theirs) = (SystemIdentifier::new(1), SystemIdentifier::new(2));
+        let size = SegmentSize::new(64 << 20).unwrap();
+        assert_eq!(size_for(Some(ours), Some((theirs, size))), None);
+        assert_eq!(size_for(Some(ours), Some((ours, size))), Some(size));
+        // Before anything is recorded there is nothing to compare with.
+        assert_eq!(size_for(None, Some((theirs, size))), Some(size));
+        assert_eq!(size_for(Some(ours), None), None);
+    }
 }

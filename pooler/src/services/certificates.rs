@@ -1,4 +1,4 @@
-//! Putting replaced certificates into use wherever they are used, and refusing revoked ones.
+//! Putting replaced certificates into use wherever they are used.
 //!
 //! The files are checked every second. New ones go to this process's own server and its connection to etcd, to
 //! PostgreSQL, and to pgBackRest's server. The latter two are then asked, through a connection, which certificate they
@@ -10,15 +10,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use cellar_api::v1::InstallCertificatesRequest;
-use cellar_model::{Code, Pooler, Refusal, timestamp_ms};
-use cellar_postgres::{execute, reload, running};
+use cellar_model::{CellLayout, Code, Pooler, Refusal, timestamp_ms};
+use cellar_postgres::{reload, running};
 use cellar_tls::{
-    CertificateInfo, ClientTls, KeyFile, ProbeProtocol, REVOCATIONS, Reloaded, RevokedSerials,
-    SERVER_CERTIFICATE, SERVER_KEY, Stamps, TlsError, exchange_back, forget_previous, install_renewed,
-    install_revocations, previous, probe, read_revocations,
+    CertificateInfo, ClientTls, KeyFile, ProbeProtocol, Reloaded, SERVER_CERTIFICATE, SERVER_KEY, Stamps,
+    TlsError, exchange_back, forget_previous, install_renewed, previous, probe,
 };
 
-use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::agent::Agent;
+use crate::services::revocations::Revocations;
 
 /// How often the files are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,25 +35,41 @@ const CERTIFICATE_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The files of a cell's certificates and its key.
 const FILES: [&str; 5] = ["ca.crt", "server.key", SERVER_CERTIFICATE, "pooler.crt", "replication.crt"];
 
-/// Puts new certificates and revocations into use. Never returns.
-pub(crate) async fn watch(agent: Rc<Agent>) {
-    let tls = agent.layout.tls();
-    let mut stamps = Stamps::of(FILES.iter().map(|file| tls.join(file)).collect());
+/// The files of a cell's certificates as they are now: to be taken before they are loaded, so that [`watch`] sees every
+/// later change.
+pub(crate) fn stamps(layout: &CellLayout) -> Stamps {
+    let tls = layout.tls();
+    Stamps::of(FILES.iter().map(|file| tls.join(file)).collect())
+}
+
+/// Puts new certificates and revocations into use: files that differ from `stamps`. Never returns.
+pub(crate) async fn watch(agent: Rc<Agent>, mut stamps: Stamps) {
     let mut warned = None;
+    let (mut problem, mut revocation_problem) = (String::new(), String::new());
+    let mut revocations = Revocations::default();
     report_expiry(&agent, &mut warned);
-    apply_revocations(&agent, true).await;
     loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
         if stamps.changed() {
             // The files are replaced one after the other, so a set may not fit together yet. The last change does.
-            let problem = put_into_use(&agent, &mut stamps).await.err().unwrap_or_default();
-            agent.update_report(|report| report.certificate_problem = problem);
+            problem = put_into_use(&agent, &mut stamps).await.err().unwrap_or_default();
             warned = None;
-            apply_revocations(&agent, true).await;
-        } else {
-            apply_revocations(&agent, false).await;
+            revocations.again();
+        }
+        let refused = revocations.step(&agent).await.err().unwrap_or_default();
+        if refused != revocation_problem && !refused.is_empty() {
+            tracing::error!(problem = refused, "revoked certificates are not refused everywhere");
+        }
+        revocation_problem = refused;
+        let shown: Vec<&str> = [problem.as_str(), revocation_problem.as_str()]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect();
+        let shown = shown.join("; ");
+        if agent.report.borrow().certificate_problem != shown {
+            agent.update_report(|report| report.certificate_problem = shown);
         }
         report_expiry(&agent, &mut warned);
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -210,86 +226,4 @@ pub(crate) fn install(agent: &Agent, renewed: &InstallCertificatesRequest) -> Re
     install_renewed(&agent.layout.tls(), SERVER_KEY, &leaves).map_err(|error| refused(&error))?;
     tracing::info!("renewed certificates are installed");
     Ok(())
-}
-
-/// Refuses revoked certificates from now on: in this process, in PostgreSQL, and on open connections.
-///
-/// The last list is kept beside the certificates, so that it holds while etcd does not answer and after a restart, and
-/// no older list replaces it.
-async fn apply_revocations(agent: &Agent, again: bool) {
-    let tls = agent.layout.tls();
-    let recorded = agent.mirror.view().revocations.clone().map(|list| list.pem);
-    let kept = || std::fs::read_to_string(tls.join(REVOCATIONS)).ok();
-    let Some(pem) = recorded.clone().or_else(kept) else { return };
-    if !again && *agent.revocations_seen.borrow() == pem {
-        return;
-    }
-    let read = |pem: &str| {
-        std::fs::read_to_string(tls.join("ca.crt"))
-            .map_err(|error| error.to_string())
-            .and_then(|trusted| read_revocations(pem, &trusted).map_err(|error| error.to_string()))
-    };
-    let first = agent.revocations_seen.replace(pem.clone()).is_empty();
-    if first
-        && recorded.is_some()
-        && let Some(Ok((serials, _))) = kept().map(|pem| read(&pem))
-    {
-        let _ = agent.revoked.take(serials.into_keys().collect());
-    }
-    let (serials, lists) = match read(&pem) {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::error!(error, "the revocation list cannot be verified; the one before stays in use");
-            return;
-        }
-    };
-    if !agent.revoked.take(serials.keys().cloned().collect()) {
-        tracing::error!("the revocation list in etcd is older than the one in use, which stays in use");
-        return;
-    }
-    match install_revocations(&tls, &lists, None) {
-        Ok(true) => tracing::info!(count = serials.len(), "a new revocation list"),
-        Ok(false) => {}
-        Err(error) => tracing::error!(%error, "PostgreSQL cannot be told of revoked certificates"),
-    }
-    let Ok((card, _)) = agent.assignment() else { return };
-    let data = PathBuf::from(&card.data_directory);
-    if matches!(running(&data), Ok(Some(_))) {
-        // The supervisor writes the setting; here the list that it names has changed.
-        agent.nudge.notify_one();
-        if let Err(error) = reload(&data) {
-            tracing::error!(%error, "PostgreSQL does not read the revocation list");
-        }
-        if let Some(sql) = end_sessions(&serials)
-            && let Err(error) = execute(&agent.endpoint(&card), &sql, PROBE_TIMEOUT).await
-        {
-            tracing::warn!(%error, "sessions with revoked certificates are not ended");
-        }
-    }
-}
-
-/// Ends the sessions of revoked certificates; `None` when none is.
-fn end_sessions(revoked: &RevokedSerials) -> Option<String> {
-    // PostgreSQL shows serial numbers as decimal numbers. Ours have 16 bytes.
-    let numbers = revoked.keys().filter_map(|serial| u128::from_str_radix(serial, 16).ok());
-    let list: Vec<String> = numbers.map(|number| number.to_string()).collect();
-    (!list.is_empty()).then(|| {
-        format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_ssl WHERE client_serial IN ({})",
-            list.join(", ")
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serials_are_compared_as_postgres_shows_them() {
-        assert_eq!(end_sessions(&RevokedSerials::new()), None);
-        let since = std::time::SystemTime::UNIX_EPOCH;
-        let sql = end_sessions(&RevokedSerials::from([("ff".to_owned(), since), ("x".to_owned(), since)]));
-        assert!(sql.unwrap().ends_with("IN (255)"));
-    }
 }

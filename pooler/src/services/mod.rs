@@ -2,7 +2,7 @@
 //!
 //! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers),
 //! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, and `certificates` puts
-//! new certificates into use in all of them. Only `start` calls them.
+//! new certificates into use in all of them, and `revocations` refuses revoked ones. Only `start` calls them.
 
 pub(crate) mod backup_list;
 pub(crate) mod certificates;
@@ -10,4 +10,5 @@ pub(crate) mod grpc_service;
 pub(crate) mod live_status;
 pub(crate) mod pgbackrest_server;
 pub(crate) mod reporter;
+mod revocations;
 pub(crate) mod server;

@@ -50,9 +50,9 @@ impl Cluster {
     fn answer<T>(
         &self,
         what: &str,
-        question: impl AsyncFn(&mut MultiAdminClient<Channel>) -> Result<Response<T>, Status>,
+        question: &impl AsyncFn(&mut MultiAdminClient<Channel>) -> Result<Response<T>, Status>,
     ) -> T {
-        wait_for(&format!("an answer to {what}"), AWAY_TIMEOUT, || match self.ask(&question) {
+        wait_for(&format!("an answer to {what}"), AWAY_TIMEOUT, || match self.ask(question) {
             Ok(response) => Some(response.into_inner()),
             Err(status) if is_passing(&status) => None,
             Err(status) => panic!("{what}: {status}"),
@@ -69,7 +69,7 @@ impl Cluster {
         let question = async |client: &mut MultiAdminClient<Channel>| {
             client.list_poolers(v1::ListPoolersRequest::default()).await
         };
-        self.answer("ListPoolers", question).poolers
+        self.answer("ListPoolers", &question).poolers
     }
 
     /// The status of one cell, if its pooler lives.
@@ -98,7 +98,7 @@ impl Cluster {
         let question = async |client: &mut MultiAdminClient<Channel>| {
             client.get_database(v1::GetDatabaseRequest::default()).await
         };
-        self.answer("GetDatabase", question).leader.map(|leader| leader.cell)
+        self.answer("GetDatabase", &question).leader.map(|leader| leader.cell)
     }
 
     /// Where a cell's PostgreSQL is.

@@ -54,7 +54,7 @@ impl Cluster {
 
     /// Does something in etcd, again for a minute while it cannot be reached.
     #[track_caller]
-    fn at_etcd<T>(&self, what: &str, work: impl AsyncFn(&Store) -> Result<T, StoreError>) -> T {
+    fn at_etcd<T>(&self, what: &str, work: &impl AsyncFn(&Store) -> Result<T, StoreError>) -> T {
         wait_for(&format!("etcd to take or to give {what}"), Duration::from_secs(60), || {
             match block_on(async { work(&self.store().await).await }) {
                 Ok(done) => Some(done),
@@ -73,7 +73,7 @@ impl Cluster {
         };
         let writes: Vec<Write> = prepared.records.iter().map(write).collect();
         // Once more when it is not known whether it was committed: it writes the same.
-        let _: TxnOutcome = self.at_etcd("the records", async |store| {
+        let _: TxnOutcome = self.at_etcd("the records", &async |store: &Store| {
             let outcome = store.kv().txn(Vec::new(), writes.clone()).await?;
             assert!(matches!(outcome, TxnOutcome::Committed(_)), "{outcome:?}");
             Ok(outcome)
@@ -98,7 +98,7 @@ impl Prepared {
     fn new(cells: &str) -> Self {
         let cluster = Cluster::bootstrapped(cells);
         let of_kind = |kind: &str| {
-            cluster.at_etcd(kind, async |store| store.list(&store.keys().kind(kind)).await).entries
+            cluster.at_etcd(kind, &async |store: &Store| store.list(&store.keys().kind(kind)).await).entries
         };
         let records = KEPT_RECORDS.into_iter().flat_map(of_kind).collect();
         cluster.cellar(&["down"]);

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, is_alive, kill_hard, processes_with, wait_for};
+use cellar_tests::{
+    Cluster, command_line, eventually, give_to_postgres, is_alive, kill_hard, processes_with, wait_for,
+};
 use serde_json::Value;
 
 use crate::ledger;
+use crate::restore_bad_days::SmallDisk;
 
 /// Longest wait for a moment of a drill.
 const MOMENT: Duration = Duration::from_secs(60);
@@ -198,6 +201,9 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert_eq!(check(&job, wrong)["detail"], "row 1 of 1 does not begin with true", "{job:#}");
     let leaked = check(&job, cast)["detail"].as_str().unwrap();
     assert!(leaked.contains("22P02") && !leaked.contains("hunter2"), "{job:#}");
+    // Nor is it in the log, into which the copy's server writes.
+    let log = cluster.cellar(&["jobs", "logs", job["id"].as_str().unwrap()]);
+    assert!(log.contains("selected new timeline ID") && !log.contains("hunter2"), "{log}");
     for program in &ran {
         let name: String = program.chars().take(80).collect();
         assert!(!check(&job, &name)["passed"].as_bool().unwrap_or_default(), "{job:#}");
@@ -420,4 +426,29 @@ fn damage_is_found() {
     assert_eq!(listed["lastDrill"]["job"], job["id"], "{listed:#}");
     assert!(!listed["lastDrill"]["passed"].as_bool().unwrap_or_default(), "{listed:#}");
     no_trace(&cluster, "zone2");
+}
+
+/// A copy grows beside the live instance, which must not run out of room for it. Mounting needs root.
+#[test]
+fn a_drill_ends_before_the_disk_is_full() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("NOT RUN: a small disk can only be mounted by root");
+        return;
+    }
+    let cluster = Cluster::up("zone1,zone2");
+    let drills = cluster.directory().join("zone2/drills");
+    let disk = SmallDisk::mount(&drills, "700m");
+    give_to_postgres(&drills);
+    let id = begin(&cluster, &["--on", "zone2", "--skip-amcheck", "--check", LONG]);
+    let postmaster = in_the_middle(&cluster, "zone2", &id);
+    let filler = disk.leave(200 << 20);
+    let job = cluster.ended(&id);
+    assert_eq!(job["error"]["code"], "DISK_FULL", "{job:#}");
+    assert!(!is_alive(postmaster), "the copy is stopped");
+    std::fs::remove_file(filler).expect("ours");
+    no_trace(&cluster, "zone2");
+
+    let _filler = disk.leave(400 << 20);
+    let failed = cluster.try_cellar(&["drill", "--on", "zone2", "--max-rate", "0"]);
+    assert!(failed.code != 0 && failed.stderr.contains("are left to the database"), "{failed:?}");
 }

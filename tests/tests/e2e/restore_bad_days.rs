@@ -286,10 +286,10 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
 }
 
 /// A file system of its own in memory, mounted where a cluster is going to be.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).expect("a directory");
         let options = format!("size={size},mode=755");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
@@ -304,7 +304,7 @@ impl SmallDisk {
     }
 
     /// Leaves so many bytes.
-    fn leave(&self, bytes: u64) -> PathBuf {
+    pub(crate) fn leave(&self, bytes: u64) -> PathBuf {
         let filler = self.0.join("filler");
         let count = (self.free() - bytes) >> 20;
         let status = Command::new("dd")

@@ -387,3 +387,48 @@ fn a_stolen_key_is_replaced_also_when_its_certificate_is_renewed() {
     cluster.wait_streaming("zone2");
     let _ = cluster.backup("zone2", "incr");
 }
+
+/// A session with a revoked certificate is ended also when PostgreSQL does not answer as the certificate is revoked.
+#[test]
+fn revocation_reaches_a_primary_that_hangs_once_it_goes_on() {
+    let cluster = Cluster::up("zone1,zone2");
+    let copy = cluster.directory().join("copied");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["ca.crt", "server.key", "replication.crt"] {
+        std::fs::copy(cluster.directory().join("zone2/tls").join(file), copy.join(file)).unwrap();
+    }
+    let file = |name: &str| copy.join(name).display().to_string();
+    let serial = serials(&cluster)
+        [&cluster.directory().join("zone2/tls/replication.crt").display().to_string()]
+        .clone();
+    let conninfo = format!(
+        "host=localhost port={} user=cellar_replication application_name=thief sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+        cluster.instance("zone1").port,
+        file("ca.crt"),
+        file("replication.crt"),
+        file("server.key")
+    );
+    let mut thief = std::process::Command::new("pg_receivewal")
+        .args(["--no-loop", "--no-sync", "-D", &copy.display().to_string(), "-d", &conninfo])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pg_receivewal");
+    let streams =
+        || cluster.sql("zone1", "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'thief'");
+    eventually("the thief to stream", || streams() == "1");
+    let postmaster = cluster.postmaster("zone1");
+    cellar_tests::signal(postmaster, Signal::SIGSTOP);
+    let _ = cluster.try_cellar(&["certs", "revoke", &serial, "--timeout", "20s"]);
+    let log = cluster.directory().join("zone1/log/multipooler.log");
+    eventually("the multipooler to say so", || read(&log).contains("are not refused everywhere"));
+    let goes_on = thief.try_wait().expect("a child").is_none();
+    cellar_tests::signal(postmaster, Signal::SIGCONT);
+    assert!(goes_on, "the session was ended without PostgreSQL");
+    let ended = wait_for("the session to end", std::time::Duration::from_secs(60), || {
+        thief.try_wait().expect("a child")
+    });
+    assert!(!ended.success());
+    let _ = cluster.cellar(&["up"]);
+    cluster.wait_streaming("zone2");
+    assert_eq!(streams(), "0");
+}

@@ -246,7 +246,13 @@ impl CellLayout {
     #[must_use]
     pub fn scratch(&self, job: JobId) -> PathBuf {
         let text = job.to_string();
-        self.root.join("tmp").join(&text[text.len() - 6..])
+        self.temporary().join(&text[text.len() - 6..])
+    }
+
+    /// Below which every [`CellLayout::scratch`] is.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
     }
 
     /// Below which a drill restores; one directory per job.

@@ -10,4 +10,5 @@ pub(crate) mod pgbackrest_name;
 pub(crate) mod protocol;
 pub(crate) mod role;
 pub(crate) mod secret;
+pub(crate) mod session_rules;
 pub(crate) mod wal;

@@ -12,9 +12,8 @@ use cellar_postgres::query;
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::failure::JobFailure;
 
-/// The databases whose name has a line break.
-const DATABASES: &str =
-    "SELECT quote_literal(datname) FROM pg_database WHERE position(chr(10) IN datname) > 0";
+/// The databases whose name has a line break. Bytes beyond ASCII are octal: not every name is UTF-8.
+const DATABASES: &str = "SELECT '''' || encode(namesend(datname), 'escape') || '''' FROM pg_database WHERE position(chr(10) IN datname) > 0";
 
 fn breaks_line(bytes: &[u8]) -> bool {
     bytes.contains(&b'\n')

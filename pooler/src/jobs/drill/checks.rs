@@ -49,13 +49,13 @@ pub(super) async fn run_checks(
     if !params.skip_amcheck {
         context.progress("running pg_amcheck").await;
         checks.push(match &prepared {
-            Ok(()) => amcheck(context, copy).await?,
+            Ok(skipped) => with_skipped(amcheck(context, copy).await?, skipped),
             Err(error) => not_run(AMCHECK, &error.to_string()),
         });
     }
     let granted = match prepared {
-        Ok(()) if !params.checks.is_empty() => grant_check_rights(copy, agent, params).await,
-        prepared => prepared,
+        Ok(_) if !params.checks.is_empty() => grant_check_rights(copy, agent, params).await,
+        prepared => prepared.map(drop),
     };
     for (at, sql) in params.checks.iter().enumerate() {
         context.check_interrupted()?;
@@ -127,18 +127,48 @@ fn is_only_in_the_way(output: &str) -> bool {
 /// Takes from the copy what the database's catalogs say of every session: settings of databases and roles, which may
 /// forbid writing, end statements or load libraries, and event triggers, which may refuse what a check installs. The
 /// copy is removed afterwards, and the checks are of its data.
-async fn forget_the_databases_rules(endpoint: &Endpoint) -> Result<(), PostgresError> {
+///
+/// Returns the databases that no session of ours reaches, because their names are not UTF-8. What their catalogs say of
+/// event triggers still holds; `pg_amcheck` reaches them.
+async fn forget_the_databases_rules(endpoint: &Endpoint) -> Result<Vec<String>, PostgresError> {
     execute(endpoint, "DELETE FROM pg_db_role_setting", SETUP_TIMEOUT).await?;
+    // The bytes of each name, as they are in the catalog: a database is asked for with the same bytes.
     let databases = query(
         endpoint,
-        "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2",
+        "SET client_encoding = 'SQL_ASCII'; SELECT encode(namesend(datname), 'hex') FROM pg_database \
+         WHERE datallowconn AND datconnlimit <> -2",
         SETUP_TIMEOUT,
     )
     .await?;
-    for database in databases.iter().filter_map(|row| row.first()?.as_deref()) {
-        execute_in(endpoint, database, "UPDATE pg_event_trigger SET evtenabled = 'D'", SETUP_TIMEOUT).await?;
+    let mut skipped = Vec::new();
+    for digits in databases.iter().filter_map(|row| row.first()?.as_deref()) {
+        match String::from_utf8(bytes_of_hex(digits)) {
+            Ok(name) => {
+                let disable = "UPDATE pg_event_trigger SET evtenabled = 'D'";
+                execute_in(endpoint, &name, disable, SETUP_TIMEOUT).await?;
+            }
+            Err(error) => skipped.push(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        }
     }
-    Ok(())
+    Ok(skipped)
+}
+
+/// The bytes that hexadecimal digits stand for, as PostgreSQL writes them.
+fn bytes_of_hex(digits: &str) -> Vec<u8> {
+    let pairs = digits.as_bytes().chunks_exact(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
+}
+
+/// A check's result with the databases that could not be prepared for it.
+fn with_skipped(mut check: DrillCheck, skipped: &[String]) -> DrillCheck {
+    if !skipped.is_empty() {
+        let names = detail(&skipped.join(", "));
+        check.detail = format!(
+            "{}; event triggers were not disabled in these databases, because their names are not UTF-8: {names}",
+            check.detail
+        );
+    }
+    check
 }
 
 /// Runs one program of the checks, which may take hours on a large database, until it ends or the job must end early.
@@ -194,6 +224,9 @@ fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
 
 /// Lets [`MONITOR_ROLE`] read and write all data of the copy. Checks run as that role: the SQL comes from the
 /// caller of the drill, and a superuser's SQL can run programs, here beside the real data directory.
+///
+/// The copy's server writes into the job's log, which others may read than may read the data. So nothing of these
+/// sessions goes there: neither the messages of errors nor the statements. The role cannot change that.
 async fn grant_check_rights(
     copy: &PrivateInstance<'_>,
     agent: &Agent,
@@ -203,7 +236,9 @@ async fn grant_check_rights(
     // A backup that is older than the role does not have it.
     ensure_roles(&endpoint, &agent.user.name, SETUP_TIMEOUT).await?;
     let rights = format!(
-        "GRANT pg_read_all_data, pg_write_all_data TO {MONITOR_ROLE}; ALTER ROLE {MONITOR_ROLE} BYPASSRLS"
+        "GRANT pg_read_all_data, pg_write_all_data TO {MONITOR_ROLE}; ALTER ROLE {MONITOR_ROLE} BYPASSRLS; \
+         ALTER ROLE {MONITOR_ROLE} SET log_min_messages = 'panic'; \
+         ALTER ROLE {MONITOR_ROLE} SET log_min_error_statement = 'panic'"
     );
     execute(&endpoint, &rights, SETUP_TIMEOUT).await?;
     let database = if params.check_database.is_empty() { "postgres" } else { &params.check_database };

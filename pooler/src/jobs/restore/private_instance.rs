@@ -169,6 +169,7 @@ impl<'a> PrivateInstance<'a> {
             fsync: archive_mode,
             may_write: None,
             shared_buffers_mb: shared_buffers_mb(archive_mode),
+            segment_mb: u32::try_from(control.segment_size.bytes() >> 20).unwrap_or(u32::MAX),
             required,
         })
     }

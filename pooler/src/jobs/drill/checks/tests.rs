@@ -83,3 +83,17 @@ proptest! {
         prop_assert_eq!(unquoted(arguments[12].strip_prefix("dbname=").unwrap()), Some(database));
     }
 }
+
+#[test]
+fn databases_that_were_not_prepared_are_named() {
+    assert_eq!(bytes_of_hex("636166e9"), b"caf\xe9");
+    assert_eq!(bytes_of_hex(""), b"");
+    let check =
+        || DrillCheck { name: AMCHECK.into(), passed: true, could_not_run: false, detail: "fine".into() };
+    assert_eq!(with_skipped(check(), &[]), check());
+    let told = with_skipped(check(), &["caf\u{fffd}".to_owned()]);
+    assert!(
+        told.passed && told.detail.starts_with("fine; ") && told.detail.ends_with(": caf\u{fffd}"),
+        "{told:?}"
+    );
+}
