@@ -2,7 +2,7 @@
 //!
 //! `plan`, `fence`, `recover`, `swap` and `discard` are steps, each a job of its own. `private_instance` is the copy
 //! that a step or a drill works on: `fill` restores a backup into it (`throttle` bounds the rate), `replay` follows
-//! its recovery from `replay_start` through `wal_gate`, `scratch` removes its private directories. `locate` finds a restore point in the WAL.
+//! its recovery from `replay_start` through `wal_gate`, `movement` says whether it goes on, `scratch` removes its private directories. `locate` finds a restore point in the WAL.
 
 pub(crate) mod discard;
 pub(crate) mod fence;
