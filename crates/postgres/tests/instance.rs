@@ -445,8 +445,8 @@ async fn a_failed_start_quotes_the_log() {
     let cell = Cell::new();
     cell.initdb().await;
     let conf = cell.data().join("postgresql.conf");
-    fs::write(&conf, fs::read_to_string(&conf).unwrap() + "port = many\n").unwrap();
+    fs::write(&conf, fs::read_to_string(&conf).unwrap() + "work_mem = many\n").unwrap();
     let error = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), TEST_TIMEOUT).await.unwrap_err();
     let PostgresError::CommandFailed { program, output, .. } = error else { panic!("{error}") };
-    assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"port\""), "{output}");
+    assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"work_mem\""), "{output}");
 }
