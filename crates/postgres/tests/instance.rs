@@ -384,7 +384,7 @@ async fn a_hanging_archiver_delays_only_the_fast_shutdown() {
 #[tokio::test]
 async fn a_shutdown_whose_checkpoint_takes_longer_than_a_shutdown_may_is_waited_for() {
     let cell = Cell::running().await;
-    let rows = "CREATE TABLE t AS SELECT generate_series(1, 1000000)";
+    let rows = "CREATE TABLE public.t AS SELECT generate_series(1, 1000000)";
     execute(&cell.endpoint(), rows, TEST_TIMEOUT).await.unwrap();
     // Over long before the checkpoint is.
     let timeouts = StopTimeouts { fast: Duration::from_millis(1), ..quick() };
