@@ -384,7 +384,7 @@ async fn a_hanging_archiver_delays_only_the_fast_shutdown() {
 #[tokio::test]
 async fn a_shutdown_whose_checkpoint_takes_longer_than_a_shutdown_may_is_waited_for() {
     let cell = Cell::running().await;
-    let rows = "CREATE TABLE t AS SELECT generate_series(1, 1000000)";
+    let rows = "CREATE TABLE public.t AS SELECT generate_series(1, 1000000)";
     execute(&cell.endpoint(), rows, TEST_TIMEOUT).await.unwrap();
     // Over long before the checkpoint is.
     let timeouts = StopTimeouts { fast: Duration::from_millis(1), ..quick() };
@@ -445,8 +445,8 @@ async fn a_failed_start_quotes_the_log() {
     let cell = Cell::new();
     cell.initdb().await;
     let conf = cell.data().join("postgresql.conf");
-    fs::write(&conf, fs::read_to_string(&conf).unwrap() + "port = many\n").unwrap();
+    fs::write(&conf, fs::read_to_string(&conf).unwrap() + "work_mem = many\n").unwrap();
     let error = start(&cell.tools, &cell.data(), &cell.config, &cell.log(), TEST_TIMEOUT).await.unwrap_err();
     let PostgresError::CommandFailed { program, output, .. } = error else { panic!("{error}") };
-    assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"port\""), "{output}");
+    assert!(program == "pg_ctl" && output.contains("invalid value for parameter \"work_mem\""), "{output}");
 }
