@@ -127,14 +127,29 @@ impl WalSource<'_> {
 
 /// The records of one segment that the target means, in the order of the WAL.
 async fn records(tools: &Tools, file: &Path, target: &Target) -> Result<Vec<Found>, JobError> {
-    let mut command = tools.command("pg_waldump");
+    let mut found = Vec::new();
+    for filter in filters(target) {
+        let output = dump(tools, file, &filter).await?;
+        found.extend(output.lines().filter_map(|line| parse(line, target)));
+    }
+    Ok(found)
+}
+
+/// What keeps `pg_waldump` from printing everything; a search for each. A transaction that was prepared is committed by a
+/// record that belongs to no transaction and names it.
+fn filters(target: &Target) -> Vec<Vec<String>> {
+    let of_xid = |xid: u64| vec!["--rmgr=Transaction".to_owned(), format!("--xid={xid}")];
     match target {
-        Target::Name(_) => command.args(["--rmgr=XLOG"]),
-        Target::Xid(xid) => command.args(["--rmgr=Transaction", &format!("--xid={}", low_bits(*xid))]),
-        _ => return Ok(Vec::new()),
-    };
-    command.arg(file);
-    let output = match run(command, SEGMENT_TIMEOUT).await {
+        Target::Name(_) => vec![vec!["--rmgr=XLOG".to_owned()]],
+        Target::Xid(xid) => vec![of_xid(low_bits(*xid)), of_xid(0)],
+        _ => Vec::new(),
+    }
+}
+
+async fn dump(tools: &Tools, file: &Path, filter: &[String]) -> Result<String, JobError> {
+    let mut command = tools.command("pg_waldump");
+    command.args(filter).arg(file);
+    Ok(match run(command, SEGMENT_TIMEOUT).await {
         Ok(output) => output.stdout,
         // pg_waldump fails where the WAL ends: in the middle of a record, or of a segment that is being written. What
         // it printed before that is right.
@@ -147,8 +162,7 @@ async fn records(tools: &Tools, file: &Path, target: &Target) -> Result<Vec<Foun
                 tool_output: String::new(),
             });
         }
-    };
-    Ok(output.lines().filter_map(|line| parse(line, target)).collect())
+    })
 }
 
 /// The WAL holds the low 32 bits of a transaction's number, and so does PostgreSQL's own recovery target.
@@ -165,7 +179,12 @@ fn parse(line: &str, target: &Target) -> Option<Found> {
         Target::Name(name) => {
             description.strip_prefix("RESTORE_POINT ").is_some_and(|text| text.trim_end() == name.as_str())
         }
-        Target::Xid(_) => description.starts_with("COMMIT"),
+        Target::Xid(xid) => match description.strip_prefix("COMMIT_PREPARED ") {
+            Some(prepared) => {
+                prepared.split_once(':').is_some_and(|(of, _)| of == low_bits(*xid).to_string())
+            }
+            None => description.starts_with("COMMIT ") && field("tx: ") == Some(&low_bits(*xid).to_string()),
+        },
         _ => false,
     };
     matches.then(|| Found { lsn, record: description.chars().take(120).collect() })
@@ -187,6 +206,15 @@ mod tests {
         let commit = parse(COMMIT, &Target::Xid(742)).unwrap();
         assert!(commit.record.starts_with("COMMIT 2026-11-21"));
         assert_eq!(parse(&COMMIT.replace("COMMIT", "ABORT"), &Target::Xid(742)), None);
+        assert_eq!(parse(COMMIT, &Target::Xid(74)), None, "another's");
+        let prepared =
+            COMMIT.replace("tx:        742", "tx:          0").replace("COMMIT ", "COMMIT_PREPARED 742: ");
+        assert!(parse(&prepared, &Target::Xid(742)).is_some());
+        assert_eq!(parse(&prepared, &Target::Xid(74)), None);
+        assert_eq!(
+            filters(&Target::Xid(0x1_0000_02E6)).concat()[1..],
+            ["--xid=742", "--rmgr=Transaction", "--xid=0"]
+        );
         assert_eq!(low_bits(0x1_0000_02E6), 742);
     }
 
