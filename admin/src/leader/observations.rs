@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cellar_model::{CellName, DatabaseName, JobId, JobRecord, LOST_TIMEOUT};
+use cellar_model::{CLAIM_LEASE_SECONDS, CellName, DatabaseName, JobId, JobRecord};
 use cellar_topology::View;
 use tokio::time::Instant;
 
@@ -25,6 +25,7 @@ pub(crate) struct Observations {
     ended: BTreeMap<JobId, Duration>,
     open: BTreeMap<JobId, Duration>,
     since: BTreeMap<Subject, Instant>,
+    last: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +37,14 @@ enum Subject {
 }
 
 impl Observations {
-    /// Updates the observations with the view at the moment `now`.
+    /// Updates the observations with the view at the moment `now`. They begin anew after a gap as long as a lease, as when
+    /// this process stood still: a claim may have come back in it, and lapsed again a moment ago.
     pub(crate) fn observe(&mut self, view: &View, now: Instant) {
+        let gap = Duration::from_secs(CLAIM_LEASE_SECONDS.into());
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) >= gap) {
+            self.clear();
+        }
+        self.last = Some(now);
         let open = view.jobs.values().filter(|record| record.closure.is_none());
         let open = open.filter(|record| record.kind().is_driven() || stage(view, record) != Stage::Ended);
         let mut subjects: BTreeSet<Subject> = open.map(|record| Subject::OpenJob(record.id)).collect();
@@ -85,13 +92,6 @@ impl Observations {
     /// For how long the pooler of a pending job has had no status.
     pub(crate) fn silent_for(&self, database: &DatabaseName, cell: &CellName) -> Duration {
         self.silent.get(&(database.clone(), cell.clone())).copied().unwrap_or_default()
-    }
-
-    /// How long after the last look the next job may be closed for a silent pooler or a lost claim: nobody writes
-    /// anything at that moment, so nothing else wakes the leader.
-    pub(crate) fn next_timeout(&self) -> Option<Duration> {
-        let ages = self.silent.values().chain(self.lost.values());
-        ages.filter_map(|age| LOST_TIMEOUT.checked_sub(*age)).filter(|rest| !rest.is_zero()).min()
     }
 
     /// For how long each step of an open job has been seen ended.
