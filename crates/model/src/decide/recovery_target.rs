@@ -250,7 +250,8 @@ fn way<'a>(
 ) -> Result<(&'a SurveyedBackup, u64), Refusal> {
     let size = survey.archive.size;
     let fork = fork_ahead(survey, lineage, resolved, backup.first_segment);
-    // A primary that answers archives its own file when it is fenced.
+    // A primary archives its own file when it is fenced, and a standby that plans in its place may have received it.
+    // Whether it came is looked at again before the recovery begins.
     let comes =
         |fork: &ForkWithoutFile| fork.missing.timeline == survey.current && survey.write_lsn.is_some();
     if let Some(fork) = fork.filter(|fork| !comes(fork)) {

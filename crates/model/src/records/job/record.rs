@@ -72,7 +72,8 @@ pub struct JobRecord {
     /// The job that it is a step of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<JobId>,
-    /// Backups whose last drill had failed when it was requested: others are preferred to them. multiadmin says so, because a pooler sees the drills of its own cell only.
+    /// Backups whose last drill had failed when it was requested: others are preferred to them. multiadmin says so,
+    /// because a pooler sees the drills of its own cell only.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub failed_drills: Vec<BackupLabel>,
     /// Somebody wants it to end early.
