@@ -120,3 +120,21 @@ impl Cluster {
         Keyspace::new(&self.state.cluster)
     }
 }
+
+#[cfg(test)]
+impl Cluster {
+    /// A cluster of this process's user in a directory, for tests; nothing of it is made.
+    pub(crate) fn sample(directory: &std::path::Path, cells: &[&str]) -> Self {
+        let layout = ClusterLayout::new(directory);
+        let state = ClusterState::new(
+            "demo".parse().unwrap(),
+            0,
+            "app".parse().unwrap(),
+            "app".parse().unwrap(),
+            layout.repo().to_str().unwrap().parse().unwrap(),
+            OsUser::resolve(None).unwrap().name,
+            cells.iter().map(|cell| cell.parse().unwrap()).collect(),
+        );
+        Self::assemble(layout, state.unwrap()).unwrap()
+    }
+}

@@ -299,19 +299,9 @@ mod tests {
     use crate::file::make_directory;
 
     fn cluster(dir: &Path, repo: &Path) -> Cluster {
-        let user = cellar_system::OsUser::resolve(None).unwrap().name;
-        let cells = vec!["zone1".parse().unwrap()];
-        let (name, database, stanza) = ("demo", "app", "app");
-        let state = ClusterState::new(
-            name.parse().unwrap(),
-            0,
-            database.parse().unwrap(),
-            stanza.parse().unwrap(),
-            repo.to_str().unwrap().parse().unwrap(),
-            user,
-            cells,
-        );
-        Cluster::assemble(ClusterLayout::new(dir), state.unwrap()).unwrap()
+        let mut cluster = Cluster::sample(dir, &["zone1"]);
+        cluster.state.repo = repo.to_str().unwrap().parse().unwrap();
+        cluster
     }
 
     #[test]

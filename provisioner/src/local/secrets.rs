@@ -67,13 +67,9 @@ mod tests {
     const TEXT: &str = "correct horse battery staple";
 
     fn cluster(dir: &std::path::Path, encrypted: bool) -> Cluster {
-        let names = ("demo".parse().unwrap(), "app".parse().unwrap(), "app".parse().unwrap());
-        let user = cellar_system::OsUser::resolve(None).unwrap().name;
-        let cells = vec!["zone1".parse().unwrap()];
-        let repo = dir.join("repo").to_str().unwrap().parse().unwrap();
-        let mut state = ClusterState::new(names.0, 0, names.1, names.2, repo, user, cells).unwrap();
-        state.repo_cipher = encrypted.then_some(RepoCipher::Aes256Cbc);
-        Cluster::assemble(ClusterLayout::new(dir), state).unwrap()
+        let mut cluster = Cluster::sample(dir, &["zone1"]);
+        cluster.state.repo_cipher = encrypted.then_some(RepoCipher::Aes256Cbc);
+        cluster
     }
 
     #[test]

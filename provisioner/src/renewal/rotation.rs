@@ -181,25 +181,12 @@ pub async fn rotate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cellar_model::{ClusterLayout, OperatorRole};
-
-    use crate::cluster::state::ClusterState;
+    use cellar_model::OperatorRole;
 
     #[test]
     fn what_the_old_authority_issued_is_listed_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        let user = cellar_system::OsUser::resolve(None).unwrap().name;
-        let state = ClusterState::new(
-            "demo".parse().unwrap(),
-            0,
-            "app".parse().unwrap(),
-            "app".parse().unwrap(),
-            layout.repo().to_str().unwrap().parse().unwrap(),
-            user,
-            vec!["zone1".parse().unwrap()],
-        );
-        let cluster = Cluster::assemble(layout, state.unwrap()).unwrap();
+        let cluster = Cluster::sample(dir.path(), &["zone1"]);
         let _ = cluster.authority().unwrap();
         let issue = |name: &str| {
             let out = dir.path().join(name);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use cellar_model::{ClusterLayout, OperatorRole};
+use cellar_model::OperatorRole;
 use cellar_tls::remember_certificates;
 
 use super::*;
@@ -19,18 +19,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        let user = cellar_system::OsUser::resolve(None).unwrap().name;
-        let state = ClusterState::new(
-            "demo".parse().unwrap(),
-            0,
-            "app".parse().unwrap(),
-            "app".parse().unwrap(),
-            layout.repo().to_str().unwrap().parse().unwrap(),
-            user,
-            ["zone1", "zone2"].map(|cell| cell.parse().unwrap()).to_vec(),
-        );
-        let cluster = Cluster::assemble(layout, state.unwrap()).unwrap();
+        let cluster = Cluster::sample(dir.path(), &["zone1", "zone2"]);
         cluster.make_shared_directories().unwrap();
         crate::file::make_directory(&cluster.layout.state(), 0o755, None).unwrap();
         let ca = cluster.authority().unwrap();
