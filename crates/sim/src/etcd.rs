@@ -176,15 +176,19 @@ impl Etcd {
         shared.denied_until.clear();
     }
 
-    /// Writes without any network, for the preparation of a world.
+    /// Writes without any network. Returns the revision.
     ///
     /// # Panics
     /// When the store refuses it.
-    pub fn put(&self, key: &str, value: Vec<u8>) {
+    pub fn put(&self, key: &str, value: Vec<u8>) -> i64 {
         let mut shared = self.lock();
         let write = Write::Put { key: key.to_owned(), value, lease: None };
         match shared.store.txn(&[], vec![write]) {
-            Ok((_, changes)) => shared.publish(&changes),
+            Ok((TxnOutcome::Committed(revision), changes)) => {
+                shared.publish(&changes);
+                revision
+            }
+            Ok((TxnOutcome::Conflict, _)) => unreachable!("it has no guard"),
             Err(error) => panic!("{error}"),
         }
     }

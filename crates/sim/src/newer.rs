@@ -21,6 +21,8 @@ pub struct NewerRelease {
     keys: Keyspace,
     database: DatabaseName,
     fields: BTreeMap<String, Value>,
+    /// The revision of its last write of each record. What is seen of before says nothing of it.
+    written: BTreeMap<String, i64>,
     open: BTreeSet<JobId>,
     count: u64,
 }
@@ -29,7 +31,14 @@ impl NewerRelease {
     /// One that has written nothing yet.
     #[must_use]
     pub fn new(keys: Keyspace, database: DatabaseName) -> Self {
-        Self { keys, database, fields: BTreeMap::new(), open: BTreeSet::new(), count: 0 }
+        Self {
+            keys,
+            database,
+            fields: BTreeMap::new(),
+            written: BTreeMap::new(),
+            open: BTreeSet::new(),
+            count: 0,
+        }
     }
 
     /// Adds a field to some record.
@@ -47,7 +56,7 @@ impl NewerRelease {
         self.count += 1;
         record[FIELD] = json!({ "number": self.count });
         self.fields.insert(key.clone(), record[FIELD].clone());
-        etcd.put(&key, record.to_string().into_bytes());
+        self.write(etcd, &key, &record);
     }
 
     /// Requests a job of a kind of its own, which waits for the lock as others do; or ends the one that it requested
@@ -74,7 +83,12 @@ impl NewerRelease {
         }
         self.open.insert(id);
         self.write_job(etcd, id, None);
-        etcd.put(&self.keys.path(&key), lock.to_string().into_bytes());
+        self.write(etcd, &self.keys.path(&key), &lock);
+    }
+
+    fn write(&mut self, etcd: &Etcd, key: &str, record: &Value) {
+        let revision = etcd.put(key, record.to_string().into_bytes());
+        self.written.insert(key.to_owned(), revision);
     }
 
     /// Ends the jobs of the newer release.
@@ -95,7 +109,7 @@ impl NewerRelease {
         }
         let key = self.keys.path(&Key::Job(self.database.clone(), id));
         self.fields.remove(&key);
-        etcd.put(&key, record.to_string().into_bytes());
+        self.write(etcd, &key, &record);
     }
 
     /// Takes in one change; returns what must not be.
@@ -107,6 +121,9 @@ impl NewerRelease {
                 return None;
             }
         };
+        if self.written.get(&entry.key).is_some_and(|written| entry.revision < *written) {
+            return None;
+        }
         if let Some(field) = self.fields.get(&entry.key) {
             let record: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
             if record.get(FIELD) != Some(field) {
