@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::jobs::claim::{ClaimedJob, Ending};
 use crate::jobs::claim_lease::ClaimLease;
-use crate::jobs::control::Control;
+use crate::jobs::control::{Control, interrupted_ending};
 use crate::member::Member;
 
 /// How often a lane looks for a job even when the topology does not change.
@@ -233,7 +233,12 @@ impl<R: JobRunner> Lanes<R> {
         let seen = self.seen.borrow().get(&id).copied();
         let waited = seen.map_or(Duration::ZERO, |seen| clock::uptime().saturating_sub(seen));
         let control = Control::new(&job.record, job.claim_lease(), stop, waited);
-        let ending = self.runner.run(&mut job, &control).await;
+        let ending = match control.interrupted(&self.member) {
+            // The claim was answered late, as when this process stood still: the job may be closed by now, and another one
+            // be at work in its place.
+            Some(why) => interrupted_ending(why, "nothing was done"),
+            None => self.runner.run(&mut job, &control).await,
+        };
         job.finish(&self.member, ending).await;
         self.begun.borrow_mut().running.remove(&id);
     }
