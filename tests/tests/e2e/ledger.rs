@@ -208,8 +208,12 @@ fn has_word(pid: i32, needle: &str) -> bool {
     command_line(pid).iter().any(|word| word.contains(needle))
 }
 
-/// Stops the processes of pgBackRest that are meant, at the first look that finds them and `has_begun`. They stand still while it looks, and run only between two looks: what copies a small database on a busy
-/// machine would otherwise be over before the test has its turn again.
+/// For how long what is held runs between two looks: a small part of what copying a small database takes.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// Stops the processes of pgBackRest that are meant, at the first look that finds them and `has_begun`. They stand still
+/// except for a slice between two looks: what copies a small database on a busy machine would otherwise be over before
+/// the test has its turn again.
 #[track_caller]
 pub(crate) fn hold(
     what: &str,
@@ -231,6 +235,9 @@ pub(crate) fn hold(
             return Some(held);
         }
         release(&held);
+        std::thread::sleep(SLICE);
+        // At once: looking for others takes longer on a busy machine than they need.
+        held.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
         None
     })
 }
