@@ -211,6 +211,8 @@ impl Drop for Hosts {
         }
         self.slot.clear();
         for child in self.started.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // It is gone with its host, unless it has left it.
+            let _ = child.kill();
             let _ = child.wait();
         }
         sweep::destroy(&self.directory);

@@ -17,7 +17,7 @@ const LOCKS: &str = "/run/cellar-test-hosts";
 /// The third byte of the addresses, so that those of tests at the same time differ in logs too.
 const NUMBERS: std::ops::RangeInclusive<u8> = 1..=250;
 
-/// A network of this process's, until it is dropped.
+/// A network of this process's, until it is dropped. Whoever has made anything in it clears it before.
 #[derive(Debug)]
 pub(super) struct Slot {
     number: u8,
@@ -73,12 +73,6 @@ impl Slot {
             .iter()
             .filter(|name| number_of(name) == Some(self.number))
             .for_each(|name| network::remove(name));
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 

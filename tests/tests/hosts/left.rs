@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use cellar_tests::{Hosts, is_alive, kill_hard};
+use cellar_tests::{Hosts, eventually, is_alive, kill_hard, wait_for};
 
 /// Set in the process that is killed.
 const IS_KILLED: &str = "CELLAR_TEST_HOSTS_LEFT";
@@ -25,22 +26,24 @@ struct Traces {
     numbered: Vec<(PathBuf, Identity)>,
     /// Directories of hosts, which no other test uses.
     directories: Vec<PathBuf>,
-    pid: i32,
+    processes: Vec<i32>,
 }
 
 impl Traces {
-    /// With a process that notices no signal but SIGKILL.
+    /// With a process that notices no signal but SIGKILL, and its child.
     fn of(hosts: &Hosts) -> Self {
         let stubborn = "trap '' HUP INT TERM; while :; do sleep 1000; done";
         let mut command = hosts.command("db1", "sh");
-        let pid = hosts.start(command.args(["-c", stubborn]), "stubborn.log");
+        hosts.start(command.args(["-c", stubborn]), "stubborn.log");
+        let both = || Some(hosts.processes("db1")).filter(|found| found.len() == 2);
+        let processes = wait_for("a process and its child", Duration::from_secs(20), both);
         let namespace = hosts.namespace("db1");
         let directories = hosts.names().map(|host| hosts.directory(host)).collect();
         let names: Vec<&str> = hosts.names().chain(["bridge"]).collect();
-        Self::new(&namespace, &names, directories, pid)
+        Self::new(&namespace, &names, directories, processes)
     }
 
-    fn new(namespace_of_db1: &str, names: &[&str], directories: Vec<PathBuf>, pid: i32) -> Self {
+    fn new(namespace_of_db1: &str, names: &[&str], directories: Vec<PathBuf>, processes: Vec<i32>) -> Self {
         let prefix = namespace_of_db1.strip_suffix("db1").unwrap();
         let files = ["/run/netns", "/etc/netns"]
             .into_iter()
@@ -49,7 +52,7 @@ impl Traces {
             let identity = identity(&file).unwrap_or_else(|| panic!("no {}", file.display()));
             (file, identity)
         });
-        Self { numbered: numbered.collect(), directories, pid }
+        Self { numbered: numbered.collect(), directories, processes }
     }
 
     fn left(&self) -> Vec<&PathBuf> {
@@ -60,13 +63,16 @@ impl Traces {
     #[track_caller]
     fn assert_there(&self) {
         assert_eq!(self.left().len(), self.numbered.len() + self.directories.len(), "{:?}", self.left());
-        assert!(is_alive(self.pid));
+        assert!(self.processes.iter().all(|pid| is_alive(*pid)));
+    }
+
+    fn are_gone(&self) -> bool {
+        self.left().is_empty() && !self.processes.iter().any(|pid| is_alive(*pid))
     }
 
     #[track_caller]
     fn assert_gone(&self) {
-        assert!(self.left().is_empty(), "{:?}", self.left());
-        assert!(!is_alive(self.pid));
+        assert!(self.are_gone(), "{:?} and of {:?}", self.left(), self.processes);
     }
 }
 
@@ -105,7 +111,8 @@ fn the_next_test_removes_what_a_killed_one_has_left_and_nothing_of_a_living_one(
     if std::env::var_os(IS_KILLED).is_some() {
         let hosts = Hosts::new(1).unwrap();
         let traces = Traces::of(&hosts);
-        println!("left {} {} {}", traces.pid, hosts.namespace("db1"), hosts.directory("db1").display());
+        let processes = traces.processes.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+        println!("left {processes} {} {}", hosts.namespace("db1"), hosts.directory("db1").display());
         // Until it is killed; at the latest when the other test ends.
         let _ = std::io::stdin().read(&mut [0]);
         return;
@@ -122,14 +129,16 @@ fn the_next_test_removes_what_a_killed_one_has_left_and_nothing_of_a_living_one(
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let line = lines.find_map(|line| line.split_once("left ").map(|(_, rest)| rest.to_owned())).unwrap();
-    let [pid, namespace, directory] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let [processes, namespace, directory] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let names = ["db1", "operator", "bridge"];
-    let traces = Traces::new(namespace, &names, vec![PathBuf::from(directory)], pid.parse().unwrap());
+    let processes = processes.split(',').map(|pid| pid.parse().unwrap()).collect();
+    let traces = Traces::new(namespace, &names, vec![PathBuf::from(directory)], processes);
     traces.assert_there();
     kill_hard(child.id().cast_signed());
     let _ = child.wait();
 
     let _next = Hosts::new(1).unwrap();
-    traces.assert_gone();
+    // Another test of this process may have begun to do it first.
+    eventually("the hosts of the killed test to be gone", || traces.are_gone());
     others.assert_there();
 }
