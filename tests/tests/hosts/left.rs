@@ -30,9 +30,9 @@ struct Traces {
 }
 
 impl Traces {
-    /// With a process that notices no signal but SIGKILL, and its child.
+    /// With a process that notices no signal but SIGKILL and has left the host's directory, and its child.
     fn of(hosts: &Hosts) -> Self {
-        let stubborn = "trap '' HUP INT TERM; while :; do sleep 1000; done";
+        let stubborn = "cd /; trap '' HUP INT TERM; while :; do sleep 1000; done";
         let mut command = hosts.command("db1", "sh");
         hosts.start(command.args(["-c", stubborn]), "stubborn.log");
         let both = || Some(hosts.processes("db1")).filter(|found| found.len() == 2);
