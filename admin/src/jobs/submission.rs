@@ -113,7 +113,8 @@ impl Submission {
     /// gone down since and planning would refuse.
     fn matches(&self, record: &JobRecord) -> bool {
         let same_cell = self.request.cell.as_ref().is_none_or(|cell| *cell == record.cell);
-        same_cell && record.spec.answers(&self.spec)
+        let same_primary = record.dead_primary.is_some() == self.request.primary_is_dead;
+        same_cell && same_primary && record.spec.answers(&self.spec)
     }
 
     /// The answer when `job` has the id of this request: the job, or a refusal when it was another request's.

@@ -118,6 +118,7 @@ impl Scheduler {
                     cell,
                     timeout: None,
                     request_id: Some(request_id.clone()),
+                    primary_is_dead: false,
                     requested_by: schedule.requester(),
                 },
                 spec: spec(&schedule.work),

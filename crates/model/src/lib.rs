@@ -25,6 +25,7 @@ pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state,
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
 };
+pub use decide::primary_fence::{contradicted, silent_primary};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
 pub use decide::recovery_target::{Choice, choose, fork_ahead, hint_at_fork};
 pub use decide::request::JobRequest;
@@ -43,7 +44,7 @@ pub use records::incarnation::Incarnation;
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
 pub use records::job::outcome::JobOutcome;
-pub use records::job::record::{CancelRequest, Closure, Job, JobRecord, JobStep};
+pub use records::job::record::{CancelRequest, Closure, DeadPrimary, Job, JobRecord, JobStep};
 pub use records::job::run::{JobError, JobState, Progress, Run, Transition};
 pub use records::job::spec::{JobKind, JobSpec};
 pub use records::lock::{Lock, LockDecision};

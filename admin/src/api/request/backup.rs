@@ -14,6 +14,7 @@ impl JobMessage for v1::BackupRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            ..JobFields::default()
         }
     }
 }
@@ -44,6 +45,7 @@ impl JobMessage for v1::RebuildStandbyRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            ..JobFields::default()
         }
     }
 }

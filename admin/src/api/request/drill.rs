@@ -30,6 +30,7 @@ impl JobMessage for v1::DrillRestoreRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: false,
+            ..JobFields::default()
         }
     }
 }

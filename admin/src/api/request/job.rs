@@ -30,6 +30,8 @@ pub(crate) struct JobFields<'a> {
     pub(crate) request_id: &'a str,
     /// Whether to wait behind other jobs rather than be refused.
     pub(crate) queue: bool,
+    /// Of a restore or a rollback: whether the caller vouches that the recorded primary takes no writes.
+    pub(crate) primary_is_dead: bool,
 }
 
 /// The cell of a job as its request has it.
@@ -52,6 +54,7 @@ impl JobMessage for v1::RunJobRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            ..JobFields::default()
         }
     }
 }
@@ -82,6 +85,7 @@ pub(crate) fn submission<M: JobMessage>(
             },
             timeout: fields.timeout.map(timeout).transpose()?,
             request_id: request_id(fields.request_id)?,
+            primary_is_dead: fields.primary_is_dead,
             requested_by: caller.identity.clone(),
         },
         spec: spec(message)?,

@@ -14,6 +14,7 @@ impl JobMessage for v1::ExpireBackupsRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            ..JobFields::default()
         }
     }
 }
@@ -34,6 +35,7 @@ impl JobMessage for v1::VerifyBackupsRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: false,
+            ..JobFields::default()
         }
     }
 }
@@ -50,6 +52,7 @@ impl JobMessage for v1::CheckArchiveRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: false,
+            ..JobFields::default()
         }
     }
 }

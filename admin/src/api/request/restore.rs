@@ -15,6 +15,7 @@ impl JobMessage for v1::RestoreDatabaseRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            primary_is_dead: self.primary_is_dead,
         }
     }
 }
@@ -52,12 +53,19 @@ impl JobMessage for v1::RestoreJobRequest {
             timeout: self.timeout,
             request_id: &self.request_id,
             queue: self.queue,
+            primary_is_dead: self.primary_is_dead,
             ..JobFields::default()
         }
     }
 }
 
 pub(crate) fn confirm(message: &v1::RestoreJobRequest) -> Result<JobSpec, Refusal> {
+    if message.primary_is_dead {
+        return Err(invalid(
+            "primary_is_dead",
+            "a confirmation fences nothing: only a restore or a rollback can be told that the primary is dead",
+        ));
+    }
     field::job_id(&message.id).map(JobSpec::Confirm)
 }
 

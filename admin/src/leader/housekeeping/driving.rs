@@ -1,6 +1,6 @@
 //! The next step of the jobs that multiadmin drives.
 
-use cellar_model::{CellName, Decision, JobRecord, JobState, Key, Scene, drive};
+use cellar_model::{CellName, Decision, JobRecord, JobState, Key, Scene, contradicted, drive};
 use cellar_topology::View;
 use jiff::Timestamp;
 
@@ -11,11 +11,26 @@ use crate::leader::observations::Observations;
 
 /// What is to be done next for every driven job that holds its database's lock.
 pub(super) fn next(view: &View, observed: &Observations, now: Timestamp) -> Vec<Action> {
+    // First what was seen of a primary that is said to be dead: what is decided next stands on it.
+    let contradicted: Vec<Drive> = view.jobs.values().filter_map(|record| contradict(view, record)).collect();
     let holders = view.locks.values().filter_map(|lock| view.jobs.get(&lock.holder?));
-    holders
+    let next = holders
         .filter(|record| record.kind().is_driven() && record.closure.is_none())
-        .filter_map(|record| advance(view, observed, record, now))
-        .collect()
+        .filter(|record| contradicted.iter().all(|drive| drive.job != record.id))
+        .filter_map(|record| advance(view, observed, record, now));
+    let next: Vec<Action> = next.collect();
+    contradicted.into_iter().map(|drive| Action::Drive(Box::new(drive))).chain(next).collect()
+}
+
+/// Records that a primary reports for whose death somebody vouched, also in a job that waits for its turn: when that has
+/// come, the primary may be silent again.
+fn contradict(view: &View, record: &JobRecord) -> Option<Drive> {
+    record.dead_primary.as_ref()?;
+    let leader = view.leaders.get(&record.database)?;
+    let reports = view.status.contains_key(&(record.database.clone(), leader.cell.clone()));
+    let record = contradicted(record, reports)?;
+    let guards = vec![(job_key(&record), view.revision(&job_key(&record)))];
+    Some(Drive { job: record.id, guards, records: vec![record], incarnation: None })
 }
 
 fn advance(view: &View, observed: &Observations, record: &JobRecord, now: Timestamp) -> Option<Action> {

@@ -37,6 +37,7 @@ pub(crate) use plan::plan_of;
   cellar restore --to-name before-the-migration --onto zone2 --yes
   cellar restore --to-lsn 0/5000060 --timeline 1
   cellar restore --to-time 2026-03-01T09:15:00Z --backup 20260228-020000F
+  cellar restore --latest --onto zone2 --primary-is-dead
   cellar restore confirm 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00
   cellar restore rollback 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00"
 )]
@@ -60,6 +61,8 @@ pub(crate) struct Restore {
     /// Restore over the old data, where there is no room for both: no rollback is possible then
     #[arg(long)]
     in_place: bool,
+    #[command(flatten)]
+    primary: PrimaryOption,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -67,6 +70,19 @@ pub(crate) struct Restore {
     queue: QueueOption,
     #[command(flatten)]
     options: JobOptions,
+}
+
+/// What the operator vouches for.
+#[derive(Debug, Args)]
+struct PrimaryOption {
+    /// You vouch that the primary, which does not report, takes no writes and will take none
+    ///
+    /// Needed when the primary's multipooler does not report: then nothing in the cluster can stop its PostgreSQL, or
+    /// see whether it runs. You vouch that its host is off, or that its PostgreSQL is stopped and nothing starts it.
+    /// What it would still acknowledge is in no copy. Refused when the primary reports, or when a standby streams
+    /// from it. If it reports before its turn has come, the flag counts for nothing: the primary is fenced.
+    #[arg(long)]
+    primary_is_dead: bool,
 }
 
 /// What is done about a restore that took effect.
@@ -79,7 +95,7 @@ enum Decision {
     /// Go back to the old data: what was written since the restore is lost
     #[command(after_help = "Example:
   cellar restore rollback 019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00")]
-    Rollback(decision::Options),
+    Rollback(decision::RollbackOptions),
 }
 
 /// Whether the request has become a job already. Its plan may be refused now just because it was done.
@@ -110,6 +126,7 @@ impl Restore {
             queue: self.queue.queue,
             timeout: self.options.timeout(),
             request_id: self.options.request_id(),
+            primary_is_dead: self.primary.primary_is_dead,
         }
     }
 

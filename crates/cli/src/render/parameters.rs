@@ -23,6 +23,10 @@ pub(crate) fn parameters(job: &Job) -> Vec<Fact> {
         Some(Spec::Subject(restore)) => vec![("of restore", restore.clone())],
         Some(Spec::Expire(params)) => expire(params),
     });
+    if let Some(dead) = &job.dead_primary {
+        let since = if dead.reported { "; it has reported since" } else { "" };
+        facts.push(("primary", format!("vouched for as dead in {}{since}", dead.cell)));
+    }
     facts
 }
 

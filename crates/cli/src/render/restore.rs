@@ -30,6 +30,13 @@ fn left_out(cells: &[String]) -> String {
     }
 }
 
+/// The primary that was left alone, and on whose word.
+fn not_fenced(cell: &str) -> String {
+    format!(
+        "the primary in {cell}, which was vouched for as dead (--primary-is-dead); what it acknowledged since is in no copy"
+    )
+}
+
 /// A restore or a rollback that took effect.
 pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
     let is_restore = job.kind() == JobKind::Restore;
@@ -52,6 +59,7 @@ pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
         ("first backup", result.first_backup.clone().unwrap_or_else(|| NOTHING.to_owned())),
         ("incarnation", result.incarnation.to_string()),
         ("left out", left_out(&result.left_out)),
+        ("not fenced", result.not_fenced.as_deref().map(not_fenced).unwrap_or_default()),
         ("old data", kept.to_owned()),
         ("took", units::took(job.start_time.as_ref(), job.end_time.as_ref())),
     ]);

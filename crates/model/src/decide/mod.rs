@@ -8,6 +8,7 @@ pub(crate) mod expiry;
 pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod precondition;
+pub(crate) mod primary_fence;
 pub(crate) mod proof;
 pub(crate) mod protocol;
 pub(crate) mod recovery_target;

@@ -22,6 +22,8 @@ pub struct JobRequest {
     pub timeout: Option<Duration>,
     /// The caller's name for the request.
     pub request_id: Option<RequestId>,
+    /// Of a restore or a rollback: the operator vouches that the recorded primary, which does not report, takes no writes.
+    pub primary_is_dead: bool,
     /// The caller.
     pub requested_by: String,
 }

@@ -29,6 +29,7 @@ pub const RECORDED: &[&str] = &[
     "nice",
     "onto",
     "paused",
+    "primaryIsDead",
     "queue",
     "requestId",
     // The schedule that asked.

@@ -87,6 +87,10 @@ pub struct RestorePlan {
     /// What an operator should know before saying yes.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<String>,
+    /// The cell of the recorded primary, if that does not report: then the restore is refused unless the operator vouches
+    /// that it takes no writes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub silent_primary: Option<CellName>,
 }
 
 /// How a restore of a database, or the rollback of one, left it.
@@ -112,4 +116,7 @@ pub struct RestoreResult {
     /// The first backup on the new timeline.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub first_backup: Option<BackupLabel>,
+    /// The cell of the primary from before that was not fenced, because the operator vouched that it took no writes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_fenced: Option<CellName>,
 }

@@ -15,7 +15,7 @@ use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::locate::locate;
-use crate::jobs::restore::plan_cells::plan_cells;
+use crate::jobs::restore::plan_cells::{CellPlans, plan_cells};
 use crate::peers;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::tool_error;
@@ -84,8 +84,8 @@ async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
     let choice = choose(&survey, &params.target, params.timeline, found.as_ref(), params.backup.as_ref())?;
     check_no_tablespaces(agent, &database, &repo, &choice.backup.label).await?;
     let needed = choice.backup.size_bytes + WAL_ROOM_SEGMENTS * repo.segment_size().bytes();
-    let (cells, mut warnings) = plan_cells(agent, &params, written.by_primary, needed).await?;
-    warnings.splice(0..0, choice.warnings);
+    let CellPlans { plans, warnings, silent_primary } =
+        plan_cells(agent, &params, written.by_primary, needed).await?;
     Ok(RestorePlan {
         target: params.target.clone(),
         resolved: choice.resolved,
@@ -100,8 +100,9 @@ async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
         estimated_seconds: estimate(agent, choice.backup.size_bytes, choice.segments),
         windows: windows(&survey),
         more_windows: 0,
-        cells,
-        warnings,
+        cells: plans,
+        warnings: choice.warnings.into_iter().chain(warnings).collect(),
+        silent_primary,
     })
 }
 

@@ -9,6 +9,16 @@ use crate::data_layout::{Obstacle, obstacles};
 use crate::disk::free_bytes;
 use crate::peers;
 
+/// What a restore does to the cells.
+pub(crate) struct CellPlans {
+    /// What happens to each.
+    pub(crate) plans: Vec<CellPlan>,
+    /// What the operator should know before.
+    pub(crate) warnings: Vec<String>,
+    /// The cell of the recorded primary, if that does not report.
+    pub(crate) silent_primary: Option<CellName>,
+}
+
 /// What happens to each cell, and warnings. `needed` are the bytes of the restored data.
 ///
 /// # Errors
@@ -19,7 +29,7 @@ pub(crate) async fn plan_cells(
     params: &RestoreParams,
     primary_answers: bool,
     needed: u64,
-) -> Result<(Vec<CellPlan>, Vec<String>), Refusal> {
+) -> Result<CellPlans, Refusal> {
     let leader = agent.leader().map(|leader| leader.cell);
     let (members, alive): (Vec<Pooler>, Vec<CellName>) = {
         let view = agent.mirror.view();
@@ -36,15 +46,17 @@ pub(crate) async fn plan_cells(
     let mut plans = Vec::new();
     let mut warnings = Vec::new();
     let mut short = Vec::new();
+    let mut silent_primary = None;
     for card in members {
         let chosen = params.onto.as_ref() == Some(&card.cell);
         let primary = leader.as_ref() == Some(&card.cell);
         if !alive.contains(&card.cell) {
             if primary {
                 warnings.push(format!(
-                    "the primary in {} is down: rows that it had neither archived nor sent to the restored cell are lost. Make sure that its PostgreSQL does not run",
+                    "the primary in {} does not report, so it is not fenced: rows that it had neither archived nor sent to the restored cell are lost, and if it runs, what it goes on acknowledging too. The restore is refused without --primary-is-dead, with which you vouch that its PostgreSQL does not run",
                     card.cell
                 ));
+                silent_primary = Some(card.cell.clone());
             }
             plans.push(CellPlan {
                 cell: card.cell,
@@ -108,5 +120,5 @@ pub(crate) async fn plan_cells(
     {
         warnings.push("the primary does not answer: where its WAL ended is not known".to_owned());
     }
-    Ok((plans, warnings))
+    Ok(CellPlans { plans, warnings, silent_primary })
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::client::run_job::{JobOptions, QueueOption, run_job};
 use crate::client::target::Target;
+use crate::commands::restore::PrimaryOption;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::question::{ask, check_terminal};
@@ -29,6 +30,15 @@ pub(super) struct Options {
     options: JobOptions,
 }
 
+/// The flags of a rollback.
+#[derive(Debug, Args)]
+pub(super) struct RollbackOptions {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    primary: PrimaryOption,
+}
+
 impl Options {
     fn request(&self) -> RestoreJobRequest {
         RestoreJobRequest {
@@ -36,6 +46,7 @@ impl Options {
             queue: self.queue.queue,
             timeout: self.options.timeout(),
             request_id: self.options.request_id(),
+            primary_is_dead: false,
         }
     }
 
@@ -88,7 +99,8 @@ pub(super) async fn confirm(global: &Global, options: &Options) -> Outcome {
 }
 
 /// `cellar restore rollback`.
-pub(super) async fn rollback(global: &Global, options: &Options) -> Outcome {
+pub(super) async fn rollback(global: &Global, options: &RollbackOptions) -> Outcome {
+    let RollbackOptions { options, primary } = options;
     let id = options.id;
     let question = |database: &str| {
         format!(
@@ -96,7 +108,7 @@ pub(super) async fn rollback(global: &Global, options: &Options) -> Outcome {
         )
     };
     let target = options.confirm(global, question).await?;
-    let submit =
-        target.call(options.request(), async |mut client, request| client.rollback_restore(request).await);
+    let request = RestoreJobRequest { primary_is_dead: primary.primary_is_dead, ..options.request() };
+    let submit = target.call(request, async |mut client, request| client.rollback_restore(request).await);
     run_job(global, &target, &options.options, submit, async |job| report(job)).await
 }

@@ -1,6 +1,7 @@
 //! The plan of a restore: shown alone, or before the question.
 
 use cellar_api::v1::{Job, JobResult, JobState, RestoreDatabaseRequest, RestorePlan};
+use cellar_model::silent_primary;
 
 use crate::client::follow::follow;
 use crate::client::run_job::print_accepted;
@@ -61,5 +62,10 @@ pub(super) async fn confirm(target: &Target, request: &RestoreDatabaseRequest, y
     let job = follow(target, &job.id, true, |_| Ok(())).await?;
     let found = plan_of(&job)?;
     output::note(&format!("\n{}", plan(&job, found)));
+    // Nobody is asked to agree to what is going to be refused.
+    let silent = found.silent_primary.as_ref().filter(|_| !request.primary_is_dead);
+    if let Some(cell) = silent.and_then(|cell| cell.parse().ok()) {
+        return Err(cellar_api::status_of(&silent_primary(&cell)).into());
+    }
     if yes { Ok(()) } else { ask(&question(&job, found), &job.database).await }
 }

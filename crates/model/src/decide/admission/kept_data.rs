@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::decide::primary_fence;
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
 use crate::records::job::id::JobId;
@@ -44,7 +45,8 @@ pub fn open_restore<'a>(snapshot: &Snapshot<'a>, subject: JobId) -> Option<(&'a 
 ///
 /// # Errors
 /// Refused when there is nothing to go back to any more: it was confirmed or rolled back, it kept nothing, it never
-/// took effect, or a later restore has taken its place; or when the cell that keeps the old data is down.
+/// took effect, or a later restore has taken its place; when the cell that keeps the old data is down; or when the
+/// primary is silent, so that it could not be fenced, and nobody vouches that it takes no writes.
 pub fn plan_rollback(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
@@ -62,7 +64,12 @@ pub fn plan_rollback(
     check_database(request, db, subject)?;
     snapshot.pooler(db, cell)?;
     snapshot.live_status(db, cell)?;
-    Ok(request.record(JobSpec::Rollback(subject), db, cell, id, now))
+    let dead_primary = match snapshot.leaders.get(db) {
+        Some(leader) => primary_fence::check(snapshot, db, leader, request.primary_is_dead)?,
+        None => None,
+    };
+    let record = request.record(JobSpec::Rollback(subject), db, cell, id, now);
+    Ok(JobRecord { dead_primary, ..record })
 }
 
 /// Why a restore cannot be rolled back.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::decide::primary_fence;
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
 use crate::records::job::id::JobId;
@@ -18,8 +19,23 @@ use crate::types::json::timestamp_text;
 ///
 /// # Errors
 /// Refused when the database or the named cell is unknown or down, no primary was ever recorded, two are visible, the
-/// target lies in the future, or the primary runs though its pooler does not, so that it could not be fenced.
+/// target lies in the future, or the primary is silent, so that it could not be fenced, and nobody vouches that it
+/// takes no writes.
 pub fn plan_restore(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    params: &RestoreParams,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let record = plan_data(snapshot, request, params, id, now)?;
+    let leader = snapshot.leader(&record.database)?;
+    let dead_primary = primary_fence::check(snapshot, &record.database, leader, request.primary_is_dead)?;
+    Ok(JobRecord { dead_primary, ..record })
+}
+
+/// All of a restore but the fence.
+fn plan_data(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
     params: &RestoreParams,
@@ -49,21 +65,6 @@ pub fn plan_restore(
         .about("cell", other)
         .about("database", db));
     }
-    let silent = !snapshot.status.contains_key(&(db.clone(), leader.cell.clone()));
-    let follower =
-        snapshot.status.values().find(|status| status.database == *db && status.streams_from(&leader.cell));
-    if let (true, Some(follower)) = (silent, follower) {
-        return Err(Refusal::new(
-            Code::CellDown,
-            format!(
-                "the multipooler of the primary in {} does not report, but its PostgreSQL runs: {} streams from it. It cannot be fenced",
-                leader.cell, follower.cell
-            ),
-        )
-        .hint(format!("start the multipooler of {} (`cellar up` on a local cluster), or stop its PostgreSQL", leader.cell))
-        .about("cell", &leader.cell)
-        .about("database", db));
-    }
     let cell = match request.cell.as_ref().or(params.onto.as_ref()) {
         Some(cell) => {
             snapshot.pooler(db, cell)?;
@@ -79,8 +80,11 @@ pub fn plan_restore(
 /// Decides where a restore is planned: by the primary's pooler, which also sees WAL that is not archived yet, or
 /// else by that of the cell that would be restored.
 ///
+/// A plan changes nothing, so it is made also for a primary that is silent and for whose death nobody vouches: it says
+/// what the restore is going to need.
+///
 /// # Errors
-/// As [`plan_restore`].
+/// As [`plan_restore`], but for that.
 pub fn plan_restore_plan(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
@@ -88,13 +92,14 @@ pub fn plan_restore_plan(
     id: JobId,
     now: Timestamp,
 ) -> Result<JobRecord, Refusal> {
-    let mut record = plan_restore(snapshot, request, params, id, now)?;
+    let mut record = plan_data(snapshot, request, params, id, now)?;
+    let leader = snapshot.leader(&record.database)?;
+    record.dead_primary =
+        primary_fence::check_plan(snapshot, &record.database, leader, request.primary_is_dead)?;
     if let JobSpec::Restore(params) = record.spec {
         record.spec = JobSpec::Plan(params);
     }
-    if let Some(leader) = snapshot.leaders.get(&record.database)
-        && snapshot.status.contains_key(&(record.database.clone(), leader.cell.clone()))
-    {
+    if snapshot.status.contains_key(&(record.database.clone(), leader.cell.clone())) {
         record.cell = leader.cell.clone();
     }
     Ok(record)

@@ -53,6 +53,7 @@ fn request(cell: &str) -> JobRequest {
         cell: Some(cell.parse().unwrap()),
         timeout: None,
         request_id: None,
+        primary_is_dead: false,
         requested_by: "me".into(),
     }
 }
@@ -286,7 +287,14 @@ fn job_id(n: u128) -> JobId {
 }
 
 fn whole(timeout: Option<Duration>) -> JobRequest {
-    JobRequest { database: None, cell: None, timeout, request_id: None, requested_by: "me".into() }
+    JobRequest {
+        database: None,
+        cell: None,
+        timeout,
+        request_id: None,
+        primary_is_dead: false,
+        requested_by: "me".into(),
+    }
 }
 
 fn to(target: Target, in_place: bool) -> RestoreParams {

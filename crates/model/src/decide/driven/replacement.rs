@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::decide::driven::scene::{Decision, Scene, error_of, failure};
+use crate::decide::primary_fence;
 use crate::records::backup::{BackupParams, BackupType, DEFAULT_MAX_LAG};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::outcome::JobOutcome;
@@ -37,9 +38,14 @@ pub(super) fn is_committed(scene: &Scene<'_>) -> bool {
 /// Stops writes in every member that lives; nothing when that is done.
 ///
 /// # Errors
-/// When the chosen cell or the primary could not be fenced.
+/// When the chosen cell or the primary could not be fenced. A primary that is silent is left unfenced only if the
+/// operator vouches that it takes no writes.
 pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
     let job = scene.job;
+    // Looked at in every round until the point of no return, and first before anything is done.
+    if let Some(leader) = scene.leader.filter(|leader| is_out_of_reach(scene, &leader.cell)) {
+        primary_fence::may_stay_unfenced(job, leader, scene.primary_is_followed)?;
+    }
     if scene.incarnation.fence != Some(job.id) {
         let incarnation = Incarnation { fence: Some(job.id), ..scene.incarnation.clone() };
         return Ok(Some(Decision::Write(incarnation)));
@@ -63,20 +69,13 @@ pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
         Some(leader) if scene.alive.contains(&leader.cell) => {
             Ok(scene.begin_in(&JobSpec::Fence, std::iter::once(&leader.cell)))
         }
-        // What it acknowledges from now on would be in no copy.
-        Some(leader) if scene.primary_is_followed => Err(failure(
-            Code::CellDown,
-            format!(
-                "the primary in {} could not be fenced: its multipooler does not answer, and its PostgreSQL runs",
-                leader.cell
-            ),
-            &format!(
-                "start the multipooler of {} (`cellar up` on a local cluster), or stop its PostgreSQL; then ask again",
-                leader.cell
-            ),
-        )),
         _ => Ok(None),
     }
+}
+
+/// Whether a cell was never asked for a fence, and cannot be asked now.
+fn is_out_of_reach(scene: &Scene<'_>, cell: &CellName) -> bool {
+    !scene.alive.contains(cell) && !scene.of_kind(JobKind::Fence).any(|step| step.record.cell == *cell)
 }
 
 /// The timeline that the recorded primary is on.
@@ -220,6 +219,8 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
         .iter()
         .filter(|cell| **cell != scene.job.cell && !scene.succeeded_in(JobKind::Rebuild, cell));
     let backup = scene.of_kind(JobKind::Backup).find_map(|step| step.result.as_ref()?.backup());
+    // The recorded primary is another one by now.
+    let dead = scene.job.dead_primary.as_ref().map(|dead| &dead.cell);
     Some(JobOutcome::Restore(RestoreResult {
         cell: scene.job.cell.clone(),
         incarnation: scene.incarnation.number,
@@ -232,6 +233,7 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
             _ => scene.incarnation.kept_in.is_some(),
         },
         first_backup: backup.map(|backup| backup.label.clone()),
+        not_fenced: dead.filter(|cell| !scene.succeeded_in(JobKind::Fence, cell)).cloned(),
     }))
 }
 

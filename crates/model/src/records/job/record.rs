@@ -45,6 +45,17 @@ pub struct Closure {
     pub result: Option<JobOutcome>,
 }
 
+/// The primary that a restore or a rollback may leave unfenced, because the operator vouches that it takes no writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadPrimary {
+    /// The cell of the primary that was recorded when the job was asked for.
+    pub cell: CellName,
+    /// A multipooler of the recorded primary has reported since: what was vouched for does not hold any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub reported: bool,
+}
+
 /// What was asked. Written by multiadmin only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +87,9 @@ pub struct JobRecord {
     /// because a pooler sees the drills of its own cell only.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub failed_drills: Vec<BackupLabel>,
+    /// Of a restore or a rollback that was asked for with `primary_is_dead`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dead_primary: Option<DeadPrimary>,
     /// Somebody wants it to end early.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cancel: Option<CancelRequest>,
@@ -107,6 +121,7 @@ impl JobRecord {
             deadline,
             parent: None,
             failed_drills: Vec::new(),
+            dead_primary: None,
             cancel: None,
             closure: None,
         }

@@ -35,6 +35,7 @@ fn ended(state: JobState, kept: bool) -> Job {
         left_out: vec![],
         kept,
         first_backup: None,
+        not_fenced: None,
     };
     let result = (state == JobState::Succeeded).then_some(JobOutcome::Restore(restored));
     record.closure = Some(Closure { state, time: Timestamp::UNIX_EPOCH, error: None, result });

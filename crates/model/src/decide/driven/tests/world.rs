@@ -249,5 +249,6 @@ pub(super) fn plan() -> RestorePlan {
         windows: vec![],
         cells: vec![],
         warnings: vec![],
+        silent_primary: None,
     }
 }
