@@ -51,6 +51,7 @@ pub(super) async fn show(
 /// Plans the restore and shows the plan, and asks unless `yes`.
 pub(super) async fn confirm(target: &Target, request: &RestoreDatabaseRequest, yes: bool) -> Outcome {
     // The request's own id is that of the restore.
+    let vouched = request.primary_is_dead;
     let request = RestoreDatabaseRequest {
         request_id: request_id(None),
         queue: false,
@@ -63,7 +64,7 @@ pub(super) async fn confirm(target: &Target, request: &RestoreDatabaseRequest, y
     let found = plan_of(&job)?;
     output::note(&format!("\n{}", plan(&job, found)));
     // Nobody is asked to agree to what is going to be refused.
-    let silent = found.silent_primary.as_ref().filter(|_| !request.primary_is_dead);
+    let silent = found.silent_primary.as_ref().filter(|_| !vouched);
     if let Some(cell) = silent.and_then(|cell| cell.parse().ok()) {
         return Err(cellar_api::status_of(&silent_primary(&cell)).into());
     }

@@ -35,6 +35,7 @@ use crate::types::name::{CellName, DatabaseName};
 use crate::types::protocol::Protocol;
 
 mod kept_data;
+mod primary_fence;
 mod protocol;
 
 #[derive(Default)]
@@ -325,19 +326,15 @@ fn restore_is_done_in_the_primarys_cell_unless_it_is_down_or_restored_in_place()
         world.status(cell).streams_from = None;
     }
     world.status("zone2").replay_lag = LagClass::Far;
-    let record = restore(&world, &latest).unwrap();
+    let record = restore_beside_a_dead_primary(&world, &latest).unwrap();
     assert_eq!(record.cell.as_str(), "zone3", "the one that has most");
     let JobSpec::Restore(params) = record.spec else { panic!("{record:?}") };
     assert_eq!(params.onto, Some("zone3".parse().unwrap()));
 }
 
-#[test]
-fn restore_is_refused_when_the_primary_cannot_be_fenced() {
-    let mut world = made(World::healthy());
-    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
-    let refusal = restore(&world, &to(Target::Latest {}, false)).unwrap_err();
-    assert_eq!(refusal.code, Code::CellDown);
-    assert!(refusal.message.contains("zone2 streams from it"), "{refusal}");
+fn restore_beside_a_dead_primary(world: &World, params: &RestoreParams) -> Result<JobRecord, Refusal> {
+    let request = JobRequest { primary_is_dead: true, ..whole(None) };
+    plan_restore(&world.snapshot(), &request, params, job_id(1), Timestamp::UNIX_EPOCH)
 }
 
 #[test]

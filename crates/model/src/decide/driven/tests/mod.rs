@@ -2,6 +2,7 @@
 
 mod any_failure;
 mod confirm;
+mod primary_fence;
 mod restore;
 mod rollback;
 mod way_out;

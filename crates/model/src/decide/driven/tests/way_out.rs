@@ -46,8 +46,17 @@ fn told(world: &World) -> Vec<Condition> {
 }
 
 /// A driven job that has come some way, in whatever way: what was begun, what ended how, and who is there.
-fn underway(kind: JobKind, in_place: bool, acts: &[(usize, bool)], alive: u8, followed: bool) -> World {
+fn underway(
+    kind: JobKind,
+    in_place: bool,
+    acts: &[(usize, bool)],
+    alive: u8,
+    (followed, vouched): (bool, bool),
+) -> World {
     let mut world = World::new(kind, in_place);
+    if vouched {
+        world.vouch();
+    }
     for (which, well) in acts {
         world.round();
         world.end(*which, *well);
@@ -87,9 +96,9 @@ proptest! {
         (kind, in_place) in kinds(),
         acts in proptest::collection::vec((0usize..6, any::<bool>()), 0..40),
         alive in 0u8..8,
-        followed: bool,
+        seen: (bool, bool),
     ) {
-        let mut world = underway(kind, in_place, &acts, alive, followed);
+        let mut world = underway(kind, in_place, &acts, alive, seen);
         let told_before = told(&world);
         for condition in &told_before {
             prop_assert!(condition.way_out.contains("`cellar "), "{:?}", condition);
@@ -123,9 +132,9 @@ proptest! {
         (kind, in_place) in kinds(),
         acts in proptest::collection::vec((0usize..6, any::<bool>()), 0..40),
         alive in 0u8..8,
-        followed: bool,
+        seen: (bool, bool),
     ) {
-        let mut world = underway(kind, in_place, &acts, alive, followed);
+        let mut world = underway(kind, in_place, &acts, alive, seen);
         world.now = world.job.deadline + SignedDuration::from_secs(1);
         for _ in 0..MAX_ROUNDS_AFTER_DEADLINE {
             world.round();

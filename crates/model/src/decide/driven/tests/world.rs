@@ -12,7 +12,7 @@ use crate::decide::outcome::join;
 use crate::records::incarnation::Incarnation;
 use crate::records::job::id::JobId;
 use crate::records::job::outcome::JobOutcome;
-use crate::records::job::record::{Job, JobRecord};
+use crate::records::job::record::{DeadPrimary, Job, JobRecord};
 use crate::records::job::run::{JobError, JobState};
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::pooler::Leader;
@@ -113,6 +113,16 @@ impl World {
             }),
             now: self.now,
         })
+    }
+
+    /// The primary in zone1 is silent.
+    pub(super) fn silence_primary(&mut self) {
+        self.alive = vec![cell("zone2"), cell("zone3")];
+    }
+
+    /// Somebody vouches for its death.
+    pub(super) fn vouch(&mut self) {
+        self.job.dead_primary = Some(DeadPrimary { cell: cell("zone1"), reported: false });
     }
 
     /// One round of the leading multiadmin.

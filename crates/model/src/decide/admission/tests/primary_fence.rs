@@ -1,0 +1,107 @@
+//! A primary that does not report.
+
+use super::*;
+
+fn latest() -> RestoreParams {
+    to(Target::Latest {}, false)
+}
+
+fn vouching() -> JobRequest {
+    JobRequest { primary_is_dead: true, ..whole(None) }
+}
+
+/// The multipooler of zone1 is silent.
+fn silent() -> World {
+    let mut world = made(World::healthy());
+    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+    world
+}
+
+/// So are its replication connections.
+fn cut_off() -> World {
+    let mut world = silent();
+    for cell in ["zone2", "zone3"] {
+        world.status(cell).streams_from = None;
+    }
+    world
+}
+
+fn rollback(world: &World, request: &JobRequest) -> Result<JobRecord, Refusal> {
+    let mut world = world.snapshot();
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone1".parse().unwrap()),
+        job: Some(job_id(7)),
+        kept_in: Some("zone2".parse().unwrap()),
+        ..Incarnation::default()
+    };
+    let incarnations = BTreeMap::from([("app".parse().unwrap(), incarnation)]);
+    world.incarnations = &incarnations;
+    plan_rollback(&world, request, job_id(7), None, job_id(1), Timestamp::UNIX_EPOCH)
+}
+
+fn plan(world: &World, request: &JobRequest) -> Result<JobRecord, Refusal> {
+    plan_restore_plan(&world.snapshot(), request, &latest(), job_id(1), Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn replacing_the_data_is_refused_when_a_standby_streams_from_a_silent_primary() {
+    for request in [whole(None), vouching()] {
+        for refusal in [
+            plan_restore(&silent().snapshot(), &request, &latest(), job_id(1), Timestamp::UNIX_EPOCH),
+            rollback(&silent(), &request),
+            plan(&silent(), &request),
+        ] {
+            let refusal = refusal.unwrap_err();
+            assert_eq!(refusal.code, Code::CellDown);
+            assert!(refusal.message.contains("zone2 streams from it"), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn replacing_the_data_is_refused_when_the_primary_is_silent_and_nobody_vouches_for_its_death() {
+    for refusal in [restore(&cut_off(), &latest()), rollback(&cut_off(), &whole(None))] {
+        let refusal = refusal.unwrap_err();
+        assert_eq!((refusal.code, refusal.about["cell"].as_str()), (Code::CellDown, "zone1"));
+        assert!(refusal.message.contains("the primary in zone1 cannot be fenced"), "{refusal}");
+        assert!(refusal.hint.contains("--primary-is-dead"), "{}", refusal.hint);
+    }
+}
+
+#[test]
+fn who_vouches_for_the_death_of_a_silent_primary_is_believed() {
+    for record in [
+        restore_beside_a_dead_primary(&cut_off(), &latest()).unwrap(),
+        rollback(&cut_off(), &vouching()).unwrap(),
+    ] {
+        let dead = record.dead_primary.unwrap();
+        assert_eq!((dead.cell.as_str(), dead.reported), ("zone1", false));
+    }
+}
+
+#[test]
+fn who_vouches_for_the_death_of_a_primary_that_reports_is_not_believed() {
+    let world = made(World::healthy());
+    for refusal in [
+        restore_beside_a_dead_primary(&world, &latest()),
+        rollback(&world, &vouching()),
+        plan(&world, &vouching()),
+    ] {
+        let refusal = refusal.unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidArgument);
+        assert!(refusal.message.contains("zone1 is not dead"), "{refusal}");
+        assert!(refusal.hint.contains("leave --primary-is-dead out"), "{}", refusal.hint);
+    }
+    // Nor has one that is fenced as ever anything recorded about it.
+    assert_eq!(restore(&world, &latest()).unwrap().dead_primary, None);
+    assert_eq!(rollback(&world, &whole(None)).unwrap().dead_primary, None);
+}
+
+#[test]
+fn plan_beside_a_silent_primary_is_made_whoever_vouches() {
+    for request in [whole(None), vouching()] {
+        let record = plan(&cut_off(), &request).unwrap();
+        assert_eq!((record.kind(), record.cell.as_str()), (JobKind::Plan, "zone2"));
+    }
+}
