@@ -55,6 +55,8 @@ fn specs() -> Vec<Value> {
         json!({"kind": "JOB_KIND_REBUILD", "rebuild": {"keepFor": OTHER}, "parent": OTHER}),
         json!({"kind": "JOB_KIND_REBUILD", "rebuild": {"putBack": OTHER}, "parent": OTHER}),
         json!({"kind": "JOB_KIND_RESTORE", "restore": restore, "requestId": "r"}),
+        json!({"kind": "JOB_KIND_RESTORE", "restore": restore, "deadPrimary": {"cell": "zone1"}}),
+        json!({"kind": "JOB_KIND_ROLLBACK", "subject": OTHER, "deadPrimary": {"cell": "zone1", "reported": true}}),
         json!({"kind": "JOB_KIND_PLAN", "restore": with(restore, &json!({"timeline": 1, "target": {"lsn": "0/1"}}))}),
         json!({"kind": "JOB_KIND_ROLLBACK", "subject": OTHER}),
         json!({"kind": "JOB_KIND_CONFIRM", "subject": OTHER}),
@@ -114,6 +116,7 @@ fn results() -> Vec<Value> {
         json!({"fence": {"wasPrimary": true, "whole": true, "timeline": 1, "lastSegment": "s"}}),
         json!({"recovery": recovery}),
         json!({"restore": {"cell": "zone2", "incarnation": 1, "recovery": recovery, "backup": LABEL, "kept": true}}),
+        json!({"restore": {"cell": "zone2", "incarnation": 1, "recovery": recovery, "kept": true, "notFenced": "zone1"}}),
         json!({"rebuild": {"backup": LABEL, "delta": false, "sizeBytes": "1", "restoreMillis": "2"}}),
         json!({"drill": {
             "backup": LABEL, "sizeBytes": "1", "restoreMillis": "2", "readableMillis": "3", "replayedMillis": "4",

@@ -6,7 +6,8 @@ use std::time::Duration;
 use cellar_model::{DatabaseName, Incarnation, JobId, JobKind, JobRecord, JobState, Key, Keyspace, join};
 use cellar_topology::{Change, View};
 
-use crate::outside::Outside;
+use crate::outside::{Cell, Outside};
+use crate::vouching::Vouching;
 
 /// How long a job may look lost though its multipooler works: a lease's time and the look of a leader.
 const MAX_LOST: Duration = Duration::from_secs(30);
@@ -50,7 +51,7 @@ impl Invariants {
     }
 
     /// Takes in one change; returns what must not be.
-    pub fn see(&mut self, change: &Change, outside: &Outside) -> Vec<String> {
+    pub fn see(&mut self, change: &Change, outside: &Outside, vouching: &Vouching) -> Vec<String> {
         let parsed = self.keys.parse(change.key());
         let before = self.view.incarnation(&self.database);
         let holder = self.view.locks.get(&self.database).and_then(|lock| lock.holder);
@@ -58,7 +59,9 @@ impl Invariants {
         let mut wrong = Vec::new();
         match parsed {
             Some(Key::Job(_, id) | Key::Run(_, _, id)) => self.see_job(id, outside, &mut wrong),
-            Some(Key::Incarnation(_)) => self.see_incarnation(&before, holder, outside, &mut wrong),
+            Some(Key::Incarnation(_)) => {
+                self.see_incarnation(&before, holder, (outside, vouching), &mut wrong)
+            }
             _ => {}
         }
         wrong
@@ -128,7 +131,7 @@ impl Invariants {
         &mut self,
         before: &Incarnation,
         holder: Option<JobId>,
-        outside: &Outside,
+        (outside, vouching): (&Outside, &Vouching),
         wrong: &mut Vec<String>,
     ) {
         let now = self.view.incarnation(&self.database);
@@ -156,10 +159,32 @@ impl Invariants {
             wrong.push(format!("rollback {id} took effect though another restore came after its own"));
         }
         for (index, cell) in outside.cells.iter().enumerate() {
-            if cell.is_primary() {
+            if cell.is_primary() && !self.is_excused(index, id, vouching) {
                 wrong.push(format!("job {id} took effect while the primary of cell {index} takes writes"));
             }
         }
+    }
+
+    /// Whether a primary takes writes beside a job that took effect only because the operator's word was wrong: the job
+    /// went by it, and the primary has not reported since as far as anybody saw.
+    fn is_excused(&self, cell: usize, job: JobId, vouching: &Vouching) -> bool {
+        let dead = self.view.jobs.get(&job).and_then(|record| record.dead_primary.as_ref());
+        dead.is_some_and(|dead| !dead.reported) && vouching.is_broken(&job, cell)
+    }
+
+    /// Looks at who takes writes: none whose data is from before the restore that stands.
+    pub fn look_at_primaries(&mut self, outside: &Outside, vouching: &Vouching) -> Vec<String> {
+        let Some(job) = self.incarnation.job else { return Vec::new() };
+        let number = self.incarnation.number;
+        let is_old = |cell: &Cell| {
+            cell.is_primary() && cell.data.as_ref().is_some_and(|data| data.mark.number < number)
+        };
+        let old = outside.cells.iter().enumerate().filter(|(_, cell)| is_old(cell));
+        old.filter(|(index, _)| !self.is_excused(*index, job, vouching))
+            .map(|(index, _)| {
+                format!("the primary of cell {index} takes writes, and its data is from before incarnation {number}")
+            })
+            .collect()
     }
 
     /// Looks at what may last only for a while. `works` says of a job whether its multipooler runs and is well

@@ -15,4 +15,5 @@ pub mod newer;
 pub mod outside;
 pub mod pooler;
 pub mod random;
+pub mod vouching;
 pub mod world;

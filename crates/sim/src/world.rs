@@ -19,6 +19,7 @@ use crate::newer::NewerRelease;
 use crate::outside::{Data, Mark, Outside};
 use crate::pooler::{self, PoolerSetup};
 use crate::random::Chance;
+use crate::vouching::Vouching;
 
 /// How far everything is moved on at once: one of these, in milliseconds, by chance. Short ones let timers and messages
 /// meet in every order, long ones let time pass quickly.
@@ -69,6 +70,7 @@ pub struct World {
     cells: Vec<CellName>,
     invariants: Invariants,
     newer: NewerRelease,
+    vouching: Vouching,
     stormy: bool,
     trace: u64,
 }
@@ -111,6 +113,7 @@ impl World {
             outside: Rc::new(RefCell::new(outside)),
             invariants: Invariants::new(keys.clone(), database.clone()),
             newer: NewerRelease::new(keys.clone(), database.clone()),
+            vouching: Vouching::new(database.clone()),
             keys,
             database,
             cells,
@@ -239,7 +242,11 @@ impl World {
         let secs =
             |from: u64, to: u64| self.chance.between(Duration::from_secs(from), Duration::from_secs(to));
         let target = self.chance.below(ADMINS + CELLS);
-        match self.chance.below(15) {
+        match self.chance.below(16) {
+            14 => {
+                let (cell, back) = (self.chance.below(CELLS), now + secs(5, 90));
+                self.switch_off(cell, back);
+            }
             0 | 1 => {
                 let back = now + secs(1, 40);
                 self.kill(target, back);
@@ -279,6 +286,30 @@ impl World {
         }
     }
 
+    /// A whole host loses its power: PostgreSQL too.
+    fn switch_off(&mut self, cell: usize, back: Duration) {
+        self.kill(ADMINS + cell, back);
+        self.outside.borrow_mut().cells[cell].runs = false;
+    }
+
+    /// The request id of a restore or a rollback whose operator says that the primary is dead, and empty without such a
+    /// word. It is mostly given when it is true, and sometimes of a primary that reports.
+    fn vouch(&mut self) -> String {
+        let leader = self.invariants.view().leaders.get(&self.database).map(|leader| leader.cell.clone());
+        let Some(cell) = leader.and_then(|cell| self.cells.iter().position(|other| *other == cell)) else {
+            return String::new();
+        };
+        let is_dead = !self.poolers[cell].is_running() && !self.outside.borrow().cells[cell].runs;
+        if self.chance.once_in(if is_dead { 4 } else { 8 }) == is_dead {
+            return String::new();
+        }
+        // Sometimes the word is kept, and sometimes somebody else switches the host on again.
+        if is_dead && self.chance.once_in(2) {
+            self.restart[ADMINS + cell] = self.restart[ADMINS + cell].max(self.now.get() + STORM);
+        }
+        self.vouching.vouch(cell, is_dead)
+    }
+
     /// The operator asks for something.
     fn operate(&mut self) {
         let cell = self.chance.pick(&self.cells).to_string();
@@ -307,18 +338,27 @@ impl World {
                 let target = Some(v1::RestoreTarget {
                     target: Some(v1::restore_target::Target::Latest(v1::LatestTarget {})),
                 });
+                let request_id = self.vouch();
                 Ask::Restore(v1::RestoreDatabaseRequest {
                     database,
                     target,
                     onto,
                     queue,
+                    primary_is_dead: !request_id.is_empty(),
+                    request_id,
                     ..Default::default()
                 })
             }
             9..=11 if !restores.is_empty() => {
                 let id = self.chance.pick(&restores).to_string();
                 let request = v1::RestoreJobRequest { id, queue, ..Default::default() };
-                if self.chance.once_in(3) { Ask::Confirm(request) } else { Ask::Rollback(request) }
+                if self.chance.once_in(3) {
+                    Ask::Confirm(request)
+                } else {
+                    let request_id = self.vouch();
+                    let primary_is_dead = !request_id.is_empty();
+                    Ask::Rollback(v1::RestoreJobRequest { primary_is_dead, request_id, ..request })
+                }
             }
             12..=14 if !open.is_empty() => Ask::Cancel(self.chance.pick(&open).to_string()),
             15 => Ask::Expire(v1::ExpireBackupsRequest { queue, ..Default::default() }),
@@ -348,6 +388,7 @@ impl World {
                 self.admins[which].start(move || admin::run(keys, kv, inbox));
             } else {
                 let index = which - ADMINS;
+                self.vouching.switch_on(index, self.invariants.view());
                 let setup = PoolerSetup {
                     database: self.database.clone(),
                     cell: self.cells[index].clone(),
@@ -376,7 +417,7 @@ impl World {
             });
             self.trace = self.trace.rotate_left(7) ^ bits;
             wrong.extend(self.newer.see(&change));
-            wrong.extend(self.invariants.see(&change, &self.outside.borrow()));
+            wrong.extend(self.invariants.see(&change, &self.outside.borrow(), &self.vouching));
         }
         self.outside.borrow_mut().advance(now);
         // None is always the first to see what has changed.
@@ -385,6 +426,7 @@ impl World {
             self.host((first + n) % (ADMINS + CELLS)).tick(length);
         }
         wrong.append(&mut self.outside.borrow_mut().violations);
+        wrong.extend(self.invariants.look_at_primaries(&self.outside.borrow(), &self.vouching));
         if !self.stormy {
             let well: Vec<CellName> = self.cells.clone();
             let runs: Vec<bool> =
