@@ -260,8 +260,12 @@ fn cells_that_were_away_come_back_as_standbys_of_what_was_restored() {
     eventually("zone1 to be missed", || cluster.status("zone1").is_none());
     let told = plan(&cluster, &["--latest", "--onto", "zone2"]);
     assert!(told["warnings"].to_string().contains("zone1"), "{told:#}");
-    let job = restore(&cluster, &["--latest", "--onto", "zone2"]);
+    let latest = ["--latest", "--onto", "zone2"];
+    let message = cluster.try_cellar(&[&["restore", "--yes"], &latest[..]].concat()).refused(3);
+    assert!(message.contains("cannot be fenced") && message.contains("--primary-is-dead"), "{message}");
+    let job = restore(&cluster, &[&latest[..], &["--primary-is-dead"]].concat());
     assert_eq!(result(&job)["leftOut"], serde_json::json!(["zone1"]), "{job:#}");
+    assert_eq!(result(&job)["notFenced"], "zone1", "{job:#}");
     assert_eq!(cluster.primary(), "zone2");
     check(&cluster, &["zone2", "zone3"], &rows);
     rows.push(ledger::insert(&cluster, "while zone1 is away"));
@@ -404,7 +408,8 @@ fn a_restore_passes_over_a_timeline_that_only_etcd_knows_of() {
     assert!(!is_archived(&repo, "00000002.history"));
 
     let _ = cluster.try_cellar(&["up", "--timeout", "15s"]);
-    eventually("zone1 to report", || cluster.status("zone1").is_some());
+    // zone2 is the recorded primary: its multipooler says that no data is there to be fenced.
+    eventually("both to report", || ["zone1", "zone2"].iter().all(|cell| cluster.status(cell).is_some()));
     let job = restore(&cluster, &["--latest", "--timeline", "1", "--onto", "zone1"]);
     assert_eq!(result(&job)["recovery"]["timeline"], 3, "{job:#}");
     assert_eq!(cluster.primary(), "zone1");
