@@ -41,15 +41,15 @@ fn a_primary_that_nobody_sees_is_left_unfenced_only_at_the_operators_word() {
     let restored = restore(&cluster, &["--latest", "--onto", "zone2"]);
     check(&cluster, &cells, &rows);
     let before = incarnation(&cluster);
-    let latest = ["restore", "--latest", "--onto", "zone1", "--yes"];
-    let rollback = ["restore", "rollback", id(&restored), "--yes"];
+    let latest = &["restore", "--latest", "--onto", "zone1", "--yes"][..];
+    let rollback = &["restore", "rollback", id(&restored), "--yes"][..];
     let vouching = |command: &[&str]| {
         cluster.try_cellar(&[command, &["--primary-is-dead", "--output", "json"]].concat())
     };
 
     // While all report such a word is false: without it the primary is fenced.
     for command in [latest, rollback] {
-        let message = vouching(&command).refused(2);
+        let message = vouching(command).refused(2);
         assert!(message.contains("the primary in zone2 is not dead"), "{message}");
     }
     for cell in ["zone2", "zone3"] {
@@ -58,7 +58,7 @@ fn a_primary_that_nobody_sees_is_left_unfenced_only_at_the_operators_word() {
     }
     // A standby streams from it, so it runs, whatever anybody says.
     for command in [latest, rollback] {
-        let message = vouching(&command).refused(3);
+        let message = vouching(command).refused(3);
         assert!(message.contains("zone1 streams from it"), "{message}");
     }
 
@@ -69,7 +69,7 @@ fn a_primary_that_nobody_sees_is_left_unfenced_only_at_the_operators_word() {
     });
     ledger::insert(&cluster, "nobody sees it");
     for command in [latest, rollback] {
-        let message = cluster.try_cellar(&command).refused(3);
+        let message = cluster.try_cellar(command).refused(3);
         assert!(message.contains("the primary in zone2 cannot be fenced"), "{message}");
         assert!(message.contains("--primary-is-dead"), "{message}");
     }
@@ -82,7 +82,7 @@ fn a_primary_that_nobody_sees_is_left_unfenced_only_at_the_operators_word() {
 
     // The operator stops it, and says so.
     kill_hard(cluster.postmaster("zone2"));
-    let ended: Value = serde_json::from_str(&vouching(&rollback).ok().stdout).expect("a job");
+    let ended: Value = serde_json::from_str(&vouching(rollback).ok()).expect("a job");
     assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
     assert_eq!(ended["deadPrimary"]["cell"], "zone2", "{ended:#}");
     assert_eq!(result(&ended)["notFenced"], "zone2", "{ended:#}");
