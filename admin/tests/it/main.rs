@@ -9,6 +9,7 @@ mod arguments;
 mod audit;
 mod binary;
 mod connections;
+mod dead_primary;
 mod jobs;
 mod leader;
 mod mixed_builds;

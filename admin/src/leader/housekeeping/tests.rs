@@ -16,6 +16,7 @@ use super::{Action, decide};
 use crate::jobs::stage::{Stage, has_ended, stage};
 use crate::leader::observations::Observations;
 
+mod dead_primary;
 mod retention;
 
 fn id(n: u64) -> JobId {

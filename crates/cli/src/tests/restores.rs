@@ -109,6 +109,9 @@ fn an_ended_restore_shows_what_it_reached() {
     let mut back = restore_result();
     (back["kept"], back["leftOut"], back["backup"]) = (json!(false), json!([]), Value::Null);
     let back = ended("ROLLBACK", &json!({"restore": back}), &json!({"subject": ID}));
-    let text = [restored_job(), in_place, back].map(|job| report(&job).unwrap());
+    let mut beside = restored_job();
+    let Some(Outcome::Restore(result)) = &mut beside.result.as_mut().unwrap().outcome else { unreachable!() };
+    result.not_fenced = Some("zone1".into());
+    let text = [restored_job(), in_place, back, beside].map(|job| report(&job).unwrap());
     assert_snapshot!(text.join("----\n"));
 }
