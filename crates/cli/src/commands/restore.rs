@@ -80,7 +80,7 @@ struct PrimaryOption {
     /// Needed when the primary's multipooler does not report: then nothing in the cluster can stop its PostgreSQL, or
     /// see whether it runs. You vouch that its host is off, or that its PostgreSQL is stopped and nothing starts it.
     /// What it would still acknowledge is in no copy. Refused when the primary reports, or when a standby streams
-    /// from it. If it reports before its turn has come, the flag counts for nothing: the primary is fenced.
+    /// from it. If the primary reports later, the flag counts for nothing: it is fenced, or the job fails.
     #[arg(long)]
     primary_is_dead: bool,
 }
