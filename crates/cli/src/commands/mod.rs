@@ -16,6 +16,7 @@ pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod jobs;
+pub(crate) mod logs;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
@@ -68,6 +69,7 @@ pub(crate) enum Command {
   cellar doctor
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
+    Logs(logs::Logs),
     Completions(completions::Completions),
 }
 
@@ -96,6 +98,7 @@ impl Command {
             Self::Env => env::run(global).await,
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,
+            Self::Logs(command) => command.run(global).await,
             Self::Completions(command) => command.run(definition),
         }
     }
