@@ -145,7 +145,9 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         match self {
-            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } | Self::NoLog { hint, .. } => text(hint),
+            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } | Self::NoLog { hint, .. } => {
+                text(hint)
+            }
             Self::Provision(error) => error.hint(),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {

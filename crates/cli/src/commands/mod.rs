@@ -21,6 +21,7 @@ pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
 pub(crate) mod status;
+pub(crate) mod support_bundle;
 pub(crate) mod up;
 pub(crate) mod verify;
 
@@ -70,6 +71,7 @@ pub(crate) enum Command {
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
     Logs(logs::Logs),
+    SupportBundle(support_bundle::SupportBundle),
     Completions(completions::Completions),
 }
 
@@ -99,6 +101,7 @@ impl Command {
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,
             Self::Logs(command) => command.run(global).await,
+            Self::SupportBundle(command) => command.run(global).await,
             Self::Completions(command) => command.run(definition),
         }
     }

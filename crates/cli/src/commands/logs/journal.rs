@@ -41,8 +41,12 @@ pub(super) struct Journal {
 impl Journal {
     /// Begins to follow what the unit writes.
     pub(super) fn follow(source: &Source, lines: usize) -> Option<Self> {
-        let mut child =
-            command(source, lines)?.arg("--follow").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut child = command(source, lines)?
+            .arg("--follow")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
         let mut output = BufReader::new(child.stdout.take()?);
         let (sender, receiver) = channel(MAX_WAITING);
         tokio::spawn(async move {

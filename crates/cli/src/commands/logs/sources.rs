@@ -138,8 +138,7 @@ impl Place {
 
 /// The logs to show, those that are not there among them. An error for a log that this place cannot have.
 pub(crate) fn sources(place: &Place, kinds: &[LogKind]) -> Outcome<Vec<Source>> {
-    let defaults: &[LogKind] =
-        if place.cell.is_some() { &LogKind::OF_CELL } else { &LogKind::OF_CLUSTER };
+    let defaults: &[LogKind] = if place.cell.is_some() { &LogKind::OF_CELL } else { &LogKind::OF_CLUSTER };
     let mut wanted = if kinds.is_empty() { defaults.to_vec() } else { kinds.to_vec() };
     wanted.sort_unstable();
     wanted.dedup();

@@ -230,7 +230,8 @@ mod tests {
     #[test]
     fn lines_are_merged_by_time_and_keep_their_order() {
         let of = |text: &str| of_text(text.as_bytes().to_vec());
-        let first = "no time\n2026-03-01 10:00:02 b\n\tmore of b\n2026-03-01 10:00:01 late\n2026-03-01 10:00:05 e\n";
+        let first =
+            "no time\n2026-03-01 10:00:02 b\n\tmore of b\n2026-03-01 10:00:01 late\n2026-03-01 10:00:05 e\n";
         let second = "2026-03-01T10:00:01Z a\n2026-03-01T10:00:03Z d\n";
         let mut seen = Vec::new();
         merge(vec![(4, of(first)), (7, of(second)), (9, of(""))], |source, line| {
