@@ -5,12 +5,32 @@ use serde_json::Value;
 use super::REMOVED;
 use super::log_text::redact_log;
 use super::secrets::Secrets;
+use super::sql::{command_words, learn_passwords};
 
-/// Names of fields whose values are a user's statements.
+/// Names of fields that hold a user's statements, or what came of them.
 const STATEMENTS: [&str; 3] = ["check", "checks", "sql"];
 
+/// Checks that are no statements.
+const OWN_CHECKS: [&str; 2] = ["pg_amcheck", "page checksums"];
+
 /// Parts of names of fields whose values are secret.
-const SECRET_NAMES: [&str; 5] = ["password", "passphrase", "secret", "token", "credential"];
+const SECRET_NAMES: [&str; 9] = [
+    "password",
+    "passphrase",
+    "passwd",
+    "secret",
+    "token",
+    "credential",
+    "apikey",
+    "accesskey",
+    "privatekey",
+];
+
+/// Whether a field's name says that its value is secret.
+fn names_secret(name: &str) -> bool {
+    let name: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    name.ends_with("pass") || SECRET_NAMES.iter().any(|part| name.contains(part))
+}
 
 /// A document without secrets; as a log if it is no document.
 pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> String {
@@ -23,7 +43,7 @@ pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> String {
     }
 }
 
-fn redact_value(value: &mut Value, secrets: &mut Secrets) {
+pub(super) fn redact_value(value: &mut Value, secrets: &mut Secrets) {
     match value {
         Value::String(text) => {
             let redacted = redact_log(text, secrets);
@@ -34,10 +54,10 @@ fn redact_value(value: &mut Value, secrets: &mut Secrets) {
             for (name, value) in fields {
                 let lower = name.to_ascii_lowercase();
                 let is_statement = STATEMENTS.contains(&lower.as_str());
-                if SECRET_NAMES.iter().any(|part| lower.contains(part)) {
+                if names_secret(name) {
                     *value = Value::String(REMOVED.to_owned());
                 } else if is_statement {
-                    cut_literals(value, secrets);
+                    cut_statements(value, secrets);
                 } else {
                     redact_value(value, secrets);
                 }
@@ -47,18 +67,25 @@ fn redact_value(value: &mut Value, secrets: &mut Secrets) {
     }
 }
 
-/// Shows statements up to their first literal.
-fn cut_literals(value: &mut Value, secrets: &mut Secrets) {
+/// Shows the words of a statement that say what it does, and no text of a user's.
+fn cut_statements(value: &mut Value, secrets: &mut Secrets) {
     match value {
         Value::String(text) => {
-            super::sql::learn_passwords(text, secrets);
-            if let Some(at) = text.find(['\'', '$']) {
-                *text = format!("{}{REMOVED}", &text[..at]);
+            learn_passwords(text, secrets);
+            let is_code = text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+            if !is_code && !OWN_CHECKS.contains(&text.as_str()) {
+                *text = format!("{}{REMOVED}", command_words(text));
             }
-            redact_value(value, secrets);
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| cut_literals(value, secrets)),
-        other => redact_value(other, secrets),
+        Value::Array(values) => values.iter_mut().for_each(|value| cut_statements(value, secrets)),
+        Value::Object(fields) => {
+            let name = fields.get("name").and_then(Value::as_str);
+            let is_own = name.is_some_and(|name| OWN_CHECKS.contains(&name));
+            for value in fields.values_mut() {
+                if is_own { redact_value(value, secrets) } else { cut_statements(value, secrets) }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -71,7 +98,9 @@ mod tests {
         let document = serde_json::json!({
             "jobs": [{
                 "id": "1", "error": {"toolOutput": "a\nLOG:  statement: alter role b password 'hunter2'\nb"},
-                "drill": {"checks": ["select login('x', 'hunter2')", "select 1"], "sql": "select $$hunter2$$"},
+                "drill": {"checks": ["select login('x', 'hunter2')", "alter role x"], "sql": "select $$hunter2$$"},
+                "result": {"checks": [{"name": "select 'hunter2'", "output": "hunter2", "passed": true}, {"name": "pg_amcheck", "detail": "page 7"}]},
+                "log": "{\"arguments\":{\"sql\":\"select hunter2\"},\"ts\":1}\nb",
             }],
             "cipherPassphrase": "hunter2", "accessToken": {"x": "hunter2"}, "bytes": 7, "done": true, "none": null,
         });
@@ -79,7 +108,9 @@ mod tests {
         assert!(!shown.contains("hunter2"), "{shown}");
         let shown: Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["jobs"][0]["error"]["toolOutput"], "a\nLOG:  statement: alter role [removed]\nb");
-        assert_eq!(shown["jobs"][0]["drill"]["checks"][1], "select 1");
+        assert_eq!(shown["jobs"][0]["drill"]["checks"][1], "alter role [removed]");
+        let own = &shown["jobs"][0]["result"]["checks"][1];
+        assert_eq!((&own["name"], &own["detail"]), (&Value::from("pg_amcheck"), &Value::from("page 7")));
         assert_eq!((&shown["bytes"], &shown["done"]), (&Value::from(7), &Value::Bool(true)));
         let no_document = redact_json("error: password=hunter2", &mut Secrets::default());
         assert_eq!(no_document, "error: password=[removed]\n");

@@ -7,8 +7,10 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
 
 use super::REMOVED;
+use super::json::redact_value;
 use super::secrets::Secrets;
 use super::sql::{command_words, learn_passwords};
 
@@ -54,6 +56,18 @@ pub(super) fn redact_log(text: &str, secrets: &mut Secrets) -> String {
         // A record goes on in lines that begin with white space.
         let goes_on = line.starts_with(['\t', ' ']);
         if goes_on && is_cut {
+            continue;
+        }
+        // Records of the audit log, and those of daemons that were asked for JSON.
+        if line.starts_with('{')
+            && let Ok(value) = serde_json::from_str::<Value>(line)
+        {
+            let mut shown = value.clone();
+            redact_value(&mut shown, secrets);
+            // As it was written, with its fields in their order, when nothing had to be removed.
+            redacted.push_str(&if shown == value { line.to_owned() } else { shown.to_string() });
+            redacted.push('\n');
+            is_cut = false;
             continue;
         }
         let cut = cut_of(line);
@@ -179,13 +193,20 @@ mod tests {
         for line in [
             "env: PGPASSWORD=hunter2",
             "aws_secret_access_key = hunter2",
-            "{\"repo-cipher-pass\": \"hunter2\"}",
+            "{'repo-cipher-pass': 'hunter2'}",
             "ran ALTER ROLE bob PASSWORD hunter2",
             "the last lines: alter user bob with password 'hunter2'",
         ] {
             let shown = redacted(&format!("{line}\n  hunter2\nnext"));
             assert!(!shown.contains("hunter2") && shown.ends_with("\nnext\n"), "{shown}");
         }
+    }
+
+    #[test]
+    fn secrets_in_records_of_json_are_removed() {
+        let text = "{\"repo-cipher-pass\":\"hunter2\",\"msg\":\"a\\nPGPASSWORD=hunter2\",\"checks\":[\"select hunter2\"]}\nnext";
+        let shown = redacted(text);
+        assert!(!shown.contains("hunter2") && shown.ends_with("}\nnext\n"), "{shown}");
     }
 
     #[test]
