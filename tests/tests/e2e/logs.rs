@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,10 @@ struct Follower {
 
 impl Follower {
     fn begin(cluster: &Cluster, arguments: &[&str]) -> Self {
-        let mut command = cluster.command(&[&["logs", "--follow"], arguments].concat());
+        Self::of(&mut cluster.command(&[&["logs", "--follow"], arguments].concat()))
+    }
+
+    fn of(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("cellar");
         let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let (sender, lines) = channel();
@@ -120,6 +123,24 @@ fn logs_are_shown_and_followed() {
     let missing = cluster.directory().join("log/etcd.log");
     fs::rename(&missing, missing.with_extension("away")).expect("the log");
     let said = cluster.try_cellar(&["logs", "--of", "etcd"]).refused(1);
+    // As a unit of systemd writes it.
+    let place = tempfile::tempdir().expect("a directory");
+    let journalctl = place.path().join("journalctl");
+    fs::write(
+        &journalctl,
+        "#!/bin/sh\necho \"mark of $*\"\ncase \"$*\" in *--follow*) exec sleep 600;; esac\n",
+    )
+    .expect("ours");
+    fs::set_permissions(&journalctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let path = format!("{}:{}", place.path().display(), std::env::var("PATH").unwrap_or_default());
+    let shown = run(cluster.command(&["logs", "--of", "etcd,multiadmin"]).env("PATH", &path)).ok();
+    let instance = cluster.directory().file_name().expect("a name").display().to_string();
+    let wanted = format!("--unit cellar-etcd@{instance} ");
+    assert!(shown.lines().any(|line| line.starts_with("etcd ") && line.contains(&wanted)), "{shown}");
+    let mut command = cluster.command(&["logs", "--follow", "--of", "etcd"]);
+    let follower = Follower::of(command.env("PATH", &path));
+    assert!(follower.wait_for("mark of").contains(&wanted));
+    assert_eq!(follower.interrupt(), Some(130));
     fs::rename(missing.with_extension("away"), &missing).expect("the log");
     assert!(said.contains("there is no log of etcd") && said.contains("hint: "), "{said}");
     if ordinary_user().uid != postgres_user().uid {

@@ -11,9 +11,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::archive::Parts;
-use super::json::redact_json;
+use super::json::{redact_json, redact_log};
 use super::listing::list;
-use super::log_text::redact_log;
 use super::pgbackrest_options::redact_options;
 use super::secrets::Secrets;
 use super::settings::{redact_rules, redact_settings};

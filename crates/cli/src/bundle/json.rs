@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::REMOVED;
-use super::log_text::redact_log;
+use super::log_text::redact_lines;
 use super::secrets::Secrets;
 use super::sql::{command_words, learn_passwords};
 
@@ -32,6 +32,28 @@ fn names_secret(name: &str) -> bool {
     name.ends_with("pass") || SECRET_NAMES.iter().any(|part| name.contains(part))
 }
 
+/// A log without secrets. Its lines may be documents: those of the audit log, and of daemons that were asked for JSON.
+pub(super) fn redact_log(text: &str, secrets: &mut Secrets) -> String {
+    let mut redacted = String::with_capacity(text.len());
+    let mut plain = String::new();
+    for line in text.lines() {
+        let document = if line.starts_with('{') { serde_json::from_str::<Value>(line).ok() } else { None };
+        let Some(value) = document else {
+            plain.push_str(line);
+            plain.push('\n');
+            continue;
+        };
+        redacted.push_str(&redact_lines(&std::mem::take(&mut plain), secrets));
+        let mut shown = value.clone();
+        redact_value(&mut shown, secrets);
+        // As it was written, with its fields in their order, when nothing had to be removed.
+        redacted.push_str(&if shown == value { line.to_owned() } else { shown.to_string() });
+        redacted.push('\n');
+    }
+    redacted.push_str(&redact_lines(&plain, secrets));
+    redacted
+}
+
 /// A document without secrets; as a log if it is no document.
 pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> String {
     match serde_json::from_str::<Value>(text) {
@@ -43,7 +65,7 @@ pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> String {
     }
 }
 
-pub(super) fn redact_value(value: &mut Value, secrets: &mut Secrets) {
+fn redact_value(value: &mut Value, secrets: &mut Secrets) {
     match value {
         Value::String(text) => {
             let redacted = redact_log(text, secrets);
@@ -114,5 +136,12 @@ mod tests {
         assert_eq!((&shown["bytes"], &shown["done"]), (&Value::from(7), &Value::Bool(true)));
         let no_document = redact_json("error: password=hunter2", &mut Secrets::default());
         assert_eq!(no_document, "error: password=[removed]\n");
+    }
+
+    #[test]
+    fn secrets_in_records_of_json_are_removed() {
+        let text = "{\"repo-cipher-pass\":\"hunter2\",\"msg\":\"a\\nPGPASSWORD=hunter2\",\"checks\":[\"select hunter2\"]}\nnext";
+        let shown = redact_log(text, &mut Secrets::default());
+        assert!(!shown.contains("hunter2") && shown.ends_with("}\nnext\n"), "{shown}");
     }
 }

@@ -7,8 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::archive::Parts;
-use super::json::redact_json;
-use super::log_text::redact_log;
+use super::json::{redact_json, redact_log};
 
 /// How long one program may take.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
