@@ -48,7 +48,7 @@ pub async fn limit_logs(logs: impl Fn() -> Vec<PathBuf> + Clone + Send + 'static
     let mut failing = BTreeSet::new();
     loop {
         let logs = logs.clone();
-        match tokio::task::spawn_blocking(move || limit_each(logs(), failing)).await {
+        match tokio::task::spawn_blocking(move || limit_each(logs(), &failing)).await {
             Ok(now) => failing = now,
             Err(error) => {
                 tracing::warn!(%error, "the look at the sizes of logs failed");
@@ -60,7 +60,7 @@ pub async fn limit_logs(logs: impl Fn() -> Vec<PathBuf> + Clone + Send + 'static
 }
 
 /// Looks at each log once. Of those that cannot be begun again, which are returned, it warns unless they are known.
-fn limit_each(logs: Vec<PathBuf>, known: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+fn limit_each(logs: Vec<PathBuf>, known: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let mut failing = BTreeSet::new();
     for log in logs {
         match limit_log(&log, MAX_LOG_BYTES) {
