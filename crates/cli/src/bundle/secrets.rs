@@ -57,7 +57,7 @@ impl Secrets {
         }
         let escaped = serde_json::to_string(secret).unwrap_or_default();
         let forms = [secret, &escaped[1..escaped.len().max(2) - 1], &secret.replace('\'', "''")];
-        self.0.extend(forms.into_iter().filter(|form| form.len() >= MIN_LENGTH).map(|form| form.into()));
+        self.0.extend(forms.into_iter().filter(|form| form.len() >= MIN_LENGTH).map(Into::into));
     }
 
     /// The lines of a file that holds a key or a passphrase. One that cannot be read was copied by nobody here.
