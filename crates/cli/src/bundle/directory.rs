@@ -26,6 +26,9 @@ const MAX_JOB_LOG: u64 = 128 << 10;
 /// The newest job logs of a cell that are taken.
 const MAX_JOB_LOGS: usize = 12;
 
+/// The newest logs of PostgreSQL's own collector that are taken.
+const MAX_COLLECTED_LOGS: usize = 3;
+
 /// Bytes of a file of settings that are taken.
 const MAX_SETTINGS: u64 = 1 << 20;
 
@@ -92,16 +95,16 @@ pub(crate) fn cell(root: &Path, cell: &str) -> Parts {
         add_file(&mut parts, root, &at("pg_data").join(name), MAX_SETTINGS, redact);
     }
     add_logs(&mut parts, root, &at("log"));
-    let Some(jobs) = names_in(&mut parts, root, &at("jobs")) else { return parts };
-    let with_end = |end: &'static str| {
-        jobs.iter().filter(move |path| path.extension().is_some_and(|found| found == end))
-    };
-    for path in with_end("conf") {
-        add_file(&mut parts, root, path, MAX_SETTINGS, redact_options);
+    // What PostgreSQL writes itself, when somebody asked it to. In its other formats statements are not told apart.
+    let collected = with_end(&names_in(&mut parts, root, &at("pg_data/log")).unwrap_or_default(), "log");
+    for path in newest(root, collected).into_iter().take(MAX_COLLECTED_LOGS) {
+        add_file(&mut parts, root, &path, MAX_LOG, redact_log);
     }
-    let modified = |path: &Path| fs::symlink_metadata(root.join(path)).and_then(|found| found.modified());
-    let mut logs: Vec<&PathBuf> = with_end("log").collect();
-    logs.sort_by_key(|path| std::cmp::Reverse(modified(path).unwrap_or(SystemTime::UNIX_EPOCH)));
+    let Some(jobs) = names_in(&mut parts, root, &at("jobs")) else { return parts };
+    for path in with_end(&jobs, "conf") {
+        add_file(&mut parts, root, &path, MAX_SETTINGS, redact_options);
+    }
+    let logs = newest(root, with_end(&jobs, "log"));
     for path in logs.iter().take(MAX_JOB_LOGS) {
         add_file(&mut parts, root, path, MAX_JOB_LOG, redact_log);
     }
@@ -113,6 +116,18 @@ pub(crate) fn cell(root: &Path, cell: &str) -> Parts {
         );
     }
     parts
+}
+
+/// The files whose names have this end.
+fn with_end(paths: &[PathBuf], end: &str) -> Vec<PathBuf> {
+    paths.iter().filter(|path| path.extension().is_some_and(|found| found == end)).cloned().collect()
+}
+
+/// These files, the one first that was written last.
+fn newest(root: &Path, mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let modified = |path: &Path| fs::symlink_metadata(root.join(path)).and_then(|found| found.modified());
+    paths.sort_by_key(|path| std::cmp::Reverse(modified(path).unwrap_or(SystemTime::UNIX_EPOCH)));
+    paths
 }
 
 /// Every file's name, mode, owner, size and time.
@@ -284,6 +299,8 @@ mod tests {
         write(root, "state/cluster.json", "{\"cluster\": \"demo\"}");
         write(root, "log/etcd.log", "started\n");
         write(root, "zone1/log/postgres.log", "x LOG:  statement: alter role b password 'hunter3hunter3'\n");
+        write(root, "zone1/pg_data/log/a.log", "x STATEMENT:  alter role b password 'hunter3hunter3'\n");
+        write(root, "zone1/pg_data/log/a.csv", "hunter2hunter2");
         write(root, "zone1/pgbackrest.conf", "repo1-cipher-pass=hunter4hunter4\n");
         write(root, "zone1/pg_data/postgresql.auto.conf", "primary_conninfo = 'password=hunter5hunter5'\n");
         std::os::unix::fs::symlink(root.join("ca/ca.key"), root.join("zone1/log/x.log")).unwrap();
@@ -302,6 +319,7 @@ mod tests {
                 "log/etcd.log",
                 "state/cluster.json",
                 "zone1/log/postgres.log",
+                "zone1/pg_data/log/a.log",
                 "zone1/pg_data/postgresql.auto.conf",
                 "zone1/pgbackrest.conf",
             ]

@@ -173,7 +173,9 @@ pub(crate) fn sources(place: &Place, kinds: &[LogKind]) -> Outcome<Vec<Source>> 
 
 /// pgBackRest names its logs `<stanza>-<command>.log`.
 pub(crate) fn of_pgbackrest(place: &Place) -> Vec<Source> {
-    let own = LogKind::OF_CELL.map(|kind| format!("{}.log", kind.name()));
+    // pgBackRest's server writes what it prints to a file of its own once more.
+    let own = LogKind::OF_CELL.map(|kind| format!("{}.log", kind.name())).into_iter();
+    let own: Vec<String> = own.chain(["all-server.log".to_owned()]).collect();
     let logs = logs_in(&place.directory).into_iter();
     let logs = logs.filter(|path| !own.iter().any(|name| path.ends_with(name)));
     logs.map(|path| Source {
@@ -237,7 +239,9 @@ mod tests {
         for directory in ["log", "zone1/log", "zone1/tls"] {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
-        for log in ["app-backup.log", "postgres.log", "app-expire.log", "app-backup.log.old"] {
+        for log in
+            ["app-backup.log", "postgres.log", "app-expire.log", "app-backup.log.old", "all-server.log"]
+        {
             std::fs::write(root.join("zone1/log").join(log), "").unwrap();
         }
         let place = |cell: Option<&str>| Place::new(root.clone(), cell.map(|cell| cell.parse().unwrap()));
