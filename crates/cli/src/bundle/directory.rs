@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::archive::Parts;
-use super::json::{redact_json, redact_log};
+use super::json::{redact_log, redact_state};
 use super::listing::list;
 use super::pgbackrest_options::redact_options;
 use super::secrets::Secrets;
@@ -58,8 +58,8 @@ pub(crate) fn shared(root: &Path) -> Parts {
     let mut parts = Parts::default();
     let mut add =
         |path: &str, redact: Redact| add_file(&mut parts, root, Path::new(path), MAX_SETTINGS, redact);
-    add("state/cluster.json", redact_json);
-    add("state/host.json", redact_json);
+    add("state/cluster.json", redact_state);
+    add("state/host.json", redact_state);
     add("client/endpoint", redact_log);
     add_logs(&mut parts, root, Path::new("log"));
     parts

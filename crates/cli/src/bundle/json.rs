@@ -54,15 +54,16 @@ pub(super) fn redact_log(text: &str, secrets: &mut Secrets) -> String {
     redacted
 }
 
-/// A document without secrets; as a log if it is no document.
-pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> String {
-    match serde_json::from_str::<Value>(text) {
-        Ok(mut value) => {
-            redact_value(&mut value, secrets);
-            format!("{value:#}\n")
-        }
-        Err(_) => redact_log(text, secrets),
-    }
+/// A document without secrets; none when it is no document.
+pub(super) fn redact_json(text: &str, secrets: &mut Secrets) -> Option<String> {
+    let mut value = serde_json::from_str::<Value>(text).ok()?;
+    redact_value(&mut value, secrets);
+    Some(format!("{value:#}\n"))
+}
+
+/// A file of state without secrets. One that cannot be read is shown, because it needs a look.
+pub(super) fn redact_state(text: &str, secrets: &mut Secrets) -> String {
+    redact_json(text, secrets).unwrap_or_else(|| redact_log(text, secrets))
 }
 
 fn redact_value(value: &mut Value, secrets: &mut Secrets) {
@@ -126,7 +127,7 @@ mod tests {
             }],
             "cipherPassphrase": "hunter2", "accessToken": {"x": "hunter2"}, "bytes": 7, "done": true, "none": null,
         });
-        let shown = redact_json(&document.to_string(), &mut Secrets::default());
+        let shown = redact_json(&document.to_string(), &mut Secrets::default()).unwrap();
         assert!(!shown.contains("hunter2"), "{shown}");
         let shown: Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["jobs"][0]["error"]["toolOutput"], "a\nLOG:  statement: alter role [removed]\nb");
@@ -134,7 +135,7 @@ mod tests {
         let own = &shown["jobs"][0]["result"]["checks"][1];
         assert_eq!((&own["name"], &own["detail"]), (&Value::from("pg_amcheck"), &Value::from("page 7")));
         assert_eq!((&shown["bytes"], &shown["done"]), (&Value::from(7), &Value::Bool(true)));
-        let no_document = redact_json("error: password=hunter2", &mut Secrets::default());
+        let no_document = redact_state("error: password=hunter2", &mut Secrets::default());
         assert_eq!(no_document, "error: password=[removed]\n");
     }
 

@@ -12,8 +12,26 @@ use super::REMOVED;
 use super::secrets::Secrets;
 use super::sql::{command_words, learn_passwords};
 
-/// The severity of a record of PostgreSQL: two spaces are behind it, in every language.
-static RECORD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\p{Lu}{3,}[0-9]?:  ").ok());
+/// The severity of a record of PostgreSQL: a colon and two spaces are behind it, in every language.
+static RECORD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\p{L}{2,}[0-9]?)\p{Zs}?:  ").ok());
+
+/// Severities of messages in English, and in languages that have the same word.
+const ENGLISH: [&str; 14] = [
+    "LOG",
+    "ERROR",
+    "FATAL",
+    "PANIC",
+    "WARNING",
+    "NOTICE",
+    "INFO",
+    "DETAIL",
+    "HINT",
+    "CONTEXT",
+    "LOCATION",
+    "BACKTRACE",
+    "STATEMENT",
+    "QUERY",
+];
 
 /// What is before a statement in a message.
 static STATEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -72,10 +90,10 @@ pub(super) fn redact_lines(text: &str, secrets: &mut Secrets) -> String {
 }
 
 fn cut_of(line: &str) -> Option<Cut> {
-    let record = RECORD.as_ref().and_then(|form| form.find(line));
-    let of_record = record.and_then(|severity| {
-        let from = severity.end();
-        cut_of_message(severity.as_str(), &line[from..]).map(|cut| Cut { at: from + cut.at, ..cut })
+    let record = RECORD.as_ref().and_then(|form| form.captures(line));
+    let of_record = record.and_then(|record| {
+        let (from, severity) = (record.get(0)?.end(), record.get(1)?.as_str());
+        cut_of_message(severity, &line[from..]).map(|cut| Cut { at: from + cut.at, ..cut })
     });
     let of_secret = secret_in(line).map(|at| Cut { at, shown: String::new() });
     [of_record, of_secret].into_iter().flatten().min_by_key(|cut| cut.at)
@@ -84,7 +102,7 @@ fn cut_of(line: &str) -> Option<Cut> {
 /// Where a message of PostgreSQL begins to show something of a user's.
 fn cut_of_message(severity: &str, message: &str) -> Option<Cut> {
     let plain = |at| Cut { at, shown: String::new() };
-    if ["STATEMENT:", "QUERY:"].contains(&severity.trim_end()) {
+    if ["STATEMENT", "QUERY"].contains(&severity) {
         return Some(Cut { at: 0, shown: command_words(message) });
     }
     let statement = STATEMENT.as_ref().and_then(|form| form.find(message));
@@ -92,9 +110,13 @@ fn cut_of_message(severity: &str, message: &str) -> Option<Cut> {
         statement.map(|found| Cut { at: found.end(), shown: command_words(&message[found.end()..]) });
     let literal = USER_TEXT.as_ref().and_then(|form| form.find(message)).map(|found| plain(found.start()));
     // `Key (name)=(value)`, `Failing row contains (value)`; `COPY t, line 1: "value"`, `SQL statement "…"`.
-    let detail = match severity.trim_end() {
-        "DETAIL:" => message.find('('),
-        "CONTEXT:" => message.find('"'),
+    let detail = match severity {
+        "DETAIL" => message.find('('),
+        "CONTEXT" => message.find('"'),
+        // Of another language the forms of messages are not known.
+        _ if !ENGLISH.contains(&severity.trim_end_matches(|c: char| c.is_ascii_digit())) => {
+            message.find(['"', '('])
+        }
         _ => None,
     };
     [statement, literal, detail.map(plain)].into_iter().flatten().min_by_key(|cut| cut.at)
@@ -143,6 +165,10 @@ mod tests {
             "FEHLER:  Syntaxfehler bei »hunter2«",
             "ANWEISUNG:  ALTER ROLE bob PASSWORD 'hunter2'",
             "ОШИБКА:  ошибка синтаксиса (примерное положение: \"hunter2\")",
+            "错误:  语法错误 在 \"hunter2\" 或附近的",
+            "错误:  语法 hunter2",
+            "DETALLE:  La fila que falla contiene (1, hunter2).",
+            "INSTRUCTION :  ALTER USER bob PASSWORD hunter2",
             "LOG:  instruction : ALTER USER bob PASSWORD hunter2",
         ] {
             let shown = redacted(&format!("{PREFIX}{record}\n{PREFIX}LOG:  checkpoint complete\n"));

@@ -59,9 +59,14 @@ pub(crate) async fn answer(path: &str, command: &mut Command) -> Parts {
     let mut parts = Parts::default();
     match run(command, PROGRAM_TIMEOUT).await {
         Ok(printed) => {
-            if !printed.stdout.trim().is_empty() {
-                let text = redact_json(&printed.stdout, &mut parts.secrets);
-                parts.add(format!("{path}.json"), text);
+            match redact_json(&printed.stdout, &mut parts.secrets) {
+                Some(text) => parts.add(format!("{path}.json"), text),
+                None if printed.stdout.trim().is_empty() => {}
+                // What is secret in it could not be told from the rest.
+                None => parts.leave_out(
+                    format!("{path}.json"),
+                    format!("the answer has more than {} MiB, or is no JSON", MAX_OUTPUT >> 20),
+                ),
             }
             if printed.failure.is_some() || !printed.stderr.trim().is_empty() {
                 let how = printed.failure.unwrap_or_else(|| "it succeeded".to_owned());
@@ -106,6 +111,8 @@ mod tests {
         assert_eq!(names, ["x.json", "x.stderr.txt"]);
         let error = String::from_utf8(parts.files[1].1.clone()).unwrap();
         assert!(error.contains("exit status: 3") && error.contains("error: password=[removed]"), "{error}");
+        let cut_off = answer("x", &mut shell("echo '{\"checks\": [\"select hunter2'")).await;
+        assert!(cut_off.files.is_empty() && cut_off.left_out[0].why.contains("no JSON"), "{cut_off:?}");
         let missing = text("x", &mut Command::new("cellar-no-such-program")).await;
         assert!(missing.left_out[0].why.contains("cannot be run"), "{missing:?}");
     }
