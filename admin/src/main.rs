@@ -33,7 +33,7 @@ struct Arguments {
     /// The cluster, which names the keys in etcd.
     #[arg(long)]
     cluster: ClusterName,
-    /// etcd's endpoints, such as https://localhost:12379.
+    /// etcd's endpoints, such as https://localhost:12379: those of all members, separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]
     etcd: Vec<String>,
     /// Directory with ca.crt, multiadmin.crt and multiadmin.key.
@@ -86,8 +86,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let audit = AuditLog::open(&audit_log)?;
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
-    let host = etcd.first().and_then(|url| host_of(url));
-    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
+    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
     let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
     let identity = identity();
@@ -102,7 +101,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         admin: admin.clone(),
         config,
         etcd: kv,
-        host,
         tls_dir: tls_dir.clone(),
         revoked: revoked.clone(),
     };
@@ -137,26 +135,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     served.context("multiadmin ended")
 }
 
-/// The host in an endpoint's URL, which its certificate must name.
-fn host_of(url: &str) -> Option<String> {
-    let uri: tonic::transport::Uri = url.parse().ok()?;
-    // A URL has an IPv6 address in brackets, a certificate has not.
-    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
-}
-
 /// A unique name for this process.
 fn identity() -> String {
     format!("{}/{}", std::process::id(), uuid::Uuid::now_v7())
 }
 
-/// The TLS configuration of multiadmin's etcd client.
-fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError> {
+/// The TLS configuration of multiadmin's etcd client, which expects of each member its own host's name.
+fn etcd_tls(directory: &Path) -> Result<ClientTls, TlsError> {
     let [ca, certificate, key] = TLS_FILES.map(|file| directory.join(file));
-    let tls = ClientTls::from_files(&ca, &certificate, &key)?;
-    Ok(match host {
-        Some(host) => tls.domain_name(host),
-        None => tls,
-    })
+    ClientTls::from_files(&ca, &certificate, &key)
 }
 
 /// Everything that uses multiadmin's certificates or the list of revoked ones.
@@ -164,7 +151,6 @@ struct Certificates {
     admin: Admin,
     config: ReloadableServerConfig,
     etcd: EtcdKv,
-    host: Option<String>,
     tls_dir: PathBuf,
     revoked: Revoked,
 }
@@ -196,7 +182,7 @@ impl Certificates {
     }
 
     async fn reload(&self) -> anyhow::Result<()> {
-        let client = etcd_tls(&self.tls_dir, self.host.as_deref())?;
+        let client = etcd_tls(&self.tls_dir)?;
         if let Reloaded::Swapped(info) = self.config.reload()? {
             tracing::info!(serial = info.serial, "serving a renewed certificate");
         }

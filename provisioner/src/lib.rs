@@ -35,6 +35,7 @@ pub use local::health::ProcessHealth;
 pub use local::port_offset::PortOffset;
 pub use local::up::{UpOutcome, up};
 pub use local::up_options::{DEFAULT_CELLS, DEFAULT_CLUSTER, DEFAULT_DATABASE, UpOptions};
+pub use processes::etcd_arguments::{EtcdInitialState, EtcdMemberOptions, EtcdPeer, etcd_arguments};
 pub use processes::process::PASSPHRASE_VARIABLE;
 pub use renewal::revocation::revoke;
 pub use renewal::rotation::rotate;

@@ -5,22 +5,15 @@ use std::time::{Duration, Instant};
 
 use cellar_model::Ports;
 use cellar_system::{Process, is_same_place, recorded_pid};
-use cellar_tls::REVOCATIONS;
 use cellar_topology::Store;
 
 use crate::binaries;
 use crate::cluster::local_cluster::{Cluster, HOST};
-use crate::cluster::loopback::at_loopback;
+use crate::cluster::loopback::loopback;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
+use crate::processes::etcd_arguments::{EtcdInitialState, EtcdMemberOptions, EtcdPeer, etcd_arguments};
 use crate::processes::process::{Launch, Started, end};
-
-/// Largest database, in bytes: etcd's recommended default, set here so that another version cannot change it.
-const MAX_DATABASE_BYTES: u64 = 2 << 30;
-
-/// Transactions between snapshots. etcd keeps that many in memory, and its default of 100,000 costs
-/// hundreds of megabytes on a machine that a person works on.
-const SNAPSHOT_COUNT: u32 = 10_000;
 
 /// How often to ask whether it answers.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,49 +39,27 @@ impl Cluster {
         Process::all().into_iter().find(|process| is_etcd_of(process, &data))
     }
 
+    /// The command line of this cluster's one member.
     fn etcd_arguments(&self) -> Result<Vec<String>> {
-        let (client, peer) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
-        let tls = self.etcd_tls();
-        let file = |name: &str| tls.join(name).display().to_string();
-        let listen = |port| {
-            let urls = at_loopback(port).into_iter().map(|address| format!("https://{address}"));
-            urls.collect::<Vec<_>>().join(",")
-        };
-        let peer_url = format!("https://{HOST}:{peer}");
-        let flags = [
-            ("--name", HOST.to_owned()),
-            ("--data-dir", self.etcd_data().display().to_string()),
-            ("--listen-client-urls", listen(client)),
-            ("--advertise-client-urls", format!("https://{HOST}:{client}")),
-            ("--listen-peer-urls", listen(peer)),
-            ("--initial-advertise-peer-urls", peer_url.clone()),
-            ("--initial-cluster", format!("{HOST}={peer_url}")),
-            ("--initial-cluster-token", format!("cellar-{}", self.state.cluster)),
-            ("--cert-file", file("server.crt")),
-            ("--key-file", file("server.key")),
-            ("--trusted-ca-file", file("ca.crt")),
-            ("--client-crl-file", file(REVOCATIONS)),
-            ("--peer-cert-file", file("peer.crt")),
-            ("--peer-key-file", file("server.key")),
-            ("--peer-trusted-ca-file", file("ca.crt")),
-            ("--peer-crl-file", file(REVOCATIONS)),
-            // Without it any certificate of the cluster could be used as a member's.
-            ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
-            ("--auto-compaction-mode", "periodic".to_owned()),
-            ("--auto-compaction-retention", "1h".to_owned()),
-            ("--quota-backend-bytes", MAX_DATABASE_BYTES.to_string()),
-            ("--snapshot-count", SNAPSHOT_COUNT.to_string()),
-            // A single member elects itself; waiting for others would only delay every restart.
-            ("--heartbeat-interval", "50".to_owned()),
-            ("--election-timeout", "250".to_owned()),
-            ("--logger", "zap".to_owned()),
-            ("--log-level", "warn".to_owned()),
-            ("--log-outputs", "stderr".to_owned()),
-        ];
-        let mut arguments: Vec<String> =
-            flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
-        arguments.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
-        Ok(arguments)
+        let (client_port, peer_port) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
+        let members = [EtcdPeer { name: HOST.to_owned(), peer_url: format!("https://{HOST}:{peer_port}") }];
+        Ok(etcd_arguments(&EtcdMemberOptions {
+            name: HOST,
+            host: HOST,
+            listen: &loopback(),
+            client_port,
+            peer_port,
+            tls: &self.etcd_tls(),
+            data: &self.etcd_data(),
+            members: &members,
+            token: &self.etcd_token(),
+            state: EtcdInitialState::New,
+        }))
+    }
+
+    /// What tells this cluster's etcd from any other.
+    pub(crate) fn etcd_token(&self) -> String {
+        format!("cellar-{}", self.state.cluster)
     }
 
     /// Ends etcd; tells whether it ran.
