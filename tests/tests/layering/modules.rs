@@ -41,8 +41,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         "provisioner/src",
         // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
         // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
-        // was interrupted.
+        // was interrupted. `etcd` puts etcd's data back under a cluster that `local` runs.
         &[
+            "etcd",
             "local spec",
             "renewal",
             "processes",
