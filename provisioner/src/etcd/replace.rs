@@ -1,9 +1,15 @@
 //! Replacing a member of etcd whose host or data is lost.
 
-use cellar_topology::{EtcdKv, EtcdMember};
+use std::time::Duration;
+
+use cellar_topology::{EtcdKv, EtcdMember, StoreError, retry};
 
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::processes::etcd_arguments::EtcdPeer;
+
+/// How long etcd may refuse a change: it takes none before all members that stay have been connected to each other for
+/// five seconds ("unhealthy cluster").
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What to do next about a member that is to be replaced.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +55,18 @@ fn obstacle(members: &[EtcdMember], wanted: &EtcdPeer, answering: &[u64]) -> Opt
     })
 }
 
+/// Makes all changes that are left, each looked at afterwards; the members after them.
+async fn changed(etcd: &EtcdKv, wanted: &EtcdPeer) -> std::result::Result<Vec<EtcdMember>, StoreError> {
+    loop {
+        let members = etcd.members().await?;
+        match next_change(&members, wanted) {
+            Change::Remove(old) => etcd.remove_member(old).await?,
+            Change::Add => drop(etcd.add_member(vec![wanted.peer_url.clone()]).await?),
+            Change::Done => return Ok(members),
+        }
+    }
+}
+
 /// Takes a lost member out of etcd and a new one in under the same name, and gives all members as the new one must be
 /// started with: with an empty data directory and the state [`Existing`](crate::EtcdInitialState::Existing). Repeating it
 /// goes on where it stopped; a member that has not been started since it was added is left as it is.
@@ -70,16 +88,7 @@ pub async fn replace_etcd_member(etcd: &EtcdKv, wanted: &EtcdPeer) -> Result<Vec
     if let Some(reason) = obstacle(&members, wanted, &answering) {
         return Err(ProvisionError::MemberStays { name: wanted.name.clone(), reason });
     }
-    let mut members = members;
-    // Removing and adding, each looked at afterwards.
-    for _ in 0..3 {
-        match next_change(&members, wanted) {
-            Change::Remove(old) => etcd.remove_member(old).await?,
-            Change::Add => drop(etcd.add_member(vec![wanted.peer_url.clone()]).await?),
-            Change::Done => break,
-        }
-        members = etcd.members().await?;
-    }
+    let members = retry(CHANGE_TIMEOUT, || changed(etcd, wanted)).await?;
     let peer = |member: EtcdMember| {
         let name = if member.name.is_empty() { wanted.name.clone() } else { member.name };
         member.peer_urls.into_iter().next().map(|peer_url| EtcdPeer { name, peer_url })
