@@ -116,10 +116,10 @@ mod tests {
     fn each_member_has_a_line_and_each_problem_one() {
         let endpoints = [endpoint(1, Some(1)), endpoint(2, Some(1)), endpoint(3, None)];
         insta::assert_snapshot!(status_text(&endpoints, &etcd_health(&endpoints)), @r"
-        ENDPOINT           MEMBER  ROLE       VERSION  SIZE    RAFT INDEX  TERM  ALARMS   ANSWERS IN
-        https://db1:12379  1       leader     3.4.23   20 KiB  1234        2     -        1 ms
-        https://db2:12379  2       follower   3.4.23   20 KiB  1234        2     NOSPACE  2 ms
-        https://db3:12379  -       no answer  -        -       -           -     -        -
+        ENDPOINT           MEMBER  ROLE       VERSION  SIZE      RAFT INDEX  TERM  ALARMS   ANSWERS IN
+        https://db1:12379  1       leader     3.4.23   20.0 KiB  1234        2     -        1 ms
+        https://db2:12379  2       follower   3.4.23   20.0 KiB  1234        2     NOSPACE  2 ms
+        https://db3:12379  -       no answer  -        -         -           -     -        -
         problem: https://db2:12379 has the alarm NOSPACE
         problem: https://db3:12379 does not answer: no answer within 3 s
         ");
