@@ -1,6 +1,6 @@
 //! The connection in use: to one member of etcd at a time, chosen by asking all of them.
 //!
-//! etcd-client would spread calls over all endpoints at random, whatever their state (`findings/etcd-client-*.sh`): a
+//! etcd-client would spread calls over all endpoints at random, whatever their state (measured by `findings/etcd-client-keeps-calling-a-frozen-member.sh`): a
 //! member that is dead, frozen or cut off would go on getting its share of the calls, and so would the second attempt
 //! at each of them. Here a member is in use that has answered a linearizable read, which takes a majority; as soon as a
 //! call to it fails, all are asked again and the first to answer is used. That is mostly the nearest.
