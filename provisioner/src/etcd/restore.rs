@@ -19,7 +19,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
-use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::{HOST, loopback};
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::etcd::records::RepairedRecords;
@@ -63,6 +64,7 @@ pub async fn restore_etcd(
 ) -> Result<RestoredEtcd> {
     let deadline = Instant::now() + timeout;
     let (cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
+    cluster.check_is_local("cellar etcd restore")?;
     if let Some(pid) = cluster.etcd_pid() {
         return Err(ProvisionError::EtcdRuns { dir: dir.to_owned(), pid });
     }
@@ -171,7 +173,7 @@ impl Cluster {
         arguments.extend(etcd_arguments(&EtcdMemberOptions {
             name: HOST,
             host: HOST,
-            listen: &crate::cluster::loopback::loopback(),
+            listen: &loopback(),
             client_port,
             // Any: it has no peers.
             peer_port: 0,

@@ -1,5 +1,6 @@
-//! The one etcd member of a local cluster.
+//! The etcd member on this machine: the only one of a local cluster, or one of several on hosts.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use cellar_system::{Process, is_same_place, recorded_pid};
 use cellar_topology::Store;
 
 use crate::binaries;
-use crate::cluster::local_cluster::{Cluster, HOST};
-use crate::cluster::loopback::loopback;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::HOST;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
 use crate::processes::etcd_arguments::{EtcdInitialState, EtcdMemberOptions, EtcdPeer, etcd_arguments};
@@ -20,6 +21,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long it may take to end after SIGTERM; it takes a second.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The name and the host of an etcd member.
+type Member = (String, String);
 
 impl Cluster {
     /// The process id of this cluster's etcd, whatever the pid file says.
@@ -39,14 +43,17 @@ impl Cluster {
         Process::all().into_iter().find(|process| is_etcd_of(process, &data))
     }
 
-    /// The command line of this cluster's one member.
-    fn etcd_arguments(&self) -> Result<Vec<String>> {
+    /// The command line of the member on this machine.
+    pub(crate) fn etcd_arguments(&self) -> Result<Vec<String>> {
         let (client_port, peer_port) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
-        let members = [EtcdPeer { name: HOST.to_owned(), peer_url: format!("https://{HOST}:{peer_port}") }];
+        let ((name, host), members) = self.etcd_members()?;
+        let peer = |(name, host): Member| EtcdPeer { name, peer_url: format!("https://{host}:{peer_port}") };
+        let members: Vec<EtcdPeer> = members.into_iter().map(peer).collect();
+        let listen: Vec<IpAddr> = self.listen_at(client_port).iter().map(SocketAddr::ip).collect();
         Ok(etcd_arguments(&EtcdMemberOptions {
-            name: HOST,
-            host: HOST,
-            listen: &loopback(),
+            name: &name,
+            host: &host,
+            listen: &listen,
             client_port,
             peer_port,
             tls: &self.etcd_tls(),
@@ -60,6 +67,25 @@ impl Cluster {
     /// What tells this cluster's etcd from any other.
     pub(crate) fn etcd_token(&self) -> String {
         format!("cellar-{}", self.state.cluster)
+    }
+
+    /// The member on this machine, and all members, each with its name and host.
+    fn etcd_members(&self) -> Result<(Member, Vec<Member>)> {
+        if self.is_local() {
+            let only = (HOST.to_owned(), HOST.to_owned());
+            return Ok((only.clone(), vec![only]));
+        }
+        let all = self.etcd_hosts().into_iter();
+        let all: Vec<_> = all.map(|(cell, host)| (cell.to_string(), host.to_string())).collect();
+        let own = self
+            .cells_here()
+            .next()
+            .and_then(|cell| all.iter().find(|(name, _)| *name == cell.name.as_str()));
+        let own = own.cloned().ok_or_else(|| ProvisionError::Start {
+            what: "etcd, of which this host has no member".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        Ok((own, all))
     }
 
     /// Ends etcd; tells whether it ran.
@@ -119,7 +145,7 @@ impl Cluster {
                 });
             }
             // What ran when it was to be started may have been about to end.
-            if started.is_none() && self.etcd_pid().is_none() {
+            if started.is_none() && self.has_etcd() && self.etcd_pid().is_none() {
                 started = self.start_etcd()?;
             }
             tokio::time::sleep(PROBE_INTERVAL).await;

@@ -41,9 +41,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "provisioner/src",
         // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
         // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
-        // was interrupted. `etcd` puts etcd's data back under a cluster that `local` runs.
+        // was interrupted. A cluster on hosts is started and watched as a local one is. `etcd` puts etcd's data back under
+        // a cluster that `local` runs.
         &[
-            "etcd",
+            "etcd hosts",
             "local spec",
             "renewal",
             "processes",
@@ -62,7 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "crates/topology/src",
         &["mirror", "view", "store", "unknown_fields", "etcd lease_keeper memory retry", "kv", "error"],
     ),
-    ("tests/src", &["cluster", "machine"]),
+    ("tests/src", &["cluster hosts", "machine"]),
     ("tls/src", &[]),
 ];
 
