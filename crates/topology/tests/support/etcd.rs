@@ -32,9 +32,10 @@ struct Member {
     process: Mutex<Option<Child>>,
 }
 
-/// Ports that were free a moment ago. All are held until all are known, so they differ.
+/// Ports that were free a moment ago, on every address. All are held until all are known, so they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let bind = || TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0"));
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| bind().unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
