@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
 use cellar_model::{ClusterName, Keyspace};
-use cellar_system::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
+use cellar_system::{OsUser, PidFile, become_user, init_logging, limit_logs, shutdown_requested};
 use cellar_tls::{
     CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
     SERVER_CERTIFICATE, SERVER_KEY, ServerFiles, Stamps, TlsError, install_ring_provider, read_revocations,
@@ -25,6 +25,9 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files of multiadmin's TLS directory.
 const TLS_FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
+
+/// The logs beside the audit log that are begun again when they have grown: those of the cluster's own processes.
+const LOGS: [&str; 2] = ["multiadmin.log", "etcd.log"];
 
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]
@@ -84,6 +87,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         cluster, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
     } = arguments;
     let audit = AuditLog::open(&audit_log)?;
+    // Before etcd is waited for: also one that does not come writes a log.
+    let logs = tokio::spawn(limit_logs(move || LOGS.map(|name| audit_log.with_file_name(name)).to_vec()));
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
@@ -105,7 +110,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         revoked: revoked.clone(),
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
-    let mut background_tasks = vec![tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
+    let mut background_tasks = vec![logs, tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),

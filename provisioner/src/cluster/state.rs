@@ -265,8 +265,8 @@ impl ClusterState {
     /// Takes in a cell that has a host, in the place of an entry of its name.
     pub(crate) fn add_cell_on_host(&mut self, name: CellName, index: u32, host: CellHost) {
         self.add_cell(name, index);
-        if let Some(cell) = self.cells.last_mut() {
-            cell.host = Some(host);
+        if let Some(added) = self.cells.last_mut() {
+            added.host = Some(host);
         }
     }
 
