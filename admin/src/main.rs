@@ -36,7 +36,7 @@ struct Arguments {
     /// The cluster, which names the keys in etcd.
     #[arg(long)]
     cluster: ClusterName,
-    /// etcd's endpoints, such as https://localhost:12379.
+    /// etcd's endpoints, such as https://localhost:12379: those of all members, separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]
     etcd: Vec<String>,
     /// Directory with ca.crt, multiadmin.crt and multiadmin.key.
@@ -91,12 +91,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let logs = tokio::spawn(limit_logs(move || LOGS.map(|name| audit_log.with_file_name(name)).to_vec()));
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
-    // Of several members each must name its own host, which is what the client checks without this.
-    let host = match etcd.as_slice() {
-        [only] => host_of(only),
-        _ => None,
-    };
-    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
+    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
     let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
     let identity = identity();
@@ -111,7 +106,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         admin: admin.clone(),
         config,
         etcd: kv,
-        host,
         tls_dir: tls_dir.clone(),
         revoked: revoked.clone(),
     };
@@ -146,26 +140,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     served.context("multiadmin ended")
 }
 
-/// The host in an endpoint's URL, which its certificate must name.
-fn host_of(url: &str) -> Option<String> {
-    let uri: tonic::transport::Uri = url.parse().ok()?;
-    // A URL has an IPv6 address in brackets, a certificate has not.
-    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
-}
-
 /// A unique name for this process.
 fn identity() -> String {
     format!("{}/{}", std::process::id(), uuid::Uuid::now_v7())
 }
 
-/// The TLS configuration of multiadmin's etcd client.
-fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError> {
+/// The TLS configuration of multiadmin's etcd client, which expects of each member its own host's name.
+fn etcd_tls(directory: &Path) -> Result<ClientTls, TlsError> {
     let [ca, certificate, key] = TLS_FILES.map(|file| directory.join(file));
-    let tls = ClientTls::from_files(&ca, &certificate, &key)?;
-    Ok(match host {
-        Some(host) => tls.domain_name(host),
-        None => tls,
-    })
+    ClientTls::from_files(&ca, &certificate, &key)
 }
 
 /// Everything that uses multiadmin's certificates or the list of revoked ones.
@@ -173,7 +156,6 @@ struct Certificates {
     admin: Admin,
     config: ReloadableServerConfig,
     etcd: EtcdKv,
-    host: Option<String>,
     tls_dir: PathBuf,
     revoked: Revoked,
 }
@@ -205,7 +187,7 @@ impl Certificates {
     }
 
     async fn reload(&self) -> anyhow::Result<()> {
-        let client = etcd_tls(&self.tls_dir, self.host.as_deref())?;
+        let client = etcd_tls(&self.tls_dir)?;
         if let Reloaded::Swapped(info) = self.config.reload()? {
             tracing::info!(serial = info.serial, "serving a renewed certificate");
         }

@@ -45,6 +45,9 @@ pub(crate) enum Failure {
     /// Problems were found, which are on stdout already.
     #[error("{0}")]
     ProblemsFound(String),
+    /// No majority of etcd's members follows one leader; how each is, is on stdout already.
+    #[error("etcd has no majority: PostgreSQL goes on, and no job begins or ends")]
+    EtcdLost,
     /// A file or program could not be used.
     #[error("cannot {what}")]
     Io {
@@ -122,7 +125,7 @@ impl Failure {
             },
             Self::Rpc(status) => cellar_api::exit_code(status.code()),
             Self::Refused(job) => refusal_exit_code(job),
-            Self::Unreachable { .. } => 4,
+            Self::Unreachable { .. } | Self::EtcdLost => 4,
             Self::Tls(error) if error.is_not_found() => 4,
             Self::Tls(TlsError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -149,6 +152,9 @@ impl Failure {
                 text(hint)
             }
             Self::Provision(error) => error.hint(),
+            Self::EtcdLost => text(
+                "start the members that do not run (`cellar up`); if their data is lost, docs/runbooks/lost-etcd.md",
+            ),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {
                 text("start a cluster with `cellar up`, or name the client's certificates with --client-dir")

@@ -21,7 +21,7 @@ mod shared_memory;
 mod signal;
 mod user;
 
-pub use atomic_file::{AtomicFile, rename, sync_directory};
+pub use atomic_file::{AtomicFile, Draft, rename, sync_directory};
 pub use confine::confine_writes;
 pub use directory::OpenDirectory;
 pub use file_id::{FileId, is_inside, is_same_place};

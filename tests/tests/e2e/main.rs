@@ -19,6 +19,7 @@ mod certificates;
 mod crashes;
 mod drills;
 mod etcd_permissions;
+mod etcd_snapshots;
 mod exclusion;
 mod files_elsewhere;
 mod host_names;

@@ -14,6 +14,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod env;
+pub(crate) mod etcd;
 pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod host;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Certs(certs::Certs),
     #[command(subcommand)]
+    Etcd(etcd::Etcd),
+    #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
     Config(config::Config),
@@ -104,6 +107,7 @@ impl Command {
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
+            Self::Etcd(command) => command.run(global).await,
             Self::Config(command) => command.run(global),
             Self::Env => env::run(global).await,
             Self::Exec(command) => command.run(global).await,
