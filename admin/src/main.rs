@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
 use cellar_model::{ClusterName, Keyspace};
-use cellar_system::{OsUser, PidFile, become_user, init_logging, shutdown_requested};
+use cellar_system::{OsUser, PidFile, become_user, init_logging, limit_logs, shutdown_requested};
 use cellar_tls::{
     CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
     SERVER_CERTIFICATE, SERVER_KEY, ServerFiles, Stamps, TlsError, install_ring_provider, read_revocations,
@@ -26,6 +26,9 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// The files of multiadmin's TLS directory.
 const TLS_FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
 
+/// The logs beside the audit log that are begun again when they have grown: those of the cluster's own processes.
+const LOGS: [&str; 2] = ["multiadmin.log", "etcd.log"];
+
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]
 #[command(name = "multiadmin", version)]
@@ -33,7 +36,7 @@ struct Arguments {
     /// The cluster, which names the keys in etcd.
     #[arg(long)]
     cluster: ClusterName,
-    /// etcd's endpoints, such as https://localhost:12379.
+    /// etcd's endpoints, such as https://localhost:12379: those of all members, separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]
     etcd: Vec<String>,
     /// Directory with ca.crt, multiadmin.crt and multiadmin.key.
@@ -84,14 +87,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         cluster, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
     } = arguments;
     let audit = AuditLog::open(&audit_log)?;
+    // Before etcd is waited for: also one that does not come writes a log.
+    let logs = tokio::spawn(limit_logs(move || LOGS.map(|name| audit_log.with_file_name(name)).to_vec()));
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
-    // Of several members each must name its own host, which is what the client checks without this.
-    let host = match etcd.as_slice() {
-        [only] => host_of(only),
-        _ => None,
-    };
-    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
+    let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
     let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
     let identity = identity();
@@ -106,12 +106,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         admin: admin.clone(),
         config,
         etcd: kv,
-        host,
         tls_dir: tls_dir.clone(),
         revoked: revoked.clone(),
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
-    let mut background_tasks = vec![tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
+    let mut background_tasks = vec![logs, tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),
@@ -141,26 +140,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     served.context("multiadmin ended")
 }
 
-/// The host in an endpoint's URL, which its certificate must name.
-fn host_of(url: &str) -> Option<String> {
-    let uri: tonic::transport::Uri = url.parse().ok()?;
-    // A URL has an IPv6 address in brackets, a certificate has not.
-    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
-}
-
 /// A unique name for this process.
 fn identity() -> String {
     format!("{}/{}", std::process::id(), uuid::Uuid::now_v7())
 }
 
-/// The TLS configuration of multiadmin's etcd client.
-fn etcd_tls(directory: &Path, host: Option<&str>) -> Result<ClientTls, TlsError> {
+/// The TLS configuration of multiadmin's etcd client, which expects of each member its own host's name.
+fn etcd_tls(directory: &Path) -> Result<ClientTls, TlsError> {
     let [ca, certificate, key] = TLS_FILES.map(|file| directory.join(file));
-    let tls = ClientTls::from_files(&ca, &certificate, &key)?;
-    Ok(match host {
-        Some(host) => tls.domain_name(host),
-        None => tls,
-    })
+    ClientTls::from_files(&ca, &certificate, &key)
 }
 
 /// Everything that uses multiadmin's certificates or the list of revoked ones.
@@ -168,7 +156,6 @@ struct Certificates {
     admin: Admin,
     config: ReloadableServerConfig,
     etcd: EtcdKv,
-    host: Option<String>,
     tls_dir: PathBuf,
     revoked: Revoked,
 }
@@ -200,7 +187,7 @@ impl Certificates {
     }
 
     async fn reload(&self) -> anyhow::Result<()> {
-        let client = etcd_tls(&self.tls_dir, self.host.as_deref())?;
+        let client = etcd_tls(&self.tls_dir)?;
         if let Reloaded::Swapped(info) = self.config.reload()? {
             tracing::info!(serial = info.serial, "serving a renewed certificate");
         }

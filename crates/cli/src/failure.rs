@@ -45,6 +45,9 @@ pub(crate) enum Failure {
     /// Problems were found, which are on stdout already.
     #[error("{0}")]
     ProblemsFound(String),
+    /// No majority of etcd's members follows one leader; how each is, is on stdout already.
+    #[error("etcd has no majority: PostgreSQL goes on, and no job begins or ends")]
+    EtcdLost,
     /// A file or program could not be used.
     #[error("cannot {what}")]
     Io {
@@ -52,6 +55,9 @@ pub(crate) enum Failure {
         #[source]
         source: std::io::Error,
     },
+    /// A log that is to be shown is not there, or cannot be read.
+    #[error("{message}")]
+    NoLog { message: String, hint: String, is_denied: bool },
     /// The program of `cellar exec` could not be run.
     #[error("cannot run {program}")]
     Exec {
@@ -119,7 +125,7 @@ impl Failure {
             },
             Self::Rpc(status) => cellar_api::exit_code(status.code()),
             Self::Refused(job) => refusal_exit_code(job),
-            Self::Unreachable { .. } => 4,
+            Self::Unreachable { .. } | Self::EtcdLost => 4,
             Self::Tls(error) if error.is_not_found() => 4,
             Self::Tls(TlsError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -128,6 +134,7 @@ impl Failure {
             }
             Self::Tls(TlsError::BadAddress { .. }) => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 5,
+            Self::NoLog { is_denied: true, .. } => 5,
             // As shells have it.
             Self::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
             Self::Exec { .. } => 126,
@@ -141,8 +148,13 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         match self {
-            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } => text(hint),
+            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } | Self::NoLog { hint, .. } => {
+                text(hint)
+            }
             Self::Provision(error) => error.hint(),
+            Self::EtcdLost => text(
+                "start the members that do not run (`cellar up`); if their data is lost, docs/runbooks/lost-etcd.md",
+            ),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {
                 text("start a cluster with `cellar up`, or name the client's certificates with --client-dir")

@@ -60,7 +60,7 @@ impl Invariants {
         match parsed {
             Some(Key::Job(_, id) | Key::Run(_, _, id)) => self.see_job(id, outside, &mut wrong),
             Some(Key::Incarnation(_)) => {
-                self.see_incarnation(&before, holder, (outside, vouching), &mut wrong)
+                self.see_incarnation(&before, holder, (outside, vouching), &mut wrong);
             }
             _ => {}
         }

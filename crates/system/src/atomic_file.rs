@@ -8,7 +8,7 @@
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
@@ -22,6 +22,36 @@ const PRIVATE_MODE: u32 = 0o600;
 
 /// Beginning of a draft's name, by which a file that a killed process left is recognised.
 const DRAFT_PREFIX: &str = ".new.";
+
+/// A file whose content is being written under another name. It is gone when dropped unfinished.
+#[derive(Debug)]
+pub struct Draft {
+    file: NamedTempFile,
+    directory: OpenDirectory,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Makes it durable and gives it its name, in place of what was there.
+    ///
+    /// # Errors
+    /// When that fails; what was there is then unchanged.
+    pub fn finish(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        self.file.persist(self.directory.entry(&self.path)).map_err(|error| error.error)?;
+        self.directory.sync()
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.file.write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 enum FileOwner {
@@ -103,6 +133,16 @@ impl<'a> AtomicFile<'a> {
             Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error.error),
         }
+    }
+
+    /// Begins it, for content that comes in parts; nothing has its name before [`Draft::finish`].
+    ///
+    /// # Errors
+    /// When its directory cannot be written.
+    pub fn begin(&self) -> io::Result<Draft> {
+        let directory = OpenDirectory::parent_of(self.path)?;
+        let file = self.draft(&directory, b"")?;
+        Ok(Draft { file, directory, path: self.path.to_owned() })
     }
 
     fn replace_in(&self, directory: &OpenDirectory, content: &[u8]) -> io::Result<()> {
@@ -208,6 +248,24 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
         assert_eq!(entries(dir.path()), 1);
+    }
+
+    #[test]
+    fn file_in_parts_has_its_name_only_when_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, "old").unwrap();
+        let mut draft = AtomicFile::new(&path).begin().unwrap();
+        draft.write_all(b"one ").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        drop(draft);
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(dir.path())), ("old", 1));
+        let mut draft = AtomicFile::new(&path).begin().unwrap();
+        draft.write_all(b"one ").unwrap();
+        draft.write_all(b"two").unwrap();
+        draft.finish().unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(dir.path())), ("one two", 1));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
 
     #[test]

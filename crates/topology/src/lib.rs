@@ -17,7 +17,9 @@ mod unknown_fields;
 mod view;
 
 pub use error::StoreError;
-pub use etcd::client::{EtcdKv, EtcdTls};
+pub use etcd::client::EtcdKv;
+pub use etcd::connection::EtcdTls;
+pub use etcd::members::{EtcdEndpoint, EtcdMember, EtcdMemberStatus, SnapshotParts};
 pub use etcd::users::EtcdUser;
 pub use kv::{Change, Entry, Guard, Kv, LeaseId, Listing, Page, TxnOutcome, WatchStream, Write};
 pub use lease_keeper::LeaseKeeper;

@@ -92,6 +92,25 @@ pub(crate) enum StandingError {
         /// Why.
         reason: String,
     },
+    /// The record is from before the restore that made this data: etcd itself was put back to an older state.
+    #[error(
+        "the record {key} in etcd is of incarnation {recorded}, and this data is of incarnation {found}: etcd was put back to a state from before a restore of the database. PostgreSQL goes on if it runs, and is not started, and this data is not replaced. Correct the record as docs/runbooks/lost-etcd.md says; or, if the record is right, `cellar rebuild` makes this cell a standby"
+    )]
+    RecordBehind {
+        /// Its key.
+        key: String,
+        /// The number in the record.
+        recorded: u32,
+        /// The number in the mark.
+        found: u32,
+    },
+}
+
+/// Whether the record is from before the restore that made data with this mark. Numbers only grow, so this is so only
+/// when etcd has lost writes. Then it must not be obeyed: it would call the newest data outdated, and replace it by a
+/// backup. While a restore has fenced the database, data may have its mark already, and the fence holds anyway.
+fn is_behind(incarnation: &Incarnation, mark: Mark) -> bool {
+    incarnation.fence.is_none() && mark.number > incarnation.number
 }
 
 /// The record as this pooler sees it.
@@ -115,6 +134,10 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingE
         };
     };
     let mark = Mark::read(data).map_err(|source| StandingError::Mark { path: data.join(MARK), source })?;
+    if is_behind(incarnation, mark) {
+        let key = agent.store.keys().path(&Key::Incarnation(agent.database.clone()));
+        return Err(StandingError::RecordBehind { key, recorded: incarnation.number, found: mark.number });
+    }
     Ok(Standing {
         current: mark == Mark::of(incarnation),
         fenced: incarnation.fence.is_some(),
@@ -207,6 +230,17 @@ mod tests {
         assert_eq!(way_back(&open, &here, Some(Mark::of(&open))), None, "it was set aside already");
         assert_eq!(way_back(&open, &other, before), None);
         assert_eq!(way_back(&Incarnation { kept_in: None, ..open }, &here, before), None, "confirmed");
+    }
+
+    #[test]
+    fn record_from_before_the_data_is_not_obeyed() {
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let mark = |number, job| Mark { number, job };
+        let record = |number, fence| Incarnation { number, fence, ..Incarnation::default() };
+        assert!(is_behind(&record(1, None), mark(2, Some(job))), "etcd was put back");
+        assert!(!is_behind(&record(2, None), mark(2, Some(job))));
+        assert!(!is_behind(&record(3, None), mark(2, Some(job))), "the data is from before a restore");
+        assert!(!is_behind(&record(1, Some(job)), mark(2, Some(job))), "a restore in place is under way");
     }
 
     #[test]

@@ -37,6 +37,8 @@ impl ProvisionError {
             | Self::NotEncrypted { .. }
             | Self::OtherPassphrase { .. }
             | Self::RepositoryInside { .. }
+            | Self::EtcdRuns { .. }
+            | Self::MemberStays { .. }
             | Self::OnHosts { .. }
             | Self::Bundle { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
@@ -109,6 +111,11 @@ impl ProvisionError {
                 "leave it out: the cluster knows its own; it cannot be changed, because all that is in the repository is encrypted with it"
                     .to_owned(),
             ),
+            Self::EtcdRuns { pid, .. } => Some(format!(
+                "if its data is lost or damaged, end it alone (`kill {pid}`): PostgreSQL goes on without it. If it answers (`cellar etcd status`), there is nothing to restore"
+            )),
+            Self::BadSnapshot { .. } => Some("look at etcd (`cellar etcd status`) and repeat the command".to_owned()),
+            Self::MemberStays { .. } => Some("`cellar etcd status` shows how the members are".to_owned()),
             Self::Store(StoreError::Corrupt { .. }) => Some(
                 "a newer version wrote it, or somebody by hand: run the newer version, or correct the record; docs/troubleshooting.md (a record in etcd cannot be read) has the commands"
                     .to_owned(),

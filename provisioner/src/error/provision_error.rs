@@ -155,6 +155,40 @@ pub enum ProvisionError {
         /// What this cluster would write.
         wanted: String,
     },
+    /// etcd runs, and its data is to be replaced.
+    #[error("etcd of the cluster in {} runs (process {pid}), and its data is to be replaced", dir.display())]
+    EtcdRuns {
+        /// The cluster's directory.
+        dir: PathBuf,
+        /// etcd's process.
+        pid: u32,
+    },
+    /// A snapshot of etcd did not arrive whole.
+    #[error("the snapshot of etcd is not whole: {reason}; {} was not written", path.display())]
+    BadSnapshot {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A member of etcd must not be replaced.
+    #[error("the etcd member {name} is not replaced: {reason}")]
+    MemberStays {
+        /// The member's name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A program that others make failed.
+    #[error("{program} failed ({status}): {output}")]
+    Program {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: String,
+        /// What it wrote.
+        output: String,
+    },
     /// PostgreSQL did not do what it was asked.
     #[error("PostgreSQL of cell {cell}: {source}")]
     Postgres {

@@ -88,9 +88,14 @@ impl Cluster {
         Ok(stopped)
     }
 
-    async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
+    pub(crate) async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
         let pid_file = self.pooler_pid_file(cell);
         end(&format!("multipooler of cell {cell}"), daemon_of(&pid_file), POOLER_STOP_TIMEOUT).await
+    }
+
+    /// Ends multiadmin; tells whether it ran.
+    pub(crate) async fn stop_admin(&self) -> Result<bool> {
+        end("multiadmin", daemon_of(&self.admin_pid_file()), ADMIN_STOP_TIMEOUT).await
     }
 
     /// Ends the pooler and PostgreSQL of one cell.
@@ -143,8 +148,7 @@ impl Cluster {
         }
         steps.step(&format!("PostgreSQL has stopped in {stopped} cells"));
 
-        let pid_file = self.admin_pid_file();
-        if end("multiadmin", daemon_of(&pid_file), ADMIN_STOP_TIMEOUT).await? {
+        if self.stop_admin().await? {
             steps.step("multiadmin has ended");
         }
         if self.stop_etcd().await? {

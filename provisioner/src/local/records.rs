@@ -179,7 +179,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {
+    /// How the cells that are recorded differ from the state file, as far as they are in this cluster's directory.
+    pub(crate) fn compare(&self, recorded: &BTreeMap<CellName, Cell>) -> Reconciled {
         let local = |cell: &&Cell| {
             let cell = LocalCell::new(cell.name.clone(), cell.index);
             is_same_place(Path::new(&self.cell(&cell).directory), Path::new(&recorded[&cell.name].directory))

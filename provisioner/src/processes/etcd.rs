@@ -1,11 +1,11 @@
 //! The etcd member on this machine: the only one of a local cluster, or one of several on hosts.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::Ports;
 use cellar_system::{Process, is_same_place, recorded_pid};
-use cellar_tls::REVOCATIONS;
 use cellar_topology::Store;
 
 use crate::binaries;
@@ -13,21 +13,8 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::HOST;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
+use crate::processes::etcd_arguments::{EtcdInitialState, EtcdMemberOptions, EtcdPeer, etcd_arguments};
 use crate::processes::process::{Launch, Started, end};
-
-/// Largest database, in bytes: etcd's recommended default, set here so that another version cannot change it.
-const MAX_DATABASE_BYTES: u64 = 2 << 30;
-
-/// Transactions between snapshots. etcd keeps that many in memory, and its default of 100,000 costs
-/// hundreds of megabytes on a machine that a person works on.
-const SNAPSHOT_COUNT: u32 = 10_000;
-
-/// Milliseconds between heartbeats, and without one until an election. A single member elects itself; waiting for others
-/// would only delay every restart.
-const LONE_MEMBER: (u32, u32) = (50, 250);
-
-/// The same for members on several hosts: etcd's defaults, which allow for a round trip of 100 ms between them.
-const SEVERAL_MEMBERS: (u32, u32) = (100, 1000);
 
 /// How often to ask whether it answers.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
@@ -56,52 +43,30 @@ impl Cluster {
         Process::all().into_iter().find(|process| is_etcd_of(process, &data))
     }
 
-    /// etcd's command line.
+    /// The command line of the member on this machine.
     pub(crate) fn etcd_arguments(&self) -> Result<Vec<String>> {
-        let (client, peer) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
-        let tls = self.etcd_tls();
-        let file = |name: &str| tls.join(name).display().to_string();
-        let listen = |port| {
-            let urls = self.listen_at(port).into_iter().map(|address| format!("https://{address}"));
-            urls.collect::<Vec<_>>().join(",")
-        };
+        let (client_port, peer_port) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
         let ((name, host), members) = self.etcd_members()?;
-        let peer_url = format!("https://{host}:{peer}");
-        let members = members.into_iter().map(|(name, host)| format!("{name}=https://{host}:{peer}"));
-        let (heartbeat, election) = if self.is_local() { LONE_MEMBER } else { SEVERAL_MEMBERS };
-        let flags = [
-            ("--name", name.clone()),
-            ("--data-dir", self.etcd_data().display().to_string()),
-            ("--listen-client-urls", listen(client)),
-            ("--advertise-client-urls", format!("https://{host}:{client}")),
-            ("--listen-peer-urls", listen(peer)),
-            ("--initial-advertise-peer-urls", peer_url.clone()),
-            ("--initial-cluster", members.collect::<Vec<_>>().join(",")),
-            ("--initial-cluster-token", format!("cellar-{}", self.state.cluster)),
-            ("--cert-file", file("server.crt")),
-            ("--key-file", file("server.key")),
-            ("--trusted-ca-file", file("ca.crt")),
-            ("--client-crl-file", file(REVOCATIONS)),
-            ("--peer-cert-file", file("peer.crt")),
-            ("--peer-key-file", file("server.key")),
-            ("--peer-trusted-ca-file", file("ca.crt")),
-            ("--peer-crl-file", file(REVOCATIONS)),
-            // Without it any certificate of the cluster could be used as a member's.
-            ("--peer-cert-allowed-cn", "etcd-peer".to_owned()),
-            ("--auto-compaction-mode", "periodic".to_owned()),
-            ("--auto-compaction-retention", "1h".to_owned()),
-            ("--quota-backend-bytes", MAX_DATABASE_BYTES.to_string()),
-            ("--snapshot-count", SNAPSHOT_COUNT.to_string()),
-            ("--heartbeat-interval", heartbeat.to_string()),
-            ("--election-timeout", election.to_string()),
-            ("--logger", "zap".to_owned()),
-            ("--log-level", "warn".to_owned()),
-            ("--log-outputs", "stderr".to_owned()),
-        ];
-        let mut arguments: Vec<String> =
-            flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
-        arguments.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
-        Ok(arguments)
+        let peer = |(name, host): Member| EtcdPeer { name, peer_url: format!("https://{host}:{peer_port}") };
+        let members: Vec<EtcdPeer> = members.into_iter().map(peer).collect();
+        let listen: Vec<IpAddr> = self.listen_at(client_port).iter().map(SocketAddr::ip).collect();
+        Ok(etcd_arguments(&EtcdMemberOptions {
+            name: &name,
+            host: &host,
+            listen: &listen,
+            client_port,
+            peer_port,
+            tls: &self.etcd_tls(),
+            data: &self.etcd_data(),
+            members: &members,
+            token: &self.etcd_token(),
+            state: EtcdInitialState::New,
+        }))
+    }
+
+    /// What tells this cluster's etcd from any other.
+    pub(crate) fn etcd_token(&self) -> String {
+        format!("cellar-{}", self.state.cluster)
     }
 
     /// The member on this machine, and all members, each with its name and host.

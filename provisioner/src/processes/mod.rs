@@ -2,4 +2,5 @@
 //! makes start again.
 
 pub(crate) mod etcd;
+pub(crate) mod etcd_arguments;
 pub(crate) mod process;

@@ -101,6 +101,21 @@ fn i_lost_the_cell_of_the_primary() {
     let _ = walk("lost-cell", "primary");
 }
 
+#[test]
+fn i_lost_etcd_and_have_a_snapshot() {
+    let _ = walk("lost-etcd", "snapshot");
+}
+
+#[test]
+fn i_lost_etcd_and_have_none() {
+    let _ = walk("lost-etcd", "none");
+}
+
+#[test]
+fn etcd_was_put_back_to_before_a_restore() {
+    let _ = walk("lost-etcd", "older-record");
+}
+
 /// A standby that was restarted after the loss says that it has received less than it has replayed.
 #[test]
 fn choice_of_a_standby_counts_what_a_restarted_one_has_replayed() {

@@ -35,15 +35,25 @@ const LAYERS: &[(&str, &[&str])] = &[
     // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
+        &[
+            "arguments",
+            "commands",
+            "bundle client",
+            "local question",
+            "global",
+            "output",
+            "failure",
+            "render",
+        ],
     ),
     (
         "provisioner/src",
         // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
         // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
-        // was interrupted. A cluster on hosts is started and watched as a local one is.
+        // was interrupted. A cluster on hosts is started and watched as a local one is. `etcd` puts etcd's data back under
+        // a cluster that `local` runs.
         &[
-            "hosts",
+            "etcd hosts",
             "local spec",
             "renewal",
             "processes",

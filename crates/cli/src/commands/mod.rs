@@ -14,14 +14,17 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod env;
+pub(crate) mod etcd;
 pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod host;
 pub(crate) mod jobs;
+pub(crate) mod logs;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
 pub(crate) mod status;
+pub(crate) mod support_bundle;
 pub(crate) mod up;
 pub(crate) mod verify;
 
@@ -60,6 +63,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Certs(certs::Certs),
     #[command(subcommand)]
+    Etcd(etcd::Etcd),
+    #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
     Config(config::Config),
@@ -74,6 +79,8 @@ pub(crate) enum Command {
   cellar doctor
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
+    Logs(logs::Logs),
+    SupportBundle(support_bundle::SupportBundle),
     Completions(completions::Completions),
 }
 
@@ -100,10 +107,13 @@ impl Command {
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
+            Self::Etcd(command) => command.run(global).await,
             Self::Config(command) => command.run(global),
             Self::Env => env::run(global).await,
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,
+            Self::Logs(command) => command.run(global).await,
+            Self::SupportBundle(command) => command.run(global).await,
             Self::Completions(command) => command.run(definition),
         }
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod drill;
+pub(crate) mod etcd;
 pub(crate) mod facts;
 pub(crate) mod job;
 pub(crate) mod job_list;

@@ -1,56 +1,37 @@
 //! An etcd client that is a [`Kv`].
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    AlarmAction, AlarmType, AuthClient, Client, Compare, CompareOp, ConnectOptions, Error, EventType,
-    GetOptions, KeyValue, KvClient, LeaseClient, MaintenanceClient, PutOptions, SortOrder, SortTarget,
-    TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchResponse,
+    AlarmAction, AlarmType, Compare, CompareOp, Error, EventType, GetOptions, KeyValue, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, WatchOptions, WatchResponse,
 };
 use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use crate::error::StoreError;
+use crate::etcd::connection::{Connection, Connections, EtcdTls};
 use crate::etcd::errors::classify;
 use crate::kv::{Change, Entry, Guard, Kv, LeaseId, Listing, Page, TxnOutcome, WatchStream, Write};
-
-/// The TLS configuration of an etcd client.
-pub type EtcdTls = TlsOptions;
 
 /// How long one call may take. A healthy etcd answers in milliseconds; five seconds are enough to
 /// elect a new leader (its default election timeout is one second).
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long connecting to one endpoint may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A half-open connection is noticed after the sum of these.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the first attempt at a call may take that may be repeated at another member: then half of the call's time
+/// is left for that one.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Keys per request when listing, so that no single answer blocks etcd's connection for long, or needs much memory here.
 const LIST_PAGE_SIZE: i64 = 100;
 
-/// gRPC clients refuse answers above 4 MiB by default. etcd limits the size of requests, not of
-/// answers: a page, or the past changes that a watch begins with, is as large as the records in it.
-const MAX_RESPONSE_BYTES: usize = usize::MAX;
-
-/// etcd over gRPC. Clones share the connection.
+/// etcd over gRPC. Clones share the connection, which is one to one member.
 #[derive(Clone)]
 pub struct EtcdKv {
-    endpoints: Arc<[String]>,
-    connected: Arc<RwLock<Connected>>,
-}
-
-#[derive(Clone)]
-struct Connected {
-    kv: KvClient,
-    watch: WatchClient,
-    lease: LeaseClient,
-    auth: AuthClient,
-    maintenance: MaintenanceClient,
+    connections: Arc<Connections>,
 }
 
 impl std::fmt::Debug for EtcdKv {
@@ -60,14 +41,14 @@ impl std::fmt::Debug for EtcdKv {
 }
 
 impl EtcdKv {
-    /// A client of the given endpoints (`https://host:port`). Connects when first used and again
-    /// whenever the connection breaks.
+    /// A client of the given endpoints (`https://host:port`), those of all members or some. Connects when first used,
+    /// and again whenever the connection breaks: to the member that answers first. The certificate of each must name
+    /// the host in its endpoint, whatever name `tls` has.
     ///
     /// # Errors
     /// [`StoreError::Terminal`] when an endpoint is not a URL.
     pub async fn connect(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
-        let connected = Connected::new(endpoints, tls).await?;
-        Ok(Self { endpoints: endpoints.into(), connected: Arc::new(RwLock::new(connected)) })
+        Ok(Self { connections: Arc::new(Connections::new(endpoints, tls).await?) })
     }
 
     /// Makes every call from now on over a new connection with other certificates. Open watches continue on the old
@@ -76,47 +57,61 @@ impl EtcdKv {
     /// # Errors
     /// When the TLS settings are refused; the old connection stays.
     pub async fn reconnect(&self, tls: EtcdTls) -> Result<(), StoreError> {
-        let connected = Connected::new(&self.endpoints, Some(tls)).await?;
-        *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
-        Ok(())
+        self.connections.replace_tls(tls).await
     }
 
-    fn clients(&self) -> Connected {
-        self.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The endpoint that is in use, if one is: for logs and tests.
+    #[must_use]
+    pub fn endpoint_in_use(&self) -> Option<String> {
+        self.connections.in_use()
     }
 
-    /// etcd's users and roles.
-    pub(crate) fn auth(&self) -> AuthClient {
-        self.clients().auth
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
     }
-}
 
-impl Connected {
-    async fn new(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Self, StoreError> {
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            // A member without a majority would keep a watch open and send nothing.
-            .with_require_leader(true);
-        if let Some(tls) = tls {
-            options = options.with_tls(tls);
+    /// A call that must not be repeated unseen: it may have been carried out although no answer came.
+    pub(crate) async fn once<T, F>(&self, call: impl FnOnce(Connection) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.within(CALL_TIMEOUT, call).await
+    }
+
+    /// A call that may be carried out twice: when a member fails it, another gets it within the same time.
+    pub(crate) async fn repeatable<T, F>(&self, call: impl Fn(Connection) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        if !self.connections.has_alternatives() {
+            return self.once(call).await;
         }
-        let client = Client::connect(endpoints, Some(options)).await.map_err(|error| classify(&error))?;
-        Ok(Self {
-            kv: client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
-            watch: client.watch_client().max_decoding_message_size(MAX_RESPONSE_BYTES),
-            lease: client.lease_client(),
-            auth: client.auth_client(),
-            maintenance: client.maintenance_client(),
-        })
+        match self.within(ATTEMPT_TIMEOUT, &call).await {
+            Err(StoreError::Retryable(reason)) => {
+                tracing::debug!(reason, "trying another member of etcd");
+                self.within(CALL_TIMEOUT.saturating_sub(ATTEMPT_TIMEOUT), &call).await
+            }
+            outcome => outcome,
+        }
     }
-}
 
-pub(crate) async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(result) => result.map_err(|error| classify(&error)),
-        Err(_) => Err(StoreError::Retryable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+    async fn within<T, F>(&self, limit: Duration, call: impl FnOnce(Connection) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut used = None;
+        let made = async {
+            let connection = self.connections.connection().await?;
+            used = Some(connection.clone());
+            call(connection).await.map_err(|error| classify(&error))
+        };
+        let outcome = timeout(limit, made).await.unwrap_or_else(|_| {
+            Err(StoreError::Retryable(format!("no answer within {} s", limit.as_secs_f32())))
+        });
+        if let (Some(used), Err(error @ StoreError::Retryable(_))) = (used, &outcome) {
+            self.connections.give_up(&used, error);
+        }
+        outcome
     }
 }
 
@@ -154,8 +149,7 @@ fn entry(kv: &KeyValue) -> Entry {
 #[async_trait]
 impl Kv for EtcdKv {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let mut client = self.clients().kv;
-        let response = timed(client.get(key, None)).await?;
+        let response = self.repeatable(|mut to| async move { to.kv.get(key, None).await }).await?;
         Ok(response.kvs().first().map(entry))
     }
 
@@ -178,7 +172,6 @@ impl Kv for EtcdKv {
     }
 
     async fn list_page(&self, prefix: &str, next: Option<(Vec<u8>, i64)>) -> Result<Page, StoreError> {
-        let mut client = self.clients().kv;
         // All pages at the first page's revision: one consistent picture.
         let (from, revision) = next.unwrap_or_else(|| (prefix.as_bytes().to_vec(), 0));
         let options = GetOptions::new()
@@ -186,7 +179,11 @@ impl Kv for EtcdKv {
             .with_limit(LIST_PAGE_SIZE)
             .with_sort(SortTarget::Key, SortOrder::Ascend)
             .with_revision(revision);
-        let response = timed(client.get(from, Some(options))).await?;
+        let get = |mut to: Connection| {
+            let (from, options) = (from.clone(), options.clone());
+            async move { to.kv.get(from, Some(options)).await }
+        };
+        let response = self.repeatable(get).await?;
         let of_first = || response.header().map_or(0, etcd_client::ResponseHeader::revision);
         let next = response.kvs().last().filter(|_| response.more()).map(|last| {
             let mut from = last.key().to_vec();
@@ -201,7 +198,6 @@ impl Kv for EtcdKv {
     }
 
     async fn txn(&self, guards: Vec<Guard>, writes: Vec<Write>) -> Result<TxnOutcome, StoreError> {
-        let mut client = self.clients().kv;
         let compares: Vec<Compare> =
             guards.into_iter().map(|g| Compare::mod_revision(g.key, CompareOp::Equal, g.revision)).collect();
         let ops: Vec<TxnOp> = writes
@@ -214,7 +210,8 @@ impl Kv for EtcdKv {
                 Write::Delete { key } => TxnOp::delete(key, None),
             })
             .collect();
-        let response = timed(client.txn(Txn::new().when(compares).and_then(ops))).await?;
+        let txn = Txn::new().when(compares).and_then(ops);
+        let response = self.once(|mut to| async move { to.kv.txn(txn).await }).await?;
         if response.succeeded() {
             Ok(TxnOutcome::Committed(response.header().map_or(0, etcd_client::ResponseHeader::revision)))
         } else {
@@ -223,70 +220,89 @@ impl Kv for EtcdKv {
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
-        let mut client = self.clients().watch;
         let options = WatchOptions::new().with_prefix().with_start_revision(revision);
         // etcd's first message says that the watch was created.
-        let opened = timed(async {
-            let mut watch = client.watch(prefix, Some(options)).await?;
-            let first = watch.message().await?;
-            Ok((first, watch))
-        });
-        let (first, watch) = opened.await?;
+        let open = |mut to: Connection| {
+            let options = options.clone();
+            async move {
+                let mut watch = to.watch.watch(prefix, Some(options)).await?;
+                let first = watch.message().await?;
+                Ok((first, watch, to))
+            }
+        };
+        let (first, watch, to) = self.repeatable(open).await?;
         let first = changes(&first.ok_or_else(ended)?);
         let watch = first.is_ok().then_some(watch);
-        let rest = stream::unfold(watch, |watch| async move {
-            let mut watch = watch?;
+        let open = watch.map(|watch| (watch, to, Arc::clone(&self.connections)));
+        let rest = stream::unfold(open, |open| async move {
+            let (mut watch, to, connections) = open?;
             let item = match watch.message().await {
                 Ok(Some(response)) => changes(&response),
                 Ok(None) => Err(ended()),
                 Err(error) => Err(classify(&error)),
             };
-            let watch = item.is_ok().then_some(watch);
-            Some((item, watch))
+            // Calls on this connection would only find out for themselves, each after its whole time.
+            if let Err(error @ StoreError::Retryable(_)) = &item {
+                connections.give_up(&to, error);
+            }
+            let open = item.is_ok().then_some((watch, to, connections));
+            Some((item, open))
         });
         Ok(stream::once(std::future::ready(first)).chain(rest).boxed())
     }
 
     async fn alarms(&self) -> Result<Vec<String>, StoreError> {
-        let mut client = self.clients().maintenance;
-        let response = timed(client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
-        let names = response.alarms().iter().map(|alarm| match alarm.alarm() {
-            AlarmType::None => "NONE".to_owned(),
-            AlarmType::Nospace => "NOSPACE".to_owned(),
-            AlarmType::Corrupt => "CORRUPT".to_owned(),
-        });
+        let ask = |mut to: Connection| async move {
+            to.maintenance.alarm(AlarmAction::Get, AlarmType::None, None).await
+        };
+        let response = self.repeatable(ask).await?;
+        let names = response.alarms().iter().map(|alarm| alarm_name(alarm.alarm()));
         // Each member sets its own.
         Ok(names.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     async fn grant(&self, ttl: u32) -> Result<LeaseId, StoreError> {
-        let mut client = self.clients().lease;
-        Ok(LeaseId(timed(client.grant(i64::from(ttl), None)).await?.id()))
+        // A lease that was granted without an answer ends by itself.
+        let grant = |mut to: Connection| async move { to.lease.grant(i64::from(ttl), None).await };
+        Ok(LeaseId(self.repeatable(grant).await?.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        let mut client = self.clients().lease;
         // Opening the stream renews once and waits for the answer, which is all that is needed here;
         // an ended lease is reported by etcd-client as an error of its own.
-        match timed(client.keep_alive(lease.0)).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Retryable(text) | StoreError::Terminal(text))
-                if text.contains("lease not found") =>
-            {
-                Ok(false)
+        let renew = |mut to: Connection| async move {
+            match to.lease.keep_alive(lease.0).await {
+                Ok(_) => Ok(true),
+                Err(error) if is_not_found(&error) => Ok(false),
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
-        }
+        };
+        self.repeatable(renew).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.clients().lease;
-        match timed(client.revoke(lease.0)).await {
-            Ok(_) => Ok(()),
-            Err(StoreError::Terminal(text)) if text.contains("lease not found") => Ok(()),
-            Err(error) => Err(error),
-        }
+        let revoke = |mut to: Connection| async move {
+            match to.lease.revoke(lease.0).await {
+                Err(error) if !is_not_found(&error) => Err(error),
+                _ => Ok(()),
+            }
+        };
+        self.repeatable(revoke).await
     }
+}
+
+/// The name of an alarm.
+pub(crate) fn alarm_name(alarm: AlarmType) -> String {
+    match alarm {
+        AlarmType::None => "NONE",
+        AlarmType::Nospace => "NOSPACE",
+        AlarmType::Corrupt => "CORRUPT",
+    }
+    .to_owned()
+}
+
+fn is_not_found(error: &Error) -> bool {
+    error.to_string().contains("lease not found")
 }
 
 /// The first key after all keys with the prefix. Ours end with `/`, so the last byte can be raised.

@@ -11,7 +11,8 @@ use etcd_client::{
 };
 
 use crate::error::StoreError;
-use crate::etcd::client::{EtcdKv, prefix_end, timed};
+use crate::etcd::client::{EtcdKv, prefix_end};
+use crate::etcd::connection::Connection;
 
 /// etcd requires a user and a role of this name before authentication can be enabled; no certificate has it.
 const ROOT: &str = "root";
@@ -35,14 +36,18 @@ fn is_done(error: &Error) -> bool {
 }
 
 /// Makes a change that may have been made already: by an earlier run, or by this one when the answer was lost.
-async fn idempotent<T>(call: impl Future<Output = Result<T, Error>>) -> Result<(), StoreError> {
-    timed(async {
-        match call.await {
+async fn idempotent<T, F>(etcd: &EtcdKv, change: impl Fn(AuthClient) -> F) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let change = &change;
+    let made = |to: Connection| async move {
+        match change(to.auth).await {
             Err(error) if !is_done(&error) => Err(error),
             _ => Ok(()),
         }
-    })
-    .await
+    };
+    etcd.repeatable(made).await
 }
 
 /// A range of keys (first key, end) and whether it may be written, in etcd's terms.
@@ -55,8 +60,9 @@ fn key_range(grant: &Grant) -> KeyRange {
     }
 }
 
-async fn grants_of(auth: &mut AuthClient, role: &str) -> Result<BTreeSet<KeyRange>, StoreError> {
-    let response = match timed(auth.role_get(role)).await {
+async fn grants_of(etcd: &EtcdKv, role: &str) -> Result<BTreeSet<KeyRange>, StoreError> {
+    let get = |mut to: Connection| async move { to.auth.role_get(role).await };
+    let response = match etcd.repeatable(get).await {
         Ok(response) => response,
         Err(StoreError::Terminal(text)) if text.contains("not found") => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
@@ -74,42 +80,50 @@ impl EtcdKv {
     /// # Errors
     /// When etcd does not answer, or this client may not change users.
     pub async fn ensure_user(&self, user: &EtcdUser) -> Result<(), StoreError> {
-        let mut auth = self.auth();
+        let name = user.name.as_str();
         let role = match &user.grants {
             None => ROOT,
             Some(grants) => {
                 let wanted: BTreeSet<KeyRange> = grants.iter().map(key_range).collect();
-                let present = grants_of(&mut auth, &user.name).await?;
+                let present = grants_of(self, name).await?;
                 if present.is_empty() {
-                    idempotent(auth.role_add(user.name.as_str())).await?;
+                    idempotent(self, |mut auth| async move { auth.role_add(name).await }).await?;
                 }
                 for (key, end, _) in present.difference(&wanted) {
-                    let options = RoleRevokePermissionOptions::new().with_range_end(end.clone());
-                    let key = key.clone();
-                    idempotent(auth.role_revoke_permission(user.name.as_str(), key, Some(options))).await?;
+                    let revoke = |mut auth: AuthClient| async move {
+                        let options = RoleRevokePermissionOptions::new().with_range_end(end.clone());
+                        auth.role_revoke_permission(name, key.clone(), Some(options)).await
+                    };
+                    idempotent(self, revoke).await?;
                 }
                 for (key, end, writes) in wanted.difference(&present) {
                     let kind = if *writes { PermissionType::Readwrite } else { PermissionType::Read };
-                    let permission = Permission::new(kind, key.clone()).with_range_end(end.clone());
-                    idempotent(auth.role_grant_permission(user.name.as_str(), permission)).await?;
+                    let grant = |mut auth: AuthClient| async move {
+                        let permission = Permission::new(kind, key.clone()).with_range_end(end.clone());
+                        auth.role_grant_permission(name, permission).await
+                    };
+                    idempotent(self, grant).await?;
                 }
-                user.name.as_str()
+                name
             }
         };
         if role == ROOT {
-            idempotent(auth.role_add(ROOT)).await?;
+            idempotent(self, |mut auth| async move { auth.role_add(ROOT).await }).await?;
         }
-        let present = match timed(auth.user_get(user.name.as_str())).await {
+        let get = |mut to: Connection| async move { to.auth.user_get(name).await };
+        let present = match self.repeatable(get).await {
             Ok(response) => Some(response.roles().to_vec()),
             Err(StoreError::Terminal(text)) if text.contains("not found") => None,
             Err(error) => return Err(error),
         };
         if present.is_none() {
-            let options = UserAddOptions::new().with_no_pwd();
-            idempotent(auth.user_add(user.name.as_str(), "", Some(options))).await?;
+            let add = |mut auth: AuthClient| async move {
+                auth.user_add(name, "", Some(UserAddOptions::new().with_no_pwd())).await
+            };
+            idempotent(self, add).await?;
         }
         if !present.is_some_and(|roles| roles.iter().any(|held| held == role)) {
-            idempotent(auth.user_grant_role(user.name.as_str(), role)).await?;
+            idempotent(self, |mut auth| async move { auth.user_grant_role(name, role).await }).await?;
         }
         Ok(())
     }
@@ -119,9 +133,8 @@ impl EtcdKv {
     /// # Errors
     /// When etcd does not answer, or this client may not change users.
     pub async fn remove_user(&self, name: &str) -> Result<(), StoreError> {
-        let mut auth = self.auth();
-        idempotent(auth.user_delete(name)).await?;
-        idempotent(auth.role_delete(name)).await
+        idempotent(self, |mut auth| async move { auth.user_delete(name).await }).await?;
+        idempotent(self, |mut auth| async move { auth.role_delete(name).await }).await
     }
 
     /// Lets etcd check permissions from now on. There must be an administrator, or nobody could change them again.
@@ -131,7 +144,7 @@ impl EtcdKv {
     pub async fn enable_permissions(&self) -> Result<(), StoreError> {
         let root = EtcdUser { name: ROOT.to_owned(), grants: None };
         self.ensure_user(&root).await?;
-        idempotent(self.auth().auth_enable()).await
+        idempotent(self, |mut auth| async move { auth.auth_enable().await }).await
     }
 }
 

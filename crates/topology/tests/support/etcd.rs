@@ -1,13 +1,15 @@
 //! A real etcd for tests: started on free ports, killed when dropped.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cellar_topology::EtcdKv;
+use cellar_tls::{CertificateInfo, ClientTls, KeyFile, LeafRequest, OperatorRole, generate_ca, issue};
+use cellar_topology::{EtcdKv, EtcdTls};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,18 +19,23 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The members of one etcd cluster, mostly one.
 pub(crate) struct Etcd {
     members: Vec<Member>,
+    /// What a client presents and trusts, where TLS is used.
+    tls: Option<(ClientTls, tempfile::TempDir)>,
 }
 
 struct Member {
     arguments: Vec<String>,
-    client_port: u16,
+    endpoint: String,
+    /// Where it answers to `GET /health` without TLS.
+    health_port: u16,
     directory: tempfile::TempDir,
     process: Mutex<Option<Child>>,
 }
 
-/// Ports that were free a moment ago. All are held until all are known, so they differ.
+/// Ports that were free a moment ago, on every address. All are held until all are known, so they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let bind = || TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0"));
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| bind().unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
@@ -61,13 +68,78 @@ impl Etcd {
 
     /// An etcd with its ports chosen that is not running yet.
     pub(crate) fn stopped() -> Self {
-        Self { members: Self::members(free_ports::<2>()) }
+        Self { members: Self::members(free_ports::<2>()), tls: None }
     }
 
     /// An etcd of three members.
     pub(crate) fn three() -> Self {
-        let etcd = Self { members: Self::members(free_ports::<6>()) };
+        let etcd = Self { members: Self::members(free_ports::<6>()), tls: None };
         etcd.resume();
+        etcd
+    }
+
+    /// Three members over TLS that do not run yet, with the election timeouts of members on several hosts. Clients reach
+    /// each by an address of its own, and its certificate names what `named` makes of that and nothing else.
+    pub(crate) fn three_hosts(named: impl Fn(usize, &str) -> String) -> Self {
+        let v6 = TcpListener::bind("[::1]:0").is_ok();
+        let addresses = ["127.0.0.2", "127.0.0.3", if v6 { "::1" } else { "127.0.0.4" }];
+        let mut etcd = Self { members: Self::members(free_ports::<6>()), tls: None };
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = "demo".parse().unwrap();
+        let ca = generate_ca(&directory.path().join("ca"), &cluster).unwrap();
+        let path = |name: &str| -> PathBuf { directory.path().join(name) };
+        let certificate = |name: &str, request: &LeafRequest| -> CertificateInfo {
+            let key = KeyFile::load_or_create(&path(&format!("{name}.key")), None).unwrap();
+            issue(&ca, request, &key, &path(&format!("{name}.crt"))).unwrap().info().clone()
+        };
+        certificate("client", &LeafRequest::operator(&cluster, OperatorRole::Admin, "test").unwrap());
+        certificate("peer", &LeafRequest::etcd_peer(&cluster, "localhost"));
+        let health_ports = free_ports::<3>();
+        for (at, member) in etcd.members.iter_mut().enumerate() {
+            let address: IpAddr = addresses[at].parse().unwrap();
+            let port = member.health_port;
+            member.health_port = health_ports[at];
+            member.endpoint = format!("https://{}", std::net::SocketAddr::new(address, port));
+            let name = named(at, addresses[at]);
+            let request = LeafRequest {
+                dns_names: BTreeSet::new(),
+                ip_addresses: BTreeSet::new(),
+                ..LeafRequest::etcd_server(&cluster, "localhost")
+            };
+            certificate(&format!("server{at}"), &request.with_host(&name));
+            for argument in &mut member.arguments {
+                let (flag, value) = argument.split_once('=').unwrap();
+                *argument = match flag {
+                    "--listen-client-urls" | "--advertise-client-urls" => {
+                        format!("{flag}={}", member.endpoint)
+                    }
+                    "--initial-advertise-peer-urls" | "--initial-cluster" => {
+                        format!("{flag}={}", value.replace("http://127.0.0.1", "https://localhost"))
+                    }
+                    "--listen-peer-urls" => format!("{flag}={}", value.replace("http:", "https:")),
+                    _ => continue,
+                };
+            }
+            let file = |name: &str| path(name).display().to_string();
+            let flags = [
+                ("listen-metrics-urls", format!("http://127.0.0.1:{}", member.health_port)),
+                ("cert-file", file(&format!("server{at}.crt"))),
+                ("key-file", file(&format!("server{at}.key"))),
+                ("trusted-ca-file", file("ca/ca.crt")),
+                ("client-cert-auth", "true".to_owned()),
+                ("peer-cert-file", file("peer.crt")),
+                ("peer-key-file", file("peer.key")),
+                ("peer-trusted-ca-file", file("ca/ca.crt")),
+                ("peer-client-cert-auth", "true".to_owned()),
+                ("peer-cert-allowed-cn", "etcd-peer".to_owned()),
+                ("pre-vote", "true".to_owned()),
+                ("heartbeat-interval", "150".to_owned()),
+                ("election-timeout", "1500".to_owned()),
+            ];
+            member.arguments.extend(flags.map(|(name, value)| format!("--{name}={value}")));
+        }
+        let client = ClientTls::from_files(&path("ca/ca.crt"), &path("client.crt"), &path("client.key"));
+        etcd.tls = Some((client.unwrap(), directory));
         etcd
     }
 
@@ -89,7 +161,8 @@ impl Etcd {
             ];
             Member {
                 arguments: arguments.map(|(name, value)| format!("--{name}={value}")).to_vec(),
-                client_port: pair[0],
+                endpoint: url(pair[0]),
+                health_port: pair[0],
                 directory,
                 process: Mutex::new(None),
             }
@@ -105,6 +178,12 @@ impl Etcd {
         for member in &self.members {
             member.wait_until_healthy();
         }
+    }
+
+    /// Starts these members, on their old data if they have some, and waits until they answer.
+    pub(crate) fn resume_members(&self, members: &[usize]) {
+        members.iter().for_each(|at| self.members[*at].spawn());
+        members.iter().for_each(|at| self.members[*at].wait_until_healthy());
     }
 
     /// Kills all members (SIGKILL).
@@ -124,6 +203,16 @@ impl Etcd {
         self.signal(Signal::SIGSTOP);
     }
 
+    /// Stops one member (SIGSTOP).
+    pub(crate) fn freeze_member(&self, at: usize) {
+        self.members[at].signal(Signal::SIGSTOP);
+    }
+
+    /// Continues one member (SIGCONT).
+    pub(crate) fn thaw_member(&self, at: usize) {
+        self.members[at].signal(Signal::SIGCONT);
+    }
+
     /// Continues all members (SIGCONT).
     pub(crate) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
@@ -131,20 +220,35 @@ impl Etcd {
 
     fn signal(&self, signal: Signal) {
         for member in &self.members {
-            let process = member.process();
-            let pid = process.as_ref().unwrap().id();
-            kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+            member.signal(signal);
         }
+    }
+
+    /// The member at an endpoint.
+    pub(crate) fn member_at(&self, endpoint: &str) -> usize {
+        self.members.iter().position(|member| member.endpoint == endpoint).unwrap()
     }
 
     /// Where clients reach its members.
     pub(crate) fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("http://127.0.0.1:{}", member.client_port)).collect()
+        self.members.iter().map(|member| member.endpoint.clone()).collect()
     }
 
     /// The store under test.
     pub(crate) async fn kv(&self) -> EtcdKv {
-        EtcdKv::connect(&self.endpoints(), None).await.unwrap()
+        self.kv_of(&self.endpoints()).await
+    }
+
+    /// A store under test that knows some of the members only.
+    pub(crate) async fn kv_of(&self, endpoints: &[String]) -> EtcdKv {
+        // What it insists on by itself is that a certificate names the host of its endpoint.
+        let tls = self.tls.as_ref().map(|_| self.tls());
+        EtcdKv::connect(endpoints, tls).await.unwrap()
+    }
+
+    /// What a client presents and trusts.
+    pub(crate) fn tls(&self) -> EtcdTls {
+        self.tls.as_ref().unwrap().0.tonic_config()
     }
 
     /// A client of its own, beside the store under test.
@@ -164,6 +268,11 @@ impl Etcd {
 impl Member {
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.process().as_ref().unwrap().id();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
     fn spawn(&self) {
@@ -203,7 +312,7 @@ impl Member {
 
     fn healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.client_port))?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.health_port))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();

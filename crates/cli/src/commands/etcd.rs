@@ -1,0 +1,152 @@
+//! `cellar etcd`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cellar_provisioner::{EtcdEndpoint, EtcdHealth, EtcdSnapshot, RestoredEtcd, etcd_health, restore_etcd};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::global::{Global, absolute};
+use crate::local;
+use crate::question::{ask, check_terminal};
+use crate::render::etcd::{restored_text, snapshot_text, status_text};
+use crate::render::units::parse_duration;
+
+/// The cluster's etcd: how its members are, a copy of its data, and putting that back
+#[derive(Debug, Subcommand)]
+pub(crate) enum Etcd {
+    /// Show each member: its leader, version, size, position, alarms, and how fast it answers
+    ///
+    /// Ends with 0 when all members answer and follow one leader, with 1 when a majority does or an alarm is set, and
+    /// with 4 when no majority follows one leader: then PostgreSQL goes on, and no job begins or ends.
+    #[command(after_help = "Examples:
+  cellar etcd status
+  cellar etcd status --output json | jq '.members[] | select(.leads) | .endpoint'")]
+    Status,
+    /// Write all of etcd's data into a file
+    ///
+    /// The file gets its name only once it is whole, checked and on the disk, and only its owner can read it: with it
+    /// go the records of all jobs and who may do what. Backups of the database are elsewhere and are not in it.
+    #[command(after_help = "Example:
+  cellar etcd snapshot /backup/etcd-$(date +%F).db")]
+    Snapshot {
+        /// The file that is written
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Put a snapshot back, when etcd's data is lost or damaged
+    ///
+    /// etcd must not run. multiadmin and the poolers are ended and PostgreSQL goes on; `cellar up` starts them again.
+    /// What etcd took after the snapshot is lost: jobs with their outcomes, schedules that were set, calls in its
+    /// list of them (each multiadmin's audit.log has them). Jobs that were open in the snapshot are closed, cells are
+    /// those that are there now, and data that was restored since stays the present one. Nothing is promoted and
+    /// no data of PostgreSQL is touched. The old data of etcd is kept beside the new.
+    #[command(after_help = "Examples:
+  cellar etcd restore /backup/etcd-2026-03-01.db && cellar up
+  cellar etcd restore --yes etcd.db")]
+    Restore {
+        /// The snapshot
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// When to give up
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+}
+
+fn member(endpoint: &EtcdEndpoint) -> Value {
+    let answers_ms = u64::try_from(endpoint.took.as_millis()).unwrap_or(u64::MAX);
+    match &endpoint.status {
+        Err(reason) => json!({ "endpoint": endpoint.url, "error": reason }),
+        // Ids and positions as text, as the canonical JSON of 64 bits has them.
+        Ok(status) => json!({
+            "endpoint": endpoint.url,
+            "memberId": format!("{:x}", status.id),
+            "leads": status.leader == status.id,
+            "leader": format!("{:x}", status.leader),
+            "version": status.version,
+            "databaseBytes": status.database_bytes.to_string(),
+            "raftIndex": status.raft_index.to_string(),
+            "raftAppliedIndex": status.raft_applied_index.to_string(),
+            "raftTerm": status.raft_term.to_string(),
+            "learner": status.learner,
+            "alarms": status.alarms,
+            "answersMs": answers_ms,
+        }),
+    }
+}
+
+fn snapshot(written: &EtcdSnapshot) -> Value {
+    json!({
+        "file": written.path.display().to_string(),
+        "bytes": written.bytes.to_string(),
+        "sha256": written.sha256,
+        "revision": written.content.as_ref().map(|content| content.revision.to_string()),
+        "totalKeys": written.content.as_ref().map(|content| content.total_key.to_string()),
+    })
+}
+
+fn restored(done: &RestoredEtcd) -> Value {
+    let repaired = &done.repaired;
+    json!({
+        "revision": done.content.revision.to_string(),
+        "kept": done.kept.as_ref().map(|kept| kept.display().to_string()),
+        "closedJobs": repaired.closed_jobs,
+        "addedCells": repaired.added_cells,
+        "removedCells": repaired.removed_cells,
+        "incarnation": repaired.incarnation,
+        "unreadableRecords": repaired.unreadable,
+    })
+}
+
+impl Etcd {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        local::refuse_remote(global, "etcd")?;
+        let cluster = local::open(global)?;
+        match self {
+            Self::Status => {
+                let endpoints = cluster.etcd_status().await?;
+                let health = etcd_health(&endpoints);
+                let (state, problems) = match &health {
+                    EtcdHealth::Well => ("well", &[][..]),
+                    EtcdHealth::Degraded(problems) => ("degraded", problems.as_slice()),
+                    EtcdHealth::Lost(problems) => ("lost", problems.as_slice()),
+                };
+                let members: Vec<Value> = endpoints.iter().map(member).collect();
+                let answer = json!({ "state": state, "problems": problems, "members": members });
+                global.output.print(&answer, |_| status_text(&endpoints, &health))?;
+                match health {
+                    EtcdHealth::Well => Ok(()),
+                    EtcdHealth::Degraded(_) => {
+                        Err(Failure::ProblemsFound("etcd works, and has problems".to_owned()))
+                    }
+                    EtcdHealth::Lost(_) => Err(Failure::EtcdLost),
+                }
+            }
+            Self::Snapshot { file } => {
+                let written = cluster.etcd_snapshot(&absolute(&file)?).await?;
+                global.output.print(&snapshot(&written), |_| snapshot_text(&written))
+            }
+            Self::Restore { file, yes, timeout } => {
+                check_terminal(yes)?;
+                if !yes {
+                    let question = format!(
+                        "Put {} back into etcd of cluster {}? What etcd took since is lost.",
+                        file.display(),
+                        cluster.state.cluster
+                    );
+                    ask(&question, cluster.state.database.as_str()).await?;
+                }
+                let steps = local::steps();
+                let file = absolute(&file)?;
+                let done = restore_etcd(cluster.layout.root(), &file, timeout, &steps).await?;
+                global.output.print(&restored(&done), |_| restored_text(&done))
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Bringing records that are older than reality up to it, before anything acts on them.
+//!
+//! A snapshot says what was so when it was taken. Three things in it are dangerous later: a job that was open then would
+//! be run again, though it may have ended since; a cell that was added since would be taken for removed, and one that
+//! was removed for added; and data that a restore has made since would be called outdated. What cannot be known is told.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use cellar_model::{Cell, CellName, Closure, Code, Incarnation, JobError, JobId, JobState, Key};
+use cellar_system::clock;
+use cellar_topology::{Mirror, Store, TxnOutcome};
+use serde::Deserialize;
+
+use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::{ProvisionError, Result};
+
+/// How long listing all records may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The file in a data directory that says of which incarnation it is.
+const MARK: &str = "cellar.incarnation";
+
+/// What was changed in restored records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepairedRecords {
+    /// Jobs that were open when the snapshot was taken, and are closed now: how they ended is not known.
+    pub closed_jobs: Vec<JobId>,
+    /// Cells that are there and were not in the snapshot.
+    pub added_cells: Vec<CellName>,
+    /// Cells that were in the snapshot and have been removed since.
+    pub removed_cells: Vec<CellName>,
+    /// The number of the incarnation that the data has, if the snapshot had an older one.
+    pub incarnation: Option<u32>,
+    /// Keys that could not be read, and stay as they are.
+    pub unreadable: Vec<String>,
+}
+
+/// The mark of a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct Mark {
+    number: u32,
+    job: Option<JobId>,
+}
+
+fn read_mark(data: &Path) -> Result<Option<Mark>> {
+    let path = data.join(MARK);
+    match std::fs::read(&path) {
+        Ok(text) => {
+            let bad = |error: serde_json::Error| ProvisionError::BadState {
+                path: path.clone(),
+                reason: error.to_string(),
+                copy: None,
+            };
+            serde_json::from_slice(&text).map(Some).map_err(bad)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ProvisionError::io("read", &path)(error)),
+    }
+}
+
+/// The record that the newest data belongs to, if the recorded one is older. The fence of a restore that has made that
+/// data is lifted with it: it has ended. Its way back is given up, because the job that knows it is not there.
+fn newer_incarnation(recorded: &Incarnation, marks: &[Mark]) -> Option<Incarnation> {
+    let newest = marks.iter().max_by_key(|mark| mark.number)?;
+    (newest.number > recorded.number).then(|| Incarnation {
+        number: newest.number,
+        job: newest.job,
+        ..Incarnation::default()
+    })
+}
+
+/// What became of a job is not known: it may have ended in any way since the snapshot.
+fn unknown_outcome() -> Closure {
+    let error = JobError {
+        code: Code::Unavailable,
+        message: "etcd was restored from a snapshot that was taken while this job was open; how it ended is not known"
+            .to_owned(),
+        hint: "look at what it was to do, and request it again if it is still wanted".to_owned(),
+        tool_output: String::new(),
+    };
+    Closure { state: JobState::Failed, time: clock::now(), error: Some(error), result: None }
+}
+
+async fn commit(transaction: cellar_topology::Transaction<'_>) -> Result<()> {
+    match transaction.commit().await? {
+        TxnOutcome::Committed(_) => Ok(()),
+        // Nobody else has this etcd.
+        TxnOutcome::Conflict => Err(cellar_topology::StoreError::Retryable(
+            "somebody else writes into the etcd that is being restored".to_owned(),
+        )
+        .into()),
+    }
+}
+
+impl Cluster {
+    /// Changes the records in a restored etcd that nobody else uses yet.
+    pub(crate) async fn repair_records(&self, store: &Store) -> Result<RepairedRecords> {
+        let mirror = Mirror::start(store, vec![store.keys().all()]);
+        mirror.ready(LIST_TIMEOUT).await?;
+        let mut repaired = RepairedRecords::default();
+        let (mut closures, recorded, incarnation, incarnation_revision);
+        {
+            let view = mirror.view();
+            repaired.unreadable = view.unreadable.keys().cloned().collect();
+            closures = Vec::new();
+            for (id, job) in view.jobs.iter().filter(|(id, _)| !view.has_ended(id)) {
+                let key = Key::Job(job.database.clone(), *id);
+                closures.push((*id, view.revision(&key), key, job.clone()));
+            }
+            recorded = view.cells.clone();
+            incarnation = view.incarnation(&self.state.database);
+            incarnation_revision = view.revision(&Key::Incarnation(self.state.database.clone()));
+        }
+        for (id, revision, key, mut job) in closures {
+            job.closure = Some(unknown_outcome());
+            commit(store.transaction().expect(&key, revision).put(&key, &job)).await?;
+            repaired.closed_jobs.push(id);
+        }
+        self.repair_cells(store, &recorded, &mut repaired).await?;
+        let data = self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).data());
+        let marks = data.filter_map(|data| read_mark(&data).transpose()).collect::<Result<Vec<_>>>()?;
+        if let Some(newer) = newer_incarnation(&incarnation, &marks) {
+            let key = Key::Incarnation(self.state.database.clone());
+            commit(store.transaction().expect(&key, incarnation_revision).put(&key, &newer)).await?;
+            repaired.incarnation = Some(newer.number);
+        }
+        Ok(repaired)
+    }
+
+    /// Makes the recorded cells those of the state file, which is changed with every cell that comes or goes.
+    async fn repair_cells(
+        &self,
+        store: &Store,
+        recorded: &std::collections::BTreeMap<CellName, Cell>,
+        repaired: &mut RepairedRecords,
+    ) -> Result<()> {
+        let database = &self.state.database;
+        let compared = self.compare(recorded);
+        for cell in &self.state.cells {
+            if !compared.removed.contains(&cell.name) {
+                continue;
+            }
+            let (key, pooler) =
+                (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
+            let both = store.transaction().expect_absent(&key).put(&key, &self.cell(cell));
+            commit(both.put(&pooler, &self.pooler(cell)?)).await?;
+            repaired.added_cells.push(cell.name.clone());
+        }
+        for cell in compared.added {
+            let (key, pooler) =
+                (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
+            commit(store.transaction().delete(&key).delete(&pooler)).await?;
+            repaired.removed_cells.push(cell.name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cellar_model::{JobRecord, JobSpec, Pooler, RebuildParams, Run};
+    use cellar_topology::MemoryKv;
+
+    use super::*;
+
+    const RESTORE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    fn mark(number: u32) -> Mark {
+        Mark { number, job: Some(RESTORE.parse().unwrap()) }
+    }
+
+    #[test]
+    fn newest_data_decides_which_incarnation_is_the_present_one() {
+        let job = Some(RESTORE.parse().unwrap());
+        let fenced = Incarnation { fence: job, ..Incarnation::default() };
+        for recorded in [Incarnation::default(), fenced] {
+            let newer = newer_incarnation(&recorded, &[mark(1), mark(2), mark(1)]).unwrap();
+            assert_eq!(newer, Incarnation { number: 2, job, ..Incarnation::default() });
+        }
+        let second =
+            Incarnation { number: 2, job, kept_in: Some("zone1".parse().unwrap()), ..Incarnation::default() };
+        assert_eq!(newer_incarnation(&second, &[mark(1), mark(2)]), None, "the way back stays");
+        assert_eq!(newer_incarnation(&second, &[]), None);
+    }
+
+    #[test]
+    fn mark_that_cannot_be_read_ends_the_restore() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read_mark(dir.path()).unwrap(), None);
+        std::fs::write(dir.path().join(MARK), format!(r#"{{"number":3,"job":"{RESTORE}"}}"#)).unwrap();
+        assert_eq!(read_mark(dir.path()).unwrap(), Some(mark(3)));
+        std::fs::write(dir.path().join(MARK), "{").unwrap();
+        assert!(read_mark(dir.path()).is_err());
+    }
+
+    #[tokio::test]
+    async fn open_jobs_are_closed_and_cells_are_those_that_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        // zone3 was added after the snapshot, and zone9 removed.
+        let now = Cluster::sample(dir.path(), &["zone1", "zone3"]);
+        let then = Cluster::sample(dir.path(), &["zone1", "zone9"]);
+        let store = Store::new(Arc::new(MemoryKv::default()), now.keys());
+        let database = now.state.database.clone();
+        for cell in &then.state.cells {
+            let (key, pooler) =
+                (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
+            let both =
+                store.transaction().put(&key, &then.cell(cell)).put(&pooler, &then.pooler(cell).unwrap());
+            both.commit().await.unwrap();
+        }
+        let job = |n: u128| {
+            JobRecord::new(
+                JobId::new(uuid::Uuid::from_u128(n)),
+                JobSpec::Rebuild(RebuildParams::default()),
+                database.clone(),
+                "zone1".parse().unwrap(),
+                "test",
+                clock::now(),
+                clock::now(),
+            )
+        };
+        let (open, ended) = (job(1), job(2));
+        let run = Run {
+            id: ended.id,
+            database: database.clone(),
+            cell: ended.cell.clone(),
+            state: JobState::Succeeded,
+            epoch: "1".into(),
+            start_time: clock::now(),
+            end_time: Some(clock::now()),
+            progress: cellar_model::Progress::default(),
+            result: None,
+            error: None,
+            history: vec![],
+            protocol: cellar_model::Protocol::OURS,
+        };
+        let key = |job: &JobRecord| Key::Job(database.clone(), job.id);
+        let runs = Key::Run(database.clone(), ended.cell.clone(), ended.id);
+        let jobs = store.transaction().put(&key(&open), &open).put(&key(&ended), &ended).put(&runs, &run);
+        jobs.commit().await.unwrap();
+        let data = now.layout.cell(&"zone3".parse().unwrap()).data();
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
+
+        let repaired = now.repair_records(&store).await.unwrap();
+        assert_eq!(
+            repaired,
+            RepairedRecords {
+                closed_jobs: vec![open.id],
+                added_cells: vec!["zone3".parse().unwrap()],
+                removed_cells: vec!["zone9".parse().unwrap()],
+                incarnation: Some(2),
+                unreadable: vec![],
+            }
+        );
+        let closed = store.get::<JobRecord>(&key(&open)).await.unwrap().unwrap().record;
+        assert_eq!(closed.closure.unwrap().state, JobState::Failed);
+        assert_eq!(store.get::<JobRecord>(&key(&ended)).await.unwrap().unwrap().record.closure, None);
+        for (cell, there) in [("zone1", true), ("zone3", true), ("zone9", false)] {
+            let name: CellName = cell.parse().unwrap();
+            let found = store.get::<Cell>(&Key::Cell(name.clone())).await.unwrap();
+            let pooler = store.get::<Pooler>(&Key::Pooler(database.clone(), name)).await.unwrap();
+            assert_eq!((found.is_some(), pooler.is_some()), (there, there), "{cell}");
+        }
+        // Nothing is left to do.
+        assert_eq!(now.repair_records(&store).await.unwrap(), RepairedRecords::default());
+    }
+}

@@ -1,0 +1,144 @@
+//! A copy of all of etcd's data in a file.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_system::AtomicFile;
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+
+use crate::cluster::local_cluster::Cluster;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::etcd::tool::{self, SnapshotContent};
+
+/// Bytes at the end of a snapshot: the SHA-256 of all before them.
+const CHECKSUM_BYTES: usize = 32;
+
+/// How long etcd's tool may take to read a snapshot, of two gigabytes at most.
+const CONTENT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A snapshot that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSnapshot {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// The SHA-256 of etcd's data in it, which is right.
+    pub sha256: String,
+    /// What etcd's own tool finds in it; `None` when that is not installed.
+    pub content: Option<SnapshotContent>,
+}
+
+/// Checks the sum at the end of a stream while it passes.
+#[derive(Default)]
+struct Checksum {
+    hash: Sha256,
+    /// The last bytes so far, which may be the sum.
+    tail: Vec<u8>,
+    bytes: u64,
+}
+
+impl Checksum {
+    fn take(&mut self, part: &[u8]) {
+        self.bytes += part.len() as u64;
+        self.tail.extend_from_slice(part);
+        let data = self.tail.len().saturating_sub(CHECKSUM_BYTES);
+        self.hash.update(&self.tail[..data]);
+        self.tail.drain(..data);
+    }
+
+    /// The sum in hexadecimal digits, if it is right.
+    fn finish(self) -> std::result::Result<String, String> {
+        if self.bytes <= CHECKSUM_BYTES as u64 {
+            return Err(format!("only {} bytes came", self.bytes));
+        }
+        let found = self.hash.finalize();
+        if found[..] != self.tail[..] {
+            return Err(format!("its checksum does not fit its {} bytes", self.bytes));
+        }
+        Ok(found.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// The checksum of a snapshot in a file, if it is whole.
+pub(crate) fn check_file(path: &Path) -> std::io::Result<std::result::Result<String, String>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut checksum = Checksum::default();
+    let mut part = vec![0; 1 << 16];
+    loop {
+        match std::io::Read::read(&mut file, &mut part)? {
+            0 => return Ok(checksum.finish()),
+            n => checksum.take(&part[..n]),
+        }
+    }
+}
+
+impl Cluster {
+    /// Writes a snapshot of etcd into a file that only this user can read, in place of what was there. It has the file's
+    /// name only once it is whole and on the disk.
+    ///
+    /// # Errors
+    /// When etcd does not answer, the snapshot is not whole, or the file cannot be written; what was there is then
+    /// unchanged.
+    pub async fn etcd_snapshot(&self, path: &Path) -> Result<EtcdSnapshot> {
+        let mut parts = self.etcd().await?.snapshot().await?;
+        let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
+        let mut checksum = Checksum::default();
+        while let Some(part) = parts.next().await {
+            let part = part?;
+            checksum.take(&part);
+            draft.write_all(&part).map_err(ProvisionError::io("write", path))?;
+        }
+        let bytes = checksum.bytes;
+        let bad = |reason| ProvisionError::BadSnapshot { path: path.to_owned(), reason };
+        let sha256 = checksum.finish().map_err(bad)?;
+        draft.finish().map_err(ProvisionError::io("write", path))?;
+        let content = tool::content(path, None, CONTENT_TIMEOUT).await.ok();
+        Ok(EtcdSnapshot { path: path.to_owned(), bytes, sha256, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(data: &[u8]) -> Vec<u8> {
+        let sum = Sha256::digest(data);
+        [data, &sum[..]].concat()
+    }
+
+    fn checked(whole: &[u8], size: usize) -> std::result::Result<String, String> {
+        let mut checksum = Checksum::default();
+        whole.chunks(size).for_each(|part| checksum.take(part));
+        checksum.finish()
+    }
+
+    #[test]
+    fn snapshot_is_whole_only_with_its_checksum_at_the_end() {
+        let data: Vec<u8> = (0..5000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let whole = snapshot(&data);
+        let sum: String = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
+        for size in [1, 7, 31, 32, 33, 4096, whole.len()] {
+            assert_eq!(checked(&whole, size).as_ref(), Ok(&sum), "in parts of {size} bytes");
+        }
+        for cut in [0, 1, 32, 33, whole.len() - 32, whole.len() - 1] {
+            assert!(checked(&whole[..cut], 100).is_err(), "the first {cut} bytes");
+        }
+        let mut damaged = whole.clone();
+        damaged[1234] ^= 1;
+        assert!(checked(&damaged, 100).is_err());
+    }
+
+    #[test]
+    fn file_is_checked_as_the_stream_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, snapshot(b"etcd")).unwrap();
+        assert!(check_file(&path).unwrap().is_ok());
+        std::fs::write(&path, b"this is not a snapshot of etcd at all, whatever it is").unwrap();
+        assert!(check_file(&path).unwrap().is_err());
+        assert!(check_file(&dir.path().join("missing")).is_err());
+    }
+}
