@@ -244,8 +244,10 @@ impl World {
         let target = self.chance.below(ADMINS + CELLS);
         match self.chance.below(16) {
             14 => {
-                let (cell, back) = (self.chance.below(CELLS), now + secs(5, 90));
-                self.switch_off(cell, back);
+                // The primary's host is the one that matters most.
+                let cell = self.leader().filter(|_| self.chance.once_in(2));
+                let cell = cell.unwrap_or_else(|| self.chance.below(CELLS));
+                self.switch_off(cell, now + secs(5, 90));
             }
             0 | 1 => {
                 let back = now + secs(1, 40);
@@ -286,6 +288,12 @@ impl World {
         }
     }
 
+    /// The index of the recorded primary's cell.
+    fn leader(&self) -> Option<usize> {
+        let leader = self.invariants.view().leaders.get(&self.database)?;
+        self.cells.iter().position(|cell| *cell == leader.cell)
+    }
+
     /// A whole host loses its power: PostgreSQL too.
     fn switch_off(&mut self, cell: usize, back: Duration) {
         self.kill(ADMINS + cell, back);
@@ -295,10 +303,7 @@ impl World {
     /// The request id of a restore or a rollback whose operator says that the primary is dead, and empty without such a
     /// word. It is mostly given when it is true, and sometimes of a primary that reports.
     fn vouch(&mut self) -> String {
-        let leader = self.invariants.view().leaders.get(&self.database).map(|leader| leader.cell.clone());
-        let Some(cell) = leader.and_then(|cell| self.cells.iter().position(|other| *other == cell)) else {
-            return String::new();
-        };
+        let Some(cell) = self.leader() else { return String::new() };
         let is_dead = !self.poolers[cell].is_running() && !self.outside.borrow().cells[cell].runs;
         if self.chance.once_in(if is_dead { 4 } else { 8 }) == is_dead {
             return String::new();
