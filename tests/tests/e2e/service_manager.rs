@@ -71,9 +71,11 @@ fn a_multipooler_that_stands_still_says_nothing() {
     let watchdog = Duration::from_secs(4);
     let (pid, manager) = cluster.restart_as_service("zone1/pid/multipooler.pid", watchdog);
     assert!(manager.hears("READY=1", START) && manager.hears("WATCHDOG=1", START));
-    // Nobody writes to this pipe, so whoever opens it waits, as for a disk that does not answer.
-    let pipe = cluster.directory().join("zone1/pg_data/cellar.incarnation");
+    // Nobody writes to this pipe, so whoever opens it waits, as for a disk that does not answer. It is read when
+    // PostgreSQL is to be started.
+    let pipe = cluster.directory().join("zone1/state/seeding");
     nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o666)).unwrap();
+    kill_hard(cluster.postmaster("zone1"));
     let deadline = Instant::now() + START;
     // One word may have been on its way; then none for as long as systemd waits.
     while manager.hears("WATCHDOG=1", watchdog) {
