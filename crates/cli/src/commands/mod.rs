@@ -16,6 +16,7 @@ pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod jobs;
+pub(crate) mod manual;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
@@ -69,10 +70,12 @@ pub(crate) enum Command {
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Manual(manual::Manual),
 }
 
 impl Command {
-    /// Runs the command; `definition` is the whole command line, for completions.
+    /// Runs the command; `definition` is the whole command line, for completions and the manual.
     pub(crate) async fn run(self, global: &Global, definition: clap::Command) -> Outcome {
         match self {
             Self::Up(command) => command.run(global).await,
@@ -97,6 +100,7 @@ impl Command {
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,
             Self::Completions(command) => command.run(definition),
+            Self::Manual(command) => command.run(definition),
         }
     }
 }
