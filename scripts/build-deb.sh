@@ -39,6 +39,9 @@ install_documents() { # ROOT PACKAGE
     documents=$1/usr/share/doc/$2
     mkdir -p "$documents"
     install -m 644 "$repo/packaging/deb/copyright" "$documents/copyright"
+    if [ -e "$repo/packaging/deb/$2.lintian-overrides" ]; then
+        install -D -m 644 "$repo/packaging/deb/$2.lintian-overrides" "$1/usr/share/lintian/overrides/$2"
+    fi
     printf 'cellar (%s) unstable; urgency=medium\n\n  * See the history of the repository.\n\n -- %s  %s\n' \
         "$version" "$maintainer" "$(date -u -R -d "@$epoch")" | gzip -9n >"$documents/changelog.gz"
 }

@@ -24,6 +24,7 @@ need etcd etcd-server
 need etcdctl etcd-client
 need setpriv util-linux
 need ss iproute2
+need systemd-analyze systemd
 for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then
