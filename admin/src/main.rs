@@ -89,7 +89,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let audit = AuditLog::open(&audit_log)?;
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
-    let host = etcd.first().and_then(|url| host_of(url));
+    // Of several members each must name its own host, which is what the client checks without this.
+    let host = match etcd.as_slice() {
+        [only] => host_of(only),
+        _ => None,
+    };
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir, host.as_deref())?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
     let admin =

@@ -12,6 +12,7 @@ mod certificates;
 mod cluster;
 mod error;
 mod file;
+mod hosts;
 mod local;
 mod preflight;
 mod processes;
@@ -21,6 +22,7 @@ mod spec;
 pub use cellar_pgbackrest::{PassphraseError, read_passphrase};
 pub use certificates::clients::AdminClient;
 pub use certificates::listing::ListedCertificate;
+pub use cluster::cell_host::CellHost;
 pub use cluster::local_cluster::Cluster;
 pub use cluster::state::{ClusterState, LocalCell};
 pub use cluster::steps::Steps;
@@ -29,6 +31,12 @@ pub use error::cell_report::CellReport;
 pub use error::finding::Finding;
 pub use error::provision_error::{ProvisionError, Result};
 pub use error::spec_error::SpecError;
+pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
+pub use hosts::install::{Installed, install_host};
+pub use hosts::run::{
+    HostCommand, HostProgram, host_command, host_processes, remove_host, start_host, stop_host,
+};
+pub use hosts::wait::wait_for_hosts;
 pub use local::cells::{AddedCell, RemovedCell, add_cell, remove_cell};
 pub use local::down::{DownOutcome, down};
 pub use local::health::ProcessHealth;

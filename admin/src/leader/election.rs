@@ -133,10 +133,12 @@ impl Candidate {
                 }
                 tokio::time::sleep(DEBOUNCE_INTERVAL).await;
             };
+            let next_timeout = self.observed.next_timeout();
+            let interval = next_timeout.map_or(HOUSEKEEPING_INTERVAL, |next| next.min(HOUSEKEEPING_INTERVAL));
             tokio::select! {
                 biased;
                 () = woken => {}
-                () = tokio::time::sleep(self.pulse.rest(HOUSEKEEPING_INTERVAL)) => {}
+                () = tokio::time::sleep(self.pulse.rest(interval)) => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
         }

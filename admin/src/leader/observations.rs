@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cellar_model::{CLAIM_LEASE_SECONDS, CellName, DatabaseName, JobId, JobRecord};
+use cellar_model::{CLAIM_LEASE_SECONDS, CellName, DatabaseName, JobId, JobRecord, LOST_TIMEOUT};
 use cellar_topology::View;
 use tokio::time::Instant;
 
@@ -92,6 +92,13 @@ impl Observations {
     /// For how long the pooler of a pending job has had no status.
     pub(crate) fn silent_for(&self, database: &DatabaseName, cell: &CellName) -> Duration {
         self.silent.get(&(database.clone(), cell.clone())).copied().unwrap_or_default()
+    }
+
+    /// How long after the last look the next job may be closed for a silent pooler or a lost claim: nobody writes
+    /// anything at that moment, so nothing else wakes the leader.
+    pub(crate) fn next_timeout(&self) -> Option<Duration> {
+        let ages = self.silent.values().chain(self.lost.values());
+        ages.filter_map(|age| LOST_TIMEOUT.checked_sub(*age)).filter(|rest| !rest.is_zero()).min()
     }
 
     /// For how long each step of an open job has been seen ended.

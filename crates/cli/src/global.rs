@@ -46,13 +46,19 @@ impl Global {
 
     /// The local cluster's directory, absolute: `--dir`, else `CELLAR_DIR`, else the cluster's default one.
     pub(crate) fn directory(&self) -> Outcome<PathBuf> {
+        self.directory_by_default(self.cluster.as_ref().map_or(DEFAULT_CLUSTER, ClusterName::as_str))
+    }
+
+    /// The same of a cluster whose name a file gives.
+    pub(crate) fn directory_of(&self, cluster: &ClusterName) -> Outcome<PathBuf> {
+        self.directory_by_default(cluster.as_str())
+    }
+
+    fn directory_by_default(&self, cluster: &str) -> Outcome<PathBuf> {
         let variable = std::env::var_os(DIRECTORY_VARIABLE);
         let dir = match named_directory(self.dir.as_deref(), variable.as_deref()) {
             Some(dir) => dir,
-            None => {
-                let cluster = self.cluster.as_ref().map_or(DEFAULT_CLUSTER, ClusterName::as_str);
-                state_directory()?.join(cluster)
-            }
+            None => state_directory()?.join(cluster),
         };
         absolute(&dir)
     }

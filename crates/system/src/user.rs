@@ -65,6 +65,18 @@ impl OsUser {
         Ok(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
     }
 
+    /// The user of this process, be it root.
+    ///
+    /// # Errors
+    /// When the system cannot tell its name.
+    pub fn current() -> Result<Self, UserError> {
+        let uid = Uid::effective();
+        let user = User::from_uid(uid)
+            .map_err(|source| UserError::System { user: uid.to_string(), source })?
+            .ok_or_else(|| UserError::Unknown(uid.to_string()))?;
+        Ok(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+    }
+
     /// The user to run a child as: `None` when this process is that user already.
     #[must_use]
     pub fn switch(&self) -> Option<(u32, u32)> {

@@ -22,7 +22,7 @@ impl Cluster {
     pub(crate) async fn etcd(&self) -> Result<EtcdKv> {
         self.renew_operators();
         let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
-        Ok(EtcdKv::connect(&[self.etcd_url()?], Some(tls.tonic_config())).await?)
+        Ok(EtcdKv::connect(&self.etcd_urls()?, Some(tls.tonic_config())).await?)
     }
 
     /// The typed store, as the provisioner.
@@ -36,15 +36,23 @@ impl Cluster {
     /// When the client directory cannot be used.
     pub fn admin(&self) -> Result<AdminClient> {
         self.renew_operators();
+        self.admin_with(Some(CALL_TIMEOUT))
+    }
+
+    fn admin_with(&self, timeout: Option<Duration>) -> Result<AdminClient> {
         let tls = ClientTls::from_dir(&self.layout.client())?;
-        let endpoint = tls.endpoint(&self.admin_address()?, Some(CALL_TIMEOUT))?;
-        Ok(MultiAdminClient::new(endpoint.connect_lazy()))
+        let endpoints = self.admin_addresses()?.into_iter().map(|address| tls.endpoint(&address, timeout));
+        let mut endpoints = endpoints.collect::<std::result::Result<Vec<_>, _>>()?;
+        let channel = match (endpoints.pop(), endpoints.is_empty()) {
+            (Some(only), true) => only.connect_lazy(),
+            // Whichever of them can be connected to.
+            (last, _) => Channel::balance_list(endpoints.into_iter().chain(last)),
+        };
+        Ok(MultiAdminClient::new(channel))
     }
 
     /// The same for a call whose answer is a stream, which has no deadline of its own.
     pub(crate) fn admin_stream(&self) -> Result<AdminClient> {
-        let tls = ClientTls::from_dir(&self.layout.client())?;
-        let endpoint = tls.endpoint(&self.admin_address()?, None)?;
-        Ok(MultiAdminClient::new(endpoint.connect_lazy()))
+        self.admin_with(None)
     }
 }

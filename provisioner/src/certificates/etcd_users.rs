@@ -4,7 +4,8 @@ use cellar_model::CellName;
 use cellar_tls::LeafRequest;
 use cellar_topology::EtcdUser;
 
-use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::HOST;
 use crate::error::provision_error::Result;
 
 impl Cluster {

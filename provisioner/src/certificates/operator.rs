@@ -67,7 +67,12 @@ impl Cluster {
             true => set.renew(&ca, &self.trusted()?)?,
             false => set.ensure(&ca, &self.trusted()?)?,
         }
-        replace(&directory.join("endpoint"), &format!("{}\n", self.admin_address()?), 0o644, None)?;
+        replace(
+            &directory.join("endpoint"),
+            &format!("{}\n", self.admin_addresses()?.join(",")),
+            0o644,
+            None,
+        )?;
         let info = CertificateInfo::from_file(&certificate)?;
         // Its holder takes it elsewhere; this copy is what a revocation needs.
         let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;

@@ -51,7 +51,9 @@ impl Cluster {
             Some(lists) => lists,
             None => self.sign_revoked(&BTreeSet::new())?,
         };
-        install_revocations(&self.etcd_tls(), &lists, self.owner())?;
+        for set in self.etcd_sets() {
+            install_revocations(&set.directory, &lists, self.owner())?;
+        }
         Ok(())
     }
 

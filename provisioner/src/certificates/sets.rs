@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use cellar_model::{CellName, OperatorRole};
+use cellar_model::{CellName, HostName, OperatorRole};
 use cellar_system::Owner;
 use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, LeafRequest, SERVER_CERTIFICATE, SERVER_KEY};
 
 use crate::certificates::operator::operator_name;
 use crate::certificates::set::CertificateSet;
-use crate::cluster::local_cluster::{Cluster, HOST};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::HOST;
 use crate::error::provision_error::Result;
 use crate::file::replace;
 
@@ -23,8 +24,10 @@ const REPLICATION_CERTIFICATE: &str = "replication.crt";
 impl Cluster {
     /// Every directory with a key and certificates.
     pub(crate) fn certificate_sets(&self) -> Result<Vec<CertificateSet>> {
-        let mut sets =
-            vec![self.etcd_set(), self.provisioner_set()?, self.multiadmin_set(), self.client_set()?];
+        let mut sets = self.etcd_sets();
+        sets.push(self.provisioner_set()?);
+        sets.extend(self.multiadmin_sets());
+        sets.push(self.client_set()?);
         sets.extend(self.state.cells.iter().map(|cell| self.cell_set(&cell.name)));
         Ok(sets)
     }
@@ -54,14 +57,23 @@ impl Cluster {
         CertificateSet { what: what.to_owned(), directory, key, owner, leaves }
     }
 
-    /// etcd's certificates.
-    pub(crate) fn etcd_set(&self) -> CertificateSet {
+    /// The certificates of etcd's members, each naming its own host only.
+    pub(crate) fn etcd_sets(&self) -> Vec<CertificateSet> {
         let cluster = &self.state.cluster;
-        let leaves = vec![
-            (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, HOST)),
-            ("peer.crt", LeafRequest::etcd_peer(cluster, HOST)),
-        ];
-        self.set("etcd", self.etcd_tls(), SERVER_KEY, self.owner(), leaves)
+        let set = |what: &str, directory: PathBuf, host: &str| {
+            let leaves = vec![
+                (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, host)),
+                ("peer.crt", LeafRequest::etcd_peer(cluster, host)),
+            ];
+            self.set(what, directory, SERVER_KEY, self.owner(), leaves)
+        };
+        if self.is_local() {
+            return vec![set("etcd", self.etcd_tls(), HOST)];
+        }
+        let member = |(cell, host): (&CellName, &HostName)| {
+            set(&format!("the etcd member of cell {cell}"), self.for_host(cell).etcd().join("tls"), host)
+        };
+        self.etcd_hosts().into_iter().map(member).collect()
     }
 
     /// The provisioner's own, for talking to etcd.
@@ -70,10 +82,19 @@ impl Cluster {
         Ok(self.set("the provisioner", self.etcd_client_tls(), CLIENT_KEY, None, leaves))
     }
 
-    /// multiadmin's.
-    pub(crate) fn multiadmin_set(&self) -> CertificateSet {
-        let leaves = vec![(ADMIN_CERTIFICATE, LeafRequest::multiadmin(&self.state.cluster, HOST))];
-        self.set("multiadmin", self.layout.multiadmin(), ADMIN_KEY, self.owner(), leaves)
+    /// Those of the multiadmins.
+    pub(crate) fn multiadmin_sets(&self) -> Vec<CertificateSet> {
+        let set = |what: &str, directory: PathBuf, host: &str| {
+            let leaves = vec![(ADMIN_CERTIFICATE, LeafRequest::multiadmin(&self.state.cluster, host))];
+            self.set(what, directory, ADMIN_KEY, self.owner(), leaves)
+        };
+        if self.is_local() {
+            return vec![set("multiadmin", self.layout.multiadmin(), HOST)];
+        }
+        let on_host = |(cell, host): (&CellName, &HostName)| {
+            set(&format!("the multiadmin of cell {cell}"), self.for_host(cell).multiadmin(), host)
+        };
+        self.admin_hosts().into_iter().map(on_host).collect()
     }
 
     /// The command line's: a certificate of the user who runs this.
@@ -86,31 +107,38 @@ impl Cluster {
     /// A cell's, all for its one key.
     pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
         let leaves = vec![
-            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, HOST)),
+            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, self.host_of(cell))),
             (POOLER_CERTIFICATE, self.pooler_request(cell, self.revocations_of(cell))),
             (REPLICATION_CERTIFICATE, LeafRequest::replication(&self.state.cluster, cell)),
         ];
-        let directory = self.layout.cell(cell).tls();
-        self.set(&format!("cell {cell}"), directory, SERVER_KEY, self.owner(), leaves)
+        self.set(&format!("cell {cell}"), self.keys_of(cell).tls(), SERVER_KEY, self.owner(), leaves)
     }
 
     /// etcd's certificates and revocation list, and the provisioner's own for talking to it.
     pub(crate) fn issue_etcd(&self, ca: &Ca) -> Result<()> {
         let trusted = self.trusted()?;
-        self.etcd_set().ensure(ca, &trusted)?;
+        for set in self.etcd_sets() {
+            set.ensure(ca, &trusted)?;
+        }
         self.install_etcd_revocations()?;
-        self.provisioner_set()?.ensure(ca, &trusted)
+        self.issue_provisioner(ca)
     }
 
-    /// multiadmin's certificate.
+    /// The provisioner's certificate.
+    pub(crate) fn issue_provisioner(&self, ca: &Ca) -> Result<()> {
+        self.provisioner_set()?.ensure(ca, &self.trusted()?)
+    }
+
+    /// The multiadmins' certificates.
     pub(crate) fn issue_multiadmin(&self, ca: &Ca) -> Result<()> {
-        self.multiadmin_set().ensure(ca, &self.trusted()?)
+        let trusted = self.trusted()?;
+        self.multiadmin_sets().iter().try_for_each(|set| set.ensure(ca, &trusted))
     }
 
     /// What the command line needs: its certificate, and multiadmin's address.
     pub(crate) fn issue_client(&self, ca: &Ca) -> Result<()> {
         self.client_set()?.ensure(ca, &self.trusted()?)?;
-        let endpoint = format!("{}\n", self.admin_address()?);
+        let endpoint = format!("{}\n", self.admin_addresses()?.join(","));
         replace(&self.layout.client().join("endpoint"), &endpoint, 0o644, None)
     }
 
@@ -126,7 +154,7 @@ impl Cluster {
 
     /// The certificate of a cell's pooler after so many revocations, each of which gave it another name.
     pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
-        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, HOST)
+        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, self.host_of(cell))
             .after_revocations(revocations)
     }
 

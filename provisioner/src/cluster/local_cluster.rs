@@ -1,40 +1,35 @@
-//! One local cluster: its directory, what it was created with, and the records that follow.
+//! One cluster: its directory, what it was created with, and the records that follow.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cellar_model::{
-    Cell, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports, Protocol, Retention,
+    Cell, CellLayout, CellName, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports,
+    Protocol, Retention,
 };
 use cellar_system::{OsUser, Owner};
 
+use crate::cluster::cell_host::CellHost;
+use crate::cluster::loopback::{HOST, LISTEN, at_loopback, host};
 use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::provision_error::{ProvisionError, Result};
-
-/// The name under which everything on this machine reaches everything else.
-pub(crate) const HOST: &str = "localhost";
-
-/// [`HOST`] as the records have it.
-pub(crate) fn host() -> HostName {
-    #[expect(clippy::expect_used, reason = "the constant is a DNS name")]
-    HOST.parse().expect("a DNS name")
-}
-
-/// The address in a local cluster's records, which stands for all loopback addresses that [`HOST`] leads to.
-pub(crate) const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Full backups that a local cluster keeps, unless another number was chosen.
 const RETENTION_FULL: u32 = 2;
 
-/// A local cluster that exists or is about to.
+/// A cluster that exists or is about to, as its directory on this machine shows it. There are three kinds of directories:
+/// of a local cluster, with everything in it; of the operator of a cluster on hosts, with the authority and the keys that
+/// hosts are given; and of such a host.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// Its directories.
     pub layout: ClusterLayout,
     /// What it was created with.
     pub state: ClusterState,
-    /// The OS user of PostgreSQL and everything beside it.
+    /// The OS user of PostgreSQL and everything beside it, if they run on this machine, or else of this process.
     pub user: OsUser,
+    /// The cell whose host this machine is.
+    here: Option<CellName>,
 }
 
 impl Cluster {
@@ -50,8 +45,82 @@ impl Cluster {
     }
 
     pub(crate) fn assemble(layout: ClusterLayout, state: ClusterState) -> Result<Self> {
+        let is_local = state.cells.iter().all(|cell| cell.host.is_none());
+        let user = if is_local { OsUser::resolve(Some(&state.os_user))? } else { OsUser::current()? };
+        Ok(Self { layout, state, user, here: None })
+    }
+
+    /// The cluster as the host of one of its cells has it.
+    pub(crate) fn assemble_on_host(
+        layout: ClusterLayout,
+        state: ClusterState,
+        cell: CellName,
+    ) -> Result<Self> {
         let user = OsUser::resolve(Some(&state.os_user))?;
-        Ok(Self { layout, state, user })
+        Ok(Self { layout, state, user, here: Some(cell) })
+    }
+
+    /// Whether all of it is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.state.cells.iter().all(|cell| cell.host.is_none())
+    }
+
+    /// Refuses a command that works on a cluster of this machine only.
+    pub(crate) fn check_is_local(&self, command: &'static str) -> Result<()> {
+        if self.is_local() {
+            return Ok(());
+        }
+        Err(ProvisionError::OnHosts { command, dir: self.layout.root().to_owned() })
+    }
+
+    /// The host of the cell whose host this machine is.
+    fn own_host(&self) -> Option<&CellHost> {
+        self.state.cell(self.here.as_ref()?)?.host.as_ref()
+    }
+
+    /// The cells whose processes are on this machine.
+    pub(crate) fn cells_here(&self) -> impl Iterator<Item = &LocalCell> {
+        self.state.cells.iter().filter(|cell| cell.host.is_none() || self.here.as_ref() == Some(&cell.name))
+    }
+
+    /// Whether an etcd member is on this machine.
+    pub(crate) fn has_etcd(&self) -> bool {
+        self.is_local() || self.own_host().is_some_and(|host| host.etcd)
+    }
+
+    /// Whether a multiadmin is on this machine.
+    pub(crate) fn has_multiadmin(&self) -> bool {
+        self.is_local() || self.own_host().is_some_and(|host| host.multiadmin)
+    }
+
+    /// The name under which a cell's servers are reached.
+    pub(crate) fn host_of(&self, cell: &CellName) -> &str {
+        self.state.cell(cell).and_then(|cell| cell.host.as_ref()).map_or(HOST, |host| &host.host)
+    }
+
+    /// What the servers on this machine that are of no cell listen on.
+    pub(crate) fn listen_at(&self, port: u16) -> Vec<SocketAddr> {
+        match self.own_host() {
+            Some(host) => vec![SocketAddr::new(host.listen, port)],
+            None => at_loopback(port),
+        }
+    }
+
+    /// The names under which etcd's members are reached, with their cells.
+    pub(crate) fn etcd_hosts(&self) -> Vec<(&CellName, &HostName)> {
+        self.hosts(|host| host.etcd)
+    }
+
+    /// The names under which the multiadmins are reached, with their cells.
+    pub(crate) fn admin_hosts(&self) -> Vec<(&CellName, &HostName)> {
+        self.hosts(|host| host.multiadmin)
+    }
+
+    fn hosts(&self, has: impl Fn(&CellHost) -> bool) -> Vec<(&CellName, &HostName)> {
+        let on_host = |cell: &'_ LocalCell| cell.host.as_ref().is_some_and(&has);
+        let cells = self.state.cells.iter().filter(|cell| on_host(cell));
+        cells.filter_map(|cell| Some((&cell.name, &cell.host.as_ref()?.host))).collect()
     }
 
     /// Whose the files are that the OS user must use; `None` when this process is that user.
@@ -68,16 +137,23 @@ impl Cluster {
         Ok(Ports::new(self.state.port_offset).single(base)?)
     }
 
-    /// `host:port` of multiadmin's gRPC.
+    /// `host:port` of each multiadmin's gRPC.
     ///
     /// # Errors
     /// When the port is above 65535.
-    pub fn admin_address(&self) -> Result<String> {
-        Ok(format!("{HOST}:{}", self.port(Ports::ADMIN_GRPC)?))
+    pub fn admin_addresses(&self) -> Result<Vec<String>> {
+        let port = self.port(Ports::ADMIN_GRPC)?;
+        let hosts = self.admin_hosts();
+        let names = if self.is_local() { vec![HOST] } else { names(&hosts) };
+        Ok(names.into_iter().map(|host| format!("{host}:{port}")).collect())
     }
 
-    pub(crate) fn etcd_url(&self) -> Result<String> {
-        Ok(format!("https://{HOST}:{}", self.port(Ports::ETCD_CLIENT)?))
+    /// The URL of each etcd member for clients.
+    pub(crate) fn etcd_urls(&self) -> Result<Vec<String>> {
+        let port = self.port(Ports::ETCD_CLIENT)?;
+        let hosts = self.etcd_hosts();
+        let names = if self.is_local() { vec![HOST] } else { names(&hosts) };
+        Ok(names.into_iter().map(|host| format!("https://{host}:{port}")).collect())
     }
 
     /// The database's record.
@@ -103,15 +179,23 @@ impl Cluster {
         Cell {
             name: cell.name.clone(),
             index: cell.index,
-            host: host(),
-            directory: self.layout.cell(&cell.name).root().display().to_string(),
+            host: cell.host.as_ref().map_or_else(host, |found| found.host.clone()),
+            directory: self.layout_of(cell).root().display().to_string(),
+        }
+    }
+
+    /// A cell's directories on its host.
+    fn layout_of(&self, cell: &LocalCell) -> CellLayout {
+        match &cell.host {
+            Some(host) => ClusterLayout::new(&host.directory).cell(&cell.name),
+            None => self.layout.cell(&cell.name),
         }
     }
 
     /// A cell's pooler record.
     pub(crate) fn pooler(&self, cell: &LocalCell) -> Result<Pooler> {
-        let layout = self.layout.cell(&cell.name);
-        let pooler = layout.pooler(&self.database(), &self.cell(cell), &LISTEN.to_string())?;
+        let listen = cell.host.as_ref().map_or(LISTEN, |host| host.listen).to_string();
+        let pooler = self.layout_of(cell).pooler(&self.database(), &self.cell(cell), &listen)?;
         Ok(Pooler { revocations: cell.revocations, ..pooler })
     }
 
@@ -119,6 +203,10 @@ impl Cluster {
     pub(crate) fn keys(&self) -> Keyspace {
         Keyspace::new(&self.state.cluster)
     }
+}
+
+fn names<'a>(hosts: &[(&CellName, &'a HostName)]) -> Vec<&'a str> {
+    hosts.iter().map(|(_, host)| &***host).collect()
 }
 
 #[cfg(test)]

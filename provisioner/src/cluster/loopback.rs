@@ -1,10 +1,21 @@
 //! Where [`HOST`] leads on this machine, which is where everything of a local cluster listens.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use cellar_model::HostName;
 use cellar_system::{addresses_of, has_address};
 
-use crate::cluster::local_cluster::{HOST, LISTEN};
+/// The name under which everything on this machine reaches everything else.
+pub(crate) const HOST: &str = "localhost";
+
+/// [`HOST`] as the records have it.
+pub(crate) fn host() -> HostName {
+    #[expect(clippy::expect_used, reason = "the constant is a DNS name")]
+    HOST.parse().expect("a DNS name")
+}
+
+/// The address in a local cluster's records, which stands for all loopback addresses that [`HOST`] leads to.
+pub(crate) const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The loopback addresses that the host's name leads to and that this machine has, in the order in which clients try
 /// them; without one, the address that the records name.

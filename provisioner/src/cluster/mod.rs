@@ -2,6 +2,7 @@
 //! which no process changes it. All that acts on a cluster is in the folders above.
 
 pub(crate) mod blocking;
+pub(crate) mod cell_host;
 pub(crate) mod database_record;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;

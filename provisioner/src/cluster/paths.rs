@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cellar_model::CellName;
+use cellar_model::{CellLayout, CellName, ClusterLayout};
 use cellar_system::is_inside;
 use cellar_tls::{REVOCATIONS, leftovers};
 
@@ -113,6 +113,16 @@ impl Cluster {
                 directory: directory.clone(),
             }),
         }
+    }
+
+    /// Where the operator's directory has what the host of a cell is given: the same files at the same places as there.
+    pub(crate) fn for_host(&self, cell: &CellName) -> ClusterLayout {
+        ClusterLayout::new(self.layout.root().join("hosts").join(cell.as_str()))
+    }
+
+    /// Where this machine has the keys of a cell.
+    pub(crate) fn keys_of(&self, cell: &CellName) -> CellLayout {
+        if self.is_local() { self.layout.cell(cell) } else { self.for_host(cell).cell(cell) }
     }
 
     /// Copies of what was issued to people and programs.

@@ -14,13 +14,14 @@ use cellar_model::{
 use cellar_system::is_same_place;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::cell_host::CellHost;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 
 /// The form of the file that this code writes; a later form is refused rather than misread.
 const VERSION: u32 = 1;
 
-/// A cell whose processes run on this machine.
+/// A cell of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LocalCell {
@@ -31,19 +32,27 @@ pub struct LocalCell {
     /// How often its certificates were revoked.
     #[serde(default, skip_serializing_if = "is_none")]
     pub revocations: u32,
+    /// Its host; none when it is on this machine, as all cells of `cellar up` are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<CellHost>,
 }
 
 impl LocalCell {
-    /// A cell of which nothing was revoked.
+    /// A cell of this machine of which nothing was revoked.
     #[must_use]
     pub fn new(name: CellName, index: u32) -> Self {
-        Self { name, index, revocations: 0 }
+        Self { name, index, revocations: 0, host: None }
     }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_none(revocations: &u32) -> bool {
     *revocations == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a local cluster was created with.
@@ -90,6 +99,9 @@ pub struct ClusterState {
     /// A revocation that has begun and not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
+    /// How many sets of bundles were issued for hosts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bundles: u64,
     /// The name of the first backup that this cluster waits for; none once it is in the repository, or has failed for
     /// good. Another repository gets another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,6 +185,7 @@ impl ClusterState {
             pgbackrest_name: PgbackrestName::default(),
             revocations_of_removed: BTreeMap::new(),
             revoking: None,
+            bundles: 0,
             first_backup: None,
         })
     }
@@ -252,9 +265,10 @@ impl ClusterState {
     /// Takes a cell in, in the place of an entry of its name.
     pub(crate) fn add_cell(&mut self, name: CellName, index: u32) {
         let revocations = self.revocations_of(&name);
+        let host = self.cell(&name).and_then(|cell| cell.host.clone());
         self.revocations_of_removed.remove(&name);
         self.cells.retain(|known| known.name != name);
-        self.cells.push(LocalCell { name, index, revocations });
+        self.cells.push(LocalCell { name, index, revocations, host });
     }
 
     /// Forgets a cell, but not how often its certificates were revoked.
@@ -316,7 +330,7 @@ mod tests {
         assert_eq!((state.cell(&zone2), state.revocations_of(&zone2)), (None, 1));
         state.count_revocation(&zone2);
         state.add_cell(zone2.clone(), 4);
-        let expected = LocalCell { name: zone2.clone(), index: 4, revocations: 2 };
+        let expected = LocalCell { revocations: 2, ..LocalCell::new(zone2.clone(), 4) };
         assert_eq!(state.cell(&zone2), Some(&expected));
         assert!(!plain.contains("revocationsOfRemoved"), "an older build reads it: {plain}");
     }

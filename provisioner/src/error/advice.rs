@@ -37,8 +37,10 @@ impl ProvisionError {
             | Self::NotEncrypted { .. }
             | Self::OtherPassphrase { .. }
             | Self::RepositoryInside { .. }
+            | Self::OnHosts { .. }
+            | Self::Bundle { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
-            Self::NoCluster { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
+            Self::NoCluster { .. } | Self::NoHost { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 FailureKind::NotPermitted
@@ -70,6 +72,15 @@ impl ProvisionError {
             Self::NoCluster { .. } => Some(
                 "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),
             ),
+            Self::OnHosts { .. } => Some(
+                "run `cellar host start`, `stop` or `status` on each host, and `cellar cluster wait` here; `cellar cluster bundle` issues certificates again"
+                    .to_owned(),
+            ),
+            Self::NoHost { .. } => Some(
+                "install the host's bundle (`cellar host install BUNDLE`), or name where it was installed with --dir"
+                    .to_owned(),
+            ),
+            Self::Bundle { hint, .. } => Some((*hint).to_owned()),
             Self::BadState { path, copy: Some(copy), .. } => {
                 Some(format!("put its copy there: cp {} {}", copy.display(), path.display()))
             }

@@ -71,6 +71,30 @@ pub enum ProvisionError {
         /// The directory that was looked at.
         dir: PathBuf,
     },
+    /// A command that works on the processes of this machine was given a cluster whose cells have hosts.
+    #[error("`{command}` works on a cluster of this machine, and the cells of the one in {} have hosts of their own", dir.display())]
+    OnHosts {
+        /// The command.
+        command: &'static str,
+        /// The cluster's directory.
+        dir: PathBuf,
+    },
+    /// No bundle was installed in the directory.
+    #[error("no bundle of a host was installed in {}", dir.display())]
+    NoHost {
+        /// The directory that was looked at.
+        dir: PathBuf,
+    },
+    /// A bundle cannot be installed here.
+    #[error("the bundle {} is refused: {reason}", path.display())]
+    Bundle {
+        /// The bundle.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The state file cannot be read.
     #[error("{} cannot be read: {reason}", path.display())]
     BadState {

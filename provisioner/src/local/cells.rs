@@ -8,7 +8,8 @@ use cellar_model::{CellName, Code};
 use cellar_system::is_same_place;
 use cellar_tls::remember_certificates;
 
-use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::{HOST, LISTEN};
 use crate::cluster::state::LocalCell;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -45,6 +46,7 @@ pub struct RemovedCell {
 pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &Steps) -> Result<AddedCell> {
     let deadline = Instant::now() + timeout;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
+    cluster.check_is_local("cellar cells add")?;
     secrets::check_agreement(&cluster.layout, &cluster.state, None)?;
     let mut admin = cluster.admin()?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
@@ -117,6 +119,7 @@ pub async fn remove_cell(
     steps: &Steps,
 ) -> Result<RemovedCell> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    cluster.check_is_local("cellar cells remove")?;
     let directory = cluster.layout.cell(name).root().to_owned();
     if delete_data {
         cluster.check_spares_repository([&directory])?;

@@ -110,7 +110,7 @@ impl Cluster {
 
     /// Ends everything: poolers first, since one of them would start its PostgreSQL again; the primary
     /// before its standbys, so that they receive its last WAL; etcd last.
-    async fn stop_all(&self, steps: &Steps) -> Result<()> {
+    pub(crate) async fn stop_all(&self, steps: &Steps) -> Result<()> {
         let cells = self.cells_on_disk();
         let mut poolers = JoinSet::new();
         for cell in &cells {
@@ -280,6 +280,7 @@ pub async fn down(dir: &Path, destroy: bool, steps: &Steps) -> Result<DownOutcom
         return Ok(DownOutcome::Nothing);
     }
     let (cluster, lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    cluster.check_is_local("cellar down")?;
     if destroy {
         // Before anything is stopped, too.
         cluster.check_spares_repository(&cluster.destroyed_directories())?;

@@ -14,15 +14,18 @@ pub struct ProcessHealth {
 }
 
 impl Cluster {
-    /// Every process that the cluster should have.
+    /// Every process that the cluster should have on this machine.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessHealth> {
         let health = |what: String, pid| ProcessHealth { what, pid };
-        let mut all = vec![
-            health("etcd".to_owned(), self.etcd_pid()),
-            health("multiadmin".to_owned(), running_pid(&self.admin_pid_file())),
-        ];
-        for cell in &self.state.cells {
+        let mut all = Vec::new();
+        if self.has_etcd() {
+            all.push(health("etcd".to_owned(), self.etcd_pid()));
+        }
+        if self.has_multiadmin() {
+            all.push(health("multiadmin".to_owned(), running_pid(&self.admin_pid_file())));
+        }
+        for cell in self.cells_here() {
             let layout = self.layout.cell(&cell.name);
             let postmaster = cellar_postgres::running(&layout.data()).ok().flatten();
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use crate::binaries;
 use crate::cluster::blocking::blocking;
 use crate::cluster::local_cluster::Cluster;
-use crate::cluster::loopback::at_loopback;
 use crate::cluster::state::LocalCell;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
@@ -35,7 +34,8 @@ enum Part {
     Pooler(CellName, Option<Started>),
 }
 
-fn daemon(program: &'static str) -> Result<PathBuf> {
+/// The path of one of our daemons.
+pub(crate) fn daemon(program: &'static str) -> Result<PathBuf> {
     binaries::find_daemon(program).ok_or_else(|| ProvisionError::Start {
         what: program.to_owned(),
         source: std::io::ErrorKind::NotFound.into(),
@@ -45,6 +45,15 @@ fn daemon(program: &'static str) -> Result<PathBuf> {
 impl Cluster {
     /// Makes the directories that do not belong to one cell.
     pub(crate) fn make_shared_directories(&self) -> Result<()> {
+        self.make_own_directories()?;
+        match self.state.repo.local_directory() {
+            Some(directory) => make_directory(directory, 0o750, self.owner()),
+            None => Ok(()),
+        }
+    }
+
+    /// The same without the repository.
+    pub(crate) fn make_own_directories(&self) -> Result<()> {
         let owner = self.owner();
         // Only a cluster of root's has files of another user, who must pass.
         make_directory(self.layout.root(), if owner.is_some() { 0o755 } else { 0o700 }, None)?;
@@ -52,14 +61,10 @@ impl Cluster {
         make_directory(&self.etcd_data(), 0o700, owner)?;
         make_directory(&self.layout.multiadmin(), 0o700, owner)?;
         make_directory(&self.layout.pid(), 0o755, owner)?;
-        make_directory(&self.layout.log(), 0o750, owner)?;
-        match self.state.repo.local_directory() {
-            Some(directory) => make_directory(directory, 0o750, owner),
-            None => Ok(()),
-        }
+        make_directory(&self.layout.log(), 0o750, owner)
     }
 
-    fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
+    pub(crate) fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
         let (layout, owner) = (self.layout.cell(cell), self.owner());
         make_directory(layout.root(), 0o750, owner)?;
         // Every user who may pass this directory can connect to PostgreSQL's socket.
@@ -70,24 +75,30 @@ impl Cluster {
         Ok(())
     }
 
-    fn start_admin(&self) -> Result<Option<Started>> {
-        let pid_file = self.admin_pid_file();
-        if running_pid(&pid_file).is_some() {
+    /// Starts multiadmin unless it runs.
+    pub(crate) fn start_admin(&self) -> Result<Option<Started>> {
+        if running_pid(&self.admin_pid_file()).is_some() {
             return Ok(None);
         }
+        let arguments = self.admin_arguments()?;
+        self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)
+    }
+
+    /// multiadmin's command line.
+    pub(crate) fn admin_arguments(&self) -> Result<Vec<String>> {
         let mut arguments = vec![
             "--cluster".to_owned(),
             self.state.cluster.to_string(),
             "--etcd".to_owned(),
-            self.etcd_url()?,
+            self.etcd_urls()?.join(","),
             "--tls-dir".to_owned(),
             self.layout.multiadmin().display().to_string(),
             "--pid-file".to_owned(),
-            pid_file.display().to_string(),
+            self.admin_pid_file().display().to_string(),
             "--audit-log".to_owned(),
             self.audit_log().display().to_string(),
         ];
-        for address in at_loopback(self.port(Ports::ADMIN_GRPC)?) {
+        for address in self.listen_at(self.port(Ports::ADMIN_GRPC)?) {
             arguments.extend(["--listen".to_owned(), address.to_string()]);
         }
         if self.state.renews {
@@ -101,14 +112,21 @@ impl Cluster {
             }
         }
         self.push_os_user(&mut arguments);
-        self.start_daemon("multiadmin", "multiadmin".to_owned(), arguments, self.admin_log()).map(Some)
+        Ok(arguments)
     }
 
-    fn start_pooler(&self, cell: &CellName) -> Result<Option<Started>> {
-        let pid_file = self.pooler_pid_file(cell);
-        if running_pid(&pid_file).is_some() {
+    /// Starts a cell's multipooler unless it runs.
+    pub(crate) fn start_pooler(&self, cell: &CellName) -> Result<Option<Started>> {
+        if running_pid(&self.pooler_pid_file(cell)).is_some() {
             return Ok(None);
         }
+        let arguments = self.pooler_arguments(cell)?;
+        let what = format!("multipooler of cell {cell}");
+        self.start_daemon("multipooler", what, arguments, self.pooler_log(cell)).map(Some)
+    }
+
+    /// The command line of a cell's multipooler.
+    pub(crate) fn pooler_arguments(&self, cell: &CellName) -> Result<Vec<String>> {
         let mut arguments = vec![
             "--cluster".to_owned(),
             self.state.cluster.to_string(),
@@ -116,16 +134,16 @@ impl Cluster {
             self.state.database.to_string(),
             "--cell".to_owned(),
             cell.to_string(),
-            "--etcd".to_owned(),
-            self.etcd_url()?,
             "--directory".to_owned(),
             self.layout.cell(cell).root().display().to_string(),
             "--pid-file".to_owned(),
-            pid_file.display().to_string(),
+            self.pooler_pid_file(cell).display().to_string(),
         ];
+        for url in self.etcd_urls()? {
+            arguments.extend(["--etcd".to_owned(), url]);
+        }
         self.push_os_user(&mut arguments);
-        let what = format!("multipooler of cell {cell}");
-        self.start_daemon("multipooler", what, arguments, self.pooler_log(cell)).map(Some)
+        Ok(arguments)
     }
 
     fn push_os_user(&self, arguments: &mut Vec<String>) {

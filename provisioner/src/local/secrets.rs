@@ -47,7 +47,7 @@ impl Cluster {
             return Ok(());
         }
         let secret = read_passphrase(&self.layout.repo_cipher_pass())?;
-        let (layout, owner) = (self.layout.cell(cell), self.owner());
+        let (layout, owner) = (self.keys_of(cell), self.owner());
         make_directory(&layout.secrets(), DIRECTORY_MODE, owner)?;
         // What is there is not looked at: its directory is the service user's.
         replace(&layout.repo_cipher_pass(), &line(&secret), FILE_MODE, owner)

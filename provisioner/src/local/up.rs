@@ -16,6 +16,7 @@ use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
 use crate::local::down::remove_tree;
+use crate::local::launch::Launched;
 use crate::local::up_options::{UpOptions, resolve};
 use crate::local::watch::Watcher;
 
@@ -45,6 +46,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         false => None,
     };
     let (mut cluster, mut new, reservation) = resolve(&layout, options)?;
+    cluster.check_is_local("cellar up")?;
     if cluster.owner().is_some() && !Uid::effective().is_root() {
         let (current, wanted) = (Uid::effective().to_string(), cluster.user.name);
         return Err(UserError::NotPermitted { current, wanted }.into());
@@ -117,12 +119,25 @@ impl Cluster {
             1 => "certificates are in place, 1 process started".to_owned(),
             n => format!("certificates are in place, {n} processes started"),
         });
+        self.converge(&mut launched, steps, deadline).await
+    }
+
+    /// From processes that run, on this machine or on their hosts, to a cluster in which every cell streams and the
+    /// repository holds a full backup; gives the primary.
+    pub(crate) async fn converge(
+        &mut self,
+        launched: &mut Launched,
+        steps: &Steps,
+        deadline: Instant,
+    ) -> Result<String> {
         let store = self.wait_for_etcd(launched.etcd.take(), deadline).await?;
         steps.step("etcd answers");
         let reconciled = self.write_records(&store).await?;
         for cell in reconciled.removed {
             steps.step(&format!("cell {cell} was removed: ending what is left of it"));
-            self.stop_cell(&cell, steps).await?;
+            if self.is_local() {
+                self.stop_cell(&cell, steps).await?;
+            }
             self.dismiss_pooler(&cell).await?;
             self.state.remove_cell(&cell);
             launched.poolers.remove(&cell);
@@ -145,7 +160,7 @@ impl Cluster {
                 this.publish_revoked().await
             }
         });
-        let mut watcher = Watcher::new(&this, &mut launched, steps, deadline)?;
+        let mut watcher = Watcher::new(&this, launched, steps, deadline)?;
         let primary = watcher.wait_for_primary().await?;
         if !watcher.holds_full_backup().await? {
             let name = *self.state.first_backup.get_or_insert_with(clock::new_id);

@@ -147,7 +147,12 @@ impl<'a> Watcher<'a> {
     }
 
     fn assess(&self, observed: &Observation, cell: &CellName) -> CellHealth {
-        assess(observed, cell.as_str(), running_pid(&self.cluster.pooler_pid_file(cell)))
+        let pid = match self.cluster.is_local() {
+            true => running_pid(&self.cluster.pooler_pid_file(cell)),
+            // Whether it is that of a process that has died meanwhile, only its host knows.
+            false => observed.status.get(cell.as_str()).map(|status| status.pid),
+        };
+        assess(observed, cell.as_str(), pid)
     }
 
     fn reports(&self, observed: &Observation, cells: &[CellName]) -> Vec<CellReport> {

@@ -36,13 +36,13 @@ impl Cluster {
             findings.extend(self.state.repo.local_directory().and_then(disk::check_repo));
         }
         for need in self.ports(cells)? {
-            findings.extend(check_port(&need, Some(self.layout.root())));
+            findings.extend(check_port(&need, &self.listen_at(need.port), Some(self.layout.root())));
             findings.extend(host_name::check_reach(&need, self.layout.root()));
         }
         Ok(findings)
     }
 
-    fn check_configs(&self, poolers: &[Pooler]) -> Result<()> {
+    pub(crate) fn check_configs(&self, poolers: &[Pooler]) -> Result<()> {
         // What is encrypted with what has no bearing on paths and ports.
         let database = Database { repo_cipher: None, ..self.database() };
         for local in poolers {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellar_system::{addresses_of, has_address, listeners};
 
-use crate::cluster::local_cluster::HOST;
+use crate::cluster::loopback::HOST;
 use crate::error::finding::Finding;
 use crate::preflight::port::{PortNeed, works_for};
 

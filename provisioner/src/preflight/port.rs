@@ -1,6 +1,6 @@
 //! Which ports a cluster needs, and whether each is free.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use cellar_model::Ports;
 use cellar_system::{Process, is_inside, listeners};
 
 use crate::cluster::local_cluster::Cluster;
-use crate::cluster::loopback::at_loopback;
 use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
@@ -76,15 +75,14 @@ fn describe(process: &Process) -> String {
     format!("process {} ({shown})", process.pid)
 }
 
-/// Binds the port at each address that the cluster listens on, and frees it again.
-fn bind_all(port: u16) -> std::io::Result<()> {
-    let bound: std::io::Result<Vec<TcpListener>> =
-        at_loopback(port).into_iter().map(TcpListener::bind).collect();
+/// Binds every address, and frees it again.
+fn bind_all(addresses: &[SocketAddr]) -> std::io::Result<()> {
+    let bound: std::io::Result<Vec<TcpListener>> = addresses.iter().map(TcpListener::bind).collect();
     bound.map(drop)
 }
 
-/// Whether the port is free, or held by the cluster in `own` itself.
-pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding> {
+/// Whether the port is free at these addresses, or held by the cluster in `own` itself.
+pub(crate) fn check_port(need: &PortNeed, addresses: &[SocketAddr], own: Option<&Path>) -> Option<Finding> {
     let PortNeed { port, purpose } = need;
     let mut holder = "another process, which this user may not see".to_owned();
     // A process that was just killed keeps its port until the kernel has freed its sockets, and one that is replacing
@@ -93,7 +91,7 @@ pub(crate) fn check_port(need: &PortNeed, own: Option<&Path>) -> Option<Finding>
         if attempt > 0 {
             std::thread::sleep(ATTEMPT_INTERVAL);
         }
-        match bind_all(*port) {
+        match bind_all(addresses) {
             Ok(()) => return None,
             Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
                 return Some(Finding {
@@ -127,19 +125,20 @@ mod tests {
     #[test]
     fn port_in_use_is_reported_with_its_holder() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let at = [socket.local_addr().unwrap()];
+        let port = at[0].port();
         let need = PortNeed { port, purpose: "PostgreSQL of cell zone1".into() };
-        let finding = check_port(&need, None).unwrap();
+        let finding = check_port(&need, &at, None).unwrap();
         assert!(finding.message.contains(&format!("port {port}, needed by PostgreSQL of cell zone1")));
         assert!(finding.message.contains(&format!("process {}", std::process::id())), "{finding:?}");
         let stranger = tempfile::tempdir().unwrap();
-        assert!(check_port(&need, Some(stranger.path())).is_some());
+        assert!(check_port(&need, &at, Some(stranger.path())).is_some());
         let own = std::env::current_dir().unwrap();
-        assert_eq!(check_port(&need, Some(&own)), None, "held by a process that works there");
+        assert_eq!(check_port(&need, &at, Some(&own)), None, "held by a process that works there");
         let link = stranger.path().join("link");
         std::os::unix::fs::symlink(&own, &link).unwrap();
-        assert_eq!(check_port(&need, Some(&link)), None, "the same directory under another name");
+        assert_eq!(check_port(&need, &at, Some(&link)), None, "the same directory under another name");
         drop(socket);
-        assert_eq!(check_port(&need, None), None);
+        assert_eq!(check_port(&need, &at, None), None);
     }
 }

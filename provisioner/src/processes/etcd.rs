@@ -1,4 +1,4 @@
-//! The one etcd member of a local cluster.
+//! The etcd member on this machine: the only one of a local cluster, or one of several on hosts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use cellar_tls::REVOCATIONS;
 use cellar_topology::Store;
 
 use crate::binaries;
-use crate::cluster::local_cluster::{Cluster, HOST};
-use crate::cluster::loopback::at_loopback;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::loopback::HOST;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{log_tail, replace};
 use crate::processes::process::{Launch, Started, end};
@@ -22,11 +22,21 @@ const MAX_DATABASE_BYTES: u64 = 2 << 30;
 /// hundreds of megabytes on a machine that a person works on.
 const SNAPSHOT_COUNT: u32 = 10_000;
 
+/// Milliseconds between heartbeats, and without one until an election. A single member elects itself; waiting for others
+/// would only delay every restart.
+const LONE_MEMBER: (u32, u32) = (50, 250);
+
+/// The same for members on several hosts: etcd's defaults, which allow for a round trip of 100 ms between them.
+const SEVERAL_MEMBERS: (u32, u32) = (100, 1000);
+
 /// How often to ask whether it answers.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long it may take to end after SIGTERM; it takes a second.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The name and the host of an etcd member.
+type Member = (String, String);
 
 impl Cluster {
     /// The process id of this cluster's etcd, whatever the pid file says.
@@ -46,23 +56,27 @@ impl Cluster {
         Process::all().into_iter().find(|process| is_etcd_of(process, &data))
     }
 
-    fn etcd_arguments(&self) -> Result<Vec<String>> {
+    /// etcd's command line.
+    pub(crate) fn etcd_arguments(&self) -> Result<Vec<String>> {
         let (client, peer) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
         let tls = self.etcd_tls();
         let file = |name: &str| tls.join(name).display().to_string();
         let listen = |port| {
-            let urls = at_loopback(port).into_iter().map(|address| format!("https://{address}"));
+            let urls = self.listen_at(port).into_iter().map(|address| format!("https://{address}"));
             urls.collect::<Vec<_>>().join(",")
         };
-        let peer_url = format!("https://{HOST}:{peer}");
+        let ((name, host), members) = self.etcd_members()?;
+        let peer_url = format!("https://{host}:{peer}");
+        let members = members.into_iter().map(|(name, host)| format!("{name}=https://{host}:{peer}"));
+        let (heartbeat, election) = if self.is_local() { LONE_MEMBER } else { SEVERAL_MEMBERS };
         let flags = [
-            ("--name", HOST.to_owned()),
+            ("--name", name.clone()),
             ("--data-dir", self.etcd_data().display().to_string()),
             ("--listen-client-urls", listen(client)),
-            ("--advertise-client-urls", format!("https://{HOST}:{client}")),
+            ("--advertise-client-urls", format!("https://{host}:{client}")),
             ("--listen-peer-urls", listen(peer)),
             ("--initial-advertise-peer-urls", peer_url.clone()),
-            ("--initial-cluster", format!("{HOST}={peer_url}")),
+            ("--initial-cluster", members.collect::<Vec<_>>().join(",")),
             ("--initial-cluster-token", format!("cellar-{}", self.state.cluster)),
             ("--cert-file", file("server.crt")),
             ("--key-file", file("server.key")),
@@ -78,9 +92,8 @@ impl Cluster {
             ("--auto-compaction-retention", "1h".to_owned()),
             ("--quota-backend-bytes", MAX_DATABASE_BYTES.to_string()),
             ("--snapshot-count", SNAPSHOT_COUNT.to_string()),
-            // A single member elects itself; waiting for others would only delay every restart.
-            ("--heartbeat-interval", "50".to_owned()),
-            ("--election-timeout", "250".to_owned()),
+            ("--heartbeat-interval", heartbeat.to_string()),
+            ("--election-timeout", election.to_string()),
             ("--logger", "zap".to_owned()),
             ("--log-level", "warn".to_owned()),
             ("--log-outputs", "stderr".to_owned()),
@@ -89,6 +102,25 @@ impl Cluster {
             flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
         arguments.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
         Ok(arguments)
+    }
+
+    /// The member on this machine, and all members, each with its name and host.
+    fn etcd_members(&self) -> Result<(Member, Vec<Member>)> {
+        if self.is_local() {
+            let only = (HOST.to_owned(), HOST.to_owned());
+            return Ok((only.clone(), vec![only]));
+        }
+        let all = self.etcd_hosts().into_iter();
+        let all: Vec<_> = all.map(|(cell, host)| (cell.to_string(), host.to_string())).collect();
+        let own = self
+            .cells_here()
+            .next()
+            .and_then(|cell| all.iter().find(|(name, _)| *name == cell.name.as_str()));
+        let own = own.cloned().ok_or_else(|| ProvisionError::Start {
+            what: "etcd, of which this host has no member".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        Ok((own, all))
     }
 
     /// Ends etcd; tells whether it ran.
@@ -148,7 +180,7 @@ impl Cluster {
                 });
             }
             // What ran when it was to be started may have been about to end.
-            if started.is_none() && self.etcd_pid().is_none() {
+            if started.is_none() && self.has_etcd() && self.etcd_pid().is_none() {
                 started = self.start_etcd()?;
             }
             tokio::time::sleep(PROBE_INTERVAL).await;

@@ -44,6 +44,7 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
         reason: error.to_string(),
     })?;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
+    cluster.check_is_local("cellar certs revoke")?;
     let ca = Ca::load(&cluster.layout.ca())?;
     // A list of revoked certificates does not help against a key that signs: who has it signs another one.
     let directory = cluster.layout.ca();

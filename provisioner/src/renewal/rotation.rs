@@ -161,6 +161,7 @@ pub async fn rotate(
 ) -> Result<Vec<ListedCertificate>> {
     let deadline = Instant::now() + timeout;
     let (cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
+    cluster.check_is_local("cellar certs rotate")?;
     let ca = cluster.layout.ca();
     let halfway =
         [cluster.next_authority(), ca.join(OLD_AUTHORITY), previous(&ca)].iter().any(|path| path.exists());

@@ -11,8 +11,9 @@ use cellar_tls::{
 };
 
 use crate::certificates::sets::{ADMIN_CERTIFICATE, POOLER_CERTIFICATE};
-use crate::cluster::local_cluster::{Cluster, HOST, LISTEN};
+use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::loopback;
+use crate::cluster::loopback::{HOST, LISTEN};
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// How long one probe may take.

@@ -5,19 +5,23 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Database, DatabaseName, PORT_SPAN, Pooler, Ports, Protocol, Retention,
-    StanzaName, check_socket_path, path_fault,
+    CellLayout, CellName, ClusterLayout, ClusterName, Database, DatabaseName, PORT_SPAN, Pooler, Ports,
+    Protocol, Retention, StanzaName, check_socket_path, path_fault,
 };
 
+use crate::cluster::cell_host::CellHost;
 use crate::error::spec_error::SpecError;
 use crate::spec::collisions::check_collisions;
-use crate::spec::file_format::{CellTable, SpecFile};
+use crate::spec::file_format::{CellTable, SpecFile, TlsTable};
 
 /// Full backups kept when the specification has no number.
 const DEFAULT_RETENTION: u32 = 7;
 
 /// Address that servers listen on when the specification has none.
 const DEFAULT_LISTEN: &str = "0.0.0.0";
+
+/// OS user of PostgreSQL when the specification names none, as Debian's package makes it.
+const DEFAULT_OS_USER: &str = "postgres";
 
 /// Who may use the TLS servers when the specification does not name them: every stanza, for clients whose
 /// certificate is named `pgbackrest`.
@@ -37,6 +41,12 @@ pub struct ClusterSpec {
     pub poolers: Vec<Pooler>,
     /// What clients may work on: `*` or stanza names.
     pub server_auth: String,
+    /// The OS user of PostgreSQL and everything beside it on the hosts.
+    pub os_user: String,
+    /// What each cell's host has beside it, in the same order.
+    pub(crate) hosts: Vec<CellHost>,
+    /// The fields in which the specification says where a file or port of a cell is.
+    pub(crate) placed: Vec<String>,
 }
 
 fn refuse(field: impl Into<String>, value: &str, reason: impl Into<String>) -> SpecError {
@@ -110,12 +120,18 @@ impl ClusterSpec {
             }
         }
         file.cells.sort_by(|a, b| a.name.cmp(&b.name));
-        let poolers = file
-            .cells
-            .iter()
-            .enumerate()
-            .map(|(index, cell)| pooler(&database, index, cell, &listen, tls_dir.as_deref()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let defaults = Defaults {
+            directory: default_directory(&cluster),
+            listen,
+            tls_dir,
+            ports: Ports::new(file.port_offset.unwrap_or_default()),
+        };
+        let cells = || file.cells.iter().enumerate();
+        let poolers = cells().map(|(index, cell)| pooler(&database, index, cell, &defaults));
+        let poolers = poolers.collect::<Result<Vec<_>, _>>()?;
+        let members = default_members(file.cells.len());
+        let hosts = cells().map(|(index, cell)| cell_host(cell, &defaults, index < members));
+        let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
         check_collisions(&poolers)?;
         let bootstrap_cell = poolers[0].cell.clone();
         let retention = Retention { full: file.repo.retention_full.unwrap_or(DEFAULT_RETENTION) };
@@ -132,34 +148,119 @@ impl ClusterSpec {
             repository,
             retention,
             bootstrap_cell,
-            port_offset: 0,
+            port_offset: u32::from(file.port_offset.unwrap_or_default()),
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
         };
-        Ok(Self { cluster, database, poolers, server_auth })
+        let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
+        let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();
+        Ok(Self { cluster, database, poolers, server_auth, os_user, hosts, placed })
     }
+}
+
+/// What holds for every cell that says nothing else.
+struct Defaults {
+    directory: String,
+    listen: String,
+    tls_dir: Option<String>,
+    ports: Ports,
+}
+
+/// The cluster's directory on a host.
+fn default_directory(cluster: &ClusterName) -> String {
+    format!("/var/lib/cellar/{cluster}")
+}
+
+/// How many cells have an etcd member, the first in the order of their names. An even member adds no tolerance, and
+/// more than five make every write slower (<https://etcd.io/docs/v3.5/faq/>).
+fn default_members(cells: usize) -> usize {
+    match cells {
+        0..=2 => 1,
+        3..=4 => 3,
+        _ => 5,
+    }
+}
+
+/// The fields of a cell that place single files and ports.
+fn placed(cell: &CellTable) -> Vec<String> {
+    let given = [
+        ("pg_data", cell.pg_data.is_some()),
+        ("pg_sockets", cell.pg_sockets.is_some()),
+        ("postgres_port", cell.postgres_port.is_some()),
+        ("config", cell.config.is_some()),
+        ("log", cell.log.is_some()),
+        ("lock", cell.lock.is_some()),
+        ("spool", cell.spool.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    given.map(|(what, _)| format!("cells.{}.{what}", cell.name)).collect()
+}
+
+/// The fields of `[tls]` that only generated configs have.
+fn of_generated(tls: &TlsTable) -> Vec<String> {
+    let given = [("tls.dir", tls.dir.is_some()), ("tls.server_auth", tls.server_auth.is_some())];
+    given.into_iter().filter(|(_, given)| *given).map(|(what, _)| what.to_owned()).collect()
+}
+
+fn listen_of(cell: &CellTable, defaults: &Defaults) -> Result<IpAddr, SpecError> {
+    let text = cell.listen.as_ref().unwrap_or(&defaults.listen);
+    let field = || format!("cells.{}.listen", cell.name);
+    text.parse().map_err(|_| refuse(field(), text, "it is not an IP address to listen on"))
+}
+
+fn directory_of(cell: &CellTable, defaults: &Defaults) -> Result<String, SpecError> {
+    let directory = cell.directory.as_ref().unwrap_or(&defaults.directory);
+    path(&format!("cells.{}.directory", cell.name), directory)
+}
+
+fn cell_host(cell: &CellTable, defaults: &Defaults, is_member: bool) -> Result<CellHost, SpecError> {
+    Ok(CellHost {
+        host: name(&format!("cells.{}.host", cell.name), &cell.host)?,
+        listen: listen_of(cell, defaults)?,
+        directory: directory_of(cell, defaults)?.into(),
+        etcd: cell.etcd.unwrap_or(is_member),
+        multiadmin: cell.multiadmin.unwrap_or(true),
+    })
 }
 
 fn pooler(
     database: &DatabaseName,
     index: usize,
     cell: &CellTable,
-    listen: &str,
-    tls_dir: Option<&str>,
+    defaults: &Defaults,
 ) -> Result<Pooler, SpecError> {
     let cell_name: CellName = name("cells.name", &cell.name)?;
     let field = |what: &str| format!("cells.{cell_name}.{what}");
     let index = u32::try_from(index).unwrap_or(u32::MAX);
     let port = |base| {
-        Ports::new(0)
+        defaults
+            .ports
             .of_cell(base, index)
             .map_err(|source| SpecError::Layout { field: field("index"), source })
     };
-    if cell.postgres_port == 0 {
-        return Err(refuse(field("postgres_port"), "0", "it is not a port"));
+    let main = [
+        ("pg_data", cell.pg_data.is_some()),
+        ("pg_sockets", cell.pg_sockets.is_some()),
+        ("postgres_port", cell.postgres_port.is_some()),
+        ("config", cell.config.is_some()),
+    ];
+    if main.iter().any(|(_, given)| *given)
+        && let Some((missing, _)) = main.iter().find(|(_, given)| !given)
+    {
+        let reason = "it is missing: give it with `pg_data`, `pg_sockets`, `postgres_port` and `config`, or none of them";
+        return Err(refuse(field(missing), "", reason));
     }
-    let config = path(&field("config"), &cell.config)?;
+    let postgres_port = match cell.postgres_port {
+        Some(0) => return Err(refuse(field("postgres_port"), "0", "it is not a port")),
+        Some(port) => port,
+        None => port(Ports::POSTGRES)?,
+    };
+    let placed = ClusterLayout::new(directory_of(cell, defaults)?).cell(&cell_name);
+    let config = match &cell.config {
+        Some(config) => path(&field("config"), config)?,
+        None => placed.config().display().to_string(),
+    };
     // What the specification does not place goes beside the config, as in a local cluster.
     let home = Path::new(&config).parent().unwrap_or(Path::new("/")).to_owned();
     let layout = CellLayout::new(&home);
@@ -171,13 +272,13 @@ fn pooler(
         database: database.clone(),
         index,
         host: name(&field("host"), &cell.host)?,
-        postgres_port: cell.postgres_port,
+        postgres_port,
         pgbackrest_port: port(Ports::PGBACKREST)?,
         grpc_port: port(Ports::POOLER_GRPC)?,
-        listen: listen.to_owned(),
-        data_directory: path(&field("pg_data"), &cell.pg_data)?,
-        socket_directory: path(&field("pg_sockets"), &cell.pg_sockets)?,
-        tls_directory: tls_dir.map_or_else(|| layout.tls().display().to_string(), str::to_owned),
+        listen: listen_of(cell, defaults)?.to_string(),
+        data_directory: beside(&cell.pg_data, "pg_data", placed.data())?,
+        socket_directory: beside(&cell.pg_sockets, "pg_sockets", placed.sockets())?,
+        tls_directory: defaults.tls_dir.clone().unwrap_or_else(|| layout.tls().display().to_string()),
         log_directory: beside(&cell.log, "log", layout.log())?,
         lock_directory: beside(&cell.lock, "lock", layout.lock())?,
         spool_directory: beside(&cell.spool, "spool", layout.spool())?,

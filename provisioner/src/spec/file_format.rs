@@ -7,6 +7,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub(super) struct SpecFile {
     pub(super) cluster: String,
+    pub(super) port_offset: Option<u16>,
+    pub(super) os_user: Option<String>,
     pub(super) database: DatabaseTable,
     pub(super) repo: RepoTable,
     #[serde(default)]
@@ -45,10 +47,14 @@ pub(super) struct TlsTable {
 pub(super) struct CellTable {
     pub(super) name: String,
     pub(super) host: String,
-    pub(super) pg_data: String,
-    pub(super) pg_sockets: String,
-    pub(super) postgres_port: u16,
-    pub(super) config: String,
+    pub(super) directory: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) etcd: Option<bool>,
+    pub(super) multiadmin: Option<bool>,
+    pub(super) pg_data: Option<String>,
+    pub(super) pg_sockets: Option<String>,
+    pub(super) postgres_port: Option<u16>,
+    pub(super) config: Option<String>,
     pub(super) log: Option<String>,
     pub(super) lock: Option<String>,
     pub(super) spool: Option<String>,

@@ -41,8 +41,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         "provisioner/src",
         // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
         // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
-        // was interrupted.
+        // was interrupted. A cluster on hosts is started and watched as a local one is.
         &[
+            "hosts",
             "local spec",
             "renewal",
             "processes",

@@ -223,10 +223,13 @@ fn a_lost_job_is_closed_after_its_work_was_ended_unless_it_only_reads() {
     world.add(JobRecord { spec: JobSpec::Verify, ..record(2, "zone1") });
     world.begin(1, JobState::Running, false);
     world.begin(2, JobState::Running, false);
+    assert_eq!(world.observed.next_timeout(), None, "neither was seen lost yet");
     world.observe(LOST_TIMEOUT - Duration::from_secs(1));
     assert_eq!(world.closures(10), []);
+    assert_eq!(world.observed.next_timeout(), Some(Duration::from_secs(1)), "the leader looks again then");
     world.observe(LOST_TIMEOUT);
     assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::CellDown)]);
+    assert_eq!(world.observed.next_timeout(), None, "nothing is left to wait for");
 }
 
 /// A leader that stood still has not seen a claim that came back meanwhile and lapsed again.

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use cellar_api::v1::ListCellsRequest;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_provisioner::{Cluster, ProvisionError};
 use cellar_tls::ClientTls;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::failure::{Failure, Outcome};
@@ -14,6 +16,9 @@ use crate::local;
 
 /// A unary call that takes longer has failed. Reading a large repository takes seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long one of several multiadmins may take to show that it can be used.
+const CHOICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest answer that is read, in bytes. The listing of a repository with thousands of backups is larger than
 /// tonic's default of 4 MiB.
@@ -34,10 +39,13 @@ pub(crate) struct Target {
 
 impl Target {
     /// The multiadmin at `--admin`, or that of the local cluster.
-    pub(crate) fn of(global: &Global) -> Outcome<Self> {
+    ///
+    /// Several addresses, separated by commas, are of multiadmins that are as good as each other: the first is taken that
+    /// can be talked to.
+    pub(crate) async fn of(global: &Global) -> Outcome<Self> {
         if let (Some(address), Some(dir)) = (&global.admin, &global.client_dir) {
             let hint = "check the address, and that multiadmin runs there".to_owned();
-            return Self::new(address, dir, hint);
+            return Self::new(address, dir, hint).await;
         }
         let directory = global.directory()?;
         if global.cluster.is_some() {
@@ -62,10 +70,19 @@ impl Target {
             directory.display(),
             directory.join("log/multiadmin.log").display()
         );
-        Self::new(address.trim(), &client, hint)
+        Self::new(address.trim(), &client, hint).await
     }
 
-    fn new(address: &str, client_dir: &Path, hint: String) -> Outcome<Self> {
+    async fn new(addresses: &str, client_dir: &Path, hint: String) -> Outcome<Self> {
+        let targets = addresses.split(',').map(|address| Self::at(address, client_dir, hint.clone()));
+        let mut targets = targets.collect::<Outcome<Vec<_>>>()?;
+        match targets.len() {
+            1 => Ok(targets.remove(0)),
+            _ => first_that_answers(targets).await,
+        }
+    }
+
+    fn at(address: &str, client_dir: &Path, hint: String) -> Outcome<Self> {
         let mut tls = ClientTls::from_dir(client_dir)?;
         if let Some((host, _)) = address.rsplit_once(':') {
             tls = tls.domain_name(host.trim_start_matches('[').trim_end_matches(']'));
@@ -74,6 +91,26 @@ impl Target {
         // Refuses a bad address now rather than at the first call.
         target.tls.endpoint(address, None)?;
         Ok(target)
+    }
+
+    /// Whether it answers, and can reach etcd: one that is cut off refuses every call.
+    async fn check(self) -> Outcome<Self> {
+        let mut client = self.connect(Some(CHOICE_TIMEOUT))?;
+        match client.list_cells(ListCellsRequest {}).await {
+            Err(status)
+                if matches!(
+                    status.code(),
+                    tonic::Code::Unavailable
+                        | tonic::Code::DeadlineExceeded
+                        | tonic::Code::Cancelled
+                        | tonic::Code::Unknown
+                ) =>
+            {
+                Err(self.failure(status))
+            }
+            // Also a refusal is an answer, and the command's own call shows it.
+            _ => Ok(self),
+        }
     }
 
     /// A client whose calls end after a minute.
@@ -118,4 +155,22 @@ impl Target {
         };
         Failure::Unreachable { address: self.address.clone(), reason, hint }
     }
+}
+
+/// The first of several that answers; all are asked at once. When none does, the failure of the first.
+async fn first_that_answers(targets: Vec<Target>) -> Outcome<Target> {
+    let mut answers = JoinSet::new();
+    for target in targets {
+        answers.spawn(target.check());
+    }
+    let mut failure = None;
+    while let Some(answer) = answers.join_next().await {
+        match answer {
+            Ok(Ok(target)) => return Ok(target),
+            Ok(Err(found)) => failure = failure.or(Some(found)),
+            Err(_panicked) => {}
+        }
+    }
+    Err(failure
+        .unwrap_or_else(|| Failure::usage("no address of multiadmin is given", "name one with --admin")))
 }

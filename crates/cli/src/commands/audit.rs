@@ -128,7 +128,8 @@ impl Audit {
             since: list.since.map(Into::into),
             job: list.job.map(|id| id.to_string()).unwrap_or_default(),
         };
-        let answer = Target::of(global)?
+        let answer = Target::of(global)
+            .await?
             .call(request, async |mut client, request| client.list_audit(request).await)
             .await?;
         global.output.print(&answer, render_list)

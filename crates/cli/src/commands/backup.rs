@@ -116,7 +116,7 @@ impl Backup {
             request_id: self.options.request_id(),
             ..request(&backup, self.from.as_str())
         };
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let report = async |job: &Job| {
             let result = job.result.as_ref()?.backup()?;
             let primary = primary(&target, &job.database).await;

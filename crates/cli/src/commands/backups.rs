@@ -122,7 +122,7 @@ async fn newest(target: &Target, database: &str) -> Outcome<String> {
 
 impl Backups {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let database = global.database();
         let label = match self {
             Self::List => return global.output.print(&list(&target, &database).await?, render_list),

@@ -67,7 +67,8 @@ impl Cells {
 }
 
 async fn list(global: &Global) -> Outcome {
-    let answer = Target::of(global)?
+    let answer = Target::of(global)
+        .await?
         .call(ListCellsRequest {}, async |mut client, request| client.list_cells(request).await)
         .await?;
     global.output.print(&answer, render_list)

@@ -29,7 +29,7 @@ pub(crate) async fn submit(target: &Target, request: CheckArchiveRequest) -> Out
 
 impl Check {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let request = CheckArchiveRequest {
             database: global.database(),
             timeout: self.options.timeout(),

@@ -30,7 +30,8 @@ fn render_list(answer: &ListDatabasesResponse) -> String {
 impl Databases {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let Self::List = self;
-        let answer = Target::of(global)?
+        let answer = Target::of(global)
+            .await?
             .call(ListDatabasesRequest {}, async |mut client, request| client.list_databases(request).await)
             .await?;
         global.output.print(&answer, render_list)

@@ -71,7 +71,7 @@ pub(crate) fn cell_notes(answer: &ListPoolersResponse) -> Vec<String> {
 
 /// The problems that the cells report, and what else there is to know of them.
 async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
-    let answer = async { poolers(&Target::of(global)?, &global.database()).await };
+    let answer = async { poolers(&Target::of(global).await?, &global.database()).await };
     match answer.await {
         Ok(answer) => (cell_problems(&answer), cell_notes(&answer)),
         Err(failure) => (vec![failure.message()], Vec::new()),
@@ -81,7 +81,8 @@ async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
 pub(crate) async fn run(global: &Global) -> Outcome {
     local::refuse_remote(global, "doctor")?;
     let cluster: Cluster = local::open(global)?;
-    let findings = cluster.preflight(&cluster.state.cells, 0)?;
+    // What is on other hosts is looked at there.
+    let findings = if cluster.is_local() { cluster.preflight(&cluster.state.cells, 0)? } else { Vec::new() };
     let processes = cluster.processes();
     let dead: Vec<&ProcessHealth> = processes.iter().filter(|process| process.pid.is_none()).collect();
     let (cells, notes) = cells(global).await;

@@ -135,7 +135,7 @@ impl Drill {
             request_id: self.options.request_id(),
             ..request(self.drill.read()?)
         };
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         // A job that failed has a result too: which checks failed.
         let report = async |job: &Job| Some(report(job, job.result.as_ref()?.drill()?));
         run_job(global, &target, &self.options, submit(&target, request), report).await

@@ -10,7 +10,7 @@ use crate::output::{self, Form};
 
 /// Variables that point programs at the cluster's present primary.
 pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, String)>> {
-    let target = Target::of(global)?;
+    let target = Target::of(global).await?;
     let answer = poolers(&target, &global.database()).await?;
     let is_primary =
         |view: &&PoolerView| view.status.as_ref().is_some_and(|status| status.role() == Role::Primary);

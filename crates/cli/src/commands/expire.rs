@@ -68,7 +68,7 @@ async fn confirm(target: &Target, request: &ExpireBackupsRequest) -> Outcome {
 impl Expire {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         check_terminal(self.yes || self.dry_run)?;
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let request = ExpireBackupsRequest {
             database: global.database(),
             cell: or_empty(self.on.as_ref()),

@@ -84,15 +84,18 @@ impl Jobs {
 
 async fn show(global: &Global, id: JobId) -> Outcome {
     let request = GetJobRequest { id: id.to_string() };
-    let job =
-        Target::of(global)?.call(request, async |mut client, request| client.get_job(request).await).await?;
+    let job = Target::of(global)
+        .await?
+        .call(request, async |mut client, request| client.get_job(request).await)
+        .await?;
     global.output.print(&job, details)
 }
 
 async fn cancel(global: &Global, id: JobId) -> Outcome {
     // A second request to cancel changes nothing, so this one may be repeated.
     let request = CancelJobRequest { id: id.to_string() };
-    let job = Target::of(global)?
+    let job = Target::of(global)
+        .await?
         .call(request, async |mut client, request| client.cancel_job(request).await)
         .await?;
     if global.output == Form::Human && !has_ended(&job) {

@@ -6,6 +6,7 @@ pub(crate) mod backups;
 pub(crate) mod cells;
 pub(crate) mod certs;
 pub(crate) mod check;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod databases;
@@ -15,6 +16,7 @@ pub(crate) mod drill;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod expire;
+pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod manual;
 pub(crate) mod rebuild;
@@ -48,6 +50,10 @@ pub(crate) enum Command {
     Check(check::Check),
     #[command(subcommand)]
     Schedules(schedules::Schedules),
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    #[command(subcommand)]
+    Host(host::Host),
     #[command(subcommand)]
     Cells(cells::Cells),
     #[command(subcommand)]
@@ -92,6 +98,8 @@ impl Command {
             Self::Check(command) => command.run(global).await,
             Self::Schedules(command) => command.run(global).await,
             Self::Audit(command) => command.run(global).await,
+            Self::Cluster(command) => command.run(global).await,
+            Self::Host(command) => command.run(global).await,
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,

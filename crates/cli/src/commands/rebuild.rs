@@ -34,7 +34,7 @@ pub(crate) struct Rebuild {
 impl Rebuild {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let begun = Instant::now();
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let request = RebuildStandbyRequest {
             database: global.database(),
             cell: self.cell.to_string(),

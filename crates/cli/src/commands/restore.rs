@@ -123,11 +123,11 @@ impl Restore {
             output::note(&resolved_time(time, Timestamp::now()));
         }
         if self.plan {
-            let target = Target::of(global)?;
+            let target = Target::of(global).await?;
             return plan::show(global, &target, self.request(global), self.options.no_wait).await;
         }
         check_terminal(self.yes)?;
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let request = self.request(global);
         let is_repeated = match &self.options.request_id {
             Some(id) => is_repeated(&target, &request.database, id).await?,

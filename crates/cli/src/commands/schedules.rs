@@ -37,7 +37,7 @@ impl Schedules {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::List => {
-                let answer = schedules(&Target::of(global)?, &global.database()).await?;
+                let answer = schedules(&Target::of(global).await?, &global.database()).await?;
                 global.output.print(&answer, list)
             }
             Self::Set(set) => set.run(global).await,
@@ -49,7 +49,8 @@ impl Schedules {
 
 async fn remove(global: &Global, name: &ScheduleName) -> Outcome {
     let request = DeleteScheduleRequest { database: global.database(), name: name.to_string() };
-    let schedule = Target::of(global)?
+    let schedule = Target::of(global)
+        .await?
         .call(request, async |mut client, request| client.delete_schedule(request).await)
         .await?;
     global

@@ -85,7 +85,7 @@ async fn render(target: &Target, global: &Global, poolers: &ListPoolersResponse)
 
 impl Status {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let database = global.database();
         let mut shown = String::new();
         loop {

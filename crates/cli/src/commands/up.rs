@@ -78,7 +78,7 @@ fn repository(repo: &Path) -> Outcome<Repository> {
 
 /// The repository's passphrase, from the file or the variable. A variable that is set and empty is refused: it was meant
 /// to hold one.
-fn passphrase(file: Option<&Path>, variable: Option<OsString>) -> Outcome<Option<Secret>> {
+pub(crate) fn passphrase(file: Option<&Path>, variable: Option<OsString>) -> Outcome<Option<Secret>> {
     let usage = |message: String, hint: &str| Err(Failure::usage(message, hint));
     match (file, variable) {
         (None, None) => Ok(None),
@@ -146,7 +146,7 @@ impl Up {
                 Ok(())
             }
             Form::Json => {
-                let target = Target::of(global)?;
+                let target = Target::of(global).await?;
                 let request = GetDatabaseRequest { name: outcome.cluster.state.database.to_string() };
                 let database = target.client()?.get_database(request).await;
                 output::json(database.map_err(|status| target.failure(status))?.get_ref())

@@ -36,7 +36,7 @@ pub(crate) async fn submit(target: &Target, request: VerifyBackupsRequest) -> Ou
 
 impl Verify {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let request = VerifyBackupsRequest {
             database: global.database(),
             cell: or_empty(self.on.as_ref()),

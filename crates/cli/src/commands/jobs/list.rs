@@ -13,7 +13,7 @@ const MIN_PAGE_SIZE: u32 = 100;
 /// Lists the newest jobs. Steps are left out here and not by multiadmin, so it may take several pages to get `limit`
 /// jobs.
 pub(super) async fn run(global: &Global, limit: u32, steps: bool) -> Outcome {
-    let target = Target::of(global)?;
+    let target = Target::of(global).await?;
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut answer = ListJobsResponse::default();
     loop {

@@ -10,7 +10,7 @@ use crate::output::{self, Form};
 
 /// Prints what the job's tools wrote, byte for byte; with `follow` until the job has ended.
 pub(super) async fn run(global: &Global, id: JobId, follow: bool) -> Outcome {
-    let target = Target::of(global)?;
+    let target = Target::of(global).await?;
     let mut client = target.streaming_client()?;
     let request = TailJobLogRequest { id: id.to_string(), follow };
     let failed = |status| target.failure(status);

@@ -14,7 +14,7 @@ use crate::render::job::details;
 /// Follows a job until it has ended. With JSON every update is a line; else the job is shown at the end, also one that
 /// failed with a result: a drill's checks, a restore that took effect.
 pub(super) async fn run(global: &Global, id: JobId) -> Outcome {
-    let target = Target::of(global)?;
+    let target = Target::of(global).await?;
     let is_json = global.output == Form::Json;
     let each = |job: &Job| if is_json { output::json_line(job) } else { Ok(()) };
     let job = follow(&target, &id.to_string(), is_json, each).await?;

@@ -42,7 +42,7 @@ impl Options {
     /// Asks unless `--yes`, and returns the multiadmin that is called.
     async fn confirm(&self, global: &Global, question: impl FnOnce(&str) -> String) -> Outcome<Target> {
         check_terminal(self.yes)?;
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         if !self.yes {
             let request = GetJobRequest { id: self.id.to_string() };
             let restore =

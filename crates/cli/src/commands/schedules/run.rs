@@ -33,7 +33,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(super) async fn run(self, global: &Global) -> Outcome {
-        let target = Target::of(global)?;
+        let target = Target::of(global).await?;
         let answer = schedules(&target, &global.database()).await?;
         let schedules = answer.schedules.into_iter().filter_map(|view| view.schedule);
         let schedule = find(schedules, &self.name)?;

@@ -112,7 +112,8 @@ impl Set {
             work: self.work.as_ref().map(WorkOptions::read).transpose()?,
             paused: self.paused,
         };
-        let schedule = Target::of(global)?
+        let schedule = Target::of(global)
+            .await?
             .call(request, async |mut client, request| client.put_schedule(request).await)
             .await?;
         global.output.print(&schedule, summary)

@@ -1,0 +1,158 @@
+//! `cellar host`.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use cellar_provisioner::{
+    HostProgram, host_command, host_processes, install_host, remove_host, start_host, stop_host,
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::failure::{Failure, Outcome};
+use crate::global::Global;
+use crate::output::Form;
+use crate::render::table::Table;
+use crate::{local, output};
+
+/// The host of one cell: install its bundle, start, stop and look at what runs on it
+#[derive(Debug, Subcommand)]
+pub(crate) enum Host {
+    /// Install the bundle of this host: keys, certificates, and what to run
+    ///
+    /// Starts nothing. What runs already takes up new certificates by itself. Repeating it changes nothing.
+    #[command(after_help = "Example:
+  cellar host install zone1.bundle && rm zone1.bundle")]
+    Install {
+        /// The bundle
+        #[arg(value_name = "BUNDLE")]
+        bundle: PathBuf,
+    },
+    /// Start what does not run on this host
+    #[command(after_help = "Example:
+  cellar host start")]
+    Start,
+    /// End everything on this host, PostgreSQL too; its data is kept
+    #[command(after_help = "Example:
+  cellar host stop")]
+    Stop,
+    /// List the processes of this host; exit code 1 when one does not run
+    #[command(after_help = "Example:
+  cellar host status")]
+    Status,
+    /// End everything on this host and remove its keys
+    #[command(after_help = "Examples:
+  cellar host remove                  the data directory and etcd's data are kept
+  cellar host remove --delete-data")]
+    Remove {
+        /// Also delete the data directory, etcd's data and the logs. The repository is kept
+        #[arg(long)]
+        delete_data: bool,
+    },
+    Exec(Exec),
+}
+
+/// Become one of the host's programs: what the systemd units run
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cellar host exec multipooler --dir /var/lib/cellar/demo")]
+pub(crate) struct Exec {
+    /// The program
+    program: Program,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Program {
+    Etcd,
+    Multiadmin,
+    Multipooler,
+}
+
+impl Host {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        local::refuse_remote(global, "host")?;
+        let steps = local::steps();
+        match self {
+            Self::Install { bundle } => {
+                let installed = install_host(&bundle, &steps).await?;
+                for changed in &installed.changed {
+                    output::note(&format!("installed {}", installed.directory.join(changed).display()));
+                }
+                let directory = installed.directory.display();
+                output::note(&match installed.changed.is_empty() {
+                    true => format!("everything of cell {} is in {directory} already", installed.cell),
+                    false => format!(
+                        "cell {} is installed in {directory}\n\nnext:\n  cellar host start --dir {directory}",
+                        installed.cell
+                    ),
+                });
+                Ok(())
+            }
+            Self::Start => {
+                let started = start_host(&global.directory()?, &steps).await?;
+                output::note(&match started.is_empty() {
+                    true => "every process of this host runs already".to_owned(),
+                    false => format!("started: {}", started.join(", ")),
+                });
+                Ok(())
+            }
+            Self::Stop => Ok(stop_host(&global.directory()?, &steps).await?),
+            Self::Status => status(global),
+            Self::Remove { delete_data } => {
+                let kept = remove_host(&global.directory()?, delete_data, &steps).await?;
+                for path in kept {
+                    output::note(&format!("kept: {}", path.display()));
+                }
+                Ok(())
+            }
+            Self::Exec(command) => exec(global, command.program),
+        }
+    }
+}
+
+fn status(global: &Global) -> Outcome {
+    let (cell, processes) = host_processes(&global.directory()?)?;
+    match global.output {
+        Form::Human => {
+            let mut table = Table::new(&["PROCESS", "PID"]);
+            for process in &processes {
+                let pid = process.pid.map_or_else(|| "does not run".to_owned(), |pid| pid.to_string());
+                table.row([process.what.clone(), pid]);
+            }
+            output::print(&table.render())?;
+        }
+        Form::Json => output::json(&serde_json::json!({
+            "cell": cell,
+            "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
+        }))?,
+    }
+    match processes.iter().filter(|process| process.pid.is_none()).count() {
+        0 => Ok(()),
+        1 => Err(Failure::ProblemsFound("1 process does not run: `cellar host start` starts it".to_owned())),
+        n => {
+            Err(Failure::ProblemsFound(format!("{n} processes do not run: `cellar host start` starts them")))
+        }
+    }
+}
+
+/// Returns only when the program cannot be executed.
+fn exec(global: &Global, program: Program) -> Outcome {
+    let program = match program {
+        Program::Etcd => HostProgram::Etcd,
+        Program::Multiadmin => HostProgram::Multiadmin,
+        Program::Multipooler => HostProgram::Multipooler,
+    };
+    let found = host_command(&global.directory()?, program)?;
+    let mut command = Command::new(&found.program);
+    command.args(&found.arguments).current_dir(&found.directory);
+    for (name, _) in std::env::vars_os() {
+        // etcd takes flags that it was not given from such variables.
+        if name.as_encoded_bytes().starts_with(b"ETCD_") {
+            command.env_remove(name);
+        }
+    }
+    if let Some((uid, gid)) = found.run_as {
+        command.uid(uid).gid(gid);
+    }
+    Err(Failure::Io { what: format!("execute {}", found.program.display()), source: command.exec() })
+}

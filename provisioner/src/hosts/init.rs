@@ -1,0 +1,317 @@
+//! `cellar cluster init` and `cellar cluster bundle`: from a specification to an authority, certificates, and one bundle
+//! for each host. Nothing is started, and nothing is sent anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{CellName, ClusterLayout, HostName, RepoCipher, Secret};
+use cellar_system::addresses_of;
+
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::lock::ClusterLock;
+use crate::cluster::state::ClusterState;
+use crate::cluster::steps::Steps;
+use crate::error::finding::Finding;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::error::spec_error::SpecError;
+use crate::file::make_directory;
+use crate::local::secrets;
+use crate::spec::cluster_spec::ClusterSpec;
+
+/// How long another `cellar` on the same directory is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many etcd members a cluster may have: an even number tolerates no more failures than one less.
+const MEMBERS: [usize; 3] = [1, 3, 5];
+
+/// What was issued: the cluster, and each cell's bundle.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    /// The cluster as the operator's directory has it.
+    pub cluster: Cluster,
+    /// Where each cell's bundle is.
+    pub bundles: BTreeMap<CellName, PathBuf>,
+}
+
+fn field(field: impl Into<String>, value: impl Into<String>, reason: &str) -> ProvisionError {
+    SpecError::Field { field: field.into(), value: value.into(), reason: reason.to_owned() }.into()
+}
+
+/// The state of a new cluster on hosts.
+///
+/// # Errors
+/// When the specification has what hosts cannot have, naming the field.
+fn state_of(spec: &ClusterSpec) -> Result<ClusterState> {
+    if let Some(placed) = spec.placed.first() {
+        let reason = "on hosts every file is below `directory` and every port follows `port_offset`; \
+                      only `cellar config generate` takes this field: leave it out";
+        return Err(field(placed, "", reason));
+    }
+    let mut seen: BTreeMap<&HostName, &CellName> = BTreeMap::new();
+    for (host, pooler) in spec.hosts.iter().zip(&spec.poolers) {
+        if let Some(other) = seen.insert(&host.host, &pooler.cell) {
+            return Err(SpecError::Collision {
+                first: format!("cells.{other}.host"),
+                second: format!("cells.{}.host", pooler.cell),
+                value: host.host.to_string(),
+            }
+            .into());
+        }
+    }
+    let members = spec.hosts.iter().filter(|host| host.etcd).count();
+    if !MEMBERS.contains(&members) {
+        let reason = "etcd has 1, 3 or 5 members: set `etcd` of the cells accordingly";
+        return Err(field("cells.etcd", members.to_string(), reason));
+    }
+    if !spec.hosts.iter().any(|host| host.multiadmin) {
+        return Err(field("cells.multiadmin", "false", "at least one cell needs a multiadmin"));
+    }
+    let cells = spec.poolers.iter().map(|pooler| pooler.cell.clone()).collect();
+    let database = &spec.database;
+    let state = ClusterState::new(
+        spec.cluster.clone(),
+        u16::try_from(database.port_offset).unwrap_or(u16::MAX),
+        database.name.clone(),
+        database.stanza.clone(),
+        database.repository.clone(),
+        spec.os_user.clone(),
+        cells,
+    );
+    let mut state = state.ok_or_else(|| ProvisionError::from(SpecError::CellCount(0)))?;
+    state.retention_full = Some(database.retention.full);
+    for (cell, host) in state.cells.iter_mut().zip(&spec.hosts) {
+        cell.host = Some(host.clone());
+    }
+    Ok(state)
+}
+
+/// Hosts whose names lead nowhere, or where another one's leads.
+fn check_names(state: &ClusterState, look_up: impl Fn(&str) -> std::io::Result<Vec<IpAddr>>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut owners: BTreeMap<IpAddr, &CellName> = BTreeMap::new();
+    for cell in &state.cells {
+        let Some(host) = &cell.host else { continue };
+        let name = &host.host;
+        let found = match look_up(name) {
+            Ok(found) if !found.is_empty() => found,
+            found => {
+                let why = found.err().map_or_else(String::new, |error| format!(" ({error})"));
+                findings.push(Finding {
+                    message: format!("the host {name} of cell {} has no address{why}", cell.name),
+                    hint: Some("let DNS or /etc/hosts name it here and on every host".to_owned()),
+                });
+                continue;
+            }
+        };
+        for address in found.into_iter().collect::<BTreeSet<_>>() {
+            if let Some(other) = owners.insert(address, &cell.name) {
+                findings.push(Finding {
+                    message: format!(
+                        "the hosts of cells {other} and {} have the same address {address}",
+                        cell.name
+                    ),
+                    hint: Some(
+                        "cells protect each other only on hosts of their own: give each its own".to_owned(),
+                    ),
+                });
+            }
+        }
+    }
+    findings
+}
+
+/// What is asked of [`init_hosts`].
+#[derive(Debug)]
+pub struct InitOptions {
+    /// The operator's directory.
+    pub dir: PathBuf,
+    /// The specification.
+    pub spec: ClusterSpec,
+    /// Encrypts the repository of a new cluster.
+    pub passphrase: Option<Secret>,
+}
+
+/// Makes the authority, all certificates and one bundle a host in the operator's directory. Repeating it with the same
+/// specification finishes one that was interrupted, and issues the bundles again.
+///
+/// # Errors
+/// When the specification cannot be, its hosts cannot be resolved, or the directory has another cluster.
+pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles> {
+    let layout = ClusterLayout::new(&options.dir);
+    let mut wanted = state_of(&options.spec)?;
+    let findings = check_names(&wanted, addresses_of);
+    if !findings.is_empty() {
+        return Err(ProvisionError::Preflight(findings));
+    }
+    make_directory(layout.root(), 0o700, None)?;
+    let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
+    let state = match ClusterState::load(&layout)? {
+        Some(state) => {
+            check_same(&layout, &wanted, &state)?;
+            secrets::check_agreement(&layout, &state, options.passphrase.as_ref())?;
+            state
+        }
+        None => {
+            wanted.repo_cipher = options.passphrase.as_ref().map(|_| RepoCipher::Aes256Cbc);
+            wanted
+        }
+    };
+    let mut cluster = Cluster::assemble(layout, state)?;
+    // Ports above 65535 and paths that pgBackRest would misread, before anything is written.
+    cluster.check_members()?;
+    if let Some(secret) = &options.passphrase {
+        cluster.remember_passphrase(secret)?;
+    }
+    cluster.state.save(&cluster.layout)?;
+    let cells: Vec<CellName> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+    let bundles = cluster.issue_bundles(&cells, false)?;
+    Ok(Bundles { cluster, bundles })
+}
+
+/// Refuses a specification of another cluster than the directory has.
+fn check_same(layout: &ClusterLayout, wanted: &ClusterState, recorded: &ClusterState) -> Result<()> {
+    let hosts = |state: &ClusterState| {
+        let cells = state.cells.iter().map(|cell| format!("{} on {:?}", cell.name, cell.host));
+        cells.collect::<Vec<_>>().join(", ")
+    };
+    let pairs = [
+        ("cluster name", wanted.cluster.to_string(), recorded.cluster.to_string()),
+        ("database", wanted.database.to_string(), recorded.database.to_string()),
+        ("stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
+        ("repository", wanted.repo.location().to_owned(), recorded.repo.location().to_owned()),
+        ("OS user", wanted.os_user.clone(), recorded.os_user.clone()),
+        ("port offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),
+        ("cells", hosts(wanted), hosts(recorded)),
+    ];
+    match pairs.into_iter().find(|(_, wanted, recorded)| wanted != recorded) {
+        None => Ok(()),
+        Some((what, wanted, recorded)) => {
+            Err(ProvisionError::Contradiction { what, wanted, recorded, dir: layout.root().to_owned() })
+        }
+    }
+}
+
+/// Issues the bundles of these cells' hosts again, of all when none is named; with `new_keys` their keys are replaced.
+///
+/// # Errors
+/// When the directory has no cluster on hosts, or a cell is not in it.
+pub async fn bundle_hosts(dir: &Path, cells: &[CellName], new_keys: bool, steps: &Steps) -> Result<Bundles> {
+    let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    if cluster.is_local() {
+        return Err(ProvisionError::Argument {
+            argument: "--dir",
+            value: dir.display().to_string(),
+            reason: "the cluster there is on this machine and needs no bundles".to_owned(),
+        });
+    }
+    if let Some(unknown) = cells.iter().find(|cell| cluster.state.cell(cell).is_none()) {
+        return Err(ProvisionError::Argument {
+            argument: "the cell",
+            value: unknown.to_string(),
+            reason: "the cluster has no cell of that name".to_owned(),
+        });
+    }
+    let named = match cells {
+        [] => cluster.state.cells.iter().map(|cell| cell.name.clone()).collect(),
+        cells => cells.to_vec(),
+    };
+    let bundles = cluster.issue_bundles(&named, new_keys)?;
+    Ok(Bundles { cluster, bundles })
+}
+
+impl Cluster {
+    fn check_members(&self) -> Result<()> {
+        let poolers = self.state.cells.iter().map(|cell| self.pooler(cell)).collect::<Result<Vec<_>>>()?;
+        self.check_configs(&poolers)?;
+        let _ = (self.etcd_urls()?, self.admin_addresses()?);
+        Ok(())
+    }
+
+    /// Certificates that are missing or due, and the bundles with them.
+    fn issue_bundles(&mut self, cells: &[CellName], new_keys: bool) -> Result<BTreeMap<CellName, PathBuf>> {
+        let ca = self.authority()?;
+        let trusted = self.trusted()?;
+        for cell in cells {
+            let own = self.for_host(cell).root().to_owned();
+            for set in self.certificate_sets()?.iter().filter(|set| set.directory.starts_with(&own)) {
+                if new_keys && set.directory.exists() {
+                    set.renew(&ca, &trusted)?;
+                    cellar_tls::forget_previous(&set.directory)?;
+                }
+                set.ensure(&ca, &trusted)?;
+            }
+            self.install_passphrase(cell)?;
+        }
+        self.issue_provisioner(&ca)?;
+        self.issue_client(&ca)?;
+        self.install_etcd_revocations()?;
+        // Before the bundles: a number is never given twice.
+        self.state.bundles += 1;
+        self.state.save(&self.layout)?;
+        let number = self.state.bundles;
+        cells.iter().map(|cell| Ok((cell.clone(), self.write_bundle(cell, number)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = r#"
+cluster = "demo"
+[database]
+name = "app"
+[repo]
+path = "/mnt/backup"
+[[cells]]
+name = "zone1"
+host = "db1.example"
+[[cells]]
+name = "zone2"
+host = "db2.example"
+[[cells]]
+name = "zone3"
+host = "db3.example"
+"#;
+
+    fn refusal(text: &str) -> String {
+        state_of(&ClusterSpec::parse(text).unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn small_specification_is_enough() {
+        let state = state_of(&ClusterSpec::parse(SPEC).unwrap()).unwrap();
+        let hosts: Vec<_> = state.cells.iter().filter_map(|cell| cell.host.clone()).collect();
+        assert_eq!(hosts.len(), 3);
+        assert!(hosts.iter().all(|host| host.etcd && host.multiadmin));
+        assert_eq!(hosts[0].directory, Path::new("/var/lib/cellar/demo"));
+        assert_eq!((hosts[1].host.to_string().as_str(), state.os_user.as_str()), ("db2.example", "postgres"));
+    }
+
+    #[test]
+    fn what_hosts_cannot_have_is_refused_by_its_field() {
+        let same = refusal(&SPEC.replace("db3", "db2"));
+        assert!(same.contains("cells.zone2.host and cells.zone3.host"), "{same}");
+        let placed = refusal(&format!("{SPEC}log = \"/x/log\"\n"));
+        assert!(placed.contains("cells.zone3.log"), "{placed}");
+        let two = refusal(&format!("{SPEC}etcd = false\n"));
+        assert!(two.contains("cells.etcd \"2\""), "{two}");
+        let none = SPEC.replace(".example\"", ".example\"\nmultiadmin = false");
+        assert!(refusal(&none).contains("cells.multiadmin"));
+    }
+
+    #[test]
+    fn hosts_that_lead_nowhere_or_to_the_same_place_are_named() {
+        let state = state_of(&ClusterSpec::parse(SPEC).unwrap()).unwrap();
+        let addresses = |host: &str| match host {
+            "db3.example" => Ok(Vec::new()),
+            _ => Ok(vec!["10.0.0.1".parse().unwrap()]),
+        };
+        let said: Vec<String> = check_names(&state, addresses).into_iter().map(|one| one.message).collect();
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("zone1 and zone2") && said[0].contains("10.0.0.1"), "{said:?}");
+        assert!(said[1].contains("db3.example"), "{said:?}");
+    }
+}

@@ -1,0 +1,10 @@
+//! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
+//! (`init`, `bundle`), and the wait until it is well (`wait`). On each host: `install` and `run`. What is started and
+//! watched is the same as in a local cluster.
+
+pub(crate) mod bundle;
+pub(crate) mod host;
+pub(crate) mod init;
+pub(crate) mod install;
+pub(crate) mod run;
+pub(crate) mod wait;

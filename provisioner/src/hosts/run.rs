@@ -1,0 +1,178 @@
+//! What runs on a host: its command lines, starting, stopping and looking at it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cellar_model::{CellName, ClusterLayout};
+
+use crate::binaries;
+use crate::cluster::blocking::blocking;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::lock::ClusterLock;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::hosts::host::open_host;
+use crate::local::down::remove_tree;
+use crate::local::health::ProcessHealth;
+use crate::local::launch::daemon;
+use crate::preflight::port::check_port;
+
+/// How long another `cellar` on the same host is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A program of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostProgram {
+    /// The etcd member.
+    Etcd,
+    /// multiadmin.
+    Multiadmin,
+    /// The cell's multipooler.
+    Multipooler,
+}
+
+/// How to run a program of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostCommand {
+    /// Its path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// User and group to become before; none for a program that does so itself, or when this process is that user.
+    pub run_as: Option<(u32, u32)>,
+    /// Where it works.
+    pub directory: PathBuf,
+}
+
+/// How to run a program of the host whose directory this is: what its systemd unit executes.
+///
+/// # Errors
+/// When nothing is installed there, or the host has no such program.
+pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
+    let (cluster, cell) = open_host(dir)?;
+    let not_here = |what: &str| ProvisionError::Start {
+        what: format!("{what}: the specification gives the host of cell {cell} none"),
+        source: std::io::ErrorKind::NotFound.into(),
+    };
+    match program {
+        HostProgram::Etcd if !cluster.has_etcd() => return Err(not_here("etcd")),
+        HostProgram::Multiadmin if !cluster.has_multiadmin() => return Err(not_here("multiadmin")),
+        _ => {}
+    }
+    cluster.make_host_directories(&cell)?;
+    let (program, arguments, run_as) = match program {
+        HostProgram::Etcd => {
+            let missing = || ProvisionError::Start {
+                what: "etcd: it is in the Debian package etcd-server".to_owned(),
+                source: std::io::ErrorKind::NotFound.into(),
+            };
+            (binaries::find("etcd").ok_or_else(missing)?, cluster.etcd_arguments()?, cluster.user.switch())
+        }
+        HostProgram::Multiadmin => (daemon("multiadmin")?, cluster.admin_arguments()?, None),
+        HostProgram::Multipooler => (daemon("multipooler")?, cluster.pooler_arguments(&cell)?, None),
+    };
+    Ok(HostCommand { program, arguments, run_as, directory: dir.to_owned() })
+}
+
+/// Starts what does not run on this host; gives the names of what was started.
+///
+/// # Errors
+/// When a port is taken, or a program cannot be started.
+pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<String>> {
+    let (cluster, cell) = open_host(dir)?;
+    let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
+    blocking(move || cluster.start_all_here(&cell)).await
+}
+
+/// Ends everything on this host, PostgreSQL too.
+///
+/// # Errors
+/// When a process does not end.
+pub async fn stop_host(dir: &Path, steps: &Steps) -> Result<()> {
+    let (cluster, _) = open_host(dir)?;
+    let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
+    cluster.stop_all(steps).await
+}
+
+/// The processes that this host should have.
+///
+/// # Errors
+/// When nothing is installed there.
+pub fn host_processes(dir: &Path) -> Result<(CellName, Vec<ProcessHealth>)> {
+    let (cluster, cell) = open_host(dir)?;
+    Ok((cell, cluster.processes()))
+}
+
+/// Ends everything on this host and removes its keys; with `delete_data` all else too. The repository stays. Gives what is
+/// kept.
+///
+/// # Errors
+/// When a process does not end, or the repository lies in what is to be removed.
+pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result<Vec<PathBuf>> {
+    let (cluster, cell) = open_host(dir)?;
+    let layout = ClusterLayout::new(dir);
+    let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
+    let data = layout.cell(&cell).root().to_owned();
+    if delete_data {
+        cluster.check_spares_repository([&data, &layout.etcd()])?;
+    }
+    cluster.stop_all(steps).await?;
+    let keys = [
+        layout.etcd().join("tls"),
+        layout.multiadmin(),
+        layout.cell(&cell).tls(),
+        layout.cell(&cell).secrets(),
+    ];
+    let left = keys.iter().flat_map(|keys| cellar_tls::leftovers(keys)).collect::<Vec<_>>();
+    for directory in keys.iter().chain(&left) {
+        remove_tree(directory)?;
+    }
+    steps.step("the keys of this host are removed");
+    let mut kept = Vec::new();
+    if delete_data {
+        for directory in [data, layout.etcd(), layout.log(), layout.pid()] {
+            kept.extend(remove_tree(&directory)?);
+        }
+        kept.extend(remove_tree(&layout.state())?);
+        if std::fs::remove_dir(layout.root()).is_err() {
+            kept.push(layout.root().to_owned());
+        }
+    } else {
+        // The name by which the directory is a host's goes last, so that this can be repeated.
+        let state = layout.state().join("host.json");
+        std::fs::remove_file(&state).map_err(ProvisionError::io("remove", &state))?;
+        kept.push(layout.root().to_owned());
+    }
+    Ok(kept)
+}
+
+impl Cluster {
+    /// The directories of what runs here.
+    fn make_host_directories(&self, cell: &CellName) -> Result<()> {
+        self.make_own_directories()?;
+        self.make_cell_directories(cell)
+    }
+
+    fn start_all_here(&self, cell: &CellName) -> Result<Vec<String>> {
+        let cells: Vec<_> = self.cells_here().cloned().collect();
+        let mut findings = Vec::new();
+        for need in self.ports(&cells)? {
+            findings.extend(check_port(&need, &self.listen_at(need.port), Some(self.layout.root())));
+        }
+        if !findings.is_empty() {
+            return Err(ProvisionError::Preflight(findings));
+        }
+        self.make_host_directories(cell)?;
+        let mut started = Vec::new();
+        if self.has_etcd() && self.start_etcd()?.is_some() {
+            started.push("etcd".to_owned());
+        }
+        if self.has_multiadmin() && self.start_admin()?.is_some() {
+            started.push("multiadmin".to_owned());
+        }
+        if self.start_pooler(cell)?.is_some() {
+            started.push(format!("multipooler of cell {cell}"));
+        }
+        Ok(started)
+    }
+}
