@@ -8,7 +8,9 @@ missing=""
 need() { # PROGRAM PACKAGE...
     program=$1
     shift
-    if ! command -v "$program" >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/"$program" >/dev/null 2>&1; then
+    # Those for root are in sbin, which is not in an ordinary user's PATH.
+    if ! command -v "$program" >/dev/null 2>&1 && ! [ -x /usr/sbin/"$program" ] &&
+        ! ls /usr/lib/postgresql/*/bin/"$program" >/dev/null 2>&1; then
         missing="$missing $*"
     fi
 }
@@ -25,6 +27,8 @@ need etcdctl etcd-client
 need setpriv util-linux
 need ss iproute2
 need systemd-analyze systemd
+need ip iproute2
+need nft nftables
 for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then

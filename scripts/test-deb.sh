@@ -63,6 +63,7 @@ group=$hierarchy/cellar-test-deb-$$
 mkdir "$group"
 boot=
 cleanup() {
+    trap '' INT TERM
     [ -z "$boot" ] || kill -KILL "$boot" 2>/dev/null || true
     wait 2>/dev/null || true
     for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -155,7 +156,7 @@ host = "db1.test"
 END
     cd /root && cellar cluster init --spec cluster.toml --dir /root/demo && cellar host install /root/demo/bundles/zone1.bundle' \
     >"$work/init" 2>&1 || { cat "$work/init" >&2; fail "the host is not installed"; }
-check "the target is enabled and starts" 'systemctl enable --now cellar@demo.target'
+check "the target is enabled and starts at once" 'timeout 10 systemctl enable --now cellar@demo.target'
 inside 'cellar cluster wait --dir /root/demo --timeout 60s' >"$work/wait" 2>&1 || { cat "$work/wait" >&2; fail "the cluster does not come up"; }
 for unit in etcd multiadmin multipooler; do
     within 30 "$unit to be ready" "systemctl is-active --quiet cellar-$unit@demo.service"
@@ -199,7 +200,7 @@ untouched
 echo "== install again, shut down"
 inside 'dpkg -i /packages/*_9.0.0_*.deb' >"$work/dpkg" 2>&1 || { cat "$work/dpkg" >&2; fail "dpkg"; }
 check "nothing starts by itself" 'test -z "$(systemctl list-units --no-legend --state=active "cellar-*@demo.service")"'
-check "it is started" 'systemctl start cellar@demo.target'
+check "it is started" 'timeout 10 systemctl start cellar@demo.target'
 within 60 "the agent to watch the PostgreSQL that runs" "cellar status --dir /root/demo --output json | grep -q primary"
 same
 inside 'systemctl poweroff' >/dev/null 2>&1 || true

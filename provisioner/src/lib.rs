@@ -31,6 +31,7 @@ pub use error::cell_report::CellReport;
 pub use error::finding::Finding;
 pub use error::provision_error::{ProvisionError, Result};
 pub use error::spec_error::SpecError;
+pub use hosts::cells::{add_cell_on_host, remove_cell_on_host};
 pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
 pub use hosts::run::{

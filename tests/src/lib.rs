@@ -1,10 +1,12 @@
 //! Real clusters for tests and benchmarks: brought up by `cellar`, taken down whatever happens.
 
 mod cluster;
+mod hosts;
 mod machine;
 
 pub use cluster::admin::Instance;
 pub use cluster::local::Cluster;
+pub use hosts::Hosts;
 pub use machine::listening::listening_of;
 pub use machine::namespace::Namespace;
 pub use machine::place::keep_clusters_on_disk;

@@ -88,7 +88,10 @@ fn state_of(spec: &ClusterSpec) -> Result<ClusterState> {
 }
 
 /// Hosts whose names lead nowhere, or where another one's leads.
-fn check_names(state: &ClusterState, look_up: impl Fn(&str) -> std::io::Result<Vec<IpAddr>>) -> Vec<Finding> {
+pub(crate) fn check_names(
+    state: &ClusterState,
+    look_up: impl Fn(&str) -> std::io::Result<Vec<IpAddr>>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut owners: BTreeMap<IpAddr, &CellName> = BTreeMap::new();
     for cell in &state.cells {
@@ -230,7 +233,11 @@ impl Cluster {
     }
 
     /// Certificates that are missing or due, and the bundles with them.
-    fn issue_bundles(&mut self, cells: &[CellName], new_keys: bool) -> Result<BTreeMap<CellName, PathBuf>> {
+    pub(crate) fn issue_bundles(
+        &mut self,
+        cells: &[CellName],
+        new_keys: bool,
+    ) -> Result<BTreeMap<CellName, PathBuf>> {
         let ca = self.authority()?;
         let trusted = self.trusted()?;
         for cell in cells {

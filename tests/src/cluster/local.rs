@@ -1,6 +1,5 @@
 //! A cluster's directory, the `cellar` command in it, and its end.
 
-use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
@@ -12,10 +11,11 @@ use cellar_model::CellName;
 use serde_json::Value;
 
 use crate::cluster::connection::Connection;
+use crate::machine::logs::show_ends;
 use crate::machine::namespace::Namespace;
 use crate::machine::place;
 use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
-use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep};
+use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep_once};
 use crate::machine::wait::wait_for;
 
 /// A cluster that is taken down when the value goes.
@@ -35,7 +35,7 @@ impl Cluster {
     /// A directory for a cluster; nothing runs yet.
     #[must_use]
     pub fn new() -> Self {
-        sweep();
+        sweep_once();
         Self {
             directory: place::next(),
             user: postgres_user(),
@@ -247,20 +247,12 @@ impl Drop for Cluster {
 impl Cluster {
     /// The ends of the logs of a test that failed, on its own output.
     fn show_logs(&self) {
-        let mut err = std::io::stderr().lock();
-        let tail = |path: &Path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<String> = text.lines().map(|line| line.chars().take(240).collect()).collect();
-            lines[lines.len().saturating_sub(25)..].join("\n")
-        };
         let mut logs = vec![self.directory.join("log/multiadmin.log"), self.directory.join("log/etcd.log")];
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             for name in ["multipooler.log", "postgres.log", "pgbackrest-server.log"] {
                 logs.push(entry.path().join("log").join(name));
             }
         }
-        for log in logs.iter().filter(|log| log.exists()) {
-            let _ = writeln!(err, "--- {}\n{}", log.display(), tail(log));
-        }
+        show_ends(&logs);
     }
 }

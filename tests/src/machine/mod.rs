@@ -2,6 +2,7 @@
 //! Knows nothing of Cellar. [`crate::cluster`] builds on it.
 
 pub(crate) mod listening;
+pub(crate) mod logs;
 pub(crate) mod namespace;
 pub(crate) mod place;
 pub(crate) mod process;

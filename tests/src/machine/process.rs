@@ -84,11 +84,24 @@ pub fn main_process(of: &[i32]) -> i32 {
     }
 }
 
+/// The state in a `stat` file of a process or of one of its threads.
+fn state(stat: &Path) -> Option<char> {
+    let text = std::fs::read_to_string(stat).ok()?;
+    // It comes after the program's name, which may hold anything.
+    text.rsplit(')').next()?.trim_start().chars().next()
+}
+
 /// Whether the process is there and not a zombie.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+    state(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|state| state != 'Z')
+}
+
+/// Whether none of a process's threads goes on: each has been stopped, or is in a call of the kernel from which it does not
+/// come back before it is stopped.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| state(&thread.path().join("stat"))).all(|state| !matches!(state, 'R' | 'S'))
 }
 
 /// Resident memory of a process, in KiB.

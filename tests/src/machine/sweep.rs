@@ -64,10 +64,15 @@ fn destroy_those_of(owner: impl Fn(i32) -> bool) {
     }
 }
 
-/// Removes the clusters of test processes that are no more, once in this process.
+/// Removes the clusters of test processes that are no more.
 pub(crate) fn sweep() {
+    destroy_those_of(|pid| !is_alive(pid));
+}
+
+/// The same, once in this process: a cluster comes to be often, and seldom after a test process was killed.
+pub(crate) fn sweep_once() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| destroy_those_of(|pid| !is_alive(pid)));
+    ONCE.call_once(sweep);
 }
 
 /// Ends on SIGINT and SIGTERM, and takes this process's clusters along.

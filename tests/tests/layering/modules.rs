@@ -62,7 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "crates/topology/src",
         &["mirror", "view", "store", "unknown_fields", "etcd lease_keeper memory retry", "kv", "error"],
     ),
-    ("tests/src", &["cluster", "machine"]),
+    ("tests/src", &["cluster hosts", "machine"]),
     ("tls/src", &[]),
 ];
 

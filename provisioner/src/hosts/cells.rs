@@ -1,0 +1,119 @@
+//! Adding a cell that has a host of its own, and removing one. The host itself is prepared with the bundle, as every other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
+use cellar_model::{CellName, Code};
+
+use crate::cluster::cell_host::CellHost;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::state::LocalCell;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::hosts::init::{Bundles, check_names};
+use crate::local::cells::RemovedCell;
+
+/// How long another `cellar` on the same cluster is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Adds a cell on a host of its own to the topology and issues the host's bundle. Repeating it finishes one that was
+/// interrupted, and issues the bundle again.
+///
+/// # Errors
+/// When the host cannot be resolved or has a cell already, or multiadmin refuses.
+pub async fn add_cell_on_host(
+    dir: &Path,
+    name: &CellName,
+    host: CellHost,
+    steps: &Steps,
+) -> Result<(Cell, Bundles)> {
+    let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    let mut admin = cluster.admin()?;
+    let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
+    let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();
+    let next = cells.iter().map(|cell| cell.index + 1).max().unwrap_or(0);
+    let index = existing.as_ref().map_or(next, |cell| cell.index);
+    let mut added = LocalCell { host: Some(host.clone()), ..LocalCell::new(name.clone(), index) };
+    added.revocations = cluster.state.revocations_of(name);
+    let wanted = cluster.cell(&added);
+    let mut state = cluster.state.clone();
+    state.cells.retain(|cell| cell.name != *name);
+    state.cells.push(added.clone());
+    let findings = check_names(&state, cellar_system::addresses_of);
+    if !findings.is_empty() {
+        return Err(ProvisionError::Preflight(findings));
+    }
+    // Its ports, and paths that pgBackRest would misread.
+    let pooler = cluster.pooler(&added)?;
+    cluster.check_configs(&[pooler])?;
+    let cell = match existing {
+        Some(cell)
+            if (cell.host.as_str(), cell.directory.as_str())
+                == (&*wanted.host, wanted.directory.as_str()) =>
+        {
+            steps.step(&format!("cell {name} is in the topology already: finishing it"));
+            cell
+        }
+        Some(cell) => {
+            return Err(ProvisionError::RecordDiffers {
+                key: format!("cells/{name}"),
+                found: format!("{} on {}", cell.directory, cell.host),
+                wanted: format!("{} on {}", wanted.directory, wanted.host),
+            });
+        }
+        None => {
+            let request = AddCellRequest {
+                name: name.to_string(),
+                host: wanted.host.to_string(),
+                directory: wanted.directory,
+                listen: host.listen.to_string(),
+            };
+            let cell = admin.add_cell(request).await?.into_inner();
+            steps.step(&format!("cell {name} is in the topology with index {}", cell.index));
+            cell
+        }
+    };
+    cluster.state.add_cell_on_host(name.clone(), cell.index, host);
+    cluster.state.save(&cluster.layout)?;
+    cluster.admit_pooler(name).await?;
+    cluster.rename_poolers(&cluster.store().await?).await?;
+    let bundles = cluster.issue_bundles(std::slice::from_ref(name), false)?;
+    Ok((cell, Bundles { cluster, bundles }))
+}
+
+/// Removes a cell that has a host of its own from the topology, and its keys from the operator's directory. What runs on
+/// its host is ended there.
+///
+/// # Errors
+/// When multiadmin refuses (the last cell, the primary), or etcd has a member on the host.
+pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> Result<RemovedCell> {
+    let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    let host = cluster.state.cell(name).and_then(|cell| cell.host.clone());
+    if host.as_ref().is_some_and(|host| host.etcd) {
+        return Err(ProvisionError::Argument {
+            argument: "the cell",
+            value: name.to_string(),
+            reason: "etcd has a member on its host, and the other members would go on counting it: only cells without one \
+                     can be removed in this version"
+                .to_owned(),
+        });
+    }
+    let request = RemoveCellRequest { name: name.to_string() };
+    let cell = match cluster.admin()?.remove_cell(request).await {
+        Ok(cell) => Some(cell.into_inner()),
+        // An earlier run got this far and no further.
+        Err(status)
+            if cellar_api::reason_of(&status) == Some(Code::UnknownCell)
+                && cluster.state.cell(name).is_some() =>
+        {
+            None
+        }
+        Err(status) => return Err(status.into()),
+    };
+    steps.step(&format!("cell {name} has left the topology"));
+    cluster.dismiss_pooler(name).await?;
+    cluster.state.remove_cell(name);
+    cluster.state.save(&cluster.layout)?;
+    Ok(RemovedCell { cell, kept: host.map(|host| host.directory) })
+}
