@@ -201,7 +201,7 @@ echo "== install again, shut down"
 inside 'dpkg -i /packages/*_9.0.0_*.deb' >"$work/dpkg" 2>&1 || { cat "$work/dpkg" >&2; fail "dpkg"; }
 check "nothing starts by itself" 'test -z "$(systemctl list-units --no-legend --state=active "cellar-*@demo.service")"'
 check "it is started" 'timeout 10 systemctl start cellar@demo.target'
-within 60 "the agent to watch the PostgreSQL that runs" "cellar status --dir /root/demo --output json | grep -q primary"
+within 60 "the agent to watch the PostgreSQL that runs" "cellar status --dir /root/demo | grep -Eq '^zone1 +primary +running'"
 same
 inside 'systemctl poweroff' >/dev/null 2>&1 || true
 for _ in $(seq 300); do
