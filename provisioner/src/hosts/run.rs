@@ -136,6 +136,7 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
     for directory in keys.iter().chain(&left) {
         remove_tree(directory)?;
     }
+    cluster.remove_drop_ins()?;
     steps.step("the keys of this host are removed");
     let mut kept = Vec::new();
     if delete_data {
