@@ -9,8 +9,8 @@ use anyhow::Context;
 use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_system::{
-    OsUser, PidFile, Watchdog, become_user, init_logging, shutdown_requested, tell_ready, tell_stopping,
-    tell_waiting,
+    OsUser, PidFile, Watchdog, become_user, init_logging, limit_logs, shutdown_requested, tell_ready,
+    tell_stopping, tell_waiting,
 };
 use cellar_tls::{
     CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
@@ -28,6 +28,9 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files of multiadmin's TLS directory.
 const TLS_FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
+
+/// The logs beside the audit log that are begun again when they have grown: those of the cluster's own processes.
+const LOGS: [&str; 2] = ["multiadmin.log", "etcd.log"];
 
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]
@@ -87,6 +90,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         cluster, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
     } = arguments;
     let audit = AuditLog::open(&audit_log)?;
+    // Before etcd is waited for: also one that does not come writes a log.
+    let logs = tokio::spawn(limit_logs(move || LOGS.map(|name| audit_log.with_file_name(name)).to_vec()));
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     // Of several members each must name its own host, which is what the client checks without this.
@@ -116,6 +121,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
     let mut background_tasks = vec![
+        logs,
         tokio::spawn(certificates.watch()),
         tokio::spawn(scheduler.run()),
         tokio::spawn(tell_when_ready(admin.clone())),

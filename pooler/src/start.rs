@@ -10,7 +10,7 @@ use anyhow::Context;
 use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
-use cellar_system::{OsUser, Watchdog, shutdown_requested, tell_stopping, tell_waiting};
+use cellar_system::{OsUser, Watchdog, limit_logs, logs_in, shutdown_requested, tell_stopping, tell_waiting};
 use cellar_tls::{ClientTls, Revoked};
 use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
@@ -81,6 +81,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     prepare(&agent).await?;
     // Also while etcd is waited for: it may answer to the new certificates only.
     let certificates = tokio::task::spawn_local(certificates::watch(Rc::clone(&agent), stamps));
+    let directory = agent.layout.log();
+    let logs = tokio::task::spawn_local(limit_logs(move || logs_in(&directory)));
     until_ready(&agent).await;
     if let Ok((card, _)) = agent.assignment() {
         agent.refresh_listening(&card).await;
@@ -103,6 +105,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
+        ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
     }
     tracing::info!("multipooler stops; PostgreSQL goes on");

@@ -52,6 +52,9 @@ pub(crate) enum Failure {
         #[source]
         source: std::io::Error,
     },
+    /// A log that is to be shown is not there, or cannot be read.
+    #[error("{message}")]
+    NoLog { message: String, hint: String, is_denied: bool },
     /// The program of `cellar exec` could not be run.
     #[error("cannot run {program}")]
     Exec {
@@ -128,6 +131,7 @@ impl Failure {
             }
             Self::Tls(TlsError::BadAddress { .. }) => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 5,
+            Self::NoLog { is_denied: true, .. } => 5,
             // As shells have it.
             Self::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
             Self::Exec { .. } => 126,
@@ -141,7 +145,9 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         match self {
-            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } => text(hint),
+            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } | Self::NoLog { hint, .. } => {
+                text(hint)
+            }
             Self::Provision(error) => error.hint(),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {

@@ -1,6 +1,7 @@
 //! `cellar`, the command line: local clusters, backups, jobs and cells.
 
 mod arguments;
+mod bundle;
 mod client;
 mod commands;
 mod failure;

@@ -1,6 +1,6 @@
 //! Logs of programs: a file to append to, and the last lines of one.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
@@ -52,14 +52,23 @@ pub fn open_log(path: &Path, owner: Option<Owner>) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens a regular file to read. It may be in a directory of another user: no link of theirs is followed, and a FIFO is
+/// not waited for.
+///
+/// # Errors
+/// When it cannot be read, or is not a regular file.
+pub fn open_to_read(path: &Path) -> io::Result<(File, Metadata)> {
+    let directory = OpenDirectory::parent_of(path)?;
+    open_regular(&directory.entry(path))
+}
+
 /// The last `max_lines` lines of what a file holds after its first `from` bytes, of at most its last 16 KiB; see
 /// [`last_lines`]. The file may be in a directory of another user: no link of theirs is followed.
 ///
 /// # Errors
 /// When the file cannot be read, or is not a regular file.
 pub fn last_lines_of(path: &Path, from: u64, max_lines: usize) -> io::Result<String> {
-    let directory = OpenDirectory::parent_of(path)?;
-    let (mut file, found) = open_regular(&directory.entry(path))?;
+    let (mut file, found) = open_to_read(path)?;
     // A file that is shorter than before was truncated, so all of it is new.
     let from = if from > found.len() { 0 } else { from };
     file.seek(SeekFrom::Start(from.max(found.len().saturating_sub(MAX_TAIL_BYTES))))?;

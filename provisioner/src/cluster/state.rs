@@ -265,7 +265,9 @@ impl ClusterState {
     /// Takes in a cell that has a host, in the place of an entry of its name.
     pub(crate) fn add_cell_on_host(&mut self, name: CellName, index: u32, host: CellHost) {
         self.add_cell(name, index);
-        self.cells.iter_mut().last().into_iter().for_each(|cell| cell.host = Some(host.clone()));
+        if let Some(added) = self.cells.last_mut() {
+            added.host = Some(host);
+        }
     }
 
     /// Takes a cell in, in the place of an entry of its name.

@@ -24,7 +24,7 @@ const BRIDGE: &str = "bridge";
 const OPERATORS_NUMBER: u8 = 254;
 
 /// How many directories below a host's own logs are shown from.
-const LOG_DEPTH: u32 = 3;
+const LOG_DEPTH: u32 = 4;
 
 #[derive(Debug)]
 struct Host {

@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it must not go on")]
 
+mod bad_days;
+mod bad_input;
+mod cluster;
 mod cuts;
 mod etcd;
 mod left;
 mod names;
 mod processes;
+mod tour;

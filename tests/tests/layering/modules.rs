@@ -35,7 +35,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     // `output` and `global` fail with a `Failure`, so they are above it; `global` holds the form of answers.
     (
         "crates/cli/src",
-        &["arguments", "commands", "client", "local question", "global", "output", "failure", "render"],
+        &[
+            "arguments",
+            "commands",
+            "bundle client",
+            "local question",
+            "global",
+            "output",
+            "failure",
+            "render",
+        ],
     ),
     (
         "provisioner/src",

@@ -18,11 +18,13 @@ pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod host;
 pub(crate) mod jobs;
+pub(crate) mod logs;
 pub(crate) mod manual;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
 pub(crate) mod status;
+pub(crate) mod support_bundle;
 pub(crate) mod up;
 pub(crate) mod verify;
 
@@ -75,6 +77,8 @@ pub(crate) enum Command {
   cellar doctor
   cellar doctor --dir /srv/cellar/demo")]
     Doctor,
+    Logs(logs::Logs),
+    SupportBundle(support_bundle::SupportBundle),
     Completions(completions::Completions),
     #[command(hide = true)]
     Manual(manual::Manual),
@@ -107,6 +111,8 @@ impl Command {
             Self::Env => env::run(global).await,
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,
+            Self::Logs(command) => command.run(global).await,
+            Self::SupportBundle(command) => command.run(global).await,
             Self::Completions(command) => command.run(definition),
             Self::Manual(command) => command.run(definition),
         }

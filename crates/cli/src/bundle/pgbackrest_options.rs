@@ -1,0 +1,98 @@
+//! Removing what is secret from pgBackRest's configuration: the values of options that are not known to be harmless.
+
+use super::REMOVED;
+use super::secrets::Secrets;
+
+/// Options that hold no secret. `N` stands for a number; a name that ends with `*` for all that begin so.
+const HARMLESS: [&str; 40] = [
+    "archive-async",
+    "archive-check",
+    "archive-copy",
+    "archive-get-queue-max",
+    "archive-push-queue-max",
+    "archive-timeout",
+    "backup-standby",
+    "buffer-size",
+    "checksum-page",
+    "compress-*",
+    "db-timeout",
+    "delta",
+    "expire-auto",
+    "io-timeout",
+    "lock-path",
+    "log-level-*",
+    "log-path",
+    "log-timestamp",
+    "pgN-database",
+    "pgN-host",
+    "pgN-host-ca-file",
+    "pgN-host-cert-file",
+    "pgN-host-config",
+    "pgN-host-key-file",
+    "pgN-host-port",
+    "pgN-host-type",
+    "pgN-path",
+    "pgN-port",
+    "pgN-socket-path",
+    "pgN-user",
+    "process-max",
+    "protocol-timeout",
+    "repoN-cipher-type",
+    "repoN-path",
+    "repoN-retention-*",
+    "repoN-type",
+    "resume",
+    "spool-path",
+    "start-fast",
+    "tls-server-*",
+];
+
+fn is_harmless(option: &str) -> bool {
+    let digits = option.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c });
+    let mut name: String = digits.collect();
+    while name.contains("NN") {
+        name = name.replace("NN", "N");
+    }
+    HARMLESS.iter().any(|known| match known.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == *known,
+    })
+}
+
+/// A configuration of pgBackRest. What is removed from it is remembered, and remarks are left out.
+pub(super) fn redact_options(text: &str, secrets: &mut Secrets) -> String {
+    let mut redacted = String::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.split_once('=') {
+            _ if line.starts_with('[') && line.ends_with(']') => redacted.push_str(line),
+            Some((option, value)) if is_harmless(option.trim()) => {
+                redacted.push_str(&format!("{}={}", option.trim(), value.trim()));
+            }
+            Some((option, value)) => {
+                secrets.add(value);
+                redacted.push_str(&format!("{}={REMOVED}", option.trim()));
+            }
+            None => redacted.push_str(REMOVED),
+        }
+        redacted.push('\n');
+    }
+    redacted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_unknown_options_are_removed_everywhere() {
+        let mut secrets = Secrets::default();
+        let text = "# hunter2\n[global]\nrepo1-path=/r\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=hunter2 x\n\
+                    repo12-s3-key-secret=hunter3\nhunter2\n\n[app]\npg12-path=/d\npg1-host-key-file=/k\n";
+        assert_eq!(
+            redact_options(text, &mut secrets),
+            "[global]\nrepo1-path=/r\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=[removed]\n\
+             repo12-s3-key-secret=[removed]\n[removed]\n[app]\npg12-path=/d\npg1-host-key-file=/k\n"
+        );
+        assert_eq!(secrets.scrubber().scrub(b"a hunter2 x hunter3"), b"a [removed] [removed]");
+    }
+}
