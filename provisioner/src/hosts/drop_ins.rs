@@ -148,12 +148,12 @@ mod tests {
         std::fs::create_dir_all(root.path().join(DROP_INS)).unwrap();
         let with = |service: &str| text(service, USER, Some(Path::new("/srv/repo")));
         let path = path_below(root.path(), "multipooler", &cluster);
-        assert_eq!(write(root.path(), &cluster, with).unwrap(), [path.clone()]);
+        assert_eq!(write(root.path(), &cluster, with).unwrap(), std::slice::from_ref(&path));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), with("multipooler"));
         assert_eq!(write(root.path(), &cluster, with).unwrap(), [""; 0].map(PathBuf::from));
         let own = path.with_file_name("own.conf");
         std::fs::write(&own, "").unwrap();
-        assert_eq!(write(root.path(), &cluster, |_| String::new()).unwrap(), [path.clone()]);
+        assert_eq!(write(root.path(), &cluster, |_| String::new()).unwrap(), std::slice::from_ref(&path));
         assert!(!path.exists() && own.exists());
     }
 }
