@@ -6,7 +6,7 @@ mod machine;
 
 pub use cluster::admin::Instance;
 pub use cluster::local::Cluster;
-pub use hosts::Hosts;
+pub use hosts::{Hosts, HostsCluster, cell_of};
 pub use machine::listening::listening_of;
 pub use machine::namespace::Namespace;
 pub use machine::place::keep_clusters_on_disk;

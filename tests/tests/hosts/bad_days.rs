@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::eventually;
+use cellar_tests::{HostsCluster, eventually};
 
-use crate::cluster::{HostsCluster, SETTLED};
+/// Longer than a lease, an election of etcd and the first look after it take on a busy machine.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Writes rows at the primary until told to stop; gives how many were acknowledged, and the longest time between two.
 fn write_rows(cluster: &HostsCluster, stop: &AtomicBool) -> (usize, Duration) {
@@ -49,9 +50,7 @@ fn while_writing(cluster: &HostsCluster, work: impl FnOnce()) -> Duration {
 /// Waits until a cell is shown as down, or as running.
 #[track_caller]
 fn wait_for_cell(cluster: &HostsCluster, cell: &str, reports: bool) {
-    eventually(&format!("{cell} to report: {reports}"), || {
-        cluster.status(cell).is_some_and(|status| !status.is_null()) == reports
-    });
+    eventually(&format!("{cell} to report: {reports}"), || cluster.status(cell).is_some() == reports);
 }
 
 #[test]
@@ -121,16 +120,14 @@ fn a_host_that_sleeps_during_its_backup_ends_it_truly() {
             "CREATE TABLE ballast AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 200000) i",
         )
         .ok();
-    let (pooler, mut slept) = (cluster.host_directory("db2"), false);
+    let jobs = cluster.host_directory("db2").join("zone2/jobs").display().to_string();
     let id = cluster.json(&["backup", "--from", "zone2", "--type", "full", "--no-wait"])["id"].clone();
     let id = id.as_str().unwrap().to_owned();
     eventually("pgBackRest to work on db2", || {
         let works = cluster.hosts.processes("db2").iter().any(|pid| {
             let line = cellar_tests::command_line(*pid);
-            line.iter().any(|word| word.contains(pooler.join("zone2/jobs").to_str().unwrap()))
-                && line.last().is_some_and(|word| word == "backup")
+            line.iter().any(|word| word.contains(&jobs)) && line.last().is_some_and(|word| word == "backup")
         });
-        slept |= works;
         let state = cluster.json(&["jobs", "show", &id])["state"].clone();
         works || state != "JOB_STATE_RUNNING" && state != "JOB_STATE_PENDING"
     });
@@ -144,10 +141,12 @@ fn a_host_that_sleeps_during_its_backup_ends_it_truly() {
     cluster.hosts.heal_all();
     let _ = cluster.wait().ok();
     let ended = cluster.json(&["jobs", "show", &id]);
-    let listed = cluster.json(&["backups", "list"]);
-    let has_made = listed["backups"].as_array().unwrap().iter().any(|backup| backup["job"] == ended["id"]);
-    let said = ended["state"].as_str().unwrap();
-    assert_eq!(said == "JOB_STATE_SUCCEEDED", has_made || said == "JOB_STATE_SUCCEEDED", "{ended}");
-    assert!(!slept || said == "JOB_STATE_FAILED" || said == "JOB_STATE_SUCCEEDED", "{ended}");
+    let label = ended["result"]["backup"]["label"].as_str();
+    match ended["state"].as_str() {
+        // It had ended before the host fell asleep, and what it made is there.
+        Some("JOB_STATE_SUCCEEDED") => drop(cluster.json(&["backups", "show", label.unwrap()])),
+        Some("JOB_STATE_FAILED") => assert!(label.is_none(), "{ended}"),
+        _ => panic!("{ended}"),
+    }
     cluster.back_up("zone2");
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::cluster::HostsCluster;
+use cellar_tests::HostsCluster;
 
 #[test]
 fn bundle_is_refused_elsewhere_when_it_is_not_whole_and_when_it_is_an_old_one() {

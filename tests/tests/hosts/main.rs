@@ -4,7 +4,6 @@
 
 mod bad_days;
 mod bad_input;
-mod cluster;
 mod cuts;
 mod etcd;
 mod left;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::cluster::{HostsCluster, cell_of};
+use cellar_tests::{HostsCluster, cell_of};
 
 /// Every file below a directory.
 fn files(directory: &Path) -> Vec<std::path::PathBuf> {

@@ -1,0 +1,236 @@
+//! A cluster whose cells are on hosts of their own, made as the guide says: by a specification, bundles, and commands on each
+//! host.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::hosts::set::Hosts;
+use crate::machine::run::{Finished, postgres_user, run};
+use crate::machine::wait::eventually;
+
+/// PostgreSQL's port in the first cell, less one.
+const PORT_BEFORE_FIRST: u16 = 25431;
+
+/// The cell of a database host: `db1` has `zone1`.
+#[must_use]
+pub fn cell_of(host: &str) -> String {
+    host.replace("db", "zone")
+}
+
+/// Such a cluster, with the hosts that it runs on.
+#[derive(Debug)]
+pub struct HostsCluster {
+    /// Its hosts, and the operator's.
+    pub hosts: Hosts,
+    count: u8,
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+impl HostsCluster {
+    /// A cluster of so many cells that is specified; nothing is issued yet. None without root.
+    ///
+    /// # Panics
+    /// When the hosts cannot be made.
+    #[must_use]
+    #[track_caller]
+    pub fn specified(count: u8) -> Option<Self> {
+        Self::specified_of(count, count)
+    }
+
+    #[track_caller]
+    fn specified_of(count: u8, hosts: u8) -> Option<Self> {
+        let cluster = Self { hosts: Hosts::new(hosts)?, count };
+        let (repo, user) = (cluster.repo(), postgres_user());
+        let made = std::fs::create_dir_all(&repo)
+            .and_then(|()| std::os::unix::fs::chown(&repo, Some(user.uid), Some(user.gid)));
+        if let Err(error) = made {
+            panic!("{}: {error}", repo.display());
+        }
+        cluster.write_specification("");
+        Some(cluster)
+    }
+
+    /// A cluster that is well.
+    ///
+    /// # Panics
+    /// When it does not become so.
+    #[must_use]
+    #[track_caller]
+    pub fn well(count: u8) -> Option<Self> {
+        Self::well_of(count, count)
+    }
+
+    /// The same with more hosts than cells.
+    #[must_use]
+    #[track_caller]
+    pub fn well_of(count: u8, hosts: u8) -> Option<Self> {
+        let cluster = Self::specified_of(count, hosts)?;
+        let _ = cluster.init().ok();
+        for host in cluster.database_hosts() {
+            let _ = cluster.install(&host).ok();
+            let _ = cluster.on(&host, &["start"]).ok();
+        }
+        let _ = cluster.wait().ok();
+        Some(cluster)
+    }
+
+    /// The repository, which all hosts see.
+    #[must_use]
+    pub fn repo(&self) -> PathBuf {
+        self.hosts.directory("operator").join("repo")
+    }
+
+    /// The operator's directory of the cluster.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.hosts.directory("operator").join("demo")
+    }
+
+    /// The cluster's directory on a host.
+    #[must_use]
+    pub fn host_directory(&self, host: &str) -> PathBuf {
+        self.hosts.directory(host).join("demo")
+    }
+
+    fn specification(&self) -> PathBuf {
+        self.hosts.directory("operator").join("cluster.toml")
+    }
+
+    /// The hosts that have cells.
+    #[must_use]
+    pub fn database_hosts(&self) -> Vec<String> {
+        (1..=self.count).map(|n| format!("db{n}")).collect()
+    }
+
+    /// Writes the specification, with these lines in its last cell.
+    #[track_caller]
+    pub fn write_specification(&self, more: &str) {
+        let repo = text(&self.repo());
+        let mut lines =
+            format!("cluster = \"demo\"\n[database]\nname = \"app\"\n[repo]\npath = \"{repo}\"\n");
+        for host in self.database_hosts() {
+            lines.push_str(&format!(
+                "[[cells]]\nname = \"{}\"\nhost = \"{host}.test\"\ndirectory = \"{}\"\n",
+                cell_of(&host),
+                text(&self.host_directory(&host))
+            ));
+        }
+        if let Err(error) = std::fs::write(self.specification(), lines + more) {
+            panic!("the specification: {error}");
+        }
+    }
+
+    /// `cellar ARGUMENTS` on the operator's machine.
+    #[must_use]
+    #[track_caller]
+    pub fn cellar(&self, arguments: &[&str]) -> Finished {
+        let directory = text(&self.directory());
+        self.hosts.run("operator", &[&["cellar", "--dir", &directory], arguments].concat())
+    }
+
+    /// The JSON that such a command prints.
+    #[must_use]
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let printed = self.cellar(&[arguments, &["--output", "json"]].concat()).ok();
+        match serde_json::from_str(&printed) {
+            Ok(value) => value,
+            Err(error) => panic!("{error}: {printed}"),
+        }
+    }
+
+    /// `cellar cluster init`.
+    #[must_use]
+    #[track_caller]
+    pub fn init(&self) -> Finished {
+        self.cellar(&["cluster", "init", "--spec", &text(&self.specification())])
+    }
+
+    /// `cellar cluster wait`.
+    #[must_use]
+    #[track_caller]
+    pub fn wait(&self) -> Finished {
+        self.cellar(&["cluster", "wait", "--timeout", "120s"])
+    }
+
+    /// A host's bundle on the operator's machine.
+    #[must_use]
+    pub fn bundle(&self, host: &str) -> PathBuf {
+        self.directory().join(format!("bundles/{}.bundle", cell_of(host)))
+    }
+
+    /// Installs a host's own bundle there.
+    #[must_use]
+    #[track_caller]
+    pub fn install(&self, host: &str) -> Finished {
+        self.install_from(host, &self.bundle(host))
+    }
+
+    /// Installs any bundle on a host.
+    #[must_use]
+    #[track_caller]
+    pub fn install_from(&self, host: &str, bundle: &Path) -> Finished {
+        self.hosts.run(host, &["cellar", "host", "install", &text(bundle)])
+    }
+
+    /// `cellar host ARGUMENTS` on a host.
+    #[must_use]
+    #[track_caller]
+    pub fn on(&self, host: &str, arguments: &[&str]) -> Finished {
+        let directory = text(&self.host_directory(host));
+        self.hosts.run(host, &[&["cellar", "host", "--dir", &directory], arguments].concat())
+    }
+
+    /// SQL in the PostgreSQL of a host, as its OS user.
+    #[must_use]
+    #[track_caller]
+    pub fn sql(&self, host: &str, statement: &str) -> Finished {
+        let number: u16 = match host.trim_start_matches("db").parse() {
+            Ok(number) => number,
+            Err(error) => panic!("{host} is no host of a database: {error}"),
+        };
+        let sockets = self.host_directory(host).join(cell_of(host)).join("pg_sockets");
+        let mut command = self.hosts.command_as(host, &postgres_user(), "psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
+        command.arg("-h").arg(sockets).args(["-p", &(PORT_BEFORE_FIRST + number).to_string()]);
+        run(&mut command)
+    }
+
+    /// What a cell's pooler reports, if it does and multiadmin answers.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self, cell: &str) -> Option<Value> {
+        let answer = self.cellar(&["status", "--output", "json"]);
+        let answer: Value = serde_json::from_str(&answer.stdout).ok()?;
+        let poolers = answer["poolers"].as_array().cloned().unwrap_or_default();
+        let view = poolers.into_iter().find(|view| view["pooler"]["cell"] == cell)?;
+        view.get("status").filter(|status| !status.is_null()).cloned()
+    }
+
+    /// Waits until a host has as many rows of the ledger.
+    #[track_caller]
+    pub fn wait_for_rows(&self, host: &str, count: usize) {
+        eventually(&format!("{host} to have {count} rows"), || {
+            self.sql(host, "SELECT count(*) FROM ledger").stdout.trim() == count.to_string()
+        });
+    }
+
+    /// Backs a cell up, and checks where the files came from; the job.
+    #[track_caller]
+    pub fn back_up(&self, cell: &str) -> Value {
+        let job = self.json(&["backup", "--from", cell, "--type", "full"]);
+        let source = &job["result"]["backup"]["source"];
+        assert_eq!(
+            (source["cell"].as_str(), source["verified"].as_bool()),
+            (Some(cell), Some(true)),
+            "{job}"
+        );
+        let files = |from: &str| source[from].as_str().and_then(|count| count.parse::<u64>().ok());
+        assert!(files("filesFromSource") > files("filesFromPrimary"), "{job}");
+        job
+    }
+}
