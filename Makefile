@@ -10,10 +10,13 @@ LAST_RELEASE ?= a524474
 # The releases of Debian after this machine's on which a short tour runs.
 RELEASES ?= trixie
 
+# The releases of Debian on which the packages are tested.
+DEB_RELEASES ?= bookworm trixie
+
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases sim soak clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak clean deps
 
 all: build
 
@@ -77,6 +80,15 @@ test-releases:
 	@if [ "$$(id -u)" != 0 ]; then echo "NOT RUN: a tour on another release of Debian takes root" >&2; exit 0; fi; \
 	scripts/install-deps.sh mmdebstrap && \
 	for release in $(RELEASES); do scripts/test-debian.sh $$release short || exit 1; done
+
+## deb: the Debian packages, in target/deb
+deb: release
+	@scripts/build-deb.sh target/release target/deb
+
+## test-deb: install, upgrade, remove and purge the packages under systemd, as root: make test-deb [DEB_RELEASES=trixie]
+test-deb: build
+	@scripts/install-deps.sh mmdebstrap
+	@for release in $(DEB_RELEASES); do scripts/test-deb.sh $$release || exit 1; done
 
 ## sim: simulated clusters under faults, a million steps: make sim [SECONDS=600] [SEED=9]
 sim: deps

@@ -26,6 +26,7 @@ need etcd etcd-server
 need etcdctl etcd-client
 need setpriv util-linux
 need ss iproute2
+need systemd-analyze systemd
 need ip iproute2
 need nft nftables
 for program in "$@"; do need "$program" "$program"; done

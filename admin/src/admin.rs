@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::{Pooler, Refusal};
+use cellar_system::Watchdog;
 use cellar_topology::{Mirror, Scope, Store, View};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -35,6 +36,8 @@ pub struct Admin {
     /// Whether the mirror has ever been complete. Before that an empty view means nothing.
     was_current: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
+    /// What ends this process when one of its loops stands still.
+    pub(crate) watchdog: Watchdog,
 }
 
 impl Admin {
@@ -55,7 +58,14 @@ impl Admin {
             poolers: Arc::new(PoolerClients::new(dial)),
             was_current: Arc::default(),
             ending: watch::Sender::new(false),
+            watchdog: Watchdog::default(),
         }
+    }
+
+    /// The same, whose loops are watched: give it before they are started.
+    #[must_use]
+    pub fn watched_by(self, watchdog: Watchdog) -> Self {
+        Self { watchdog, ..self }
     }
 
     /// Whether the view is complete and current.

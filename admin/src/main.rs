@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
 use cellar_model::{ClusterName, Keyspace};
-use cellar_system::{OsUser, PidFile, become_user, init_logging, limit_logs, shutdown_requested};
+use cellar_system::{
+    OsUser, PidFile, Watchdog, become_user, init_logging, limit_logs, shutdown_requested, tell_ready,
+    tell_stopping, tell_waiting,
+};
 use cellar_tls::{
     CA_CERTIFICATE, ClientTls, Guard, LEAF_LIFETIME, MtlsListener, ReloadableServerConfig, Reloaded, Revoked,
     SERVER_CERTIFICATE, SERVER_KEY, ServerFiles, Stamps, TlsError, install_ring_provider, read_revocations,
@@ -93,7 +96,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
-    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit);
+    let admin =
+        Admin::start(store, dial_with_tls(tls_dir.clone()), audit).watched_by(Watchdog::from_environment());
     let identity = identity();
     let leading = Leading::start(&admin, identity.clone());
     if !admin.ready(ETCD_START_TIMEOUT).await {
@@ -110,7 +114,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         revoked: revoked.clone(),
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
-    let mut background_tasks = vec![logs, tokio::spawn(certificates.watch()), tokio::spawn(scheduler.run())];
+    let mut background_tasks = vec![
+        logs,
+        tokio::spawn(certificates.watch()),
+        tokio::spawn(scheduler.run()),
+        tokio::spawn(tell_when_ready(admin.clone())),
+    ];
     if let Some(signing_dir) = signing_dir {
         let mut own = vec![OwnCertificates {
             directory: tls_dir.clone(),
@@ -132,12 +141,21 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             tracing::error!(%error, "cannot listen for signals");
         }
         tracing::info!("multiadmin shuts down");
+        tell_stopping();
     };
     let guard = Guard::new(cluster, revoked, cellar_api::status_of);
     let served = serve(admin, listener.incoming(), guard, shutdown).await;
     background_tasks.iter().for_each(tokio::task::JoinHandle::abort);
     leading.resign().await;
     served.context("multiadmin ended")
+}
+
+/// Tells the service manager that requests are answered, once they are: until etcd has answered they are refused.
+async fn tell_when_ready(admin: Admin) {
+    while !admin.ready(ETCD_START_TIMEOUT).await {
+        tell_waiting("waits for etcd; requests are refused until it answers");
+    }
+    tell_ready();
 }
 
 /// A unique name for this process.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
-use cellar_system::{OsUser, limit_logs, logs_in, shutdown_requested};
+use cellar_system::{OsUser, Watchdog, limit_logs, logs_in, shutdown_requested, tell_stopping, tell_waiting};
 use cellar_tls::{ClientTls, Revoked};
 use cellar_topology::{EtcdKv, Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
@@ -89,9 +89,10 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     }
     let (stop, stopping) = watch::channel(false);
     let mut jobs = tokio::task::spawn_local(worker::work(Rc::clone(&agent), stopping));
+    let watchdog = Watchdog::from_environment();
     let loops = [
-        tokio::task::spawn_local(reporter::report(Rc::clone(&agent))),
-        tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent))),
+        tokio::task::spawn_local(reporter::report(Rc::clone(&agent), watchdog.watch())),
+        tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent), watchdog.watch())),
         tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
     ];
@@ -108,6 +109,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
     }
     tracing::info!("multipooler stops; PostgreSQL goes on");
+    tell_stopping();
     stop.send_replace(true);
     let _ = tokio::time::timeout(STOP_TIMEOUT, jobs).await;
     if let Some(lease) = agent.lease.current() {
@@ -173,6 +175,7 @@ async fn until_ready(agent: &Agent) {
         || agent.mirror.wait_for(Duration::from_secs(10), known).await.is_err()
     {
         tracing::info!("waiting for etcd, or for this pooler's record in it");
+        tell_waiting("waits for etcd, or for this pooler's record in it");
     }
 }
 

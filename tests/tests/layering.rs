@@ -71,6 +71,7 @@ const WRAPPED: &[(&str, &str)] = &[
     ("etcd-client", "cellar-topology"),
     ("rcgen", "cellar-tls"),
     ("askama", "cellar-pgbackrest"),
+    ("sd-notify", "cellar-system"),
     ("tokio-postgres", "cellar-postgres"),
 ];
 

@@ -15,8 +15,11 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Keeps the health service up to date until the server shuts down.
 pub(crate) async fn report(admin: Admin, reporter: HealthReporter) {
     let mut ending = admin.ending();
+    // The same task accepts connections.
+    let pulse = admin.watchdog.watch();
     let mut reported = None;
     loop {
+        pulse.beat();
         let serving = admin.is_current() && !*ending.borrow();
         if reported != Some(serving) {
             let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
@@ -31,7 +34,7 @@ pub(crate) async fn report(admin: Admin, reporter: HealthReporter) {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            () = tokio::time::sleep(pulse.rest(CHECK_INTERVAL)) => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
     }

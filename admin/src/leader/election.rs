@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellar_model::{Key, Protocol};
-use cellar_system::clock;
+use cellar_system::{LoopPulse, clock};
 use cellar_topology::{LeaseId, LeaseKeeper, StoreError, TxnOutcome};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -64,6 +64,7 @@ impl Leading {
             watched: None,
             too_old: false,
             observed: Observations::default(),
+            pulse: admin.watchdog.watch(),
         };
         let task = tokio::spawn(candidate.run(stopped));
         Self { task, stop, admin: admin.clone(), keeper }
@@ -98,6 +99,7 @@ struct Candidate {
     /// Whether it was said that this build is too old to lead.
     too_old: bool,
     observed: Observations,
+    pulse: LoopPulse,
 }
 
 /// What to do next.
@@ -117,6 +119,7 @@ impl Candidate {
         loop {
             changes.borrow_and_update();
             lease.borrow_and_update();
+            self.pulse.beat();
             tokio::select! {
                 biased;
                 () = self.act() => {}
@@ -135,7 +138,7 @@ impl Candidate {
             tokio::select! {
                 biased;
                 () = woken => {}
-                () = tokio::time::sleep(interval) => {}
+                () = tokio::time::sleep(self.pulse.rest(interval)) => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
         }
@@ -156,6 +159,8 @@ impl Candidate {
             },
             Step::Lead { revision, actions } => {
                 for action in &actions {
+                    // There may be many, and each writes to etcd.
+                    self.pulse.beat();
                     match execute(&self.admin.store, revision, action).await {
                         Ok(_) => {}
                         Err(StoreError::Retryable(reason)) => {

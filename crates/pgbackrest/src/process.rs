@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use cellar_system::SERVICE_MANAGER_VARIABLES;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
@@ -194,6 +195,9 @@ impl Running {
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);
             }
+        }
+        for name in SERVICE_MANAGER_VARIABLES {
+            command.env_remove(name);
         }
         command.env("LC_ALL", "C").env("TZ", "UTC").env("PGOPTIONS", session_options);
         command.stdout(stdout).stderr(stderr).process_group(0);

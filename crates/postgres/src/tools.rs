@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cellar_system::SERVICE_MANAGER_VARIABLES;
 use tokio::process::Command;
 
 use crate::command::run;
@@ -159,6 +160,9 @@ impl Tools {
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);
             }
+        }
+        for name in SERVICE_MANAGER_VARIABLES {
+            command.env_remove(name);
         }
         command.env_remove("LANGUAGE").env("LC_ALL", "C").env("TZ", "UTC");
         // The user that it runs as may not be able to enter our own directory.

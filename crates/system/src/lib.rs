@@ -17,6 +17,7 @@ mod owner;
 mod pid_file;
 mod port;
 mod process;
+mod service_manager;
 mod shared_memory;
 mod signal;
 mod user;
@@ -36,6 +37,9 @@ pub use owner::Owner;
 pub use pid_file::{PidFile, PidFileError, recorded_pid, running_pid};
 pub use port::listeners;
 pub use process::{Process, available_memory};
+pub use service_manager::{
+    LoopPulse, SERVICE_MANAGER_VARIABLES, Watchdog, tell_ready, tell_stopping, tell_waiting,
+};
 pub use shared_memory::remove_shared_memory;
 pub use signal::shutdown_requested;
 pub use user::{OsUser, UserError, become_user};

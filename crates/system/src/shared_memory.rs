@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use procfs::{Current, SharedMemorySegments};
 
+use crate::service_manager::SERVICE_MANAGER_VARIABLES;
+
 /// Removes a segment that nobody uses any more. False when there is no such segment, another process has made it, or
 /// some process still uses it: numbers are given again.
 ///
@@ -19,6 +21,10 @@ pub fn remove_shared_memory(id: u64, key: i32, made_by: i32) -> io::Result<bool>
         return Ok(false);
     }
     // The call itself is not in the safe part of any library that we use.
-    let status = Command::new("ipcrm").args(["-m", &id.to_string()]).stderr(Stdio::null()).status()?;
+    let mut command = Command::new("ipcrm");
+    for name in SERVICE_MANAGER_VARIABLES {
+        command.env_remove(name);
+    }
+    let status = command.args(["-m", &id.to_string()]).stderr(Stdio::null()).status()?;
     if status.success() { Ok(true) } else { Err(io::Error::other(format!("ipcrm ended with {status}"))) }
 }

@@ -13,7 +13,7 @@ use cellar_postgres::{
     DataDirectory, Endpoint, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts,
     configure, ensure_roles, inspect, reload, running, stop,
 };
-use cellar_system::{is_inside, is_same_place};
+use cellar_system::{LoopPulse, is_inside, is_same_place};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
@@ -73,10 +73,12 @@ struct Supervisor {
     not_recorded_since: Option<Instant>,
     /// Since when its replay is paused and it receives nothing.
     stuck_since: Option<Instant>,
+    /// What the service manager's watchdog sees of it.
+    pulse: LoopPulse,
 }
 
 /// Keeps the instance as it should be. Never returns.
-pub(crate) async fn supervise(agent: Rc<Agent>) {
+pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
     let mut topology = agent.mirror.changes();
     let mut this = Supervisor {
         agent: Rc::clone(&agent),
@@ -89,6 +91,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
         receiver: None,
         not_recorded_since: None,
         stuck_since: None,
+        pulse,
     };
     loop {
         topology.borrow_and_update();
@@ -101,7 +104,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
             pause = this.round_in_turn().await;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause.unwrap_or(ROUND_INTERVAL)) => {}
+            () = tokio::time::sleep(this.pulse.rest(pause.unwrap_or(ROUND_INTERVAL))) => {}
             () = agent.nudge.notified() => {}
             // After a failure the whole pause is waited: a busy topology must not turn it into a busy loop.
             _ = topology.changed(), if this.failures == 0 => {}
@@ -113,6 +116,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 impl Supervisor {
     /// As [`Supervisor::round`]; none when a job has the instance.
     async fn round_in_turn(&mut self) -> Option<Duration> {
+        self.pulse.beat();
         let agent = Rc::clone(&self.agent);
         let _round = agent.instance_lock.round().await?;
         Some(self.round().await)
@@ -178,6 +182,8 @@ impl Supervisor {
             *self.agent.facts.borrow_mut() = None;
             self.prepared = false;
             self.not_prepared = None;
+            // It may copy a whole database.
+            self.pulse.excuse();
             return self.bring_up.step(&self.agent, card, database).await;
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
@@ -187,6 +193,8 @@ impl Supervisor {
                 InstanceState::Waiting,
                 "is being stopped for a restore of the database",
             );
+            // A primary writes its checkpoint first.
+            self.pulse.excuse();
             stop(data, &timeouts).await?;
             return Ok(Outcome::Progress);
         }
@@ -196,6 +204,7 @@ impl Supervisor {
                 pid = postmaster.pid,
                 "a private instance runs in the data directory; stopping it"
             );
+            self.pulse.excuse();
             stop(data, &StopTimeouts::immediate()).await?;
             return Ok(Outcome::Progress);
         }
@@ -298,6 +307,8 @@ impl Supervisor {
     /// it is told, and tried again after a while.
     async fn prepare(&mut self, endpoint: &Endpoint, card: &Pooler, database: &Database) {
         if self.not_prepared.as_ref().is_none_or(|(_, again)| Instant::now() >= *again) {
+            // pgBackRest may wait for the repository.
+            self.pulse.excuse();
             let prepared = async {
                 ensure_roles(endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
                 Ok::<(), RoundError>(stanza::ensure_first(&self.agent, database, card).await?)
@@ -335,6 +346,7 @@ impl Supervisor {
             self.stuck_since = None;
             tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
             *self.agent.facts.borrow_mut() = None;
+            self.pulse.excuse();
             stop(data, &StopTimeouts::default()).await?;
             return Ok(None);
         }

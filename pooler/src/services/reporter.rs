@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Protocol, Role, Versions, timestamp_ms};
 use cellar_pgbackrest::Version;
+use cellar_system::LoopPulse;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -15,6 +16,9 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait before a status that could not be written is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often to look even when nothing seems to have changed.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The status that should be in etcd now, without its time.
 fn status(agent: &Agent) -> PoolerStatus {
@@ -77,13 +81,14 @@ fn status(agent: &Agent) -> PoolerStatus {
 }
 
 /// Keeps the status in etcd up to date. Never returns.
-pub(crate) async fn report(agent: Rc<Agent>) {
+pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
     let key = Key::Status(agent.database.clone(), agent.cell.clone());
     let mut lease_changes = agent.lease.subscribe();
     let mut topology = agent.mirror.changes();
     let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
     let mut failing = false;
     loop {
+        pulse.beat();
         let wanted = status(&agent);
         // The key may have been deleted by others: the cell was removed and added again, or the lease expired while
         // etcd did not answer.
@@ -113,6 +118,7 @@ pub(crate) async fn report(agent: Rc<Agent>) {
                     () = agent.reported.notified() => {}
                     _ = lease_changes.changed() => {}
                     _ = topology.changed() => {}
+                    () = tokio::time::sleep(pulse.rest(IDLE_INTERVAL)) => {}
                 }
             }
         }

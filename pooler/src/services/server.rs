@@ -11,6 +11,7 @@ use std::time::Duration;
 use cellar_api::DESCRIPTORS;
 use cellar_api::v1::multi_pooler_server::MultiPoolerServer;
 use cellar_model::{BackupLabel, Code, Refusal};
+use cellar_system::tell_ready;
 use cellar_tls::{Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, ServerFiles, ServerLimits};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -103,6 +104,8 @@ async fn listen_once(
     let listener = MtlsListener::bind_all(&addresses, config).await?.ending_revoked(agent.revoked.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MultiPoolerServer<Service>>().await;
+    // Also after a failure: the service manager takes it once, and shows what it is told.
+    tell_ready();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()?;

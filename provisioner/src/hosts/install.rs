@@ -90,7 +90,10 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     let mode = if cluster.owner().is_some() { 0o755 } else { 0o700 };
     make_directory(layout.root(), mode, None)?;
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
-    let changed = install_files(&layout, &bundle.files, cluster.owner())?;
+    let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
+    // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
+    cluster.make_host_directories(&bundle.cell)?;
+    changed.extend(cluster.write_drop_ins()?);
     HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster).save(&layout)?;
     Ok(Installed { cell: bundle.cell, directory: host.directory, changed })
 }

@@ -11,6 +11,7 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
+use crate::file::replace;
 use crate::hosts::host::open_host;
 use crate::local::down::remove_tree;
 use crate::local::health::ProcessHealth;
@@ -44,10 +45,11 @@ pub struct HostCommand {
     pub directory: PathBuf,
 }
 
-/// How to run a program of the host whose directory this is: what its systemd unit executes.
+/// How to run a program of the host whose directory this is, for this process to become it: what its systemd unit executes.
+/// etcd writes no pid file of its own, so that is written here.
 ///
 /// # Errors
-/// When nothing is installed there, or the host has no such program.
+/// When nothing is installed there, the host has no such program, or etcd runs already.
 pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
     let (cluster, cell) = open_host(dir)?;
     let not_here = |what: &str| ProvisionError::Start {
@@ -66,6 +68,13 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
                 what: "etcd: it is in the Debian package etcd-server".to_owned(),
                 source: std::io::ErrorKind::NotFound.into(),
             };
+            if let Some(pid) = cluster.etcd_pid().filter(|pid| *pid != std::process::id()) {
+                return Err(ProvisionError::Start {
+                    what: format!("etcd: it runs already, as process {pid}"),
+                    source: std::io::ErrorKind::AlreadyExists.into(),
+                });
+            }
+            replace(&cluster.etcd_pid_file(), &format!("{}\n", std::process::id()), 0o644, None)?;
             (binaries::find("etcd").ok_or_else(missing)?, cluster.etcd_arguments()?, cluster.user.switch())
         }
         HostProgram::Multiadmin => (daemon("multiadmin")?, cluster.admin_arguments()?, None),
@@ -127,6 +136,7 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
     for directory in keys.iter().chain(&left) {
         remove_tree(directory)?;
     }
+    cluster.remove_drop_ins()?;
     steps.step("the keys of this host are removed");
     let mut kept = Vec::new();
     if delete_data {
@@ -148,7 +158,7 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
 
 impl Cluster {
     /// The directories of what runs here.
-    fn make_host_directories(&self, cell: &CellName) -> Result<()> {
+    pub(super) fn make_host_directories(&self, cell: &CellName) -> Result<()> {
         self.make_own_directories()?;
         self.make_cell_directories(cell)
     }

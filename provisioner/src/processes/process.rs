@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_system::{Owner, Process, is_same_place, running_pid};
+use cellar_system::{Owner, Process, SERVICE_MANAGER_VARIABLES, is_same_place, running_pid};
 use nix::sys::signal::Signal;
 
 use crate::error::provision_error::{ProvisionError, Result};
@@ -71,6 +71,10 @@ impl Launch<'_> {
             if name.as_encoded_bytes().starts_with(ETCD_VARIABLES.as_bytes()) {
                 command.env_remove(name);
             }
+        }
+        // Whatever started us is not what they are to report to.
+        for name in SERVICE_MANAGER_VARIABLES {
+            command.env_remove(name);
         }
         if let Some((uid, gid)) = self.run_as {
             command.uid(uid).gid(gid);

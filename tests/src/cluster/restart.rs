@@ -12,6 +12,7 @@ use crate::cluster::local::Cluster;
 use crate::machine::process::{command_line, is_alive, processes_with, signal};
 use crate::machine::proxy::Proxy;
 use crate::machine::run::{OsUser, as_user, run};
+use crate::machine::service_manager::ServiceManager;
 use crate::machine::wait::{eventually, wait_for};
 
 /// How a process of the cluster was started.
@@ -19,6 +20,7 @@ struct Launch {
     words: Vec<String>,
     directory: PathBuf,
     log: PathBuf,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Launch {
@@ -27,7 +29,7 @@ impl Launch {
             Ok(path) => path,
             Err(error) => panic!("process {pid}: {error}"),
         };
-        Self { words: command_line(pid), directory: link("cwd"), log: link("fd/1") }
+        Self { words: command_line(pid), directory: link("cwd"), log: link("fd/1"), variables: Vec::new() }
     }
 
     /// Starts it in a session of its own and leaves it to init, as `cellar up` does.
@@ -41,6 +43,7 @@ impl Launch {
             None => std::process::Command::new("setsid"),
         };
         command.arg("--fork").args(&self.words).current_dir(&self.directory).process_group(0);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(open()).stderr(open());
         match command.status() {
             Ok(status) if status.success() => {}
@@ -67,17 +70,29 @@ impl Cluster {
     }
 
     /// Ends a process and starts it again with other arguments.
-    fn restart(&self, pid_file: &str, change: impl FnOnce(&mut Vec<String>)) {
+    fn restart(&self, pid_file: &str, change: impl FnOnce(&mut Launch)) -> i32 {
         let pid = self.pid(pid_file);
         let mut launch = Launch::of(pid);
-        change(&mut launch.words);
+        change(&mut launch);
         signal(pid, Signal::SIGTERM);
         eventually("a process that is told to end to be gone", || !is_alive(pid));
         launch.start(None);
         wait_for("a process to be started again", Duration::from_secs(20), || {
             let new = std::fs::read_to_string(self.directory.join(pid_file)).ok()?.trim().parse().ok()?;
-            (new != pid && is_alive(new)).then_some(())
-        });
+            (new != pid && is_alive(new)).then_some(new)
+        })
+    }
+
+    /// Restarts a program of the cluster as a service manager starts it, with a watchdog: its process id, and where it
+    /// reports.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn restart_as_service(&self, pid_file: &str, watchdog: Duration) -> (i32, ServiceManager) {
+        let manager = ServiceManager::listen(&self.directory.join(format!("{pid_file}.notify")));
+        let pid = self.restart(pid_file, |launch| launch.variables = manager.variables(watchdog));
+        (pid, manager)
     }
 
     /// Restarts the pooler of a cell so that it reaches etcd through the proxy only, and waits until it reports.
@@ -86,8 +101,8 @@ impl Cluster {
     /// When it does not come up.
     pub fn put_pooler_behind(&self, proxy: &Proxy, cell: &str) {
         let before = self.status(cell).map(|status| status.epoch);
-        self.restart(&format!("{cell}/pid/multipooler.pid"), |words| {
-            set_option(words, "--etcd", &format!("https://localhost:{}", proxy.port()));
+        let _ = self.restart(&format!("{cell}/pid/multipooler.pid"), |launch| {
+            set_option(&mut launch.words, "--etcd", &format!("https://localhost:{}", proxy.port()));
         });
         eventually("the pooler to report through the proxy", || {
             self.status(cell).is_some_and(|status| Some(status.epoch) != before)

@@ -8,6 +8,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod run;
+pub(crate) mod service_manager;
 pub(crate) mod shared_memory;
 pub(crate) mod sweep;
 pub(crate) mod wait;

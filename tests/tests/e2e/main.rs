@@ -43,6 +43,7 @@ mod rotation;
 mod runbooks;
 mod sealed_copies;
 mod secrets;
+mod service_manager;
 mod session_settings;
 mod states;
 mod store_faults;

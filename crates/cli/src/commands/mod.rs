@@ -20,6 +20,7 @@ pub(crate) mod expire;
 pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod logs;
+pub(crate) mod manual;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
 pub(crate) mod schedules;
@@ -82,10 +83,12 @@ pub(crate) enum Command {
     Logs(logs::Logs),
     SupportBundle(support_bundle::SupportBundle),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Manual(manual::Manual),
 }
 
 impl Command {
-    /// Runs the command; `definition` is the whole command line, for completions.
+    /// Runs the command; `definition` is the whole command line, for completions and the manual.
     pub(crate) async fn run(self, global: &Global, definition: clap::Command) -> Outcome {
         match self {
             Self::Up(command) => command.run(global).await,
@@ -115,6 +118,7 @@ impl Command {
             Self::Logs(command) => command.run(global).await,
             Self::SupportBundle(command) => command.run(global).await,
             Self::Completions(command) => command.run(definition),
+            Self::Manual(command) => command.run(definition),
         }
     }
 }

@@ -14,7 +14,8 @@ const GLOBAL: &str = "Cluster and output:";
 fn helps(mut command: clap::Command, path: &str, all: &mut Vec<(String, String)>) {
     let path = format!("{path}{}", command.get_name());
     all.push((path.clone(), command.render_long_help().to_string()));
-    for sub in command.get_subcommands() {
+    // Those that nobody types are not on the page.
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         helps(sub.clone(), &format!("{path} "), all);
     }
 }
