@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cellar_api::v1::ListCellsRequest;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_tls::ClientTls;
 use cellar_topology::{EtcdKv, Store};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::cluster::local_cluster::Cluster;
-use crate::error::provision_error::Result;
+use crate::error::provision_error::{ProvisionError, Result};
 
 /// How long a call with one answer may take; `GetPooler` and the like ask others in turn.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long one of several multiadmins may take to show that it can be used.
+const CHOICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of multiadmin.
 pub type AdminClient = MultiAdminClient<Channel>;
@@ -30,29 +35,48 @@ impl Cluster {
         Ok(Store::new(Arc::new(self.etcd().await?), self.keys()))
     }
 
-    /// A client of multiadmin with the operator's certificate. Connects when first used.
+    /// A client of multiadmin with the operator's certificate: of several, one that answers and can reach etcd; when none
+    /// does, the first.
     ///
     /// # Errors
     /// When the client directory cannot be used.
-    pub fn admin(&self) -> Result<AdminClient> {
+    pub async fn admin(&self) -> Result<AdminClient> {
         self.renew_operators();
-        self.admin_with(Some(CALL_TIMEOUT))
-    }
-
-    fn admin_with(&self, timeout: Option<Duration>) -> Result<AdminClient> {
-        let tls = ClientTls::from_dir(&self.layout.client())?;
-        let endpoints = self.admin_addresses()?.into_iter().map(|address| tls.endpoint(&address, timeout));
-        let mut endpoints = endpoints.collect::<std::result::Result<Vec<_>, _>>()?;
-        let channel = match (endpoints.pop(), endpoints.is_empty()) {
-            (Some(only), true) => only.connect_lazy(),
-            // Whichever of them can be connected to.
-            (last, _) => Channel::balance_list(endpoints.into_iter().chain(last)),
-        };
-        Ok(MultiAdminClient::new(channel))
+        self.client_of(&self.answering_address().await?, Some(CALL_TIMEOUT))
     }
 
     /// The same for a call whose answer is a stream, which has no deadline of its own.
-    pub(crate) fn admin_stream(&self) -> Result<AdminClient> {
-        self.admin_with(None)
+    pub(crate) async fn admin_stream(&self) -> Result<AdminClient> {
+        self.client_of(&self.answering_address().await?, None)
+    }
+
+    /// Connects when first used.
+    fn client_of(&self, address: &str, timeout: Option<Duration>) -> Result<AdminClient> {
+        let tls = ClientTls::from_dir(&self.layout.client())?;
+        Ok(MultiAdminClient::new(tls.endpoint(address, timeout)?.connect_lazy()))
+    }
+
+    async fn answering_address(&self) -> Result<String> {
+        let mut addresses = self.admin_addresses()?;
+        let Some(first) = addresses.pop() else {
+            let (what, source) = ("multiadmin: no host has one", std::io::ErrorKind::NotFound.into());
+            return Err(ProvisionError::Start { what: what.to_owned(), source });
+        };
+        if addresses.is_empty() {
+            return Ok(first);
+        }
+        let mut answers = JoinSet::new();
+        for address in addresses.into_iter().chain([first.clone()]) {
+            let mut client = self.client_of(&address, Some(CHOICE_TIMEOUT))?;
+            answers.spawn(
+                async move { client.list_cells(ListCellsRequest {}).await.is_ok().then_some(address) },
+            );
+        }
+        while let Some(answer) = answers.join_next().await {
+            if let Ok(Some(address)) = answer {
+                return Ok(address);
+            }
+        }
+        Ok(first)
     }
 }

@@ -29,7 +29,7 @@ pub async fn add_cell_on_host(
     steps: &Steps,
 ) -> Result<(Cell, Bundles)> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
-    let mut admin = cluster.admin()?;
+    let mut admin = cluster.admin().await?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();
     let next = cells.iter().map(|cell| cell.index + 1).max().unwrap_or(0);
@@ -100,7 +100,7 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
         });
     }
     let request = RemoveCellRequest { name: name.to_string() };
-    let cell = match cluster.admin()?.remove_cell(request).await {
+    let cell = match cluster.admin().await?.remove_cell(request).await {
         Ok(cell) => Some(cell.into_inner()),
         // An earlier run got this far and no further.
         Err(status)

@@ -48,7 +48,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     cluster.check_is_local("cellar cells add")?;
     secrets::check_agreement(&cluster.layout, &cluster.state, None)?;
-    let mut admin = cluster.admin()?;
+    let mut admin = cluster.admin().await?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();
     // A new cell gets the next free index; multiadmin decides in its transaction, and this is what the
@@ -102,7 +102,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     cluster.admit_pooler(name).await?;
     cluster.rename_poolers(&cluster.store().await?).await?;
     let mut launched = cluster.launch(&[local], false).await?;
-    let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline)?;
+    let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
     Ok(AddedCell { cell, primary })
 }
@@ -124,7 +124,7 @@ pub async fn remove_cell(
     if delete_data {
         cluster.check_spares_repository([&directory])?;
     }
-    let mut admin = cluster.admin()?;
+    let mut admin = cluster.admin().await?;
     let cell = match admin.remove_cell(RemoveCellRequest { name: name.to_string() }).await {
         Ok(cell) => {
             steps.step(&format!("cell {name} has left the topology"));

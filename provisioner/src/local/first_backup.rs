@@ -183,7 +183,7 @@ impl Watcher<'_> {
     /// Follows a job until it has ended, through broken connections.
     async fn follow(&mut self, id: &str) -> Result<Job> {
         let deadline = tokio::time::Instant::from_std(self.deadline);
-        let mut client = self.cluster.admin_stream()?;
+        let mut client = self.cluster.admin_stream().await?;
         let mut phase = String::new();
         loop {
             let watch = async {

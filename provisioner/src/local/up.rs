@@ -160,7 +160,7 @@ impl Cluster {
                 this.publish_revoked().await
             }
         });
-        let mut watcher = Watcher::new(&this, launched, steps, deadline)?;
+        let mut watcher = Watcher::new(&this, launched, steps, deadline).await?;
         let primary = watcher.wait_for_primary().await?;
         if !watcher.holds_full_backup().await? {
             let name = *self.state.first_backup.get_or_insert_with(clock::new_id);

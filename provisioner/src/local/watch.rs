@@ -115,7 +115,7 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl<'a> Watcher<'a> {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         cluster: &'a Cluster,
         launched: &'a mut Launched,
         steps: &'a Steps,
@@ -123,7 +123,7 @@ impl<'a> Watcher<'a> {
     ) -> Result<Self> {
         Ok(Self {
             cluster,
-            admin: cluster.admin()?,
+            admin: cluster.admin().await?,
             launched,
             steps,
             begun: Instant::now(),
@@ -217,7 +217,13 @@ impl<'a> Watcher<'a> {
                     }
                     None
                 }
-                Err(status) if is_transient(&status) => Some(status),
+                Err(status) if is_transient(&status) => {
+                    if !self.cluster.is_local() {
+                        // Another one may answer.
+                        self.admin = self.cluster.admin().await?;
+                    }
+                    Some(status)
+                }
                 Err(status) => return Err(status.into()),
             };
             if let Some(status) = error.filter(|_| Instant::now() >= self.deadline) {

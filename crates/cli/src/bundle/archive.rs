@@ -36,6 +36,7 @@ impl Parts {
     }
 
     /// Something that is not in it.
+    #[expect(clippy::needless_pass_by_value, reason = "callers give errors and texts alike")]
     pub(crate) fn leave_out(&mut self, what: impl Into<String>, why: impl ToString) {
         self.left_out.push(LeftOut { what: what.into(), why: why.to_string() });
     }
