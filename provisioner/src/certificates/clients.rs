@@ -52,7 +52,8 @@ impl Cluster {
 
     /// Connects when first used.
     fn client_of(&self, address: &str, timeout: Option<Duration>) -> Result<AdminClient> {
-        let tls = ClientTls::from_dir(&self.layout.client())?;
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let tls = ClientTls::from_dir(&self.layout.client())?.domain_name(host);
         Ok(MultiAdminClient::new(tls.endpoint(address, timeout)?.connect_lazy()))
     }
 

@@ -67,7 +67,10 @@ impl Cluster {
     }
 
     /// Refuses a command that works on a cluster of this machine only.
-    pub(crate) fn check_is_local(&self, command: &'static str) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`ProvisionError::OnHosts`] when its cells have hosts of their own.
+    pub fn check_is_local(&self, command: &'static str) -> Result<()> {
         if self.is_local() {
             return Ok(());
         }

@@ -195,7 +195,7 @@ impl ClusterState {
         self.cert_lifetime_seconds.map(Duration::from_secs)
     }
 
-    fn path(layout: &ClusterLayout) -> PathBuf {
+    pub(crate) fn path(layout: &ClusterLayout) -> PathBuf {
         layout.state().join("cluster.json")
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use cellar_model::CellName;
 use cellar_system::clock;
@@ -151,8 +151,23 @@ fn files_below(root: &Path, directory: &Path, files: &mut BTreeMap<String, Bundl
 }
 
 impl Cluster {
+    fn bundle_path(&self, cell: &CellName) -> PathBuf {
+        self.layout.root().join("bundles").join(format!("{cell}.bundle"))
+    }
+
+    /// Removes a cell's bundle, if there is one.
+    pub(crate) fn remove_bundle(&self, cell: &CellName) -> Result<()> {
+        let path = self.bundle_path(cell);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ProvisionError::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the bundle of a cell's host into `bundles`, and tells where.
-    pub(crate) fn write_bundle(&self, cell: &CellName, number: u64) -> Result<std::path::PathBuf> {
+    pub(crate) fn write_bundle(&self, cell: &CellName, number: u64) -> Result<PathBuf> {
         let mut files = BTreeMap::new();
         let root = self.for_host(cell).root().to_owned();
         files_below(&root, &root, &mut files)?;
@@ -164,9 +179,8 @@ impl Cluster {
             cluster: self.state.clone(),
             files,
         };
-        let directory = self.layout.root().join("bundles");
-        make_directory(&directory, 0o700, None)?;
-        let path = directory.join(format!("{cell}.bundle"));
+        let path = self.bundle_path(cell);
+        make_directory(path.parent().unwrap_or(&path), 0o700, None)?;
         let text =
             bundle.render().map_err(std::io::Error::from).map_err(ProvisionError::io("write", &path))?;
         replace(&path, &text, PRIVATE, None)?;

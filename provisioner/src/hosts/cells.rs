@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
 use cellar_model::{CellName, Code};
+use cellar_tls::remember_certificates;
 
 use crate::cluster::cell_host::CellHost;
 use crate::cluster::local_cluster::Cluster;
@@ -13,6 +14,7 @@ use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::init::{Bundles, check_names};
 use crate::local::cells::RemovedCell;
+use crate::local::down::remove_tree;
 
 /// How long another `cellar` on the same cluster is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +31,22 @@ pub async fn add_cell_on_host(
     steps: &Steps,
 ) -> Result<(Cell, Bundles)> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    // What is known of the cell stands: whether etcd has a member there is not this command's to change.
+    let host = match cluster.state.cell(name) {
+        None => host,
+        Some(known) => match known.host.clone() {
+            Some(known) if (&known.host, &known.directory) == (&host.host, &host.directory) => known,
+            known => {
+                let shown = |host: &CellHost| format!("{} on {}", host.directory.display(), host.host);
+                return Err(ProvisionError::Contradiction {
+                    what: "the cell",
+                    wanted: shown(&host),
+                    recorded: known.as_ref().map_or_else(|| "on this machine".to_owned(), shown),
+                    dir: cluster.layout.root().to_owned(),
+                });
+            }
+        },
+    };
     let mut admin = cluster.admin().await?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let existing = cells.iter().find(|cell| cell.name == name.as_str()).cloned();
@@ -99,6 +117,15 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
                 .to_owned(),
         });
     }
+    let other_admin =
+        |cell: &LocalCell| cell.name != *name && cell.host.as_ref().is_some_and(|host| host.multiadmin);
+    if !cluster.state.cells.iter().any(other_admin) {
+        return Err(ProvisionError::Argument {
+            argument: "the cell",
+            value: name.to_string(),
+            reason: "its host has the only multiadmin".to_owned(),
+        });
+    }
     let request = RemoveCellRequest { name: name.to_string() };
     let cell = match cluster.admin().await?.remove_cell(request).await {
         Ok(cell) => Some(cell.into_inner()),
@@ -113,7 +140,13 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     };
     steps.step(&format!("cell {name} has left the topology"));
     cluster.dismiss_pooler(name).await?;
+    // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
+    remember_certificates(&cluster.keys_of(name).tls(), &cluster.layout.ca(), None)?;
+    cluster.state.count_revocation(name);
     cluster.state.remove_cell(name);
     cluster.state.save(&cluster.layout)?;
+    remove_tree(cluster.for_host(name).root())?;
+    cluster.remove_bundle(name)?;
+    cluster.issue_client(&cluster.authority()?)?;
     Ok(RemovedCell { cell, kept: host.map(|host| host.directory) })
 }

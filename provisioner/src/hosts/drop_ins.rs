@@ -28,14 +28,15 @@ const SERVICES: [&str; 3] = ["etcd", "multiadmin", "multipooler"];
 fn text(service: &str, user: &str, repository: Option<&Path>) -> String {
     let repository = repository.filter(|_| service == "multipooler");
     let mut lines = Vec::new();
-    if let Some(path) = repository {
-        lines.extend(["[Unit]".to_owned(), format!("RequiresMountsFor=\"{}\"", path.display())]);
+    if repository.is_some() {
+        // Waited for, and not required: PostgreSQL runs without its repository.
+        lines.extend(["[Unit]", "Wants=remote-fs.target", "After=remote-fs.target"].map(str::to_owned));
     }
     if repository.is_some() || user != USER {
         lines.push("[Service]".to_owned());
     }
     if let Some(path) = repository {
-        lines.push(format!("ReadWritePaths=\"{}\"", path.display()));
+        lines.push(format!("ReadWritePaths=-\"{}\"", path.display()));
     }
     if user != USER {
         lines.push(format!("User={user}"));
@@ -132,11 +133,10 @@ mod tests {
         let whole = text("multipooler", USER, repository);
         let (first, rest) = whole.split_once('\n').unwrap();
         assert!(first.starts_with("# By `cellar host install`"), "{first}");
-        let expected =
-            "[Unit]\nRequiresMountsFor=\"/srv/my repo\"\n[Service]\nReadWritePaths=\"/srv/my repo\"\n";
+        let expected = "[Unit]\nWants=remote-fs.target\nAfter=remote-fs.target\n[Service]\nReadWritePaths=-\"/srv/my repo\"\n";
         assert_eq!(rest, expected);
         assert!(
-            text("multipooler", "dba", repository).ends_with("ReadWritePaths=\"/srv/my repo\"\nUser=dba\n")
+            text("multipooler", "dba", repository).ends_with("ReadWritePaths=-\"/srv/my repo\"\nUser=dba\n")
         );
         assert!(text("etcd", "dba", repository).ends_with("[Service]\nUser=dba\n"));
     }

@@ -37,6 +37,11 @@ impl HostState {
         Self { version: VERSION, cell, bundle, cluster }
     }
 
+    /// Whether a bundle was installed in the directory, be it readable or not.
+    pub(crate) fn is_in(layout: &ClusterLayout) -> bool {
+        path(layout).exists()
+    }
+
     /// Reads it; `None` when nothing was installed in the directory.
     ///
     /// # Errors

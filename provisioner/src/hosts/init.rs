@@ -17,6 +17,7 @@ use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::error::spec_error::SpecError;
 use crate::file::make_directory;
+use crate::hosts::host::HostState;
 use crate::local::secrets;
 use crate::spec::cluster_spec::ClusterSpec;
 
@@ -148,6 +149,14 @@ pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles>
     if !findings.is_empty() {
         return Err(ProvisionError::Preflight(findings));
     }
+    if HostState::is_in(&layout) {
+        return Err(ProvisionError::Argument {
+            argument: "--dir",
+            value: layout.root().display().to_string(),
+            reason: "it is the directory of this machine as a host: the operator's must be another one"
+                .to_owned(),
+        });
+    }
     make_directory(layout.root(), 0o700, None)?;
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
     let state = match ClusterState::load(&layout)? {
@@ -179,12 +188,14 @@ fn check_same(layout: &ClusterLayout, wanted: &ClusterState, recorded: &ClusterS
         let cells = state.cells.iter().map(|cell| format!("{} on {:?}", cell.name, cell.host));
         cells.collect::<Vec<_>>().join(", ")
     };
+    let kept = |state: &ClusterState| state.retention_full.unwrap_or_default().to_string();
     let pairs = [
         ("cluster name", wanted.cluster.to_string(), recorded.cluster.to_string()),
         ("database", wanted.database.to_string(), recorded.database.to_string()),
         ("stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
         ("repository", wanted.repo.location().to_owned(), recorded.repo.location().to_owned()),
         ("OS user", wanted.os_user.clone(), recorded.os_user.clone()),
+        ("number of full backups kept", kept(wanted), kept(recorded)),
         ("port offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),
         ("cells", hosts(wanted), hosts(recorded)),
     ];
@@ -245,8 +256,9 @@ impl Cluster {
             for set in self.certificate_sets()?.iter().filter(|set| set.directory.starts_with(&own)) {
                 if new_keys && set.directory.exists() {
                     set.renew(&ca, &trusted)?;
-                    cellar_tls::forget_previous(&set.directory)?;
                 }
+                // Also of a run that was ended before it came here: what lies beside a set would be bundled with it.
+                cellar_tls::forget_previous(&set.directory)?;
                 set.ensure(&ca, &trusted)?;
             }
             self.install_passphrase(cell)?;

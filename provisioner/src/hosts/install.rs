@@ -12,6 +12,7 @@ use cellar_tls::{CA_CERTIFICATE, CLOCK_SKEW, exchange, forget_previous};
 use crate::binaries;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::lock::ClusterLock;
+use crate::cluster::state::ClusterState;
 use crate::cluster::steps::Steps;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -59,30 +60,8 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     }
     let layout = ClusterLayout::new(&host.directory);
     let cluster = Cluster::assemble_on_host(layout.clone(), bundle.cluster.clone(), bundle.cell.clone())?;
-    let before = HostState::load(&layout)?;
-    if let Some(before) = &before {
-        let (was, is) = (&before.cluster.cluster, &bundle.cluster.cluster);
-        if (was, &before.cell) != (is, &bundle.cell) {
-            return Err(refused(
-                format!(
-                    "it is for cell {} of cluster {is}, and {} has cell {} of cluster {was}",
-                    bundle.cell,
-                    layout.root().display(),
-                    before.cell
-                ),
-                "remove what is installed first (`cellar host remove`), or give the other cluster another `directory`",
-            ));
-        }
-        if bundle.number < before.bundle {
-            return Err(refused(
-                format!(
-                    "it has number {}, and a newer one with number {} was installed here: what it brings may be revoked",
-                    bundle.number, before.bundle
-                ),
-                "install the newest one: `cellar cluster bundle` on the operator's machine issues it",
-            ));
-        }
-    }
+    let check = || check_predecessor(&layout, &bundle).map_err(|(reason, hint)| refused(reason, hint));
+    check()?;
     let findings = cluster.check_host(&bundle)?;
     if !findings.is_empty() {
         return Err(ProvisionError::Preflight(findings));
@@ -90,12 +69,51 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     let mode = if cluster.owner().is_some() { 0o755 } else { 0o700 };
     make_directory(layout.root(), mode, None)?;
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
+    // Another one may have been installed since.
+    check()?;
+    // First: after an interrupted installation none that is older is taken.
+    HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster.clone()).save(&layout)?;
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
     // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
     cluster.make_host_directories(&bundle.cell)?;
     changed.extend(cluster.write_drop_ins()?);
-    HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster).save(&layout)?;
     Ok(Installed { cell: bundle.cell, directory: host.directory, changed })
+}
+
+/// Why a bundle may not follow what is in the directory, and what to do. One whose record cannot be read is followed by
+/// any.
+fn check_predecessor(
+    layout: &ClusterLayout,
+    bundle: &Bundle,
+) -> std::result::Result<(), (String, &'static str)> {
+    let root = layout.root().display();
+    if ClusterState::path(layout).exists() {
+        return Err((
+            format!("{root} is the operator's directory of a cluster, and a host's must be another one"),
+            "give the hosts another `directory` in the specification, or keep the operator's elsewhere (--dir)",
+        ));
+    }
+    let Ok(Some(before)) = HostState::load(layout) else { return Ok(()) };
+    let (was, is) = (&before.cluster.cluster, &bundle.cluster.cluster);
+    if (was, &before.cell) != (is, &bundle.cell) {
+        return Err((
+            format!(
+                "it is for cell {} of cluster {is}, and {root} has cell {} of cluster {was}",
+                bundle.cell, before.cell
+            ),
+            "remove what is installed first (`cellar host remove`), or give the other cluster another `directory`",
+        ));
+    }
+    if bundle.number < before.bundle {
+        return Err((
+            format!(
+                "it has number {}, and a newer one with number {} was installed here: what it brings may be revoked",
+                bundle.number, before.bundle
+            ),
+            "install the newest one: `cellar cluster bundle` on the operator's machine issues it",
+        ));
+    }
+    Ok(())
 }
 
 /// Puts files in their places: a directory at a time, so that nobody finds a key with another one's certificate.

@@ -188,6 +188,8 @@ impl Cluster {
         let added = recorded
             .values()
             .filter(|cell| self.state.cell(&cell.name).is_none())
+            // A cell on a host is known here by its specification or by `cells add`, never by its record.
+            .filter(|_| self.is_local())
             .filter(local)
             .map(|cell| LocalCell::new(cell.name.clone(), cell.index))
             .collect();

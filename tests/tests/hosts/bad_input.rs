@@ -36,6 +36,22 @@ fn bundle_is_refused_elsewhere_when_it_is_not_whole_and_when_it_is_an_old_one() 
     assert_ne!(std::fs::read_to_string(&key).unwrap(), before);
     let old = cluster.install_from("db1", &copy).refused(3);
     assert!(old.contains("a newer one with number 2"), "{old}");
+    // A directory is an operator's or a host's.
+    let host = cluster.host_directory("db1").display().to_string();
+    let specification = cluster.hosts.directory("operator").join("cluster.toml").display().to_string();
+    let init = ["cellar", "cluster", "init", "--spec", &specification, "--dir", &host];
+    let mixed = cluster.hosts.run("db1", &init).refused(2);
+    assert!(mixed.contains("the operator's must be another one"), "{mixed}");
+    let state = cluster.host_directory("db2").join("state");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::copy(cluster.directory().join("state/cluster.json"), state.join("cluster.json")).unwrap();
+    let mixed = cluster.install("db2").refused(3);
+    assert!(mixed.contains("is the operator's directory"), "{mixed}");
+    // A record that cannot be read is replaced.
+    std::fs::write(cluster.host_directory("db1").join("state/host.json"), "{").unwrap();
+    let _ = cluster.on("db1", &["status"]).refused(3);
+    let _ = cluster.install("db1").ok();
+    assert_eq!(cluster.on("db1", &["status"]).code, 1);
     let unknown = cluster.cellar(&["cluster", "bundle", "zone9"]).refused(2);
     assert!(unknown.contains("zone9"), "{unknown}");
 }

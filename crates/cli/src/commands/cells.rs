@@ -121,10 +121,11 @@ async fn add_on_host(
         etcd: false,
         multiadmin: true,
     };
+    let directory = host.directory.display().to_string();
     let (cell, issued) = add_cell_on_host(cluster.layout.root(), name, host, &local::steps()).await?;
     for path in issued.bundles.values() {
         output::note(&format!(
-            "next: scp {} root@{}:, there `cellar host install {name}.bundle && cellar host start`, then here `cellar cluster wait`",
+            "next: scp {} root@{}:, there `cellar host install {name}.bundle && cellar host start --dir {directory}`, then here `cellar cluster wait`",
             path.display(),
             cell.host
         ));

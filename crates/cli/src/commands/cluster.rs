@@ -46,7 +46,7 @@ pub(crate) struct Init {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cellar cluster bundle                    the bundles of all hosts
-  cellar cluster bundle zone2 --new-keys   the host of zone2 was replaced, or its disk was lost")]
+  cellar cluster bundle zone2 --new-keys   somebody else may have the keys of its host")]
 pub(crate) struct Bundle {
     /// The cells; all of them when none is named
     #[arg(value_name = "CELL")]
@@ -78,7 +78,9 @@ fn next_commands(issued: &Bundles) -> String {
     }
     text.push_str("there:\n");
     for cell in issued.bundles.keys() {
-        text.push_str(&format!("  cellar host install {cell}.bundle && cellar host start\n"));
+        let host = issued.cluster.state.cell(cell).and_then(|cell| cell.host.as_ref());
+        let dir = host.map_or_else(String::new, |host| format!(" --dir {}", host.directory.display()));
+        text.push_str(&format!("  cellar host install {cell}.bundle && cellar host start{dir}\n"));
     }
     let dir = issued.cluster.layout.root().display();
     text + &format!("then here:\n  cellar cluster wait --dir {dir}")

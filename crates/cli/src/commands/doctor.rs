@@ -90,7 +90,12 @@ pub(crate) async fn run(global: &Global) -> Outcome {
     match global.output {
         Form::Human => {
             let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
-            output::print(&format!("{}{notes}", render(&findings, &dead, &cells)))?;
+            let on_hosts = if problems == 0 && !cluster.is_local() {
+                "what runs on each host is told there: `cellar host status`; etcd's members: `cellar etcd status`\n"
+            } else {
+                ""
+            };
+            output::print(&format!("{}{on_hosts}{notes}", render(&findings, &dead, &cells)))?;
         }
         Form::Json => output::json(&serde_json::json!({
             "findings": findings.iter().map(|finding| &finding.message).collect::<Vec<_>>(),

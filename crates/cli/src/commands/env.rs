@@ -6,10 +6,15 @@ use crate::client::poolers::poolers;
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
+use crate::local;
 use crate::output::{self, Form};
 
 /// Variables that point programs at the cluster's present primary.
 pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, String)>> {
+    if let (None, Ok(cluster)) = (&global.admin, local::open(global)) {
+        // The socket is on the primary's host.
+        cluster.check_is_local("cellar env")?;
+    }
     let target = Target::of(global).await?;
     let answer = poolers(&target, &global.database()).await?;
     let is_primary =
