@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_model::ClusterLayout;
+use cellar_model::{ClusterLayout, Key};
 use cellar_system::{UserError, clock};
+use cellar_topology::Store;
 use nix::unistd::Uid;
 
 use crate::cluster::local_cluster::Cluster;
@@ -22,6 +23,9 @@ use crate::local::watch::Watcher;
 
 /// Certificates that live shorter could end before they are renewed.
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How often to look whether the multipoolers report to etcd.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What `up` reached.
 #[derive(Debug, Clone)]
@@ -173,7 +177,19 @@ impl Cluster {
         }
         steps.step("the repository holds a full backup");
         let cells = watcher.cell_names();
-        let primary = watcher.wait_until_well(&cells).await?;
+        let primary = loop {
+            let primary = watcher.wait_until_well(&cells).await?;
+            // What multiadmin shows may be from before etcd was started: one whose data was lost knows nobody yet.
+            if self.all_report_to(&store).await? {
+                break primary;
+            }
+            if Instant::now() >= deadline {
+                let cells = Vec::new();
+                let what = "the multipoolers do not report to etcd".to_owned();
+                return Err(ProvisionError::NotStreaming { what, after: watcher.begun.elapsed(), cells });
+            }
+            tokio::time::sleep(REPORT_INTERVAL).await;
+        };
         permissions
             .await
             .map_err(std::io::Error::from)
@@ -186,5 +202,19 @@ impl Cluster {
         }
         self.record_retention(&store).await?;
         Ok(primary)
+    }
+
+    /// Whether every cell's multipooler has its status in etcd now.
+    async fn all_report_to(&self, store: &Store) -> Result<bool> {
+        for cell in &self.state.cells {
+            let key = Key::Status(self.state.database.clone(), cell.name.clone());
+            match store.kv().get(&store.keys().path(&key)).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(false),
+                Err(error) if error.is_retryable() => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
     }
 }
