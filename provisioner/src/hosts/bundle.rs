@@ -234,6 +234,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_other_text_is_taken_for_a_bundle(body in "\\PC{0,300}") {
+            // Also one whose checksum is right.
+            for text in [format!("{HEADER}{}\n{body}", checksum(&body)), format!("{HEADER}{body}"), body] {
+                proptest::prop_assert!(Bundle::parse(&text).is_err());
+            }
+        }
+    }
+
     #[test]
     fn bundle_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
