@@ -10,7 +10,8 @@ use crate::required_settings::RequiredSettings;
 pub enum ControlState {
     /// Starting up.
     StartingUp,
-    /// Cleanly shut down as a primary.
+    /// Shut down as a primary. A server that is killed as its crash recovery ends leaves this state, too:
+    /// [`ControlData::is_last_segment_whole`] tells them apart.
     ShutDown,
     /// Cleanly shut down as a standby.
     ShutDownInRecovery,
@@ -62,7 +63,21 @@ impl ControlState {
     }
 }
 
+/// Where the first record of a WAL segment begins: after the long page header, `XLogLongPageHeaderData` in PostgreSQL's
+/// `src/include/access/xlog_internal.h`.
+const FIRST_RECORD_OFFSET: u64 = 40;
+
 impl ControlData {
+    /// Whether a primary was shut down, and all that it had written before its last checkpoint stands in whole segments.
+    ///
+    /// A shutdown switches to a new segment and writes its checkpoint as the first record there. The checkpoint with
+    /// which a crash recovery ends sets the same state, but stands in the middle of a segment that was never archived.
+    #[must_use]
+    pub fn is_last_segment_whole(&self) -> bool {
+        self.state == ControlState::ShutDown
+            && self.segment_size.offset_of(self.checkpoint) == FIRST_RECORD_OFFSET
+    }
+
     /// Reads the output of `pg_controldata` under `LC_ALL=C`.
     ///
     /// # Errors
@@ -128,6 +143,19 @@ Data page checksum version:           1
             required: RequiredSettings { max_connections: 200, ..RequiredSettings::default() },
         };
         assert_eq!(ControlData::parse(SAMPLE), Ok(expected));
+    }
+
+    /// What `findings/killed-as-recovery-ends-says-shut-down.sh` measures.
+    #[test]
+    fn only_a_shutdown_leaves_whole_segments() {
+        let read = |state: &str, checkpoint: &str| {
+            let text = SAMPLE.replace("in archive recovery", state).replace("0/6000060", checkpoint);
+            ControlData::parse(&text).unwrap().is_last_segment_whole()
+        };
+        assert!(read("shut down", "0/6000028"));
+        assert!(!read("shut down", "0/5637220"), "killed as its crash recovery ended");
+        assert!(!read("in production", "0/6000028"));
+        assert!(!read("shut down in recovery", "0/6000028"));
     }
 
     #[test]

@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use crate::ledger::{hold, release};
 use hold::{
-    give_up, held_copy, held_recovery, kill_before_swap, kill_pooler_beside, pooler, private_postmaster,
-    raise,
+    SHUT_DOWN, control_state, give_up, held_copy, held_recovery, hold_end_of_crash_recovery,
+    kill_before_swap, kill_pooler_beside, pooler, private_postmaster, raise,
 };
 use scene::{
     MOMENT_TIMEOUT, Restore, begin, begin_rollback, begin_to, check_members, cluster, confirm,
-    data_directories, directory, fails, rows, succeeds,
+    data_directories, directory, fails, incarnation, rows, succeeds,
 };
 
 /// Before the point of no return, whatever dies on the chosen cell ends the restore, and nothing has changed.
@@ -163,6 +163,28 @@ fn a_primary_that_crashed_just_before_loses_nothing() {
         kill_hard(pid);
     }
     let job = cluster.ended(&id);
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
+    check_members(&cluster, &all);
+}
+
+/// One that is killed as its crash recovery ends says in pg_control that it was shut down: it has WAL that nobody has
+/// archived all the same.
+#[test]
+fn a_primary_that_dies_as_its_crash_recovery_ends_loses_nothing() {
+    let cluster = cluster("zone1,zone2");
+    let data = directory(&cluster, "zone1").join("pg_data");
+    // A recovery that lasts, and a last segment that begins with a record of its own.
+    cluster.sql("zone1", "INSERT INTO t SELECT generate_series(1, 1000000)");
+    cluster.sql("zone1", "SELECT pg_switch_wal()");
+    cluster.sql("zone1", "INSERT INTO t VALUES (0)");
+    let all = rows(&cluster, "zone1");
+    let held = hold_end_of_crash_recovery(&cluster, "zone1");
+    let job = cluster.json(&["restore", "--latest", "--yes", "--no-wait"]);
+    let id = job["id"].as_str().expect("a job");
+    eventually("the fence", || incarnation(&cluster)["fence"] == id);
+    held.into_iter().for_each(kill_hard);
+    assert_eq!(control_state(&data), SHUT_DOWN, "it is as it was held");
+    let job = cluster.ended(id);
     assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
     check_members(&cluster, &all);
 }

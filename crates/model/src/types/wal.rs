@@ -70,6 +70,12 @@ impl SegmentSize {
         lsn.bytes() / self.0
     }
 
+    /// How far behind the beginning of its segment `lsn` lies, in bytes.
+    #[must_use]
+    pub fn offset_of(self, lsn: Lsn) -> u64 {
+        lsn.bytes() % self.0
+    }
+
     /// The number of the segment that holds the byte before `lsn`: where a record that ends there lies.
     #[must_use]
     pub fn number_before(self, lsn: Lsn) -> u64 {

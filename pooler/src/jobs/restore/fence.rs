@@ -10,7 +10,7 @@ use cellar_model::{
     Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal,
     RestoreParams, Segment, Timeline,
 };
-use cellar_postgres::{ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
+use cellar_postgres::{ControlData, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
@@ -127,7 +127,7 @@ fn check_layout(agent: &Agent, record: &JobRecord, data: &Path) -> Result<(), Re
 }
 
 /// Starts a primary that was not shut down cleanly as a private instance, so that it replays its own WAL, and shuts it
-/// down cleanly.
+/// down cleanly: then all that it wrote is in whole segments, which can be archived.
 async fn finish_crashed(
     context: &JobContext<'_>,
     database: &Database,
@@ -137,7 +137,7 @@ async fn finish_crashed(
     let agent = context.agent;
     let not_whole = || failed("looking at the data directory", &"it is not whole any more");
     let (found, _) = inspect_data(agent, data).await?.ok_or_else(not_whole)?;
-    if found.state == ControlState::ShutDown {
+    if found.is_last_segment_whole() {
         return Ok(found);
     }
     let private = PrivateInstance::new(agent, database, card, context.job.record.id, data.to_owned(), 0);
@@ -150,10 +150,11 @@ async fn finish_crashed(
     private.leave().await;
     ended?;
     let (found, _) = inspect_data(agent, data).await?.ok_or_else(not_whole)?;
-    if found.state == ControlState::ShutDown {
+    if found.is_last_segment_whole() {
         Ok(found)
     } else {
-        Err(failed("stopping PostgreSQL", &"it does not come to a clean end").into())
+        let error = format!("it does not come to a clean end: {found:?}");
+        Err(failed("stopping PostgreSQL", &error).into())
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, is_alive, kill_hard, main_process, signal, wait_for};
+use cellar_tests::{
+    Cluster, children_named, command_line, cpu_time, is_alive, kill_hard, main_process, signal, wait_for,
+};
 use nix::sys::signal::Signal;
 
 use crate::ledger::hold;
@@ -99,4 +102,50 @@ pub(super) fn kill_before_swap(cluster: &Cluster, restore: &Restore, data: &Path
     if let Some(raised) = raised {
         give_up(raised);
     }
+}
+
+/// `DB_SHUTDOWNED` of PostgreSQL's `src/include/catalog/pg_control.h`.
+pub(super) const SHUT_DOWN: u32 = 1;
+
+/// The state in `pg_control`: the fourth field of `ControlFileData`, after 16 bytes.
+pub(super) fn control_state(data: &Path) -> u32 {
+    let bytes = std::fs::read(data.join("global/pg_control")).expect("pg_control");
+    u32::from_ne_bytes(bytes[16..20].try_into().expect("four bytes"))
+}
+
+/// Kills the primary of a cell, and stops the one that is started in its place right after the checkpoint with which its
+/// crash recovery ends: all of its processes. Whoever waits for a checkpoint asks for it first, so the recovering process
+/// is stopped while the checkpointer, which was stopped before, is at it.
+pub(super) fn hold_end_of_crash_recovery(cluster: &Cluster, cell: &str) -> Vec<i32> {
+    let directory = cluster.directory().join(cell);
+    let (data, log) = (directory.join("pg_data"), directory.join("log/postgres.log"));
+    let ends = || std::fs::read_to_string(&log).unwrap_or_default().matches("redo done at").count();
+    let (before, killed) = (ends(), cluster.postmaster(cell));
+    kill_hard(killed);
+    let postmaster = wait_for("another postmaster", MOMENT_TIMEOUT, || {
+        let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        (pid != killed && is_alive(pid)).then_some(pid)
+    });
+    let child = |title: &str| {
+        let children = children_named(postmaster, "postgres");
+        children.into_iter().find(|pid| command_line(*pid).iter().any(|word| word.contains(title)))
+    };
+    let checkpointer = wait_for("its checkpointer", MOMENT_TIMEOUT, || child("checkpointer"));
+    signal(checkpointer, Signal::SIGSTOP);
+    let startup = child("startup").expect("a process that recovers");
+    wait_for("the end of the WAL", MOMENT_TIMEOUT, || (ends() > before).then_some(()));
+    // From here it is not far to the request, which leaves no trace: a process that waits uses no time.
+    let mut used = cpu_time(startup);
+    wait_for("it to wait for a checkpoint", MOMENT_TIMEOUT, || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = cpu_time(startup);
+        (std::mem::replace(&mut used, now) == now).then_some(())
+    });
+    signal(startup, Signal::SIGSTOP);
+    signal(checkpointer, Signal::SIGCONT);
+    wait_for("the checkpoint", MOMENT_TIMEOUT, || (control_state(&data) == SHUT_DOWN).then_some(()));
+    let mut all = children_named(postmaster, "postgres");
+    all.push(postmaster);
+    all
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, processes_with, wait_for};
+use cellar_tests::{Cluster, eventually, eventually_is, processes_with, wait_for};
 use serde_json::Value;
 
 /// Longest wait for a moment of a restore.
@@ -107,14 +107,15 @@ pub(super) fn cluster(names: &str) -> Cluster {
 pub(super) fn check_members(cluster: &Cluster, expected: &str) {
     let primary = cluster.primary();
     let all = cells(cluster);
+    // The primary first: a row that it lacks is lost, and no standby will ever have it.
+    assert_eq!(rows(cluster, &primary), expected, "in the primary {primary}");
     for cell in all.iter().filter(|cell| **cell != primary) {
         cluster.wait_streaming(cell);
-        eventually(&format!("{cell} to have the rows of {primary}"), || {
-            cluster.try_sql(cell, "SELECT count(*) || ' ' || coalesce(sum(i), 0) FROM t").stdout.trim()
-                == expected
+        eventually_is(&format!("rows of {cell}, whose primary {primary} has them"), expected, || {
+            let seen = cluster.try_sql(cell, "SELECT count(*) || ' ' || coalesce(sum(i), 0) FROM t");
+            format!("{}{}", seen.stdout.trim(), seen.stderr)
         });
     }
-    assert_eq!(rows(cluster, &primary), expected, "in the primary {primary}");
     for cell in &all {
         let recovers = cluster.sql(cell, "SELECT pg_is_in_recovery()");
         assert_eq!(recovers, if *cell == primary { "f" } else { "t" }, "{cell}, where {primary} is recorded");
