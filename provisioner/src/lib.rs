@@ -45,6 +45,7 @@ pub use hosts::install::{Installed, install_host};
 pub use hosts::run::{
     HostCommand, HostProgram, host_command, host_processes, remove_host, start_host, stop_host,
 };
+pub use hosts::upgrade::{UpgradeOptions, Upgraded, upgrade_host};
 pub use hosts::wait::wait_for_hosts;
 pub use local::cells::{AddedCell, RemovedCell, add_cell, remove_cell};
 pub use local::down::{DownOutcome, down};

@@ -63,6 +63,7 @@ pub use records::schedule::{
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
 pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
+pub use records::upgrade::HostUpgrade;
 pub use store::access;
 pub use store::access::Principal;
 pub use store::grant::{Grant, GrantRange};

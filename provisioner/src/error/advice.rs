@@ -40,6 +40,7 @@ impl ProvisionError {
             | Self::EtcdRuns { .. }
             | Self::MemberStays { .. }
             | Self::OnHosts { .. }
+            | Self::UpgradeRefused { .. }
             | Self::Bundle { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. } | Self::NoHost { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
@@ -83,6 +84,11 @@ impl ProvisionError {
                     .to_owned(),
             ),
             Self::Bundle { hint, .. } => Some((*hint).to_owned()),
+            Self::UpgradeRefused { hint, .. } => Some(hint.clone()),
+            Self::UpgradeFailed { .. } => Some(
+                "leave the other hosts as they are until this one is well: `cellar host status` here, `cellar status` on the operator's machine"
+                    .to_owned(),
+            ),
             Self::BadState { path, copy: Some(copy), .. } => {
                 Some(format!("put its copy there: cp {} {}", copy.display(), path.display()))
             }

@@ -179,6 +179,24 @@ pub enum ProvisionError {
         /// Why not.
         reason: String,
     },
+    /// The programs of this host are not exchanged now. Nothing has changed.
+    #[error("this host is not upgraded: {reason}")]
+    UpgradeRefused {
+        /// Why not.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Something is not well after the programs of this host were exchanged.
+    #[error("{what} is not well with the new programs: {reason}; {outcome}")]
+    UpgradeFailed {
+        /// What.
+        what: String,
+        /// How it is.
+        reason: String,
+        /// What was done then.
+        outcome: String,
+    },
     /// A program that others make failed.
     #[error("{program} failed ({status}): {output}")]
     Program {

@@ -81,7 +81,7 @@ fn write(root: &Path, cluster: &ClusterName, text_of: impl Fn(&str) -> String) -
 impl Cluster {
     /// Whether this host's units are those that run this cluster: the package is installed, the directory is where its
     /// units look, and this process may write for all.
-    fn has_units(&self, root: &Path) -> bool {
+    pub(super) fn has_units(&self, root: &Path) -> bool {
         nix::unistd::geteuid().is_root()
             && root.join(UNITS).join("cellar-multipooler@.service").exists()
             && self.layout.root() == Path::new(CLUSTERS).join(self.state.cluster.as_str())

@@ -1,6 +1,7 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
-//! (`init`, `bundle`), cells that come and go (`cells`), and the wait until it is well (`wait`). On each host: `install` and `run`, and what the units of systemd are told (`drop_ins`). What is started and
-//! watched is the same as in a local cluster.
+//! (`init`, `bundle`), cells that come and go (`cells`), and the wait until it is well (`wait`). On each host: `install`, `run` and
+//! `upgrade`, what the units of systemd are told (`drop_ins`) and asked (`units`), and what a host sees of the others
+//! (`neighbours`). What is started and watched is the same as in a local cluster.
 
 pub(crate) mod bundle;
 pub(crate) mod cells;
@@ -8,5 +9,9 @@ pub(crate) mod drop_ins;
 pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod install;
+pub(crate) mod neighbours;
+pub(crate) mod programs;
 pub(crate) mod run;
+pub(crate) mod units;
+pub(crate) mod upgrade;
 pub(crate) mod wait;

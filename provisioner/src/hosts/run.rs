@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{CellName, ClusterLayout};
+use cellar_system::running_pid;
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
@@ -13,10 +14,12 @@ use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 use crate::hosts::host::open_host;
+use crate::hosts::units::Units;
 use crate::local::down::remove_tree;
 use crate::local::health::ProcessHealth;
 use crate::local::launch::daemon;
 use crate::preflight::port::check_port;
+use crate::processes::process::Started;
 
 /// How long another `cellar` on the same host is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,6 +33,28 @@ pub enum HostProgram {
     Multiadmin,
     /// The cell's multipooler.
     Multipooler,
+}
+
+impl HostProgram {
+    /// All of them, in the order in which they are started.
+    pub(crate) const ALL: [Self; 3] = [Self::Etcd, Self::Multiadmin, Self::Multipooler];
+
+    /// The program's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Multiadmin => "multiadmin",
+            Self::Multipooler => "multipooler",
+        }
+    }
+
+    /// What it is on the host of a cell, for messages.
+    pub(crate) fn what(self, cell: &CellName) -> String {
+        match self {
+            Self::Etcd | Self::Multiadmin => self.name().to_owned(),
+            Self::Multipooler => format!("multipooler of cell {cell}"),
+        }
+    }
 }
 
 /// How to run a program of a host.
@@ -83,7 +108,8 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
     Ok(HostCommand { program, arguments, run_as, directory: dir.to_owned() })
 }
 
-/// Starts what does not run on this host; gives the names of what was started.
+/// Starts what does not run on this host; gives the names of what was started. systemd starts it where its units run the
+/// host's programs.
 ///
 /// # Errors
 /// When a port is taken, or a program cannot be started.
@@ -100,7 +126,7 @@ pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<String>> {
 pub async fn stop_host(dir: &Path, steps: &Steps) -> Result<()> {
     let (cluster, _) = open_host(dir)?;
     let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
-    cluster.stop_all(steps).await
+    cluster.stop_all_here(steps).await
 }
 
 /// The processes that this host should have.
@@ -125,7 +151,7 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
     if delete_data {
         cluster.check_spares_repository([&data, &layout.etcd()])?;
     }
-    cluster.stop_all(steps).await?;
+    cluster.stop_all_here(steps).await?;
     let keys = [
         layout.etcd().join("tls"),
         layout.multiadmin(),
@@ -173,16 +199,51 @@ impl Cluster {
             return Err(ProvisionError::Preflight(findings));
         }
         self.make_host_directories(cell)?;
-        let mut started = Vec::new();
-        if self.has_etcd() && self.start_etcd()?.is_some() {
-            started.push("etcd".to_owned());
+        let lacking: Vec<_> =
+            self.programs_here().filter(|program| self.pid_of(*program, cell).is_none()).collect();
+        match self.units().filter(Units::are_in_use) {
+            // What is started beside its unit would be in its way, after the next boot at the latest.
+            Some(units) => units.start(&lacking)?,
+            None => lacking.iter().try_for_each(|program| self.start_program(*program, cell).map(drop))?,
         }
-        if self.has_multiadmin() && self.start_admin()?.is_some() {
-            started.push("multiadmin".to_owned());
+        Ok(lacking.into_iter().map(|program| program.what(cell)).collect())
+    }
+
+    /// Ends everything here; systemd ends what it runs, which it would else start again.
+    async fn stop_all_here(&self, steps: &Steps) -> Result<()> {
+        if let Some(units) = self.units() {
+            let stopped = blocking(move || units.stop()).await?;
+            if stopped {
+                steps.step("systemd has stopped the host's units");
+            }
         }
-        if self.start_pooler(cell)?.is_some() {
-            started.push(format!("multipooler of cell {cell}"));
+        self.stop_all(steps).await
+    }
+
+    /// The programs that this host has.
+    pub(super) fn programs_here(&self) -> impl Iterator<Item = HostProgram> {
+        HostProgram::ALL.into_iter().filter(|program| match program {
+            HostProgram::Etcd => self.has_etcd(),
+            HostProgram::Multiadmin => self.has_multiadmin(),
+            HostProgram::Multipooler => true,
+        })
+    }
+
+    /// The process that runs a program here.
+    pub(super) fn pid_of(&self, program: HostProgram, cell: &CellName) -> Option<u32> {
+        match program {
+            HostProgram::Etcd => self.etcd_pid(),
+            HostProgram::Multiadmin => running_pid(&self.admin_pid_file()),
+            HostProgram::Multipooler => running_pid(&self.pooler_pid_file(cell)),
         }
-        Ok(started)
+    }
+
+    /// Starts a program unless it runs.
+    pub(super) fn start_program(&self, program: HostProgram, cell: &CellName) -> Result<Option<Started>> {
+        match program {
+            HostProgram::Etcd => self.start_etcd(),
+            HostProgram::Multiadmin => self.start_admin(),
+            HostProgram::Multipooler => self.start_pooler(cell),
+        }
     }
 }

@@ -3,16 +3,19 @@
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use cellar_provisioner::{
-    HostProgram, host_command, host_processes, install_host, remove_host, start_host, stop_host,
+    HostProgram, UpgradeOptions, host_command, host_processes, install_host, remove_host, start_host,
+    stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::failure::{Failure, Outcome};
-use crate::global::Global;
+use crate::global::{Global, absolute};
 use crate::output::Form;
 use crate::render::table::Table;
+use crate::render::units::parse_duration;
 use crate::{local, output};
 
 /// The host of one cell: install its bundle, start, stop and look at what runs on it
@@ -29,13 +32,34 @@ pub(crate) enum Host {
         bundle: PathBuf,
     },
     /// Start what does not run on this host
+    ///
+    /// Where systemd's units run the host's programs, systemd starts it.
     #[command(after_help = "Example:
   cellar host start")]
     Start,
     /// End everything on this host, PostgreSQL too; its data is kept
+    ///
+    /// Where systemd's units run the host's programs, systemd is told to stop them first.
     #[command(after_help = "Example:
   cellar host stop")]
     Stop,
+    /// Exchange the programs of this host for new ones, and start them anew: one host after the other
+    ///
+    /// Refused while another host is upgraded or is not well. etcd, multiadmin and multipooler are started anew one after
+    /// the other where they run another program than the one in place, and each must be well before the next. PostgreSQL
+    /// goes on; a job that runs on this host is ended, and says so. When a new program is not well, those of before are
+    /// put back and started. Run the `cellar` that is in use, not the new one.
+    #[command(after_help = "Examples:
+  cellar host upgrade                      a package has put the new programs in place
+  cellar host upgrade --from ./new         exchange multiadmin, multipooler and cellar for those in ./new")]
+    Upgrade {
+        /// The directory of the new programs
+        #[arg(long, value_name = "DIRECTORY")]
+        from: Option<PathBuf>,
+        /// How long each program may take to be well
+        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
     /// List the processes of this host; exit code 1 when one does not run
     #[command(after_help = "Example:
   cellar host status")]
@@ -98,6 +122,20 @@ impl Host {
             }
             Self::Stop => Ok(stop_host(&global.directory()?, &steps).await?),
             Self::Status => status(global),
+            Self::Upgrade { from, timeout } => {
+                let from = from.map(|from| absolute(&from)).transpose()?;
+                let options = UpgradeOptions { dir: global.directory()?, from, timeout };
+                let upgraded = upgrade_host(&options, &steps).await?;
+                let cell = upgraded.cell;
+                output::note(&match upgraded.restarted.is_empty() {
+                    true => format!("the host of cell {cell} runs the programs that are in place"),
+                    false => format!(
+                        "the host of cell {cell} is upgraded and well: {} started anew",
+                        upgraded.restarted.join(", ")
+                    ),
+                });
+                Ok(())
+            }
             Self::Remove { delete_data } => {
                 let kept = remove_host(&global.directory()?, delete_data, &steps).await?;
                 for path in kept {

@@ -18,3 +18,4 @@ pub(crate) mod restore;
 pub(crate) mod schedule;
 pub(crate) mod target;
 pub(crate) mod topology;
+pub(crate) mod upgrade;

@@ -36,7 +36,7 @@ impl Keyspace {
     }
 
     /// What a pooler may do: read what it follows; write its own status, what became of its own jobs, its claims on
-    /// them, and who the primary is.
+    /// them, who the primary is, and whose host is being upgraded: that is done with the rights of the host's pooler.
     #[must_use]
     pub fn grants_of_pooler(&self, database: &DatabaseName, cell: &CellName) -> Vec<Grant> {
         let own = ["runs", "claims"].map(|kind| self.of_pooler(kind, database, cell));
@@ -45,7 +45,11 @@ impl Keyspace {
             .into_iter()
             .map(|prefix| Grant { write: own.contains(&prefix), range: GrantRange::Prefix(prefix) });
         // Any cell may get the primary, and each pooler records that of its own instance.
-        let written = [Key::Status(database.clone(), cell.clone()), Key::Leader(database.clone())];
+        let written = [
+            Key::Status(database.clone(), cell.clone()),
+            Key::Leader(database.clone()),
+            Key::HostUpgrade,
+        ];
         let written = written.map(|key| Grant { range: GrantRange::Key(self.path(&key)), write: true });
         read.chain(written).collect()
     }
@@ -81,6 +85,7 @@ mod tests {
             Key::Run(app.clone(), zone1.clone(), id),
             Key::Claim(app.clone(), zone1.clone(), id),
             Key::Leader(app.clone()),
+            Key::HostUpgrade,
         ] {
             assert!(may(true, &key), "{key:?}");
         }

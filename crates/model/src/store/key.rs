@@ -2,7 +2,7 @@
 //!
 //! Every key has one kind of writer, so that etcd's permissions can hold the
 //! walls: a pooler writes only `status/`, `runs/` and `claims/` below its own
-//! `<db>/<cell>`, and `leaders/<db>`.
+//! `<db>/<cell>`, and `leaders/<db>`; whoever upgrades a host writes `upgrades/host` with its pooler's rights.
 
 use crate::records::audit::AuditId;
 use crate::records::job::id::JobId;
@@ -39,6 +39,9 @@ pub enum Key {
     AdminLeader,
     /// `audit/<id>`: [`crate::records::audit::AuditRecord`]; written by multiadmin only.
     Audit(AuditId),
+    /// `upgrades/host`: [`crate::records::upgrade::HostUpgrade`], bound to a lease. There is one, so that hosts are
+    /// upgraded one at a time.
+    HostUpgrade,
 }
 
 /// The keys of one cluster, all below `/cellar/<cluster>/`.
@@ -97,6 +100,7 @@ impl Keyspace {
             Key::Revocations => format!("{p}revocations/list"),
             Key::AdminLeader => format!("{p}admins/leader"),
             Key::Audit(id) => format!("{p}audit/{id}"),
+            Key::HostUpgrade => format!("{p}upgrades/host"),
         }
     }
 
@@ -114,6 +118,7 @@ impl Keyspace {
             "revocations" if parts.next()? == "list" => Key::Revocations,
             "audit" => Key::Audit(parts.next()?.parse().ok()?),
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
+            "upgrades" if parts.next()? == "host" => Key::HostUpgrade,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
                 if kind == "poolers" { Key::Pooler(db, cell) } else { Key::Status(db, cell) }
@@ -155,6 +160,7 @@ mod tests {
             Key::Revocations,
             Key::AdminLeader,
             Key::Audit(AuditId::new(uuid::Uuid::from_u128(8))),
+            Key::HostUpgrade,
         ]
     }
 

@@ -187,6 +187,8 @@ impl View {
                 check_subject(id, &record.id)?;
                 self.audit.insert(*id, record.outcome);
             }
+            // Whoever upgrades a host asks the store itself.
+            Key::HostUpgrade => {}
         }
         self.revisions.insert(key, entry.revision);
         Ok(())
@@ -215,6 +217,7 @@ impl View {
             Key::Revocations => self.revocations = None,
             Key::AdminLeader => self.admin_leader = None,
             Key::Audit(id) => drop(self.audit.remove(id)),
+            Key::HostUpgrade => {}
         }
     }
 }

@@ -1,0 +1,298 @@
+//! `cellar host upgrade`: the host's programs are exchanged and started anew, one after the other, and each must be well
+//! before the next. PostgreSQL goes on. One host at a time, and only while all others are well; when a new program is not,
+//! the old ones come back.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cellar_model::{CellName, ClusterLayout, Ports};
+use cellar_system::{FileId, Process};
+use cellar_tls::{CA_CERTIFICATE, ClientTls, ProbeProtocol, SERVER_KEY, probe};
+
+use crate::binaries;
+use crate::certificates::sets::POOLER_CERTIFICATE;
+use crate::cluster::blocking::blocking;
+use crate::cluster::local_cluster::Cluster;
+use crate::cluster::lock::ClusterLock;
+use crate::cluster::steps::Steps;
+use crate::error::provision_error::{ProvisionError, Result};
+use crate::hosts::host::open_host;
+use crate::hosts::neighbours::{Neighbours, Turn};
+use crate::hosts::programs::NewPrograms;
+use crate::hosts::run::HostProgram;
+use crate::hosts::units::Units;
+use crate::local::launch::daemon;
+use crate::processes::process::Started;
+
+/// How long another `cellar` on the same host is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a program is well.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long one probe of multiadmin may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is asked of [`upgrade_host`].
+#[derive(Debug)]
+pub struct UpgradeOptions {
+    /// The cluster's directory on this host.
+    pub dir: PathBuf,
+    /// The directory of the new programs; none when a package has put them in place.
+    pub from: Option<PathBuf>,
+    /// How long each program may take to be well.
+    pub timeout: Duration,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgraded {
+    /// The cell whose host this is.
+    pub cell: CellName,
+    /// What was started anew; empty when everything ran the programs that are in place.
+    pub restarted: Vec<String>,
+}
+
+/// Exchanges this host's programs for those of a directory, or takes those that a package has put in place, and starts anew
+/// what runs another one. Repeating it goes on where it stopped.
+///
+/// # Errors
+/// When another host is being upgraded or is not well: nothing has changed then. When a program is not well afterwards: those
+/// of before are back, if they came from a directory.
+pub async fn upgrade_host(options: &UpgradeOptions, steps: &Steps) -> Result<Upgraded> {
+    let (cluster, cell) = open_host(&options.dir)?;
+    let _lock = ClusterLock::acquire(&ClusterLayout::new(&options.dir), LOCK_TIMEOUT, steps).await?;
+    let new = match options.from.clone() {
+        Some(from) => Some(blocking(move || NewPrograms::find(&from)).await?),
+        None => None,
+    };
+    let neighbours = Neighbours::of(&cluster, &cell).await?;
+    let turn = neighbours.take_turn().await?;
+    let units = cluster.units();
+    let upgrade = Upgrade { cluster, cell, neighbours, units, new, timeout: options.timeout, steps };
+    let done = upgrade.run(&turn).await;
+    turn.give_back().await;
+    done
+}
+
+/// The upgrade of a host.
+struct Upgrade<'a> {
+    cluster: Cluster,
+    cell: CellName,
+    neighbours: Neighbours,
+    units: Option<Units>,
+    new: Option<NewPrograms>,
+    timeout: Duration,
+    steps: &'a Steps,
+}
+
+/// Whether a process runs what is in a file now: a file that was replaced is another one.
+fn runs_file(pid: u32, file: &Path) -> bool {
+    let running = FileId::of(Path::new(&format!("/proc/{pid}/exe")));
+    running.is_ok_and(|running| FileId::of(file).is_ok_and(|file| file == running))
+}
+
+impl Upgrade<'_> {
+    async fn run(&self, turn: &Turn) -> Result<Upgraded> {
+        let problems = self.neighbours.problems_elsewhere().await?;
+        if !problems.is_empty() {
+            return Err(ProvisionError::UpgradeRefused {
+                reason: format!("the cluster is not well without it: {}", problems.join("; ")),
+                hint: "see to what is named (`cellar status`, `cellar etcd status` on the operator's machine), then repeat the command".to_owned(),
+            });
+        }
+        let postgres = self.postgres();
+        if let Some(new) = &self.new {
+            new.install()?;
+            self.steps.step(&format!("in place: {}", new.versions.join(", ")));
+        }
+        let mut touched = Vec::new();
+        for program in self.cluster.programs_here() {
+            if self.is_in_place(program)? {
+                self.steps.step(&format!("{} runs the program that is in place", program.what(&self.cell)));
+                continue;
+            }
+            if !turn.is_held().await? {
+                return Err(self.failed(
+                    program,
+                    "it was not started anew: etcd has lost the record of this upgrade, so another host may be upgraded now".to_owned(),
+                    "repeat the command: it goes on here".to_owned(),
+                ));
+            }
+            touched.push(program);
+            if let Err(reason) = self.exchange(program).await {
+                let outcome = self.roll_back(&touched).await;
+                return Err(self.failed(program, reason, outcome));
+            }
+            self.steps.step(&format!("{} is well", program.what(&self.cell)));
+        }
+        if let Some(before) = postgres {
+            let same = self.postgres().is_some_and(|now| now == before);
+            if !same {
+                return Err(ProvisionError::UpgradeFailed {
+                    what: format!("PostgreSQL of cell {}", self.cell),
+                    reason: "it is another process than before".to_owned(),
+                    outcome: format!(
+                        "the new programs are in place; look at {}",
+                        self.cluster.layout.cell(&self.cell).log().join("postgres.log").display()
+                    ),
+                });
+            }
+            self.steps.step(&format!("PostgreSQL is the same process as before, {}", before.pid));
+        }
+        self.wait_for_others().await?;
+        if let Some(new) = &self.new {
+            new.forget_previous()?;
+        }
+        let restarted = touched.into_iter().map(|program| program.what(&self.cell)).collect();
+        Ok(Upgraded { cell: self.cell.clone(), restarted })
+    }
+
+    fn failed(&self, program: HostProgram, reason: String, outcome: String) -> ProvisionError {
+        ProvisionError::UpgradeFailed { what: program.what(&self.cell), reason, outcome }
+    }
+
+    /// PostgreSQL of this host's cell: a number and a start time.
+    fn postgres(&self) -> Option<Process> {
+        let running = cellar_postgres::running(&self.cluster.layout.cell(&self.cell).data());
+        Process::find(running.ok().flatten()?.pid)
+    }
+
+    /// Whether a program runs from the file that is in its place.
+    fn is_in_place(&self, program: HostProgram) -> Result<bool> {
+        let file = match program {
+            HostProgram::Etcd => match binaries::find("etcd") {
+                Some(file) => file,
+                None => return Ok(false),
+            },
+            HostProgram::Multiadmin => daemon("multiadmin")?,
+            HostProgram::Multipooler => daemon("multipooler")?,
+        };
+        Ok(self.cluster.pid_of(program, &self.cell).is_some_and(|pid| runs_file(pid, &file)))
+    }
+
+    /// Starts a program anew and waits until it is well; else why it is not.
+    async fn exchange(&self, program: HostProgram) -> std::result::Result<(), String> {
+        let before = self.cluster.pid_of(program, &self.cell);
+        let mut started = self.start_anew(program, before).await.map_err(|error| text_of(&error))?;
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            if let Some(started) = &mut started {
+                started.check().map_err(|error| text_of(&error))?;
+            }
+            let pid = self.cluster.pid_of(program, &self.cell).filter(|pid| Some(*pid) != before);
+            let problem = match pid {
+                None => Some("it does not run".to_owned()),
+                Some(pid) => self.problem_of(program, pid).await,
+            };
+            let Some(problem) = problem else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(format!("after {} s: {problem}", self.timeout.as_secs()));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn start_anew(&self, program: HostProgram, running: Option<u32>) -> Result<Option<Started>> {
+        let by_systemd = self.units.as_ref().filter(|units| match running {
+            Some(pid) => units.runs(program, pid),
+            None => units.are_in_use(),
+        });
+        if let Some(units) = by_systemd.cloned() {
+            blocking(move || units.restart(program)).await?;
+            return Ok(None);
+        }
+        match program {
+            HostProgram::Etcd => drop(self.cluster.stop_etcd().await?),
+            HostProgram::Multiadmin => drop(self.cluster.stop_admin().await?),
+            HostProgram::Multipooler => drop(self.cluster.stop_pooler(&self.cell).await?),
+        }
+        self.cluster.make_host_directories(&self.cell)?;
+        self.cluster.start_program(program, &self.cell)
+    }
+
+    /// Why a program of this host is not well, if it is not.
+    async fn problem_of(&self, program: HostProgram, pid: u32) -> Option<String> {
+        match program {
+            HostProgram::Etcd => match self.neighbours.problems_of_members(true).await {
+                Ok(problems) => problems.into_iter().next(),
+                Err(error) => Some(text_of(&error)),
+            },
+            HostProgram::Multiadmin => self.probe_admin().await.err(),
+            HostProgram::Multipooler => match self.neighbours.cells().await {
+                Ok(cells) => cells.problem_of(&self.cell, Some(pid)),
+                Err(error) => Some(error.to_string()),
+            },
+        }
+    }
+
+    /// Whether multiadmin answers: it listens once it has asked etcd.
+    async fn probe_admin(&self) -> std::result::Result<(), String> {
+        let tls = self.cluster.layout.cell(&self.cell).tls();
+        let [ca, certificate, key] =
+            [CA_CERTIFICATE, POOLER_CERTIFICATE, SERVER_KEY].map(|file| tls.join(file));
+        let client = ClientTls::from_files(&ca, &certificate, &key).and_then(|tls| tls.rustls_config());
+        let client = client.map_err(|error| error.to_string())?;
+        let port = self.cluster.port(Ports::ADMIN_GRPC).map_err(|error| text_of(&error))?;
+        let host = self.cluster.host_of(&self.cell).to_owned();
+        let addresses = cellar_system::addresses_of(&host).map_err(|error| error.to_string())?;
+        let Some(address) = addresses.into_iter().next() else {
+            return Err(format!("the host {host} has no address here"));
+        };
+        let found =
+            probe((address, port).into(), &host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
+        found.map_err(|error| error.to_string())?.accepted
+    }
+
+    /// Puts the programs of before in place again and starts with them what was started anew; how that ended.
+    async fn roll_back(&self, touched: &[HostProgram]) -> String {
+        let Some(new) = &self.new else {
+            return "the programs of before are not here any more: install their package again (`apt-get install cellar-server=VERSION cellar=VERSION`), then repeat the command".to_owned();
+        };
+        if let Err(error) = new.put_back() {
+            return format!("the programs of before could not be put back: {}", text_of(&error));
+        }
+        self.steps.step("the programs of before are in place again");
+        let mut problems = Vec::new();
+        for program in touched {
+            if let Err(reason) = self.exchange(*program).await {
+                problems.push(format!("{}: {reason}", program.what(&self.cell)));
+            }
+        }
+        match problems.is_empty() {
+            true => "the programs of before run again and are well".to_owned(),
+            false => format!("the programs of before are in place again and not well: {}", problems.join("; ")),
+        }
+    }
+
+    /// The next host may begin only when all are well, this one too.
+    async fn wait_for_others(&self) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let problems = match self.neighbours.problems_elsewhere().await {
+                Ok(problems) if problems.is_empty() => return Ok(()),
+                Ok(problems) => problems.join("; "),
+                Err(error) => text_of(&error),
+            };
+            if Instant::now() >= deadline {
+                return Err(ProvisionError::UpgradeFailed {
+                    what: "the rest of the cluster".to_owned(),
+                    reason: problems,
+                    outcome: "the programs of this host are new and well: see to what is named before the next host is upgraded".to_owned(),
+                });
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+/// An error with what caused it.
+fn text_of(error: &ProvisionError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
