@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use cellar_system::{AtomicFile, OpenDirectory, Owner, create_directory, last_lines_of};
@@ -36,6 +37,31 @@ pub(crate) fn replace(path: &Path, text: &str, mode: u32, owner: Option<Owner>) 
     AtomicFile::new(path).mode(mode).owner(owner).replace(text).map_err(ProvisionError::io("write", path))
 }
 
+/// Writes a file whole or not at all, unless it has that text, mode and owner; tells whether it did.
+pub(crate) fn put(path: &Path, text: &str, mode: u32, owner: Option<Owner>) -> Result<bool> {
+    let file = AtomicFile::new(path).mode(mode).owner(owner);
+    file.replace_if_changed(text).map_err(ProvisionError::io("write", path))
+}
+
+/// Gives a directory that exists this mode and owner; tells whether it had others.
+pub(crate) fn correct_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<bool> {
+    let correct = || -> std::io::Result<bool> {
+        let opened = OpenDirectory::open(path)?;
+        let found = opened.metadata()?;
+        let is_owners = owner.is_none_or(|owner| (owner.uid, owner.gid) == (found.uid(), found.gid()));
+        if is_owners && found.mode() & 0o7777 == mode {
+            return Ok(false);
+        }
+        // First, as it may take bits of the mode away.
+        if let Some(Owner { uid, gid }) = owner {
+            std::os::unix::fs::chown(opened.path(), Some(uid), Some(gid))?;
+        }
+        std::fs::set_permissions(opened.path(), std::fs::Permissions::from_mode(mode))?;
+        Ok(true)
+    };
+    correct().map_err(ProvisionError::io("set the owner and mode of", path))
+}
+
 /// Opens a log to append to.
 pub(crate) fn open_log(path: &Path, owner: Option<Owner>) -> Result<File> {
     cellar_system::open_log(path, owner).map_err(ProvisionError::io("open", path))
@@ -50,7 +76,6 @@ pub(crate) fn log_tail(path: &Path) -> String {
 mod tests {
     use super::*;
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn directory_in_which_others_write_is_refused() {

@@ -3,14 +3,19 @@
 //! A key and its certificates fit each other only together. The new ones are made whole in a directory beside the old
 //! one, and then the two names are exchanged (`renameat2` with `RENAME_EXCHANGE`): a program that opens a file by its path
 //! finds the old set or the new one. The old one stays as `<directory>.previous` until the next exchange.
+//!
+//! Two programs may do this at once: who issues certificates, and who puts them into use and forgets the old ones. So
+//! each holds the directory itself locked meanwhile.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use cellar_system::{OpenDirectory, Owner};
+use cellar_system::{FileId, OpenDirectory, Owner};
 
 use crate::certificate::CertificateInfo;
 use crate::error::{Result, TlsError};
@@ -18,6 +23,12 @@ use crate::file::{self, CERTIFICATE_MODE, KEY_MODE};
 use crate::file_names::CA_CERTIFICATE;
 use crate::identity::Identity;
 use crate::known_certificates::remember_certificates;
+
+/// How long another exchange of the same directory is waited for; one takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it has ended.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 fn beside(directory: &Path, suffix: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
@@ -50,6 +61,36 @@ fn remove(directory: &Path) -> Result<()> {
     }
 }
 
+/// Holds a directory, whatever its name then is, until the value is dropped. It is one that only its owner and root may
+/// open, so nobody else can hold it up.
+fn lock(directory: &Path) -> Result<File> {
+    lock_within(directory, LOCK_TIMEOUT)
+}
+
+fn lock_within(directory: &Path, timeout: Duration) -> Result<File> {
+    let failed = |error| TlsError::io("lock", directory)(error);
+    let deadline = Instant::now() + timeout;
+    loop {
+        let opened = OpenDirectory::open(directory).map_err(failed)?;
+        let file = File::open(opened.path()).map_err(failed)?;
+        match file.try_lock() {
+            // Another one may have taken its name while this one was waited for.
+            Ok(()) if is_still(&file, directory) => return Ok(file),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_INTERVAL),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        if Instant::now() >= deadline {
+            return Err(failed(ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
+fn is_still(file: &File, directory: &Path) -> bool {
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    matches!((FileId::of(&opened), FileId::of(directory)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn swap(one: &Path, other: &Path) -> Result<()> {
     let swap = || -> std::io::Result<()> {
         let parent = OpenDirectory::parent_of(other)?;
@@ -77,8 +118,11 @@ pub fn exchange<E: From<TlsError>>(
     fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let next = next(directory);
+    let _present = lock(directory)?;
     remove(&next)?;
     file::create_private_directory(&next, owner)?;
+    // It is the directory as soon as the names are exchanged, and there is more to do then.
+    let _coming = lock(&next)?;
     let filled = fill(&next).and_then(|()| {
         remember_certificates(directory, &next, owner)?;
         Ok(copy_missing(directory, &next, owner)?)
@@ -140,6 +184,8 @@ fn copy_missing(from: &Path, to: &Path, owner: Option<Owner>) -> Result<()> {
 /// When it cannot be removed.
 pub fn forget_previous(directory: &Path) -> Result<()> {
     let next = next(directory);
+    // Without a directory there is nobody who exchanges it.
+    let _present = directory.exists().then(|| lock(directory)).transpose()?;
     // A process that was killed after the exchange left the old set under this name.
     remove(&next)?;
     // In one step: half a set would be taken for one that can come back.
@@ -157,12 +203,56 @@ pub fn forget_previous(directory: &Path) -> Result<()> {
 /// # Errors
 /// When nothing was kept, or the names cannot be exchanged.
 pub fn exchange_back(directory: &Path) -> Result<()> {
+    let _locks = (lock(directory)?, lock(&previous(directory))?);
     swap(&previous(directory), directory)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    #[test]
+    fn one_forgets_what_was_replaced_while_another_replaces_it() {
+        let root = tempfile::tempdir().unwrap();
+        let tls = root.path().join("tls");
+        fs::create_dir(&tls).unwrap();
+        let make = |to: &Path| {
+            for name in ["key", "one", "two", "three"] {
+                file::create(&to.join(name), "new", 0o600, None)?;
+            }
+            Ok::<(), TlsError>(())
+        };
+        exchange(&tls, None, make).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        forget_previous(&tls).unwrap();
+                        let _held = lock(&tls).unwrap();
+                        assert_eq!(fs::read_dir(&tls).unwrap().count(), 4, "a set is whole");
+                    }
+                });
+            }
+            let exchanged = std::panic::catch_unwind(|| (0..100).try_for_each(|_| exchange(&tls, None, make)));
+            is_over.store(true, Ordering::Relaxed);
+            exchanged.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn exchange_that_does_not_end_is_not_waited_for_without_end() {
+        let root = tempfile::tempdir().unwrap();
+        let tls = root.path().join("tls");
+        fs::create_dir(&tls).unwrap();
+        let held = lock(&tls).unwrap();
+        let refused = lock_within(&tls, Duration::from_millis(50)).unwrap_err().to_string();
+        assert!(refused.contains("lock"), "{refused}");
+        drop(held);
+        forget_previous(&tls).unwrap();
+    }
 
     #[test]
     fn directory_is_exchanged_as_a_whole_and_back() {

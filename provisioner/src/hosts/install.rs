@@ -16,7 +16,7 @@ use crate::cluster::state::ClusterState;
 use crate::cluster::steps::Steps;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::file::{make_directory, replace};
+use crate::file::{correct_directory, make_directory, put};
 use crate::hosts::bundle::{Bundle, BundledFile};
 use crate::hosts::host::HostState;
 use crate::preflight::port::check_port;
@@ -24,6 +24,9 @@ use crate::preflight::{access, disk};
 
 /// How long another `cellar` on the same directory is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Mode of the directories of what a bundle brings.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// What was installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,30 +135,38 @@ fn install_files(
     let mut changed = Vec::new();
     for (parent, files) in directories {
         let directory = layout.root().join(&parent);
-        let is_there = |(name, file): &(&str, &BundledFile)| {
-            std::fs::read_to_string(directory.join(name)).is_ok_and(|text| text == file.text)
-        };
-        if files.iter().all(is_there) {
-            continue;
-        }
         let above = directory.parent().filter(|above| *above != layout.root());
         above.map_or(Ok(()), |above| make_directory(above, 0o750, owner))?;
-        make_directory(&directory, 0o700, owner)?;
+        make_directory(&directory, DIRECTORY_MODE, owner)?;
         let has_keys = files.iter().any(|(name, _)| *name == CA_CERTIFICATE);
-        if has_keys {
-            exchange(&directory, owner, |next| -> Result<()> { write_all(next, &files, owner) })?;
+        // Lists of certificates, which lie beside keys, are no reason to exchange these.
+        let is_new = |(name, file): &(&str, &BundledFile)| {
+            (name.ends_with(".key") || name.ends_with(".crt"))
+                && std::fs::read_to_string(directory.join(name)).map_or(true, |text| text != file.text)
+        };
+        let mut is_changed = has_keys && files.iter().any(is_new);
+        if is_changed {
+            exchange(&directory, owner, |next| -> Result<()> { put_all(next, &files, owner).map(drop) })?;
             // What it replaced may be what a thief has.
             forget_previous(&directory)?;
-        } else {
-            write_all(&directory, &files, owner)?;
         }
-        changed.push(parent);
+        // Also what somebody else has touched: servers refuse keys of another mode, and cannot read another user's.
+        is_changed |= correct_directory(&directory, DIRECTORY_MODE, owner)?;
+        is_changed |= put_all(&directory, &files, owner)?;
+        if is_changed {
+            changed.push(parent);
+        }
     }
     Ok(changed)
 }
 
-fn write_all(directory: &Path, files: &[(&str, &BundledFile)], owner: Option<Owner>) -> Result<()> {
-    files.iter().try_for_each(|(name, file)| replace(&directory.join(name), &file.text, file.mode, owner))
+/// Makes files what they are to be: text, mode and owner; tells whether one was not.
+fn put_all(directory: &Path, files: &[(&str, &BundledFile)], owner: Option<Owner>) -> Result<bool> {
+    let mut is_changed = false;
+    for (name, file) in files {
+        is_changed |= put(&directory.join(name), &file.text, file.mode, owner)?;
+    }
+    Ok(is_changed)
 }
 
 impl Cluster {
@@ -205,5 +216,67 @@ impl Cluster {
             ),
             hint: Some("set the clock (timedatectl set-ntp true), then repeat the command".to_owned()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn files() -> BTreeMap<String, BundledFile> {
+        let file = |name: &str, mode| {
+            (format!("zone1/tls/{name}"), BundledFile { mode, text: format!("{name}\n") })
+        };
+        [file("ca.crt", 0o644), file("server.key", 0o600), file("known-certificates", 0o644)].into()
+    }
+
+    #[test]
+    fn what_somebody_has_changed_is_corrected_and_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(root.path());
+        let install = |files: &BTreeMap<String, BundledFile>| install_files(&layout, files, None).unwrap();
+        let wanted = files();
+        let tls = root.path().join("zone1/tls");
+        assert_eq!(install(&wanted), [PathBuf::from("zone1/tls")]);
+        assert_eq!(install(&wanted), [""; 0].map(PathBuf::from));
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o7777;
+        for (path, bad, good) in [
+            (tls.join("server.key"), 0o644, 0o600),
+            (tls.join("ca.crt"), 0o600, 0o644),
+            (tls.clone(), 0o755, 0o700),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bad)).unwrap();
+            assert_eq!(install(&wanted).len(), 1, "{}", path.display());
+            assert_eq!(mode(&path), good, "{}", path.display());
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let owner = Some(Owner { uid: 1, gid: 1 });
+        for path in [tls.join("server.key"), tls.clone()] {
+            assert_eq!(install_files(&layout, &wanted, owner).unwrap().len(), 1);
+            assert_eq!((path.metadata().unwrap().uid(), path.metadata().unwrap().gid()), (1, 1));
+            std::os::unix::fs::chown(&path, Some(2), Some(2)).unwrap();
+        }
+    }
+
+    #[test]
+    fn keys_are_exchanged_only_for_others() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(root.path());
+        let tls = root.path().join("zone1/tls");
+        let inode = || tls.metadata().unwrap().ino();
+        let mut wanted = files();
+        let _ = install_files(&layout, &wanted, None).unwrap();
+        let first = inode();
+        wanted.get_mut("zone1/tls/known-certificates").unwrap().text.push_str("more\n");
+        assert_eq!(install_files(&layout, &wanted, None).unwrap().len(), 1);
+        assert_eq!(inode(), first, "a list is replaced in its place");
+        wanted.get_mut("zone1/tls/server.key").unwrap().text.push_str("more\n");
+        assert_eq!(install_files(&layout, &wanted, None).unwrap().len(), 1);
+        assert_ne!(inode(), first);
+        assert!(!cellar_tls::previous(&tls).exists(), "the old key is gone");
     }
 }
