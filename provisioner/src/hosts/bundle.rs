@@ -17,12 +17,14 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::ClusterState;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
+use crate::hosts::made_by::{UPDATE, VERSION, is_older, newer};
 
-/// The form that this code writes; a later one is refused rather than misread.
-const VERSION: u32 = 1;
+/// The form that this code writes; a later one is refused rather than misread. Form 1 does not say which version made it.
+const FORMAT: u32 = 2;
 
-/// Beginning of a bundle's first line. The SHA-256 of all that follows the line ends it.
-const HEADER: &str = "cellar bundle 1 ";
+/// Beginning of a bundle's first line. The form follows, the SHA-256 of all that follows the line, and the version of
+/// Cellar that made it.
+const HEADER: &str = "cellar bundle ";
 
 /// Largest bundle that is read, in bytes; a hundredth of it is usual.
 const MAX_SIZE: u64 = 4 << 20;
@@ -95,35 +97,43 @@ impl Bundle {
         if size.map_err(failed)? as u64 > MAX_SIZE {
             return Err(refused(path, "it is larger than 4 MiB, so it is no bundle", COPY_AGAIN));
         }
-        Self::parse(&text).map_err(|reason| refused(path, reason, COPY_AGAIN))
+        Self::parse(&text).map_err(|(reason, hint)| refused(path, reason, hint))
     }
 
-    fn parse(text: &str) -> std::result::Result<Self, String> {
-        let Some(rest) = text.strip_prefix(HEADER) else {
-            return Err(match text.starts_with("cellar bundle ") {
-                true => "a newer version of cellar made it: install that version here".to_owned(),
-                false => "it does not begin as a bundle does".to_owned(),
-            });
+    /// The bundle; why there is none, and what to do.
+    fn parse(text: &str) -> std::result::Result<Self, (String, &'static str)> {
+        let copy_again = |reason: &str| (reason.to_owned(), COPY_AGAIN);
+        let (first, body) = text.split_once('\n').unwrap_or((text, ""));
+        let mut words = first.strip_prefix(HEADER).unwrap_or_default().split(' ');
+        let Some(format) = words.next().and_then(|format| format.parse::<u32>().ok()) else {
+            return Err(copy_again("it does not begin as a bundle does"));
         };
-        let (sum, body) = rest.split_once('\n').unwrap_or((rest, ""));
-        if checksum(body) != sum {
-            return Err(format!(
-                "it is damaged or not whole: its {} bytes do not have their checksum",
-                text.len()
-            ));
+        let (sum, made_by) = (words.next().unwrap_or_default(), words.next());
+        if format > FORMAT {
+            return Err((newer(made_by), UPDATE));
         }
-        let bundle: Self = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        if checksum(body) != sum {
+            let size = text.len();
+            return Err(copy_again(&format!(
+                "it is damaged or not whole: its {size} bytes do not have their checksum"
+            )));
+        }
+        // It is as it was written, so whoever wrote it knows what is not known here.
+        let bundle: Self = serde_json::from_str(body).map_err(|error| match made_by {
+            Some(version) if is_older(version) => copy_again(&format!("{error} (cellar {version} made it)")),
+            _ => (format!("{} ({error})", newer(made_by)), UPDATE),
+        })?;
         match bundle.files.keys().find(|path| !stays_below(path)) {
-            Some(path) => {
-                Err(format!("the file {path:?} in it would be written outside of the cluster's directory"))
-            }
+            Some(path) => Err(copy_again(&format!(
+                "the file {path:?} in it would be written outside of the cluster's directory"
+            ))),
             None => Ok(bundle),
         }
     }
 
     fn render(&self) -> std::result::Result<String, serde_json::Error> {
         let body = serde_json::to_string_pretty(self)? + "\n";
-        Ok(format!("{HEADER}{}\n{body}", checksum(&body)))
+        Ok(format!("{HEADER}{FORMAT} {} {VERSION}\n{body}", checksum(&body)))
     }
 
     /// Where it is for.
@@ -172,7 +182,7 @@ impl Cluster {
         let root = self.for_host(cell).root().to_owned();
         files_below(&root, &root, &mut files)?;
         let bundle = Bundle {
-            version: VERSION,
+            version: FORMAT,
             number,
             issued: clock::now(),
             cell: cell.clone(),
@@ -196,7 +206,7 @@ mod tests {
         let cluster = Cluster::sample(dir, &["zone1", "zone2"]);
         let file = BundledFile { mode: 0o600, text: "secret\n".to_owned() };
         Bundle {
-            version: VERSION,
+            version: FORMAT,
             number: 3,
             issued: "2026-11-29T07:00:00Z".parse().unwrap(),
             cell: "zone2".parse().unwrap(),
@@ -215,11 +225,38 @@ mod tests {
         for bad in
             [last, &text[..text.len() / 2], &text[..40], "", "\n", &text.replacen("secret", "secreT", 1)]
         {
-            let reason = Bundle::parse(bad).unwrap_err();
+            let (reason, hint) = Bundle::parse(bad).unwrap_err();
             assert!(reason.contains("not whole") || reason.contains("does not begin"), "{reason}");
+            assert_eq!(hint, COPY_AGAIN);
         }
-        let later = text.replacen("cellar bundle 1", "cellar bundle 2", 1);
-        assert!(Bundle::parse(&later).unwrap_err().contains("newer version"));
+    }
+
+    #[test]
+    fn bundle_of_a_newer_version_is_not_called_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = bundle(dir.path()).render().unwrap();
+        let later = text.replacen("bundle 2 ", "bundle 3 ", 1).replacen(VERSION, "9.1.0", 1);
+        let (reason, hint) = Bundle::parse(&later).unwrap_err();
+        assert!(reason.contains("made by a newer cellar, version 9.1.0"), "{reason}");
+        assert_eq!(hint, UPDATE);
+        // Of the same form, with a field that is not known here.
+        let body = text.split_once('\n').unwrap().1.replacen('{', "{ \"rack\": 7,", 1);
+        let by = |version: &str| {
+            Bundle::parse(&format!("{HEADER}2 {}{version}\n{body}", checksum(&body))).unwrap_err()
+        };
+        let (reason, hint) = by(" 9.1.0");
+        assert!(reason.contains("newer cellar, version 9.1.0") && reason.contains("rack"), "{reason}");
+        assert_eq!(hint, UPDATE);
+        assert_eq!(by(&format!(" {VERSION}")).1, UPDATE, "a later build of this version");
+        assert_eq!(by(" 0.0.1").1, COPY_AGAIN);
+    }
+
+    #[test]
+    fn bundle_of_the_first_form_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Bundle { version: 1, ..bundle(dir.path()) };
+        let body = serde_json::to_string(&made).unwrap();
+        assert_eq!(Bundle::parse(&format!("cellar bundle 1 {}\n{body}", checksum(&body))), Ok(made));
     }
 
     #[test]
@@ -229,7 +266,7 @@ mod tests {
             let mut made = bundle(dir.path());
             let file = made.files.values().next().unwrap().clone();
             made.files.insert(path.to_owned(), file);
-            let reason = Bundle::parse(&made.render().unwrap()).unwrap_err();
+            let (reason, _) = Bundle::parse(&made.render().unwrap()).unwrap_err();
             assert!(reason.contains("outside"), "{path}: {reason}");
         }
     }
@@ -238,7 +275,8 @@ mod tests {
         #[test]
         fn no_other_text_is_taken_for_a_bundle(body in "\\PC{0,300}") {
             // Also one whose checksum is right.
-            for text in [format!("{HEADER}{}\n{body}", checksum(&body)), format!("{HEADER}{body}"), body] {
+            let whole = |form: u32| format!("{HEADER}{form} {} 0.1.0\n{body}", checksum(&body));
+            for text in [whole(1), whole(2), format!("{HEADER}{body}"), body.clone()] {
                 proptest::prop_assert!(Bundle::parse(&text).is_err());
             }
         }

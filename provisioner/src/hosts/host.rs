@@ -10,6 +10,7 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::ClusterState;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
+use crate::hosts::made_by;
 
 /// The form of the file that this code writes; a later one is refused rather than misread.
 const VERSION: u32 = 1;
@@ -19,6 +20,9 @@ const VERSION: u32 = 1;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct HostState {
     version: u32,
+    /// The version of Cellar that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_by: Option<String>,
     /// The cell whose host this is.
     pub(crate) cell: CellName,
     /// The number of the bundle that was installed last.
@@ -31,10 +35,27 @@ fn path(layout: &ClusterLayout) -> PathBuf {
     layout.state().join("host.json")
 }
 
+/// Why the file cannot be read. What a newer version wrote is not damaged.
+fn bad(path: &Path, text: &str, why: &str) -> ProvisionError {
+    let by: Option<MadeBy> = serde_json::from_str(text).ok();
+    let (reason, hint) = match by.and_then(|by| by.made_by).filter(|version| !made_by::is_older(version)) {
+        Some(version) => (format!("{} ({why})", made_by::newer(Some(&version))), made_by::UPDATE),
+        None => (why.to_owned(), "install the host's bundle again (`cellar host install`)"),
+    };
+    ProvisionError::Bundle { path: path.to_owned(), reason, hint }
+}
+
+/// All that is asked of a file of which nothing else is understood.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MadeBy {
+    made_by: Option<String>,
+}
+
 impl HostState {
     /// What a bundle brings.
     pub(crate) fn new(cell: CellName, bundle: u64, cluster: ClusterState) -> Self {
-        Self { version: VERSION, cell, bundle, cluster }
+        Self { version: VERSION, made_by: Some(made_by::VERSION.to_owned()), cell, bundle, cluster }
     }
 
     /// Whether a bundle was installed in the directory, be it readable or not.
@@ -53,14 +74,10 @@ impl HostState {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
         };
-        let bad = |reason| ProvisionError::Bundle {
-            path: path.clone(),
-            reason,
-            hint: "install the host's bundle again (`cellar host install`)",
-        };
-        let state: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        let state: Self = serde_json::from_str(&text).map_err(|error| bad(&path, &text, &error.to_string()))?;
         if state.version != VERSION {
-            return Err(bad(format!("it has version {}, and this cellar knows {VERSION}", state.version)));
+            let reason = format!("it has version {}, and this cellar knows {VERSION}", state.version);
+            return Err(bad(&path, &text, &reason));
         }
         Ok(Some(state))
     }
@@ -83,4 +100,34 @@ pub(crate) fn open_host(dir: &Path) -> Result<(Cluster, CellName)> {
     let host = HostState::load(&layout)?.ok_or_else(|| ProvisionError::NoHost { dir: dir.to_owned() })?;
     let cell = host.cell.clone();
     Ok((Cluster::assemble_on_host(layout, host.cluster, host.cell)?, cell))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_version_has_installed_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(dir.path());
+        fs::create_dir(layout.state()).unwrap();
+        let cluster = Cluster::sample(dir.path(), &["zone1"]);
+        let state = HostState::new("zone1".parse().unwrap(), 3, cluster.state);
+        state.save(&layout).unwrap();
+        assert_eq!(HostState::load(&layout).unwrap(), Some(state));
+        let text = fs::read_to_string(path(&layout)).unwrap();
+        let refusal = |text: String| {
+            fs::write(path(&layout), text).unwrap();
+            let error = HostState::load(&layout).unwrap_err();
+            (error.to_string(), error.hint().unwrap())
+        };
+        let unknown = text.replacen('{', "{ \"rack\": 7,", 1);
+        let (reason, hint) = refusal(unknown.replacen(made_by::VERSION, "9.1.0", 1));
+        assert!(reason.contains("newer cellar, version 9.1.0") && reason.contains("rack"), "{reason}");
+        assert!(hint.contains("update this host's programs"), "{hint}");
+        let (_, hint) = refusal(unknown.replacen(made_by::VERSION, "0.0.1", 1));
+        assert!(hint.contains("cellar host install"), "{hint}");
+        let (_, hint) = refusal("{".to_owned());
+        assert!(hint.contains("cellar host install"), "{hint}");
+    }
 }

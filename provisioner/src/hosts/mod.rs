@@ -9,6 +9,7 @@ pub(crate) mod drop_ins;
 pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod install;
+pub(crate) mod made_by;
 pub(crate) mod neighbours;
 pub(crate) mod programs;
 pub(crate) mod run;
