@@ -19,6 +19,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{correct_directory, make_directory, put};
 use crate::hosts::bundle::{Bundle, BundledFile};
 use crate::hosts::host::HostState;
+use crate::hosts::made_by::UPDATE;
 use crate::preflight::port::check_port;
 use crate::preflight::{access, disk};
 
@@ -84,7 +85,7 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
 }
 
 /// Why a bundle may not follow what is in the directory, and what to do. One whose record cannot be read is followed by
-/// any.
+/// any, unless a newer version wrote it.
 fn check_predecessor(
     layout: &ClusterLayout,
     bundle: &Bundle,
@@ -96,7 +97,12 @@ fn check_predecessor(
             "give the hosts another `directory` in the specification, or keep the operator's elsewhere (--dir)",
         ));
     }
-    let Ok(Some(before)) = HostState::load(layout) else { return Ok(()) };
+    let before = match HostState::load(layout) {
+        Ok(Some(before)) => before,
+        // Whether this bundle is older is not known here.
+        Err(ProvisionError::Bundle { reason, hint: UPDATE, .. }) => return Err((reason, UPDATE)),
+        Ok(None) | Err(_) => return Ok(()),
+    };
     let (was, is) = (&before.cluster.cluster, &bundle.cluster.cluster);
     if (was, &before.cell) != (is, &bundle.cell) {
         return Err((
