@@ -59,6 +59,8 @@ pub(crate) struct Agent {
     pub(crate) reload_waits: Cell<bool>,
     /// The size of the WAL segments of the data that was here, and whose it was, once it is known.
     pub(crate) segment_size: Cell<Option<(SystemIdentifier, SegmentSize)>>,
+    /// Where an etcd member of this host reads which certificates are revoked, if there is one that cannot be told otherwise.
+    pub(crate) etcd_tls: Option<PathBuf>,
     /// The gRPC server's certificate, once the server runs.
     pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
     /// The certificates that the gRPC server refuses.

@@ -30,6 +30,10 @@ pub struct Arguments {
     /// Where to write the process id.
     #[arg(long)]
     pub pid_file: PathBuf,
+    /// The TLS directory of an etcd member on this host, which gets the lists of revoked certificates: the member reads them
+    /// from there.
+    #[arg(long)]
+    pub etcd_tls_dir: Option<PathBuf>,
     /// The OS user to run as when started as root.
     #[arg(long)]
     pub os_user: Option<String>,

@@ -76,6 +76,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         revoked: Revoked::default(),
         listening: RefCell::default(),
         instance_lock: InstanceLock::default(),
+        etcd_tls: arguments.etcd_tls_dir.clone(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;

@@ -42,6 +42,7 @@ pub use etcd::tool::SnapshotContent;
 pub use hosts::cells::{add_cell_on_host, remove_cell_on_host};
 pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
+pub use hosts::revoke::{revoke_on_hosts, rotate_hosts};
 pub use hosts::run::{
     HostCommand, HostProgram, host_command, host_processes, remove_host, start_host, stop_host,
 };

@@ -65,6 +65,10 @@ impl Revocations {
             Ok(false) => {}
             Err(error) => return Err(format!("PostgreSQL cannot be told of revoked certificates: {error}")),
         }
+        if let Some(etcd) = &agent.etcd_tls {
+            install_revocations(etcd, &lists, None)
+                .map_err(|error| format!("etcd cannot be told of revoked certificates: {error}"))?;
+        }
         // Once it runs, and uses the list, there may be sessions to end.
         let Ok((card, _)) = agent.assignment() else { return Ok(()) };
         let data = PathBuf::from(&card.data_directory);

@@ -41,7 +41,10 @@ impl Cluster {
         etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
         for cell in &self.state.cells {
             self.admit_pooler(&cell.name).await?;
-            self.dismiss_former_poolers(&cell.name).await?;
+            // Its host may not have its new certificates yet.
+            if self.is_local() || self.state.revoking.is_none() {
+                self.dismiss_former_poolers(&cell.name).await?;
+            }
         }
         Ok(etcd.enable_permissions().await?)
     }

@@ -43,7 +43,10 @@ impl ProvisionError {
             | Self::UpgradeRefused { .. }
             | Self::Bundle { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
-            Self::NoCluster { .. } | Self::NoHost { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
+            Self::NoCluster { .. }
+            | Self::NoHost { .. }
+            | Self::NoAnswer { .. }
+            | Self::HostsBehind { .. } => FailureKind::Unreachable,
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 FailureKind::NotPermitted
@@ -84,6 +87,10 @@ impl ProvisionError {
                     .to_owned(),
             ),
             Self::Bundle { hint, .. } => Some((*hint).to_owned()),
+            Self::HostsBehind { .. } => Some(
+                "install the bundle of each host that is named (bundles/CELL.bundle in the operator's directory), then repeat the command: it goes on"
+                    .to_owned(),
+            ),
             Self::UpgradeRefused { hint, .. } => Some(hint.clone()),
             Self::UpgradeFailed { .. } => Some(
                 "leave the other hosts as they are until this one is well: `cellar host status` here, `cellar status` on the operator's machine"

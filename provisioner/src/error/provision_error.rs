@@ -179,6 +179,12 @@ pub enum ProvisionError {
         /// Why not.
         reason: String,
     },
+    /// Hosts do not use the certificates that were issued for them.
+    #[error("not every host uses its new certificates yet, so nothing is revoked: {reason}")]
+    HostsBehind {
+        /// Which, and how that is known.
+        reason: String,
+    },
     /// The programs of this host are not exchanged now. Nothing has changed.
     #[error("this host is not upgraded: {reason}")]
     UpgradeRefused {

@@ -1,5 +1,6 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
-//! (`init`, `bundle`), cells that come and go (`cells`), and the wait until it is well (`wait`). On each host: `install`, `run` and
+//! (`init`, `bundle`), which of it hosts use (`in_use`), how it is revoked (`revoke`), cells that come and go (`cells`), and
+//! the wait until it is well (`wait`). On each host: `install`, `run` and
 //! `upgrade`, what the units of systemd are told (`drop_ins`) and asked (`units`), and what a host sees of the others
 //! (`neighbours`). What is started and watched is the same as in a local cluster.
 
@@ -7,11 +8,13 @@ pub(crate) mod bundle;
 pub(crate) mod cells;
 pub(crate) mod drop_ins;
 pub(crate) mod host;
+pub(crate) mod in_use;
 pub(crate) mod init;
 pub(crate) mod install;
 pub(crate) mod made_by;
 pub(crate) mod neighbours;
 pub(crate) mod programs;
+pub(crate) mod revoke;
 pub(crate) mod run;
 pub(crate) mod units;
 pub(crate) mod upgrade;

@@ -142,6 +142,10 @@ impl Cluster {
         for url in self.etcd_urls()? {
             arguments.extend(["--etcd".to_owned(), url]);
         }
+        // On one machine the provisioner writes them there itself.
+        if !self.is_local() && self.has_etcd() {
+            arguments.extend(["--etcd-tls-dir".to_owned(), self.etcd_tls().display().to_string()]);
+        }
         self.push_os_user(&mut arguments);
         Ok(arguments)
     }

@@ -194,7 +194,11 @@ impl Cluster {
             .await
             .map_err(std::io::Error::from)
             .map_err(ProvisionError::io("set permissions for", &self.layout.etcd()))??;
-        if self.state.revoking.is_some() {
+        if let (Some(revoking), false) = (&self.state.revoking, self.is_local()) {
+            // It waits for people, who install bundles.
+            let serial = revoking.serials.iter().next().map_or("SERIAL", String::as_str);
+            steps.step(&format!("a revocation is not finished: `cellar certs revoke {serial}` goes on"));
+        } else if self.state.revoking.is_some() {
             steps.step("a revocation was interrupted: going on");
             self.finish_revocation(deadline, steps).await?;
         } else {

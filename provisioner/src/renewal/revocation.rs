@@ -22,7 +22,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::renewal::tls_port::{Expected, TlsPort};
 
 /// How long pgBackRest's servers may take to accept a new name before the old one is removed.
-const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
 /// gives PostgreSQL for it.
@@ -38,30 +38,9 @@ const MAX_ROUNDS: u32 = 3;
 /// revocation or `up` tells it.
 pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, steps: &Steps) -> Result<String> {
     let deadline = Instant::now() + timeout;
-    let serial = parse_serial(serial).map_err(|error| ProvisionError::Argument {
-        argument: "the serial number",
-        value: serial.chars().take(80).collect(),
-        reason: error.to_string(),
-    })?;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
-    cluster.check_is_local("cellar certs revoke")?;
-    let ca = Ca::load(&cluster.layout.ca())?;
-    // A list of revoked certificates does not help against a key that signs: who has it signs another one.
-    let directory = cluster.layout.ca();
-    let signers = [cluster.signing().join(CA_CERTIFICATE), cluster.next_authority().join(CA_CERTIFICATE)];
-    let signs = signers
-        .into_iter()
-        .chain([directory.join(OLD_AUTHORITY)])
-        .any(|file| CertificateInfo::from_file(&file).is_ok_and(|info| info.serial == serial));
-    if signs || ca.info().serial == serial {
-        return Err(ProvisionError::Argument {
-            argument: "the serial number",
-            value: serial,
-            reason:
-                "it is that of an authority or of the signing pair: `cellar certs rotate --ca` replaces both"
-                    .to_owned(),
-        });
-    }
+    cluster.check_is_local("this form of `cellar certs revoke`")?;
+    let serial = cluster.revocable(serial)?;
     cluster.finish_revocation(deadline, steps).await?;
     if cluster.revoked()?.contains_key(&serial) {
         steps.step("it is revoked already");
@@ -75,8 +54,31 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
 }
 
 impl Cluster {
+    /// The serial number that a text is, unless it is that of a certificate that cannot be revoked.
+    pub(crate) fn revocable(&self, serial: &str) -> Result<String> {
+        let refused = |value: &str, reason: String| ProvisionError::Argument {
+            argument: "the serial number",
+            value: value.chars().take(80).collect(),
+            reason,
+        };
+        let serial = parse_serial(serial).map_err(|error| refused(serial, error.to_string()))?;
+        let ca = Ca::load(&self.layout.ca())?;
+        // A list of revoked certificates does not help against a key that signs: who has it signs another one.
+        let signers = [self.signing().join(CA_CERTIFICATE), self.next_authority().join(CA_CERTIFICATE)];
+        let signs = signers
+            .into_iter()
+            .chain([self.layout.ca().join(OLD_AUTHORITY)])
+            .any(|file| CertificateInfo::from_file(&file).is_ok_and(|info| info.serial == serial));
+        if signs || ca.info().serial == serial {
+            let reason =
+                "it is that of an authority or of the signing pair: `cellar certs rotate --ca` replaces both";
+            return Err(refused(&serial, reason.to_owned()));
+        }
+        Ok(serial)
+    }
+
     /// Records what is to be revoked, and the names that change with it.
-    fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
+    pub(crate) fn begin_revocation(&mut self, serial: &str, steps: &Steps) -> Result<()> {
         let sets = self.certificate_sets_on_disk()?;
         let mut known = Vec::new();
         for set in &sets {
@@ -108,8 +110,9 @@ impl Cluster {
             self.state.pgbackrest_name = former.next();
         }
         let is_its =
-            |cell: &CellName| compromised.is_some_and(|set| set.directory == self.layout.cell(cell).tls());
-        if let Some(cell) = self.cells_on_disk().into_iter().find(is_its) {
+            |cell: &CellName| compromised.is_some_and(|set| set.directory == self.keys_of(cell).tls());
+        let on_hosts = self.state.cells.iter().map(|cell| cell.name.clone());
+        if let Some(cell) = self.cells_on_disk().into_iter().chain(on_hosts).find(is_its) {
             self.state.count_revocation(&cell);
         }
         self.state.revoking = Some(revoking);
@@ -206,7 +209,7 @@ impl Cluster {
 
     /// Gives a new key and new certificates to every set that has a compromised key, and new certificates to those whose
     /// name changes.
-    fn replace_compromised(&mut self, revoking: &mut Revoking, ca: &Ca, steps: &Steps) -> Result<()> {
+    pub(crate) fn replace_compromised(&mut self, revoking: &mut Revoking, ca: &Ca, steps: &Steps) -> Result<()> {
         let trusted = self.trusted()?;
         for set in self.certificate_sets_on_disk()? {
             // Also of one whose key has been replaced since, as a rotation does it.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{OperatorRole, timestamp_text};
-use cellar_provisioner::{Cluster, ListedCertificate, revoke, rotate};
+use cellar_model::{CellName, OperatorRole, timestamp_text};
+use cellar_provisioner::{Cluster, ListedCertificate, revoke, revoke_on_hosts, rotate, rotate_hosts};
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::failure::Outcome;
+use crate::commands::cluster::print_bundles;
+use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
 use crate::output::Form;
 use crate::render::facts::NOTHING;
@@ -53,10 +54,16 @@ pub(crate) enum Certs {
     /// load are replaced by the old ones. With --ca the authority is replaced too, in steps: trust both, sign with the
     /// new one, trust only the new one. Safe to interrupt and to repeat. Certificates that were issued to people and
     /// programs become invalid with their authority: issue them again.
+    /// In a cluster on hosts, bundles with new keys are issued for the named cells' hosts or for all. What runs takes them
+    /// up when they are installed there. The old keys are valid until they end or are revoked.
     #[command(after_help = "Examples:
   cellar certs rotate
-  cellar certs rotate --ca")]
+  cellar certs rotate --ca
+  cellar certs rotate zone2               of a cluster on hosts")]
     Rotate {
+        /// The cells whose hosts get new keys; all when none is named. In a cluster on hosts only
+        #[arg(value_name = "CELL", conflicts_with = "ca")]
+        cells: Vec<CellName>,
         /// Replace the authority too
         #[arg(long)]
         ca: bool,
@@ -69,6 +76,8 @@ pub(crate) enum Certs {
     /// A certificate that the cluster itself uses is replaced first, with its key. pgBackRest's servers check names and
     /// no revocation list, so for a cell's certificate, or one that is not known here, all cells get certificates with
     /// another name; jobs that read through another cell's pgBackRest server at that moment fail.
+    /// In a cluster on hosts, the new keys come in bundles that the command names and whose installation it waits for:
+    /// then the certificate is revoked. Repeated, it goes on.
     #[command(after_help = "Example:
   cellar certs revoke 5f3a9c0e7d1b42e8a6c4f0d2b3958e71")]
     Revoke {
@@ -135,14 +144,29 @@ impl Certs {
         local::refuse_remote(global, "certs")?;
         let cluster = local::open(global)?;
         match self {
-            Self::Rotate { ca, timeout } => {
+            Self::Rotate { cells, ca, .. } if !cluster.is_local() => {
+                if ca {
+                    cluster.check_is_local("cellar certs rotate --ca")?;
+                }
+                let issued = rotate_hosts(cluster.layout.root(), &cells, &local::steps()).await?;
+                print_bundles(global, &issued)
+            }
+            Self::Rotate { cells, .. } if !cells.is_empty() => Err(Failure::usage(
+                "the cells of this cluster are on this machine, and are rotated together",
+                "leave the cells out",
+            )),
+            Self::Rotate { ca, timeout, .. } => {
                 let steps = local::steps();
                 let found = rotate(cluster.layout.root(), ca, timeout, &steps).await?;
                 print_list(global, &cluster, &found)
             }
             Self::Revoke { serial, timeout } => {
                 let steps = local::steps();
-                let serial = revoke(cluster.layout.root(), &serial, timeout, &steps).await?;
+                let dir = cluster.layout.root();
+                let serial = match cluster.is_local() {
+                    true => revoke(dir, &serial, timeout, &steps).await?,
+                    false => revoke_on_hosts(dir, &serial, timeout, &steps).await?,
+                };
                 let answer = json!({ "serial": serial, "revoked": true });
                 global.output.print(&answer, |_| format!("{serial} is revoked"))
             }

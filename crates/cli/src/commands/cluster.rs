@@ -86,7 +86,8 @@ fn next_commands(issued: &Bundles) -> String {
     text + &format!("then here:\n  cellar cluster wait --dir {dir}")
 }
 
-fn print(global: &Global, issued: &Bundles) -> Outcome {
+/// Says where bundles are, and what to do with them.
+pub(crate) fn print_bundles(global: &Global, issued: &Bundles) -> Outcome {
     match global.output {
         Form::Human => {
             output::note(&next_commands(issued));
@@ -107,7 +108,7 @@ impl ClusterCommand {
             Self::Bundle(command) => {
                 let cluster = local::open(global)?;
                 let dir = cluster.layout.root();
-                print(global, &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?)
+                print_bundles(global, &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?)
             }
             Self::Wait(command) => {
                 let cluster = local::open(global)?;
@@ -129,6 +130,6 @@ impl Init {
         let variable = std::env::var_os(PASSPHRASE_VARIABLE);
         let passphrase = passphrase(self.repo_cipher_pass_file.as_deref(), variable)?;
         let issued = init_hosts(&InitOptions { dir, spec, passphrase }, &local::steps()).await?;
-        print(global, &issued)
+        print_bundles(global, &issued)
     }
 }
