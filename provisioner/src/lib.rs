@@ -40,6 +40,7 @@ pub use etcd::snapshot::EtcdSnapshot;
 pub use etcd::status::{EtcdHealth, etcd_health};
 pub use etcd::tool::SnapshotContent;
 pub use hosts::cells::{add_cell_on_host, remove_cell_on_host};
+pub use hosts::in_use::installed_certificates_due;
 pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
 pub use hosts::revoke::{revoke_on_hosts, rotate_hosts};

@@ -120,6 +120,12 @@ impl Cluster {
         ClusterLayout::new(self.layout.root().join("hosts").join(cell.as_str()))
     }
 
+    /// The directory of what the host of a cell is given.
+    #[must_use]
+    pub fn host_files(&self, cell: &CellName) -> PathBuf {
+        self.for_host(cell).root().to_owned()
+    }
+
     /// Where this machine has the keys of a cell.
     pub(crate) fn keys_of(&self, cell: &CellName) -> CellLayout {
         if self.is_local() { self.layout.cell(cell) } else { self.for_host(cell).cell(cell) }

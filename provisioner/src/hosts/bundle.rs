@@ -161,7 +161,7 @@ fn files_below(root: &Path, directory: &Path, files: &mut BTreeMap<String, Bundl
 }
 
 impl Cluster {
-    fn bundle_path(&self, cell: &CellName) -> PathBuf {
+    pub(super) fn bundle_path(&self, cell: &CellName) -> PathBuf {
         self.layout.root().join("bundles").join(format!("{cell}.bundle"))
     }
 

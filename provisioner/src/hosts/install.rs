@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellar_model::{CellName, ClusterLayout};
 use cellar_system::{Owner, addresses_of, clock, has_address};
-use cellar_tls::{CA_CERTIFICATE, CLOCK_SKEW, exchange, forget_previous};
+use cellar_tls::{CA_CERTIFICATE, CLOCK_SKEW, REVOCATIONS, exchange, forget_previous, read_revocations};
 
 use crate::binaries;
 use crate::cluster::local_cluster::Cluster;
@@ -139,8 +139,14 @@ fn install_files(
         directories.entry(parent.to_owned()).or_default().push((name, file));
     }
     let mut changed = Vec::new();
-    for (parent, files) in directories {
+    for (parent, mut files) in directories {
         let directory = layout.root().join(&parent);
+        // The host's own multipooler writes newer ones there.
+        let trusted = files.iter().find(|(name, _)| *name == CA_CERTIFICATE).map(|(_, file)| file.text.clone());
+        files.retain(|(name, file)| {
+            *name != REVOCATIONS
+                || !revokes_more(&directory.join(name), &file.text, trusted.as_deref().unwrap_or_default())
+        });
         let above = directory.parent().filter(|above| *above != layout.root());
         above.map_or(Ok(()), |above| make_directory(above, 0o750, owner))?;
         make_directory(&directory, DIRECTORY_MODE, owner)?;
@@ -164,6 +170,18 @@ fn install_files(
         }
     }
     Ok(changed)
+}
+
+/// Whether the lists in a file revoke all that these do, and more.
+fn revokes_more(present: &Path, lists: &str, trusted: &str) -> bool {
+    let revoked = |lists: &str| read_revocations(lists, trusted).map(|(serials, _)| serials).ok();
+    let present = std::fs::read_to_string(present).ok().and_then(|lists| revoked(&lists));
+    match (present, revoked(lists)) {
+        (Some(present), Some(other)) => {
+            present.len() > other.len() && other.keys().all(|serial| present.contains_key(serial))
+        }
+        _ => false,
+    }
 }
 
 /// Makes files what they are to be: text, mode and owner; tells whether one was not.
@@ -266,6 +284,36 @@ mod tests {
             assert_eq!((path.metadata().unwrap().uid(), path.metadata().unwrap().gid()), (1, 1));
             std::os::unix::fs::chown(&path, Some(2), Some(2)).unwrap();
         }
+    }
+
+    #[test]
+    fn list_of_what_is_revoked_is_not_replaced_by_one_that_lacks_some() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout::new(root.path());
+        let ca = cellar_tls::generate_ca(&root.path().join("ca"), &"demo".parse().unwrap()).unwrap();
+        let list = |serials: &[&str]| {
+            let since = std::time::SystemTime::UNIX_EPOCH;
+            let serials = serials.iter().map(|serial| ((*serial).to_owned(), since)).collect();
+            cellar_tls::sign_revocations(&ca, &serials).unwrap()
+        };
+        let there = root.path().join("etcd/tls").join(REVOCATIONS);
+        let install = |serials: &[&str]| {
+            let file = |text: String| BundledFile { mode: 0o644, text };
+            let files = BTreeMap::from([
+                (format!("etcd/tls/{CA_CERTIFICATE}"), file(ca.pem().to_owned())),
+                (format!("etcd/tls/{REVOCATIONS}"), file(list(serials))),
+            ]);
+            let _ = install_files(&layout, &files, None).unwrap();
+            let read = read_revocations(&std::fs::read_to_string(&there).unwrap(), ca.pem()).unwrap().0;
+            read.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(install(&[]), [""; 0]);
+        assert_eq!(install(&["a1"]), ["a1"]);
+        std::fs::write(&there, list(&["a1", "b2"])).unwrap();
+        assert_eq!(install(&["a1"]), ["a1", "b2"], "an older bundle");
+        assert_eq!(install(&["c3"]).len(), 1, "neither has all: the newer bundle's");
+        std::fs::write(&there, "damaged").unwrap();
+        assert_eq!(install(&["a1"]), ["a1"]);
     }
 
     #[test]

@@ -82,7 +82,10 @@ pub(crate) async fn run(global: &Global) -> Outcome {
     local::refuse_remote(global, "doctor")?;
     let cluster: Cluster = local::open(global)?;
     // What is on other hosts is looked at there.
-    let findings = if cluster.is_local() { cluster.preflight(&cluster.state.cells, 0)? } else { Vec::new() };
+    let findings = match cluster.is_local() {
+        true => cluster.preflight(&cluster.state.cells, 0)?,
+        false => cluster.certificate_findings().await,
+    };
     let processes = cluster.processes();
     let dead: Vec<&ProcessHealth> = processes.iter().filter(|process| process.pid.is_none()).collect();
     let (cells, notes) = cells(global).await;

@@ -3,11 +3,11 @@
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cellar_provisioner::{
-    HostProgram, UpgradeOptions, host_command, host_processes, install_host, remove_host, start_host,
-    stop_host, upgrade_host,
+    HostProgram, UpgradeOptions, host_command, host_processes, install_host,
+    installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -163,6 +163,9 @@ fn status(global: &Global) -> Outcome {
             "cell": cell,
             "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
         }))?,
+    }
+    if let Some(text) = installed_certificates_due(&global.directory()?, SystemTime::now())? {
+        output::note(&text);
     }
     match processes.iter().filter(|process| process.pid.is_none()).count() {
         0 => Ok(()),

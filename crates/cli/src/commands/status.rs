@@ -43,12 +43,20 @@ pub(crate) fn render_services(address: &str, processes: &[ProcessHealth]) -> Str
 
 /// Certificates of the local cluster that end soon. Poolers report those of their cells.
 fn certificate_warnings(cluster: &Cluster) -> Vec<String> {
+    let now = SystemTime::now();
+    let due = cluster.certificates_due(now).into_iter();
+    let of_hosts = due.map(|one| format!("{}: {}", one.message, one.hint.unwrap_or_default()));
     let of_cell = |path: &Path| {
-        cluster.state.cells.iter().any(|cell| path.starts_with(cluster.layout.cell(&cell.name).root()))
+        let is_of = |cell: &LocalCell| match &cell.host {
+            None => path.starts_with(cluster.layout.cell(&cell.name).root()),
+            Some(_) => path.starts_with(cluster.host_files(&cell.name)),
+        };
+        cluster.state.cells.iter().any(is_of)
     };
     let certificates = cluster.certificates();
     let others = certificates.iter().filter(|certificate| !of_cell(&certificate.path));
-    others.filter_map(|certificate| certificate.info.as_ref().ok()?.warning_text(SystemTime::now())).collect()
+    let others = others.filter_map(|certificate| certificate.info.as_ref().ok()?.warning_text(now));
+    of_hosts.chain(others).collect()
 }
 
 /// The local cluster's name, processes and certificates.
