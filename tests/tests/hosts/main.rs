@@ -4,6 +4,7 @@
 
 mod bad_days;
 mod bad_input;
+mod certificates;
 mod cuts;
 mod etcd;
 mod left;

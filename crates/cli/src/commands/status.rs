@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cellar_api::v1::ListPoolersResponse;
-use cellar_provisioner::{Cluster, ProcessHealth};
+use cellar_provisioner::{Cluster, LocalCell, ProcessHealth};
 use clap::Args;
 
 use crate::client::poolers::{databases, poolers};
