@@ -165,6 +165,13 @@ impl Cluster {
         self.layout.root().join("bundles").join(format!("{cell}.bundle"))
     }
 
+    /// Whether a cell's bundle holds what its host is to have.
+    pub(super) fn is_bundle_current(&self, cell: &CellName) -> bool {
+        let (root, mut files) = (self.for_host(cell).root().to_owned(), BTreeMap::new());
+        let present = files_below(&root, &root, &mut files);
+        present.is_ok() && Bundle::read(&self.bundle_path(cell)).is_ok_and(|bundle| bundle.files == files)
+    }
+
     /// Removes a cell's bundle, if there is one.
     pub(crate) fn remove_bundle(&self, cell: &CellName) -> Result<()> {
         let path = self.bundle_path(cell);

@@ -114,8 +114,14 @@ impl Cluster {
             }
             let new: Vec<CellName> = behind.keys().filter(|cell| !issued.contains(*cell)).cloned().collect();
             if !new.is_empty() {
-                for (cell, bundle) in self.issue_bundles(&new, false)? {
-                    let host = self.host_of(&cell);
+                // What an earlier run has issued may be on its way.
+                let lacking: Vec<CellName> =
+                    new.iter().filter(|cell| !self.is_bundle_current(cell)).cloned().collect();
+                if !lacking.is_empty() {
+                    let _ = self.issue_bundles(&lacking, false)?;
+                }
+                for cell in &new {
+                    let (bundle, host) = (self.bundle_path(cell), self.host_of(cell));
                     steps.step(&format!(
                         "to be installed: scp {} root@{host}: and there `cellar host install {cell}.bundle`",
                         bundle.display()
