@@ -9,7 +9,7 @@ use cellar_tls::{
     install_authorities, issue, known_certificates, public_key, remember_certificates,
 };
 
-use crate::error::provision_error::Result;
+use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
 
 /// A directory with one key, the certificates that are issued for it, and the authorities that its owner trusts.
@@ -29,6 +29,20 @@ impl CertificateSet {
         make_directory(&self.directory, 0o700, self.owner)?;
         remember_certificates(&self.directory, &self.directory, self.owner)?;
         Ok(self.fill(&self.directory, ca, trusted)?)
+    }
+
+    /// Issues all certificates again, for the same key. Interrupted, the next [`ensure`](Self::ensure) issues what is missing.
+    pub(crate) fn reissue(&self, ca: &Ca, trusted: &str) -> Result<()> {
+        remember_certificates(&self.directory, &self.directory, self.owner)?;
+        for file in self.certificates() {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ProvisionError::io("remove", &file)(error));
+                }
+                _ => {}
+            }
+        }
+        self.ensure(ca, trusted)
     }
 
     /// Replaces key and certificates by new ones, in one step.

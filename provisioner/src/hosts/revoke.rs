@@ -7,14 +7,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::CellName;
-use cellar_tls::{Ca, forget_previous};
+use cellar_tls::{Ca, CertificateInfo, SERVER_CERTIFICATE, forget_previous};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::Revoking;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::init::{Bundles, bundle_hosts};
-use crate::renewal::revocation::BOTH_NAMES_TIMEOUT;
+use crate::renewal::revocation::{BOTH_NAMES_TIMEOUT, is_compromised};
 
 /// How long another `cellar` on the same directory is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,6 +74,7 @@ impl Cluster {
             }
         }
         self.rename_poolers(&store).await?;
+        self.reissue_renamed(&revoking, &ca)?;
         self.replace_compromised(&mut revoking, &ca, steps)?;
         self.wait_for_hosts(&revoking, deadline, steps).await?;
 
@@ -93,6 +94,20 @@ impl Cluster {
         }
         self.state.revoking = None;
         self.state.save(&self.layout)
+    }
+
+    /// Issues all certificates of a cell again that is to have another name for pgBackRest: all end at another time then, by
+    /// which it is seen that its host uses them.
+    fn reissue_renamed(&self, revoking: &Revoking, ca: &Ca) -> Result<()> {
+        let (trusted, name) = (self.trusted()?, self.state.pgbackrest_name.to_string());
+        for set in self.certificate_sets()? {
+            let has_name = CertificateInfo::from_file(&set.directory.join(SERVER_CERTIFICATE))
+                .is_ok_and(|info| info.common_name == name);
+            if set.opens_pgbackrest() && !has_name && !is_compromised(&set, revoking) {
+                set.reissue(ca, &trusted)?;
+            }
+        }
+        Ok(())
     }
 
     /// Issues bundles for the hosts that need other certificates, and waits until they use them.

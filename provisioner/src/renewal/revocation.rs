@@ -239,7 +239,7 @@ impl Cluster {
 }
 
 /// Whether a set's key is one that is revoked. A revocation that an earlier version began is known by serial numbers alone.
-fn is_compromised(set: &CertificateSet, revoking: &Revoking) -> bool {
+pub(crate) fn is_compromised(set: &CertificateSet, revoking: &Revoking) -> bool {
     set.public_key().is_some_and(|key| revoking.keys.contains(&key))
         || set.serials().any(|serial| revoking.serials.contains(&serial))
 }
