@@ -236,7 +236,8 @@ mod tests {
                     }
                 });
             }
-            let exchanged = std::panic::catch_unwind(|| (0..100).try_for_each(|_| exchange(&tls, None, make)));
+            let exchanged =
+                std::panic::catch_unwind(|| (0..100).try_for_each(|_| exchange(&tls, None, make)));
             is_over.store(true, Ordering::Relaxed);
             exchanged.unwrap().unwrap();
         });

@@ -74,7 +74,8 @@ impl HostState {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
         };
-        let state: Self = serde_json::from_str(&text).map_err(|error| bad(&path, &text, &error.to_string()))?;
+        let state: Self =
+            serde_json::from_str(&text).map_err(|error| bad(&path, &text, &error.to_string()))?;
         if state.version != VERSION {
             let reason = format!("it has version {}, and this cellar knows {VERSION}", state.version);
             return Err(bad(&path, &text, &reason));

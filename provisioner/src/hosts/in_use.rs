@@ -33,14 +33,18 @@ async fn is_in_use(server: &Server, visitor: &ClientTls) -> std::result::Result<
     let Server { what, host, port, issued } = server;
     let failed = |reason: String| format!("its {what} cannot be asked which certificate it uses: {reason}");
     let addresses = cellar_system::addresses_of(host).map_err(|error| failed(error.to_string()))?;
-    let Some(address) = addresses.into_iter().next() else { return Err(failed("it has no address".to_owned())) };
+    let Some(address) = addresses.into_iter().next() else {
+        return Err(failed("it has no address".to_owned()));
+    };
     let tls = visitor.rustls_config().map_err(|error| failed(error.to_string()))?;
     let address = SocketAddr::new(address, *port);
     let found = probe(address, host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
     let served = found.map_err(|error| failed(error.to_string()))?.served.serial;
     match served == issued.serial {
         true => Ok(()),
-        false => Err(format!("its {what} uses the certificate {served} and not {}, the newest", issued.serial)),
+        false => {
+            Err(format!("its {what} uses the certificate {served} and not {}, the newest", issued.serial))
+        }
     }
 }
 
@@ -108,12 +112,13 @@ impl Cluster {
         let sets = self.certificate_sets().unwrap_or_default();
         for cell in self.state.cells.iter().filter(|cell| cell.host.is_some()).map(|cell| &cell.name) {
             let own = self.for_host(cell).root().to_owned();
-            let files = sets.iter().filter(|set| set.directory.starts_with(&own)).flat_map(CertificateSet::certificates);
+            let files = sets
+                .iter()
+                .filter(|set| set.directory.starts_with(&own))
+                .flat_map(CertificateSet::certificates);
             if let Some(text) = due_text(files, now) {
-                findings.push(Finding {
-                    message: format!("cell {cell}: {text}"),
-                    hint: Some(renewal_of(cell)),
-                });
+                findings
+                    .push(Finding { message: format!("cell {cell}: {text}"), hint: Some(renewal_of(cell)) });
             }
         }
         findings
@@ -155,9 +160,9 @@ pub fn installed_certificates_due(dir: &Path, now: SystemTime) -> Result<Option<
     let tls = cluster.layout.cell(&cell).tls();
     let directories = [cluster.etcd_tls(), cluster.layout.multiadmin(), tls];
     let entries = directories.iter().flat_map(|one| std::fs::read_dir(one).into_iter().flatten().flatten());
-    let files = entries.map(|entry| entry.path()).filter(|path| {
-        path.extension().is_some_and(|end| end == "crt") && !path.ends_with(CA_CERTIFICATE)
-    });
+    let files = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "crt") && !path.ends_with(CA_CERTIFICATE));
     Ok(due_text(files, now).map(|text| format!("{text}: {}", renewal_of(&cell))))
 }
 
@@ -165,7 +170,8 @@ fn pooler_problem(status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> 
     let Some(status) = status else { return Some("its multipooler does not report".to_owned()) };
     let wanted = wanted.and_then(|end| jiff::Timestamp::try_from(end).ok()).map(timestamp_ms);
     (status.certificate_expiry != wanted || wanted.is_none()).then(|| {
-        let shown = status.certificate_expiry.map_or_else(|| "an unknown time".to_owned(), |end| end.to_string());
+        let shown =
+            status.certificate_expiry.map_or_else(|| "an unknown time".to_owned(), |end| end.to_string());
         format!("its multipooler uses certificates that end at {shown}, and not the newest")
     })
 }

@@ -142,7 +142,8 @@ fn install_files(
     for (parent, mut files) in directories {
         let directory = layout.root().join(&parent);
         // The host's own multipooler writes newer ones there.
-        let trusted = files.iter().find(|(name, _)| *name == CA_CERTIFICATE).map(|(_, file)| file.text.clone());
+        let trusted =
+            files.iter().find(|(name, _)| *name == CA_CERTIFICATE).map(|(_, file)| file.text.clone());
         files.retain(|(name, file)| {
             *name != REVOCATIONS
                 || !revokes_more(&directory.join(name), &file.text, trusted.as_deref().unwrap_or_default())
@@ -250,9 +251,8 @@ mod tests {
     use super::*;
 
     fn files() -> BTreeMap<String, BundledFile> {
-        let file = |name: &str, mode| {
-            (format!("zone1/tls/{name}"), BundledFile { mode, text: format!("{name}\n") })
-        };
+        let file =
+            |name: &str, mode| (format!("zone1/tls/{name}"), BundledFile { mode, text: format!("{name}\n") });
         [file("ca.crt", 0o644), file("server.key", 0o600), file("known-certificates", 0o644)].into()
     }
 

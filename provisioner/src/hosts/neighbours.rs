@@ -194,10 +194,14 @@ async fn take_turn(store: &Store, cell: &CellName) -> Result<Turn> {
 /// The users of a cluster that an earlier version set up may not use the record.
 fn explained(error: StoreError) -> ProvisionError {
     match error {
-        StoreError::Terminal(reason) if reason.contains("permission denied") => ProvisionError::UpgradeRefused {
-            reason: format!("etcd does not let this host's multipooler record upgrades ({reason})"),
-            hint: "update the operator's machine first and run `cellar cluster wait` there: it grants that".to_owned(),
-        },
+        StoreError::Terminal(reason) if reason.contains("permission denied") => {
+            ProvisionError::UpgradeRefused {
+                reason: format!("etcd does not let this host's multipooler record upgrades ({reason})"),
+                hint:
+                    "update the operator's machine first and run `cellar cluster wait` there: it grants that"
+                        .to_owned(),
+            }
+        }
         error => error.into(),
     }
 }

@@ -239,8 +239,7 @@ impl Upgrade<'_> {
         let Some(address) = addresses.into_iter().next() else {
             return Err(format!("the host {host} has no address here"));
         };
-        let found =
-            probe((address, port).into(), &host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
+        let found = probe((address, port).into(), &host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
         found.map_err(|error| error.to_string())?.accepted
     }
 
@@ -261,7 +260,9 @@ impl Upgrade<'_> {
         }
         match problems.is_empty() {
             true => "the programs of before run again and are well".to_owned(),
-            false => format!("the programs of before are in place again and not well: {}", problems.join("; ")),
+            false => {
+                format!("the programs of before are in place again and not well: {}", problems.join("; "))
+            }
         }
     }
 

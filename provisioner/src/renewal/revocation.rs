@@ -209,7 +209,12 @@ impl Cluster {
 
     /// Gives a new key and new certificates to every set that has a compromised key, and new certificates to those whose
     /// name changes.
-    pub(crate) fn replace_compromised(&mut self, revoking: &mut Revoking, ca: &Ca, steps: &Steps) -> Result<()> {
+    pub(crate) fn replace_compromised(
+        &mut self,
+        revoking: &mut Revoking,
+        ca: &Ca,
+        steps: &Steps,
+    ) -> Result<()> {
         let trusted = self.trusted()?;
         for set in self.certificate_sets_on_disk()? {
             // Also of one whose key has been replaced since, as a rotation does it.

@@ -30,7 +30,14 @@ fn ask_etcd(cluster: &HostsCluster, host: &str, stolen: &Path, certificate: &str
     let endpoint = format!("https://{host}.test:12379");
     let (ca, certificate, key) = (file("ca.crt"), file(certificate), file(key));
     let words = ["etcdctl", "--endpoints", &endpoint, "--cacert", &ca, "--cert", &certificate, "--key", &key];
-    let question = ["--dial-timeout=5s", "--command-timeout=5s", "get", "--keys-only", "--prefix", "/cellar/demo/cells/"];
+    let question = [
+        "--dial-timeout=5s",
+        "--command-timeout=5s",
+        "get",
+        "--keys-only",
+        "--prefix",
+        "/cellar/demo/cells/",
+    ];
     cluster.hosts.run("operator", &[&words[..], &question].concat())
 }
 
@@ -73,7 +80,9 @@ fn what_was_stolen_from_a_host_is_revoked_once_the_hosts_use_other_keys() {
     for host in cluster.database_hosts() {
         assert_ne!(as_cell(&host).code, 0, "{host}");
     }
-    eventually("PostgreSQL to refuse the stolen key", || stream(&cluster, "db1", "25432", &of_cell).code != 0);
+    eventually("PostgreSQL to refuse the stolen key", || {
+        stream(&cluster, "db1", "25432", &of_cell).code != 0
+    });
     let _ = cluster.wait().ok();
     cluster.back_up("zone2");
     cluster.back_up("zone3");
@@ -136,13 +145,19 @@ fn keys_of_all_hosts_are_rotated_and_what_is_not_installed_is_told() {
     let old = cluster.database_hosts().iter().map(|host| keys(host)).collect::<Vec<_>>();
     let own = std::fs::read(cluster.directory().join("client/client.key")).unwrap();
     let rotated = cluster.cellar(&["certs", "rotate"]);
-    assert!(rotated.stderr.contains("scp") && rotated.stderr.contains("cellar host install zone3.bundle"), "{rotated:?}");
+    assert!(
+        rotated.stderr.contains("scp") && rotated.stderr.contains("cellar host install zone3.bundle"),
+        "{rotated:?}"
+    );
     assert_ne!(std::fs::read(cluster.directory().join("client/client.key")).unwrap(), own);
 
     let told = cluster.cellar(&["doctor"]);
     assert_eq!(told.code, 1, "{told:?}");
     for cell in ["zone1", "zone2", "zone3"] {
-        assert!(told.stdout.contains(&format!("problem: cell {cell}: its etcd uses the certificate")), "{told:?}");
+        assert!(
+            told.stdout.contains(&format!("problem: cell {cell}: its etcd uses the certificate")),
+            "{told:?}"
+        );
         assert!(told.stdout.contains(&format!("`cellar host install {cell}.bundle`")), "{told:?}");
     }
     for host in cluster.database_hosts() {

@@ -99,7 +99,8 @@ impl Scene {
             line.first().is_some_and(|program| Path::new(program) == self.bin(host).join(name))
         };
         let pids = self.cluster.hosts.processes(host).into_iter().filter(runs);
-        pids.filter_map(|pid| Some((pid, std::fs::metadata(format!("/proc/{pid}/exe")).ok()?.ino()))).collect()
+        pids.filter_map(|pid| Some((pid, std::fs::metadata(format!("/proc/{pid}/exe")).ok()?.ino())))
+            .collect()
     }
 
     /// Every program of a host runs once, from the file that is in its place.
@@ -127,7 +128,8 @@ impl Scene {
     /// A backup from a cell that has begun to copy.
     #[track_caller]
     fn backup_at_work(&self, host: &str) -> String {
-        let ballast = "CREATE TABLE ballast AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 200000) i";
+        let ballast =
+            "CREATE TABLE ballast AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 200000) i";
         let _ = self.cluster.sql("db1", ballast).ok();
         let cell = cell_of(host);
         let jobs = self.cluster.host_directory(host).join(&cell).join("jobs").display().to_string();
@@ -136,7 +138,8 @@ impl Scene {
         eventually("pgBackRest to work", || {
             let works = self.cluster.hosts.processes(host).iter().any(|pid| {
                 let line = command_line(*pid);
-                line.iter().any(|word| word.contains(&jobs)) && line.last().is_some_and(|word| word == "backup")
+                line.iter().any(|word| word.contains(&jobs))
+                    && line.last().is_some_and(|word| word == "backup")
             });
             let state = self.cluster.json(&["jobs", "show", &id])["state"].clone();
             works || state != "JOB_STATE_RUNNING" && state != "JOB_STATE_PENDING"
@@ -171,7 +174,10 @@ fn hosts_are_upgraded_in_turn_under_load_and_postgresql_does_not_notice() {
             std::fs::remove_file(scene.bin("db3").join("etcd")).unwrap();
             std::fs::copy("/usr/bin/etcd", scene.bin("db3").join("etcd")).unwrap();
             let said = scene.upgrade("db3", "new");
-            assert!(said.stderr.contains("etcd, multiadmin, multipooler of cell zone3 started anew"), "{said:?}");
+            assert!(
+                said.stderr.contains("etcd, multiadmin, multipooler of cell zone3 started anew"),
+                "{said:?}"
+            );
             scene.assert_in_place("db3");
             assert_ne!(scene.running("db3", "etcd"), etcd);
             id

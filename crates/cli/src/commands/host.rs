@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cellar_provisioner::{
-    HostProgram, UpgradeOptions, host_command, host_processes, install_host,
-    installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
+    HostProgram, UpgradeOptions, host_command, host_processes, install_host, installed_certificates_due,
+    remove_host, start_host, stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
 

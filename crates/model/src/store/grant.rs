@@ -45,11 +45,8 @@ impl Keyspace {
             .into_iter()
             .map(|prefix| Grant { write: own.contains(&prefix), range: GrantRange::Prefix(prefix) });
         // Any cell may get the primary, and each pooler records that of its own instance.
-        let written = [
-            Key::Status(database.clone(), cell.clone()),
-            Key::Leader(database.clone()),
-            Key::HostUpgrade,
-        ];
+        let written =
+            [Key::Status(database.clone(), cell.clone()), Key::Leader(database.clone()), Key::HostUpgrade];
         let written = written.map(|key| Grant { range: GrantRange::Key(self.path(&key)), write: true });
         read.chain(written).collect()
     }
