@@ -80,6 +80,7 @@ mod tests {
             Key::Status(app.clone(), zone1.clone()),
             Key::Run(app.clone(), zone1.clone(), id),
             Key::Claim(app.clone(), zone1.clone(), id),
+            Key::CellClaim(app.clone(), zone1.clone()),
             Key::Leader(app.clone()),
         ] {
             assert!(may(true, &key), "{key:?}");
@@ -90,6 +91,7 @@ mod tests {
             Key::Run(app.clone(), zone10.clone(), id),
             Key::Run(web.clone(), zone1.clone(), id),
             Key::Claim(app.clone(), zone10.clone(), id),
+            Key::CellClaim(app.clone(), zone10.clone()),
             Key::Leader(web.clone()),
             Key::Job(app.clone(), id),
             Key::Cell(zone1.clone()),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
-    AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
+    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
     JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
     ScheduleName, Snapshot, join, state, with_steps,
 };
@@ -40,6 +40,8 @@ pub struct View {
     pub ended: BTreeMap<JobId, EndedJob>,
     /// Which pooler process works on which job, by where each record lies; [`View::claim`] finds a job's own.
     pub claims: BTreeMap<RunKey, String>,
+    /// Which process runs each cell, also when it does not live.
+    pub cell_claims: BTreeMap<(DatabaseName, CellName), CellClaim>,
     /// Locks and queues.
     pub locks: BTreeMap<DatabaseName, Lock>,
     /// Which restored or original data is each database's present one.
