@@ -26,6 +26,9 @@ use crate::services::{certificates, pgbackrest_server, reporter, server};
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often to look again whether etcd has this cluster's records, while it has another one's.
+const FOREIGN_RECORDS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -61,6 +64,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     });
     let agent = Rc::new(Agent {
         cluster: arguments.cluster.clone(),
+        cluster_id: arguments.cluster_id,
         member,
         layout,
         user,
@@ -194,6 +198,12 @@ async fn until_ready(agent: &Agent) {
     {
         tracing::info!("waiting for etcd, or for this pooler's record in it");
         tell_waiting("waits for etcd, or for this pooler's record in it");
+    }
+    // Before the first write: also its cell's name may be there.
+    while let Err(refusal) = agent.check_cluster() {
+        tracing::error!(code = refusal.code.as_str(), "{}", refusal.message);
+        tell_waiting(&refusal.message);
+        tokio::time::sleep(FOREIGN_RECORDS_INTERVAL).await;
     }
 }
 

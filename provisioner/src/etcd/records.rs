@@ -71,6 +71,10 @@ fn newer_incarnation(recorded: &Incarnation, marks: &[Mark]) -> Option<Incarnati
     })
 }
 
+fn shown(id: Option<uuid::Uuid>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
 /// What became of a job is not known: it may have ended in any way since the snapshot.
 fn unknown_outcome() -> Closure {
     let error = JobError {
@@ -103,6 +107,16 @@ impl Cluster {
         let (mut closures, recorded, incarnation, incarnation_revision);
         {
             let view = mirror.view();
+            // Before anything is changed: the snapshot may be another cluster's, of the same name.
+            if let Some(found) = view.databases.get(&self.state.database)
+                && found.check_cluster(self.state.id).is_err()
+            {
+                return Err(ProvisionError::RecordDiffers {
+                    key: store.keys().path(&Key::Database(self.state.database.clone())),
+                    found: format!("of the cluster with the id {}", shown(found.cluster_id)),
+                    wanted: format!("that of the cluster with the id {}", shown(self.state.id)),
+                });
+            }
             repaired.unreadable = view.unreadable.keys().cloned().collect();
             closures = Vec::new();
             for (id, job) in view.jobs.iter().filter(|(id, _)| !view.has_ended(id)) {

@@ -111,6 +111,7 @@ impl Cluster {
                 arguments.extend([flag.to_owned(), value]);
             }
         }
+        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
     }
@@ -142,8 +143,15 @@ impl Cluster {
         for url in self.etcd_urls()? {
             arguments.extend(["--etcd".to_owned(), url]);
         }
+        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
+    }
+
+    fn push_cluster_id(&self, arguments: &mut Vec<String>) {
+        if let Some(id) = &self.state.id {
+            arguments.extend(["--cluster-id".to_owned(), id.to_string()]);
+        }
     }
 
     fn push_os_user(&self, arguments: &mut Vec<String>) {

@@ -56,6 +56,7 @@ pub(crate) fn database(n: usize) -> Database {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     }
 }
 
