@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{CellClaim, CellLayout, CellName, OwnClaims};
+use cellar_model::{CellClaim, CellLayout, CellName, Database, Key, OwnClaims};
 use cellar_postgres::{DataDirectory, PostgresError, StopTimeouts, Tools, inspect, running, stop};
 use cellar_system::{AtomicFile, tell_waiting};
 
@@ -67,6 +67,13 @@ pub(crate) fn taken_over(cell: &CellName, by: &CellClaim) -> String {
 
 /// Tries once, and says in the log and in a file what the cell waits for.
 async fn attempt(agent: &Agent) -> Result<Claimed, ClaimError> {
+    // Read from etcd, not from the mirror: another cluster's etcd has other claims, and what is done about those cannot be
+    // undone.
+    let database = agent.store.get::<Database>(&Key::Database(agent.database.clone())).await?;
+    if let Some(Err(refusal)) = database.map(|found| found.record.check_cluster(agent.cluster_id)) {
+        note(agent, Some(&refusal.message));
+        return Ok(Claimed::NotYet(None));
+    }
     let remember = async |own: &OwnClaims| {
         let text = serde_json::to_vec(own).map_err(std::io::Error::other)?;
         AtomicFile::new(&agent.layout.own_claims()).replace(text)

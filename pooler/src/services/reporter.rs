@@ -60,6 +60,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         certificate_expiry: report.certificate_expiry,
         tls_server_up: report.tls_server_up,
         tls_server_accepts: report.tls_server_accepts,
+        incarnation: report.highest_mark,
         unreadable_records: agent.mirror.view().unreadable.keys().take(20).cloned().collect(),
         update_time: None,
     };

@@ -10,3 +10,4 @@ mod left;
 mod names;
 mod processes;
 mod tour;
+mod two_machines;

@@ -144,6 +144,15 @@ impl View {
         self.claims.get(&run_key(record)).map(String::as_str)
     }
 
+    /// Whether the end of a job is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
+    #[must_use]
+    pub fn is_end_recorded(&self, id: &JobId) -> bool {
+        let is_over = |record: &JobRecord| {
+            record.closure.is_some() || self.run(record).is_some_and(|run| run.state.is_terminal())
+        };
+        self.ended.contains_key(id) || self.jobs.get(id).is_some_and(is_over)
+    }
+
     /// Whether a job has ended. A job that is not there has ended; one that cannot be read may still run.
     ///
     /// Not for jobs that the view's [`Scope`] leaves out.

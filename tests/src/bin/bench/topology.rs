@@ -107,6 +107,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         certificate_expiry: time,
         tls_server_up: true,
         tls_server_accepts: vec![cellar_model::PgbackrestName::default()],
+        incarnation: None,
         unreadable_records: Vec::new(),
         update_time: time,
     }

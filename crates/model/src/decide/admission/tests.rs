@@ -101,6 +101,7 @@ impl World {
                 certificate_expiry: None,
                 tls_server_up: true,
                 tls_server_accepts: vec![],
+                incarnation: None,
                 unreadable_records: vec![],
                 update_time: None,
             };
