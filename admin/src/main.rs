@@ -90,7 +90,16 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments {
-        cluster, cluster_id, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
+        cluster,
+        cluster_id,
+        etcd,
+        tls_dir,
+        listen,
+        audit_log,
+        signing_dir,
+        cert_lifetime,
+        etcd_tls_dir,
+        ..
     } = arguments;
     let audit = AuditLog::open(&audit_log)?;
     // Before etcd is waited for: also one that does not come writes a log.
@@ -99,8 +108,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
-    let admin =
-        Admin::start(store, dial_with_tls(tls_dir.clone()), audit).watched_by(Watchdog::from_environment()).of_cluster(cluster_id);
+    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit)
+        .watched_by(Watchdog::from_environment())
+        .of_cluster(cluster_id);
     let identity = identity();
     let leading = Leading::start(&admin, identity.clone());
     if !admin.ready(ETCD_START_TIMEOUT).await {

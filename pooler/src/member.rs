@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use cellar_model::{
-    CLAIM_LEASE_SECONDS, CellClaim, CellDecision, CellName, CellScene, DatabaseName, Key, OwnClaims, decide_cell,
+    CLAIM_LEASE_SECONDS, CellClaim, CellDecision, CellName, CellScene, DatabaseName, Key, OwnClaims,
+    decide_cell,
 };
 use cellar_system::clock;
 use cellar_topology::{LeaseKeeper, Mirror, Store, StoreError, Transaction, TxnOutcome};
@@ -70,8 +71,10 @@ impl ClaimOnCell {
 pub enum Claimed {
     /// This process runs the cell.
     Yes,
-    /// Another machine's process runs it, or did a moment ago.
+    /// Another machine's process runs it, or did a moment ago: the one that has this claim, or one that makes none.
     NotYet(Option<CellClaim>),
+    /// The records changed at this moment.
+    Again,
     /// Another machine has taken it over.
     TakenOver(CellClaim),
 }
@@ -153,8 +156,10 @@ impl Member {
         let number = match (decision, claim) {
             (CellDecision::Claim(number), _) => number,
             (CellDecision::TakenOver, Some(claim)) => return Ok(Claimed::TakenOver(claim)),
-            (_, claim) => return Ok(Claimed::NotYet(claim)),
+            (_, claim) => return Ok(Claimed::NotYet(claim.filter(|claim| !self.is_own(&claim.epoch)))),
         };
+        let card = Key::Pooler(self.database.clone(), self.cell.clone());
+        let card_revision = self.mirror.view().revision(&card);
         // First: a claim that was written and is not remembered would be taken for another machine's.
         let own = self.claim.own.borrow().with(number, &self.epoch);
         remember(&own).await?;
@@ -165,6 +170,8 @@ impl Member {
             .transaction()
             .expect(&key, revision)
             .expect(&status, status_revision)
+            // A cell that is removed at this moment belongs to nobody.
+            .expect(&card, card_revision)
             .put(&key, &claim)
             .commit()
             .await?;
@@ -173,7 +180,7 @@ impl Member {
                 self.claim.revision.set(revision);
                 Ok(Claimed::Yes)
             }
-            TxnOutcome::Conflict => Ok(Claimed::NotYet(None)),
+            TxnOutcome::Conflict => Ok(Claimed::Again),
         }
     }
 }

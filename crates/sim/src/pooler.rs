@@ -10,8 +10,8 @@ use std::time::Duration;
 use cellar_model::{
     BackupLabel, BackupParams, BackupResult, CLAIM_LEASE_SECONDS, CellName, Code, DatabaseName, FenceResult,
     Incarnation, InstanceState, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec, Keyspace, LagClass,
-    Leader, Lsn, OwnClaims, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role, SystemIdentifier,
-    Target, Timeline,
+    Leader, Lsn, OwnClaims, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role,
+    SystemIdentifier, Target, Timeline,
 };
 use cellar_pooler::{
     ClaimOnCell, Claimed, ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes,

@@ -17,7 +17,7 @@ use crate::instance::data_role::is_primary;
 use crate::member::{ClaimError, Claimed};
 
 /// How often to try again while another machine's process runs the cell, or etcd does not answer.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a round of the supervisor may take to end when the cell was taken over.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,7 +72,11 @@ async fn attempt(agent: &Agent) -> Result<Claimed, ClaimError> {
     let database = agent.store.get::<Database>(&Key::Database(agent.database.clone())).await?;
     if let Some(Err(refusal)) = database.map(|found| found.record.check_cluster(agent.cluster_id)) {
         note(agent, Some(&refusal.message));
-        return Ok(Claimed::NotYet(None));
+        return Ok(Claimed::Again);
+    }
+    // A cell that was removed belongs to nobody.
+    if agent.card_of(&agent.cell).is_none() {
+        return Ok(Claimed::Again);
     }
     let remember = async |own: &OwnClaims| {
         let text = serde_json::to_vec(own).map_err(std::io::Error::other)?;
@@ -81,6 +85,7 @@ async fn attempt(agent: &Agent) -> Result<Claimed, ClaimError> {
     let claimed = agent.claim_cell(remember).await?;
     match &claimed {
         Claimed::Yes => note(agent, None),
+        Claimed::Again => {}
         Claimed::NotYet(claim) => note(agent, Some(&waits_for(&agent.cell, claim.as_ref()))),
         Claimed::TakenOver(by) => note(agent, Some(&taken_over(&agent.cell, by))),
     }
@@ -110,10 +115,12 @@ fn note(agent: &Agent, text: Option<&str>) {
 /// Waits until this process has its cell. Meanwhile nothing is written and nothing is started; a primary that runs here
 /// although another machine has taken the cell over is stopped.
 pub(crate) async fn until_claimed(agent: &Agent) {
+    // What an earlier process said is said again, also in this one's log.
+    let _ = std::fs::remove_file(agent.layout.not_claimed());
     loop {
         match attempt(agent).await {
             Ok(Claimed::Yes) => return,
-            Ok(Claimed::NotYet(_)) => {}
+            Ok(Claimed::NotYet(_) | Claimed::Again) => {}
             Ok(Claimed::TakenOver(_)) => stop_primary(agent).await,
             Err(error) => {
                 tracing::warn!(%error, "the cell cannot be claimed yet");
@@ -132,8 +139,7 @@ pub(crate) async fn until_taken_over(agent: &Agent) -> CellClaim {
     let mut topology = agent.mirror.changes();
     loop {
         topology.borrow_and_update();
-        // A cell that was removed belongs to nobody.
-        let again = agent.is_claim_in_doubt() && agent.card_of(&agent.cell).is_some();
+        let again = agent.is_claim_in_doubt();
         if again {
             match attempt(agent).await {
                 Ok(Claimed::TakenOver(by)) => return by,
@@ -161,7 +167,9 @@ async fn stop_primary(agent: &Agent) {
     match stop_if_primary(&agent.tools, &agent.layout.data()).await {
         Ok(false) => {}
         Ok(true) => tracing::warn!("the primary here was stopped: another machine has the cell"),
-        Err(error) => tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell"),
+        Err(error) => {
+            tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell")
+        }
     }
 }
 

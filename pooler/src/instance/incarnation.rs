@@ -280,8 +280,16 @@ mod tests {
         assert_eq!(ahead(&record(1, None), mark(2, Some(job)), open), behind, "etcd was put back");
         assert_eq!(ahead(&record(1, None), mark(2, None), |_| true), behind);
         assert_eq!(ahead(&record(2, None), mark(2, Some(job)), open), None);
-        assert_eq!(ahead(&record(3, None), mark(2, Some(job)), open), None, "the data is from before a restore");
-        assert_eq!(ahead(&record(1, Some(job)), mark(2, Some(job)), open), None, "a restore in place is under way");
+        assert_eq!(
+            ahead(&record(3, None), mark(2, Some(job)), open),
+            None,
+            "the data is from before a restore"
+        );
+        assert_eq!(
+            ahead(&record(1, Some(job)), mark(2, Some(job)), open),
+            None,
+            "a restore in place is under way"
+        );
     }
 
     #[test]

@@ -112,12 +112,8 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         named = %leader.cell, term = %leader.term,
         "the recorded primary answers that it is a standby: the record is false, and this primary replaces it"
     );
-    let outcome = agent
-        .transaction()
-        .expect(&key, revision)
-        .put(&key, &record_of(&agent.cell, facts))
-        .commit()
-        .await?;
+    let outcome =
+        agent.transaction().expect(&key, revision).put(&key, &record_of(&agent.cell, facts)).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -142,8 +138,7 @@ pub(crate) async fn record_identity(agent: &Agent, identity: SystemIdentifier) -
         return Ok(present.record.system_identifier == Some(identity));
     }
     let leader = Leader { system_identifier: Some(identity), ..present.record };
-    let outcome =
-        agent.transaction().expect(&key, present.revision).put(&key, &leader).commit().await?;
+    let outcome = agent.transaction().expect(&key, present.revision).put(&key, &leader).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 

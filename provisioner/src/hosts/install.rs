@@ -106,7 +106,8 @@ fn check_predecessor(
     }
     // Another cluster of the same name has other keys, another database, and bundles that count from 1 again.
     if before.cluster.id != bundle.cluster.id {
-        let shown = |id: Option<uuid::Uuid>| id.map_or_else(|| "no id".to_owned(), |id| format!("the id {id}"));
+        let shown =
+            |id: Option<uuid::Uuid>| id.map_or_else(|| "no id".to_owned(), |id| format!("the id {id}"));
         return Err((
             format!(
                 "it is of another cluster that has the name {is}, too: that one has {}, and the cluster in {root} has {}",

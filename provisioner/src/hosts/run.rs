@@ -167,7 +167,9 @@ fn forget_claims(cluster: &Cluster, cell: &CellName) -> Result<()> {
     }
     let note = layout.not_claimed();
     match std::fs::remove_file(&note) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ProvisionError::io("remove", &note)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ProvisionError::io("remove", &note)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -61,7 +61,8 @@ fn nothing_is_done_with_the_records_of_another_cluster() {
     // One that starts now writes nothing at all.
     let pooler = cluster.pid("zone2/pid/multipooler.pid");
     let log = cluster.directory().join("zone2/log/multipooler.log");
-    let refusals = || std::fs::read_to_string(&log).unwrap().matches("of another cluster of this name").count();
+    let refusals =
+        || std::fs::read_to_string(&log).unwrap().matches("of another cluster of this name").count();
     kill_hard(pooler);
     let before = refusals();
     let _ = cluster.try_cellar(&["up", "--timeout", "30s"]).refused(3);

@@ -30,7 +30,13 @@ impl<'a> Twin<'a> {
     fn host(&self, arguments: &[&str]) -> Finished {
         let hosts = &self.cluster.hosts;
         let mut command: Command = hosts.command("db5", "unshare");
-        command.args(["--mount", "sh", "-c", "mount --bind \"$1\" \"$2\" && cd / && shift 2 && exec \"$@\"", "sh"]);
+        command.args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$1\" \"$2\" && cd / && shift 2 && exec \"$@\"",
+            "sh",
+        ]);
         command.args([hosts.directory("db5"), hosts.directory("db4")]);
         run(command.args(["cellar", "host"]).args(arguments))
     }
@@ -60,9 +66,8 @@ fn wait_for_other(cluster: &HostsCluster, than: &str) -> String {
 fn two_machines_with_the_keys_of_one_cell_never_run_it_both() {
     let Some(cluster) = HostsCluster::well_of(3, 5) else { return };
     let directory = cluster.host_directory("db4").display().to_string();
-    let _ = cluster
-        .cellar(&["cells", "add", "zone4", "--host", "db4.test", "--host-directory", &directory])
-        .ok();
+    let _ =
+        cluster.cellar(&["cells", "add", "zone4", "--host", "db4.test", "--host-directory", &directory]).ok();
     let _ = cluster.install("db4").ok();
     let _ = cluster.on("db4", &["start"]).ok();
     let _ = cluster.wait().ok();

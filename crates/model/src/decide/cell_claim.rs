@@ -65,7 +65,12 @@ mod tests {
         CellClaim { number, epoch: epoch.to_owned(), machine: "m".to_owned() }
     }
 
-    fn decide(own: &OwnClaims, claim: Option<&CellClaim>, reporting: Option<&str>, quiet: u64) -> CellDecision {
+    fn decide(
+        own: &OwnClaims,
+        claim: Option<&CellClaim>,
+        reporting: Option<&str>,
+        quiet: u64,
+    ) -> CellDecision {
         let quiet = Duration::from_secs(quiet);
         decide_cell(CellScene { own, claim, reporting, quiet, heard: false })
     }

@@ -35,8 +35,7 @@ impl TryFrom<String> for CellClaim {
             let (number, rest) = text.split_once(' ')?;
             let (epoch, machine) = rest.split_once(' ')?;
             let number = number.parse().ok().filter(|number| *number > 0)?;
-            (!epoch.is_empty())
-                .then(|| Self { number, epoch: epoch.to_owned(), machine: machine.to_owned() })
+            (!epoch.is_empty()).then(|| Self { number, epoch: epoch.to_owned(), machine: machine.to_owned() })
         };
         read().ok_or_else(|| CellClaimError(text.chars().take(60).collect()))
     }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
-    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
-    JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
-    ScheduleName, Snapshot, join, state, with_steps,
+    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId,
+    JobKind, JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run,
+    Schedule, ScheduleName, Snapshot, join, state, with_steps,
 };
 
 use crate::view::ended_jobs::{EndedJob, Scope};

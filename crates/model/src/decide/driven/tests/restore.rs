@@ -43,7 +43,11 @@ fn next_incarnation_is_above_that_of_any_data() {
         world.highest_mark = highest;
         world.run(|_, _| true);
         assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
-        assert_eq!((world.incarnation.number, world.incarnation.job), (next, Some(world.job.id)), "{highest}");
+        assert_eq!(
+            (world.incarnation.number, world.incarnation.job),
+            (next, Some(world.job.id)),
+            "{highest}"
+        );
         assert_eq!(restored(world.closed.unwrap().2).incarnation, next);
     }
 }
