@@ -10,6 +10,7 @@ use cellar_system::Watchdog;
 use cellar_topology::{Mirror, Scope, Store, View};
 use tokio::sync::watch;
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 use crate::audit::log::AuditLog;
 use crate::audit::trail::Audit;
@@ -38,6 +39,8 @@ pub struct Admin {
     ending: watch::Sender<bool>,
     /// What ends this process when one of its loops stands still.
     pub(crate) watchdog: Watchdog,
+    /// Which cluster of its name it is of, if it was told.
+    cluster_id: Option<Uuid>,
 }
 
 impl Admin {
@@ -59,7 +62,22 @@ impl Admin {
             was_current: Arc::default(),
             ending: watch::Sender::new(false),
             watchdog: Watchdog::default(),
+            cluster_id: None,
         }
+    }
+
+    /// The same, which refuses to work with the records of another cluster of its name.
+    #[must_use]
+    pub fn of_cluster(self, cluster_id: Option<Uuid>) -> Self {
+        Self { cluster_id, ..self }
+    }
+
+    /// Why nothing may be done with the records in etcd.
+    ///
+    /// # Errors
+    /// When they are another cluster's.
+    pub(crate) fn check_cluster(&self, view: &View) -> Result<(), Refusal> {
+        view.databases.values().try_for_each(|database| database.check_cluster(self.cluster_id))
     }
 
     /// The same, whose loops are watched: give it before they are started.
@@ -124,17 +142,17 @@ impl Admin {
     /// Waits until the view is current, or not out of date for long.
     pub(crate) async fn fresh(&self, deadline: Deadline) -> Result<(), Refusal> {
         if self.is_current() {
-            return Ok(());
+            return self.check_cluster(&self.view());
         }
         let stale = self.mirror.stale_for();
         if self.was_current.load(Ordering::Relaxed) && stale.is_none_or(|age| age < MAX_STALENESS) {
-            return Ok(());
+            return self.check_cluster(&self.view());
         }
         self.mirror.ready(deadline.remaining()).await.map_err(|_| {
             let age = self.mirror.stale_for().unwrap_or_default().as_secs();
             refusal::unavailable(&format!("no contact for {age} s"))
         })?;
         self.was_current.store(true, Ordering::Relaxed);
-        Ok(())
+        self.check_cluster(&self.view())
     }
 }

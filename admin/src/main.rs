@@ -39,6 +39,9 @@ struct Arguments {
     /// The cluster, which names the keys in etcd.
     #[arg(long)]
     cluster: ClusterName,
+    /// Which cluster of that name it is: with another one's records in etcd nothing is done.
+    #[arg(long, value_name = "UUID")]
+    cluster_id: Option<uuid::Uuid>,
     /// etcd's endpoints, such as https://localhost:12379: those of all members, separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]
     etcd: Vec<String>,
@@ -87,7 +90,16 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments {
-        cluster, etcd, tls_dir, listen, audit_log, signing_dir, cert_lifetime, etcd_tls_dir, ..
+        cluster,
+        cluster_id,
+        etcd,
+        tls_dir,
+        listen,
+        audit_log,
+        signing_dir,
+        cert_lifetime,
+        etcd_tls_dir,
+        ..
     } = arguments;
     let audit = AuditLog::open(&audit_log)?;
     // Before etcd is waited for: also one that does not come writes a log.
@@ -96,8 +108,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
     let store = Store::new(Arc::new(kv.clone()), Keyspace::new(&cluster));
-    let admin =
-        Admin::start(store, dial_with_tls(tls_dir.clone()), audit).watched_by(Watchdog::from_environment());
+    let admin = Admin::start(store, dial_with_tls(tls_dir.clone()), audit)
+        .watched_by(Watchdog::from_environment())
+        .of_cluster(cluster_id);
     let identity = identity();
     let leading = Leading::start(&admin, identity.clone());
     if !admin.ready(ETCD_START_TIMEOUT).await {

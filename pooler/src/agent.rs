@@ -31,6 +31,8 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Agent {
     /// The cluster that it belongs to.
     pub(crate) cluster: ClusterName,
+    /// Which one of that name, if it was told.
+    pub(crate) cluster_id: Option<uuid::Uuid>,
     /// This process as etcd knows it.
     pub(crate) member: Rc<Member>,
     /// Where the cell's files are.
@@ -114,6 +116,7 @@ impl Agent {
         };
         let card = self.card_of(&self.cell).ok_or_else(|| missing("this cell's pooler"))?;
         let database = self.database_record().ok_or_else(|| missing("the database"))?;
+        database.check_cluster(self.cluster_id)?;
         let ours = [
             ("data directory", &card.data_directory, self.layout.data()),
             ("socket directory", &card.socket_directory, self.layout.sockets()),
@@ -139,6 +142,14 @@ impl Agent {
             }
         }
         Ok((card, database))
+    }
+
+    /// Why nothing may be done with the records in etcd at all.
+    ///
+    /// # Errors
+    /// When they are another cluster's.
+    pub(crate) fn check_cluster(&self) -> Result<(), Refusal> {
+        self.database_record().map_or(Ok(()), |database| database.check_cluster(self.cluster_id))
     }
 
     /// Another pooler's address card.

@@ -15,6 +15,9 @@ pub struct Arguments {
     /// The cluster.
     #[arg(long)]
     pub cluster: ClusterName,
+    /// Which cluster of that name it is: with another one's records in etcd nothing is done.
+    #[arg(long, value_name = "UUID")]
+    pub cluster_id: Option<uuid::Uuid>,
     /// The database that the instance belongs to.
     #[arg(long)]
     pub database: DatabaseName,

@@ -34,5 +34,5 @@ pub use jobs::claim::{ClaimedJob, Ending};
 pub use jobs::claim_lease::ClaimLease;
 pub use jobs::control::{Control, Interruption, interrupted_ending};
 pub use jobs::lanes::{JobRunner, run_lanes};
-pub use member::Member;
+pub use member::{ClaimError, ClaimOnCell, Claimed, Member};
 pub use start::run;

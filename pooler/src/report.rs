@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) state: InstanceState,
     /// Why the instance is in that state; empty when there is nothing to explain.
     pub(crate) message: String,
+    /// The highest incarnation that data of this cell is marked with.
+    pub(crate) highest_mark: Option<u32>,
     /// Whether the pgBackRest TLS server accepts connections.
     pub(crate) tls_server_up: bool,
     /// The names of the clients that the pgBackRest TLS server admits.

@@ -17,14 +17,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
 use crate::arguments::Arguments;
-use crate::instance::supervisor;
+use crate::instance::{cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
-use crate::member::Member;
+use crate::member::{ClaimOnCell, Member};
 use crate::services::{certificates, pgbackrest_server, reporter, server};
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often to look again whether etcd has this cluster's records, while it has another one's.
+const FOREIGN_RECORDS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -48,6 +51,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let store = Store::new(Arc::clone(&kv), keys);
     let scope = Scope::OpenJobsOf(arguments.cell.clone());
     let mirror = Mirror::start_with(&store, prefixes, scope);
+    let own_claims = cell_claim::remembered(&layout)
+        .with_context(|| format!("cannot read {}", layout.own_claims().display()))?;
     let member = Rc::new(Member {
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),
@@ -55,9 +60,11 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         store,
         mirror,
         lease: LeaseKeeper::start(kv, CLAIM_LEASE_SECONDS),
+        claim: ClaimOnCell::new(cell_claim::this_machine(), own_claims),
     });
     let agent = Rc::new(Agent {
         cluster: arguments.cluster.clone(),
+        cluster_id: arguments.cluster_id,
         member,
         layout,
         user,
@@ -85,6 +92,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let directory = agent.layout.log();
     let logs = tokio::task::spawn_local(limit_logs(move || logs_in(&directory)));
     until_ready(&agent).await;
+    cell_claim::until_claimed(&agent).await;
     if let Ok((card, _)) = agent.assignment() {
         agent.refresh_listening(&card).await;
     }
@@ -98,8 +106,12 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
     ];
     let [reporter, supervisor, tls_server, server] = loops;
-    tokio::select! {
-        signal = shutdown_requested() => signal.context("cannot listen for signals")?,
+    let taken_over = tokio::select! {
+        signal = shutdown_requested() => {
+            signal.context("cannot listen for signals")?;
+            None
+        }
+        by = cell_claim::until_taken_over(&agent) => Some(by),
         // These never return. When one panics the agent ends, because it must not run without one of them.
         ended = reporter => anyhow::bail!("the reporter ended: {ended:?}"),
         ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
@@ -108,16 +120,26 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),
+    };
+    if taken_over.is_some() {
+        tracing::warn!("multipooler stops, and so does PostgreSQL if it is a primary");
+    } else {
+        tracing::info!("multipooler stops; PostgreSQL goes on");
     }
-    tracing::info!("multipooler stops; PostgreSQL goes on");
     tell_stopping();
     stop.send_replace(true);
     let _ = tokio::time::timeout(STOP_TIMEOUT, jobs).await;
+    if taken_over.is_some() {
+        cell_claim::give_up(&agent).await;
+    }
     if let Some(lease) = agent.lease.current() {
         // So that the cell is shown as down now and not when the lease expires.
         let _ = agent.store.kv().revoke(lease).await;
     }
-    Ok(())
+    match taken_over {
+        Some(by) => anyhow::bail!(cell_claim::taken_over(&agent.cell, &by)),
+        None => Ok(()),
+    }
 }
 
 /// An id for this run of the process.
@@ -177,6 +199,12 @@ async fn until_ready(agent: &Agent) {
     {
         tracing::info!("waiting for etcd, or for this pooler's record in it");
         tell_waiting("waits for etcd, or for this pooler's record in it");
+    }
+    // Before the first write: also its cell's name may be there.
+    while let Err(refusal) = agent.check_cluster() {
+        tracing::error!(code = refusal.code.as_str(), "{}", refusal.message);
+        tell_waiting(&refusal.message);
+        tokio::time::sleep(FOREIGN_RECORDS_INTERVAL).await;
     }
 }
 

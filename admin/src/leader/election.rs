@@ -63,6 +63,7 @@ impl Leading {
             beaten: None,
             watched: None,
             too_old: false,
+            is_foreign: false,
             observed: Observations::default(),
             pulse: admin.watchdog.watch(),
         };
@@ -98,6 +99,8 @@ struct Candidate {
     watched: Option<(i64, Instant)>,
     /// Whether it was said that this build is too old to lead.
     too_old: bool,
+    /// Whether it was said that etcd has the records of another cluster.
+    is_foreign: bool,
     observed: Observations,
     pulse: LoopPulse,
 }
@@ -189,6 +192,13 @@ impl Candidate {
             }
             return Step::Follow;
         }
+        if let Err(refusal) = self.admin.check_cluster(&view) {
+            if !std::mem::replace(&mut self.is_foreign, true) {
+                tracing::error!(code = refusal.code.as_str(), "{}", refusal.message);
+            }
+            return Step::Follow;
+        }
+        self.is_foreign = false;
         let revision = view.revision(&Key::AdminLeader);
         let Some(lease) = self.keeper.current() else { return Step::Follow };
         match &view.admin_leader {

@@ -48,6 +48,28 @@ async fn minimum_is_raised_when_all_multipoolers_are_new_and_an_older_one_is_giv
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_multiadmin_does_not_lead_and_takes_no_requests_with_the_records_of_another_cluster() {
+    let world = World::new().await;
+    let (ours, others) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+    let foreign = Database { cluster_id: Some(others), ..database("app") };
+    world.put(&Key::Database(db()), &foreign).await;
+    let admin = world.admin().await.of_cluster(Some(ours));
+    let _leading = Leading::start(&admin, "one".into());
+    // The time is not real: it passes while nobody has anything to do.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(world.store.get::<String>(&Key::AdminLeader).await.unwrap().is_none());
+    // A request's deadline is of real time again.
+    tokio::time::resume();
+    assert_eq!(reason(backup(&admin, backup_of(3)).await), "WRONG_INSTANCE");
+    world.put(&Key::Database(db()), &Database { cluster_id: Some(ours), ..foreign }).await;
+    wait_for("it to lead", || async {
+        world.store.get::<String>(&Key::AdminLeader).await.unwrap().is_some()
+    })
+    .await;
+    assert!(backup(&admin, backup_of(3)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_multiadmin_that_is_too_old_does_not_lead_and_takes_no_requests() {
     let world = World::new().await;
     let newer = Database { minimum_protocol: Protocol::new(1000), ..database("app") };

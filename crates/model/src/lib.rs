@@ -15,6 +15,7 @@ pub use decide::admission::cell::plan_cell_removal;
 pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback};
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
+pub use decide::cell_claim::{CellDecision, CellScene, decide_cell};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
@@ -39,6 +40,7 @@ pub use records::backup::{
     JOB_ANNOTATION, PROOF_ANNOTATION,
 };
 pub use records::calendar::{Calendar, CalendarError};
+pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
 pub use records::incarnation::Incarnation;
 pub use records::instance::{InstanceState, LagClass, Role};

@@ -22,6 +22,7 @@ fn database() -> Database {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cellar_model::{JobId, JobKind};
+use cellar_model::{JobId, JobKind, OwnClaims};
 
 /// The mark of a data directory: which incarnation it belongs to, and which job made that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Cell {
     pub restored: BTreeMap<JobId, Data>,
     /// Whether PostgreSQL runs on the data directory.
     pub runs: bool,
+    /// What the machine remembers of its claims on the cell.
+    pub claims: OwnClaims,
 }
 
 impl Cell {

@@ -10,16 +10,21 @@ use std::time::Duration;
 use cellar_model::{
     BackupLabel, BackupParams, BackupResult, CLAIM_LEASE_SECONDS, CellName, Code, DatabaseName, FenceResult,
     Incarnation, InstanceState, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec, Keyspace, LagClass,
-    Leader, Lsn, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role, SystemIdentifier,
-    Target, Timeline,
+    Leader, Lsn, OwnClaims, PoolerStatus, Progress, RebuildParams, RecoveryResult, RestorePlan, Role,
+    SystemIdentifier, Target, Timeline,
 };
-use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes};
+use cellar_pooler::{
+    ClaimOnCell, Claimed, ClaimedJob, Control, Ending, JobRunner, Member, interrupted_ending, run_lanes,
+};
 use cellar_system::clock;
 use cellar_topology::{Kv, LeaseKeeper, Mirror, Scope, Store};
 use tokio::sync::{Notify, watch};
 
 use crate::outside::{Data, Mark, Outside, Work};
 use crate::random::Chance;
+
+/// How often a cell that cannot be claimed is claimed again.
+const CLAIM_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The database's identity.
 const IDENTITY: u64 = 7;
@@ -56,6 +61,7 @@ pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
     let prefixes = setup.keys.watched_by_pooler(&setup.database, &setup.cell);
     let store = Store::new(Arc::clone(&kv), setup.keys.clone());
     let mirror = Mirror::start_with(&store, prefixes, Scope::OpenJobsOf(setup.cell.clone()));
+    let remembered = setup.outside.borrow().cells[setup.index].claims.clone();
     let member = Rc::new(Member {
         database: setup.database.clone(),
         cell: setup.cell.clone(),
@@ -63,13 +69,27 @@ pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
         store,
         mirror,
         lease: LeaseKeeper::start(kv, CLAIM_LEASE_SECONDS),
+        claim: ClaimOnCell::new(setup.cell.to_string(), remembered),
     });
     while member.mirror.ready(Duration::from_secs(10)).await.is_err() {}
+    let remember = async |own: &OwnClaims| {
+        setup.outside.borrow_mut().cells[setup.index].claims = own.clone();
+        Ok(())
+    };
+    while !matches!(member.claim_cell(remember).await, Ok(Claimed::Yes)) {
+        tokio::time::sleep(CLAIM_RETRY_INTERVAL).await;
+    }
     let pooler =
         Rc::new(Pooler { member: Rc::clone(&member), setup, held: Cell::new(false), nudge: Notify::new() });
     let (_stop, stopping) = watch::channel(false);
     let jobs = run_lanes(member, Rc::clone(&pooler), stopping);
     tokio::join!(jobs, pooler.report(), pooler.supervise());
+}
+
+/// The highest incarnation that data of a cell is marked with.
+fn highest_mark(cell: &crate::outside::Cell) -> Option<u32> {
+    let all = cell.data.iter().chain(cell.kept.values()).chain(cell.restored.values());
+    all.map(|data| data.mark.number).max()
 }
 
 fn failed(code: Code, message: &str) -> Ending {
@@ -151,6 +171,7 @@ impl Pooler {
             certificate_expiry: None,
             tls_server_up: true,
             tls_server_accepts: Vec::new(),
+            incarnation: highest_mark(cell),
             unreadable_records: Vec::new(),
             update_time: None,
         };

@@ -156,11 +156,12 @@ async fn happen(kv: &MemoryKv, store: &Store, step: Step, reachable: &mut bool, 
 }
 
 /// Everything that is asked of a view about one job.
-fn about(view: &View, full: &View, id: JobId) -> (Option<JobState>, bool, bool, i64, i64) {
+fn about(view: &View, full: &View, id: JobId) -> (Option<JobState>, [bool; 3], i64, i64) {
     let state = view.ended.get(&id).map(|ended| ended.state).or_else(|| Some(view.job(&id)?.state));
     let (job, run) = full.jobs.get(&id).map(keys).unzip();
     let revision = |key: Option<Key>| key.map_or(0, |key| view.revision(&key));
-    (state, view.knows(&id), view.has_ended(&id), revision(job), revision(run))
+    let is = [view.knows(&id), view.has_ended(&id), view.is_end_recorded(&id)];
+    (state, is, revision(job), revision(run))
 }
 
 fn check(view: &View, full: &View, own: Option<&CellName>) {

@@ -104,13 +104,35 @@ pub(crate) enum StandingError {
         /// The number in the mark.
         found: u32,
     },
+    /// The data was made in the place of this cell's data by a restore that never took effect.
+    #[error(
+        "this data was restored in place by job {job}, which was given up before it took effect: it is not the database's. PostgreSQL goes on if it runs, and is not started. If this cell is the recorded primary, restore the database again with `cellar restore`; if not, `cellar rebuild` makes it a standby"
+    )]
+    Abandoned {
+        /// The restore.
+        job: JobId,
+    },
 }
 
-/// Whether the record is from before the restore that made data with this mark. Numbers only grow, so this is so only
-/// when etcd has lost writes. Then it must not be obeyed: it would call the newest data outdated, and replace it by a
-/// backup. While a restore has fenced the database, data may have its mark already, and the fence holds anyway.
-fn is_behind(incarnation: &Incarnation, mark: Mark) -> bool {
-    incarnation.fence.is_none() && mark.number > incarnation.number
+/// Why data has a higher number than the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// The record is from before the restore that made the data: etcd has lost writes. Then it must not be obeyed: it
+    /// would call the newest data outdated, and replace it by a backup.
+    RecordBehind,
+    /// The restore that made the data in place was given up, and the record is right.
+    Abandoned(JobId),
+}
+
+/// Why data with this mark has a higher number than the record; none when it has not. Numbers only grow. While a restore
+/// has fenced the database, data may have its mark already, and the fence holds anyway.
+///
+/// The end of a restore is recorded after its incarnation. So a record that knows of the end and not of the incarnation
+/// is not behind.
+fn ahead(incarnation: &Incarnation, mark: Mark, is_end_recorded: impl Fn(&JobId) -> bool) -> Option<Ahead> {
+    let is_ahead = incarnation.fence.is_none() && mark.number > incarnation.number;
+    let abandoned = || mark.job.filter(is_end_recorded).map(Ahead::Abandoned);
+    is_ahead.then(|| abandoned().unwrap_or(Ahead::RecordBehind))
 }
 
 /// The record as this pooler sees it.
@@ -134,9 +156,17 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingE
         };
     };
     let mark = Mark::read(data).map_err(|source| StandingError::Mark { path: data.join(MARK), source })?;
-    if is_behind(incarnation, mark) {
-        let key = agent.store.keys().path(&Key::Incarnation(agent.database.clone()));
-        return Err(StandingError::RecordBehind { key, recorded: incarnation.number, found: mark.number });
+    match ahead(incarnation, mark, |job| view.is_end_recorded(job)) {
+        None => {}
+        Some(Ahead::Abandoned(job)) => return Err(StandingError::Abandoned { job }),
+        Some(Ahead::RecordBehind) => {
+            let key = agent.store.keys().path(&Key::Incarnation(agent.database.clone()));
+            return Err(StandingError::RecordBehind {
+                key,
+                recorded: incarnation.number,
+                found: mark.number,
+            });
+        }
     }
     Ok(Standing {
         current: mark == Mark::of(incarnation),
@@ -144,6 +174,14 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingE
         left_alone: incarnation.job.is_none_or(|job| view.has_ended(&job))
             && incarnation.is_in_use(view.leaders.get(&agent.database)),
     })
+}
+
+/// The highest number that data of this cell is marked with, in the data directory and beside it; none while there is no
+/// mark. What cannot be read is left out: it is told where it matters.
+pub(crate) fn highest_mark(layout: &CellLayout) -> Option<u32> {
+    let beside = siblings(layout).unwrap_or_default().into_iter().map(|(path, _, _)| path);
+    let marked = beside.chain([layout.data()]).filter(|data| data.join(MARK).exists());
+    marked.filter_map(|data| Mark::read(&data).ok()).map(|mark| mark.number).max()
 }
 
 /// The directory that is to replace the data directory: this cell's whole and stopped copy of the current incarnation,
@@ -237,10 +275,52 @@ mod tests {
         let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         let mark = |number, job| Mark { number, job };
         let record = |number, fence| Incarnation { number, fence, ..Incarnation::default() };
-        assert!(is_behind(&record(1, None), mark(2, Some(job))), "etcd was put back");
-        assert!(!is_behind(&record(2, None), mark(2, Some(job))));
-        assert!(!is_behind(&record(3, None), mark(2, Some(job))), "the data is from before a restore");
-        assert!(!is_behind(&record(1, Some(job)), mark(2, Some(job))), "a restore in place is under way");
+        let open = |_: &JobId| false;
+        let behind = Some(Ahead::RecordBehind);
+        assert_eq!(ahead(&record(1, None), mark(2, Some(job)), open), behind, "etcd was put back");
+        assert_eq!(ahead(&record(1, None), mark(2, None), |_| true), behind);
+        assert_eq!(ahead(&record(2, None), mark(2, Some(job)), open), None);
+        assert_eq!(
+            ahead(&record(3, None), mark(2, Some(job)), open),
+            None,
+            "the data is from before a restore"
+        );
+        assert_eq!(
+            ahead(&record(1, Some(job)), mark(2, Some(job)), open),
+            None,
+            "a restore in place is under way"
+        );
+    }
+
+    #[test]
+    fn data_of_a_restore_in_place_that_was_given_up_does_not_say_that_etcd_was_put_back() {
+        let (job, other): (JobId, JobId) = (
+            "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+            "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap(),
+        );
+        let record = Incarnation { number: 3, job: Some(other), ..Incarnation::default() };
+        let mark = Mark { number: 4, job: Some(job) };
+        assert_eq!(ahead(&record, mark, |ended| *ended == job), Some(Ahead::Abandoned(job)));
+        assert_eq!(ahead(&record, mark, |ended| *ended == other), Some(Ahead::RecordBehind));
+        let later = Incarnation { number: 5, ..record };
+        assert_eq!(ahead(&later, mark, |_| true), None, "from before the next restore, as all other data");
+        let said = StandingError::Abandoned { job }.to_string();
+        assert!(said.contains(&job.to_string()) && !said.contains("etcd"), "{said}");
+    }
+
+    #[test]
+    fn highest_mark_is_that_of_any_data_of_the_cell() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = CellLayout::new(dir.path());
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        assert_eq!(highest_mark(&layout), None);
+        for (data, number) in [(layout.data(), 2), (layout.kept(job), 1), (layout.restored(job), 3)] {
+            std::fs::create_dir(&data).unwrap();
+            Mark { number, job: Some(job) }.write(&data).unwrap();
+        }
+        assert_eq!(highest_mark(&layout), Some(3));
+        std::fs::write(layout.restored(job).join(MARK), "{").unwrap();
+        assert_eq!(highest_mark(&layout), Some(2));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
         return Ok(present.is_some_and(|leader| leader.cell == agent.cell));
     };
     tracing::info!(cell = %leader.cell, term = %leader.term, "recording the primary");
-    let outcome = agent.store.transaction().expect(&key, revision).put(&key, &leader).commit().await?;
+    let outcome = agent.transaction().expect(&key, revision).put(&key, &leader).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -112,13 +112,8 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         named = %leader.cell, term = %leader.term,
         "the recorded primary answers that it is a standby: the record is false, and this primary replaces it"
     );
-    let outcome = agent
-        .store
-        .transaction()
-        .expect(&key, revision)
-        .put(&key, &record_of(&agent.cell, facts))
-        .commit()
-        .await?;
+    let outcome =
+        agent.transaction().expect(&key, revision).put(&key, &record_of(&agent.cell, facts)).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -131,7 +126,7 @@ pub(crate) async fn record_intent(agent: &Agent) -> Result<bool, StoreError> {
     }
     let intent =
         Leader { cell: agent.cell.clone(), term: Timeline::new(1), system_identifier: None, lsn: None };
-    let outcome = agent.store.transaction().expect_absent(&key).put(&key, &intent).commit().await?;
+    let outcome = agent.transaction().expect_absent(&key).put(&key, &intent).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -143,8 +138,7 @@ pub(crate) async fn record_identity(agent: &Agent, identity: SystemIdentifier) -
         return Ok(present.record.system_identifier == Some(identity));
     }
     let leader = Leader { system_identifier: Some(identity), ..present.record };
-    let outcome =
-        agent.store.transaction().expect(&key, present.revision).put(&key, &leader).commit().await?;
+    let outcome = agent.transaction().expect(&key, present.revision).put(&key, &leader).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 

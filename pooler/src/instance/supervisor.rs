@@ -133,6 +133,10 @@ impl Supervisor {
             }
         };
         self.agent.refresh_listening(&card).await;
+        let highest_mark = incarnation::highest_mark(&self.agent.layout);
+        if self.agent.report.borrow().highest_mark != highest_mark {
+            self.agent.update_report(|report| report.highest_mark = highest_mark);
+        }
         match self.look_and_act(&card, &database).await {
             Ok(Outcome::Progress) => {
                 self.failures = 0;

@@ -119,7 +119,6 @@ impl ClaimedJob {
             protocol: Protocol::OURS,
         };
         let outcome = member
-            .store
             .transaction()
             .expect(&keys.job, job_revision)
             .expect(&Key::Lock(member.database.clone()), lock_revision)
@@ -168,7 +167,6 @@ impl ClaimedJob {
             return Ok(None);
         }
         let transaction = member
-            .store
             .transaction()
             .expect(&keys.job, job.revision)
             .expect(&keys.run, run.revision)
@@ -242,7 +240,6 @@ impl ClaimedJob {
                 return Ok(false);
             }
             let mut transaction = member
-                .store
                 .transaction()
                 .expect(&keys.job, job.revision)
                 .expect(&keys.run, run.revision)
@@ -308,8 +305,9 @@ impl ClaimedJob {
     /// Takes over a run that an earlier process of this cell left running, to write its outcome. None when the run has
     /// ended or cannot be taken over.
     ///
-    /// The earlier process has ended, because this one holds the cell's pid file. Its claim may stand until its lease
-    /// expires.
+    /// The earlier process was one of this machine and has ended, because this one holds the cell's pid file. Its claim
+    /// may stand until its lease expires. A run of another machine's process is left alone: its work may go on there, and
+    /// multiadmin closes the job when it cannot any more.
     pub(crate) async fn inherit(member: &Member, record: &JobRecord) -> Result<Option<Self>, StoreError> {
         let keys = Keys::of(record);
         let Some((lease, claim_lease)) = present_lease(member) else {
@@ -323,7 +321,8 @@ impl ClaimedJob {
             // An earlier attempt was written, and etcd's answer was lost.
             return Ok(Some(Self { record: job.record, run: run.record, lease: claim_lease }));
         }
-        if !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
+        let is_own = member.is_own(&run.record.epoch);
+        if !is_own || !cellar_model::lost_is_recoverable(&job.record, &run.record, &member.epoch) {
             return Ok(None);
         }
         let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
@@ -332,7 +331,6 @@ impl ClaimedJob {
         taken.protocol = Protocol::OURS;
         taken.history.push(transition(member, JobState::Running, "taken over after a restart of the pooler"));
         let outcome = member
-            .store
             .transaction()
             .expect(&keys.job, job.revision)
             .expect(&keys.run, run.revision)
@@ -345,5 +343,73 @@ impl ClaimedJob {
             TxnOutcome::Conflict => Err(StoreError::Retryable("the records of the job changed".to_owned())),
             TxnOutcome::Committed(_) => Ok(Some(Self { record: job.record, run: taken, lease: claim_lease })),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::tests::{TestClock, member};
+    use cellar_model::{JobSpec, OwnClaims, RebuildParams};
+    use cellar_topology::MemoryKv;
+
+    /// The record of a rebuild that a process runs, with its claim, in etcd.
+    async fn running(by: &Member) -> JobRecord {
+        let record = JobRecord::new(
+            JobId::new(uuid::Uuid::from_u128(1)),
+            JobSpec::Rebuild(RebuildParams::default()),
+            by.database.clone(),
+            by.cell.clone(),
+            "test",
+            clock::now(),
+            clock::now(),
+        );
+        let run = Run {
+            id: record.id,
+            database: record.database.clone(),
+            cell: record.cell.clone(),
+            state: JobState::Running,
+            epoch: by.epoch.clone(),
+            start_time: clock::now(),
+            end_time: None,
+            progress: Progress::default(),
+            result: None,
+            error: None,
+            history: vec![],
+            protocol: Protocol::OURS,
+        };
+        let keys = Keys::of(&record);
+        let written = by.store.transaction().put(&keys.job, &record).put(&keys.run, &run);
+        let written = written.put(&keys.claim, &by.epoch).commit().await;
+        assert!(matches!(written, Ok(TxnOutcome::Committed(_))));
+        record
+    }
+
+    async fn claimed(kv: &MemoryKv, epoch: &str, own: OwnClaims) -> Member {
+        let process = member(kv, epoch, own);
+        let claimed = process.claim_cell(async |_| Ok(())).await.unwrap();
+        assert_eq!(claimed, crate::member::Claimed::Yes);
+        while present_lease(&process).is_none() {
+            tokio::task::yield_now().await;
+        }
+        process
+    }
+
+    #[tokio::test]
+    async fn run_is_taken_over_from_an_earlier_process_of_this_machine_only() {
+        let (_clock, kv) = (TestClock::begin(), MemoryKv::default());
+        let earlier = claimed(&kv, "e1", OwnClaims::default()).await;
+        let record = running(&earlier).await;
+        let restarted = claimed(&kv, "e2", OwnClaims::default().with(1, "e1")).await;
+        let taken = ClaimedJob::inherit(&restarted, &record).await.unwrap();
+        assert!(taken.is_some_and(|job| job.run.epoch == "e2"));
+
+        // It lives on another machine.
+        let kv = MemoryKv::default();
+        let process = claimed(&kv, "e2", OwnClaims::default()).await;
+        let others = running(&member(&kv, "e1", OwnClaims::default())).await;
+        assert!(ClaimedJob::inherit(&process, &others).await.unwrap().is_none());
+        let claim = process.store.get::<String>(&Keys::of(&others).claim).await.unwrap().unwrap();
+        assert_eq!(claim.record, "e1", "it still has its claim");
     }
 }

@@ -96,13 +96,14 @@ pub async fn run_lanes<R: JobRunner>(member: Rc<Member>, runner: Rc<R>, stop: wa
     );
 }
 
-/// The jobs that an earlier process of this cell left running.
+/// The jobs that an earlier process of this cell left running on this machine.
 fn orphaned_jobs(member: &Member) -> Vec<JobRecord> {
     let view = member.mirror.view();
     let left = view
         .runs
         .values()
-        .filter(|run| run.cell == member.cell && run.state == JobState::Running && run.epoch != member.epoch);
+        .filter(|run| run.cell == member.cell && run.state == JobState::Running && run.epoch != member.epoch)
+        .filter(|run| member.is_own(&run.epoch));
     let open = |record: &&JobRecord| record.closure.is_none();
     left.filter_map(|run| view.jobs.get(&run.id)).filter(open).cloned().collect()
 }

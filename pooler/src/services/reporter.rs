@@ -6,6 +6,7 @@ use std::time::Duration;
 use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Protocol, Role, Versions, timestamp_ms};
 use cellar_pgbackrest::Version;
 use cellar_system::LoopPulse;
+use cellar_topology::TxnOutcome;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -59,6 +60,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         certificate_expiry: report.certificate_expiry,
         tls_server_up: report.tls_server_up,
         tls_server_accepts: report.tls_server_accepts,
+        incarnation: report.highest_mark,
         unreadable_records: agent.mirror.view().unreadable.keys().take(20).cloned().collect(),
         update_time: None,
     };
@@ -99,8 +101,13 @@ pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
                 record.update_time = Some(timestamp_ms(Timestamp::now()));
                 // A pooler without an address card is not part of the topology and does not report.
                 if agent.card_of(&agent.cell).is_some() {
-                    match agent.store.transaction().put_leased(&key, &record, lease).commit().await {
-                        Ok(_) => (written, failing) = (Some((wanted, lease)), false),
+                    match agent.transaction().put_leased(&key, &record, lease).commit().await {
+                        Ok(TxnOutcome::Committed(_)) => (written, failing) = (Some((wanted, lease)), false),
+                        // This process has lost its claim on the cell, or does not know its last revision yet.
+                        Ok(TxnOutcome::Conflict) => {
+                            tokio::time::sleep(RETRY_INTERVAL).await;
+                            continue;
+                        }
                         Err(error) => {
                             // Once for each outage: without its status the cell is shown as down.
                             if !std::mem::replace(&mut failing, true) {

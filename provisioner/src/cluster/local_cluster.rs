@@ -174,6 +174,7 @@ impl Cluster {
                 .into_iter()
                 .collect(),
             minimum_protocol: Protocol::default(),
+            cluster_id: self.state.id,
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use cellar_model::{
     CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
 };
-use cellar_system::is_same_place;
+use cellar_system::{clock, is_same_place};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::cell_host::CellHost;
@@ -62,6 +62,9 @@ pub struct ClusterState {
     version: u32,
     /// The cluster's name.
     pub cluster: ClusterName,
+    /// What tells it from every other cluster of that name; none when it was made before clusters had ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<uuid::Uuid>,
     /// Moves every port.
     pub port_offset: u16,
     /// Its database.
@@ -171,6 +174,7 @@ impl ClusterState {
         Some(Self {
             version,
             cluster,
+            id: None,
             port_offset,
             database,
             stanza,
@@ -188,6 +192,11 @@ impl ClusterState {
             bundles: 0,
             first_backup: None,
         })
+    }
+
+    /// The state of a cluster that is made now.
+    pub(crate) fn with_new_id(self) -> Self {
+        Self { id: Some(clock::new_id()), ..self }
     }
 
     /// How long certificates are valid when that was chosen.

@@ -4,6 +4,7 @@
 //! be run again, though it may have ended since; a cell that was added since would be taken for removed, and one that
 //! was removed for added; and data that a restore has made since would be called outdated. What cannot be known is told.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -71,6 +72,10 @@ fn newer_incarnation(recorded: &Incarnation, marks: &[Mark]) -> Option<Incarnati
     })
 }
 
+fn shown(id: Option<uuid::Uuid>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
 /// What became of a job is not known: it may have ended in any way since the snapshot.
 fn unknown_outcome() -> Closure {
     let error = JobError {
@@ -100,15 +105,29 @@ impl Cluster {
         let mirror = Mirror::start(store, vec![store.keys().all()]);
         mirror.ready(LIST_TIMEOUT).await?;
         let mut repaired = RepairedRecords::default();
-        let (mut closures, recorded, incarnation, incarnation_revision);
+        let (mut closures, given_up, recorded, incarnation, incarnation_revision);
         {
             let view = mirror.view();
+            // Before anything is changed: the snapshot may be another cluster's, of the same name.
+            if let Some(found) = view.databases.get(&self.state.database)
+                && found.check_cluster(self.state.id).is_err()
+            {
+                return Err(ProvisionError::RecordDiffers {
+                    key: store.keys().path(&Key::Database(self.state.database.clone())),
+                    found: format!("of the cluster with the id {}", shown(found.cluster_id)),
+                    wanted: format!("that of the cluster with the id {}", shown(self.state.id)),
+                });
+            }
             repaired.unreadable = view.unreadable.keys().cloned().collect();
             closures = Vec::new();
             for (id, job) in view.jobs.iter().filter(|(id, _)| !view.has_ended(id)) {
                 let key = Key::Job(job.database.clone(), *id);
                 closures.push((*id, view.revision(&key), key, job.clone()));
             }
+            // The end of a restore is recorded after its incarnation. One that has ended and whose incarnation is not
+            // recorded was given up, and data that it made in place of a cell's is not the database's.
+            given_up =
+                view.jobs.keys().copied().filter(|id| view.is_end_recorded(id)).collect::<BTreeSet<_>>();
             recorded = view.cells.clone();
             incarnation = view.incarnation(&self.state.database);
             incarnation_revision = view.revision(&Key::Incarnation(self.state.database.clone()));
@@ -121,6 +140,8 @@ impl Cluster {
         self.repair_cells(store, &recorded, &mut repaired).await?;
         let data = self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).data());
         let marks = data.filter_map(|data| read_mark(&data).transpose()).collect::<Result<Vec<_>>>()?;
+        let took_effect = |mark: &Mark| mark.job.is_none_or(|job| !given_up.contains(&job));
+        let marks: Vec<Mark> = marks.into_iter().filter(took_effect).collect();
         if let Some(newer) = newer_incarnation(&incarnation, &marks) {
             let key = Key::Incarnation(self.state.database.clone());
             commit(store.transaction().expect(&key, incarnation_revision).put(&key, &newer)).await?;
@@ -195,6 +216,53 @@ mod tests {
         assert_eq!(read_mark(dir.path()).unwrap(), Some(mark(3)));
         std::fs::write(dir.path().join(MARK), "{").unwrap();
         assert!(read_mark(dir.path()).is_err());
+    }
+
+    /// Whether a restore whose data a cell has was given up is known by the snapshot, if it is from after its end.
+    #[tokio::test]
+    async fn data_of_a_restore_that_was_given_up_is_not_the_present_one() {
+        for given_up in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let now = Cluster::sample(dir.path(), &["zone1"]);
+            let store = Store::new(Arc::new(MemoryKv::default()), now.keys());
+            let params = cellar_model::RestoreParams {
+                target: cellar_model::Target::Latest {},
+                timeline: None,
+                in_place: true,
+                onto: None,
+                backup: None,
+            };
+            let (id, zone1) = (RESTORE.parse().unwrap(), "zone1".parse().unwrap());
+            let database = now.state.database.clone();
+            let (spec, at) = (JobSpec::Restore(params), clock::now());
+            let mut job = JobRecord::new(id, spec, database.clone(), zone1, "test", at, at);
+            job.closure = given_up.then(unknown_outcome);
+            let key = Key::Job(database, id);
+            commit(store.transaction().put(&key, &job)).await.unwrap();
+            let data = now.layout.cell(&"zone1".parse().unwrap()).data();
+            std::fs::create_dir_all(&data).unwrap();
+            std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
+            let repaired = now.repair_records(&store).await.unwrap();
+            assert_eq!(repaired.incarnation, (!given_up).then_some(2));
+        }
+    }
+
+    #[tokio::test]
+    async fn snapshot_of_another_cluster_of_the_same_name_is_refused_before_anything_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut here = Cluster::sample(dir.path(), &["zone1"]);
+        here.state.id = Some(uuid::Uuid::from_u128(1));
+        let mut other = here.clone();
+        other.state.id = Some(uuid::Uuid::from_u128(2));
+        for (snapshot, is_ours) in [(&other, false), (&here, true)] {
+            let store = Store::new(Arc::new(MemoryKv::default()), here.keys());
+            let key = Key::Database(snapshot.state.database.clone());
+            commit(store.transaction().put(&key, &snapshot.database())).await.unwrap();
+            let repaired = here.repair_records(&store).await;
+            assert_eq!(repaired.is_ok(), is_ours, "{repaired:?}");
+            let cells = store.list(&store.keys().kind("cells")).await.unwrap();
+            assert_eq!(cells.entries.is_empty(), !is_ours, "nothing was written");
+        }
     }
 
     #[tokio::test]

@@ -167,7 +167,7 @@ pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles>
         }
         None => {
             wanted.repo_cipher = options.passphrase.as_ref().map(|_| RepoCipher::Aes256Cbc);
-            wanted
+            wanted.with_new_id()
         }
     };
     let mut cluster = Cluster::assemble(layout, state)?;

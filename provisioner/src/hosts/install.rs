@@ -113,6 +113,19 @@ fn check_predecessor(
             "remove what is installed first (`cellar host remove`), or give the other cluster another `directory`",
         ));
     }
+    // Another cluster of the same name has other keys, another database, and bundles that count from 1 again.
+    if before.cluster.id != bundle.cluster.id {
+        let shown =
+            |id: Option<uuid::Uuid>| id.map_or_else(|| "no id".to_owned(), |id| format!("the id {id}"));
+        return Err((
+            format!(
+                "it is of another cluster that has the name {is}, too: that one has {}, and the cluster in {root} has {}",
+                shown(bundle.cluster.id),
+                shown(before.cluster.id)
+            ),
+            "install the bundle of the cluster that is here; or remove what is installed (`cellar host remove --delete-data`) if this host is to leave that cluster",
+        ));
+    }
     if bundle.number < before.bundle {
         return Err((
             format!(

@@ -174,12 +174,30 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
             kept.push(layout.root().to_owned());
         }
     } else {
+        forget_claims(&cluster, &cell)?;
         // The name by which the directory is a host's goes last, so that this can be repeated.
         let state = layout.state().join("host.json");
         std::fs::remove_file(&state).map_err(ProvisionError::io("remove", &state))?;
         kept.push(layout.root().to_owned());
     }
     Ok(kept)
+}
+
+/// Makes this machine a new one for its cell, though it has the cell's data: the machine that ran the cell last goes on
+/// to do so by itself, and one whose cell was taken over only after its operator says so with this and an installation.
+fn forget_claims(cluster: &Cluster, cell: &CellName) -> Result<()> {
+    let layout = cluster.layout.cell(cell);
+    let file = layout.own_claims();
+    if file.parent().is_some_and(Path::exists) {
+        replace(&file, "{}\n", 0o600, cluster.owner())?;
+    }
+    let note = layout.not_claimed();
+    match std::fs::remove_file(&note) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ProvisionError::io("remove", &note)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Cluster {

@@ -11,13 +11,15 @@ pub struct ProcessHealth {
     pub what: String,
     /// Its process id, when it lives.
     pub pid: Option<u32>,
+    /// Why it does not do its work, when another machine does it.
+    pub note: Option<String>,
 }
 
 impl Cluster {
     /// Every process that the cluster should have on this machine.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessHealth> {
-        let health = |what: String, pid| ProcessHealth { what, pid };
+        let health = |what: String, pid| ProcessHealth { what, pid, note: None };
         let mut all = Vec::new();
         if self.has_etcd() {
             all.push(health("etcd".to_owned(), self.etcd_pid()));
@@ -29,10 +31,13 @@ impl Cluster {
             let layout = self.layout.cell(&cell.name);
             let postmaster = cellar_postgres::running(&layout.data()).ok().flatten();
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
-            all.push(health(
-                format!("multipooler of cell {}", cell.name),
-                running_pid(&self.pooler_pid_file(&cell.name)),
-            ));
+            all.push(ProcessHealth {
+                note: std::fs::read_to_string(layout.not_claimed()).ok(),
+                ..health(
+                    format!("multipooler of cell {}", cell.name),
+                    running_pid(&self.pooler_pid_file(&cell.name)),
+                )
+            });
             all.push(health(format!("PostgreSQL of cell {}", cell.name), postgres));
         }
         all

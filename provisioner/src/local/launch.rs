@@ -111,6 +111,7 @@ impl Cluster {
                 arguments.extend([flag.to_owned(), value]);
             }
         }
+        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
     }
@@ -146,8 +147,15 @@ impl Cluster {
         if !self.is_local() && self.has_etcd() {
             arguments.extend(["--etcd-tls-dir".to_owned(), self.etcd_tls().display().to_string()]);
         }
+        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
+    }
+
+    fn push_cluster_id(&self, arguments: &mut Vec<String>) {
+        if let Some(id) = &self.state.id {
+            arguments.extend(["--cluster-id".to_owned(), id.to_string()]);
+        }
     }
 
     fn push_os_user(&self, arguments: &mut Vec<String>) {

@@ -140,7 +140,7 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
     let mut state = ClusterState::new(cluster, offset, database, stanza, repo, user, cells.clone())
         .ok_or_else(|| bad_cells("at least one cell is needed"))?;
     state.repo_cipher = options.passphrase.is_some().then_some(RepoCipher::Aes256Cbc);
-    Ok((state, reservation))
+    Ok((state.with_new_id(), reservation))
 }
 
 /// Refuses a repository that overlaps with what the cluster has for itself: it would be deleted with it.

@@ -66,7 +66,10 @@ impl Cluster {
 
     /// What tells this cluster's etcd from any other.
     pub(crate) fn etcd_token(&self) -> String {
-        format!("cellar-{}", self.state.cluster)
+        match &self.state.id {
+            Some(id) => format!("cellar-{}-{id}", self.state.cluster),
+            None => format!("cellar-{}", self.state.cluster),
+        }
     }
 
     /// The member on this machine, and all members, each with its name and host.

@@ -152,6 +152,7 @@ impl ClusterSpec {
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
+            cluster_id: None,
         };
         let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();

@@ -48,6 +48,7 @@ mod session_settings;
 mod states;
 mod store_faults;
 mod support_bundle;
+mod two_machines;
 mod unreadable_marks;
 mod upkeep;
 mod worth;

@@ -1,6 +1,7 @@
 //! What an operator may do wrong, and what the commands say then.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use cellar_tests::HostsCluster;
 
@@ -36,9 +37,19 @@ fn bundle_is_refused_elsewhere_when_it_is_not_whole_and_when_it_is_an_old_one() 
     assert_ne!(std::fs::read_to_string(&key).unwrap(), before);
     let old = cluster.install_from("db1", &copy).refused(3);
     assert!(old.contains("a newer one with number 2"), "{old}");
+    // Another cluster of the same name: its bundles count from one again, too.
+    let other = cluster.hosts.directory("operator").join("other").display().to_string();
+    let specification = cluster.hosts.directory("operator").join("cluster.toml").display().to_string();
+    let init = ["cellar", "cluster", "init", "--spec", &specification, "--dir", &other];
+    for _ in 0..3 {
+        let _ = cluster.hosts.run("operator", &init).ok();
+    }
+    let others = Path::new(&other).join("bundles/zone1.bundle");
+    let foreign = cluster.install_from("db1", &others).refused(3);
+    assert!(foreign.contains("another cluster that has the name demo"), "{foreign}");
+    assert_eq!(cluster.install("db1").code, 0, "its own is taken as before");
     // A directory is an operator's or a host's.
     let host = cluster.host_directory("db1").display().to_string();
-    let specification = cluster.hosts.directory("operator").join("cluster.toml").display().to_string();
     let init = ["cellar", "cluster", "init", "--spec", &specification, "--dir", &host];
     let mixed = cluster.hosts.run("db1", &init).refused(2);
     assert!(mixed.contains("the operator's must be another one"), "{mixed}");

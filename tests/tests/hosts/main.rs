@@ -12,3 +12,4 @@ mod names;
 mod processes;
 mod tour;
 mod upgrade;
+mod two_machines;

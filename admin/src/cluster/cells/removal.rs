@@ -48,7 +48,8 @@ impl Admin {
             for database in &step.databases {
                 transaction = transaction
                     .delete(&Key::Pooler(database.clone(), name.clone()))
-                    .delete(&Key::Status(database.clone(), name.clone()));
+                    .delete(&Key::Status(database.clone(), name.clone()))
+                    .delete(&Key::CellClaim(database.clone(), name.clone()));
             }
             if step.last {
                 transaction = transaction.delete(&cell_key);

@@ -51,6 +51,13 @@ fn advance(view: &View, observed: &Observations, record: &JobRecord, now: Timest
         job: record,
         steps: &steps,
         incarnation: &incarnation,
+        highest_mark: view
+            .status
+            .iter()
+            .filter(|((db, _), _)| db == database)
+            .filter_map(|(_, status)| status.incarnation)
+            .max()
+            .unwrap_or_default(),
         leader: view.leaders.get(database),
         alive: &alive,
         primary_is_followed: view.leaders.get(database).is_some_and(|leader| {

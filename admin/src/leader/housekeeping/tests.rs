@@ -80,6 +80,7 @@ impl World {
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
+            cluster_id: None,
         };
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {

@@ -208,6 +208,7 @@ pub fn database(name: &str) -> Database {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     }
 }
 

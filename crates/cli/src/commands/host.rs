@@ -158,14 +158,20 @@ fn status(global: &Global) -> Outcome {
                 table.row([process.what.clone(), pid]);
             }
             output::print(&table.render())?;
+            for note in processes.iter().filter_map(|process| process.note.as_ref()) {
+                output::print(&format!("\n{note}\n"))?;
+            }
         }
         Form::Json => output::json(&serde_json::json!({
             "cell": cell,
-            "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
+            "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid, "note": p.note})).collect::<Vec<_>>(),
         }))?,
     }
     if let Some(text) = installed_certificates_due(&global.directory()?, SystemTime::now())? {
         output::note(&text);
+    }
+    if processes.iter().any(|process| process.note.is_some()) {
+        return Err(Failure::ProblemsFound(format!("cell {cell} does not run on this machine")));
     }
     match processes.iter().filter(|process| process.pid.is_none()).count() {
         0 => Ok(()),

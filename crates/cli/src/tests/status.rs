@@ -55,7 +55,7 @@ fn status_shows_cells_and_notes() {
              "wayOut": "`cellar restore confirm 019596a7` deletes it"}
         ]
     }));
-    let process = |what: &str, pid| ProcessHealth { what: what.into(), pid };
+    let process = |what: &str, pid| ProcessHealth { what: what.into(), pid, note: None };
     let services = status::render_services("localhost:15070", &[process("etcd", Some(17))]);
     let without = status::render_services("localhost:15070", &[process("etcd", None)]);
     let text = database(&view, &poolers().poolers);
@@ -70,7 +70,7 @@ fn doctor_lists_problems_with_their_repair() {
             .into(),
         hint: Some("end that process".into()),
     };
-    let dead = ProcessHealth { what: "multiadmin".into(), pid: None };
+    let dead = ProcessHealth { what: "multiadmin".into(), pid: None, note: None };
     let cells = doctor::cell_problems(&poolers());
     let problems = doctor::render(&[finding], &[&dead], &cells);
     assert_snapshot!(format!("{problems}----\n{}", doctor::render(&[], &[], &[])));

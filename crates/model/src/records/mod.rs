@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod calendar;
+pub(crate) mod cell_claim;
 pub(crate) mod drill;
 pub(crate) mod incarnation;
 pub(crate) mod instance;

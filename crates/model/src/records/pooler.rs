@@ -167,6 +167,9 @@ pub struct PoolerStatus {
     /// The names that the running pgBackRest TLS server accepts; none while it does not run.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tls_server_accepts: Vec<PgbackrestName>,
+    /// The highest incarnation that data of this cell is marked with; none while no data is marked, and by older builds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incarnation: Option<u32>,
     /// Records in etcd that this pooler could not read.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unreadable_records: Vec<String>,

@@ -1,8 +1,10 @@
 //! Cells and databases.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::records::repository::Repository;
+use crate::types::code::{Code, Refusal};
 use crate::types::host::HostName;
 use crate::types::name::{CellName, DatabaseName, StanzaName};
 use crate::types::pgbackrest_name::PgbackrestName;
@@ -87,6 +89,9 @@ pub struct Database {
     /// The least that a process must speak to do anything for this database but keep PostgreSQL running.
     #[serde(default, skip_serializing_if = "Protocol::is_unnumbered")]
     pub minimum_protocol: Protocol,
+    /// Which cluster of that name it belongs to; none when the cluster was made before clusters had ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Uuid>,
 }
 
 impl Database {
@@ -94,6 +99,25 @@ impl Database {
     #[must_use]
     pub fn pgbackrest_name(&self) -> PgbackrestName {
         self.pgbackrest_names.first().copied().unwrap_or_default()
+    }
+
+    /// Why a process must not work with this record: another cluster of the same name, of which no process of the cluster
+    /// `own` may change anything, has it. Clusters from before there were ids are not told apart.
+    ///
+    /// # Errors
+    /// When both ids are known and differ.
+    pub fn check_cluster(&self, own: Option<Uuid>) -> Result<(), Refusal> {
+        match (self.cluster_id, own) {
+            (Some(recorded), Some(own)) if recorded != own => Err(Refusal::new(
+                Code::WrongInstance,
+                format!(
+                    "etcd has the records of another cluster of this name: its id is {recorded}, and this process is of the one with the id {own}; nothing is done"
+                ),
+            )
+            .hint("put this cluster's own etcd back, or install the bundles of the other one after `cellar host remove`")
+            .about("database", &self.name)),
+            _ => Ok(()),
+        }
     }
 
     /// The names that pgBackRest's servers let in.
@@ -127,6 +151,26 @@ mod tests {
             host: "localhost".parse().unwrap(),
             directory: "/c".into(),
         }
+    }
+
+    #[test]
+    fn record_of_another_cluster_is_refused_and_one_from_before_there_were_ids_is_not() {
+        let text = r#"{"name":"app","stanza":"app","repoPath":"/r","bootstrapCell":"zone1"}"#;
+        let old: Database = serde_json::from_str(text).unwrap();
+        assert!(!serde_json::to_string(&old).unwrap().contains("clusterId"), "an older build reads it");
+        let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let new = Database { cluster_id: Some(ours), ..old.clone() };
+        for (record, own, is_fine) in [
+            (&old, None, true),
+            (&old, Some(ours), true),
+            (&new, None, true),
+            (&new, Some(ours), true),
+            (&new, Some(other), false),
+        ] {
+            assert_eq!(record.check_cluster(own).is_ok(), is_fine, "{record:?} {own:?}");
+        }
+        let refusal = new.check_cluster(Some(other)).unwrap_err();
+        assert!(refusal.message.contains(&ours.to_string()) && refusal.message.contains(&other.to_string()));
     }
 
     #[test]

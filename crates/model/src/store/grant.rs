@@ -81,6 +81,7 @@ mod tests {
             Key::Status(app.clone(), zone1.clone()),
             Key::Run(app.clone(), zone1.clone(), id),
             Key::Claim(app.clone(), zone1.clone(), id),
+            Key::CellClaim(app.clone(), zone1.clone()),
             Key::Leader(app.clone()),
             Key::HostUpgrade,
         ] {
@@ -92,6 +93,7 @@ mod tests {
             Key::Run(app.clone(), zone10.clone(), id),
             Key::Run(web.clone(), zone1.clone(), id),
             Key::Claim(app.clone(), zone10.clone(), id),
+            Key::CellClaim(app.clone(), zone10.clone()),
             Key::Leader(web.clone()),
             Key::Job(app.clone(), id),
             Key::Cell(zone1.clone()),

@@ -4,6 +4,8 @@
 //! walls: a pooler writes only `status/`, `runs/` and `claims/` below its own
 //! `<db>/<cell>`, and `leaders/<db>`; whoever upgrades a host writes `upgrades/host` with its pooler's rights.
 
+use uuid::Uuid;
+
 use crate::records::audit::AuditId;
 use crate::records::job::id::JobId;
 use crate::types::name::{CellName, ClusterName, DatabaseName, ScheduleName};
@@ -27,6 +29,9 @@ pub enum Key {
     Run(DatabaseName, CellName, JobId),
     /// `claims/<db>/<cell>/<id>`: the epoch of the pooler process, bound to a lease.
     Claim(DatabaseName, CellName, JobId),
+    /// `claims/<db>/<cell>/00000000-0000-0000-0000-000000000000`: [`crate::records::cell_claim::CellClaim`], bound to no lease.
+    /// It lies among the claims of jobs, where every pooler may write its own, and no job has that id.
+    CellClaim(DatabaseName, CellName),
     /// `locks/<db>`: [`crate::records::lock::Lock`].
     Lock(DatabaseName),
     /// Which copy of the database is the true one; written by multiadmin only.
@@ -94,6 +99,7 @@ impl Keyspace {
             Key::Job(db, id) => format!("{p}jobs/{db}/{id}"),
             Key::Run(db, cell, id) => format!("{p}runs/{db}/{cell}/{id}"),
             Key::Claim(db, cell, id) => format!("{p}claims/{db}/{cell}/{id}"),
+            Key::CellClaim(db, cell) => format!("{p}claims/{db}/{cell}/{}", Uuid::nil()),
             Key::Lock(db) => format!("{p}locks/{db}"),
             Key::Incarnation(db) => format!("{p}incarnations/{db}"),
             Key::Schedule(db, name) => format!("{p}schedules/{db}/{name}"),
@@ -128,7 +134,11 @@ impl Keyspace {
             "runs" | "claims" => {
                 let (db, cell, id) =
                     (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-                if kind == "runs" { Key::Run(db, cell, id) } else { Key::Claim(db, cell, id) }
+                match kind {
+                    "runs" => Key::Run(db, cell, id),
+                    _ if id == JobId::new(Uuid::nil()) => Key::CellClaim(db, cell),
+                    _ => Key::Claim(db, cell, id),
+                }
             }
             _ => return None,
         };
@@ -153,7 +163,8 @@ mod tests {
             Key::Leader(db.clone()),
             Key::Job(db.clone(), id),
             Key::Run(db.clone(), cell.clone(), id),
-            Key::Claim(db.clone(), cell, id),
+            Key::Claim(db.clone(), cell.clone(), id),
+            Key::CellClaim(db.clone(), cell),
             Key::Lock(db.clone()),
             Key::Incarnation(db.clone()),
             Key::Schedule(db, "nightly".parse().unwrap()),

@@ -321,6 +321,18 @@ impl CellLayout {
         self.root.join("pid")
     }
 
+    /// What this machine remembers of its claims on the cell: see [`crate::records::cell_claim::OwnClaims`].
+    #[must_use]
+    pub fn own_claims(&self) -> PathBuf {
+        self.root.join("state").join("claims.json")
+    }
+
+    /// Why the multipooler does not run the cell, while it does not: another machine does.
+    #[must_use]
+    pub fn not_claimed(&self) -> PathBuf {
+        self.root.join("state").join("not-claimed")
+    }
+
     /// Configs of running jobs and output of finished ones.
     #[must_use]
     pub fn jobs(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cellar_model::{Key, Leader, SystemIdentifier, Timeline};
+use cellar_topology::TxnOutcome;
 
 use crate::outside::{Data, Mark};
 use crate::pooler::{IDENTITY, Pooler};
@@ -19,8 +20,8 @@ impl Pooler {
             if written.as_ref() == Some(&(lease, status.clone())) {
                 continue;
             }
-            let put = self.member.store.transaction().put_leased(&key, &status, lease).commit().await;
-            written = put.is_ok().then_some((lease, status));
+            let put = self.member.transaction().put_leased(&key, &status, lease).commit().await;
+            written = matches!(put, Ok(TxnOutcome::Committed(_))).then_some((lease, status));
         }
     }
 
@@ -117,6 +118,6 @@ impl Pooler {
             system_identifier: Some(SystemIdentifier::new(IDENTITY)),
             lsn: None,
         };
-        let _ = self.member.store.transaction().expect(&key, revision).put(&key, &leader).commit().await;
+        let _ = self.member.transaction().expect(&key, revision).put(&key, &leader).commit().await;
     }
 }

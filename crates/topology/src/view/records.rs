@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cellar_model::{
-    AuditId, AuditOutcome, Cell, CellName, Database, DatabaseName, Incarnation, Job, JobId, JobKind,
-    JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run, Schedule,
-    ScheduleName, Snapshot, join, state, with_steps,
+    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId,
+    JobKind, JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run,
+    Schedule, ScheduleName, Snapshot, join, state, with_steps,
 };
 
 use crate::view::ended_jobs::{EndedJob, Scope};
@@ -40,6 +40,8 @@ pub struct View {
     pub ended: BTreeMap<JobId, EndedJob>,
     /// Which pooler process works on which job, by where each record lies; [`View::claim`] finds a job's own.
     pub claims: BTreeMap<RunKey, String>,
+    /// Which process runs each cell, also when it does not live.
+    pub cell_claims: BTreeMap<(DatabaseName, CellName), CellClaim>,
     /// Locks and queues.
     pub locks: BTreeMap<DatabaseName, Lock>,
     /// Which restored or original data is each database's present one.
@@ -140,6 +142,15 @@ impl View {
     #[must_use]
     pub fn claim(&self, record: &JobRecord) -> Option<&str> {
         self.claims.get(&run_key(record)).map(String::as_str)
+    }
+
+    /// Whether the end of a job is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
+    #[must_use]
+    pub fn is_end_recorded(&self, id: &JobId) -> bool {
+        let is_over = |record: &JobRecord| {
+            record.closure.is_some() || self.run(record).is_some_and(|run| run.state.is_terminal())
+        };
+        self.ended.contains_key(id) || self.jobs.get(id).is_some_and(is_over)
     }
 
     /// Whether a job has ended. A job that is not there has ended; one that cannot be read may still run.

@@ -189,6 +189,8 @@ fn each_kind_of_record_is_stored_and_removed() {
     s.put(&Key::Job(db.clone(), job.id), &job);
     s.put(&Key::Run(db.clone(), zone1.clone(), job.id), &own);
     s.put(&Key::Claim(db.clone(), zone1.clone(), job.id), &"e");
+    // The claim of the cell lies among those of its jobs, and is none of them.
+    s.put(&Key::CellClaim(db.clone(), zone1.clone()), &"1 e machine");
     s.put(&Key::Lock(db.clone()), &cellar_model::Lock { holder: Some(job.id), queue: vec![] });
     s.put(&Key::AdminLeader, &"admin-1");
     let audit = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -199,14 +201,14 @@ fn each_kind_of_record_is_stored_and_removed() {
     assert_eq!(s.view.unreadable, BTreeMap::new());
     let view = &s.view;
     assert_eq!([view.poolers.len(), view.status.len(), view.leaders.len(), view.jobs.len()], [1; 4]);
-    assert_eq!([view.runs.len(), view.claims.len(), view.locks.len()], [1; 3]);
+    assert_eq!([view.runs.len(), view.claims.len(), view.locks.len(), view.cell_claims.len()], [1; 4]);
     assert_eq!(view.admin_leader.as_deref(), Some("admin-1"));
     assert_eq!((view.run(&job), view.claim(&job)), (Some(&own), Some("e")));
     assert_eq!(view.job(&job.id).unwrap().state, JobState::Running);
     let keys = s.keys.clone();
     let paths: Vec<String> = s.view.revisions.keys().map(|key| keys.path(key)).collect();
     assert_eq!(s.view.audit[&audit.parse().unwrap()], cellar_model::AuditOutcome::Allowed);
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 10);
     for path in paths {
         s.delete(&path);
     }

@@ -51,6 +51,7 @@ impl View {
         self.status.append(&mut listed.status);
         self.leaders.append(&mut listed.leaders);
         self.claims.append(&mut listed.claims);
+        self.cell_claims.append(&mut listed.cell_claims);
         self.locks.append(&mut listed.locks);
         self.incarnations.append(&mut listed.incarnations);
         self.schedules.append(&mut listed.schedules);
@@ -169,6 +170,9 @@ impl View {
             Key::Claim(db, cell, id) => {
                 self.claims.insert((db.clone(), cell.clone(), *id), read(entry)?);
             }
+            Key::CellClaim(db, cell) => {
+                self.cell_claims.insert((db.clone(), cell.clone()), read(entry)?);
+            }
             Key::Lock(db) => {
                 self.locks.insert(db.clone(), read(entry)?);
             }
@@ -211,6 +215,7 @@ impl View {
             }
             Key::Run(db, cell, id) => drop(self.runs.remove(&(db.clone(), cell.clone(), *id))),
             Key::Claim(db, cell, id) => drop(self.claims.remove(&(db.clone(), cell.clone(), *id))),
+            Key::CellClaim(db, cell) => drop(self.cell_claims.remove(&(db.clone(), cell.clone()))),
             Key::Lock(db) => drop(self.locks.remove(db)),
             Key::Incarnation(db) => drop(self.incarnations.remove(db)),
             Key::Schedule(db, name) => drop(self.schedules.remove(&(db.clone(), name.clone()))),

@@ -30,6 +30,7 @@ pub(crate) fn database(name: &str) -> Database {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn render(report: &mut Report) {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     };
     let poolers = poolers(&database);
     let render_all = || {

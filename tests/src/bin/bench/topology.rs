@@ -56,6 +56,7 @@ pub(crate) fn database(n: usize) -> Database {
         repo_cipher: None,
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
+        cluster_id: None,
     }
 }
 
@@ -106,6 +107,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         certificate_expiry: time,
         tls_server_up: true,
         tls_server_accepts: vec![cellar_model::PgbackrestName::default()],
+        incarnation: None,
         unreadable_records: Vec::new(),
         update_time: time,
     }

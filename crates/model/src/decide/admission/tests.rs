@@ -73,6 +73,7 @@ impl World {
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
+            cluster_id: None,
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
@@ -100,6 +101,7 @@ impl World {
                 certificate_expiry: None,
                 tls_server_up: true,
                 tls_server_accepts: vec![],
+                incarnation: None,
                 unreadable_records: vec![],
                 update_time: None,
             };

@@ -40,6 +40,7 @@ impl World {
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
+            cluster_id: None,
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),

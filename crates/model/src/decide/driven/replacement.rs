@@ -127,6 +127,14 @@ fn recovery<'a>(scene: &'a Scene<'_>) -> Option<&'a RecoveryResult> {
     scene.last(JobKind::Recover)?.result.as_ref()?.recovery()
 }
 
+/// The number that the copy is marked with.
+fn recovered_as(scene: &Scene<'_>) -> Option<u32> {
+    match &scene.last(JobKind::Recover)?.record.spec {
+        JobSpec::Recover(params) => Some(params.incarnation),
+        _ => None,
+    }
+}
+
 fn next_incarnation(scene: &Scene<'_>, keeps_old_data: bool) -> Incarnation {
     let cell = &scene.job.cell;
     let is_whole = |cell: &CellName| {
@@ -142,7 +150,8 @@ fn next_incarnation(scene: &Scene<'_>, keeps_old_data: bool) -> Incarnation {
     let old_primary = scene.leader.map(|leader| &leader.cell);
     let kept = old_primary.into_iter().chain([cell]).chain(scene.members).find(|cell| is_whole(cell));
     Incarnation {
-        number: scene.incarnation.number + 1,
+        // That of the copy's mark, which is the highest one by now.
+        number: recovered_as(scene).unwrap_or_else(|| scene.next_number()),
         cell: Some(cell.clone()),
         job: Some(scene.job.id),
         fence: None,

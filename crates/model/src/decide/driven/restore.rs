@@ -26,7 +26,7 @@ impl Restore<'_> {
             target: plan.resolved.clone(),
             timeline: plan.timeline,
             last_segment: replacement::last_segment(scene, plan.timeline),
-            incarnation: scene.incarnation.number + 1,
+            incarnation: scene.next_number(),
             in_place: self.params.in_place,
         }
     }

@@ -26,7 +26,7 @@ impl Rollback {
             target: Target::Latest {},
             timeline,
             last_segment: replacement::last_segment(scene, timeline),
-            incarnation: scene.incarnation.number + 1,
+            incarnation: scene.next_number(),
             in_place: false,
         }
     }

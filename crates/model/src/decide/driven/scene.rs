@@ -28,6 +28,9 @@ pub struct Scene<'a> {
     pub steps: &'a [Job],
     /// The database's incarnation; the default one when there is no record.
     pub incarnation: &'a Incarnation,
+    /// The highest incarnation that any cell that reports has data of. It may be above the recorded one: of a restore that
+    /// was given up, or when etcd has lost its data.
+    pub highest_mark: u32,
     /// The recorded primary.
     pub leader: Option<&'a Leader>,
     /// The cells whose pooler reports.
@@ -77,6 +80,11 @@ fn step_id(parent: JobId, kind: JobKind, cell: &CellName, attempt: usize) -> Job
 }
 
 impl Scene<'_> {
+    /// The number of the next incarnation: one that no data has.
+    pub(super) fn next_number(&self) -> u32 {
+        self.incarnation.number.max(self.highest_mark) + 1
+    }
+
     /// The steps of a kind.
     pub(super) fn of_kind(&self, kind: JobKind) -> impl Iterator<Item = &Job> {
         self.steps.iter().filter(move |step| step.record.kind() == kind)

@@ -35,6 +35,23 @@ fn restore_runs_its_steps_in_order() {
     assert_eq!(backup.record.cell, cell("zone1"), "a standby that was rebuilt");
 }
 
+/// etcd has lost its data, or a restore in place was given up: data has a higher mark than the record.
+#[test]
+fn next_incarnation_is_above_that_of_any_data() {
+    for (highest, next) in [(0, 2), (1, 2), (2, 3), (7, 8)] {
+        let mut world = World::new(JobKind::Restore, false);
+        world.highest_mark = highest;
+        world.run(|_, _| true);
+        assert_eq!(world.closed.as_ref().unwrap().0, JobState::Succeeded);
+        assert_eq!(
+            (world.incarnation.number, world.incarnation.job),
+            (next, Some(world.job.id)),
+            "{highest}"
+        );
+        assert_eq!(restored(world.closed.unwrap().2).incarnation, next);
+    }
+}
+
 #[test]
 fn failure_before_the_point_of_no_return_leaves_the_database_as_it_was() {
     for kind in [JobKind::Plan, JobKind::Fence, JobKind::Recover] {

@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) job: JobRecord,
     pub(super) steps: Vec<Job>,
     pub(super) incarnation: Incarnation,
+    /// The highest incarnation that any data has.
+    pub(super) highest_mark: u32,
     pub(super) leader: Leader,
     pub(super) alive: Vec<CellName>,
     pub(super) primary_is_followed: bool,
@@ -86,6 +88,7 @@ impl World {
             job,
             steps: vec![],
             incarnation,
+            highest_mark: 0,
             leader,
             alive: members.clone(),
             primary_is_followed: false,
@@ -103,6 +106,7 @@ impl World {
             job: &self.job,
             steps: &self.steps,
             incarnation: &self.incarnation,
+            highest_mark: self.highest_mark,
             leader: Some(&self.leader),
             alive: &self.alive,
             primary_is_followed: self.primary_is_followed,
@@ -163,7 +167,12 @@ impl World {
 
     fn write(&mut self, new: Incarnation) {
         if new.number != self.incarnation.number {
-            assert_eq!(new.number, self.incarnation.number + 1);
+            let marks = self.steps.iter().filter_map(|step| match &step.record.spec {
+                JobSpec::Recover(params) => Some(params.incarnation),
+                _ => None,
+            });
+            assert_eq!(Some(new.number), marks.last(), "the number that the copy is marked with");
+            assert!(new.number > self.incarnation.number);
             let recovered = self
                 .steps
                 .iter()
@@ -189,6 +198,10 @@ impl World {
             return;
         }
         step.state = JobState::Succeeded;
+        if let JobSpec::Recover(params) = &step.record.spec {
+            // Its cell reports the copy's mark from now on.
+            self.highest_mark = self.highest_mark.max(params.incarnation);
+        }
         step.result = match step.record.kind() {
             JobKind::Plan => Some(JobOutcome::Plan(plan())),
             JobKind::Fence => Some(JobOutcome::Fence(FenceResult {
