@@ -32,14 +32,40 @@ impl Cluster {
         Ok(self.etcd().await?.remove_user(&name).await?)
     }
 
+    /// The name that the multiadmin of a local cluster has in etcd, and had on every host in earlier versions.
+    pub(crate) fn shared_multiadmin(&self) -> String {
+        LeafRequest::multiadmin(&self.state.cluster, HOST).common_name
+    }
+
+    /// Makes the multiadmin on a cell's host a user of etcd, if there is one.
+    pub(crate) async fn admit_multiadmin(&self, cell: &CellName) -> Result<()> {
+        if !self.admin_hosts().into_iter().any(|(name, _)| name == cell) {
+            return Ok(());
+        }
+        let name = self.multiadmin_request(cell, self.revocations_of(cell)).common_name;
+        let grants = Some(self.keys().grants_of_multiadmin());
+        Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
+    }
+
+    /// Removes the multiadmin on a cell's host from etcd's users: it can do nothing any more, whatever it still has.
+    pub(crate) async fn dismiss_multiadmin(&self, cell: &CellName) -> Result<()> {
+        let etcd = self.etcd().await?;
+        for revocations in 0..=self.revocations_of(cell) {
+            etcd.remove_user(&self.multiadmin_request(cell, revocations).common_name).await?;
+        }
+        Ok(())
+    }
+
     /// Makes etcd check permissions, with a user for each certificate that may connect. Repeating it changes nothing.
     pub(crate) async fn ensure_permissions(&self) -> Result<()> {
         let etcd = self.etcd().await?;
         etcd.ensure_user(&EtcdUser { name: self.provisioner_request()?.common_name, grants: None }).await?;
-        let multiadmin = LeafRequest::multiadmin(&self.state.cluster, HOST).common_name;
-        let grants = Some(self.keys().grants_of_multiadmin());
-        etcd.ensure_user(&EtcdUser { name: multiadmin, grants }).await?;
+        if self.is_local() {
+            let grants = Some(self.keys().grants_of_multiadmin());
+            etcd.ensure_user(&EtcdUser { name: self.shared_multiadmin(), grants }).await?;
+        }
         for cell in &self.state.cells {
+            self.admit_multiadmin(&cell.name).await?;
             self.admit_pooler(&cell.name).await?;
             self.dismiss_former_poolers(&cell.name).await?;
         }

@@ -39,10 +39,14 @@ impl ProvisionError {
             | Self::RepositoryInside { .. }
             | Self::EtcdRuns { .. }
             | Self::MemberStays { .. }
+            | Self::OtherEtcdData { .. }
             | Self::OnHosts { .. }
             | Self::Bundle { .. }
+            | Self::HalfRemoved { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
-            Self::NoCluster { .. } | Self::NoHost { .. } | Self::NoAnswer { .. } => FailureKind::Unreachable,
+            Self::NoCluster { .. } | Self::NoHost { .. } | Self::NoAnswer { .. } | Self::Silent { .. } => {
+                FailureKind::Unreachable
+            }
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 FailureKind::NotPermitted
@@ -116,11 +120,19 @@ impl ProvisionError {
             )),
             Self::BadSnapshot { .. } => Some("look at etcd (`cellar etcd status`) and repeat the command".to_owned()),
             Self::MemberStays { .. } => Some("`cellar etcd status` shows how the members are".to_owned()),
+            Self::OtherEtcdData { .. } => Some(
+                "if it is lost, replace the member (`cellar etcd replace` on the operator's machine), and install the newest bundle here (`cellar host install`)"
+                    .to_owned(),
+            ),
             Self::Store(StoreError::Corrupt { .. }) => Some(
                 "a newer version wrote it, or somebody by hand: run the newer version, or correct the record; docs/troubleshooting.md (a record in etcd cannot be read) has the commands"
                     .to_owned(),
             ),
             Self::Rpc(status) => cellar_api::hint_of(status),
+            Self::Silent { .. } => Some(
+                "what runs goes on by itself; repeat `cellar cluster wait` when the others do".to_owned(),
+            ),
+            Self::HalfRemoved { cell } => Some(format!("`cellar cells remove {cell}` finishes it")),
             Self::FirstBackup { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::FirstBackup { .. } | Self::Ended { .. } | Self::NoAnswer { .. } => {
                 Some("remove the cause and run `cellar up` again: it goes on where it stopped".to_owned())

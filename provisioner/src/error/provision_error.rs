@@ -11,7 +11,7 @@ use cellar_tls::TlsError;
 use cellar_topology::StoreError;
 
 use crate::error::cell_report::{CellReport, CellReports, Tail};
-use crate::error::finding::{Finding, Findings};
+use crate::error::finding::{Finding, Findings, Listed};
 use crate::error::spec_error::SpecError;
 
 /// The result of everything in this crate that can fail.
@@ -171,13 +171,23 @@ pub enum ProvisionError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A member of etcd must not be replaced.
-    #[error("the etcd member {name} is not replaced: {reason}")]
+    /// A member of etcd must not be replaced or taken out.
+    #[error("the etcd member of {name} stays: {reason}")]
     MemberStays {
         /// The member's name.
         name: String,
         /// Why not.
         reason: String,
+    },
+    /// etcd's data on this host is not what the host's bundle says.
+    #[error("etcd is not started: its data in {} is {found}, and its bundle expects {wanted}", data.display())]
+    OtherEtcdData {
+        /// etcd's data directory.
+        data: PathBuf,
+        /// What it is.
+        found: String,
+        /// What the bundle says.
+        wanted: String,
     },
     /// A program that others make failed.
     #[error("{program} failed ({status}): {output}")]
@@ -253,6 +263,22 @@ pub enum ProvisionError {
         message: String,
         /// What to do next.
         hint: String,
+    },
+    /// Servers on hosts do not answer by the deadline.
+    #[error("the cluster is not well after {} s: {reason}{}", after.as_secs(), Listed(.servers))]
+    Silent {
+        /// How long the wait was.
+        after: Duration,
+        /// What is not reached.
+        reason: String,
+        /// The servers, each with what to do.
+        servers: Vec<Finding>,
+    },
+    /// A cell on a host of its own has left the topology, and its removal has not ended.
+    #[error("the removal of cell {cell} was interrupted")]
+    HalfRemoved {
+        /// The cell.
+        cell: String,
     },
     /// Some cells are not as they should be by the deadline.
     #[error("after {} s {what}{}", after.as_secs(), CellReports(.cells))]

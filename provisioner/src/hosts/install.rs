@@ -73,7 +73,12 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     check()?;
     // First: after an interrupted installation none that is older is taken.
     HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster.clone()).save(&layout)?;
+    let kept = cluster.prepare_etcd_data()?;
+    if let Some(kept) = &kept {
+        steps.step(&format!("etcd's data that was here is of another member, and is in {} now", kept.display()));
+    }
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
+    changed.extend(kept);
     // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
     cluster.make_host_directories(&bundle.cell)?;
     changed.extend(cluster.write_drop_ins()?);
@@ -172,6 +177,7 @@ impl Cluster {
                 });
             }
         }
+        findings.extend(self.etcd_data_obstacle()?);
         let cells: Vec<_> = self.cells_here().cloned().collect();
         if let Some(repo) = self.state.repo.local_directory() {
             if !repo.is_dir() {

@@ -1,12 +1,17 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
-//! (`init`, `bundle`), cells that come and go (`cells`), and the wait until it is well (`wait`). On each host: `install` and `run`, and what the units of systemd are told (`drop_ins`). What is started and
-//! watched is the same as in a local cluster.
+//! (`init`, `bundle`), cells that come and go (`cells`) and etcd's members with them (`etcd`), whether all servers answer
+//! (`servers`), and the wait until it is well (`wait`). On each host: `install` and `run`, whether etcd's data there is what
+//! the bundle says (`etcd_data`), and what the units of systemd are told (`drop_ins`). What is started and watched is the
+//! same as in a local cluster.
 
 pub(crate) mod bundle;
 pub(crate) mod cells;
 pub(crate) mod drop_ins;
+pub(crate) mod etcd;
+pub(crate) mod etcd_data;
 pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod install;
 pub(crate) mod run;
+pub(crate) mod servers;
 pub(crate) mod wait;

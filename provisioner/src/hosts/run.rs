@@ -74,6 +74,7 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
                     source: std::io::ErrorKind::AlreadyExists.into(),
                 });
             }
+            cluster.check_etcd_data()?;
             replace(&cluster.etcd_pid_file(), &format!("{}\n", std::process::id()), 0o644, None)?;
             (binaries::find("etcd").ok_or_else(missing)?, cluster.etcd_arguments()?, cluster.user.switch())
         }
@@ -173,6 +174,9 @@ impl Cluster {
             return Err(ProvisionError::Preflight(findings));
         }
         self.make_host_directories(cell)?;
+        if self.has_etcd() && self.etcd_pid().is_none() {
+            self.check_etcd_data()?;
+        }
         let mut started = Vec::new();
         if self.has_etcd() && self.start_etcd()?.is_some() {
             started.push("etcd".to_owned());

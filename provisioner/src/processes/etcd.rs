@@ -9,6 +9,7 @@ use cellar_system::{Process, is_same_place, recorded_pid};
 use cellar_topology::Store;
 
 use crate::binaries;
+use crate::cluster::etcd_origin::EtcdBeginning;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::HOST;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -60,8 +61,16 @@ impl Cluster {
             data: &self.etcd_data(),
             members: &members,
             token: &self.etcd_token(),
-            state: EtcdInitialState::New,
+            state: self.etcd_initial_state(),
         }))
+    }
+
+    /// Whether the member on this machine was added to others that ran.
+    fn etcd_initial_state(&self) -> EtcdInitialState {
+        match self.own_etcd_origin() {
+            Some(origin) if origin.from == EtcdBeginning::Joined => EtcdInitialState::Existing,
+            _ => EtcdInitialState::New,
+        }
     }
 
     /// What tells this cluster's etcd from any other.

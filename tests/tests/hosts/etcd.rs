@@ -1,8 +1,8 @@
-//! A real etcd of three members on three hosts.
+//! A real etcd of three members on three hosts, and how members of a cluster's come and go.
 
 use std::time::Duration;
 
-use cellar_tests::{Finished, Hosts, eventually, postgres_user, wait_for};
+use cellar_tests::{Finished, Hosts, HostsCluster, eventually, postgres_user, wait_for};
 use serde_json::Value;
 
 const MEMBERS: [&str; 3] = ["db1", "db2", "db3"];
@@ -73,4 +73,156 @@ fn a_majority_goes_on_without_its_isolated_leader_which_refuses_and_catches_up()
     });
     let _ = etcdctl(&hosts, "operator", &[first], &["put", "key", "healed"]).ok();
     assert_eq!(etcdctl(&hosts, "operator", &others, &["get", "key", "--print-value-only"]).ok(), "healed\n");
+}
+
+/// What a host looks like to whoever puts it in the place of the one that burnt: nothing of the cluster is there.
+#[track_caller]
+fn lose(cluster: &HostsCluster, host: &str) {
+    cluster.hosts.kill_all(host);
+    std::fs::remove_dir_all(cluster.host_directory(host)).unwrap();
+}
+
+/// The members of etcd that answer, by their hosts; the ids too.
+#[track_caller]
+fn members(cluster: &HostsCluster) -> Vec<(String, String)> {
+    let answer = cluster.cellar(&["etcd", "status", "--output", "json"]);
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let member = |one: &Value| {
+        let host = one["endpoint"].as_str().unwrap().trim_start_matches("https://").split('.').next().unwrap();
+        Some((host.to_owned(), one["memberId"].as_str()?.to_owned()))
+    };
+    answer["members"].as_array().unwrap().iter().filter_map(member).collect()
+}
+
+#[track_caller]
+fn with_ledger(cells: u8) -> Option<HostsCluster> {
+    let cluster = HostsCluster::well(cells)?;
+    let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();
+    Some(cluster)
+}
+
+#[test]
+fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let before = members(&cluster);
+    let answers = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(answers.contains("--although-it-answers"), "{answers}");
+    let none = cluster.cellar(&["etcd", "replace", "zone9"]).refused(2);
+    assert!(none.contains("no cell of that name"), "{none}");
+
+    lose(&cluster, "db3");
+    let doctor = cluster.cellar(&["doctor"]);
+    assert_eq!(doctor.code, 1);
+    for told in ["the etcd member of cell zone3", "the multiadmin of cell zone3", "cellar etcd replace zone3"] {
+        assert!(doctor.stdout.contains(told), "{told} is not in {doctor:?}");
+    }
+    let waited = cluster.cellar(&["cluster", "wait", "--timeout", "15s"]).refused(4);
+    assert!(waited.contains("the etcd member of cell zone3"), "{waited}");
+    // Of the other two one more is away: then it would lose its majority.
+    cluster.hosts.kill_all("db2");
+    let alone = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(alone.contains("no majority") && alone.contains("cellar host start"), "{alone}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    eventually("etcd to have its majority", || cluster.cellar(&["cells", "list"]).code == 0);
+
+    // With the old bundle nothing begins that has forgotten what it was.
+    let old = std::fs::read(cluster.bundle("db3")).unwrap();
+    // Interrupted and repeated, it leaves one new member.
+    let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
+    let said = cluster.cellar(&["etcd", "replace", "zone3"]);
+    assert!(said.stderr.contains("cellar host install zone3.bundle"), "{said:?}");
+    assert_ne!(std::fs::read(cluster.bundle("db3")).unwrap(), old);
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    let after = members(&cluster);
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[..2], before[..2], "the other members");
+    assert_ne!(after[2].1, before[2].1, "a new one");
+    cluster.wait_for_rows("db3", 100);
+    cluster.back_up("zone3");
+    // It counts for the majority.
+    cluster.hosts.kill_all("db2");
+    eventually("etcd to go on with the new member", || cluster.cellar(&["cells", "list"]).code == 0);
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+
+    // Its disk is lost once more: its own bundle does not make a member begin anew that has promised something.
+    lose(&cluster, "db3");
+    let lost = cluster.install("db3").refused(3);
+    assert!(lost.contains("cellar etcd replace"), "{lost}");
+    let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows("db3", 100);
+}
+
+#[test]
+fn member_that_works_is_replaced_when_that_is_said_and_its_old_data_is_set_aside() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let before = members(&cluster);
+    let _ = cluster.cellar(&["etcd", "replace", "zone2", "--although-it-answers"]).ok();
+    let postgres = |cluster: &HostsCluster| cluster.sql("db2", "SELECT pg_postmaster_start_time()").ok();
+    let since = postgres(&cluster);
+    // It ends by itself, and its cell goes on.
+    eventually("the old member to end", || {
+        cluster.on("db2", &["status"]).stdout.lines().any(|line| line.starts_with("etcd") && line.contains("not run"))
+    });
+    let early = cluster.on("db2", &["start"]);
+    let installed = cluster.install("db2");
+    assert!(installed.stderr.contains("is of another member"), "{early:?} {installed:?}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    let after = members(&cluster);
+    assert!(after.len() == 3 && after[1].1 != before[1].1, "{before:?} {after:?}");
+    assert_eq!(postgres(&cluster), since, "PostgreSQL was not restarted");
+    let kept = std::fs::read_dir(cluster.host_directory("db2").join("etcd")).unwrap().flatten();
+    assert_eq!(kept.filter(|entry| entry.file_name().to_str().unwrap().starts_with("before-")).count(), 1);
+    cluster.back_up("zone2");
+}
+
+#[test]
+fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let client = cluster.directory().join("client").display().to_string();
+    let ask = |host: &str| {
+        let address = format!("{host}.test:15070");
+        cluster.hosts.run("operator", &["cellar", "--admin", &address, "--client-dir", &client, "cells", "list"])
+    };
+    let _ = ask("db3").ok();
+    let primary = cluster.cellar(&["cells", "remove", "zone1"]).refused(3);
+    assert!(primary.contains("primary"), "{primary}");
+    assert_eq!(members(&cluster).len(), 3, "nothing was changed");
+    // With another one away too few would be healthy.
+    cluster.hosts.kill_all("db2");
+    let few = cluster.cellar(&["cells", "remove", "zone3"]).refused(3);
+    assert!(few.contains("of the others 1 answer, and 2 must") && few.contains("cellar host start"), "{few}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+
+    let removed = cluster.cellar(&["cells", "remove", "zone3"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    for told in ["etcd has 2 members", "zone1.bundle", "zone2.bundle", "cellar host remove"] {
+        assert!(removed.stderr.contains(told), "{told} is not in {removed:?}");
+    }
+    let _ = cluster.cellar(&["cells", "remove", "zone3"]).refused(2);
+    // Its host runs all it ran, and can do nothing any more.
+    eventually("the multiadmin of the removed host to be locked out", || ask("db3").code != 0);
+    let _ = ask("db2").ok();
+    assert_eq!(members(&cluster).len(), 2);
+    // The others go on with the old bundles, and with the new ones.
+    cluster.back_up("zone2");
+    for host in ["db1", "db2"] {
+        let _ = cluster.install(host).ok();
+        let _ = cluster.on(host, &["stop"]).ok();
+        let _ = cluster.on(host, &["start"]).ok();
+    }
+    let _ = cluster.wait().ok();
+    assert!(!cluster.hosts.processes("db2").iter().any(|pid| {
+        cellar_tests::command_line(*pid).iter().any(|word| word.contains("db3.test"))
+    }), "a program of db2 still knows db3");
+    cluster.back_up("zone2");
+    let _ = cluster.on("db3", &["remove", "--delete-data"]).ok();
 }

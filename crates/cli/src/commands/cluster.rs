@@ -58,8 +58,8 @@ pub(crate) struct Bundle {
 
 /// Wait until every cell streams and the repository holds a proven full backup
 ///
-/// Writes the first records of a new cluster into its etcd, and asks for the first backup. Safe to interrupt and to
-/// repeat.
+/// Writes the first records of a new cluster into its etcd, and asks for the first backup. Every etcd member and every
+/// multiadmin must answer, too: those that do not are named, with what to do. Safe to interrupt and to repeat.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cellar cluster wait")]
@@ -69,7 +69,8 @@ pub(crate) struct Wait {
     timeout: Duration,
 }
 
-fn next_commands(issued: &Bundles) -> String {
+/// What to do with bundles.
+pub(crate) fn next_commands(issued: &Bundles) -> String {
     let mut text = String::from("next, for each host:\n");
     for (cell, path) in &issued.bundles {
         let host = issued.cluster.state.cell(cell).and_then(|cell| cell.host.as_ref());
@@ -86,7 +87,8 @@ fn next_commands(issued: &Bundles) -> String {
     text + &format!("then here:\n  cellar cluster wait --dir {dir}")
 }
 
-fn print(global: &Global, issued: &Bundles) -> Outcome {
+/// Where bundles are, and what to do with them.
+pub(crate) fn print_bundles(global: &Global, issued: &Bundles) -> Outcome {
     match global.output {
         Form::Human => {
             output::note(&next_commands(issued));
@@ -107,7 +109,7 @@ impl ClusterCommand {
             Self::Bundle(command) => {
                 let cluster = local::open(global)?;
                 let dir = cluster.layout.root();
-                print(global, &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?)
+                print_bundles(global, &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?)
             }
             Self::Wait(command) => {
                 let cluster = local::open(global)?;
@@ -129,6 +131,6 @@ impl Init {
         let variable = std::env::var_os(PASSPHRASE_VARIABLE);
         let passphrase = passphrase(self.repo_cipher_pass_file.as_deref(), variable)?;
         let issued = init_hosts(&InitOptions { dir, spec, passphrase }, &local::steps()).await?;
-        print(global, &issued)
+        print_bundles(global, &issued)
     }
 }

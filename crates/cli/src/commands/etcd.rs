@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_provisioner::{EtcdEndpoint, EtcdHealth, EtcdSnapshot, RestoredEtcd, etcd_health, restore_etcd};
+use cellar_model::CellName;
+use cellar_provisioner::{
+    EtcdEndpoint, EtcdHealth, EtcdSnapshot, RestoredEtcd, etcd_health, replace_etcd_on_host, restore_etcd,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use crate::commands::cluster::print_bundles;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
 use crate::local;
@@ -14,7 +18,7 @@ use crate::question::{ask, check_terminal};
 use crate::render::etcd::{restored_text, snapshot_text, status_text};
 use crate::render::units::parse_duration;
 
-/// The cluster's etcd: how its members are, a copy of its data, and putting that back
+/// The cluster's etcd: how its members are, replacing one, a copy of its data, and putting that back
 #[derive(Debug, Subcommand)]
 pub(crate) enum Etcd {
     /// Show each member: its leader, version, size, position, alarms, and how fast it answers
@@ -35,6 +39,23 @@ pub(crate) enum Etcd {
         /// The file that is written
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Replace the etcd member of a host that has lost its disk, or is another machine now
+    ///
+    /// For cells on hosts of their own. The old member leaves etcd and a new one is expected in its place; the host's bundle
+    /// is issued again, and installed and started there as the first was: etcd and the cell get their data from the others.
+    /// Refused while the member answers, and while etcd has no majority without it. Safe to interrupt and to repeat.
+    #[command(after_help = "Example:
+  cellar etcd replace zone3 && scp bundles/zone3.bundle root@db3.example.org:
+  (on db3) cellar host install zone3.bundle && cellar host start
+  cellar cluster wait")]
+    Replace {
+        /// The cell whose host it is
+        #[arg(value_name = "CELL")]
+        cell: CellName,
+        /// Replace a member that works: it ends by itself when it has left etcd
+        #[arg(long)]
+        although_it_answers: bool,
     },
     /// Put a snapshot back, when etcd's data is lost or damaged
     ///
@@ -131,6 +152,10 @@ impl Etcd {
             Self::Snapshot { file } => {
                 let written = cluster.etcd_snapshot(&absolute(&file)?).await?;
                 global.output.print(&snapshot(&written), |_| snapshot_text(&written))
+            }
+            Self::Replace { cell, although_it_answers } => {
+                let (dir, steps) = (cluster.layout.root(), local::steps());
+                print_bundles(global, &replace_etcd_on_host(dir, &cell, although_it_answers, &steps).await?)
             }
             Self::Restore { file, yes, timeout } => {
                 check_terminal(yes)?;
