@@ -2,7 +2,7 @@
 
 use cellar_model::CellName;
 use cellar_tls::LeafRequest;
-use cellar_topology::EtcdUser;
+use cellar_topology::{EtcdKv, EtcdUser};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::HOST;
@@ -47,10 +47,16 @@ impl Cluster {
         Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
     }
 
-    /// Removes the multiadmin on a cell's host from etcd's users: it can do nothing any more, whatever it still has.
-    pub(crate) async fn dismiss_multiadmin(&self, cell: &CellName) -> Result<()> {
-        let etcd = self.etcd().await?;
+    /// Removes the pooler and the multiadmin of a cell with a host of its own from etcd's users: they can do nothing any
+    /// more, whatever their host still has.
+    pub(crate) async fn dismiss_host(&self, cell: &CellName) -> Result<()> {
+        self.dismiss_from(&self.etcd().await?, cell).await
+    }
+
+    /// Removes all users of a cell that this etcd may know, of the pooler and of the multiadmin.
+    pub(crate) async fn dismiss_from(&self, etcd: &EtcdKv, cell: &CellName) -> Result<()> {
         for revocations in 0..=self.revocations_of(cell) {
+            etcd.remove_user(&self.pooler_request(cell, revocations).common_name).await?;
             etcd.remove_user(&self.multiadmin_request(cell, revocations).common_name).await?;
         }
         Ok(())

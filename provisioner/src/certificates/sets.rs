@@ -59,21 +59,28 @@ impl Cluster {
 
     /// The certificates of etcd's members, each naming its own host only.
     pub(crate) fn etcd_sets(&self) -> Vec<CertificateSet> {
-        let cluster = &self.state.cluster;
-        let set = |what: &str, directory: PathBuf, host: &str| {
-            let leaves = vec![
-                (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, host)),
-                ("peer.crt", LeafRequest::etcd_peer(cluster, host)),
-            ];
-            self.set(what, directory, SERVER_KEY, self.owner(), leaves)
-        };
+        let set = |what: String, directory: PathBuf, host: &str| self.etcd_set(&what, directory, host);
         if self.is_local() {
-            return vec![set("etcd", self.etcd_tls(), HOST)];
+            return vec![set("etcd".to_owned(), self.etcd_tls(), HOST)];
         }
         let member = |(cell, host): (&CellName, &HostName)| {
-            set(&format!("the etcd member of cell {cell}"), self.for_host(cell).etcd().join("tls"), host)
+            set(format!("the etcd member of cell {cell}"), self.for_host(cell).etcd().join("tls"), host)
         };
         self.etcd_hosts().into_iter().map(member).collect()
+    }
+
+    /// That of an etcd in this directory which only this machine sees.
+    pub(crate) fn private_etcd_set(&self) -> CertificateSet {
+        self.etcd_set("etcd for a restore", self.etcd_tls(), HOST)
+    }
+
+    fn etcd_set(&self, what: &str, directory: PathBuf, host: &str) -> CertificateSet {
+        let cluster = &self.state.cluster;
+        let leaves = vec![
+            (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, host)),
+            ("peer.crt", LeafRequest::etcd_peer(cluster, host)),
+        ];
+        self.set(what, directory, SERVER_KEY, self.owner(), leaves)
     }
 
     /// The provisioner's own, for talking to etcd.

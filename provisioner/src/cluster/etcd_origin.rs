@@ -23,6 +23,9 @@ pub struct EtcdOrigin {
     pub from: EtcdBeginning,
     /// The id that etcd gave the member that joined, in hexadecimal digits; or that of the restore.
     pub id: String,
+    /// The SHA-256 of the data in the snapshot that all began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// Whether it has been seen to run. From then on it must not begin anew any more: it would have forgotten what it has
     /// promised to the others, and they would count on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -30,9 +33,14 @@ pub struct EtcdOrigin {
 }
 
 impl EtcdOrigin {
-    /// That of a member that has not run yet.
-    pub(crate) fn new(from: EtcdBeginning, id: String) -> Self {
-        Self { from, id, started: false }
+    /// That of a member that was added and has not run yet.
+    pub(crate) fn joined(id: String) -> Self {
+        Self { from: EtcdBeginning::Joined, id, snapshot: None, started: false }
+    }
+
+    /// That of a member that is to begin with this snapshot.
+    pub(crate) fn restored(restore: String, sha256: String) -> Self {
+        Self { from: EtcdBeginning::Restored, id: restore, snapshot: Some(sha256), started: false }
     }
 }
 

@@ -103,6 +103,9 @@ pub struct ClusterState {
     /// How the etcd members came by their data that did not begin with the cluster.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub etcd_origins: BTreeMap<CellName, EtcdOrigin>,
+    /// The last restore of etcd on hosts: what runs there and knows of the time before it is ended when it is installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_restore: Option<uuid::Uuid>,
     /// How many sets of bundles were issued for hosts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bundles: u64,
@@ -190,6 +193,7 @@ impl ClusterState {
             revocations_of_removed: BTreeMap::new(),
             revoking: None,
             etcd_origins: BTreeMap::new(),
+            etcd_restore: None,
             bundles: 0,
             first_backup: None,
         })

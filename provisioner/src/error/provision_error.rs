@@ -163,6 +163,12 @@ pub enum ProvisionError {
         /// etcd's process.
         pid: u32,
     },
+    /// etcd works, and its data is to be replaced.
+    #[error("etcd of the cluster in {} has a majority that works, and its data is to be replaced", dir.display())]
+    EtcdWorks {
+        /// The operator's directory of the cluster.
+        dir: PathBuf,
+    },
     /// A snapshot of etcd did not arrive whole.
     #[error("the snapshot of etcd is not whole: {reason}; {} was not written", path.display())]
     BadSnapshot {

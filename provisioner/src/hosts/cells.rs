@@ -145,8 +145,7 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     };
     steps.step(&format!("cell {name} has left the topology"));
     let had_member = cluster.remove_etcd_of(name, steps).await?;
-    cluster.dismiss_pooler(name).await?;
-    cluster.dismiss_multiadmin(name).await?;
+    cluster.dismiss_host(name).await?;
     // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
     remember_certificates(&cluster.keys_of(name).tls(), &cluster.layout.ca(), None)?;
     cluster.state.count_revocation(name);

@@ -50,7 +50,7 @@ pub async fn replace_etcd_on_host(
     let joining = replace_etcd_member(&etcd, &member, although_it_answers).await?;
     let id = format!("{:x}", joining.id);
     steps.step(&format!("etcd expects the new member {id} in cell {cell}, in the place of the old one"));
-    cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::new(EtcdBeginning::Joined, id));
+    cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::joined(id));
     cluster.state.save(&cluster.layout)?;
     let bundles = cluster.issue_bundles(std::slice::from_ref(cell), false)?;
     Ok(Bundles { cluster, bundles })

@@ -1,5 +1,6 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
-//! (`init`, `bundle`), cells that come and go (`cells`) and etcd's members with them (`etcd`), whether all servers answer
+//! (`init`, `bundle`), cells that come and go (`cells`) and etcd's members with them (`etcd`), a snapshot of
+//! etcd put back (`etcd_restore`), whether all servers answer
 //! (`servers`), and the wait until it is well (`wait`). On each host: `install` and `run`, whether etcd's data there is what
 //! the bundle says (`etcd_data`), and what the units of systemd are told (`drop_ins`). What is started and watched is the
 //! same as in a local cluster.
@@ -9,6 +10,7 @@ pub(crate) mod cells;
 pub(crate) mod drop_ins;
 pub(crate) mod etcd;
 pub(crate) mod etcd_data;
+pub(crate) mod etcd_restore;
 pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod install;

@@ -226,3 +226,74 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
     cluster.back_up("zone2");
     let _ = cluster.on("db3", &["remove", "--delete-data"]).ok();
 }
+
+/// The process of etcd on a host, if it runs.
+#[track_caller]
+fn etcd_pid(cluster: &HostsCluster, host: &str) -> Option<String> {
+    let status = cluster.on(host, &["status"]).stdout;
+    let line = status.lines().find(|line| line.starts_with("etcd"))?;
+    let pid = line.split_whitespace().last()?;
+    pid.parse::<u32>().is_ok().then(|| pid.to_owned())
+}
+
+#[track_caller]
+fn install_with(cluster: &HostsCluster, host: &str, snapshot: &str) -> Finished {
+    let bundle = cluster.bundle(host).display().to_string();
+    cluster.hosts.run(host, &["cellar", "host", "install", &bundle, "--etcd-snapshot", snapshot])
+}
+
+#[test]
+fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
+    let Some(cluster) = with_ledger(3) else { return };
+    cluster.back_up("zone2");
+    let file = cluster.hosts.directory("operator").join("etcd.db").display().to_string();
+    let _ = cluster.cellar(&["etcd", "snapshot", &file]).ok();
+    let works = cluster.cellar(&["etcd", "restore", "--yes", &file]).refused(3);
+    assert!(works.contains("a majority that works"), "{works}");
+
+    lose(&cluster, "db2");
+    lose(&cluster, "db3");
+    eventually("the commands to say that etcd does not answer", || cluster.cellar(&["cells", "list"]).code == 4);
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(101, 200)").ok();
+    let since = cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok();
+    let told = cluster.cellar(&["doctor"]).stdout;
+    assert!(told.contains("lost-etcd.md") && !told.contains("cellar etcd replace"), "{told}");
+    let none = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(none.contains("lost-etcd.md"), "{none}");
+
+    let _ = cluster.cellar(&["etcd", "snapshot", "--from", "zone1", &file]).ok();
+    let prepared = cluster.json(&["etcd", "restore", "--yes", &file]);
+    let snapshot = prepared["snapshot"].as_str().unwrap();
+    let without = cluster.install("db1").refused(3);
+    assert!(without.contains("--etcd-snapshot"), "{without}");
+    let other = install_with(&cluster, "db1", &file).refused(3);
+    assert!(other.contains("is not the snapshot that the bundle was issued with"), "{other}");
+    let runs = install_with(&cluster, "db1", snapshot).refused(3);
+    assert!(runs.contains("etcd runs here"), "{runs}");
+    let _ = cluster.hosts.run("db1", &["kill", &etcd_pid(&cluster, "db1").unwrap()]).ok();
+    eventually("etcd on db1 to end", || etcd_pid(&cluster, "db1").is_none());
+    for host in cluster.database_hosts() {
+        let _ = install_with(&cluster, &host, snapshot).ok();
+        // Repeated, it changes nothing.
+        let again = install_with(&cluster, &host, snapshot);
+        assert!(again.stderr.contains("already"), "{again:?}");
+        let _ = cluster.on(&host, &["start"]).ok();
+    }
+    let _ = cluster.wait().ok();
+    assert_eq!(cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok(), since, "PostgreSQL was not restarted");
+    for host in cluster.database_hosts() {
+        cluster.wait_for_rows(&host, 200);
+    }
+    cluster.back_up("zone3");
+    let jobs = cluster.json(&["jobs", "list"]);
+    assert!(jobs.to_string().contains("JOB_KIND_BACKUP"), "what was in the snapshot is there: {jobs}");
+    // A disk that is lost after that is no restore.
+    lose(&cluster, "db2");
+    let lost = install_with(&cluster, "db2", snapshot).refused(3);
+    assert!(lost.contains("cellar etcd replace"), "{lost}");
+    let _ = cluster.cellar(&["etcd", "replace", "zone2"]).ok();
+    let _ = cluster.install("db2").ok();
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows("db2", 200);
+}
