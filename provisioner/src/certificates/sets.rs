@@ -100,7 +100,11 @@ impl Cluster {
         }
         let on_host = |(cell, _): (&CellName, &HostName)| {
             let what = format!("the multiadmin of cell {cell}");
-            set(&what, self.for_host(cell).multiadmin(), self.multiadmin_request(cell, self.revocations_of(cell)))
+            set(
+                &what,
+                self.for_host(cell).multiadmin(),
+                self.multiadmin_request(cell, self.revocations_of(cell)),
+            )
         };
         self.admin_hosts().into_iter().map(on_host).collect()
     }

@@ -181,17 +181,14 @@ pub(crate) async fn check_removable(etcd: &EtcdKv, member: &EtcdPeer) -> Result<
 /// As [`check_removable`], or when etcd refuses.
 pub(crate) async fn remove_etcd_member(etcd: &EtcdKv, member: &EtcdPeer) -> Result<usize> {
     check_removable(etcd, member).await?;
-    let removed = || async {
-        let members = etcd.members().await?;
-        match present(&members, member) {
-            None => Ok(members.len()),
-            Some(old) => {
-                etcd.remove_member(old.id).await?;
-                Ok(members.len() - 1)
-            }
-        }
-    };
-    Ok(retry(CHANGE_TIMEOUT, removed).await?)
+    Ok(retry(CHANGE_TIMEOUT, || removed(etcd, member)).await?)
+}
+
+async fn removed(etcd: &EtcdKv, member: &EtcdPeer) -> std::result::Result<usize, StoreError> {
+    let members = etcd.members().await?;
+    let Some(old) = present(&members, member) else { return Ok(members.len()) };
+    etcd.remove_member(old.id).await?;
+    Ok(members.len() - 1)
 }
 
 #[cfg(test)]

@@ -102,19 +102,19 @@ impl Cluster {
 /// Writes a snapshot of etcd into a file, as [`Cluster::etcd_snapshot`] does.
 pub(crate) async fn write_snapshot(etcd: &EtcdKv, path: &Path) -> Result<EtcdSnapshot> {
     let mut parts = etcd.snapshot().await?;
-        let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
-        let mut checksum = Checksum::default();
-        while let Some(part) = parts.next().await {
-            let part = part?;
-            checksum.take(&part);
-            draft.write_all(&part).map_err(ProvisionError::io("write", path))?;
-        }
-        let bytes = checksum.bytes;
-        let bad = |reason| ProvisionError::BadSnapshot { path: path.to_owned(), reason };
-        let sha256 = checksum.finish().map_err(bad)?;
-        draft.finish().map_err(ProvisionError::io("write", path))?;
-        let content = tool::content(path, None, CONTENT_TIMEOUT).await.ok();
-        Ok(EtcdSnapshot { path: path.to_owned(), bytes, sha256, content })
+    let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
+    let mut checksum = Checksum::default();
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        checksum.take(&part);
+        draft.write_all(&part).map_err(ProvisionError::io("write", path))?;
+    }
+    let bytes = checksum.bytes;
+    let bad = |reason| ProvisionError::BadSnapshot { path: path.to_owned(), reason };
+    let sha256 = checksum.finish().map_err(bad)?;
+    draft.finish().map_err(ProvisionError::io("write", path))?;
+    let content = tool::content(path, None, CONTENT_TIMEOUT).await.ok();
+    Ok(EtcdSnapshot { path: path.to_owned(), bytes, sha256, content })
 }
 
 #[cfg(test)]

@@ -61,10 +61,8 @@ impl Cluster {
     pub(super) fn etcd_peer(&self, cell: &CellName) -> Result<Option<EtcdPeer>> {
         let port = self.port(Ports::ETCD_PEER)?;
         let host = self.etcd_hosts().into_iter().find(|(name, _)| *name == cell);
-        Ok(host.map(|(_, host)| EtcdPeer {
-            name: cell.to_string(),
-            peer_url: format!("https://{host}:{port}"),
-        }))
+        Ok(host
+            .map(|(_, host)| EtcdPeer { name: cell.to_string(), peer_url: format!("https://{host}:{port}") }))
     }
 
     /// Refuses, before anything is changed, to remove a cell without whose etcd member the others would be too few.

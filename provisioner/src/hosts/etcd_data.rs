@@ -74,7 +74,8 @@ impl Cluster {
         if found == Found::Right {
             return Ok(None);
         }
-        let finding = |message: String, hint: &str| Ok(Some(Finding { message, hint: Some(hint.to_owned()) }));
+        let finding =
+            |message: String, hint: &str| Ok(Some(Finding { message, hint: Some(hint.to_owned()) }));
         if origin.started {
             return finding(
                 format!(

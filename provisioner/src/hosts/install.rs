@@ -83,7 +83,10 @@ pub async fn install_host(path: &Path, snapshot: Option<&Path>, steps: &Steps) -
     HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster.clone()).save(&layout)?;
     let kept = cluster.prepare_etcd_data(snapshot).await?;
     if let Some(kept) = &kept {
-        steps.step(&format!("etcd's data that was here is of another member, and is in {} now", kept.display()));
+        steps.step(&format!(
+            "etcd's data that was here is of another member, and is in {} now",
+            kept.display()
+        ));
     }
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
     changed.extend(kept);

@@ -61,7 +61,13 @@ impl HostServer {
 }
 
 /// What is wrong with a member of etcd. `lost` when no majority works.
-fn etcd_problem(what: &str, cell: &CellName, host: &str, answer: &EtcdEndpoint, lost: bool) -> Option<Finding> {
+fn etcd_problem(
+    what: &str,
+    cell: &CellName,
+    host: &str,
+    answer: &EtcdEndpoint,
+    lost: bool,
+) -> Option<Finding> {
     let majority = if lost { "; until a majority of the members runs, no job begins or ends" } else { "" };
     let finding = |message: String, hint: String| Some(Finding { message, hint: Some(hint) });
     match &answer.status {
@@ -102,7 +108,9 @@ fn multiadmin_problem(
         Some(Code::Unavailable) if lost => None,
         Some(_) => Some(Finding {
             message: format!("{what} refuses: {}", status.message()),
-            hint: hint(format!("log/multiadmin.log on {host} says more; a member of etcd may be cut off from it")),
+            hint: hint(format!(
+                "log/multiadmin.log on {host} says more; a member of etcd may be cut off from it"
+            )),
         }),
         None => Some(Finding {
             message: format!("{what} does not answer: {}", status.message()),
@@ -120,8 +128,12 @@ impl Cluster {
         if self.is_local() {
             return Ok(Vec::new());
         }
-        let (endpoints, multiadmins) =
-            tokio::join!(async { Ok::<_, crate::error::provision_error::ProvisionError>(self.etcd().await?.endpoints().await) }, self.ask_multiadmins());
+        let (endpoints, multiadmins) = tokio::join!(
+            async {
+                Ok::<_, crate::error::provision_error::ProvisionError>(self.etcd().await?.endpoints().await)
+            },
+            self.ask_multiadmins()
+        );
         let (endpoints, multiadmins) = (endpoints?, multiadmins?);
         let lost = matches!(etcd_health(&endpoints), EtcdHealth::Lost(_));
         let mut servers = Vec::new();
@@ -136,10 +148,11 @@ impl Cluster {
             let problem = multiadmin_problem(&what, host, answer, lost);
             servers.push((host, Ports::ADMIN_GRPC, ServerKind::Multiadmin, cell, what, problem));
         }
-        let with_certificate = servers.into_iter().map(|(host, port, kind, cell, what, problem)| async move {
-            let certificate = self.served_at(host, port).await;
-            HostServer { what, cell: cell.clone(), problem, certificate, kind }
-        });
+        let with_certificate =
+            servers.into_iter().map(|(host, port, kind, cell, what, problem)| async move {
+                let certificate = self.served_at(host, port).await;
+                HostServer { what, cell: cell.clone(), problem, certificate, kind }
+            });
         Ok(join_all(with_certificate).await)
     }
 
@@ -159,7 +172,8 @@ impl Cluster {
         let port = self.port(base).ok()?;
         let address = addresses_of(host).ok()?.into_iter().next()?;
         let tls = ClientTls::from_dir(&self.etcd_client_tls()).ok()?.rustls_config().ok()?;
-        let found = probe(SocketAddr::new(address, port), host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
+        let found =
+            probe(SocketAddr::new(address, port), host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
         Some(found.ok()?.served)
     }
 }
@@ -213,7 +227,10 @@ mod tests {
         let cut_off = multiadmin_problem("it", "db3", Err(refusal()), false).unwrap();
         assert!(cut_off.message.contains("refuses: cannot reach etcd"), "{cut_off:?}");
         let silent =
-            multiadmin_problem("it", "db3", Err(tonic::Status::unavailable("tcp connect error")), true).unwrap();
-        assert!(silent.message.contains("does not answer") && silent.hint.unwrap().contains("cellar host start"));
+            multiadmin_problem("it", "db3", Err(tonic::Status::unavailable("tcp connect error")), true)
+                .unwrap();
+        assert!(
+            silent.message.contains("does not answer") && silent.hint.unwrap().contains("cellar host start")
+        );
     }
 }

@@ -88,7 +88,8 @@ fn members(cluster: &HostsCluster) -> Vec<(String, String)> {
     let answer = cluster.cellar(&["etcd", "status", "--output", "json"]);
     let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
     let member = |one: &Value| {
-        let host = one["endpoint"].as_str().unwrap().trim_start_matches("https://").split('.').next().unwrap();
+        let host =
+            one["endpoint"].as_str().unwrap().trim_start_matches("https://").split('.').next().unwrap();
         Some((host.to_owned(), one["memberId"].as_str()?.to_owned()))
     };
     answer["members"].as_array().unwrap().iter().filter_map(member).collect()
@@ -114,7 +115,8 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     lose(&cluster, "db3");
     let doctor = cluster.cellar(&["doctor"]);
     assert_eq!(doctor.code, 1);
-    for told in ["the etcd member of cell zone3", "the multiadmin of cell zone3", "cellar etcd replace zone3"] {
+    for told in ["the etcd member of cell zone3", "the multiadmin of cell zone3", "cellar etcd replace zone3"]
+    {
         assert!(doctor.stdout.contains(told), "{told} is not in {doctor:?}");
     }
     let waited = cluster.cellar(&["cluster", "wait", "--timeout", "15s"]).refused(4);
@@ -168,7 +170,11 @@ fn member_that_works_is_replaced_when_that_is_said_and_its_old_data_is_set_aside
     let since = postgres(&cluster);
     // It ends by itself, and its cell goes on.
     eventually("the old member to end", || {
-        cluster.on("db2", &["status"]).stdout.lines().any(|line| line.starts_with("etcd") && line.contains("not run"))
+        cluster
+            .on("db2", &["status"])
+            .stdout
+            .lines()
+            .any(|line| line.starts_with("etcd") && line.contains("not run"))
     });
     let early = cluster.on("db2", &["start"]);
     let installed = cluster.install("db2");
@@ -189,7 +195,9 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
     let client = cluster.directory().join("client").display().to_string();
     let ask = |host: &str| {
         let address = format!("{host}.test:15070");
-        cluster.hosts.run("operator", &["cellar", "--admin", &address, "--client-dir", &client, "cells", "list"])
+        cluster
+            .hosts
+            .run("operator", &["cellar", "--admin", &address, "--client-dir", &client, "cells", "list"])
     };
     let _ = ask("db3").ok();
     let primary = cluster.cellar(&["cells", "remove", "zone1"]).refused(3);
@@ -220,9 +228,14 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
         let _ = cluster.on(host, &["start"]).ok();
     }
     let _ = cluster.wait().ok();
-    assert!(!cluster.hosts.processes("db2").iter().any(|pid| {
-        cellar_tests::command_line(*pid).iter().any(|word| word.contains("db3.test"))
-    }), "a program of db2 still knows db3");
+    assert!(
+        !cluster
+            .hosts
+            .processes("db2")
+            .iter()
+            .any(|pid| { cellar_tests::command_line(*pid).iter().any(|word| word.contains("db3.test")) }),
+        "a program of db2 still knows db3"
+    );
     cluster.back_up("zone2");
     let _ = cluster.on("db3", &["remove", "--delete-data"]).ok();
 }
@@ -253,7 +266,9 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
 
     lose(&cluster, "db2");
     lose(&cluster, "db3");
-    eventually("the commands to say that etcd does not answer", || cluster.cellar(&["cells", "list"]).code == 4);
+    eventually("the commands to say that etcd does not answer", || {
+        cluster.cellar(&["cells", "list"]).code == 4
+    });
     let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(101, 200)").ok();
     let since = cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok();
     let told = cluster.cellar(&["doctor"]).stdout;
@@ -280,7 +295,11 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
         let _ = cluster.on(&host, &["start"]).ok();
     }
     let _ = cluster.wait().ok();
-    assert_eq!(cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok(), since, "PostgreSQL was not restarted");
+    assert_eq!(
+        cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok(),
+        since,
+        "PostgreSQL was not restarted"
+    );
     for host in cluster.database_hosts() {
         cluster.wait_for_rows(&host, 200);
     }

@@ -65,7 +65,10 @@ impl Target {
             cluster.renew_operators();
         }
         let hint = match cluster.is_some_and(|cluster| !cluster.is_local()) {
-            true => "`cellar doctor` names what does not answer; start it with `cellar host start` on its host".to_owned(),
+            true => {
+                "`cellar doctor` names what does not answer; start it with `cellar host start` on its host"
+                    .to_owned()
+            }
             false => format!(
                 "start what does not run with `cellar up --dir {}`; multiadmin's log is {}",
                 directory.display(),

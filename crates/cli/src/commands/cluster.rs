@@ -109,7 +109,10 @@ impl ClusterCommand {
             Self::Bundle(command) => {
                 let cluster = local::open(global)?;
                 let dir = cluster.layout.root();
-                print_bundles(global, &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?)
+                print_bundles(
+                    global,
+                    &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?,
+                )
             }
             Self::Wait(command) => {
                 let cluster = local::open(global)?;

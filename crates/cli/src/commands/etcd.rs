@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::commands::cluster::print_bundles;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
-use crate::{local, output};
 use crate::question::{ask, check_terminal};
 use crate::render::etcd::{prepared_text, restored_text, snapshot_text, status_text};
 use crate::render::units::parse_duration;
+use crate::{local, output};
 
 /// The cluster's etcd: how its members are, replacing one, a copy of its data, and putting that back
 #[derive(Debug, Subcommand)]

@@ -162,7 +162,9 @@ fn fenced(scene: &ConditionScene<'_>, incarnation: &Incarnation) -> Option<Condi
             let message = message(&format!("{} {id}", job.record.kind()));
             return Some(Condition::new(ConditionKind::Fenced, message, of_job(id)));
         }
-        None => "the leading multiadmin ends it by itself within seconds; if none runs: `cellar up`, or `cellar host start` on a host",
+        None => {
+            "the leading multiadmin ends it by itself within seconds; if none runs: `cellar up`, or `cellar host start` on a host"
+        }
     };
     Some(Condition::new(ConditionKind::Fenced, message(&format!("job {id}, which has ended")), way_out))
 }
