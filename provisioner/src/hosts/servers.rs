@@ -102,21 +102,19 @@ fn multiadmin_problem(
     lost: bool,
 ) -> Option<Finding> {
     let status = answer.err()?;
-    let hint = |text: String| Some(text);
-    match cellar_api::reason_of(&status) {
+    let (message, hint) = match cellar_api::reason_of(&status) {
         // It answers, and waits for etcd as everybody does.
-        Some(Code::Unavailable) if lost => None,
-        Some(_) => Some(Finding {
-            message: format!("{what} refuses: {}", status.message()),
-            hint: hint(format!(
-                "log/multiadmin.log on {host} says more; a member of etcd may be cut off from it"
-            )),
-        }),
-        None => Some(Finding {
-            message: format!("{what} does not answer: {}", status.message()),
-            hint: hint(format!("on {host}: `cellar host status` and `cellar host start`")),
-        }),
-    }
+        Some(Code::Unavailable) if lost => return None,
+        Some(_) => (
+            format!("{what} refuses: {}", status.message()),
+            format!("log/multiadmin.log on {host} says more; a member of etcd may be cut off from it"),
+        ),
+        None => (
+            format!("{what} does not answer: {}", status.message()),
+            format!("on {host}: `cellar host status` and `cellar host start`"),
+        ),
+    };
+    Some(Finding { message, hint: Some(hint) })
 }
 
 impl Cluster {
@@ -128,13 +126,9 @@ impl Cluster {
         if self.is_local() {
             return Ok(Vec::new());
         }
-        let (endpoints, multiadmins) = tokio::join!(
-            async {
-                Ok::<_, crate::error::provision_error::ProvisionError>(self.etcd().await?.endpoints().await)
-            },
-            self.ask_multiadmins()
-        );
-        let (endpoints, multiadmins) = (endpoints?, multiadmins?);
+        let etcd = self.etcd().await?;
+        let (endpoints, multiadmins) = tokio::join!(etcd.endpoints(), self.ask_multiadmins());
+        let multiadmins = multiadmins?;
         let lost = matches!(etcd_health(&endpoints), EtcdHealth::Lost(_));
         let mut servers = Vec::new();
         for ((cell, host), answer) in self.etcd_hosts().into_iter().zip(&endpoints) {
