@@ -41,7 +41,7 @@ pub use etcd::snapshot::EtcdSnapshot;
 pub use etcd::status::{EtcdHealth, etcd_health};
 pub use etcd::tool::SnapshotContent;
 pub use hosts::cells::{RemovedHost, add_cell_on_host, remove_cell_on_host};
-pub use hosts::etcd::replace_etcd_on_host;
+pub use hosts::etcd::{add_etcd_on_host, replace_etcd_on_host};
 pub use hosts::etcd_restore::{PreparedEtcd, restore_etcd_on_hosts};
 pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};

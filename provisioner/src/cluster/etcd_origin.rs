@@ -38,6 +38,11 @@ impl EtcdOrigin {
         Self { from: EtcdBeginning::Joined, id, snapshot: None, started: false }
     }
 
+    /// Whether it was added, and has not been seen to run yet.
+    pub(crate) fn waits_to_join(&self) -> bool {
+        self.from == EtcdBeginning::Joined && !self.started
+    }
+
     /// That of a member that is to begin with this snapshot.
     pub(crate) fn restored(restore: String, sha256: String) -> Self {
         Self { from: EtcdBeginning::Restored, id: restore, snapshot: Some(sha256), started: false }

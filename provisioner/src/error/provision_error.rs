@@ -177,8 +177,8 @@ pub enum ProvisionError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A member of etcd must not be replaced or taken out.
-    #[error("the etcd member of {name} stays: {reason}")]
+    /// A member of etcd must not be replaced, taken out or added.
+    #[error("etcd's members stay as they are, and {name} too: {reason}")]
     MemberStays {
         /// The member's name.
         name: String,

@@ -1,4 +1,4 @@
-//! Replacing a member of etcd whose host or data is lost, and taking one out for good.
+//! Replacing a member of etcd whose host or data is lost, taking one out for good, and adding one.
 
 use std::time::Duration;
 
@@ -100,6 +100,20 @@ fn obstacle_to_removal(members: &[EtcdMember], wanted: &EtcdPeer, answering: &[u
     (stay < needed).then(|| too_few(stay, needed))
 }
 
+/// Why no member must be added, if none must.
+fn obstacle_to_addition(members: &[EtcdMember], new: &EtcdPeer, answering: &[u64]) -> Option<String> {
+    match next_change(members, new) {
+        Change::Done(_) => None,
+        Change::Remove(_) => Some("etcd has that member; `cellar etcd replace` replaces it".to_owned()),
+        // The new one counts at once, and answers only when it has been started. One that is alone has to wait for it.
+        Change::Add => {
+            let (answer, needed) =
+                (others_answering(members, 0, answering), usize::midpoint(members.len(), 1) + 1);
+            (answer < needed.min(members.len())).then(|| too_few(answer, needed))
+        }
+    }
+}
+
 /// Makes all changes that are left, each looked at afterwards; the new member's id, and all members.
 async fn changed(
     etcd: &EtcdKv,
@@ -153,6 +167,24 @@ pub async fn replace_etcd_member(
     if let Some(reason) = obstacle(&members, wanted, &answering, although_it_answers) {
         return Err(ProvisionError::MemberStays { name: wanted.name.clone(), reason });
     }
+    joining(etcd, wanted).await
+}
+
+/// Takes another member in, which must be started as [`replace_etcd_member`] says. Repeating it changes nothing until that
+/// has been done.
+///
+/// # Errors
+/// When etcd has a member of that name, or too few of the others answer.
+pub(crate) async fn add_etcd_member(etcd: &EtcdKv, new: &EtcdPeer) -> Result<JoiningMember> {
+    let (members, answering) = look(etcd, new).await?;
+    match obstacle_to_addition(&members, new, &answering) {
+        None => joining(etcd, new).await,
+        Some(reason) => Err(ProvisionError::MemberStays { name: new.name.clone(), reason }),
+    }
+}
+
+/// Makes all changes that are left.
+async fn joining(etcd: &EtcdKv, wanted: &EtcdPeer) -> Result<JoiningMember> {
     let (id, members) = retry(CHANGE_TIMEOUT, || changed(etcd, wanted)).await?;
     let peer = |member: EtcdMember| {
         let name = if member.name.is_empty() { wanted.name.clone() } else { member.name };
@@ -248,6 +280,22 @@ mod tests {
         let mut added = three();
         added[2] = member(4, "", "https://db3:2");
         assert_eq!(obstacle(&added, &wanted, &[1, 2], false), None, "it was added and is not started");
+    }
+
+    #[test]
+    fn member_is_added_only_while_the_others_are_a_majority_with_it() {
+        let new = EtcdPeer { name: "zone4".to_owned(), peer_url: "https://db4:2".to_owned() };
+        let addition = |members: &[EtcdMember], answering: &[u64]| {
+            obstacle_to_addition(members, &new, answering).is_none()
+        };
+        assert!(addition(&three()[1..], &[2, 3]) && !addition(&three()[1..], &[2]));
+        assert!(addition(&three(), &[1, 2, 3]) && !addition(&three(), &[1, 2]), "four need three");
+        assert!(addition(&three()[2..], &[3]), "the only one waits for it");
+        let mut begun = three();
+        begun.push(member(4, "", "https://db4:2"));
+        assert!(addition(&begun, &[1, 2]), "it was added before");
+        begun[3] = member(4, "zone4", "https://db4:2");
+        assert!(!addition(&begun, &[1, 2, 3, 4]));
     }
 
     #[test]

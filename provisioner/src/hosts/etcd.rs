@@ -10,7 +10,7 @@ use crate::cluster::etcd_origin::{EtcdBeginning, EtcdOrigin};
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::etcd::replace::{check_removable, remove_etcd_member, replace_etcd_member};
+use crate::etcd::replace::{add_etcd_member, check_removable, remove_etcd_member, replace_etcd_member};
 use crate::hosts::init::Bundles;
 use crate::processes::etcd_arguments::EtcdPeer;
 
@@ -53,6 +53,41 @@ pub async fn replace_etcd_on_host(
     cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::joined(id));
     cluster.state.save(&cluster.layout)?;
     let bundles = cluster.issue_bundles(std::slice::from_ref(cell), false)?;
+    Ok(Bundles { cluster, bundles })
+}
+
+/// Gives the host of a cell an etcd member, which joins the others; issues the bundles of all hosts again, because each names
+/// all members. Repeating it finishes one that was interrupted.
+///
+/// # Errors
+/// When the host has a member, or too few of the others answer.
+pub async fn add_etcd_on_host(dir: &Path, cell: &CellName, steps: &Steps) -> Result<Bundles> {
+    let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    let port = cluster.port(Ports::ETCD_PEER)?;
+    let etcd = cluster.etcd().await?;
+    let Some(host) = cluster.state.cells.iter_mut().find(|known| known.name == *cell) else {
+        return Err(refused(cell, "the cluster has no cell of that name"));
+    };
+    let Some(host) = &mut host.host else {
+        return Err(refused(cell, "the cluster is on this machine, and has one etcd member"));
+    };
+    let waits = cluster.state.etcd_origins.get(cell).is_some_and(EtcdOrigin::waits_to_join);
+    if host.etcd && !waits {
+        return Err(refused(cell, "its host has an etcd member; `cellar etcd replace` replaces a lost one"));
+    }
+    let new = EtcdPeer { name: cell.to_string(), peer_url: format!("https://{}:{port}", host.host) };
+    let joining = add_etcd_member(&etcd, &new).await?;
+    host.etcd = true;
+    let id = format!("{:x}", joining.id);
+    let count = joining.members.len();
+    steps.step(&format!(
+        "etcd expects the new member {id} in cell {cell}, and goes on while {} of {count} work",
+        count / 2 + 1
+    ));
+    cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::joined(id));
+    cluster.state.save(&cluster.layout)?;
+    let all: Vec<CellName> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+    let bundles = cluster.issue_bundles(&all, false)?;
     Ok(Bundles { cluster, bundles })
 }
 

@@ -238,6 +238,26 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
     );
     cluster.back_up("zone2");
     let _ = cluster.on("db3", &["remove", "--delete-data"]).ok();
+
+    // A cell that comes later has no member until it is given one.
+    let directory = cluster.host_directory("db3").display().to_string();
+    let add = ["cells", "add", "zone3", "--host", "db3.test", "--host-directory", &directory];
+    let _ = cluster.cellar(&add).ok();
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    assert_eq!(members(&cluster).len(), 2);
+    let has = cluster.cellar(&["etcd", "add", "zone2"]).refused(2);
+    assert!(has.contains("its host has an etcd member"), "{has}");
+    let _ = cluster.cellar(&["etcd", "add", "zone3"]).ok();
+    let again = cluster.cellar(&["etcd", "add", "zone3"]);
+    assert!(again.stderr.contains("while 2 of 3 work"), "{again:?}");
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    assert_eq!(members(&cluster).len(), 3);
+    cluster.hosts.kill_all("db2");
+    eventually("etcd to go on with the new member", || ask("db3").code == 0);
 }
 
 /// The process of etcd on a host, if it runs.

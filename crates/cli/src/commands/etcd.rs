@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_model::CellName;
 use cellar_provisioner::{
     EtcdEndpoint, EtcdHealth, EtcdSnapshot, PreparedEtcd, RepairedRecords, RestoredEtcd, SnapshotContent,
-    etcd_health, replace_etcd_on_host, restore_etcd, restore_etcd_on_hosts,
+    add_etcd_on_host, etcd_health, replace_etcd_on_host, restore_etcd, restore_etcd_on_hosts,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -61,6 +61,18 @@ pub(crate) enum Etcd {
         /// Replace a member that works: it ends by itself when it has left etcd
         #[arg(long)]
         although_it_answers: bool,
+    },
+    /// Give the host of a cell an etcd member, which joins the others
+    ///
+    /// For cells on hosts of their own: after one was removed, or to have more of them. Three members tolerate the loss of
+    /// one, five that of two, and an even number no more than one less. The bundles of all hosts are issued again: install
+    /// that of the cell and start its host, and the others when it suits. Safe to interrupt and to repeat.
+    #[command(after_help = "Example:
+  cellar etcd add zone4")]
+    Add {
+        /// The cell
+        #[arg(value_name = "CELL")]
+        cell: CellName,
     },
     /// Put a snapshot back, when etcd's data is lost or damaged
     ///
@@ -194,6 +206,10 @@ impl Etcd {
             Self::Replace { cell, although_it_answers } => {
                 let (dir, steps) = (cluster.layout.root(), local::steps());
                 print_bundles(global, &replace_etcd_on_host(dir, &cell, although_it_answers, &steps).await?)
+            }
+            Self::Add { cell } => {
+                let added = add_etcd_on_host(cluster.layout.root(), &cell, &local::steps()).await?;
+                print_bundles(global, &added)
             }
             Self::Restore { file, yes, timeout } => {
                 check_terminal(yes)?;
