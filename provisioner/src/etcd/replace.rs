@@ -107,8 +107,8 @@ fn obstacle_to_addition(members: &[EtcdMember], new: &EtcdPeer, answering: &[u64
         Change::Remove(_) => Some("etcd has that member; `cellar etcd replace` replaces it".to_owned()),
         // The new one counts at once, and answers only when it has been started. One that is alone has to wait for it.
         Change::Add => {
-            let (answer, needed) =
-                (others_answering(members, 0, answering), usize::midpoint(members.len(), 1) + 1);
+            let answer = members.iter().filter(|member| answering.contains(&member.id)).count();
+            let needed = usize::midpoint(members.len(), 1) + 1;
             (answer < needed.min(members.len())).then(|| too_few(answer, needed))
         }
     }
