@@ -25,14 +25,9 @@ pub type AdminClient = MultiAdminClient<Channel>;
 impl Cluster {
     /// etcd, as the provisioner.
     pub(crate) async fn etcd(&self) -> Result<EtcdKv> {
-        self.etcd_at(&self.etcd_urls()?).await
-    }
-
-    /// Some of etcd's members, as the provisioner.
-    pub(crate) async fn etcd_at(&self, urls: &[String]) -> Result<EtcdKv> {
         self.renew_operators();
         let tls = ClientTls::from_dir(&self.etcd_client_tls())?;
-        Ok(EtcdKv::connect(urls, Some(tls.tonic_config())).await?)
+        Ok(EtcdKv::connect(&self.etcd_urls()?, Some(tls.tonic_config())).await?)
     }
 
     /// The typed store, as the provisioner.

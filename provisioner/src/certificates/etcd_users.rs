@@ -47,8 +47,8 @@ impl Cluster {
         Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
     }
 
-    /// Removes the pooler and the multiadmin of a cell with a host of its own from etcd's users: they can do nothing any
-    /// more, whatever their host still has.
+    /// Removes the pooler and the multiadmin of a cell with a host of its own from etcd's users: they can change nothing
+    /// any more, whatever their host still has.
     pub(crate) async fn dismiss_host(&self, cell: &CellName) -> Result<()> {
         self.dismiss_from(&self.etcd().await?, cell).await
     }

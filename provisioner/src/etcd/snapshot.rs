@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellar_model::CellName;
 use cellar_system::AtomicFile;
-use cellar_topology::EtcdKv;
+use cellar_topology::{EtcdKv, SnapshotParts};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
@@ -95,13 +95,16 @@ impl Cluster {
             value: cell.to_string(),
             reason: "etcd has no member of that cell; `cellar etcd status` lists them".to_owned(),
         })?;
-        write_snapshot(&self.etcd_at(&[url]).await?, path).await
+        write_parts(self.etcd().await?.snapshot_of(&url).await?, path).await
     }
 }
 
 /// Writes a snapshot of etcd into a file, as [`Cluster::etcd_snapshot`] does.
 pub(crate) async fn write_snapshot(etcd: &EtcdKv, path: &Path) -> Result<EtcdSnapshot> {
-    let mut parts = etcd.snapshot().await?;
+    write_parts(etcd.snapshot().await?, path).await
+}
+
+async fn write_parts(mut parts: SnapshotParts, path: &Path) -> Result<EtcdSnapshot> {
     let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
     let mut checksum = Checksum::default();
     while let Some(part) = parts.next().await {

@@ -89,7 +89,7 @@ pub async fn install_host(path: &Path, snapshot: Option<&Path>, steps: &Steps) -
         ));
     }
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
-    changed.extend(kept);
+    changed.extend(kept.map(|_| cluster.etcd_data()));
     // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
     cluster.make_host_directories(&bundle.cell)?;
     changed.extend(cluster.write_drop_ins()?);
