@@ -209,7 +209,7 @@ impl Certificates {
                 tracing::warn!(
                     serial = info.serial,
                     days = due,
-                    "the certificate expires soon: renew it (`cellar certs rotate`)"
+                    "the certificate expires soon: renew it (`cellar certs rotate`, on hosts `cellar cluster bundle`)"
                 );
             }
             warned = due;

@@ -21,7 +21,7 @@ pub(crate) enum ConfigFileError {
     Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
     /// The repo is encrypted and this cell has no usable passphrase.
     #[error(
-        "{0}; without it nothing of the repo can be read or written: put it back, for instance with `cellar up`"
+        "{0}; without it nothing of the repo can be read or written: put it back with `cellar up`, or on a host of its own by installing its bundle again"
     )]
     Passphrase(#[from] cellar_pgbackrest::PassphraseError),
     /// The topology has a value that PostgreSQL would read differently.

@@ -144,22 +144,24 @@ async fn lost_member_is_replaced_and_has_all_the_data() {
     let put = vec![Write::Put { key: "k".to_owned(), value: b"v".to_vec(), lease: None }];
     etcd.txn(vec![], put).await.unwrap();
 
-    let refused = replace_etcd_member(&etcd, &peers[2]).await.unwrap_err();
+    let refused = replace_etcd_member(&etcd, &peers[2], false).await.unwrap_err();
     assert!(matches!(&refused, ProvisionError::MemberStays { name, .. } if name == "zone3"), "{refused}");
     assert_eq!(etcd.members().await.unwrap().len(), 3);
 
     members.kill(2);
     std::fs::remove_dir_all(members.path("zone3").join("data")).unwrap();
     members.wait_for(&etcd, "one is lost", |health| matches!(health, EtcdHealth::Degraded(_))).await;
-    let replaced = replace_etcd_member(&etcd, &peers[2]).await.unwrap();
+    let joining = replace_etcd_member(&etcd, &peers[2], false).await.unwrap();
+    let replaced = joining.members.clone();
     assert_eq!(replaced, peers, "as it must be started");
     let ids = |members: Vec<cellar_topology::EtcdMember>| -> Vec<u64> {
         members.into_iter().map(|member| member.id).collect()
     };
     let added = ids(etcd.members().await.unwrap());
     // The command was interrupted before it was started.
-    assert_eq!(replace_etcd_member(&etcd, &peers[2]).await.unwrap(), peers);
+    assert_eq!(replace_etcd_member(&etcd, &peers[2], false).await.unwrap(), joining);
     assert_eq!(ids(etcd.members().await.unwrap()), added, "it was not added again");
+    assert!(added.contains(&joining.id));
 
     members.start(2, &replaced, EtcdInitialState::Existing);
     members.wait_for(&etcd, "it is back", |health| *health == EtcdHealth::Well).await;

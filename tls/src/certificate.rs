@@ -166,7 +166,10 @@ impl CertificateInfo {
             1..48 => format!("ends in {hours} hours"),
             _ => format!("ends in {} days", hours / 24),
         };
-        let cure = if self.authority { "`cellar certs rotate --ca`" } else { "`cellar certs rotate`" };
+        let cure = match self.authority {
+            true => "`cellar certs rotate --ca`",
+            false => "`cellar certs rotate` (on hosts `cellar cluster bundle`)",
+        };
         Some(format!("the certificate of {who} {when}: renew it with {cure}"))
     }
 

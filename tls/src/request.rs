@@ -105,6 +105,15 @@ impl LeafRequest {
         Self::server_and_client("multiadmin", host).with_uri(format!("spiffe://{cluster}/multiadmin/{host}"))
     }
 
+    /// One of several multiadmins, which etcd knows by the cell on whose host it is.
+    /// The colon keeps it apart from all poolers' names.
+    #[must_use]
+    pub fn multiadmin_of_cell(cluster: &ClusterName, cell: &CellName, host: &str) -> Self {
+        let mut request = Self::multiadmin(cluster, host);
+        request.common_name = format!("{}:{cell}", request.common_name);
+        request
+    }
+
     /// An etcd member towards its clients. It is a client too: etcd's own gateway dials it.
     #[must_use]
     pub fn etcd_server(cluster: &ClusterName, host: &str) -> Self {

@@ -89,7 +89,7 @@ impl Admin {
         let readers = readers(&self.view(), database);
         let mut last =
             Refusal::new(Code::CellDown, format!("no pooler of database {database} is up to read its repo"))
-                .hint("start one (`cellar up` on a local cluster)")
+                .hint("start one (`cellar up` on a local cluster, else `cellar host start` on its host)")
                 .about("database", database);
         for pooler in readers {
             match self.read_backups_from(&pooler, label, deadline).await {

@@ -153,7 +153,7 @@ impl Failure {
             }
             Self::Provision(error) => error.hint(),
             Self::EtcdLost => text(
-                "start the members that do not run (`cellar up`); if their data is lost, docs/runbooks/lost-etcd.md",
+                "start the members that do not run (`cellar up`, on hosts `cellar host start`); if their data is lost, docs/runbooks/lost-etcd.md",
             ),
             Self::Rpc(status) => cellar_api::hint_of(status),
             Self::Tls(error) if error.is_not_found() => {

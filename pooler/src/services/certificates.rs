@@ -93,7 +93,7 @@ fn report_expiry(agent: &Agent, warned: &mut Option<u64>) {
         tracing::warn!(
             serial = first.serial,
             days = due,
-            "a certificate of this cell ends soon: renew it (`cellar certs rotate`)"
+            "a certificate of this cell ends soon: renew it (`cellar certs rotate`, on hosts `cellar cluster bundle`)"
         );
         *warned = due;
     }

@@ -17,7 +17,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long one of several multiadmins may take to show that it can be used.
-const CHOICE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CHOICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of multiadmin.
 pub type AdminClient = MultiAdminClient<Channel>;
@@ -51,7 +51,7 @@ impl Cluster {
     }
 
     /// Connects when first used.
-    fn client_of(&self, address: &str, timeout: Option<Duration>) -> Result<AdminClient> {
+    pub(crate) fn client_of(&self, address: &str, timeout: Option<Duration>) -> Result<AdminClient> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let tls = ClientTls::from_dir(&self.layout.client())?.domain_name(host);
         Ok(MultiAdminClient::new(tls.endpoint(address, timeout)?.connect_lazy()))

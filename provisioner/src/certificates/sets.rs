@@ -59,21 +59,28 @@ impl Cluster {
 
     /// The certificates of etcd's members, each naming its own host only.
     pub(crate) fn etcd_sets(&self) -> Vec<CertificateSet> {
-        let cluster = &self.state.cluster;
-        let set = |what: &str, directory: PathBuf, host: &str| {
-            let leaves = vec![
-                (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, host)),
-                ("peer.crt", LeafRequest::etcd_peer(cluster, host)),
-            ];
-            self.set(what, directory, SERVER_KEY, self.owner(), leaves)
-        };
+        let set = |what: String, directory: PathBuf, host: &str| self.etcd_set(&what, directory, host);
         if self.is_local() {
-            return vec![set("etcd", self.etcd_tls(), HOST)];
+            return vec![set("etcd".to_owned(), self.etcd_tls(), HOST)];
         }
         let member = |(cell, host): (&CellName, &HostName)| {
-            set(&format!("the etcd member of cell {cell}"), self.for_host(cell).etcd().join("tls"), host)
+            set(format!("the etcd member of cell {cell}"), self.for_host(cell).etcd().join("tls"), host)
         };
         self.etcd_hosts().into_iter().map(member).collect()
+    }
+
+    /// That of an etcd in this directory which only this machine sees.
+    pub(crate) fn private_etcd_set(&self) -> CertificateSet {
+        self.etcd_set("etcd for a restore", self.etcd_tls(), HOST)
+    }
+
+    fn etcd_set(&self, what: &str, directory: PathBuf, host: &str) -> CertificateSet {
+        let cluster = &self.state.cluster;
+        let leaves = vec![
+            (SERVER_CERTIFICATE, LeafRequest::etcd_server(cluster, host)),
+            ("peer.crt", LeafRequest::etcd_peer(cluster, host)),
+        ];
+        self.set(what, directory, SERVER_KEY, self.owner(), leaves)
     }
 
     /// The provisioner's own, for talking to etcd.
@@ -84,17 +91,29 @@ impl Cluster {
 
     /// Those of the multiadmins.
     pub(crate) fn multiadmin_sets(&self) -> Vec<CertificateSet> {
-        let set = |what: &str, directory: PathBuf, host: &str| {
-            let leaves = vec![(ADMIN_CERTIFICATE, LeafRequest::multiadmin(&self.state.cluster, host))];
-            self.set(what, directory, ADMIN_KEY, self.owner(), leaves)
+        let set = |what: &str, directory: PathBuf, request: LeafRequest| {
+            self.set(what, directory, ADMIN_KEY, self.owner(), vec![(ADMIN_CERTIFICATE, request)])
         };
         if self.is_local() {
-            return vec![set("multiadmin", self.layout.multiadmin(), HOST)];
+            let request = LeafRequest::multiadmin(&self.state.cluster, HOST);
+            return vec![set("multiadmin", self.layout.multiadmin(), request)];
         }
-        let on_host = |(cell, host): (&CellName, &HostName)| {
-            set(&format!("the multiadmin of cell {cell}"), self.for_host(cell).multiadmin(), host)
+        let on_host = |(cell, _): (&CellName, &HostName)| {
+            let what = format!("the multiadmin of cell {cell}");
+            set(
+                &what,
+                self.for_host(cell).multiadmin(),
+                self.multiadmin_request(cell, self.revocations_of(cell)),
+            )
         };
         self.admin_hosts().into_iter().map(on_host).collect()
+    }
+
+    /// The certificate of the multiadmin on a cell's host after so many revocations. Each has a name of its own, so that
+    /// etcd can lock one out.
+    pub(crate) fn multiadmin_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
+        LeafRequest::multiadmin_of_cell(&self.state.cluster, cell, self.host_of(cell))
+            .after_revocations(revocations)
     }
 
     /// The command line's: a certificate of the user who runs this.

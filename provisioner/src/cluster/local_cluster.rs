@@ -10,6 +10,7 @@ use cellar_model::{
 use cellar_system::{OsUser, Owner};
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::etcd_origin::EtcdOrigin;
 use crate::cluster::loopback::{HOST, LISTEN, at_loopback, host};
 use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::provision_error::{ProvisionError, Result};
@@ -90,6 +91,11 @@ impl Cluster {
     /// Whether an etcd member is on this machine.
     pub(crate) fn has_etcd(&self) -> bool {
         self.is_local() || self.own_host().is_some_and(|host| host.etcd)
+    }
+
+    /// How the etcd member on this machine came by its data, if not with the cluster.
+    pub(crate) fn own_etcd_origin(&self) -> Option<&EtcdOrigin> {
+        self.state.etcd_origins.get(self.here.as_ref()?)
     }
 
     /// Whether a multiadmin is on this machine.

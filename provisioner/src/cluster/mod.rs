@@ -4,6 +4,7 @@
 pub(crate) mod blocking;
 pub(crate) mod cell_host;
 pub(crate) mod database_record;
+pub(crate) mod etcd_origin;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;
 pub(crate) mod loopback;

@@ -15,6 +15,7 @@ use cellar_system::{clock, is_same_place};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::etcd_origin::EtcdOrigin;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 
@@ -102,6 +103,12 @@ pub struct ClusterState {
     /// A revocation that has begun and not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
+    /// How the etcd members came by their data that did not begin with the cluster.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub etcd_origins: BTreeMap<CellName, EtcdOrigin>,
+    /// The last restore of etcd on hosts: what runs there and knows of the time before it is ended when it is installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_restore: Option<uuid::Uuid>,
     /// How many sets of bundles were issued for hosts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bundles: u64,
@@ -189,6 +196,8 @@ impl ClusterState {
             pgbackrest_name: PgbackrestName::default(),
             revocations_of_removed: BTreeMap::new(),
             revoking: None,
+            etcd_origins: BTreeMap::new(),
+            etcd_restore: None,
             bundles: 0,
             first_backup: None,
         })
@@ -292,6 +301,7 @@ impl ClusterState {
     pub(crate) fn remove_cell(&mut self, name: &CellName) {
         let revocations = self.revocations_of(name);
         self.cells.retain(|known| known.name != *name);
+        self.etcd_origins.remove(name);
         if revocations > 0 {
             self.revocations_of_removed.insert(name.clone(), revocations);
         }

@@ -38,14 +38,18 @@ impl ProvisionError {
             | Self::OtherPassphrase { .. }
             | Self::RepositoryInside { .. }
             | Self::EtcdRuns { .. }
+            | Self::EtcdWorks { .. }
             | Self::MemberStays { .. }
+            | Self::OtherEtcdData { .. }
             | Self::OnHosts { .. }
             | Self::UpgradeRefused { .. }
             | Self::Bundle { .. }
+            | Self::HalfRemoved { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. }
             | Self::NoHost { .. }
             | Self::NoAnswer { .. }
+            | Self::Silent { .. }
             | Self::HostsBehind { .. } => FailureKind::Unreachable,
             Self::Store(error) if error.is_retryable() => FailureKind::Unreachable,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -127,19 +131,31 @@ impl ProvisionError {
             Self::EtcdRuns { pid, .. } => Some(format!(
                 "if its data is lost or damaged, end it alone (`kill {pid}`): PostgreSQL goes on without it. If it answers (`cellar etcd status`), there is nothing to restore"
             )),
+            Self::EtcdWorks { .. } => Some(
+                "there is nothing to restore: `cellar etcd status` shows the members, `cellar etcd replace` replaces one; if all of its data is of no use, end etcd on the hosts first"
+                    .to_owned(),
+            ),
             Self::BadSnapshot { .. } => Some("look at etcd (`cellar etcd status`) and repeat the command".to_owned()),
             Self::MemberStays { .. } => Some("`cellar etcd status` shows how the members are".to_owned()),
+            Self::OtherEtcdData { .. } => Some(
+                "if it is lost, replace the member (`cellar etcd replace` on the operator's machine), and install the newest bundle here (`cellar host install`)"
+                    .to_owned(),
+            ),
             Self::Store(StoreError::Corrupt { .. }) => Some(
                 "a newer version wrote it, or somebody by hand: run the newer version, or correct the record; docs/troubleshooting.md (a record in etcd cannot be read) has the commands"
                     .to_owned(),
             ),
             Self::Rpc(status) => cellar_api::hint_of(status),
+            Self::Silent { .. } => Some(
+                "what runs goes on by itself; repeat `cellar cluster wait` when the others do".to_owned(),
+            ),
+            Self::HalfRemoved { cell } => Some(format!("`cellar cells remove {cell}` finishes it")),
             Self::FirstBackup { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             Self::FirstBackup { .. } | Self::Ended { .. } | Self::NoAnswer { .. } => {
-                Some("remove the cause and run `cellar up` again: it goes on where it stopped".to_owned())
+                Some("remove the cause and run `cellar up` (on hosts `cellar cluster wait`) again: it goes on where it stopped".to_owned())
             }
             Self::NotStreaming { .. } => Some(
-                "the cells go on by themselves: look at `cellar status`, remove what the messages name and run `cellar up` again, with a longer --timeout if they only need more time"
+                "the cells go on by themselves: look at `cellar status`, remove what the messages name and run `cellar up` (on hosts `cellar cluster wait`) again, with a longer --timeout if they only need more time"
                     .to_owned(),
             ),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(

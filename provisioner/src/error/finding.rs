@@ -19,13 +19,21 @@ impl fmt::Display for Findings<'_> {
         match self.0 {
             [one] => write!(f, "{}", one.message),
             several => {
-                write!(f, "{} problems were found; nothing was started", several.len())?;
-                several.iter().try_for_each(|finding| {
-                    write!(f, "\n  - {}", finding.message)?;
-                    finding.hint.iter().try_for_each(|hint| write!(f, "\n    ({hint})"))
-                })
+                write!(f, "{} problems were found; nothing was started{}", several.len(), Listed(several))
             }
         }
+    }
+}
+
+/// Each on lines of its own, with its hint.
+pub(crate) struct Listed<'a>(pub(crate) &'a [Finding]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|finding| {
+            write!(f, "\n  - {}", finding.message)?;
+            finding.hint.iter().try_for_each(|hint| write!(f, "\n    ({hint})"))
+        })
     }
 }
 

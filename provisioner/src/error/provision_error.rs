@@ -11,7 +11,7 @@ use cellar_tls::TlsError;
 use cellar_topology::StoreError;
 
 use crate::error::cell_report::{CellReport, CellReports, Tail};
-use crate::error::finding::{Finding, Findings};
+use crate::error::finding::{Finding, Findings, Listed};
 use crate::error::spec_error::SpecError;
 
 /// The result of everything in this crate that can fail.
@@ -163,6 +163,12 @@ pub enum ProvisionError {
         /// etcd's process.
         pid: u32,
     },
+    /// etcd works, and its data is to be replaced.
+    #[error("etcd of the cluster in {} has a majority that works, and its data is to be replaced", dir.display())]
+    EtcdWorks {
+        /// The operator's directory of the cluster.
+        dir: PathBuf,
+    },
     /// A snapshot of etcd did not arrive whole.
     #[error("the snapshot of etcd is not whole: {reason}; {} was not written", path.display())]
     BadSnapshot {
@@ -171,8 +177,8 @@ pub enum ProvisionError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A member of etcd must not be replaced.
-    #[error("the etcd member {name} is not replaced: {reason}")]
+    /// A member of etcd must not be replaced, taken out or added.
+    #[error("etcd's members stay as they are, and {name} too: {reason}")]
     MemberStays {
         /// The member's name.
         name: String,
@@ -202,6 +208,16 @@ pub enum ProvisionError {
         reason: String,
         /// What was done then.
         outcome: String,
+    },
+    /// etcd's data on this host is not what the host's bundle says.
+    #[error("etcd is not started: its data in {} is {found}, and its bundle expects {wanted}", data.display())]
+    OtherEtcdData {
+        /// etcd's data directory.
+        data: PathBuf,
+        /// What it is.
+        found: String,
+        /// What the bundle says.
+        wanted: String,
     },
     /// A program that others make failed.
     #[error("{program} failed ({status}): {output}")]
@@ -277,6 +293,22 @@ pub enum ProvisionError {
         message: String,
         /// What to do next.
         hint: String,
+    },
+    /// Servers on hosts do not answer by the deadline.
+    #[error("the cluster is not well after {} s: {reason}{}", after.as_secs(), Listed(.servers))]
+    Silent {
+        /// How long the wait was.
+        after: Duration,
+        /// What is not reached.
+        reason: String,
+        /// The servers, each with what to do.
+        servers: Vec<Finding>,
+    },
+    /// A cell on a host of its own has left the topology, and its removal has not ended.
+    #[error("the removal of cell {cell} was interrupted")]
+    HalfRemoved {
+        /// The cell.
+        cell: String,
     },
     /// Some cells are not as they should be by the deadline.
     #[error("after {} s {what}{}", after.as_secs(), CellReports(.cells))]

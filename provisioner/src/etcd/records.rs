@@ -169,11 +169,16 @@ impl Cluster {
             commit(both.put(&pooler, &self.pooler(cell)?)).await?;
             repaired.added_cells.push(cell.name.clone());
         }
-        for cell in compared.added {
-            let (key, pooler) =
-                (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
+        let unknown = |name: &&CellName| self.state.cell(name).is_none();
+        let removed: Vec<CellName> = match self.is_local() {
+            true => compared.added.into_iter().map(|cell| cell.name).collect(),
+            // On hosts all cells are known here.
+            false => recorded.keys().filter(unknown).cloned().collect(),
+        };
+        for name in removed {
+            let (key, pooler) = (Key::Cell(name.clone()), Key::Pooler(database.clone(), name.clone()));
             commit(store.transaction().delete(&key).delete(&pooler)).await?;
-            repaired.removed_cells.push(cell.name);
+            repaired.removed_cells.push(name);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::cluster::loopback::{HOST, loopback};
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::etcd::records::RepairedRecords;
-use crate::etcd::snapshot::check_file;
+use crate::etcd::snapshot::{check_file, write_snapshot};
 use crate::etcd::tool::{self, NewMember, SnapshotContent};
 use crate::file::{log_tail, make_directory};
 use crate::local::down::remove_tree;
@@ -69,21 +69,26 @@ pub async fn restore_etcd(
         return Err(ProvisionError::EtcdRuns { dir: dir.to_owned(), pid });
     }
     let file = snapshot.to_owned();
-    let checked = blocking(move || check_file(&file).map_err(ProvisionError::io("read", &file))).await?;
-    checked.map_err(|reason| ProvisionError::Argument {
-        argument: "FILE",
-        value: snapshot.display().to_string(),
-        reason: format!("it is no whole snapshot of etcd: {reason}"),
-    })?;
+    blocking(move || check_whole(&file)).await?;
     cluster.end_daemons(steps).await?;
     let (content, restored) = cluster.make_restored_data(snapshot, deadline).await?;
     steps.step(&format!("the snapshot is in {} (revision {})", restored.display(), content.revision));
-    let repaired = cluster.repair_restored(&restored, deadline).await?;
+    let repaired = cluster.repair_restored(&restored, None, deadline).await?;
     steps.step("its records fit the cells and data that are there");
     let this = cluster.clone();
     let kept = blocking(move || this.take_into_use(&restored)).await?;
     steps.step("it is in the place of etcd's data");
     Ok(RestoredEtcd { content, kept, repaired })
+}
+
+/// Refuses a file that is no whole snapshot; the SHA-256 of the data in it.
+pub(crate) fn check_whole(snapshot: &Path) -> Result<String> {
+    let checked = check_file(snapshot).map_err(ProvisionError::io("read", snapshot))?;
+    checked.map_err(|reason| ProvisionError::Argument {
+        argument: "FILE",
+        value: snapshot.display().to_string(),
+        reason: format!("it is no whole snapshot of etcd: {reason}"),
+    })
 }
 
 /// What is left of the time, for a step that has its own deadline.
@@ -93,12 +98,12 @@ fn left(deadline: Instant) -> Duration {
 
 impl Cluster {
     /// Where a snapshot is unpacked.
-    fn restored_etcd(&self) -> PathBuf {
+    pub(crate) fn restored_etcd(&self) -> PathBuf {
         self.layout.etcd().join("restored")
     }
 
     /// Ends what would go on with what it knows from before: it compares with revisions that will come again.
-    async fn end_daemons(&self, steps: &Steps) -> Result<()> {
+    pub(crate) async fn end_daemons(&self, steps: &Steps) -> Result<()> {
         let mut ended = 0;
         for cell in self.cells_on_disk() {
             ended += usize::from(self.stop_pooler(&cell).await?);
@@ -108,10 +113,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// A data directory with what the snapshot holds.
-    async fn make_restored_data(
+    /// A data directory with what the snapshot holds, for a member that is alone.
+    pub(crate) async fn make_restored_data(
         &self,
         snapshot: &Path,
+        deadline: Instant,
+    ) -> Result<(SnapshotContent, PathBuf)> {
+        let only = EtcdPeer { name: HOST.to_owned(), peer_url: self.etcd_peer_url()? };
+        let members = std::slice::from_ref(&only);
+        self.make_data_of(snapshot, &only, members, &self.etcd_token(), deadline).await
+    }
+
+    /// A data directory with what the snapshot holds, for one of these members.
+    pub(crate) async fn make_data_of(
+        &self,
+        snapshot: &Path,
+        member: &EtcdPeer,
+        members: &[EtcdPeer],
+        token: &str,
         deadline: Instant,
     ) -> Result<(SnapshotContent, PathBuf)> {
         let (directory, owner) = (self.restored_etcd(), self.owner());
@@ -136,16 +155,23 @@ impl Cluster {
             .await?;
         }
         let data = directory.join("data");
-        let (user, peer_url) = (self.user.switch(), self.etcd_peer_url()?);
+        let user = self.user.switch();
         let content = tool::content(&copy, user, left(deadline)).await?;
-        let member = NewMember { name: HOST, peer_url: &peer_url, token: &self.etcd_token(), data: &data };
+        let EtcdPeer { name, peer_url } = member;
+        let member = NewMember { name, peer_url, members, token, data: &data };
         tool::restore(&copy, &member, user, left(deadline)).await?;
         fs::remove_file(&copy).map_err(ProvisionError::io("remove", &copy))?;
         Ok((content, data))
     }
 
-    /// Runs an etcd on the restored data, on ports that nobody else uses, and changes the records in it.
-    async fn repair_restored(&self, data: &Path, deadline: Instant) -> Result<RepairedRecords> {
+    /// Runs an etcd on the restored data, on ports that nobody else uses, and changes the records in it; what comes of it
+    /// is written as a snapshot, too, if that is asked for.
+    pub(crate) async fn repair_restored(
+        &self,
+        data: &Path,
+        snapshot: Option<&Path>,
+        deadline: Instant,
+    ) -> Result<RepairedRecords> {
         let port = free_port()?;
         let mut started = self.start_private_etcd(data, port)?;
         let repaired = async {
@@ -154,8 +180,15 @@ impl Cluster {
             let endpoint = format!("https://{HOST}:{port}");
             let kv = EtcdKv::connect(&[endpoint], Some(tls.tonic_config())).await?;
             wait_until_it_answers(&kv, &mut started, &self.etcd_log(), deadline).await?;
-            let store = Store::new(Arc::new(kv), self.keys());
-            self.repair_records(&store).await
+            let store = Store::new(Arc::new(kv.clone()), self.keys());
+            let repaired = self.repair_records(&store).await?;
+            for cell in &repaired.removed_cells {
+                self.dismiss_from(&kv, cell).await?;
+            }
+            if let Some(path) = snapshot {
+                write_snapshot(&kv, path).await?;
+            }
+            Ok(repaired)
         };
         let repaired = repaired.await;
         let process = Process::find(started.pid().cast_signed());

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cellar_model::CellName;
 use cellar_system::AtomicFile;
+use cellar_topology::{EtcdKv, SnapshotParts};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
@@ -82,22 +84,40 @@ impl Cluster {
     /// # Errors
     /// When etcd does not answer, the snapshot is not whole, or the file cannot be written; what was there is then
     /// unchanged.
-    pub async fn etcd_snapshot(&self, path: &Path) -> Result<EtcdSnapshot> {
-        let mut parts = self.etcd().await?.snapshot().await?;
-        let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
-        let mut checksum = Checksum::default();
-        while let Some(part) = parts.next().await {
-            let part = part?;
-            checksum.take(&part);
-            draft.write_all(&part).map_err(ProvisionError::io("write", path))?;
-        }
-        let bytes = checksum.bytes;
-        let bad = |reason| ProvisionError::BadSnapshot { path: path.to_owned(), reason };
-        let sha256 = checksum.finish().map_err(bad)?;
-        draft.finish().map_err(ProvisionError::io("write", path))?;
-        let content = tool::content(path, None, CONTENT_TIMEOUT).await.ok();
-        Ok(EtcdSnapshot { path: path.to_owned(), bytes, sha256, content })
+    ///
+    /// With `from` it is that of the member in this cell, which needs no majority: it may lack what the others took last.
+    pub async fn etcd_snapshot(&self, path: &Path, from: Option<&CellName>) -> Result<EtcdSnapshot> {
+        let Some(cell) = from else { return write_snapshot(&self.etcd().await?, path).await };
+        let members = self.etcd_hosts().into_iter().zip(self.etcd_urls()?);
+        let url = members.filter(|((name, _), _)| *name == cell).map(|(_, url)| url).next();
+        let url = url.ok_or_else(|| ProvisionError::Argument {
+            argument: "--from",
+            value: cell.to_string(),
+            reason: "etcd has no member of that cell; `cellar etcd status` lists them".to_owned(),
+        })?;
+        write_parts(self.etcd().await?.snapshot_of(&url).await?, path).await
     }
+}
+
+/// Writes a snapshot of etcd into a file, as [`Cluster::etcd_snapshot`] does.
+pub(crate) async fn write_snapshot(etcd: &EtcdKv, path: &Path) -> Result<EtcdSnapshot> {
+    write_parts(etcd.snapshot().await?, path).await
+}
+
+async fn write_parts(mut parts: SnapshotParts, path: &Path) -> Result<EtcdSnapshot> {
+    let mut draft = AtomicFile::new(path).begin().map_err(ProvisionError::io("write", path))?;
+    let mut checksum = Checksum::default();
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        checksum.take(&part);
+        draft.write_all(&part).map_err(ProvisionError::io("write", path))?;
+    }
+    let bytes = checksum.bytes;
+    let bad = |reason| ProvisionError::BadSnapshot { path: path.to_owned(), reason };
+    let sha256 = checksum.finish().map_err(bad)?;
+    draft.finish().map_err(ProvisionError::io("write", path))?;
+    let content = tool::content(path, None, CONTENT_TIMEOUT).await.ok();
+    Ok(EtcdSnapshot { path: path.to_owned(), bytes, sha256, content })
 }
 
 #[cfg(test)]

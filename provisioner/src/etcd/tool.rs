@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::binaries;
 use crate::error::provision_error::{ProvisionError, Result};
+use crate::processes::etcd_arguments::{EtcdPeer, initial_cluster};
 
 /// What the tool says of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -83,11 +84,13 @@ pub(crate) async fn content(
     })
 }
 
-/// The one member that a data directory is made for from a snapshot.
+/// The member that a data directory is made for from a snapshot.
 #[derive(Debug)]
 pub(crate) struct NewMember<'a> {
     pub(crate) name: &'a str,
     pub(crate) peer_url: &'a str,
+    /// All members that begin with the same snapshot, itself among them.
+    pub(crate) members: &'a [EtcdPeer],
     pub(crate) token: &'a str,
     /// Must not exist.
     pub(crate) data: &'a Path,
@@ -104,7 +107,7 @@ pub(crate) async fn restore(
         "restore".to_owned(),
         file.display().to_string(),
         format!("--name={}", member.name),
-        format!("--initial-cluster={}={}", member.name, member.peer_url),
+        format!("--initial-cluster={}", initial_cluster(member.members)),
         format!("--initial-advertise-peer-urls={}", member.peer_url),
         format!("--initial-cluster-token={}", member.token),
         format!("--data-dir={}", member.data.display()),

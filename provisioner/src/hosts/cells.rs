@@ -95,28 +95,31 @@ pub async fn add_cell_on_host(
     cluster.state.add_cell_on_host(name.clone(), cell.index, host);
     cluster.state.save(&cluster.layout)?;
     cluster.admit_pooler(name).await?;
+    cluster.admit_multiadmin(name).await?;
     cluster.rename_poolers(&cluster.store().await?).await?;
     let bundles = cluster.issue_bundles(std::slice::from_ref(name), false)?;
     Ok((cell, Bundles { cluster, bundles }))
 }
 
-/// Removes a cell that has a host of its own from the topology, and its keys from the operator's directory. What runs on
-/// its host is ended there.
+/// A cell that was removed, and the bundles of all other hosts if etcd had a member on its host: they name those that are
+/// left.
+#[derive(Debug, Clone)]
+pub struct RemovedHost {
+    /// The cell.
+    pub removed: RemovedCell,
+    /// Where each other cell's new bundle is.
+    pub bundles: Option<Bundles>,
+}
+
+/// Removes a cell that has a host of its own from the topology, its etcd member from etcd, and its keys from the operator's
+/// directory. What runs on its host is ended there. Repeating it finishes one that was interrupted.
 ///
 /// # Errors
-/// When multiadmin refuses (the last cell, the primary), or etcd has a member on the host.
-pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> Result<RemovedCell> {
+/// When multiadmin refuses (the last cell, the primary), or too few of the other members of etcd are healthy. Nothing was
+/// changed then.
+pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> Result<RemovedHost> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     let host = cluster.state.cell(name).and_then(|cell| cell.host.clone());
-    if host.as_ref().is_some_and(|host| host.etcd) {
-        return Err(ProvisionError::Argument {
-            argument: "the cell",
-            value: name.to_string(),
-            reason: "etcd has a member on its host, and the other members would go on counting it: only cells without one \
-                     can be removed in this version"
-                .to_owned(),
-        });
-    }
     let other_admin =
         |cell: &LocalCell| cell.name != *name && cell.host.as_ref().is_some_and(|host| host.multiadmin);
     if !cluster.state.cells.iter().any(other_admin) {
@@ -126,6 +129,8 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
             reason: "its host has the only multiadmin".to_owned(),
         });
     }
+    // First: what multiadmin has removed does not come back.
+    cluster.check_etcd_without(name).await?;
     let request = RemoveCellRequest { name: name.to_string() };
     let cell = match cluster.admin().await?.remove_cell(request).await {
         Ok(cell) => Some(cell.into_inner()),
@@ -139,7 +144,8 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
         Err(status) => return Err(status.into()),
     };
     steps.step(&format!("cell {name} has left the topology"));
-    cluster.dismiss_pooler(name).await?;
+    let had_member = cluster.remove_etcd_of(name, steps).await?;
+    cluster.dismiss_host(name).await?;
     // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
     remember_certificates(&cluster.keys_of(name).tls(), &cluster.layout.ca(), None)?;
     cluster.state.count_revocation(name);
@@ -148,5 +154,11 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     remove_tree(cluster.for_host(name).root())?;
     cluster.remove_bundle(name)?;
     cluster.issue_client(&cluster.authority()?)?;
-    Ok(RemovedCell { cell, kept: host.map(|host| host.directory) })
+    let removed = RemovedCell { cell, kept: host.map(|host| host.directory) };
+    if !had_member {
+        return Ok(RemovedHost { removed, bundles: None });
+    }
+    let others: Vec<CellName> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+    let bundles = cluster.issue_bundles(&others, false)?;
+    Ok(RemovedHost { removed, bundles: Some(Bundles { cluster, bundles }) })
 }

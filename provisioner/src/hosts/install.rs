@@ -42,9 +42,12 @@ pub struct Installed {
 
 /// Installs a bundle on the host that it is for. Repeating it changes nothing, and finishes one that was interrupted.
 ///
+/// `snapshot` is what etcd's data here is made from, when the bundle says so; it is not looked at otherwise. After a restore
+/// of etcd multiadmin and multipooler are ended, which know of the time before.
+///
 /// # Errors
 /// When it is for another host or older than what is here, when it is not whole, or when this host is not ready.
-pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
+pub async fn install_host(path: &Path, snapshot: Option<&Path>, steps: &Steps) -> Result<Installed> {
     let bundle = Bundle::read(path)?;
     let refused = |reason: String, hint| ProvisionError::Bundle { path: path.to_owned(), reason, hint };
     let host = bundle.host().cloned().ok_or_else(|| {
@@ -66,7 +69,7 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     let cluster = Cluster::assemble_on_host(layout.clone(), bundle.cluster.clone(), bundle.cell.clone())?;
     let check = || check_predecessor(&layout, &bundle).map_err(|(reason, hint)| refused(reason, hint));
     check()?;
-    let findings = cluster.check_host(&bundle)?;
+    let findings = cluster.check_host(&bundle, snapshot)?;
     if !findings.is_empty() {
         return Err(ProvisionError::Preflight(findings));
     }
@@ -75,9 +78,22 @@ pub async fn install_host(path: &Path, steps: &Steps) -> Result<Installed> {
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
     // Another one may have been installed since.
     check()?;
+    if let Ok(Some(before)) = HostState::load(&layout)
+        && before.cluster.etcd_restore != bundle.cluster.etcd_restore
+    {
+        cluster.end_daemons(steps).await?;
+    }
     // First: after an interrupted installation none that is older is taken.
     HostState::new(bundle.cell.clone(), bundle.number, bundle.cluster.clone()).save(&layout)?;
+    let kept = cluster.prepare_etcd_data(snapshot).await?;
+    if let Some(kept) = &kept {
+        steps.step(&format!(
+            "etcd's data that was here is of another member, and is in {} now",
+            kept.display()
+        ));
+    }
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
+    changed.extend(kept.map(|_| cluster.etcd_data()));
     // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
     cluster.make_host_directories(&bundle.cell)?;
     changed.extend(cluster.write_drop_ins()?);
@@ -209,7 +225,7 @@ fn put_all(directory: &Path, files: &[(&str, &BundledFile)], owner: Option<Owner
 
 impl Cluster {
     /// What keeps this host from running what the bundle is for. Nothing was started or written.
-    fn check_host(&self, bundle: &Bundle) -> Result<Vec<Finding>> {
+    fn check_host(&self, bundle: &Bundle, snapshot: Option<&Path>) -> Result<Vec<Finding>> {
         let mut findings = binaries::missing();
         findings.extend(self.check_clock(bundle));
         for cell in &self.state.cells {
@@ -221,6 +237,7 @@ impl Cluster {
                 });
             }
         }
+        findings.extend(self.etcd_data_obstacle(snapshot)?);
         let cells: Vec<_> = self.cells_here().cloned().collect();
         if let Some(repo) = self.state.repo.local_directory() {
             if !repo.is_dir() {

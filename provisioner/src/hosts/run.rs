@@ -99,6 +99,7 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
                     source: std::io::ErrorKind::AlreadyExists.into(),
                 });
             }
+            cluster.check_etcd_data()?;
             replace(&cluster.etcd_pid_file(), &format!("{}\n", std::process::id()), 0o644, None)?;
             (binaries::find("etcd").ok_or_else(missing)?, cluster.etcd_arguments()?, cluster.user.switch())
         }
@@ -217,6 +218,9 @@ impl Cluster {
             return Err(ProvisionError::Preflight(findings));
         }
         self.make_host_directories(cell)?;
+        if self.has_etcd() && self.etcd_pid().is_none() {
+            self.check_etcd_data()?;
+        }
         let lacking: Vec<_> =
             self.programs_here().filter(|program| self.pid_of(*program, cell).is_none()).collect();
         match self.units().filter(Units::are_in_use) {

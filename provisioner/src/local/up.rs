@@ -138,10 +138,11 @@ impl Cluster {
         steps.step("etcd answers");
         let reconciled = self.write_records(&store).await?;
         for cell in reconciled.removed {
-            steps.step(&format!("cell {cell} was removed: ending what is left of it"));
-            if self.is_local() {
-                self.stop_cell(&cell, steps).await?;
+            if !self.is_local() {
+                return Err(ProvisionError::HalfRemoved { cell: cell.to_string() });
             }
+            steps.step(&format!("cell {cell} was removed: ending what is left of it"));
+            self.stop_cell(&cell, steps).await?;
             self.dismiss_pooler(&cell).await?;
             self.state.remove_cell(&cell);
             launched.poolers.remove(&cell);

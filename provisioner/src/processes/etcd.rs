@@ -9,6 +9,7 @@ use cellar_system::{Process, is_same_place, recorded_pid};
 use cellar_topology::Store;
 
 use crate::binaries;
+use crate::cluster::etcd_origin::EtcdBeginning;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::HOST;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -46,9 +47,8 @@ impl Cluster {
     /// The command line of the member on this machine.
     pub(crate) fn etcd_arguments(&self) -> Result<Vec<String>> {
         let (client_port, peer_port) = (self.port(Ports::ETCD_CLIENT)?, self.port(Ports::ETCD_PEER)?);
-        let ((name, host), members) = self.etcd_members()?;
-        let peer = |(name, host): Member| EtcdPeer { name, peer_url: format!("https://{host}:{peer_port}") };
-        let members: Vec<EtcdPeer> = members.into_iter().map(peer).collect();
+        let ((name, host), _) = self.etcd_members()?;
+        let (_, members) = self.etcd_peers()?;
         let listen: Vec<IpAddr> = self.listen_at(client_port).iter().map(SocketAddr::ip).collect();
         Ok(etcd_arguments(&EtcdMemberOptions {
             name: &name,
@@ -60,8 +60,24 @@ impl Cluster {
             data: &self.etcd_data(),
             members: &members,
             token: &self.etcd_token(),
-            state: EtcdInitialState::New,
+            state: self.etcd_initial_state(),
         }))
+    }
+
+    /// Whether the member on this machine was added to others that ran.
+    fn etcd_initial_state(&self) -> EtcdInitialState {
+        match self.own_etcd_origin() {
+            Some(origin) if origin.from == EtcdBeginning::Joined => EtcdInitialState::Existing,
+            _ => EtcdInitialState::New,
+        }
+    }
+
+    /// The member on this machine, and all members, as they know each other.
+    pub(crate) fn etcd_peers(&self) -> Result<(EtcdPeer, Vec<EtcdPeer>)> {
+        let port = self.port(Ports::ETCD_PEER)?;
+        let peer = |(name, host): Member| EtcdPeer { name, peer_url: format!("https://{host}:{port}") };
+        let (own, all) = self.etcd_members()?;
+        Ok((peer(own), all.into_iter().map(peer).collect()))
     }
 
     /// What tells this cluster's etcd from any other.

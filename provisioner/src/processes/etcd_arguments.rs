@@ -76,6 +76,12 @@ pub struct EtcdMemberOptions<'a> {
     pub state: EtcdInitialState,
 }
 
+/// The members as etcd's programs are told them.
+pub(crate) fn initial_cluster(members: &[EtcdPeer]) -> String {
+    let peer = |one: &EtcdPeer| format!("{}={}", one.name, one.peer_url);
+    members.iter().map(peer).collect::<Vec<_>>().join(",")
+}
+
 /// The arguments of a member. Those of a single member stay as they were when running clusters were made.
 #[must_use]
 pub fn etcd_arguments(member: &EtcdMemberOptions<'_>) -> Vec<String> {
@@ -87,7 +93,6 @@ pub fn etcd_arguments(member: &EtcdMemberOptions<'_>) -> Vec<String> {
     let alone = member.members.len() == 1;
     let election = if alone { ALONE } else { WITH_OTHERS };
     let own = |port| format!("https://{}:{port}", member.host);
-    let peer = |one: &EtcdPeer| format!("{}={}", one.name, one.peer_url);
     let mut flags = vec![
         ("--name", member.name.to_owned()),
         ("--data-dir", member.data.display().to_string()),
@@ -95,7 +100,7 @@ pub fn etcd_arguments(member: &EtcdMemberOptions<'_>) -> Vec<String> {
         ("--advertise-client-urls", own(member.client_port)),
         ("--listen-peer-urls", listen(member.peer_port)),
         ("--initial-advertise-peer-urls", own(member.peer_port)),
-        ("--initial-cluster", member.members.iter().map(peer).collect::<Vec<_>>().join(",")),
+        ("--initial-cluster", initial_cluster(member.members)),
         ("--initial-cluster-token", member.token.to_owned()),
         ("--cert-file", file("server.crt")),
         ("--key-file", file("server.key")),

@@ -84,6 +84,28 @@ fn lost_etcd_comes_back_from_a_snapshot_with_the_cells_and_data_that_are_there()
     assert_eq!(cluster.json(&["etcd", "status"])["state"], "well");
 }
 
+/// The snapshot knows the user of a cell that has been removed since, whose keys are still where they were.
+#[test]
+fn cell_that_was_removed_stays_shut_out_when_an_older_snapshot_is_put_back() {
+    let cluster = Cluster::up("zone1,zone2");
+    let file = cluster.directory().join("etcd.db");
+    let file = file.to_str().unwrap();
+    let as_zone2 = || {
+        let get = ["get", "--prefix", "/cellar/demo/cells/"];
+        cluster.etcdctl_as("zone2/tls/pooler.crt", "zone2/tls/server.key", &get)
+    };
+    let _ = as_zone2().ok();
+    cluster.cellar(&["etcd", "snapshot", file]);
+    cluster.cellar(&["cells", "remove", "zone2"]);
+    assert_ne!(as_zone2().code, 0);
+    lose_etcd(&cluster);
+    let restored = cluster.json(&["etcd", "restore", file, "--yes"]);
+    assert_eq!(names(&restored, "removedCells"), ["zone2"], "{restored}");
+    cluster.cellar(&["up"]);
+    let refused = as_zone2();
+    assert_ne!(refused.code, 0, "{refused:?}");
+}
+
 /// The snapshot has a job that is open; it has ended since, and must not run again.
 #[test]
 fn job_that_was_open_in_a_snapshot_is_closed_and_old_data_is_kept() {

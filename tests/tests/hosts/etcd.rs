@@ -1,8 +1,8 @@
-//! A real etcd of three members on three hosts.
+//! A real etcd of three members on three hosts, and how members of a cluster's come and go.
 
 use std::time::Duration;
 
-use cellar_tests::{Finished, Hosts, eventually, postgres_user, wait_for};
+use cellar_tests::{Finished, Hosts, HostsCluster, eventually, postgres_user, wait_for};
 use serde_json::Value;
 
 const MEMBERS: [&str; 3] = ["db1", "db2", "db3"];
@@ -73,4 +73,271 @@ fn a_majority_goes_on_without_its_isolated_leader_which_refuses_and_catches_up()
     });
     let _ = etcdctl(&hosts, "operator", &[first], &["put", "key", "healed"]).ok();
     assert_eq!(etcdctl(&hosts, "operator", &others, &["get", "key", "--print-value-only"]).ok(), "healed\n");
+}
+
+/// What a host looks like to whoever puts it in the place of the one that burnt: nothing of the cluster is there.
+#[track_caller]
+fn lose(cluster: &HostsCluster, host: &str) {
+    cluster.hosts.kill_all(host);
+    std::fs::remove_dir_all(cluster.host_directory(host)).unwrap();
+}
+
+/// The members of etcd that answer, by their hosts; the ids too.
+#[track_caller]
+fn members(cluster: &HostsCluster) -> Vec<(String, String)> {
+    let answer = cluster.cellar(&["etcd", "status", "--output", "json"]);
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let member = |one: &Value| {
+        let host =
+            one["endpoint"].as_str().unwrap().trim_start_matches("https://").split('.').next().unwrap();
+        Some((host.to_owned(), one["memberId"].as_str()?.to_owned()))
+    };
+    answer["members"].as_array().unwrap().iter().filter_map(member).collect()
+}
+
+#[track_caller]
+fn with_ledger(cells: u8) -> Option<HostsCluster> {
+    let cluster = HostsCluster::well(cells)?;
+    let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();
+    Some(cluster)
+}
+
+#[test]
+fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let before = members(&cluster);
+    let answers = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(answers.contains("--although-it-answers"), "{answers}");
+    let none = cluster.cellar(&["etcd", "replace", "zone9"]).refused(2);
+    assert!(none.contains("no cell of that name"), "{none}");
+
+    lose(&cluster, "db3");
+    let doctor = cluster.cellar(&["doctor"]);
+    assert_eq!(doctor.code, 1);
+    for told in ["the etcd member of cell zone3", "the multiadmin of cell zone3", "cellar etcd replace zone3"]
+    {
+        assert!(doctor.stdout.contains(told), "{told} is not in {doctor:?}");
+    }
+    let waited = cluster.cellar(&["cluster", "wait", "--timeout", "15s"]).refused(4);
+    assert!(waited.contains("the etcd member of cell zone3"), "{waited}");
+    // Of the other two one more is away: then it would lose its majority.
+    cluster.hosts.kill_all("db2");
+    let alone = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(alone.contains("no majority") && alone.contains("cellar host start"), "{alone}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    eventually("etcd to have its majority", || cluster.cellar(&["cells", "list"]).code == 0);
+
+    // With the old bundle nothing begins that has forgotten what it was.
+    let old = std::fs::read(cluster.bundle("db3")).unwrap();
+    // Interrupted and repeated, it leaves one new member.
+    let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
+    let said = cluster.cellar(&["etcd", "replace", "zone3"]);
+    assert!(said.stderr.contains("cellar host install zone3.bundle"), "{said:?}");
+    assert_ne!(std::fs::read(cluster.bundle("db3")).unwrap(), old);
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    let after = members(&cluster);
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[..2], before[..2], "the other members");
+    assert_ne!(after[2].1, before[2].1, "a new one");
+    cluster.wait_for_rows("db3", 100);
+    cluster.back_up("zone3");
+    // It counts for the majority.
+    cluster.hosts.kill_all("db2");
+    eventually("etcd to go on with the new member", || cluster.cellar(&["cells", "list"]).code == 0);
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+
+    // Its disk is lost once more: its own bundle does not make a member begin anew that has promised something.
+    lose(&cluster, "db3");
+    let lost = cluster.install("db3").refused(3);
+    assert!(lost.contains("cellar etcd replace"), "{lost}");
+    let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows("db3", 100);
+}
+
+#[test]
+fn member_that_works_is_replaced_when_that_is_said_and_its_old_data_is_set_aside() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let before = members(&cluster);
+    let _ = cluster.cellar(&["etcd", "replace", "zone2", "--although-it-answers"]).ok();
+    let postgres = |cluster: &HostsCluster| cluster.sql("db2", "SELECT pg_postmaster_start_time()").ok();
+    let since = postgres(&cluster);
+    // It ends by itself, and its cell goes on.
+    eventually("the old member to end", || {
+        cluster
+            .on("db2", &["status"])
+            .stdout
+            .lines()
+            .any(|line| line.starts_with("etcd") && line.contains("not run"))
+    });
+    let installed = cluster.install("db2");
+    assert!(installed.stderr.contains("is of another member"), "{installed:?}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    let after = members(&cluster);
+    assert!(after.len() == 3 && after[1].1 != before[1].1, "{before:?} {after:?}");
+    assert_eq!(postgres(&cluster), since, "PostgreSQL was not restarted");
+    let kept = std::fs::read_dir(cluster.host_directory("db2").join("etcd")).unwrap().flatten();
+    assert_eq!(kept.filter(|entry| entry.file_name().to_str().unwrap().starts_with("before-")).count(), 1);
+    cluster.back_up("zone2");
+}
+
+#[test]
+fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
+    let Some(cluster) = with_ledger(3) else { return };
+    let client = cluster.directory().join("client").display().to_string();
+    let ask = |host: &str| {
+        let address = format!("{host}.test:15070");
+        cluster
+            .hosts
+            .run("operator", &["cellar", "--admin", &address, "--client-dir", &client, "cells", "list"])
+    };
+    let _ = ask("db3").ok();
+    let primary = cluster.cellar(&["cells", "remove", "zone1"]).refused(3);
+    assert!(primary.contains("primary"), "{primary}");
+    assert_eq!(members(&cluster).len(), 3, "nothing was changed");
+    // With another one away too few would be healthy.
+    cluster.hosts.kill_all("db2");
+    let few = cluster.cellar(&["cells", "remove", "zone3"]).refused(3);
+    assert!(few.contains("of the others 1 answer, and 2 must") && few.contains("cellar host start"), "{few}");
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+
+    let removed = cluster.cellar(&["cells", "remove", "zone3"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    for told in ["etcd has 2 members", "zone1.bundle", "zone2.bundle", "cellar host remove"] {
+        assert!(removed.stderr.contains(told), "{told} is not in {removed:?}");
+    }
+    let _ = cluster.cellar(&["cells", "remove", "zone3"]).refused(2);
+    // Its host runs all it ran, and can change nothing any more; it reads until its watch breaks.
+    let address = ["--admin", "db3.test:15070", "--client-dir", &client];
+    let change = [&["cellar"], &address[..], &["backup", "--from", "zone2"]].concat();
+    let denied = cluster.hosts.run("operator", &change);
+    assert!(denied.code != 0 && denied.stderr.contains("permission denied"), "{denied:?}");
+    let _ = cluster.on("db3", &["stop"]).ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    assert_ne!(ask("db3").code, 0);
+    let _ = ask("db2").ok();
+    assert_eq!(members(&cluster).len(), 2);
+    // The others go on with the old bundles, and with the new ones.
+    cluster.back_up("zone2");
+    for host in ["db1", "db2"] {
+        let _ = cluster.install(host).ok();
+        let _ = cluster.on(host, &["stop"]).ok();
+        let _ = cluster.on(host, &["start"]).ok();
+    }
+    let _ = cluster.wait().ok();
+    assert!(
+        !cluster
+            .hosts
+            .processes("db2")
+            .iter()
+            .any(|pid| { cellar_tests::command_line(*pid).iter().any(|word| word.contains("db3.test")) }),
+        "a program of db2 still knows db3"
+    );
+    cluster.back_up("zone2");
+    let _ = cluster.on("db3", &["remove", "--delete-data"]).ok();
+
+    // A cell that comes later has no member until it is given one.
+    let directory = cluster.host_directory("db3").display().to_string();
+    let add = ["cells", "add", "zone3", "--host", "db3.test", "--host-directory", &directory];
+    let _ = cluster.cellar(&add).ok();
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    assert_eq!(members(&cluster).len(), 2);
+    let has = cluster.cellar(&["etcd", "add", "zone2"]).refused(2);
+    assert!(has.contains("its host has an etcd member"), "{has}");
+    let _ = cluster.cellar(&["etcd", "add", "zone3"]).ok();
+    let again = cluster.cellar(&["etcd", "add", "zone3"]);
+    assert!(again.stderr.contains("while 2 of 3 work"), "{again:?}");
+    let _ = cluster.install("db3").ok();
+    let _ = cluster.on("db3", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    assert_eq!(members(&cluster).len(), 3);
+    cluster.hosts.kill_all("db2");
+    eventually("etcd to go on with the new member", || ask("db3").code == 0);
+}
+
+/// The process of etcd on a host, if it runs.
+#[track_caller]
+fn etcd_pid(cluster: &HostsCluster, host: &str) -> Option<String> {
+    let status = cluster.on(host, &["status"]).stdout;
+    let line = status.lines().find(|line| line.starts_with("etcd"))?;
+    let pid = line.split_whitespace().last()?;
+    pid.parse::<u32>().is_ok().then(|| pid.to_owned())
+}
+
+#[track_caller]
+fn install_with(cluster: &HostsCluster, host: &str, snapshot: &str) -> Finished {
+    let bundle = cluster.bundle(host).display().to_string();
+    cluster.hosts.run(host, &["cellar", "host", "install", &bundle, "--etcd-snapshot", snapshot])
+}
+
+#[test]
+fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
+    let Some(cluster) = with_ledger(3) else { return };
+    cluster.back_up("zone2");
+    let file = cluster.hosts.directory("operator").join("etcd.db").display().to_string();
+    let _ = cluster.cellar(&["etcd", "snapshot", &file]).ok();
+    let works = cluster.cellar(&["etcd", "restore", "--yes", &file]).refused(3);
+    assert!(works.contains("a majority that works"), "{works}");
+
+    lose(&cluster, "db2");
+    lose(&cluster, "db3");
+    eventually("the commands to say that etcd does not answer", || {
+        cluster.cellar(&["cells", "list"]).code == 4
+    });
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(101, 200)").ok();
+    let since = cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok();
+    let told = cluster.cellar(&["doctor"]).stdout;
+    assert!(told.contains("lost-etcd.md") && !told.contains("cellar etcd replace"), "{told}");
+    let none = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
+    assert!(none.contains("lost-etcd.md"), "{none}");
+
+    let _ = cluster.cellar(&["etcd", "snapshot", "--from", "zone1", &file]).ok();
+    let prepared = cluster.json(&["etcd", "restore", "--yes", &file]);
+    let snapshot = prepared["snapshot"].as_str().unwrap();
+    let without = cluster.install("db1").refused(3);
+    assert!(without.contains("--etcd-snapshot"), "{without}");
+    let other = install_with(&cluster, "db1", &file).refused(3);
+    assert!(other.contains("is not the snapshot that the bundle was issued with"), "{other}");
+    let runs = install_with(&cluster, "db1", snapshot).refused(3);
+    assert!(runs.contains("etcd runs here"), "{runs}");
+    let _ = cluster.hosts.run("db1", &["kill", &etcd_pid(&cluster, "db1").unwrap()]).ok();
+    eventually("etcd on db1 to end", || etcd_pid(&cluster, "db1").is_none());
+    for host in cluster.database_hosts() {
+        let _ = install_with(&cluster, &host, snapshot).ok();
+        // Repeated, it changes nothing.
+        let again = install_with(&cluster, &host, snapshot);
+        assert!(again.stderr.contains("already"), "{again:?}");
+        let _ = cluster.on(&host, &["start"]).ok();
+    }
+    let _ = cluster.wait().ok();
+    assert_eq!(
+        cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok(),
+        since,
+        "PostgreSQL was not restarted"
+    );
+    for host in cluster.database_hosts() {
+        cluster.wait_for_rows(&host, 200);
+    }
+    cluster.back_up("zone3");
+    let jobs = cluster.json(&["jobs", "list"]);
+    assert!(jobs.to_string().contains("JOB_KIND_BACKUP"), "what was in the snapshot is there: {jobs}");
+    // A disk that is lost after that is no restore.
+    lose(&cluster, "db2");
+    let lost = install_with(&cluster, "db2", snapshot).refused(3);
+    assert!(lost.contains("cellar etcd replace"), "{lost}");
+    let _ = cluster.cellar(&["etcd", "replace", "zone2"]).ok();
+    let _ = cluster.install("db2").ok();
+    let _ = cluster.on("db2", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows("db2", 200);
 }

@@ -50,10 +50,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         "provisioner/src",
         // `cluster` is the cluster as data, for all that acts on it. `renewal` replaces certificates while everything
         // runs, so it needs `processes` (etcd starts again for a new authority), and `local` needs it to finish what
-        // was interrupted. A cluster on hosts is started and watched as a local one is. `etcd` puts etcd's data back under
-        // a cluster that `local` runs.
+        // was interrupted. A cluster on hosts is started and watched as a local one is, and `etcd` changes its members.
+        // `etcd` puts etcd's data back under a cluster that `local` runs.
         &[
-            "etcd hosts",
+            "hosts",
+            "etcd",
             "local spec",
             "renewal",
             "processes",

@@ -77,7 +77,7 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<E
                 "the multipooler of cell {cell} has not reported for {} s, so the {kind} could not begin; nothing was copied",
                 silent.as_secs()
             ),
-            "start it (`cellar up` on a local cluster), or name another cell",
+            "start it (`cellar up` on a local cluster, else `cellar host start` there), or name another cell",
         ));
     }
     None

@@ -60,16 +60,21 @@ impl Target {
             }
             _ => Failure::Io { what: format!("read {}", endpoint.display()), source: error },
         })?;
-        if global.client_dir.is_none()
-            && let Ok(cluster) = Cluster::open(&directory)
-        {
+        let cluster = Cluster::open(&directory).ok();
+        if let Some(cluster) = cluster.as_ref().filter(|_| global.client_dir.is_none()) {
             cluster.renew_operators();
         }
-        let hint = format!(
-            "start what does not run with `cellar up --dir {}`; multiadmin's log is {}",
-            directory.display(),
-            directory.join("log/multiadmin.log").display()
-        );
+        let hint = match cluster.is_some_and(|cluster| !cluster.is_local()) {
+            true => {
+                "`cellar doctor` names what does not answer; start it with `cellar host start` on its host"
+                    .to_owned()
+            }
+            false => format!(
+                "start what does not run with `cellar up --dir {}`; multiadmin's log is {}",
+                directory.display(),
+                directory.join("log/multiadmin.log").display()
+            ),
+        };
         Self::new(address.trim(), &client, hint).await
     }
 
@@ -147,7 +152,8 @@ impl Target {
         // rustls names multiadmin's expired certificate so, and the alert ours.
         let expired = reason.contains("certificate expired") || reason.contains("CertificateExpired");
         let hint = if expired {
-            "renew the certificates on the machine of the cluster with `cellar certs rotate`, and issue those of \
+            "renew the certificates on the machine of the cluster with `cellar certs rotate` (on hosts `cellar cluster \
+             bundle`, installed there), and issue those of \
              operators again with `cellar certs issue`"
                 .to_owned()
         } else {

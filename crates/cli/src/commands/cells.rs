@@ -10,6 +10,7 @@ use cellar_provisioner::{CellHost, add_cell, add_cell_on_host, remove_cell, remo
 use clap::Subcommand;
 
 use crate::client::target::Target;
+use crate::commands::cluster::next_commands;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::render::table::Table;
@@ -47,6 +48,9 @@ pub(crate) enum Cells {
         host_directory: Option<PathBuf>,
     },
     /// Remove a cell; its data directory is kept. The last cell and the primary are refused
+    ///
+    /// On hosts its etcd member leaves etcd, and its multiadmin is locked out. That is refused while too few of the other
+    /// members of etcd are healthy. Safe to interrupt and to repeat.
     #[command(after_help = "Examples:
   cellar cells remove zone4
   cellar cells remove zone4 --delete-data")]
@@ -144,9 +148,17 @@ async fn remove(global: &Global, name: &CellName, delete_data: bool) -> Outcome 
                 "run `cellar host remove --delete-data` there",
             ));
         }
-        let removed = remove_cell_on_host(dir, name, &steps).await?;
+        let done = remove_cell_on_host(dir, name, &steps).await?;
         output::note("end what runs on its host: `cellar host remove` there");
-        return global.output.print(&removed.cell.unwrap_or_default(), |_| format!("cell {name} is removed"));
+        if let Some(issued) = &done.bundles {
+            output::note(
+                "the bundles of the other hosts were issued again, because those that they have name its etcd member. \
+                 Everything goes on with the old ones; install the new ones when it suits:",
+            );
+            output::note(&next_commands(issued));
+        }
+        let cell = done.removed.cell.unwrap_or_default();
+        return global.output.print(&cell, |_| format!("cell {name} is removed"));
     }
     let removed = remove_cell(dir, name, delete_data, &steps).await?;
     if let Some(kept) = &removed.kept {

@@ -58,8 +58,8 @@ pub(crate) struct Bundle {
 
 /// Wait until every cell streams and the repository holds a proven full backup
 ///
-/// Writes the first records of a new cluster into its etcd, and asks for the first backup. Safe to interrupt and to
-/// repeat.
+/// Writes the first records of a new cluster into its etcd, and asks for the first backup. Every etcd member and every
+/// multiadmin must answer, too: those that do not are named, with what to do. Safe to interrupt and to repeat.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cellar cluster wait")]
@@ -69,7 +69,8 @@ pub(crate) struct Wait {
     timeout: Duration,
 }
 
-fn next_commands(issued: &Bundles) -> String {
+/// What to do with bundles.
+pub(crate) fn next_commands(issued: &Bundles) -> String {
     let mut text = String::from("next, for each host:\n");
     for (cell, path) in &issued.bundles {
         let host = issued.cluster.state.cell(cell).and_then(|cell| cell.host.as_ref());
@@ -86,7 +87,7 @@ fn next_commands(issued: &Bundles) -> String {
     text + &format!("then here:\n  cellar cluster wait --dir {dir}")
 }
 
-/// Says where bundles are, and what to do with them.
+/// Where bundles are, and what to do with them.
 pub(crate) fn print_bundles(global: &Global, issued: &Bundles) -> Outcome {
     match global.output {
         Form::Human => {

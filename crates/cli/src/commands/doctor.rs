@@ -1,13 +1,17 @@
 //! `cellar doctor`.
 
+use std::time::SystemTime;
+
 use cellar_api::v1::{InstanceState, ListPoolersResponse, Role};
-use cellar_provisioner::{Cluster, Finding, ProcessHealth};
+use cellar_api::wkt::Timestamp;
+use cellar_provisioner::{Cluster, Finding, HostServer, ProcessHealth};
 
 use crate::client::poolers::poolers;
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::output::Form;
+use crate::render::units;
 use crate::{local, output};
 
 /// The problems that were found, in the order in which to repair them.
@@ -78,23 +82,50 @@ async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
     }
 }
 
+/// The problems of the servers on hosts: those that are silent, and those whose certificates should have been renewed.
+fn server_problems(servers: &[HostServer], now: SystemTime) -> Vec<Finding> {
+    let silent = servers.iter().filter_map(|server| server.problem.clone());
+    silent.chain(servers.iter().filter_map(|server| server.certificate_due(now))).collect()
+}
+
+fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    jiff::Timestamp::try_from(time).ok().map(Timestamp::from)
+}
+
+/// Until when the certificates of the servers on hosts last.
+fn certificate_note(servers: &[HostServer]) -> Option<String> {
+    let ends = |server: &HostServer| server.certificate.as_ref().map(|certificate| certificate.not_after);
+    let first = servers.iter().filter(|server| ends(server).is_some()).min_by_key(|server| ends(server))?;
+    Some(format!(
+        "the certificates of etcd's members and the multiadmins last until {} or longer ({})",
+        units::day(Some(&timestamp(ends(first)?)?)),
+        first.what
+    ))
+}
+
 pub(crate) async fn run(global: &Global) -> Outcome {
     local::refuse_remote(global, "doctor")?;
     let cluster: Cluster = local::open(global)?;
-    // What is on other hosts is looked at there.
+    // What is on other hosts is looked at there, but for what can be seen from here.
+    let servers = cluster.host_servers().await?;
     let findings = match cluster.is_local() {
         true => cluster.preflight(&cluster.state.cells, 0)?,
-        false => cluster.certificate_findings().await,
+        false => {
+            let mut findings = cluster.certificate_findings().await;
+            findings.extend(server_problems(&servers, SystemTime::now()));
+            findings
+        }
     };
     let processes = cluster.processes();
     let dead: Vec<&ProcessHealth> = processes.iter().filter(|process| process.pid.is_none()).collect();
-    let (cells, notes) = cells(global).await;
+    let (cells, mut notes) = cells(global).await;
+    notes.extend(certificate_note(&servers));
     let problems = findings.len() + dead.len() + cells.len();
     match global.output {
         Form::Human => {
             let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
             let on_hosts = if problems == 0 && !cluster.is_local() {
-                "what runs on each host is told there: `cellar host status`; etcd's members: `cellar etcd status`\n"
+                "every etcd member and every multiadmin answers; what else runs on a host is told there: `cellar host status`\n"
             } else {
                 ""
             };
@@ -103,6 +134,7 @@ pub(crate) async fn run(global: &Global) -> Outcome {
         Form::Json => output::json(&serde_json::json!({
             "findings": findings.iter().map(|finding| &finding.message).collect::<Vec<_>>(),
             "processes": processes.iter().map(|p| serde_json::json!({"what": p.what, "pid": p.pid})).collect::<Vec<_>>(),
+            "servers": servers.iter().map(server).collect::<Vec<_>>(),
             "cells": cells,
             "notes": notes,
         }))?,
@@ -112,4 +144,13 @@ pub(crate) async fn run(global: &Global) -> Outcome {
         1 => Err(Failure::ProblemsFound("1 problem was found".to_owned())),
         n => Err(Failure::ProblemsFound(format!("{n} problems were found"))),
     }
+}
+
+fn server(server: &HostServer) -> serde_json::Value {
+    serde_json::json!({
+        "what": server.what,
+        "cell": server.cell,
+        "problem": server.problem.as_ref().map(|problem| &problem.message),
+        "certificateExpiry": server.certificate.as_ref().and_then(|certificate| timestamp(certificate.not_after)),
+    })
 }

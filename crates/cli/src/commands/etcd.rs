@@ -3,18 +3,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_provisioner::{EtcdEndpoint, EtcdHealth, EtcdSnapshot, RestoredEtcd, etcd_health, restore_etcd};
+use cellar_model::CellName;
+use cellar_provisioner::{
+    EtcdEndpoint, EtcdHealth, EtcdSnapshot, PreparedEtcd, RepairedRecords, RestoredEtcd, SnapshotContent,
+    add_etcd_on_host, etcd_health, replace_etcd_on_host, restore_etcd, restore_etcd_on_hosts,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use crate::commands::cluster::print_bundles;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
-use crate::local;
 use crate::question::{ask, check_terminal};
-use crate::render::etcd::{restored_text, snapshot_text, status_text};
+use crate::render::etcd::{prepared_text, restored_text, snapshot_text, status_text};
 use crate::render::units::parse_duration;
+use crate::{local, output};
 
-/// The cluster's etcd: how its members are, a copy of its data, and putting that back
+/// The cluster's etcd: how its members are, replacing one, a copy of its data, and putting that back
 #[derive(Debug, Subcommand)]
 pub(crate) enum Etcd {
     /// Show each member: its leader, version, size, position, alarms, and how fast it answers
@@ -29,12 +34,45 @@ pub(crate) enum Etcd {
     ///
     /// The file gets its name only once it is whole, checked and on the disk, and only its owner can read it: with it
     /// go the records of all jobs and who may do what. Backups of the database are elsewhere and are not in it.
-    #[command(after_help = "Example:
-  cellar etcd snapshot /backup/etcd-$(date +%F).db")]
+    #[command(after_help = "Examples:
+  cellar etcd snapshot /backup/etcd-$(date +%F).db
+  cellar etcd snapshot --from zone1 etcd.db      of the one member that is left")]
     Snapshot {
         /// The file that is written
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// The cell on whose host is the member that gives it, in a cluster on hosts. It may be without a majority
+        #[arg(long, value_name = "CELL")]
+        from: Option<CellName>,
+    },
+    /// Replace the etcd member of a host that has lost its disk, or is another machine now
+    ///
+    /// For cells on hosts of their own. The old member leaves etcd and a new one is expected in its place; the host's bundle
+    /// is issued again, and installed and started there as the first was: etcd and the cell get their data from the others.
+    /// Refused while the member answers, and while etcd has no majority without it. Safe to interrupt and to repeat.
+    #[command(after_help = "Example:
+  cellar etcd replace zone3 && scp bundles/zone3.bundle root@db3.example.org:
+  (on db3) cellar host install zone3.bundle && cellar host start
+  cellar cluster wait")]
+    Replace {
+        /// The cell whose host it is
+        #[arg(value_name = "CELL")]
+        cell: CellName,
+        /// Replace a member that works: it ends by itself when it has left etcd
+        #[arg(long)]
+        although_it_answers: bool,
+    },
+    /// Give the host of a cell an etcd member, which joins the others
+    ///
+    /// For cells on hosts of their own: after one was removed, or to have more of them. Three members tolerate the loss of
+    /// one, five that of two, and an even number no more than one less. The bundles of all hosts are issued again: install
+    /// that of the cell and start its host, and the others when it suits. Safe to interrupt and to repeat.
+    #[command(after_help = "Example:
+  cellar etcd add zone4")]
+    Add {
+        /// The cell
+        #[arg(value_name = "CELL")]
+        cell: CellName,
     },
     /// Put a snapshot back, when etcd's data is lost or damaged
     ///
@@ -43,6 +81,9 @@ pub(crate) enum Etcd {
     /// list of them (each multiadmin's audit.log has them). Jobs that were open in the snapshot are closed, cells are
     /// those that are there now, and data that was restored since stays the present one. Nothing is promoted and
     /// no data of PostgreSQL is touched. The old data of etcd is kept beside the new.
+    ///
+    /// Of a cluster on hosts nothing is changed but here: this writes the snapshot that all members begin with, and new
+    /// bundles. Both are then installed on every host (`cellar host install --etcd-snapshot`).
     #[command(after_help = "Examples:
   cellar etcd restore /backup/etcd-2026-03-01.db && cellar up
   cellar etcd restore --yes etcd.db")]
@@ -91,17 +132,47 @@ fn snapshot(written: &EtcdSnapshot) -> Value {
     })
 }
 
-fn restored(done: &RestoredEtcd) -> Value {
-    let repaired = &done.repaired;
+fn repaired(content: &SnapshotContent, repaired: &RepairedRecords) -> Value {
     json!({
-        "revision": done.content.revision.to_string(),
-        "kept": done.kept.as_ref().map(|kept| kept.display().to_string()),
+        "revision": content.revision.to_string(),
         "closedJobs": repaired.closed_jobs,
         "addedCells": repaired.added_cells,
         "removedCells": repaired.removed_cells,
         "incarnation": repaired.incarnation,
         "unreadableRecords": repaired.unreadable,
     })
+}
+
+fn restored(done: &RestoredEtcd) -> Value {
+    let mut answer = repaired(&done.content, &done.repaired);
+    answer["kept"] = json!(done.kept.as_ref().map(|kept| kept.display().to_string()));
+    answer
+}
+
+fn prepared(done: &PreparedEtcd) -> Value {
+    let mut answer = repaired(&done.content, &done.repaired);
+    answer["snapshot"] = json!(done.snapshot.display().to_string());
+    answer["bundles"] = json!(done.bundles.bundles);
+    answer
+}
+
+/// What to do on the hosts.
+fn next_on_hosts(done: &PreparedEtcd) -> String {
+    let cluster = &done.bundles.cluster;
+    let mut text = String::from("next, for each host:\n");
+    for (cell, path) in &done.bundles.bundles {
+        let Some(host) = cluster.state.cell(cell).and_then(|cell| cell.host.as_ref()) else { continue };
+        let (snapshot, flag) = match host.etcd {
+            true => (format!(" {}", done.snapshot.display()), " --etcd-snapshot etcd.db"),
+            false => (String::new(), ""),
+        };
+        text.push_str(&format!("  scp {}{snapshot} root@{}:\n", path.display(), host.host));
+        let dir = host.directory.display();
+        text.push_str(&format!(
+            "    there: cellar host install {cell}.bundle{flag} && cellar host start --dir {dir}\n"
+        ));
+    }
+    text + &format!("then here:\n  cellar cluster wait --dir {}", cluster.layout.root().display())
 }
 
 impl Etcd {
@@ -128,9 +199,17 @@ impl Etcd {
                     EtcdHealth::Lost(_) => Err(Failure::EtcdLost),
                 }
             }
-            Self::Snapshot { file } => {
-                let written = cluster.etcd_snapshot(&absolute(&file)?).await?;
+            Self::Snapshot { file, from } => {
+                let written = cluster.etcd_snapshot(&absolute(&file)?, from.as_ref()).await?;
                 global.output.print(&snapshot(&written), |_| snapshot_text(&written))
+            }
+            Self::Replace { cell, although_it_answers } => {
+                let (dir, steps) = (cluster.layout.root(), local::steps());
+                print_bundles(global, &replace_etcd_on_host(dir, &cell, although_it_answers, &steps).await?)
+            }
+            Self::Add { cell } => {
+                let added = add_etcd_on_host(cluster.layout.root(), &cell, &local::steps()).await?;
+                print_bundles(global, &added)
             }
             Self::Restore { file, yes, timeout } => {
                 check_terminal(yes)?;
@@ -144,6 +223,11 @@ impl Etcd {
                 }
                 let steps = local::steps();
                 let file = absolute(&file)?;
+                if !cluster.is_local() {
+                    let done = restore_etcd_on_hosts(cluster.layout.root(), &file, timeout, &steps).await?;
+                    output::note(&next_on_hosts(&done));
+                    return global.output.print(&prepared(&done), |_| prepared_text(&done));
+                }
                 let done = restore_etcd(cluster.layout.root(), &file, timeout, &steps).await?;
                 global.output.print(&restored(&done), |_| restored_text(&done))
             }

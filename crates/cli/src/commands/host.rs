@@ -23,13 +23,18 @@ use crate::{local, output};
 pub(crate) enum Host {
     /// Install the bundle of this host: keys, certificates, and what to run
     ///
-    /// Starts nothing. What runs already takes up new certificates by itself. Repeating it changes nothing.
-    #[command(after_help = "Example:
-  cellar host install zone1.bundle && rm zone1.bundle")]
+    /// Starts nothing. What runs already takes up new certificates by itself; after a restore of etcd, multiadmin and the
+    /// multipooler are ended. Repeating it changes nothing.
+    #[command(after_help = "Examples:
+  cellar host install zone1.bundle && rm zone1.bundle
+  cellar host install zone1.bundle --etcd-snapshot etcd.db    after `cellar etcd restore`")]
     Install {
         /// The bundle
         #[arg(value_name = "BUNDLE")]
         bundle: PathBuf,
+        /// What etcd's data here begins with, if the bundle is of a restore of etcd
+        #[arg(long, value_name = "FILE")]
+        etcd_snapshot: Option<PathBuf>,
     },
     /// Start what does not run on this host
     ///
@@ -97,8 +102,8 @@ impl Host {
         local::refuse_remote(global, "host")?;
         let steps = local::steps();
         match self {
-            Self::Install { bundle } => {
-                let installed = install_host(&bundle, &steps).await?;
+            Self::Install { bundle, etcd_snapshot } => {
+                let installed = install_host(&bundle, etcd_snapshot.as_deref(), &steps).await?;
                 for changed in &installed.changed {
                     output::note(&format!("installed {}", installed.directory.join(changed).display()));
                 }

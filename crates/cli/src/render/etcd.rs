@@ -1,6 +1,8 @@
 //! etcd's members, a snapshot of its data, and what putting one back has changed.
 
-use cellar_provisioner::{EtcdEndpoint, EtcdHealth, EtcdSnapshot, RestoredEtcd};
+use cellar_provisioner::{
+    EtcdEndpoint, EtcdHealth, EtcdSnapshot, PreparedEtcd, RepairedRecords, RestoredEtcd,
+};
 
 use crate::render::facts::NOTHING;
 use crate::render::table::Table;
@@ -61,11 +63,28 @@ pub(crate) fn snapshot_text(written: &EtcdSnapshot) -> String {
 
 /// What was done, and what is not known.
 pub(crate) fn restored_text(done: &RestoredEtcd) -> String {
-    let repaired = &done.repaired;
     let mut lines = vec![format!("etcd's data is that of the snapshot, revision {}", done.content.revision)];
     if let Some(kept) = &done.kept {
         lines.push(format!("the data that was there is in {}", kept.display()));
     }
+    lines.extend(repaired_lines(&done.repaired));
+    lines.push("run `cellar up` to start what uses etcd".to_owned());
+    lines.join("\n") + "\n"
+}
+
+/// The same for hosts, on which nothing was changed yet.
+pub(crate) fn prepared_text(done: &PreparedEtcd) -> String {
+    let snapshot = done.snapshot.display();
+    let mut lines = vec![format!(
+        "{snapshot} is the snapshot, revision {}, with its records brought up to the present",
+        done.content.revision
+    )];
+    lines.extend(repaired_lines(&done.repaired));
+    lines.join("\n") + "\n"
+}
+
+fn repaired_lines(repaired: &RepairedRecords) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut list = |what: &str, names: Vec<String>| {
         if !names.is_empty() {
             lines.push(format!("{what}: {}", names.join(", ")));
@@ -85,15 +104,14 @@ pub(crate) fn restored_text(done: &RestoredEtcd) -> String {
         ));
     }
     lines.push("lost with what came after it: jobs and their outcomes, schedules, calls in etcd's list (audit.log has them)".to_owned());
-    lines.push("run `cellar up` to start what uses etcd".to_owned());
-    lines.join("\n") + "\n"
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use cellar_provisioner::{EtcdMemberStatus, RepairedRecords, SnapshotContent, etcd_health};
+    use cellar_provisioner::{EtcdMemberStatus, SnapshotContent, etcd_health};
 
     use super::*;
 

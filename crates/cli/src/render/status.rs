@@ -68,8 +68,13 @@ fn row(view: &PoolerView) -> [String; 10] {
 fn notes(view: &PoolerView) -> Vec<String> {
     let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
     let Some(status) = &view.status else {
+        let host = view.pooler.as_ref().map_or("", |pooler| pooler.host.as_str());
+        let start = match host {
+            "" | "localhost" => "`cellar up`".to_owned(),
+            host => format!("`cellar host start` on {host}"),
+        };
         return vec![format!(
-            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. `cellar up` starts it, `cellar cells remove {cell}` gives the cell up"
+            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. {start} starts it, `cellar cells remove {cell}` gives the cell up"
         )];
     };
     let mut notes = Vec::new();

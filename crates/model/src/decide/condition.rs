@@ -137,7 +137,7 @@ fn no_primary(scene: &ConditionScene<'_>) -> Option<Condition> {
             ConditionKind::NoPrimary,
             "no primary is recorded yet",
             format!(
-                "it goes on by itself when the cell that was the primary, or {bootstrap} for a new database, is up: `cellar up`"
+                "it goes on by itself when the cell that was the primary, or {bootstrap} for a new database, is up: `cellar up`, or `cellar host start` on its host"
             ),
         )
     })
@@ -162,7 +162,9 @@ fn fenced(scene: &ConditionScene<'_>, incarnation: &Incarnation) -> Option<Condi
             let message = message(&format!("{} {id}", job.record.kind()));
             return Some(Condition::new(ConditionKind::Fenced, message, of_job(id)));
         }
-        None => "the leading multiadmin ends it by itself within seconds; if none runs: `cellar up`",
+        None => {
+            "the leading multiadmin ends it by itself within seconds; if none runs: `cellar up`, or `cellar host start` on a host"
+        }
     };
     Some(Condition::new(ConditionKind::Fenced, message(&format!("job {id}, which has ended")), way_out))
 }
@@ -182,7 +184,7 @@ fn lost(job: &Job) -> Condition {
         ConditionKind::JobLost,
         format!("{kind} {id} is lost: the multipooler of {cell} does not report"),
         format!(
-            "{by_itself}; `cellar up` starts the multipooler, `cellar jobs cancel {id}` gives the job up"
+            "{by_itself}; `cellar up`, or `cellar host start` on its host, starts the multipooler; `cellar jobs cancel {id}` gives the job up"
         ),
     )
 }
@@ -196,7 +198,7 @@ fn outdated(scene: &ConditionScene<'_>) -> Vec<Condition> {
         .collect();
     // That multiadmin is too old does not depend on the cell.
     messages.dedup();
-    let way_out = "no job is given to it; put the newer program in its place, end the old process and start the new one: `cellar up`";
+    let way_out = "no job is given to it; put the newer program in its place, end the old process and start the new one: `cellar up`, or `cellar host start` on its host";
     messages.into_iter().map(|message| Condition::new(ConditionKind::Outdated, message, way_out)).collect()
 }
 

@@ -16,7 +16,7 @@ use crate::types::name::{CellName, DatabaseName};
 /// What to do about a primary that is silent and for whose death nobody vouches.
 fn silence_hint(cell: &CellName) -> String {
     format!(
-        "start the multipooler of {cell} (`cellar up` on a local cluster), and ask again: then the primary is fenced. If that cannot be, power the host of {cell} off, or see there that its PostgreSQL does not run and is not started; then ask again with --primary-is-dead"
+        "start the multipooler of {cell} (`cellar up` on a local cluster, else `cellar host start` there), and ask again: then the primary is fenced. If that cannot be, power the host of {cell} off, or see there that its PostgreSQL does not run and is not started; then ask again with --primary-is-dead"
     )
 }
 
@@ -41,7 +41,7 @@ fn followed_primary(cell: &CellName, follower: &str) -> Refusal {
         ),
     )
     .hint(format!(
-        "start the multipooler of {cell} (`cellar up` on a local cluster), or stop its PostgreSQL; then ask again"
+        "start the multipooler of {cell} (`cellar up` on a local cluster, else `cellar host start` there), or stop its PostgreSQL; then ask again"
     ))
     .about("cell", cell)
 }

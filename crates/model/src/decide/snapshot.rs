@@ -86,7 +86,7 @@ impl<'a> Snapshot<'a> {
         };
         let status = self.status.get(&(database.clone(), cell.clone())).ok_or_else(|| {
             down(format!("cell {cell} is down: its multipooler does not report to the topology"))
-                .hint(format!("start it (`cellar up` on a local cluster), or name another cell than {cell}"))
+                .hint(format!("start it (`cellar up` on a local cluster, else `cellar host start` there), or name another cell than {cell}"))
         })?;
         Ok(status)
     }
@@ -167,7 +167,7 @@ impl Snapshot<'_> {
         let best = self.status.values().filter(of_database).min_by_key(|status| rank(status));
         best.map(|status| status.cell.clone()).ok_or_else(|| {
             Refusal::new(Code::CellDown, format!("no multipooler of database {database} reports"))
-                .hint("start one (`cellar up` on a local cluster)")
+                .hint("start one (`cellar up` on a local cluster, else `cellar host start` on its host)")
                 .about("database", database)
         })
     }

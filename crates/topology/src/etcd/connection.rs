@@ -58,12 +58,21 @@ pub(crate) struct Connection {
 impl Connection {
     /// To one endpoint; connects when first used and again whenever the connection breaks.
     pub(crate) async fn new(endpoint: &str, tls: Option<&EtcdTls>) -> Result<Self, StoreError> {
+        // A member without a majority would keep a watch open and send nothing.
+        Self::with(endpoint, tls, true).await
+    }
+
+    /// The same; without `require_leader` also to a member that has lost its majority.
+    pub(crate) async fn with(
+        endpoint: &str,
+        tls: Option<&EtcdTls>,
+        require_leader: bool,
+    ) -> Result<Self, StoreError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
-            // A member without a majority would keep a watch open and send nothing.
-            .with_require_leader(true);
+            .with_require_leader(require_leader);
         if let Some(tls) = tls {
             let mut tls = tls.clone();
             if let Some(host) = host_of(endpoint) {

@@ -165,19 +165,42 @@ impl EtcdKv {
     /// When etcd does not answer, or this client may not have it.
     pub async fn snapshot(&self) -> Result<SnapshotParts, StoreError> {
         let begin = |mut to: Connection| async move { to.maintenance.snapshot().await };
-        let parts = self.repeatable(begin).await?;
-        let next = |parts: Option<SnapshotStreaming>| async move {
-            let mut parts = parts?;
-            match timeout(PART_TIMEOUT, parts.message()).await {
-                Ok(Ok(Some(part))) => Some((Ok(part.blob().to_vec()), Some(parts))),
-                Ok(Ok(None)) => None,
-                Ok(Err(error)) => Some((Err(classify(&error)), None)),
-                Err(_) => {
-                    let late = format!("no part of the snapshot within {} s", PART_TIMEOUT.as_secs());
-                    Some((Err(StoreError::Retryable(late)), None))
-                }
-            }
-        };
-        Ok(stream::unfold(Some(parts), next).boxed())
+        Ok(parts_of(self.repeatable(begin).await?))
     }
+
+    /// The same of the member at this endpoint, which needs no majority for it: it may lack what the others took last.
+    ///
+    /// # Errors
+    /// When that member does not answer, or this client may not have it.
+    pub async fn snapshot_of(&self, url: &str) -> Result<SnapshotParts, StoreError> {
+        let tls = self.connections().tls();
+        let begun = timeout(PART_TIMEOUT, async {
+            let mut to = Connection::with(url, tls.as_ref(), false).await?;
+            to.maintenance.snapshot().await.map_err(|error| classify(&error))
+        });
+        match begun.await {
+            Ok(parts) => Ok(parts_of(parts?)),
+            Err(_) => Err(StoreError::Retryable(format!(
+                "{url} did not begin a snapshot within {} s",
+                PART_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+}
+
+/// A snapshot as it arrives.
+fn parts_of(parts: SnapshotStreaming) -> SnapshotParts {
+    let next = |parts: Option<SnapshotStreaming>| async move {
+        let mut parts = parts?;
+        match timeout(PART_TIMEOUT, parts.message()).await {
+            Ok(Ok(Some(part))) => Some((Ok(part.blob().to_vec()), Some(parts))),
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => Some((Err(classify(&error)), None)),
+            Err(_) => {
+                let late = format!("no part of the snapshot within {} s", PART_TIMEOUT.as_secs());
+                Some((Err(StoreError::Retryable(late)), None))
+            }
+        }
+    };
+    stream::unfold(Some(parts), next).boxed()
 }

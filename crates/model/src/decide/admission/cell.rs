@@ -62,7 +62,7 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
             );
             return Err(Refusal::new(Code::RestoreOpen, message)
                 .hint(format!(
-                    "`cellar up` there takes it into use; if the cell is lost, `cellar restore --onto` another cell makes the database anew{way_back}"
+                    "`cellar up`, or `cellar host start` there, takes it into use; if the cell is lost, `cellar restore --onto` another cell makes the database anew{way_back}"
                 ))
                 .about("cell", cell)
                 .about("database", database)
