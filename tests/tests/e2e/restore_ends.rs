@@ -155,7 +155,9 @@ fn standby_with_the_most_wal_is_chosen_when_the_primary_is_lost() {
     // It has all WAL, and replays it late.
     cluster.sql("zone3", "ALTER SYSTEM SET recovery_min_apply_delay = '1h'");
     cluster.sql("zone3", "SELECT pg_reload_conf()");
-    eventually("zone2 to be cut off", || cluster.status("zone2").is_some_and(|status| status.streams_from.is_none()));
+    eventually("zone2 to be cut off", || {
+        cluster.status("zone2").is_some_and(|status| status.streams_from.is_none())
+    });
     eventually("its lag not to be known", || {
         cluster.status("zone2").is_some_and(|status| status.replay_lag() == cellar_api::v1::LagClass::Unknown)
     });
@@ -166,7 +168,9 @@ fn standby_with_the_most_wal_is_chosen_when_the_primary_is_lost() {
     });
     kill(&cluster, "zone1");
     eventually("zone3 to miss its primary", || {
-        cluster.status("zone3").is_some_and(|status| status.streams_from.is_none())
+        cluster
+            .status("zone3")
+            .is_some_and(|status| status.streams_from.is_none() && status.held_lsn.is_some())
     });
 
     let told = plan(&cluster, &["--latest", "--onto", "zone2"]);

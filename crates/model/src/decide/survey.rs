@@ -125,9 +125,10 @@ impl Survey {
     /// was lost is only there as `.partial`, and the new timeline's own file repeats it.
     #[must_use]
     pub fn left_for(&self, timeline: Timeline) -> Option<(Timeline, Lsn)> {
-        let left = self.histories.iter().filter_map(|(child, history)| {
-            Some((*child, Lineage::new(*child, history).end_of(timeline)?))
-        });
+        let left = self
+            .histories
+            .iter()
+            .filter_map(|(child, history)| Some((*child, Lineage::new(*child, history).end_of(timeline)?)));
         left.max_by_key(|(_, at)| *at)
     }
 

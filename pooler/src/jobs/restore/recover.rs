@@ -138,12 +138,11 @@ async fn make_copy(
         size_bytes = found.map_or(0, |backup| backup.size_bytes);
         let mut origin = Origin::NEW;
         if params.in_place {
-            let unfinished = stop_and_mark_incomplete(agent, &copy.data, parent, async || {
-                match held.zip(archive) {
+            let unfinished =
+                stop_and_mark_incomplete(agent, &copy.data, parent, async || match held.zip(archive) {
                     Some((held, archive)) => save_received(agent, &copy.data, held, archive).await,
                     None => Ok(()),
-                }
-            });
+                });
             let unfinished = unfinished.await?;
             origin = Origin { is_ours: true, unfinished };
         } else {
@@ -275,12 +274,7 @@ async fn stop_and_mark_incomplete(
 }
 
 /// Saves what only this cell has of the WAL before it is restored over.
-async fn save_received(
-    agent: &Agent,
-    data: &Path,
-    held: HeldWal,
-    archive: Archive,
-) -> Result<(), JobError> {
+async fn save_received(agent: &Agent, data: &Path, held: HeldWal, archive: Archive) -> Result<(), JobError> {
     let (directory, wal) = (received_wal::directory(agent), data.join("pg_wal"));
     let size = archive.size;
     // To copy may take long, and this thread also renews the lease.
@@ -289,8 +283,11 @@ async fn save_received(
     });
     let saved = saving.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     saved.map_err(|error| {
-        write_refusal("nothing was overwritten, because the WAL that only this cell has cannot be saved", &error)
-            .into()
+        write_refusal(
+            "nothing was overwritten, because the WAL that only this cell has cannot be saved",
+            &error,
+        )
+        .into()
     })
 }
 

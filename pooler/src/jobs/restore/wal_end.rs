@@ -110,7 +110,9 @@ fn least(survey: &Survey, lineage: &Lineage, held: Option<&HeldWal>) -> Option<L
     let left = survey.left_for(lineage.timeline()).map(|(child, at)| Least {
         lsn: at,
         why: format!("timeline {} was written up to {at}, where timeline {child} begins", lineage.timeline()),
-        hint: format!("timeline {child} has the same up to there: ask for it with `--timeline {child} --to-lsn {at}`"),
+        hint: format!(
+            "timeline {child} has the same up to there: ask for it with `--timeline {child} --to-lsn {at}`"
+        ),
     });
     held.into_iter().chain(left).max_by_key(|least| least.lsn)
 }
@@ -176,7 +178,11 @@ mod tests {
         let survey = survey(&[(2, "1\t0/5000000\tx\n")]);
         let lineage = survey.lineage(Timeline::new(2)).unwrap();
         let at = |held: HeldWal| least(&survey, &lineage, Some(&held)).map(|least| least.lsn.bytes());
-        assert_eq!(at(held(2, 0x900_0000, 0xA00_0000)), Some(0x900_0000), "what is replayed, not what is received");
+        assert_eq!(
+            at(held(2, 0x900_0000, 0xA00_0000)),
+            Some(0x900_0000),
+            "what is replayed, not what is received"
+        );
         assert_eq!(at(held(1, 0x400_0000, 0x400_0000)), Some(0x400_0000), "it has not followed yet");
         assert_eq!(at(held(1, 0x600_0000, 0x600_0000)), None, "what the timeline's former primary wrote on");
         assert_eq!(at(held(3, 0x600_0000, 0x600_0000)), None, "another line");
@@ -185,7 +191,11 @@ mod tests {
 
     #[test]
     fn timeline_that_was_left_is_replayed_to_where_it_was_left() {
-        let survey = survey(&[(2, "1\t0/5000000\tx\n"), (3, "1\t0/5000000\tx\n2\t0/7000000\tx\n"), (4, "1\t0/3000000\tx\n")]);
+        let survey = survey(&[
+            (2, "1\t0/5000000\tx\n"),
+            (3, "1\t0/5000000\tx\n2\t0/7000000\tx\n"),
+            (4, "1\t0/3000000\tx\n"),
+        ]);
         let of = |timeline: u32, held: Option<HeldWal>| {
             let lineage = survey.lineage(Timeline::new(timeline)).unwrap();
             least(&survey, &lineage, held.as_ref())
@@ -197,7 +207,11 @@ mod tests {
         assert_eq!(of(3, None), None);
         assert_eq!(of(4, None), None);
         assert_eq!(of(1, Some(held(1, 0x600_0000, 0x600_0000))).unwrap().lsn, Lsn::new(0x600_0000));
-        assert_eq!(of(1, Some(held(2, 0x900_0000, 0x900_0000))), Some(first), "the cell has followed the next");
+        assert_eq!(
+            of(1, Some(held(2, 0x900_0000, 0x900_0000))),
+            Some(first),
+            "the cell has followed the next"
+        );
     }
 
     #[test]
