@@ -57,7 +57,10 @@ async fn written(agent: &Agent, card: &Pooler) -> Written {
     match from_primary.await {
         Some(lsn) => Written { lsn: Some(lsn), by_primary: true },
         None => {
-            let received = held_wal(agent, card).await.map(|held| held.end());
+            let received = held_wal(agent, card).await;
+            // On another timeline a position says nothing of the recorded primary's.
+            let recorded = agent.leader().map(|leader| leader.term);
+            let received = received.filter(|held| Some(held.timeline) == recorded).map(|held| held.end());
             Written { lsn: received, by_primary: false }
         }
     }
