@@ -104,7 +104,7 @@ impl ControlData {
             data_checksums: number("Data page checksum version")? != 0,
             checkpoint: lsn("Latest checkpoint location")?,
             redo: lsn("Latest checkpoint's REDO location")?,
-            min_recovery: lsn("Minimum recovery ending location")?,
+            min_recovery: lsn("Minimum recovery ending location").unwrap_or(Lsn::new(0)),
             segment_size: SegmentSize::new(u64::from(number("Bytes per WAL segment")?))
                 .ok_or("Bytes per WAL segment")?,
             required: RequiredSettings::read(|name| value(name).ok()),

@@ -108,7 +108,7 @@ impl<'a> PrivateInstance<'a> {
         Endpoint { socket_directory: self.scratch.clone(), port: self.card.postgres_port }
     }
 
-    /// The commands of a shell that put the file of WAL `$name` at `$target`.
+    /// The commands of a shell that put the file of WAL `$name` at `$target`; 1 is `archive-get`'s word that there is none.
     fn fetch_wal(&self) -> String {
         // WAL is fetched one segment at a time: asynchronous fetching would share its spool with the live instance.
         let fetch = format!(
@@ -119,12 +119,16 @@ impl<'a> PrivateInstance<'a> {
             shell_quoted(&self.data.to_string_lossy()),
             shell_quoted(&self.lock_directory().to_string_lossy()),
         );
+        if self.wal_from.is_empty() {
+            return fetch;
+        }
         // What the primary had sent to this member but not archived is only in the member's pg_wal.
-        let received = self.wal_from.iter().map(|wal| {
-            let wal = shell_quoted(&wal.to_string_lossy());
-            format!(" || cp {wal}/\"$name\" \"$target\"")
-        });
-        format!("{{ {fetch}{}; }}", received.collect::<String>())
+        let places: Vec<String> =
+            self.wal_from.iter().map(|wal| shell_quoted(&wal.to_string_lossy())).collect();
+        format!(
+            "{{ {fetch}; code=$?; if [ $code = 1 ]; then for wal in {}; do if [ -e \"$wal/$name\" ]; then cp \"$wal/$name\" \"$target\" && code=0 || code=2; break; fi; done; fi; (exit $code); }}",
+            places.join(" ")
+        )
     }
 
     /// Whether the copy was given this segment, or had it.
