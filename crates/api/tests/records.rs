@@ -219,7 +219,7 @@ fn pooler_status() {
     same::<cellar_model::PoolerStatus, v1::PoolerStatus>(&json!({
         "database": "app", "cell": "zone1", "epoch": "e", "pid": 4711, "state": "INSTANCE_STATE_BROKEN", "message": "m",
         "role": "ROLE_STANDBY", "systemIdentifier": "7", "timeline": 2, "streamsFrom": "zone2",
-        "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR",
+        "receiveLag": "LAG_CLASS_CURRENT", "replayLag": "LAG_CLASS_FAR", "heldLsn": "0/3000148", "heldTimeline": 2,
         "archiver": {"lastArchivedWal": "a", "lastArchivedTime": TIME, "lastFailedWal": "f", "lastFailedTime": TIME},
         "versions": {"postgres": "15", "pgbackrest": "2.45", "multipooler": "0.1", "notes": ["n"]},
         "certificateExpiry": TIME, "tlsServerUp": true, "tlsServerAccepts": ["pgbackrest"], "unreadableRecords": ["k"], "updateTime": TIME,

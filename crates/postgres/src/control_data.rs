@@ -42,6 +42,8 @@ pub struct ControlData {
     pub checkpoint: Lsn,
     /// Where a start begins to replay, unless the directory is a backup's, which says so itself.
     pub redo: Lsn,
+    /// Where a recovery must come before the data is consistent: a standby's data files are no further. Zero of a primary.
+    pub min_recovery: Lsn,
     /// The size of a WAL segment.
     pub segment_size: SegmentSize,
     /// What a server needs to replay the WAL.
@@ -102,6 +104,7 @@ impl ControlData {
             data_checksums: number("Data page checksum version")? != 0,
             checkpoint: lsn("Latest checkpoint location")?,
             redo: lsn("Latest checkpoint's REDO location")?,
+            min_recovery: lsn("Minimum recovery ending location").unwrap_or(Lsn::new(0)),
             segment_size: SegmentSize::new(u64::from(number("Bytes per WAL segment")?))
                 .ok_or("Bytes per WAL segment")?,
             required: RequiredSettings::read(|name| value(name).ok()),
@@ -125,6 +128,7 @@ Latest checkpoint's REDO location:    0/6000028
 max_connections setting:              200
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
+Minimum recovery ending location:     0/70000A8
 Min recovery ending loc's timeline:   3
 Bytes per WAL segment:                16777216
 Data page checksum version:           1
@@ -139,6 +143,7 @@ Data page checksum version:           1
             data_checksums: true,
             checkpoint: Lsn::new(0x600_0060),
             redo: Lsn::new(0x600_0028),
+            min_recovery: Lsn::new(0x700_00A8),
             segment_size: SegmentSize::default(),
             required: RequiredSettings { max_connections: 200, ..RequiredSettings::default() },
         };

@@ -205,15 +205,16 @@ impl InstanceFacts {
     /// What the rules for a backup's source want to know.
     #[must_use]
     pub fn to_observed(&self) -> Observed {
-        let told = self.wal_receiver.as_ref().and_then(|receiver| receiver.latest_end_lsn);
+        // Without a WAL receiver a standby is told nothing, and what it has says nothing of the primary. With one, what is
+        // here the primary has, even when it has said nothing newer.
+        let told = self.wal_receiver.as_ref().and_then(|it| it.latest_end_lsn.max(self.held_lsn()));
         Observed {
             role: self.role,
             data_directory: self.data_directory.clone(),
             system_identifier: self.system_identifier,
             timeline: self.timeline,
             streaming_from: self.streaming_from().cloned(),
-            // What is here the primary has, even when it has said nothing newer.
-            primary_lsn: told.max(self.held_lsn()).or(self.write_lsn),
+            primary_lsn: told.or(self.write_lsn),
             replay_lsn: self.replay_lsn.or(self.write_lsn).unwrap_or(Lsn::new(0)),
         }
     }

@@ -163,6 +163,8 @@ impl Pooler {
             streams_from: None,
             receive_lag: LagClass::Current,
             replay_lag: LagClass::Current,
+            held_lsn: None,
+            held_timeline: None,
             archiver: cellar_model::Archiver::default(),
             versions: cellar_model::Versions {
                 protocol: cellar_model::Protocol::OURS,

@@ -2,17 +2,20 @@
 //!
 //! `supervisor` loops; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
 //! which copy of the database is the current one, `leadership` records the primary, `hold` lends the instance to a job,
-//! `cell_claim` keeps apart two machines that have the keys of one cell.
+//! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
+//! member has the WAL, and `received_wal` keeps what only it has.
 //! Uses [`crate::repository`] to restore and [`crate::config_files`] to configure. Jobs use it; it knows no job.
 
 pub(crate) mod bring_up;
 pub(crate) mod cell_claim;
 pub(crate) mod data_role;
+pub(crate) mod held_wal;
 pub(crate) mod hold;
 pub(crate) mod incarnation;
 pub(crate) mod leadership;
 pub(crate) mod must_stop;
 pub(crate) mod next_step;
+pub(crate) mod received_wal;
 pub(crate) mod restore_target;
 pub(crate) mod round;
 pub(crate) mod seed;

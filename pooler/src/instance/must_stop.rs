@@ -1,12 +1,16 @@
 //! Whether a running instance must be stopped, because a restore of the database says so.
 
 use std::path::Path;
+use std::time::Duration;
 
 use cellar_model::Role;
 use cellar_postgres::StopTimeouts;
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{self, Standing};
+
+/// How much longer the shutdown of a standby may take while it writes its restartpoint. The new primary waits for it.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to stop the instance of `data`; none when it may run.
 ///
@@ -31,6 +35,10 @@ fn decide(standing: Standing, recovers: bool, replaced: impl FnOnce() -> bool) -
         // An old standby may be read until it is replaced or restored again.
         if !recovers || reseeds || replaced() {
             tracing::warn!(recovers, reseeds, "this data is from before a restore: stopping PostgreSQL");
+            if recovers && !reseeds {
+                // It is kept for a rollback, and archives nothing. A clean shutdown writes how far it has come.
+                return Some(StopTimeouts { checkpoint: CHECKPOINT_TIMEOUT, ..StopTimeouts::default() });
+            }
             // What it would archive now does not belong to the database any more.
             return Some(StopTimeouts::immediate());
         }
@@ -63,7 +71,8 @@ mod tests {
         let at_once = Some(StopTimeouts::immediate());
         assert_eq!(decide(standing(false, false, false), false, || false), at_once);
         assert_eq!(decide(standing(false, false, false), true, || false), None);
-        assert_eq!(decide(standing(false, false, false), true, || true), at_once);
+        let cleanly = decide(standing(false, false, false), true, || true).unwrap();
+        assert!(!cleanly.fast.is_zero(), "it is kept, so it says how far it has come");
         assert_eq!(decide(standing(false, false, true), true, || false), at_once);
         assert_eq!(decide(standing(false, true, true), true, || false), None);
     }

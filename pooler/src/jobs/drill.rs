@@ -182,6 +182,7 @@ async fn restore_and_check(
         target: Target::Latest {},
         timeline: lineage.timeline(),
         end,
+        least: None,
         size: repo.segment_size(),
         archive_mode: false,
     };

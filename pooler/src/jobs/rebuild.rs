@@ -16,6 +16,7 @@ use crate::data_layout::layout_obstacles;
 use crate::instance::data_role::{is_being_promoted, is_primary, newest_timeline};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::{self, Mark, way_back};
+use crate::instance::received_wal;
 use crate::instance::seed::{self, Seed, SeedError, Seeded};
 use crate::instance::seeding_marker::{Legacy, inheritance};
 use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, reinstate_kept_data};
@@ -35,6 +36,15 @@ const REINSTATED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a rebuild job to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
+    let outcome = rebuild(context).await?;
+    // The cell streams from a primary, so what it had of the one before is of no use any more.
+    if let Err(error) = received_wal::remove(context.agent) {
+        tracing::warn!(%error, "the WAL that was saved from a restore cannot be removed");
+    }
+    Ok(outcome)
+}
+
+async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
     let agent = context.agent;
     let (card, _) = agent.assignment()?;
     let no_primary =

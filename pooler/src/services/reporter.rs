@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{InstanceState, Key, LagClass, PoolerStatus, Protocol, Role, Versions, timestamp_ms};
+use cellar_model::{
+    InstanceState, Key, LagClass, Lsn, PoolerStatus, Protocol, Role, Timeline, Versions, timestamp_ms,
+};
 use cellar_pgbackrest::Version;
 use cellar_system::LoopPulse;
 use cellar_topology::TxnOutcome;
@@ -11,6 +13,7 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::data_layout::{Obstacle, obstacles};
+use crate::instance::data_role::timeline_of_wal;
 
 /// The shortest time between two writes, so that a flapping instance does not load etcd.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,6 +47,8 @@ fn status(agent: &Agent) -> PoolerStatus {
         streams_from: None,
         receive_lag: LagClass::Unknown,
         replay_lag: LagClass::Unknown,
+        held_lsn: None,
+        held_timeline: None,
         archiver: cellar_model::Archiver::default(),
         versions: Versions {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
@@ -82,6 +87,14 @@ fn status(agent: &Agent) -> PoolerStatus {
     status
 }
 
+/// How far a standby without a WAL receiver has the WAL, and on which timeline.
+fn held(agent: &Agent) -> Option<(Timeline, Lsn)> {
+    let facts = agent.facts.borrow();
+    let facts = facts.as_ref().filter(|facts| facts.role == Role::Standby && facts.wal_receiver.is_none())?;
+    let wal = agent.layout.data().join("pg_wal");
+    Some((timeline_of_wal(&wal, facts.timeline, Lsn::new(0)), facts.held_lsn()?))
+}
+
 /// Keeps the status in etcd up to date. Never returns.
 pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
     let key = Key::Status(agent.database.clone(), agent.cell.clone());
@@ -89,9 +102,15 @@ pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
     let mut topology = agent.mirror.changes();
     let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
     let mut failing = false;
+    let mut seen = None;
     loop {
         pulse.beat();
-        let wanted = status(&agent);
+        let mut wanted = status(&agent);
+        // One that replays from the archive moves all the time, and its status is not written each time.
+        let held_before = std::mem::replace(&mut seen, held(&agent));
+        if let Some((timeline, lsn)) = seen.filter(|_| seen == held_before && wanted.role == Role::Standby) {
+            (wanted.held_timeline, wanted.held_lsn) = (Some(timeline), Some(lsn));
+        }
         // The key may have been deleted by others: the cell was removed and added again, or the lease expired while
         // etcd did not answer.
         let there = agent.mirror.view().revision(&key) != 0;

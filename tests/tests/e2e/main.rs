@@ -34,6 +34,7 @@ mod ordinary_user;
 mod other_versions;
 mod rebuild;
 mod restore_bad_days;
+mod restore_ends;
 mod restore_kills;
 mod restore_plan;
 mod restore_targets;

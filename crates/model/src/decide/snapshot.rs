@@ -1,5 +1,6 @@
 //! The topology as a decision looks at it, and what can be read from it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::decide::request::JobRequest;
@@ -158,7 +159,7 @@ impl Snapshot<'_> {
                 (false, _) => 1,
                 (true, true) => 2,
             };
-            (order, lag_rank(status), status.cell.clone())
+            (order, wal_rank(status), status.cell.clone())
         };
         let of_database = |status: &&PoolerStatus| {
             status.database == *database
@@ -193,14 +194,23 @@ impl Snapshot<'_> {
     }
 }
 
-/// The less a member lags, the lower; one that does not run counts as far behind.
-fn lag_rank(status: &PoolerStatus) -> u8 {
-    match status.replay_lag {
-        _ if status.state != InstanceState::Running => 4,
+/// The more WAL a member has, the lower; one that does not run counts as far behind. What it has received counts, not what
+/// it has replayed: a standby may be told to replay late.
+fn wal_rank(status: &PoolerStatus) -> impl Ord + use<> {
+    let runs = status.state == InstanceState::Running;
+    let held = status.held_timeline.zip(status.held_lsn);
+    let knowledge = match (&status.streams_from, held) {
+        // The primary is there, and it has what the primary sends.
+        (Some(_), _) => 0,
+        (None, Some(_)) => 1,
+        (None, None) => 2,
+    };
+    let lag = match status.receive_lag {
         LagClass::Current => 0,
         LagClass::Segment => 1,
         LagClass::Behind => 2,
         LagClass::Unknown => 3,
         LagClass::Far => 4,
-    }
+    };
+    (!runs, knowledge, Reverse(held), lag)
 }

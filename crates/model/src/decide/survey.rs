@@ -120,6 +120,18 @@ impl Survey {
         begun.max().unwrap_or(Timeline::new(1))
     }
 
+    /// The last place at which a timeline was left for another that the archive knows, and that other one. The WAL up to
+    /// there was written, whether the archive has it under this timeline's name or not: the last segment of a primary that
+    /// was lost is only there as `.partial`, and the new timeline's own file repeats it.
+    #[must_use]
+    pub fn left_for(&self, timeline: Timeline) -> Option<(Timeline, Lsn)> {
+        let left = self
+            .histories
+            .iter()
+            .filter_map(|(child, history)| Some((*child, Lineage::new(*child, history).end_of(timeline)?)));
+        left.max_by_key(|(_, at)| *at)
+    }
+
     /// How far the WAL of a lineage reaches: what is archived, or what the primary has still to archive.
     pub(crate) fn end_of(&self, lineage: &Lineage) -> Option<Lsn> {
         let archived = lineage.newest(&self.archive).map(|number| self.archive.size.start_of(number + 1));

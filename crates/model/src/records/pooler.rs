@@ -152,6 +152,13 @@ pub struct PoolerStatus {
     /// How far what it replayed is behind what it knows of the primary.
     #[serde(default)]
     pub replay_lag: LagClass,
+    /// How far a standby without a WAL receiver has the WAL, once that stands still: whoever has lost the primary knows by
+    /// this which standby has most.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_lsn: Option<Lsn>,
+    /// On which timeline that is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_timeline: Option<Timeline>,
     /// PostgreSQL's archiver.
     #[serde(default)]
     pub archiver: Archiver,

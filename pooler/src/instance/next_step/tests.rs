@@ -8,6 +8,7 @@ fn valid(identity: u64, timeline: u32, recovers: bool) -> DataDirectory {
         version: 15,
         control: ControlData {
             redo: cellar_model::Lsn::new(1),
+            min_recovery: cellar_model::Lsn::new(0),
             required: cellar_postgres::RequiredSettings::default(),
             system_identifier: SystemIdentifier::new(identity),
             timeline: Timeline::new(timeline),

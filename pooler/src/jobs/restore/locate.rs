@@ -11,6 +11,7 @@ use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, SegmentSize
 use cellar_postgres::{PostgresError, Tools, run};
 
 use crate::agent::Agent;
+use crate::instance::received_wal;
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::scratch::remove_directory;
@@ -123,9 +124,11 @@ impl WalSource<'_> {
         }
         // Not archived yet: the primary still has it, or a standby that it was sent to. It is being written, so a copy
         // is read.
-        let from = self.data.join("pg_wal").join(&name);
+        let places = [self.data.join("pg_wal"), received_wal::directory(self.agent)];
         // A segment may have a gigabyte, and this thread also renews the lease.
-        let copying = tokio::task::spawn_blocking(move || std::fs::copy(from, &to).is_ok().then_some(to));
+        let copying = tokio::task::spawn_blocking(move || {
+            places.iter().any(|wal| std::fs::copy(wal.join(&name), &to).is_ok()).then_some(to)
+        });
         Ok(copying.await.ok().flatten())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `plan`, `fence`, `recover`, `swap` and `discard` are steps, each a job of its own. `private_instance` is the copy
 //! that a step or a drill works on: `fill` restores a backup into it (`throttle` bounds the rate), `replay` follows
-//! its recovery from `replay_start` through `wal_gate`, `movement` says whether it goes on, `scratch` removes its private directories. `locate` finds a restore point in the WAL.
+//! its recovery from `replay_start` through `wal_gate`, `movement` says whether it goes on, `scratch` removes its private directories. `locate` finds a restore point in the WAL, `wal_end` says how far
+//! a recovery must come.
 
 pub(crate) mod discard;
 pub(crate) mod fence;
@@ -18,4 +19,5 @@ mod replay_start;
 pub(crate) mod scratch;
 pub(crate) mod swap;
 pub(crate) mod throttle;
+pub(crate) mod wal_end;
 mod wal_gate;

@@ -8,10 +8,11 @@ use cellar_model::{
     BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Lsn, Pooler, Refusal, RestorePlan,
     Role, Target, choose, windows,
 };
-use cellar_postgres::{InstanceFacts, Probe};
+use cellar_postgres::Probe;
 use cellar_topology::EndedJob;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::instance::held_wal::held_wal;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::locate::locate;
@@ -56,7 +57,10 @@ async fn written(agent: &Agent, card: &Pooler) -> Written {
     match from_primary.await {
         Some(lsn) => Written { lsn: Some(lsn), by_primary: true },
         None => {
-            let received = here.as_ref().and_then(InstanceFacts::held_lsn);
+            let received = held_wal(agent, card).await;
+            // On another timeline a position says nothing of the recorded primary's.
+            let recorded = agent.leader().map(|leader| leader.term);
+            let received = received.filter(|held| Some(held.timeline) == recorded).map(|held| held.end());
             Written { lsn: received, by_primary: false }
         }
     }

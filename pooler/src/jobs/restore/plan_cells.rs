@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use cellar_model::{CellName, CellPlan, Code, DatabaseName, Pooler, Refusal, RestoreParams, Target};
+use cellar_model::{
+    CellName, CellPlan, Code, DatabaseName, Pooler, PoolerStatus, Refusal, RestoreParams, Target,
+};
 
 use crate::agent::Agent;
 use crate::data_layout::{Obstacle, obstacles};
@@ -31,18 +33,15 @@ pub(crate) async fn plan_cells(
     needed: u64,
 ) -> Result<CellPlans, Refusal> {
     let leader = agent.leader().map(|leader| leader.cell);
-    let (members, alive): (Vec<Pooler>, Vec<CellName>) = {
+    let (members, statuses): (Vec<Pooler>, Vec<PoolerStatus>) = {
         let view = agent.mirror.view();
         let ours = |database: &DatabaseName| *database == agent.database;
         (
             view.poolers.values().filter(|card| ours(&card.database)).cloned().collect(),
-            view.status
-                .values()
-                .filter(|status| ours(&status.database))
-                .map(|status| status.cell.clone())
-                .collect(),
+            view.status.values().filter(|status| ours(&status.database)).cloned().collect(),
         )
     };
+    let alive: Vec<CellName> = statuses.iter().map(|status| status.cell.clone()).collect();
     let mut plans = Vec::new();
     let mut warnings = Vec::new();
     let mut short = Vec::new();
@@ -120,5 +119,60 @@ pub(crate) async fn plan_cells(
     {
         warnings.push("the primary does not answer: where its WAL ended is not known".to_owned());
     }
+    if !primary_answers && let Some(onto) = &params.onto {
+        warnings.extend(more_elsewhere(onto, &statuses));
+    }
     Ok(CellPlans { plans, warnings, silent_primary })
+}
+
+/// What to say when another cell has more of the lost primary's WAL than the chosen one.
+fn more_elsewhere(onto: &CellName, statuses: &[PoolerStatus]) -> Option<String> {
+    let held = |status: &PoolerStatus| status.held_timeline.zip(status.held_lsn);
+    let here = statuses.iter().find(|status| status.cell == *onto);
+    // One that streams has all that its primary sends.
+    if here.is_some_and(|status| status.streams_from.is_some()) {
+        return None;
+    }
+    let here = here.and_then(held);
+    let most = statuses.iter().filter(|status| status.cell != *onto).max_by_key(|status| held(status))?;
+    let (timeline, lsn) = held(most).filter(|most| Some(*most) > here)?;
+    let has = here.map_or_else(
+        || "does not say how far it has it".to_owned(),
+        |(timeline, lsn)| format!("has it up to {lsn} of timeline {timeline}"),
+    );
+    let cell = &most.cell;
+    Some(format!(
+        "{cell} has the WAL up to {lsn} of timeline {timeline}, and {onto} {has}: what was committed in between and is not archived is lost. `--onto {cell}` brings it back"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(cell: &str, held: Option<(u32, &str)>) -> PoolerStatus {
+        let mut text = serde_json::json!({ "database": "app", "cell": cell, "epoch": "e" });
+        if let Some((timeline, lsn)) = held {
+            text["heldTimeline"] = timeline.into();
+            text["heldLsn"] = lsn.into();
+        }
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_cell_that_has_more_than_the_chosen_one_is_named() {
+        let of = |second, third| {
+            more_elsewhere(&"zone2".parse().unwrap(), &[status("zone2", second), status("zone3", third)])
+        };
+        let told = of(Some((1, "0/5000000")), Some((1, "0/6000000"))).unwrap();
+        assert!(
+            told.contains("--onto zone3") && told.contains("0/5000000") && told.contains("0/6000000"),
+            "{told}"
+        );
+        assert!(of(Some((1, "0/6000000")), Some((2, "0/5000000"))).is_some(), "a later timeline");
+        assert!(of(None, Some((1, "0/6000000"))).is_some());
+        assert_eq!(of(Some((1, "0/6000000")), Some((1, "0/6000000"))), None);
+        assert_eq!(of(Some((1, "0/6000000")), None), None);
+        assert_eq!(of(None, None), None);
+    }
 }

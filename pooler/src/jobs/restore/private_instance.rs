@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{Code, Database, JobError, JobId, Pooler, Refusal};
+use cellar_model::{Code, Database, JobError, JobId, Pooler, Refusal, SegmentSize};
 use cellar_postgres::{
     ControlData, DataDirectory, Endpoint, PostgresError, PrivateSettings, RecoverySettings, RecoveryTarget,
     RequiredSettings, StopTimeouts, Tools, inspect, start_private, stop,
@@ -19,7 +19,7 @@ use crate::data_layout::wal_directory;
 use crate::disk::write_refusal;
 use crate::jobs::restore::replay_start::replay_start;
 use crate::jobs::restore::scratch::stop_and_remove_scratch;
-use crate::jobs::restore::wal_gate::{WalGate, why_refused};
+use crate::jobs::restore::wal_gate::{WalGate, was_given, why_refused};
 use crate::repository::tool_failure::{last_lines, read_log};
 
 /// Shared buffers of a copy that is recovered while the database is stopped, MiB: an eighth of the free memory, within
@@ -47,8 +47,8 @@ pub(crate) struct PrivateInstance<'a> {
     pub(crate) tablespaces: Option<PathBuf>,
     /// Where the WAL goes, for a copy in the place of data whose WAL is elsewhere.
     pub(crate) wal_directory: Option<PathBuf>,
-    /// A member's data directory. Its WAL is used where the archive has none.
-    pub(crate) wal_of: Option<PathBuf>,
+    /// Directories with WAL that this cell has received, which is used where the archive has none.
+    pub(crate) wal_from: Vec<PathBuf>,
     pub(super) scratch: PathBuf,
     pub(super) log: PathBuf,
 }
@@ -72,7 +72,7 @@ impl<'a> PrivateInstance<'a> {
             data,
             tablespaces: None,
             wal_directory: None,
-            wal_of: None,
+            wal_from: Vec::new(),
             scratch: agent.layout.scratch(job),
             log: agent.job_log(&job),
         }
@@ -119,16 +119,21 @@ impl<'a> PrivateInstance<'a> {
             shell_quoted(&self.data.to_string_lossy()),
             shell_quoted(&self.lock_directory().to_string_lossy()),
         );
-        match &self.wal_of {
-            // What the primary had sent to this member but not archived is only in the member's pg_wal.
-            Some(member) => {
-                let wal = shell_quoted(&member.join("pg_wal").to_string_lossy());
-                format!(
-                    "{{ {fetch}; code=$?; if [ $code = 1 ] && [ -e {wal}/\"$name\" ]; then cp {wal}/\"$name\" \"$target\" && code=0 || code=2; fi; (exit $code); }}"
-                )
-            }
-            None => fetch,
+        if self.wal_from.is_empty() {
+            return fetch;
         }
+        // What the primary had sent to this member but not archived is only in the member's pg_wal.
+        let places: Vec<String> =
+            self.wal_from.iter().map(|wal| shell_quoted(&wal.to_string_lossy())).collect();
+        format!(
+            "{{ {fetch}; code=$?; if [ $code = 1 ]; then for wal in {}; do if [ -e \"$wal/$name\" ]; then cp \"$wal/$name\" \"$target\" && code=0 || code=2; break; fi; done; fi; (exit $code); }}",
+            places.join(" ")
+        )
+    }
+
+    /// Whether the copy was given this segment, or had it.
+    pub(super) fn was_given(&self, number: u64, size: SegmentSize) -> bool {
+        was_given(&self.scratch, number, size)
     }
 
     /// The version and the control data of the copy, which must be whole.

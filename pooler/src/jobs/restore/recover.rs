@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Code, ForkWithoutFile, InstanceState, JobError, JobId, JobOutcome, JobSpec, RecoverParams,
-    RecoveryResult, Refusal, SystemIdentifier, Target, Timeline, fork_ahead, hint_at_fork,
+    Archive, Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, RecoverParams, RecoveryResult,
+    Refusal, SystemIdentifier, Target, Timeline,
 };
 use cellar_postgres::{
     ControlData, ControlState, DataDirectory, StopTimeouts, inspect, stop, take_over_settings,
@@ -19,8 +19,11 @@ use cellar_system::AtomicFile;
 use crate::agent::Agent;
 use crate::data_layout::wal_directory;
 use crate::disk::{free_bytes, write_refusal};
+use crate::instance::data_role::timeline_of_wal;
+use crate::instance::held_wal::{HeldWal, held_wal};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
+use crate::instance::received_wal;
 use crate::instance::restore_target::Origin;
 use crate::instance::round::report_state;
 use crate::instance::seeding_marker::{self, Legacy};
@@ -28,8 +31,9 @@ use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::fence::wait_for_fence;
 use crate::jobs::restore::private_instance::PrivateInstance;
-use crate::jobs::restore::replay::{Reached, ReplayGoal, WalEnd};
+use crate::jobs::restore::replay::{Reached, ReplayGoal};
 use crate::jobs::restore::scratch::remove_directory;
+use crate::jobs::restore::wal_end::{End, least_of_kept, not_given, wal_end};
 use crate::repository::reader::Repo;
 
 /// Runs a recovery step to its end.
@@ -75,13 +79,18 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
         // An attempt before this one may have removed the link.
         copy.wal_directory = legacy(agent)?.wal_directory.or_else(|| wal_directory(&copy.data));
     }
-    if params.last_segment.is_none() && params.set.is_some() && !params.in_place {
+    let mut held = None;
+    if params.last_segment.is_none() && params.set.is_some() {
         // The primary was not stopped here, so its last WAL may not be archived; this cell may have received it.
-        copy.wal_of = Some(PathBuf::from(&card.data_directory));
+        held = held_wal(agent, &card).await;
+        if !params.in_place {
+            copy.wal_from.push(Path::new(&card.data_directory).join("pg_wal"));
+        }
+        copy.wal_from.push(received_wal::directory(agent));
     }
     let _hold =
         if params.in_place { Some(context.unless_interrupted(Hold::take(agent)).await??) } else { None };
-    let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier).await;
+    let outcome = make_copy(context, &copy, &params, parent, leader.system_identifier, held).await;
     copy.leave().await;
     if outcome.is_err() && params.kept.is_none() && !params.in_place {
         remove_directory(&copy.data).await;
@@ -114,13 +123,14 @@ async fn make_copy(
     params: &RecoverParams,
     parent: JobId,
     identity: Option<SystemIdentifier>,
+    held: Option<HeldWal>,
 ) -> Result<RecoveryResult, JobFailure> {
     let agent = context.agent;
     let begun = Instant::now();
     let (card, database) = agent.assignment()?;
     let repo = Repo::open(agent, &database, &card).await?;
     let size = repo.segment_size();
-    let end = wal_end(&repo, copy, params).await?;
+    let End { end, mut least, received, archive } = wal_end(&repo, copy, params, held.as_ref()).await?;
     let mut size_bytes = 0;
     let mut timeline = params.timeline;
     if let Some(set) = &params.set {
@@ -128,7 +138,12 @@ async fn make_copy(
         size_bytes = found.map_or(0, |backup| backup.size_bytes);
         let mut origin = Origin::NEW;
         if params.in_place {
-            let unfinished = stop_and_mark_incomplete(agent, &copy.data, parent).await?;
+            let unfinished =
+                stop_and_mark_incomplete(agent, &copy.data, parent, async || match held.zip(archive) {
+                    Some((held, archive)) => save_received(agent, &copy.data, held, archive).await,
+                    None => Ok(()),
+                });
+            let unfinished = unfinished.await?;
             origin = Origin { is_ours: true, unfinished };
         } else {
             remove_directory(&copy.data).await;
@@ -144,7 +159,9 @@ async fn make_copy(
         copy.restore(context, set, size_bytes, origin, 0).await?;
     } else {
         // Kept data is recovered on its own timeline, not on one that began after it.
-        timeline = inspect_copy(agent, &copy.data).await?.timeline;
+        let control = inspect_copy(agent, &copy.data).await?;
+        timeline = timeline_of_wal(&copy.data.join("pg_wal"), control.timeline, control.redo);
+        least = Some(least_of_kept(&control));
         copy.prepare()?;
     }
     let restored = begun.elapsed();
@@ -156,7 +173,7 @@ async fn make_copy(
         ))
         .into());
     }
-    let goal = ReplayGoal { target: params.target.clone(), timeline, end, size, archive_mode: true };
+    let goal = ReplayGoal { target: params.target.clone(), timeline, end, least, size, archive_mode: true };
     let mut reached = copy.replay(context, &goal).await?;
     if !reached.paused && matches!(params.target, Target::Time(_)) {
         // Nothing was committed later, so the end of the WAL is the database at that time. But PostgreSQL refuses to end
@@ -168,6 +185,9 @@ async fn make_copy(
         reached.stopped = stopped;
     }
     check_reached(&params.target, &reached)?;
+    if let Some(segment) = received.filter(|one| !reached.paused && !copy.was_given(one.number, size)) {
+        return Err(not_given(segment, size, &agent.layout.data()).into());
+    }
     let recovered = begun.elapsed();
     context.progress("promoting").await;
     let taken = timelines_taken(timeline, agent.leader().map(|leader| leader.term));
@@ -207,6 +227,7 @@ async fn make_copy(
     if params.in_place {
         seeding_marker::remove(agent).map_err(disk)?;
     }
+    received_wal::remove(agent).map_err(disk)?;
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     Ok(RecoveryResult {
         timeline: after.timeline,
@@ -230,7 +251,14 @@ fn legacy(agent: &Agent) -> Result<Legacy, Refusal> {
 
 /// Before a restore over the old data: stops the instance, and marks the data directory as a restore that was begun
 /// and not finished. Returns whether it was marked so already.
-async fn stop_and_mark_incomplete(agent: &Agent, data: &Path, restore: JobId) -> Result<bool, JobError> {
+///
+/// `save` is done before that, when the data is whole and nothing writes there.
+async fn stop_and_mark_incomplete(
+    agent: &Agent,
+    data: &Path,
+    restore: JobId,
+    save: impl AsyncFnOnce() -> Result<(), JobError>,
+) -> Result<bool, JobError> {
     let disk = |error: &dyn std::fmt::Display| {
         Refusal::new(Code::PostgresFailed, format!("stopping PostgreSQL: {error}"))
     };
@@ -238,40 +266,29 @@ async fn stop_and_mark_incomplete(agent: &Agent, data: &Path, restore: JobId) ->
     *agent.facts.borrow_mut() = None;
     report_state(agent, InstanceState::Seeding, &format!("restored over in place by job {restore}"));
     let unfinished = seeding_marker::exists(agent).map_err(|error| disk(&error))?;
+    if !unfinished {
+        save().await?;
+    }
     seeding_marker::begin(agent, legacy(agent)?).map_err(|error| disk(&error))?;
     Ok(unfinished)
 }
 
-/// How far the WAL must be replayed when the target does not stop it before.
-///
-/// # Errors
-/// Refused when PostgreSQL would take the WAL of a timeline that was left for that of the one wanted.
-async fn wal_end(
-    repo: &Repo<'_>,
-    copy: &PrivateInstance<'_>,
-    params: &RecoverParams,
-) -> Result<Option<WalEnd>, JobError> {
-    if params.kept.is_some() {
-        // All its WAL is in its own pg_wal.
-        return Ok(None);
-    }
-    let size = repo.segment_size();
-    if let Some(segment) = params.last_segment.as_deref().and_then(|name| size.parse_file_name(name)) {
-        return Ok(Some(WalEnd::Whole(segment.number)));
-    }
-    let survey = repo.survey(params.timeline, None).await?;
-    let Ok(lineage) = survey.lineage(params.timeline) else { return Ok(None) };
-    let set = survey.backups.iter().find(|backup| Some(&backup.label) == params.set.as_ref());
-    let fork = set.and_then(|set| fork_ahead(&survey, &lineage, &params.target, set.first_segment));
-    // The copy looks there, too.
-    let received = copy.wal_of.as_ref().map(|data| data.join("pg_wal"));
-    let has_file = |fork: &ForkWithoutFile| {
-        received.as_ref().is_some_and(|wal| wal.join(size.file_name(fork.missing)).is_file())
-    };
-    if let Some(fork) = fork.filter(|fork| !has_file(fork)) {
-        return Err(fork.refusal(size).hint(hint_at_fork(&fork)).into());
-    }
-    Ok(lineage.newest(&survey.archive).map(WalEnd::Within))
+/// Saves what only this cell has of the WAL before it is restored over.
+async fn save_received(agent: &Agent, data: &Path, held: HeldWal, archive: Archive) -> Result<(), JobError> {
+    let (directory, wal) = (received_wal::directory(agent), data.join("pg_wal"));
+    let size = archive.size;
+    // To copy may take long, and this thread also renews the lease.
+    let saving = tokio::task::spawn_blocking(move || {
+        received_wal::save(&directory, &wal, &held, size, |segment| archive.has(segment))
+    });
+    let saved = saving.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    saved.map_err(|error| {
+        write_refusal(
+            "nothing was overwritten, because the WAL that only this cell has cannot be saved",
+            &error,
+        )
+        .into()
+    })
 }
 
 /// Checks that recovery stopped where it was asked to.

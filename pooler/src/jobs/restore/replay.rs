@@ -15,6 +15,7 @@ use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::movement::{Movement, Startup, StartupTitle};
 use crate::jobs::restore::private_instance::PrivateInstance;
+use crate::jobs::restore::wal_end::Least;
 use crate::repository::tool_failure::{last_lines, read_log};
 
 /// How often a recovery is looked at.
@@ -48,6 +49,8 @@ pub(crate) struct ReplayGoal {
     pub(crate) timeline: Timeline,
     /// How far it must come when the target does not stop it; none when all WAL that there is suffices.
     pub(crate) end: Option<WalEnd>,
+    /// What it must come to besides.
+    pub(crate) least: Option<Least>,
     /// The size of WAL segments.
     pub(crate) size: SegmentSize,
     /// Whether the copy keeps WAL to be archived once it is a member.
@@ -193,7 +196,8 @@ fn decide(goal: &ReplayGoal, state: &ReplayState, stall: &Stall) -> ReplayStep {
     if stall.looks < 2 || !state.waits_for_wal {
         return ReplayStep::Continue;
     }
-    let at_end = goal.end.is_none_or(|end| end.is_reached(state.lsn, goal.size));
+    let at_end = goal.end.is_none_or(|end| end.is_reached(state.lsn, goal.size))
+        && goal.least.as_ref().is_none_or(|least| state.lsn >= least.lsn);
     match target {
         Target::Latest {} if at_end => ReplayStep::Reached("all WAL was replayed".to_owned()),
         Target::Time(_) if at_end => ReplayStep::Reached(format!(
@@ -355,7 +359,9 @@ impl PrivateInstance<'_> {
                 ReplayStep::WalMissing => {
                     let number = goal.size.number_of(state.lsn);
                     let segment = Segment { timeline: goal.timeline, number };
-                    return Err(self.wal_missing(&goal.size.file_name(segment)).into());
+                    let error = self.wal_missing(&goal.size.file_name(segment));
+                    let least = goal.least.as_ref().filter(|least| state.lsn < least.lsn);
+                    return Err(least.map_or(error.clone(), |least| least.explain(error)).into());
                 }
             }
         }
@@ -411,7 +417,7 @@ mod tests {
 
     fn goal(target: Target, end: Option<WalEnd>) -> ReplayGoal {
         let size = SegmentSize::default();
-        ReplayGoal { target, timeline: Timeline::new(1), end, size, archive_mode: false }
+        ReplayGoal { target, timeline: Timeline::new(1), end, least: None, size, archive_mode: false }
     }
 
     #[test]

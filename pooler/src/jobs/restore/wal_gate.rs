@@ -51,7 +51,7 @@ pub(super) struct WalGate<'a> {
 
 impl WalGate<'_> {
     fn links(&self) -> PathBuf {
-        self.directory.join("wal")
+        links_in(&self.directory)
     }
 
     fn refused(&self) -> PathBuf {
@@ -61,7 +61,7 @@ impl WalGate<'_> {
     /// The name under which a segment is searched. `pg_waldump` goes from one file to the next by their names, and must
     /// also do so where a timeline ends.
     fn link(&self, number: u64) -> PathBuf {
-        self.links().join(self.size.file_name(Segment { timeline: Timeline::new(1), number }))
+        link_in(&self.directory, number, self.size)
     }
 
     /// Makes the gate. `fetch` are commands of the shell that put the file `$name` at `$target`: with exit code 0 when it is
@@ -215,6 +215,20 @@ exit 0
             ends = ENDS_OF_WAL.map(|text| format!("-e '{text}'")).join(" "),
         )
     }
+}
+
+fn links_in(directory: &Path) -> PathBuf {
+    directory.join("wal")
+}
+
+fn link_in(directory: &Path, number: u64, size: SegmentSize) -> PathBuf {
+    links_in(directory).join(size.file_name(Segment { timeline: Timeline::new(1), number }))
+}
+
+/// Whether the gate in `directory` has handed over a segment since it was closed, or the copy had it already.
+pub(super) fn was_given(directory: &Path, number: u64, size: SegmentSize) -> bool {
+    // The file that it leads to may be recycled by now.
+    link_in(directory, number, size).is_symlink()
 }
 
 /// Whether a segment's first page holds nothing but zeros.

@@ -92,6 +92,8 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         streams_from: (!is_primary).then(|| cell_name(0)),
         receive_lag: LagClass::Current,
         replay_lag: LagClass::Current,
+        held_lsn: None,
+        held_timeline: None,
         archiver: Archiver {
             last_archived_wal: Some("000000010000000000000042".to_owned()),
             last_archived_time: time,

@@ -96,6 +96,8 @@ impl World {
                 streams_from: (index > 0).then(|| "zone1".parse().unwrap()),
                 receive_lag: LagClass::Current,
                 replay_lag: LagClass::Current,
+                held_lsn: None,
+                held_timeline: None,
                 archiver: Archiver::default(),
                 versions: Versions::default(),
                 certificate_expiry: None,
@@ -327,11 +329,35 @@ fn restore_is_done_in_the_primarys_cell_unless_it_is_down_or_restored_in_place()
     for cell in ["zone2", "zone3"] {
         world.status(cell).streams_from = None;
     }
-    world.status("zone2").replay_lag = LagClass::Far;
+    world.status("zone2").receive_lag = LagClass::Far;
+    world.status("zone3").replay_lag = LagClass::Far;
     let record = restore_beside_a_dead_primary(&world, &latest).unwrap();
-    assert_eq!(record.cell.as_str(), "zone3", "the one that has most");
+    assert_eq!(record.cell.as_str(), "zone3", "the one that has received most, when it replays late too");
     let JobSpec::Restore(params) = record.spec else { panic!("{record:?}") };
     assert_eq!(params.onto, Some("zone3".parse().unwrap()));
+}
+
+#[test]
+fn restore_without_a_primary_goes_to_the_standby_that_has_most_of_its_wal() {
+    let mut world = made(World::healthy());
+    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+    for cell in ["zone2", "zone3"] {
+        world.status(cell).streams_from = None;
+        world.status(cell).receive_lag = LagClass::Unknown;
+    }
+    let mut chosen = |held: [(u32, u64); 2]| {
+        for (cell, (timeline, lsn)) in ["zone2", "zone3"].into_iter().zip(held) {
+            world.status(cell).held_timeline = Some(Timeline::new(timeline));
+            world.status(cell).held_lsn = Some(Lsn::new(lsn));
+        }
+        restore_beside_a_dead_primary(&world, &to(Target::Latest {}, false)).unwrap().cell.to_string()
+    };
+    assert_eq!(chosen([(1, 100), (1, 200)]), "zone3");
+    assert_eq!(chosen([(1, 200), (1, 100)]), "zone2");
+    assert_eq!(chosen([(1, 200), (2, 100)]), "zone3", "the other followed a primary that was deposed");
+    world.status("zone2").held_lsn = None;
+    let latest = to(Target::Latest {}, false);
+    assert_eq!(restore_beside_a_dead_primary(&world, &latest).unwrap().cell.as_str(), "zone3", "it says so");
 }
 
 fn restore_beside_a_dead_primary(world: &World, params: &RestoreParams) -> Result<JobRecord, Refusal> {
