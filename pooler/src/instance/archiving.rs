@@ -15,6 +15,7 @@ use cellar_postgres::{DataDirectory, inspect, reload};
 
 use crate::agent::Agent;
 use crate::instance::data_role::newest_timeline;
+use crate::instance::incarnation::record;
 use crate::instance::seed::SeedError;
 use crate::repository::reader::{Repo, segment_size};
 use crate::repository::unarchived::{Pusher, own_lineage, wal_error};
@@ -58,8 +59,12 @@ pub(crate) async fn correct_notes(agent: Rc<Agent>) {
     }
 }
 
-/// The timeline of this cell's instance and how far it has written, if it is the recorded primary.
+/// The timeline of this cell's instance and how far it has written, if it is the recorded primary and not fenced: a fence
+/// archives all by itself.
 fn leads(agent: &Agent) -> Option<(Timeline, Lsn)> {
+    if record(agent).fence.is_some() {
+        return None;
+    }
     let leader = agent.leader().filter(|leader| leader.cell == agent.cell)?;
     let facts = agent.facts.borrow();
     let facts = facts.as_ref().filter(|facts| facts.role == Role::Primary)?;
