@@ -71,8 +71,8 @@ fn wal_that_a_lost_primary_had_not_archived_is_archived_by_its_successor() {
     for segment in &waiting {
         wait_for(&format!("{segment} to be archived"), BACKGROUND_TIMEOUT, || archived(&cluster, segment));
     }
-    assert_eq!(plan(&cluster, &["--latest"])["timeline"], 2);
     eventually("zone1 to be seen down", || cluster.status("zone1").is_none());
+    assert_eq!(plan(&cluster, &["--latest"])["timeline"], 2);
     let _ = restore(&cluster, &["--latest", "--onto", "zone2"]);
     check(&cluster, &["zone2"], &rows);
 }
