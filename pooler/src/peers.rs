@@ -34,6 +34,35 @@ pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStat
         .unwrap_or_else(|_| Err(no_answer(&"it took too long")))
 }
 
+/// The number of the first WAL segment from which on the recorded primary has all that it wrote; none when its pooler does
+/// not tell.
+///
+/// # Errors
+/// When it does not answer, or is not the primary on the recorded timeline any more.
+pub(crate) async fn wal_kept_by_primary(
+    agent: &Agent,
+    card: &Pooler,
+    leader: &Leader,
+) -> Result<Option<u64>, Refusal> {
+    let live = live_status(agent, card).await?;
+    if live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get()) {
+        return Ok(live.wal_kept_from);
+    }
+    Err(not_primary_any_more(leader))
+}
+
+fn not_primary_any_more(leader: &Leader) -> Refusal {
+    Refusal::new(
+        Code::NoPrimary,
+        format!(
+            "the instance of cell {} is not the primary on timeline {} any more",
+            leader.cell, leader.term
+        ),
+    )
+    .hint("the roles are changing: look at `cellar status` and ask again")
+    .about("cell", &leader.cell)
+}
+
 /// Where the recorded primary writes now, and whom it lets stream, by their cells: as its own instance answers.
 ///
 /// # Errors
@@ -46,15 +75,8 @@ pub(crate) async fn primary_position(
     let live = live_status(agent, card).await?;
     let same = live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get());
     let position = live.write_lsn.as_deref().and_then(|text| text.parse().ok());
-    position.filter(|_| same).map(|position| (position, live.streaming_standbys)).ok_or_else(|| {
-        Refusal::new(
-            Code::NoPrimary,
-            format!(
-                "the instance of cell {} is not the primary on timeline {} any more",
-                leader.cell, leader.term
-            ),
-        )
-        .hint("the roles are changing: look at `cellar status` and ask again")
-        .about("cell", &leader.cell)
-    })
+    position
+        .filter(|_| same)
+        .map(|position| (position, live.streaming_standbys))
+        .ok_or_else(|| not_primary_any_more(leader))
 }

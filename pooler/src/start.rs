@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
 use crate::arguments::Arguments;
-use crate::instance::{cell_claim, supervisor};
+use crate::instance::{archiving, cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
@@ -104,8 +104,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent), watchdog.watch())),
         tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
+        tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server] = loops;
+    let [reporter, supervisor, tls_server, server, notes] = loops;
     let taken_over = tokio::select! {
         signal = shutdown_requested() => {
             signal.context("cannot listen for signals")?;
@@ -117,6 +118,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
+        ended = notes => anyhow::bail!("the look at what is archived ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),

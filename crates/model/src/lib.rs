@@ -15,6 +15,7 @@ pub use decide::admission::cell::plan_cell_removal;
 pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback};
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
+pub use decide::archiving::{ArchiveNote, in_doubt, kept_from, unarchived, unreachable_from};
 pub use decide::cell_claim::{CellDecision, CellScene, decide_cell};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
@@ -32,7 +33,7 @@ pub use decide::recovery_target::{Choice, choose, fork_ahead, hint_at_fork};
 pub use decide::request::JobRequest;
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
-pub use decide::verification::{Faults, ListedBackup, faults};
+pub use decide::verification::{Backlog, Faults, ListedBackup, backlog, faults};
 pub use decide::worth::{Worth, best_on, type_to_take, worth};
 pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{

@@ -11,6 +11,7 @@ use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, 
 use crate::agent::Agent;
 use crate::config_files::instance_config;
 use crate::data_layout::layout_obstacles;
+use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::newest_timeline;
 use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
@@ -212,6 +213,7 @@ async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(),
     // While a rollback is possible the old data is kept. Afterwards a delta restore can use it.
     let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());
     let data = Path::new(&card.data_directory);
+    archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
     // This cell may have been down when the restore was planned, so nothing has looked at it.
     let obstacles = layout_obstacles(data);
     if let Some(obstacle) = obstacles.into_iter().find(|found| kept_for.is_some() || found.in_place_too) {

@@ -1,11 +1,13 @@
 //! PostgreSQL itself: the supervisor, what it does next, and how a data directory is filled and replaced.
 //!
 //! `supervisor` loops; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
-//! which copy of the database is the current one, `leadership` records the primary, `hold` lends the instance to a job,
+//! which copy of the database is the current one, `leadership` records the primary, `archiving` sees to WAL that
+//! PostgreSQL would not archive, `hold` lends the instance to a job,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
 //! member has the WAL, and `received_wal` keeps what only it has.
 //! Uses [`crate::repository`] to restore and [`crate::config_files`] to configure. Jobs use it; it knows no job.
 
+pub(crate) mod archiving;
 pub(crate) mod bring_up;
 pub(crate) mod cell_claim;
 pub(crate) mod data_role;

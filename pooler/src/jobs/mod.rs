@@ -20,3 +20,4 @@ pub(crate) mod restore;
 pub(crate) mod takeover;
 pub(crate) mod verify;
 pub(crate) mod worker;
+pub(crate) mod written;

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
-    Code, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, RebuildParams, RebuildResult, Refusal,
-    Repository,
+    Code, Database, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, Pooler, RebuildParams,
+    RebuildResult, Refusal, Repository,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::data_layout::layout_obstacles;
+use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::{is_being_promoted, is_primary, newest_timeline};
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::{self, Mark, way_back};
@@ -57,6 +58,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
     let JobSpec::Rebuild(mut params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
     };
+    archive_what_is_nowhere_else(context).await?;
     if params.reinstate.is_none() {
         check_backup_exists(context, &leader).await?;
     }
@@ -154,6 +156,14 @@ fn takes_any_backup(context: &JobContext<'_>) -> bool {
     context.job.record.parent.is_some()
 }
 
+/// What a former primary alone has must be in the archive before its data is replaced.
+async fn archive_what_is_nowhere_else(context: &JobContext<'_>) -> Result<(), JobFailure> {
+    let (card, database) = context.agent.assignment()?;
+    let interrupted = || context.check_interrupted().is_err();
+    let archived = archive_before_fork(context.agent, &database, &card, &interrupted).await;
+    seeded(context, archived, &database, &card)
+}
+
 /// Refuses when there is no backup to restore from, before the instance is stopped.
 async fn check_backup_exists(context: &JobContext<'_>, leader: &Leader) -> Result<(), JobFailure> {
     let (card, database) = context.agent.assignment()?;
@@ -247,8 +257,18 @@ async fn restore(
     context.progress("restoring").await;
     let interrupted = || context.check_interrupted().is_err();
     let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id, legacy };
-    match seed::restore(agent, &database, &card, &request, &interrupted).await {
-        Ok(seeded) => Ok(seeded),
+    let restored = seed::restore(agent, &database, &card, &request, &interrupted).await;
+    seeded(context, restored, &database, &card)
+}
+
+fn seeded<T>(
+    context: &JobContext<'_>,
+    result: Result<T, SeedError>,
+    database: &Database,
+    card: &Pooler,
+) -> Result<T, JobFailure> {
+    match result {
+        Ok(done) => Ok(done),
         Err(SeedError::Interrupted) => {
             context.check_interrupted()?;
             // Whatever interrupts a job stays, so this is not reached.

@@ -1,28 +1,55 @@
 //! A verification: the whole repo is read, every file checked by its checksum, and the WAL searched for gaps.
 
-use cellar_model::{Code, JobError, JobOutcome, Refusal, VerifyResult, faults, windows};
+use std::time::{Duration, Instant};
+
+use cellar_model::{
+    Code, JobError, JobOutcome, Pooler, Refusal, Survey, Timeline, VerifyResult, backlog, faults, windows,
+};
 use cellar_pgbackrest::{Invocation, parse_verification};
 
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
+use crate::jobs::written::written;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::last_lines;
 
+/// For how long nothing may come into an archive that is behind the primary until that is an error: pushing one segment
+/// takes seconds at most.
+const ARCHIVE_STANDSTILL: Duration = Duration::from_secs(10);
+
+/// How often it is looked at meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Runs a verification to its end. A damaged repo is a failure that has a result.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
-    let (result, errors) = verify(context).await?;
+    let Verdict { result, errors, is_behind } = verify(context).await?;
     let outcome = JobOutcome::Verify(result);
     if errors.is_empty() {
         return Ok(Some(outcome));
     }
     context.job.keep_outcome(outcome);
-    Err(Refusal::new(Code::RepoDamaged, errors.join("; "))
+    let refusal = Refusal::new(Code::RepoDamaged, errors.join("; "));
+    if is_behind {
+        // No backup can be taken either.
+        return Err(refusal
+            .hint("see why the primary's archiving fails (`cellar status`, and the log/postgres.log of its cell); then ask again")
+            .into());
+    }
+    Err(refusal
         .hint("take a full backup now (`cellar backup --type full --from` a standby): from its end on everything can be restored again; the damaged ones go with `cellar expire --backup`")
         .into())
 }
 
-/// What the repo has, and what is wrong with it: one sentence a fault.
-async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<String>), JobFailure> {
+/// What the repo has, and what is wrong with it.
+struct Verdict {
+    result: VerifyResult,
+    /// One sentence a fault.
+    errors: Vec<String>,
+    /// Whether the archive is behind the primary.
+    is_behind: bool,
+}
+
+async fn verify(context: &mut JobContext<'_>) -> Result<Verdict, JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
@@ -52,7 +79,7 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
             .hint("ask again: files that expired meanwhile cannot be told from files that are missing")
             .into());
     }
-    let survey = repo.survey(leader.term, None).await?;
+    let survey = survey(context, &repo, &card, leader.term).await?;
     let listed = repo.listed_backups().await?;
     let found = faults(&listed, &report.backups, &report.archives, &survey);
     let mut errors = found.errors;
@@ -67,5 +94,31 @@ async fn verify(context: &mut JobContext<'_>) -> Result<(VerifyResult, Vec<Strin
         warnings: found.warnings,
         ..VerifyResult::default()
     };
-    Ok((result, errors))
+    Ok(Verdict { result, errors, is_behind: backlog(&survey).is_some() })
+}
+
+/// Reads what the repo has, and asks the primary how far it has written. An archive that is behind is looked at again, as
+/// long as something comes: after a quiet time several segments may be on their way.
+async fn survey(
+    context: &JobContext<'_>,
+    repo: &Repo<'_>,
+    card: &Pooler,
+    timeline: Timeline,
+) -> Result<Survey, JobFailure> {
+    let agent = context.agent;
+    let present = written(agent, card).await;
+    let mut survey = repo.survey(timeline, present.lsn.filter(|_| present.by_primary)).await?;
+    let mut moved = Instant::now();
+    while let Some(behind) = backlog(&survey) {
+        if moved.elapsed() > ARCHIVE_STANDSTILL {
+            break;
+        }
+        context.pause(LOOK_INTERVAL).await?;
+        let again = repo.survey(timeline, survey.write_lsn).await?;
+        if backlog(&again).is_none_or(|now| now.first != behind.first) {
+            moved = Instant::now();
+        }
+        survey = again;
+    }
+    Ok(survey)
 }

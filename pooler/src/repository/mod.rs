@@ -7,3 +7,4 @@ pub(crate) mod marks;
 pub(crate) mod reader;
 pub(crate) mod stanza;
 pub(crate) mod tool_failure;
+pub(crate) mod unarchived;

@@ -1,12 +1,13 @@
 //! What can be restored: the repo's backups, its WAL and its timelines, as this cell reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{
     Archive, BackupLabel, Code, Database, History, JobError, JobKind, Lineage, ListedBackup, Lsn, Pooler,
-    Refusal, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on, worth,
+    Refusal, Segment, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on,
+    unreachable_from, worth,
 };
 use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
 use cellar_postgres::{DataDirectory, inspect};
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
+use crate::peers::wal_kept_by_primary;
 use crate::repository::marks::{mark_of, write_missing_marks};
 use crate::repository::tool_failure::tool_error;
 
@@ -23,6 +25,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What to do when the first file of the primary's timeline is not in the archive.
 pub(crate) const FORK_HINT: &str = "it comes within a minute if the primary's archiving works (`cellar status`); `SELECT pg_switch_wal()` on the primary hurries it";
+
+/// What the archive has of a kind, each with when it came there, if the repo says.
+type Dated<T> = Vec<(T, Option<Timestamp>)>;
 
 /// A repo as it was read.
 pub(crate) struct Repo<'a> {
@@ -224,10 +229,16 @@ impl<'a> Repo<'a> {
             Refusal::new(Code::UnknownBackup, why)
                 .hint("take one of the primary: `cellar backup --type full --allow-primary --from` its cell")
         };
-        let Some(best) = best_on(&backups, &lineage) else {
-            return Err(
-                refused(format!("no backup leads to timeline {timeline}, which the primary is on")).into()
-            );
+        let (reaching, gap) = self.reaching(&lineage, &backups).await?;
+        let Some(best) = best_on(&reaching, &lineage) else {
+            let why = match gap {
+                Some(gap) => format!(
+                    "no backup leads to the present: WAL segment {} is not in the archive, and the primary does not keep it any more, so a standby made from a backup before it would wait for it without end",
+                    self.size.file_name(gap)
+                ),
+                None => format!("no backup leads to timeline {timeline}, which the primary is on"),
+            };
+            return Err(refused(why).into());
         };
         let worth = worth(best, &backups);
         let flaw = worth.flaw().map(|flaw| format!("backup {}: {flaw}", best.label));
@@ -240,13 +251,53 @@ impl<'a> Repo<'a> {
         }
     }
 
-    /// Refuses while the archive would lead a new member past the position at which `lineage` begins.
-    async fn check_fork(&self, lineage: &Lineage) -> Result<(), JobError> {
-        let Some(id) = self.archive_id().filter(|_| lineage.begins_at() > Lsn::new(0)) else { return Ok(()) };
-        let first = self.size.number_of(lineage.begins_at());
-        let mut archive = Archive { size: self.size, segments: BTreeMap::new() };
-        for segment in lineage.files(first, self.size) {
-            let directory = format!("{}/{}", self.archive_path(id), &self.size.file_name(segment)[..16]);
+    /// Of these backups, those on a lineage from which all WAL up to the present is in the archive or with the primary,
+    /// where a standby can stream it; and what is missing behind the best of the others.
+    async fn reaching(
+        &self,
+        lineage: &Lineage,
+        backups: &[SurveyedBackup],
+    ) -> Result<(Vec<SurveyedBackup>, Option<Segment>), JobError> {
+        let Some(best) = best_on(backups, lineage) else { return Ok((Vec::new(), None)) };
+        let kept = match self.kept_by_primary().await {
+            Ok(Some(kept)) if kept > best.first_segment => Some(kept),
+            // It keeps all that is needed; or its pooler is of a release that does not tell, and nothing is known.
+            Ok(_) => return Ok((backups.to_vec(), None)),
+            Err(refusal) => {
+                tracing::info!(%refusal.message, "what the primary keeps is not known");
+                None
+            }
+        };
+        let mut archive = Archive { size: self.size, ..Archive::default() };
+        for (segment, _) in self.list_archive().await?.0 {
+            archive.add(segment);
+        }
+        let gap = |backup: &SurveyedBackup| unreachable_from(backup.first_segment, kept, lineage, &archive);
+        let reaching = backups.iter().filter(|backup| gap(backup).is_none()).cloned().collect();
+        Ok((reaching, gap(best)))
+    }
+
+    /// What the recorded primary keeps of its WAL: see [`wal_kept_by_primary`].
+    async fn kept_by_primary(&self) -> Result<Option<u64>, Refusal> {
+        let silent = || Refusal::new(Code::NoPrimary, "no primary of another cell is recorded");
+        let leader =
+            self.agent.leader().filter(|leader| leader.cell != self.agent.cell).ok_or_else(silent)?;
+        let card = self.agent.card_of(&leader.cell).ok_or_else(silent)?;
+        wal_kept_by_primary(self.agent, &card, &leader).await
+    }
+
+    /// The first segment that any restore needs; what was before it may have expired.
+    pub(crate) fn first_needed(&self) -> u64 {
+        self.backups().iter().map(|backup| backup.first_segment).min().unwrap_or(0)
+    }
+
+    /// Which of these segments the archive has. Only the directories are listed in which they would be.
+    pub(crate) async fn archived(&self, segments: &[Segment]) -> Result<Archive, JobError> {
+        let mut archive = Archive { size: self.size, ..Archive::default() };
+        let Some(id) = self.archive_id() else { return Ok(archive) };
+        let folders = segments.iter().map(|segment| self.size.file_name(*segment)[..16].to_owned());
+        for folder in folders.collect::<BTreeSet<String>>() {
+            let directory = format!("{}/{folder}", self.archive_path(id));
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let listed = tool.repo_list(&self.config, stanza, &directory, READ_TIMEOUT).await;
             for entry in listed.map_err(|error| reading(&error))? {
@@ -255,34 +306,50 @@ impl<'a> Repo<'a> {
                 }
             }
         }
+        Ok(archive)
+    }
+
+    /// Refuses while the archive would lead a new member past the position at which `lineage` begins.
+    pub(crate) async fn check_fork(&self, lineage: &Lineage) -> Result<(), JobError> {
+        if lineage.begins_at() == Lsn::new(0) {
+            return Ok(());
+        }
+        let first = self.size.number_of(lineage.begins_at());
+        let files: Vec<Segment> = lineage.files(first, self.size).collect();
+        let archive = self.archived(&files).await?;
         match lineage.fork_without_file(first, &archive) {
             Some(fork) => Err(fork.refusal(self.size).hint(FORK_HINT).into()),
             None => Ok(()),
         }
     }
 
+    /// All segments and histories of the archive, with when each came there.
+    async fn list_archive(&self) -> Result<(Dated<Segment>, Dated<Timeline>), JobError> {
+        let (mut segments, mut histories) = (Vec::new(), Vec::new());
+        let Some(id) = self.archive_id() else { return Ok((segments, histories)) };
+        let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
+        let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), READ_TIMEOUT).await;
+        for entry in listed.map_err(|error| reading(&error))?.iter().filter(|entry| entry.is_file) {
+            let name = entry.path.rsplit('/').next().unwrap_or_default();
+            if let Some(segment) = self.size.parse_archived_name(name) {
+                segments.push((segment, entry.time));
+            } else if let Some(timeline) = history_of(name) {
+                histories.push((timeline, entry.time));
+            }
+        }
+        Ok((segments, histories))
+    }
+
     /// Everything that planning a restore looks at.
     pub(crate) async fn survey(&self, current: Timeline, write_lsn: Option<Lsn>) -> Result<Survey, JobError> {
-        let mut archive = Archive { size: self.size, segments: BTreeMap::new() };
-        let (mut archived_at, mut begun_at) = (BTreeMap::new(), BTreeMap::new());
+        let mut archive = Archive { size: self.size, ..Archive::default() };
+        let (segments, timelines) = self.list_archive().await?;
+        segments.iter().for_each(|(segment, _)| archive.add(*segment));
+        let archived_at = segments.iter().filter_map(|(segment, at)| Some((*segment, (*at)?))).collect();
+        let begun_at = timelines.iter().filter_map(|(timeline, at)| Some((*timeline, (*at)?))).collect();
         let mut histories = BTreeMap::new();
-        if let Some(id) = self.archive_id() {
-            let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
-            let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), READ_TIMEOUT).await;
-            for entry in listed.map_err(|error| reading(&error))?.iter().filter(|entry| entry.is_file) {
-                let name = entry.path.rsplit('/').next().unwrap_or_default();
-                if let Some(segment) = self.size.parse_archived_name(name) {
-                    archive.add(segment);
-                    if let Some(time) = entry.time {
-                        archived_at.insert(segment, time);
-                    }
-                } else if let Some(timeline) = history_of(name) {
-                    histories.insert(timeline, self.history(timeline).await?);
-                    if let Some(time) = entry.time {
-                        begun_at.insert(timeline, time);
-                    }
-                }
-            }
+        for (timeline, _) in timelines {
+            histories.insert(timeline, self.history(timeline).await?);
         }
         Ok(Survey {
             system_identifier: self.agent.leader().and_then(|leader| leader.system_identifier),

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use cellar_api::v1::{LiveStatus, Role};
-use cellar_model::{Code, Refusal};
+use cellar_model::{Code, Refusal, kept_from};
 use cellar_postgres::{InstanceFacts, Probe};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::data_layout::obstacles;
 use crate::disk::free_bytes;
+use crate::repository::reader::segment_size;
+use crate::wal_files::segments;
 
 /// Asks the instance.
 ///
@@ -21,7 +23,15 @@ pub(crate) async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
     let free_bytes = free_bytes(Path::new(&card.data_directory));
     let restore_obstacles = obstacles(Path::new(&card.data_directory)).into_iter().map(Into::into).collect();
-    Ok(LiveStatus { free_bytes, restore_obstacles, ..live_status(&facts) })
+    let wal_kept_from = wal_kept_from(agent, Path::new(&card.data_directory), &facts).await;
+    Ok(LiveStatus { free_bytes, restore_obstacles, wal_kept_from, ..live_status(&facts) })
+}
+
+/// From which segment on a primary has all that it wrote; none for a standby.
+async fn wal_kept_from(agent: &Agent, data: &Path, facts: &InstanceFacts) -> Option<u64> {
+    let written = facts.write_lsn.filter(|_| facts.role == cellar_model::Role::Primary)?;
+    let size = segment_size(agent, data).await?;
+    kept_from(&segments(data, size).ok()?, size.number_of(written))
 }
 
 fn live_status(facts: &InstanceFacts) -> LiveStatus {
@@ -48,5 +58,6 @@ fn live_status(facts: &InstanceFacts) -> LiveStatus {
         data_directory: facts.data_directory.clone(),
         free_bytes: 0,
         restore_obstacles: Vec::new(),
+        wal_kept_from: None,
     }
 }

@@ -10,6 +10,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where it must not go on")]
 
 mod access;
+mod archive;
 mod audit;
 mod bad_input;
 mod bootstrap;

@@ -189,6 +189,19 @@ fn a_primary_that_dies_as_its_crash_recovery_ends_loses_nothing() {
     check_members(&cluster, &all);
 }
 
+/// PostgreSQL notes without a sync that the history of a timeline is to be archived.
+#[test]
+fn history_of_the_restored_timeline_is_archived_though_its_note_was_lost() {
+    let cluster = cluster("zone1,zone2");
+    let restore = begin(&cluster);
+    kill_before_swap(&cluster, &restore, &restore.copy(&cluster), false);
+    let notes = restore.copy(&cluster).join("pg_wal/archive_status");
+    std::fs::remove_file(notes.join("00000002.history.ready")).expect("the note of the history");
+    cluster.cellar(&["up"]);
+    succeeds(&cluster, &restore);
+    assert!(cluster.archive().join("00000002.history").exists());
+}
+
 /// In place the private PostgreSQL runs in the cell's own data directory, where the next pooler finds it.
 #[test]
 fn a_pooler_killed_in_a_recovery_in_place_leaves_a_cell_that_comes_back() {

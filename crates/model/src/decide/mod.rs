@@ -1,6 +1,7 @@
 //! The decisions: pure functions from what is known to what is to be done.
 
 pub(crate) mod admission;
+pub(crate) mod archiving;
 pub(crate) mod cell_claim;
 pub(crate) mod claim_times;
 pub(crate) mod condition;

@@ -305,17 +305,36 @@ pub fn fork_ahead(
     first: u64,
 ) -> Option<ForkWithoutFile> {
     let fork = lineage.fork_without_file(first, &survey.archive)?;
-    let size = survey.archive.size;
     let ends_before = match target {
         Target::Lsn(lsn) => *lsn < fork.at,
-        // What was committed until then lies in a segment before it.
-        Target::Time(time) => survey.archived_at.iter().any(|(segment, at)| {
-            let is_before = (first..fork.missing.number).contains(&segment.number);
-            is_before && at >= time && lineage.contains(segment.timeline, size.start_of(segment.number))
-        }),
+        Target::Time(time) => is_time_before_fork(survey, lineage, *time, first, &fork),
         _ => false,
     };
     (!ends_before).then_some(fork)
+}
+
+/// Whether what was committed until `time` lies in a segment before a fork.
+///
+/// The time of a segment in the archive is when it came there, after its last commit, and perhaps long after: when archiving
+/// had failed meanwhile, or when the repo was copied without times. So it counts only when it is from before the child
+/// began; and a backup behind the fork that ended until then proves that the time lies behind it.
+fn is_time_before_fork(
+    survey: &Survey,
+    lineage: &Lineage,
+    time: Timestamp,
+    first: u64,
+    fork: &ForkWithoutFile,
+) -> bool {
+    let Some(begun) = survey.begun_at.get(&fork.missing.timeline) else { return false };
+    let came_before = survey.archived_at.iter().any(|(segment, at)| {
+        let is_before = (first..fork.missing.number).contains(&segment.number);
+        let start = survey.archive.size.start_of(segment.number);
+        is_before && *at >= time && at < begun && lineage.contains(segment.timeline, start)
+    });
+    let is_behind = |backup: &SurveyedBackup| {
+        backup.stop_lsn > fork.at && lineage.contains(backup.timeline, backup.stop_lsn)
+    };
+    came_before && !survey.backups.iter().any(|backup| is_behind(backup) && backup.stop_time <= time)
 }
 
 /// What can be restored although the archive leads astray at a fork.

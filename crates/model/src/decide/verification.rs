@@ -1,9 +1,13 @@
 //! What is wrong with a repo that was read.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::decide::survey::{Survey, windows};
 use crate::decide::worth::{best_on, worth};
 use crate::records::backup::BackupLabel;
 use crate::records::maintenance::Verified;
+use crate::types::json::timestamp_text;
+use crate::types::wal::Segment;
 
 /// What is wrong with a repo, each in a sentence, beside what breaks nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +25,38 @@ pub struct ListedBackup {
     pub label: BackupLabel,
     /// Why pgBackRest cannot load its manifest; none when it can.
     pub unloadable: Option<String>,
+}
+
+/// How many whole segments of the primary may be on their way into the archive: the one that has just ended, and the one
+/// before it while that is pushed.
+const MAX_SEGMENTS_ON_THE_WAY: u64 = 2;
+
+/// How old the newest file of the archive may be while segments wait: our settings' `archive_timeout`.
+const MAX_ARCHIVE_AGE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Segments that the primary has written whole and that the archive does not have, though it has had the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// The first of them.
+    pub first: Segment,
+    /// How many.
+    pub count: u64,
+    /// When the newest that the archive has came there, if the repo says.
+    pub archived: Option<Timestamp>,
+}
+
+/// How far the archive is behind the primary: none when it is not, or when the primary does not answer.
+#[must_use]
+pub fn backlog(survey: &Survey) -> Option<Backlog> {
+    let (written, lineage) = survey.write_lsn.zip(survey.lineage(survey.current).ok())?;
+    let (archive, size) = (&survey.archive, survey.archive.size);
+    let newest = lineage.newest(archive)?;
+    let count = size.number_of(written).saturating_sub(newest + 1);
+    let file = lineage.files(newest, size).find(|segment| archive.has(segment));
+    let archived = file.and_then(|segment| survey.archived_at.get(&segment).copied());
+    let is_old = archived.is_none_or(|at| survey.now.duration_since(at) > MAX_ARCHIVE_AGE);
+    let first = lineage.files(newest + 1, size).next()?;
+    (count > MAX_SEGMENTS_ON_THE_WAY && is_old).then_some(Backlog { first, count, archived })
 }
 
 /// Reports what is wrong with what was read: that a listed backup is not there, the files by their checksums, and the WAL
@@ -90,6 +126,19 @@ pub fn faults(
     if let Some((best, flaw)) = best.and_then(|best| Some((best, worth(best, &survey.backups).flaw()?))) {
         found.warnings.push(format!("of the best backup, {}, {flaw}", best.label));
     }
+    if let Some(Backlog { first, count, archived }) = backlog(survey) {
+        let since = archived.map(|at| format!(" since {}", timestamp_text(at))).unwrap_or_default();
+        found.errors.push(format!(
+            "nothing was archived{since}: the primary has ended {count} WAL segments that the archive does not have, the first is {}",
+            size.file_name(first)
+        ));
+    }
+    if survey.write_lsn.is_none() {
+        found.warnings.push(
+            "the primary does not answer, so it is not known whether the archive reaches to the present"
+                .to_owned(),
+        );
+    }
     if best.is_none() {
         found.errors.push(format!("no backup leads to timeline {}, which the primary is on", survey.current));
     }
@@ -99,7 +148,38 @@ pub fn faults(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::survey::example::{label, survey};
+    use crate::decide::survey::example::{self, label};
+    use crate::types::lsn::Lsn;
+
+    /// As the example, with a primary that writes in segment 9.
+    fn survey(segments: &[u64]) -> Survey {
+        let all = example::survey(segments);
+        Survey { write_lsn: Some(Lsn::new(9 * all.archive.size.bytes() + 77)), ..all }
+    }
+
+    #[test]
+    fn archive_that_stands_still_is_an_error() {
+        let mut all = survey(&[2, 3, 4, 5, 6, 7, 8]);
+        let size = all.archive.size;
+        let mut write_in = |number: u64| {
+            all.write_lsn = Some(size.start_of(number));
+            faults(&listed(), &read(), &[], &all)
+        };
+        assert_eq!(write_in(11), Faults::default(), "two may be on their way");
+        let behind = write_in(12);
+        assert_eq!(behind.errors.len(), 1, "{behind:?}");
+        assert!(behind.errors[0].contains("ended 3 WAL segments") && behind.errors[0].contains("09"));
+        let newest = *all.archive.segments.keys().next().unwrap();
+        let came = |seconds: i64| all.now.saturating_sub(SignedDuration::from_secs(seconds)).unwrap();
+        let times = [(59, None), (61, Some(3))].map(|(age, count)| (came(age), count));
+        for (at, count) in times {
+            all.archived_at.insert(Segment { timeline: newest, number: 8 }, at);
+            assert_eq!(backlog(&all).map(|backlog| backlog.count), count);
+        }
+        all.write_lsn = None;
+        let silent = faults(&listed(), &read(), &[], &all);
+        assert!(silent.errors.is_empty() && silent.warnings[0].contains("does not answer"), "{silent:?}");
+    }
 
     fn listed() -> Vec<ListedBackup> {
         [1, 2].map(|n| ListedBackup { label: label(n), unloadable: None }).to_vec()
@@ -150,7 +230,7 @@ mod tests {
     fn backup_without_its_own_wal_is_an_error() {
         let within = found(&[2, 4, 5, 6, 7, 8]);
         assert!(within.errors.iter().any(|e| e.contains("20260301-101500F needs")), "{within:?}");
-        let nothing = Survey { backups: vec![], ..survey(&[2]) };
+        let nothing = Survey { backups: vec![], ..survey(&[2, 3, 4, 5, 6, 7, 8]) };
         assert_eq!(faults(&[], &[], &[], &nothing).errors.len(), 1);
     }
 

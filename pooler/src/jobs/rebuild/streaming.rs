@@ -76,7 +76,7 @@ fn stands_still(patience: Duration, database: &DatabaseName, why_not: &str) -> J
             patience.as_secs()
         ),
     )
-    .hint("it goes on by itself as soon as it can, and needs no other rebuild: `cellar status` shows when it streams, and the cell's log/postgres.log what it waits for")
+    .hint("it goes on by itself as soon as it can, and needs no other rebuild: `cellar status` shows when it streams, and the cell's log/postgres.log what it waits for. Only when that log says that a \"requested WAL segment has already been removed\" it waits for what is nowhere: then take a full backup of the primary, and rebuild again")
     .into()
 }
 

@@ -13,7 +13,7 @@ use cellar_model::{
 use cellar_postgres::{ControlData, DataDirectory, StopTimeouts, inspect, running, stop, stop_vanished};
 
 use crate::agent::Agent;
-use crate::config_files::{archive_command, write_bootstrap};
+use crate::config_files::archive_command;
 use crate::data_layout::obstacles;
 use crate::instance::data_role::is_primary;
 use crate::instance::hold::Hold;
@@ -21,13 +21,10 @@ use crate::instance::round::report_state;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
-use crate::repository::tool_failure::tool_error;
+use crate::repository::unarchived::archive_rest;
 
 /// How long the record of the fence may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long one segment may take to be archived.
-const ARCHIVE_PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs a fencing step to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
@@ -112,12 +109,16 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     context.check_interrupted()?;
     context.progress("archiving the last WAL").await;
     let stopped = finish_crashed(context, &database, &card, &data).await?;
-    archive_rest(agent, &database, &card, &data).await?;
     let size = stopped.segment_size;
     // A shutdown switches to a new segment before it writes its checkpoint there, so the segment before that one is
     // the last whole one.
     let last =
         Segment { timeline: stopped.timeline, number: size.number_of(stopped.checkpoint).saturating_sub(1) };
+    archive_rest(agent, &database, &card, &data, last.timeline, last.number).await.map_err(|error| {
+        let message =
+            format!("{}: without it acknowledged rows would be missing from the restore", error.message);
+        JobError { message, ..error }
+    })?;
     Ok(FenceResult {
         was_primary: true,
         whole: true,
@@ -165,37 +166,4 @@ async fn finish_crashed(
         let error = format!("it does not come to a clean end: {found:?}");
         Err(failed("stopping PostgreSQL", &error).into())
     }
-}
-
-/// Archives the WAL that the stopped primary's own archiver had not archived yet.
-async fn archive_rest(
-    agent: &Agent,
-    database: &Database,
-    card: &Pooler,
-    data: &Path,
-) -> Result<(), JobError> {
-    let wal = data.join("pg_wal");
-    let entries = std::fs::read_dir(wal.join("archive_status"))
-        .map_err(|error| failed("looking for WAL to archive", &error))?;
-    let mut ready: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".ready")?.to_owned()))
-        .collect();
-    ready.sort();
-    let config = write_bootstrap(agent, database, card).map_err(|error| failed("archiving", &error))?;
-    for name in ready {
-        let pushed = agent
-            .pgbackrest
-            .archive_push(&config, &database.stanza, &wal.join(&name), ARCHIVE_PUSH_TIMEOUT)
-            .await;
-        pushed.map_err(|error| {
-            let mut error = tool_error(&format!("archiving {name}"), &error);
-            error.message =
-                format!("{}: without it acknowledged rows would be missing from the restore", error.message);
-            error
-        })?;
-        let status = wal.join("archive_status");
-        let _ = std::fs::rename(status.join(format!("{name}.ready")), status.join(format!("{name}.done")));
-    }
-    Ok(())
 }

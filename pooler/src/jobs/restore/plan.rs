@@ -3,21 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_api::v1;
 use cellar_model::{
-    BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Lsn, Pooler, Refusal, RestorePlan,
-    Role, Target, choose, windows,
+    BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Refusal, RestorePlan, Target,
+    choose, windows,
 };
-use cellar_postgres::Probe;
 use cellar_topology::EndedJob;
 
-use crate::agent::{Agent, PROBE_TIMEOUT};
-use crate::instance::held_wal::held_wal;
+use crate::agent::Agent;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::locate::locate;
 use crate::jobs::restore::plan_cells::{CellPlans, plan_cells};
-use crate::peers;
+use crate::jobs::written::written;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::tool_error;
 
@@ -34,36 +31,6 @@ const REPLAY_MILLIS_PER_SEGMENT: u128 = 250;
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let plan = plan(context).await?;
     Ok(Some(JobOutcome::Plan(plan)))
-}
-
-/// How far the WAL reaches that a restore can replay: to where the recorded primary is, if it answers; else to what
-/// this cell has received of it.
-struct Written {
-    lsn: Option<Lsn>,
-    by_primary: bool,
-}
-
-async fn written(agent: &Agent, card: &Pooler) -> Written {
-    let here = Probe::new(agent.endpoint(card), PROBE_TIMEOUT).facts().await.ok();
-    let from_primary = async {
-        let leader = agent.leader()?;
-        if leader.cell == agent.cell {
-            let facts = here.as_ref().filter(|facts| facts.role == Role::Primary)?;
-            return facts.write_lsn;
-        }
-        let live = peers::live_status(agent, &agent.card_of(&leader.cell)?).await.ok()?;
-        live.write_lsn.filter(|_| live.role == v1::Role::Primary as i32)?.parse().ok()
-    };
-    match from_primary.await {
-        Some(lsn) => Written { lsn: Some(lsn), by_primary: true },
-        None => {
-            let received = held_wal(agent, card).await;
-            // On another timeline a position says nothing of the recorded primary's.
-            let recorded = agent.leader().map(|leader| leader.term);
-            let received = received.filter(|held| Some(held.timeline) == recorded).map(|held| held.end());
-            Written { lsn: received, by_primary: false }
-        }
-    }
 }
 
 async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {

@@ -6,12 +6,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Code, History, InstanceState, Lineage, Refusal, Role, Segment, SegmentSize, Timeline};
+use cellar_model::{Code, InstanceState, JobError, Lineage, Refusal, Role, Segment, SegmentSize, Timeline};
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
 use crate::jobs::context::{JobContext, JobResult};
-use crate::repository::reader::segment_size;
+use crate::repository::reader::{Repo, segment_size};
+use crate::repository::unarchived::own_lineage;
+use crate::wal_files::{history_name, waiting};
 
 /// How long the record of the new incarnation may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -59,35 +61,55 @@ async fn what_is_missing(agent: &Agent) -> Option<String> {
     let Some(size) = segment_size(agent, data).await else {
         return Some("its data directory cannot be read".to_owned());
     };
+    let timeline = match leading_timeline(agent) {
+        Ok(timeline) => timeline,
+        Err(why) => return Some(why),
+    };
+    // While PostgreSQL says that it has still to archive it, the repo need not be asked.
+    if is_start_waiting(data, timeline, size) {
+        return Some("the beginning of its timeline is not archived".to_owned());
+    }
+    check_start_is_archived(agent, timeline).await.err().map(|error| error.message)
+}
+
+/// The timeline on which the instance is the recorded primary.
+///
+/// # Errors
+/// Why it is none.
+fn leading_timeline(agent: &Agent) -> Result<Timeline, String> {
     let report = agent.report.borrow();
     if report.state != InstanceState::Running {
-        return Some(format!("it is {}: {}", report.state.as_str(), report.message));
+        return Err(format!("it is {}: {}", report.state.as_str(), report.message));
     }
     let facts = agent.facts.borrow();
     let Some(facts) = facts.as_ref().filter(|facts| facts.role == Role::Primary) else {
-        return Some("it is not a primary".to_owned());
+        return Err("it is not a primary".to_owned());
     };
     let recorded =
         agent.leader().is_some_and(|leader| leader.cell == agent.cell && leader.term == facts.timeline);
-    if !recorded {
-        return Some("it is not recorded as the primary".to_owned());
-    }
-    let archived = timeline_start_is_archived(data, facts.timeline, size);
-    (!archived).then(|| "the beginning of its timeline is not archived".to_owned())
+    if recorded { Ok(facts.timeline) } else { Err("it is not recorded as the primary".to_owned()) }
 }
 
-/// Whether the archive has what a standby needs to follow the new timeline: its history file, and the segment in
-/// which it begins. Without that segment a standby would replay the old timeline's.
-fn timeline_start_is_archived(data: &Path, timeline: Timeline, size: SegmentSize) -> bool {
-    let wal = data.join("pg_wal");
-    let history = format!("{:08X}.history", timeline.get());
-    let waits = |name: &str| wal.join("archive_status").join(format!("{name}.ready")).exists();
-    let first_segment = std::fs::read_to_string(wal.join(&history)).ok().and_then(|text| {
-        let lineage = Lineage::new(timeline, &text.parse::<History>().ok()?);
+/// Whether PostgreSQL has noted that it is going to archive the history of the new timeline, or the segment in which the
+/// timeline begins.
+fn is_start_waiting(data: &Path, timeline: Timeline, size: SegmentSize) -> bool {
+    let Ok(waiting) = waiting(data) else { return false };
+    let first_segment = own_lineage(data, timeline).map(|lineage| {
         let number = size.number_of(lineage.begins_at());
-        Some(size.file_name(Segment { timeline, number }))
+        size.file_name(Segment { timeline, number })
     });
-    !waits(&history) && !first_segment.is_some_and(|name| waits(&name))
+    waiting.contains(&history_name(timeline)) || first_segment.is_some_and(|name| waiting.contains(&name))
+}
+
+/// Refuses while the archive does not have what a standby needs to follow the new timeline: its history file, and, where
+/// the archive has its parent's file of the segment in which it begins, its own. Without that one a standby would replay
+/// the old timeline's.
+///
+/// The repo is asked: PostgreSQL's notes may have been lost in a crash.
+async fn check_start_is_archived(agent: &Agent, timeline: Timeline) -> Result<(), JobError> {
+    let (card, database) = agent.assignment()?;
+    let repo = Repo::open(agent, &database, &card).await?;
+    repo.check_fork(&Lineage::new(timeline, &repo.history(timeline).await?)).await
 }
 
 #[cfg(test)]
@@ -102,11 +124,13 @@ mod tests {
         std::fs::write(data.path().join("pg_wal/00000002.history"), "1\t0/9000000\tx\n").unwrap();
         // The 64 MiB segment that holds 0/9000000; with the default size it would be the ninth.
         std::fs::write(status.join("000000020000000000000002.ready"), "").unwrap();
-        let begins = |bytes: u64| {
+        let waits = |bytes: u64| {
             let size = SegmentSize::new(bytes).unwrap();
-            timeline_start_is_archived(data.path(), Timeline::new(2), size)
+            is_start_waiting(data.path(), Timeline::new(2), size)
         };
-        assert!(!begins(64 << 20));
-        assert!(begins(16 << 20));
+        assert!(waits(64 << 20));
+        assert!(!waits(16 << 20));
+        std::fs::write(status.join("00000002.history.ready"), "").unwrap();
+        assert!(waits(16 << 20));
     }
 }

@@ -98,6 +98,7 @@ fn what_a_timeline_that_was_left_wrote_is_not_taken_for_its_childs() {
     let mut survey = survey();
     let left_at = Lsn::new(8 * SEG + 0x2000);
     survey.histories.insert(tl(2), History(vec![Ancestor { timeline: tl(1), left_at }]));
+    survey.begun_at.insert(tl(2), at(820));
     survey.current = tl(2);
     assert_eq!(chosen(&survey, &Target::Latest {}).0, "20260301-101502F", "its own comes when it is fenced");
     survey.write_lsn = None;
@@ -301,4 +302,29 @@ fn person_may_name_the_backup() {
     let end = Target::Backup("20260301-101501F".parse().unwrap());
     assert!(from("20260301-101501F", &end, None).is_ok());
     assert_eq!(from("20260301-101502F", &end, None).unwrap_err().code, Code::InvalidArgument);
+}
+
+/// Timeline 2 left 1 within segment 8 at 900 s, and its own file of that segment is not in the archive.
+#[test]
+fn time_of_a_file_does_not_say_that_a_commit_lies_before_a_fork() {
+    let mut survey = survey();
+    let left = Ancestor { timeline: tl(1), left_at: Lsn::new(8 * SEG + 77) };
+    survey.histories.insert(tl(2), History(vec![left]));
+    survey.begun_at.insert(tl(2), at(900));
+    (survey.current, survey.write_lsn, survey.now) = (tl(2), None, at(5000));
+    let reached = |survey: &Survey, seconds: i64| {
+        choose(survey, &Target::Time(at(seconds)), None, None, None).map(|choice| choice.timeline)
+    };
+    assert_eq!(reached(&survey, 750), Ok(tl(2)), "segment 7 came at 799 s");
+    let refused = |survey: &Survey, seconds: i64| reached(survey, seconds).unwrap_err().code;
+    assert_eq!(refused(&survey, 850), Code::WalMissing, "nothing came between then and the fork");
+    assert_eq!(refused(&survey, 1000), Code::WalMissing, "behind the fork");
+    // Archived late, or copied without times.
+    survey.archived_at.values_mut().for_each(|came| *came = at(4000));
+    assert_eq!(refused(&survey, 1000), Code::WalMissing);
+    assert_eq!(refused(&survey, 750), Code::WalMissing, "nothing tells any more");
+    // Also the history: what its backups say of the time is their own.
+    survey.begun_at.insert(tl(2), at(4001));
+    survey.backups.push(backup(3, 2, 9, 9 * SEG + 0x100, 950));
+    assert_eq!(refused(&survey, 1000), Code::WalMissing);
 }
