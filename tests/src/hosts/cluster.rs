@@ -2,6 +2,7 @@
 //! host.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -185,19 +186,39 @@ impl HostsCluster {
         self.hosts.run(host, &[&["cellar", "host", "--dir", &directory], arguments].concat())
     }
 
-    /// SQL in the PostgreSQL of a host, as its OS user.
+    /// A program of PostgreSQL's for the instance on a host, as its OS user; it is told where that is.
     #[must_use]
     #[track_caller]
-    pub fn sql(&self, host: &str, statement: &str) -> Finished {
+    pub fn tool(&self, host: &str, program: &str) -> Command {
         let number: u16 = match host.trim_start_matches("db").parse() {
             Ok(number) => number,
             Err(error) => panic!("{host} is no host of a database: {error}"),
         };
         let sockets = self.host_directory(host).join(cell_of(host)).join("pg_sockets");
-        let mut command = self.hosts.command_as(host, &postgres_user(), "psql");
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
+        let mut command = self.hosts.command_as(host, &postgres_user(), program);
         command.arg("-h").arg(sockets).args(["-p", &(PORT_BEFORE_FIRST + number).to_string()]);
+        command
+    }
+
+    /// SQL in the PostgreSQL of a host, as its OS user.
+    #[must_use]
+    #[track_caller]
+    pub fn sql(&self, host: &str, statement: &str) -> Finished {
+        let mut command = self.tool(host, "psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
         run(&mut command)
+    }
+
+    /// `etcdctl` with the operator's certificate, asking the members on these hosts.
+    #[must_use]
+    #[track_caller]
+    pub fn etcdctl(&self, hosts: &[&str], arguments: &[&str]) -> Finished {
+        let endpoints: Vec<String> = hosts.iter().map(|host| format!("https://{host}.test:12379")).collect();
+        let file = |name: &str| text(&self.directory().join(name));
+        let mut command = self.hosts.command("operator", "etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]);
+        command.args(["--cacert", &file("ca/ca.crt"), "--cert", &file("state/tls/client.crt")]);
+        run(command.args(["--key", &file("state/tls/client.key")]).args(arguments))
     }
 
     /// What a cell's pooler reports, if it does and multiadmin answers.

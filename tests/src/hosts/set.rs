@@ -1,5 +1,6 @@
 //! The hosts of a test, their names and addresses, and commands on them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -27,8 +28,8 @@ const OPERATORS_NUMBER: u8 = 254;
 const LOG_DEPTH: u32 = 4;
 
 #[derive(Debug)]
-struct Host {
-    name: String,
+pub(super) struct Host {
+    pub(super) name: String,
     address: Ipv4Addr,
 }
 
@@ -39,6 +40,8 @@ pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
     started: Mutex<Vec<Child>>,
+    /// By how many seconds the clocks of some hosts are ahead.
+    pub(super) clocks: Mutex<BTreeMap<String, i64>>,
     slot: Slot,
 }
 
@@ -60,7 +63,7 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), started: Mutex::default(), slot };
+        let set = Self { hosts, directory: place::next(), started: Mutex::default(), clocks: Mutex::default(), slot };
         set.make();
         Some(set)
     }
@@ -89,7 +92,7 @@ impl Hosts {
     }
 
     #[track_caller]
-    fn host(&self, name: &str) -> &Host {
+    pub(super) fn host(&self, name: &str) -> &Host {
         let names = || self.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
         match self.hosts.iter().find(|host| host.name == name) {
             Some(host) => host,
@@ -140,6 +143,7 @@ impl Hosts {
             Err(error) => panic!("no program can be looked for: {error}"),
         };
         command.current_dir(self.directory(host)).env_remove("CELLAR_DIR").env_remove("CELLAR_ADMIN");
+        self.wind(host, &mut command);
         command
     }
 

@@ -4,9 +4,11 @@
 
 mod bad_days;
 mod bad_input;
+mod clocks;
 mod cuts;
 mod etcd;
 mod left;
+mod matrix;
 mod names;
 mod processes;
 mod tour;

@@ -8,6 +8,7 @@ mod bootstrap;
 mod config;
 mod figure;
 mod history;
+mod hosts;
 mod idle;
 mod restore;
 mod security;
@@ -45,6 +46,9 @@ const BENCHES: &[Bench] = &[
     (&["tls_cost"], security::tls_cost),
     (&["flood_p99", "flood_rss"], security::flood),
     (&["sim_rate"], simulation::rate),
+    (&["hosts_bootstrap"], hosts::bootstrap),
+    (&["partition_cost_commits", "partition_cost_backup"], hosts::partition_cost),
+    (&["idle_hosts_etcd_writes", "idle_hosts_rss_multipooler"], hosts::idle),
 ];
 
 fn main() -> ExitCode {
