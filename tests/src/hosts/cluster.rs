@@ -3,12 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use cellar_model::Keyspace;
+use cellar_topology::{EtcdKv, Store};
 use serde_json::Value;
+use tonic::transport::Channel;
 
 use crate::hosts::set::Hosts;
 use crate::machine::run::{Finished, postgres_user, run};
 use crate::machine::wait::eventually;
+
+/// How long one answer of multiadmin may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// PostgreSQL's port in the first cell, less one.
 const PORT_BEFORE_FIRST: u16 = 25431;
@@ -207,6 +216,40 @@ impl HostsCluster {
         let mut command = self.tool(host, "psql");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
         run(&mut command)
+    }
+
+    /// The cluster's records, with the rights of its provisioner. To be called [inside](Hosts::inside) of a host.
+    ///
+    /// # Panics
+    /// When there is no certificate for it.
+    pub async fn store(&self) -> Store {
+        cellar_tls::install_ring_provider();
+        let Ok(tls) = cellar_tls::ClientTls::from_dir(&self.directory().join("state/tls")) else {
+            panic!("no certificate for etcd")
+        };
+        let endpoints: Vec<String> =
+            self.database_hosts().iter().map(|host| format!("https://{host}.test:12379")).collect();
+        let Ok(kv) = EtcdKv::connect(&endpoints, Some(tls.tonic_config())).await else {
+            panic!("bad etcd endpoints")
+        };
+        let Ok(cluster) = "demo".parse() else { panic!("demo is a name") };
+        Store::new(Arc::new(kv), Keyspace::new(&cluster))
+    }
+
+    /// A client of a host's multiadmin, with the operator's certificate. To be called [inside](Hosts::inside) of a host.
+    ///
+    /// # Panics
+    /// When there is no such certificate.
+    #[must_use]
+    pub fn client(&self, host: &str) -> MultiAdminClient<Channel> {
+        cellar_tls::install_ring_provider();
+        let Ok(tls) = cellar_tls::ClientTls::from_dir(&self.directory().join("client")) else {
+            panic!("no client certificate")
+        };
+        match tls.endpoint(&format!("{host}.test:15070"), Some(ANSWER_TIMEOUT)) {
+            Ok(endpoint) => MultiAdminClient::new(endpoint.connect_lazy()),
+            Err(error) => panic!("bad endpoint: {error}"),
+        }
     }
 
     /// `etcdctl` with the operator's certificate, asking the members on these hosts.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::hosts::network;
 use crate::hosts::slot::Slot;
@@ -205,6 +206,26 @@ impl Hosts {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+impl Hosts {
+    /// Runs this on a thread that is on a host: its sockets are the host's, and so are the names that it knows.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let names = network::hosts_file_of(&self.namespace(host));
+        self.within(host, || {
+            // As `ip netns exec` does: what is mounted from here on is this thread's only.
+            let nothing: Option<&str> = None;
+            let mounted = unshare(CloneFlags::CLONE_NEWNS)
+                .and_then(|()| mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing))
+                .and_then(|()| mount(Some(&names), "/etc/hosts", nothing, MsFlags::MS_BIND, nothing));
+            assert!(mounted.is_ok(), "{} cannot be mounted: {mounted:?}", names.display());
+            work()
+        })
     }
 }
 

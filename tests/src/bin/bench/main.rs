@@ -7,6 +7,7 @@ mod backup;
 mod bootstrap;
 mod config;
 mod figure;
+mod fleet;
 mod history;
 mod hosts;
 mod idle;
@@ -48,6 +49,7 @@ const BENCHES: &[Bench] = &[
     (&["sim_rate"], simulation::rate),
     (&["hosts_bootstrap"], hosts::bootstrap),
     (&["partition_cost_commits", "partition_cost_backup"], hosts::partition_cost),
+    (&["fleet_ready", "fleet_status_p99", "fleet_jobs_lost"], fleet::fleet),
     (&["idle_hosts_etcd_writes", "idle_hosts_rss_multipooler"], hosts::idle),
 ];
 
