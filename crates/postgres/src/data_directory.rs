@@ -14,6 +14,16 @@ use crate::tools::Tools;
 /// How long `pg_controldata` may take; it reads one small file.
 const CONTROLDATA_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The size of `pg_control`: `PG_CONTROL_FILE_SIZE` of PostgreSQL's `src/include/catalog/pg_control.h`.
+const CONTROL_FILE_BYTES: u64 = 8192;
+
+/// How often `pg_control` is looked at before its checksum is believed to be wrong: a server that runs writes it now and
+/// then, and the reader sees a part of what it writes.
+const CONTROL_FILE_LOOKS: u32 = 5;
+
+/// How long between two such looks.
+const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirectory {
@@ -91,7 +101,8 @@ pub async fn inspect(tools: &Tools, path: &Path) -> Result<DataDirectory, Postgr
     let Ok(version) = String::from_utf8_lossy(&text).trim().parse::<u32>() else {
         return partial("has a PG_VERSION that is not a number");
     };
-    if !exists(&path.join("global/pg_control"))? {
+    let control_file = path.join("global/pg_control");
+    if !exists(&control_file)? {
         // pgBackRest puts it in place last, so this is what an interrupted restore looks like (2.45).
         return partial("has no global/pg_control");
     }
@@ -103,17 +114,27 @@ pub async fn inspect(tools: &Tools, path: &Path) -> Result<DataDirectory, Postgr
         let reason = format!("is of PostgreSQL {version}, the programs in {bindir} are {ours}: {remedy}");
         return Ok(DataDirectory::OtherVersion { reason });
     }
-    let mut command = tools.command("pg_controldata");
-    command.arg("-D").arg(path);
-    let output = match run(command, CONTROLDATA_TIMEOUT).await {
-        Ok(output) => output,
-        Err(PostgresError::CommandFailed { output, .. }) => return partial(&output),
-        Err(error) => return Err(error),
-    };
-    // It warns, on either stream depending on the version, and exits 0.
-    if output.stdout.contains("WARNING") || output.stderr.contains("warning") {
-        return partial("has a damaged global/pg_control");
+    // A file that is there in part is told by its size. Beyond that, a program that fails tells nothing of the data: it may
+    // be replaced by an update in this moment.
+    let size = fs::metadata(&control_file).map_err(PostgresError::io("look at", &control_file))?.len();
+    if size != CONTROL_FILE_BYTES {
+        return partial(&format!("has a global/pg_control of {size} bytes"));
     }
+    let mut looks = 1;
+    let output = loop {
+        let mut command = tools.command("pg_controldata");
+        command.arg("-D").arg(path);
+        let output = run(command, CONTROLDATA_TIMEOUT).await?;
+        // It warns, on either stream depending on the version, and exits 0.
+        if !output.stdout.contains("WARNING") && !output.stderr.contains("warning") {
+            break output;
+        }
+        if looks == CONTROL_FILE_LOOKS {
+            return partial("has a damaged global/pg_control");
+        }
+        looks += 1;
+        tokio::time::sleep(CONTROL_FILE_PAUSE).await;
+    };
     Ok(match ControlData::parse(&output.stdout) {
         Ok(control) => {
             let recovers = exists(&path.join("standby.signal"))? || exists(&path.join("recovery.signal"))?;

@@ -1,6 +1,5 @@
 //! The ends of the logs of a test that failed, on its own output.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// How many lines of each.
@@ -26,12 +25,11 @@ pub(crate) fn below(directory: &Path, depth: u32) -> Vec<PathBuf> {
 
 /// Shows the end of each that is there.
 pub(crate) fn show_ends(logs: &[PathBuf]) {
-    let mut err = std::io::stderr().lock();
     for log in logs.iter().filter(|log| log.exists()) {
         let text = std::fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<String> =
             text.lines().map(|line| line.chars().take(LINE_CHARACTERS).collect()).collect();
         let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        let _ = writeln!(err, "--- {}\n{end}", log.display());
+        eprintln!("--- {}\n{end}", log.display());
     }
 }

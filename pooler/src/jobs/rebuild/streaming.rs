@@ -16,10 +16,10 @@ use tokio::time::Instant;
 /// How often the standby is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(40);
 
-/// How long one WAL receiver must stream. PostgreSQL calls it streaming before its primary has let it stream; one that
-/// may not, for instance because its replication slot does not exist, ends within milliseconds, and the next one comes
-/// after `wal_retrieve_retry_interval` (1 s).
-const STREAMING_TIME: Duration = Duration::from_millis(600);
+/// How long one WAL receiver must stream, by its primary's word, too. A receiver calls itself streaming before its primary
+/// has let it stream; one that may not, for instance because its replication slot does not exist, ends within
+/// milliseconds, while the primary may still show the receiver before it.
+const STREAMING_TIME: Duration = Duration::from_millis(100);
 
 /// Waits until this cell's standby streams from the recorded primary.
 ///

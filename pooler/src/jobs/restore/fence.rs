@@ -10,7 +10,7 @@ use cellar_model::{
     Code, Database, FenceResult, InstanceState, JobError, JobOutcome, JobRecord, JobSpec, Pooler, Refusal,
     RestoreParams, Segment, Timeline,
 };
-use cellar_postgres::{ControlData, DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
+use cellar_postgres::{ControlData, DataDirectory, StopTimeouts, inspect, running, stop, stop_vanished};
 
 use crate::agent::Agent;
 use crate::config_files::{archive_command, write_bootstrap};
@@ -76,7 +76,16 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     let not_primary =
         |whole, timeline| FenceResult { was_primary: false, whole, timeline, last_segment: String::new() };
     let Some((found, is_primary)) = inspect_data(agent, &data).await? else {
-        // Without whole data nothing can write here, unless a server still runs whose directory was deleted.
+        // Without whole data nothing can write here, unless a server still runs: one whose directory was deleted is ended, but
+        // one whose directory is there has data that is not understood, and may have acknowledged what no one else has.
+        let running = running(&data).map_err(|error| failed("looking for PostgreSQL", &error))?;
+        if let Some(postmaster) = running {
+            let pid = postmaster.pid;
+            let error = format!(
+                "its server (pid {pid}) runs, and its data directory does not look whole: `pg_ctl stop` it, look at its files, then ask again"
+            );
+            return Err(failed(&format!("stopping PostgreSQL in {}", data.display()), &error).into());
+        }
         let _hold = context.unless_interrupted(Hold::take(agent)).await??;
         let sockets = Path::new(&card.socket_directory);
         stop_vanished(sockets, card.postgres_port, &data)

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, Survey, Target};
+use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, SegmentSize, Survey, Target, Timeline};
 use cellar_postgres::{PostgresError, Tools, run};
 
 use crate::agent::Agent;
@@ -19,6 +19,9 @@ use crate::repository::tool_failure::tool_error;
 
 /// How long one segment may take to be fetched or read; a quarter of a second is usual.
 const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// More than a restore point or a commit takes, in bytes. A commit that drops a hundred thousand tables has some 2 MB.
+const MAX_RECORD_BYTES: u64 = 8 << 20;
 
 /// Looks for the newest record that the target means, on one lineage.
 ///
@@ -84,8 +87,9 @@ async fn search(
             newer = None;
             continue;
         };
-        let found = records(&wal.tools(), &file, target).await?.pop();
-        // The next older segment's last record may end in this one, so this copy stays for one more round.
+        // The last record may end in the next newer segment, whose copy was kept for that.
+        let piece = Piece { number, size: wal.repo.segment_size(), has_next: newer.is_some() };
+        let found = records(&wal.tools(), wal.scratch, piece, target).await?.pop();
         if let Some(old) = newer.replace(file) {
             let _ = std::fs::remove_file(old);
         }
@@ -103,10 +107,11 @@ impl WalSource<'_> {
         self.repo.postgres_version().map_or_else(|| tools.clone(), |version| tools.of_version(version))
     }
 
-    /// Copies a segment into the scratch directory; none when it is nowhere.
+    /// Copies a segment into the scratch directory, under the name that [`Piece::name`] gives it; none when it is nowhere.
     async fn fetch(&self, segment: Segment) -> Result<Option<PathBuf>, JobError> {
-        let name = self.repo.segment_size().file_name(segment);
-        let to = self.scratch.join(&name);
+        let size = self.repo.segment_size();
+        let name = size.file_name(segment);
+        let to = self.scratch.join(Piece::name(size, segment.number));
         if self.survey.archive.has(&segment) {
             let (pgbackrest, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let fetched = pgbackrest
@@ -125,12 +130,51 @@ impl WalSource<'_> {
     }
 }
 
-/// The records of one segment that the target means, in the order of the WAL.
-async fn records(tools: &Tools, file: &Path, target: &Target) -> Result<Vec<Found>, JobError> {
+/// A segment whose copy is in the scratch directory.
+#[derive(Clone, Copy)]
+struct Piece {
+    number: u64,
+    size: SegmentSize,
+    /// Whether the copy of the next newer one is there, too.
+    has_next: bool,
+}
+
+impl Piece {
+    /// The name of a segment's copy. `pg_waldump` goes from one file to the next by their names, and must also do so where
+    /// a timeline ends.
+    fn name(size: SegmentSize, number: u64) -> String {
+        size.file_name(Segment { timeline: Timeline::new(1), number })
+    }
+
+    /// What `pg_waldump` is told to read: this segment, and of the next one as much as a record that begins here may fill.
+    fn arguments(self) -> Vec<String> {
+        let mut arguments = vec![Self::name(self.size, self.number)];
+        if self.has_next {
+            arguments.push(Self::name(self.size, self.number + 1));
+            let end = self.size.start_of(self.number + 1).bytes() + MAX_RECORD_BYTES.min(self.size.bytes());
+            arguments.push(format!("--end={}", Lsn::new(end)));
+        }
+        arguments
+    }
+
+    fn has(self, lsn: Lsn) -> bool {
+        self.size.number_of(lsn) == self.number
+    }
+}
+
+/// The records that begin in one segment and that the target means, in the order of the WAL.
+async fn records(
+    tools: &Tools,
+    directory: &Path,
+    piece: Piece,
+    target: &Target,
+) -> Result<Vec<Found>, JobError> {
     let mut found = Vec::new();
     for filter in filters(target) {
-        let output = dump(tools, file, &filter).await?;
-        found.extend(output.lines().filter_map(|line| parse(line, target)));
+        let output = dump(tools, directory, piece, &filter).await?;
+        found.extend(
+            output.lines().filter_map(|line| parse(line, target)).filter(|found| piece.has(found.lsn)),
+        );
     }
     Ok(found)
 }
@@ -146,9 +190,9 @@ fn filters(target: &Target) -> Vec<Vec<String>> {
     }
 }
 
-async fn dump(tools: &Tools, file: &Path, filter: &[String]) -> Result<String, JobError> {
+async fn dump(tools: &Tools, directory: &Path, piece: Piece, filter: &[String]) -> Result<String, JobError> {
     let mut command = tools.command("pg_waldump");
-    command.args(filter).arg(file);
+    command.args(filter).arg(format!("--path={}", directory.display())).args(piece.arguments());
     Ok(match run(command, SEGMENT_TIMEOUT).await {
         Ok(output) => output.stdout,
         // pg_waldump fails where the WAL ends: in the middle of a record, or of a segment that is being written. What

@@ -39,9 +39,11 @@ pub(crate) struct Startup {
     /// What it does.
     pub(crate) title: StartupTitle,
     /// The number of the process.
-    pid: i32,
+    pub(super) pid: i32,
     /// What it has written by itself, in bytes: what it has fetched is written by others.
-    written: u64,
+    pub(super) written: u64,
+    /// Whether it has started another program: the one that fetches WAL.
+    pub(crate) fetches: bool,
 }
 
 impl Startup {
@@ -50,14 +52,15 @@ impl Startup {
         let children = Process::find(postmaster).map(|process| process.children()).unwrap_or_default();
         let said = children.iter().find_map(|child| {
             let title = StartupTitle::of(child.arguments().first()?)?;
-            Some(Self { title, pid: child.pid, written: child.own_bytes_written() })
+            let fetches = !child.children().is_empty();
+            Some(Self { title, pid: child.pid, written: child.own_bytes_written(), fetches })
         });
         said.unwrap_or_else(Self::unseen)
     }
 
     /// Nothing is known of it.
     pub(crate) fn unseen() -> Self {
-        Self { title: StartupTitle::Other, pid: 0, written: 0 }
+        Self { title: StartupTitle::Other, pid: 0, written: 0, fetches: false }
     }
 }
 
@@ -122,7 +125,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn startup(title: StartupTitle, pid: i32, written: u64) -> Startup {
-        Startup { title, pid, written }
+        Startup { title, pid, written, fetches: false }
     }
 
     fn recovering(segment: &str, pid: i32, written: u64) -> Startup {

@@ -108,7 +108,7 @@ impl<'a> PrivateInstance<'a> {
         Endpoint { socket_directory: self.scratch.clone(), port: self.card.postgres_port }
     }
 
-    /// The commands of a shell that put the file of WAL `$name` at `$target`.
+    /// The commands of a shell that put the file of WAL `$name` at `$target`; 1 is `archive-get`'s word that there is none.
     fn fetch_wal(&self) -> String {
         // WAL is fetched one segment at a time: asynchronous fetching would share its spool with the live instance.
         let fetch = format!(
@@ -123,7 +123,9 @@ impl<'a> PrivateInstance<'a> {
             // What the primary had sent to this member but not archived is only in the member's pg_wal.
             Some(member) => {
                 let wal = shell_quoted(&member.join("pg_wal").to_string_lossy());
-                format!("{{ {fetch} || cp {wal}/\"$name\" \"$target\"; }}")
+                format!(
+                    "{{ {fetch}; code=$?; if [ $code = 1 ] && [ -e {wal}/\"$name\" ]; then cp {wal}/\"$name\" \"$target\" && code=0 || code=2; fi; (exit $code); }}"
+                )
             }
             None => fetch,
         }

@@ -144,20 +144,26 @@ impl Stall {
     }
 }
 
-/// Since when a copy that cannot be read yet waits for one segment.
+/// For how long a copy that cannot be read yet has waited for one segment that nobody is fetching.
 struct Awaited {
     segment: String,
-    since: Instant,
+    waited: Duration,
+    looked: Instant,
 }
 
 impl Awaited {
     /// The wait after another look. The title of the startup process names the segment on each of the timelines that
-    /// it may be on in turn, so only its number counts; and it names none for a moment.
-    fn update(before: Option<Self>, title: &StartupTitle) -> Option<Self> {
-        match title {
+    /// it may be on in turn, so only its number counts; and it names none for a moment. It also names the segment that is
+    /// being fetched, which takes as long as it takes: `STANDSTILL_TIMEOUT` bounds that.
+    fn update(before: Option<Self>, startup: &Startup, now: Instant) -> Option<Self> {
+        match &startup.title {
             StartupTitle::Waiting(segment) => match before {
-                Some(before) if before.segment.get(8..) == segment.get(8..) => Some(before),
-                _ => Some(Self { segment: segment.clone(), since: Instant::now() }),
+                Some(before) if before.segment.get(8..) == segment.get(8..) => {
+                    let since =
+                        if startup.fetches { Duration::ZERO } else { now.duration_since(before.looked) };
+                    Some(Self { waited: before.waited + since, looked: now, ..before })
+                }
+                _ => Some(Self { segment: segment.clone(), waited: Duration::ZERO, looked: now }),
             },
             StartupTitle::Recovering(_) => None,
             StartupTitle::Other => before,
@@ -183,7 +189,7 @@ fn decide(goal: &ReplayGoal, state: &ReplayState, stall: &Stall) -> ReplayStep {
     if state.paused {
         return ReplayStep::Reached(format!("{target} was reached"));
     }
-    // Seen twice at the same position: PostgreSQL asked for WAL in between, and there was none.
+    // Seen twice at the same position: PostgreSQL has replayed what it had, asked for more, and there was none.
     if stall.looks < 2 || !state.waits_for_wal {
         return ReplayStep::Continue;
     }
@@ -311,9 +317,9 @@ impl PrivateInstance<'_> {
             let phase = if state.is_some() { "recovering" } else { "recovering to a consistent state" };
             context.periodic_progress(Progress { phase: phase.to_owned(), ..Progress::default() }).await;
             let Some(state) = state else {
-                awaited = Awaited::update(awaited, &startup.title);
-                if let Some(Awaited { segment, since }) = &awaited
-                    && since.elapsed() > WAL_TIMEOUT
+                awaited = Awaited::update(awaited, &startup, Instant::now());
+                if let Some(Awaited { segment, waited, .. }) = &awaited
+                    && *waited > WAL_TIMEOUT
                 {
                     let never_opened = if first_readable.is_none() { self.never_opened() } else { None };
                     return Err(never_opened.unwrap_or_else(|| self.wal_missing(segment)).into());
@@ -455,19 +461,27 @@ mod tests {
     }
 
     #[test]
-    fn wait_before_consistency_is_for_a_segment_of_any_timeline() {
-        let waiting = |name: &str| StartupTitle::Waiting(name.to_owned());
-        let first = Awaited::update(None, &waiting("000000020000000000000005")).unwrap();
-        let begun = first.since;
-        let mut awaited = Some(first);
-        for title in
-            [waiting("000000010000000000000005"), StartupTitle::Other, waiting("000000020000000000000005")]
-        {
-            awaited = Awaited::update(awaited, &title);
-            assert_eq!(awaited.as_ref().unwrap().since, begun);
+    fn wait_before_consistency_is_for_a_segment_of_any_timeline_that_nobody_is_fetching() {
+        let said = |title, fetches| Startup { title, fetches, ..Startup::unseen() };
+        let waiting = |name: &str, fetches| said(StartupTitle::Waiting(name.to_owned()), fetches);
+        let begun = Instant::now();
+        let mut awaited = None;
+        for (second, look) in [
+            (0, waiting("000000020000000000000005", false)),
+            (10, waiting("000000010000000000000005", false)),
+            (10, said(StartupTitle::Other, false)),
+            (90, waiting("000000010000000000000005", true)),
+            (100, waiting("000000020000000000000005", false)),
+        ] {
+            awaited = Awaited::update(awaited, &look, begun + Duration::from_secs(second));
         }
-        let next = Awaited::update(awaited, &waiting("000000020000000000000006")).unwrap();
-        assert!(next.since >= begun && next.segment.ends_with('6'));
-        assert!(Awaited::update(Some(next), &StartupTitle::Recovering("6".to_owned())).is_none());
+        let awaited = awaited.unwrap();
+        assert_eq!(awaited.waited, Duration::from_secs(20));
+        let later = begun + Duration::from_secs(101);
+        let next = Awaited::update(Some(awaited), &waiting("000000020000000000000006", false), later);
+        let next = next.unwrap();
+        assert!(next.waited.is_zero() && next.segment.ends_with('6'));
+        let recovering = said(StartupTitle::Recovering("6".to_owned()), false);
+        assert!(Awaited::update(Some(next), &recovering, later).is_none());
     }
 }

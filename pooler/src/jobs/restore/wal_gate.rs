@@ -29,6 +29,12 @@ const ENDS_OF_WAL: [&str; 2] = ["error in WAL record", "could not find a valid r
 /// primaries make segments in advance. `pg_waldump` only says of such a segment that its size cannot be read.
 const PAGE_BYTES: u64 = 8192;
 
+/// How often a file is asked for, a second apart, while it cannot be found out whether there is one.
+const FETCH_ATTEMPTS: u32 = 30;
+
+/// How the gate's reason begins when it gave up.
+const UNFETCHED: &str = "cannot be fetched: ";
+
 /// The gate of one copy.
 pub(super) struct WalGate<'a> {
     /// PostgreSQL's programs.
@@ -58,7 +64,8 @@ impl WalGate<'_> {
         self.links().join(self.size.file_name(Segment { timeline: Timeline::new(1), number }))
     }
 
-    /// Makes the gate. `fetch` is a command of the shell that puts the file `$name` at `$target`. Returns the
+    /// Makes the gate. `fetch` are commands of the shell that put the file `$name` at `$target`: with exit code 0 when it is
+    /// there, with 1 when there is no such file, and with any other when that could not be found out. Returns the
     /// `restore_command`.
     ///
     /// # Errors
@@ -133,7 +140,8 @@ impl WalGate<'_> {
     }
 
     /// The program that fetches WAL for the copy. An exit code above 125 ends PostgreSQL at once; any other failure
-    /// means that there is no such file.
+    /// means to it that there is no such file, and it goes on with another timeline's or ends its recovery there. So only the
+    /// archive's word that there is none is passed on.
     fn script(&self, fetch: &str) -> String {
         let quoted = |path: &Path| shell_quoted(&path.to_string_lossy());
         let redo = self.link(self.size.number_of(self.redo));
@@ -151,7 +159,18 @@ refuse() {{
     printf '%s\n' "$1" >{refused}
     exit 126
 }}
-{fetch} || exit $?
+attempt=1
+while :; do
+    {fetch}
+    status=$?
+    case $status in
+    0) break ;;
+    1) exit 1 ;;
+    esac
+    [ "$attempt" -lt {attempts} ] || refuse "{unfetched}$name, exit code $status"
+    attempt=$((attempt + 1))
+    sleep 1
+done
 case ${{#name}}-$name in
 24-*[!0-9A-F]*) exit 0 ;;
 24-*) ;;
@@ -184,6 +203,8 @@ if created=$(printf '%s\n' "$found" | grep 'desc: CREATE ' | grep -v '""$'); the
 ln -sfn "$PWD/pg_wal/$name" "$links/$this"
 exit 0
 "#,
+            attempts = FETCH_ATTEMPTS,
+            unfetched = UNFETCHED,
             links = quoted(&self.links()),
             errors = quoted(&self.directory.join("errors")),
             refused = quoted(&self.refused()),
@@ -208,6 +229,14 @@ fn is_blank(segment: &Path) -> bool {
 /// Why the gate in `directory` has refused a segment; none when it has not.
 pub(super) fn why_refused(directory: &Path) -> Option<JobError> {
     let text = std::fs::read_to_string(directory.join("refused")).ok()?;
+    if let Some(what) = text.trim_end().strip_prefix(UNFETCHED) {
+        let message = format!("the archive neither gave {what} nor said that there is no such file");
+        return Some(
+            Refusal::new(Code::PgbackrestFailed, message)
+                .hint("see that the repo can be reached and its files can be read (`cellar check`), then ask again")
+                .into(),
+        );
+    }
     Some(refusal(&text).unwrap_or_else(|| unsearchable(&text)))
 }
 

@@ -33,9 +33,9 @@ impl Scene {
             if [ -z \"$(head -c 8192 \"$d/$first\" | tr -d '\\0')\" ]; then\n\
             echo 'error: WAL segment size must be a power of two between 1 MB and 1 GB, but the WAL file header specifies 0 bytes' >&2; exit 1; fi\n\
             case $(tr -d '\\0' <\"$d/$a\") in '') echo 'error in WAL record' >&2; exit 1 ;; *TORN*) echo 'error in WAL record' >&2; exit 1 ;; *BROKEN*) exit 1 ;; esac\n";
-        for name in ["initdb", "pg_ctl", "postgres", "pg_controldata", "pg_waldump"] {
+        for name in ["initdb", "pg_ctl", "postgres", "pg_controldata", "pg_waldump", "sleep"] {
             let path = place.path().join("bin").join(name);
-            std::fs::write(&path, waldump).unwrap();
+            std::fs::write(&path, if name == "sleep" { "#!/bin/sh\n" } else { waldump }).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let tools = Tools::find(Some(&place.path().join("bin"))).unwrap();
@@ -47,6 +47,11 @@ impl Scene {
     }
 
     async fn close(&self) -> String {
+        let archive = self.place.path().join("archive").display().to_string();
+        self.close_over(&format!("cp {}/\"$name\" \"$target\" 2>/dev/null", shell_quoted(&archive))).await
+    }
+
+    async fn close_over(&self, fetch: &str) -> String {
         let data = self.place.path().join("data");
         let gate = WalGate {
             tools: self.tools.clone(),
@@ -55,8 +60,7 @@ impl Scene {
             redo: Lsn::new(0x300_0028),
             size: SegmentSize::default(),
         };
-        let archive = self.place.path().join("archive").display().to_string();
-        gate.close(&format!("cp {}/\"$name\" \"$target\" 2>/dev/null", shell_quoted(&archive))).await.unwrap()
+        gate.close(fetch).await.unwrap()
     }
 
     /// Runs the `restore_command` as PostgreSQL does. The exit code, and whether there is a file then.
@@ -66,6 +70,8 @@ impl Scene {
         let _ = std::fs::remove_file(&target);
         let command = restore_command.replace("%f", name).replace("%p", "pg_wal/RECOVERYXLOG");
         let mut shell = std::process::Command::new("sh");
+        let path = std::env::var("PATH").unwrap();
+        shell.env("PATH", format!("{}:{path}", self.place.path().join("bin").display()));
         let status = shell.arg("-c").arg(command).current_dir(&data).status().unwrap();
         let is_there = target.exists();
         if is_there && status.success() {
@@ -95,6 +101,31 @@ async fn segment_that_makes_a_tablespace_is_not_handed_over() {
     assert_eq!(why_refused(&directory).unwrap().code, Code::Unsupported);
     assert_eq!(scene.fetch(&command, "000000020000000000000006"), (126, false), "it cannot be searched");
     assert_eq!(why_refused(&directory).unwrap().code, Code::PostgresFailed);
+}
+
+/// To PostgreSQL any failure up to 125 means that there is no such file, and it would take another timeline's.
+#[tokio::test]
+async fn failure_of_the_archive_is_not_taken_for_its_word_that_there_is_no_such_file() {
+    let scene = Scene::new();
+    scene.archive("000000010000000000000003", "nothing");
+    let (archive, failed) = (scene.place.path().join("archive"), scene.place.path().join("failed"));
+    let fails_until = |times: u32| {
+        format!(
+            "{{ if [ $(cat {failed} 2>/dev/null | wc -l) -lt {times} ]; then echo >>{failed}; (exit 101); else cp {archive}/\"$name\" \"$target\" 2>/dev/null; fi; }}",
+            failed = shell_quoted(&failed.display().to_string()),
+            archive = shell_quoted(&archive.display().to_string()),
+        )
+    };
+    let directory = scene.place.path().join("gate");
+    let command = scene.close_over(&fails_until(3)).await;
+    assert_eq!(scene.fetch(&command, "000000010000000000000003"), (0, true), "at the fourth attempt");
+    assert_eq!(scene.fetch(&command, "000000010000000000000004"), (1, false), "it is not there");
+    assert!(why_refused(&directory).is_none());
+    let command = scene.close_over(&fails_until(1000)).await;
+    assert_eq!(scene.fetch(&command, "000000010000000000000004"), (126, false));
+    let error = why_refused(&directory).unwrap();
+    assert_eq!(error.code, Code::PgbackrestFailed);
+    assert!(error.message.contains("000000010000000000000004, exit code 101"), "{error:?}");
 }
 
 #[tokio::test]
