@@ -1,6 +1,5 @@
 //! The hosts of a test, their names and addresses, and commands on them.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -11,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::hosts::clocks::Clocks;
 use crate::hosts::network;
 use crate::hosts::slot::Slot;
 use crate::machine::run::{Finished, OsUser, bin_dir, postgres_user, run};
@@ -41,8 +41,7 @@ pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
     started: Mutex<Vec<Child>>,
-    /// By how many seconds the clocks of some hosts are ahead.
-    pub(super) clocks: Mutex<BTreeMap<String, i64>>,
+    pub(super) clocks: Clocks,
     slot: Slot,
 }
 
@@ -64,7 +63,7 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), started: Mutex::default(), clocks: Mutex::default(), slot };
+        let set = Self { hosts, directory: place::next(), started: Mutex::default(), clocks: Clocks::default(), slot };
         set.make();
         Some(set)
     }
@@ -144,7 +143,7 @@ impl Hosts {
             Err(error) => panic!("no program can be looked for: {error}"),
         };
         command.current_dir(self.directory(host)).env_remove("CELLAR_DIR").env_remove("CELLAR_ADMIN");
-        self.wind(host, &mut command);
+        self.clocks.wind(host, &mut command);
         command
     }
 

@@ -129,7 +129,7 @@ async fn changes(store: &Store, members: &[Rc<Member>]) -> Vec<Duration> {
         let begun = Instant::now();
         let write = report(member, &status);
         let seen = watcher.wait_for(TIMEOUT, |view| {
-            view.status.get(&key).is_some_and(|status| status.message == message).then_some(())
+            view.status.get(&key).is_some_and(|status| status.message == message)
         });
         let ((), seen) = tokio::join!(write, seen);
         assert!(seen.is_ok(), "the watcher does not see {message}");
