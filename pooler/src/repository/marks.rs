@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{
-    BackupLabel, Database, ENDED_ANNOTATION, JOB_ANNOTATION, JobId, Mark, PROOF_ANNOTATION,
-};
+use cellar_model::{BackupLabel, Database, ENDED_ANNOTATION, JOB_ANNOTATION, JobId, Mark, PROOF_ANNOTATION};
 use cellar_pgbackrest::{BackupInfo, Error, Invocation, StanzaInfo};
 
 use jiff::Timestamp;

@@ -63,7 +63,13 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), started: Mutex::default(), clocks: Clocks::default(), slot };
+        let set = Self {
+            hosts,
+            directory: place::next(),
+            started: Mutex::default(),
+            clocks: Clocks::default(),
+            slot,
+        };
         set.make();
         Some(set)
     }

@@ -33,7 +33,9 @@ impl HostsCluster {
         let seen: Vec<(&String, String)> = hosts.iter().map(|host| (host, look(host))).collect();
         let of = |what: &str| seen.iter().filter(|(_, is)| is == what).count();
         match seen.iter().find(|(_, is)| is == "primary") {
-            Some((host, _)) if of("primary") == 1 && of("streaming") + 1 == hosts.len() => Ok((*host).clone()),
+            Some((host, _)) if of("primary") == 1 && of("streaming") + 1 == hosts.len() => {
+                Ok((*host).clone())
+            }
             _ => Err(seen.iter().map(|(host, is)| format!("{host}: {is}")).collect::<Vec<_>>().join("; ")),
         }
     }

@@ -51,7 +51,11 @@ fn with_clocks_ten_minutes_apart_backups_restores_to_a_time_and_the_status_are_r
     let _ = cluster.wait().ok();
     for host in cluster.database_hosts() {
         eventually_is(&format!("the rows of {host}"), "1", || {
-            cluster.sql(&host, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM ledger").stdout.trim().to_owned()
+            cluster
+                .sql(&host, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM ledger")
+                .stdout
+                .trim()
+                .to_owned()
         });
     }
     let _ = cluster.wait_streaming(STREAMING_TIMEOUT);

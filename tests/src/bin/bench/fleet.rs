@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::figure::{Limit, Report, note, quantile};
-use crate::topology::{cell, cell_name, commit, count, database, database_name, fill, name, pooler, status, tell};
+use crate::topology::{
+    cell, cell_name, commit, count, database, database_name, fill, name, pooler, status, tell,
+};
 
 const DATABASES: usize = 300;
 const CELLS: usize = 3;
@@ -97,8 +99,11 @@ async fn report(member: &Member, status: &PoolerStatus) {
 
 /// multiadmin of the first host is started again; until it knows all poolers.
 async fn ready(cluster: &Arc<HostsCluster>) -> Duration {
-    let is_admin = |pid: &i32| command_line(*pid).first().is_some_and(|program| program.ends_with("multiadmin"));
-    let Some(pid) = cluster.hosts.processes("db1").into_iter().find(is_admin) else { panic!("no multiadmin") };
+    let is_admin =
+        |pid: &i32| command_line(*pid).first().is_some_and(|program| program.ends_with("multiadmin"));
+    let Some(pid) = cluster.hosts.processes("db1").into_iter().find(is_admin) else {
+        panic!("no multiadmin")
+    };
     kill_hard(pid);
     let begun = Instant::now();
     blocking(cluster, |cluster| drop(cluster.on("db1", &["start"]).ok())).await;
@@ -128,9 +133,8 @@ async fn changes(store: &Store, members: &[Rc<Member>]) -> Vec<Duration> {
         let key = (member.database.clone(), member.cell.clone());
         let begun = Instant::now();
         let write = report(member, &status);
-        let seen = watcher.wait_for(TIMEOUT, |view| {
-            view.status.get(&key).is_some_and(|status| status.message == message)
-        });
+        let seen = watcher
+            .wait_for(TIMEOUT, |view| view.status.get(&key).is_some_and(|status| status.message == message));
         let ((), seen) = tokio::join!(write, seen);
         assert!(seen.is_ok(), "the watcher does not see {message}");
         samples.push(begun.elapsed());

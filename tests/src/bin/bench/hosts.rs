@@ -93,7 +93,9 @@ fn took(work: impl FnOnce()) -> Duration {
 /// Does something while the third cell is cut off from all others, which have seen it.
 fn while_cut(cluster: &HostsCluster, work: impl FnOnce()) {
     cluster.hosts.isolate("db3");
-    wait_for("zone3 to be seen as down", STREAMING_TIMEOUT, || cluster.status("zone3").is_none().then_some(()));
+    wait_for("zone3 to be seen as down", STREAMING_TIMEOUT, || {
+        cluster.status("zone3").is_none().then_some(())
+    });
     work();
     cluster.hosts.heal_all();
     let _ = cluster.wait_streaming(STREAMING_TIMEOUT);

@@ -189,7 +189,11 @@ impl Drop for Admin {
 
 pub(crate) type Client = MultiAdminClient<Channel>;
 
-pub(crate) async fn page(client: &mut Client, size: u32, token: &str) -> Result<v1::ListPoolersResponse, tonic::Status> {
+pub(crate) async fn page(
+    client: &mut Client,
+    size: u32,
+    token: &str,
+) -> Result<v1::ListPoolersResponse, tonic::Status> {
     let request =
         v1::ListPoolersRequest { page_size: size, page_token: token.to_owned(), ..Default::default() };
     Ok(client.list_poolers(request).await?.into_inner())

@@ -82,7 +82,8 @@ fn begun(cluster: &HostsCluster, arguments: &[&str]) -> String {
 /// The timeline that the primary on a host writes.
 #[track_caller]
 fn timeline(cluster: &HostsCluster, primary: &str) -> u32 {
-    let shown = cluster.sql(primary, "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)").ok();
+    let shown =
+        cluster.sql(primary, "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)").ok();
     u32::from_str_radix(shown.trim(), 16).unwrap()
 }
 
