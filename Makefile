@@ -16,7 +16,7 @@ DEB_RELEASES ?= bookworm trixie
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak clean deps
+.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts clean deps
 
 all: build
 
@@ -97,6 +97,11 @@ sim: deps
 ## soak: the simulation without end, from a seed that differs each time
 soak: deps
 	@$(SIM) --seconds 0 --keep-going --seed $$(date +%s)000
+
+## soak-hosts: the partition matrix over hosts without end, as root: make soak-hosts [SEED=9] [ROUNDS=20] [ONLY="db1 alone"]
+soak-hosts: build
+	@CELLAR_MATRIX_SEED=$(SEED) CELLAR_MATRIX_ROUNDS=$(ROUNDS) CELLAR_MATRIX_ONLY="$(ONLY)" \
+		$(CARGO) test --locked -p cellar-tests --test hosts -- --ignored --nocapture the_whole_matrix
 
 ## bench: one line per figure, release build
 bench: release

@@ -6,7 +6,7 @@ mod machine;
 
 pub use cluster::admin::Instance;
 pub use cluster::local::Cluster;
-pub use hosts::{Hosts, HostsCluster, cell_of};
+pub use hosts::{Hosts, HostsCluster, Ledger, Moment, cell_of};
 pub use machine::listening::listening_of;
 pub use machine::namespace::Namespace;
 pub use machine::place::keep_clusters_on_disk;
@@ -20,4 +20,4 @@ pub use machine::run::{
 };
 pub use machine::service_manager::ServiceManager;
 pub use machine::sweep::{clean_up_when_told_to_end, kill_hard, remove_directory};
-pub use machine::wait::{block_on, eventually, eventually_is, wait_for};
+pub use machine::wait::{block_on, eventually, eventually_is, wait_for, wait_until};

@@ -59,6 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "cellar-system",
             "cellar-model",
             "cellar-pgbackrest",
+            "cellar-pooler",
             "cellar-postgres",
             "cellar-tls",
             "cellar-topology",

@@ -119,11 +119,18 @@ impl Invocation {
         }
     }
 
-    /// A note on a backup, which takes the stanza's lock.
+    /// Notes on a backup, which take the stanza's lock.
     #[must_use]
-    pub fn annotate(config: &Path, stanza: &StanzaName, set: &BackupLabel, key: &str, value: &str) -> Self {
+    pub fn annotate(
+        config: &Path,
+        stanza: &StanzaName,
+        set: &BackupLabel,
+        annotations: &[(&str, String)],
+    ) -> Self {
         let invocation = Self::on("annotate", config, stanza).option("set", set.as_str());
-        invocation.option("annotation", &format!("{key}={value}"))
+        annotations.iter().fold(invocation, |invocation, (key, value)| {
+            invocation.option("annotation", &format!("{key}={value}"))
+        })
     }
 
     /// A restore to the end of the backup's own timeline.

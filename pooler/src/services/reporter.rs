@@ -8,7 +8,7 @@ use cellar_model::{
 };
 use cellar_pgbackrest::Version;
 use cellar_system::LoopPulse;
-use cellar_topology::TxnOutcome;
+use cellar_topology::{LeaseId, TxnOutcome};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
@@ -95,33 +95,56 @@ fn held(agent: &Agent) -> Option<(Timeline, Lsn)> {
     Some((timeline_of_wal(&wal, facts.timeline, Lsn::new(0)), facts.held_lsn()?))
 }
 
+/// The last status that etcd has confirmed.
+struct Written {
+    /// Without its time.
+    status: PoolerStatus,
+    lease: LeaseId,
+    /// The revision of the key that the write has made.
+    revision: i64,
+}
+
+impl Written {
+    /// Whether it is still what etcd has, and what it should have. `revision` is that of the key as it was seen last, 0 when
+    /// it is not there: others may have deleted it (the cell was removed and added again), and the lease may have expired while
+    /// etcd did not answer. A higher one than ours is of an earlier write that was given up for want of an answer: what the
+    /// kernel had already taken of it arrives when the network is whole again, and an old status would stay.
+    fn stands(&self, wanted: &PoolerStatus, lease: LeaseId, revision: i64) -> bool {
+        (&self.status, self.lease) == (wanted, lease) && (1..=self.revision).contains(&revision)
+    }
+}
+
 /// Keeps the status in etcd up to date. Never returns.
 pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
     let key = Key::Status(agent.database.clone(), agent.cell.clone());
     let mut lease_changes = agent.lease.subscribe();
     let mut topology = agent.mirror.changes();
-    let mut written: Option<(PoolerStatus, cellar_topology::LeaseId)> = None;
+    let mut written: Option<Written> = None;
     let mut failing = false;
-    let mut seen = None;
+    let mut held_now = None;
     loop {
         pulse.beat();
         let mut wanted = status(&agent);
         // One that replays from the archive moves all the time, and its status is not written each time.
-        let held_before = std::mem::replace(&mut seen, held(&agent));
-        if let Some((timeline, lsn)) = seen.filter(|_| seen == held_before && wanted.role == Role::Standby) {
+        let held_before = std::mem::replace(&mut held_now, held(&agent));
+        if let Some((timeline, lsn)) =
+            held_now.filter(|_| held_now == held_before && wanted.role == Role::Standby)
+        {
             (wanted.held_timeline, wanted.held_lsn) = (Some(timeline), Some(lsn));
         }
-        // The key may have been deleted by others: the cell was removed and added again, or the lease expired while
-        // etcd did not answer.
-        let there = agent.mirror.view().revision(&key) != 0;
+        let seen = agent.mirror.view().revision(&key);
+        let stands = |lease| written.as_ref().is_some_and(|written| written.stands(&wanted, lease, seen));
         match agent.lease.current() {
-            Some(lease) if !there || written.as_ref() != Some(&(wanted.clone(), lease)) => {
+            Some(lease) if !stands(lease) => {
                 let mut record = wanted.clone();
                 record.update_time = Some(timestamp_ms(Timestamp::now()));
                 // A pooler without an address card is not part of the topology and does not report.
                 if agent.card_of(&agent.cell).is_some() {
                     match agent.transaction().put_leased(&key, &record, lease).commit().await {
-                        Ok(TxnOutcome::Committed(_)) => (written, failing) = (Some((wanted, lease)), false),
+                        Ok(TxnOutcome::Committed(revision)) => {
+                            written = Some(Written { status: wanted, lease, revision });
+                            failing = false;
+                        }
                         // This process has lost its claim on the cell, or does not know its last revision yet.
                         Ok(TxnOutcome::Conflict) => {
                             tokio::time::sleep(RETRY_INTERVAL).await;
@@ -148,5 +171,50 @@ pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cellar_topology::{Kv, MemoryKv};
+
+    use super::*;
+
+    fn status(state: InstanceState) -> PoolerStatus {
+        PoolerStatus {
+            database: "app".parse().unwrap(),
+            cell: "zone1".parse().unwrap(),
+            epoch: "one".to_owned(),
+            pid: 1,
+            state,
+            message: String::new(),
+            role: Role::Unknown,
+            system_identifier: None,
+            timeline: None,
+            streams_from: None,
+            receive_lag: LagClass::Unknown,
+            replay_lag: LagClass::Unknown,
+            archiver: cellar_model::Archiver::default(),
+            versions: Versions::default(),
+            certificate_expiry: None,
+            tls_server_up: true,
+            tls_server_accepts: Vec::new(),
+            unreadable_records: Vec::new(),
+            update_time: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn status_is_written_again_when_an_earlier_write_arrives_after_it() {
+        let kv = MemoryKv::default();
+        let (lease, another) = (kv.grant(20).await.unwrap(), kv.grant(20).await.unwrap());
+        let (running, starting) = (status(InstanceState::Running), status(InstanceState::Starting));
+        let written = Written { status: running.clone(), lease, revision: 20 };
+        // What is seen may be from before our write, or is it.
+        assert!(written.stands(&running, lease, 12) && written.stands(&running, lease, 20));
+        assert!(!written.stands(&running, lease, 21), "somebody has written later");
+        assert!(!written.stands(&running, lease, 0), "it is gone");
+        assert!(!written.stands(&running, another, 20), "the lease is another one");
+        assert!(!written.stands(&starting, lease, 20));
     }
 }

@@ -2,12 +2,22 @@
 //! host.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use cellar_api::v1::multi_admin_client::MultiAdminClient;
+use cellar_model::Keyspace;
+use cellar_topology::{EtcdKv, Store};
 use serde_json::Value;
+use tonic::transport::Channel;
 
 use crate::hosts::set::Hosts;
 use crate::machine::run::{Finished, postgres_user, run};
 use crate::machine::wait::eventually;
+
+/// How long one answer of multiadmin may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// PostgreSQL's port in the first cell, less one.
 const PORT_BEFORE_FIRST: u16 = 25431;
@@ -185,19 +195,73 @@ impl HostsCluster {
         self.hosts.run(host, &[&["cellar", "host", "--dir", &directory], arguments].concat())
     }
 
-    /// SQL in the PostgreSQL of a host, as its OS user.
+    /// A program of PostgreSQL's for the instance on a host, as its OS user; it is told where that is.
     #[must_use]
     #[track_caller]
-    pub fn sql(&self, host: &str, statement: &str) -> Finished {
+    pub fn tool(&self, host: &str, program: &str) -> Command {
         let number: u16 = match host.trim_start_matches("db").parse() {
             Ok(number) => number,
             Err(error) => panic!("{host} is no host of a database: {error}"),
         };
         let sockets = self.host_directory(host).join(cell_of(host)).join("pg_sockets");
-        let mut command = self.hosts.command_as(host, &postgres_user(), "psql");
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
+        let mut command = self.hosts.command_as(host, &postgres_user(), program);
         command.arg("-h").arg(sockets).args(["-p", &(PORT_BEFORE_FIRST + number).to_string()]);
+        command
+    }
+
+    /// SQL in the PostgreSQL of a host, as its OS user.
+    #[must_use]
+    #[track_caller]
+    pub fn sql(&self, host: &str, statement: &str) -> Finished {
+        let mut command = self.tool(host, "psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement]);
         run(&mut command)
+    }
+
+    /// The cluster's records, with the rights of its provisioner. To be called [inside](Hosts::inside) of a host.
+    ///
+    /// # Panics
+    /// When there is no certificate for it.
+    pub async fn store(&self) -> Store {
+        cellar_tls::install_ring_provider();
+        let Ok(tls) = cellar_tls::ClientTls::from_dir(&self.directory().join("state/tls")) else {
+            panic!("no certificate for etcd")
+        };
+        let endpoints: Vec<String> =
+            self.database_hosts().iter().map(|host| format!("https://{host}.test:12379")).collect();
+        let Ok(kv) = EtcdKv::connect(&endpoints, Some(tls.tonic_config())).await else {
+            panic!("bad etcd endpoints")
+        };
+        let Ok(cluster) = "demo".parse() else { panic!("demo is a name") };
+        Store::new(Arc::new(kv), Keyspace::new(&cluster))
+    }
+
+    /// A client of a host's multiadmin, with the operator's certificate. To be called [inside](Hosts::inside) of a host.
+    ///
+    /// # Panics
+    /// When there is no such certificate.
+    #[must_use]
+    pub fn client(&self, host: &str) -> MultiAdminClient<Channel> {
+        cellar_tls::install_ring_provider();
+        let Ok(tls) = cellar_tls::ClientTls::from_dir(&self.directory().join("client")) else {
+            panic!("no client certificate")
+        };
+        match tls.endpoint(&format!("{host}.test:15070"), Some(ANSWER_TIMEOUT)) {
+            Ok(endpoint) => MultiAdminClient::new(endpoint.connect_lazy()),
+            Err(error) => panic!("bad endpoint: {error}"),
+        }
+    }
+
+    /// `etcdctl` with the operator's certificate, asking the members on these hosts.
+    #[must_use]
+    #[track_caller]
+    pub fn etcdctl(&self, hosts: &[&str], arguments: &[&str]) -> Finished {
+        let endpoints: Vec<String> = hosts.iter().map(|host| format!("https://{host}.test:12379")).collect();
+        let file = |name: &str| text(&self.directory().join(name));
+        let mut command = self.hosts.command("operator", "etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]);
+        command.args(["--cacert", &file("ca/ca.crt"), "--cert", &file("state/tls/client.crt")]);
+        run(command.args(["--key", &file("state/tls/client.key")]).args(arguments))
     }
 
     /// What a cell's pooler reports, if it does and multiadmin answers.

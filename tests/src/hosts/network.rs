@@ -40,6 +40,11 @@ pub(super) fn file_of(namespace: &str) -> PathBuf {
     Path::new(NAMESPACES).join(namespace)
 }
 
+/// The file that is `/etc/hosts` in a namespace.
+pub(super) fn hosts_file_of(namespace: &str) -> PathBuf {
+    Path::new(FILES).join(namespace).join("hosts")
+}
+
 /// The names of all namespaces, and of those that only have files left.
 pub(super) fn known() -> BTreeSet<String> {
     let entries = [NAMESPACES, FILES].into_iter().filter_map(|place| std::fs::read_dir(place).ok());

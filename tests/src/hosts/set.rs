@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::hosts::clocks::Clocks;
 use crate::hosts::network;
 use crate::hosts::slot::Slot;
 use crate::machine::run::{Finished, OsUser, bin_dir, postgres_user, run};
@@ -27,8 +29,8 @@ const OPERATORS_NUMBER: u8 = 254;
 const LOG_DEPTH: u32 = 4;
 
 #[derive(Debug)]
-struct Host {
-    name: String,
+pub(super) struct Host {
+    pub(super) name: String,
     address: Ipv4Addr,
 }
 
@@ -39,6 +41,7 @@ pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
     started: Mutex<Vec<Child>>,
+    pub(super) clocks: Clocks,
     slot: Slot,
 }
 
@@ -60,7 +63,13 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), started: Mutex::default(), slot };
+        let set = Self {
+            hosts,
+            directory: place::next(),
+            started: Mutex::default(),
+            clocks: Clocks::default(),
+            slot,
+        };
         set.make();
         Some(set)
     }
@@ -89,7 +98,7 @@ impl Hosts {
     }
 
     #[track_caller]
-    fn host(&self, name: &str) -> &Host {
+    pub(super) fn host(&self, name: &str) -> &Host {
         let names = || self.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ");
         match self.hosts.iter().find(|host| host.name == name) {
             Some(host) => host,
@@ -140,6 +149,7 @@ impl Hosts {
             Err(error) => panic!("no program can be looked for: {error}"),
         };
         command.current_dir(self.directory(host)).env_remove("CELLAR_DIR").env_remove("CELLAR_ADMIN");
+        self.clocks.wind(host, &mut command);
         command
     }
 
@@ -201,6 +211,26 @@ impl Hosts {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+impl Hosts {
+    /// Runs this on a thread that is on a host: its sockets are the host's, and so are the names that it knows.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let names = network::hosts_file_of(&self.namespace(host));
+        self.within(host, || {
+            // As `ip netns exec` does: what is mounted from here on is this thread's only.
+            let nothing: Option<&str> = None;
+            let mounted = unshare(CloneFlags::CLONE_NEWNS)
+                .and_then(|()| mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing))
+                .and_then(|()| mount(Some(&names), "/etc/hosts", nothing, MsFlags::MS_BIND, nothing));
+            assert!(mounted.is_ok(), "{} cannot be mounted: {mounted:?}", names.display());
+            work()
+        })
     }
 }
 

@@ -32,6 +32,23 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() ->
     }
 }
 
+/// Waits until `look` is `Ok`, at most `timeout`.
+///
+/// # Panics
+/// When it does not become so, with what was seen last.
+#[track_caller]
+pub fn wait_until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let begun = Instant::now();
+        match look() {
+            Ok(value) => return value,
+            Err(seen) => assert!(Instant::now() < deadline, "not within {timeout:?}: {what}: {seen}"),
+        }
+        std::thread::sleep((begun.elapsed() * REST_FACTOR).clamp(MIN_INTERVAL, MAX_INTERVAL));
+    }
+}
+
 /// Waits until `condition` holds, at most a minute.
 ///
 /// # Panics

@@ -5,11 +5,13 @@
 mod bad_days;
 mod bad_input;
 mod certificates;
+mod clocks;
 mod cuts;
 mod etcd;
 mod left;
+mod matrix;
 mod names;
 mod processes;
 mod tour;
-mod upgrade;
 mod two_machines;
+mod upgrade;

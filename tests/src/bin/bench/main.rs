@@ -7,7 +7,9 @@ mod backup;
 mod bootstrap;
 mod config;
 mod figure;
+mod fleet;
 mod history;
+mod hosts;
 mod idle;
 mod restore;
 mod security;
@@ -45,6 +47,10 @@ const BENCHES: &[Bench] = &[
     (&["tls_cost"], security::tls_cost),
     (&["flood_p99", "flood_rss"], security::flood),
     (&["sim_rate"], simulation::rate),
+    (&["hosts_bootstrap"], hosts::bootstrap),
+    (&["partition_cost_commits", "partition_cost_backup"], hosts::partition_cost),
+    (&["fleet_ready", "fleet_status_p99", "fleet_jobs_lost"], fleet::fleet),
+    (&["idle_hosts_etcd_writes", "idle_hosts_rss_multipooler"], hosts::idle),
 ];
 
 fn main() -> ExitCode {

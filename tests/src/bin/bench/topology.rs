@@ -122,9 +122,9 @@ pub(crate) async fn commit(transaction: Transaction<'_>) {
     }
 }
 
-/// Writes everything that the poolers of a hundred databases in a hundred cells would have written.
-async fn fill(store: &Store) {
-    let cells: Vec<Cell> = (0..CELLS).map(cell).collect();
+/// Writes everything that the poolers of so many databases in so many cells would have written.
+pub(crate) async fn fill(store: &Store, databases: usize, cells: usize) {
+    let cells: Vec<Cell> = (0..cells).map(cell).collect();
     for batch in cells.chunks(BATCH) {
         let mut transaction = store.transaction();
         for cell in batch {
@@ -132,7 +132,7 @@ async fn fill(store: &Store) {
         }
         commit(transaction).await;
     }
-    for n in 0..DATABASES {
+    for n in 0..databases {
         let database = database(n);
         let poolers: Vec<Pooler> = cells.iter().map(|cell| pooler(&database, cell)).collect();
         let leader = Leader {
@@ -191,16 +191,20 @@ impl Drop for Admin {
     }
 }
 
-type Client = MultiAdminClient<Channel>;
+pub(crate) type Client = MultiAdminClient<Channel>;
 
-async fn page(client: &mut Client, size: u32, token: &str) -> Result<v1::ListPoolersResponse, tonic::Status> {
+pub(crate) async fn page(
+    client: &mut Client,
+    size: u32,
+    token: &str,
+) -> Result<v1::ListPoolersResponse, tonic::Status> {
     let request =
         v1::ListPoolersRequest { page_size: size, page_token: token.to_owned(), ..Default::default() };
     Ok(client.list_poolers(request).await?.into_inner())
 }
 
 /// How many poolers there are, and how many of them have a status.
-async fn count(client: &mut Client) -> Result<(usize, usize), tonic::Status> {
+pub(crate) async fn count(client: &mut Client) -> Result<(usize, usize), tonic::Status> {
     let (mut all, mut alive, mut token) = (0, 0, String::new());
     loop {
         let page = page(client, 1000, &token).await?;
@@ -295,13 +299,13 @@ async fn job_rate(cluster: &Cluster) -> f64 {
     f64::from(u32::try_from(jobs).unwrap_or(u32::MAX)) / took.as_secs_f64()
 }
 
-fn tell(what: &str, samples: &[Duration]) {
+pub(crate) fn tell(what: &str, samples: &[Duration]) {
     let ms = |share| quantile(samples, share).as_secs_f64() * 1000.0;
     note(&format!("  {what}, ms: p50 {:.2}, p99 {:.2}, max {:.2}", ms(0.5), ms(0.99), ms(1.0)));
 }
 
 async fn measure(cluster: &Cluster, report: &mut Report) {
-    fill(&cluster.store().await).await;
+    fill(&cluster.store().await, DATABASES, CELLS).await;
     let begun = Instant::now();
     let admin = Admin::restart(cluster);
     ready(cluster).await;
