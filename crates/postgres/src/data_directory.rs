@@ -159,3 +159,73 @@ pub fn check_permissions(path: &Path, uid: u32) -> Result<(), PostgresError> {
         mode => fail(format!("has mode {mode:04o}, and others must not read it: chmod it to 0700")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A data directory that looks whole, and programs of which `pg_controldata` does what it is told.
+    struct Scene {
+        place: tempfile::TempDir,
+        tools: Tools,
+    }
+
+    impl Scene {
+        fn new(pg_controldata: &str) -> Self {
+            let place = tempfile::tempdir().unwrap();
+            let (bin, data) = (place.path().join("bin"), place.path().join("data"));
+            fs::create_dir_all(&bin).unwrap();
+            fs::create_dir_all(data.join("global")).unwrap();
+            fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+            fs::write(data.join("global/pg_control"), vec![0; 8192]).unwrap();
+            for (name, body) in [
+                ("initdb", ""),
+                ("pg_ctl", ""),
+                ("postgres", "echo 'postgres (PostgreSQL) 15.9'"),
+                ("pg_controldata", pg_controldata),
+            ] {
+                let path = bin.join(name);
+                fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let tools = Tools::find(Some(&bin)).unwrap();
+            Self { place, tools }
+        }
+
+        async fn inspect(&self) -> Result<DataDirectory, PostgresError> {
+            inspect(&self.tools, &self.place.path().join("data")).await
+        }
+    }
+
+    /// A fence that took the data of a running primary for none would leave its WAL unarchived.
+    #[tokio::test]
+    async fn program_that_fails_says_nothing_of_the_data() {
+        let scene = Scene::new("exit 127");
+        let found = scene.inspect().await;
+        assert!(matches!(found, Err(PostgresError::CommandFailed { .. })), "{found:?}");
+        let control = scene.place.path().join("data/global/pg_control");
+        fs::write(&control, "short").unwrap();
+        assert!(matches!(scene.inspect().await, Ok(DataDirectory::Partial { .. })), "a part of the file");
+        fs::remove_file(&control).unwrap();
+        assert!(matches!(scene.inspect().await, Ok(DataDirectory::Partial { .. })), "no file");
+    }
+
+    #[tokio::test]
+    async fn checksum_that_is_wrong_once_is_of_a_file_that_was_being_written() {
+        let said = "echo 'Database system identifier: 7'; echo 'Database cluster state: in production'; \
+            echo 'Latest checkpoint location: 0/6000028'; echo \"Latest checkpoint's REDO location: 0/6000028\"; \
+            echo \"Latest checkpoint's TimeLineID: 1\"; echo 'Bytes per WAL segment: 16777216'; \
+            echo 'Data page checksum version: 1'";
+        let once = format!(
+            "mark=$(dirname \"$0\")/looked; if [ ! -e $mark ]; then touch $mark; echo 'WARNING: Calculated CRC'; fi; {said}"
+        );
+        assert!(matches!(Scene::new(&once).inspect().await, Ok(DataDirectory::Valid { .. })));
+        let always = Scene::new(&format!("echo 'WARNING: Calculated CRC'; {said}"));
+        let found = always.inspect().await;
+        assert!(
+            matches!(&found, Ok(DataDirectory::Partial { reason }) if reason.contains("damaged")),
+            "{found:?}"
+        );
+    }
+}

@@ -61,6 +61,23 @@ impl Book<'_> {
     }
 }
 
+/// Makes a restore point whose record begins in one segment of WAL and ends in the next one, which is filled up to then.
+const MARK_AT_THE_EDGE: &str = "DO $$
+    DECLARE
+        begins pg_lsn;
+        rest bigint;
+    BEGIN
+        LOOP
+            begins := pg_current_wal_insert_lsn();
+            rest := 16777216 - (begins - '0/0'::pg_lsn) % 16777216;
+            EXIT WHEN rest BETWEEN 32 AND 96;
+            PERFORM pg_logical_emit_message(false, '', repeat('x', greatest(least(rest - 16384, 1000000), 0)::int));
+        END LOOP;
+        IF pg_create_restore_point('the mark') - begins <= rest THEN
+            RAISE 'the record does not reach into the next segment';
+        END IF;
+    END $$";
+
 #[test]
 fn every_kind_of_target_is_reached_exactly() {
     let cells = ["zone1", "zone2", "zone3"];
@@ -79,7 +96,7 @@ fn every_kind_of_target_is_reached_exactly() {
     book.add("before the first mark");
     primary_says("SELECT pg_create_restore_point('the mark') IS NULL");
     let at_mark = book.add("before the second mark");
-    primary_says("SELECT pg_create_restore_point('the mark') IS NULL");
+    assert_eq!(primary_says(MARK_AT_THE_EDGE), "");
     let (at_transaction, xid) = book.add_in_transaction("the transaction");
     let all = book.add("the last");
     let end = ledger::now(&cluster);
