@@ -38,7 +38,7 @@ pub use decide::worth::{Worth, best_on, type_to_take, worth};
 pub use records::audit::{AuditId, AuditOutcome, AuditRecord, MAX_AUDIT_RECORDS, forgettable_audit};
 pub use records::backup::{
     BackupLabel, BackupParams, BackupResult, BackupSource, BackupType, CELL_ANNOTATION, DEFAULT_MAX_LAG,
-    ENDED_ANNOTATION, JOB_ANNOTATION, PROOF_ANNOTATION,
+    JOB_ANNOTATION, PROOF_ANNOTATION,
 };
 pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};

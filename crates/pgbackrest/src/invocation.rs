@@ -119,18 +119,11 @@ impl Invocation {
         }
     }
 
-    /// Notes on a backup, which take the stanza's lock.
+    /// A note on a backup, which takes the stanza's lock.
     #[must_use]
-    pub fn annotate(
-        config: &Path,
-        stanza: &StanzaName,
-        set: &BackupLabel,
-        annotations: &[(&str, String)],
-    ) -> Self {
+    pub fn annotate(config: &Path, stanza: &StanzaName, set: &BackupLabel, key: &str, value: &str) -> Self {
         let invocation = Self::on("annotate", config, stanza).option("set", set.as_str());
-        annotations.iter().fold(invocation, |invocation, (key, value)| {
-            invocation.option("annotation", &format!("{key}={value}"))
-        })
+        invocation.option("annotation", &format!("{key}={value}"))
     }
 
     /// A restore to the end of the backup's own timeline.

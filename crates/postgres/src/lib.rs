@@ -4,7 +4,6 @@
 //! data directory and the processes again. Every function that waits has a deadline.
 
 mod auto_conf;
-mod backup_history;
 mod base_backup;
 mod command;
 mod config_file;
@@ -31,7 +30,6 @@ mod stop;
 mod tools;
 
 pub use auto_conf::{members_own_settings, restore_auto_conf, take_over_settings};
-pub use backup_history::{backup_history_name, backup_stop_time};
 pub use base_backup::{CopySource, base_backup};
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure};

@@ -11,7 +11,6 @@ use cellar_system::AtomicFile;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::repository::backup_end::ended_by_primary;
 use crate::repository::marks::{mark_of, write_mark};
 use crate::repository::tool_failure::{last_lines, read_log, tool_error};
 
@@ -98,20 +97,15 @@ pub(crate) async fn verify_backup(
         return Err(internal("pgbackrest ended well, but its log names no backup".to_owned()));
     };
     let (tool, stanza) = (&agent.pgbackrest, &database.stanza);
-    let info_and_end = async {
-        let info = tool.info(config, stanza, READ_TIMEOUT).await?;
-        let ended = ended_by_primary(agent, database, config, &info, &label).await;
-        Ok::<_, Error>((info, ended))
-    };
     let (info, record, manifest, unloadable) = tokio::join!(
-        info_and_end,
+        tool.info(config, stanza, READ_TIMEOUT),
         tool.backup_record(config, stanza, &label, READ_TIMEOUT),
         tool.manifest_count(config, stanza, &label, READ_TIMEOUT),
         tool.unloadable(config, stanza, &label, READ_TIMEOUT),
     );
     let doing = "reading the finished backup";
     let failed = |error: Error| tool_error(doing, &error);
-    let ((info, ended), record, manifest) =
+    let (info, record, manifest) =
         (info.map_err(failed)?, record.map_err(failed)?, manifest.map_err(failed)?);
     let unloadable = unloadable.map_err(failed)?;
     let Some(backup) = info.backup(&label) else {
@@ -140,7 +134,7 @@ pub(crate) async fn verify_backup(
         (Ok(()), None, None) => Ok(()),
     };
     if let Err(why) = verdict {
-        if let Err(error) = write_mark(agent, database, config, &label, Mark::UNPROVEN, ended).await {
+        if let Err(error) = write_mark(agent, database, config, &label, Mark::UNPROVEN).await {
             tracing::warn!(%label, %error, "the unproven backup could not be annotated");
         }
         return Err(JobError {
@@ -151,7 +145,7 @@ pub(crate) async fn verify_backup(
         });
     }
     // From here on it counts as proven, for as long as it is in the repo.
-    write_mark(agent, database, config, &label, &id.to_string(), ended).await.map_err(|error| JobError {
+    write_mark(agent, database, config, &label, &id.to_string()).await.map_err(|error| JobError {
         code: Code::ProofFailed,
         message: format!("backup {label} is proven, but it could not be marked so in the repo, and so does not count as proven: {error}"),
         hint: "see why the repo cannot be written, then take another backup".to_owned(),

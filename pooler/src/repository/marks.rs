@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{BackupLabel, Database, ENDED_ANNOTATION, JOB_ANNOTATION, JobId, Mark, PROOF_ANNOTATION};
+use cellar_model::{BackupLabel, Database, JOB_ANNOTATION, JobId, Mark, PROOF_ANNOTATION};
 use cellar_pgbackrest::{BackupInfo, Error, Invocation, StanzaInfo};
-
-use jiff::Timestamp;
 
 use crate::agent::Agent;
 
@@ -40,12 +38,7 @@ pub(crate) fn mark_of(agent: &Agent, backup: &BackupInfo) -> Mark {
     }
 }
 
-/// When a backup ended by the clock of the primary, if that is written on it.
-pub(crate) fn ended_by_primary(backup: &BackupInfo) -> Option<Timestamp> {
-    annotation(backup, ENDED_ANNOTATION)?.parse().ok()
-}
-
-/// Writes a mark, and when the backup ended by the clock of the primary, if that is known. The caller has the database's lock, since pgBackRest rewrites `backup.info` for it.
+/// Writes a mark. The caller has the database's lock, since pgBackRest rewrites `backup.info` for it.
 ///
 /// # Errors
 /// When pgBackRest did not write it.
@@ -55,11 +48,8 @@ pub(crate) async fn write_mark(
     config: &Path,
     label: &BackupLabel,
     value: &str,
-    ended: Option<Timestamp>,
 ) -> Result<(), Error> {
-    let mut annotations = vec![(PROOF_ANNOTATION, value.to_owned())];
-    annotations.extend(ended.map(|time| (ENDED_ANNOTATION, time.to_string())));
-    let annotate = Invocation::annotate(config, &database.stanza, label, &annotations);
+    let annotate = Invocation::annotate(config, &database.stanza, label, PROOF_ANNOTATION, value);
     agent.pgbackrest.run_checked(&annotate, ANNOTATE_TIMEOUT).await.map(drop)
 }
 
@@ -79,7 +69,7 @@ pub(crate) async fn write_missing_marks(
             (Mark::Unproven, _) => Mark::UNPROVEN,
             _ => continue,
         };
-        match write_mark(agent, database, config, &backup.label, value, None).await {
+        match write_mark(agent, database, config, &backup.label, value).await {
             Ok(()) => tracing::info!(label = %backup.label, value, "marked a backup by its job's record"),
             Err(error) => tracing::warn!(label = %backup.label, %error, "a backup could not be marked"),
         }

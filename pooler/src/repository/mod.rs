@@ -2,7 +2,6 @@
 //!
 //! Jobs and the instance use it. It runs pgBackRest with the files of [`crate::config_files`].
 
-pub(crate) mod backup_end;
 pub(crate) mod backup_proof;
 pub(crate) mod marks;
 pub(crate) mod reader;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
 use crate::peers::wal_kept_by_primary;
-use crate::repository::marks::{ended_by_primary, mark_of, write_missing_marks};
+use crate::repository::marks::{mark_of, write_missing_marks};
 use crate::repository::tool_failure::tool_error;
 
 /// How long pgBackRest may take to list the archive or read one of its files. Listing a hundred thousand segments on an
@@ -65,7 +65,7 @@ fn size_for(
 }
 
 /// The size that makes the names of a backup's WAL files hold its positions.
-pub(crate) fn size_of_backup(backup: &BackupInfo) -> Option<SegmentSize> {
+fn size_of_backup(backup: &BackupInfo) -> Option<SegmentSize> {
     let of = |lsn: Option<Lsn>, name: &Option<String>| SegmentSize::of_position(lsn?, name.as_deref()?);
     of(backup.lsn_start, &backup.archive_start).or_else(|| of(backup.lsn_stop, &backup.archive_stop))
 }
@@ -167,15 +167,13 @@ impl<'a> Repo<'a> {
             |id: u64| self.info.databases.iter().find(|database| database.id == id)?.system_identifier;
         let mut bases = backup.references.clone();
         bases.extend(backup.prior.clone());
-        let ended_by_primary = ended_by_primary(backup);
         Some(SurveyedBackup {
             label: backup.label.clone(),
             backup_type: backup.backup_type,
             timeline: first.timeline,
             start_lsn: backup.lsn_start?,
             stop_lsn: backup.lsn_stop?,
-            stop_time: ended_by_primary.map_or_else(|| Timestamp::from_second(backup.stopped?).ok(), Some)?,
-            dated_by_primary: ended_by_primary.is_some(),
+            stop_time: Timestamp::from_second(backup.stopped?).ok()?,
             first_segment: first.number,
             last_segment: last.number,
             size_bytes: backup.size.unwrap_or(0),

@@ -17,8 +17,8 @@ use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
 use crate::types::wal::{ForkWithoutFile, Lineage, Segment, SegmentSize};
 
-/// How much the clocks of a standby's host and the primary's may differ where only the former dates a backup: one that
-/// ended within it before a target time is taken only if there is no other of the same worth.
+/// How much the clocks of a standby's host and the primary's may differ. A backup that ended within it before a target
+/// time is taken only if there is no other of the same worth.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The chosen way to a target.
@@ -51,13 +51,10 @@ fn first_time(backup: &SurveyedBackup) -> Timestamp {
     backup.stop_time.saturating_add(1.second()).unwrap_or(backup.stop_time)
 }
 
-/// Whether a backup ended before a target by the clock of the primary, which dates the commits; or also if the clock of the
-/// host that took it is [`CLOCK_MARGIN`] behind that. Positions in the WAL need no clock.
+/// Whether a backup ended before a target, also if the clock of the host that took it is [`CLOCK_MARGIN`] behind that of
+/// the primary, which dates the commits. Positions in the WAL need no clock.
 fn is_clearly_before(backup: &SurveyedBackup, target: &Target) -> bool {
     let Target::Time(time) = target else { return true };
-    if backup.dated_by_primary {
-        return first_time(backup) <= *time;
-    }
     first_time(backup).saturating_add(CLOCK_MARGIN).is_ok_and(|safe| safe <= *time)
 }
 

@@ -27,8 +27,6 @@ pub struct SurveyedBackup {
     pub stop_lsn: Lsn,
     /// When it ended, in whole seconds.
     pub stop_time: Timestamp,
-    /// Whether that is by the clock of the primary, which also dates the commits; else by that of the host that took it.
-    pub dated_by_primary: bool,
     /// First WAL segment that it needs.
     pub first_segment: u64,
     /// Last one that it needs to become consistent.
@@ -207,7 +205,6 @@ pub(crate) mod example {
             start_lsn: size.start_of(first),
             stop_lsn: size.start_of(first + 1),
             stop_time: Timestamp::from_second(1_772_360_100 + i64::from(n)).unwrap(),
-            dated_by_primary: false,
             first_segment: first,
             last_segment: first + 1,
             size_bytes: 1,

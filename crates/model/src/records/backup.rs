@@ -75,10 +75,6 @@ pub const JOB_ANNOTATION: &str = "cellar-job";
 /// Annotation in the repo that says what came of the proof, see [`crate::Mark`]: the job's id, or `unproven`.
 pub const PROOF_ANNOTATION: &str = "cellar-proof";
 
-/// Annotation in the repo that says when a backup ended by the clock of the primary, which also dates the commits. pgBackRest
-/// itself dates a backup by the clock of the host that takes it.
-pub const ENDED_ANNOTATION: &str = "cellar-ended";
-
 /// How much a backup copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupType {

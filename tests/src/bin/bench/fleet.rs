@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cellar_api::v1;
-use cellar_model::{CLAIM_LEASE_SECONDS, CellName, DatabaseName, JobId, Key, Keyspace, PoolerStatus};
-use cellar_pooler::{ClaimedJob, Control, Ending, JobRunner, Member, run_lanes};
+use cellar_model::{
+    CLAIM_LEASE_SECONDS, CellName, DatabaseName, JobId, Key, Keyspace, OwnClaims, PoolerStatus,
+};
+use cellar_pooler::{ClaimOnCell, Claimed, ClaimedJob, Control, Ending, JobRunner, Member, run_lanes};
 use cellar_tests::{HostsCluster, command_line, kill_hard};
 use cellar_topology::{LeaseKeeper, Mirror, Scope, Store};
 use serde_json::Value;
@@ -79,11 +81,15 @@ async fn start(store: &Store, at: (usize, usize)) -> Rc<Member> {
             Scope::OpenJobsOf(cell.clone()),
         ),
         lease: LeaseKeeper::start(Arc::clone(store.kv()), CLAIM_LEASE_SECONDS),
+        claim: ClaimOnCell::new(cell.to_string(), OwnClaims::default()),
         store: store.clone(),
         database,
         cell,
     });
     while member.mirror.ready(TIMEOUT).await.is_err() {}
+    while !matches!(member.claim_cell(async |_| Ok(())).await, Ok(Claimed::Yes)) {
+        tokio::time::sleep(WORK).await;
+    }
     report(&member, &status_of(at.0, at.1)).await;
     member
 }

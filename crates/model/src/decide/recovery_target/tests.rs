@@ -27,7 +27,6 @@ fn backup(n: u32, timeline: u32, first: u64, stop: u64, seconds: i64) -> Surveye
         start_lsn: Lsn::new(first * SEG + 0x28),
         stop_lsn: Lsn::new(stop),
         stop_time: at(seconds),
-        dated_by_primary: false,
         first_segment: first,
         last_segment: stop / SEG,
         size_bytes: 100,
@@ -279,12 +278,6 @@ fn backup_that_ended_about_when_the_target_was_is_taken_only_for_want_of_another
     let only = choose(&survey, &Target::Time(at(210)), None, None, None).unwrap();
     assert_eq!(only.backup.label.as_str(), "20260301-101501F");
     assert!(only.warnings[0].contains("--backup"), "{:?}", only.warnings);
-    // The primary's own clock leaves no doubt.
-    let mut dated = survey.clone();
-    dated.backups[1].dated_by_primary = true;
-    assert_eq!(chosen(&dated, &Target::Time(at(600))).0, "20260301-101501F", "within the second of its end");
-    let choice = choose(&dated, &Target::Time(at(601)), None, None, None).unwrap();
-    assert_eq!((choice.backup.label.as_str(), choice.warnings.len()), ("20260301-101502F", 0));
     // A position needs no clock.
     let position = Target::Lsn(Lsn::new(6 * SEG + 0x100));
     assert_eq!(chosen(&survey, &position).0, "20260301-101502F");
