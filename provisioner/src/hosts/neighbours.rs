@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    fn status(cell: &str, role: &str, change: serde_json::Value) -> (CellName, PoolerStatus) {
+    fn status(cell: &str, role: &str, change: &serde_json::Value) -> (CellName, PoolerStatus) {
         let mut text = serde_json::json!({
             "database": "app", "cell": cell, "epoch": "e", "pid": 7, "state": "INSTANCE_STATE_RUNNING",
             "role": role, "streamsFrom": "zone1", "tlsServerUp": true,
@@ -243,12 +243,12 @@ mod tests {
         (cell.parse().unwrap(), serde_json::from_value(text).unwrap())
     }
 
-    fn cells(change: serde_json::Value) -> Cells {
+    fn cells(change: &serde_json::Value) -> Cells {
         Cells {
             leader: Some("zone1".parse().unwrap()),
             cells: ["zone1", "zone2"].map(|cell| cell.parse().unwrap()).to_vec(),
             statuses: BTreeMap::from([
-                status("zone1", "ROLE_PRIMARY", serde_json::json!({})),
+                status("zone1", "ROLE_PRIMARY", &serde_json::json!({})),
                 status("zone2", "ROLE_STANDBY", change),
             ]),
         }
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn only_the_primary_and_what_streams_from_it_is_well() {
         let (one, two): (CellName, CellName) = ("zone1".parse().unwrap(), "zone2".parse().unwrap());
-        let well = cells(serde_json::json!({}));
+        let well = cells(&serde_json::json!({}));
         assert_eq!((well.problem_of(&one, Some(7)), well.problem_of(&two, None)), (None, None));
         assert!(well.problem_of(&two, Some(8)).unwrap().contains("just been started"));
         for (change, said) in [
@@ -267,12 +267,12 @@ mod tests {
             (serde_json::json!({"role": "ROLE_PRIMARY"}), "while zone1 is the recorded one"),
             (serde_json::json!({"tlsServerUp": false}), "pgBackRest server"),
         ] {
-            let cells = cells(change);
+            let cells = cells(&change);
             let problems = cells.problems_of_others(&one);
             assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
             assert_eq!(cells.problems_of_others(&two), [""; 0], "the own cell may be what is to be mended");
         }
-        let mut silent = cells(serde_json::json!({}));
+        let mut silent = cells(&serde_json::json!({}));
         silent.statuses.remove(&two);
         assert!(silent.problems_of_others(&one)[0].contains("does not report"));
         silent.leader = None;
