@@ -133,6 +133,7 @@ mod tests {
             data_checksums: true,
             checkpoint: cellar_model::Lsn::new(1),
             redo: cellar_model::Lsn::new(1),
+            min_recovery: cellar_model::Lsn::new(0),
             required: crate::RequiredSettings::default(),
             segment_size: cellar_model::SegmentSize::default(),
         };

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use cellar_model::{Lsn, Pooler, Role, Timeline};
-use cellar_postgres::{DataDirectory, Probe, inspect};
+use cellar_postgres::{DataDirectory, InstanceFacts, Probe, inspect};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
@@ -49,6 +49,6 @@ async fn held_by_data(agent: &Agent, card: &Pooler) -> Option<HeldWal> {
     Some(HeldWal {
         timeline: timeline_of_wal(&data.join("pg_wal"), known, control.redo),
         replayed: replayed.unwrap_or_else(|| control.min_recovery.max(control.checkpoint)),
-        received: facts.as_ref().and_then(|facts| facts.held_lsn()),
+        received: facts.as_ref().and_then(InstanceFacts::held_lsn),
     })
 }
