@@ -95,6 +95,15 @@ fn members(cluster: &HostsCluster) -> Vec<(String, String)> {
     answer["members"].as_array().unwrap().iter().filter_map(member).collect()
 }
 
+/// Waits until etcd as a whole is as `cellar etcd status` calls it; multiadmin may answer for a while with what it knows.
+#[track_caller]
+fn wait_for_state(cluster: &HostsCluster, state: &str) {
+    eventually(&format!("etcd to be {state}"), || {
+        let answer = cluster.cellar(&["etcd", "status", "--output", "json"]).stdout;
+        serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["state"] == state)
+    });
+}
+
 #[track_caller]
 fn with_ledger(cells: u8) -> Option<HostsCluster> {
     let cluster = HostsCluster::well(cells)?;
@@ -126,7 +135,7 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     let alone = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
     assert!(alone.contains("no majority") && alone.contains("cellar host start"), "{alone}");
     let _ = cluster.on("db2", &["start"]).ok();
-    eventually("etcd to have its majority", || cluster.cellar(&["cells", "list"]).code == 0);
+    wait_for_state(&cluster, "degraded");
 
     // With the old bundle nothing begins that has forgotten what it was.
     let old = std::fs::read(cluster.bundle("db3")).unwrap();
@@ -146,7 +155,7 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     cluster.back_up("zone3");
     // It counts for the majority.
     cluster.hosts.kill_all("db2");
-    eventually("etcd to go on with the new member", || cluster.cellar(&["cells", "list"]).code == 0);
+    wait_for_state(&cluster, "degraded");
     let _ = cluster.on("db2", &["start"]).ok();
     let _ = cluster.wait().ok();
 
@@ -262,7 +271,8 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
     let _ = cluster.wait().ok();
     assert_eq!(members(&cluster).len(), 3);
     cluster.hosts.kill_all("db2");
-    eventually("etcd to go on with the new member", || ask("db3").code == 0);
+    wait_for_state(&cluster, "degraded");
+    let _ = ask("db3").ok();
 }
 
 /// The process of etcd on a host, if it runs.
@@ -291,9 +301,7 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
 
     lose(&cluster, "db2");
     lose(&cluster, "db3");
-    eventually("the commands to say that etcd does not answer", || {
-        cluster.cellar(&["cells", "list"]).code == 4
-    });
+    wait_for_state(&cluster, "lost");
     let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(101, 200)").ok();
     let since = cluster.sql("db1", "SELECT pg_postmaster_start_time()").ok();
     let told = cluster.cellar(&["doctor"]).stdout;
