@@ -17,6 +17,7 @@ pub(crate) mod init;
 pub(crate) mod install;
 pub(crate) mod made_by;
 pub(crate) mod neighbours;
+pub(crate) mod program;
 pub(crate) mod programs;
 pub(crate) mod revoke;
 pub(crate) mod run;

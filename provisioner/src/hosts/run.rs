@@ -14,6 +14,7 @@ use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 use crate::hosts::host::open_host;
+use crate::hosts::program::HostProgram;
 use crate::hosts::units::Units;
 use crate::local::down::remove_tree;
 use crate::local::health::ProcessHealth;
@@ -23,39 +24,6 @@ use crate::processes::process::Started;
 
 /// How long another `cellar` on the same host is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A program of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostProgram {
-    /// The etcd member.
-    Etcd,
-    /// multiadmin.
-    Multiadmin,
-    /// The cell's multipooler.
-    Multipooler,
-}
-
-impl HostProgram {
-    /// All of them, in the order in which they are started.
-    pub(crate) const ALL: [Self; 3] = [Self::Etcd, Self::Multiadmin, Self::Multipooler];
-
-    /// The program's name.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Etcd => "etcd",
-            Self::Multiadmin => "multiadmin",
-            Self::Multipooler => "multipooler",
-        }
-    }
-
-    /// What it is on the host of a cell, for messages.
-    pub(crate) fn what(self, cell: &CellName) -> String {
-        match self {
-            Self::Etcd | Self::Multiadmin => self.name().to_owned(),
-            Self::Multipooler => format!("multipooler of cell {cell}"),
-        }
-    }
-}
 
 /// How to run a program of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use cellar_model::ClusterName;
 use crate::binaries;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::hosts::run::HostProgram;
+use crate::hosts::program::HostProgram;
 
 /// Where a systemd that runs has its files.
 const RUNNING: &str = "/run/systemd/system";
