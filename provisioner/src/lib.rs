@@ -48,14 +48,8 @@ pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
 pub use hosts::program::HostProgram;
 pub use hosts::revoke::{revoke_on_hosts, rotate_hosts};
-<<<<<<< HEAD
-pub use hosts::run::{
-    HostCommand, HostProgram, host_command, host_processes, remove_host, start_host, stop_host,
-};
-pub use hosts::servers::HostServer;
-=======
 pub use hosts::run::{HostCommand, host_command, host_processes, remove_host, start_host, stop_host};
->>>>>>> upgrade
+pub use hosts::servers::HostServer;
 pub use hosts::upgrade::{UpgradeOptions, Upgraded, upgrade_host};
 pub use hosts::wait::wait_for_hosts;
 pub use local::cells::{AddedCell, RemovedCell, add_cell, remove_cell};

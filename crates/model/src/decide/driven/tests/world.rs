@@ -167,11 +167,11 @@ impl World {
 
     fn write(&mut self, new: Incarnation) {
         if new.number != self.incarnation.number {
-            let marks = self.steps.iter().filter_map(|step| match &step.record.spec {
+            let mut marks = self.steps.iter().filter_map(|step| match &step.record.spec {
                 JobSpec::Recover(params) => Some(params.incarnation),
                 _ => None,
             });
-            assert_eq!(Some(new.number), marks.last(), "the number that the copy is marked with");
+            assert_eq!(Some(new.number), marks.next_back(), "the number that the copy is marked with");
             assert!(new.number > self.incarnation.number);
             let recovered = self
                 .steps
