@@ -168,7 +168,7 @@ async fn stop_primary(agent: &Agent) {
         Ok(false) => {}
         Ok(true) => tracing::warn!("the primary here was stopped: another machine has the cell"),
         Err(error) => {
-            tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell")
+            tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell");
         }
     }
 }
