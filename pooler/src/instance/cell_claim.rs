@@ -166,7 +166,9 @@ pub(crate) async fn give_up(agent: &Agent) {
 async fn stop_primary(agent: &Agent) {
     match stop_if_primary(&agent.tools, &agent.layout.data()).await {
         Ok(false) => {}
-        Ok(true) => tracing::warn!("the primary here was stopped: another machine has the cell"),
+        Ok(true) => {
+            tracing::warn!("the primary here was stopped: another machine has the cell");
+        }
         Err(error) => {
             tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell");
         }
