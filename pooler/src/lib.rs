@@ -28,6 +28,7 @@ mod report;
 mod repository;
 mod services;
 mod start;
+mod wal_timeline;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};
