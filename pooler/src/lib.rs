@@ -29,6 +29,7 @@ mod repository;
 mod services;
 mod start;
 mod wal_files;
+mod wal_timeline;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};

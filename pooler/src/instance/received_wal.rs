@@ -8,14 +8,32 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cellar_model::{Segment, SegmentSize};
+use cellar_model::{Lsn, Segment, SegmentSize, Timeline};
 use cellar_system::{AtomicFile, sync_directory};
+use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::instance::held_wal::HeldWal;
 
 /// Says how far the cell had the WAL. It is written last, so what is without it is not complete.
 const NOTE: &str = "held.json";
+
+/// How far a member has the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldWal {
+    /// On which timeline.
+    pub(crate) timeline: Timeline,
+    /// The end of a record that its data files have; the last one, if its server answers.
+    pub(crate) replayed: Lsn,
+    /// How much it has received, if its server answers. That may end in the middle of a record.
+    pub(crate) received: Option<Lsn>,
+}
+
+impl HeldWal {
+    /// Where the WAL ends that it has.
+    pub(crate) fn end(&self) -> Lsn {
+        self.received.map_or(self.replayed, |received| received.max(self.replayed))
+    }
+}
 
 /// Where the segments are.
 pub(crate) fn directory(agent: &Agent) -> PathBuf {
@@ -95,7 +113,6 @@ fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cellar_model::{Lsn, Timeline};
 
     #[test]
     fn what_the_archive_lacks_is_saved_and_outlives_the_overwritten_data() {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::data_layout::{Obstacle, obstacles};
-use crate::instance::data_role::timeline_of_wal;
+use crate::wal_timeline::timeline_of_wal;
 
 /// The shortest time between two writes, so that a flapping instance does not load etcd.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments data_layout disk instance_lock listening member report wal_files",
+            "arguments data_layout disk instance_lock listening member report wal_files wal_timeline",
         ],
     ),
     (

@@ -3,7 +3,7 @@
 use cellar_model::{Code, DrillParams, JobError, Lineage, Refusal, SurveyedBackup, best_on};
 
 use crate::agent::Agent;
-use crate::jobs::restore::replay::WalEnd;
+use crate::jobs::restore::wal_end::WalEnd;
 use crate::repository::reader::{FORK_HINT, Repo};
 
 /// The backup that a drill restores, and how far it is recovered.

@@ -19,11 +19,10 @@ use cellar_system::AtomicFile;
 use crate::agent::Agent;
 use crate::data_layout::wal_directory;
 use crate::disk::{free_bytes, write_refusal};
-use crate::instance::data_role::timeline_of_wal;
-use crate::instance::held_wal::{HeldWal, held_wal};
+use crate::instance::held_wal::held_wal;
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
-use crate::instance::received_wal;
+use crate::instance::received_wal::{self, HeldWal};
 use crate::instance::restore_target::Origin;
 use crate::instance::round::report_state;
 use crate::instance::seeding_marker::{self, Legacy};
@@ -35,6 +34,7 @@ use crate::jobs::restore::replay::{Reached, ReplayGoal};
 use crate::jobs::restore::scratch::remove_directory;
 use crate::jobs::restore::wal_end::{End, least_of_kept, not_given, wal_end};
 use crate::repository::reader::Repo;
+use crate::wal_timeline::timeline_of_wal;
 
 /// Runs a recovery step to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {

@@ -15,7 +15,7 @@ use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::movement::{Movement, Startup, StartupTitle};
 use crate::jobs::restore::private_instance::PrivateInstance;
-use crate::jobs::restore::wal_end::Least;
+use crate::jobs::restore::wal_end::{Least, WalEnd};
 use crate::repository::tool_failure::{last_lines, read_log};
 
 /// How often a recovery is looked at.
@@ -70,24 +70,6 @@ pub(crate) struct Reached {
     pub(crate) readable: Instant,
     /// Whether recovery is paused at its target, rather than waiting at the end of the WAL.
     pub(crate) paused: bool,
-}
-
-/// How far a recovery must come when no target stops it before.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum WalEnd {
-    /// To the end of this segment: it was archived whole by a primary that was then stopped.
-    Whole(u64),
-    /// Into this segment, the newest that the archive has.
-    Within(u64),
-}
-
-impl WalEnd {
-    fn is_reached(self, at: Lsn, size: SegmentSize) -> bool {
-        match self {
-            Self::Whole(number) => at >= size.start_of(number + 1),
-            Self::Within(number) => at > size.start_of(number),
-        }
-    }
 }
 
 /// What one look at a recovery shows.

@@ -12,10 +12,28 @@ use cellar_model::{
 };
 use cellar_postgres::ControlData;
 
-use crate::instance::held_wal::HeldWal;
+use crate::instance::received_wal::HeldWal;
 use crate::jobs::restore::private_instance::PrivateInstance;
-use crate::jobs::restore::replay::WalEnd;
 use crate::repository::reader::Repo;
+
+/// How far a recovery must come when no target stops it before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WalEnd {
+    /// To the end of this segment: it was archived whole by a primary that was then stopped.
+    Whole(u64),
+    /// Into this segment, the newest that the archive has.
+    Within(u64),
+}
+
+impl WalEnd {
+    /// Whether a recovery that has come to `at` has come so far.
+    pub(super) fn is_reached(self, at: Lsn, size: SegmentSize) -> bool {
+        match self {
+            Self::Whole(number) => at >= size.start_of(number + 1),
+            Self::Within(number) => at > size.start_of(number),
+        }
+    }
+}
 
 /// A position that a recovery must come to before it may be taken for complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
