@@ -225,9 +225,12 @@ impl<'a> Repo<'a> {
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
         self.check_fork(&lineage).await?;
         let backups = self.backups();
+        let leader = self.agent.leader();
+        let primary = leader.as_ref().map_or("CELL", |leader| leader.cell.as_str());
         let refused = |why: String| {
-            Refusal::new(Code::UnknownBackup, why)
-                .hint("take one of the primary: `cellar backup --type full --allow-primary --from` its cell")
+            Refusal::new(Code::UnknownBackup, why).hint(format!(
+                "take one of the primary: `cellar backup --type full --allow-primary --from {primary}`"
+            ))
         };
         let (reaching, gap) = self.reaching(&lineage, &backups).await?;
         let Some(best) = best_on(&reaching, &lineage) else {
