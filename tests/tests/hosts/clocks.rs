@@ -19,6 +19,7 @@ fn insert(cluster: &HostsCluster, row: u32) {
 }
 
 #[test]
+#[ignore = "libfaketime of Debian 12 and sandboxed private instances do not go together everywhere: cargo test -p cellar-tests --test hosts -- --ignored clocks"]
 fn with_clocks_ten_minutes_apart_backups_restores_to_a_time_and_the_status_are_right() {
     let Some(cluster) = HostsCluster::specified(3) else { return };
     CLOCKS.iter().for_each(|(host, ahead)| cluster.hosts.set_clock(host, *ahead));
