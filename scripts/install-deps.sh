@@ -29,7 +29,6 @@ need ss iproute2
 need systemd-analyze systemd
 need ip iproute2
 need nft nftables
-ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then

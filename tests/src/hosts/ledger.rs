@@ -100,12 +100,9 @@ impl Ledger {
     }
 
     /// What is wrong with the rows that a host has, if anything is: `gone` must not be there.
-<<<<<<< HEAD
-=======
     ///
     /// # Errors
     /// When there is: what.
->>>>>>> matrix
     pub fn compare(&self, cluster: &HostsCluster, host: &str, gone: &BTreeSet<u64>) -> Result<(), String> {
         let answer = cluster.sql(host, "SELECT n FROM ledger");
         if answer.code != 0 {

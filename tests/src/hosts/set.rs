@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::hosts::clocks::Clocks;
 use crate::hosts::network;
 use crate::hosts::slot::Slot;
 use crate::machine::run::{Finished, OsUser, bin_dir, postgres_user, run};
@@ -41,7 +40,6 @@ pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
     started: Mutex<Vec<Child>>,
-    pub(super) clocks: Clocks,
     slot: Slot,
 }
 
@@ -63,13 +61,7 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self {
-            hosts,
-            directory: place::next(),
-            started: Mutex::default(),
-            clocks: Clocks::default(),
-            slot,
-        };
+        let set = Self { hosts, directory: place::next(), started: Mutex::default(), slot };
         set.make();
         Some(set)
     }
@@ -149,7 +141,6 @@ impl Hosts {
             Err(error) => panic!("no program can be looked for: {error}"),
         };
         command.current_dir(self.directory(host)).env_remove("CELLAR_DIR").env_remove("CELLAR_ADMIN");
-        self.clocks.wind(host, &mut command);
         command
     }
 
