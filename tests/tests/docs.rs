@@ -349,6 +349,7 @@ const COMMANDS: &[&str] = &[
     "jobs",
     "backups",
     "kill",
+    "systemctl",
     "pg_ctl",
     "pg_waldump",
     "pgbackrest",
