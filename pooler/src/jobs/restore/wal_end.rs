@@ -242,6 +242,18 @@ mod tests {
         );
     }
 
+    /// By which all but the checkpoint itself was archived.
+    #[test]
+    fn checkpoint_of_a_shutdown_at_which_a_timeline_was_left_is_no_loss() {
+        let to = |left: &str| {
+            let survey = survey(&[(2, left)]);
+            let lineage = survey.lineage(Timeline::new(1)).unwrap();
+            least(&survey, &lineage, None).unwrap().lsn
+        };
+        assert_eq!(to("1\t0/50000A0\tx\n"), Lsn::new(0x500_0000));
+        assert_eq!(to("1\t0/50000A8\tx\n"), Lsn::new(0x500_00A8));
+    }
+
     #[test]
     fn last_received_segment_counts_when_it_is_not_replayed_yet() {
         let survey = survey(&[]);
