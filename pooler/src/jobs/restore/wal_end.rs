@@ -35,6 +35,10 @@ impl WalEnd {
     }
 }
 
+/// Where a shutdown's checkpoint ends in its segment: behind the long page header (40 bytes) and one record with PostgreSQL's
+/// `CheckPoint`, 114 bytes and padding to 8. On a build where that differs, the restore is refused, and its hint works.
+const SHUTDOWN_CHECKPOINT_END: u64 = 40 + 120;
+
 /// A position that a recovery must come to before it may be taken for complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Least {
@@ -125,8 +129,14 @@ fn least(survey: &Survey, lineage: &Lineage, held: Option<&HeldWal>) -> Option<L
         why: format!("this cell's own data has all up to {}, and a copy without it would lack what was committed there", held.replayed),
         hint: "promote this cell's standby instead, which has it: `SELECT pg_promote()` there. What is before the missing segment can be restored with --to-lsn".to_owned(),
     });
+    let size = survey.archive.size;
     let left = survey.left_for(lineage.timeline()).map(|(child, at)| Least {
-        lsn: at,
+        // A primary that is shut down ends a segment, archives it, and writes its checkpoint alone into the next.
+        lsn: if size.offset_of(at) == SHUTDOWN_CHECKPOINT_END {
+            size.start_of(size.number_of(at))
+        } else {
+            at
+        },
         why: format!("timeline {} was written up to {at}, where timeline {child} begins", lineage.timeline()),
         hint: format!(
             "timeline {child} has the same up to there: ask for it with `--timeline {child} --to-lsn {at}`"
@@ -230,6 +240,18 @@ mod tests {
             Some(first),
             "the cell has followed the next"
         );
+    }
+
+    /// By which all but the checkpoint itself was archived.
+    #[test]
+    fn checkpoint_of_a_shutdown_at_which_a_timeline_was_left_is_no_loss() {
+        let to = |left: &str| {
+            let survey = survey(&[(2, left)]);
+            let lineage = survey.lineage(Timeline::new(1)).unwrap();
+            least(&survey, &lineage, None).unwrap().lsn
+        };
+        assert_eq!(to("1\t0/50000A0\tx\n"), Lsn::new(0x500_0000));
+        assert_eq!(to("1\t0/50000A8\tx\n"), Lsn::new(0x500_00A8));
     }
 
     #[test]
