@@ -138,6 +138,12 @@ impl Cluster {
             repaired.closed_jobs.push(id);
         }
         self.repair_cells(store, &recorded, &mut repaired).await?;
+        // What a cell reported then stays until its lease ends, which begins anew. Until then it would be taken for the
+        // present, and a machine that is in a lost one's place would wait for it.
+        let reports = recorded.keys().map(|cell| Key::Status(self.state.database.clone(), cell.clone()));
+        for key in reports {
+            commit(store.transaction().delete(&key)).await?;
+        }
         let data = self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).data());
         let marks = data.filter_map(|data| read_mark(&data).transpose()).collect::<Result<Vec<_>>>()?;
         let took_effect = |mark: &Mark| mark.job.is_none_or(|job| !given_up.contains(&job));
@@ -188,7 +194,7 @@ impl Cluster {
 mod tests {
     use std::sync::Arc;
 
-    use cellar_model::{JobRecord, JobSpec, Pooler, RebuildParams, Run};
+    use cellar_model::{JobRecord, JobSpec, Pooler, PoolerStatus, RebuildParams, Run};
     use cellar_topology::MemoryKv;
 
     use super::*;
@@ -278,12 +284,37 @@ mod tests {
         let then = Cluster::sample(dir.path(), &["zone1", "zone9"]);
         let store = Store::new(Arc::new(MemoryKv::default()), now.keys());
         let database = now.state.database.clone();
+        let status = |name: &CellName| Key::Status(database.clone(), name.clone());
         for cell in &then.state.cells {
             let (key, pooler) =
                 (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
-            let both =
+            let all =
                 store.transaction().put(&key, &then.cell(cell)).put(&pooler, &then.pooler(cell).unwrap());
-            both.commit().await.unwrap();
+            let reported = PoolerStatus {
+                database: database.clone(),
+                cell: cell.name.clone(),
+                epoch: "one".to_owned(),
+                pid: 1,
+                held_lsn: None,
+                held_timeline: None,
+                incarnation: None,
+                state: cellar_model::InstanceState::Running,
+                message: String::new(),
+                role: cellar_model::Role::Standby,
+                system_identifier: None,
+                timeline: None,
+                streams_from: None,
+                receive_lag: cellar_model::LagClass::Unknown,
+                replay_lag: cellar_model::LagClass::Unknown,
+                archiver: cellar_model::Archiver::default(),
+                versions: cellar_model::Versions::default(),
+                certificate_expiry: None,
+                tls_server_up: true,
+                tls_server_accepts: Vec::new(),
+                unreadable_records: Vec::new(),
+                update_time: None,
+            };
+            all.put(&status(&cell.name), &reported).commit().await.unwrap();
         }
         let job = |n: u128| {
             JobRecord::new(
@@ -335,6 +366,8 @@ mod tests {
         assert_eq!(store.get::<JobRecord>(&key(&ended)).await.unwrap().unwrap().record.closure, None);
         for (cell, there) in [("zone1", true), ("zone3", true), ("zone9", false)] {
             let name: CellName = cell.parse().unwrap();
+            let reported = store.get::<serde_json::Value>(&status(&name)).await.unwrap();
+            assert!(reported.is_none(), "what it reported then is not so now");
             let found = store.get::<Cell>(&Key::Cell(name.clone())).await.unwrap();
             let pooler = store.get::<Pooler>(&Key::Pooler(database.clone(), name)).await.unwrap();
             assert_eq!((found.is_some(), pooler.is_some()), (there, there), "{cell}");

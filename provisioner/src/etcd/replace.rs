@@ -1,8 +1,8 @@
 //! Replacing a member of etcd whose host or data is lost, taking one out for good, and adding one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cellar_topology::{EtcdKv, EtcdMember, StoreError, retry};
+use cellar_topology::{EtcdEndpoint, EtcdKv, EtcdMember, StoreError, retry};
 
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::processes::etcd_arguments::EtcdPeer;
@@ -10,6 +10,13 @@ use crate::processes::etcd_arguments::EtcdPeer;
 /// How long etcd may refuse a change: it takes none before all members that stay have been connected to each other for
 /// five seconds ("unhealthy cluster").
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long those that answer may follow no leader before they count as members without one: several times etcd's
+/// election timeout.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often they are asked meanwhile.
+const ELECTION_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What to do next about a member that is to be replaced.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,7 +138,14 @@ async fn changed(
 
 /// The members, and the ids of those that answer and follow a leader.
 async fn look(etcd: &EtcdKv, wanted: &EtcdPeer) -> Result<(Vec<EtcdMember>, Vec<u64>)> {
-    let endpoints = etcd.endpoints().await;
+    let mut endpoints = etcd.endpoints().await;
+    // While they elect a leader those that are well follow none.
+    let begun = Instant::now();
+    let elects = |endpoint: &EtcdEndpoint| endpoint.status.as_ref().is_ok_and(|status| status.leader == 0);
+    while endpoints.iter().any(elects) && begun.elapsed() < ELECTION_TIMEOUT {
+        tokio::time::sleep(ELECTION_INTERVAL).await;
+        endpoints = etcd.endpoints().await;
+    }
     let answers = endpoints.iter().filter_map(|endpoint| endpoint.status.as_ref().ok());
     let answering: Vec<u64> = answers.filter(|status| status.leader != 0).map(|status| status.id).collect();
     match etcd.members().await {
