@@ -160,7 +160,7 @@ fn about(view: &View, full: &View, id: JobId) -> (Option<JobState>, [bool; 3], i
     let state = view.ended.get(&id).map(|ended| ended.state).or_else(|| Some(view.job(&id)?.state));
     let (job, run) = full.jobs.get(&id).map(keys).unzip();
     let revision = |key: Option<Key>| key.map_or(0, |key| view.revision(&key));
-    let is = [view.knows(&id), view.has_ended(&id), view.is_end_recorded(&id)];
+    let is = [view.knows(&id), view.has_ended(&id), view.recorded_end(&id).is_some()];
     (state, is, revision(job), revision(run))
 }
 

@@ -127,11 +127,11 @@ enum Ahead {
 /// Why data with this mark has a higher number than the record; none when it has not. Numbers only grow. While a restore
 /// has fenced the database, data may have its mark already, and the fence holds anyway.
 ///
-/// The end of a restore is recorded after its incarnation. So a record that knows of the end and not of the incarnation
-/// is not behind.
-fn ahead(incarnation: &Incarnation, mark: Mark, is_end_recorded: impl Fn(&JobId) -> bool) -> Option<Ahead> {
+/// The end of a restore is recorded after its incarnation. So where a restore is known to have ended without effect, and its
+/// incarnation is not recorded, the record is not behind.
+fn ahead(incarnation: &Incarnation, mark: Mark, is_given_up: impl Fn(&JobId) -> bool) -> Option<Ahead> {
     let is_ahead = incarnation.fence.is_none() && mark.number > incarnation.number;
-    let abandoned = || mark.job.filter(is_end_recorded).map(Ahead::Abandoned);
+    let abandoned = || mark.job.filter(is_given_up).map(Ahead::Abandoned);
     is_ahead.then(|| abandoned().unwrap_or(Ahead::RecordBehind))
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn standing(agent: &Agent, data: &Path) -> Result<Standing, StandingE
         };
     };
     let mark = Mark::read(data).map_err(|source| StandingError::Mark { path: data.join(MARK), source })?;
-    match ahead(incarnation, mark, |job| view.is_end_recorded(job)) {
+    match ahead(incarnation, mark, |job| view.is_known_to_have_failed(job)) {
         None => {}
         Some(Ahead::Abandoned(job)) => return Err(StandingError::Abandoned { job }),
         Some(Ahead::RecordBehind) => {

@@ -124,10 +124,14 @@ impl Cluster {
                 let key = Key::Job(job.database.clone(), *id);
                 closures.push((*id, view.revision(&key), key, job.clone()));
             }
-            // The end of a restore is recorded after its incarnation. One that has ended and whose incarnation is not
+            // The end of a restore is recorded after its incarnation. One that has failed and whose incarnation is not
             // recorded was given up, and data that it made in place of a cell's is not the database's.
-            given_up =
-                view.jobs.keys().copied().filter(|id| view.is_end_recorded(id)).collect::<BTreeSet<_>>();
+            given_up = view
+                .jobs
+                .keys()
+                .copied()
+                .filter(|id| view.is_known_to_have_failed(id))
+                .collect::<BTreeSet<_>>();
             recorded = view.cells.clone();
             incarnation = view.incarnation(&self.state.database);
             incarnation_revision = view.revision(&Key::Incarnation(self.state.database.clone()));

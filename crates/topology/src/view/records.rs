@@ -144,13 +144,20 @@ impl View {
         self.claims.get(&run_key(record)).map(String::as_str)
     }
 
-    /// Whether the end of a job is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
+    /// How a job ended, if its end is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
     #[must_use]
-    pub fn is_end_recorded(&self, id: &JobId) -> bool {
-        let is_over = |record: &JobRecord| {
-            record.closure.is_some() || self.run(record).is_some_and(|run| run.state.is_terminal())
+    pub fn recorded_end(&self, id: &JobId) -> Option<JobState> {
+        let of_record = |record: &JobRecord| {
+            let closed = record.closure.as_ref().map(|closure| closure.state);
+            closed.or_else(|| self.run(record).map(|run| run.state).filter(|state| state.is_terminal()))
         };
-        self.ended.contains_key(id) || self.jobs.get(id).is_some_and(is_over)
+        self.ended.get(id).map(|ended| ended.state).or_else(|| self.jobs.get(id).and_then(of_record))
+    }
+
+    /// Whether a job is known to have ended otherwise than with success.
+    #[must_use]
+    pub fn is_known_to_have_failed(&self, id: &JobId) -> bool {
+        self.recorded_end(id).is_some_and(|state| state != JobState::Succeeded)
     }
 
     /// Whether a job has ended. A job that is not there has ended; one that cannot be read may still run.
