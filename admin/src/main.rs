@@ -40,7 +40,7 @@ struct Arguments {
     #[arg(long)]
     cluster: ClusterName,
     /// Which cluster of that name it is: with another one's records in etcd nothing is done.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", env = "CELLAR_CLUSTER_ID")]
     cluster_id: Option<uuid::Uuid>,
     /// etcd's endpoints, such as https://localhost:12379: those of all members, separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]

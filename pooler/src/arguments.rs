@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long)]
     pub cluster: ClusterName,
     /// Which cluster of that name it is: with another one's records in etcd nothing is done.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", env = "CELLAR_CLUSTER_ID")]
     pub cluster_id: Option<uuid::Uuid>,
     /// The database that the instance belongs to.
     #[arg(long)]

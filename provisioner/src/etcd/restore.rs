@@ -220,6 +220,7 @@ impl Cluster {
             what: "the etcd of the restore".to_owned(),
             program,
             arguments,
+            environment: None,
             directory: self.layout.root(),
             log: self.etcd_log(),
             log_owner: self.owner(),

@@ -32,6 +32,8 @@ pub struct HostCommand {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// A variable that it is given.
+    pub environment: Option<(&'static str, String)>,
     /// User and group to become before; none for a program that does so itself, or when this process is that user.
     pub run_as: Option<(u32, u32)>,
     /// Where it works.
@@ -74,7 +76,8 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
         HostProgram::Multiadmin => (daemon("multiadmin")?, cluster.admin_arguments()?, None),
         HostProgram::Multipooler => (daemon("multipooler")?, cluster.pooler_arguments(&cell)?, None),
     };
-    Ok(HostCommand { program, arguments, run_as, directory: dir.to_owned() })
+    let environment = cluster.daemon_environment();
+    Ok(HostCommand { program, arguments, environment, run_as, directory: dir.to_owned() })
 }
 
 /// Starts what does not run on this host; gives the names of what was started. systemd starts it where its units run the

@@ -42,6 +42,9 @@ pub(crate) fn daemon(program: &'static str) -> Result<PathBuf> {
     })
 }
 
+/// Names the variable of which the daemons take `--cluster-id`.
+const CLUSTER_ID_VARIABLE: &str = "CELLAR_CLUSTER_ID";
+
 impl Cluster {
     /// Makes the directories that do not belong to one cell.
     pub(crate) fn make_shared_directories(&self) -> Result<()> {
@@ -111,7 +114,6 @@ impl Cluster {
                 arguments.extend([flag.to_owned(), value]);
             }
         }
-        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
     }
@@ -147,15 +149,14 @@ impl Cluster {
         if !self.is_local() && self.has_etcd() {
             arguments.extend(["--etcd-tls-dir".to_owned(), self.etcd_tls().display().to_string()]);
         }
-        self.push_cluster_id(&mut arguments);
         self.push_os_user(&mut arguments);
         Ok(arguments)
     }
 
-    fn push_cluster_id(&self, arguments: &mut Vec<String>) {
-        if let Some(id) = &self.state.id {
-            arguments.extend(["--cluster-id".to_owned(), id.to_string()]);
-        }
+    /// What the daemons are told by a variable instead of an argument: those of an older release do not know the argument, and
+    /// would not start.
+    pub(crate) fn daemon_environment(&self) -> Option<(&'static str, String)> {
+        Some((CLUSTER_ID_VARIABLE, self.state.id?.to_string()))
     }
 
     fn push_os_user(&self, arguments: &mut Vec<String>) {
@@ -176,6 +177,7 @@ impl Cluster {
             what,
             program: daemon(program)?,
             arguments,
+            environment: self.daemon_environment(),
             directory: self.layout.root(),
             log,
             log_owner: self.owner(),

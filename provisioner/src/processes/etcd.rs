@@ -125,6 +125,7 @@ impl Cluster {
             what: "etcd".to_owned(),
             program,
             arguments: self.etcd_arguments()?,
+            environment: None,
             directory: self.layout.root(),
             log: self.etcd_log(),
             log_owner: self.owner(),

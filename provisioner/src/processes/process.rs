@@ -32,6 +32,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// A variable that it is given.
+    pub(crate) environment: Option<(&'static str, String)>,
     /// Its working directory.
     pub(crate) directory: &'a Path,
     /// Gets what it writes.
@@ -76,6 +78,7 @@ impl Launch<'_> {
         for name in SERVICE_MANAGER_VARIABLES {
             command.env_remove(name);
         }
+        command.envs(self.environment);
         if let Some((uid, gid)) = self.run_as {
             command.uid(uid).gid(gid);
         }
@@ -143,6 +146,7 @@ mod tests {
             what: "a test".into(),
             program: program.into(),
             arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+            environment: None,
             directory: dir,
             log: dir.join("log"),
             log_owner: None,

@@ -203,6 +203,7 @@ fn exec(global: &Global, program: Program) -> Outcome {
             command.env_remove(name);
         }
     }
+    command.envs(found.environment);
     if let Some((uid, gid)) = found.run_as {
         command.uid(uid).gid(gid);
     }
