@@ -20,4 +20,4 @@ pub use machine::run::{
 };
 pub use machine::service_manager::ServiceManager;
 pub use machine::sweep::{clean_up_when_told_to_end, kill_hard, remove_directory};
-pub use machine::wait::{block_on, eventually, eventually_is, wait_for, wait_until};
+pub use machine::wait::{block_on, eventually, wait_for, wait_until};

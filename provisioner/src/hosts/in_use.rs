@@ -2,12 +2,11 @@
 //! still; and until when.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use cellar_model::{CellName, Key, PoolerStatus, Ports, timestamp_ms};
-use cellar_tls::{CA_CERTIFICATE, CertificateInfo, ClientTls, ProbeProtocol, SERVER_CERTIFICATE, probe};
+use cellar_model::{CellName, HostName, Key, PoolerStatus, Ports, timestamp_ms};
+use cellar_tls::{CA_CERTIFICATE, CertificateInfo, SERVER_CERTIFICATE};
 use cellar_topology::Store;
 
 use crate::certificates::set::CertificateSet;
@@ -17,61 +16,24 @@ use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 use crate::hosts::host::open_host;
 
-/// How long one probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A server of a host, and the certificate that was issued for it last.
-struct Server {
-    what: &'static str,
-    host: String,
-    port: u16,
-    issued: CertificateInfo,
-}
-
-/// Whether a server uses the certificate that was issued for it last; else why that is not known or not so.
-async fn is_in_use(server: &Server, visitor: &ClientTls) -> std::result::Result<(), String> {
-    let Server { what, host, port, issued } = server;
-    let failed = |reason: String| format!("its {what} cannot be asked which certificate it uses: {reason}");
-    let addresses = cellar_system::addresses_of(host).map_err(|error| failed(error.to_string()))?;
-    let Some(address) = addresses.into_iter().next() else {
-        return Err(failed("it has no address".to_owned()));
-    };
-    let tls = visitor.rustls_config().map_err(|error| failed(error.to_string()))?;
-    let address = SocketAddr::new(address, *port);
-    let found = probe(address, host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
-    let served = found.map_err(|error| failed(error.to_string()))?.served.serial;
-    match served == issued.serial {
-        true => Ok(()),
-        false => {
-            Err(format!("its {what} uses the certificate {served} and not {}, the newest", issued.serial))
-        }
-    }
-}
-
 impl Cluster {
     /// Cells whose hosts do not use what was issued for them last, each with why.
     ///
     /// etcd and multiadmin are asked what they serve. A pooler tells until when the certificates are valid that it, PostgreSQL
     /// and pgBackRest use; each issue ends at another second.
     pub(crate) async fn hosts_behind(&self, store: &Store) -> Result<BTreeMap<CellName, String>> {
-        let (etcd, admin) =
-            (ClientTls::from_dir(&self.etcd_client_tls())?, ClientTls::from_dir(&self.layout.client())?);
         let mut behind = BTreeMap::new();
         for cell in &self.state.cells {
             let Some(host) = &cell.host else { continue };
             let (name, directories) = (&cell.name, self.for_host(&cell.name));
-            let server = |what, port, file: &Path| -> Result<Server> {
-                let issued = CertificateInfo::from_file(file)?;
-                Ok(Server { what, host: host.host.to_string(), port: self.port(port)?, issued })
-            };
             let mut problem = None;
             if host.etcd {
                 let file = directories.etcd().join("tls").join(SERVER_CERTIFICATE);
-                problem = is_in_use(&server("etcd", Ports::ETCD_CLIENT, &file)?, &etcd).await.err();
+                problem = self.not_in_use("etcd", &host.host, Ports::ETCD_CLIENT, &file).await?;
             }
             if host.multiadmin && problem.is_none() {
                 let file = directories.multiadmin().join(ADMIN_CERTIFICATE);
-                problem = is_in_use(&server("multiadmin", Ports::ADMIN_GRPC, &file)?, &admin).await.err();
+                problem = self.not_in_use("multiadmin", &host.host, Ports::ADMIN_GRPC, &file).await?;
             }
             if problem.is_none() {
                 let key = Key::Status(self.state.database.clone(), name.clone());
@@ -83,6 +45,25 @@ impl Cluster {
         Ok(behind)
     }
 
+    /// Why a server of a host does not use the certificate in `issued`, or why that is not known; none when it uses it.
+    async fn not_in_use(
+        &self,
+        what: &str,
+        host: &HostName,
+        port: u16,
+        issued: &Path,
+    ) -> Result<Option<String>> {
+        let newest = CertificateInfo::from_file(issued)?.serial;
+        Ok(match self.served_at(host, port).await {
+            Ok(served) if served.serial == newest => None,
+            Ok(served) => Some(format!(
+                "its {what} uses the certificate {} and not {newest}, the newest",
+                served.serial
+            )),
+            Err(reason) => Some(format!("its {what} cannot be asked which certificate it uses: {reason}")),
+        })
+    }
+
     /// Problems with the certificates of hosts: those that do not use the newest, and those that end soon. Nothing but people
     /// renews them, since no host has a key that signs.
     pub async fn certificate_findings(&self) -> Vec<Finding> {
@@ -91,7 +72,14 @@ impl Cluster {
         }
         let mut findings = self.certificates_due(SystemTime::now());
         let behind = async { self.hosts_behind(&self.store().await?).await };
-        for (cell, why) in behind.await.unwrap_or_default() {
+        let behind = behind.await.unwrap_or_else(|error| {
+            findings.push(Finding {
+                message: format!("it is not known whether the hosts use their newest certificates: {error}"),
+                hint: Some("repeat the command when etcd answers (`cellar etcd status`)".to_owned()),
+            });
+            BTreeMap::new()
+        });
+        for (cell, why) in behind {
             let bundle = self.bundle_path(&cell);
             findings.push(Finding {
                 message: format!("cell {cell}: {why}"),
@@ -178,6 +166,8 @@ fn pooler_problem(status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cluster::cell_host::CellHost;
 

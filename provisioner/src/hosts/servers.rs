@@ -2,7 +2,7 @@
 //! seen from the operator's machine. One that is silent costs nothing while the others work, so nobody would notice.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cellar_api::v1::ListCellsRequest;
 use cellar_model::{CellName, Code, HostName, Ports};
@@ -41,23 +41,6 @@ pub(super) enum ServerKind {
     /// The etcd member, with the id that it says it has.
     Etcd(Option<u64>),
     Multiadmin,
-}
-
-impl HostServer {
-    /// What to do about its certificate, if it was to be renewed before now.
-    #[must_use]
-    pub fn certificate_due(&self, now: SystemTime) -> Option<Finding> {
-        let certificate = self.certificate.as_ref()?;
-        let _ = certificate.warning(now)?;
-        let days = certificate.not_after.duration_since(now).unwrap_or_default().as_secs() / 86400;
-        Some(Finding {
-            message: format!("the certificate of {} ends in {days} days", self.what),
-            hint: Some(format!(
-                "`cellar cluster bundle {}` issues a new one: install the bundle on its host",
-                self.cell
-            )),
-        })
-    }
 }
 
 /// What is wrong with a member of etcd. `lost` when no majority works.
@@ -144,7 +127,7 @@ impl Cluster {
         }
         let with_certificate =
             servers.into_iter().map(|(host, port, kind, cell, what, problem)| async move {
-                let certificate = self.served_at(host, port).await;
+                let certificate = self.served_at(host, port).await.ok();
                 HostServer { what, cell: cell.clone(), problem, certificate, kind }
             });
         Ok(join_all(with_certificate).await)
@@ -161,14 +144,21 @@ impl Cluster {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// The certificate that a server serves.
-    async fn served_at(&self, host: &HostName, base: u16) -> Option<CertificateInfo> {
-        let port = self.port(base).ok()?;
-        let address = addresses_of(host).ok()?.into_iter().next()?;
-        let tls = ClientTls::from_dir(&self.etcd_client_tls()).ok()?.rustls_config().ok()?;
-        let found =
-            probe(SocketAddr::new(address, port), host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
-        Some(found.ok()?.served)
+    /// The certificate that a server of a host serves; else why it cannot be had. `base` is its port before the offset.
+    pub(super) async fn served_at(
+        &self,
+        host: &HostName,
+        base: u16,
+    ) -> std::result::Result<CertificateInfo, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let port = self.port(base).map_err(|error| text(&error))?;
+        let addresses = addresses_of(host).map_err(|error| text(&error))?;
+        let address = addresses.into_iter().next().ok_or("it has no address")?;
+        let tls = ClientTls::from_dir(&self.etcd_client_tls()).and_then(|tls| tls.rustls_config());
+        let tls = tls.map_err(|error| text(&error))?;
+        let address = SocketAddr::new(address, port);
+        let found = probe(address, host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
+        Ok(found.map_err(|error| text(&error))?.served)
     }
 }
 

@@ -58,23 +58,6 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, Duration::from_secs(60), || condition().then_some(()));
 }
 
-/// Waits until `look` returns `expected`, at most a minute.
-///
-/// # Panics
-/// When it does not, with what it returned last.
-#[track_caller]
-pub fn eventually_is(what: &str, expected: &str, mut look: impl FnMut() -> String) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let seen = look();
-        if seen == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "not within a minute: {what}: {expected:?}, but {seen:?}");
-        std::thread::sleep(MAX_INTERVAL);
-    }
-}
-
 /// Runs a future to its end, for a test that is not async. What it spawns, such as a connection, goes on afterwards.
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {

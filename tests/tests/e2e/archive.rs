@@ -46,19 +46,25 @@ fn note(cluster: &Cluster, cell: &str, segment: &str, kind: &str) -> PathBuf {
     wal(cluster, cell).join("archive_status").join(format!("{segment}.{kind}"))
 }
 
+/// A ledger in a cluster of zone1 and zone2 whose primary zone1 archives nothing any more: the rows, which zone2 has, too,
+/// and the two segments that have ended since.
+#[track_caller]
+fn with_two_unarchived(cluster: &Cluster) -> (ledger::Rows, Vec<String>) {
+    ledger::create(cluster);
+    let mut rows = vec![ledger::insert(cluster, "archived")];
+    archives(cluster);
+    archive_with(cluster, "zone1", Some("false"));
+    let waiting = ["first", "second"].map(|what| segment_with_row(cluster, &mut rows, what)).to_vec();
+    rows.push(ledger::insert(cluster, "in the next segment"));
+    check(cluster, &["zone1", "zone2"], &rows);
+    (rows, waiting)
+}
+
 /// A standby notes every segment that it has received as archived. Its primary is lost before it has archived two.
 #[test]
 fn wal_that_a_lost_primary_had_not_archived_is_archived_by_its_successor() {
     let cluster = Cluster::up("zone1,zone2");
-    let cells = ["zone1", "zone2"];
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "archived")];
-    archives(&cluster);
-    archive_with(&cluster, "zone1", Some("false"));
-    let waiting: Vec<String> =
-        ["first", "second"].map(|what| segment_with_row(&cluster, &mut rows, what)).to_vec();
-    rows.push(ledger::insert(&cluster, "in the next segment"));
-    check(&cluster, &cells, &rows);
+    let (rows, waiting) = with_two_unarchived(&cluster);
     for segment in &waiting {
         eventually("the standby to note it as archived", || {
             note(&cluster, "zone2", segment, "done").exists()
@@ -83,14 +89,7 @@ fn wal_that_a_lost_primary_had_not_archived_is_archived_by_its_successor() {
 fn rebuild_of_a_former_primary_archives_first_what_it_alone_has() {
     let cluster = Cluster::up("zone1,zone2");
     let cells = ["zone1", "zone2"];
-    ledger::create(&cluster);
-    let mut rows = vec![ledger::insert(&cluster, "archived")];
-    archives(&cluster);
-    archive_with(&cluster, "zone1", Some("false"));
-    let waiting: Vec<String> =
-        ["first", "second"].map(|what| segment_with_row(&cluster, &mut rows, what)).to_vec();
-    rows.push(ledger::insert(&cluster, "in the next segment"));
-    check(&cluster, &cells, &rows);
+    let (mut rows, waiting) = with_two_unarchived(&cluster);
     cluster.sql("zone2", "ALTER SYSTEM SET primary_conninfo = ''");
     cluster.sql("zone2", "SELECT pg_reload_conf()");
     eventually("nobody to receive", || {

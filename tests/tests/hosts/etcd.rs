@@ -82,6 +82,16 @@ fn lose(cluster: &HostsCluster, host: &str) {
     std::fs::remove_dir_all(cluster.host_directory(host)).unwrap();
 }
 
+/// Replaces the etcd member of a host that has lost all, installs its new bundle there, and waits for its cell's rows.
+#[track_caller]
+fn replace(cluster: &HostsCluster, host: &str, cell: &str, rows: usize) {
+    let _ = cluster.cellar(&["etcd", "replace", cell]).ok();
+    let _ = cluster.install(host).ok();
+    let _ = cluster.on(host, &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows(host, rows);
+}
+
 /// The members of etcd that answer, by their hosts; the ids too.
 #[track_caller]
 fn members(cluster: &HostsCluster) -> Vec<(String, String)> {
@@ -163,11 +173,7 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     lose(&cluster, "db3");
     let lost = cluster.install("db3").refused(3);
     assert!(lost.contains("cellar etcd replace"), "{lost}");
-    let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
-    let _ = cluster.install("db3").ok();
-    let _ = cluster.on("db3", &["start"]).ok();
-    let _ = cluster.wait().ok();
-    cluster.wait_for_rows("db3", 100);
+    replace(&cluster, "db3", "zone3", 100);
 }
 
 #[test]
@@ -343,9 +349,5 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
     lose(&cluster, "db2");
     let lost = install_with(&cluster, "db2", snapshot).refused(3);
     assert!(lost.contains("cellar etcd replace"), "{lost}");
-    let _ = cluster.cellar(&["etcd", "replace", "zone2"]).ok();
-    let _ = cluster.install("db2").ok();
-    let _ = cluster.on("db2", &["start"]).ok();
-    let _ = cluster.wait().ok();
-    cluster.wait_for_rows("db2", 200);
+    replace(&cluster, "db2", "zone2", 200);
 }

@@ -82,12 +82,6 @@ async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
     }
 }
 
-/// The problems of the servers on hosts: those that are silent, and those whose certificates should have been renewed.
-fn server_problems(servers: &[HostServer], now: SystemTime) -> Vec<Finding> {
-    let silent = servers.iter().filter_map(|server| server.problem.clone());
-    silent.chain(servers.iter().filter_map(|server| server.certificate_due(now))).collect()
-}
-
 fn timestamp(time: SystemTime) -> Option<Timestamp> {
     jiff::Timestamp::try_from(time).ok().map(Timestamp::from)
 }
@@ -112,7 +106,7 @@ pub(crate) async fn run(global: &Global) -> Outcome {
         true => cluster.preflight(&cluster.state.cells, 0)?,
         false => {
             let mut findings = cluster.certificate_findings().await;
-            findings.extend(server_problems(&servers, SystemTime::now()));
+            findings.extend(servers.iter().filter_map(|server| server.problem.clone()));
             findings
         }
     };

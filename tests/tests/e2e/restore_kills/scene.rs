@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, eventually, eventually_is, processes_with, wait_for};
+use cellar_tests::{Cluster, eventually, processes_with, wait_for, wait_until};
 use serde_json::Value;
 
 /// Longest wait for a moment of a restore.
@@ -111,9 +111,9 @@ pub(super) fn check_members(cluster: &Cluster, expected: &str) {
     assert_eq!(rows(cluster, &primary), expected, "in the primary {primary}");
     for cell in all.iter().filter(|cell| **cell != primary) {
         cluster.wait_streaming(cell);
-        eventually_is(&format!("rows of {cell}, whose primary {primary} has them"), expected, || {
+        wait_until(&format!("the rows of {primary} in {cell}, {expected:?}"), MOMENT_TIMEOUT, || {
             let seen = cluster.try_sql(cell, "SELECT count(*) || ' ' || coalesce(sum(i), 0) FROM t");
-            format!("{}{}", seen.stdout.trim(), seen.stderr)
+            if seen.stdout.trim() == expected { Ok(()) } else { Err(format!("{seen:?}")) }
         });
     }
     for cell in &all {
