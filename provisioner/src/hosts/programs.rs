@@ -128,7 +128,9 @@ impl NewPrograms {
                 refused(reason, "nothing was changed: name a directory with programs for this machine")
             })?;
             found.versions.push(version);
-            if !has_same_content(&new, &place).map_err(ProvisionError::io("compare", &new))? {
+            // What an interrupted upgrade has kept can be put back, although the new file is in place.
+            let is_new = !has_same_content(&new, &place).map_err(ProvisionError::io("compare", &new))?;
+            if is_new || kept(&place).exists() {
                 found.exchanges.push(Exchange { new, place });
             }
         }
@@ -221,6 +223,7 @@ mod tests {
         assert_eq!(found.versions, ["multiadmin 2", "multipooler 2"]);
         // Twice, as after an interruption: what was well is what is kept.
         found.install().unwrap();
+        let found = find().unwrap();
         found.install().unwrap();
         assert!(text("multiadmin").contains('2') && text("multipooler").contains('2'));
         assert_eq!(used.join("multiadmin").metadata().unwrap().permissions().mode() & 0o7777, MODE);

@@ -103,7 +103,11 @@ impl Upgrade<'_> {
         }
         let postgres = self.postgres();
         if let Some(new) = &self.new {
-            new.install()?;
+            if let Err(error) = new.install() {
+                // Some may be in place already.
+                new.put_back()?;
+                return Err(error);
+            }
             self.steps.step(&format!("in place: {}", new.versions.join(", ")));
         }
         let mut touched = Vec::new();
@@ -126,6 +130,9 @@ impl Upgrade<'_> {
             }
             self.steps.step(&format!("{} is well", program.what(&self.cell)));
         }
+        if let Some(new) = &self.new {
+            new.forget_previous()?;
+        }
         if let Some(before) = postgres {
             let same = self.postgres().is_some_and(|now| now == before);
             if !same {
@@ -141,9 +148,6 @@ impl Upgrade<'_> {
             self.steps.step(&format!("PostgreSQL is the same process as before, {}", before.pid));
         }
         self.wait_for_others().await?;
-        if let Some(new) = &self.new {
-            new.forget_previous()?;
-        }
         let restarted = touched.into_iter().map(|program| program.what(&self.cell)).collect();
         Ok(Upgraded { cell: self.cell.clone(), restarted })
     }
@@ -245,6 +249,12 @@ impl Upgrade<'_> {
 
     /// Puts the programs of before in place again and starts with them what was started anew; how that ended.
     async fn roll_back(&self, touched: &[HostProgram]) -> String {
+        if let [HostProgram::Etcd] = touched {
+            if let Some(Err(error)) = self.new.as_ref().map(NewPrograms::put_back) {
+                return format!("the programs of before could not be put back: {}", text_of(&error));
+            }
+            return "it is Debian's program, and nothing of Cellar's was started anew: look at its log, or install the package of before again (`apt-get install etcd-server=VERSION`), then repeat the command".to_owned();
+        }
         let Some(new) = &self.new else {
             return "the programs of before are not here any more: install their package again (`apt-get install cellar-server=VERSION cellar=VERSION`), then repeat the command".to_owned();
         };
@@ -253,7 +263,8 @@ impl Upgrade<'_> {
         }
         self.steps.step("the programs of before are in place again");
         let mut problems = Vec::new();
-        for program in touched {
+        // etcd was well, and is none of what was put back.
+        for program in touched.iter().filter(|program| **program != HostProgram::Etcd) {
             if let Err(reason) = self.exchange(*program).await {
                 problems.push(format!("{}: {reason}", program.what(&self.cell)));
             }
