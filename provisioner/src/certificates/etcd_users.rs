@@ -16,18 +16,19 @@ impl Cluster {
         Ok(self.etcd().await?.ensure_user(&EtcdUser { name, grants }).await?)
     }
 
-    /// Removes the users that a cell's pooler had in etcd before its certificates were revoked.
-    pub(crate) async fn dismiss_former_poolers(&self, cell: &CellName) -> Result<()> {
+    /// Removes the users that a cell's pooler, and the multiadmin on its host, had in etcd before certificates were revoked.
+    pub(crate) async fn dismiss_former_users(&self, cell: &CellName) -> Result<()> {
         let etcd = self.etcd().await?;
         for revocations in 0..self.revocations_of(cell) {
             etcd.remove_user(&self.pooler_request(cell, revocations).common_name).await?;
+            etcd.remove_user(&self.multiadmin_request(cell, revocations).common_name).await?;
         }
         Ok(())
     }
 
     /// Removes a cell's pooler from etcd's users.
     pub(crate) async fn dismiss_pooler(&self, cell: &CellName) -> Result<()> {
-        self.dismiss_former_poolers(cell).await?;
+        self.dismiss_former_users(cell).await?;
         let name = self.pooler_request(cell, self.revocations_of(cell)).common_name;
         Ok(self.etcd().await?.remove_user(&name).await?)
     }
@@ -75,7 +76,7 @@ impl Cluster {
             self.admit_pooler(&cell.name).await?;
             // Its host may not have its new certificates yet.
             if self.is_local() || self.state.revoking.is_none() {
-                self.dismiss_former_poolers(&cell.name).await?;
+                self.dismiss_former_users(&cell.name).await?;
             }
         }
         Ok(etcd.enable_permissions().await?)

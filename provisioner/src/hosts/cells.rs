@@ -96,7 +96,7 @@ pub async fn add_cell_on_host(
     cluster.state.save(&cluster.layout)?;
     cluster.admit_pooler(name).await?;
     cluster.admit_multiadmin(name).await?;
-    cluster.rename_poolers(&cluster.store().await?).await?;
+    cluster.rename_users(&cluster.store().await?).await?;
     let bundles = cluster.issue_bundles(std::slice::from_ref(name), false)?;
     Ok((cell, Bundles { cluster, bundles }))
 }
@@ -147,12 +147,17 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     let had_member = cluster.remove_etcd_of(name, steps).await?;
     cluster.dismiss_host(name).await?;
     // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
-    remember_certificates(&cluster.keys_of(name).tls(), &cluster.layout.ca(), None)?;
+    let tls = cluster.keys_of(name).tls();
+    // An earlier run may have removed them.
+    if tls.exists() {
+        remember_certificates(&tls, &cluster.layout.ca(), None)?;
+    }
+    // Before the state forgets the cell: a run that ends in between is repeated.
+    remove_tree(cluster.for_host(name).root())?;
+    cluster.remove_bundle(name)?;
     cluster.state.count_revocation(name);
     cluster.state.remove_cell(name);
     cluster.state.save(&cluster.layout)?;
-    remove_tree(cluster.for_host(name).root())?;
-    cluster.remove_bundle(name)?;
     cluster.issue_client(&cluster.authority()?)?;
     let removed = RemovedCell { cell, kept: host.map(|host| host.directory) };
     if !had_member {

@@ -73,7 +73,7 @@ impl Cluster {
                 steps.step(&format!("cells may not reach each other's pgBackRest meanwhile: {error}"));
             }
         }
-        self.rename_poolers(&store).await?;
+        self.rename_users(&store).await?;
         self.reissue_renamed(&revoking, &ca)?;
         self.replace_compromised(&mut revoking, &ca, steps)?;
         self.wait_for_hosts(&revoking, deadline, steps).await?;
@@ -83,7 +83,7 @@ impl Cluster {
         let store = self.store().await?;
         self.publish_revoked().await?;
         for cell in &self.state.cells {
-            self.dismiss_former_poolers(&cell.name).await?;
+            self.dismiss_former_users(&cell.name).await?;
         }
         if let Some(former) = revoking.former_name {
             self.accept_names(&store, &[name], deadline).await?;

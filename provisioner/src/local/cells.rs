@@ -100,7 +100,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     cluster.state.add_cell(name.clone(), cell.index);
     cluster.state.save(&cluster.layout)?;
     cluster.admit_pooler(name).await?;
-    cluster.rename_poolers(&cluster.store().await?).await?;
+    cluster.rename_users(&cluster.store().await?).await?;
     let mut launched = cluster.launch(&[local], false).await?;
     let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;

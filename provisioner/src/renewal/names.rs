@@ -70,7 +70,7 @@ impl Cluster {
 
     /// Finishes an interrupted change of names, and repeats it for an etcd with older records.
     pub(crate) async fn finish_name_change(&self, store: &Store, deadline: Instant) -> Result<()> {
-        self.rename_poolers(store).await?;
+        self.rename_users(store).await?;
         let wanted = [self.state.pgbackrest_name];
         match store.get::<Database>(&Key::Database(self.state.database.clone())).await? {
             Some(found) if found.record.accepted_names() != wanted => {
@@ -80,9 +80,11 @@ impl Cluster {
         }
     }
 
-    /// Makes the poolers of cells whose certificates were revoked known under the names that they have since.
-    pub(crate) async fn rename_poolers(&self, store: &Store) -> Result<()> {
+    /// Makes the pooler, and the multiadmin on the host, of cells whose certificates were revoked known under the names that
+    /// they have since.
+    pub(crate) async fn rename_users(&self, store: &Store) -> Result<()> {
         for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
+            self.admit_multiadmin(&cell.name).await?;
             self.admit_pooler(&cell.name).await?;
             let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
             // No other program changes it, and `cells remove` waits for the lock on this directory.

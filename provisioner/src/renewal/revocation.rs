@@ -155,7 +155,7 @@ impl Cluster {
                 steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
             }
         }
-        if let Err(error) = self.rename_poolers(&store).await {
+        if let Err(error) = self.rename_users(&store).await {
             steps.step(&format!("a pooler's new name cannot be recorded in etcd: {error}"));
         }
 
@@ -173,7 +173,7 @@ impl Cluster {
         let _ = self.sign_revoked(&revoking.serials)?;
         self.publish_revoked().await?;
         for cell in &self.state.cells {
-            self.dismiss_former_poolers(&cell.name).await?;
+            self.dismiss_former_users(&cell.name).await?;
         }
         if let Some(former) = revoking.former_name {
             let name = self.state.pgbackrest_name;
