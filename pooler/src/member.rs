@@ -117,12 +117,23 @@ impl Member {
         self.mirror.view().revision(&self.claim_key()) != self.claim.revision.get()
     }
 
-    /// Claims the cell for this process, if it may run it. `remember` keeps durably what it is given.
+    fn card_key(&self) -> Key {
+        Key::Pooler(self.database.clone(), self.cell.clone())
+    }
+
+    /// The revision of the cell's address card as the mirror has it; 0 when there is none.
+    pub fn card_revision(&self) -> i64 {
+        self.mirror.view().revision(&self.card_key())
+    }
+
+    /// Claims the cell for this process, if it may run it and its address card still has this revision. `remember` keeps
+    /// durably what it is given.
     ///
     /// # Errors
     /// When etcd does not answer, or the machine cannot remember its claim.
     pub async fn claim_cell(
         &self,
+        card_revision: i64,
         remember: impl AsyncFnOnce(&OwnClaims) -> std::io::Result<()>,
     ) -> Result<Claimed, ClaimError> {
         let (key, status) = (self.claim_key(), Key::Status(self.database.clone(), self.cell.clone()));
@@ -155,11 +166,20 @@ impl Member {
         });
         let number = match (decision, claim) {
             (CellDecision::Claim(number), _) => number,
-            (CellDecision::TakenOver, Some(claim)) => return Ok(Claimed::TakenOver(claim)),
+            (CellDecision::TakenOver(by), _) => {
+                let own = OwnClaims { taken_over_by: Some(by.clone()), ..self.claim.own.borrow().clone() };
+                if own != *self.claim.own.borrow() {
+                    // What cannot be remembered holds up nothing: this machine must give the cell up now.
+                    if let Err(error) = remember(&own).await {
+                        tracing::warn!(%error, "who has taken the cell over cannot be remembered here");
+                    }
+                    self.claim.own.replace(own);
+                }
+                return Ok(Claimed::TakenOver(by));
+            }
             (_, claim) => return Ok(Claimed::NotYet(claim.filter(|claim| !self.is_own(&claim.epoch)))),
         };
-        let card = Key::Pooler(self.database.clone(), self.cell.clone());
-        let card_revision = self.mirror.view().revision(&card);
+        let card = self.card_key();
         // First: a claim that was written and is not remembered would be taken for another machine's.
         let own = self.claim.own.borrow().with(number, &self.epoch);
         remember(&own).await?;

@@ -76,7 +76,7 @@ pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
         setup.outside.borrow_mut().cells[setup.index].claims = own.clone();
         Ok(())
     };
-    while !matches!(member.claim_cell(remember).await, Ok(Claimed::Yes)) {
+    while !matches!(member.claim_cell(member.card_revision(), remember).await, Ok(Claimed::Yes)) {
         tokio::time::sleep(CLAIM_RETRY_INTERVAL).await;
     }
     let pooler =

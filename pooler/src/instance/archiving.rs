@@ -90,9 +90,13 @@ async fn correct(agent: &Agent, timeline: Timeline, written: Lsn, known: &mut Kn
         return Ok(());
     }
     let repo = Repo::open(agent, &database, &card).await?;
-    let mut lacking = repo.lacks(&doubtful, &lineage, &(0..=last)).await?;
-    lacking.retain(|segment| is_begun(data, *segment, size).unwrap_or(false));
-    let mut names: Vec<String> = lacking.iter().map(|segment| size.file_name(*segment)).collect();
+    let lacking = repo.lacks(&doubtful, &lineage, &(0..=last)).await?;
+    let mut names = Vec::new();
+    for segment in &lacking {
+        if is_begun(data, *segment, size).map_err(|error| wal_error(&error))? {
+            names.push(size.file_name(*segment));
+        }
+    }
     if !is_history_noted {
         if repo.has_history(timeline).await? {
             known.history = Some(timeline);
@@ -136,9 +140,15 @@ pub(crate) async fn archive_before_fork(
     };
     let timeline = newest_timeline(data, &control);
     let is_former = leader.system_identifier == Some(control.system_identifier) && timeline < leader.term;
-    let Some(own) = own_lineage(data, timeline).filter(|_| is_former) else { return Ok(()) };
+    if !is_former {
+        return Ok(());
+    }
+    let unreadable = |error: &dyn std::fmt::Display| SeedError::Repo(only_copy(wal_error(error), card));
+    let Some(own) = own_lineage(data, timeline) else {
+        return Err(unreadable(&format!("{} is not there or cannot be read", history_name(timeline))));
+    };
     let size = control.segment_size;
-    let there = segments(data, size).map_err(|error| SeedError::Repo(wal_error(&error)))?;
+    let there = segments(data, size).map_err(|error| unreadable(&error))?;
     let deadline = Instant::now() + HISTORY_TIMEOUT;
     let (repo, successor) = loop {
         let repo = Repo::open(agent, database, card).await.map_err(SeedError::Repo)?;
@@ -150,13 +160,18 @@ pub(crate) async fn archive_before_fork(
         tokio::time::sleep(HISTORY_INTERVAL).await;
     };
     // It has ended a segment when it has begun the next.
-    let is_ended = |segment: &Segment| {
-        let next = own.files(segment.number + 1, size).next();
-        own.files(segment.number, size).next() == Some(*segment)
-            && is_begun(data, *segment, size).unwrap_or(false)
-            && next.is_some_and(|next| is_begun(data, next, size).unwrap_or(false))
-    };
-    let ended: Vec<Segment> = there.into_iter().filter(is_ended).collect();
+    let is_there = |segment: &Segment| there.contains(segment);
+    let mut ended = Vec::new();
+    for segment in &there {
+        let next = own.files(segment.number + 1, size).next().filter(is_there);
+        if own.files(segment.number, size).next() == Some(*segment)
+            && is_begun(data, *segment, size).map_err(|error| unreadable(&error))?
+            && let Some(next) = next
+            && is_begun(data, next, size).map_err(|error| unreadable(&error))?
+        {
+            ended.push(*segment);
+        }
+    }
     let pusher = Pusher::new(agent, database, card, data).map_err(SeedError::Repo)?;
     for segment in repo.lacks(&ended, &successor, &(0..=u64::MAX)).await.map_err(SeedError::Repo)? {
         check_interrupted()?;

@@ -75,14 +75,15 @@ async fn attempt(agent: &Agent) -> Result<Claimed, ClaimError> {
         return Ok(Claimed::Again);
     }
     // A cell that was removed belongs to nobody.
-    if agent.card_of(&agent.cell).is_none() {
+    let card_revision = agent.card_revision();
+    if card_revision == 0 || agent.card_of(&agent.cell).is_none() {
         return Ok(Claimed::Again);
     }
     let remember = async |own: &OwnClaims| {
         let text = serde_json::to_vec(own).map_err(std::io::Error::other)?;
         AtomicFile::new(&agent.layout.own_claims()).replace(text)
     };
-    let claimed = agent.claim_cell(remember).await?;
+    let claimed = agent.claim_cell(card_revision, remember).await?;
     match &claimed {
         Claimed::Yes => note(agent, None),
         Claimed::Again => {}
@@ -123,8 +124,7 @@ pub(crate) async fn until_claimed(agent: &Agent) {
             Ok(Claimed::NotYet(_) | Claimed::Again) => {}
             Ok(Claimed::TakenOver(_)) => stop_primary(agent).await,
             Err(error) => {
-                tracing::warn!(%error, "the cell cannot be claimed yet");
-                tell_waiting("waits for etcd to claim its cell");
+                note(agent, Some(&format!("cell {} cannot be claimed yet: {error}", agent.cell)));
             }
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -163,14 +163,24 @@ pub(crate) async fn give_up(agent: &Agent) {
     stop_primary(agent).await;
 }
 
+/// Until it is known that none runs: nobody else would look after it.
 async fn stop_primary(agent: &Agent) {
+    while !try_to_stop_primary(agent).await {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Whether it is known that no primary runs here.
+async fn try_to_stop_primary(agent: &Agent) -> bool {
     match stop_if_primary(&agent.tools, &agent.layout.data()).await {
-        Ok(false) => {}
+        Ok(false) => true,
         Ok(true) => {
             tracing::warn!("the primary here was stopped: another machine has the cell");
+            true
         }
         Err(error) => {
             tracing::error!(%error, "PostgreSQL could not be stopped, and another machine has the cell");
+            false
         }
     }
 }

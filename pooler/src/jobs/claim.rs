@@ -387,7 +387,7 @@ mod tests {
 
     async fn claimed(kv: &MemoryKv, epoch: &str, own: OwnClaims) -> Member {
         let process = member(kv, epoch, own);
-        let claimed = process.claim_cell(async |_| Ok(())).await.unwrap();
+        let claimed = process.claim_cell(0, async |_| Ok(())).await.unwrap();
         assert_eq!(claimed, crate::member::Claimed::Yes);
         while present_lease(&process).is_none() {
             tokio::task::yield_now().await;

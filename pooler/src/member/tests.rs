@@ -68,7 +68,7 @@ pub(crate) fn member(kv: &MemoryKv, epoch: &str, own: OwnClaims) -> Member {
 }
 
 async fn claim(member: &Member) -> Claimed {
-    member.claim_cell(async |_| Ok(())).await.unwrap()
+    member.claim_cell(0, async |_| Ok(())).await.unwrap()
 }
 
 /// What the machine of a process remembers.
@@ -124,6 +124,15 @@ async fn two_machines_never_write_as_the_same_cell() {
             assert!(!writes(process).await);
         }
     }
+    // etcd loses the claim, or is put back to a state from before it.
+    let lost = old.store.transaction().delete(&old.claim_key());
+    assert!(matches!(lost.commit().await, Ok(TxnOutcome::Committed(_))));
+    set_reporting(&new, false).await;
+    clock.pass(Duration::from_secs(3600));
+    let again = member(&kv, "old-3", memory(&old));
+    for process in [&old, &again] {
+        assert!(matches!(claim(process).await, Claimed::TakenOver(by) if by.machine == "machine of new"));
+    }
     let restarted = member(&kv, "new-2", memory(&new));
     assert_eq!(claim(&restarted).await, Claimed::Yes, "at once");
     assert!(writes(&restarted).await && !writes(&new).await);
@@ -177,7 +186,7 @@ async fn claim_that_was_lost_with_etcds_data_is_written_again() {
 async fn claim_that_cannot_be_remembered_is_not_written() {
     let (_clock, kv) = (TestClock::begin(), MemoryKv::default());
     let process = member(&kv, "e", OwnClaims::default());
-    let full = process.claim_cell(async |_| Err(std::io::ErrorKind::StorageFull.into())).await;
+    let full = process.claim_cell(0, async |_| Err(std::io::ErrorKind::StorageFull.into())).await;
     assert!(matches!(full, Err(ClaimError::Memory(_))));
     assert!(process.store.get::<CellClaim>(&process.claim_key()).await.unwrap().is_none());
 }

@@ -185,8 +185,8 @@ fn a_primary_that_dies_as_its_crash_recovery_ends_loses_nothing() {
     let job = cluster.json(&["restore", "--latest", "--yes", "--no-wait"]);
     let id = job["id"].as_str().expect("a job");
     eventually("the fence", || incarnation(&cluster)["fence"] == id);
-    held.into_iter().for_each(kill_hard);
     assert_eq!(control_state(&data), SHUT_DOWN, "it is as it was held");
+    held.into_iter().for_each(kill_hard);
     let job = cluster.ended(id);
     assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job:#}");
     check_members(&cluster, &all);

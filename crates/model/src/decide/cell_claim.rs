@@ -32,18 +32,21 @@ pub enum CellDecision {
     Claim(u32),
     /// Nothing as yet: another machine's process runs it, or did a moment ago.
     Wait,
-    /// Nothing until an operator gives the cell to this machine: another one has taken it over.
-    TakenOver,
+    /// Nothing until an operator gives the cell to this machine: another one has taken it over, with this claim.
+    TakenOver(CellClaim),
 }
 
 /// Decides whether a process may run its cell.
 #[must_use]
 pub fn decide_cell(scene: CellScene<'_>) -> CellDecision {
     let CellScene { own, claim, reporting, quiet, heard } = scene;
+    if let Some(by) = &own.taken_over_by {
+        return CellDecision::TakenOver(by.clone());
+    }
     let others = claim.filter(|claim| !own.has(&claim.epoch));
     // A record with a lower number than this machine's own was put back with etcd: it does not know of this machine.
-    if others.is_some_and(|claim| own.number > 0 && claim.number >= own.number) {
-        return CellDecision::TakenOver;
+    if let Some(by) = others.filter(|claim| own.number > 0 && claim.number >= own.number) {
+        return CellDecision::TakenOver(by.clone());
     }
     if reporting.is_some_and(|epoch| !own.has(epoch)) || (others.is_some() || heard) && quiet < LOST_TIMEOUT {
         return CellDecision::Wait;
@@ -58,11 +61,15 @@ mod tests {
     use super::*;
 
     fn own(number: u32, epochs: &[&str]) -> OwnClaims {
-        OwnClaims { number, epochs: epochs.iter().map(ToString::to_string).collect() }
+        OwnClaims { number, epochs: epochs.iter().map(ToString::to_string).collect(), taken_over_by: None }
     }
 
     fn claim(number: u32, epoch: &str) -> CellClaim {
         CellClaim { number, epoch: epoch.to_owned(), machine: "m".to_owned() }
+    }
+
+    fn lost(to: &CellClaim) -> CellDecision {
+        CellDecision::TakenOver(to.clone())
     }
 
     fn decide(
@@ -106,14 +113,19 @@ mod tests {
     fn machine_whose_cell_was_taken_over_never_takes_it_back() {
         let (before, theirs) = (own(1, &["a1"]), claim(2, "b1"));
         for reporting in [None, Some("b1"), Some("a1")] {
-            assert_eq!(decide(&before, Some(&theirs), reporting, 3600), CellDecision::TakenOver);
+            assert_eq!(decide(&before, Some(&theirs), reporting, 3600), lost(&theirs));
         }
-        assert_eq!(decide(&OwnClaims::of_older_build(), Some(&theirs), None, 3600), CellDecision::TakenOver);
+        assert_eq!(decide(&OwnClaims::of_older_build(), Some(&theirs), None, 3600), lost(&theirs));
+        // etcd is put back to a state from before, or has lost the claim: this machine remembers it.
+        let told = OwnClaims { taken_over_by: Some(theirs.clone()), ..before.clone() };
+        for known in [None, Some(&claim(1, "a1")), Some(&theirs)] {
+            assert_eq!(decide(&told, known, None, 3600), lost(&theirs), "{known:?}");
+        }
         // Two that took it over at the same time: one of the claims was written.
-        assert_eq!(decide(&own(2, &["c1"]), Some(&theirs), None, 3600), CellDecision::TakenOver);
+        assert_eq!(decide(&own(2, &["c1"]), Some(&theirs), None, 3600), lost(&theirs));
         // A copy of the machine, with all that it remembers, knows the processes of its original until it was made.
         let copy = own(1, &["a1", "c1"]);
-        assert_eq!(decide(&copy, Some(&claim(1, "a2")), None, 3600), CellDecision::TakenOver);
+        assert_eq!(decide(&copy, Some(&claim(1, "a2")), None, 3600), lost(&claim(1, "a2")));
         // An operator gives the cell to it.
         assert_eq!(decide(&OwnClaims::default(), Some(&theirs), None, 3600), CellDecision::Claim(3));
     }
@@ -124,7 +136,7 @@ mod tests {
         assert_eq!(decide(&later, Some(&put_back), Some("a1"), 3600), CellDecision::Wait, "both live");
         assert_eq!(decide(&later, Some(&put_back), None, 3600), CellDecision::Claim(3));
         // The number is above all that any machine remembers, so the other one stays out.
-        assert_eq!(decide(&own(1, &["a1"]), Some(&claim(3, "b2")), None, 3600), CellDecision::TakenOver);
+        assert_eq!(decide(&own(1, &["a1"]), Some(&claim(3, "b2")), None, 3600), lost(&claim(3, "b2")));
     }
 
     proptest::proptest! {
@@ -138,7 +150,7 @@ mod tests {
             let reporting = [None, Some("a1"), Some("b1")][usize::from(reports)];
             let quiet = Duration::from_secs(quiet);
             let scene = CellScene { own: &mine, claim: Some(&theirs), reporting, quiet, heard };
-            proptest::prop_assert_eq!(decide_cell(scene), CellDecision::TakenOver);
+            proptest::prop_assert_eq!(decide_cell(scene), CellDecision::TakenOver(theirs.clone()));
         }
 
         /// Nobody claims a cell while another machine's process reports for it.

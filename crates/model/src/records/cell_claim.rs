@@ -61,13 +61,16 @@ pub struct OwnClaims {
     pub number: u32,
     /// The runs of its pooler process, the last one at the end.
     pub epochs: Vec<String>,
+    /// The claim of another machine that has taken the cell over. It is remembered, because etcd may lose it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_over_by: Option<CellClaim>,
 }
 
 impl OwnClaims {
     /// Of a machine that has run the cell before there were claims.
     #[must_use]
     pub fn of_older_build() -> Self {
-        Self { number: 1, epochs: Vec::new() }
+        Self { number: 1, ..Self::default() }
     }
 
     /// Whether this was a run of this machine's pooler process.
@@ -84,7 +87,7 @@ impl OwnClaims {
             epochs.push(epoch.to_owned());
         }
         let forgotten = epochs.len().saturating_sub(MAX_EPOCHS);
-        Self { number, epochs: epochs.split_off(forgotten) }
+        Self { number, epochs: epochs.split_off(forgotten), taken_over_by: None }
     }
 }
 

@@ -4,8 +4,8 @@
 //! keeps a summary of each; whoever shows such a job to a person reads it from the store.
 
 use cellar_model::{
-    BackupLabel, CellName, Code, DatabaseName, JobError, JobId, JobKind, JobOutcome, JobRecord, JobSpec,
-    JobState, Run, join,
+    BackupLabel, CellName, Closure, Code, DatabaseName, JobError, JobId, JobKind, JobOutcome, JobRecord,
+    JobSpec, JobState, Run, join,
 };
 use jiff::Timestamp;
 
@@ -54,6 +54,8 @@ pub struct EndedJob {
     pub restored: Option<(u64, u64)>,
     /// Whether multiadmin closed it.
     pub closed: bool,
+    /// Whether its state is how it ended; see [`Closure::is_outcome_known`](cellar_model::Closure::is_outcome_known).
+    pub is_outcome_known: bool,
     /// The revision of the job's record.
     pub job_revision: i64,
     /// The revision of its run, 0 when there is none.
@@ -80,6 +82,7 @@ impl EndedJob {
             drill_passed: None,
             restored: None,
             closed: record.closure.is_some(),
+            is_outcome_known: record.closure.as_ref().is_none_or(Closure::is_outcome_known),
             job_revision,
             run_revision,
         };

@@ -144,14 +144,17 @@ impl View {
         self.claims.get(&run_key(record)).map(String::as_str)
     }
 
-    /// How a job ended, if its end is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
+    /// How a job ended, if that is recorded. Also for jobs that multiadmin drives and that the view has a summary of.
     #[must_use]
     pub fn recorded_end(&self, id: &JobId) -> Option<JobState> {
         let of_record = |record: &JobRecord| {
-            let closed = record.closure.as_ref().map(|closure| closure.state);
-            closed.or_else(|| self.run(record).map(|run| run.state).filter(|state| state.is_terminal()))
+            let closed = record.closure.as_ref().filter(|closure| closure.is_outcome_known());
+            closed
+                .map(|closure| closure.state)
+                .or_else(|| self.run(record).map(|run| run.state).filter(|state| state.is_terminal()))
         };
-        self.ended.get(id).map(|ended| ended.state).or_else(|| self.jobs.get(id).and_then(of_record))
+        let ended = self.ended.get(id).filter(|ended| ended.is_outcome_known);
+        ended.map(|ended| ended.state).or_else(|| self.jobs.get(id).and_then(of_record))
     }
 
     /// Whether a job is known to have ended otherwise than with success.

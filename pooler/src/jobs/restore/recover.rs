@@ -227,7 +227,6 @@ async fn make_copy(
     if params.in_place {
         seeding_marker::remove(agent).map_err(disk)?;
     }
-    received_wal::remove(agent).map_err(disk)?;
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     Ok(RecoveryResult {
         timeline: after.timeline,

@@ -10,6 +10,7 @@ use cellar_model::{Code, InstanceState, JobError, Lineage, Refusal, Role, Segmen
 
 use crate::agent::Agent;
 use crate::instance::incarnation::{Mark, record};
+use crate::instance::received_wal;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::repository::reader::{Repo, segment_size};
 use crate::repository::unarchived::own_lineage;
@@ -44,6 +45,10 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
                 .into());
         }
         context.pause(POLL_INTERVAL).await?;
+    }
+    // Only now does the restore stand: until then it could be given up, and asked for again.
+    if let Err(error) = received_wal::remove(agent) {
+        tracing::warn!(%error, "WAL that was saved from before the restore cannot be removed");
     }
     Ok(None)
 }

@@ -87,7 +87,7 @@ async fn start(store: &Store, at: (usize, usize)) -> Rc<Member> {
         cell,
     });
     while member.mirror.ready(TIMEOUT).await.is_err() {}
-    while !matches!(member.claim_cell(async |_| Ok(())).await, Ok(Claimed::Yes)) {
+    while !matches!(member.claim_cell(0, async |_| Ok(())).await, Ok(Claimed::Yes)) {
         tokio::time::sleep(WORK).await;
     }
     report(&member, &status_of(at.0, at.1)).await;

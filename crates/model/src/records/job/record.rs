@@ -14,6 +14,7 @@ use crate::records::job::id::{JobId, RequestId};
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::run::{JobError, JobState, Progress, Transition};
 use crate::records::job::spec::{JobKind, JobSpec};
+use crate::types::code::Code;
 use crate::types::json;
 use crate::types::name::{CellName, DatabaseName};
 
@@ -43,6 +44,14 @@ pub struct Closure {
     /// What it produced.
     #[serde(with = "crate::records::job::outcome::json", skip_serializing_if = "Option::is_none", default)]
     pub result: Option<JobOutcome>,
+}
+
+impl Closure {
+    /// Whether it says how the job ended. After etcd was put back to a state in which the job was open, nobody knows.
+    #[must_use]
+    pub fn is_outcome_known(&self) -> bool {
+        self.error.as_ref().is_none_or(|error| error.code != Code::Unavailable)
+    }
 }
 
 /// The primary that a restore or a rollback may leave unfenced, because the operator vouches that it takes no writes.
