@@ -14,6 +14,7 @@ use crate::cluster::connection::Connection;
 use crate::machine::logs::show_ends;
 use crate::machine::namespace::Namespace;
 use crate::machine::place;
+use crate::machine::process::is_alive;
 use crate::machine::run::{Finished, OsUser, as_user, binary, postgres_user, run};
 use crate::machine::sweep::{destroy, kill_all, kill_hard, sweep_once};
 use crate::machine::wait::wait_for;
@@ -187,18 +188,20 @@ impl Cluster {
         }
     }
 
-    /// The process id in one of the cluster's pid files.
+    /// The process that one of the cluster's pid files names. Whoever has just started or ended one of them reads the file
+    /// before its successor has written it: a file that names none that lives is read again.
     ///
     /// # Panics
-    /// When there is none.
+    /// When it does not run.
     #[must_use]
     #[track_caller]
     pub fn pid(&self, file: &str) -> i32 {
         let path = self.directory.join(file);
-        match std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
-            Some(pid) => pid,
-            None => panic!("no pid in {}", path.display()),
-        }
+        wait_for(&format!("the process that {} names", path.display()), Duration::from_secs(60), || {
+            let text = std::fs::read_to_string(&path).ok()?;
+            let pid = text.lines().next()?.trim().parse().ok()?;
+            is_alive(pid).then_some(pid)
+        })
     }
 
     /// The pid of a cell's PostgreSQL.
@@ -208,12 +211,7 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn postmaster(&self, cell: &str) -> i32 {
-        let path = self.directory.join(cell).join("pg_data/postmaster.pid");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        match text.lines().next().and_then(|line| line.trim().parse().ok()) {
-            Some(pid) => pid,
-            None => panic!("no pid in {}", path.display()),
-        }
+        self.pid(&format!("{cell}/pg_data/postmaster.pid"))
     }
 
     /// Kills a cell altogether: its pooler, and PostgreSQL with all its processes.

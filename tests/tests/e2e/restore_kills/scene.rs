@@ -6,6 +6,8 @@ use std::time::Duration;
 use cellar_tests::{Cluster, eventually, processes_with, wait_for, wait_until};
 use serde_json::Value;
 
+use crate::ledger::wait_for_primary;
+
 /// Longest wait for a moment of a restore.
 pub(super) const MOMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -166,6 +168,8 @@ pub(super) fn check_end(cluster: &Cluster, restore: &Restore) -> bool {
         assert_ne!(job["error"]["code"], "INTERNAL", "{job:#}");
         assert_eq!(number(cluster), restore.number, "{record}");
         assert_eq!(cluster.primary(), restore.cell, "{job:#}");
+        // The fence goes with the job's end; only then is the primary started again.
+        wait_for_primary(cluster);
         check_members(cluster, &restore.all);
         let kept = restore.kept_before(cluster);
         check_files(cluster, &restore.id, &kept);
