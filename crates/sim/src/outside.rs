@@ -49,6 +49,23 @@ impl Cell {
     pub fn is_primary(&self) -> bool {
         self.runs && self.data.as_ref().is_some_and(|data| !data.recovers)
     }
+
+    /// The data directory, and what is beside it.
+    fn all_data(&self) -> impl Iterator<Item = &Data> {
+        self.data.iter().chain(self.kept.values()).chain(self.restored.values())
+    }
+
+    /// The highest incarnation with which any data here is marked.
+    #[must_use]
+    pub fn highest_mark(&self) -> Option<u32> {
+        self.all_data().map(|data| data.mark.number).max()
+    }
+
+    /// Whether any data here is of an incarnation.
+    #[must_use]
+    pub fn has_data_of(&self, mark: Mark) -> bool {
+        self.all_data().any(|data| data.mark == mark)
+    }
 }
 
 /// A backup in the repository.

@@ -86,12 +86,6 @@ pub async fn run(setup: PoolerSetup, kv: Arc<dyn Kv>) {
     tokio::join!(jobs, pooler.report(), pooler.supervise());
 }
 
-/// The highest incarnation that data of a cell is marked with.
-fn highest_mark(cell: &crate::outside::Cell) -> Option<u32> {
-    let all = cell.data.iter().chain(cell.kept.values()).chain(cell.restored.values());
-    all.map(|data| data.mark.number).max()
-}
-
 fn failed(code: Code, message: &str) -> Ending {
     Ending::Failed(JobError {
         code,
@@ -173,7 +167,7 @@ impl Pooler {
             certificate_expiry: None,
             tls_server_up: true,
             tls_server_accepts: Vec::new(),
-            incarnation: highest_mark(cell),
+            incarnation: cell.highest_mark(),
             unreadable_records: Vec::new(),
             update_time: None,
         };
