@@ -1,5 +1,6 @@
 //! What a program hears from a service manager and tells it, as systemd does it.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,8 @@ impl ServiceManager {
                         return true;
                     }
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                // A wait with a deadline is not begun again after a signal, such as that of an ended child.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => panic!("{}: {error}", self.path.display()),
             }
         }
