@@ -44,7 +44,7 @@ fn field(field: impl Into<String>, value: impl Into<String>, reason: &str) -> Pr
 ///
 /// # Errors
 /// When the specification has what hosts cannot have, naming the field.
-fn state_of(spec: &ClusterSpec) -> Result<ClusterState> {
+pub(crate) fn state_of(spec: &ClusterSpec) -> Result<ClusterState> {
     if let Some(placed) = spec.placed.first() {
         let reason = "on hosts every file is below `directory` and every port follows `port_offset`; \
                       only `cellar config generate` takes this field: leave it out";

@@ -1,6 +1,6 @@
 //! The offline cluster specification, `cluster.toml`: parsed into records whose fields cannot be invalid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -45,6 +45,9 @@ pub struct ClusterSpec {
     pub os_user: String,
     /// What each cell's host has beside it, in the same order.
     pub(crate) hosts: Vec<CellHost>,
+    /// The cells of which the specification says whether their hosts have an etcd member. Of the others their number
+    /// decides, at the beginning of a cluster only.
+    pub(crate) says_etcd: BTreeSet<CellName>,
     /// The fields in which the specification says where a file or port of a cell is.
     pub(crate) placed: Vec<String>,
 }
@@ -132,6 +135,8 @@ impl ClusterSpec {
         let members = default_members(file.cells.len());
         let hosts = cells().map(|(index, cell)| cell_host(cell, &defaults, index < members));
         let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+        let says_etcd = poolers.iter().zip(&file.cells).filter(|(_, cell)| cell.etcd.is_some());
+        let says_etcd = says_etcd.map(|(pooler, _)| pooler.cell.clone()).collect();
         check_collisions(&poolers)?;
         let bootstrap_cell = poolers[0].cell.clone();
         let retention = Retention { full: file.repo.retention_full.unwrap_or(DEFAULT_RETENTION) };
@@ -156,7 +161,7 @@ impl ClusterSpec {
         };
         let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();
-        Ok(Self { cluster, database, poolers, server_auth, os_user, hosts, placed })
+        Ok(Self { cluster, database, poolers, server_auth, os_user, hosts, says_etcd, placed })
     }
 }
 

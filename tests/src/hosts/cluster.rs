@@ -106,7 +106,9 @@ impl HostsCluster {
         self.hosts.directory(host).join("demo")
     }
 
-    fn specification(&self) -> PathBuf {
+    /// The specification.
+    #[must_use]
+    pub fn specification(&self) -> PathBuf {
         self.hosts.directory("operator").join("cluster.toml")
     }
 

@@ -109,7 +109,7 @@ fn a_database_over_hosts_is_drilled_rebuilt_restored_and_rolled_back() {
 }
 
 #[test]
-fn a_cell_on_a_fourth_host_is_added_and_removed() {
+fn a_cell_on_a_fourth_host_is_added_and_removed_also_by_the_specification() {
     let Some(cluster) = HostsCluster::well_of(3, 4) else { return };
     let directory = cluster.host_directory("db4");
     let add =
@@ -134,16 +134,51 @@ fn a_cell_on_a_fourth_host_is_added_and_removed() {
     let members = cells.iter().filter(|cell| cell["host"]["etcd"] == true).count();
     assert_eq!(members, 3, "{known}");
 
+    // The specification has three cells still.
+    let specification = cluster.specification();
+    let apply = |more: &[&str]| {
+        cluster.cellar(&[&["cluster", "apply", "--spec", specification.to_str().unwrap()], more].concat())
+    };
+    let differences = || cluster.json(&["cluster", "diff", "--spec", specification.to_str().unwrap()]);
+    let specified = std::fs::read_to_string(&specification).unwrap();
+    let more_kept = specified.replace("[repo]\n", "[repo]\nretention_full = 14\n");
+    std::fs::write(&specification, more_kept.replace("db2.test", "db9.test")).unwrap();
+    let refused = apply(&["--yes"]).refused(3);
+    assert!(
+        refused.contains("cells.zone2.host is db2.test") && refused.contains("cellar cells remove zone2")
+    );
+    std::fs::write(&specification, &more_kept).unwrap();
+    let expected = serde_json::json!({
+        "changes": [
+            { "change": "retention", "from": 7, "to": 14 },
+            { "change": "removeCell", "cell": "zone4" },
+        ],
+        "refused": [],
+        "left": [],
+    });
+    let dry_run = apply(&["--dry-run", "--output", "json"]).ok();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&dry_run).unwrap(), expected);
+    assert_eq!(differences(), expected, "nothing was changed");
+
     let before = keys(&cluster.bundle("db4"));
-    let _ = cluster.cellar(&["cells", "remove", "zone4"]).ok();
+    let _ = apply(&["--yes"]).ok();
+    assert_eq!(cluster.json(&["databases", "list"])["databases"][0]["database"]["retention"]["full"], 14);
     assert!(!cluster.bundle("db4").exists() && !cluster.directory().join("hosts/zone4").exists());
     let _ = cluster.on("db4", &["remove", "--delete-data"]).ok();
     assert!(!directory.join("zone4").exists());
     let _ = cluster.wait().ok();
+    assert_eq!(apply(&[]).ok().trim(), "the cluster is as specified");
     // Its host may still have its keys: a new cell of that name has others.
-    let _ = cluster.cellar(&add).ok();
+    let zone4 = format!(
+        "[[cells]]\nname = \"zone4\"\nhost = \"db4.test\"\ndirectory = \"{}\"\n",
+        directory.display()
+    );
+    std::fs::write(&specification, more_kept + &zone4).unwrap();
+    let added = apply(&["--yes"]);
+    assert!(added.stderr.contains("cellar host install zone4.bundle"), "{added:?}");
     assert!(keys(&cluster.bundle("db4")).is_disjoint(&before));
     let _ = cluster.install("db4").ok();
     let _ = cluster.on("db4", &["start"]).ok();
     let _ = cluster.wait().ok();
+    assert_eq!(differences()["changes"], serde_json::json!([]));
 }

@@ -1,5 +1,7 @@
 //! `cellar cluster`.
 
+mod apply;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use cellar_provisioner::{
 };
 use clap::{Args, Subcommand};
 
+use self::apply::{Apply, Diff};
 use crate::commands::up::passphrase;
 use crate::failure::Outcome;
 use crate::global::Global;
@@ -16,12 +19,14 @@ use crate::output::Form;
 use crate::render::units::parse_duration;
 use crate::{local, output};
 
-/// A cluster whose cells have hosts of their own: specify it, issue bundles, wait until it is well
+/// A cluster whose cells have hosts of their own: specify it, issue bundles, wait until it is well, change it
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     Init(Init),
     Bundle(Bundle),
     Wait(Wait),
+    Diff(Diff),
+    Apply(Apply),
 }
 
 /// Make the authority, all certificates, and one bundle for each host
@@ -114,6 +119,8 @@ impl ClusterCommand {
                     &bundle_hosts(dir, &command.cells, command.new_keys, &local::steps()).await?,
                 )
             }
+            Self::Diff(command) => command.run(global).await,
+            Self::Apply(command) => command.run(global).await,
             Self::Wait(command) => {
                 let cluster = local::open(global)?;
                 let outcome = wait_for_hosts(cluster.layout.root(), command.timeout, &local::steps()).await?;

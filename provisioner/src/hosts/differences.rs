@@ -1,0 +1,312 @@
+//! How a specification differs from a cluster on hosts, and what can be done about it while everything runs.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use cellar_model::CellName;
+use serde::Serialize;
+
+use crate::cluster::cell_host::CellHost;
+use crate::cluster::state::{ClusterState, LocalCell};
+use crate::error::finding::Finding;
+
+/// A difference that `cellar cluster apply` removes. Nothing that runs is restarted for any of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "change", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Change {
+    /// An expiry keeps another number of full backups.
+    Retention {
+        /// The present number; none when none was ever chosen.
+        from: Option<u32>,
+        /// The new one.
+        to: u32,
+    },
+    /// A new cell on a host of its own.
+    AddCell {
+        /// Its name.
+        cell: CellName,
+        /// Its host. It has no etcd member as yet, whatever the specification says.
+        host: CellHost,
+    },
+    /// A cell leaves the cluster.
+    RemoveCell {
+        /// Its name.
+        cell: CellName,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retention { from: Some(from), to } => write!(f, "full backups kept: {to} (now {from})"),
+            Self::Retention { from: None, to } => write!(f, "full backups kept: {to}"),
+            Self::AddCell { cell, host } => {
+                write!(f, "add cell {cell} on {}, in {}", host.host, host.directory.display())
+            }
+            Self::RemoveCell { cell } => write!(f, "remove cell {cell}; its data is kept on its host"),
+        }
+    }
+}
+
+/// A difference that remains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remaining {
+    /// The field, such as `cells.zone2.host`.
+    pub field: String,
+    /// What the cluster has.
+    pub present: String,
+    /// What the specification says.
+    pub wanted: String,
+    /// How it is done, or why it cannot be.
+    pub hint: String,
+}
+
+impl fmt::Display for Remaining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, and the specification has {}", self.field, self.present, self.wanted)
+    }
+}
+
+impl From<&Remaining> for Finding {
+    fn from(remaining: &Remaining) -> Self {
+        Self { message: remaining.to_string(), hint: Some(remaining.hint.clone()) }
+    }
+}
+
+/// All differences.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Differences {
+    /// What `cellar cluster apply` does, in this order.
+    pub changes: Vec<Change>,
+    /// What it cannot do. While there are any, it does nothing.
+    pub refused: Vec<Remaining>,
+    /// What is to be done by another command once the changes have been made.
+    pub left: Vec<Remaining>,
+}
+
+impl Differences {
+    /// Whether the cluster is as specified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.refused.is_empty() && self.left.is_empty()
+    }
+}
+
+/// Compares what is specified with what the operator's directory has, and with the cells that are in the topology.
+/// `says_etcd` are the cells of which the specification says whether they have an etcd member.
+pub(crate) fn differences(
+    wanted: &ClusterState,
+    says_etcd: &BTreeSet<CellName>,
+    recorded: &ClusterState,
+    topology: &BTreeSet<CellName>,
+) -> Differences {
+    let mut found = Differences { refused: of_cluster(wanted, recorded), ..Differences::default() };
+    if let Some(to) = wanted.retention_full.filter(|_| wanted.retention_full != recorded.retention_full) {
+        found.changes.push(Change::Retention { from: recorded.retention_full, to });
+    }
+    for cell in &wanted.cells {
+        let (Some(host), says) = (&cell.host, says_etcd.contains(&cell.name)) else { continue };
+        match recorded.cell(&cell.name) {
+            // A removal that was interrupted: the topology has forgotten the cell, its host has not been locked out.
+            Some(_) if !topology.contains(&cell.name) => found.refused.push(Remaining {
+                field: format!("cells.{}", cell.name),
+                present: "being removed".to_owned(),
+                wanted: format!("a cell on {}", host.host),
+                hint: format!(
+                    "finish its removal with `cellar cells remove {}`, then repeat this",
+                    cell.name
+                ),
+            }),
+            Some(present) => compare_hosts(present, host, says, &mut found),
+            None => {
+                let host = CellHost { etcd: false, ..host.clone() };
+                if says && cell.host.as_ref().is_some_and(|host| host.etcd) {
+                    found.left.push(Remaining {
+                        field: format!("cells.{}.etcd", cell.name),
+                        present: "false".to_owned(),
+                        wanted: "true".to_owned(),
+                        hint: format!("run `cellar etcd add {}` when the cell streams", cell.name),
+                    });
+                }
+                found.changes.push(Change::AddCell { cell: cell.name.clone(), host });
+            }
+        }
+    }
+    let gone = recorded.cells.iter().filter(|cell| wanted.cell(&cell.name).is_none());
+    found.changes.extend(gone.map(|cell| Change::RemoveCell { cell: cell.name.clone() }));
+    found
+}
+
+/// What a cluster keeps for its whole life.
+fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> {
+    let fields = [
+        ("cluster", wanted.cluster.to_string(), recorded.cluster.to_string()),
+        ("database.name", wanted.database.to_string(), recorded.database.to_string()),
+        ("database.stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
+        ("repo.path", wanted.repo.location().to_owned(), recorded.repo.location().to_owned()),
+        ("os_user", wanted.os_user.clone(), recorded.os_user.clone()),
+        ("port_offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),
+    ];
+    let differ = fields.into_iter().filter(|(_, wanted, recorded)| wanted != recorded);
+    differ
+        .map(|(field, wanted, present)| Remaining {
+            field: field.to_owned(),
+            present,
+            wanted,
+            hint: "a cluster keeps it for its whole life: correct the specification, or make another cluster with \
+                   `cellar cluster init --dir DIRECTORY`"
+                .to_owned(),
+        })
+        .collect()
+}
+
+fn compare_hosts(present: &LocalCell, wanted: &CellHost, says_etcd: bool, found: &mut Differences) {
+    let cell = &present.name;
+    let Some(host) = &present.host else { return };
+    let again = format!(
+        "a cell gets it when it is added: `cellar cells remove {cell}` (not while it is the primary), then \
+         `cellar cluster apply` adds it as specified"
+    );
+    let mut differ = |field: &str, present: String, wanted: String, hint: &str| {
+        if present != wanted {
+            let (field, hint) = (format!("cells.{cell}.{field}"), hint.to_owned());
+            found.refused.push(Remaining { field, present, wanted, hint });
+        }
+    };
+    differ("host", host.host.to_string(), wanted.host.to_string(), &again);
+    differ("listen", host.listen.to_string(), wanted.listen.to_string(), &again);
+    let directory = |host: &CellHost| host.directory.display().to_string();
+    differ("directory", directory(host), directory(wanted), &again);
+    differ("multiadmin", host.multiadmin.to_string(), wanted.multiadmin.to_string(), &again);
+    if says_etcd {
+        let hint = if wanted.etcd {
+            format!("run `cellar etcd add {cell}`")
+        } else {
+            format!("a member of etcd leaves it with its cell only (`cellar cells remove {cell}`)")
+        };
+        differ("etcd", host.etcd.to_string(), wanted.etcd.to_string(), &hint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosts::init::state_of;
+    use crate::spec::cluster_spec::ClusterSpec;
+
+    const CELLS: &str = "
+        [[cells]]
+        name = \"zone1\"
+        host = \"db1.example.org\"
+        [[cells]]
+        name = \"zone2\"
+        host = \"db2.example.org\"
+        [[cells]]
+        name = \"zone3\"
+        host = \"db3.example.org\"
+    ";
+
+    fn spec(top: &str, repo: &str, cells: &str) -> ClusterSpec {
+        let text = format!(
+            "cluster = \"demo\"\n{top}\n[database]\nname = \"app\"\n[repo]\npath = \"/mnt/backup\"\n{repo}\n{cells}"
+        );
+        ClusterSpec::parse(&text).unwrap()
+    }
+
+    fn state(spec: &ClusterSpec) -> ClusterState {
+        state_of(spec).unwrap()
+    }
+
+    fn names(state: &ClusterState) -> BTreeSet<CellName> {
+        state.cells.iter().map(|cell| cell.name.clone()).collect()
+    }
+
+    fn compare(spec: &ClusterSpec, recorded: &ClusterState) -> Differences {
+        differences(&state(spec), &spec.says_etcd, recorded, &names(recorded))
+    }
+
+    fn zone4(more: &str) -> String {
+        format!("{CELLS}\n[[cells]]\nname = \"zone4\"\nhost = \"db4.example.org\"\n{more}")
+    }
+
+    #[test]
+    fn cluster_is_as_its_own_specification_says() {
+        let spec = spec("", "", CELLS);
+        assert_eq!(compare(&spec, &state(&spec)), Differences::default());
+    }
+
+    #[test]
+    fn cells_and_the_retention_are_changed_while_everything_runs() {
+        let recorded = state(&spec("", "", CELLS));
+        let found = compare(&spec("", "retention_full = 14", &zone4("")), &recorded);
+        assert_eq!(found.changes[0], Change::Retention { from: Some(7), to: 14 });
+        let Change::AddCell { cell, host } = &found.changes[1] else { panic!("{found:?}") };
+        assert_eq!((cell.as_str(), host.host.to_string().as_str()), ("zone4", "db4.example.org"));
+        assert!(found.refused.is_empty() && found.left.is_empty(), "{found:?}");
+        // The other way round.
+        let found = compare(&spec("", "", CELLS), &state(&spec("", "", &zone4(""))));
+        let zone4: CellName = "zone4".parse().unwrap();
+        assert_eq!(found.changes, [Change::RemoveCell { cell: zone4 }]);
+    }
+
+    /// How many cells there are decides who has a member of etcd at the beginning only.
+    #[test]
+    fn members_of_etcd_differ_only_where_the_specification_says_so() {
+        let two = "
+            [[cells]]
+            name = \"zone1\"
+            host = \"db1.example.org\"
+            [[cells]]
+            name = \"zone2\"
+            host = \"db2.example.org\"
+        ";
+        let recorded = state(&spec("", "", two));
+        let found = compare(&spec("", "", CELLS), &recorded);
+        let Change::AddCell { host, .. } = &found.changes[0] else { panic!("{found:?}") };
+        assert!(!host.etcd && found.refused.is_empty() && found.left.is_empty(), "{found:?}");
+
+        let recorded = state(&spec("", "", CELLS));
+        let says = CELLS
+            .replace("db3.example.org\"", "db3.example.org\"\netcd = false")
+            .replace("db2.example.org\"", "db2.example.org\"\netcd = false");
+        let found = compare(&spec("", "", &says), &recorded);
+        let fields: Vec<&str> = found.refused.iter().map(|each| each.field.as_str()).collect();
+        assert_eq!(fields, ["cells.zone2.etcd", "cells.zone3.etcd"]);
+        // A member comes to a new cell by a command of its own.
+        let five = format!(
+            "{}\n[[cells]]\nname = \"zone5\"\nhost = \"db5.example.org\"\netcd = true",
+            zone4("etcd = true")
+        );
+        let found = compare(&spec("", "", &five), &recorded);
+        assert_eq!((found.changes.len(), found.refused.len(), found.left.len()), (2, 0, 2));
+        assert!(found.left[0].hint.contains("`cellar etcd add zone4`"), "{found:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_changed_is_named_with_what_to_do() {
+        let recorded = state(&spec("", "", CELLS));
+        let moved = CELLS
+            .replace("db2.", "db9.")
+            .replace("db3.example.org\"", "db3.example.org\"\nmultiadmin = false");
+        let found = compare(&spec("port_offset = 10\nos_user = \"pg\"", "", &moved), &recorded);
+        let fields: Vec<&str> = found.refused.iter().map(|each| each.field.as_str()).collect();
+        assert_eq!(fields, ["os_user", "port_offset", "cells.zone2.host", "cells.zone3.multiadmin"]);
+        let zone2 = &found.refused[2];
+        assert_eq!((zone2.present.as_str(), zone2.wanted.as_str()), ("db2.example.org", "db9.example.org"));
+        assert!(zone2.hint.contains("`cellar cells remove zone2`"), "{zone2:?}");
+        assert!(found.changes.is_empty());
+    }
+
+    #[test]
+    fn cell_whose_removal_was_interrupted_is_neither_there_nor_added() {
+        let spec = spec("", "", CELLS);
+        let recorded = state(&spec);
+        let mut topology = names(&recorded);
+        topology.retain(|cell| cell.as_str() != "zone3");
+        let found = differences(&state(&spec), &spec.says_etcd, &recorded, &topology);
+        assert!(found.changes.is_empty(), "{found:?}");
+        assert!(found.refused[0].hint.contains("`cellar cells remove zone3`"), "{found:?}");
+    }
+}
