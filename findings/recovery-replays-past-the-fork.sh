@@ -99,6 +99,8 @@ echo "$history"
 end=$(tail -n 1 <<< "$history" | cut -f 2)
 behind=$(sql 5434 "SELECT '$end'::pg_lsn > '$fork'::pg_lsn")
 [ "$rows" = "before the fork | on timeline 1, after the fork" ]
-[ "$(tail -n 1 <<< "$history" | cut -f 1)" = 2 ] && [ "$behind" = t ]
+# A command each: in a list with && a failure of any but the last ends nothing.
+[ "$(tail -n 1 <<< "$history" | cut -f 1)" = 2 ]
+[ "$behind" = t ]
 [ "$(grep -cE 'WARNING|ERROR|FATAL|PANIC' "$work/restored.log" || true)" = 0 ]
 echo "as described"

@@ -72,7 +72,10 @@ for _ in $(seq 100); do
 done
 streams=$(sql 5432 "SELECT count(*) FROM pg_stat_replication")
 echo "times that the standby asked for 00000002.history in vain: $refused; standbys that stream: $streams"
-[ "$timeline" = 3 ] && [ "$refused" -ge 20 ] && [ "$streams" = 0 ]
+# A command each: in a list with && a failure of any but the last ends nothing.
+[ "$timeline" = 3 ]
+[ "$refused" -ge 20 ]
+[ "$streams" = 0 ]
 
 # An empty file is enough.
 as touch "$work/primary/pg_wal/00000002.history"

@@ -74,5 +74,8 @@ arrived=$(standby "SELECT to_regclass('never_arrives') IS NOT NULL")
 echo "looks at pg_stat_wal_receiver: $seen"
 echo "times that the primary refused: $refused"
 echo "what was written since has arrived: $arrived"
-[ "$refused" -gt 0 ] && [ "$arrived" = f ] && [[ "$seen" =~ streaming:\ [1-9] ]]
+# A command each: in a list with && a failure of any but the last ends nothing.
+[ "$refused" -gt 0 ]
+[ "$arrived" = f ]
+[[ "$seen" =~ streaming:\ [1-9] ]]
 echo "as described"

@@ -192,6 +192,24 @@ done
 [ "$(main_pid cellar-etcd)" = "$etcd" ] || fail "etcd was restarted"
 same
 untouched
+pids() { for unit in etcd multiadmin multipooler; do main_pid "cellar-$unit"; done; }
+before_upgrade=$(pids)
+check "host upgrade finds what the package has restarted" "cellar host upgrade --dir $data"
+[ "$(pids)" = "$before_upgrade" ] || fail "host upgrade has restarted what runs the programs in place"
+# The same programs in other files, as after packages that restart nothing, Debian's of etcd among them.
+inside 'for program in etcd multiadmin multipooler; do
+    cp -p "/usr/bin/$program" "/usr/bin/$program.new" && mv "/usr/bin/$program.new" "/usr/bin/$program" || exit 1
+done'
+inside "cellar host upgrade --dir $data" >"$work/upgrade" 2>&1 || { cat "$work/upgrade" >&2; fail "host upgrade"; }
+grep -q 'etcd, multiadmin, multipooler of cell zone1 started anew' "$work/upgrade" || fail "host upgrade said: $(cat "$work/upgrade")"
+for pid in $before_upgrade; do
+    ! inside "kill -0 $pid" 2>/dev/null || fail "process $pid runs still after host upgrade"
+done
+for unit in etcd multiadmin multipooler; do
+    check "systemd runs the new $unit" "systemctl is-active --quiet cellar-$unit@demo.service && test /proc/$(main_pid "cellar-$unit")/exe -ef /usr/bin/$unit"
+done
+same
+untouched
 
 echo "== remove, purge"
 inside 'dpkg -r cellar-server cellar' >"$work/dpkg" 2>&1 || { cat "$work/dpkg" >&2; fail "dpkg"; }

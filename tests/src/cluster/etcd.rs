@@ -8,8 +8,9 @@ use cellar_model::Keyspace;
 use cellar_topology::{EtcdKv, Store};
 
 use crate::cluster::local::Cluster;
+use crate::machine::etcdctl::etcdctl;
 use crate::machine::process::command_line;
-use crate::machine::run::{Finished, run};
+use crate::machine::run::Finished;
 use crate::machine::wait::wait_for;
 
 impl Cluster {
@@ -50,15 +51,8 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn etcdctl_as(&self, certificate: &str, key: &str, arguments: &[&str]) -> Finished {
-        let file = |name: &str| self.directory.join(name).display().to_string();
-        let endpoint = self.etcd_url();
-        run(Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={endpoint}"))
-            .arg(format!("--cacert={}", file("ca/ca.crt")))
-            .arg(format!("--cert={}", file(certificate)))
-            .arg(format!("--key={}", file(key)))
-            .args(arguments))
+        let tls = ["ca/ca.crt", certificate, key].map(|name| self.directory.join(name));
+        etcdctl(Command::new("etcdctl"), &[self.etcd_url()], Some(tls), arguments)
     }
 
     /// Every key in etcd.

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 
 use crate::cluster::connection::is_passing;
 use crate::cluster::local::Cluster;
+use crate::machine::hold::hold_backup;
 use crate::machine::wait::wait_for;
 
 /// How long a job of a test may take.
@@ -108,6 +109,13 @@ impl Cluster {
     pub fn log_of(&self, cell: &str, job: &str) -> String {
         std::fs::read_to_string(self.directory.join(cell).join("jobs").join(format!("{job}.log")))
             .unwrap_or_default()
+    }
+
+    /// Stops the backup of this job of a cell as soon as it copies: pgBackRest's processes.
+    #[must_use]
+    #[track_caller]
+    pub fn hold_backup(&self, cell: &str, job: &str) -> Vec<i32> {
+        hold_backup(&format!("{job}.conf"), || self.log_of(cell, job))
     }
 }
 

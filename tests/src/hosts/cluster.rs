@@ -13,8 +13,10 @@ use serde_json::Value;
 use tonic::transport::Channel;
 
 use crate::hosts::set::Hosts;
+use crate::machine::etcdctl::etcdctl;
+use crate::machine::hold::hold_backup;
 use crate::machine::run::{Finished, postgres_user, run};
-use crate::machine::wait::eventually;
+use crate::machine::wait::{eventually, wait_until};
 
 /// How long one answer of multiadmin may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -258,12 +260,16 @@ impl HostsCluster {
     #[must_use]
     #[track_caller]
     pub fn etcdctl(&self, hosts: &[&str], arguments: &[&str]) -> Finished {
+        let files = ["ca/ca.crt", "state/tls/client.crt", "state/tls/client.key"];
+        self.etcdctl_as(files.map(|name| self.directory().join(name)), hosts, arguments)
+    }
+
+    /// The same with somebody's certificate: the files of the authority, of the certificate and of its key.
+    #[must_use]
+    #[track_caller]
+    pub fn etcdctl_as(&self, tls: [PathBuf; 3], hosts: &[&str], arguments: &[&str]) -> Finished {
         let endpoints: Vec<String> = hosts.iter().map(|host| format!("https://{host}.test:12379")).collect();
-        let file = |name: &str| text(&self.directory().join(name));
-        let mut command = self.hosts.command("operator", "etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]);
-        command.args(["--cacert", &file("ca/ca.crt"), "--cert", &file("state/tls/client.crt")]);
-        run(command.args(["--key", &file("state/tls/client.key")]).args(arguments))
+        etcdctl(self.hosts.command("operator", "etcdctl"), &endpoints, Some(tls), arguments)
     }
 
     /// What a cell's pooler reports, if it does and multiadmin answers.
@@ -275,6 +281,13 @@ impl HostsCluster {
         let poolers = answer["poolers"].as_array().cloned().unwrap_or_default();
         let view = poolers.into_iter().find(|view| view["pooler"]["cell"] == cell)?;
         view.get("status").filter(|status| !status.is_null()).cloned()
+    }
+
+    /// A table `ledger` with the rows 1 to `count`, in the primary on `db1`.
+    #[track_caller]
+    pub fn create_rows(&self, count: usize) {
+        let _ = self.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
+        let _ = self.sql("db1", &format!("INSERT INTO ledger SELECT generate_series(1, {count})")).ok();
     }
 
     /// Waits until a host has as many rows of the ledger.
@@ -299,4 +312,60 @@ impl HostsCluster {
         assert!(files("filesFromSource") > files("filesFromPrimary"), "{job}");
         job
     }
+
+    /// A backup of a host's cell that has begun to copy and is stopped there: its job, and pgBackRest's processes.
+    #[must_use]
+    #[track_caller]
+    pub fn hold_backup(&self, host: &str) -> (String, Vec<i32>) {
+        let cell = cell_of(host);
+        let job = self.json(&["backup", "--from", &cell, "--type", "full", "--no-wait"]);
+        let Some(id) = job["id"].as_str() else { panic!("no job: {job}") };
+        let log = self.host_directory(host).join(&cell).join(format!("jobs/{id}.log"));
+        let held = hold_backup(&format!("{id}.conf"), || std::fs::read_to_string(&log).unwrap_or_default());
+        (id.to_owned(), held)
+    }
+
+    /// A job as it is shown now.
+    ///
+    /// # Errors
+    /// When it is not: with what was said.
+    pub fn job(&self, id: &str) -> Result<Value, String> {
+        let shown = self.cellar(&["jobs", "show", id, "--output", "json"]);
+        serde_json::from_str(&shown.stdout).map_err(|_| format!("{shown:?}"))
+    }
+
+    /// Waits until a job has ended, at most for this time; the job.
+    #[must_use]
+    #[track_caller]
+    pub fn ended(&self, id: &str, timeout: Duration) -> Value {
+        wait_until(&format!("job {id} to end"), timeout, || {
+            let job = self.job(id)?;
+            if has_ended(&job) { Ok(job) } else { Err(format!("{job:#}")) }
+        })
+    }
+
+    /// A backup that has ended is what its job says: it succeeded, is of that cell and in the repository, or it failed with
+    /// a message and names no backup.
+    #[track_caller]
+    pub fn check_backup(&self, host: &str, job: &Value) {
+        let backup = &job["result"]["backup"];
+        let (label, message) = (backup["label"].as_str(), job["error"]["message"].as_str());
+        match (job["state"].as_str(), label) {
+            (Some("JOB_STATE_SUCCEEDED"), Some(label)) => {
+                assert_eq!(backup["source"]["cell"], cell_of(host), "{job:#}");
+                let shown = self.json(&["backups", "show", label]).to_string();
+                assert!(job["id"].as_str().is_some_and(|id| shown.contains(id)), "{shown} is not of {job:#}");
+            }
+            (Some("JOB_STATE_FAILED"), None) => {
+                assert!(message.is_some_and(|message| !message.is_empty()), "{job:#}");
+            }
+            _ => panic!("neither succeeded nor failed: {job:#}"),
+        }
+    }
+}
+
+/// Whether a job has ended.
+#[must_use]
+pub fn has_ended(job: &Value) -> bool {
+    ["SUCCEEDED", "FAILED", "CANCELED"].iter().any(|state| job["state"] == format!("JOB_STATE_{state}"))
 }

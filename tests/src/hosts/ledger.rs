@@ -1,11 +1,13 @@
 //! Rows that a primary over hosts has acknowledged, one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::hosts::cluster::HostsCluster;
+use crate::machine::wait::wait_until;
 
 /// Leaves a busy machine to those whose work is tested.
 const BETWEEN_ROWS: Duration = Duration::from_millis(20);
@@ -17,6 +19,17 @@ pub struct Ledger {
     acknowledged: Mutex<BTreeMap<u64, u32>>,
     /// The last row that was asked for; the next one has the next number.
     last: AtomicU64,
+}
+
+/// What came of writing rows.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// How many were acknowledged.
+    pub count: usize,
+    /// The longest time from one that was acknowledged to the next.
+    pub longest: Duration,
+    /// What was said of each that was not.
+    pub failures: Vec<String>,
 }
 
 /// A moment of a ledger.
@@ -50,10 +63,11 @@ impl Ledger {
     }
 
     /// Writes row after row until told to stop, on its host each: wherever one is taken, be that the right primary or not.
-    pub fn write(&self, cluster: &HostsCluster, stop: &AtomicBool) {
+    fn write(&self, cluster: &HostsCluster, stop: &AtomicBool) -> Written {
         let hosts = cluster.database_hosts();
         let mut hosts = hosts.iter().cycle();
         let mut host = hosts.next();
+        let (mut written, mut last) = (Written::default(), Instant::now());
         while let Some(at) = host.filter(|_| !stop.load(Ordering::Relaxed)) {
             let row = self.last.fetch_add(1, Ordering::Relaxed) + 1;
             let insert = format!(
@@ -61,10 +75,44 @@ impl Ledger {
             );
             let answer = cluster.sql(at, &insert);
             match u32::from_str_radix(answer.stdout.trim(), 16) {
-                Ok(timeline) if answer.code == 0 => drop(self.acknowledged().insert(row, timeline)),
-                _ => host = hosts.next(),
+                Ok(timeline) if answer.code == 0 => {
+                    self.acknowledged().insert(row, timeline);
+                    written.count += 1;
+                    written.longest = written.longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                _ => {
+                    written.failures.push(format!("row {row} on {at}: {answer:?}"));
+                    host = hosts.next();
+                }
             }
             std::thread::sleep(BETWEEN_ROWS);
+        }
+        written
+    }
+
+    /// Does this while rows are written. Gives what it gave, and what was written.
+    ///
+    /// # Panics
+    /// When it does.
+    #[track_caller]
+    pub fn while_writing<T>(&self, cluster: &HostsCluster, work: impl FnOnce() -> T) -> (T, Written) {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.write(cluster, &stop));
+            let worked = catch_unwind(AssertUnwindSafe(work));
+            stop.store(true, Ordering::Relaxed);
+            let written = writer.join();
+            let worked = worked.unwrap_or_else(|panic| resume_unwind(panic));
+            (worked, written.unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    }
+
+    /// Waits until every host has all rows that count, and none of `gone`.
+    #[track_caller]
+    pub fn wait_for_all(&self, cluster: &HostsCluster, gone: &BTreeSet<u64>, timeout: Duration) {
+        for host in cluster.database_hosts() {
+            wait_until("the acknowledged rows", timeout, || self.compare(cluster, &host, gone));
         }
     }
 

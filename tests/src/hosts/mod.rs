@@ -14,6 +14,6 @@ mod set;
 mod slot;
 mod streaming;
 
-pub use cluster::{HostsCluster, cell_of};
-pub use ledger::{Ledger, Moment};
+pub use cluster::{HostsCluster, cell_of, has_ended};
+pub use ledger::{Ledger, Moment, Written};
 pub use set::Hosts;

@@ -1,6 +1,8 @@
 //! The machine that clusters run on: programs, processes, ports, namespaces, shared memory, and the directory of all test clusters.
 //! Knows nothing of Cellar. [`crate::cluster`] builds on it.
 
+pub(crate) mod etcdctl;
+pub(crate) mod hold;
 pub(crate) mod listening;
 pub(crate) mod logs;
 pub(crate) mod namespace;

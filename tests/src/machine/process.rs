@@ -91,10 +91,17 @@ fn state(stat: &Path) -> Option<char> {
     text.rsplit(')').next()?.trim_start().chars().next()
 }
 
+/// The state of a process as the kernel shows it: `R` when it runs or wants to, `S` when it waits for something, `T` when it
+/// is stopped. None when it is gone.
+#[must_use]
+pub fn state_of(pid: i32) -> Option<char> {
+    state(Path::new(&format!("/proc/{pid}/stat")))
+}
+
 /// Whether the process is there and not a zombie.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    state(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|state| state != 'Z')
+    state_of(pid).is_some_and(|state| state != 'Z')
 }
 
 /// Whether none of a process's threads goes on: each has been stopped, or is in a call of the kernel from which it does not

@@ -15,20 +15,30 @@ const REST_FACTOR: u32 = 3;
 /// Longest time between two looks, however long they take.
 const MAX_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Looks until `look` gives something, at most for `timeout`; nothing when it did not.
+pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let begun = Instant::now();
+        if let Some(value) = look() {
+            return Some(value);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep((begun.elapsed() * REST_FACTOR).clamp(MIN_INTERVAL, MAX_INTERVAL));
+    }
+}
+
 /// Waits until `condition` is `Some`, at most `timeout`.
 ///
 /// # Panics
 /// When it does not become so; `what` says what was awaited.
 #[track_caller]
-pub fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let begun = Instant::now();
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
-        std::thread::sleep((begun.elapsed() * REST_FACTOR).clamp(MIN_INTERVAL, MAX_INTERVAL));
+pub fn wait_for<T>(what: &str, timeout: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    match poll(timeout, condition) {
+        Some(value) => value,
+        None => panic!("not within {timeout:?}: {what}"),
     }
 }
 
@@ -38,14 +48,10 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() ->
 /// When it does not become so, with what was seen last.
 #[track_caller]
 pub fn wait_until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let begun = Instant::now();
-        match look() {
-            Ok(value) => return value,
-            Err(seen) => assert!(Instant::now() < deadline, "not within {timeout:?}: {what}: {seen}"),
-        }
-        std::thread::sleep((begun.elapsed() * REST_FACTOR).clamp(MIN_INTERVAL, MAX_INTERVAL));
+    let mut seen = String::new();
+    match poll(timeout, || look().map_err(|now| seen = now).ok()) {
+        Some(value) => value,
+        None => panic!("not within {timeout:?}: {what}: {seen}"),
     }
 }
 

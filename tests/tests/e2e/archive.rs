@@ -176,7 +176,11 @@ fn verify_finds_that_nothing_has_been_archived_for_hours() {
         let finished = cluster.try_cellar(&["verify", "--on", cell]);
         let told = format!("{}{}", finished.stdout, finished.stderr);
         assert!(finished.code == 1 && told.contains(&waiting[0]), "{told}");
-        assert!(told.contains("archiv"), "{told}");
+        assert!(
+            told.contains("the primary has ended 3 WAL segments that the archive does not have"),
+            "{told}"
+        );
+        assert!(told.contains(&format!("the first is {}", waiting[0])), "{told}");
     }
     archive_with(&cluster, "zone1", None);
     archives(&cluster);

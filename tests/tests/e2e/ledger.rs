@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cellar_tests::{Cluster, command_line, eventually, processes_with, signal, wait_for};
-use nix::sys::signal::Signal;
+use cellar_tests::{Cluster, HOLD_TIMEOUT, eventually, has_word, wait_until};
+pub(crate) use cellar_tests::{hold, release};
 use serde_json::Value;
+
+/// How long a standby that streams may take to have what the primary has.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a row is shown: its number and its text.
 const SHOWN: &str = "id || ' ' || what";
 
 /// The rows, oldest first.
 pub(crate) type Rows = Vec<String>;
-
 /// Makes the table in the primary.
 #[track_caller]
 pub(crate) fn create(cluster: &Cluster) {
@@ -65,16 +67,10 @@ pub(crate) fn check(cluster: &Cluster, cells: &[&str], expected: &[String]) {
         cluster.wait_streaming(cell);
         assert_eq!(cluster.sql(cell, "SELECT pg_is_in_recovery()"), "t", "{cell}");
         // It may have to receive the newest.
-        let mut seen = Rows::new();
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        while std::time::Instant::now() < deadline {
-            seen = rows(cluster, cell);
-            if seen == expected {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert_eq!(seen, expected, "in the standby {cell}");
+        wait_until(&format!("the rows in the standby {cell}"), RECEIVE_TIMEOUT, || {
+            let seen = rows(cluster, cell);
+            if seen == expected { Ok(()) } else { Err(format!("{seen:?} instead of {expected:?}")) }
+        });
     }
 }
 
@@ -193,58 +189,8 @@ pub(crate) fn hold_copying(job: &str) -> Vec<i32> {
 #[track_caller]
 pub(crate) fn hold_backup(cluster: &Cluster, cell: &str, backup_type: &str) -> (String, Vec<i32>) {
     let id = cluster.begin_backup(cell, backup_type);
-    let copies = || cluster.log_of(cell, &id).contains("DETAIL: backup file");
-    let needle = format!("{id}.conf");
-    let held = hold("the backup to copy", HOLD_TIMEOUT, |pid| has_word(pid, &needle), copies);
-    let log = cluster.log_of(cell, &id);
-    assert!(!log.contains("backup command end"), "held too late:\n{log}");
+    let held = cluster.hold_backup(cell, &id);
     (id, held)
-}
-
-/// How long what is to be held may take until it is there.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
-
-fn has_word(pid: i32, needle: &str) -> bool {
-    command_line(pid).iter().any(|word| word.contains(needle))
-}
-
-/// For how long what is held runs between two looks: a small part of what copying a small database takes.
-const SLICE: Duration = Duration::from_millis(5);
-
-/// Stops the processes of pgBackRest that are meant, at the first look that finds them and `has_begun`. They stand still
-/// except for a slice between two looks: what copies a small database on a busy machine would otherwise be over before
-/// the test has its turn again.
-#[track_caller]
-pub(crate) fn hold(
-    what: &str,
-    timeout: Duration,
-    is_meant: impl Fn(i32) -> bool,
-    mut has_begun: impl FnMut() -> bool,
-) -> Vec<i32> {
-    let stop = || {
-        let mut running = processes_with("pgbackrest", "");
-        running.retain(|pid| is_meant(*pid));
-        running.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-        running
-    };
-    wait_for(what, timeout, || {
-        stop();
-        // Those that were forked in between.
-        let held = stop();
-        if !held.is_empty() && has_begun() {
-            return Some(held);
-        }
-        release(&held);
-        std::thread::sleep(SLICE);
-        // At once: looking for others takes longer on a busy machine than they need.
-        held.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-        None
-    })
-}
-
-/// Lets processes that were stopped go on.
-pub(crate) fn release(held: &[i32]) {
-    held.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
 }
 
 /// The step of a restore of one kind that is told first.

@@ -181,7 +181,9 @@ fn a_primary_that_dies_as_its_crash_recovery_ends_loses_nothing() {
         let all = rows(&cluster, "zone1");
         hold_end_of_crash_recovery(&cluster, "zone1").map(|held| (all, held))
     };
-    let (all, held) = (0..5).find_map(|_| hold()).expect("a recovery that is caught as it ends");
+    let mut missed = Vec::new();
+    let caught = (0..5).find_map(|_| hold().map_err(|seen| missed.push(seen)).ok());
+    let (all, held) = caught.unwrap_or_else(|| panic!("no recovery was caught as it ended: {missed:?}"));
     let job = cluster.json(&["restore", "--latest", "--yes", "--no-wait"]);
     let id = job["id"].as_str().expect("a job");
     eventually("the fence", || incarnation(&cluster)["fence"] == id);

@@ -87,8 +87,7 @@ fn bundles_make_a_cluster_over_three_hosts_and_each_holds_its_own_keys_only() {
 #[test]
 fn a_database_over_hosts_is_drilled_rebuilt_restored_and_rolled_back() {
     let Some(cluster) = HostsCluster::well(3) else { return };
-    let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
-    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();
+    cluster.create_rows(100);
     cluster.back_up("zone2");
     let _ = cluster.cellar(&["drill", "--on", "zone3", "--check", "select count(*) = 100 from ledger"]).ok();
     let _ = cluster.cellar(&["rebuild", "zone3"]).ok();

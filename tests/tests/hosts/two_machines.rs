@@ -1,8 +1,10 @@
 //! Two machines with the keys of one cell: the same bundle on both, and an old one that comes back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
+use cellar_model::LOST_TIMEOUT;
 use cellar_tests::{Finished, HostsCluster, eventually, run};
 
 /// The other machine with the bundle of the cell on `db4`: it is `db5`, whose hosts file says that it is `db4`, and which
@@ -41,11 +43,25 @@ impl<'a> Twin<'a> {
         run(command.args(["cellar", "host"]).args(arguments))
     }
 
+    /// Where its data would be.
+    fn data(&self) -> PathBuf {
+        self.cluster.hosts.directory("db5").join("demo/zone4/pg_data")
+    }
+
     #[track_caller]
     fn on(&self, arguments: &[&str]) -> Finished {
         let directory = self.cluster.host_directory("db4").display().to_string();
         self.host(&[&["--dir", &directory], arguments].concat())
     }
+}
+
+/// The processes of PostgreSQL on a machine.
+fn postgres_on(cluster: &HostsCluster, host: &str) -> Vec<i32> {
+    let is_postgres = |pid: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        ["postgres", "initdb", "pg_basebackup", "pg_ctl"].contains(&name.trim())
+    };
+    cluster.hosts.processes(host).into_iter().filter(is_postgres).collect()
 }
 
 fn epoch(cluster: &HostsCluster) -> Option<String> {
@@ -83,11 +99,17 @@ fn two_machines_with_the_keys_of_one_cell_never_run_it_both() {
     });
     cluster.back_up("zone4");
     assert_eq!(epoch(&cluster).as_deref(), Some(first.as_str()));
+    // It has not begun a PostgreSQL, nor the data of one.
+    assert_eq!(postgres_on(&cluster, "db5"), [0; 0]);
+    assert!(!twin.data().exists(), "{} is there", twin.data().display());
+    assert_ne!(postgres_on(&cluster, "db4"), [0; 0], "that of the first is not seen");
 
     // The first one dies. The other one has waited for that.
+    let died = Instant::now();
     cluster.hosts.isolate("db4");
     cluster.hosts.kill_all("db4");
     let second = wait_for_other(&cluster, &first);
+    assert!(died.elapsed() >= LOST_TIMEOUT, "taken over after {:?}", died.elapsed());
     eventually("the other machine to say nothing any more", || twin.on(&["status"]).code == 0);
 
     // The first one comes back, and finds that it has lost the cell. So it is also while the other one is down.
@@ -98,10 +120,12 @@ fn two_machines_with_the_keys_of_one_cell_never_run_it_both() {
         status.code == 1 && status.stdout.contains("cell zone4 was taken over by")
     };
     eventually("the first machine to say that it lost the cell", is_told);
+    assert_eq!(postgres_on(&cluster, "db4"), [0; 0]);
     assert_eq!(epoch(&cluster).as_deref(), Some(second.as_str()));
     cluster.hosts.kill_all("db5");
     eventually("the cell to be shown as down", || epoch(&cluster).is_none());
     assert!(is_told());
+    assert_eq!(postgres_on(&cluster, "db4"), [0; 0]);
 
     // Its operator gives the cell back to it.
     let _ = cluster.on("db4", &["remove"]).ok();
@@ -114,4 +138,5 @@ fn two_machines_with_the_keys_of_one_cell_never_run_it_both() {
     eventually("the other machine to say that it lost the cell", || {
         twin.on(&["status"]).stdout.contains("cell zone4 was taken over by")
     });
+    assert_eq!(postgres_on(&cluster, "db5"), [0; 0]);
 }

@@ -1,11 +1,18 @@
 //! The programs of hosts are exchanged, one host after the other, while a database is written to.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use cellar_tests::{Finished, HostsCluster, binary, cell_of, command_line, eventually, run};
+use cellar_tests::{
+    Finished, HOLD_TIMEOUT, HostsCluster, Ledger, binary, command_line, eventually, is_alive, release, run,
+    wait_until,
+};
+
+/// How long what follows an upgrade may take: a lease of etcd, a job that is closed, rows that arrive.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 const PROGRAMS: [&str; 3] = ["cellar", "multiadmin", "multipooler"];
 
@@ -19,12 +26,13 @@ fn script(path: &Path, text: &str) {
 /// the operator's machine.
 struct Scene {
     cluster: HostsCluster,
+    ledger: Ledger,
 }
 
 impl Scene {
     #[track_caller]
     fn new() -> Option<Self> {
-        let scene = Self { cluster: HostsCluster::specified(3)? };
+        let mut scene = Self { cluster: HostsCluster::specified(3)?, ledger: Ledger::default() };
         let [old, new, broken] = ["old", "new", "broken"].map(|name| scene.place(name));
         for directory in [&old, &new, &broken] {
             std::fs::create_dir(directory).unwrap();
@@ -57,7 +65,7 @@ impl Scene {
             let _ = scene.on(&host, &["start"]).ok();
         }
         let _ = scene.cluster.wait().ok();
-        let _ = scene.cluster.sql("db1", "CREATE TABLE ledger (id serial PRIMARY KEY)").ok();
+        scene.ledger = Ledger::create(&scene.cluster, "db1");
         Some(scene)
     }
 
@@ -125,26 +133,39 @@ impl Scene {
         read(self.bin(host).join(name)) == read(self.place(directory).join(name))
     }
 
-    /// A backup from a cell that has begun to copy.
+    /// Begins to upgrade a host to programs of which this one does not begin: it waits for the file `go`. Returns when it
+    /// does, so the upgrade stands still in the middle.
     #[track_caller]
-    fn backup_at_work(&self, host: &str) -> String {
-        let ballast =
-            "CREATE TABLE ballast AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 200000) i";
-        let _ = self.cluster.sql("db1", ballast).ok();
-        let cell = cell_of(host);
-        let jobs = self.cluster.host_directory(host).join(&cell).join("jobs").display().to_string();
-        let begun = self.cluster.json(&["backup", "--from", &cell, "--type", "full", "--no-wait"]);
-        let id = begun["id"].as_str().unwrap().to_owned();
-        eventually("pgBackRest to work", || {
-            let works = self.cluster.hosts.processes(host).iter().any(|pid| {
-                let line = command_line(*pid);
-                line.iter().any(|word| word.contains(&jobs))
-                    && line.last().is_some_and(|word| word == "backup")
-            });
-            let state = self.cluster.json(&["jobs", "show", &id])["state"].clone();
-            works || state != "JOB_STATE_RUNNING" && state != "JOB_STATE_PENDING"
+    fn upgrade_held_at(&self, host: &str, name: &str) -> Child {
+        let held = self.place(&format!("held-{host}-{name}"));
+        std::fs::create_dir(&held).unwrap();
+        for other in PROGRAMS.iter().filter(|other| **other != name) {
+            std::fs::hard_link(self.place("new").join(other), held.join(other)).unwrap();
+        }
+        let (program, go) = (self.place("new").join(name), self.place("go"));
+        script(
+            &held.join(name),
+            &format!(
+                "#!/bin/sh\n[ \"$1\" = --version ] && exec {program} --version\nuntil [ -e {go} ]; do sleep 0.05; done\nexec {program} \"$@\"\n",
+                program = program.display(),
+                go = go.display()
+            ),
+        );
+        let mut command = self.command(host, "cellar");
+        command.args(["host", "--dir"]).arg(self.cluster.host_directory(host));
+        command.args(["upgrade", "--timeout", "10m", "--from"]).arg(&held);
+        let mut upgrade =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let script = self.bin(host).join(name);
+        let waits = |pid: &i32| command_line(*pid).get(1).is_some_and(|word| Path::new(word) == script);
+        wait_until("the upgrade to come to what does not begin", HOLD_TIMEOUT, || {
+            if let Some(status) = upgrade.try_wait().unwrap() {
+                return Err(format!("it has ended: {status}"));
+            }
+            let is_there = self.cluster.hosts.processes(host).iter().any(waits);
+            if is_there { Ok(()) } else { Err("it is not there yet".to_owned()) }
         });
-        id
+        upgrade
     }
 }
 
@@ -153,44 +174,30 @@ fn hosts_are_upgraded_in_turn_under_load_and_postgresql_does_not_notice() {
     let Some(scene) = Scene::new() else { return };
     let cluster = &scene.cluster;
     let before = scene.start_times();
-    let stop = AtomicBool::new(false);
-    let (count, id) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut count = 0;
-            while !stop.load(Ordering::Relaxed) {
-                count += usize::from(cluster.sql("db1", "INSERT INTO ledger DEFAULT VALUES").code == 0);
-            }
-            count
-        });
-        let work = || {
-            let _ = scene.upgrade("db1", "new").ok();
-            scene.assert_in_place("db1");
-            // One in the middle of its backup.
-            let id = scene.backup_at_work("db2");
-            let _ = scene.upgrade("db2", "new").ok();
-            scene.assert_in_place("db2");
-            // And one whose etcd a package has replaced.
-            let etcd = scene.running("db3", "etcd");
-            std::fs::remove_file(scene.bin("db3").join("etcd")).unwrap();
-            std::fs::copy("/usr/bin/etcd", scene.bin("db3").join("etcd")).unwrap();
-            let said = scene.upgrade("db3", "new");
-            assert!(
-                said.stderr.contains("etcd, multiadmin, multipooler of cell zone3 started anew"),
-                "{said:?}"
-            );
-            scene.assert_in_place("db3");
-            assert_ne!(scene.running("db3", "etcd"), etcd);
-            id
-        };
-        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        stop.store(true, Ordering::Relaxed);
-        let count = writer.join().unwrap();
-        (count, worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    let (id, written) = scene.ledger.while_writing(cluster, || {
+        let _ = scene.upgrade("db1", "new").ok();
+        scene.assert_in_place("db1");
+        // One in the middle of its backup.
+        let (id, held) = cluster.hold_backup("db2");
+        let _ = scene.upgrade("db2", "new").ok();
+        scene.assert_in_place("db2");
+        // What copied has ended with the multipooler that had started it.
+        assert!(held.iter().all(|pid| !is_alive(*pid)), "{held:?}");
+        // And one whose etcd a package has replaced.
+        let etcd = scene.running("db3", "etcd");
+        std::fs::remove_file(scene.bin("db3").join("etcd")).unwrap();
+        std::fs::copy("/usr/bin/etcd", scene.bin("db3").join("etcd")).unwrap();
+        let said = scene.upgrade("db3", "new");
+        assert!(said.stderr.contains("etcd, multiadmin, multipooler of cell zone3 started anew"), "{said:?}");
+        scene.assert_in_place("db3");
+        assert_ne!(scene.running("db3", "etcd"), etcd);
+        id
     });
+    assert_eq!(written.failures, [""; 0], "of {} rows", written.count);
     assert_eq!(scene.start_times(), before, "PostgreSQL was started again");
-    assert!(count > 0, "nothing was written");
+    assert!(written.count > 0, "nothing was written");
+    scene.ledger.wait_for_all(cluster, &BTreeSet::new(), END_TIMEOUT);
     for host in cluster.database_hosts() {
-        cluster.wait_for_rows(&host, count);
         for name in PROGRAMS {
             assert!(scene.has_content_of(&host, name, "new"), "{host} {name}");
             assert!(!scene.bin(&host).join(format!("{name}.previous")).exists());
@@ -200,17 +207,11 @@ fn hosts_are_upgraded_in_turn_under_load_and_postgresql_does_not_notice() {
         assert!(again.stderr.contains("runs the programs that are in place"), "{again:?}");
         assert_eq!(["etcd", "multiadmin", "multipooler"].map(|name| scene.running(&host, name)), processes);
     }
-    let mut ended = cluster.json(&["jobs", "show", &id]);
-    eventually("the interrupted job to be closed", || {
-        ended = cluster.json(&["jobs", "show", &id]);
-        ended["state"] != "JOB_STATE_RUNNING"
-    });
-    let label = ended["result"]["backup"]["label"].as_str();
-    match ended["state"].as_str() {
-        Some("JOB_STATE_SUCCEEDED") => drop(cluster.json(&["backups", "show", label.unwrap()])),
-        Some("JOB_STATE_FAILED") => assert!(label.is_none(), "{ended}"),
-        _ => panic!("{ended}"),
-    }
+    // It could not go on, and says why.
+    let ended = cluster.ended(&id, END_TIMEOUT);
+    cluster.check_backup("db2", &ended);
+    assert_eq!(ended["state"], "JOB_STATE_FAILED", "{ended:#}");
+    assert_eq!(ended["error"]["code"], "POOLER_RESTARTED", "{ended:#}");
     cluster.back_up("zone2");
 }
 
@@ -246,9 +247,14 @@ fn programs_that_do_not_come_up_are_put_back_and_the_next_hosts_are_left_alone()
     let _ = cluster.wait().ok();
     assert_eq!(scene.start_times(), before, "PostgreSQL was started again");
     cluster.back_up("zone2");
-    // Nothing is left that keeps good ones from being installed.
+    // Nothing is left that keeps good ones from being installed. A job that has nothing to do with the host goes on.
+    let (id, held) = cluster.hold_backup("db3");
     let _ = scene.upgrade("db2", "new").ok();
     scene.assert_in_place("db2");
+    release(&held);
+    let ended = cluster.ended(&id, END_TIMEOUT);
+    assert_eq!(ended["state"], "JOB_STATE_SUCCEEDED", "{ended:#}");
+    cluster.check_backup("db3", &ended);
 }
 
 #[test]
@@ -257,32 +263,82 @@ fn a_host_is_upgraded_only_while_no_other_is_and_all_others_are_well() {
     let cluster = &scene.cluster;
     let programs = |host: &str| ["etcd", "multiadmin", "multipooler"].map(|name| scene.running(host, name));
     let (of_db1, of_db2) = (programs("db1"), programs("db2"));
-    // Both at once: one has its turn, the other is told whose it is.
-    let both = std::thread::scope(|scope| {
-        let both = ["db1", "db2"].map(|host| scope.spawn(|| scene.upgrade(host, "new")));
-        both.map(|one| one.join().unwrap())
-    });
-    let codes = both.each_ref().map(|finished| finished.code);
-    let (done, refused) = match codes {
-        [0, 3] => ("db1", &both[1]),
-        [3, 0] => ("db2", &both[0]),
-        _ => panic!("{both:?}"),
-    };
-    let turn = format!("the host of cell {} is being upgraded", cell_of(done));
-    assert!(refused.stderr.contains(&turn), "{refused:?}");
-    let (other, untouched) = if done == "db1" { ("db2", of_db2) } else { ("db1", of_db1) };
-    assert_eq!(programs(other), untouched);
-
+    // While one has its turn, the next is told whose it is.
+    let first = scene.upgrade_held_at("db1", "multiadmin");
+    let refused = scene.upgrade("db2", "new").refused(3);
+    assert!(refused.contains("the host of cell zone1 is being upgraded"), "{refused}");
+    assert_eq!(programs("db2"), of_db2);
+    std::fs::write(scene.place("go"), "").unwrap();
+    let first: Finished = first.wait_with_output().unwrap().into();
+    let _ = first.ok();
+    let _ = scene.upgrade("db1", "new").ok();
+    scene.assert_in_place("db1");
+    assert!(programs("db1").iter().zip(&of_db1).skip(1).all(|(now, before)| now != before));
     let _ = scene.on("db3", &["stop"]).ok();
     eventually("zone3 to be down", || cluster.status("zone3").is_none());
-    let refused = scene.upgrade(other, "new").refused(3);
+    let refused = scene.upgrade("db2", "new").refused(3);
     assert!(refused.contains("cell zone3") && refused.contains("db3.test"), "{refused}");
-    assert_eq!(programs(other), untouched);
-    assert!(scene.has_content_of(other, "multipooler", "old"));
+    assert_eq!(programs("db2"), of_db2);
+    assert!(scene.has_content_of("db2", "multipooler", "old"));
     // The host that is down itself may be upgraded: it comes up with the new programs.
     let _ = scene.upgrade("db3", "new").ok();
     scene.assert_in_place("db3");
-    let _ = scene.upgrade(other, "new").ok();
-    scene.assert_in_place(other);
+    let _ = scene.upgrade("db2", "new").ok();
+    scene.assert_in_place("db2");
     let _ = cluster.wait().ok();
+}
+
+#[test]
+fn an_upgrade_that_is_killed_in_the_middle_is_finished_or_taken_back_by_the_next_one() {
+    let Some(scene) = Scene::new() else { return };
+    let cluster = &scene.cluster;
+    let before = scene.start_times();
+    let kill_in_the_middle = |host: &str, name: &str| {
+        let mut upgrade = scene.upgrade_held_at(host, name);
+        upgrade.kill().unwrap();
+        let _ = upgrade.wait().unwrap();
+        // What was well is kept until the next one has ended well.
+        for name in ["multiadmin", "multipooler"] {
+            let kept = std::fs::read(scene.bin(host).join(format!("{name}.previous"))).unwrap();
+            assert!(kept == std::fs::read(scene.place("old").join(name)).unwrap(), "{host} {name}");
+        }
+    };
+    let ((), written) = scene.ledger.while_writing(cluster, || {
+        // multipooler does not run any more: the same host goes on at once.
+        kill_in_the_middle("db1", "multipooler");
+        let _ = scene.upgrade("db1", "new").ok();
+        // multiadmin does not, and the record says until its lease has ended that the host is being upgraded.
+        kill_in_the_middle("db2", "multiadmin");
+        wait_until("another host to have its turn", END_TIMEOUT, || {
+            let finished = scene.upgrade("db3", "new");
+            if finished.code == 0 {
+                return Ok(());
+            }
+            let is_told = finished.stderr.contains("the host of cell zone2 is being upgraded");
+            assert!(finished.code == 3 && is_told, "{finished:?}");
+            Err(finished.stderr)
+        });
+        // The next attempt is no better, and puts back what ran before the first.
+        let failed = scene.upgrade("db2", "broken");
+        assert_eq!(failed.code, 1, "{failed:?}");
+        assert!(failed.stderr.contains("the programs of before run again and are well"), "{failed:?}");
+        for name in ["multiadmin", "multipooler"] {
+            assert!(scene.has_content_of("db2", name, "old"), "{name}");
+        }
+        scene.assert_in_place("db2");
+        let _ = scene.upgrade("db2", "new").ok();
+    });
+    assert_eq!(written.failures, [""; 0], "of {} rows", written.count);
+    assert!(written.count > 0, "nothing was written");
+    scene.ledger.wait_for_all(cluster, &BTreeSet::new(), END_TIMEOUT);
+    assert_eq!(scene.start_times(), before, "PostgreSQL was started again");
+    for host in cluster.database_hosts() {
+        scene.assert_in_place(&host);
+        for name in PROGRAMS {
+            assert!(scene.has_content_of(&host, name, "new"), "{host} {name}");
+            assert!(!scene.bin(&host).join(format!("{name}.previous")).exists(), "{host} {name}");
+        }
+    }
+    let _ = cluster.wait().ok();
+    cluster.back_up("zone2");
 }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_tests::{
-    Cluster, children_named, command_line, cpu_time, is_alive, kill_hard, main_process, signal, wait_for,
+    Cluster, children_named, command_line, cpu_time, hold, is_alive, kill_hard, main_process, poll, signal,
+    state_of, wait_for,
 };
 use nix::sys::signal::Signal;
-
-use crate::ledger::hold;
 
 use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, recorded_step};
 
@@ -113,11 +112,30 @@ pub(super) fn control_state(data: &Path) -> u32 {
     u32::from_ne_bytes(bytes[16..20].try_into().expect("four bytes"))
 }
 
+/// How long a recovering process must have waited, without a moment on a processor, until it is taken to wait for the
+/// checkpoint.
+const WAITS_FOR: Duration = Duration::from_millis(300);
+
+/// Whether a process waits: the kernel shows it asleep at each of many looks, and it has used no processor time meanwhile.
+/// One that only has to wait for a busy processor is shown as running. What is seen if not.
+fn waits(pid: i32) -> Result<(), String> {
+    let (begun, used) = (Instant::now(), cpu_time(pid));
+    while begun.elapsed() < WAITS_FOR {
+        match state_of(pid) {
+            Some('S') => std::thread::sleep(Duration::from_millis(10)),
+            other => return Err(format!("the recovering process {pid} is in state {other:?}")),
+        }
+    }
+    if cpu_time(pid) == used { Ok(()) } else { Err(format!("the recovering process {pid} is at work")) }
+}
+
 /// Kills the primary of a cell, and stops the one that is started in its place right after the checkpoint with which its
 /// crash recovery ends: all of its processes. Whoever waits for a checkpoint asks for it first, so the recovering process
-/// is stopped while the checkpointer, which was stopped before, is at it. None when it had recovered before the test had its
-/// turn; then it runs again.
-pub(super) fn hold_end_of_crash_recovery(cluster: &Cluster, cell: &str) -> Option<Vec<i32>> {
+/// is stopped while the checkpointer, which was stopped before, is at it.
+///
+/// # Errors
+/// When the moment was missed: what was seen. The primary runs again then.
+pub(super) fn hold_end_of_crash_recovery(cluster: &Cluster, cell: &str) -> Result<Vec<i32>, String> {
     let directory = cluster.directory().join(cell);
     let (data, log) = (directory.join("pg_data"), directory.join("log/postgres.log"));
     let ends = || std::fs::read_to_string(&log).unwrap_or_default().matches("redo done at").count();
@@ -134,25 +152,35 @@ pub(super) fn hold_end_of_crash_recovery(cluster: &Cluster, cell: &str) -> Optio
     };
     let checkpointer = wait_for("its checkpointer", MOMENT_TIMEOUT, || child("checkpointer"));
     signal(checkpointer, Signal::SIGSTOP);
-    let Some(startup) = child("startup") else {
-        signal(checkpointer, Signal::SIGCONT);
+    let startup = child("startup");
+    let caught = match startup {
+        None => Err("it had recovered before".to_owned()),
+        Some(startup) => {
+            // From the end of the WAL it is not far to the request, which leaves no trace.
+            let mut seen = String::new();
+            let waiting = poll(MOMENT_TIMEOUT, || {
+                let looked = if ends() > before { waits(startup) } else { Err("WAL is replayed".to_owned()) };
+                looked.map_err(|now| seen = now).ok()
+            });
+            waiting.ok_or(seen).and_then(|()| {
+                signal(startup, Signal::SIGSTOP);
+                signal(checkpointer, Signal::SIGCONT);
+                let done = || (control_state(&data) == SHUT_DOWN).then_some(());
+                poll(MOMENT_TIMEOUT, done)
+                    .ok_or_else(|| format!("no checkpoint: pg_control says {}", control_state(&data)))
+            })
+        }
+    };
+    if let Err(seen) = caught {
+        for pid in [Some(checkpointer), startup].into_iter().flatten() {
+            signal(pid, Signal::SIGCONT);
+        }
         wait_for("the primary to run again", MOMENT_TIMEOUT, || {
             (cluster.try_sql(cell, "SELECT 1").code == 0).then_some(())
         });
-        return None;
-    };
-    wait_for("the end of the WAL", MOMENT_TIMEOUT, || (ends() > before).then_some(()));
-    // From here it is not far to the request, which leaves no trace: a process that waits uses no time.
-    let mut used = cpu_time(startup);
-    wait_for("it to wait for a checkpoint", MOMENT_TIMEOUT, || {
-        std::thread::sleep(Duration::from_millis(300));
-        let now = cpu_time(startup);
-        (std::mem::replace(&mut used, now) == now).then_some(())
-    });
-    signal(startup, Signal::SIGSTOP);
-    signal(checkpointer, Signal::SIGCONT);
-    wait_for("the checkpoint", MOMENT_TIMEOUT, || (control_state(&data) == SHUT_DOWN).then_some(()));
+        return Err(seen);
+    }
     let mut all = children_named(postmaster, "postgres");
     all.push(postmaster);
-    Some(all)
+    Ok(all)
 }

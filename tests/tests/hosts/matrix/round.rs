@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{HostsCluster, Ledger, cell_of, wait_until};
+use cellar_tests::{HostsCluster, Ledger, cell_of, has_ended, wait_until};
 
 use super::fault::Fault;
 use super::work::{self, Work};
@@ -38,14 +36,7 @@ impl Round {
         eprintln!("{self} ...");
         let (begun, rows) = (Instant::now(), ledger.len());
         let primary = cluster.wait_streaming(WELL_TIMEOUT);
-        let stop = AtomicBool::new(false);
-        let (told, gone) = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| ledger.write(cluster, &stop));
-            let done = catch_unwind(AssertUnwindSafe(|| self.meet(cluster, ledger, &primary)));
-            stop.store(true, Ordering::Relaxed);
-            writer.join().unwrap();
-            done.unwrap_or_else(|panic| resume_unwind(panic))
-        });
+        let ((told, gone), _) = ledger.while_writing(cluster, || self.meet(cluster, ledger, &primary));
         assert!(ledger.len() > rows || !gone.is_empty(), "nothing was written");
         check(cluster, ledger, &gone);
         format!("{self}: {told}, {:.0} s", begun.elapsed().as_secs_f64())
@@ -111,13 +102,10 @@ fn check(cluster: &HostsCluster, ledger: &Ledger, gone: &BTreeSet<u64>) {
         });
         wrong.map_or(Ok(()), Err)
     });
-    for host in cluster.database_hosts() {
-        wait_until("the acknowledged rows", WELL_TIMEOUT, || ledger.compare(cluster, &host, gone));
-    }
+    ledger.wait_for_all(cluster, gone, WELL_TIMEOUT);
     let jobs = cluster.json(&["jobs", "list", "--steps", "--limit", "500"]);
-    let ended = ["SUCCEEDED", "FAILED", "CANCELED"].map(|state| format!("JOB_STATE_{state}"));
     for job in jobs["jobs"].as_array().unwrap() {
-        assert!(ended.iter().any(|state| job["state"] == *state), "has not ended: {job:#}");
+        assert!(has_ended(job), "has not ended: {job:#}");
     }
     let hosts = cluster.database_hosts();
     let standby = hosts.iter().find(|host| **host != primary).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use cellar_tests::{HostsCluster, Ledger, Moment, cell_of, wait_until};
+use cellar_tests::{HostsCluster, Ledger, Moment, cell_of, has_ended, wait_until};
 use serde_json::Value;
 
 /// How long a job may take to end after the network is whole: its own deadlines, on a busy machine.
@@ -54,25 +54,6 @@ pub(super) struct Restore {
     timeline: u32,
 }
 
-/// A job as it is shown now.
-fn job(cluster: &HostsCluster, id: &str) -> Result<Value, String> {
-    let shown = cluster.cellar(&["jobs", "show", id, "--output", "json"]);
-    serde_json::from_str(&shown.stdout).map_err(|_| format!("{shown:?}"))
-}
-
-fn has_ended(job: &Value) -> bool {
-    ["SUCCEEDED", "FAILED", "CANCELED"].iter().any(|state| job["state"] == format!("JOB_STATE_{state}"))
-}
-
-/// Waits until a job has ended; the job.
-#[track_caller]
-fn ended(cluster: &HostsCluster, id: &str) -> Value {
-    wait_until(&format!("job {id} to end"), END_TIMEOUT, || {
-        let job = job(cluster, id)?;
-        if has_ended(&job) { Ok(job) } else { Err(format!("{job:#}")) }
-    })
-}
-
 #[track_caller]
 fn begun(cluster: &HostsCluster, arguments: &[&str]) -> String {
     let job = cluster.json(&[arguments, &["--no-wait"]].concat());
@@ -92,7 +73,7 @@ fn timeline(cluster: &HostsCluster, primary: &str) -> u32 {
 pub(super) fn begin_backup(cluster: &HostsCluster, host: &str) -> String {
     let id = begun(cluster, &["backup", "--from", &cell_of(host), "--type", "full", "--allow-primary"]);
     wait_until("the backup to begin", STEP_TIMEOUT, || {
-        let job = job(cluster, &id)?;
+        let job = cluster.job(&id)?;
         if job["state"] == "JOB_STATE_PENDING" { Err(format!("{job:#}")) } else { Ok(()) }
     });
     id
@@ -101,17 +82,8 @@ pub(super) fn begin_backup(cluster: &HostsCluster, host: &str) -> String {
 /// A backup has ended, and is what its job says.
 #[track_caller]
 pub(super) fn check_backup(cluster: &HostsCluster, host: &str, id: &str) -> String {
-    let job = ended(cluster, id);
-    let backup = &job["result"]["backup"];
-    let label = backup["label"].as_str();
-    if job["state"] == "JOB_STATE_SUCCEEDED" {
-        let label = label.unwrap_or_else(|| panic!("no label: {job:#}"));
-        assert_eq!(backup["source"]["cell"], cell_of(host), "{job:#}");
-        let shown = cluster.json(&["backups", "show", label]);
-        assert!(shown.to_string().contains(id), "{label} is of another job: {shown:#}");
-        return "succeeded".to_owned();
-    }
-    assert!(job["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{job:#}");
+    let job = cluster.ended(id, END_TIMEOUT);
+    cluster.check_backup(host, &job);
     told(&job)
 }
 
@@ -138,7 +110,7 @@ pub(super) fn begin_restore(
     let id = begun(cluster, &["restore", "--to-name", &point, "--onto", &cell_of(onto), "--yes"]);
     let kind = format!("JOB_KIND_{step}");
     wait_until(&format!("the restore to come to {step}"), STEP_TIMEOUT, || {
-        let job = job(cluster, &id)?;
+        let job = cluster.job(&id)?;
         let steps = job["steps"].as_array().map_or(&[][..], Vec::as_slice);
         let is_there = steps.iter().any(|step| step["kind"] == kind && step["state"] != "JOB_STATE_PENDING");
         if is_there || has_ended(&job) { Ok(()) } else { Err(format!("{job:#}")) }
@@ -154,7 +126,7 @@ pub(super) fn check_restore(
     (was, onto): (&str, &str),
     restore: &Restore,
 ) -> (String, BTreeSet<u64>) {
-    let job = ended(cluster, &restore.id);
+    let job = cluster.ended(&restore.id, END_TIMEOUT);
     let primary = cluster.wait_streaming(END_TIMEOUT);
     let now = timeline(cluster, &primary);
     if job["state"] == "JOB_STATE_SUCCEEDED" {
