@@ -127,6 +127,11 @@ impl DetailLog {
             self.in_message = true;
             return;
         }
+        if level == LogLevel::Info && text.starts_with("backup command begin ") {
+            // One that ended before it had copied anything, and was run again: the log has all of them, the last one counts.
+            *self = Self::new(&self.data_directory, self.primary.take());
+            return;
+        }
         self.file(text);
         self.step(text);
     }

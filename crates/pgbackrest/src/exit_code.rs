@@ -114,6 +114,9 @@ pub(crate) const CHECKSUM: u8 = 26;
 /// The exit code of a file that cannot be read, and of a store that does not answer.
 pub(crate) const FILE_READ: u8 = 42;
 
+/// Exit code of a command that another one keeps from its work: they share a lock.
+pub const LOCK_ACQUIRE: u8 = 50;
+
 /// The exit code when a new backup's label would not be the latest.
 pub const CLOCK: u8 = 106;
 
@@ -130,7 +133,7 @@ pub fn class_of(code: u8) -> ExitClass {
             ExitClass::FailedPrecondition
         }
         55 | 73 | 75 => ExitClass::NotFound,
-        50 => ExitClass::Aborted,
+        LOCK_ACQUIRE => ExitClass::Aborted,
         49 | DB_CONNECT | 101 => ExitClass::Unavailable,
         82 => ExitClass::DeadlineExceeded,
         63 => ExitClass::Cancelled,
@@ -186,7 +189,7 @@ pub fn hint_for(code: u8) -> &'static str {
         }
         45 => "another instance archives into the same stanza: find it and stop its archiving",
         49 => "check that the host is up and its pgBackRest TLS server listens",
-        50 => "another command holds the stanza: wait for it, or look for a worker left behind",
+        LOCK_ACQUIRE => "another command holds the stanza: wait for it, or look for a worker left behind",
         55 | 73 => "create the stanza first, and check the repository's path",
         56 => "check that the instance is up and that its socket directory and port are right",
         62 => "a stop file is in the lock directory: run `pgbackrest start`",

@@ -30,7 +30,7 @@ pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, ren
 pub use config_check::ConfigError;
 pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
 pub use error::Error;
-pub use exit_code::{CLOCK, ExitClass, class_of, code_of_type, hint_for, name_of};
+pub use exit_code::{CLOCK, ExitClass, LOCK_ACQUIRE, class_of, code_of_type, hint_for, name_of};
 pub use expire_log::{Expiry, archived_segment, parse_expiry};
 pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, StanzaInfo, StanzaStatus, parse_info};
 pub use invocation::{Invocation, RestoreOptions};

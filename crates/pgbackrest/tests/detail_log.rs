@@ -49,6 +49,17 @@ fn a_full_backup_from_the_standby() {
     assert!(log.messages().iter().all(|message| message.level == LogLevel::Warn));
 }
 
+/// The log of a job has all commands that it ran, and the backup is that of the last.
+#[test]
+fn command_that_was_refused_and_run_again_counts_once() {
+    assert!(read(NO_PRIMARY).copied().unable_to_check > 0);
+    let log = read(&format!("{NO_PRIMARY}\n{FULL}"));
+    assert_eq!((log.copied(), log.messages().len()), (read(FULL).copied(), 1));
+    assert!(holds(log.copied(), Some(log.copied().local_inside + 8)));
+    // What ended in the middle of copying does not add to the next one.
+    assert_eq!(read(&format!("{FULL}\n{FULL}")).copied(), read(FULL).copied());
+}
+
 #[test]
 fn other_kinds_of_backup() {
     let incr = read(INCR);

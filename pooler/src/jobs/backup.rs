@@ -9,12 +9,13 @@ mod names;
 mod source_check;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cellar_model::{
     BackupResult, BackupType, CELL_ANNOTATION, Code, Database, JOB_ANNOTATION, JobOutcome, JobSpec, Pooler,
     Refusal,
 };
-use cellar_pgbackrest::{CLOCK, Invocation, Running};
+use cellar_pgbackrest::{CLOCK, Invocation, LOCK_ACQUIRE, Running};
 
 use crate::config_files::write_job;
 use crate::disk::write_refusal;
@@ -28,6 +29,14 @@ use crate::repository::backup_proof::{log_parser, verify_backup};
 use crate::repository::reader::Repo;
 use crate::repository::stanza::{self, StanzaError};
 use crate::repository::tool_failure::tool_failure;
+
+/// How long another pgBackRest command is waited for that works on the stanza, here or at the primary. The job's lock in
+/// etcd keeps all others out but those of jobs that were lost: at the primary the session of a host that fell silent ends
+/// with its keepalives, 25 s after the last answer, and by hand nobody should start one.
+const HELD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often it is tried again.
+const HELD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs a backup job to its end. A backup with page errors is a failure that has a result.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
@@ -107,7 +116,17 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
         log.read();
         context.copying_progress(log.progress(), running, data).await;
     };
-    let mut failed = context.run_pgbackrest(&invocation(backup_type), 0, &mut watch).await?;
+    let deadline = Instant::now() + HELD_TIMEOUT;
+    let mut failed = loop {
+        let failed = context.run_pgbackrest(&invocation(backup_type), 0, &mut watch).await?;
+        let is_held = failed.as_ref().is_some_and(|failed| failed.failure.cause == Some(LOCK_ACQUIRE));
+        if !is_held || Instant::now() >= deadline {
+            break failed;
+        }
+        // Before it has copied anything.
+        context.progress("waiting for another pgBackRest command to end").await;
+        context.pause(HELD_INTERVAL).await?;
+    };
     let is_behind = failed.as_ref().is_some_and(|failed| failed.failure.exit_code == Some(CLOCK));
     if is_behind && backup_type != BackupType::Full {
         // Before it has copied anything.
