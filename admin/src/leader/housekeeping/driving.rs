@@ -25,9 +25,8 @@ pub(super) fn next(view: &View, observed: &Observations, now: Timestamp) -> Vec<
 /// Records that a primary reports for whose death somebody vouched, also in a job that waits for its turn: when that has
 /// come, the primary may be silent again.
 fn contradict(view: &View, record: &JobRecord) -> Option<Drive> {
-    record.dead_primary.as_ref()?;
-    let leader = view.leaders.get(&record.database)?;
-    let reports = view.status.contains_key(&(record.database.clone(), leader.cell.clone()));
+    let dead = record.dead_primary.as_ref()?;
+    let reports = dead.cells().any(|cell| view.status.contains_key(&(record.database.clone(), cell.clone())));
     let record = contradicted(record, reports)?;
     let guards = vec![(job_key(&record), view.revision(&job_key(&record)))];
     Some(Drive { job: record.id, guards, records: vec![record], incarnation: None })

@@ -7,9 +7,10 @@
 
 use crate::decide::claim_times::CLAIM_LEASE_SECONDS;
 use crate::decide::snapshot::Snapshot;
+use crate::records::incarnation::possible_primaries;
 use crate::records::job::record::{DeadPrimary, JobRecord};
 use crate::records::job::run::JobError;
-use crate::records::pooler::{Leader, PoolerStatus};
+use crate::records::pooler::Leader;
 use crate::types::code::{Code, Refusal};
 use crate::types::name::{CellName, DatabaseName};
 
@@ -69,11 +70,17 @@ pub(crate) fn check(
     vouched: bool,
 ) -> Result<Option<DeadPrimary>, Refusal> {
     let dead = check_plan(snapshot, database, leader, vouched)?;
-    let reports = snapshot.status.contains_key(&(database.clone(), leader.cell.clone()));
-    match dead {
-        None if !reports => Err(silent_primary(&leader.cell).about("database", database)),
-        dead => Ok(dead),
+    match silent(snapshot, database, leader).first() {
+        Some(cell) if dead.is_none() => Err(silent_primary(cell).about("database", database)),
+        _ => Ok(dead),
     }
+}
+
+/// The cells that may have the primary and do not report.
+fn silent<'a>(snapshot: &Snapshot<'a>, database: &DatabaseName, leader: &'a Leader) -> Vec<&'a CellName> {
+    possible_primaries(snapshot.incarnations.get(database), Some(leader))
+        .filter(|cell| !snapshot.status.contains_key(&(database.clone(), (*cell).clone())))
+        .collect()
 }
 
 /// As [`check`], for the plan of such a job: nobody has to vouch for anything yet.
@@ -86,15 +93,19 @@ pub(crate) fn check_plan(
     leader: &Leader,
     vouched: bool,
 ) -> Result<Option<DeadPrimary>, Refusal> {
-    let cell = &leader.cell;
-    if snapshot.status.contains_key(&(database.clone(), cell.clone())) {
-        return if vouched { Err(living_primary(cell).about("database", database)) } else { Ok(None) };
+    let silent = silent(snapshot, database, leader);
+    let Some((cell, others)) = silent.split_first() else {
+        let living = living_primary(&leader.cell).about("database", database);
+        return if vouched { Err(living) } else { Ok(None) };
+    };
+    let statuses = || snapshot.status.values().filter(|status| status.database == *database);
+    for cell in &silent {
+        if let Some(follower) = statuses().find(|status| status.streams_from(cell)) {
+            return Err(followed_primary(cell, follower.cell.as_str()).about("database", database));
+        }
     }
-    let of_database = |status: &&PoolerStatus| status.database == *database;
-    match snapshot.status.values().filter(of_database).find(|status| status.streams_from(cell)) {
-        Some(follower) => Err(followed_primary(cell, follower.cell.as_str()).about("database", database)),
-        None => Ok(vouched.then(|| DeadPrimary { cell: cell.clone(), reported: false })),
-    }
+    let also = others.first().map(|cell| (*cell).clone());
+    Ok(vouched.then(|| DeadPrimary { cell: (*cell).clone(), also, reported: false }))
 }
 
 /// The refusal of a request that says of a primary which reports that it is dead. Whoever says so is mistaken about
@@ -110,18 +121,13 @@ fn living_primary(cell: &CellName) -> Refusal {
     .about("cell", cell)
 }
 
-/// That a job may go on though it has not asked the primary's multipooler to fence it.
+/// That a job may go on though it has not asked the multipooler of a cell that may have the primary to fence it.
 ///
 /// # Errors
 /// When the primary may run.
-pub(crate) fn may_stay_unfenced(
-    job: &JobRecord,
-    leader: &Leader,
-    primary_is_followed: bool,
-) -> Result<(), JobError> {
-    let cell = &leader.cell;
-    let refusal = match job.dead_primary.as_ref().filter(|dead| dead.cell == *cell) {
-        _ if primary_is_followed => followed_primary(cell, "a standby"),
+pub(crate) fn may_stay_unfenced(job: &JobRecord, cell: &CellName, is_followed: bool) -> Result<(), JobError> {
+    let refusal = match job.dead_primary.as_ref().filter(|dead| dead.cells().any(|dead| dead == cell)) {
+        _ if is_followed => followed_primary(cell, "a standby"),
         None => silent_primary(cell),
         Some(dead) if dead.reported => primary_reported_again(cell),
         Some(_) => return Ok(()),

@@ -44,6 +44,18 @@ impl Incarnation {
     }
 }
 
+/// The cells that may have the primary, that of the present incarnation first. The recorded primary is of an earlier one
+/// from the moment at which a restore takes effect until the restored primary has recorded itself.
+pub(crate) fn possible_primaries<'a>(
+    incarnation: Option<&'a Incarnation>,
+    leader: Option<&'a Leader>,
+) -> impl Iterator<Item = &'a CellName> {
+    let made = incarnation.filter(|incarnation| !incarnation.is_in_use(leader));
+    let made = made.and_then(|incarnation| incarnation.cell.as_ref());
+    let recorded = leader.map(|leader| &leader.cell).filter(move |cell| Some(*cell) != made);
+    made.into_iter().chain(recorded)
+}
+
 impl Default for Incarnation {
     fn default() -> Self {
         Self { number: 1, cell: None, job: None, fence: None, kept_in: None, timeline: None }

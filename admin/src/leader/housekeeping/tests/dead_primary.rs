@@ -12,7 +12,7 @@ fn restore(n: u64) -> JobRecord {
         onto: Some("zone2".parse().unwrap()),
         backup: None,
     };
-    let dead = DeadPrimary { cell: "zone1".parse().unwrap(), reported: false };
+    let dead = DeadPrimary { cell: "zone1".parse().unwrap(), also: None, reported: false };
     JobRecord { spec: JobSpec::Restore(params), dead_primary: Some(dead), ..record(n, "zone2") }
 }
 

@@ -11,6 +11,7 @@ use crate::decide::primary_fence;
 use crate::records::backup::{BackupParams, BackupType, DEFAULT_MAX_LAG};
 use crate::records::incarnation::Incarnation;
 use crate::records::job::outcome::JobOutcome;
+use crate::records::job::record::DeadPrimary;
 use crate::records::job::run::{JobError, JobState};
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::rebuild::RebuildParams;
@@ -43,8 +44,9 @@ pub(super) fn is_committed(scene: &Scene<'_>) -> bool {
 pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
     let job = scene.job;
     // Looked at in every round until the point of no return, and first before anything is done.
-    if let Some(leader) = scene.leader.filter(|leader| is_out_of_reach(scene, &leader.cell)) {
-        primary_fence::may_stay_unfenced(job, leader, scene.primary_is_followed)?;
+    for cell in scene.primaries().filter(|cell| is_out_of_reach(scene, cell)) {
+        let is_recorded = scene.leader.is_some_and(|leader| leader.cell == *cell);
+        primary_fence::may_stay_unfenced(job, cell, is_recorded && scene.primary_is_followed)?;
     }
     if scene.incarnation.fence != Some(job.id) {
         let incarnation = Incarnation { fence: Some(job.id), ..scene.incarnation.clone() };
@@ -58,19 +60,14 @@ pub(super) fn fence(scene: &Scene<'_>) -> Result<Option<Decision>, JobError> {
     if scene.is_under_way(JobKind::Fence) {
         return Ok(Some(Decision::Wait));
     }
-    let must_be_fenced =
-        |cell: &CellName| *cell == job.cell || scene.leader.is_some_and(|leader| leader.cell == *cell);
+    let must_be_fenced = |cell: &CellName| *cell == job.cell || scene.primaries().any(|other| other == cell);
     let mut failed = scene.of_kind(JobKind::Fence).filter(|step| step.state != JobState::Succeeded);
     if let Some(step) = failed.find(|step| must_be_fenced(&step.record.cell)) {
         return Err(error_of(step));
     }
-    match scene.leader.filter(|leader| !scene.succeeded_in(JobKind::Fence, &leader.cell)) {
-        // Its multipooler was away when all were asked, and is back.
-        Some(leader) if scene.alive.contains(&leader.cell) => {
-            Ok(scene.begin_in(&JobSpec::Fence, std::iter::once(&leader.cell)))
-        }
-        _ => Ok(None),
-    }
+    // Their multipoolers were away when all were asked, and are back.
+    let back = scene.primaries().filter(|cell| scene.alive.contains(cell));
+    Ok(scene.begin_in(&JobSpec::Fence, back))
 }
 
 /// Whether a cell was never asked for a fence, and cannot be asked now.
@@ -137,18 +134,20 @@ fn recovered_as(scene: &Scene<'_>) -> Option<u32> {
 
 fn next_incarnation(scene: &Scene<'_>, keeps_old_data: bool) -> Incarnation {
     let cell = &scene.job.cell;
+    // Data of an incarnation before the present one is not what a rollback returns to.
+    let is_in_use = scene.incarnation.is_in_use(scene.leader);
+    let oldest = scene.incarnation.timeline.filter(|_| !is_in_use).unwrap_or(Timeline::new(1));
     let is_whole = |cell: &CellName| {
         scene.of_kind(JobKind::Fence).any(|step| {
             let fence = step.result.as_ref().and_then(JobOutcome::fence);
             step.record.cell == *cell
                 && step.state == JobState::Succeeded
-                && fence.is_some_and(|fence| fence.whole)
+                && fence.is_some_and(|fence| fence.whole && fence.timeline >= oldest)
         })
     };
     // A primary that was stopped cleanly has every acknowledged row. Without it the chosen cell's own old data is the
     // best there is, and if its disk is empty another member's.
-    let old_primary = scene.leader.map(|leader| &leader.cell);
-    let kept = old_primary.into_iter().chain([cell]).chain(scene.members).find(|cell| is_whole(cell));
+    let kept = scene.primaries().chain([cell]).chain(scene.members).find(|cell| is_whole(cell));
     Incarnation {
         // That of the copy's mark, which is the highest one by now.
         number: recovered_as(scene).unwrap_or_else(|| scene.next_number()),
@@ -229,7 +228,7 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
         .filter(|cell| **cell != scene.job.cell && !scene.succeeded_in(JobKind::Rebuild, cell));
     let backup = scene.of_kind(JobKind::Backup).find_map(|step| step.result.as_ref()?.backup());
     // The recorded primary is another one by now.
-    let dead = scene.job.dead_primary.as_ref().map(|dead| &dead.cell);
+    let mut dead = scene.job.dead_primary.iter().flat_map(DeadPrimary::cells);
     Some(JobOutcome::Restore(RestoreResult {
         cell: scene.job.cell.clone(),
         incarnation: scene.incarnation.number,
@@ -242,7 +241,7 @@ fn outcome(scene: &Scene<'_>) -> Option<JobOutcome> {
             _ => scene.incarnation.kept_in.is_some(),
         },
         first_backup: backup.map(|backup| backup.label.clone()),
-        not_fenced: dead.filter(|cell| !scene.succeeded_in(JobKind::Fence, cell)).cloned(),
+        not_fenced: dead.find(|cell| !scene.succeeded_in(JobKind::Fence, cell)).cloned(),
     }))
 }
 

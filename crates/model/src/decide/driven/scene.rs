@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use crate::records::incarnation::Incarnation;
+use crate::records::incarnation::{Incarnation, possible_primaries};
 use crate::records::job::id::JobId;
 use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::{Job, JobRecord};
@@ -83,6 +83,11 @@ impl Scene<'_> {
     /// The number of the next incarnation: one that no data has.
     pub(super) fn next_number(&self) -> u32 {
         self.incarnation.number.max(self.highest_mark) + 1
+    }
+
+    /// The cells that may have the primary.
+    pub(super) fn primaries(&self) -> impl Iterator<Item = &CellName> {
+        possible_primaries(Some(self.incarnation), self.leader)
     }
 
     /// The steps of a kind.

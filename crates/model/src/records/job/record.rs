@@ -58,11 +58,22 @@ impl Closure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadPrimary {
-    /// The cell of the primary that was recorded when the job was asked for.
+    /// The cell of the silent primary when the job was asked for.
     pub cell: CellName,
+    /// Another silent cell that may have had the primary then: the recorded one, when the present incarnation was not in
+    /// use yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub also: Option<CellName>,
     /// A multipooler of the recorded primary has reported since: what was vouched for does not hold any more.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub reported: bool,
+}
+
+impl DeadPrimary {
+    /// The cells for which it is vouched.
+    pub fn cells(&self) -> impl Iterator<Item = &CellName> {
+        std::iter::once(&self.cell).chain(&self.also)
+    }
 }
 
 /// What was asked. Written by multiadmin only.

@@ -44,6 +44,41 @@ fn plan(world: &World, request: &JobRequest) -> Result<JobRecord, Refusal> {
     plan_restore_plan(&world.snapshot(), request, &latest(), job_id(1), Timestamp::UNIX_EPOCH)
 }
 
+/// A restore took effect in zone2, which has not recorded itself as the primary.
+fn restored_in_zone2() -> BTreeMap<DatabaseName, Incarnation> {
+    let incarnation = Incarnation {
+        number: 2,
+        cell: Some("zone2".parse().unwrap()),
+        job: Some(job_id(7)),
+        timeline: Some(Timeline::new(9)),
+        ..Incarnation::default()
+    };
+    BTreeMap::from([("app".parse().unwrap(), incarnation)])
+}
+
+#[test]
+fn restored_primary_that_has_not_recorded_itself_counts_as_the_primary() {
+    let incarnations = restored_in_zone2();
+    let restore = |world: &World, request: &JobRequest| {
+        let mut snapshot = world.snapshot();
+        snapshot.incarnations = &incarnations;
+        let onto = RestoreParams { onto: Some("zone3".parse().unwrap()), ..latest() };
+        plan_restore(&snapshot, request, &onto, job_id(1), Timestamp::UNIX_EPOCH)
+    };
+    let mut world = made(World::healthy());
+    assert_eq!(restore(&world, &whole(None)).unwrap().dead_primary, None, "it is fenced");
+    world.status.remove(&("app".parse().unwrap(), "zone2".parse().unwrap()));
+    let refusal = restore(&world, &whole(None)).unwrap_err();
+    assert!(refusal.message.contains("the primary in zone2 cannot be fenced"), "{refusal}");
+    let dead = restore(&world, &vouching()).unwrap().dead_primary.unwrap();
+    assert_eq!((dead.cell.as_str(), dead.also), ("zone2", None));
+    // The recorded one is silent, too: the word is for both.
+    world.status.remove(&("app".parse().unwrap(), "zone1".parse().unwrap()));
+    world.status("zone3").streams_from = None;
+    let dead = restore(&world, &vouching()).unwrap().dead_primary.unwrap();
+    assert_eq!((dead.cell.as_str(), dead.also.unwrap().as_str()), ("zone2", "zone1"));
+}
+
 #[test]
 fn replacing_the_data_is_refused_when_a_standby_streams_from_a_silent_primary() {
     for request in [whole(None), vouching()] {

@@ -7,6 +7,7 @@ use crate::records::job::record::DeadPrimary;
 use crate::records::job::run::{JobError, JobState};
 use crate::records::job::spec::JobKind;
 use crate::types::code::Code;
+use crate::types::lsn::Timeline;
 
 const KINDS: [JobKind; 2] = [JobKind::Restore, JobKind::Rollback];
 
@@ -31,6 +32,42 @@ fn job_is_given_up_when_the_primary_is_silent_and_nobody_vouches_for_its_death()
         let error = given_up(&mut world);
         assert!(error.hint.contains("--primary-is-dead"), "{error:?}");
         assert!(world.kinds().iter().all(|kind| *kind == "plan"), "before any cell was fenced");
+    }
+}
+
+/// A restore took effect in zone3, which has not recorded itself as the primary, and is silent.
+fn unrecorded_primary(kind: JobKind) -> World {
+    let mut world = World::new(kind, false);
+    world.incarnation.cell = Some(cell("zone3"));
+    world.incarnation.timeline = Some(Timeline::new(2));
+    world.alive = vec![cell("zone1"), cell("zone2")];
+    world
+}
+
+#[test]
+fn restored_primary_that_has_not_recorded_itself_is_fenced_or_vouched_for() {
+    for kind in KINDS {
+        let mut world = unrecorded_primary(kind);
+        let before = world.incarnation.clone();
+        world.run(|_, _| true);
+        let (state, error, _) = world.closed.clone().unwrap();
+        let message = error.unwrap().message;
+        assert_eq!(state, JobState::Failed);
+        assert!(message.contains("the primary in zone3 cannot be fenced"), "{message}");
+        assert_eq!(world.incarnation, before);
+
+        let mut world = unrecorded_primary(kind);
+        world.job.dead_primary = Some(DeadPrimary { cell: cell("zone3"), also: None, reported: false });
+        world.run(|_, _| true);
+        let (state, _, result) = world.closed.unwrap();
+        let result = restored(result);
+        assert_eq!((state, result.not_fenced), (JobState::Succeeded, Some(cell("zone3"))));
+
+        // It is back: it is fenced as the recorded one is, and a fence that fails ends the job.
+        let mut world = unrecorded_primary(kind);
+        world.alive.push(cell("zone3"));
+        world.run(|kind, cell| kind != JobKind::Fence || cell != "zone3");
+        assert_eq!(world.closed.unwrap().0, JobState::Failed);
     }
 }
 
@@ -99,7 +136,7 @@ fn vouching_is_for_one_primary() {
     for kind in KINDS {
         let mut world = World::new(kind, false);
         world.silence_primary();
-        world.job.dead_primary = Some(DeadPrimary { cell: cell("zone3"), reported: false });
+        world.job.dead_primary = Some(DeadPrimary { cell: cell("zone3"), also: None, reported: false });
         given_up(&mut world);
     }
 }

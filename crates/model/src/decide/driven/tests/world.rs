@@ -126,7 +126,7 @@ impl World {
 
     /// Somebody vouches for its death.
     pub(super) fn vouch(&mut self) {
-        self.job.dead_primary = Some(DeadPrimary { cell: cell("zone1"), reported: false });
+        self.job.dead_primary = Some(DeadPrimary { cell: cell("zone1"), also: None, reported: false });
     }
 
     /// One round of the leading multiadmin.
