@@ -186,19 +186,4 @@ impl Agent {
     pub(crate) fn job_log(&self, id: &JobId) -> PathBuf {
         self.layout.jobs().join(format!("{id}.log"))
     }
-
-    /// The marker of a restore that was begun and not finished.
-    pub(crate) fn seeding_marker(&self) -> PathBuf {
-        self.layout.root().join("state").join("seeding")
-    }
-
-    /// The marker of a cell that has seen its database's stanza in the repository.
-    pub(crate) fn stanza_marker(&self) -> PathBuf {
-        self.layout.root().join("state").join("stanza")
-    }
-
-    /// The marker of a cell that has once had its data.
-    pub(crate) fn seeded_marker(&self) -> PathBuf {
-        self.layout.root().join("state").join("seeded")
-    }
 }

@@ -24,12 +24,12 @@ mod jobs;
 mod listening;
 mod member;
 mod peers;
+mod record_fault;
 mod report;
 mod repository;
 mod services;
 mod start;
 mod wal_files;
-mod wal_timeline;
 
 pub use arguments::Arguments;
 pub use jobs::claim::{ClaimedJob, Ending};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Keyspace};
+use cellar_model::{CLAIM_LEASE_SECONDS, CellLayout, Key, Keyspace};
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::Tools;
 use cellar_system::{OsUser, Watchdog, limit_logs, logs_in, shutdown_requested, tell_stopping, tell_waiting};
@@ -21,6 +21,7 @@ use crate::instance::{archiving, cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
+use crate::record_fault::unreadable;
 use crate::services::{certificates, pgbackrest_server, reporter, server};
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
@@ -51,8 +52,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let store = Store::new(Arc::clone(&kv), keys);
     let scope = Scope::OpenJobsOf(arguments.cell.clone());
     let mirror = Mirror::start_with(&store, prefixes, scope);
-    let own_claims = cell_claim::remembered(&layout)
-        .with_context(|| format!("cannot read {}", layout.own_claims().display()))?;
+    let own_claims = cell_claim::remembered(&layout)?;
     let member = Rc::new(Member {
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),
@@ -179,7 +179,7 @@ fn private_directory(directory: &Path, forbidden: u32) -> anyhow::Result<()> {
 
 async fn prepare(agent: &Agent) -> anyhow::Result<()> {
     let layout = &agent.layout;
-    let state = layout.root().join("state");
+    let state = layout.state();
     for directory in [layout.log(), layout.spool(), layout.lock(), layout.jobs(), layout.pid(), state] {
         private_directory(&directory, OTHERS_WRITE)?;
     }
@@ -199,8 +199,14 @@ async fn until_ready(agent: &Agent) {
     while agent.mirror.ready(Duration::from_secs(10)).await.is_err()
         || agent.mirror.wait_for(Duration::from_secs(10), known).await.is_err()
     {
-        tracing::info!("waiting for etcd, or for this pooler's record in it");
-        tell_waiting("waits for etcd, or for this pooler's record in it");
+        let needed = [Key::Database(me.0.clone()), Key::Pooler(me.0.clone(), me.1.clone())];
+        if let Some(fault) = unreadable(&agent.mirror.view(), agent.store.keys(), &needed) {
+            tracing::error!("{fault}");
+            tell_waiting(&fault);
+        } else {
+            tracing::info!("waiting for etcd, or for this pooler's record in it");
+            tell_waiting("waits for etcd, or for this pooler's record in it");
+        }
     }
     // Before the first write: also its cell's name may be there.
     while let Err(refusal) = agent.check_cluster() {

@@ -44,14 +44,16 @@ impl Admin {
                     more = true;
                     break;
                 }
-                records.push((pooler.clone(), noted(&view, pooler)));
+                records.push((pooler.clone(), noted(&view, pooler), machine(&view, pooler)));
             }
             let unreadable = view.unreadable.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
             (records, more, unreadable)
         };
-        let last = records.last().filter(|_| more).map(|(pooler, _)| position_text(pooler));
-        let poolers: Result<_, _> =
-            records.iter().map(|(pooler, status)| show(pooler, status.as_ref())).collect();
+        let last = records.last().filter(|_| more).map(|(pooler, ..)| position_text(pooler));
+        let poolers: Result<_, _> = records
+            .into_iter()
+            .map(|(pooler, status, machine)| show(&pooler, status.as_ref(), machine))
+            .collect();
         Ok(v1::ListPoolersResponse {
             poolers: poolers?,
             next_page_token: last.unwrap_or_default(),
@@ -90,15 +92,16 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::PoolerView, Refusal> {
         self.fresh(deadline).await?;
-        let (pooler, status) = {
+        let (pooler, status, machine) = {
             let view = self.view();
             let snapshot = view.snapshot();
             let name = &snapshot.database(database)?.name;
             let pooler = snapshot.pooler(name, cell)?.clone();
             let status = noted(&view, &pooler);
-            (pooler, status)
+            let machine = machine(&view, &pooler);
+            (pooler, status, machine)
         };
-        let mut shown = show(&pooler, status.as_ref())?;
+        let mut shown = show(&pooler, status.as_ref(), machine)?;
         if status.is_some() {
             shown.live = self.live(&pooler, deadline).await;
         }
@@ -133,11 +136,18 @@ fn noted(view: &View, pooler: &Pooler) -> Option<PoolerStatus> {
     Some(status)
 }
 
-fn show(pooler: &Pooler, status: Option<&PoolerStatus>) -> Result<v1::PoolerView, Refusal> {
+/// The machine whose multipooler has claimed the cell; empty when none has.
+fn machine(view: &View, pooler: &Pooler) -> String {
+    let claim = view.cell_claims.get(&(pooler.database.clone(), pooler.cell.clone()));
+    claim.map(|claim| claim.machine.clone()).unwrap_or_default()
+}
+
+fn show(pooler: &Pooler, status: Option<&PoolerStatus>, machine: String) -> Result<v1::PoolerView, Refusal> {
     Ok(v1::PoolerView {
         pooler: Some(message(pooler)?),
         status: status.map(message).transpose()?,
         live: None,
+        machine,
     })
 }
 

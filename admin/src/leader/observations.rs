@@ -22,6 +22,7 @@ type PoolerId = (DatabaseName, CellName);
 pub(crate) struct Observations {
     silent: BTreeMap<PoolerId, Duration>,
     lost: BTreeMap<JobId, Duration>,
+    abandoned: BTreeMap<JobId, Duration>,
     ended: BTreeMap<JobId, Duration>,
     open: BTreeMap<JobId, Duration>,
     since: BTreeMap<Subject, Instant>,
@@ -32,6 +33,7 @@ pub(crate) struct Observations {
 enum Subject {
     Pooler(PoolerId),
     Job(JobId),
+    AbandonedJob(JobId),
     EndedStep(JobId),
     OpenJob(JobId),
 }
@@ -58,6 +60,9 @@ impl Observations {
                 }
                 Stage::Lost => {
                     subjects.insert(Subject::Job(record.id));
+                    if is_abandoned(view, record) {
+                        subjects.insert(Subject::AbandonedJob(record.id));
+                    }
                 }
                 Stage::Ended if is_step_of_open_job(view, record) => {
                     subjects.insert(Subject::EndedStep(record.id));
@@ -71,6 +76,7 @@ impl Observations {
         }
         self.silent.clear();
         self.lost.clear();
+        self.abandoned.clear();
         self.ended.clear();
         self.open.clear();
         for (subject, since) in &self.since {
@@ -78,6 +84,7 @@ impl Observations {
             match subject {
                 Subject::Pooler(id) => drop(self.silent.insert(id.clone(), age)),
                 Subject::Job(id) => drop(self.lost.insert(*id, age)),
+                Subject::AbandonedJob(id) => drop(self.abandoned.insert(*id, age)),
                 Subject::EndedStep(id) => drop(self.ended.insert(*id, age)),
                 Subject::OpenJob(id) => drop(self.open.insert(*id, age)),
             }
@@ -97,7 +104,7 @@ impl Observations {
     /// How long after the last look the next job may be closed for a silent pooler or a lost claim: nobody writes
     /// anything at that moment, so nothing else wakes the leader.
     pub(crate) fn next_timeout(&self) -> Option<Duration> {
-        let ages = self.silent.values().chain(self.lost.values());
+        let ages = self.silent.values().chain(self.lost.values()).chain(self.abandoned.values());
         ages.filter_map(|age| LOST_TIMEOUT.checked_sub(*age)).filter(|rest| !rest.is_zero()).min()
     }
 
@@ -122,6 +129,17 @@ impl Observations {
     pub(crate) fn lost_for(&self, id: &JobId) -> Duration {
         self.lost.get(id).copied().unwrap_or_default()
     }
+
+    /// For how long another process of its cell than the one that ran a lost job has reported.
+    pub(crate) fn abandoned_for(&self, id: &JobId) -> Duration {
+        self.abandoned.get(id).copied().unwrap_or_default()
+    }
+}
+
+/// Whether the cell of a lost job has another process now than the one that ran it.
+fn is_abandoned(view: &View, record: &JobRecord) -> bool {
+    let reporting = view.status.get(&(record.database.clone(), record.cell.clone()));
+    reporting.zip(view.run(record)).is_some_and(|(status, run)| status.epoch != run.epoch)
 }
 
 fn is_step_of_open_job(view: &View, record: &JobRecord) -> bool {

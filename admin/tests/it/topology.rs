@@ -83,6 +83,20 @@ async fn hostile_text_in_a_cell_is_refused_or_recorded_unchanged() {
 }
 
 #[tokio::test]
+async fn machine_that_has_claimed_a_cell_is_shown() {
+    let world = World::new().await;
+    let claim = cellar_model::CellClaim { number: 2, epoch: "e".into(), machine: "db2 (new)".into() };
+    world.put(&Key::CellClaim("app".parse().unwrap(), "zone2".parse().unwrap()), &claim).await;
+    let admin = world.admin().await;
+    let poolers = list(&admin, "app", 10, "").await.unwrap().poolers;
+    let shown: Vec<&str> = poolers.iter().map(|pooler| pooler.machine.as_str()).collect();
+    assert_eq!(shown, ["", "db2 (new)", ""]);
+    let get = v1::GetPoolerRequest { database: "app".into(), cell: "zone2".into() };
+    let pooler = Api::get_pooler(&admin, Request::new(get)).await.unwrap().into_inner();
+    assert_eq!(pooler.machine, "db2 (new)");
+}
+
+#[tokio::test]
 async fn a_cell_gets_the_next_index_and_a_pooler_per_database() {
     let world = World::new().await;
     world

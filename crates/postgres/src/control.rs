@@ -88,18 +88,23 @@ async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String,
     let DataDirectory::Valid { control, recovers: true, .. } = inspect(tools, data_directory).await? else {
         return Ok(String::new());
     };
-    let mut options = Vec::new();
-    for (name, needed) in control.required.numbers() {
+    // A program tells of one setting only, and its start is all that it costs.
+    let shown = |(name, _)| {
         let mut command = tools.command("postgres");
         command.arg("-D").arg(data_directory).args(["-C", name]);
+        run(command, SETTING_TIMEOUT)
+    };
+    let [a, b, c, d, e] = control.required.numbers().map(shown);
+    let shown: [_; 5] = tokio::join!(a, b, c, d, e).into();
+    let raised = control.required.numbers().into_iter().zip(shown).filter_map(|((name, needed), shown)| {
         // A configuration that cannot be read fails the start, which says why.
-        let Ok(shown) = run(command, SETTING_TIMEOUT).await else { continue };
-        if shown.stdout.trim().parse::<u32>().is_ok_and(|value| value < needed) {
+        let value: u32 = shown.ok()?.stdout.trim().parse().ok()?;
+        (value < needed).then(|| {
             tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
-            options.push(format!("-c {name}={needed}"));
-        }
-    }
-    Ok(options.join(" "))
+            format!("-c {name}={needed}")
+        })
+    });
+    Ok(raised.collect::<Vec<_>>().join(" "))
 }
 
 /// Starts a private instance on a data directory, with nothing of that directory's own configuration.

@@ -29,6 +29,7 @@ SELECT r.standby,
        CASE WHEN NOT r.standby THEN pg_current_wal_lsn()::text END AS write_lsn,
        CASE WHEN r.standby THEN greatest((pg_control_checkpoint()).timeline_id,
                                          (pg_control_recovery()).min_recovery_end_timeline) END AS control_timeline,
+       (pg_control_checkpoint()).redo_lsn::text AS redo_lsn,
        CASE WHEN r.standby THEN pg_last_wal_receive_lsn()::text END AS receive_lsn,
        CASE WHEN r.standby THEN pg_last_wal_replay_lsn()::text END AS replay_lsn,
        current_setting('primary_conninfo') AS primary_conninfo,
@@ -79,6 +80,8 @@ pub struct InstanceFacts {
     pub server_version: String,
     /// Whether it is in recovery and serves queries.
     pub in_hot_standby: bool,
+    /// Where a start would begin to replay: the redo position of the last checkpoint or restartpoint.
+    pub redo_lsn: Lsn,
     /// A primary's write position.
     pub write_lsn: Option<Lsn>,
     /// What a standby has received, since its start.
@@ -172,6 +175,8 @@ impl InstanceFacts {
             ),
             server_version: version.split_whitespace().next().unwrap_or_default().to_owned(),
             in_hot_standby: get(row, "in_hot_standby")?,
+            redo_lsn: lsn(row, "redo_lsn")?
+                .ok_or_else(|| PostgresError::UnexpectedAnswer("redo_lsn".to_owned()))?,
             write_lsn: lsn(row, "write_lsn")?,
             receive_lsn: lsn(row, "receive_lsn")?,
             replay_lsn: lsn(row, "replay_lsn")?,

@@ -12,7 +12,7 @@ use crate::postmaster::{PROGRAM, find, lock_file, processes, signal};
 use crate::shutdown_checkpoint::ShutdownCheckpoint;
 
 /// How often to look whether it has ended.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often to look whether a checkpoint is still being written.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,7 +1,10 @@
 //! PostgreSQL's programs, and how they are started.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cellar_system::SERVICE_MANAGER_VARIABLES;
@@ -21,6 +24,31 @@ const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "pg_controldata"];
 
 /// How long `postgres --version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What tells the file of a program from one that has replaced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ProgramFile {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl ProgramFile {
+    fn at(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        let changed = (found.ctime(), found.ctime_nsec());
+        Some(Self { device: found.dev(), inode: found.ino(), size: found.len(), changed })
+    }
+}
+
+/// The versions that programs have told, by their paths.
+static KNOWN_VERSIONS: Mutex<BTreeMap<PathBuf, (ProgramFile, String)>> = Mutex::new(BTreeMap::new());
+
+fn known_versions() -> MutexGuard<'static, BTreeMap<PathBuf, (ProgramFile, String)>> {
+    // Nothing that holds it can leave it half changed.
+    KNOWN_VERSIONS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// PostgreSQL's programs of one version, and the user that they run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,11 +202,26 @@ impl Tools {
         command
     }
 
-    /// PostgreSQL's version, such as `15.18`.
+    /// PostgreSQL's version, such as `15.18`. The program is asked once, and again when its file is another one.
     ///
     /// # Errors
     /// When `postgres --version` fails or says something else.
     pub async fn version(&self) -> Result<String, PostgresError> {
+        let program = self.bindir.join("postgres");
+        // Before it is asked: what it says must not be taken for the word of a file that has replaced it meanwhile.
+        let file = ProgramFile::at(&program);
+        let known = || known_versions().get(&program).filter(|(of, _)| Some(*of) == file).cloned();
+        if let Some((_, version)) = known() {
+            return Ok(version);
+        }
+        let version = self.ask_version().await?;
+        if let Some(file) = file {
+            known_versions().insert(program, (file, version.clone()));
+        }
+        Ok(version)
+    }
+
+    async fn ask_version(&self) -> Result<String, PostgresError> {
         let mut command = self.command("postgres");
         command.arg("--version");
         let output = run(command, VERSION_TIMEOUT).await?;
@@ -242,6 +285,35 @@ mod tests {
             std::fs::write(root.path().join(version).join("bin/postgres"), "").unwrap();
         }
         assert_eq!(newest_debian(root.path()), Some(root.path().join("15/bin")));
+    }
+
+    #[tokio::test]
+    async fn program_is_asked_again_only_when_its_file_is_another_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let bindir = tempfile::tempdir().unwrap();
+        let asked = bindir.path().join("asked");
+        let install = |version: &str| {
+            let (new, program) = (bindir.path().join("new"), bindir.path().join("postgres"));
+            let script =
+                format!("#!/bin/sh\necho >> '{}'\necho 'postgres (PostgreSQL) {version}'\n", asked.display());
+            std::fs::write(&new, script).unwrap();
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+            std::fs::rename(new, program).unwrap();
+        };
+        let tools = Tools { bindir: bindir.path().to_owned(), versions: None, run_as: None, nice: 0 };
+        let times = || std::fs::read_to_string(&asked).unwrap().lines().count();
+        install("15.17");
+        for _ in 0..3 {
+            assert_eq!(tools.version().await.unwrap(), "15.17");
+        }
+        assert_eq!(times(), 1);
+        install("15.18");
+        for _ in 0..3 {
+            assert_eq!(tools.version().await.unwrap(), "15.18", "an update of the package");
+        }
+        assert_eq!(times(), 2);
+        std::fs::remove_file(bindir.path().join("postgres")).unwrap();
+        assert!(tools.version().await.is_err());
     }
 
     #[test]

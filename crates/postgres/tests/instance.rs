@@ -81,6 +81,7 @@ async fn from_initdb_to_stop() {
     assert_eq!((observed.role, observed.timeline), (Role::Primary, Timeline::new(1)));
     assert_eq!(observed.data_directory, cell.data().to_str().unwrap());
     assert_eq!(observed.system_identifier, control.system_identifier);
+    assert_eq!(facts.redo_lsn, control.redo);
     assert!(facts.server_version == cell.tools.version().await.unwrap() && facts.wal_receiver.is_none());
     for (name, value) in [("cluster_name", "demo/it's"), ("archive_mode", "on"), ("data_checksums", "on")] {
         let answer = query(&cell.endpoint(), &format!("SHOW {name}"), TEST_TIMEOUT).await.unwrap();

@@ -18,8 +18,10 @@ use crate::instance::data_role::newest_timeline;
 use crate::instance::incarnation::record;
 use crate::instance::seed::SeedError;
 use crate::repository::reader::{Repo, segment_size};
-use crate::repository::unarchived::{Pusher, own_lineage, wal_error};
-use crate::wal_files::{has_note, history_name, is_begun, note_to_archive, segments, segments_with_notes};
+use crate::repository::unarchived::{Pusher, wal_error};
+use crate::wal_files::{
+    has_note, history_name, is_begun, note_to_archive, own_lineage, segments, segments_with_notes,
+};
 
 /// How often the notes of a primary are looked at. Nothing but names is read, unless they leave a doubt.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -150,14 +152,15 @@ pub(crate) async fn archive_before_fork(
     let size = control.segment_size;
     let there = segments(data, size).map_err(|error| unreadable(&error))?;
     let deadline = Instant::now() + HISTORY_TIMEOUT;
-    let (repo, successor) = loop {
-        let repo = Repo::open(agent, database, card).await.map_err(SeedError::Repo)?;
+    let mut repo = Repo::open(agent, database, card).await.map_err(SeedError::Repo)?;
+    let successor = loop {
         match repo.history(leader.term).await {
-            Ok(history) => break (repo, Lineage::new(leader.term, &history)),
+            Ok(history) => break Lineage::new(leader.term, &history),
             Err(error) if error.code == Code::WalMissing && Instant::now() < deadline => check_interrupted()?,
             Err(error) => return Err(SeedError::Repo(error)),
         }
         tokio::time::sleep(HISTORY_INTERVAL).await;
+        repo.refresh(card).await.map_err(SeedError::Repo)?;
     };
     // It has ended a segment when it has begun the next.
     let is_there = |segment: &Segment| there.contains(segment);

@@ -125,7 +125,7 @@ async fn decide(
     let leader = agent.leader();
     let data = inspect(&agent.tools, data_path).await?;
     // A marker that cannot be seen is no sign that there is none: half a backup must not be started.
-    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
     let seeding = seeding_marker::exists(agent).map_err(marker)?;
     let restored = seeding_marker::is_restored(agent).map_err(marker)?;
     let whole = matches!(data, DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
@@ -143,7 +143,7 @@ async fn decide(
         seeding,
         restored,
         kept: incarnation::record(agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
-        seeded_before: agent.seeded_marker().exists(),
+        seeded_before: agent.layout.seeded_marker().exists(),
         leader: leader.as_ref(),
         promoted: was_promoted(data_path, &data),
         record_denied,
@@ -183,9 +183,9 @@ async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<()
 }
 
 async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
-    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
     let legacy = seeding_marker::inheritance(agent).map_err(marker)?;
-    let request = Seed { delta, any_backup: false, log_name: "seed", legacy };
+    let request = Seed { delta, any_backup: false, log_name: "seed", legacy, choice: None };
     // A job that asks for the instance does not wait for hours: the restore is completed afterwards, or begun again.
     seed::restore(agent, database, card, &request, &|| agent.instance_lock.is_held()).await?;
     Ok(())
@@ -193,7 +193,7 @@ async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool)
 
 fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
     configure(data, config)?;
-    let marker = |error| RoundError::Marker(agent.seeding_marker(), error);
+    let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
     take_over_settings(data, &seeding_marker::legacy(agent).map_err(marker)?.own_settings)?;
     // A backup contains the mark of the time when it was taken.
     let mark = seeding_marker::begun_for(agent).map_err(marker)?;

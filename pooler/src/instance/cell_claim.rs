@@ -5,7 +5,7 @@
 //! decides who may claim it.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{CellClaim, CellLayout, CellName, Database, Key, OwnClaims};
@@ -15,6 +15,7 @@ use cellar_system::{AtomicFile, tell_waiting};
 use crate::agent::Agent;
 use crate::instance::data_role::is_primary;
 use crate::member::{ClaimError, Claimed};
+use crate::record_fault::with_remedy;
 
 /// How often to try again while another machine's process runs the cell, or etcd does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,18 +23,41 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a round of the supervisor may take to end when the cell was taken over.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What this machine remembers of its claims cannot be read, so it is not known whether the cell is still its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemoryError {
+    /// The file, or the marker of a cell that had data, cannot be read.
+    #[error("{} cannot be read ({source}): look at the disk, and see that the file belongs to the user that multipooler runs as", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has something else in it.
+    #[error("{} is damaged ({source}), so it is not known whether this machine still has the cell. If it is to run the cell, write {{}} into the file: it then takes the cell over when no other machine has run it for 22 s. If another machine is to run it, `cellar host remove` here", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
 /// What this machine remembers of its claims.
 ///
 /// # Errors
 /// When it is there and cannot be read: then it is not known whether the cell is still this machine's.
-pub(crate) fn remembered(layout: &CellLayout) -> std::io::Result<OwnClaims> {
-    match std::fs::read(layout.own_claims()) {
-        Ok(text) => serde_json::from_slice(&text).map_err(std::io::Error::from),
+pub(crate) fn remembered(layout: &CellLayout) -> Result<OwnClaims, MemoryError> {
+    let path = layout.own_claims();
+    match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|source| MemoryError::Damaged { path, source }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let had_data = layout.root().join("state").join("seeded").try_exists()?;
+            let path = layout.seeded_marker();
+            let had_data = path.try_exists().map_err(|source| MemoryError::Unreadable { path, source })?;
             Ok(if had_data { OwnClaims::of_older_build() } else { OwnClaims::default() })
         }
-        Err(error) => Err(error),
+        Err(source) => Err(MemoryError::Unreadable { path, source }),
     }
 }
 
@@ -113,6 +137,15 @@ fn note(agent: &Agent, text: Option<&str>) {
     }
 }
 
+/// Says that the cell cannot be claimed, and what is to be done about it.
+fn note_failure(agent: &Agent, error: &ClaimError) {
+    let why = match error {
+        ClaimError::Store(error) => with_remedy(agent.store.keys(), error),
+        ClaimError::Memory(_) => format!("{error}: look at the disk of {}", agent.layout.state().display()),
+    };
+    note(agent, Some(&format!("cell {} cannot be claimed yet: {why}", agent.cell)));
+}
+
 /// Waits until this process has its cell. Meanwhile nothing is written and nothing is started; a primary that runs here
 /// although another machine has taken the cell over is stopped.
 pub(crate) async fn until_claimed(agent: &Agent) {
@@ -122,10 +155,40 @@ pub(crate) async fn until_claimed(agent: &Agent) {
         match attempt(agent).await {
             Ok(Claimed::Yes) => return,
             Ok(Claimed::NotYet(_) | Claimed::Again) => {}
-            Ok(Claimed::TakenOver(_)) => stop_primary(agent).await,
-            Err(error) => {
-                note(agent, Some(&format!("cell {} cannot be claimed yet: {error}", agent.cell)));
-            }
+            // This process remembers it, so nothing in etcd gives the cell back to it.
+            Ok(Claimed::TakenOver(_)) => keep_primaries_stopped(agent).await,
+            Err(error) => note_failure(agent, &error),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// What shows, without a program being started, whether an instance is another one than at the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Glance {
+    postmaster: Option<i32>,
+    /// Whether it has `standby.signal` and `recovery.signal`, which PostgreSQL removes when it becomes a primary.
+    signals: [bool; 2],
+}
+
+impl Glance {
+    /// At the instance of a data directory; none when it cannot be seen.
+    fn at(data: &Path) -> Option<Self> {
+        let postmaster = running(data).ok()?.map(|postmaster| postmaster.pid);
+        let has = |name: &str| data.join(name).try_exists().ok();
+        Some(Self { postmaster, signals: [has("standby.signal")?, has("recovery.signal")?] })
+    }
+}
+
+/// Stops a primary that runs here, now or later: a standby may be promoted. Never returns.
+async fn keep_primaries_stopped(agent: &Agent) {
+    let data = agent.layout.data();
+    let mut seen = None;
+    loop {
+        let now = Glance::at(&data);
+        if now.is_none() || now != seen {
+            stop_primary(agent).await;
+            seen = now;
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
@@ -144,7 +207,7 @@ pub(crate) async fn until_taken_over(agent: &Agent) -> CellClaim {
             match attempt(agent).await {
                 Ok(Claimed::TakenOver(by)) => return by,
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "the claim on the cell cannot be written again yet"),
+                Err(error) => note_failure(agent, &error),
             }
         }
         tokio::select! {
@@ -209,8 +272,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = CellLayout::new(dir.path());
         assert_eq!(remembered(&layout).unwrap(), OwnClaims::default());
-        std::fs::create_dir(dir.path().join("state")).unwrap();
-        std::fs::write(dir.path().join("state/seeded"), "7").unwrap();
+        std::fs::create_dir(layout.state()).unwrap();
+        std::fs::write(layout.seeded_marker(), "7").unwrap();
         assert_eq!(remembered(&layout).unwrap(), OwnClaims::of_older_build());
         // An operator gives the cell to this machine, with its data.
         std::fs::write(layout.own_claims(), "{}").unwrap();
@@ -218,7 +281,37 @@ mod tests {
         let own = OwnClaims::default().with(2, "e");
         std::fs::write(layout.own_claims(), serde_json::to_vec(&own).unwrap()).unwrap();
         assert_eq!(remembered(&layout).unwrap(), own);
-        std::fs::write(layout.own_claims(), "{").unwrap();
-        assert!(remembered(&layout).is_err());
+    }
+
+    #[test]
+    fn damaged_memory_says_which_file_leaves_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = CellLayout::new(dir.path());
+        std::fs::create_dir(layout.state()).unwrap();
+        for damaged in ["", "{", "\0\0", r#"{"number":"x"}"#] {
+            std::fs::write(layout.own_claims(), damaged).unwrap();
+            let told = remembered(&layout).unwrap_err().to_string();
+            assert!(
+                told.contains("state/claims.json is damaged") && told.contains("write {} into"),
+                "{told}"
+            );
+        }
+        std::fs::remove_file(layout.own_claims()).unwrap();
+        std::fs::create_dir(layout.own_claims()).unwrap();
+        let told = remembered(&layout).unwrap_err().to_string();
+        assert!(told.contains("look at the disk"), "{told}");
+    }
+
+    #[test]
+    fn promotion_and_start_of_an_instance_are_seen_at_a_glance() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = Glance::at(dir.path());
+        assert_eq!(none, Some(Glance { postmaster: None, signals: [false; 2] }));
+        std::fs::write(dir.path().join("standby.signal"), "").unwrap();
+        let standby = Glance::at(dir.path());
+        assert_ne!(standby, none);
+        assert_eq!(standby, Glance::at(dir.path()));
+        std::fs::remove_file(dir.path().join("standby.signal")).unwrap();
+        assert_ne!(standby, Glance::at(dir.path()), "it was promoted");
     }
 }

@@ -5,20 +5,57 @@
 
 use std::path::Path;
 
-use cellar_model::{Pooler, Role};
+use cellar_model::{Lsn, Pooler, Role, Timeline};
 use cellar_postgres::{DataDirectory, InstanceFacts, Probe, inspect};
+use cellar_system::AtomicFile;
+use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
-use crate::instance::received_wal::{HeldWal, noted};
 use crate::instance::seeding_marker;
-use crate::wal_timeline::timeline_of_wal;
+use crate::wal_files::timeline_of_wal;
+
+/// The file that says how far the saved WAL goes. It is written last, so WAL without it is not complete.
+const NOTE: &str = "held.json";
+
+/// How far a member has the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldWal {
+    /// On which timeline.
+    pub(crate) timeline: Timeline,
+    /// The end of a record that its data files have; the last one, if its server answers.
+    pub(crate) replayed: Lsn,
+    /// How much it has received, if its server answers. That may end in the middle of a record.
+    pub(crate) received: Option<Lsn>,
+}
+
+impl HeldWal {
+    /// Where the WAL ends that it has.
+    pub(crate) fn end(&self) -> Lsn {
+        self.received.map_or(self.replayed, |received| received.max(self.replayed))
+    }
+
+    /// What is noted beside WAL that was saved in a directory; none when none is.
+    pub(crate) fn noted_in(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(directory.join(NOTE)).ok()?).ok()
+    }
+
+    /// Notes it beside WAL that was saved in a directory, durably.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub(crate) fn note_in(&self, directory: &Path) -> std::io::Result<()> {
+        let text = serde_json::to_vec(self).map_err(std::io::Error::other)?;
+        AtomicFile::new(&directory.join(NOTE)).replace(text)
+    }
+}
 
 /// How far this cell has the WAL: its data, or what was saved of it when a restore began to overwrite that. None when it
 /// has neither.
 pub(crate) async fn held_wal(agent: &Agent, card: &Pooler) -> Option<HeldWal> {
     let is_overwritten = seeding_marker::exists(agent).unwrap_or(true);
     let own = if is_overwritten { None } else { held_by_data(agent, card).await };
-    own.into_iter().chain(noted(agent)).max_by_key(|held| (held.timeline, held.end()))
+    let saved = HeldWal::noted_in(&agent.layout.received_wal());
+    own.into_iter().chain(saved).max_by_key(|held| (held.timeline, held.end()))
 }
 
 async fn held_by_data(agent: &Agent, card: &Pooler) -> Option<HeldWal> {

@@ -143,11 +143,11 @@ pub(crate) async fn record_identity(agent: &Agent, identity: SystemIdentifier) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use cellar_model::Lsn;
 
-    fn facts(role: Role, timeline: u32, identity: u64) -> InstanceFacts {
+    pub(crate) fn facts(role: Role, timeline: u32, identity: u64) -> InstanceFacts {
         InstanceFacts {
             replay_paused: false,
             replays: cellar_postgres::RequiredSettings::default(),
@@ -157,6 +157,7 @@ mod tests {
             timeline: Timeline::new(timeline),
             server_version: "15".into(),
             in_hot_standby: false,
+            redo_lsn: Lsn::new(1),
             write_lsn: Some(Lsn::new(1)),
             receive_lsn: None,
             replay_lsn: None,

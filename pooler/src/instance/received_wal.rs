@@ -6,55 +6,20 @@
 
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use cellar_model::{Lsn, Segment, SegmentSize, Timeline};
-use cellar_system::{AtomicFile, sync_directory};
-use serde::{Deserialize, Serialize};
+use cellar_model::{Segment, SegmentSize};
+use cellar_system::sync_directory;
 
 use crate::agent::Agent;
-
-/// Says how far the cell had the WAL. It is written last, so what is without it is not complete.
-const NOTE: &str = "held.json";
-
-/// How far a member has the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HeldWal {
-    /// On which timeline.
-    pub(crate) timeline: Timeline,
-    /// The end of a record that its data files have; the last one, if its server answers.
-    pub(crate) replayed: Lsn,
-    /// How much it has received, if its server answers. That may end in the middle of a record.
-    pub(crate) received: Option<Lsn>,
-}
-
-impl HeldWal {
-    /// Where the WAL ends that it has.
-    pub(crate) fn end(&self) -> Lsn {
-        self.received.map_or(self.replayed, |received| received.max(self.replayed))
-    }
-}
-
-/// Where the segments are.
-pub(crate) fn directory(agent: &Agent) -> PathBuf {
-    agent.layout.root().join("received-wal")
-}
-
-/// How far the cell had the WAL when it was saved; none when none is.
-pub(crate) fn noted(agent: &Agent) -> Option<HeldWal> {
-    note_in(&directory(agent))
-}
-
-fn note_in(directory: &Path) -> Option<HeldWal> {
-    serde_json::from_slice(&std::fs::read(directory.join(NOTE)).ok()?).ok()
-}
+use crate::instance::held_wal::HeldWal;
 
 /// Removes what is saved, durably.
 ///
 /// # Errors
 /// When it cannot be removed.
 pub(crate) fn remove(agent: &Agent) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(directory(agent)) {
+    match std::fs::remove_dir_all(agent.layout.received_wal()) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| sync_directory(agent.layout.root())),
     }
@@ -72,7 +37,7 @@ pub(crate) fn save(
     size: SegmentSize,
     is_archived: impl Fn(&Segment) -> bool,
 ) -> std::io::Result<()> {
-    let before = note_in(directory);
+    let before = HeldWal::noted_in(directory);
     let is_newer = before.is_none_or(|before| (held.timeline, held.end()) >= (before.timeline, before.end()));
     // Behind what was received lie segments with names of the future, which hold old WAL.
     let last = held.received.map_or(u64::MAX, |_| size.number_of(held.end()));
@@ -91,8 +56,7 @@ pub(crate) fn save(
     }
     sync_directory(directory)?;
     if is_newer {
-        let text = serde_json::to_vec(held).map_err(std::io::Error::other)?;
-        AtomicFile::new(&directory.join(NOTE)).replace(text)?;
+        held.note_in(directory)?;
     }
     directory.parent().map_or(Ok(()), sync_directory)
 }
@@ -112,6 +76,8 @@ fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use cellar_model::{Lsn, Timeline};
+
     use super::*;
 
     #[test]
@@ -137,9 +103,9 @@ mod tests {
             names
         };
         save(5);
-        let expected = [name(4), name(5), "00000002.history".to_owned(), NOTE.to_owned()];
+        let expected = [name(4), name(5), "00000002.history".to_owned(), "held.json".to_owned()];
         assert_eq!(there(), expected, "neither what is archived nor what bears the name of a future segment");
-        assert_eq!(note_in(&saved), Some(held(5)));
+        assert_eq!(HeldWal::noted_in(&saved), Some(held(5)));
         // pgBackRest empties the directory; and what replaces the data has less.
         std::fs::remove_dir_all(&wal).unwrap();
         std::fs::create_dir(&wal).unwrap();
@@ -147,6 +113,6 @@ mod tests {
         save(4);
         assert_eq!(there(), expected);
         assert_eq!(std::fs::read_to_string(saved.join(name(4))).unwrap(), "4");
-        assert_eq!(note_in(&saved), Some(held(5)));
+        assert_eq!(HeldWal::noted_in(&saved), Some(held(5)));
     }
 }

@@ -54,7 +54,7 @@ pub(crate) enum Outcome {
 
 /// Writes the marker of a cell that has had its data, once.
 pub(crate) fn mark_seeded(agent: &Agent, content: &str) -> Result<(), RoundError> {
-    let path = agent.seeded_marker();
+    let path = agent.layout.seeded_marker();
     if path.exists() {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{BackupLabel, Code, Database, JobError, Pooler, SurveyedBackup, Timeline};
+use cellar_model::{BackupLabel, Code, Database, JobError, Pooler, Timeline};
 use cellar_pgbackrest::{Error as PgbackrestError, Failure, Invocation, RestoreOptions};
 use cellar_postgres::{CopySource, InstanceConfig, PostgresError, base_backup, initdb};
 
@@ -14,7 +14,7 @@ use crate::instance::incarnation::record;
 use crate::instance::restore_target::{Origin, prepare};
 use crate::instance::seeding_marker::{Legacy, begin, exists, mark_restored};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
-use crate::repository::reader::Repo;
+use crate::repository::reader::{Choice, Repo};
 use crate::repository::tool_failure::{last_lines, read_log};
 
 /// How long initdb may take. It takes a second; a minute covers the slowest disk.
@@ -113,6 +113,8 @@ pub(crate) struct Seed<'a> {
     pub(crate) log_name: &'a str,
     /// What it takes over from the data that this cell had.
     pub(crate) legacy: Legacy,
+    /// The backup that was chosen before the old instance was stopped.
+    pub(crate) choice: Option<Choice>,
 }
 
 /// Restores the best backup that leads to the primary as a standby.
@@ -129,7 +131,7 @@ pub(crate) async fn restore(
     request: &Seed<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Seeded, SeedError> {
-    let Seed { delta, any_backup, log_name, legacy } = request;
+    let Seed { delta, log_name, legacy, .. } = request;
     let data = PathBuf::from(&card.data_directory);
     let disk = |path: &Path| {
         let path = path.to_owned();
@@ -138,8 +140,9 @@ pub(crate) async fn restore(
     let check_interrupted = || if interrupted() { Err(SeedError::Interrupted) } else { Ok(()) };
     // Nothing is changed before it is known what to restore, and that it goes nowhere else.
     check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
-    let (backup, flaw) = choose_backup(agent, database, card, *any_backup, &check_interrupted).await?;
-    let marker_failed = |source| SeedError::Disk { path: agent.seeding_marker(), source };
+    let Choice { backup, flaw, .. } =
+        choose_backup(agent, database, card, request, &check_interrupted).await?;
+    let marker_failed = |source| SeedError::Disk { path: agent.layout.seeding_marker(), source };
     let unfinished = exists(agent).map_err(marker_failed)?;
     let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;
     if !data.exists() {
@@ -175,6 +178,25 @@ pub(crate) async fn restore(
     Ok(Seeded { backup: backup.label, flaw, size_bytes: backup.size_bytes, took: begun.elapsed() })
 }
 
+/// The backup that leads to a timeline, as the repo says that was opened, if it was.
+async fn choose<'a>(
+    agent: &'a Agent,
+    database: &'a Database,
+    card: &Pooler,
+    opened: &mut Option<Repo<'a>>,
+    timeline: Timeline,
+    any: bool,
+) -> Result<Choice, JobError> {
+    let repo = match opened {
+        Some(repo) => {
+            repo.refresh(card).await?;
+            repo
+        }
+        None => opened.insert(Repo::open(agent, database, card).await?),
+    };
+    repo.seed_for(timeline, any).await
+}
+
 /// Why no backup is chosen before the restored data is in use.
 fn not_in_use() -> JobError {
     JobError {
@@ -194,15 +216,19 @@ async fn choose_backup(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
-    any: bool,
+    request: &Seed<'_>,
     check_interrupted: &impl Fn() -> Result<(), SeedError>,
-) -> Result<(SurveyedBackup, Option<String>), SeedError> {
+) -> Result<Choice, SeedError> {
     let deadline = Instant::now() + HISTORY_TIMEOUT;
+    let mut repo = None;
     loop {
         let leader = agent.leader();
         let term = leader.as_ref().map_or(Timeline::new(1), |leader| leader.term);
         let found = if record(agent).is_in_use(leader.as_ref()) {
-            async { Repo::open(agent, database, card).await?.seed_for(term, any).await }.await
+            if let Some(choice) = request.choice.as_ref().filter(|choice| choice.stands(term)) {
+                return Ok(choice.clone());
+            }
+            choose(agent, database, card, &mut repo, term, request.any_backup).await
         } else {
             Err(not_in_use())
         };

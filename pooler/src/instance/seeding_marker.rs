@@ -54,7 +54,7 @@ struct Seeding {
 
 fn write(agent: &Agent, seeding: &Seeding) -> std::io::Result<()> {
     let text = serde_json::to_vec(seeding).map_err(std::io::Error::other)?;
-    AtomicFile::new(&agent.seeding_marker()).replace(text)
+    AtomicFile::new(&agent.layout.seeding_marker()).replace(text)
 }
 
 /// None when there is no marker, or one that does not say.
@@ -62,7 +62,7 @@ fn write(agent: &Agent, seeding: &Seeding) -> std::io::Result<()> {
 /// # Errors
 /// When it cannot be read.
 fn read(agent: &Agent) -> std::io::Result<Option<Seeding>> {
-    match std::fs::read(agent.seeding_marker()) {
+    match std::fs::read(agent.layout.seeding_marker()) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -80,7 +80,7 @@ pub(crate) fn begin(agent: &Agent, legacy: Legacy) -> std::io::Result<Legacy> {
 
 /// Removes the marker, durably. One that is not there is no error.
 pub(crate) fn remove(agent: &Agent) -> std::io::Result<()> {
-    let marker = agent.seeding_marker();
+    let marker = agent.layout.seeding_marker();
     match std::fs::remove_file(&marker) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -123,7 +123,7 @@ pub(crate) fn is_restored(agent: &Agent) -> std::io::Result<bool> {
 
 /// Whether there is a marker, so that the data directory may be a part of a backup.
 pub(crate) fn exists(agent: &Agent) -> std::io::Result<bool> {
-    agent.seeding_marker().try_exists()
+    agent.layout.seeding_marker().try_exists()
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub(crate) async fn occupant(agent: &Agent, data: &Path, leader: &Leader) -> Res
         DataDirectory::Missing | DataDirectory::Empty => return Ok(Occupant::Nobody),
         DataDirectory::Valid { control, .. } => leader.system_identifier == Some(control.system_identifier),
         DataDirectory::Partial { .. } => seeding_marker::exists(agent).map_err(|source| {
-            PostgresError::Io { action: "look for", path: agent.seeding_marker(), source }
+            PostgresError::Io { action: "look for", path: agent.layout.seeding_marker(), source }
         })?,
         DataDirectory::OtherVersion { .. } | DataDirectory::Foreign { .. } => false,
     };

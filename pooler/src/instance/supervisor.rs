@@ -46,7 +46,7 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between rounds while the primary of a new database is about to be ready to be copied.
 const SOON_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The shortest time between two rounds: the topology may change many times a second.
+/// The shortest time between a round and one for a change of the topology, which may change many times a second.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Steps that are taken one after the other before the topology is looked at again.
@@ -105,7 +105,8 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         }
         tokio::select! {
             () = tokio::time::sleep(this.pulse.rest(pause.unwrap_or(ROUND_INTERVAL))) => {}
-            () = agent.nudge.notified() => {}
+            // A job has given the instance back, or waits for what a round does.
+            () = agent.nudge.notified() => continue,
             // After a failure the whole pause is waited: a busy topology must not turn it into a busy loop.
             _ = topology.changed(), if this.failures == 0 => {}
         }
@@ -152,7 +153,7 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::warn!(%error, "the instance is not as it should be");
-                let state = if self.agent.seeding_marker().exists() {
+                let state = if self.agent.layout.seeding_marker().exists() {
                     InstanceState::Broken
                 } else {
                     InstanceState::Down

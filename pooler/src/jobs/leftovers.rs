@@ -11,7 +11,7 @@ use crate::jobs::restore::scratch::{remove_directory, stop_and_remove_scratch};
 /// Called before any job of this process runs.
 pub(crate) async fn remove_all(agent: &Agent) {
     remove_drills(agent).await;
-    remove_directory(&agent.layout.root().join("tmp")).await;
+    remove_directory(&agent.layout.temporary()).await;
     remove_copies(agent).await;
 }
 

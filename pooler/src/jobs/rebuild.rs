@@ -25,7 +25,7 @@ use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::streaming::wait_until_streaming;
-use crate::repository::reader::Repo;
+use crate::repository::reader::{Choice, Repo};
 use crate::repository::tool_failure::restore_failure;
 
 /// How long the new standby may come no further before it streams. It first replays what was archived since the backup,
@@ -59,9 +59,10 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a rebuild").into());
     };
     archive_what_is_nowhere_else(context).await?;
-    if params.reinstate.is_none() {
-        check_backup_exists(context, &leader).await?;
-    }
+    let choice = match params.reinstate {
+        None => check_backup_exists(context, &leader).await?,
+        Some(_) => None,
+    };
     let data = PathBuf::from(&card.data_directory);
     if params.keep_for.is_none() && params.reinstate.is_none() && data.exists() {
         params.keep_for = way_back(&incarnation::record(agent), &agent.cell, Mark::read(&data).ok());
@@ -84,7 +85,8 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
             Err(interrupted) => return Err(interrupted),
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
-        return restore_from_repo(context, hold_standby(agent, &data).await?, &data, true, legacy).await;
+        let source = Source { delta: true, legacy, choice };
+        return restore_from_repo(context, hold_standby(agent, &data).await?, &data, source).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {
@@ -98,7 +100,17 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
             before == Occupant::ThisDatabase
         }
     };
-    restore_from_repo(context, hold, &data, delta, legacy).await
+    restore_from_repo(context, hold, &data, Source { delta, legacy, choice }).await
+}
+
+/// What a restore begins with.
+struct Source {
+    /// Keep files that are the same already.
+    delta: bool,
+    /// What the new data takes over from the old.
+    legacy: Legacy,
+    /// The backup that was chosen before.
+    choice: Option<Choice>,
 }
 
 /// Takes the instance for this job, unless it has become the primary in the meantime: looking at the repository and
@@ -164,14 +176,18 @@ async fn archive_what_is_nowhere_else(context: &JobContext<'_>) -> Result<(), Jo
     seeded(context, archived, &database, &card)
 }
 
-/// Refuses when there is no backup to restore from, before the instance is stopped.
-async fn check_backup_exists(context: &JobContext<'_>, leader: &Leader) -> Result<(), JobFailure> {
+/// The backup to restore from; none while the beginning of the primary's timeline may still be on its way to the archive.
+/// Refuses when there is none, before the instance is stopped.
+async fn check_backup_exists(
+    context: &JobContext<'_>,
+    leader: &Leader,
+) -> Result<Option<Choice>, JobFailure> {
     let (card, database) = context.agent.assignment()?;
     let repo = Repo::open(context.agent, &database, &card).await?;
     match repo.seed_for(leader.term, takes_any_backup(context)).await {
-        // The beginning of the primary's timeline may still be on its way to the archive.
-        Err(error) if error.code != Code::WalMissing => Err(error.into()),
-        _ => Ok(()),
+        Ok(choice) => Ok(Some(choice)),
+        Err(error) if error.code == Code::WalMissing => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -218,10 +234,10 @@ async fn restore_from_repo(
     context: &mut JobContext<'_>,
     hold: Hold<'_>,
     data: &Path,
-    delta: bool,
-    legacy: Legacy,
+    source: Source,
 ) -> JobResult {
-    let seeded = restore(context, data, delta, legacy).await?;
+    let delta = source.delta;
+    let seeded = restore(context, data, source).await?;
     // The supervisor configures and starts the instance exactly as after a first restore.
     drop(hold);
     context.if_interrupted("the restore is complete and the standby goes on catching up");
@@ -237,12 +253,7 @@ async fn restore_from_repo(
     Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
 
-async fn restore(
-    context: &mut JobContext<'_>,
-    data: &Path,
-    delta: bool,
-    legacy: Legacy,
-) -> Result<Seeded, JobFailure> {
+async fn restore(context: &mut JobContext<'_>, data: &Path, source: Source) -> Result<Seeded, JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
     stop(data, &StopTimeouts::default()).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
@@ -256,7 +267,9 @@ async fn restore(
     });
     context.progress("restoring").await;
     let interrupted = || context.check_interrupted().is_err();
-    let request = Seed { delta, any_backup: takes_any_backup(context), log_name: &id, legacy };
+    let Source { delta, legacy, choice } = source;
+    let any_backup = takes_any_backup(context);
+    let request = Seed { delta, any_backup, log_name: &id, legacy, choice };
     let restored = seed::restore(agent, &database, &card, &request, &interrupted).await;
     seeded(context, restored, &database, &card)
 }

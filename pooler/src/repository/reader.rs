@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{
     Archive, BackupLabel, Code, Database, History, JobError, JobKind, Lineage, ListedBackup, Lsn, Pooler,
@@ -23,6 +23,10 @@ use crate::repository::tool_failure::tool_error;
 /// object store takes half a minute.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// For how long what was read of the repo and of the primary's WAL is taken for the present. A restore itself reads it for
+/// longer.
+const MAX_AGE: Duration = Duration::from_secs(10);
+
 /// What to do when the first file of the primary's timeline is not in the archive.
 pub(crate) const FORK_HINT: &str = "it comes within a minute if the primary's archiving works (`cellar status`); `SELECT pg_switch_wal()` on the primary hurries it";
 
@@ -37,6 +41,28 @@ pub(crate) struct Repo<'a> {
     pub(crate) config: PathBuf,
     info: StanzaInfo,
     size: SegmentSize,
+    /// When it was read.
+    read: Instant,
+}
+
+/// The backup from which a member is restored.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    /// The backup.
+    pub(crate) backup: SurveyedBackup,
+    /// What is wrong with it.
+    pub(crate) flaw: Option<String>,
+    /// The primary's timeline, to which it leads.
+    timeline: Timeline,
+    /// When it was chosen.
+    at: Instant,
+}
+
+impl Choice {
+    /// Whether it stands for a primary on this timeline: what was read a moment ago need not be read again.
+    pub(crate) fn stands(&self, timeline: Timeline) -> bool {
+        self.timeline == timeline && self.at.elapsed() < MAX_AGE
+    }
 }
 
 fn reading(error: &Error) -> JobError {
@@ -92,6 +118,7 @@ impl<'a> Repo<'a> {
         let config = write_bootstrap(agent, database, card).map_err(|error| {
             Refusal::new(Code::Internal, format!("no config to read the repo with: {error}"))
         })?;
+        let read = Instant::now();
         let info = agent
             .pgbackrest
             .info(&config, &database.stanza, READ_TIMEOUT)
@@ -103,7 +130,16 @@ impl<'a> Repo<'a> {
             // As after the loss of the cell's disk. Without any backup the size decides nothing.
             None => info.backups.iter().find_map(size_of_backup).unwrap_or_default(),
         };
-        Ok(Self { agent, database, config, info, size })
+        Ok(Self { agent, database, config, info, size, read })
+    }
+
+    /// For a caller that waits for a file of the archive, which is looked for each time: reads again which backups and
+    /// archives there are, if no archive was there yet, or that was read too long ago.
+    pub(crate) async fn refresh(&mut self, card: &Pooler) -> Result<(), JobError> {
+        if self.archive_id().is_none() || self.read.elapsed() >= MAX_AGE {
+            *self = Self::open(self.agent, self.database, card).await?;
+        }
+        Ok(())
     }
 
     /// Writes the marks that backups should have and do not have. The caller has the database's lock.
@@ -217,11 +253,8 @@ impl<'a> Repo<'a> {
     ///
     /// One that is not sound is taken only if `any` says so, for members of a database that was itself restored from it.
     /// Otherwise a new member could silently take over damaged pages, or another instance's files.
-    pub(crate) async fn seed_for(
-        &self,
-        timeline: Timeline,
-        any: bool,
-    ) -> Result<(SurveyedBackup, Option<String>), JobError> {
+    pub(crate) async fn seed_for(&self, timeline: Timeline, any: bool) -> Result<Choice, JobError> {
+        let at = Instant::now();
         let lineage = Lineage::new(timeline, &self.history(timeline).await?);
         self.check_fork(&lineage).await?;
         let backups = self.backups();
@@ -250,7 +283,7 @@ impl<'a> Repo<'a> {
                 "no sound backup leads to timeline {timeline}, which the primary is on; the best is {flaw}"
             ))
             .into()),
-            flaw => Ok((best.clone(), flaw)),
+            flaw => Ok(Choice { backup: best.clone(), flaw, timeline, at }),
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) async fn read(
 
 /// Remembers that the stanza is, or was, in the repository.
 pub(crate) fn remember(agent: &Agent) -> Result<(), StanzaError> {
-    let path = agent.stanza_marker();
+    let path = agent.layout.stanza_marker();
     if path.exists() {
         return Ok(());
     }
@@ -77,7 +77,7 @@ pub(crate) async fn ensure_first(
     database: &Database,
     card: &Pooler,
 ) -> Result<(), StanzaError> {
-    if !agent.stanza_marker().exists() {
+    if !agent.layout.stanza_marker().exists() {
         ensure(agent, database, card).await?;
         return remember(agent);
     }

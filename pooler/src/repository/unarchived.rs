@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
 use crate::repository::reader::Repo;
 use crate::repository::tool_failure::tool_error;
-use crate::wal_files::{history, history_name, note_archived, segments, waiting};
+use crate::wal_files::{history_name, note_archived, own_lineage, segments, waiting};
 
 /// How long one segment may take to be archived.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -25,15 +25,6 @@ pub(crate) fn wal_error(error: &dyn std::fmt::Display) -> JobError {
         hint: "look at the disk of the cell, and at its log/postgres.log".to_owned(),
         tool_output: String::new(),
     }
-}
-
-/// The lineage of a timeline by the history that a data directory has of it; none when it has none, or one that cannot be
-/// read.
-pub(crate) fn own_lineage(data: &Path, timeline: Timeline) -> Option<Lineage> {
-    if timeline == Timeline::new(1) {
-        return Some(Lineage::new(timeline, &History::default()));
-    }
-    Some(Lineage::new(timeline, &history(data, timeline)?.parse().ok()?))
 }
 
 impl Repo<'_> {
@@ -92,21 +83,22 @@ impl<'a> Pusher<'a> {
     }
 }
 
-/// Archives all that a stopped primary had written on `timeline`, up to segment `last`: the files that PostgreSQL has noted,
-/// and whatever else the archive lacks, because the notes say less than is there.
+/// Archives all that a stopped primary had written on the timeline of segment `last`, up to that one: the files that PostgreSQL has noted,
+/// and whatever else the archive lacks, because the notes say less than is there. The repo may have been read before.
 pub(crate) async fn archive_rest(
     agent: &Agent,
     database: &Database,
     card: &Pooler,
     data: &Path,
-    timeline: Timeline,
-    last: u64,
+    repo: &mut Repo<'_>,
+    last: Segment,
 ) -> Result<(), JobError> {
+    let (timeline, last) = (last.timeline, last.number);
     let pusher = Pusher::new(agent, database, card, data)?;
     for name in waiting(data).map_err(|error| wal_error(&error))? {
         pusher.push(&name).await?;
     }
-    let repo = Repo::open(agent, database, card).await?;
+    repo.refresh(card).await?;
     let own = own_lineage(data, timeline);
     if timeline > Timeline::new(1) && own.is_some() && !repo.has_history(timeline).await? {
         pusher.push(&history_name(timeline)).await?;

@@ -1,5 +1,6 @@
 //! The pooler's status in etcd: bound to its lease, written on change, at most once a second.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,13 +8,14 @@ use cellar_model::{
     InstanceState, Key, LagClass, Lsn, PoolerStatus, Protocol, Role, Timeline, Versions, timestamp_ms,
 };
 use cellar_pgbackrest::Version;
+use cellar_postgres::InstanceFacts;
 use cellar_system::LoopPulse;
 use cellar_topology::{LeaseId, TxnOutcome};
 use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::data_layout::{Obstacle, obstacles};
-use crate::wal_timeline::timeline_of_wal;
+use crate::wal_files::timeline_of_wal;
 
 /// The shortest time between two writes, so that a flapping instance does not load etcd.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -87,12 +89,12 @@ fn status(agent: &Agent) -> PoolerStatus {
     status
 }
 
-/// How far a standby without a WAL receiver has the WAL, and on which timeline.
-fn held(agent: &Agent) -> Option<(Timeline, Lsn)> {
-    let facts = agent.facts.borrow();
-    let facts = facts.as_ref().filter(|facts| facts.role == Role::Standby && facts.wal_receiver.is_none())?;
-    let wal = agent.layout.data().join("pg_wal");
-    Some((timeline_of_wal(&wal, facts.timeline, Lsn::new(0)), facts.held_lsn()?))
+/// How far a standby without a WAL receiver has the WAL in `wal`, and on which timeline.
+fn held(facts: &InstanceFacts, wal: &Path) -> Option<(Timeline, Lsn)> {
+    if facts.role != Role::Standby || facts.wal_receiver.is_some() {
+        return None;
+    }
+    Some((timeline_of_wal(wal, facts.timeline, facts.redo_lsn), facts.held_lsn()?))
 }
 
 /// The last status that etcd has confirmed.
@@ -126,7 +128,9 @@ pub(crate) async fn report(agent: Rc<Agent>, pulse: LoopPulse) {
         pulse.beat();
         let mut wanted = status(&agent);
         // One that replays from the archive moves all the time, and its status is not written each time.
-        let held_before = std::mem::replace(&mut held_now, held(&agent));
+        let wal = agent.layout.data().join("pg_wal");
+        let held_then = agent.facts.borrow().as_ref().and_then(|facts| held(facts, &wal));
+        let held_before = std::mem::replace(&mut held_now, held_then);
         if let Some((timeline, lsn)) =
             held_now.filter(|_| held_now == held_before && wanted.role == Role::Standby)
         {
@@ -179,6 +183,23 @@ mod tests {
     use cellar_topology::{Kv, MemoryKv};
 
     use super::*;
+    use crate::instance::leadership::tests::facts;
+
+    #[test]
+    fn standby_that_went_past_the_fork_of_a_timeline_does_not_hold_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let wal = directory.path();
+        std::fs::write(wal.join("00000002.history"), "1\t0/5000000\tno recovery target specified\n").unwrap();
+        std::fs::write(wal.join("000000020000000000000005"), "").unwrap();
+        let held_from = |redo: u64| {
+            let (redo_lsn, replay_lsn) = (Lsn::new(redo), Some(Lsn::new(0x600_0100)));
+            let facts = InstanceFacts { redo_lsn, replay_lsn, ..facts(Role::Standby, 1, 7) };
+            held(&facts, wal).map(|(timeline, _)| timeline.get())
+        };
+        assert_eq!(held_from(0x400_0028), Some(2), "it can follow");
+        assert_eq!(held_from(0x600_0028), Some(1), "its own data has more of the timeline that was left");
+        assert_eq!(held(&facts(Role::Primary, 1, 7), wal), None);
+    }
 
     fn status(state: InstanceState) -> PoolerStatus {
         PoolerStatus {

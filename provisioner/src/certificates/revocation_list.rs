@@ -7,11 +7,15 @@ use cellar_model::{Key, RevocationList};
 use cellar_tls::{
     CA_CERTIFICATE, Ca, RevokedSerials, install_revocations, read_revocations, sign_revocations,
 };
+use cellar_topology::{Store, StoreError, TxnOutcome};
 
 use crate::certificates::authority::read;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::Result;
 use crate::file::replace;
+
+/// How often publishing is tried while others publish, too.
+const MAX_ATTEMPTS: u32 = 5;
 
 impl Cluster {
     /// What is revoked.
@@ -64,9 +68,73 @@ impl Cluster {
         if self.revoked()?.is_empty() {
             return Ok(());
         }
-        let pem = read(&self.revocations_file())?.unwrap_or_default();
-        let store = self.store().await?;
-        store.transaction().put(&Key::Revocations, &RevocationList { pem }).commit().await?;
-        Ok(())
+        let newest = || Ok(read(&self.revocations_file())?.unwrap_or_default());
+        publish(&self.store().await?, newest).await
+    }
+}
+
+/// Puts the list that `newest` reads into etcd.
+///
+/// A write whose answer was lost may arrive late, when a newer list is there: so each expects what was there before its list
+/// was read. Whoever revokes writes the file first, and etcd afterwards.
+async fn publish(store: &Store, newest: impl Fn() -> Result<String>) -> Result<()> {
+    let key = Key::Revocations;
+    for _ in 0..MAX_ATTEMPTS {
+        // Of the key, also when its value cannot be read: then it is replaced.
+        let there = store.kv().get(&store.keys().path(&key)).await?;
+        let revision = there.map_or(0, |entry| entry.revision);
+        let list = RevocationList { pem: newest()? };
+        let written = store.transaction().expect(&key, revision).put(&key, &list).commit().await?;
+        if written != TxnOutcome::Conflict {
+            return Ok(());
+        }
+    }
+    Err(StoreError::Retryable("the list of revoked certificates is changed again and again".to_owned())
+        .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cellar_model::Keyspace;
+    use cellar_topology::{Kv, MemoryKv, Write};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn older_list_that_is_written_late_does_not_replace_a_newer_one() {
+        let kv = Arc::new(MemoryKv::default());
+        let store = Store::new(Arc::clone(&kv) as Arc<dyn Kv>, Keyspace::new(&"demo".parse().unwrap()));
+        let file = std::sync::Mutex::new("older".to_owned());
+        let publish_newer = async || {
+            let newer = RevocationList { pem: "newer".to_owned() };
+            let published = store.transaction().put(&Key::Revocations, &newer).commit().await.unwrap();
+            assert!(matches!(published, TxnOutcome::Committed(_)));
+        };
+        let in_this_moment = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(publish_newer());
+        };
+        let newer_is_published = || {
+            let read = file.lock().unwrap().clone();
+            if read == "older" {
+                // Another command revokes between this one's reading of the file and its write.
+                "newer".clone_into(&mut file.lock().unwrap());
+                std::thread::scope(|scope| scope.spawn(in_this_moment).join().unwrap());
+            }
+            Ok(read)
+        };
+        publish(&store, newer_is_published).await.unwrap();
+        let listed = store.get::<RevocationList>(&Key::Revocations).await.unwrap().unwrap();
+        assert_eq!(listed.record.pem, "newer");
+
+        // What cannot be read is replaced.
+        let damaged =
+            Write::Put { key: store.keys().path(&Key::Revocations), value: b"{".to_vec(), lease: None };
+        kv.txn(vec![], vec![damaged]).await.unwrap();
+        publish(&store, || Ok("newest".to_owned())).await.unwrap();
+        let listed = store.get::<RevocationList>(&Key::Revocations).await.unwrap().unwrap();
+        assert_eq!(listed.record.pem, "newest");
     }
 }

@@ -60,6 +60,8 @@ fn nothing_is_done_with_the_records_of_another_cluster() {
 
     // One that starts now writes nothing at all.
     let pooler = cluster.pid("zone2/pid/multipooler.pid");
+    let claim = cluster.etcd_get(&CLAIM.replace("zone1", "zone2"));
+    assert!(claim.starts_with("\"1 "), "{claim}");
     let log = cluster.directory().join("zone2/log/multipooler.log");
     let refusals =
         || std::fs::read_to_string(&log).unwrap().matches("of another cluster of this name").count();
@@ -69,7 +71,39 @@ fn nothing_is_done_with_the_records_of_another_cluster() {
     eventually("it to refuse", || refusals() > before);
     assert_ne!(cluster.pid("zone2/pid/multipooler.pid"), pooler);
     eventually("its status to be gone", || cluster.etcd_get(status).is_empty());
+    assert_eq!(cluster.etcd_get(&CLAIM.replace("zone1", "zone2")), claim, "nor does it claim the cell");
     cluster.etcd_put(key, &ours);
     cluster.wait_streaming("zone2");
     let _ = cluster.backup("zone2", "incr");
+}
+
+/// Each says what to write or to delete, and with that the cell goes on.
+#[test]
+fn damaged_claim_and_damaged_memory_of_it_say_how_to_go_on() {
+    let cluster = Cluster::up("zone1,zone2");
+    let claim = CLAIM.replace("zone1", "zone2");
+    let directory = cluster.directory().join("zone2");
+    let note = directory.join("state/not-claimed");
+    cluster.etcd_put(&claim, "damaged");
+    eventually("the multipooler that runs to say so", || {
+        let said = std::fs::read_to_string(&note).unwrap_or_default();
+        said.contains(&claim)
+            && said.contains("delete the record")
+            && said.contains("docs/troubleshooting.md")
+    });
+    cluster.etcd_delete(&claim);
+    eventually("the claim to be written again", || cluster.etcd_get(&claim).starts_with("\"1 "));
+    eventually("it to say so no longer", || !note.exists());
+
+    let memory = directory.join("state/claims.json");
+    kill_hard(cluster.pid("zone2/pid/multipooler.pid"));
+    std::fs::write(&memory, "{").unwrap();
+    let _ = cluster.try_cellar(&["up", "--timeout", "15s"]);
+    eventually("it to say so", || {
+        let said = std::fs::read_to_string(directory.join("log/multipooler.log")).unwrap_or_default();
+        said.contains("claims.json is damaged") && said.contains("write {} into the file")
+    });
+    std::fs::write(&memory, "{}").unwrap();
+    cluster.cellar(&["up"]);
+    assert!(cluster.etcd_get(&claim).starts_with("\"2 "), "{}", cluster.etcd_get(&claim));
 }

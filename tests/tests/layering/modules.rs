@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repository",
             "config_files peers",
             "agent",
-            "arguments data_layout disk instance_lock listening member report wal_files wal_timeline",
+            "arguments data_layout disk instance_lock listening member record_fault report wal_files",
         ],
     ),
     (

@@ -123,6 +123,16 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Endi
             look,
         ));
     }
+    if observed.abandoned_for(&record.id) >= LOST_TIMEOUT {
+        // A process that takes over what an earlier one of its machine left does so when it begins.
+        return Some(failed(
+            Code::PoolerRestarted,
+            format!(
+                "the multipooler of cell {cell} that ran the {kind} is gone, and the one that is there now did not take it over; {unknown}"
+            ),
+            look,
+        ));
+    }
     if is_overdue(observed, record) {
         return Some(failed(
             Code::DeadlineExceeded,

@@ -234,6 +234,47 @@ fn a_lost_job_is_closed_after_its_work_was_ended_unless_it_only_reads() {
     assert_eq!(world.observed.next_timeout(), None, "nothing is left to wait for");
 }
 
+/// As of an older build's process, or of one on another machine: the process that has the cell now takes over runs of its own
+/// machine's processes only.
+#[test]
+fn lost_job_that_the_next_process_of_its_cell_does_not_take_over_is_closed() {
+    for spec in [JobSpec::Verify, JobSpec::Check] {
+        let mut world = World::new();
+        world.add(JobRecord { spec, ..record(1, "zone1") });
+        world.begin(1, JobState::Running, false);
+        let begin = Instant::now();
+        let mut looked = 0;
+        let mut look_until = |world: &mut World, second: u64| {
+            while looked < second {
+                looked = second.min(looked + 5);
+                world.observed.observe(&world.view, begin + Duration::from_secs(looked));
+            }
+        };
+        let reports = |world: &mut World, epoch: &str| {
+            let status = serde_json::json!({"database": "app", "cell": "zone1", "epoch": epoch});
+            let key = ("app".parse().unwrap(), "zone1".parse().unwrap());
+            world.view.status.insert(key, serde_json::from_value(status).unwrap());
+        };
+        look_until(&mut world, 100);
+        assert_eq!(world.closures(10), [], "the process that ran it may be cut off from etcd");
+        reports(&mut world, "e");
+        look_until(&mut world, 200);
+        assert_eq!(world.closures(10), [], "it is there, and binds its claim again");
+        reports(&mut world, "another");
+        look_until(&mut world, 201);
+        let seen = 201 + LOST_TIMEOUT.as_secs();
+        look_until(&mut world, seen - 1);
+        assert_eq!(world.closures(10), [], "the next one may be about to take it over");
+        assert_eq!(
+            world.observed.next_timeout(),
+            Some(Duration::from_secs(1)),
+            "the leader looks again then"
+        );
+        look_until(&mut world, seen);
+        assert_eq!(world.closures(10), [(id(1), JobState::Failed, Code::PoolerRestarted)]);
+    }
+}
+
 /// A leader that stood still has not seen a claim that came back meanwhile and lapsed again.
 #[test]
 fn nothing_is_concluded_from_the_time_in_which_nobody_looked() {

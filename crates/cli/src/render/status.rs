@@ -73,8 +73,13 @@ fn notes(view: &PoolerView) -> Vec<String> {
             "" | "localhost" => "`cellar up`".to_owned(),
             host => format!("`cellar host start` on {host}"),
         };
+        // On a host its name says less: an old machine and the one that has taken its place share it.
+        let ran_on = match view.machine.as_str() {
+            "" => String::new(),
+            machine => format!("; it ran last on {machine}"),
+        };
         return vec![format!(
-            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. {start} starts it, `cellar cells remove {cell}` gives the cell up"
+            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. {start} starts it, `cellar cells remove {cell}` gives the cell up{ran_on}"
         )];
     };
     let mut notes = Vec::new();
@@ -137,4 +142,24 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
     own.iter().for_each(|view| table.row(row(view)));
     let notes: Vec<String> = own.iter().flat_map(|view| notes(view)).collect();
     format!("{text}\n{}{}", table.render(), section("notes", &notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_api::v1::Pooler;
+
+    #[test]
+    fn machine_that_has_a_silent_cell_is_named() {
+        let pooler = Pooler { cell: "zone2".into(), host: "db2".into(), ..Pooler::default() };
+        let mut view = PoolerView { pooler: Some(pooler), ..PoolerView::default() };
+        assert!(
+            notes(&view)[0].starts_with("zone2: its multipooler does not report; "),
+            "{:?}",
+            notes(&view)
+        );
+        view.machine = "db2 (machine id 0a1b2c3d…)".into();
+        let [note] = &notes(&view)[..] else { panic!() };
+        assert!(note.ends_with("gives the cell up; it ran last on db2 (machine id 0a1b2c3d…)"), "{note}");
+    }
 }

@@ -17,8 +17,9 @@ use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
 use crate::types::wal::{ForkWithoutFile, Lineage, Segment, SegmentSize};
 
-/// How much the clocks of a standby's host and the primary's may differ. A backup that ended within it before a target
-/// time is taken only if there is no other of the same worth.
+/// How much the clocks of two primaries may differ, or that of one may have been set back. pgBackRest asks the primary for
+/// the time at which a backup ended, and each commit is dated by the primary that writes it: after a failover another one. A
+/// backup that ended within this time before a target time is taken only if there is no other of the same worth.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The chosen way to a target.
@@ -51,8 +52,8 @@ fn first_time(backup: &SurveyedBackup) -> Timestamp {
     backup.stop_time.saturating_add(1.second()).unwrap_or(backup.stop_time)
 }
 
-/// Whether a backup ended before a target, also if the clock of the host that took it is [`CLOCK_MARGIN`] behind that of
-/// the primary, which dates the commits. Positions in the WAL need no clock.
+/// Whether a backup ended before a target, also if the clock that dated its end, that of the primary of that time, is
+/// [`CLOCK_MARGIN`] behind the one that dates the commits. Positions in the WAL need no clock.
 fn is_clearly_before(backup: &SurveyedBackup, target: &Target) -> bool {
     let Target::Time(time) = target else { return true };
     first_time(backup).saturating_add(CLOCK_MARGIN).is_ok_and(|safe| safe <= *time)
@@ -195,7 +196,7 @@ pub fn choose(
             && !is_clearly_before(newest, &resolved) =>
         {
             format!(
-                "it is the newest of {count} on timeline {timeline} that ended clearly before the target: {} ended within {} s of it, and the clocks of two hosts may differ",
+                "it is the newest of {count} on timeline {timeline} that ended clearly before the target: {} ended within {} s of it, and the clocks of two primaries may differ",
                 newest.label,
                 CLOCK_MARGIN.as_secs()
             )
@@ -215,7 +216,7 @@ pub fn choose(
     let mut warnings = warning_of_flaw(survey, backup);
     if !is_clearly_before(backup, &resolved) {
         warnings.push(format!(
-            "backup {} ended within {} s of the target by the clock of the host that took it; should that clock be behind the primary's, the target lies before the backup's end and cannot be reached from it (--backup names an older one)",
+            "backup {} ended within {} s of the target by the clock of the primary of that time; should that clock have been behind the one that dated the commits (after a failover it is another host's, and a clock may be set), the target lies before the backup's end and cannot be reached from it (--backup names an older one)",
             backup.label,
             CLOCK_MARGIN.as_secs()
         ));

@@ -321,16 +321,46 @@ impl CellLayout {
         self.root.join("pid")
     }
 
+    /// What the multipooler remembers from one process to the next.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
     /// What this machine remembers of its claims on the cell: see [`crate::records::cell_claim::OwnClaims`].
     #[must_use]
     pub fn own_claims(&self) -> PathBuf {
-        self.root.join("state").join("claims.json")
+        self.state().join("claims.json")
     }
 
     /// Why the multipooler does not run the cell, while it does not: another machine does.
     #[must_use]
     pub fn not_claimed(&self) -> PathBuf {
-        self.root.join("state").join("not-claimed")
+        self.state().join("not-claimed")
+    }
+
+    /// The marker of a restore into the data directory that was begun and not finished.
+    #[must_use]
+    pub fn seeding_marker(&self) -> PathBuf {
+        self.state().join("seeding")
+    }
+
+    /// The marker of a cell that has seen its database's stanza in the repository.
+    #[must_use]
+    pub fn stanza_marker(&self) -> PathBuf {
+        self.state().join("stanza")
+    }
+
+    /// The marker of a cell that has once had its data.
+    #[must_use]
+    pub fn seeded_marker(&self) -> PathBuf {
+        self.state().join("seeded")
+    }
+
+    /// The WAL that only this cell has, saved from a restore over its data directory.
+    #[must_use]
+    pub fn received_wal(&self) -> PathBuf {
+        self.root.join("received-wal")
     }
 
     /// Configs of running jobs and output of finished ones.

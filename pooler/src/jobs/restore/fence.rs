@@ -21,6 +21,7 @@ use crate::instance::round::report_state;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
+use crate::repository::reader::Repo;
 use crate::repository::unarchived::archive_rest;
 
 /// How long the record of the fence may take to reach this pooler.
@@ -99,13 +100,20 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     context.progress("stopping PostgreSQL").await;
     // What a primary has that is not the recorded one must not be archived, so that one is stopped at once.
     let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
-    let stopped = context.unless_interrupted(stop(&data, &timeouts)).await?;
+    // The repo is read meanwhile: what it has of this database does not change before the fence asks for the last WAL.
+    let reading =
+        async { if recorded { Repo::open(agent, &database, &card).await.map(Some) } else { Ok(None) } };
+    let both = async { tokio::join!(stop(&data, &timeouts), reading) };
+    let (stopped, repo) = context.unless_interrupted(both).await?;
     stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
     *agent.facts.borrow_mut() = None;
     report_state(agent, InstanceState::Waiting, "stopped for a restore of the database");
-    if !recorded {
-        return Ok(not_primary(true, found.timeline));
-    }
+    let without = |error: JobError| {
+        let message =
+            format!("{}: without it acknowledged rows would be missing from the restore", error.message);
+        JobError { message, ..error }
+    };
+    let Some(mut repo) = repo.map_err(without)? else { return Ok(not_primary(true, found.timeline)) };
     context.check_interrupted()?;
     context.progress("archiving the last WAL").await;
     let stopped = finish_crashed(context, &database, &card, &data).await?;
@@ -114,11 +122,7 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
     // the last whole one.
     let last =
         Segment { timeline: stopped.timeline, number: size.number_of(stopped.checkpoint).saturating_sub(1) };
-    archive_rest(agent, &database, &card, &data, last.timeline, last.number).await.map_err(|error| {
-        let message =
-            format!("{}: without it acknowledged rows would be missing from the restore", error.message);
-        JobError { message, ..error }
-    })?;
+    archive_rest(agent, &database, &card, &data, &mut repo, last).await.map_err(without)?;
     Ok(FenceResult {
         was_primary: true,
         whole: true,

@@ -11,7 +11,6 @@ use cellar_model::{Database, Found, JobError, Lineage, Lsn, Segment, SegmentSize
 use cellar_postgres::{PostgresError, Tools, run};
 
 use crate::agent::Agent;
-use crate::instance::received_wal;
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::scratch::remove_directory;
@@ -124,7 +123,7 @@ impl WalSource<'_> {
         }
         // Not archived yet: the primary still has it, or a standby that it was sent to. It is being written, so a copy
         // is read.
-        let places = [self.data.join("pg_wal"), received_wal::directory(self.agent)];
+        let places = [self.data.join("pg_wal"), self.agent.layout.received_wal()];
         // A segment may have a gigabyte, and this thread also renews the lease.
         let copying = tokio::task::spawn_blocking(move || {
             places.iter().any(|wal| std::fs::copy(wal.join(&name), &to).is_ok()).then_some(to)

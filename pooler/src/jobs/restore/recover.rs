@@ -19,10 +19,11 @@ use cellar_system::AtomicFile;
 use crate::agent::Agent;
 use crate::data_layout::wal_directory;
 use crate::disk::{free_bytes, write_refusal};
+use crate::instance::held_wal::HeldWal;
 use crate::instance::held_wal::held_wal;
 use crate::instance::hold::Hold;
 use crate::instance::incarnation::Mark;
-use crate::instance::received_wal::{self, HeldWal};
+use crate::instance::received_wal;
 use crate::instance::restore_target::Origin;
 use crate::instance::round::report_state;
 use crate::instance::seeding_marker::{self, Legacy};
@@ -34,7 +35,7 @@ use crate::jobs::restore::replay::{Reached, ReplayGoal};
 use crate::jobs::restore::scratch::remove_directory;
 use crate::jobs::restore::wal_end::{End, least_of_kept, not_given, wal_end};
 use crate::repository::reader::Repo;
-use crate::wal_timeline::timeline_of_wal;
+use crate::wal_files::timeline_of_wal;
 
 /// Runs a recovery step to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
@@ -86,7 +87,7 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
         if !params.in_place {
             copy.wal_from.push(Path::new(&card.data_directory).join("pg_wal"));
         }
-        copy.wal_from.push(received_wal::directory(agent));
+        copy.wal_from.push(agent.layout.received_wal());
     }
     let _hold =
         if params.in_place { Some(context.unless_interrupted(Hold::take(agent)).await??) } else { None };
@@ -243,7 +244,7 @@ async fn make_copy(
 /// What the restored data takes over from the cell's own.
 fn legacy(agent: &Agent) -> Result<Legacy, Refusal> {
     seeding_marker::inheritance(agent).map_err(|error| {
-        let message = format!("cannot read {}: {error}", agent.seeding_marker().display());
+        let message = format!("cannot read {}: {error}", agent.layout.seeding_marker().display());
         Refusal::new(Code::Internal, message).hint("look at the disk, then ask again")
     })
 }
@@ -274,7 +275,7 @@ async fn stop_and_mark_incomplete(
 
 /// Saves what only this cell has of the WAL before it is restored over.
 async fn save_received(agent: &Agent, data: &Path, held: HeldWal, archive: Archive) -> Result<(), JobError> {
-    let (directory, wal) = (received_wal::directory(agent), data.join("pg_wal"));
+    let (directory, wal) = (agent.layout.received_wal(), data.join("pg_wal"));
     let size = archive.size;
     // To copy may take long, and this thread also renews the lease.
     let saving = tokio::task::spawn_blocking(move || {

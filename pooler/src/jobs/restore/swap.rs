@@ -13,8 +13,7 @@ use crate::instance::incarnation::{Mark, record};
 use crate::instance::received_wal;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::repository::reader::{Repo, segment_size};
-use crate::repository::unarchived::own_lineage;
-use crate::wal_files::{history_name, waiting};
+use crate::wal_files::{history_name, own_lineage, waiting};
 
 /// How long the record of the new incarnation may take to reach this pooler.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,6 +23,9 @@ const SWAP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How often the instance is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long to wait before the repo is asked again for what it does not have, against what PostgreSQL has noted.
+const REPO_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a swapping step to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
@@ -36,7 +38,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     agent.nudge.notify_one();
     context.progress("replacing the old data").await;
     let deadline = tokio::time::Instant::now() + SWAP_TIMEOUT;
-    while let Some(why) = what_is_missing(agent).await {
+    while let Some(Missing { why, look_again }) = what_is_missing(agent).await {
         if tokio::time::Instant::now() > deadline {
             let waited = SWAP_TIMEOUT.as_secs();
             let message = format!("the restored instance is not the primary after {waited} s: {why}");
@@ -44,7 +46,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
                 .hint("look at the cell's log/postgres.log and log/multipooler.log")
                 .into());
         }
-        context.pause(POLL_INTERVAL).await?;
+        context.pause(look_again).await?;
     }
     // Only now does the restore stand: until then it could be given up, and asked for again.
     if let Err(error) = received_wal::remove(agent) {
@@ -53,28 +55,43 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     Ok(None)
 }
 
-/// Why the swap is not complete; none when it is.
-async fn what_is_missing(agent: &Agent) -> Option<String> {
-    let (card, _) = match agent.assignment() {
-        Ok(assignment) => assignment,
-        Err(refusal) => return Some(refusal.message),
+/// Why the swap is not complete.
+struct Missing {
+    why: String,
+    /// How long to wait before the next look.
+    look_again: Duration,
+}
+
+/// What the swap lacks to be complete; none when it is.
+async fn what_is_missing(agent: &Agent) -> Option<Missing> {
+    let timeline = match restored_primary(agent).await {
+        Ok(timeline) => timeline,
+        Err(why) => return Some(Missing { why, look_again: POLL_INTERVAL }),
     };
+    let checked = check_start_is_archived(agent, timeline).await;
+    checked.err().map(|error| Missing { why: error.message, look_again: REPO_INTERVAL })
+}
+
+/// The timeline of the restored primary, once it runs in the place of the old data and PostgreSQL has archived the
+/// beginning of the timeline.
+///
+/// # Errors
+/// Why that is not so.
+async fn restored_primary(agent: &Agent) -> Result<Timeline, String> {
+    let (card, _) = agent.assignment().map_err(|refusal| refusal.message)?;
     let data = Path::new(&card.data_directory);
     if !Mark::read(data).is_ok_and(|mark| mark == Mark::of(&record(agent))) {
-        return Some("it has not replaced the old data".to_owned());
+        return Err("it has not replaced the old data".to_owned());
     }
     let Some(size) = segment_size(agent, data).await else {
-        return Some("its data directory cannot be read".to_owned());
+        return Err("its data directory cannot be read".to_owned());
     };
-    let timeline = match leading_timeline(agent) {
-        Ok(timeline) => timeline,
-        Err(why) => return Some(why),
-    };
+    let timeline = leading_timeline(agent)?;
     // While PostgreSQL says that it has still to archive it, the repo need not be asked.
     if is_start_waiting(data, timeline, size) {
-        return Some("the beginning of its timeline is not archived".to_owned());
+        return Err("the beginning of its timeline is not archived".to_owned());
     }
-    check_start_is_archived(agent, timeline).await.err().map(|error| error.message)
+    Ok(timeline)
 }
 
 /// The timeline on which the instance is the recorded primary.

@@ -12,7 +12,7 @@ use cellar_model::{
 };
 use cellar_postgres::ControlData;
 
-use crate::instance::received_wal::HeldWal;
+use crate::instance::held_wal::HeldWal;
 use crate::jobs::restore::private_instance::PrivateInstance;
 use crate::repository::reader::Repo;
 

@@ -265,7 +265,7 @@ fn sound_backup_is_chosen_rather_than_a_newer_one_with_a_flaw() {
     assert!(named.warnings[0].contains("not proven"), "{:?}", named.warnings);
 }
 
-/// The backup was dated by a standby's clock, and the commits by the primary's.
+/// The backup was dated by the clock of the primary of that time, and the commits by that of the next one.
 #[test]
 fn backup_that_ended_about_when_the_target_was_is_taken_only_for_want_of_another() {
     let survey = survey();
