@@ -104,6 +104,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let audit = AuditLog::open(&audit_log)?;
     // Before etcd is waited for: also one that does not come writes a log.
     let logs = tokio::spawn(limit_logs(move || LOGS.map(|name| audit_log.with_file_name(name)).to_vec()));
+    // Before they are read: files that are replaced while etcd is waited for are read again.
+    let stamps = Stamps::of(TLS_FILES.iter().map(|file| tls_dir.join(file)).collect());
     let config =
         ReloadableServerConfig::load(ServerFiles::in_dir(&tls_dir, "multiadmin.crt", "multiadmin.key"))?;
     let kv = EtcdKv::connect(&etcd, Some(etcd_tls(&tls_dir)?.tonic_config())).await?;
@@ -125,6 +127,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         etcd: kv,
         tls_dir: tls_dir.clone(),
         revoked: revoked.clone(),
+        stamps,
     };
     let scheduler = Scheduler::new(admin.clone(), identity.clone());
     let mut background_tasks = vec![
@@ -189,16 +192,17 @@ struct Certificates {
     etcd: EtcdKv,
     tls_dir: PathBuf,
     revoked: Revoked,
+    /// The files as they were before they were read first.
+    stamps: Stamps,
 }
 
 impl Certificates {
     /// Reloads certificates and revocations when they change; never returns.
-    async fn watch(self) {
-        let mut stamps = Stamps::of(TLS_FILES.iter().map(|file| self.tls_dir.join(file)).collect());
+    async fn watch(mut self) {
         let mut seen = None;
         let mut warned = None;
         loop {
-            let replaced = stamps.changed();
+            let replaced = self.stamps.changed();
             if replaced && let Err(error) = self.reload().await {
                 tracing::error!(%error, "cannot reload certificates; the present one stays in use");
             }

@@ -24,6 +24,33 @@ pub(crate) fn contended(what: &str) -> Refusal {
         .hint("nothing was changed; ask again")
 }
 
+/// Why a change was tried several times and not made, after the last try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Setback {
+    /// Something else had changed the records first.
+    Overtaken,
+    /// etcd did not answer, or not in time.
+    Unanswered(String),
+    /// What this process knows of the records is older than they are: it hears nothing from etcd.
+    Outdated,
+}
+
+impl Setback {
+    /// After a conflict, and a moment in which what caused it should have been seen.
+    pub(crate) fn of_conflict(is_seen: bool) -> Self {
+        if is_seen { Self::Overtaken } else { Self::Outdated }
+    }
+}
+
+/// A change was not made, however often it was tried.
+pub(crate) fn given_up(what: &str, last: &Setback) -> Refusal {
+    match last {
+        Setback::Overtaken => contended(what),
+        Setback::Unanswered(why) => unavailable(why),
+        Setback::Outdated => unavailable(&format!("what it knows of {what} is older than what etcd has")),
+    }
+}
+
 /// A record that the decision needs cannot be read.
 pub(crate) fn unreadable(key: &str, reason: &str) -> Refusal {
     Refusal::new(Code::Internal, format!("the record {key} in etcd cannot be read: {reason}"))
@@ -91,4 +118,19 @@ pub(crate) fn to_status(refusal: &Refusal) -> Status {
         tracing::error!(%refusal, "a request failed because of a bug in multiadmin");
     }
     status_of(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn change_that_etcd_did_not_take_is_not_put_down_to_other_requests() {
+        let told = |last: &Setback| given_up("the cells", last).message;
+        assert!(told(&Setback::of_conflict(true)).contains("too many requests change the cells"));
+        for last in [Setback::Unanswered("no answer in time".to_owned()), Setback::of_conflict(false)] {
+            let message = told(&last);
+            assert!(message.contains("cannot reach etcd") && !message.contains("requests"), "{message}");
+        }
+    }
 }

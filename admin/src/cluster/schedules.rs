@@ -12,7 +12,7 @@ use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
 use crate::message::message;
-use crate::refusal::{self, invalid};
+use crate::refusal::{self, Setback, invalid};
 
 /// Schedules that a database may have.
 const MAX_SCHEDULES: usize = 100;
@@ -190,6 +190,7 @@ impl Admin {
         deadline: Deadline,
         mut decide: impl FnMut(&View, &DatabaseName) -> Result<Option<Schedule>, Refusal>,
     ) -> Result<Option<Schedule>, Refusal> {
+        let mut last = Setback::Overtaken;
         for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let (key, revision, wanted) = {
@@ -208,15 +209,21 @@ impl Admin {
                     self.wait_until_seen(deadline, |view| view.revision(&key) != revision).await;
                     return Ok(wanted);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt + 5).await,
-                Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
+                Ok(TxnOutcome::Conflict) => {
+                    deadline.pause_after_conflict(attempt + 5).await;
+                    last = Setback::of_conflict(self.view().revision(&key) != revision);
+                }
+                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
+                    deadline.pause(attempt).await;
+                    last = Setback::Unanswered(why);
+                }
                 Err(error) => return Err(refusal::of_store(error)),
             }
             if deadline.has_passed() {
                 break;
             }
         }
-        Err(refusal::contended("the schedule"))
+        Err(refusal::given_up("the schedule", &last))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::jobs::closure::{canceled_before_it_began, close, closed};
 use crate::jobs::job_records::JobRecords;
 use crate::jobs::stage::job_key;
-use crate::refusal;
+use crate::refusal::{self, Setback};
 
 /// Conflicts with other changes of the job before the caller is asked to come back.
 const MAX_ATTEMPTS: u32 = 32;
@@ -27,6 +27,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
+        let mut last = Setback::Overtaken;
         for attempt in 0..MAX_ATTEMPTS {
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
@@ -65,12 +66,18 @@ impl Admin {
                     tracing::info!(job = %id, requested_by = caller.identity, "a job was asked to cancel");
                     return Ok(self.changed(id, &stored, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
-                Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
+                Ok(TxnOutcome::Conflict) => {
+                    deadline.pause_after_conflict(attempt).await;
+                    last = Setback::Overtaken;
+                }
+                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
+                    deadline.pause(attempt).await;
+                    last = Setback::Unanswered(why);
+                }
                 Err(error) => return Err(refusal::of_store(error)),
             }
         }
-        Err(refusal::contended(&format!("job {id}")))
+        Err(refusal::given_up(&format!("job {id}"), &last))
     }
 
     /// The job's records, read from etcd: a decision to change it needs the newest.

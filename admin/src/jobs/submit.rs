@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::jobs::job_records::JobRecords;
 use crate::jobs::stage::{self, job_key};
 use crate::jobs::submission::Submission;
-use crate::refusal;
+use crate::refusal::{self, Setback};
 
 /// Conflicts before the caller is asked to come back. Each conflict means that another request
 /// succeeded.
@@ -49,6 +49,7 @@ impl Admin {
         }
         let recorded = || deadline.retry(|| JobRecords::read(&self.store, &database, &id));
         let lock_key = Key::Lock(database.clone());
+        let mut last = Setback::Overtaken;
         for attempt in 0..MAX_ATTEMPTS {
             // The first attempt relies on the view, which is current unless another request came first.
             let read_etcd = attempt > 0;
@@ -100,16 +101,22 @@ impl Admin {
                     tracing::info!(job = %id, kind = %record.kind(), cell = %record.cell, requested_by = record.requested_by, "recorded a job");
                     return Ok(self.recorded_job(record, &lock, deadline).await);
                 }
-                Ok(TxnOutcome::Conflict) => deadline.pause_after_conflict(attempt).await,
+                Ok(TxnOutcome::Conflict) => {
+                    deadline.pause_after_conflict(attempt).await;
+                    last = Setback::Overtaken;
+                }
                 // The next attempt's first read shows whether it was committed.
-                Err(StoreError::Retryable(_)) if !deadline.has_passed() => deadline.pause(attempt).await,
+                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
+                    deadline.pause(attempt).await;
+                    last = Setback::Unanswered(why);
+                }
                 Err(error) => return Err(refusal::of_store(error)),
             }
             if deadline.has_passed() {
                 break;
             }
         }
-        Err(refusal::contended(&format!("the lock of database {database}")))
+        Err(refusal::given_up(&format!("the lock of database {database}"), &last))
     }
 
     /// Plans, and plans again while the reason of a refusal is expected to pass by itself: a request that comes just

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod cell_host;
+pub(crate) mod cell_problem;
 pub(crate) mod database_record;
 pub(crate) mod etcd_origin;
 pub(crate) mod local_cluster;

@@ -15,7 +15,7 @@ use cellar_system::{clock, is_same_place};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::cell_host::CellHost;
-use crate::cluster::etcd_origin::EtcdOrigin;
+use crate::cluster::etcd_origin::{EtcdOrigin, FormerEtcd};
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 
@@ -103,12 +103,18 @@ pub struct ClusterState {
     /// A revocation that has begun and not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
-    /// How the etcd members came by their data that did not begin with the cluster.
+    /// Cells whose hosts were off when a certificate was revoked, and have not been seen since to use new ones.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub not_waited_for: BTreeSet<CellName>,
+    /// How the etcd members came by their data.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub etcd_origins: BTreeMap<CellName, EtcdOrigin>,
     /// The last restore of etcd on hosts: what runs there and knows of the time before it is ended when it is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_restore: Option<uuid::Uuid>,
+    /// What the members began with before each restore of etcd that was prepared since etcd was seen to work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_etcd: Vec<FormerEtcd>,
     /// How many sets of bundles were issued for hosts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bundles: u64,
@@ -116,6 +122,20 @@ pub struct ClusterState {
     /// good. Another repository gets another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_backup: Option<uuid::Uuid>,
+}
+
+/// All that is asked of a file of which nothing else may be understood.
+#[derive(Deserialize)]
+struct Form {
+    version: u64,
+}
+
+/// The field or value that is not known here, if that is why a text cannot be read: it is JSON as it should be then.
+fn unknown_word(error: &serde_json::Error) -> Option<String> {
+    let text = error.is_data().then(|| error.to_string())?;
+    let rest =
+        ["unknown field ", "unknown variant "].into_iter().find_map(|start| text.strip_prefix(start))?;
+    Some(rest.split(',').next().unwrap_or(rest).to_owned())
 }
 
 /// Whether both are the same repository, also if the paths to it differ.
@@ -196,8 +216,10 @@ impl ClusterState {
             pgbackrest_name: PgbackrestName::default(),
             revocations_of_removed: BTreeMap::new(),
             revoking: None,
+            not_waited_for: BTreeSet::new(),
             etcd_origins: BTreeMap::new(),
             etcd_restore: None,
+            former_etcd: Vec::new(),
             bundles: 0,
             first_backup: None,
         })
@@ -211,6 +233,12 @@ impl ClusterState {
     /// How long certificates are valid when that was chosen.
     pub(crate) fn cert_lifetime(&self) -> Option<Duration> {
         self.cert_lifetime_seconds.map(Duration::from_secs)
+    }
+
+    /// What hosts are given of it: all but what only the operator's directory needs, so that an older cellar on a host can
+    /// read it longer.
+    pub(crate) fn for_hosts(&self) -> Self {
+        Self { not_waited_for: BTreeSet::new(), former_etcd: Vec::new(), ..self.clone() }
     }
 
     pub(crate) fn path(layout: &ClusterLayout) -> PathBuf {
@@ -241,12 +269,21 @@ impl ClusterState {
             }
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
         };
-        let bad = |reason: String| Self::bad(layout, reason);
-        let state: Self = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-        if state.version != VERSION {
-            return Err(bad(format!("it has version {}, and this cellar knows {VERSION}", state.version)));
+        let newer = |reason: String| {
+            let version = env!("CARGO_PKG_VERSION");
+            ProvisionError::NewerState { path: path.clone(), reason, version }
+        };
+        let form = serde_json::from_str::<Form>(&text).map(|form| form.version);
+        if let Some(version) = form.ok().filter(|version| *version > u64::from(VERSION)) {
+            return Err(newer(format!("its form is {version}, and {VERSION} is the last that is known")));
         }
-        Ok(Some(state))
+        match serde_json::from_str::<Self>(&text) {
+            Ok(state) => Ok(Some(state)),
+            Err(error) => match unknown_word(&error) {
+                Some(word) => Err(newer(format!("{word} in it is not known"))),
+                None => Err(Self::bad(layout, error.to_string())),
+            },
+        }
     }
 
     /// Writes it whole or not at all.
@@ -302,6 +339,7 @@ impl ClusterState {
         let revocations = self.revocations_of(name);
         self.cells.retain(|known| known.name != *name);
         self.etcd_origins.remove(name);
+        self.not_waited_for.remove(name);
         if revocations > 0 {
             self.revocations_of_removed.insert(name.clone(), revocations);
         }
@@ -363,16 +401,33 @@ mod tests {
     }
 
     #[test]
-    fn later_version_or_half_a_file_is_refused() {
+    fn half_a_file_is_damaged_and_what_a_newer_release_wrote_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let layout = ClusterLayout::new(dir.path());
         make_directory(&layout.state(), 0o755, None).unwrap();
         state().save(&layout).unwrap();
         let path = ClusterState::path(&layout);
         let text = fs::read_to_string(&path).unwrap();
-        for bad in [text.replace("\"version\": 1", "\"version\": 2"), text[..40].to_owned(), String::new()] {
+        for bad in
+            [text[..40].to_owned(), String::new(), text.replace("\"database\"", "\"database\": 7, \"x\"")]
+        {
             fs::write(&path, bad).unwrap();
             assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
+        }
+        for newer in [
+            text.replace("\"version\": 1", "\"version\": 2"),
+            text.replacen('{', "{ \"rack\": { \"of\": 7 },", 1),
+            text.replacen(
+                '{',
+                "{ \"etcdOrigins\": { \"zone1\": { \"from\": \"cloud\", \"id\": \"7\" } },",
+                1,
+            ),
+        ] {
+            fs::write(&path, &newer).unwrap();
+            let error = ClusterState::load(&layout).unwrap_err();
+            assert!(error.to_string().contains("written by a newer release of cellar"), "{error}: {newer}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("newer release") && !hint.contains("copy"), "{hint}");
         }
     }
 

@@ -45,6 +45,7 @@ impl ProvisionError {
             | Self::UpgradeRefused { .. }
             | Self::Bundle { .. }
             | Self::HalfRemoved { .. }
+            | Self::NewerState { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. }
             | Self::NoHost { .. }
@@ -92,13 +93,16 @@ impl ProvisionError {
             ),
             Self::Bundle { hint, .. } => Some((*hint).to_owned()),
             Self::HostsBehind { .. } => Some(
-                "install the bundle of each host that is named (bundles/CELL.bundle in the operator's directory), then repeat the command: it goes on"
+                "install the bundle of each host that is named (bundles/CELL.bundle in the operator's directory), then repeat the command: it goes on. If a thief has one of them, switch it off: a host of which nothing answers is not waited for"
                     .to_owned(),
             ),
             Self::UpgradeRefused { hint, .. } => Some(hint.clone()),
             Self::UpgradeFailed { .. } => Some(
                 "leave the other hosts as they are until this one is well: `cellar host status` here, `cellar status` on the operator's machine"
                     .to_owned(),
+            ),
+            Self::NewerState { .. } => Some(
+                "nothing was changed, and the file is whole: use the newer release of `cellar` here, too".to_owned(),
             ),
             Self::BadState { path, copy: Some(copy), .. } => {
                 Some(format!("put its copy there: cp {} {}", copy.display(), path.display()))
@@ -137,10 +141,7 @@ impl ProvisionError {
             ),
             Self::BadSnapshot { .. } => Some("look at etcd (`cellar etcd status`) and repeat the command".to_owned()),
             Self::MemberStays { .. } => Some("`cellar etcd status` shows how the members are".to_owned()),
-            Self::OtherEtcdData { .. } => Some(
-                "if it is lost, replace the member (`cellar etcd replace` on the operator's machine), and install the newest bundle here (`cellar host install`)"
-                    .to_owned(),
-            ),
+            Self::OtherEtcdData { hint, .. } => Some((*hint).to_owned()),
             Self::Store(StoreError::Corrupt { .. }) => Some(
                 "a newer version wrote it, or somebody by hand: run the newer version, or correct the record; docs/troubleshooting.md (a record in etcd cannot be read) has the commands"
                     .to_owned(),

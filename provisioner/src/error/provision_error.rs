@@ -105,6 +105,16 @@ pub enum ProvisionError {
         /// Its copy, if there is one.
         copy: Option<PathBuf>,
     },
+    /// A newer release of Cellar wrote the state file. It is whole.
+    #[error("{} was written by a newer release of cellar ({reason}), and this one is {version}", path.display())]
+    NewerState {
+        /// The file.
+        path: PathBuf,
+        /// What is not known here.
+        reason: String,
+        /// This release.
+        version: &'static str,
+    },
     /// A file or directory could not be used.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -218,6 +228,8 @@ pub enum ProvisionError {
         found: String,
         /// What the bundle says.
         wanted: String,
+        /// What to do.
+        hint: &'static str,
     },
     /// A program that others make failed.
     #[error("{program} failed ({status}): {output}")]

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cellar_model::Ports;
+use cellar_model::{Key, Ports};
 use cellar_system::{AtomicFile, OpenDirectory, Process, clock};
 use cellar_tls::ClientTls;
 use cellar_topology::{EtcdKv, Kv, Store};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde::{Deserialize, Serialize};
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
@@ -49,6 +50,13 @@ pub struct RestoredEtcd {
     pub kept: Option<PathBuf>,
     /// What was changed in the restored records.
     pub repaired: RepairedRecords,
+}
+
+/// Which restore etcd's data is of: a record in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RestoreMark {
+    pub(crate) id: uuid::Uuid,
 }
 
 /// Puts a snapshot back into the etcd of the cluster in `dir`, whose etcd must not run. multiadmin and the poolers are
@@ -165,11 +173,11 @@ impl Cluster {
     }
 
     /// Runs an etcd on the restored data, on ports that nobody else uses, and changes the records in it; what comes of it
-    /// is written as a snapshot, too, if that is asked for.
+    /// is written as a snapshot, too, if that is asked for, with the restore of which it is.
     pub(crate) async fn repair_restored(
         &self,
         data: &Path,
-        snapshot: Option<&Path>,
+        snapshot: Option<(&Path, &RestoreMark)>,
         deadline: Instant,
     ) -> Result<RepairedRecords> {
         let port = free_port()?;
@@ -185,7 +193,8 @@ impl Cluster {
             for cell in &repaired.removed_cells {
                 self.dismiss_from(&kv, cell).await?;
             }
-            if let Some(path) = snapshot {
+            if let Some((path, mark)) = snapshot {
+                store.transaction().put(&Key::EtcdRestore, mark).commit().await?;
                 write_snapshot(&kv, path).await?;
             }
             Ok(repaired)

@@ -1,5 +1,7 @@
 //! How etcd's members are.
 
+use std::fmt;
+
 use cellar_topology::EtcdEndpoint;
 
 use crate::cluster::local_cluster::Cluster;
@@ -16,25 +18,50 @@ pub enum EtcdHealth {
     Lost(Vec<String>),
 }
 
+/// What is wrong with a member of etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MemberProblem {
+    /// It does not answer, for this reason.
+    Silent(String),
+    /// It runs and follows no leader.
+    NoLeader,
+    /// It is being given its data, and does not count yet.
+    Learner,
+    /// An alarm is set for it.
+    Alarm(String),
+}
+
+impl fmt::Display for MemberProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(reason) => write!(f, "does not answer: {reason}"),
+            Self::NoLeader => f.write_str("has no leader"),
+            Self::Learner => f.write_str("is a learner and has no vote"),
+            Self::Alarm(alarm) => write!(f, "has the alarm {alarm}"),
+        }
+    }
+}
+
+/// What is wrong with the member at an endpoint, the worst first.
+pub(crate) fn member_problems(endpoint: &EtcdEndpoint) -> Vec<MemberProblem> {
+    let status = match &endpoint.status {
+        Ok(status) => status,
+        Err(reason) => return vec![MemberProblem::Silent(reason.clone())],
+    };
+    let no_leader = (status.leader == 0).then_some(MemberProblem::NoLeader);
+    let learner = status.learner.then_some(MemberProblem::Learner);
+    let alarms = status.alarms.iter().cloned().map(MemberProblem::Alarm);
+    no_leader.into_iter().chain(learner).chain(alarms).collect()
+}
+
 /// Judges what the members answer. `endpoints` are those of all members.
 #[must_use]
 pub fn etcd_health(endpoints: &[EtcdEndpoint]) -> EtcdHealth {
     let answers: Vec<_> = endpoints.iter().filter_map(|one| one.status.as_ref().ok()).collect();
     let mut problems = Vec::new();
     for endpoint in endpoints {
-        let url = &endpoint.url;
-        match &endpoint.status {
-            Err(reason) => problems.push(format!("{url} does not answer: {reason}")),
-            Ok(status) => {
-                if status.leader == 0 {
-                    problems.push(format!("{url} has no leader"));
-                }
-                if status.learner {
-                    problems.push(format!("{url} is a learner and has no vote"));
-                }
-                problems.extend(status.alarms.iter().map(|alarm| format!("{url} has the alarm {alarm}")));
-            }
-        }
+        let of_member = member_problems(endpoint).into_iter();
+        problems.extend(of_member.map(|problem| format!("{} {problem}", endpoint.url)));
     }
     let followers = |leader: u64| answers.iter().filter(|one| one.leader == leader && !one.learner).count();
     let most = answers.iter().filter(|one| one.leader != 0).map(|one| followers(one.leader)).max();

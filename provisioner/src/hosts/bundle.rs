@@ -160,7 +160,19 @@ fn files_below(root: &Path, directory: &Path, files: &mut BTreeMap<String, Bundl
     Ok(())
 }
 
+/// What installs a cell's bundle on its host, once it has been copied there. It holds keys, and is of no use afterwards.
+#[must_use]
+pub fn install_command(cell: &CellName) -> String {
+    format!("cellar host install {cell}.bundle && rm {cell}.bundle")
+}
+
 impl Cluster {
+    /// What to do with a cell's bundle, in a sentence.
+    pub(super) fn installation_of(&self, cell: &CellName) -> String {
+        let (bundle, host) = (self.bundle_path(cell), self.host_of(cell));
+        format!("scp {} root@{host}: and there `{}`", bundle.display(), install_command(cell))
+    }
+
     pub(super) fn bundle_path(&self, cell: &CellName) -> PathBuf {
         self.layout.root().join("bundles").join(format!("{cell}.bundle"))
     }
@@ -193,7 +205,7 @@ impl Cluster {
             number,
             issued: clock::now(),
             cell: cell.clone(),
-            cluster: self.state.clone(),
+            cluster: self.state.for_hosts(),
             files,
         };
         let path = self.bundle_path(cell);

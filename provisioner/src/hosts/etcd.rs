@@ -11,6 +11,7 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::etcd::replace::{add_etcd_member, check_removable, remove_etcd_member, replace_etcd_member};
+use crate::hosts::bundle::Bundle;
 use crate::hosts::init::Bundles;
 use crate::processes::etcd_arguments::EtcdPeer;
 
@@ -46,6 +47,7 @@ pub async fn replace_etcd_on_host(
     let Some(member) = cluster.etcd_peer(cell)? else {
         return Err(refused(cell, "its host has no etcd member; `cellar etcd status` lists them"));
     };
+    let _ = cluster.settle_restore(steps).await?;
     let etcd = cluster.etcd().await?;
     let joining = replace_etcd_member(&etcd, &member, although_it_answers).await?;
     let id = format!("{:x}", joining.id);
@@ -63,6 +65,7 @@ pub async fn replace_etcd_on_host(
 /// When the host has a member, or too few of the others answer.
 pub async fn add_etcd_on_host(dir: &Path, cell: &CellName, steps: &Steps) -> Result<Bundles> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    let _ = cluster.settle_restore(steps).await?;
     let port = cluster.port(Ports::ETCD_PEER)?;
     let etcd = cluster.etcd().await?;
     let Some(host) = cluster.state.cells.iter_mut().find(|known| known.name == *cell) else {
@@ -120,19 +123,44 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Notes which members have been seen to run since they joined; the cells of those of which that was not known.
-    pub(super) fn note_started_members(&mut self, ids: &[u64]) -> Vec<CellName> {
-        let mut new = Vec::new();
-        for (cell, origin) in &mut self.state.etcd_origins {
-            let runs = match origin.from {
-                EtcdBeginning::Joined => ids.iter().any(|id| format!("{id:x}") == origin.id),
-                EtcdBeginning::Restored => true,
-            };
-            if runs && !origin.started {
-                origin.started = true;
-                new.push(cell.clone());
+    /// Notes which members have been seen to run, by their cells and the ids that they say they have; whether that is new of
+    /// one. From then on its bundle must not let it begin anew.
+    pub(super) fn note_started_members(&mut self, seen: &[(CellName, u64)]) -> bool {
+        // While that is so it is not known whether etcd's data is of the restore.
+        let is_restored = self.state.former_etcd.is_empty();
+        let mut is_new = false;
+        for (cell, id) in seen {
+            let id = format!("{id:x}");
+            match self.state.etcd_origins.get_mut(cell) {
+                None => {
+                    self.state.etcd_origins.insert(cell.clone(), EtcdOrigin::of_cluster(id));
+                    is_new = true;
+                }
+                Some(origin) if !origin.started => {
+                    origin.started = match origin.from {
+                        EtcdBeginning::Cluster => true,
+                        EtcdBeginning::Joined => origin.id == id,
+                        EtcdBeginning::Restored => is_restored,
+                    };
+                    is_new |= origin.started;
+                }
+                Some(_) => {}
             }
         }
-        new
+        is_new
+    }
+
+    /// The cells whose bundles here would let a member begin anew that has been seen to run.
+    pub(super) fn bundles_that_begin_anew(&self) -> Vec<CellName> {
+        let started = self.state.etcd_origins.iter().filter(|(_, origin)| origin.started);
+        let started = started.filter(|(cell, _)| self.state.cell(cell).is_some());
+        let begins_anew = |cell: &CellName, origin: &EtcdOrigin| {
+            let path = self.bundle_path(cell);
+            // One that cannot be read is issued again, too.
+            path.exists()
+                && !Bundle::read(&path)
+                    .is_ok_and(|bundle| bundle.cluster.etcd_origins.get(cell) == Some(origin))
+        };
+        started.filter(|(cell, origin)| begins_anew(cell, origin)).map(|(cell, _)| cell.clone()).collect()
     }
 }

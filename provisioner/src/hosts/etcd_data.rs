@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cellar_system::clock;
 
+use crate::cluster::etcd_origin::{EtcdBeginning, EtcdOrigin};
 use crate::cluster::local_cluster::Cluster;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -21,6 +22,12 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The file in etcd's data directory that says how its member came by it; none for a member that began with the cluster.
 /// It is in there so that it is gone when the data is.
 const ORIGIN: &str = "cellar.origin";
+
+/// What to do about data that is lost, or of a member that was replaced.
+const REPLACE_HINT: &str = "if it is lost, replace the member (`cellar etcd replace` on the operator's machine), and install the newest bundle here (`cellar host install`)";
+
+/// What to do about data from before a restore.
+const RESTORE_HINT: &str = "install the bundle again with the snapshot that `cellar etcd restore` wrote on the operator's machine (`cellar host install BUNDLE --etcd-snapshot FILE`)";
 
 /// What etcd's data on a host is, against what its bundle says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,39 +45,47 @@ impl Cluster {
         self.etcd_data().join(ORIGIN)
     }
 
-    fn etcd_data_found(&self, wanted: &str) -> Result<Found> {
+    fn etcd_data_found(&self, origin: &EtcdOrigin) -> Result<Found> {
         let path = self.etcd_origin_file();
         let written = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().to_owned(),
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
         };
-        // What etcd makes first.
-        let is_there = self.etcd_data().join("member").exists();
-        Ok(match (is_there, written == wanted) {
-            (_, true) => Found::Right,
-            (false, false) => Found::Nothing,
-            (true, false) if written.is_empty() => Found::Other("that of a member before".to_owned()),
-            (true, false) => Found::Other(written),
+        Ok(match (self.has_etcd_data(), written == origin.mark()) {
+            (true, true) => Found::Right,
+            // Prepared, and not started yet.
+            (false, true) if written.is_some() && !origin.started => Found::Right,
+            (false, _) => Found::Nothing,
+            (true, false) => Found::Other(written.unwrap_or_else(|| "that of a member before".to_owned())),
         })
+    }
+
+    /// Whether there is data of a member, whoever's.
+    pub(super) fn has_etcd_data(&self) -> bool {
+        // What etcd makes first.
+        self.etcd_data().join("member").exists()
     }
 
     /// Refuses to start etcd with data that is not what the bundle says, before etcd does what it can with it.
     pub(super) fn check_etcd_data(&self) -> Result<()> {
         let Some(origin) = self.own_etcd_origin() else { return Ok(()) };
-        let wanted = origin.to_string();
-        let found = match self.etcd_data_found(&wanted)? {
+        let found = match self.etcd_data_found(origin)? {
             Found::Right => return Ok(()),
             Found::Nothing => "gone".to_owned(),
             Found::Other(found) => found,
         };
-        Err(ProvisionError::OtherEtcdData { data: self.etcd_data(), found, wanted })
+        let hint = match (origin.from, origin.started) {
+            (EtcdBeginning::Restored, false) => RESTORE_HINT,
+            _ => REPLACE_HINT,
+        };
+        Err(ProvisionError::OtherEtcdData { data: self.etcd_data(), found, wanted: origin.to_string(), hint })
     }
 
     /// What keeps the data from becoming what the bundle says. Nothing is changed.
     pub(super) fn etcd_data_obstacle(&self, snapshot: Option<&Path>) -> Result<Option<Finding>> {
         let Some(origin) = self.own_etcd_origin() else { return Ok(None) };
-        let found = self.etcd_data_found(&origin.to_string())?;
+        let found = self.etcd_data_found(origin)?;
         if found == Found::Right {
             return Ok(None);
         }
@@ -112,11 +127,10 @@ impl Cluster {
     /// Makes the data directory the one that the bundle's member begins with; gives where the data is that was there.
     pub(super) async fn prepare_etcd_data(&self, snapshot: Option<&Path>) -> Result<Option<PathBuf>> {
         let Some(origin) = self.own_etcd_origin() else { return Ok(None) };
-        let wanted = origin.to_string();
-        let found = self.etcd_data_found(&wanted)?;
-        if found == Found::Right || origin.started {
+        let found = self.etcd_data_found(origin)?;
+        let Some(mark) = origin.mark().filter(|_| found != Found::Right && !origin.started) else {
             return Ok(None);
-        }
+        };
         let owner = self.owner();
         make_directory(&self.layout.etcd(), 0o700, owner)?;
         let new = match (snapshot, &origin.snapshot) {
@@ -133,7 +147,7 @@ impl Cluster {
                 new
             }
         };
-        replace(&new.join(ORIGIN), &format!("{wanted}\n"), 0o600, owner)?;
+        replace(&new.join(ORIGIN), &format!("{mark}\n"), 0o600, owner)?;
         let data = self.etcd_data();
         let mut kept = None;
         if found == Found::Nothing {
@@ -153,7 +167,6 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::cluster::cell_host::CellHost;
-    use crate::cluster::etcd_origin::EtcdOrigin;
 
     fn on_host(dir: &Path, origin: Option<&EtcdOrigin>) -> Cluster {
         let mut cluster = Cluster::sample(dir, &["zone1"]);
@@ -225,7 +238,8 @@ mod tests {
         assert!(hint(Some(&other)).contains("wrote on the operator's machine last"));
         fs::write(&other, "no snapshot").unwrap();
         assert!(restored.etcd_data_obstacle(Some(&other)).is_err());
-        assert!(matches!(restored.check_etcd_data(), Err(ProvisionError::OtherEtcdData { .. })));
+        let refused = restored.check_etcd_data().unwrap_err().hint().unwrap();
+        assert!(refused.contains("--etcd-snapshot") && !refused.contains("replace"), "{refused}");
     }
 
     #[tokio::test]
@@ -237,10 +251,32 @@ mod tests {
         make_data(&first);
         let seen = on_host(dir.path(), Some(&EtcdOrigin { started: true, ..joined("8e9e") }));
         assert_eq!(seen.etcd_data_obstacle(None).unwrap(), None);
+        // What etcd made is lost, and the file beside it is not.
+        fs::remove_dir_all(seen.etcd_data().join("member")).unwrap();
+        assert!(seen.etcd_data_obstacle(None).unwrap().is_some());
+        assert!(seen.check_etcd_data().is_err());
         fs::remove_dir_all(seen.etcd_data()).unwrap();
         let hint = seen.etcd_data_obstacle(None).unwrap().unwrap().hint.unwrap();
         assert!(hint.contains("cellar etcd replace"), "{hint}");
         assert_eq!(seen.prepare_etcd_data(None).await.unwrap(), None);
         assert!(matches!(seen.check_etcd_data(), Err(ProvisionError::OtherEtcdData { .. })));
+    }
+
+    #[tokio::test]
+    async fn member_that_began_with_the_cluster_and_was_seen_to_run_does_not_begin_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = on_host(dir.path(), None);
+        assert_eq!(first.etcd_data_obstacle(None).unwrap(), None);
+        first.check_etcd_data().unwrap();
+        make_data(&first);
+        let seen = on_host(dir.path(), Some(&EtcdOrigin::of_cluster("8e9e".to_owned())));
+        assert_eq!(seen.etcd_data_obstacle(None).unwrap(), None);
+        assert_eq!(seen.prepare_etcd_data(None).await.unwrap(), None);
+        seen.check_etcd_data().unwrap();
+        fs::remove_dir_all(seen.etcd_data()).unwrap();
+        let hint = seen.etcd_data_obstacle(None).unwrap().unwrap().hint.unwrap();
+        assert!(hint.contains("cellar etcd replace"), "{hint}");
+        assert_eq!(seen.prepare_etcd_data(None).await.unwrap(), None);
+        assert!(seen.check_etcd_data().unwrap_err().to_string().contains("gone"));
     }
 }

@@ -8,16 +8,17 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cellar_model::Key;
 use cellar_system::clock;
 use cellar_tls::install_revocations;
 
 use crate::cluster::blocking::blocking;
-use crate::cluster::etcd_origin::EtcdOrigin;
+use crate::cluster::etcd_origin::{EtcdBeginning, EtcdOrigin, FormerEtcd};
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::etcd::records::RepairedRecords;
-use crate::etcd::restore::check_whole;
+use crate::etcd::restore::{RestoreMark, check_whole};
 use crate::etcd::status::{EtcdHealth, etcd_health};
 use crate::etcd::tool::SnapshotContent;
 use crate::file::make_directory;
@@ -61,18 +62,13 @@ pub async fn restore_etcd_on_hosts(
     steps.step(&format!("the snapshot can be read (revision {})", content.revision));
     let prepared = cluster.layout.root().join("bundles").join("etcd.db");
     make_directory(&cluster.layout.root().join("bundles"), 0o700, None)?;
-    let repaired = cluster.repair_restored(&restored, Some(&prepared), deadline).await?;
+    let mark = RestoreMark { id: clock::new_id() };
+    let repaired = cluster.repair_restored(&restored, Some((&prepared, &mark)), deadline).await?;
     steps.step("its records fit the cells that are there");
     remove_tree(&cluster.layout.etcd())?;
     let file = prepared.clone();
     let sha256 = blocking(move || check_whole(&file)).await?;
-    let restore = clock::new_id();
-    let members: Vec<_> = cluster.etcd_hosts().into_iter().map(|(cell, _)| cell.clone()).collect();
-    cluster.state.etcd_origins = members
-        .into_iter()
-        .map(|cell| (cell, EtcdOrigin::restored(restore.to_string(), sha256.clone())))
-        .collect();
-    cluster.state.etcd_restore = Some(restore);
+    cluster.adopt_restore(mark.id, &sha256);
     cluster.state.save(&cluster.layout)?;
     let cells: Vec<_> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
     let bundles = cluster.issue_bundles(&cells, false)?;
@@ -80,6 +76,59 @@ pub async fn restore_etcd_on_hosts(
 }
 
 impl Cluster {
+    /// Records that all members are to begin with a restore, and what they began with before.
+    fn adopt_restore(&mut self, restore: uuid::Uuid, sha256: &str) {
+        let members: Vec<_> = self.etcd_hosts().into_iter().map(|(cell, _)| cell.clone()).collect();
+        let origin = |cell| (cell, EtcdOrigin::restored(restore.to_string(), sha256.to_owned()));
+        let origins =
+            std::mem::replace(&mut self.state.etcd_origins, members.into_iter().map(origin).collect());
+        let restore = self.state.etcd_restore.replace(restore);
+        self.state.former_etcd.push(FormerEtcd { restore, origins });
+    }
+
+    /// Learns from etcd, when it works, whether the members began with the restore that was prepared last. If they did not,
+    /// it is taken back: the bundles would make members begin anew whose data is there and in use. Gives whether it was.
+    ///
+    /// # Errors
+    /// When the bundles cannot be issued again. Whether etcd answers is no concern of this.
+    pub(super) async fn settle_restore(&mut self, steps: &Steps) -> Result<bool> {
+        if self.state.former_etcd.is_empty() {
+            return Ok(false);
+        }
+        let found = match self.store().await?.get::<RestoreMark>(&Key::EtcdRestore).await {
+            Ok(found) => found.map(|found| found.record.id),
+            Err(error) if error.is_retryable() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let is_taken_back = self.decide_restore(found);
+        self.state.save(&self.layout)?;
+        if is_taken_back {
+            steps.step("etcd works with data from before the restore that was prepared: that is taken back, and the bundles are issued again");
+            let all: Vec<_> = self.state.cells.iter().map(|cell| cell.name.clone()).collect();
+            let _ = self.issue_bundles(&all, false)?;
+        }
+        Ok(is_taken_back)
+    }
+
+    /// Takes what the members began with from what etcd's data says; whether the last restore is taken back.
+    fn decide_restore(&mut self, found: Option<uuid::Uuid>) -> bool {
+        let former = std::mem::take(&mut self.state.former_etcd);
+        if found == self.state.etcd_restore {
+            return false;
+        }
+        // Data of a restore from before such marks has none.
+        let by_mark = former.iter().rev().find(|one| one.restore == found).or_else(|| former.first());
+        let Some(FormerEtcd { restore, origins }) = by_mark.cloned() else { return false };
+        self.state.etcd_restore = restore;
+        // A member that was replaced meanwhile is the newer one.
+        for (cell, origin) in std::mem::replace(&mut self.state.etcd_origins, origins) {
+            if origin.from == EtcdBeginning::Joined {
+                self.state.etcd_origins.insert(cell, origin);
+            }
+        }
+        true
+    }
+
     /// The certificates of an etcd that runs here for a moment.
     fn issue_private_etcd(&self) -> Result<()> {
         // What an interrupted restore left.
@@ -89,5 +138,86 @@ impl Cluster {
         let lists = self.sign_revoked(&std::collections::BTreeSet::new())?;
         install_revocations(&self.etcd_tls(), &lists, None)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::cell_host::CellHost;
+
+    fn on_hosts(dir: &Path) -> Cluster {
+        let mut cluster = Cluster::sample(dir, &["zone1", "zone2"]);
+        for cell in &mut cluster.state.cells {
+            cell.host = Some(CellHost {
+                host: format!("{}.test", cell.name).parse().unwrap(),
+                listen: "0.0.0.0".parse().unwrap(),
+                directory: "/var/lib/cellar/demo".into(),
+                etcd: true,
+                multiadmin: true,
+            });
+        }
+        let origins = ["1", "2"].map(|id| EtcdOrigin::of_cluster(id.to_owned()));
+        let cells = cluster.state.cells.iter().map(|cell| cell.name.clone());
+        cluster.state.etcd_origins = cells.zip(origins).collect();
+        cluster
+    }
+
+    #[test]
+    fn restore_that_no_host_has_installed_is_taken_back_when_etcd_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = on_hosts(dir.path());
+        let [one, two] = [1, 2].map(uuid::Uuid::from_u128);
+        // The data has no mark: it is from before the first of two restores.
+        let mut cluster = before.clone();
+        cluster.adopt_restore(one, "00ff");
+        cluster.adopt_restore(two, "11ff");
+        assert!(cluster.decide_restore(None));
+        assert_eq!(cluster.state, before.state);
+        // The first was installed, and the second not.
+        cluster.adopt_restore(one, "00ff");
+        let first = cluster.state.clone();
+        cluster.adopt_restore(two, "11ff");
+        assert!(cluster.decide_restore(Some(one)));
+        assert_eq!(cluster.state.etcd_origins, first.etcd_origins);
+        assert_eq!((cluster.state.etcd_restore, cluster.state.former_etcd.len()), (Some(one), 0));
+        // The last one was installed.
+        cluster.adopt_restore(two, "11ff");
+        let last = cluster.state.etcd_origins.clone();
+        assert!(!cluster.decide_restore(Some(two)));
+        assert_eq!((cluster.state.etcd_origins, cluster.state.former_etcd.len()), (last, 0));
+    }
+
+    #[test]
+    fn members_of_a_restore_count_as_started_only_when_etcd_has_its_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = on_hosts(dir.path());
+        cluster.adopt_restore(uuid::Uuid::from_u128(1), "00ff");
+        let seen: Vec<_> = cluster.state.cells.iter().map(|cell| (cell.name.clone(), 7)).collect();
+        assert!(!cluster.note_started_members(&seen));
+        assert!(cluster.state.etcd_origins.values().all(|origin| !origin.started));
+        cluster.decide_restore(Some(uuid::Uuid::from_u128(1)));
+        assert!(cluster.note_started_members(&seen));
+        assert!(cluster.state.etcd_origins.values().all(|origin| origin.started));
+        assert!(!cluster.note_started_members(&seen), "nothing is new");
+    }
+
+    #[test]
+    fn bundle_of_a_member_that_runs_never_lets_it_begin_anew_also_after_an_interruption() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = on_hosts(dir.path());
+        cluster.state.etcd_origins.clear();
+        let cells: Vec<_> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+        let _ = cluster.authority().unwrap();
+        std::fs::create_dir_all(cluster.layout.state()).unwrap();
+        let _ = cluster.issue_bundles(&cells, false).unwrap();
+        assert_eq!(cluster.bundles_that_begin_anew(), []);
+        // Recorded, and ended before the bundles were written.
+        assert!(cluster.note_started_members(&[(cells[0].clone(), 7)]));
+        cluster.state.save(&cluster.layout).unwrap();
+        let mut next = Cluster::assemble(cluster.layout.clone(), cluster.state.clone()).unwrap();
+        assert_eq!(next.bundles_that_begin_anew(), cells[..1]);
+        let _ = next.issue_bundles(&cells[..1], false).unwrap();
+        assert_eq!(next.bundles_that_begin_anew(), []);
     }
 }

@@ -1,71 +1,134 @@
 //! Which certificates the hosts of a cluster use, as the operator's machine finds: those that were issued last, or others
-//! still; and until when.
+//! still.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use cellar_model::{CellName, HostName, Key, PoolerStatus, Ports, timestamp_ms};
-use cellar_tls::{CA_CERTIFICATE, CertificateInfo, SERVER_CERTIFICATE};
+use cellar_tls::{CertificateInfo, SERVER_CERTIFICATE};
 use cellar_topology::Store;
+use futures_util::future::try_join_all;
 
-use crate::certificates::set::CertificateSet;
 use crate::certificates::sets::ADMIN_CERTIFICATE;
+use crate::cluster::cell_host::CellHost;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
-use crate::hosts::host::open_host;
+
+/// Why a server of a host is not known to use the newest certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Deviation {
+    /// It uses another one.
+    Other(String),
+    /// It cannot be asked.
+    Silent(String),
+}
+
+/// What of a host is not known to use the certificates that were issued for it last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// What uses another certificate, each with which.
+    pub(crate) other: Vec<String>,
+    /// What cannot be asked, each with why: it does not run, or the host is off or cut off.
+    pub(crate) silent: Vec<String>,
+}
+
+impl Behind {
+    fn of(deviations: impl IntoIterator<Item = Deviation>) -> Self {
+        let mut behind = Self::default();
+        for deviation in deviations {
+            match deviation {
+                Deviation::Other(text) => behind.other.push(text),
+                Deviation::Silent(text) => behind.silent.push(text),
+            }
+        }
+        behind
+    }
+
+    fn is_none(&self) -> bool {
+        self.other.is_empty() && self.silent.is_empty()
+    }
+
+    /// Whether nothing is known to use another certificate, and something cannot be asked.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.other.is_empty() && !self.silent.is_empty()
+    }
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<&str> = self.other.iter().chain(&self.silent).map(String::as_str).collect();
+        f.write_str(&all.join(", and "))
+    }
+}
 
 impl Cluster {
-    /// Cells whose hosts do not use what was issued for them last, each with why.
+    /// Cells whose hosts are not known to use what was issued for them last.
     ///
     /// etcd and multiadmin are asked what they serve. A pooler tells until when the certificates are valid that it, PostgreSQL
     /// and pgBackRest use; each issue ends at another second.
-    pub(crate) async fn hosts_behind(&self, store: &Store) -> Result<BTreeMap<CellName, String>> {
-        let mut behind = BTreeMap::new();
-        for cell in &self.state.cells {
-            let Some(host) = &cell.host else { continue };
-            let (name, directories) = (&cell.name, self.for_host(&cell.name));
-            let mut problem = None;
-            if host.etcd {
-                let file = directories.etcd().join("tls").join(SERVER_CERTIFICATE);
-                problem = self.not_in_use("etcd", &host.host, Ports::ETCD_CLIENT, &file).await?;
-            }
-            if host.multiadmin && problem.is_none() {
-                let file = directories.multiadmin().join(ADMIN_CERTIFICATE);
-                problem = self.not_in_use("multiadmin", &host.host, Ports::ADMIN_GRPC, &file).await?;
-            }
-            if problem.is_none() {
-                let key = Key::Status(self.state.database.clone(), name.clone());
-                let status = store.get::<PoolerStatus>(&key).await?.map(|found| found.record);
-                problem = pooler_problem(status.as_ref(), self.first_end(name));
-            }
-            behind.extend(problem.map(|problem| (name.clone(), problem)));
-        }
-        Ok(behind)
+    pub(crate) async fn hosts_behind(&self, store: &Store) -> Result<BTreeMap<CellName, Behind>> {
+        let on_hosts = self.state.cells.iter().filter_map(|cell| Some((&cell.name, cell.host.as_ref()?)));
+        // All at once: each that is silent takes some seconds.
+        let looked = try_join_all(on_hosts.map(|(cell, host)| async move {
+            Ok::<_, crate::error::provision_error::ProvisionError>((
+                cell.clone(),
+                self.host_behind(store, cell, host).await?,
+            ))
+        }));
+        Ok(looked.await?.into_iter().filter(|(_, behind)| !behind.is_none()).collect())
     }
 
-    /// Why a server of a host does not use the certificate in `issued`, or why that is not known; none when it uses it.
+    async fn host_behind(&self, store: &Store, cell: &CellName, host: &CellHost) -> Result<Behind> {
+        let directories = self.for_host(cell);
+        let files = (
+            directories.etcd().join("tls").join(SERVER_CERTIFICATE),
+            directories.multiadmin().join(ADMIN_CERTIFICATE),
+        );
+        let etcd = async {
+            match host.etcd {
+                true => self.not_in_use("etcd", &host.host, Ports::ETCD_CLIENT, &files.0).await,
+                false => Ok(None),
+            }
+        };
+        let multiadmin = async {
+            match host.multiadmin {
+                true => self.not_in_use("multiadmin", &host.host, Ports::ADMIN_GRPC, &files.1).await,
+                false => Ok(None),
+            }
+        };
+        let key = Key::Status(self.state.database.clone(), cell.clone());
+        let (etcd, multiadmin, status) = tokio::join!(etcd, multiadmin, store.get::<PoolerStatus>(&key));
+        let status = status?.map(|found| found.record);
+        let pooler = pooler_deviation(status.as_ref(), self.first_end(cell));
+        Ok(Behind::of([etcd?, multiadmin?, pooler].into_iter().flatten()))
+    }
+
+    /// Why a server of a host is not known to use the certificate in `issued`; none when it uses it.
     async fn not_in_use(
         &self,
         what: &str,
         host: &HostName,
         port: u16,
         issued: &Path,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Deviation>> {
         let newest = CertificateInfo::from_file(issued)?.serial;
         Ok(match self.served_at(host, port).await {
             Ok(served) if served.serial == newest => None,
-            Ok(served) => Some(format!(
+            Ok(served) => Some(Deviation::Other(format!(
                 "its {what} uses the certificate {} and not {newest}, the newest",
                 served.serial
-            )),
-            Err(reason) => Some(format!("its {what} cannot be asked which certificate it uses: {reason}")),
+            ))),
+            Err(reason) => Some(Deviation::Silent(format!(
+                "its {what} cannot be asked which certificate it uses: {reason}"
+            ))),
         })
     }
 
-    /// Problems with the certificates of hosts: those that do not use the newest, and those that end soon. Nothing but people
-    /// renews them, since no host has a key that signs.
+    /// Problems with the certificates of hosts: those that do not use the newest, and those that end soon. What is silent is
+    /// no problem of its certificates, unless it was off when some were revoked.
     pub async fn certificate_findings(&self) -> Vec<Finding> {
         if self.is_local() {
             return Vec::new();
@@ -79,37 +142,31 @@ impl Cluster {
             });
             BTreeMap::new()
         });
-        for (cell, why) in behind {
-            let bundle = self.bundle_path(&cell);
-            findings.push(Finding {
-                message: format!("cell {cell}: {why}"),
-                hint: Some(format!(
-                    "scp {} root@{}: and there `cellar host install {cell}.bundle`",
-                    bundle.display(),
-                    self.host_of(&cell)
-                )),
-            });
-        }
+        findings.extend(self.other_findings(&behind));
         findings
     }
 
-    /// The hosts for which certificates were issued that end soon.
-    #[must_use]
-    pub fn certificates_due(&self, now: SystemTime) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let sets = self.certificate_sets().unwrap_or_default();
-        for cell in self.state.cells.iter().filter(|cell| cell.host.is_some()).map(|cell| &cell.name) {
-            let own = self.for_host(cell).root().to_owned();
-            let files = sets
-                .iter()
-                .filter(|set| set.directory.starts_with(&own))
-                .flat_map(CertificateSet::certificates);
-            if let Some(text) = due_text(files, now) {
-                findings
-                    .push(Finding { message: format!("cell {cell}: {text}"), hint: Some(renewal_of(cell)) });
-            }
-        }
-        findings
+    /// A problem for each host that is known to use other certificates than the newest, or may need them to be let in.
+    fn other_findings(&self, behind: &BTreeMap<CellName, Behind>) -> Vec<Finding> {
+        let message = |(cell, behind): (&CellName, &Behind)| match behind.other.as_slice() {
+            [] if self.state.not_waited_for.contains(cell) => Some(format!(
+                "its host was off when a certificate was revoked, and has not been seen to use new ones since: {behind}"
+            )),
+            [] => None,
+            other => Some(other.join(", and ")),
+        };
+        let finding = |one: (&CellName, &Behind)| {
+            let message = format!("cell {}: {}", one.0, message(one)?);
+            Some(Finding { message, hint: Some(self.installation_of(one.0)) })
+        };
+        behind.iter().filter_map(finding).collect()
+    }
+
+    /// Forgets that hosts were off when a certificate was revoked which use new ones now; whether there were any.
+    pub(crate) fn note_not_waited_for(&mut self, behind: &BTreeMap<CellName, Behind>) -> bool {
+        let before = self.state.not_waited_for.len();
+        self.state.not_waited_for.retain(|cell| behind.contains_key(cell));
+        self.state.not_waited_for.len() != before
     }
 
     /// When the first of the certificates ends that were issued for a cell.
@@ -120,47 +177,15 @@ impl Cluster {
     }
 }
 
-/// How the certificates of a cell's host are renewed.
-fn renewal_of(cell: &CellName) -> String {
-    format!(
-        "on the operator's machine `cellar cluster bundle {cell}`, and on the host `cellar host install {cell}.bundle`"
-    )
-}
-
-/// When the first of these certificates ends, if that is soon.
-fn due_text(files: impl Iterator<Item = PathBuf>, now: SystemTime) -> Option<String> {
-    let due = files.filter_map(|file| CertificateInfo::from_file(&file).ok());
-    let first = due.filter(|info| info.warning(now).is_some()).min_by_key(|info| info.not_after)?;
-    let left = first.not_after.duration_since(now).unwrap_or_default().as_secs() / 3600;
-    Some(match left {
-        0 => "the certificates of its host have ended, or end within the hour".to_owned(),
-        1..48 => format!("the certificates of its host end in {left} hours"),
-        _ => format!("the certificates of its host end in {} days", left / 24),
-    })
-}
-
-/// What there is to say of the certificates that are installed on this host: those that end soon, and what to do.
-///
-/// # Errors
-/// When nothing is installed there.
-pub fn installed_certificates_due(dir: &Path, now: SystemTime) -> Result<Option<String>> {
-    let (cluster, cell) = open_host(dir)?;
-    let tls = cluster.layout.cell(&cell).tls();
-    let directories = [cluster.etcd_tls(), cluster.layout.multiadmin(), tls];
-    let entries = directories.iter().flat_map(|one| std::fs::read_dir(one).into_iter().flatten().flatten());
-    let files = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "crt") && !path.ends_with(CA_CERTIFICATE));
-    Ok(due_text(files, now).map(|text| format!("{text}: {}", renewal_of(&cell))))
-}
-
-fn pooler_problem(status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> Option<String> {
-    let Some(status) = status else { return Some("its multipooler does not report".to_owned()) };
+fn pooler_deviation(status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> Option<Deviation> {
+    let Some(status) = status else {
+        return Some(Deviation::Silent("its multipooler does not report".to_owned()));
+    };
     let wanted = wanted.and_then(|end| jiff::Timestamp::try_from(end).ok()).map(timestamp_ms);
     (status.certificate_expiry != wanted || wanted.is_none()).then(|| {
         let shown =
             status.certificate_expiry.map_or_else(|| "an unknown time".to_owned(), |end| end.to_string());
-        format!("its multipooler uses certificates that end at {shown}, and not the newest")
+        Deviation::Other(format!("its multipooler uses certificates that end at {shown}, and not the newest"))
     })
 }
 
@@ -169,42 +194,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cluster::cell_host::CellHost;
-
-    #[test]
-    fn hosts_whose_certificates_end_soon_are_named_with_the_commands() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::sample(dir.path(), &["zone1", "zone2"]);
-        for (n, cell) in cluster.state.cells.iter_mut().enumerate() {
-            cell.host = Some(CellHost {
-                host: format!("db{n}.test").parse().unwrap(),
-                listen: "0.0.0.0".parse().unwrap(),
-                directory: "/var/lib/cellar/demo".into(),
-                etcd: n == 0,
-                multiadmin: true,
-            });
-        }
-        let (ca, trusted) = (cluster.authority().unwrap(), cluster.trusted().unwrap());
-        for set in cluster.certificate_sets().unwrap() {
-            set.ensure(&ca, &trusted).unwrap();
-        }
-        let day = Duration::from_secs(24 * 3600);
-        let said = |days: u32| {
-            let findings = cluster.certificates_due(SystemTime::now() + days * day);
-            findings.into_iter().map(|one| (one.message, one.hint.unwrap())).collect::<Vec<_>>()
-        };
-        assert_eq!(said(0), []);
-        assert_eq!(said(330), []);
-        let soon = said(345);
-        assert_eq!(soon.len(), 2, "{soon:?}");
-        assert!(soon[1].0.starts_with("cell zone2: the certificates of its host end in"), "{soon:?}");
-        assert!(soon[1].1.contains("`cellar cluster bundle zone2`"), "{soon:?}");
-        assert!(soon[1].1.contains("`cellar host install zone2.bundle`"), "{soon:?}");
-        assert!(said(400)[0].0.contains("have ended"));
-        // One that is renewed is not named any more.
-        let _ = std::fs::remove_dir_all(cluster.for_host(&"zone1".parse().unwrap()).root());
-        assert_eq!(said(345).len(), 1);
-    }
 
     #[test]
     fn pooler_is_known_by_the_end_of_its_certificates() {
@@ -215,11 +204,52 @@ mod tests {
             });
             serde_json::from_value(text).unwrap()
         };
+        let other = |status: Option<&PoolerStatus>, wanted| match pooler_deviation(status, wanted) {
+            Some(Deviation::Other(text)) => text,
+            found => panic!("{found:?}"),
+        };
         let shown = jiff::Timestamp::try_from(end).unwrap().to_string();
-        assert_eq!(pooler_problem(Some(&status(&shown)), Some(end)), None);
-        let other = Some(end + Duration::from_secs(1));
-        assert!(pooler_problem(Some(&status(&shown)), other).unwrap().contains(&shown));
-        assert!(pooler_problem(None, other).unwrap().contains("does not report"));
-        assert!(pooler_problem(Some(&status(&shown)), None).is_some());
+        assert_eq!(pooler_deviation(Some(&status(&shown)), Some(end)), None);
+        let later = Some(end + Duration::from_secs(1));
+        assert!(other(Some(&status(&shown)), later).contains(&shown));
+        assert!(other(Some(&status(&shown)), None).contains("not the newest"));
+        let silent = pooler_deviation(None, later);
+        assert!(matches!(silent, Some(Deviation::Silent(text)) if text.contains("does not report")));
+    }
+
+    #[test]
+    fn silent_host_is_no_problem_of_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::sample(dir.path(), &["zone1", "zone2", "zone3"]);
+        let other = |text: &str| Deviation::Other(text.to_owned());
+        let silent = |text: &str| Deviation::Silent(text.to_owned());
+        let behind = [
+            ("zone1", Behind::of([silent("no etcd"), silent("no report")])),
+            ("zone2", Behind::of([silent("no etcd"), other("an old one")])),
+        ];
+        let behind = behind.map(|(cell, behind)| (cell.parse().unwrap(), behind)).into();
+        let found = cluster.other_findings(&behind);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].message, "cell zone2: an old one");
+        let hint = found[0].hint.as_deref().unwrap();
+        assert!(hint.contains("`cellar host install zone2.bundle && rm zone2.bundle`"), "{hint}");
+    }
+
+    #[test]
+    fn host_that_was_off_during_a_revocation_is_named_until_it_uses_new_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::sample(dir.path(), &["zone1", "zone2"]);
+        let silent =
+            |cell: &str| (cell.parse().unwrap(), Behind::of([Deviation::Silent("no report".to_owned())]));
+        let behind: BTreeMap<CellName, Behind> = [silent("zone1"), silent("zone2")].into();
+        cluster.state.not_waited_for.insert("zone2".parse().unwrap());
+        assert!(!cluster.note_not_waited_for(&behind));
+        let found = cluster.other_findings(&behind);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].message.starts_with("cell zone2: its host was off"), "{found:?}");
+        let hosts = serde_json::to_string(&cluster.state.for_hosts()).unwrap();
+        assert!(!hosts.contains("notWaitedFor"), "an older cellar on a host reads it: {hosts}");
+        assert!(cluster.note_not_waited_for(&BTreeMap::new()));
+        assert!(cluster.other_findings(&behind).is_empty());
     }
 }

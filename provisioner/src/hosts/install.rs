@@ -69,7 +69,8 @@ pub async fn install_host(path: &Path, snapshot: Option<&Path>, steps: &Steps) -
     let cluster = Cluster::assemble_on_host(layout.clone(), bundle.cluster.clone(), bundle.cell.clone())?;
     let check = || check_predecessor(&layout, &bundle).map_err(|(reason, hint)| refused(reason, hint));
     check()?;
-    let findings = cluster.check_host(&bundle, snapshot)?;
+    let mut findings = cluster.check_host(&bundle, snapshot)?;
+    findings.extend(cluster.etcd_has_begun(&bundle).await?);
     if !findings.is_empty() {
         return Err(ProvisionError::Preflight(findings));
     }

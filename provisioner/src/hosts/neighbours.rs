@@ -1,29 +1,19 @@
-//! How the cluster is, as a host sees it with its pooler's certificate, and the record by which one host at a time is
-//! upgraded.
+//! How the cluster is, as a host sees it with its pooler's certificate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use cellar_model::{
-    CellName, HostUpgrade, InstanceState, Key, Keyspace, Leader, PoolerStatus, Ports, Role, timestamp_text,
-};
-use cellar_system::clock;
+use cellar_model::{CellName, Key, Keyspace, Leader, PoolerStatus, Ports};
 use cellar_tls::{CA_CERTIFICATE, ClientTls, SERVER_KEY};
-use cellar_topology::{EtcdEndpoint, EtcdKv, LeaseKeeper, Store, StoreError, TxnOutcome};
+use cellar_topology::{EtcdEndpoint, EtcdKv, Store, StoreError};
 
 use crate::certificates::sets::POOLER_CERTIFICATE;
+use crate::cluster::cell_problem::{CellFacts, RecordedPrimary, cell_problems};
 use crate::cluster::local_cluster::Cluster;
-use crate::error::provision_error::{ProvisionError, Result};
-
-/// How long the record outlives the process that holds it, in seconds: longer than etcd needs for a new leader.
-const LEASE_SECONDS: u32 = 30;
-
-/// How long etcd may take to give a lease.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How often the record is tried to be written.
-const MAX_ATTEMPTS: u32 = 10;
+use crate::error::provision_error::Result;
+use crate::etcd::status::member_problems;
+use crate::hosts::servers::probe_server;
+use crate::hosts::turn::{Turn, take_turn};
 
 /// The cells of a cluster, as etcd has them.
 #[derive(Debug, Default)]
@@ -37,23 +27,15 @@ impl Cells {
     /// Why a cell is not well, if it is not. `pid` is its pooler's process, where that is known: a status outlives the
     /// process that wrote it.
     pub(crate) fn problem_of(&self, cell: &CellName, pid: Option<u32>) -> Option<String> {
-        let told = |why: &str| Some(format!("cell {cell}: {why}"));
-        let Some(status) = self.statuses.get(cell) else { return told("its multipooler does not report") };
-        if pid.is_some_and(|pid| pid != status.pid) {
-            return told("its multipooler has just been started");
+        let status = self.statuses.get(cell);
+        if status.is_some_and(|status| pid.is_some_and(|pid| pid != status.pid)) {
+            return Some(format!("cell {cell}: its multipooler has just been started"));
         }
-        if status.state != InstanceState::Running {
-            let message = if status.message.is_empty() { "PostgreSQL does not run" } else { &status.message };
-            return told(message);
-        }
-        let Some(leader) = &self.leader else { return told("no primary is recorded") };
-        match status.role {
-            Role::Primary if leader == cell => {}
-            Role::Primary => return told(&format!("a primary, while {leader} is the recorded one")),
-            _ if status.streams_from(leader) => {}
-            _ => return told(&format!("it does not stream from {leader}")),
-        }
-        (!status.tls_server_up).then(|| format!("cell {cell}: its pgBackRest server does not answer"))
+        let primary = match &self.leader {
+            Some(leader) => RecordedPrimary::Cell(leader.as_str()),
+            None => RecordedPrimary::None,
+        };
+        cell_problems(cell.as_str(), status.map(CellFacts::of), primary).into_iter().next()
     }
 
     /// The problems of all cells but this one.
@@ -63,21 +45,23 @@ impl Cells {
     }
 }
 
-/// The problems of etcd's members whose addresses are wanted.
-fn problems_of_members(endpoints: &[EtcdEndpoint], is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
-    let problem = |endpoint: &EtcdEndpoint| {
-        let url = &endpoint.url;
-        match &endpoint.status {
-            Err(reason) => Some(format!("the etcd member {url} does not answer: {reason}")),
-            Ok(status) if status.leader == 0 => Some(format!("the etcd member {url} has no leader")),
-            Ok(status) if status.learner => Some(format!("the etcd member {url} is a learner")),
-            Ok(status) if !status.alarms.is_empty() => {
-                Some(format!("the etcd member {url} has the alarm {}", status.alarms.join(", ")))
-            }
-            Ok(_) => None,
-        }
+/// Members of etcd, as seen from a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Members {
+    /// The one on this host.
+    Own,
+    /// Those on other hosts.
+    Others,
+}
+
+/// The problems of these members of etcd. `own` is the address of this host's.
+fn problems_of_members(endpoints: &[EtcdEndpoint], own: &str, members: Members) -> Vec<String> {
+    let wanted = endpoints.iter().filter(|endpoint| (endpoint.url == own) == (members == Members::Own));
+    let of_member = |endpoint: &EtcdEndpoint| {
+        let url = endpoint.url.clone();
+        member_problems(endpoint).into_iter().map(move |problem| format!("the etcd member {url} {problem}"))
     };
-    endpoints.iter().filter(|endpoint| is_wanted(&endpoint.url)).filter_map(problem).collect()
+    wanted.flat_map(of_member).collect()
 }
 
 /// The cluster around a host.
@@ -85,6 +69,7 @@ fn problems_of_members(endpoints: &[EtcdEndpoint], is_wanted: impl Fn(&str) -> b
 pub(crate) struct Neighbours {
     store: Store,
     etcd: EtcdKv,
+    client: ClientTls,
     cluster: Cluster,
     cell: CellName,
 }
@@ -98,7 +83,7 @@ impl Neighbours {
         let client = ClientTls::from_files(&ca, &certificate, &key)?;
         let etcd = EtcdKv::connect(&cluster.etcd_urls()?, Some(client.tonic_config())).await?;
         let store = Store::new(Arc::new(etcd.clone()), Keyspace::new(&cluster.state.cluster));
-        Ok(Self { store, etcd, cluster: cluster.clone(), cell: cell.clone() })
+        Ok(Self { store, etcd, client, cluster: cluster.clone(), cell: cell.clone() })
     }
 
     /// All cells of the database.
@@ -128,15 +113,20 @@ impl Neighbours {
         Ok(format!("https://{host}:{port}"))
     }
 
-    /// The problems of etcd's members on other hosts, or with `own` of this host's.
-    pub(crate) async fn problems_of_members(&self, own: bool) -> Result<Vec<String>> {
-        let here = self.own_member()?;
-        Ok(problems_of_members(&self.etcd.endpoints().await, |url| (url == here) == own))
+    /// The problems of these members of etcd.
+    pub(crate) async fn problems_of_members(&self, members: Members) -> Result<Vec<String>> {
+        Ok(problems_of_members(&self.etcd.endpoints().await, &self.own_member()?, members))
+    }
+
+    /// Whether this host's multiadmin answers and lets its own host's pooler in: it listens once it has asked etcd.
+    pub(crate) async fn probe_multiadmin(&self) -> std::result::Result<(), String> {
+        let port = self.cluster.port(Ports::ADMIN_GRPC).map_err(|error| error.to_string())?;
+        probe_server(self.cluster.host_of(&self.cell), port, &self.client).await?.accepted
     }
 
     /// What is not well on other hosts.
     pub(crate) async fn problems_elsewhere(&self) -> Result<Vec<String>> {
-        let mut problems = self.problems_of_members(false).await?;
+        let mut problems = self.problems_of_members(Members::Others).await?;
         problems.extend(self.cells().await?.problems_of_others(&self.cell));
         Ok(problems)
     }
@@ -150,87 +140,11 @@ impl Neighbours {
     }
 }
 
-/// The right to upgrade a host, until it is given back; at the latest when its process has ended for half a minute.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    store: Store,
-    _keeper: LeaseKeeper,
-    revision: i64,
-}
-
-async fn take_turn(store: &Store, cell: &CellName) -> Result<Turn> {
-    let keeper = LeaseKeeper::start(store.kv().clone(), LEASE_SECONDS);
-    let mut changes = keeper.subscribe();
-    let lease = tokio::time::timeout(LEASE_TIMEOUT, changes.wait_for(Option::is_some)).await;
-    let Ok(Ok(Some(lease))) = lease.map(|held| held.map(|held| *held)) else {
-        return Err(StoreError::Retryable("it gives no lease".to_owned()).into());
-    };
-    let key = Key::HostUpgrade;
-    let record = HostUpgrade { cell: cell.clone(), pid: std::process::id(), begun: Some(clock::now()) };
-    for _ in 0..MAX_ATTEMPTS {
-        let found = store.get::<HostUpgrade>(&key).await.map_err(explained)?;
-        let revision = match &found {
-            None => 0,
-            // An answer that was lost.
-            Some(found) if found.record == record => {
-                return Ok(Turn { store: store.clone(), _keeper: keeper, revision: found.revision });
-            }
-            // The directory's lock is ours, so it is of a process that has ended.
-            Some(found) if found.record.cell == *cell => found.revision,
-            Some(found) => return Err(is_taken(&found.record)),
-        };
-        match store.transaction().expect(&key, revision).put_leased(&key, &record, lease).commit().await {
-            Ok(TxnOutcome::Committed(revision)) => {
-                return Ok(Turn { store: store.clone(), _keeper: keeper, revision });
-            }
-            Ok(TxnOutcome::Conflict) => {}
-            Err(error) if error.is_retryable() => {}
-            Err(error) => return Err(explained(error)),
-        }
-    }
-    Err(StoreError::Retryable("the record of upgrades changes all the time".to_owned()).into())
-}
-
-/// The users of a cluster that an earlier version set up may not use the record.
-fn explained(error: StoreError) -> ProvisionError {
-    match error {
-        StoreError::Terminal(reason) if reason.contains("permission denied") => {
-            ProvisionError::UpgradeRefused {
-                reason: format!("etcd does not let this host's multipooler record upgrades ({reason})"),
-                hint:
-                    "update the operator's machine first and run `cellar cluster wait` there: it grants that"
-                        .to_owned(),
-            }
-        }
-        error => error.into(),
-    }
-}
-
-fn is_taken(holder: &HostUpgrade) -> ProvisionError {
-    let since = holder.begun.map_or_else(String::new, |begun| format!(", since {}", timestamp_text(begun)));
-    ProvisionError::UpgradeRefused {
-        reason: format!("the host of cell {} is being upgraded{since}", holder.cell),
-        hint: "hosts are upgraded one at a time: wait until it has ended there. If it was interrupted, that is known within half a minute".to_owned(),
-    }
-}
-
-impl Turn {
-    /// Whether it is still ours.
-    pub(crate) async fn is_held(&self) -> Result<bool> {
-        let found = self.store.get::<HostUpgrade>(&Key::HostUpgrade).await?;
-        Ok(found.is_some_and(|found| found.revision == self.revision))
-    }
-
-    /// Gives it back. When etcd does not answer, its lease does that.
-    pub(crate) async fn give_back(self) {
-        let given = self.store.transaction().expect(&Key::HostUpgrade, self.revision);
-        let _ = given.delete(&Key::HostUpgrade).commit().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use cellar_topology::MemoryKv;
+    use std::time::Duration;
+
+    use cellar_topology::EtcdMemberStatus;
 
     use super::*;
 
@@ -261,11 +175,11 @@ mod tests {
         assert_eq!((well.problem_of(&one, Some(7)), well.problem_of(&two, None)), (None, None));
         assert!(well.problem_of(&two, Some(8)).unwrap().contains("just been started"));
         for (change, said) in [
-            (serde_json::json!({"state": "INSTANCE_STATE_DOWN"}), "PostgreSQL does not run"),
+            (serde_json::json!({"state": "INSTANCE_STATE_DOWN"}), "PostgreSQL is not running"),
             (serde_json::json!({"state": "INSTANCE_STATE_BROKEN", "message": "no disk"}), "no disk"),
             (serde_json::json!({"streamsFrom": null}), "does not stream from zone1"),
             (serde_json::json!({"role": "ROLE_PRIMARY"}), "while zone1 is the recorded one"),
-            (serde_json::json!({"tlsServerUp": false}), "pgBackRest server"),
+            (serde_json::json!({"tlsServerUp": false}), "pgBackRest TLS server"),
         ] {
             let cells = cells(&change);
             let problems = cells.problems_of_others(&one);
@@ -279,21 +193,27 @@ mod tests {
         assert!(silent.problem_of(&one, None).unwrap().contains("no primary"));
     }
 
-    #[tokio::test]
-    async fn one_host_at_a_time_has_its_turn() {
-        let store = Store::new(Arc::new(MemoryKv::default()), Keyspace::new(&"demo".parse().unwrap()));
-        let (one, two): (CellName, CellName) = ("zone1".parse().unwrap(), "zone2".parse().unwrap());
-        let turn = take_turn(&store, &one).await.unwrap();
-        assert!(turn.is_held().await.unwrap());
-        let refused = take_turn(&store, &two).await.unwrap_err();
-        assert!(refused.to_string().contains("cell zone1 is being upgraded"), "{refused}");
-        assert!(refused.hint().is_some());
-        // The same host goes on from one that was interrupted, whose turn that is no more.
-        let next = take_turn(&store, &one).await.unwrap();
-        assert!(!turn.is_held().await.unwrap());
-        turn.give_back().await;
-        assert!(next.is_held().await.unwrap(), "who has lost it gives nothing back");
-        next.give_back().await;
-        take_turn(&store, &two).await.unwrap().give_back().await;
+    #[test]
+    fn members_are_those_of_other_hosts_or_the_own_one() {
+        let endpoint = |n: u64, leader: u64| EtcdEndpoint {
+            url: format!("https://db{n}:12379"),
+            status: Ok(EtcdMemberStatus {
+                id: n,
+                leader,
+                version: "3.4.23".to_owned(),
+                database_bytes: 1,
+                raft_index: 1,
+                raft_applied_index: 1,
+                raft_term: 1,
+                learner: false,
+                alarms: vec![],
+            }),
+            took: Duration::ZERO,
+        };
+        let mut endpoints = [endpoint(1, 0), endpoint(2, 2), endpoint(3, 2)];
+        endpoints[2].status = Err("refused".to_owned());
+        let problems = |members| problems_of_members(&endpoints, "https://db1:12379", members);
+        assert_eq!(problems(Members::Own), ["the etcd member https://db1:12379 has no leader"]);
+        assert_eq!(problems(Members::Others), ["the etcd member https://db3:12379 does not answer: refused"]);
     }
 }

@@ -1,7 +1,7 @@
 //! What runs on a host: its command lines, starting, stopping and looking at it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{CellName, ClusterLayout};
 use cellar_system::running_pid;
@@ -24,6 +24,12 @@ use crate::processes::process::Started;
 
 /// How long another `cellar` on the same host is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it is looked whether what was asked to start runs.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How to run a program of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,15 +86,17 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
     Ok(HostCommand { program, arguments, environment, run_as, directory: dir.to_owned() })
 }
 
-/// Starts what does not run on this host; gives the names of what was started. systemd starts it where its units run the
-/// host's programs.
+/// Starts what does not run on this host, and looks whether it runs; gives what that was, each with its process. systemd
+/// starts it where its units run the host's programs. Whether it is well is seen from the operator's machine.
 ///
 /// # Errors
-/// When a port is taken, or a program cannot be started.
-pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<String>> {
+/// When a port is taken, or a program cannot be started or ends at once.
+pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<ProcessHealth>> {
     let (cluster, cell) = open_host(dir)?;
     let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
-    blocking(move || cluster.start_all_here(&cell)).await
+    let (this, of) = (cluster.clone(), cell.clone());
+    let (lacking, started) = blocking(move || this.start_all_here(&of)).await?;
+    cluster.look_at_started(&cell, &lacking, started).await
 }
 
 /// Ends everything on this host, PostgreSQL too.
@@ -179,7 +187,8 @@ impl Cluster {
         self.make_cell_directories(cell)
     }
 
-    fn start_all_here(&self, cell: &CellName) -> Result<Vec<String>> {
+    /// Starts what does not run; what that is, and the processes that were started by this one.
+    fn start_all_here(&self, cell: &CellName) -> Result<(Vec<HostProgram>, Vec<Started>)> {
         let cells: Vec<_> = self.cells_here().cloned().collect();
         let mut findings = Vec::new();
         for need in self.ports(&cells)? {
@@ -194,12 +203,40 @@ impl Cluster {
         }
         let lacking: Vec<_> =
             self.programs_here().filter(|program| self.pid_of(*program, cell).is_none()).collect();
+        let mut started = Vec::new();
         match self.units().filter(Units::are_in_use) {
             // What is started beside its unit would be in its way, after the next boot at the latest.
             Some(units) => units.start(&lacking)?,
-            None => lacking.iter().try_for_each(|program| self.start_program(*program, cell).map(drop))?,
+            None => {
+                for program in &lacking {
+                    started.extend(self.start_program(*program, cell)?);
+                }
+            }
         }
-        Ok(lacking.into_iter().map(|program| program.what(cell)).collect())
+        Ok((lacking, started))
+    }
+
+    /// Looks for a moment whether programs run that were asked to start.
+    async fn look_at_started(
+        &self,
+        cell: &CellName,
+        programs: &[HostProgram],
+        mut started: Vec<Started>,
+    ) -> Result<Vec<ProcessHealth>> {
+        let deadline = Instant::now() + LOOK_TIMEOUT;
+        loop {
+            started.iter_mut().try_for_each(Started::check)?;
+            let health = |program: &HostProgram| ProcessHealth {
+                what: program.what(cell),
+                pid: self.pid_of(*program, cell),
+                note: None,
+            };
+            let found: Vec<_> = programs.iter().map(health).collect();
+            if found.iter().all(|one| one.pid.is_some()) || Instant::now() >= deadline {
+                return Ok(found);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Ends everything here; systemd ends what it runs, which it would else start again.

@@ -1,13 +1,12 @@
 //! Whether every etcd member and every multiadmin on the hosts of a cluster answers, and how long its certificate lasts, as
 //! seen from the operator's machine. One that is silent costs nothing while the others work, so nobody would notice.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use cellar_api::v1::ListCellsRequest;
 use cellar_model::{CellName, Code, HostName, Ports};
 use cellar_system::addresses_of;
-use cellar_tls::{CertificateInfo, ClientTls, ProbeProtocol, probe};
+use cellar_tls::{CertificateInfo, ClientTls, ProbeProtocol, Probed, probe};
 use cellar_topology::EtcdEndpoint;
 use futures_util::future::join_all;
 
@@ -15,9 +14,9 @@ use crate::certificates::clients::CHOICE_TIMEOUT;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
-use crate::etcd::status::{EtcdHealth, etcd_health};
+use crate::etcd::status::{EtcdHealth, MemberProblem, etcd_health, member_problems};
 
-/// How long a server may take to show its certificate.
+/// How long a server may take to show its certificate, and whether it accepts the client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An etcd member or a multiadmin on the host of a cell.
@@ -52,29 +51,24 @@ fn etcd_problem(
     lost: bool,
 ) -> Option<Finding> {
     let majority = if lost { "; until a majority of the members runs, no job begins or ends" } else { "" };
-    let finding = |message: String, hint: String| Some(Finding { message, hint: Some(hint) });
-    match &answer.status {
-        Err(reason) => finding(
-            format!("{what} does not answer: {reason}"),
-            format!(
-                "on {host}: `cellar host status` and `cellar host start`{majority}. If its data or its host is lost: {}",
-                if lost {
-                    "docs/runbooks/lost-etcd.md".to_owned()
-                } else {
-                    format!("`cellar etcd replace {cell}` here")
-                }
-            ),
+    let problems = member_problems(answer);
+    let hint = match problems.first()? {
+        MemberProblem::Silent(_) => format!(
+            "on {host}: `cellar host status` and `cellar host start`{majority}. If its data or its host is lost: {}",
+            if lost {
+                "docs/runbooks/lost-etcd.md".to_owned()
+            } else {
+                format!("`cellar etcd replace {cell}` here")
+            }
         ),
-        Ok(status) if status.leader == 0 => finding(
-            format!("{what} runs and has no leader"),
-            format!("start the other members, and let {host} reach them{majority}"),
-        ),
-        Ok(status) if !status.alarms.is_empty() => finding(
-            format!("{what} has the alarm {}", status.alarms.join(", ")),
-            "docs/troubleshooting.md (etcd is down) says what to do about it".to_owned(),
-        ),
-        Ok(_) => None,
-    }
+        MemberProblem::NoLeader => format!("start the other members, and let {host} reach them{majority}"),
+        MemberProblem::Learner => "wait until the others have given it their data".to_owned(),
+        MemberProblem::Alarm(_) => {
+            "docs/troubleshooting.md (etcd is down) says what to do about it".to_owned()
+        }
+    };
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Some(Finding { message: format!("{what} {}", said.join(" and ")), hint: Some(hint) })
 }
 
 /// What is wrong with a multiadmin that has answered so.
@@ -150,16 +144,24 @@ impl Cluster {
         host: &HostName,
         base: u16,
     ) -> std::result::Result<CertificateInfo, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let port = self.port(base).map_err(|error| text(&error))?;
-        let addresses = addresses_of(host).map_err(|error| text(&error))?;
-        let address = addresses.into_iter().next().ok_or("it has no address")?;
-        let tls = ClientTls::from_dir(&self.etcd_client_tls()).and_then(|tls| tls.rustls_config());
-        let tls = tls.map_err(|error| text(&error))?;
-        let address = SocketAddr::new(address, port);
-        let found = probe(address, host, ProbeProtocol::Grpc, tls, PROBE_TIMEOUT).await;
-        Ok(found.map_err(|error| text(&error))?.served)
+        let port = self.port(base).map_err(|error| error.to_string())?;
+        let tls = ClientTls::from_dir(&self.etcd_client_tls()).map_err(|error| error.to_string())?;
+        Ok(probe_server(host, port, &tls).await?.served)
     }
+}
+
+/// What a server of a host says to a client with this certificate; else why it cannot be asked.
+pub(super) async fn probe_server(
+    host: &str,
+    port: u16,
+    client: &ClientTls,
+) -> std::result::Result<Probed, String> {
+    let addresses = addresses_of(host).map_err(|error| error.to_string())?;
+    let address =
+        addresses.into_iter().next().ok_or_else(|| format!("the host {host} has no address here"))?;
+    let client = client.rustls_config().map_err(|error| error.to_string())?;
+    let found = probe((address, port).into(), host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
+    found.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -5,21 +5,20 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, ClusterLayout, Ports};
+use cellar_model::{CellName, ClusterLayout};
 use cellar_system::{FileId, Process};
-use cellar_tls::{CA_CERTIFICATE, ClientTls, ProbeProtocol, SERVER_KEY, probe};
 
 use crate::binaries;
-use crate::certificates::sets::POOLER_CERTIFICATE;
 use crate::cluster::blocking::blocking;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::host::open_host;
-use crate::hosts::neighbours::{Neighbours, Turn};
+use crate::hosts::neighbours::{Members, Neighbours};
 use crate::hosts::program::HostProgram;
 use crate::hosts::programs::NewPrograms;
+use crate::hosts::turn::Turn;
 use crate::hosts::units::Units;
 use crate::local::launch::daemon;
 use crate::processes::process::Started;
@@ -29,9 +28,6 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether a program is well.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-
-/// How long one probe of multiadmin may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is asked of [`upgrade_host`].
 #[derive(Debug)]
@@ -218,33 +214,16 @@ impl Upgrade<'_> {
     /// Why a program of this host is not well, if it is not.
     async fn problem_of(&self, program: HostProgram, pid: u32) -> Option<String> {
         match program {
-            HostProgram::Etcd => match self.neighbours.problems_of_members(true).await {
+            HostProgram::Etcd => match self.neighbours.problems_of_members(Members::Own).await {
                 Ok(problems) => problems.into_iter().next(),
                 Err(error) => Some(text_of(&error)),
             },
-            HostProgram::Multiadmin => self.probe_admin().await.err(),
+            HostProgram::Multiadmin => self.neighbours.probe_multiadmin().await.err(),
             HostProgram::Multipooler => match self.neighbours.cells().await {
                 Ok(cells) => cells.problem_of(&self.cell, Some(pid)),
                 Err(error) => Some(error.to_string()),
             },
         }
-    }
-
-    /// Whether multiadmin answers: it listens once it has asked etcd.
-    async fn probe_admin(&self) -> std::result::Result<(), String> {
-        let tls = self.cluster.layout.cell(&self.cell).tls();
-        let [ca, certificate, key] =
-            [CA_CERTIFICATE, POOLER_CERTIFICATE, SERVER_KEY].map(|file| tls.join(file));
-        let client = ClientTls::from_files(&ca, &certificate, &key).and_then(|tls| tls.rustls_config());
-        let client = client.map_err(|error| error.to_string())?;
-        let port = self.cluster.port(Ports::ADMIN_GRPC).map_err(|error| text_of(&error))?;
-        let host = self.cluster.host_of(&self.cell).to_owned();
-        let addresses = cellar_system::addresses_of(&host).map_err(|error| error.to_string())?;
-        let Some(address) = addresses.into_iter().next() else {
-            return Err(format!("the host {host} has no address here"));
-        };
-        let found = probe((address, port).into(), &host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
-        found.map_err(|error| error.to_string())?.accepted
     }
 
     /// Puts the programs of before in place again and starts with them what was started anew; how that ended.

@@ -67,7 +67,7 @@ pub async fn wait_for_hosts(dir: &Path, timeout: Duration, steps: &Steps) -> Res
         }
         tokio::time::sleep(ASK_INTERVAL).await;
     };
-    cluster.settle(&servers).await?;
+    cluster.settle(&servers, steps).await?;
     Ok(UpOutcome { cluster, primary })
 }
 
@@ -104,21 +104,27 @@ impl Cluster {
         }
     }
 
-    /// What can be told for sure now that all servers answer: members of etcd that have joined will not begin anew, and the
-    /// name that all multiadmins shared is needed no more when each has its own.
-    async fn settle(&mut self, servers: &[HostServer]) -> Result<()> {
-        let ids: Vec<u64> = servers
-            .iter()
-            .filter_map(|server| match server.kind {
-                ServerKind::Etcd(id) => id,
-                ServerKind::Multiadmin => None,
-            })
-            .collect();
-        let new = self.note_started_members(&ids);
-        if !new.is_empty() {
+    /// What can be told for sure now that all servers answer: whether a restore of etcd was installed, members of etcd that
+    /// run will not begin anew, and the name that all multiadmins shared is needed no more when each has its own.
+    async fn settle(&mut self, servers: &[HostServer], steps: &Steps) -> Result<()> {
+        let _ = self.settle_restore(steps).await?;
+        let id = |server: &HostServer| match server.kind {
+            ServerKind::Etcd(id) => Some((server.cell.clone(), id?)),
+            ServerKind::Multiadmin => None,
+        };
+        if self.note_started_members(&servers.iter().filter_map(id).collect::<Vec<_>>()) {
             self.state.save(&self.layout)?;
-            // The bundles that are here must not make one of them begin anew.
-            self.issue_bundles(&new, false)?;
+        }
+        // Whatever an interrupted run has recorded and not done: what lies here must not make one of them begin anew.
+        let lying = self.bundles_that_begin_anew();
+        if !lying.is_empty() {
+            let _ = self.issue_bundles(&lying, false)?;
+        }
+        if !self.state.not_waited_for.is_empty() {
+            let behind = self.hosts_behind(&self.store().await?).await?;
+            if self.note_not_waited_for(&behind) {
+                self.state.save(&self.layout)?;
+            }
         }
         let shared = self.shared_multiadmin();
         let mut multiadmins = servers.iter().filter(|server| server.kind == ServerKind::Multiadmin);

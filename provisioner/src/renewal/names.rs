@@ -48,10 +48,14 @@ impl Cluster {
                 listing.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
             let Some((cell, found)) = first_with_other_names(names, statuses) else { return Ok(()) };
             if Instant::now() >= deadline {
+                let next = match self.is_local() {
+                    true => "`cellar up` continues",
+                    false => "the same command, repeated, continues",
+                };
                 return Err(ProvisionError::NoAnswer {
                     what: format!("pgBackRest of cell {cell} with other names"),
                     after: begun.elapsed(),
-                    reason: format!("it still accepts {found}; `cellar up` continues"),
+                    reason: format!("it still accepts {found}; {next}"),
                     log: self.layout.log(),
                     tail: String::new(),
                 });

@@ -12,6 +12,7 @@ use cellar_tls::{
     CA_CERTIFICATE, Ca, CertificateInfo, KnownCertificate, ProbeProtocol, forget_previous,
     known_certificates, parse_serial, previous,
 };
+use cellar_topology::Store;
 
 use crate::certificates::authority::OLD_AUTHORITY;
 use crate::certificates::set::CertificateSet;
@@ -22,7 +23,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::renewal::tls_port::{Expected, TlsPort};
 
 /// How long pgBackRest's servers may take to accept a new name before the old one is removed.
-pub(crate) const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
+const BOTH_NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server whose certificate is about to be revoked may take to read its new one: twice what a pooler
 /// gives PostgreSQL for it.
@@ -39,13 +40,10 @@ const MAX_ROUNDS: u32 = 3;
 pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, steps: &Steps) -> Result<String> {
     let deadline = Instant::now() + timeout;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
-    cluster.check_is_local("this form of `cellar certs revoke`")?;
+    cluster.check_is_local("cellar certs revoke")?;
     let serial = cluster.revocable(serial)?;
     cluster.finish_revocation(deadline, steps).await?;
-    if cluster.revoked()?.contains_key(&serial) {
-        steps.step("it is revoked already");
-        // To an etcd that was lost since, or has another list.
-        cluster.publish_revoked().await?;
+    if cluster.is_revoked_already(&serial, steps).await? {
         return Ok(serial);
     }
     cluster.begin_revocation(&serial, steps)?;
@@ -75,6 +73,74 @@ impl Cluster {
             return Err(refused(&serial, reason.to_owned()));
         }
         Ok(serial)
+    }
+
+    /// Whether a certificate has been revoked before: then the list is published again.
+    pub(crate) async fn is_revoked_already(&self, serial: &str, steps: &Steps) -> Result<bool> {
+        if !self.revoked()?.contains_key(serial) {
+            return Ok(false);
+        }
+        steps.step("it is revoked already");
+        // To an etcd that was lost since, or has another list.
+        self.publish_revoked().await?;
+        Ok(true)
+    }
+
+    /// Lets the cells reach each other's pgBackRest while some have certificates of the former name, if that is to change.
+    pub(crate) async fn accept_both_names(
+        &self,
+        store: &Store,
+        revoking: &Revoking,
+        deadline: Instant,
+        steps: &Steps,
+    ) {
+        let Some(former) = revoking.former_name else { return };
+        let soon = deadline.min(Instant::now() + BOTH_NAMES_TIMEOUT);
+        if let Err(error) = self.accept_names(store, &[self.state.pgbackrest_name, former], soon).await {
+            steps.step(&format!("cells may not reach each other's pgBackRest meanwhile: {error}"));
+        }
+    }
+
+    /// Puts what is to be revoked on the list, and removes the names under which it was let in where no list is read.
+    pub(crate) async fn shut_out(&self, revoking: &Revoking, deadline: Instant, steps: &Steps) -> Result<()> {
+        let _ = self.sign_revoked(&revoking.serials)?;
+        self.publish_revoked().await?;
+        for cell in &self.state.cells {
+            self.dismiss_former_users(&cell.name).await?;
+        }
+        if let Some(former) = revoking.former_name {
+            let name = self.state.pgbackrest_name;
+            // The key that this directory used may be the one that is revoked, and is another one now.
+            self.accept_names(&self.store().await?, &[name], deadline).await?;
+            steps.step(&format!("pgBackRest's servers accept {name} and no longer {former}"));
+        }
+        Ok(())
+    }
+
+    /// Forgets the keys that were replaced, and the revocation, which has ended.
+    pub(crate) fn end_revocation(&mut self, revoking: &Revoking) -> Result<()> {
+        for directory in &revoking.replaced {
+            forget_previous(directory)?;
+        }
+        self.state.revoking = None;
+        self.state.save(&self.layout)
+    }
+
+    /// The serial numbers of a key that was given to a person or program and that nothing of the cluster's own uses; none
+    /// for any other certificate.
+    pub(crate) fn given_away(&self, serial: &str) -> Result<Option<BTreeSet<String>>> {
+        let given = known_certificates(&self.issued())?;
+        let Some(key) = given.iter().find(|one| one.serial == serial).map(|one| one.public_key.clone())
+        else {
+            return Ok(None);
+        };
+        for set in self.certificate_sets_on_disk()? {
+            if set.known()?.iter().any(|one| one.public_key == key) {
+                return Ok(None);
+            }
+        }
+        let of_key = given.into_iter().filter(|one| one.public_key == key);
+        Ok(Some(of_key.map(|one| one.serial).collect()))
     }
 
     /// Records what is to be revoked, and the names that change with it.
@@ -148,13 +214,7 @@ impl Cluster {
     ) -> Result<()> {
         let (ca, store) = (Ca::load(&self.layout.ca())?, self.store().await?);
         let ports = self.ports_before(&revoking)?;
-        if let Some(former) = revoking.former_name {
-            // Both names, so that cells reach each other meanwhile.
-            let soon = deadline.min(Instant::now() + BOTH_NAMES_TIMEOUT);
-            if let Err(error) = self.accept_names(&store, &[self.state.pgbackrest_name, former], soon).await {
-                steps.step(&format!("cells may not reach each other's pgBackRest for some seconds: {error}"));
-            }
-        }
+        self.accept_both_names(&store, &revoking, deadline, steps).await;
         if let Err(error) = self.rename_users(&store).await {
             steps.step(&format!("a pooler's new name cannot be recorded in etcd: {error}"));
         }
@@ -170,16 +230,7 @@ impl Cluster {
         // So that no server is cut off that has new certificates and has not read them yet; but the wait is bounded.
         let soon = deadline.min(Instant::now() + NEW_SET_TIMEOUT);
         let of_replaced_served = self.wait_for_ports(&of_replaced, &ca, Expected::Serves, soon).await;
-        let _ = self.sign_revoked(&revoking.serials)?;
-        self.publish_revoked().await?;
-        for cell in &self.state.cells {
-            self.dismiss_former_users(&cell.name).await?;
-        }
-        if let Some(former) = revoking.former_name {
-            let name = self.state.pgbackrest_name;
-            self.accept_names(&store, &[name], deadline).await?;
-            steps.step(&format!("pgBackRest's servers accept {name} and no longer {former}"));
-        }
+        self.shut_out(&revoking, deadline, steps).await?;
         of_replaced_served?;
         self.wait_for_ports(&others, &ca, Expected::Serves, deadline).await?;
         for set in self.certificate_sets_on_disk()? {
@@ -188,11 +239,7 @@ impl Cluster {
                 return Ok(());
             }
         }
-        for directory in &revoking.replaced {
-            forget_previous(directory)?;
-        }
-        self.state.revoking = None;
-        self.state.save(&self.layout)
+        self.end_revocation(&revoking)
     }
 
     /// Every port that speaks TLS, with the certificate that it served before the revocation began: an earlier run may

@@ -82,12 +82,18 @@ impl HostsCluster {
     pub fn well_of(count: u8, hosts: u8) -> Option<Self> {
         let cluster = Self::specified_of(count, hosts)?;
         let _ = cluster.init().ok();
-        for host in cluster.database_hosts() {
-            let _ = cluster.install(&host).ok();
-            let _ = cluster.on(&host, &["start"]).ok();
-        }
-        let _ = cluster.wait().ok();
+        cluster.start_all();
         Some(cluster)
+    }
+
+    /// Installs the bundle of every host and starts what runs there, until the cluster is well.
+    #[track_caller]
+    pub fn start_all(&self) {
+        for host in self.database_hosts() {
+            let _ = self.install(&host).ok();
+            let _ = self.on(&host, &["start"]).ok();
+        }
+        let _ = self.wait().ok();
     }
 
     /// The repository, which all hosts see.

@@ -173,6 +173,43 @@ fn what_was_stolen_from_a_host_is_revoked_once_the_hosts_use_other_keys() {
     let again = cluster.cellar(&["certs", "revoke", &of_ci]);
     assert!(again.stderr.contains("it is revoked"), "{again:?}");
     let _ = cluster.wait().ok();
+    host_in_other_hands_is_switched_off_and_its_key_is_revoked(&cluster);
+}
+
+/// One host that is off holds up nobody; what it lacks is told until it has it.
+#[track_caller]
+fn host_in_other_hands_is_switched_off_and_its_key_is_revoked(cluster: &HostsCluster) {
+    let stolen = steal(cluster, &cluster.host_directory("db2").join("zone2/tls"), "of-cell-again");
+    let as_cell = |host: &str| ask_etcd(cluster, host, &stolen, "pooler.crt", "server.key");
+    let of_zone2 = serial(cluster, "hosts/zone2/zone2/tls/server.crt");
+    cluster.hosts.kill_all("db2");
+    eventually("zone2 not to report", || cluster.status("zone2").is_none());
+    let _ = as_cell("db1").ok();
+    let waits = cluster.cellar(&["certs", "revoke", &of_zone2, "--timeout", "4s"]).refused(4);
+    assert!(waits.contains("cell zone1: its multipooler uses certificates"), "{waits}");
+    for host in ["db1", "db3"] {
+        let _ = cluster.install(host).ok();
+    }
+    let revoked = cluster.cellar(&["certs", "revoke", &of_zone2]);
+    for said in ["the host of cell zone2 is not known to use", "zone2.bundle", "and no longer pgbackrest:1"] {
+        assert!(revoked.stderr.contains(said), "{said}: {revoked:?}");
+    }
+    assert!(!revoked.stderr.contains("the host of cell zone1"), "{revoked:?}");
+    let _ = revoked.ok();
+    for host in ["db1", "db3"] {
+        assert_ne!(as_cell(host).code, 0, "{host}");
+    }
+    cluster.back_up("zone3");
+    // It is on again, with what it had.
+    let _ = cluster.on("db2", &["start"]).ok();
+    let lacks = "cell zone2: its host was off when a certificate was revoked";
+    let told = cluster.cellar(&["doctor"]);
+    assert!(told.stdout.contains(lacks), "{told:?}");
+    let _ = cluster.install("db2").ok();
+    let _ = cluster.wait().ok();
+    assert_ne!(as_cell("db2").code, 0);
+    cluster.back_up("zone2");
+    eventually("nothing to be left of it", || cluster.cellar(&["doctor"]).code == 0);
 }
 
 /// The serial number of a certificate that was issued last into a directory.
@@ -215,7 +252,10 @@ fn keys_of_all_hosts_are_rotated_and_what_is_not_installed_is_told() {
             told.stdout.contains(&format!("problem: cell {cell}: its etcd uses the certificate")),
             "{told:?}"
         );
-        assert!(told.stdout.contains(&format!("`cellar host install {cell}.bundle`")), "{told:?}");
+        assert!(
+            told.stdout.contains(&format!("`cellar host install {cell}.bundle && rm {cell}.bundle`")),
+            "{told:?}"
+        );
     }
     for host in cluster.database_hosts() {
         let _ = cluster.install(&host).ok();

@@ -1,5 +1,6 @@
 //! A real etcd of three members on three hosts, and how members of a cluster's come and go.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cellar_tests::{Finished, Hosts, HostsCluster, etcdctl, eventually, postgres_user, wait_for, wait_until};
@@ -88,6 +89,8 @@ fn lose(cluster: &HostsCluster, host: &str) {
 /// Replaces the etcd member of a host that has lost all, installs its new bundle there, and waits for its cell's rows.
 #[track_caller]
 fn replace(cluster: &HostsCluster, host: &str, cell: &str, rows: usize) {
+    // The others may have lost their leader with it.
+    wait_for_state(cluster, "degraded");
     let _ = cluster.cellar(&["etcd", "replace", cell]).ok();
     let _ = cluster.install(host).ok();
     let _ = cluster.on(host, &["start"]).ok();
@@ -117,10 +120,23 @@ fn wait_for_state(cluster: &HostsCluster, state: &str) {
     });
 }
 
+/// The bundle of db3 as it is now, kept on that host.
+#[track_caller]
+fn copy_of_bundle(cluster: &HostsCluster, name: &str) -> PathBuf {
+    let copy = cluster.hosts.directory("db3").join(name);
+    std::fs::copy(cluster.bundle("db3"), &copy).unwrap();
+    copy
+}
+
 #[test]
 fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
-    let Some(cluster) = HostsCluster::well(3) else { return };
+    let Some(cluster) = HostsCluster::specified(3) else { return };
+    let _ = cluster.init().ok();
+    // A bundle from before the member ran, and one from after that.
+    let first = copy_of_bundle(&cluster, "first");
+    cluster.start_all();
     cluster.create_rows(100);
+    let later = copy_of_bundle(&cluster, "later");
     let before = members(&cluster);
     let answers = cluster.cellar(&["etcd", "replace", "zone3"]).refused(3);
     assert!(answers.contains("--although-it-answers"), "{answers}");
@@ -143,12 +159,22 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     let _ = cluster.on("db2", &["start"]).ok();
     wait_for_state(&cluster, "degraded");
 
+    // With an old bundle nothing begins that has forgotten what it was, neither now nor when another takes its place.
+    let none_begins = || {
+        for old in [&first, &later] {
+            let refused = cluster.install_from("db3", old).refused(3);
+            assert!(refused.contains("cellar etcd replace"), "{}: {refused}", old.display());
+            assert!(!cluster.host_directory("db3").exists(), "nothing was written");
+        }
+    };
+    none_begins();
     let old = std::fs::read(cluster.bundle("db3")).unwrap();
     // Repeated, it leaves one new member.
     let _ = cluster.cellar(&["etcd", "replace", "zone3"]).ok();
     let said = cluster.cellar(&["etcd", "replace", "zone3"]);
     assert!(said.stderr.contains("cellar host install zone3.bundle"), "{said:?}");
     assert_ne!(std::fs::read(cluster.bundle("db3")).unwrap(), old);
+    none_begins();
     let _ = cluster.install("db3").ok();
     let _ = cluster.on("db3", &["start"]).ok();
     let _ = cluster.wait().ok();
@@ -315,6 +341,26 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
     let _ = cluster.cellar(&["etcd", "snapshot", &file]).ok();
     let works = cluster.cellar(&["etcd", "restore", "--yes", &file]).refused(3);
     assert!(works.contains("a majority that works"), "{works}");
+
+    // One that is prepared and not installed, because the members come back, is taken back.
+    for host in ["db2", "db3"] {
+        cluster.hosts.kill_all(host);
+    }
+    wait_for_state(&cluster, "lost");
+    let told = cluster.cellar(&["etcd", "restore", "--yes", &file]);
+    for said in ["systemctl stop cellar-etcd@demo", "--etcd-snapshot etcd.db && rm zone1.bundle etcd.db"] {
+        assert!(told.stderr.contains(said), "{said} is not in {told:?}");
+    }
+    let _ = told.ok();
+    for host in ["db2", "db3"] {
+        let _ = cluster.on(host, &["start"]).ok();
+    }
+    let waited = cluster.cellar(&["cluster", "wait"]);
+    assert!(waited.stderr.contains("that is taken back"), "{waited:?}");
+    for host in cluster.database_hosts() {
+        let _ = cluster.install(&host).ok();
+    }
+    let _ = cluster.wait().ok();
 
     lose(&cluster, "db2");
     // This one has its disk still.

@@ -12,7 +12,7 @@ use cellar_topology::{Store, View};
 use crate::admin::Admin;
 use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
-use crate::refusal::{self, invalid};
+use crate::refusal::{self, Setback, invalid};
 
 /// A requested cell, parsed.
 #[derive(Debug, Clone)]
@@ -74,6 +74,7 @@ enum Step {
 impl Admin {
     /// Adds the cell. Repeating the request is safe, and completes an addition that was interrupted.
     pub(crate) async fn add_cell(&self, new: &NewCell, deadline: Deadline) -> Result<Cell, Refusal> {
+        let mut last = Setback::Overtaken;
         for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let step = plan(&self.view(), &self.store, new)?;
@@ -95,12 +96,15 @@ impl Admin {
                 transaction = transaction.expect_absent(&key).put(&key, pooler);
             }
             let outcome = deadline.call(transaction.commit()).await;
-            if self.committed(outcome, &ordering.key(), ordering.revision, attempt, deadline).await? && is_new
-            {
-                tracing::info!(cell = %cell.name, index = cell.index, host = %cell.host, "added a cell");
+            match self.committed(outcome, &ordering.key(), ordering.revision, attempt, deadline).await? {
+                Some(attempt) => last = attempt,
+                None if is_new => {
+                    tracing::info!(cell = %cell.name, index = cell.index, host = %cell.host, "added a cell");
+                }
+                None => {}
             }
         }
-        Err(refusal::contended("the cells"))
+        Err(refusal::given_up("the cells", &last))
     }
 }
 

@@ -11,7 +11,7 @@ use cellar_topology::{StoreError, TxnOutcome, View};
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::refusal;
+use crate::refusal::{self, Setback};
 
 /// Databases whose records one transaction changes. With up to three operations each and a few
 /// more, the transaction stays below etcd's limit of 128.
@@ -40,7 +40,7 @@ impl OrderingRecord {
 }
 
 impl Admin {
-    /// How to go on after a transaction: `Ok(true)` when it committed, `Ok(false)` to plan and try again.
+    /// How to go on after a transaction: `Ok(None)` when it committed, and why not when it is to be planned and tried again.
     pub(super) async fn committed(
         &self,
         outcome: Result<TxnOutcome, StoreError>,
@@ -48,21 +48,21 @@ impl Admin {
         before: i64,
         attempt: u32,
         deadline: Deadline,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Setback>, Refusal> {
         match outcome {
             Ok(TxnOutcome::Committed(_)) => {
                 // The next plan must not be made on the old view.
                 self.wait_until_seen(deadline, |view| view.revision(key) != before).await;
-                Ok(true)
+                Ok(None)
             }
             Ok(TxnOutcome::Conflict) => {
                 // Another change came first; the mirror will show it in a moment.
                 deadline.pause_after_conflict(attempt + 5).await;
-                Ok(false)
+                Ok(Some(Setback::of_conflict(self.view().revision(key) != before)))
             }
-            Err(StoreError::Retryable(_)) if !deadline.has_passed() => {
+            Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
                 deadline.pause(attempt).await;
-                Ok(false)
+                Ok(Some(Setback::Unanswered(why)))
             }
             Err(error) => Err(refusal::of_store(error)),
         }

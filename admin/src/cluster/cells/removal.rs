@@ -7,7 +7,7 @@ use crate::admin::Admin;
 use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
 use crate::jobs::stage::{Stage, stage};
-use crate::refusal;
+use crate::refusal::{self, Setback};
 
 /// The next step of the removal.
 struct Step {
@@ -27,6 +27,7 @@ impl Admin {
     /// Removes the cell's records. Repeating a request that was cut short completes it.
     pub(crate) async fn remove_cell(&self, name: &CellName, deadline: Deadline) -> Result<Cell, Refusal> {
         let mut removing: Option<Cell> = None;
+        let mut last = Setback::Overtaken;
         for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let step = match plan(&self.view(), name) {
@@ -59,13 +60,17 @@ impl Admin {
                 Some(ordering) => (ordering.key(), ordering.revision),
                 None => (cell_key, step.cell_revision),
             };
-            if self.committed(outcome, &key, before, attempt, deadline).await? && step.last {
-                tracing::info!(cell = %name, "removed a cell");
-                return Ok(step.cell);
+            match self.committed(outcome, &key, before, attempt, deadline).await? {
+                Some(attempt) => last = attempt,
+                None if step.last => {
+                    tracing::info!(cell = %name, "removed a cell");
+                    return Ok(step.cell);
+                }
+                None => {}
             }
             removing = step.last.then_some(step.cell);
         }
-        Err(refusal::contended("the cells"))
+        Err(refusal::given_up("the cells", &last))
     }
 }
 

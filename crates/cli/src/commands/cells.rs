@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use cellar_api::v1::{ListCellsRequest, ListCellsResponse};
 use cellar_model::{CellName, HostName};
-use cellar_provisioner::{CellHost, add_cell, add_cell_on_host, remove_cell, remove_cell_on_host};
+use cellar_provisioner::{
+    CellHost, add_cell, add_cell_on_host, install_command, remove_cell, remove_cell_on_host,
+};
 use clap::Subcommand;
 
 use crate::client::target::Target;
@@ -129,9 +131,10 @@ async fn add_on_host(
     let (cell, issued) = add_cell_on_host(cluster.layout.root(), name, host, &local::steps()).await?;
     for path in issued.bundles.values() {
         output::note(&format!(
-            "next: scp {} root@{}:, there `cellar host install {name}.bundle && cellar host start --dir {directory}`, then here `cellar cluster wait`",
+            "next: scp {} root@{}:, there `{} && cellar host start --dir {directory}`, then here `cellar cluster wait`",
             path.display(),
-            cell.host
+            cell.host,
+            install_command(name)
         ));
     }
     global.output.print(&cell, |cell| format!("cell {name} has index {}", cell.index))

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use cellar_model::{CellName, OperatorRole, timestamp_text};
-use cellar_provisioner::{Cluster, ListedCertificate, revoke, revoke_on_hosts, rotate, rotate_hosts};
+use cellar_provisioner::{
+    Cluster, Finding, ListedCertificate, RevokedOnHosts, revoke, revoke_on_hosts, rotate, rotate_hosts,
+};
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,7 +20,10 @@ use crate::render::table::Table;
 use crate::render::units::{duration, parse_duration};
 use crate::{local, output};
 
-/// Certificates of a local cluster: list, issue, rotate, revoke
+/// Certificates of a cluster: list, issue, rotate, revoke
+///
+/// These commands need the authority's key, so they run where the cluster's own directory is: of a cluster on hosts, on
+/// the operator's machine.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
     /// List every certificate with its owner, serial number and end
@@ -55,7 +60,7 @@ pub(crate) enum Certs {
     /// new one, trust only the new one. Safe to interrupt and to repeat. Certificates that were issued to people and
     /// programs become invalid with their authority: issue them again.
     /// In a cluster on hosts, bundles with new keys are issued for the named cells' hosts or for all. What runs takes them
-    /// up when they are installed there. The old keys are valid until they end or are revoked.
+    /// up when they are installed there. The old keys are valid until they end or are revoked. --ca is refused there.
     #[command(after_help = "Examples:
   cellar certs rotate
   cellar certs rotate --ca
@@ -77,7 +82,8 @@ pub(crate) enum Certs {
     /// no revocation list, so for a cell's certificate, or one that is not known here, all cells get certificates with
     /// another name; jobs that read through another cell's pgBackRest server at that moment fail.
     /// In a cluster on hosts, the new keys come in bundles that the command names and whose installation it waits for:
-    /// then the certificate is revoked. Repeated, it goes on.
+    /// then the certificate is revoked. Repeated, it goes on. A host of which nothing answers for 30 seconds, or until the
+    /// timeout, is not waited for; what it lacks is told. A person's certificate is revoked at once.
     #[command(after_help = "Example:
   cellar certs revoke 5f3a9c0e7d1b42e8a6c4f0d2b3958e71")]
     Revoke {
@@ -163,11 +169,18 @@ impl Certs {
             Self::Revoke { serial, timeout } => {
                 let steps = local::steps();
                 let dir = cluster.layout.root();
-                let serial = match cluster.is_local() {
-                    true => revoke(dir, &serial, timeout, &steps).await?,
+                let RevokedOnHosts { serial, lacking } = match cluster.is_local() {
+                    true => RevokedOnHosts {
+                        serial: revoke(dir, &serial, timeout, &steps).await?,
+                        lacking: Vec::new(),
+                    },
                     false => revoke_on_hosts(dir, &serial, timeout, &steps).await?,
                 };
-                let answer = json!({ "serial": serial, "revoked": true });
+                for Finding { message, hint } in &lacking {
+                    output::note(&format!("{message}\n  {}", hint.as_deref().unwrap_or_default()));
+                }
+                let messages = lacking.iter().map(|one| &one.message).collect::<Vec<_>>();
+                let answer = json!({ "serial": serial, "revoked": true, "lacking": messages });
                 global.output.print(&answer, |_| format!("{serial} is revoked"))
             }
             Self::List => {

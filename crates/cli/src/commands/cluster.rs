@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cellar_model::CellName;
 use cellar_provisioner::{
-    Bundles, ClusterSpec, InitOptions, PASSPHRASE_VARIABLE, bundle_hosts, init_hosts, wait_for_hosts,
+    Bundles, ClusterSpec, InitOptions, PASSPHRASE_VARIABLE, bundle_hosts, init_hosts, install_command,
+    wait_for_hosts,
 };
 use clap::{Args, Subcommand};
 
@@ -86,7 +87,7 @@ pub(crate) fn next_commands(issued: &Bundles) -> String {
     for cell in issued.bundles.keys() {
         let host = issued.cluster.state.cell(cell).and_then(|cell| cell.host.as_ref());
         let dir = host.map_or_else(String::new, |host| format!(" --dir {}", host.directory.display()));
-        text.push_str(&format!("  cellar host install {cell}.bundle && cellar host start{dir}\n"));
+        text.push_str(&format!("  {} && cellar host start{dir}\n", install_command(cell)));
     }
     let dir = issued.cluster.layout.root().display();
     text + &format!("then here:\n  cellar cluster wait --dir {dir}")

@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use cellar_api::v1::{InstanceState, ListPoolersResponse, Role};
 use cellar_api::wkt::Timestamp;
-use cellar_provisioner::{Cluster, Finding, HostServer, ProcessHealth};
+use cellar_provisioner::{
+    CellFacts, Cluster, Finding, HostServer, ProcessHealth, RecordedPrimary,
+    cell_problems as cell_problems_of,
+};
 
 use crate::client::poolers::poolers;
 use crate::client::target::Target;
@@ -14,8 +17,22 @@ use crate::output::Form;
 use crate::render::units;
 use crate::{local, output};
 
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// A local cluster: everything.
+    ThisMachine,
+    /// A cluster on hosts: what can be seen from the operator's machine.
+    Hosts,
+}
+
 /// The problems that were found, in the order in which to repair them.
-pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[String]) -> String {
+pub(crate) fn render(
+    findings: &[Finding],
+    dead: &[&ProcessHealth],
+    cells: &[String],
+    scope: Scope,
+) -> String {
     let mut text = String::new();
     for finding in findings {
         text.push_str(&format!("problem: {}\n", finding.message));
@@ -33,7 +50,13 @@ pub(crate) fn render(findings: &[Finding], dead: &[&ProcessHealth], cells: &[Str
         text.push_str(&format!("problem: {cell}\n"));
     }
     if text.is_empty() {
-        text.push_str("no problem found: programs, ports, directories, processes and cells are fine\n");
+        text.push_str(match scope {
+            Scope::ThisMachine => "no problem found: programs, ports, directories, processes and cells are fine\n",
+            Scope::Hosts => {
+                "no problem found: every etcd member and every multiadmin answers, every cell reports that it is fine, and \
+                 the hosts use their newest certificates; what else runs on a host is told there: `cellar host status`\n"
+            }
+        });
     }
     text
 }
@@ -43,18 +66,18 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
     let mut problems = Vec::new();
     for view in &answer.poolers {
         let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
-        let Some(status) = &view.status else {
-            problems.push(format!("cell {cell}: its multipooler does not report"));
-            continue;
-        };
-        if status.state() != InstanceState::Running {
-            problems.push(format!("cell {cell}: PostgreSQL is not running: {}", status.message));
-        } else if status.role() == Role::Standby && status.streams_from.is_none() {
-            problems.push(format!("cell {cell}: the standby does not stream"));
-        }
-        if !status.tls_server_up {
-            problems.push(format!("cell {cell}: its pgBackRest TLS server does not answer"));
-        }
+        let facts = view.status.as_ref().map(|status| CellFacts {
+            is_running: status.state() == InstanceState::Running,
+            message: &status.message,
+            role: match status.role() {
+                Role::Primary => cellar_model::Role::Primary,
+                Role::Standby => cellar_model::Role::Standby,
+                Role::Unknown => cellar_model::Role::Unknown,
+            },
+            streams_from: status.streams_from.as_deref(),
+            tls_server_up: status.tls_server_up,
+        });
+        problems.extend(cell_problems_of(cell, facts, RecordedPrimary::NotAsked));
     }
     problems.extend(answer.etcd_alarms.iter().cloned());
     problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));
@@ -118,12 +141,8 @@ pub(crate) async fn run(global: &Global) -> Outcome {
     match global.output {
         Form::Human => {
             let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
-            let on_hosts = if problems == 0 && !cluster.is_local() {
-                "every etcd member and every multiadmin answers; what else runs on a host is told there: `cellar host status`\n"
-            } else {
-                ""
-            };
-            output::print(&format!("{}{on_hosts}{notes}", render(&findings, &dead, &cells)))?;
+            let scope = if cluster.is_local() { Scope::ThisMachine } else { Scope::Hosts };
+            output::print(&format!("{}{notes}", render(&findings, &dead, &cells, scope)))?;
         }
         Form::Json => output::json(&serde_json::json!({
             "findings": findings.iter().map(|finding| &finding.message).collect::<Vec<_>>(),

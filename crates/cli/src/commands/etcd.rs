@@ -159,20 +159,27 @@ fn prepared(done: &PreparedEtcd) -> Value {
 /// What to do on the hosts.
 fn next_on_hosts(done: &PreparedEtcd) -> String {
     let cluster = &done.bundles.cluster;
-    let mut text = String::from("next, for each host:\n");
+    let name = &cluster.state.cluster;
+    let mut text = format!(
+        "first, on every host where etcd still runs, end it and nothing else: `kill` the process that `cellar host status` \
+         shows for it; with the units `systemctl stop cellar-etcd@{name}`\nnext, for each host:\n"
+    );
     for (cell, path) in &done.bundles.bundles {
         let Some(host) = cluster.state.cell(cell).and_then(|cell| cell.host.as_ref()) else { continue };
-        let (snapshot, flag) = match host.etcd {
-            true => (format!(" {}", done.snapshot.display()), " --etcd-snapshot etcd.db"),
-            false => (String::new(), ""),
+        let (snapshot, flag, file) = match host.etcd {
+            true => (format!(" {}", done.snapshot.display()), " --etcd-snapshot etcd.db", " etcd.db"),
+            false => (String::new(), "", ""),
         };
         text.push_str(&format!("  scp {}{snapshot} root@{}:\n", path.display(), host.host));
         let dir = host.directory.display();
         text.push_str(&format!(
-            "    there: cellar host install {cell}.bundle{flag} && cellar host start --dir {dir}\n"
+            "    there: cellar host install {cell}.bundle{flag} && rm {cell}.bundle{file} && cellar host start --dir {dir}\n"
         ));
     }
-    text + &format!("then here:\n  cellar cluster wait --dir {}", cluster.layout.root().display())
+    text + &format!(
+        "then here:\n  cellar cluster wait --dir {}\nif etcd works again before any host has installed it, that command takes the restore back",
+        cluster.layout.root().display()
+    )
 }
 
 impl Etcd {

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cellar_provisioner::{
-    HostProgram, UpgradeOptions, host_command, host_processes, install_host, installed_certificates_due,
-    remove_host, start_host, stop_host, upgrade_host,
+    HostProgram, ProcessHealth, UpgradeOptions, host_command, host_processes, install_host,
+    installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -38,7 +38,8 @@ pub(crate) enum Host {
     },
     /// Start what does not run on this host
     ///
-    /// Where systemd's units run the host's programs, systemd starts it.
+    /// Where systemd's units run the host's programs, systemd starts it. Looks whether the processes run, and says so; exit
+    /// code 1 when one does not.
     #[command(after_help = "Example:
   cellar host start")]
     Start,
@@ -119,11 +120,14 @@ impl Host {
             }
             Self::Start => {
                 let started = start_host(&global.directory()?, &steps).await?;
-                output::note(&match started.is_empty() {
-                    true => "every process of this host runs already".to_owned(),
-                    false => format!("started: {}", started.join(", ")),
-                });
-                Ok(())
+                output::note(&started_text(&started));
+                match started.iter().all(|one| one.pid.is_some()) {
+                    true => Ok(()),
+                    false => Err(Failure::ProblemsFound(
+                        "what was asked to start does not run yet: `cellar host status` looks again"
+                            .to_owned(),
+                    )),
+                }
             }
             Self::Stop => Ok(stop_host(&global.directory()?, &steps).await?),
             Self::Status => status(global),
@@ -151,6 +155,19 @@ impl Host {
             Self::Exec(command) => exec(global, command.program),
         }
     }
+}
+
+/// What was asked to start, as it was seen afterwards.
+fn started_text(started: &[ProcessHealth]) -> String {
+    if started.is_empty() {
+        return "every process of this host runs already".to_owned();
+    }
+    let line = |one: &ProcessHealth| match one.pid {
+        Some(pid) => format!("{} runs as process {pid}\n", one.what),
+        None => format!("{} was asked to start, and does not run yet\n", one.what),
+    };
+    started.iter().map(line).collect::<String>()
+        + "whether the cluster is well: `cellar cluster wait` on the operator's machine"
 }
 
 fn status(global: &Global) -> Outcome {
@@ -208,4 +225,20 @@ fn exec(global: &Global, program: Program) -> Outcome {
         command.uid(uid).gid(gid);
     }
     Err(Failure::Io { what: format!("execute {}", found.program.display()), source: command.exec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_to_start_is_said_as_it_was_seen() {
+        let seen = |what: &str, pid| ProcessHealth { what: what.to_owned(), pid, note: None };
+        let text = started_text(&[seen("etcd", Some(12)), seen("multiadmin", None)]);
+        assert!(
+            text.starts_with("etcd runs as process 12\nmultiadmin was asked to start, and does not"),
+            "{text}"
+        );
+        assert!(!text.contains("started"), "{text}");
+    }
 }

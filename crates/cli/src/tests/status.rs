@@ -6,6 +6,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 
 use super::messages::message;
+use crate::commands::doctor::Scope;
 use crate::commands::{cells, doctor, status};
 use crate::render::status::database;
 
@@ -72,8 +73,12 @@ fn doctor_lists_problems_with_their_repair() {
     };
     let dead = ProcessHealth { what: "multiadmin".into(), pid: None, note: None };
     let cells = doctor::cell_problems(&poolers());
-    let problems = doctor::render(&[finding], &[&dead], &cells);
-    assert_snapshot!(format!("{problems}----\n{}", doctor::render(&[], &[], &[])));
+    let problems = doctor::render(&[finding], &[&dead], &cells, Scope::ThisMachine);
+    let none = doctor::render(&[], &[], &[], Scope::ThisMachine);
+    assert_snapshot!(format!("{problems}----\n{none}"));
+    // What is on other hosts was not looked at.
+    let on_hosts = doctor::render(&[], &[], &[], Scope::Hosts);
+    assert!(on_hosts.contains("multiadmin answers") && !on_hosts.contains("programs, ports"), "{on_hosts}");
 }
 
 #[test]

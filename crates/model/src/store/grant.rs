@@ -104,6 +104,7 @@ mod tests {
             Key::Schedule(app.clone(), "nightly".parse().unwrap()),
             Key::Revocations,
             Key::AdminLeader,
+            Key::EtcdRestore,
         ] {
             assert!(!may(true, &key), "{key:?}");
         }

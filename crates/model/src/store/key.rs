@@ -47,6 +47,8 @@ pub enum Key {
     /// `upgrades/host`: [`crate::records::upgrade::HostUpgrade`], bound to a lease. There is one, so that hosts are
     /// upgraded one at a time.
     HostUpgrade,
+    /// `restores/etcd`: which restore of etcd on hosts its data is of; absent when it is of none.
+    EtcdRestore,
 }
 
 /// The keys of one cluster, all below `/cellar/<cluster>/`.
@@ -107,6 +109,7 @@ impl Keyspace {
             Key::AdminLeader => format!("{p}admins/leader"),
             Key::Audit(id) => format!("{p}audit/{id}"),
             Key::HostUpgrade => format!("{p}upgrades/host"),
+            Key::EtcdRestore => format!("{p}restores/etcd"),
         }
     }
 
@@ -125,6 +128,7 @@ impl Keyspace {
             "audit" => Key::Audit(parts.next()?.parse().ok()?),
             "admins" if parts.next()? == "leader" => Key::AdminLeader,
             "upgrades" if parts.next()? == "host" => Key::HostUpgrade,
+            "restores" if parts.next()? == "etcd" => Key::EtcdRestore,
             "poolers" | "status" => {
                 let (db, cell) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
                 if kind == "poolers" { Key::Pooler(db, cell) } else { Key::Status(db, cell) }
@@ -172,6 +176,7 @@ mod tests {
             Key::AdminLeader,
             Key::Audit(AuditId::new(uuid::Uuid::from_u128(8))),
             Key::HostUpgrade,
+            Key::EtcdRestore,
         ]
     }
 

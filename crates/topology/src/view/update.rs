@@ -191,8 +191,8 @@ impl View {
                 check_subject(id, &record.id)?;
                 self.audit.insert(*id, record.outcome);
             }
-            // Whoever upgrades a host asks the store itself.
-            Key::HostUpgrade => {}
+            // Whoever upgrades a host, or has restored etcd, asks the store itself.
+            Key::HostUpgrade | Key::EtcdRestore => {}
         }
         self.revisions.insert(key, entry.revision);
         Ok(())
@@ -222,7 +222,7 @@ impl View {
             Key::Revocations => self.revocations = None,
             Key::AdminLeader => self.admin_leader = None,
             Key::Audit(id) => drop(self.audit.remove(id)),
-            Key::HostUpgrade => {}
+            Key::HostUpgrade | Key::EtcdRestore => {}
         }
     }
 }
