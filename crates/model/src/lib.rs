@@ -43,7 +43,7 @@ pub use records::backup::{
 pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
-pub use records::incarnation::Incarnation;
+pub use records::incarnation::{Incarnation, check_in_use};
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
 pub use records::job::outcome::JobOutcome;

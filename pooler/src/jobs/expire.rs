@@ -6,11 +6,12 @@
 
 use cellar_model::{
     BackupLabel, Code, ExpireParams, ExpireResult, Held, JobError, JobOutcome, JobSpec, Refusal,
-    SurveyedBackup, check_expiry, fulls_to_keep, wal_gone,
+    SurveyedBackup, check_expiry, check_in_use, fulls_to_keep, wal_gone,
 };
 use cellar_pgbackrest::{Behaviour, Expiry, Invocation, parse_expiry};
 
 use crate::agent::Agent;
+use crate::instance::incarnation::record;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::repository::reader::Repo;
@@ -36,6 +37,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     let before = repo.labels();
     check_exists(&params, &before)?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
+    check_in_use(Some(&record(agent)), Some(&leader), &agent.database)?;
     let mut survey = repo.survey(leader.term, None).await?;
     note_needs(agent, &params, &mut survey.backups);
     let retention = database.retention.full;

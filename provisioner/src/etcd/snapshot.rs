@@ -1,18 +1,22 @@
 //! A copy of all of etcd's data in a file.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cellar_model::CellName;
-use cellar_system::AtomicFile;
+use cellar_model::{CellName, ClusterName};
+use cellar_system::{AtomicFile, clock};
 use cellar_topology::{EtcdKv, SnapshotParts};
 use futures_util::StreamExt;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::etcd::tool::{self, SnapshotContent};
+use crate::file::make_directory;
 
 /// Bytes at the end of a snapshot: the SHA-256 of all before them.
 const CHECKSUM_BYTES: usize = 32;
@@ -99,6 +103,52 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Writes a snapshot of etcd into a file of its own in a directory, which is named after the cluster and the time, and
+    /// then deletes the oldest of this cluster's snapshots there until `keep` are left.
+    ///
+    /// # Errors
+    /// As [`Cluster::etcd_snapshot`]; nothing was deleted then. When an old one cannot be deleted.
+    pub async fn etcd_snapshot_in(
+        &self,
+        directory: &Path,
+        keep: NonZeroUsize,
+        from: Option<&CellName>,
+    ) -> Result<EtcdSnapshot> {
+        make_directory(directory, 0o700, None)?;
+        let name = snapshot_name(&self.state.cluster, clock::now());
+        let written = self.etcd_snapshot(&directory.join(&name), from).await?;
+        let entries = std::fs::read_dir(directory).map_err(ProvisionError::io("read", directory))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        for old in surplus(&self.state.cluster, names, &name, keep) {
+            let path = directory.join(old);
+            std::fs::remove_file(&path).map_err(ProvisionError::io("delete", &path))?;
+        }
+        Ok(written)
+    }
+}
+
+/// How the time is written in the name of a snapshot: names sort as their times do.
+const TIME_IN_NAME: &str = "%Y%m%dT%H%M%SZ";
+
+fn snapshot_name(cluster: &ClusterName, time: Timestamp) -> String {
+    format!("etcd-{cluster}-{}.db", time.strftime(TIME_IN_NAME))
+}
+
+/// The snapshots of this cluster that are too many: the oldest by their names. Never the one that was just written, which
+/// need not be the newest by its name when the clock was set back, and no file that this command has not written.
+fn surplus(cluster: &ClusterName, names: Vec<String>, written: &str, keep: NonZeroUsize) -> Vec<String> {
+    let prefix = format!("etcd-{cluster}-");
+    let is_ours = |name: &String| {
+        let time = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".db"));
+        time.is_some_and(|time| DateTime::strptime(TIME_IN_NAME, time).is_ok())
+    };
+    let mut others: Vec<String> = names.into_iter().filter(|name| name != written).filter(is_ours).collect();
+    others.sort();
+    others.truncate((others.len() + 1).saturating_sub(keep.get()));
+    others
+}
+
 /// Writes a snapshot of etcd into a file, as [`Cluster::etcd_snapshot`] does.
 pub(crate) async fn write_snapshot(etcd: &EtcdKv, path: &Path) -> Result<EtcdSnapshot> {
     write_parts(etcd.snapshot().await?, path).await
@@ -149,6 +199,24 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[1234] ^= 1;
         assert!(checked(&damaged, 100).is_err());
+    }
+
+    #[test]
+    fn oldest_snapshots_of_the_cluster_are_too_many_and_no_other_file_is() {
+        let cluster: ClusterName = "demo".parse().unwrap();
+        let of = |hour| format!("etcd-demo-20260301T{hour:02}0000Z.db");
+        let foreign =
+            ["etcd-demo-2-20260301T010000Z.db", "etcd-demo-notes.db", "etcd-demo-20260301T010000Z.db.part"];
+        let names = || (1..=5).map(of).chain(foreign.map(str::to_owned)).collect();
+        let surplus_of =
+            |written: &str, keep| surplus(&cluster, names(), written, NonZeroUsize::new(keep).unwrap());
+        assert_eq!(surplus_of(&of(5), 3), [of(1), of(2)]);
+        assert_eq!(surplus_of(&of(5), 9), [""; 0]);
+        assert_eq!(surplus_of(&of(5), 1), [of(1), of(2), of(3), of(4)]);
+        // The clock was set back: the new one stays all the same.
+        assert_eq!(surplus_of(&of(1), 2), [of(2), of(3), of(4)]);
+        let time: Timestamp = "2026-03-01T05:00:00Z".parse().unwrap();
+        assert_eq!(snapshot_name(&cluster, time), of(5));
     }
 
     #[test]

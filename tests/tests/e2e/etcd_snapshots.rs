@@ -34,6 +34,15 @@ fn lost_etcd_comes_back_from_a_snapshot_with_the_cells_and_data_that_are_there()
     let size = std::fs::metadata(file).unwrap().len();
     assert_eq!(written["bytes"], size.to_string());
     assert!(written["revision"].as_str().is_some_and(|revision| revision != "0"), "{written}");
+    let kept = cluster.directory().join("snapshots");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("notes.db"), "").unwrap();
+    std::fs::write(kept.join("etcd-demo-20260301T010000Z.db"), "").unwrap();
+    let newest = cluster.json(&["etcd", "snapshot", "--keep", "1", kept.to_str().unwrap()]);
+    let left = std::fs::read_dir(&kept).unwrap().flatten().map(|entry| entry.path().display().to_string());
+    let mut left: Vec<String> = left.collect();
+    left.sort();
+    assert_eq!(left, [newest["file"].as_str().unwrap(), kept.join("notes.db").to_str().unwrap()]);
     let refused = cluster.try_cellar(&["etcd", "restore", file, "--yes"]);
     assert_eq!(refused.code, 3, "etcd runs: {}", refused.stderr);
 

@@ -111,8 +111,8 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Endi
     }
     // A run that is there and cannot be read may say that the job has ended: a newer build, or a person, must look.
     let work_has_ended = view.run(record).is_some_and(|run| run.protocol >= Protocol::ENDS_LOST_WORK);
-    let frees_others = (record.parent.is_some() || record.kind().takes_lock()) && work_has_ended;
-    if frees_others && patient {
+    let holds_up_others = record.parent.is_some() || record.kind().takes_lock();
+    if holds_up_others && work_has_ended && patient {
         // Other jobs and the driver of a step do not wait for a cell that may never return. Its work has ended by now
         // (see `claim_times`), unless its build is older than that promise. A cell that returns finds out by itself what to do with its data.
         return Some(failed(
@@ -123,7 +123,8 @@ fn lost(view: &View, observed: &Observations, record: &JobRecord) -> Option<Endi
             look,
         ));
     }
-    if observed.abandoned_for(&record.id) >= LOST_TIMEOUT {
+    let may_be_closed = work_has_ended || !holds_up_others;
+    if may_be_closed && observed.abandoned_for(&record.id) >= LOST_TIMEOUT {
         // A process that takes over what an earlier one of its machine left does so when it begins.
         return Some(failed(
             Code::PoolerRestarted,

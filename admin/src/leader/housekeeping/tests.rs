@@ -275,6 +275,22 @@ fn lost_job_that_the_next_process_of_its_cell_does_not_take_over_is_closed() {
     }
 }
 
+/// A process of such a build may work on after its lease, on another machine that is cut off.
+#[test]
+fn lost_job_that_holds_up_others_is_not_closed_by_another_process_when_its_build_may_work_on() {
+    let mut world = World::new();
+    world.add(record(1, "zone1"));
+    world.begin(1, JobState::Running, false);
+    for run in world.view.runs.values_mut() {
+        run.protocol = Protocol::default();
+    }
+    let status = serde_json::json!({"database": "app", "cell": "zone1", "epoch": "another"});
+    let key = ("app".parse().unwrap(), "zone1".parse().unwrap());
+    world.view.status.insert(key, serde_json::from_value(status).unwrap());
+    world.observe(10 * LOST_TIMEOUT);
+    assert_eq!(world.closures(10), []);
+}
+
 /// A leader that stood still has not seen a claim that came back meanwhile and lapsed again.
 #[test]
 fn nothing_is_concluded_from_the_time_in_which_nobody_looked() {

@@ -1,5 +1,6 @@
 //! `cellar etcd`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,11 +37,16 @@ pub(crate) enum Etcd {
     /// go the records of all jobs and who may do what. Backups of the database are elsewhere and are not in it.
     #[command(after_help = "Examples:
   cellar etcd snapshot /backup/etcd-$(date +%F).db
+  cellar etcd snapshot --keep 14 /backup/etcd     every day, from cron or a timer
   cellar etcd snapshot --from zone1 etcd.db      of the one member that is left")]
     Snapshot {
         /// The file that is written
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Take FILE for a directory: write a file into it that is named after the cluster and the time, and keep so many
+        /// of them. The oldest are deleted, and no other file is
+        #[arg(long, value_name = "COUNT")]
+        keep: Option<NonZeroUsize>,
         /// The cell on whose host is the member that gives it, in a cluster on hosts. It may be without a majority
         #[arg(long, value_name = "CELL")]
         from: Option<CellName>,
@@ -206,8 +212,12 @@ impl Etcd {
                     EtcdHealth::Lost(_) => Err(Failure::EtcdLost),
                 }
             }
-            Self::Snapshot { file, from } => {
-                let written = cluster.etcd_snapshot(&absolute(&file)?, from.as_ref()).await?;
+            Self::Snapshot { file, keep, from } => {
+                let file = absolute(&file)?;
+                let written = match keep {
+                    None => cluster.etcd_snapshot(&file, from.as_ref()).await?,
+                    Some(keep) => cluster.etcd_snapshot_in(&file, keep, from.as_ref()).await?,
+                };
                 global.output.print(&snapshot(&written), |_| snapshot_text(&written))
             }
             Self::Replace { cell, although_it_answers } => {

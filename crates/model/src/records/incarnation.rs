@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::job::id::JobId;
 use crate::records::pooler::Leader;
+use crate::types::code::{Code, Refusal};
 use crate::types::lsn::Timeline;
-use crate::types::name::CellName;
+use crate::types::name::{CellName, DatabaseName};
 
 /// Which copy of a database is the true one.
 ///
@@ -42,6 +43,33 @@ impl Incarnation {
     pub fn is_in_use(&self, leader: Option<&Leader>) -> bool {
         self.timeline.is_none_or(|timeline| leader.is_some_and(|leader| leader.term >= timeline))
     }
+}
+
+/// The refusal of what needs to know the present primary, from the moment at which a restore takes effect until the restored
+/// primary has recorded itself: the recorded one is of a timeline that was left.
+///
+/// # Errors
+/// At such a moment.
+pub fn check_in_use(
+    incarnation: Option<&Incarnation>,
+    leader: Option<&Leader>,
+    database: &DatabaseName,
+) -> Result<(), Refusal> {
+    let Some(made) = incarnation.filter(|incarnation| !incarnation.is_in_use(leader)) else { return Ok(()) };
+    let cell = made.cell.as_ref().map(CellName::to_string).unwrap_or_default();
+    let job = made.job.map(|job| job.to_string()).unwrap_or_default();
+    Err(Refusal::new(
+        Code::RestoreOpen,
+        format!(
+            "restore {job} of {database} took effect in cell {cell}, whose primary has not been recorded yet"
+        ),
+    )
+    .hint(format!(
+        "it records itself when its multipooler runs: `cellar up`, or `cellar host start` there. If {cell} is lost, restore to another cell, with the timeline that is meant: `cellar restore --onto CELL --timeline TIMELINE --primary-is-dead`"
+    ))
+    .about("cell", cell)
+    .about("job", job)
+    .about("database", database))
 }
 
 /// The cells that may have the primary, that of the present incarnation first. The recorded primary is of an earlier one

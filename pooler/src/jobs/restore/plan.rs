@@ -1,15 +1,16 @@
 //! A plan: what a restore would do. The repo is read, the way to the target is chosen, and nothing is changed.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{
-    BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Refusal, RestorePlan, Target,
-    choose, windows,
+    BackupLabel, Code, Database, JobError, JobOutcome, JobSpec, JobState, Leader, Refusal, RestorePlan,
+    Target, Timeline, check_in_use, choose, windows,
 };
 use cellar_topology::EndedJob;
 
 use crate::agent::Agent;
+use crate::instance::incarnation::record;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::locate::locate;
@@ -24,6 +25,12 @@ const WAL_ROOM_SEGMENTS: u64 = 8;
 /// How long pgBackRest may take to read a manifest.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a restored primary is waited for that has not recorded itself yet.
+const PRIMARY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How often it is looked for.
+const PRIMARY_INTERVAL: Duration = Duration::from_millis(200);
+
 /// What replaying one segment takes: a quarter of a second, most of it to fetch the segment.
 const REPLAY_MILLIS_PER_SEGMENT: u128 = 250;
 
@@ -33,13 +40,28 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     Ok(Some(JobOutcome::Plan(plan)))
 }
 
+/// The recorded primary. Where no timeline is named it must be the present one, for which a restore that took effect just
+/// now is waited for: what is latest, or was at a time, would else be sought on the timeline that was left.
+async fn present_leader(context: &JobContext<'_>, named: Option<Timeline>) -> Result<Leader, JobFailure> {
+    let agent = context.agent;
+    let deadline = Instant::now() + PRIMARY_TIMEOUT;
+    loop {
+        let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
+        match check_in_use(Some(&record(agent)), Some(&leader), &agent.database) {
+            Err(refusal) if named.is_none() && Instant::now() >= deadline => return Err(refusal.into()),
+            Err(_) if named.is_none() => context.pause(PRIMARY_INTERVAL).await?,
+            _ => return Ok(leader),
+        }
+    }
+}
+
 async fn plan(context: &mut JobContext<'_>) -> Result<RestorePlan, JobFailure> {
     let JobSpec::Plan(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a restore").into());
     };
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
-    let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
+    let leader = present_leader(context, params.timeline).await?;
     context.progress("reading the repo").await;
     let repo = Repo::open(agent, &database, &card).await?;
     let written = written(agent, &card).await;

@@ -22,7 +22,7 @@ use crate::disk::{free_bytes, write_refusal};
 use crate::instance::held_wal::HeldWal;
 use crate::instance::held_wal::held_wal;
 use crate::instance::hold::Hold;
-use crate::instance::incarnation::Mark;
+use crate::instance::incarnation::{Mark, record};
 use crate::instance::received_wal;
 use crate::instance::restore_target::Origin;
 use crate::instance::round::report_state;
@@ -191,7 +191,9 @@ async fn make_copy(
     }
     let recovered = begun.elapsed();
     context.progress("promoting").await;
-    let taken = timelines_taken(timeline, agent.leader().map(|leader| leader.term));
+    // That of a restored primary that has not recorded itself, too: nobody has archived its history.
+    let recorded = agent.leader().map(|leader| leader.term).max(record(agent).timeline);
+    let taken = timelines_taken(timeline, recorded);
     for taken in &taken {
         match repo.history(*taken).await {
             Err(error) if error.code == Code::WalMissing => note_timeline(&copy.data, *taken)

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::decide::primary_fence;
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
+use crate::records::incarnation::check_in_use;
 use crate::records::job::id::JobId;
 use crate::records::job::record::{Job, JobRecord};
 use crate::records::job::run::JobState;
@@ -144,6 +145,8 @@ pub fn plan_confirm(
     if let Some((db, cell)) = open_restore(snapshot, subject).or_else(|| made().filter(|_| job.is_none())) {
         check_database(request, db, subject)?;
         snapshot.database(Some(db))?;
+        // Nobody has seen the restored primary run, and the old data is the only way back from a copy that does not.
+        check_in_use(snapshot.incarnations.get(db), snapshot.leaders.get(db), db)?;
         return Ok(request.record(JobSpec::Confirm(subject), db, cell, id, now));
     }
     let job = job.ok_or_else(|| unknown_restore(subject))?;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::decide::request::JobRequest;
 use crate::decide::snapshot::Snapshot;
 use crate::records::drill::DrillParams;
+use crate::records::incarnation::check_in_use;
 use crate::records::job::id::JobId;
 use crate::records::job::record::JobRecord;
 use crate::records::job::spec::JobSpec;
@@ -43,6 +44,8 @@ pub fn plan_expire(
     let database = snapshot.database(request.database.as_ref())?;
     let db = &database.name;
     snapshot.not_fenced(db)?;
+    // What leads to the timeline of the recorded primary would be kept, and what leads to the present deleted.
+    check_in_use(snapshot.incarnations.get(db), snapshot.leaders.get(db), db)?;
     let open = snapshot.incarnations.get(db).filter(|incarnation| incarnation.kept_in.is_some());
     if let (false, Some(restore)) = (params.dry_run, open.and_then(|incarnation| incarnation.job)) {
         return Err(Refusal::new(

@@ -79,6 +79,32 @@ fn restored_primary_that_has_not_recorded_itself_counts_as_the_primary() {
     assert_eq!((dead.cell.as_str(), dead.also.unwrap().as_str()), ("zone2", "zone1"));
 }
 
+/// The recorded primary is of a timeline that was left: by it an expiry would delete what leads to the present one.
+#[test]
+fn nothing_is_deleted_until_the_restored_primary_has_recorded_itself() {
+    let world = made(World::healthy());
+    let decide = |term: u32| {
+        let mut snapshot = world.snapshot();
+        let incarnations = restored_in_zone2();
+        let mut leaders = snapshot.leaders.clone();
+        for leader in leaders.values_mut() {
+            leader.term = Timeline::new(term);
+        }
+        (snapshot.incarnations, snapshot.leaders) = (&incarnations, &leaders);
+        let expire =
+            plan_expire(&snapshot, &whole(None), &ExpireParams::default(), job_id(1), Timestamp::UNIX_EPOCH);
+        let confirm =
+            plan_confirm(&snapshot, &whole(None), job_id(7), None, &[], job_id(1), Timestamp::UNIX_EPOCH);
+        [expire, confirm].map(|decided| decided.map_err(|refusal| (refusal.code, refusal.to_string())))
+    };
+    for decided in decide(8) {
+        let (code, text) = decided.unwrap_err();
+        assert_eq!(code, Code::RestoreOpen);
+        assert!(text.contains("took effect in cell zone2"), "{text}");
+    }
+    assert!(decide(9).iter().all(Result::is_ok));
+}
+
 #[test]
 fn replacing_the_data_is_refused_when_a_standby_streams_from_a_silent_primary() {
     for request in [whole(None), vouching()] {
