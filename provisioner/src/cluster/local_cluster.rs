@@ -235,4 +235,23 @@ impl Cluster {
         );
         Self::assemble(layout, state.unwrap()).unwrap()
     }
+
+    /// The operator's directory of a cluster whose hosts lead nowhere, with the certificates and the bundles of all.
+    pub(crate) fn on_hosts(directory: &std::path::Path, cells: &[&str]) -> Self {
+        let mut cluster = Self::sample(directory, cells);
+        for cell in &mut cluster.state.cells {
+            cell.host = Some(CellHost {
+                host: format!("{}.invalid", cell.name).parse().unwrap(),
+                listen: "0.0.0.0".parse().unwrap(),
+                directory: "/var/lib/cellar/demo".into(),
+                etcd: true,
+                multiadmin: true,
+            });
+        }
+        let _ = cluster.authority().unwrap();
+        std::fs::create_dir_all(cluster.layout.state()).unwrap();
+        let cells: Vec<_> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+        let _ = cluster.issue_bundles(&cells, false).unwrap();
+        cluster
+    }
 }

@@ -39,6 +39,7 @@ impl ProvisionError {
             | Self::RepositoryInside { .. }
             | Self::EtcdRuns { .. }
             | Self::EtcdWorks { .. }
+            | Self::RestoreUnsettled { .. }
             | Self::MemberStays { .. }
             | Self::OtherEtcdData { .. }
             | Self::OnHosts { .. }
@@ -93,7 +94,7 @@ impl ProvisionError {
             ),
             Self::Bundle { hint, .. } => Some((*hint).to_owned()),
             Self::HostsBehind { .. } => Some(
-                "install the bundle of each host that is named (bundles/CELL.bundle in the operator's directory), then repeat the command: it goes on. If a thief has one of them, switch it off: a host of which nothing answers is not waited for"
+                "install the bundle of each host that is named (bundles/CELL.bundle in the operator's directory) and start what does not run there (`cellar host start`), then repeat the command: it goes on. If a thief has one of them, switch it off: a host of which nothing answers is not waited for"
                     .to_owned(),
             ),
             Self::UpgradeRefused { hint, .. } => Some(hint.clone()),
@@ -137,6 +138,10 @@ impl ProvisionError {
             )),
             Self::EtcdWorks { .. } => Some(
                 "there is nothing to restore: `cellar etcd status` shows the members, `cellar etcd replace` replaces one; if all of its data is of no use, end etcd on the hosts first"
+                    .to_owned(),
+            ),
+            Self::RestoreUnsettled { .. } => Some(
+                "install the bundles that were issued with the restore (docs/runbooks/lost-etcd.md), or start etcd as it was before; then `cellar cluster wait`, and repeat the command. `cellar etcd restore` issues all bundles again"
                     .to_owned(),
             ),
             Self::BadSnapshot { .. } => Some("look at etcd (`cellar etcd status`) and repeat the command".to_owned()),

@@ -179,6 +179,12 @@ pub enum ProvisionError {
         /// The operator's directory of the cluster.
         dir: PathBuf,
     },
+    /// A restore of etcd was prepared, and it is not known whether it was installed.
+    #[error("a restore of etcd was prepared in {}, and etcd does not answer whether its members began with it: no bundles are issued, as they might make a member begin anew that must not", dir.display())]
+    RestoreUnsettled {
+        /// The operator's directory of the cluster.
+        dir: PathBuf,
+    },
     /// A snapshot of etcd did not arrive whole.
     #[error("the snapshot of etcd is not whole: {reason}; {} was not written", path.display())]
     BadSnapshot {

@@ -1,7 +1,7 @@
 //! `cellar cluster diff` and `cellar cluster apply`: a running cluster on hosts becomes as its specification says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::{GetDatabaseRequest, ListCellsRequest};
@@ -21,12 +21,14 @@ use crate::spec::cluster_spec::ClusterSpec;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What was done.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Applied {
     /// The cluster as it is now, and the bundles that are to be installed.
     pub issued: Bundles,
     /// The cells that were removed: what runs on their hosts is to be ended there.
     pub removed: Vec<CellName>,
+    /// Why the next change was not made, and with it those after it.
+    pub failed: Option<ProvisionError>,
 }
 
 /// How a specification differs from the cluster in the operator's directory. Changes nothing.
@@ -49,25 +51,50 @@ pub async fn compare_hosts_with(dir: &Path, spec: &ClusterSpec) -> Result<Differ
     let topology: BTreeSet<CellName> = cells.iter().filter_map(|cell| cell.name.parse().ok()).collect();
     // What counts is the record, and a run that was interrupted has written it and not the state, or neither.
     let request = GetDatabaseRequest { name: cluster.state.database.to_string() };
-    let database = admin.get_database(request).await?.into_inner().database;
-    let retention = database.and_then(|database| database.retention).map(|retention| retention.full);
+    let view = admin.get_database(request).await?.into_inner();
+    let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
+    let retention = view.database.and_then(|database| database.retention).map(|retention| retention.full);
     let mut present = cluster.state;
     present.retention_full = retention;
-    Ok(differences(&wanted, &spec.says_etcd, &present, &topology))
+    Ok(differences(&wanted, &spec.says_etcd, &present, &topology, primary.as_ref()))
 }
 
 /// Makes the cluster so. Repeating it, after a comparison, finishes one that was interrupted.
 ///
 /// # Errors
-/// Before anything is changed: when a difference cannot be removed, or a host's name leads nowhere. Later: as the command
-/// that makes the change on its own.
+/// Before anything is changed: when a difference cannot be removed, a host's name leads nowhere, or etcd needs the member of a
+/// cell that is to leave. When the first change fails: as the command that makes it on its own; a later failure comes with
+/// what was done before.
 pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> Result<Applied> {
     if !wanted.refused.is_empty() {
         return Err(ProvisionError::Preflight(wanted.refused.iter().map(Finding::from).collect()));
     }
-    check_new_names(&Cluster::open(dir)?, wanted)?;
-    let (mut bundles, mut removed) = (BTreeMap::new(), Vec::new());
+    let cluster = Cluster::open(dir)?;
+    check_new_names(&cluster, wanted)?;
     for change in &wanted.changes {
+        if let Change::RemoveCell { cell } = change {
+            cluster.check_etcd_without(cell).await?;
+        }
+    }
+    let (mut done, mut failed) = (Done::default(), None);
+    for change in &wanted.changes {
+        if let Err(error) = done.make(dir, change, steps).await {
+            failed = Some(error);
+            break;
+        }
+    }
+    done.end(dir, failed)
+}
+
+/// What was done so far.
+#[derive(Default)]
+struct Done {
+    bundles: BTreeMap<CellName, PathBuf>,
+    removed: Vec<CellName>,
+}
+
+impl Done {
+    async fn make(&mut self, dir: &Path, change: &Change, steps: &Steps) -> Result<()> {
         match change {
             Change::Retention { to, .. } => {
                 keep_full_backups(dir, *to, steps).await?;
@@ -75,19 +102,29 @@ pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> 
             }
             Change::AddCell { cell, host } => {
                 let (_, issued) = add_cell_on_host(dir, cell, host.clone(), steps).await?;
-                bundles.extend(issued.bundles);
+                self.bundles.extend(issued.bundles);
             }
             Change::RemoveCell { cell } => {
                 let done = remove_cell_on_host(dir, cell, steps).await?;
-                bundles.extend(done.bundles.into_iter().flat_map(|issued| issued.bundles));
-                removed.push(cell.clone());
+                self.bundles.extend(done.bundles.into_iter().flat_map(|issued| issued.bundles));
+                self.removed.push(cell.clone());
             }
         }
+        Ok(())
     }
-    let cluster = Cluster::open(dir)?;
-    // A bundle may have been issued for a host that left afterwards.
-    bundles.retain(|cell, _| cluster.state.cell(cell).is_some());
-    Ok(Applied { issued: Bundles { cluster, bundles }, removed })
+
+    /// The result. What people are to do on hosts is told also when a later change has failed.
+    fn end(self, dir: &Path, failed: Option<ProvisionError>) -> Result<Applied> {
+        let Self { mut bundles, removed } = self;
+        let (cluster, failed) = match (Cluster::open(dir), failed) {
+            (_, Some(error)) if bundles.is_empty() && removed.is_empty() => return Err(error),
+            (Ok(cluster), failed) => (cluster, failed),
+            (Err(_), Some(error)) | (Err(error), None) => return Err(error),
+        };
+        // A bundle may have been issued for a host that left afterwards.
+        bundles.retain(|cell, _| cluster.state.cell(cell).is_some());
+        Ok(Applied { issued: Bundles { cluster, bundles }, removed, failed })
+    }
 }
 
 /// All new hosts are looked up before the first change.
@@ -106,7 +143,41 @@ fn check_new_names(cluster: &Cluster, wanted: &Differences) -> Result<()> {
 async fn keep_full_backups(dir: &Path, count: u32, steps: &Steps) -> Result<()> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     cluster.state.retention_full = Some(count);
-    // First the record, which counts: the state alone would hide that there is still a difference.
-    cluster.record_retention(&cluster.store().await?).await?;
-    cluster.state.save(&cluster.layout)
+    // First the state: from it `cellar cluster wait` writes the record, and would undo what only that has. A comparison goes
+    // by the record, so an interruption hides nothing.
+    cluster.state.save(&cluster.layout)?;
+    cluster.record_retention(&cluster.store().await?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::ClusterState;
+
+    #[test]
+    fn what_was_done_is_told_also_when_a_later_change_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let _ = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
+        let error = || ProvisionError::HalfRemoved { cell: "zone3".to_owned() };
+        let bundles = ["zone2", "zone3"].map(|cell| (cell.parse().unwrap(), PathBuf::from(cell)));
+        let done = Done { bundles: bundles.into(), removed: vec!["zone3".parse().unwrap()] };
+        let applied = done.end(dir.path(), Some(error())).unwrap();
+        assert!(matches!(applied.failed, Some(ProvisionError::HalfRemoved { .. })), "{applied:?}");
+        let cells: Vec<_> = applied.issued.bundles.keys().map(CellName::as_str).collect();
+        assert_eq!(cells, ["zone2"], "zone3 is not in the cluster");
+        assert_eq!(applied.removed.len(), 1);
+        Done::default().end(dir.path(), Some(error())).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn change_of_the_retention_that_is_interrupted_is_not_undone_by_the_next_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
+        cluster.state.retention_full = Some(7);
+        cluster.state.save(&cluster.layout).unwrap();
+        // No etcd answers.
+        keep_full_backups(dir.path(), 14, &Steps::new(|_, _| {})).await.unwrap_err();
+        let state = ClusterState::load(&cluster.layout).unwrap().unwrap();
+        assert_eq!(state.retention_full, Some(14), "the next wait records what the state says");
+    }
 }

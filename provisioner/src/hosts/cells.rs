@@ -31,6 +31,7 @@ pub async fn add_cell_on_host(
     steps: &Steps,
 ) -> Result<(Cell, Bundles)> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    cluster.require_settled_restore(steps).await?;
     // What is known of the cell stands: whether etcd has a member there is not this command's to change.
     let host = match cluster.state.cell(name) {
         None => host,
@@ -119,6 +120,7 @@ pub struct RemovedHost {
 /// changed then.
 pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> Result<RemovedHost> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
+    cluster.require_settled_restore(steps).await?;
     let host = cluster.state.cell(name).and_then(|cell| cell.host.clone());
     let other_admin =
         |cell: &LocalCell| cell.name != *name && cell.host.as_ref().is_some_and(|host| host.multiadmin);

@@ -95,12 +95,13 @@ impl Differences {
 }
 
 /// Compares what is specified with what the operator's directory has, and with the cells that are in the topology.
-/// `says_etcd` are the cells of which the specification says whether they have an etcd member.
+/// `says_etcd` are the cells of which the specification says whether they have an etcd member, `primary` is the recorded one.
 pub(crate) fn differences(
     wanted: &ClusterState,
     says_etcd: &BTreeSet<CellName>,
     recorded: &ClusterState,
     topology: &BTreeSet<CellName>,
+    primary: Option<&CellName>,
 ) -> Differences {
     let mut found = Differences { refused: of_cluster(wanted, recorded), ..Differences::default() };
     if let Some(to) = wanted.retention_full.filter(|_| wanted.retention_full != recorded.retention_full) {
@@ -134,8 +135,45 @@ pub(crate) fn differences(
             }
         }
     }
-    let gone = recorded.cells.iter().filter(|cell| wanted.cell(&cell.name).is_none());
-    found.changes.extend(gone.map(|cell| Change::RemoveCell { cell: cell.name.clone() }));
+    let known = recorded.cells.iter().map(|cell| &cell.name);
+    // A cell whose addition was interrupted is in the topology alone.
+    let unknown = topology.iter().filter(|cell| recorded.cell(cell).is_none());
+    let gone = known.chain(unknown).filter(|cell| wanted.cell(cell).is_none());
+    let gone: Vec<&CellName> = gone.collect();
+    found.refused.extend(must_stay(&gone, recorded, primary));
+    found.changes.extend(gone.into_iter().map(|cell| Change::RemoveCell { cell: cell.clone() }));
+    found
+}
+
+/// Those of the cells that are to leave which cannot: known now, before other changes have been made.
+fn must_stay(gone: &[&CellName], recorded: &ClusterState, primary: Option<&CellName>) -> Vec<Remaining> {
+    let stays = |cell: &CellName, present: &str, hint: &str| Remaining {
+        field: format!("cells.{cell}"),
+        present: present.to_owned(),
+        wanted: "no such cell".to_owned(),
+        hint: hint.to_owned(),
+    };
+    let has_multiadmin = |cell: &LocalCell| cell.host.as_ref().is_some_and(|host| host.multiadmin);
+    let stays_with_one = |cell: &LocalCell| has_multiadmin(cell) && !gone.contains(&&cell.name);
+    // One that is new is not installed yet, and nothing else would remove a cell then.
+    let is_one_left = recorded.cells.iter().any(stays_with_one);
+    let mut found = Vec::new();
+    for cell in gone {
+        if primary == Some(*cell) {
+            found.push(stays(
+                cell,
+                "the primary",
+                "promote another cell first (docs/runbooks/lost-cell.md), then repeat this",
+            ));
+        }
+        if !is_one_left && recorded.cell(cell).is_some_and(has_multiadmin) {
+            found.push(stays(
+                cell,
+                "on one of the only hosts with a multiadmin",
+                "keep it in the specification until the host of another cell with a multiadmin is installed and started",
+            ));
+        }
+    }
     found
 }
 
@@ -224,7 +262,7 @@ mod tests {
     }
 
     fn compare(spec: &ClusterSpec, recorded: &ClusterState) -> Differences {
-        differences(&state(spec), &spec.says_etcd, recorded, &names(recorded))
+        differences(&state(spec), &spec.says_etcd, recorded, &names(recorded), None)
     }
 
     fn zone4(more: &str) -> String {
@@ -300,12 +338,56 @@ mod tests {
     }
 
     #[test]
+    fn cells_that_cannot_leave_are_known_before_anything_is_changed() {
+        let says = format!("{}\nmultiadmin = false", CELLS.trim_end());
+        let recorded = state(&spec("", "", &says));
+        let only = |kept: &str| {
+            let kept = spec("", "retention_full = 14", kept);
+            differences(
+                &state(&kept),
+                &kept.says_etcd,
+                &recorded,
+                &names(&recorded),
+                Some(&"zone1".parse().unwrap()),
+            )
+        };
+        let blocks: Vec<String> =
+            says.split("[[cells]]").skip(1).map(|block| format!("[[cells]]{block}")).collect();
+        let found = only(&blocks[1..].concat());
+        let fields: Vec<_> = found.refused.iter().map(|each| (&*each.field, &*each.present)).collect();
+        assert_eq!(fields, [("cells.zone1", "the primary")], "{found:?}");
+        // Both multiadmins would go, and that of a new cell is not installed.
+        let zone4 = "[[cells]]\nname = \"zone4\"\nhost = \"db4.example.org\"\n";
+        let found = only(&format!("{}\n{zone4}", blocks[2]));
+        let fields: Vec<_> = found.refused.iter().map(|each| each.field.as_str()).collect();
+        assert_eq!(fields, ["cells.zone1", "cells.zone1", "cells.zone2"], "{found:?}");
+        // One stays.
+        assert_eq!(only(&[&*blocks[0], &*blocks[2]].concat()).refused, []);
+    }
+
+    #[test]
+    fn cell_whose_addition_was_interrupted_is_removed_or_added_as_specified() {
+        let recorded = state(&spec("", "", CELLS));
+        let zone4_name: CellName = "zone4".parse().unwrap();
+        let mut topology = names(&recorded);
+        topology.insert(zone4_name.clone());
+        let compare =
+            |spec: &ClusterSpec| differences(&state(spec), &spec.says_etcd, &recorded, &topology, None);
+        assert_eq!(compare(&spec("", "", CELLS)).changes, [Change::RemoveCell { cell: zone4_name.clone() }]);
+        let found = compare(&spec("", "", &zone4("")));
+        assert!(
+            matches!(&found.changes[..], [Change::AddCell { cell, .. }] if *cell == zone4_name),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn cell_whose_removal_was_interrupted_is_neither_there_nor_added() {
         let spec = spec("", "", CELLS);
         let recorded = state(&spec);
         let mut topology = names(&recorded);
         topology.retain(|cell| cell.as_str() != "zone3");
-        let found = differences(&state(&spec), &spec.says_etcd, &recorded, &topology);
+        let found = differences(&state(&spec), &spec.says_etcd, &recorded, &topology, None);
         assert!(found.changes.is_empty(), "{found:?}");
         assert!(found.refused[0].hint.contains("`cellar cells remove zone3`"), "{found:?}");
     }

@@ -47,7 +47,7 @@ pub async fn replace_etcd_on_host(
     let Some(member) = cluster.etcd_peer(cell)? else {
         return Err(refused(cell, "its host has no etcd member; `cellar etcd status` lists them"));
     };
-    let _ = cluster.settle_restore(steps).await?;
+    cluster.require_settled_restore(steps).await?;
     let etcd = cluster.etcd().await?;
     let joining = replace_etcd_member(&etcd, &member, although_it_answers).await?;
     let id = format!("{:x}", joining.id);
@@ -65,7 +65,7 @@ pub async fn replace_etcd_on_host(
 /// When the host has a member, or too few of the others answer.
 pub async fn add_etcd_on_host(dir: &Path, cell: &CellName, steps: &Steps) -> Result<Bundles> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
-    let _ = cluster.settle_restore(steps).await?;
+    cluster.require_settled_restore(steps).await?;
     let port = cluster.port(Ports::ETCD_PEER)?;
     let etcd = cluster.etcd().await?;
     let Some(host) = cluster.state.cells.iter_mut().find(|known| known.name == *cell) else {

@@ -110,6 +110,19 @@ impl Cluster {
         Ok(is_taken_back)
     }
 
+    /// The same, before bundles are issued: as long as it is not known whether the members began with the restore, they might
+    /// make one begin anew whose data is there and in use.
+    ///
+    /// # Errors
+    /// When that is not known because etcd does not answer, too.
+    pub(super) async fn require_settled_restore(&mut self, steps: &Steps) -> Result<()> {
+        let _ = self.settle_restore(steps).await?;
+        match self.state.former_etcd.is_empty() {
+            true => Ok(()),
+            false => Err(ProvisionError::RestoreUnsettled { dir: self.layout.root().to_owned() }),
+        }
+    }
+
     /// Takes what the members began with from what etcd's data says; whether the last restore is taken back.
     fn decide_restore(&mut self, found: Option<uuid::Uuid>) -> bool {
         let former = std::mem::take(&mut self.state.former_etcd);
@@ -145,12 +158,15 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::cluster::cell_host::CellHost;
+    use crate::hosts::cells::remove_cell_on_host;
+    use crate::hosts::init::bundle_hosts;
+    use crate::hosts::revoke::revoke_on_hosts;
 
     fn on_hosts(dir: &Path) -> Cluster {
         let mut cluster = Cluster::sample(dir, &["zone1", "zone2"]);
         for cell in &mut cluster.state.cells {
             cell.host = Some(CellHost {
-                host: format!("{}.test", cell.name).parse().unwrap(),
+                host: format!("{}.invalid", cell.name).parse().unwrap(),
                 listen: "0.0.0.0".parse().unwrap(),
                 directory: "/var/lib/cellar/demo".into(),
                 etcd: true,
@@ -186,6 +202,33 @@ mod tests {
         let last = cluster.state.etcd_origins.clone();
         assert!(!cluster.decide_restore(Some(two)));
         assert_eq!((cluster.state.etcd_origins, cluster.state.former_etcd.len()), (last, 0));
+    }
+
+    #[tokio::test]
+    async fn no_bundle_is_issued_while_it_is_not_known_whether_a_restore_was_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = on_hosts(dir.path());
+        let cells: Vec<_> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
+        let _ = cluster.authority().unwrap();
+        std::fs::create_dir_all(cluster.layout.state()).unwrap();
+        let _ = cluster.issue_bundles(&cells, false).unwrap();
+        cluster.adopt_restore(uuid::Uuid::from_u128(1), "00ff");
+        cluster.state.save(&cluster.layout).unwrap();
+        let bundle = || std::fs::read(cluster.bundle_path(&cells[0])).unwrap();
+        let (before, steps) = (bundle(), Steps::new(|_, _| {}));
+        let refused = [
+            bundle_hosts(dir.path(), &[], false, &steps).await.map(drop),
+            bundle_hosts(dir.path(), &cells[..1], true, &steps).await.map(drop),
+            remove_cell_on_host(dir.path(), &cells[0], &steps).await.map(drop),
+            revoke_on_hosts(dir.path(), "00ff", Duration::from_secs(5), &steps).await.map(drop),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, ProvisionError::RestoreUnsettled { .. }), "{error:?}");
+            assert!(error.hint().unwrap().contains("`cellar cluster wait`"), "{error:?}");
+        }
+        assert_eq!(bundle(), before);
+        assert_eq!(Cluster::open(dir.path()).unwrap().state.revoking, None);
     }
 
     #[test]

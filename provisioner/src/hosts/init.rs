@@ -173,6 +173,7 @@ pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles>
     let mut cluster = Cluster::assemble(layout, state)?;
     // Ports above 65535 and paths that pgBackRest would misread, before anything is written.
     cluster.check_members()?;
+    cluster.require_settled_restore(steps).await?;
     if let Some(secret) = &options.passphrase {
         cluster.remember_passphrase(secret)?;
     }
@@ -227,6 +228,7 @@ pub async fn bundle_hosts(dir: &Path, cells: &[CellName], new_keys: bool, steps:
             reason: "the cluster has no cell of that name".to_owned(),
         });
     }
+    cluster.require_settled_restore(steps).await?;
     let named = match cells {
         [] => cluster.state.cells.iter().map(|cell| cell.name.clone()).collect(),
         cells => cells.to_vec(),

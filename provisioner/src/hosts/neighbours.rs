@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellar_model::{CellName, Key, Keyspace, Leader, PoolerStatus, Ports};
-use cellar_tls::{CA_CERTIFICATE, ClientTls, SERVER_KEY};
+use cellar_tls::{CA_CERTIFICATE, ClientTls, ProbeProtocol, SERVER_KEY};
 use cellar_topology::{EtcdEndpoint, EtcdKv, Store, StoreError};
 
 use crate::certificates::sets::POOLER_CERTIFICATE;
@@ -121,7 +121,9 @@ impl Neighbours {
     /// Whether this host's multiadmin answers and lets its own host's pooler in: it listens once it has asked etcd.
     pub(crate) async fn probe_multiadmin(&self) -> std::result::Result<(), String> {
         let port = self.cluster.port(Ports::ADMIN_GRPC).map_err(|error| error.to_string())?;
-        probe_server(self.cluster.host_of(&self.cell), port, &self.client).await?.accepted
+        probe_server(self.cluster.host_of(&self.cell), port, ProbeProtocol::Grpc, &self.client)
+            .await?
+            .accepted
     }
 
     /// What is not well on other hosts.

@@ -16,7 +16,7 @@ use crate::cluster::state::Revoking;
 use crate::cluster::steps::Steps;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
-use crate::hosts::in_use::Behind;
+use crate::hosts::in_use::{Behind, unknown_use};
 use crate::hosts::init::{Bundles, bundle_hosts};
 use crate::renewal::revocation::is_compromised;
 
@@ -29,6 +29,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long nothing of a host must have answered before it counts as off: longer than a program takes to be started again,
 /// and than the lease of its multipooler's report lasts.
 const OFF_AFTER: Duration = Duration::from_secs(30);
+
+/// How often nothing of a host must have answered before it counts as off: one look may be at a bad moment.
+const OFF_LOOKS: u32 = 2;
 
 /// How long the end of a revocation may take, whatever is left of the command's time: it must not stop half way.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
@@ -73,7 +76,7 @@ pub async fn revoke_on_hosts(
     steps: &Steps,
 ) -> Result<RevokedOnHosts> {
     let mut wait = Wait::new(Instant::now() + timeout, steps);
-    let mut lacking = Vec::new();
+    let (mut lacking, mut has_ended) = (Vec::new(), false);
     loop {
         let (mut cluster, lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
         let serial = cluster.revocable(serial)?;
@@ -84,6 +87,8 @@ pub async fn revoke_on_hosts(
             }
             return Ok(RevokedOnHosts { serial, lacking });
         }
+        // Before anything is recorded that could not go on.
+        cluster.require_settled_restore(steps).await?;
         match &cluster.state.revoking {
             Some(revoking) if !revoking.serials.contains(&serial) => wait.tell(&format!(
                 "a revocation that was begun before comes first: {}",
@@ -91,8 +96,9 @@ pub async fn revoke_on_hosts(
             )),
             Some(_) => {}
             None if cluster.revoked()?.contains_key(&serial) => {
-                if lacking.is_empty() && cluster.is_revoked_already(&serial, steps).await? {
-                    lacking = cluster.lacking(&cluster.hosts_behind(&cluster.store().await?).await?);
+                // What this run has ended is published, and looked at.
+                if !has_ended && cluster.is_revoked_already(&serial, steps).await? {
+                    lacking = cluster.lacking_now().await;
                 }
                 return Ok(RevokedOnHosts { serial, lacking });
             }
@@ -113,7 +119,28 @@ pub async fn revoke_on_hosts(
             continue;
         }
         let ended = cluster.end_on_hosts(&revoking, &behind, steps).await;
-        lacking.extend(wait.unless_etcd_is_silent(ended).await?.unwrap_or_default());
+        if let Some(found) = wait.unless_etcd_is_silent(ended).await? {
+            lacking.extend(found);
+            has_ended = true;
+        }
+    }
+}
+
+/// How long nothing of a host has answered.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    since: Instant,
+    last: Instant,
+    looks: u32,
+}
+
+impl Silence {
+    /// With another look now. Two that follow each other at once are one.
+    fn again(self, now: Instant) -> Self {
+        match now.saturating_duration_since(self.last) >= POLL_INTERVAL {
+            true => Self { last: now, looks: self.looks + 1, ..self },
+            false => self,
+        }
     }
 }
 
@@ -121,8 +148,8 @@ pub async fn revoke_on_hosts(
 struct Wait<'a> {
     deadline: Instant,
     steps: &'a Steps,
-    /// Since when nothing of a host has answered.
-    silent_since: BTreeMap<CellName, Instant>,
+    /// The hosts of which nothing has answered at the last look.
+    silent: BTreeMap<CellName, Silence>,
     /// When the hosts were looked at first.
     first_look: Option<Instant>,
     told: BTreeSet<String>,
@@ -130,8 +157,8 @@ struct Wait<'a> {
 
 impl<'a> Wait<'a> {
     fn new(deadline: Instant, steps: &'a Steps) -> Self {
-        let (silent_since, told) = (BTreeMap::new(), BTreeSet::new());
-        Self { deadline, steps, silent_since, first_look: None, told }
+        let (silent, told) = (BTreeMap::new(), BTreeSet::new());
+        Self { deadline, steps, silent, first_look: None, told }
     }
 
     fn tell(&mut self, text: &str) {
@@ -145,6 +172,7 @@ impl<'a> Wait<'a> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(ProvisionError::Store(error)) if error.is_retryable() && Instant::now() < self.deadline => {
+                self.note_failed_look();
                 self.tell(&format!("waiting for etcd: {error}"));
                 tokio::time::sleep(POLL_INTERVAL).await;
                 Ok(None)
@@ -153,21 +181,31 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// Notes that what a host did meanwhile is not known.
+    fn note_failed_look(&mut self) {
+        self.silent.clear();
+    }
+
     /// Notes which hosts are silent now.
     fn note(&mut self, behind: &BTreeMap<CellName, Behind>, now: Instant) {
         let _ = self.first_look.get_or_insert(now);
         let is_silent = |cell: &CellName| behind.get(cell).is_some_and(Behind::is_silent);
-        self.silent_since.retain(|cell, _| is_silent(cell));
+        self.silent.retain(|cell, _| is_silent(cell));
         for cell in behind.keys().filter(|cell| is_silent(cell)) {
-            self.silent_since.entry(cell.clone()).or_insert(now);
+            let first = Silence { since: now, last: now, looks: 1 };
+            self.silent
+                .entry(cell.clone())
+                .and_modify(|silence| *silence = silence.again(now))
+                .or_insert(first);
         }
     }
 
     /// Whether a host counts as off: nothing of it has answered for long enough, or at no time before the deadline.
     fn is_off(&self, cell: &CellName, now: Instant) -> bool {
-        self.silent_since.get(cell).is_some_and(|since| {
-            now.saturating_duration_since(*since) >= OFF_AFTER
-                || now >= self.deadline && Some(*since) == self.first_look
+        self.silent.get(cell).is_some_and(|silence| {
+            let is_long = now.saturating_duration_since(silence.since) >= OFF_AFTER;
+            let is_always = now >= self.deadline && Some(silence.since) == self.first_look;
+            silence.looks >= OFF_LOOKS && (is_long || is_always)
         })
     }
 
@@ -206,39 +244,55 @@ impl Cluster {
     /// Issues what hosts need in the place of what is to be revoked. Repeating it changes nothing.
     async fn prepare_revocation(&mut self, wait: &mut Wait<'_>) -> Result<()> {
         let Some(mut revoking) = self.state.revoking.clone() else { return Ok(()) };
+        for Finding { message, hint } in self.unissued() {
+            wait.tell(&format!("{message}; {}", hint.unwrap_or_default()));
+        }
         let (ca, store) = (Ca::load(&self.layout.ca())?, self.store().await?);
         self.accept_both_names(&store, &revoking, wait.deadline, wait.steps).await;
         self.rename_users(&store).await?;
         self.reissue_renamed(&revoking, &ca)?;
         self.replace_compromised(&mut revoking, &ca, wait.steps)?;
-        self.renew_bundles(&self.concerned(&revoking))
+        self.renew_bundles(&self.concerned(&revoking)?, wait.steps).await
     }
 
     /// Issues the bundles of these cells that do not hold what their hosts are to have: what an earlier run has issued may
     /// be on its way.
-    fn renew_bundles(&mut self, cells: &[CellName]) -> Result<()> {
+    async fn renew_bundles(&mut self, cells: &[CellName], steps: &Steps) -> Result<()> {
         let lacking: Vec<CellName> =
             cells.iter().filter(|cell| !self.is_bundle_current(cell)).cloned().collect();
         if !lacking.is_empty() {
+            // Hosts may have been waited for meanwhile, and a restore been prepared.
+            self.require_settled_restore(steps).await?;
             let _ = self.issue_bundles(&lacking, false)?;
         }
         Ok(())
     }
 
-    /// The cells whose hosts get other certificates: all, when a name changes.
-    fn concerned(&self, revoking: &Revoking) -> Vec<CellName> {
+    /// The cells whose hosts may use what is revoked until they have other certificates: all, when a name changes. None of
+    /// those that are being removed or added: nothing is issued for them.
+    pub(super) fn concerned(&self, revoking: &Revoking) -> Result<Vec<CellName>> {
+        let mut directories = revoking.replaced.clone();
+        for set in self.certificate_sets()? {
+            // Its key may have been replaced before the revocation began; its host has the old one until it has the bundle.
+            let had = set.known()?;
+            if had
+                .iter()
+                .any(|one| revoking.keys.contains(&one.public_key) || revoking.serials.contains(&one.serial))
+            {
+                directories.insert(set.directory);
+            }
+        }
         let is_concerned = |cell: &CellName| {
             let own = self.for_host(cell).root().to_owned();
-            revoking.former_name.is_some()
-                || revoking.replaced.iter().any(|directory| directory.starts_with(&own))
+            revoking.former_name.is_some() || directories.iter().any(|directory| directory.starts_with(&own))
         };
         let on_hosts = self.state.cells.iter().filter(|cell| cell.host.is_some()).map(|cell| &cell.name);
-        on_hosts.filter(|cell| is_concerned(cell)).cloned().collect()
+        Ok(on_hosts.filter(|cell| is_concerned(cell) && self.has_files_of(cell)).cloned().collect())
     }
 
     /// The concerned hosts that are not known to use what was issued for them last.
     async fn concerned_behind(&self, revoking: &Revoking) -> Result<BTreeMap<CellName, Behind>> {
-        let concerned = self.concerned(revoking);
+        let concerned = self.concerned(revoking)?;
         if concerned.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -256,17 +310,23 @@ impl Cluster {
     ) -> Result<Vec<Finding>> {
         self.shut_out(revoking, Instant::now() + END_TIMEOUT, steps).await?;
         // With the list on which it is now.
-        self.renew_bundles(&off.keys().cloned().collect::<Vec<_>>())?;
+        self.renew_bundles(&off.keys().cloned().collect::<Vec<_>>(), steps).await?;
         self.state.not_waited_for.extend(off.keys().cloned());
         self.end_revocation(revoking)?;
         Ok(self.lacking(off))
+    }
+
+    /// What hosts lack now; that it is not known, when they cannot be looked at: what was revoked is revoked all the same.
+    async fn lacking_now(&self) -> Vec<Finding> {
+        let looked = async { self.hosts_behind(&self.store().await?).await };
+        looked.await.map_or_else(|error| vec![unknown_use(&error)], |behind| self.lacking(&behind))
     }
 
     /// What hosts lack that do not use, or cannot be asked whether they use, what was issued for them last.
     fn lacking(&self, behind: &BTreeMap<CellName, Behind>) -> Vec<Finding> {
         let finding = |(cell, behind): (&CellName, &Behind)| Finding {
             message: format!(
-                "the host of cell {cell} is not known to use its newest certificates, and is refused where it uses revoked ones: {behind}"
+                "the host of cell {cell} is not known to use its newest certificates, and is refused where it uses revoked ones; if it is only cut off, its PostgreSQL and what else runs there may go on accepting what is revoked: {behind}"
             ),
             hint: Some(format!("when it is on again: {}", self.installation_of(cell))),
         };
@@ -275,12 +335,16 @@ impl Cluster {
 
     /// Issues all certificates of a cell again that is to have another name for pgBackRest: all end at another time then, by
     /// which it is seen that its host uses them.
-    fn reissue_renamed(&self, revoking: &Revoking, ca: &Ca) -> Result<()> {
+    pub(super) fn reissue_renamed(&self, revoking: &Revoking, ca: &Ca) -> Result<()> {
         let (trusted, name) = (self.trusted()?, self.state.pgbackrest_name.to_string());
         for set in self.certificate_sets()? {
             let has_name = CertificateInfo::from_file(&set.directory.join(SERVER_CERTIFICATE))
                 .is_ok_and(|info| info.common_name == name);
-            if set.opens_pgbackrest() && !has_name && !is_compromised(&set, revoking) {
+            if set.directory.exists()
+                && set.opens_pgbackrest()
+                && !has_name
+                && !is_compromised(&set, revoking)
+            {
                 set.reissue(ca, &trusted)?;
             }
         }
@@ -294,11 +358,39 @@ mod tests {
 
     fn behind(other: &[&str], silent: &[&str]) -> Behind {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        Behind { other: texts(other), silent: texts(silent) }
+        Behind { other: texts(other), silent: texts(silent), answers: !other.is_empty() }
     }
 
     fn zones(all: &[(&str, &Behind)]) -> BTreeMap<CellName, Behind> {
         all.iter().map(|(cell, behind)| (cell.parse().unwrap(), (*behind).clone())).collect()
+    }
+
+    #[test]
+    fn host_whose_key_was_replaced_before_is_waited_for_when_the_old_one_is_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2", "zone3"]);
+        let zone2: CellName = "zone2".parse().unwrap();
+        let file = cluster.for_host(&zone2).multiadmin().join(crate::certificates::sets::ADMIN_CERTIFICATE);
+        let old = CertificateInfo::from_file(&file).unwrap().serial;
+        let _ = cluster.issue_bundles(std::slice::from_ref(&zone2), true).unwrap();
+        let steps = Steps::new(|_, _| {});
+        cluster.begin_revocation(&old, &steps).unwrap();
+        let mut revoking = cluster.state.revoking.clone().unwrap();
+        let ca = Ca::load(&cluster.layout.ca()).unwrap();
+        cluster.replace_compromised(&mut revoking, &ca, &steps).unwrap();
+        assert!(revoking.replaced.is_empty(), "it has another key already: {revoking:?}");
+        assert_eq!(cluster.concerned(&revoking).unwrap(), [zone2]);
+    }
+
+    #[tokio::test]
+    async fn look_that_fails_after_a_revocation_is_told_and_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        // No etcd answers.
+        let cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
+        let told = cluster.lacking_now().await;
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].message.contains("not known whether the hosts use"), "{told:?}");
+        assert!(told[0].hint.as_ref().unwrap().contains("`cellar etcd status`"), "{told:?}");
     }
 
     #[test]
@@ -313,9 +405,39 @@ mod tests {
         assert!(wait.must_wait(&zones(&[("zone2", &off)]), begun + OFF_AFTER - second));
         assert!(!wait.must_wait(&zones(&[("zone2", &off)]), begun + OFF_AFTER));
         assert!(wait.must_wait(&zones(&[("zone1", &old), ("zone2", &off)]), begun + OFF_AFTER));
+        // Something of it answers, with what is newest, and its multipooler does not run.
+        let partly = Behind { answers: true, ..off.clone() };
+        assert!(wait.must_wait(&zones(&[("zone2", &partly)]), begun + OFF_AFTER));
         // It has come back meanwhile, and goes again.
         assert!(wait.must_wait(&zones(&[("zone2", &old)]), begun + OFF_AFTER));
         assert!(wait.must_wait(&zones(&[("zone2", &off)]), begun + OFF_AFTER + second));
+    }
+
+    #[test]
+    fn host_is_off_after_two_looks_and_not_where_one_has_failed() {
+        let steps = Steps::new(|_, _| {});
+        let (begun, second) = (Instant::now(), Duration::from_secs(1));
+        let off = behind(&[], &["no report"]);
+        let zone2 = zones(&[("zone2", &off)]);
+        // The first look is at the deadline, or takes until then; another right after it says no more.
+        let mut wait = Wait::new(begun, &steps);
+        assert!(wait.must_wait(&zone2, begun));
+        assert!(wait.must_wait(&zone2, begun + second / 10));
+        assert!(!wait.must_wait(&zone2, begun + second));
+        // What was silent before a look that failed may have answered then.
+        let mut wait = Wait::new(begun + 10 * OFF_AFTER, &steps);
+        assert!(wait.must_wait(&zone2, begun));
+        assert!(wait.must_wait(&zone2, begun + OFF_AFTER / 2));
+        wait.note_failed_look();
+        assert!(wait.must_wait(&zone2, begun + OFF_AFTER));
+        assert!(wait.must_wait(&zone2, begun + OFF_AFTER * 3 / 2));
+        assert!(!wait.must_wait(&zone2, begun + 2 * OFF_AFTER));
+        // Nor is it known then that nothing has answered until the deadline.
+        let mut wait = Wait::new(begun + 5 * second, &steps);
+        assert!(wait.must_wait(&zone2, begun));
+        wait.note_failed_look();
+        assert!(wait.must_wait(&zone2, begun + 4 * second));
+        assert!(wait.must_wait(&zone2, begun + 6 * second));
     }
 
     #[test]

@@ -87,7 +87,8 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
 }
 
 /// Starts what does not run on this host, and looks whether it runs; gives what that was, each with its process. systemd
-/// starts it where its units run the host's programs. Whether it is well is seen from the operator's machine.
+/// starts it where its units run the host's programs. Whether it is well is seen from the operator's machine. etcd must not be
+/// started with other data than its bundle says: then it has a note, and the rest is started.
 ///
 /// # Errors
 /// When a port is taken, or a program cannot be started or ends at once.
@@ -96,7 +97,9 @@ pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<ProcessHealth>>
     let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
     let (this, of) = (cluster.clone(), cell.clone());
     let (lacking, started) = blocking(move || this.start_all_here(&of)).await?;
-    cluster.look_at_started(&cell, &lacking, started).await
+    let mut found = cluster.look_at_started(&cell, &lacking.startable, started).await?;
+    found.extend(lacking.held_back);
+    Ok(found)
 }
 
 /// Ends everything on this host, PostgreSQL too.
@@ -180,6 +183,14 @@ fn forget_claims(cluster: &Cluster, cell: &CellName) -> Result<()> {
     }
 }
 
+/// What does not run on a host.
+struct Lacking {
+    /// What may be started.
+    startable: Vec<HostProgram>,
+    /// What may not, with why.
+    held_back: Option<ProcessHealth>,
+}
+
 impl Cluster {
     /// The directories of what runs here.
     pub(super) fn make_host_directories(&self, cell: &CellName) -> Result<()> {
@@ -187,8 +198,28 @@ impl Cluster {
         self.make_cell_directories(cell)
     }
 
+    /// What does not run. A member of etcd that has lost its data keeps no cell from running: the other members serve it.
+    fn lacking_here(&self, cell: &CellName) -> Lacking {
+        let lacking = self.programs_here().filter(|program| self.pid_of(*program, cell).is_none());
+        let mut startable: Vec<_> = lacking.collect();
+        let checked = match startable.contains(&HostProgram::Etcd) {
+            true => self.check_etcd_data(),
+            false => Ok(()),
+        };
+        let held_back = checked.err().map(|error| {
+            startable.retain(|program| *program != HostProgram::Etcd);
+            let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            ProcessHealth {
+                what: HostProgram::Etcd.what(cell),
+                pid: None,
+                note: Some(format!("{error}{hint}")),
+            }
+        });
+        Lacking { startable, held_back }
+    }
+
     /// Starts what does not run; what that is, and the processes that were started by this one.
-    fn start_all_here(&self, cell: &CellName) -> Result<(Vec<HostProgram>, Vec<Started>)> {
+    fn start_all_here(&self, cell: &CellName) -> Result<(Lacking, Vec<Started>)> {
         let cells: Vec<_> = self.cells_here().cloned().collect();
         let mut findings = Vec::new();
         for need in self.ports(&cells)? {
@@ -198,17 +229,13 @@ impl Cluster {
             return Err(ProvisionError::Preflight(findings));
         }
         self.make_host_directories(cell)?;
-        if self.has_etcd() && self.etcd_pid().is_none() {
-            self.check_etcd_data()?;
-        }
-        let lacking: Vec<_> =
-            self.programs_here().filter(|program| self.pid_of(*program, cell).is_none()).collect();
+        let lacking = self.lacking_here(cell);
         let mut started = Vec::new();
         match self.units().filter(Units::are_in_use) {
             // What is started beside its unit would be in its way, after the next boot at the latest.
-            Some(units) => units.start(&lacking)?,
+            Some(units) => units.start(&lacking.startable)?,
             None => {
-                for program in &lacking {
+                for program in &lacking.startable {
                     started.extend(self.start_program(*program, cell)?);
                 }
             }
@@ -275,5 +302,39 @@ impl Cluster {
             HostProgram::Multiadmin => self.start_admin(),
             HostProgram::Multipooler => self.start_pooler(cell),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::cell_host::CellHost;
+    use crate::cluster::etcd_origin::EtcdOrigin;
+
+    #[test]
+    fn etcd_that_has_lost_its_data_is_held_back_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::sample(dir.path(), &["zone1"]);
+        let cell = cluster.state.cells[0].name.clone();
+        cluster.state.cells[0].host = Some(CellHost {
+            host: "db1.invalid".parse().unwrap(),
+            listen: "0.0.0.0".parse().unwrap(),
+            directory: dir.path().to_owned(),
+            etcd: true,
+            multiadmin: true,
+        });
+        let host = |cluster: &Cluster| {
+            let (layout, state) = (cluster.layout.clone(), cluster.state.clone());
+            Cluster::assemble_on_host(layout, state, cell.clone()).unwrap().lacking_here(&cell)
+        };
+        let all = host(&cluster);
+        assert_eq!((all.startable.len(), all.held_back), (3, None));
+        cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::of_cluster("7".to_owned()));
+        let lacking = host(&cluster);
+        assert_eq!(lacking.startable, [HostProgram::Multiadmin, HostProgram::Multipooler]);
+        let etcd = lacking.held_back.unwrap();
+        assert_eq!((&*etcd.what, etcd.pid), ("etcd", None));
+        let note = etcd.note.unwrap();
+        assert!(note.contains("etcd is not started") && note.contains("`cellar etcd replace`"), "{note}");
     }
 }

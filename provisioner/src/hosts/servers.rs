@@ -139,14 +139,10 @@ impl Cluster {
     }
 
     /// The certificate that a server of a host serves; else why it cannot be had. `base` is its port before the offset.
-    pub(super) async fn served_at(
-        &self,
-        host: &HostName,
-        base: u16,
-    ) -> std::result::Result<CertificateInfo, String> {
+    async fn served_at(&self, host: &HostName, base: u16) -> std::result::Result<CertificateInfo, String> {
         let port = self.port(base).map_err(|error| error.to_string())?;
         let tls = ClientTls::from_dir(&self.etcd_client_tls()).map_err(|error| error.to_string())?;
-        Ok(probe_server(host, port, &tls).await?.served)
+        Ok(probe_server(host, port, ProbeProtocol::Grpc, &tls).await?.served)
     }
 }
 
@@ -154,13 +150,14 @@ impl Cluster {
 pub(super) async fn probe_server(
     host: &str,
     port: u16,
+    protocol: ProbeProtocol,
     client: &ClientTls,
 ) -> std::result::Result<Probed, String> {
     let addresses = addresses_of(host).map_err(|error| error.to_string())?;
     let address =
         addresses.into_iter().next().ok_or_else(|| format!("the host {host} has no address here"))?;
     let client = client.rustls_config().map_err(|error| error.to_string())?;
-    let found = probe((address, port).into(), host, ProbeProtocol::Grpc, client, PROBE_TIMEOUT).await;
+    let found = probe((address, port).into(), host, protocol, client, PROBE_TIMEOUT).await;
     found.map_err(|error| error.to_string())
 }
 

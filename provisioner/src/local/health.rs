@@ -11,7 +11,7 @@ pub struct ProcessHealth {
     pub what: String,
     /// Its process id, when it lives.
     pub pid: Option<u32>,
-    /// Why it does not do its work, when another machine does it.
+    /// Why it does not do its work, when another machine does it, or it must not be started.
     pub note: Option<String>,
 }
 

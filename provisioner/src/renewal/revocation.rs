@@ -274,7 +274,11 @@ impl Cluster {
                 set.renew(ca, &trusted)?;
                 // Its old key may have been given others until then: nobody else waits for this process.
                 self.record_certificates(&set, revoking)?;
-            } else if revoking.former_name.is_some() && set.opens_pgbackrest() {
+            } else if revoking.former_name.is_some()
+                && set.opens_pgbackrest()
+                // On hosts there is none of a cell that is being removed or added.
+                && (self.is_local() || set.directory.exists())
+            {
                 set.ensure(ca, &trusted)?;
             }
         }

@@ -190,6 +190,20 @@ fn host_that_has_lost_its_disk_is_replaced_and_its_cell_is_rebuilt() {
     let _ = cluster.on("db2", &["start"]).ok();
     let _ = cluster.wait().ok();
 
+    // Only the data of its member is lost: the rest of the host works with the other members.
+    cluster.hosts.kill_all("db3");
+    eventually("zone3 not to report", || cluster.status("zone3").is_none());
+    std::fs::remove_dir_all(cluster.host_directory("db3").join("etcd/data")).unwrap();
+    let partly = cluster.on("db3", &["start"]);
+    assert_eq!(partly.code, 1, "{partly:?}");
+    assert!(
+        partly.stderr.contains("etcd is not started") && partly.stderr.contains("cellar etcd replace"),
+        "{partly:?}"
+    );
+    eventually("zone3 to stream again", || {
+        cluster.status("zone3").is_some_and(|status| status["streamsFrom"] == "zone1")
+    });
+
     // Its disk is lost once more: its own bundle does not make a member begin anew that has promised something.
     lose(&cluster, "db3");
     let lost = cluster.install("db3").refused(3);
@@ -352,6 +366,8 @@ fn majority_that_is_lost_is_put_back_from_the_member_that_is_left() {
         assert!(told.stderr.contains(said), "{said} is not in {told:?}");
     }
     let _ = told.ok();
+    let unsettled = cluster.cellar(&["cluster", "bundle", "zone2"]).refused(3);
+    assert!(unsettled.contains("cellar cluster wait"), "{unsettled}");
     for host in ["db2", "db3"] {
         let _ = cluster.on(host, &["start"]).ok();
     }

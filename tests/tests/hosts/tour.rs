@@ -146,6 +146,13 @@ fn a_cell_on_a_fourth_host_is_added_and_removed_also_by_the_specification() {
     assert!(
         refused.contains("cells.zone2.host is db2.test") && refused.contains("cellar cells remove zone2")
     );
+    // The primary's cell stays, and nothing else is done before that is found.
+    let (before, cells) = more_kept.split_once("[[cells]]").unwrap();
+    let others = cells.split_once("[[cells]]").unwrap().1;
+    std::fs::write(&specification, format!("{before}[[cells]]{others}")).unwrap();
+    let refused = apply(&["--yes"]).refused(3);
+    assert!(refused.contains("cells.zone1 is the primary"), "{refused}");
+    assert_eq!(cluster.json(&["databases", "list"])["databases"][0]["database"]["retention"]["full"], 7);
     std::fs::write(&specification, &more_kept).unwrap();
     let expected = serde_json::json!({
         "changes": [
@@ -172,6 +179,18 @@ fn a_cell_on_a_fourth_host_is_added_and_removed_also_by_the_specification() {
         "[[cells]]\nname = \"zone4\"\nhost = \"db4.test\"\ndirectory = \"{}\"\n",
         directory.display()
     );
+    // An addition that ends when the topology has the cell and the operator's directory does not know it.
+    let state = cluster.directory().join("state/cluster.json");
+    let known = std::fs::read(&state).unwrap();
+    std::fs::write(&specification, format!("{more_kept}{zone4}")).unwrap();
+    let _ = apply(&["--yes"]).ok();
+    std::fs::write(&state, known).unwrap();
+    std::fs::write(&specification, &more_kept).unwrap();
+    assert_eq!(differences()["changes"], serde_json::json!([{ "change": "removeCell", "cell": "zone4" }]));
+    let _ = apply(&["--yes"]).ok();
+    assert_eq!(apply(&[]).ok().trim(), "the cluster is as specified");
+    assert!(!cluster.json(&["cells", "list"]).to_string().contains("zone4"));
+
     std::fs::write(&specification, more_kept + &zone4).unwrap();
     let added = apply(&["--yes"]);
     assert!(added.stderr.contains("cellar host install zone4.bundle"), "{added:?}");

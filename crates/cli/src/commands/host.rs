@@ -121,8 +121,11 @@ impl Host {
             Self::Start => {
                 let started = start_host(&global.directory()?, &steps).await?;
                 output::note(&started_text(&started));
-                match started.iter().all(|one| one.pid.is_some()) {
-                    true => Ok(()),
+                let (held_back, asked): (Vec<_>, Vec<_>) =
+                    started.iter().partition(|one| one.note.is_some() && one.pid.is_none());
+                match asked.iter().all(|one| one.pid.is_some()) {
+                    true if held_back.is_empty() => Ok(()),
+                    true => Err(Failure::ProblemsFound("etcd of this host was not started".to_owned())),
                     false => Err(Failure::ProblemsFound(
                         "what was asked to start does not run yet: `cellar host status` looks again"
                             .to_owned(),
@@ -162,9 +165,10 @@ fn started_text(started: &[ProcessHealth]) -> String {
     if started.is_empty() {
         return "every process of this host runs already".to_owned();
     }
-    let line = |one: &ProcessHealth| match one.pid {
-        Some(pid) => format!("{} runs as process {pid}\n", one.what),
-        None => format!("{} was asked to start, and does not run yet\n", one.what),
+    let line = |one: &ProcessHealth| match (one.pid, &one.note) {
+        (Some(pid), _) => format!("{} runs as process {pid}\n", one.what),
+        (None, Some(note)) => format!("{note}\n"),
+        (None, None) => format!("{} was asked to start, and does not run yet\n", one.what),
     };
     started.iter().map(line).collect::<String>()
         + "whether the cluster is well: `cellar cluster wait` on the operator's machine"
@@ -240,5 +244,12 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("started"), "{text}");
+        let held_back = ProcessHealth {
+            note: Some("etcd is not started: its data is gone".to_owned()),
+            ..seen("etcd", None)
+        };
+        let text = started_text(&[seen("multiadmin", Some(12)), held_back]);
+        assert!(text.contains("12\netcd is not started: its data is gone\n"), "{text}");
+        assert!(!text.contains("was asked"), "{text}");
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Diff {
 /// Make the running cluster as a specification says: its cells, and how many full backups are kept
 ///
 /// First shows the differences, then asks. What cannot be done while everything runs is refused, with the command that
-/// does it, and then nothing is changed. A new cell's bundle is issued, to be installed on its host. Safe to interrupt and
+/// does it, and then nothing is changed; so is the removal of the primary's cell. A new cell's bundle is issued, to be installed on its host. Safe to interrupt and
 /// to repeat.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -88,16 +88,20 @@ impl Apply {
             ask(&question, cluster.state.database.as_str()).await?;
         }
         let applied = apply_to_hosts(&dir, &found, &local::steps()).await?;
-        report(global, &applied, &found)
+        report(global, applied, &found)
     }
 }
 
-fn report(global: &Global, applied: &Applied, found: &Differences) -> Outcome {
+fn report(global: &Global, applied: Applied, found: &Differences) -> Outcome {
     for cell in &applied.removed {
         output::note(&format!("end what runs on the host of {cell}: `cellar host remove` there"));
     }
     if !applied.issued.bundles.is_empty() {
         output::note(&next_commands(&applied.issued));
+    }
+    if let Some(error) = applied.failed {
+        output::note("not every change was made: repeat the command when the cause is removed");
+        return Err(error.into());
     }
     match global.output {
         Form::Human => {
