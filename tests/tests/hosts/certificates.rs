@@ -191,7 +191,7 @@ fn host_in_other_hands_is_switched_off_and_its_key_is_revoked(cluster: &HostsClu
         let _ = cluster.install(host).ok();
     }
     let revoked = cluster.cellar(&["certs", "revoke", &of_zone2]);
-    for said in ["the host of cell zone2 is not known to use", "zone2.bundle", "and no longer pgbackrest:1"] {
+    for said in ["the host of cell zone2 is not known to use", "zone2.bundle", "and no longer pgbackrest:2"] {
         assert!(revoked.stderr.contains(said), "{said}: {revoked:?}");
     }
     assert!(!revoked.stderr.contains("the host of cell zone1"), "{revoked:?}");
