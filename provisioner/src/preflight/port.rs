@@ -12,8 +12,8 @@ use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 
-/// Attempts to bind a port that is taken by nothing that this user may see.
-const MAX_ATTEMPTS: u32 = 10;
+/// Attempts to bind a port that is taken by nothing that this user may see, or by a process that is ending.
+const MAX_ATTEMPTS: u32 = 40;
 
 /// Pause between the attempts.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -107,7 +107,10 @@ pub(crate) fn check_port(need: &PortNeed, addresses: &[SocketAddr], own: Option<
         }
         if let Some(first) = holders.first() {
             holder = describe(first);
-            break;
+            // One that is ending has no arguments any more, by which it would be known.
+            if holders.iter().all(|process| !process.arguments().is_empty()) {
+                break;
+            }
         }
     }
     Some(Finding {
