@@ -32,7 +32,7 @@ use crate::repository::tool_failure::tool_failure;
 
 /// How long another pgBackRest command is waited for that works on the stanza, here or at the primary. The job's lock in
 /// etcd keeps all others out but those of jobs that were lost: at the primary the session of a host that fell silent ends
-/// with its keepalives, 25 s after the last answer, and by hand nobody should start one.
+/// with its keepalives, 25 s after the last answer; when it was sending just then TCP tries for longer than is waited here.
 const HELD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is tried again.
