@@ -22,7 +22,7 @@ use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
 use crate::record_fault::unreadable;
-use crate::services::{certificates, pgbackrest_server, reporter, server};
+use crate::services::{certificates, lost_sessions, pgbackrest_server, reporter, server};
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -105,8 +105,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
         tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
+        tokio::task::spawn_local(lost_sessions::end(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server, notes] = loops;
+    let [reporter, supervisor, tls_server, server, notes, sessions] = loops;
     let taken_over = tokio::select! {
         signal = shutdown_requested() => {
             signal.context("cannot listen for signals")?;
@@ -119,6 +120,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
         ended = notes => anyhow::bail!("the look at what is archived ended: {ended:?}"),
+        ended = sessions => anyhow::bail!("the look at pgBackRest's sessions ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),

@@ -31,8 +31,7 @@ use crate::repository::stanza::{self, StanzaError};
 use crate::repository::tool_failure::tool_failure;
 
 /// How long another pgBackRest command is waited for that works on the stanza, here or at the primary. The job's lock in
-/// etcd keeps all others out but those of jobs that were lost: at the primary the session of a host that fell silent ends
-/// with its keepalives, 25 s after the last answer; when it was sending just then TCP tries for longer than is waited here.
+/// etcd keeps all others out but what a lost job has left at the primary, which ends within seconds (`lost_sessions`).
 const HELD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is tried again.

@@ -1,13 +1,15 @@
 //! What runs beside PostgreSQL for as long as the agent does.
 //!
 //! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers),
-//! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, and `certificates` puts
-//! new certificates into use in all of them, and `revocations` refuses revoked ones. Only `start` calls them.
+//! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, `lost_sessions` ends what lost
+//! jobs have left of its sessions, `certificates` puts new certificates into use in all of them, and `revocations` refuses
+//! revoked ones. Only `start` calls them.
 
 pub(crate) mod backup_list;
 pub(crate) mod certificates;
 pub(crate) mod grpc_service;
 pub(crate) mod live_status;
+pub(crate) mod lost_sessions;
 pub(crate) mod pgbackrest_server;
 pub(crate) mod reporter;
 mod revocations;

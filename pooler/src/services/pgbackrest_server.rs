@@ -25,6 +25,9 @@ use tokio::net::TcpStream;
 
 use crate::agent::Agent;
 
+/// The server's pid file, in the cell's directory of them.
+pub(super) const SERVER_PID_FILE: &str = "pgbackrest-server.pid";
+
 /// First pause after the server ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -119,7 +122,7 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
     let session_options = agent.pgbackrest.session_options();
     let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0, None).await?;
     let leader = running.group();
-    let pid_file = agent.layout.pid().join("pgbackrest-server.pid");
+    let pid_file = agent.layout.pid().join(SERVER_PID_FILE);
     let mut up = false;
     let mut named = None;
     let mut next_poll = tokio::time::Instant::now() + START_POLL_INTERVAL;
