@@ -157,22 +157,12 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::cell_host::CellHost;
     use crate::hosts::cells::remove_cell_on_host;
     use crate::hosts::init::bundle_hosts;
     use crate::hosts::revoke::revoke_on_hosts;
 
     fn on_hosts(dir: &Path) -> Cluster {
-        let mut cluster = Cluster::sample(dir, &["zone1", "zone2"]);
-        for cell in &mut cluster.state.cells {
-            cell.host = Some(CellHost {
-                host: format!("{}.invalid", cell.name).parse().unwrap(),
-                listen: "0.0.0.0".parse().unwrap(),
-                directory: "/var/lib/cellar/demo".into(),
-                etcd: true,
-                multiadmin: true,
-            });
-        }
+        let mut cluster = Cluster::on_hosts(dir, &["zone1", "zone2"]);
         let origins = ["1", "2"].map(|id| EtcdOrigin::of_cluster(id.to_owned()));
         let cells = cluster.state.cells.iter().map(|cell| cell.name.clone());
         cluster.state.etcd_origins = cells.zip(origins).collect();
