@@ -61,20 +61,26 @@ pub(crate) fn tool_failure(
     let may_be_full = failure.exit_code.is_some_and(|code| FULL_DISK_CODES.contains(&code));
     let mut disks = repository.local_directory().into_iter().chain([Path::new(data_directory)]);
     let full = log.contains("No space left on device") || (may_be_full && disks.any(is_full));
+    // pgBackRest advises to create a stanza then, which whoever has a repository that is not mounted must not do.
+    let away = failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository);
+    let message = match failure.exit_code {
+        Some(code) => {
+            let first = failure.message.lines().next().unwrap_or_default();
+            format!("{doing}: pgbackrest ended with {code}: {first}")
+        }
+        None => format!("{doing}: pgbackrest was killed"),
+    };
     JobError {
         code: if full { Code::DiskFull } else { Code::PgbackrestFailed },
-        message: match failure.exit_code {
-            Some(code) => {
-                let first = failure.message.lines().next().unwrap_or_default();
-                format!("{doing}: pgbackrest ended with {code}: {first}")
-            }
-            None => format!("{doing}: pgbackrest was killed"),
-        },
+        message: if away { format!("{message}: the repo {repository} is out of reach") } else { message },
         hint: if full {
-            "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying".to_owned()
+            "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying"
+        } else if away {
+            "see that the repo is mounted and where it was, then ask again"
         } else {
-            failure.hint.to_owned()
-        },
+            failure.hint
+        }
+        .to_owned(),
         tool_output: last_lines(log),
     }
 }
@@ -91,8 +97,6 @@ pub(crate) fn restore_failure(
 ) -> JobError {
     let mut error = tool_failure(doing, failure, log, repository, data_directory);
     if failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository) {
-        error.message = format!("{}: the repo {repository} is out of reach", error.message);
-        "see that the repo is mounted and where it was, then ask again".clone_into(&mut error.hint);
         return error;
     }
     let may_be_damaged = failure.exit_code.is_some_and(|code| DAMAGED_FILE_CODES.contains(&code));
@@ -112,4 +116,26 @@ pub(crate) fn tool_error(doing: &str, error: &Error) -> JobError {
     };
     let hint = error.hint().to_owned();
     JobError { code: Code::PgbackrestFailed, message: format!("{doing}: {error}"), hint, tool_output }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repository_that_is_not_mounted_is_not_a_stanza_to_create() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository: Repository = dir.path().join("repo").display().to_string().parse().unwrap();
+        let log = "P00  ERROR: [055]: unable to load info file";
+        let failure = Failure::of_output(Some(MISSING_FILE_CODE), log);
+        let told = |kind: fn(&str, &Failure, &str, &Repository, &str) -> JobError| {
+            kind("backing up", &failure, log, &repository, "/")
+        };
+        for error in [told(tool_failure), told(restore_failure)] {
+            assert!(error.message.ends_with("is out of reach"), "{error:?}");
+            assert!(error.hint.contains("is mounted"), "{error:?}");
+        }
+        std::fs::create_dir_all(dir.path().join("repo/backup")).unwrap();
+        assert!(told(tool_failure).hint.contains("create the stanza"));
+    }
 }
