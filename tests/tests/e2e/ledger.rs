@@ -43,11 +43,17 @@ pub(crate) fn rows(cluster: &Cluster, cell: &str) -> Rows {
     text.lines().map(str::to_owned).collect()
 }
 
-/// The time at the primary, in UTC with microseconds, as `2026-03-01T10:15:00.123456Z`.
+/// The time at the primary, in UTC with microseconds, as `2026-03-01T10:15:00.123456Z`. Every backup that has ended can
+/// lead to it: the repository knows only the second in which one ended, so the time is in a later one.
 #[track_caller]
 pub(crate) fn now(cluster: &Cluster) -> String {
+    let primary = cluster.primary();
     cluster.sql(
-        &cluster.primary(),
+        &primary,
+        "SELECT pg_sleep_until(date_trunc('second', clock_timestamp()) + interval '1 second')",
+    );
+    cluster.sql(
+        &primary,
         "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
     )
 }

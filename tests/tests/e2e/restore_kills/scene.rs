@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_tests::{Cluster, eventually, processes_with, wait_for, wait_until};
 use serde_json::Value;
 
-use crate::ledger::wait_for_primary;
+use crate::ledger::{self, wait_for_primary};
 
 /// Longest wait for a moment of a restore.
 pub(super) const MOMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,10 +74,7 @@ pub(super) fn begin(cluster: &Cluster) -> Restore {
     let cell = cluster.primary();
     cluster.sql(&cell, "INSERT INTO t SELECT generate_series(1, 100)");
     let at = rows(cluster, &cell);
-    let time = cluster.sql(
-        &cell,
-        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
-    );
+    let time = ledger::now(cluster);
     cluster.sql(&cell, "INSERT INTO t SELECT generate_series(1000, 1100)");
     begin_to(cluster, &["--to-time", &time], at)
 }
