@@ -49,7 +49,7 @@ pub fn detail_log(data: &[u8]) {
 }
 
 fn primary() -> PrimarySource {
-    PrimarySource { host: "localhost".to_owned(), data_directory: "/srv/zone1/pg_data".to_owned() }
+    PrimarySource { host: Some("localhost".to_owned()), data_directory: "/srv/zone1/pg_data".to_owned() }
 }
 
 /// The file that a line names: every line about a copied file counts, for the source or against it.

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use cellar_model::{Database, Leader, Pooler, Secret};
-use cellar_pgbackrest::{ConfigInput, read_passphrase, render_bootstrap, render_full, render_job};
+use cellar_pgbackrest::{
+    ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
+};
 use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
 use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
@@ -78,7 +80,7 @@ pub(crate) fn sync_pgbackrest(
     write_if_changed(Path::new(&card.config_path), &text)
 }
 
-/// Writes the config that names pg1 only, for commands that must not wait for other hosts.
+/// Writes the config that names pg1 only, for commands that must not wait for other hosts, but for the repository's.
 pub(crate) fn write_bootstrap(
     agent: &Agent,
     database: &Database,
@@ -89,13 +91,45 @@ pub(crate) fn write_bootstrap(
     let passphrase = secret.as_ref();
     let auth = database.stanza.as_str();
     let local = &with_server_address(agent, card);
-    let input = ConfigInput { database, local, others: &[], tls_server_auth: auth, passphrase };
+    let others = other_poolers(agent);
+    let others: Vec<&Pooler> = others.iter().collect();
+    let input = ConfigInput { database, local, others: &others, tls_server_auth: auth, passphrase };
     write_if_changed(&path, &render_bootstrap(&input)?)?;
     Ok(path)
 }
 
+/// Writes the config with which a job reads its backup: the job's own, or where the repository is on another cell's host,
+/// the one that names pg1 only, because pgBackRest runs there with another config.
+pub(crate) fn write_job_or_reading(
+    agent: &Agent,
+    name: &str,
+    database: &Database,
+    card: &Pooler,
+    primary: Option<&Pooler>,
+) -> Result<PathBuf, ConfigFileError> {
+    match database.repository.reached_through(&agent.cell) {
+        None => write_job(agent, name, database, card, primary),
+        Some(_) => write_bootstrap(agent, database, card),
+    }
+}
+
+/// Writes the config of a job for another cell, of a backup into the repository on this host.
+pub(crate) fn write_job_for(
+    agent: &Agent,
+    name: &str,
+    database: &Database,
+    card: &Pooler,
+    source: &Pooler,
+    primary: Option<&Pooler>,
+) -> Result<PathBuf, ConfigFileError> {
+    let path = agent.layout.jobs().join(format!("{name}.conf"));
+    let secret = passphrase(agent, database)?;
+    write_if_changed(&path, &render_job_for(database, card, source, primary, secret.as_ref())?)?;
+    Ok(path)
+}
+
 /// Writes the config of one job: it names this cell and, unless this is the primary, the primary.
-pub(crate) fn write_job(
+fn write_job(
     agent: &Agent,
     name: &str,
     database: &Database,
@@ -140,6 +174,26 @@ pub(crate) fn archive_command(agent: &Agent, database: &Database, card: &Pooler)
     format!("{} archive-push %p", pgbackrest_command(agent, database, card))
 }
 
+/// How long a standby may take to reach the server of a repository on another host, in seconds.
+const REACH_SECONDS: u32 = 3;
+
+/// The restore command of a standby; `server` is that of a repository on another host.
+///
+/// PostgreSQL asks the archive three or four times before it streams, and as often when it is promoted. While the
+/// repository's host is down pgBackRest takes 20 s (2.45) or 30 s (2.55.1) for each answer, and a promotion took 100 s
+/// (measured with 2.45). So it is only asked when its server accepts a connection; else the file is not there for now.
+fn restore_command(pgbackrest: &str, server: Option<(&str, u16)>) -> String {
+    let get = format!("{pgbackrest} archive-get %f \"%p\"");
+    match server {
+        None => get,
+        Some((host, port)) => format!(
+            // Whatever this ends with: more than 125 would end PostgreSQL.
+            "timeout {REACH_SECONDS} bash -pc {} 2>/dev/null || exit 1; {get}",
+            shell_word(&format!("exec 3<>/dev/tcp/{host}/{port}"))
+        ),
+    }
+}
+
 /// The config of the instance, given the recorded primary.
 pub(crate) fn instance_config(
     agent: &Agent,
@@ -163,6 +217,8 @@ pub(crate) fn instance_config(
         None => None,
     };
     let pgbackrest = pgbackrest_command(agent, database, card);
+    let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
+    let server = home.as_ref().map(|home| (&*home.host, home.pgbackrest_port));
     Ok(InstanceConfig {
         settings: Settings {
             port: card.postgres_port,
@@ -182,7 +238,7 @@ pub(crate) fn instance_config(
             } else {
                 NO_ARCHIVING.to_owned()
             },
-            restore_command: Some(format!("{pgbackrest} archive-get %f \"%p\"")),
+            restore_command: Some(restore_command(&pgbackrest, server)),
             primary_conninfo,
             ..Settings::default()
         },
@@ -223,6 +279,23 @@ mod tests {
         let exact: Vec<u8> = texts.iter().flat_map(|text| [text.as_bytes(), b"\0"].concat()).collect();
         assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&exact));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a word ran a program");
+    }
+
+    #[test]
+    fn an_archive_whose_host_is_down_is_not_asked() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let server = Some(("127.0.0.1", listener.local_addr().unwrap().port()));
+        let command = restore_command("echo", server).replace("%f", "f").replace("%p", "p");
+        let run = || std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+        let up = run();
+        assert!(up.status.success(), "{up:?}");
+        assert_eq!(String::from_utf8_lossy(&up.stdout), "archive-get f p\n");
+        drop(listener);
+        let begun = std::time::Instant::now();
+        let down = run();
+        assert!(down.status.code() == Some(1) && down.stdout.is_empty(), "{down:?}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15));
+        assert_eq!(restore_command("echo", None), "echo archive-get %f \"%p\"");
     }
 
     #[test]

@@ -1,15 +1,32 @@
-//! Asking another cell's pooler for the present state of its instance.
+//! Asking another cell's pooler: for the present state of its instance, or for something else.
 
 use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_api::v1::{GetLiveStatusRequest, LiveStatus};
 use cellar_model::{Code, Leader, Lsn, Pooler, Refusal};
+use tonic::transport::Channel;
 
 use crate::agent::Agent;
 
 /// How long another pooler may take. It answers in milliseconds, or after the timeout of its own probe (3 s).
 const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A connection to another cell's pooler, for calls that last: nothing but the caller ends them.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn connect(agent: &Agent, card: &Pooler) -> Result<MultiPoolerClient<Channel>, String> {
+    let client = agent.client.borrow().clone();
+    let address = format!("{}:{}", card.host, card.grpc_port);
+    let endpoint = client.domain_name(card.host.as_str()).endpoint(&address, None);
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    match tokio::time::timeout(LIVE_STATUS_TIMEOUT, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(MultiPoolerClient::new(channel)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it took too long".to_owned()),
+    }
+}
 
 /// What the instance of another cell's pooler answers now.
 pub(crate) async fn live_status(agent: &Agent, card: &Pooler) -> Result<LiveStatus, Refusal> {

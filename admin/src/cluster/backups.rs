@@ -115,6 +115,15 @@ impl Admin {
                 break;
             }
         }
+        if let Some(home) = silent_home(&self.view(), database) {
+            let message = format!(
+                "the repository of {database} is on the host of cell {home}, whose multipooler does not report ({last})"
+            );
+            return Err(Refusal::new(Code::CellDown, message)
+                .hint(format!("`cellar host start` on the host of cell {home}; if it runs there, see that it reaches etcd"))
+                .about("cell", home)
+                .about("database", database));
+        }
         Err(last)
     }
 
@@ -138,22 +147,30 @@ impl Admin {
     }
 }
 
-/// Poolers that report, in the order in which they are asked: the primary's, those whose instance runs,
-/// the others (a pooler can read the repo while its PostgreSQL is down).
+/// The cell on whose host alone the repo is, if its pooler does not report: then nobody reads the repo.
+fn silent_home<'a>(view: &'a View, database: &DatabaseName) -> Option<&'a CellName> {
+    let home = view.databases.get(database)?.repository.home()?;
+    let reports = view.status.contains_key(&(database.clone(), home.clone()));
+    (!reports).then_some(home)
+}
+
+/// Poolers that report, in the order in which they are asked: that on whose host alone the repo is, the primary's, those
+/// whose instance runs, the others (a pooler can read the repo while its PostgreSQL is down).
 fn readers(view: &View, database: &DatabaseName) -> Vec<Pooler> {
     let leader = view.leaders.get(database).map(|leader| &leader.cell);
-    let mut readers: Vec<(bool, bool, &Pooler)> = view
+    let home = view.databases.get(database).and_then(|database| database.repository.home());
+    let mut readers: Vec<(bool, bool, bool, &Pooler)> = view
         .status
         .values()
         .filter(|status| status.database == *database)
         .filter_map(|status| {
             let pooler = view.poolers.get(&(database.clone(), status.cell.clone()))?;
             let runs = status.state == InstanceState::Running;
-            Some((!(runs && leader == Some(&status.cell)), !runs, pooler))
+            Some((home != Some(&status.cell), !(runs && leader == Some(&status.cell)), !runs, pooler))
         })
         .collect();
-    readers.sort_by_key(|(not_primary, not_running, _)| (*not_primary, *not_running));
-    readers.into_iter().map(|(_, _, pooler)| pooler.clone()).collect()
+    readers.sort_by_key(|(not_home, not_primary, not_running, _)| (*not_home, *not_primary, *not_running));
+    readers.into_iter().map(|(.., pooler)| pooler.clone()).collect()
 }
 
 /// A backup with its proof.

@@ -202,6 +202,10 @@ fn database() {
         "name": "app", "stanza": "s", "repoPath": "/r", "retention": {"full": 7}, "bootstrapCell": "zone1", "portOffset": 9,
         "repoCipher": "REPO_CIPHER_AES_256_CBC", "pgbackrestNames": ["pgbackrest:2", "pgbackrest:1"],
     }));
+    same::<cellar_model::Database, v1::Database>(&json!({
+        "name": "app", "stanza": "s", "repoInCell": {"cell": "zone3", "path": "/r"}, "retention": {"full": 7},
+        "bootstrapCell": "zone1", "portOffset": 9,
+    }));
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub struct ConfigInput<'a> {
     pub database: &'a Database,
     /// The pooler whose file it is; becomes pg1.
     pub local: &'a Pooler,
-    /// The other poolers of the database in any order; they become pg2… in the order of their indexes.
+    /// The other poolers of the database in any order; they become pg2… in the order of their indexes, unless only one of
+    /// their hosts has the repository.
     pub others: &'a [&'a Pooler],
     /// What a client with one of the database's names for pgBackRest may work on: `*`, or stanzas separated by commas.
     pub tls_server_auth: &'a str,
@@ -36,6 +37,26 @@ pub struct ConfigInput<'a> {
     /// pgBackRest takes it from there or from its environment, where every program that PostgreSQL starts would
     /// find it too, and never from its arguments. So whoever writes the file makes it 0600.
     pub passphrase: Option<&'a Secret>,
+}
+
+/// One instance of the file.
+struct Member<'a> {
+    /// What parts it from the one before it.
+    before: &'static str,
+    pooler: &'a Pooler,
+    is_local: bool,
+}
+
+/// The instances in this order, as pg1 and so on, for a file on the host of `local`.
+fn members<'a>(local: &Pooler, poolers: impl IntoIterator<Item = &'a Pooler>) -> Vec<Member<'a>> {
+    let poolers = poolers.into_iter().enumerate();
+    poolers
+        .map(|(at, pooler)| Member {
+            before: if at == 0 { "" } else { "\n" },
+            pooler,
+            is_local: pooler.cell == local.cell,
+        })
+        .collect()
 }
 
 /// How the repository is encrypted.
@@ -63,14 +84,14 @@ struct ConfigFile<'a> {
     accepted_names: Vec<PgbackrestName>,
     stanza: &'a str,
     local: &'a Pooler,
-    others: &'a [&'a Pooler],
+    members: Vec<Member<'a>>,
 }
 
 impl<'a> ConfigFile<'a> {
     fn new(
         database: &'a Database,
         local: &'a Pooler,
-        others: &'a [&'a Pooler],
+        others: &[&Pooler],
         passphrase: Option<&'a Secret>,
     ) -> Result<Self, ConfigError> {
         let cipher = match (database.repo_cipher, passphrase) {
@@ -81,8 +102,8 @@ impl<'a> ConfigFile<'a> {
         Ok(Self {
             cell: local.cell.as_str(),
             database: database.name.as_str(),
-            purpose: "the instance here and every other member.",
-            repo_location: location_options(&database.repository, 1),
+            purpose: "only the instance here.",
+            repo_location: location_options(&database.repository, 1, local, others)?,
             cipher,
             retention_full: database.retention.full,
             backup_standby: false,
@@ -95,7 +116,7 @@ impl<'a> ConfigFile<'a> {
             accepted_names: database.accepted_names(),
             stanza: database.stanza.as_str(),
             local,
-            others,
+            members: members(local, [local]),
         })
     }
 
@@ -108,6 +129,9 @@ impl<'a> ConfigFile<'a> {
 
 /// The cell's own file: the local instance as pg1, the others after it, and the TLS server.
 ///
+/// Where the repository is on another cell's host, the local instance is the only one: with a remote instance beside a
+/// remote repository pgBackRest (2.45 and 2.55.1) ends `archive-get`, `check` and `stanza-create` with 27.
+///
 /// # Errors
 /// When a value cannot stand in the file as it is, the members do not fit together, or the repository is encrypted
 /// and there is no passphrase.
@@ -116,11 +140,16 @@ pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
     others.sort_by(|a, b| (a.index, &a.cell).cmp(&(b.index, &b.cell)));
     config_check::check(input.database, input.local, &others)?;
     config_check::check_auth(input.tls_server_auth)?;
-    ConfigFile {
+    let file = ConfigFile {
         tls_server_auth: Some(input.tls_server_auth),
         ..ConfigFile::new(input.database, input.local, &others, input.passphrase)?
+    };
+    if input.database.repository.reached_through(&input.local.cell).is_some() {
+        return ConfigFile { purpose: "the instance here; the repository is another host's.", ..file }.text();
     }
-    .text()
+    let all = std::iter::once(input.local).chain(others.iter().copied());
+    let purpose = "the instance here and every other member.";
+    ConfigFile { purpose, members: members(input.local, all), ..file }.text()
 }
 
 /// The names that the TLS server lets in which reads this file.
@@ -130,17 +159,20 @@ pub fn accepted_names(text: &str) -> Vec<PgbackrestName> {
     values.filter_map(|value| value.split_once('=')?.0.parse().ok()).collect()
 }
 
-/// The file of a cell whose other members are not there yet: pg1 and the TLS server, so that nothing waits for them.
+/// The file of a cell whose other members are not there yet: pg1 and the TLS server, so that nothing waits for them. Of the
+/// others only the one is used on whose host the repository is.
 ///
 /// # Errors
 /// As [`render_full`].
 pub fn render_bootstrap(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
-    config_check::check(input.database, input.local, &[])?;
+    let home = input.database.repository.reached_through(&input.local.cell);
+    let home: Vec<&Pooler> = input.others.iter().copied().filter(|other| Some(&other.cell) == home).collect();
+    config_check::check(input.database, input.local, &home)?;
     config_check::check_auth(input.tls_server_auth)?;
     ConfigFile {
         purpose: "bootstrap, only the instance here.",
         tls_server_auth: Some(input.tls_server_auth),
-        ..ConfigFile::new(input.database, input.local, &[], input.passphrase)?
+        ..ConfigFile::new(input.database, input.local, &home, input.passphrase)?
     }
     .text()
 }
@@ -151,7 +183,7 @@ pub fn render_bootstrap(input: &ConfigInput<'_>) -> Result<String, ConfigError> 
 /// It has no TLS server and logs to its console, which the job keeps.
 ///
 /// # Errors
-/// As [`render_full`].
+/// As [`render_full`], and when the repository is on another cell's host: see [`render_job_for`].
 pub fn render_job(
     database: &Database,
     local: &Pooler,
@@ -160,7 +192,11 @@ pub fn render_job(
 ) -> Result<String, ConfigError> {
     let others: Vec<&Pooler> = primary.into_iter().collect();
     config_check::check(database, local, &others)?;
+    if let Some(home) = database.repository.reached_through(&local.cell) {
+        return Err(ConfigError::RepositoryElsewhere(home.to_string()));
+    }
     ConfigFile {
+        members: members(local, std::iter::once(local).chain(primary)),
         purpose: if primary.is_some() {
             "one job, the instance here and the primary."
         } else {
@@ -169,7 +205,37 @@ pub fn render_job(
         backup_standby: primary.is_some(),
         log_level_console: "detail",
         log_level_file: "off",
-        ..ConfigFile::new(database, local, &others, passphrase)?
+        ..ConfigFile::new(database, local, &[], passphrase)?
+    }
+    .text()
+}
+
+/// As [`render_job`], for an instance in another cell than `home`, on whose host the repository is and the job runs: pg1,
+/// the instance that was named, is remote.
+///
+/// # Errors
+/// As [`render_job`].
+pub fn render_job_for(
+    database: &Database,
+    home: &Pooler,
+    source: &Pooler,
+    primary: Option<&Pooler>,
+    passphrase: Option<&Secret>,
+) -> Result<String, ConfigError> {
+    let named = || std::iter::once(source).chain(primary);
+    // The cell that has the repository may be the primary's.
+    let others: Vec<&Pooler> = named().filter(|member| member.cell != home.cell).collect();
+    config_check::check(database, home, &others)?;
+    if let Some(elsewhere) = database.repository.reached_through(&home.cell) {
+        return Err(ConfigError::RepositoryElsewhere(elsewhere.to_string()));
+    }
+    ConfigFile {
+        members: members(home, named()),
+        purpose: "one job, an instance of another cell.",
+        backup_standby: primary.is_some(),
+        log_level_console: "detail",
+        log_level_file: "off",
+        ..ConfigFile::new(database, home, &[], passphrase)?
     }
     .text()
 }

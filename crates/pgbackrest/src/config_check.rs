@@ -61,6 +61,12 @@ pub enum ConfigError {
     /// The repository is encrypted and there is no passphrase.
     #[error("the repository of database {0} is encrypted, and its passphrase is not known here")]
     NoPassphrase(String),
+    /// The repository is on the host of a cell that is not among the members.
+    #[error("the repository is on the host of cell {0}, and the database has no such cell")]
+    NoRepositoryHost(String),
+    /// pgBackRest takes no config with a remote repository and a remote instance for what reads instances.
+    #[error("the repository is on the host of cell {0}, and only there a backup can be made")]
+    RepositoryElsewhere(String),
     /// The template failed, which is a bug.
     #[error("the template of pgbackrest.conf could not be rendered: {0}")]
     Template(String),

@@ -6,6 +6,7 @@
 //! ```text
 //! P02 DETAIL: backup file /srv/zone2/pg_data/base/5/1249 (520KB, 58.64%) checksum 07861c…
 //! P01 DETAIL: backup file localhost:/srv/zone1/pg_data/global/pg_control (8KB, 2.24%) checksum d2416e…
+//! P01 DETAIL: backup file db2:/srv/zone2/pg_data/base/5/1249 (520KB, 58.64%) checksum 07861c… (of a remote standby)
 //! P02 DETAIL: backup file /srv/zone2/pg_data/base/5/1417 (bundle 2/163, 0B, 100.00%)
 //! P02 DETAIL: match file from prior backup /srv/zone2/pg_data/base/5/1255 (768KB, 36.17%) checksum 552d…
 //! P00 DETAIL: store zero-length file /srv/zone1/pg_data/base/1/13394
@@ -26,10 +27,18 @@ const MAX_MESSAGES: usize = 200;
 /// The primary that a job config names as pg2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimarySource {
-    /// Its host, the prefix of the files copied from it.
-    pub host: String,
+    /// Its host, the prefix of the files copied from it; none when pgBackRest runs there.
+    pub host: Option<String>,
     /// Its data directory. Members of a local cluster share one host name, so the prefix alone does not tell them apart.
     pub data_directory: String,
+}
+
+impl PrimarySource {
+    /// Whether a file is one of its own that a standby cannot supply.
+    fn supplies(&self, file: &CopiedFile<'_>) -> bool {
+        let relative = is_below(&self.data_directory, file.path);
+        file.host == self.host.as_deref() && relative.is_some_and(|relative| !is_standby_data(relative))
+    }
 }
 
 /// How the command ended, as its last line says.
@@ -55,6 +64,7 @@ pub struct BackupTotals {
 /// Reads a detail log.
 #[derive(Debug, Clone)]
 pub struct DetailLog {
+    source_host: Option<String>,
     data_directory: String,
     primary: Option<PrimarySource>,
     copied: CopyCount,
@@ -77,6 +87,7 @@ impl DetailLog {
     #[must_use]
     pub fn new(data_directory: &str, primary: Option<PrimarySource>) -> Self {
         Self {
+            source_host: None,
             data_directory: data_directory.to_owned(),
             primary,
             copied: CopyCount::default(),
@@ -93,6 +104,12 @@ impl DetailLog {
             messages: Vec::new(),
             in_message: false,
         }
+    }
+
+    /// The named instance is on this host, and pgBackRest runs on another one.
+    #[must_use]
+    pub fn of_host(self, host: &str) -> Self {
+        Self { source_host: Some(host.to_owned()), ..self }
     }
 
     /// Takes the next whole line: feed a growing file only up to its last line feed. Never fails; what names a copied file and is not understood is counted.
@@ -129,7 +146,8 @@ impl DetailLog {
         }
         if level == LogLevel::Info && text.starts_with("backup command begin ") {
             // One that ended before it had copied anything, and was run again: the log has all of them, the last one counts.
-            *self = Self::new(&self.data_directory, self.primary.take());
+            let source_host = self.source_host.take();
+            *self = Self { source_host, ..Self::new(&self.data_directory, self.primary.take()) };
             return;
         }
         self.file(text);
@@ -174,25 +192,17 @@ impl DetailLog {
     /// A file that was only compared proves nothing when its origin is right, and as much against the
     /// source as a copied one when it is wrong.
     fn count(&mut self, file: &CopiedFile<'_>, copied: bool) {
-        let right = match (file.host, &self.primary) {
-            (None, _) if is_below(&self.data_directory, file.path).is_some() => &mut self.copied.local_inside,
-            (None, _) => {
-                self.copied.local_outside += 1;
-                return;
-            }
-            (Some(host), Some(primary)) if host == primary.host => {
-                match is_below(&primary.data_directory, file.path) {
-                    Some(relative) if !is_standby_data(relative) => &mut self.copied.from_primary_required,
-                    _ => {
-                        self.copied.remote_data += 1;
-                        return;
-                    }
-                }
-            }
-            (Some(_), _) => {
-                self.copied.remote_data += 1;
-                return;
-            }
+        let from_source = file.host == self.source_host.as_deref();
+        let right = if from_source && is_below(&self.data_directory, file.path).is_some() {
+            &mut self.copied.local_inside
+        } else if self.primary.as_ref().is_some_and(|primary| primary.supplies(file)) {
+            &mut self.copied.from_primary_required
+        } else if file.host.is_none() {
+            self.copied.local_outside += 1;
+            return;
+        } else {
+            self.copied.remote_data += 1;
+            return;
         };
         if copied {
             *right += 1;

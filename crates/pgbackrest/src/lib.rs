@@ -26,7 +26,7 @@ mod versions;
 mod watched;
 
 pub use command::{Output, Pgbackrest};
-pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, render_job};
+pub use config::{ConfigInput, accepted_names, render_bootstrap, render_full, render_job, render_job_for};
 pub use config_check::ConfigError;
 pub use detail_log::{BackupTotals, DetailLog, Ended, PrimarySource};
 pub use error::Error;
@@ -39,7 +39,7 @@ pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::{RepoEntry, parse_listing};
-pub use repository::{is_out_of_reach, move_half_made_stanza_aside};
+pub use repository::{is_half_made, is_out_of_reach, move_half_made_stanza_aside};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};
 pub use verify_report::{Verification, parse_verification};
 pub use versions::{Behaviour, DIFFERENCES, Difference, NEWEST_TESTED, Version, VersionError};

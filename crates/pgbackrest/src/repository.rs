@@ -2,25 +2,48 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_model::{BackupLabel, Repository};
+use cellar_model::{BackupLabel, CellName, Pooler, Repository};
 
-/// pgBackRest's options for where a repository is, without those that are the same for every kind.
-pub(crate) fn location_options(repository: &Repository, number: u32) -> Vec<(String, String)> {
-    match repository {
-        Repository::Directory(path) => vec![(format!("repo{number}-path"), path.as_str().to_owned())],
-    }
+use crate::config_check::ConfigError;
+
+/// pgBackRest's options for where a repository is, without those that are the same for every kind. Of the `others` only
+/// the one is looked at on whose host the repository is.
+///
+/// pgBackRest's server of a cell is the server of its repository, too: one process, port and certificate for both.
+pub(crate) fn location_options(
+    repository: &Repository,
+    number: u32,
+    local: &Pooler,
+    others: &[&Pooler],
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let option = |name: &str, value: &str| (format!("repo{number}-{name}"), value.to_owned());
+    let path = match repository {
+        Repository::Directory(path) | Repository::InCell { path, .. } => option("path", path.as_str()),
+    };
+    let Some(home) = repository.reached_through(&local.cell) else { return Ok(vec![path]) };
+    let server = others.iter().find(|other| other.cell == *home);
+    let server = server.ok_or_else(|| ConfigError::NoRepositoryHost(home.to_string()))?;
+    let tls = |file: &str| format!("{}/{file}", local.tls_directory);
+    Ok(vec![
+        path,
+        option("host", &server.host),
+        option("host-type", "tls"),
+        option("host-port", &server.pgbackrest_port.to_string()),
+        option("host-ca-file", &tls("ca.crt")),
+        option("host-cert-file", &tls("server.crt")),
+        option("host-key-file", &tls("server.key")),
+        option("host-config", &server.config_path),
+    ])
 }
 
-/// Whether the store is not where it was, as far as this host can tell: an unmounted directory.
+/// Whether the store is not where it was, as far as the host of `cell` can tell: an unmounted directory.
 #[must_use]
-pub fn is_out_of_reach(repository: &Repository) -> bool {
-    match repository {
-        Repository::Directory(path) => !Path::new(path.as_str()).join("backup").exists(),
-    }
+pub fn is_out_of_reach(repository: &Repository, cell: &CellName) -> bool {
+    repository.directory_in(cell).is_some_and(|directory| !directory.join("backup").exists())
 }
 
 /// Moves the half of a stanza aside whose creation was interrupted, and tells from where to where; none when there is
-/// no such half or the stanza may have backups.
+/// no such half, the stanza may have backups, or the host of `cell` does not have the repository.
 ///
 /// pgBackRest writes `archive.info` before `backup.info`. When it is killed in between, it (2.45) refuses to create the
 /// stanza again, because this looks like a damaged repo. The directory may be moved only if there is no trace of any
@@ -30,18 +53,16 @@ pub fn is_out_of_reach(repository: &Repository) -> bool {
 /// The path that could not be moved, and why.
 pub fn move_half_made_stanza_aside(
     repository: &Repository,
+    cell: &CellName,
     stanza: &str,
     suffix: &str,
 ) -> Result<Option<(PathBuf, PathBuf)>, (PathBuf, std::io::Error)> {
-    match repository {
-        Repository::Directory(path) => {
-            let Some(archive) = half_made_stanza(Path::new(path.as_str()), stanza) else { return Ok(None) };
-            let aside = archive.with_extension(suffix);
-            match std::fs::rename(&archive, &aside) {
-                Ok(()) => Ok(Some((archive, aside))),
-                Err(source) => Err((archive, source)),
-            }
-        }
+    let archive = repository.directory_in(cell).and_then(|directory| half_made_stanza(directory, stanza));
+    let Some(archive) = archive else { return Ok(None) };
+    let aside = archive.with_extension(suffix);
+    match std::fs::rename(&archive, &aside) {
+        Ok(()) => Ok(Some((archive, aside))),
+        Err(source) => Err((archive, source)),
     }
 }
 
@@ -53,13 +74,23 @@ fn half_made_stanza(repo: &Path, stanza: &str) -> Option<PathBuf> {
         // A directory that cannot be read may have backups.
         Err(_) => return None,
     };
+    // A name that is none may be anybody's.
+    let traces: Option<Vec<String>> =
+        traces.iter().map(|entry| entry.file_name().into_string().ok()).collect();
+    let info = archive.join("archive.info").exists().then(|| "archive.info".to_owned());
+    is_half_made(info.as_slice(), &traces?).then_some(archive)
+}
+
+/// Whether a stanza with these names in its archive's directory, and these in that of its backups, is the half of one
+/// whose creation was interrupted.
+#[must_use]
+pub fn is_half_made(archive: &[String], backup: &[String]) -> bool {
     // pgBackRest first writes to a temporary name, so `backup.info.pgbackrest.tmp` of a killed process is no trace.
-    let of_a_backup = |name: &str| {
-        ["backup.info", "backup.info.copy", "latest"].contains(&name) || name.parse::<BackupLabel>().is_ok()
+    let of_a_backup = |name: &String| {
+        ["backup.info", "backup.info.copy", "latest"].contains(&name.as_str())
+            || name.parse::<BackupLabel>().is_ok()
     };
-    let untouched =
-        traces.iter().all(|entry| entry.file_name().to_str().is_some_and(|name| !of_a_backup(name)));
-    (untouched && archive.join("archive.info").exists()).then_some(archive)
+    archive.iter().any(|name| name == "archive.info") && !backup.iter().any(of_a_backup)
 }
 
 #[cfg(test)]
@@ -89,17 +120,20 @@ mod tests {
     #[test]
     fn half_made_stanza_is_moved_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
-        let repository: Repository = directory.path().to_str().unwrap().parse().unwrap();
-        assert!(is_out_of_reach(&repository));
+        let path = directory.path().to_str().unwrap();
+        let (zone1, zone3): (CellName, CellName) = ("zone1".parse().unwrap(), "zone3".parse().unwrap());
+        let repository = Repository::InCell { cell: zone3.clone(), path: path.parse().unwrap() };
+        assert!(is_out_of_reach(&repository, &zone3) && !is_out_of_reach(&repository, &zone1));
         let archive = directory.path().join("archive/app");
         std::fs::create_dir_all(&archive).unwrap();
-        assert_eq!(move_half_made_stanza_aside(&repository, "app", "aside").unwrap(), None);
+        assert_eq!(move_half_made_stanza_aside(&repository, &zone3, "app", "aside").unwrap(), None);
         std::fs::write(archive.join("archive.info"), "x").unwrap();
         let aside = archive.with_extension("aside");
-        let moved = move_half_made_stanza_aside(&repository, "app", "aside").unwrap();
+        assert_eq!(move_half_made_stanza_aside(&repository, &zone1, "app", "aside").unwrap(), None);
+        let moved = move_half_made_stanza_aside(&repository, &zone3, "app", "aside").unwrap();
         assert_eq!(moved, Some((archive.clone(), aside.clone())));
         assert!(aside.join("archive.info").exists() && !archive.exists());
         std::fs::create_dir(directory.path().join("backup")).unwrap();
-        assert!(!is_out_of_reach(&repository));
+        assert!(!is_out_of_reach(&repository, &zone3));
     }
 }

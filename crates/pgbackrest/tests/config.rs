@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use cellar_model::{Database, PgbackrestName, Pooler, Protocol, RepoCipher, Retention, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, Protocol, RepoCipher, Repository, Retention, Secret};
 use cellar_pgbackrest::{
-    ConfigError, ConfigInput, accepted_names, render_bootstrap, render_full, render_job,
+    ConfigError, ConfigInput, accepted_names, render_bootstrap, render_full, render_job, render_job_for,
 };
 use proptest::prelude::*;
+
+#[path = "config/remote_repository.rs"]
+mod remote_repository;
 
 fn database() -> Database {
     Database {
@@ -77,6 +80,42 @@ fn job_of(local: u16, primary: Option<u16>) -> String {
     render_job(&database(), &pooler(local), primary.map(pooler).as_ref(), None).unwrap()
 }
 
+/// The repository is a directory of zone3's host.
+fn at_zone3() -> Database {
+    Database {
+        repository: Repository::in_cell("zone3".parse().unwrap(), "/backup/repo".parse().unwrap()),
+        ..database()
+    }
+}
+
+/// The file of a cell of three, as `render` makes it.
+fn at_zone3_of(local: u16, render: fn(&ConfigInput<'_>) -> Result<String, ConfigError>) -> String {
+    let all: Vec<Pooler> = (0..3).map(pooler).collect();
+    let others: Vec<&Pooler> = all.iter().filter(|p| p.index != u32::from(local)).collect();
+    let (database, local) = (at_zone3(), pooler(local));
+    let (others, database, local) = (others.as_slice(), &database, &local);
+    render(&ConfigInput { database, local, others, tls_server_auth: "*", passphrase: None }).unwrap()
+}
+
+fn at_zone3_job_for(source: u16, primary: Option<u16>) -> String {
+    let primary = primary.map(pooler);
+    render_job_for(&at_zone3(), &pooler(2), &pooler(source), primary.as_ref(), None).unwrap()
+}
+
+/// The golden texts of a repository that only one host has.
+fn goldens_at_zone3() -> Vec<(String, String)> {
+    [
+        ("full_zone1", at_zone3_of(0, render_full)),
+        ("full_zone3", at_zone3_of(2, render_full)),
+        ("bootstrap_zone2", at_zone3_of(1, render_bootstrap)),
+        ("job_for_zone2_from_zone1", at_zone3_job_for(1, Some(0))),
+        ("job_for_zone2_from_zone3", at_zone3_job_for(1, Some(2))),
+        ("job_for_primary_zone1", at_zone3_job_for(0, None)),
+    ]
+    .map(|(name, text)| (format!("at_zone3_{name}"), text))
+    .into()
+}
+
 /// Every golden text with its name.
 fn goldens() -> Vec<(String, String)> {
     let mut all = vec![
@@ -98,7 +137,7 @@ fn goldens() -> Vec<(String, String)> {
 
 #[test]
 fn golden_files() {
-    for (name, text) in goldens() {
+    for (name, text) in goldens().into_iter().chain(goldens_at_zone3()) {
         insta::assert_snapshot!(name, text);
     }
 }
@@ -123,6 +162,9 @@ fn run(command: &mut Command) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// What pgBackRest says of a remote instance beside a remote repository, with exit code 27.
+const BOTH_REMOTE: &str = "pg and repo hosts cannot both be configured as remote";
+
 /// What pgBackRest says of a file in the commands that look at every option: `check` walks the hosts and
 /// `server-ping` reads what a server needs. Neither reaches anything.
 fn what_pgbackrest_says(text: &str) -> Vec<String> {
@@ -144,9 +186,10 @@ fn what_pgbackrest_says(text: &str) -> Vec<String> {
 
 #[test]
 fn the_real_pgbackrest_reads_every_golden_file() {
-    for (name, text) in goldens() {
+    for (name, text) in goldens().into_iter().chain(goldens_at_zone3()) {
         for line in what_pgbackrest_says(&text) {
             let complaint = line.contains("configuration file contains")
+                || line.contains(BOTH_REMOTE)
                 || line.contains("[029]")
                 || line.contains("[031]")
                 || line.contains("[032]")
@@ -162,12 +205,19 @@ fn the_real_pgbackrest_reads_every_golden_file() {
 #[test]
 fn the_real_pgbackrest_would_complain() {
     let text = full_of(0, 3);
+    let tls = "/backup/repo/tls";
+    let server = format!(
+        "repo1-host=localhost\nrepo1-host-type=tls\nrepo1-host-ca-file={tls}/ca.crt\n\
+         repo1-host-cert-file={tls}/server.crt\nrepo1-host-key-file={tls}/server.key\nrepo1-path="
+    );
     for (broken, needle) in [
         (text.replace("start-fast=y", "start-fast=y\nstart-fats=y"), "invalid option 'start-fats'"),
         (text.replace("resume=n", "resume=n\npg1-port=1"), "stanza-only option 'pg1-port'"),
         (text.replace("protocol-timeout=660", "protocol-timeout=60"), "[032]"),
         (text.replace("tls-server-port=8432", "tls-server-port=99999"), "[032]"),
         (text.replace("pg2-path=/zone2/pg_data\n", ""), "[037]"),
+        // Why a cell's file lists no other instances when the repository is another host's.
+        (text.replace("repo1-path=", &server), BOTH_REMOTE),
     ] {
         let said = what_pgbackrest_says(&broken);
         assert!(said.iter().any(|line| line.contains(needle)), "{needle}: {said:?}");

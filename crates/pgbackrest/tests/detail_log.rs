@@ -15,7 +15,7 @@ const RESTORE_DELTA: &str = include_str!("fixtures/restore-delta.log");
 
 fn empty() -> DetailLog {
     let primary =
-        PrimarySource { host: "localhost".into(), data_directory: "/srv/demo/zone1/pg_data".into() };
+        PrimarySource { host: Some("localhost".into()), data_directory: "/srv/demo/zone1/pg_data".into() };
     DetailLog::new("/srv/demo/zone2/pg_data", Some(primary))
 }
 
@@ -47,6 +47,43 @@ fn a_full_backup_from_the_standby() {
     // Names that look like the end of a line, and a warning about page checksums.
     assert_eq!(log.messages().len(), 1);
     assert!(log.messages().iter().all(|message| message.level == LogLevel::Warn));
+}
+
+/// The log of the same backup, had pgBackRest run on another host than the standby: measured with 2.45, the lines differ in
+/// the host before the path only.
+fn at_repository(primary_is_there: bool) -> String {
+    let there = FULL.replace("file /srv/demo/zone2/", "file db2:/srv/demo/zone2/");
+    let primary = if primary_is_there { "file /srv/demo/zone1/" } else { "file db1:/srv/demo/zone1/" };
+    there.replace("file localhost:/srv/demo/zone1/", primary)
+}
+
+#[test]
+fn a_backup_of_a_standby_on_another_host() {
+    let local = read(FULL).copied();
+    for (primary_is_there, host) in [(false, Some("db1".to_owned())), (true, None)] {
+        let text = at_repository(primary_is_there);
+        let read = |source: &str, primary: Option<String>| {
+            let primary = PrimarySource { host: primary, data_directory: "/srv/demo/zone1/pg_data".into() };
+            let mut log = DetailLog::new("/srv/demo/zone2/pg_data", Some(primary)).of_host(source);
+            text.lines().for_each(|line| log.line(line));
+            log.copied()
+        };
+        assert!(text.contains("backup command begin "), "each attempt begins so, and is read anew");
+        assert_eq!(read("db2", host.clone()), local);
+        // The right directory of the wrong host proves nothing.
+        let other = read("db3", host);
+        assert_eq!(other.remote_data, local.local_inside);
+        assert!(!holds(other, None));
+        let wrong_primary = read("db2", Some("db3".to_owned()));
+        assert_eq!(wrong_primary.from_primary_required, 0);
+        assert!(!holds(wrong_primary, None));
+    }
+    // Nor does a file of the host that has the repository.
+    let text = at_repository(false);
+    let mut log = empty().of_host("db2");
+    text.replace("db2:", "").lines().for_each(|line| log.line(line));
+    assert_eq!(log.copied().local_outside, local.local_inside);
+    assert!(!holds(log.copied(), None));
 }
 
 /// The log of a job has all commands that it ran, and the backup is that of the last.

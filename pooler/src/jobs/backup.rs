@@ -4,6 +4,7 @@
 //! and the primary, so pgBackRest can copy from nowhere else. After the backup its log and the repo are read, and the
 //! source is proven.
 
+mod at_repository;
 mod follow_log;
 mod names;
 mod source_check;
@@ -17,8 +18,10 @@ use cellar_model::{
 };
 use cellar_pgbackrest::{CLOCK, Invocation, LOCK_ACQUIRE, Running};
 
-use crate::config_files::write_job;
+use crate::agent::Agent;
+use crate::config_files::write_job_or_reading;
 use crate::disk::write_refusal;
+use crate::jobs::backup::at_repository::AtRepository;
 use crate::jobs::backup::follow_log::FollowedLog;
 use crate::jobs::backup::names::check_names;
 use crate::jobs::backup::source_check::wait_for_source;
@@ -28,7 +31,7 @@ use crate::jobs::failure::JobFailure;
 use crate::repository::backup_proof::{log_parser, verify_backup};
 use crate::repository::reader::Repo;
 use crate::repository::stanza::{self, StanzaError};
-use crate::repository::tool_failure::tool_failure;
+use crate::repository::tool_failure::{Disks, tool_failure};
 
 /// How long another pgBackRest command is waited for that works on the stanza, here or at the primary. The job's lock in
 /// etcd keeps all others out but what a lost job has left at the primary, which ends within seconds (`lost_sessions`).
@@ -76,6 +79,18 @@ async fn type_to_take(
     Ok(cellar_model::type_to_take(asked, &repo.backups()))
 }
 
+/// The pooler on whose host the repository is; none when this one's has it.
+fn home_of(agent: &Agent, database: &Database) -> Result<Option<Pooler>, Refusal> {
+    let Some(home) = database.repository.reached_through(&agent.cell) else { return Ok(None) };
+    agent.card_of(home).map(Some).ok_or_else(|| {
+        Refusal::new(
+            Code::UnknownCell,
+            format!("the repository {} is in a cell that is not there", database.repository),
+        )
+        .about("cell", home)
+    })
+}
+
 async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure> {
     let JobSpec::Backup(params) = context.job.record.spec.clone() else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a backup").into());
@@ -99,7 +114,9 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     }
     let (backup_type, why) = type_to_take(context, &database, &card, params.backup_type).await?;
     let mut warnings: Vec<String> = why.into_iter().collect();
-    let config = write_job(agent, &id.to_string(), &database, &card, origin.primary.as_ref())
+    let home = home_of(agent, &database)?;
+    let primary = origin.primary.as_ref();
+    let config = write_job_or_reading(agent, &id.to_string(), &database, &card, primary)
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;
     origin.write(agent, &id).map_err(|error| {
         write_refusal(&format!("cannot write to {}", agent.layout.jobs().display()), &error)
@@ -109,15 +126,32 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     let invocation = |backup_type| Invocation::backup(&config, &database.stanza, backup_type, &annotations);
     context.if_interrupted("pgBackRest was ended and no backup was made");
     let log_file = context.log_file();
-    let mut log = FollowedLog::new(&log_file, log_parser(&origin));
+    let mut log = FollowedLog::new(&log_file, log_parser(agent, &database, &card, &origin));
     let data = Path::new(&card.data_directory);
-    let mut watch = async |context: &mut JobContext<'_>, running: &Running| {
-        log.read();
-        context.copying_progress(log.progress(), running, data).await;
+    let at_repository = home.as_ref().map(|home| AtRepository {
+        home,
+        primary: origin.primary.as_ref().map(|primary| &primary.cell),
+        log: &log_file,
+    });
+    let mut run = async |context: &mut JobContext<'_>, backup_type| match &at_repository {
+        None => {
+            let watch = async |context: &mut JobContext<'_>, running: &Running| {
+                log.read();
+                context.copying_progress(log.progress(), running, data).await;
+            };
+            context.run_pgbackrest(&invocation(backup_type), 0, watch).await
+        }
+        Some(wanted) => {
+            let watch = async |context: &mut JobContext<'_>| {
+                log.read();
+                context.periodic_progress(log.progress()).await;
+            };
+            at_repository::run(context, wanted, backup_type, watch).await
+        }
     };
     let deadline = Instant::now() + HELD_TIMEOUT;
     let mut failed = loop {
-        let failed = context.run_pgbackrest(&invocation(backup_type), 0, &mut watch).await?;
+        let failed = run(context, backup_type).await?;
         let is_held = failed.as_ref().is_some_and(|failed| failed.failure.cause == Some(LOCK_ACQUIRE));
         if !is_held || Instant::now() >= deadline {
             break failed;
@@ -132,18 +166,21 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
         warnings.push(format!(
             "a full backup was taken, because a later one than {backup_type} would build on was in the repo once and has expired"
         ));
-        failed = context.run_pgbackrest(&invocation(BackupType::Full), 0, &mut watch).await?;
+        failed = run(context, BackupType::Full).await?;
     }
     if let Some(failed) = failed {
         let doing = format!("backing up cell {}", agent.cell);
-        let (repository, data) = (&database.repository, card.data_directory.as_str());
-        return Err(tool_failure(&doing, &failed.failure, &failed.log, repository, data).into());
+        let (repository, data_directory) = (&database.repository, card.data_directory.as_str());
+        let disks = Disks { repository, cell: &agent.cell, data_directory };
+        return Err(tool_failure(&doing, &failed.failure, &failed.log, disks).into());
     }
     context.if_interrupted("a backup was made, and counts as not proven");
-    let proof = verify_backup(agent, &database, &config, &id, &origin);
+    let proof = verify_backup(agent, &database, &card, &config, &id, &origin);
     let mut result = context.unless_interrupted(proof).await??;
     result.warnings = warnings;
-    // The log stays; the config is not needed any more.
-    let _ = std::fs::remove_file(&config);
+    // The log stays; a config of the job's own is not needed any more.
+    if home.is_none() {
+        let _ = std::fs::remove_file(&config);
+    }
     Ok(result)
 }

@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::jobs::claim::ClaimedJob;
 use crate::jobs::control::Control;
 use crate::jobs::failure::JobFailure;
-use crate::repository::tool_failure::{read_log, tool_failure};
+use crate::repository::tool_failure::{Disks, failure_here, read_log};
 
 /// How a job ends: successfully, with an outcome if its kind has one, or with the reason why not.
 pub(crate) type JobResult = Result<Option<JobOutcome>, JobFailure>;
@@ -79,6 +79,11 @@ impl<'a> JobContext<'a> {
             Some(why) => Err(JobFailure::Interrupted { why, effect: self.effect }),
             None => Ok(()),
         }
+    }
+
+    /// When the job's work must have ended unless its claim is renewed, by `clock::uptime`; none when it may go on without.
+    pub(crate) fn work_until(&self) -> Option<Duration> {
+        self.control.work_until(self.agent)
     }
 
     /// Awaits what writes to the repo, unless the job must end early: nobody may write there beside the next job.
@@ -203,7 +208,8 @@ impl<'a> JobContext<'a> {
         match self.run_pgbackrest(invocation, MAINTENANCE_NICE, async |_, _| {}).await? {
             None => Ok(()),
             Some(failed) => {
-                Err(tool_failure(doing, &failed.failure, &failed.log, repository, data_directory).into())
+                let disks = Disks { repository, cell: &self.agent.cell, data_directory };
+                Err(failure_here(doing, &failed.failure, &failed.log, disks).into())
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellar_model::{
     Code, Database, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, Pooler, RebuildParams,
-    RebuildResult, Refusal, Repository,
+    RebuildResult, Refusal,
 };
 use cellar_postgres::{DataDirectory, StopTimeouts, inspect, stop, stop_vanished};
 
@@ -26,7 +26,7 @@ use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::rebuild::streaming::wait_until_streaming;
 use crate::repository::reader::{Choice, Repo};
-use crate::repository::tool_failure::restore_failure;
+use crate::repository::tool_failure::{Disks, restore_failure};
 
 /// How long the new standby may come no further before it streams. It first replays what was archived since the backup,
 /// which takes as long as it takes.
@@ -287,15 +287,18 @@ fn seeded<T>(
             // Whatever interrupts a job stays, so this is not reached.
             Err(failed("restoring", &SeedError::Interrupted).into())
         }
-        Err(error) => Err(seed_failed(&error, &database.repository, &card.data_directory).into()),
+        Err(error) => {
+            let (repository, data_directory) = (&database.repository, card.data_directory.as_str());
+            Err(seed_failed(&error, Disks { repository, cell: &card.cell, data_directory }).into())
+        }
     }
 }
 
-fn seed_failed(error: &SeedError, repository: &Repository, data_directory: &str) -> JobError {
+fn seed_failed(error: &SeedError, disks: Disks<'_>) -> JobError {
     match error {
         SeedError::Repo(error) => error.clone(),
         SeedError::Pgbackrest(cellar_pgbackrest::Error::Failed { failure, output, .. }) => {
-            restore_failure("restoring", failure, output, repository, data_directory)
+            restore_failure("restoring", failure, output, disks)
         }
         _ => JobError { code: Code::PgbackrestFailed, ..failed("restoring", error) },
     }

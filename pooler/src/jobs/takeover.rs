@@ -1,18 +1,19 @@
 //! Finding out how a job ended that an earlier process of this cell left running.
 //!
-//! pgBackRest was killed together with the process that ran it, unless it had just ended. So the log and the repo
-//! decide: a backup that is in the repo and whose source is proven has succeeded.
+//! pgBackRest was killed together with the process that ran it, unless it had just ended; on the host of a repository that
+//! is another cell's it ends soon after. So the log and the repo decide: a backup that is in the repo and whose source is
+//! proven has succeeded.
 
 use std::time::Duration;
 
 use cellar_model::{
-    BackupResult, Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobSpec, RecoverParams,
+    BackupResult, Code, JOB_ANNOTATION, JobError, JobKind, JobRecord, JobSpec, RecoverParams, WORK_TIMEOUT,
 };
 use cellar_pgbackrest::StanzaStatus;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
-use crate::config_files::write_job;
+use crate::config_files::write_job_or_reading;
 use crate::jobs::backup;
 use crate::jobs::claim::ClaimedJob;
 use crate::jobs::context::JobResult;
@@ -31,6 +32,10 @@ const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the repo may be out of reach before the job is given up. Until then the job has the database's lock, and this
 /// cell begins no other.
 const REPO_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long pgBackRest may go on where the repository is, when that is another cell's host: its pooler may not have heard
+/// yet that the process is gone for which it works.
+const ELSEWHERE_TIMEOUT: Duration = WORK_TIMEOUT.saturating_add(Duration::from_secs(2));
 
 /// How long pgBackRest may take to read the repo.
 const INFO_TIMEOUT: Duration = Duration::from_secs(60);
@@ -128,6 +133,7 @@ async fn wait_for_repo(record: &JobRecord, why: &str, given_up: Instant) -> Resu
 /// The backup that the job made, proven.
 async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, JobFailure> {
     let given_up = Instant::now() + REPO_TIMEOUT;
+    let ended_elsewhere = Instant::now() + ELSEWHERE_TIMEOUT;
     let log_file = agent.job_log(&record.id);
     let no_backup = |log: &str| {
         Err(restarted(
@@ -150,7 +156,8 @@ async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, 
         }
     };
     let (card, database) = agent.assignment()?;
-    let config = write_job(agent, &record.id.to_string(), &database, &card, origin.primary.as_ref())
+    let name = record.id.to_string();
+    let config = write_job_or_reading(agent, &name, &database, &card, origin.primary.as_ref())
         .map_err(|error| restarted(&error.to_string(), "", ""))?;
     loop {
         match agent.pgbackrest.info(&config, &database.stanza, INFO_TIMEOUT).await {
@@ -160,9 +167,14 @@ async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, 
                 let made =
                     info.backups.iter().any(|backup| backup.annotations.get(JOB_ANNOTATION) == Some(&id));
                 if !made {
+                    let is_elsewhere = database.repository.reached_through(&agent.cell).is_some();
+                    if is_elsewhere && Instant::now() < ended_elsewhere {
+                        tokio::time::sleep(RETRY_INTERVAL).await;
+                        continue;
+                    }
                     return no_backup(&read_log(&log_file));
                 }
-                return Ok(verify_backup(agent, &database, &config, &record.id, &origin).await?);
+                return Ok(verify_backup(agent, &database, &card, &config, &record.id, &origin).await?);
             }
             // Whether the backup exists is known only when the repo can be read.
             Ok(info) => wait_for_repo(record, &info.message, given_up).await?,

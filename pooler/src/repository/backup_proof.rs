@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 use crate::repository::marks::{mark_of, write_mark};
-use crate::repository::tool_failure::{last_lines, read_log, tool_error};
+use crate::repository::tool_failure::{last_lines, read_log, repository_error};
 
 /// How long pgBackRest may take to read what it has written.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,13 +51,20 @@ impl BackupOrigin {
     }
 }
 
-/// A parser for the log of a backup of this origin.
-pub(crate) fn log_parser(origin: &BackupOrigin) -> DetailLog {
-    let primary = origin.primary.as_ref().map(|card| PrimarySource {
-        host: card.host.to_string(),
-        data_directory: card.data_directory.clone(),
+/// A parser for the log of a backup of this origin. pgBackRest runs in this cell, or in the one whose host has the repository.
+pub(crate) fn log_parser(
+    agent: &Agent,
+    database: &Database,
+    card: &Pooler,
+    origin: &BackupOrigin,
+) -> DetailLog {
+    let home = database.repository.reached_through(&agent.cell);
+    let primary = origin.primary.as_ref().map(|primary| PrimarySource {
+        host: (Some(&primary.cell) != home).then(|| primary.host.to_string()),
+        data_directory: primary.data_directory.clone(),
     });
-    DetailLog::new(&origin.claimed.data_directory, primary)
+    let log = DetailLog::new(&origin.claimed.data_directory, primary);
+    if home.is_some() { log.of_host(&card.host) } else { log }
 }
 
 /// Lets the parser read a log; also its last lines. That of a backup of millions of files has gigabytes, and the thread of
@@ -82,11 +89,13 @@ async fn parse_log(path: PathBuf, mut log: DetailLog) -> (DetailLog, String) {
 pub(crate) async fn verify_backup(
     agent: &Agent,
     database: &Database,
+    card: &Pooler,
     config: &Path,
     id: &JobId,
     origin: &BackupOrigin,
 ) -> Result<BackupResult, JobError> {
-    let (log, said) = parse_log(agent.job_log(id), log_parser(origin)).await;
+    let parser = log_parser(agent, database, card, origin);
+    let (log, said) = parse_log(agent.job_log(id), parser).await;
     let internal = |message: String| JobError {
         code: Code::Internal,
         message,
@@ -94,7 +103,16 @@ pub(crate) async fn verify_backup(
         tool_output: said.clone(),
     };
     let Some(label) = log.label().cloned() else {
-        return Err(internal("pgbackrest ended well, but its log names no backup".to_owned()));
+        let why = match database.repository.home() {
+            // Of one that ended when nobody took what it said any more.
+            Some(home) if *home != agent.cell => {
+                format!(
+                    "a backup was made on the host of cell {home}, but not all that pgbackrest said of it came here: it counts as not proven"
+                )
+            }
+            _ => "pgbackrest ended well, but its log names no backup".to_owned(),
+        };
+        return Err(internal(why));
     };
     let (tool, stanza) = (&agent.pgbackrest, &database.stanza);
     let (info, record, manifest, unloadable) = tokio::join!(
@@ -104,7 +122,7 @@ pub(crate) async fn verify_backup(
         tool.unloadable(config, stanza, &label, READ_TIMEOUT),
     );
     let doing = "reading the finished backup";
-    let failed = |error: Error| tool_error(doing, &error);
+    let failed = |error: Error| repository_error(doing, &error, &database.repository, &agent.cell);
     let (info, record, manifest) =
         (info.map_err(failed)?, record.map_err(failed)?, manifest.map_err(failed)?);
     let unloadable = unloadable.map_err(failed)?;

@@ -17,11 +17,14 @@ use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
 use crate::peers::wal_kept_by_primary;
 use crate::repository::marks::{mark_of, write_missing_marks};
-use crate::repository::tool_failure::tool_error;
+use crate::repository::tool_failure::repository_error;
 
 /// How long pgBackRest may take to list the archive or read one of its files. Listing a hundred thousand segments on an
 /// object store takes half a minute.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is being done when the repo is read.
+const READING: &str = "reading the repo";
 
 /// For how long what was read of the repo and of the primary's WAL is taken for the present. A restore itself reads it for
 /// longer.
@@ -63,10 +66,6 @@ impl Choice {
     pub(crate) fn stands(&self, timeline: Timeline) -> bool {
         self.timeline == timeline && self.at.elapsed() < MAX_AGE
     }
-}
-
-fn reading(error: &Error) -> JobError {
-    tool_error("reading the repo", error)
 }
 
 /// The size of this database's WAL segments, from the data that is here; none for a cell without data.
@@ -123,7 +122,7 @@ impl<'a> Repo<'a> {
             .pgbackrest
             .info(&config, &database.stanza, READ_TIMEOUT)
             .await
-            .map_err(|error| reading(&error))?;
+            .map_err(|error| repository_error(READING, &error, &database.repository, &agent.cell))?;
         check_has_stanza(&info, database)?;
         let size = match segment_size(agent, Path::new(&card.data_directory)).await {
             Some(size) => size,
@@ -140,6 +139,15 @@ impl<'a> Repo<'a> {
             *self = Self::open(self.agent, self.database, card).await?;
         }
         Ok(())
+    }
+
+    fn reading(&self, error: &Error) -> JobError {
+        self.error(READING, error)
+    }
+
+    /// The error of a command that used the repo.
+    pub(crate) fn error(&self, doing: &str, error: &Error) -> JobError {
+        repository_error(doing, error, &self.database.repository, &self.agent.cell)
     }
 
     /// Writes the marks that backups should have and do not have. The caller has the database's lock.
@@ -181,7 +189,8 @@ impl<'a> Repo<'a> {
         for label in self.labels() {
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let unloadable = tool.unloadable(&self.config, stanza, &label, READ_TIMEOUT).await;
-            listed.push(ListedBackup { label, unloadable: unloadable.map_err(|error| reading(&error))? });
+            listed
+                .push(ListedBackup { label, unloadable: unloadable.map_err(|error| self.reading(&error))? });
         }
         Ok(listed)
     }
@@ -244,7 +253,7 @@ impl<'a> Repo<'a> {
                 Refusal::new(Code::RepoDamaged, format!("{path} in the repo: {error}")).into()
             }),
             Err(Error::NotInRepository(_)) => Err(missing().into()),
-            Err(error) => Err(reading(&error)),
+            Err(error) => Err(self.reading(&error)),
         }
     }
 
@@ -336,7 +345,7 @@ impl<'a> Repo<'a> {
             let directory = format!("{}/{folder}", self.archive_path(id));
             let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
             let listed = tool.repo_list(&self.config, stanza, &directory, READ_TIMEOUT).await;
-            for entry in listed.map_err(|error| reading(&error))? {
+            for entry in listed.map_err(|error| self.reading(&error))? {
                 if let Some(segment) = self.size.parse_archived_name(&entry.path) {
                     archive.add(segment);
                 }
@@ -365,7 +374,7 @@ impl<'a> Repo<'a> {
         let Some(id) = self.archive_id() else { return Ok((segments, histories)) };
         let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
         let listed = tool.repo_list(&self.config, stanza, &self.archive_path(id), READ_TIMEOUT).await;
-        for entry in listed.map_err(|error| reading(&error))?.iter().filter(|entry| entry.is_file) {
+        for entry in listed.map_err(|error| self.reading(&error))?.iter().filter(|entry| entry.is_file) {
             let name = entry.path.rsplit('/').next().unwrap_or_default();
             if let Some(segment) = self.size.parse_archived_name(name) {
                 segments.push((segment, entry.time));

@@ -1,15 +1,18 @@
 //! Creating the stanza, also after a process was killed while it created it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{Database, Pooler};
-use cellar_pgbackrest::{Error as PgbackrestError, StanzaInfo, StanzaStatus, move_half_made_stanza_aside};
+use cellar_pgbackrest::{
+    Error as PgbackrestError, StanzaInfo, StanzaStatus, is_half_made, move_half_made_stanza_aside,
+};
 use cellar_system::AtomicFile;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::config_files::{ConfigFileError, write_bootstrap};
+use crate::repository::tool_failure::{hint_at_home, may_be_unreached};
 
 /// How long pgBackRest may take to read the repo or to create a stanza in it.
 const STANZA_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,6 +44,28 @@ pub(crate) enum StanzaError {
         /// Why.
         source: std::io::Error,
     },
+    /// The repository is another host's, which may not be reached.
+    #[error("{source}; {hint}")]
+    Far {
+        /// What pgBackRest says.
+        source: Box<PgbackrestError>,
+        /// What to do.
+        hint: String,
+    },
+    /// A half-made stanza is on another host, where this process cannot move it.
+    #[error(
+        "an earlier creation of stanza {stanza} was interrupted, and pgBackRest does not complete it: on the host of cell {home} rename {path}, in which is no backup; then it is created again ({source})"
+    )]
+    HalfMade {
+        /// The stanza.
+        stanza: String,
+        /// The cell whose host has the repository.
+        home: String,
+        /// The directory to rename.
+        path: String,
+        /// What pgBackRest says.
+        source: Box<PgbackrestError>,
+    },
     /// A half-made stanza cannot be moved.
     #[error("cannot move the half-made {path} aside: {source}")]
     Aside {
@@ -58,7 +83,17 @@ pub(crate) async fn read(
     card: &Pooler,
 ) -> Result<StanzaInfo, StanzaError> {
     let config = write_bootstrap(agent, database, card)?;
-    Ok(agent.pgbackrest.info(&config, &database.stanza, STANZA_TIMEOUT).await?)
+    let read = agent.pgbackrest.info(&config, &database.stanza, STANZA_TIMEOUT).await;
+    read.map_err(|error| failed(agent, database, error))
+}
+
+/// A failure of pgBackRest, with what to do when it may be that of the host of the repository.
+fn failed(agent: &Agent, database: &Database, source: PgbackrestError) -> StanzaError {
+    let hint = hint_at_home(&database.repository, &agent.cell).filter(|_| may_be_unreached(&source));
+    match hint {
+        Some(hint) => StanzaError::Far { source: Box::new(source), hint },
+        None => source.into(),
+    }
 }
 
 /// Remembers that the stanza is, or was, in the repository.
@@ -101,11 +136,35 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
         Ok(()) => Ok(()),
         Err(error) => {
             let suffix = format!("half-made-{}", Timestamp::now().as_second());
-            let moved = move_half_made_stanza_aside(&database.repository, database.stanza.as_str(), &suffix)
+            let (repository, stanza) = (&database.repository, database.stanza.as_str());
+            let moved = move_half_made_stanza_aside(repository, &agent.cell, stanza, &suffix)
                 .map_err(|(path, source)| StanzaError::Aside { path, source })?;
-            let Some((from, to)) = moved else { return Err(error.into()) };
+            let Some((from, to)) = moved else {
+                return Err(match half_made_far_away(agent, database, &config).await {
+                    Some((home, path)) => {
+                        let stanza = database.stanza.to_string();
+                        StanzaError::HalfMade { stanza, home, path, source: Box::new(error) }
+                    }
+                    None => failed(agent, database, error),
+                });
+            };
             tracing::warn!(from = %from.display(), to = %to.display(), "an earlier stanza-create was killed; its half was moved aside");
             Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await?)
         }
     }
+}
+
+/// The cell whose host has the half of a stanza whose creation was interrupted, and the half's directory; none when there
+/// is none, this host has the repository itself, or it cannot be read.
+async fn half_made_far_away(agent: &Agent, database: &Database, config: &Path) -> Option<(String, String)> {
+    let home = database.repository.reached_through(&agent.cell)?;
+    let stanza = &database.stanza;
+    let names = async |kind: &str| {
+        let path = format!("{kind}/{stanza}");
+        let listed = agent.pgbackrest.repo_list(config, stanza, &path, STANZA_TIMEOUT).await.ok()?;
+        Some(listed.into_iter().map(|entry| entry.path).collect::<Vec<String>>())
+    };
+    let (archive, backup) = (names("archive").await?, names("backup").await?);
+    let directory = database.repository.directory_in(home)?.join("archive").join(stanza.as_str());
+    is_half_made(&archive, &backup).then(|| (home.to_string(), directory.display().to_string()))
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cellar_model::{Code, JobError, Repository};
-use cellar_pgbackrest::{Error, Failure, is_out_of_reach, printable};
+use cellar_model::{CellName, Code, JobError, Repository};
+use cellar_pgbackrest::{Error, ExitClass, Failure, is_out_of_reach, printable};
 
 use crate::disk::is_full;
 
@@ -47,22 +47,46 @@ pub(crate) fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
+/// What a pgBackRest command wrote to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Disks<'a> {
+    /// The repository.
+    pub(crate) repository: &'a Repository,
+    /// This cell, whose host may have it.
+    pub(crate) cell: &'a CellName,
+    /// The data directory.
+    pub(crate) data_directory: &'a str,
+}
+
+/// What to do when the repository of another cell's host cannot be used from this cell's; none when it is one of the
+/// directories here.
+pub(crate) fn hint_at_home(repository: &Repository, cell: &CellName) -> Option<String> {
+    repository.reached_through(cell).map(|home| {
+        format!(
+            "the repository is on the host of cell {home}: see that this host is up, that its multipooler runs (`cellar status`), and that {repository} is where it was; then ask again"
+        )
+    })
+}
+
+/// What archive-push and archive-get end with when the repository was not reached, be it its host or its directory.
+const NO_REPOSITORY_CODE: u8 = 103;
+
+/// Whether a host may not have been reached.
+fn is_unreached(failure: &Failure) -> bool {
+    failure.class == ExitClass::Unavailable || failure.exit_code == Some(NO_REPOSITORY_CODE)
+}
+
 /// The job's error for a pgBackRest command that failed, which used the repository and the data directory.
 ///
 /// pgBackRest reports a full disk as any other failed write (64), or as WAL that did not arrive (82) when the
-/// archive's disk is full. So the file systems are asked too.
-pub(crate) fn tool_failure(
-    doing: &str,
-    failure: &Failure,
-    log: &str,
-    repository: &Repository,
-    data_directory: &str,
-) -> JobError {
+/// archive's disk is full. So the file systems are asked too. That of a repository on another cell's host cannot be.
+pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Disks<'_>) -> JobError {
     let may_be_full = failure.exit_code.is_some_and(|code| FULL_DISK_CODES.contains(&code));
-    let mut disks = repository.local_directory().into_iter().chain([Path::new(data_directory)]);
-    let full = log.contains("No space left on device") || (may_be_full && disks.any(is_full));
+    let repository = disks.repository;
+    let mut places = repository.directory_in(disks.cell).into_iter().chain([Path::new(disks.data_directory)]);
+    let full = log.contains("No space left on device") || (may_be_full && places.any(is_full));
     // pgBackRest advises to create a stanza then, which whoever has a repository that is not mounted must not do.
-    let away = failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository);
+    let away = failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository, disks.cell);
     let message = match failure.exit_code {
         Some(code) => {
             let first = failure.message.lines().next().unwrap_or_default();
@@ -74,29 +98,38 @@ pub(crate) fn tool_failure(
         code: if full { Code::DiskFull } else { Code::PgbackrestFailed },
         message: if away { format!("{message}: the repo {repository} is out of reach") } else { message },
         hint: if full {
-            "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying"
+            "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying".to_owned()
         } else if away {
-            "see that the repo is mounted and where it was, then ask again"
+            "see that the repo is mounted and where it was, then ask again".to_owned()
         } else {
-            failure.hint
-        }
-        .to_owned(),
+            match repository.reached_through(disks.cell) {
+                Some(home) if may_be_full => {
+                    let own =
+                        if failure.hint.is_empty() { String::new() } else { format!("{}; ", failure.hint) };
+                    format!("{own}see whether the disk of the repository on the host of cell {home} is full")
+                }
+                _ => failure.hint.to_owned(),
+            }
+        },
         tool_output: last_lines(log),
     }
+}
+
+/// As [`tool_failure`], of a command that ran on this cell's host: a host that it did not reach is that of the repository.
+pub(crate) fn failure_here(doing: &str, failure: &Failure, log: &str, disks: Disks<'_>) -> JobError {
+    let mut error = tool_failure(doing, failure, log, disks);
+    if let Some(hint) = hint_at_home(disks.repository, disks.cell).filter(|_| is_unreached(failure)) {
+        error.hint = hint;
+    }
+    error
 }
 
 /// The job's error for a restore that failed.
 ///
 /// pgBackRest checks every file that it reads from the repo, so here a failure may mean that the backup is damaged.
-pub(crate) fn restore_failure(
-    doing: &str,
-    failure: &Failure,
-    log: &str,
-    repository: &Repository,
-    data_directory: &str,
-) -> JobError {
-    let mut error = tool_failure(doing, failure, log, repository, data_directory);
-    if failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository) {
+pub(crate) fn restore_failure(doing: &str, failure: &Failure, log: &str, disks: Disks<'_>) -> JobError {
+    let mut error = failure_here(doing, failure, log, disks);
+    if failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(disks.repository, disks.cell) {
         return error;
     }
     let may_be_damaged = failure.exit_code.is_some_and(|code| DAMAGED_FILE_CODES.contains(&code));
@@ -104,6 +137,11 @@ pub(crate) fn restore_failure(
         error.code = Code::RepoDamaged;
         "a file of this backup is damaged in the repo: restore another backup (`cellar backups list`), and take a new full one"
             .clone_into(&mut error.hint);
+        // Whether it is only not mounted cannot be seen from here.
+        let at_home = hint_at_home(disks.repository, disks.cell);
+        if let Some(hint) = at_home.filter(|_| failure.exit_code == Some(MISSING_FILE_CODE)) {
+            error.hint = format!("{hint}. If all is: {}", error.hint);
+        }
     }
     error
 }
@@ -118,6 +156,29 @@ pub(crate) fn tool_error(doing: &str, error: &Error) -> JobError {
     JobError { code: Code::PgbackrestFailed, message: format!("{doing}: {error}"), hint, tool_output }
 }
 
+/// The same for one that read or wrote the repository from this cell's host.
+pub(crate) fn repository_error(
+    doing: &str,
+    error: &Error,
+    repository: &Repository,
+    cell: &CellName,
+) -> JobError {
+    let job_error = tool_error(doing, error);
+    match hint_at_home(repository, cell).filter(|_| may_be_unreached(error)) {
+        Some(hint) => JobError { hint, ..job_error },
+        None => job_error,
+    }
+}
+
+/// Whether an error may mean that the host of the repository was not reached.
+pub(crate) fn may_be_unreached(error: &Error) -> bool {
+    match error {
+        Error::RepoUnreadable(_) | Error::Timeout { .. } => true,
+        Error::Failed { failure, .. } => is_unreached(failure),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,16 +187,55 @@ mod tests {
     fn repository_that_is_not_mounted_is_not_a_stanza_to_create() {
         let dir = tempfile::tempdir().unwrap();
         let repository: Repository = dir.path().join("repo").display().to_string().parse().unwrap();
+        let cell: CellName = "zone1".parse().unwrap();
         let log = "P00  ERROR: [055]: unable to load info file";
         let failure = Failure::of_output(Some(MISSING_FILE_CODE), log);
-        let told = |kind: fn(&str, &Failure, &str, &Repository, &str) -> JobError| {
-            kind("backing up", &failure, log, &repository, "/")
-        };
+        let disks = Disks { repository: &repository, cell: &cell, data_directory: "/" };
+        let told =
+            |kind: fn(&str, &Failure, &str, Disks<'_>) -> JobError| kind("backing up", &failure, log, disks);
         for error in [told(tool_failure), told(restore_failure)] {
             assert!(error.message.ends_with("is out of reach"), "{error:?}");
             assert!(error.hint.contains("is mounted"), "{error:?}");
         }
         std::fs::create_dir_all(dir.path().join("repo/backup")).unwrap();
         assert!(told(tool_failure).hint.contains("create the stanza"));
+    }
+
+    fn failed(code: u8, log: &str) -> Failure {
+        Failure::of_output(Some(code), log)
+    }
+
+    #[test]
+    fn what_cannot_be_seen_of_another_hosts_repository_is_said() {
+        let repository = Repository::in_cell("zone3".parse().unwrap(), "/repo".parse().unwrap());
+        let everywhere: Repository = "/tmp".parse().unwrap();
+        let (zone1, zone3): (CellName, CellName) = ("zone1".parse().unwrap(), "zone3".parse().unwrap());
+        let at = |repository, cell| Disks { repository, cell, data_directory: "/" };
+        let (away, home, shared) =
+            (at(&repository, &zone1), at(&repository, &zone3), at(&everywhere, &zone1));
+        let missing = failed(55, "P00  ERROR: [055]: unable to open missing file '/repo/x' for read");
+        let restore = |disks| restore_failure("restoring", &missing, "", disks);
+        assert!(restore(away).hint.contains("zone3") && restore(away).hint.contains("another backup"));
+        // Where it is, the directory is looked at.
+        assert!(
+            restore(home).message.contains("out of reach") && !restore(home).hint.contains("host of cell")
+        );
+        let cut = failed(49, "P00  ERROR: [049]: unable to connect to 'db3:8434'");
+        assert!(failure_here("checking", &cut, "", away).hint.contains("host of cell zone3"));
+        // At the repository it is the host of an instance.
+        assert!(!tool_failure("backing up", &cut, "", away).hint.contains("host of cell"));
+        // Measured with 2.45 and 2.55.1.
+        let get = "P00   WARN: repo1: [HostConnectError] unable to connect to 'db3:8434': [111] Connection refused\n\
+                   P00  ERROR: [103]: unable to find a valid repository";
+        assert!(failure_here("reading", &failed(103, get), "", away).hint.contains("host of cell zone3"));
+        let late = failed(82, "P00  ERROR: [082]: WAL segment was not archived before the 60000ms timeout");
+        let hint = |disks| tool_failure("checking", &late, "", disks).hint;
+        assert!(hint(away).contains("host of cell zone3 is full"), "{}", hint(away));
+        assert!(!hint(shared).contains("host of cell"), "{}", hint(shared));
+        let cut = Error::RepoUnreadable("[HostConnectError] unable to connect to 'db3:8434'".to_owned());
+        let read = |repository, cell| repository_error("reading", &cut, repository, cell).hint;
+        assert!(read(&repository, &zone1).contains("host of cell zone3"));
+        assert!(!read(&repository, &zone3).contains("host of cell"));
+        assert!(!read(&everywhere, &zone1).contains("host of cell"));
     }
 }

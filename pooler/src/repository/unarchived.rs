@@ -11,7 +11,7 @@ use cellar_model::{
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
 use crate::repository::reader::Repo;
-use crate::repository::tool_failure::tool_error;
+use crate::repository::tool_failure::repository_error;
 use crate::wal_files::{history_name, note_archived, own_lineage, segments, waiting};
 
 /// How long one segment may take to be archived.
@@ -77,7 +77,10 @@ impl<'a> Pusher<'a> {
         let file = self.data.join("pg_wal").join(name);
         let (tool, stanza) = (&self.agent.pgbackrest, &self.database.stanza);
         let pushed = tool.archive_push(&self.config, stanza, &file, PUSH_TIMEOUT).await;
-        pushed.map_err(|error| tool_error(&format!("archiving {name}"), &error))?;
+        let repository = &self.database.repository;
+        pushed.map_err(|error| {
+            repository_error(&format!("archiving {name}"), &error, repository, &self.agent.cell)
+        })?;
         note_archived(self.data, name);
         Ok(())
     }

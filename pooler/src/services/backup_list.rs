@@ -10,6 +10,7 @@ use cellar_pgbackrest::BackupInfo;
 use crate::agent::Agent;
 use crate::config_files::write_bootstrap;
 use crate::repository::reader::check_has_stanza;
+use crate::repository::tool_failure::{hint_at_home, may_be_unreached};
 
 /// How long pgBackRest may take to read the repo.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,11 +29,11 @@ pub(crate) async fn backups(
     };
     let (card, database) = agent.assignment()?;
     let config = write_bootstrap(agent, &database, &card).map_err(|error| failed(&error))?;
-    let info = agent
-        .pgbackrest
-        .info(&config, &database.stanza, READ_TIMEOUT)
-        .await
-        .map_err(|error| failed(&error).hint(error.hint()))?;
+    let info = agent.pgbackrest.info(&config, &database.stanza, READ_TIMEOUT).await.map_err(|error| {
+        let at_home = hint_at_home(&database.repository, &agent.cell);
+        let hint = at_home.filter(|_| may_be_unreached(&error));
+        failed(&error).hint(hint.unwrap_or_else(|| error.hint().to_owned()))
+    })?;
     check_has_stanza(&info, &database)?;
     let mut backups: Vec<Backup> = info
         .backups

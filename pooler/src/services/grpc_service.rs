@@ -7,12 +7,16 @@ use std::time::Duration;
 use cellar_api::v1::multi_pooler_server::MultiPooler;
 use cellar_api::v1::{
     GetLiveStatusRequest, GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse,
-    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, SigningRequest,
+    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, RunBackupRequest,
+    RunBackupResponse, SigningRequest,
 };
-use cellar_model::{BackupLabel, Code, JobId, Refusal};
+use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal};
+use cellar_tls::MtlsConnectInfo;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::services::backup_for_cell::BackupCall;
 
 /// Bytes of a log that are sent at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -30,6 +34,8 @@ pub(crate) enum Question {
     Log(JobId, oneshot::Sender<(PathBuf, bool)>),
     /// A proof that this cell has its key, to be given renewed certificates.
     SigningRequest(oneshot::Sender<Result<String, Refusal>>),
+    /// A backup for another cell, whose answers go to the caller as they come.
+    RunBackup(BackupCall),
     /// Renewed certificates.
     Install(InstallCertificatesRequest, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -37,11 +43,27 @@ pub(crate) enum Question {
 /// The gRPC service.
 #[derive(Clone)]
 pub(crate) struct Service {
+    /// The cluster that callers must belong to.
+    pub(crate) cluster: ClusterName,
+    /// The database that this pooler is of.
+    pub(crate) database: DatabaseName,
     /// To the agent's thread.
     pub(crate) questions: mpsc::Sender<Question>,
 }
 
 impl Service {
+    /// The cell whose pooler calls, as its certificate says: one of this database.
+    fn calling_cell<T>(&self, request: &Request<T>) -> Result<CellName, Refusal> {
+        let uri = request.extensions().get::<MtlsConnectInfo>().and_then(|info| info.peer.uri.clone());
+        match uri.as_deref().and_then(|uri| Principal::parse(uri, &self.cluster)) {
+            Some(Principal::Pooler(database, cell)) if database == self.database => Ok(cell),
+            _ => {
+                let message = format!("only a pooler of database {} may ask for this", self.database);
+                Err(Refusal::new(Code::PermissionDenied, message).about("database", &self.database))
+            }
+        }
+    }
+
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
         let stopping = || Status::unavailable("the multipooler is stopping");
         let (to, answer) = oneshot::channel();
@@ -90,6 +112,20 @@ impl MultiPooler for Service {
         let done = self.ask(|to| Question::Install(request.into_inner(), to)).await?;
         done.map(|()| Response::new(InstallCertificatesResponse {}))
             .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    type RunBackupStream = ReceiverStream<Result<RunBackupResponse, Status>>;
+
+    async fn run_backup(
+        &self,
+        request: Request<Streaming<RunBackupRequest>>,
+    ) -> Result<Response<Self::RunBackupStream>, Status> {
+        let caller = self.calling_cell(&request).map_err(|refusal| cellar_api::status_of(&refusal))?;
+        let (answers, stream) = mpsc::channel(4);
+        let call = BackupCall { caller, asked: request.into_inner(), answers };
+        let stopping = |_| Status::unavailable("the multipooler is stopping");
+        self.questions.send(Question::RunBackup(call)).await.map_err(stopping)?;
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     type ReadJobLogStream = ReceiverStream<Result<JobLogChunk, Status>>;

@@ -1,10 +1,12 @@
 //! What runs beside PostgreSQL for as long as the agent does.
 //!
-//! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers),
+//! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers,
+//! and `backup_for_cell` runs pgBackRest for a cell whose repository is on this host),
 //! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, `lost_sessions` ends what lost
 //! jobs have left of its sessions, `certificates` puts new certificates into use in all of them, and `revocations` refuses
 //! revoked ones. Only `start` calls them.
 
+mod backup_for_cell;
 pub(crate) mod backup_list;
 pub(crate) mod certificates;
 pub(crate) mod grpc_service;

@@ -16,6 +16,7 @@ use cellar_tls::{Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, Serve
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::agent::Agent;
+use crate::services::backup_for_cell;
 use crate::services::backup_list::backups;
 use crate::services::certificates;
 use crate::services::grpc_service::{Question, Service};
@@ -52,6 +53,7 @@ async fn answer(agent: &Agent, readers: &Semaphore, question: Question) {
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Backups(label, to) => answer_backups(agent, readers, label.as_ref(), to).await,
+        Question::RunBackup(call) => backup_for_cell::serve(agent, call).await,
         Question::Log(id, to) => {
             let ended = agent.mirror.view().has_ended(&id);
             drop(to.send((agent.job_log(&id), ended)));
@@ -109,12 +111,13 @@ async fn listen_once(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()?;
+    let service = Service { cluster: agent.cluster.clone(), database: agent.database.clone(), questions };
     ServerLimits::default()
         .server()
         .layer(Guard::new(agent.cluster.clone(), agent.revoked.clone(), cellar_api::status_of))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(MultiPoolerServer::new(Service { questions }).max_decoding_message_size(MAX_REQUEST))
+        .add_service(MultiPoolerServer::new(service).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming(listener.incoming())
         .await?;
     Ok(())

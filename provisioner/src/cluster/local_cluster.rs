@@ -1,7 +1,7 @@
 //! One cluster: its directory, what it was created with, and the records that follow.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cellar_model::{
     Cell, CellLayout, CellName, ClusterLayout, Database, HostName, Keyspace, PgbackrestName, Pooler, Ports,
@@ -86,6 +86,18 @@ impl Cluster {
     /// The cells whose processes are on this machine.
     pub(crate) fn cells_here(&self) -> impl Iterator<Item = &LocalCell> {
         self.state.cells.iter().filter(|cell| cell.host.is_none() || self.here.as_ref() == Some(&cell.name))
+    }
+
+    /// The directory of the repository, if it is one of this machine's.
+    pub(crate) fn repository_here(&self) -> Option<&Path> {
+        match self.state.repo.home() {
+            None => self.state.repo.local_directory(),
+            Some(home) => self
+                .cells_here()
+                .any(|cell| cell.name == *home)
+                .then(|| self.state.repo.directory_in(home))
+                .flatten(),
+        }
     }
 
     /// Whether an etcd member is on this machine.

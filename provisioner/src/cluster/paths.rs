@@ -95,7 +95,7 @@ impl Cluster {
         &self,
         directories: impl IntoIterator<Item = PathBuf>,
     ) -> Option<PathBuf> {
-        let repo = self.state.repo.local_directory()?;
+        let repo = self.repository_here()?;
         directories.into_iter().find(|one| is_inside(repo, one) || is_inside(one, repo))
     }
 
@@ -104,7 +104,7 @@ impl Cluster {
         &self,
         directories: impl IntoIterator<Item = &'a PathBuf>,
     ) -> Result<()> {
-        let repo = self.state.repo.local_directory().filter(|repo| repo.exists());
+        let repo = self.repository_here().filter(|repo| repo.exists());
         let Some(repo) = repo else { return Ok(()) };
         match directories.into_iter().find(|directory| is_inside(repo, directory)) {
             None => Ok(()),

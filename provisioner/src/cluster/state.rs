@@ -156,7 +156,7 @@ mod as_text {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        Repository::parse_shown(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -64,8 +64,8 @@ pub async fn add_cell_on_host(
         return Err(ProvisionError::Preflight(findings));
     }
     // Its ports, and paths that pgBackRest would misread.
-    let pooler = cluster.pooler(&added)?;
-    cluster.check_configs(&[pooler])?;
+    let poolers = state.cells.iter().map(|cell| cluster.pooler(cell)).collect::<Result<Vec<_>>>()?;
+    cluster.check_configs(&poolers)?;
     let cell = match existing {
         Some(cell)
             if (cell.host.as_str(), cell.directory.as_str())

@@ -179,11 +179,18 @@ fn must_stay(gone: &[&CellName], recorded: &ClusterState, primary: Option<&CellN
 
 /// What a cluster keeps for its whole life.
 fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> {
+    let path = |state: &ClusterState| {
+        state.repo.directory().map(|path| path.display().to_string()).unwrap_or_default()
+    };
+    let host = |state: &ClusterState| {
+        state.repo.home().map_or_else(|| "every host".to_owned(), |cell| format!("that of cell {cell}"))
+    };
     let fields = [
         ("cluster", wanted.cluster.to_string(), recorded.cluster.to_string()),
         ("database.name", wanted.database.to_string(), recorded.database.to_string()),
         ("database.stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
-        ("repo.path", wanted.repo.location().to_owned(), recorded.repo.location().to_owned()),
+        ("repo.path", path(wanted), path(recorded)),
+        ("repo.host", host(wanted), host(recorded)),
         ("os_user", wanted.os_user.clone(), recorded.os_user.clone()),
         ("port_offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),
     ];
@@ -273,6 +280,17 @@ mod tests {
     fn cluster_is_as_its_own_specification_says() {
         let spec = spec("", "", CELLS);
         assert_eq!(compare(&spec, &state(&spec)), Differences::default());
+    }
+
+    #[test]
+    fn repository_stays_on_its_host() {
+        let (everywhere, one) = (spec("", "", CELLS), spec("", "host = \"zone3\"", CELLS));
+        assert_eq!(compare(&one, &state(&one)), Differences::default());
+        for (wanted, recorded) in [(&everywhere, &one), (&one, &everywhere)] {
+            let refused = compare(wanted, &state(recorded)).refused;
+            let fields: Vec<&str> = refused.iter().map(|refused| refused.field.as_str()).collect();
+            assert_eq!(fields, ["repo.host"]);
+        }
     }
 
     #[test]

@@ -92,8 +92,7 @@ impl Cluster {
     /// # Errors
     /// When one cannot be written.
     pub(super) fn write_drop_ins(&self) -> Result<Vec<PathBuf>> {
-        let repository =
-            self.state.repo.local_directory().filter(|path| !path.starts_with(self.layout.root()));
+        let repository = self.repository_here().filter(|path| !path.starts_with(self.layout.root()));
         self.change_drop_ins(|service| text(service, &self.user.name, repository))
     }
 

@@ -194,7 +194,7 @@ fn check_same(layout: &ClusterLayout, wanted: &ClusterState, recorded: &ClusterS
         ("cluster name", wanted.cluster.to_string(), recorded.cluster.to_string()),
         ("database", wanted.database.to_string(), recorded.database.to_string()),
         ("stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
-        ("repository", wanted.repo.location().to_owned(), recorded.repo.location().to_owned()),
+        ("repository", wanted.repo.to_string(), recorded.repo.to_string()),
         ("OS user", wanted.os_user.clone(), recorded.os_user.clone()),
         ("number of full backups kept", kept(wanted), kept(recorded)),
         ("port offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),

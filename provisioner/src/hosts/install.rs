@@ -240,14 +240,31 @@ impl Cluster {
         }
         findings.extend(self.etcd_data_obstacle(snapshot)?);
         let cells: Vec<_> = self.cells_here().cloned().collect();
-        if let Some(repo) = self.state.repo.local_directory() {
+        if let Some(repo) = self.repository_here() {
             if !repo.is_dir() {
+                let hint = match self.state.repo.home() {
+                    None => "mount it, or make the directory: all hosts must see the same one",
+                    Some(_) => {
+                        "make the directory, or mount its file system: the other hosts reach it through this one"
+                    }
+                };
                 findings.push(Finding {
                     message: format!("the repository {} is not there on this host", repo.display()),
-                    hint: Some("mount it, or make the directory: all hosts must see the same one".to_owned()),
+                    hint: Some(hint.to_owned()),
                 });
             } else {
                 findings.extend(access::check(repo, &self.user));
+            }
+            let own = cells.iter().map(|cell| self.layout.cell(&cell.name).root().to_owned());
+            if let Some(overlapping) = self.overlapping_repository(own) {
+                findings.push(Finding {
+                    message: format!(
+                        "the repository {} and the cell's directory {} lie in one another",
+                        repo.display(),
+                        overlapping.display()
+                    ),
+                    hint: Some("name a directory apart from it in the specification (`repo.path`): what removes the cell's data must spare the backups".to_owned()),
+                });
             }
         }
         for cell in &cells {

@@ -68,7 +68,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
             reason: format!(
                 "its directory would be {}, and that and the repository {} lie in one another: choose another name",
                 overlapping.display(),
-                cluster.state.repo.location()
+                cluster.state.repo
             ),
         });
     }

@@ -189,7 +189,7 @@ impl Cluster {
         self.check_spares_repository(&gone)?;
         match self.state.repo.local_directory() {
             Some(repo) if is_same_place(repo, &layout.repo()) => gone.push(layout.repo()),
-            _ => kept.push(PathBuf::from(self.state.repo.location())),
+            _ => kept.push(PathBuf::from(self.state.repo.to_string())),
         }
         for directory in gone.into_iter().filter(|directory| *directory != layout.state()) {
             kept.extend(remove_tree(&directory)?);

@@ -150,7 +150,7 @@ fn check_repository(cluster: &Cluster) -> Result<()> {
         None => Ok(()),
         Some(overlapping) => Err(ProvisionError::Argument {
             argument: "--repo",
-            value: cluster.state.repo.location().to_owned(),
+            value: cluster.state.repo.to_string(),
             reason: format!(
                 "it and {}, which the cluster has for itself, lie in one another: choose a directory apart from it, such as {}",
                 overlapping.display(),

@@ -33,7 +33,7 @@ impl Cluster {
         );
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
-            findings.extend(self.state.repo.local_directory().and_then(disk::check_repo));
+            findings.extend(self.repository_here().and_then(disk::check_repo));
         }
         for need in self.ports(cells)? {
             findings.extend(check_port(&need, &self.listen_at(need.port), Some(self.layout.root())));
@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     fn check_access<'a>(&'a self, cells: impl Iterator<Item = &'a CellName>) -> Vec<Finding> {
-        let repo = self.state.repo.local_directory().map(Path::to_owned);
+        let repo = self.repository_here().map(Path::to_owned);
         let places = repo.into_iter().chain(cells.map(|cell| self.layout.cell(cell).root().to_owned()));
         let mut findings: Vec<Finding> =
             places.filter_map(|place| access::check(&place, &self.user)).collect();

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use cellar_model::{
     CellLayout, CellName, ClusterLayout, ClusterName, Database, DatabaseName, PORT_SPAN, Pooler, Ports,
-    Protocol, Retention, StanzaName, check_socket_path, path_fault,
+    Protocol, Repository, Retention, StanzaName, check_socket_path, path_fault,
 };
 
 use crate::cluster::cell_host::CellHost;
 use crate::error::spec_error::SpecError;
 use crate::spec::collisions::check_collisions;
-use crate::spec::file_format::{CellTable, SpecFile, TlsTable};
+use crate::spec::file_format::{CellTable, RepoTable, SpecFile, TlsTable};
 
 /// Full backups kept when the specification has no number.
 const DEFAULT_RETENTION: u32 = 7;
@@ -97,7 +97,6 @@ impl ClusterSpec {
             Some(stanza) => name("database.stanza", stanza)?,
             None => name("database.name", &file.database.name)?,
         };
-        let repository = name("repo.path", &file.repo.path)?;
         let listen = file.tls.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
         if listen.parse::<IpAddr>().is_err() {
             return Err(refuse("tls.listen", &listen, "it is not an IP address to listen on"));
@@ -138,6 +137,7 @@ impl ClusterSpec {
         let says_etcd = poolers.iter().zip(&file.cells).filter(|(_, cell)| cell.etcd.is_some());
         let says_etcd = says_etcd.map(|(pooler, _)| pooler.cell.clone()).collect();
         check_collisions(&poolers)?;
+        let repository = repository(&file.repo, &poolers)?;
         let bootstrap_cell = poolers[0].cell.clone();
         let retention = Retention { full: file.repo.retention_full.unwrap_or(DEFAULT_RETENTION) };
         if retention.full == 0 || retention.full > 9_999_999 {
@@ -163,6 +163,25 @@ impl ClusterSpec {
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();
         Ok(Self { cluster, database, poolers, server_auth, os_user, hosts, says_etcd, placed })
     }
+}
+
+/// The repository: on all hosts, or on that of one cell, which is named itself or by its host.
+fn repository(table: &RepoTable, poolers: &[Pooler]) -> Result<Repository, SpecError> {
+    let Some(home) = &table.host else { return name("repo.path", &table.path) };
+    let path = name("repo.path", &table.path)?;
+    let named = |pooler: &&Pooler| pooler.cell.as_str() == home;
+    let on_host = || poolers.iter().filter(|pooler| *pooler.host == **home);
+    let cell = match (poolers.iter().find(named), on_host().count()) {
+        (Some(pooler), _) => pooler.cell.clone(),
+        (None, 1) => on_host().map(|pooler| pooler.cell.clone()).next().unwrap_or_else(|| unreachable!()),
+        (None, 0) => {
+            let reason =
+                "it is neither a cell nor the host of one, and the repository lies on the host of a cell";
+            return Err(refuse("repo.host", home, reason));
+        }
+        (None, _) => return Err(refuse("repo.host", home, "several cells have that host: name one of them")),
+    };
+    Ok(Repository::in_cell(cell, path))
 }
 
 /// What holds for every cell that says nothing else.

@@ -29,6 +29,7 @@ pub(super) struct DatabaseTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct RepoTable {
     pub(super) path: String,
+    pub(super) host: Option<String>,
     pub(super) retention_full: Option<u32>,
 }
 

@@ -36,6 +36,8 @@ pub struct HostsCluster {
     /// Its hosts, and the operator's.
     pub hosts: Hosts,
     count: u8,
+    /// The only host that has the repository; none when all have.
+    repository_on: Option<&'static str>,
 }
 
 fn text(path: &Path) -> String {
@@ -50,17 +52,20 @@ impl HostsCluster {
     #[must_use]
     #[track_caller]
     pub fn specified(count: u8) -> Option<Self> {
-        Self::specified_of(count, count)
+        Self::specified_of(count, count, None)
     }
 
     #[track_caller]
-    fn specified_of(count: u8, hosts: u8) -> Option<Self> {
-        let cluster = Self { hosts: Hosts::new(hosts)?, count };
+    fn specified_of(count: u8, hosts: u8, repository_on: Option<&'static str>) -> Option<Self> {
+        let mut cluster = Self { hosts: Hosts::new(hosts)?, count, repository_on };
         let (repo, user) = (cluster.repo(), postgres_user());
         let made = std::fs::create_dir_all(&repo)
             .and_then(|()| std::os::unix::fs::chown(&repo, Some(user.uid), Some(user.gid)));
         if let Err(error) = made {
             panic!("{}: {error}", repo.display());
+        }
+        if let Some(host) = repository_on {
+            cluster.hosts.keep_to(host, repo);
         }
         cluster.write_specification("");
         Some(cluster)
@@ -80,10 +85,22 @@ impl HostsCluster {
     #[must_use]
     #[track_caller]
     pub fn well_of(count: u8, hosts: u8) -> Option<Self> {
-        let cluster = Self::specified_of(count, hosts)?;
+        Some(Self::specified_of(count, hosts, None)?.started())
+    }
+
+    /// The same with the repository on one host, which no other one sees.
+    #[must_use]
+    #[track_caller]
+    pub fn well_with_repository_on(host: &'static str, count: u8, hosts: u8) -> Option<Self> {
+        Some(Self::specified_of(count, hosts, Some(host))?.started())
+    }
+
+    #[track_caller]
+    fn started(self) -> Self {
+        let cluster = self;
         let _ = cluster.init().ok();
         cluster.start_all();
-        Some(cluster)
+        cluster
     }
 
     /// Installs the bundle of every host and starts what runs there, until the cluster is well.
@@ -96,10 +113,10 @@ impl HostsCluster {
         let _ = self.wait().ok();
     }
 
-    /// The repository, which all hosts see.
+    /// The repository, which all hosts see, or one.
     #[must_use]
     pub fn repo(&self) -> PathBuf {
-        self.hosts.directory("operator").join("repo")
+        self.hosts.directory(self.repository_on.unwrap_or("operator")).join("repo")
     }
 
     /// The operator's directory of the cluster.
@@ -132,6 +149,9 @@ impl HostsCluster {
         let repo = text(&self.repo());
         let mut lines =
             format!("cluster = \"demo\"\n[database]\nname = \"app\"\n[repo]\npath = \"{repo}\"\n");
+        if let Some(host) = self.repository_on {
+            lines.push_str(&format!("host = \"{host}.test\"\n"));
+        }
         for host in self.database_hosts() {
             lines.push_str(&format!(
                 "[[cells]]\nname = \"{}\"\nhost = \"{host}.test\"\ndirectory = \"{}\"\n",

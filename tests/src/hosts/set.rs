@@ -39,6 +39,7 @@ pub(super) struct Host {
 pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
+    owned: Option<(String, PathBuf)>,
     started: Mutex<Vec<Child>>,
     slot: Slot,
 }
@@ -61,7 +62,7 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), started: Mutex::default(), slot };
+        let set = Self { hosts, directory: place::next(), owned: None, started: Mutex::default(), slot };
         set.make();
         Some(set)
     }
@@ -128,12 +129,28 @@ impl Hosts {
         self.slot.namespace(&self.host(host).name)
     }
 
+    /// Makes a directory one host's own, before anything runs: what runs on the others finds an empty one there, which nobody
+    /// may enter.
+    ///
+    /// # Panics
+    /// When there is no such host.
+    #[track_caller]
+    pub fn keep_to(&mut self, host: &str, directory: PathBuf) {
+        self.owned = Some((self.host(host).name.clone(), directory));
+    }
+
     /// A program on a host, run by root. One without a path is looked for among those of this build first.
     #[must_use]
     #[track_caller]
     pub fn command(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
+        command.args(["netns", "exec", &self.namespace(host)]);
+        if let Some((_, directory)) = self.owned.as_ref().filter(|(owner, _)| owner != host) {
+            // `ip netns exec` has given it mounts of its own.
+            let script = "mount -t tmpfs -o size=4k,mode=000 none \"$0\" && exec \"$@\"";
+            command.args(["sh", "-c", script]).arg(directory);
+        }
+        command.arg(program);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let places = std::iter::once(bin_dir()).chain(std::env::split_paths(&path));
         match std::env::join_paths(places) {

@@ -72,13 +72,13 @@ fn every_port_opens_to_its_own_guests_only() {
     let port = cluster.poolers().into_iter().find_map(|view| view.pooler).expect("a pooler").grpc_port;
     let port = port.try_into().expect("a port");
     let of_multiadmin = ["GetSigningRequest", "InstallCertificates", "ReadBackups", "ReadJobLog"];
-    let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(["GetLiveStatus"]).collect();
+    let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(["GetLiveStatus", "RunBackup"]).collect();
     let authorities = cluster.directory().join("ca/ca.crt");
     for (what, request, _) in parties(name) {
         let key_pair = issuer.key_pair(&issuer.ca, what, &request);
         let denied = block_on(denied_by_a_pooler(port, &authorities, &key_pair));
         let wanted = match what {
-            "multiadmin" => BTreeSet::new(),
+            "multiadmin" => BTreeSet::from(["RunBackup"]),
             "a pooler" => of_multiadmin.into(),
             _ => all.clone(),
         };

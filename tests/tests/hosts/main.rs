@@ -11,6 +11,7 @@ mod left;
 mod matrix;
 mod names;
 mod processes;
+mod repository;
 mod tour;
 mod two_machines;
 mod upgrade;

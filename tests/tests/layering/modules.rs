@@ -259,7 +259,8 @@ const KNOWS_STORES: &[&str] =
 
 /// Files outside of [`KNOWS_STORES`] that name a variant of `Repository`.
 fn knows_stores(sources: &BTreeMap<String, String>) -> Vec<&String> {
-    let named = sources.iter().filter(|(_, text)| text.contains("Repository::Directory"));
+    let kinds = ["Repository::Directory", "Repository::InCell"];
+    let named = sources.iter().filter(|(_, text)| kinds.iter().any(|kind| text.contains(kind)));
     named
         .map(|(file, _)| file)
         .filter(|file| !KNOWS_STORES.iter().any(|root| file.starts_with(root)))
@@ -276,6 +277,8 @@ fn only_the_repository_code_knows_the_kinds_of_store() {
     assert_eq!(knows_stores(&sources), Vec::<&String>::new());
     let elsewhere = "pooler/src/jobs/backup.rs".to_owned();
     sources.insert(elsewhere.clone(), "if let Repository::Directory(path) = repository {}".to_owned());
+    assert_eq!(knows_stores(&sources), [&elsewhere]);
+    sources.insert(elsewhere.clone(), "let Repository::InCell { cell, .. } = repository;".to_owned());
     assert_eq!(knows_stores(&sources), [&elsewhere]);
 }
 

@@ -68,7 +68,7 @@ enum Step {
     /// The cell and its poolers are recorded.
     Done(Cell),
     /// These records are to be written.
-    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, ordering: OrderingRecord },
+    Write { cell: Cell, is_new: bool, poolers: Vec<Pooler>, ordering: Box<OrderingRecord> },
 }
 
 impl Admin {
@@ -153,7 +153,7 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
     if !is_new && poolers.is_empty() {
         return Ok(Step::Done(cell));
     }
-    Ok(Step::Write { cell, is_new, poolers, ordering })
+    Ok(Step::Write { cell, is_new, poolers, ordering: Box::new(ordering) })
 }
 
 fn next_cell(view: &View, new: &NewCell) -> Result<Cell, Refusal> {

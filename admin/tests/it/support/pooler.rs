@@ -54,6 +54,14 @@ pub fn dial_plainly() -> Arc<Dial> {
 #[tonic::async_trait]
 impl MultiPooler for FakePooler {
     type ReadJobLogStream = BoxStream<'static, Result<v1::JobLogChunk, Status>>;
+    type RunBackupStream = BoxStream<'static, Result<v1::RunBackupResponse, Status>>;
+
+    async fn run_backup(
+        &self,
+        _: Request<tonic::Streaming<v1::RunBackupRequest>>,
+    ) -> Result<Response<Self::RunBackupStream>, Status> {
+        Err(Status::unimplemented("only poolers call it"))
+    }
 
     async fn get_live_status(
         &self,

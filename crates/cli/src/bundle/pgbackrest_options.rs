@@ -4,7 +4,7 @@ use super::REMOVED;
 use super::secrets::Secrets;
 
 /// Options that hold no secret. `N` stands for a number; a name that ends with `*` for all that begin so.
-const HARMLESS: [&str; 40] = [
+const HARMLESS: [&str; 48] = [
     "archive-async",
     "archive-check",
     "archive-copy",
@@ -38,12 +38,20 @@ const HARMLESS: [&str; 40] = [
     "process-max",
     "protocol-timeout",
     "repoN-cipher-type",
+    "repoN-host",
+    "repoN-host-ca-file",
+    "repoN-host-cert-file",
+    "repoN-host-config",
+    "repoN-host-key-file",
+    "repoN-host-port",
+    "repoN-host-type",
     "repoN-path",
     "repoN-retention-*",
     "repoN-type",
     "resume",
     "spool-path",
     "start-fast",
+    "tcp-keep-alive-*",
     "tls-server-*",
 ];
 
@@ -94,5 +102,21 @@ mod tests {
              repo12-s3-key-secret=[removed]\n[removed]\n[app]\npg12-path=/d\npg1-host-key-file=/k\n"
         );
         assert_eq!(secrets.scrubber().scrub(b"a hunter2 x hunter3"), b"a [removed] [removed]");
+    }
+
+    #[test]
+    fn what_cellar_writes_is_kept() {
+        let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/../pgbackrest/tests/snapshots");
+        for name in [
+            "full_3_zone2",
+            "at_zone3_full_zone1",
+            "at_zone3_full_zone3",
+            "at_zone3_job_for_zone2_from_zone1",
+        ] {
+            let golden = std::fs::read_to_string(format!("{goldens}/config__{name}.snap")).unwrap();
+            let text = golden.splitn(3, "---\n").nth(2).unwrap();
+            let kept = redact_options(text, &mut Secrets::default());
+            assert!(kept.contains("pg1-path=") && !kept.contains(REMOVED), "{name}: {kept}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use crate::client::target::Target;
 use crate::failure::Outcome;
 use crate::global::Global;
+use crate::render::status::repository;
 use crate::render::table::Table;
 
 /// The databases of a cluster
@@ -22,7 +23,8 @@ fn render_list(answer: &ListDatabasesResponse) -> String {
     for view in &answer.databases {
         let database = view.database.clone().unwrap_or_default();
         let primary = view.leader.as_ref().map(|leader| leader.cell.clone()).unwrap_or_default();
-        table.row([database.name, database.stanza, primary, database.repo_path]);
+        let repository = repository(&database);
+        table.row([database.name, database.stanza, primary, repository]);
     }
     table.render()
 }

@@ -29,7 +29,8 @@ pub(crate) struct Expire {
     /// Expire this backup and all that build on it, whatever the retention is
     #[arg(long, value_name = "LABEL")]
     backup: Option<BackupLabel>,
-    /// The cell whose multipooler does it [default: a standby's]
+    /// The cell whose multipooler does it [default: a standby's; with a repository that is on one cell's host alone, that
+    /// cell's]
     #[arg(long, value_name = "CELL")]
     on: Option<CellName>,
     /// Show what would be deleted, and end

@@ -22,7 +22,8 @@ use crate::render::repository::verified;
   cellar verify --on zone3
   cellar verify --output json | jq '.result.verify.damaged'")]
 pub(crate) struct Verify {
-    /// The cell whose multipooler reads the repository [default: a standby's]
+    /// The cell whose multipooler reads the repository [default: a standby's; of a repository that is on one cell's host
+    /// alone, that cell's]
     #[arg(long, value_name = "CELL")]
     on: Option<CellName>,
     #[command(flatten)]

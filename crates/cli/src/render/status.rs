@@ -107,6 +107,28 @@ fn notes(view: &PoolerView) -> Vec<String> {
     notes
 }
 
+/// Where a database's repository is: the path, and the cell before it when only that cell's host has it.
+pub(crate) fn repository(database: &cellar_api::v1::Database) -> String {
+    match &database.repo_in_cell {
+        Some(home) => format!("{}:{}", home.cell, home.path),
+        None => database.repo_path.clone(),
+    }
+}
+
+/// What it means that nobody serves the repository on the host of the only cell that has it.
+fn repository_note(database: &cellar_api::v1::Database, poolers: &[&PoolerView]) -> Option<String> {
+    let home = &database.repo_in_cell.as_ref()?.cell;
+    let is_home = |view: &&&PoolerView| view.pooler.as_ref().is_some_and(|pooler| pooler.cell == *home);
+    let home_view = poolers.iter().find(is_home)?;
+    if home_view.status.as_ref().is_some_and(|status| status.tls_server_up) {
+        return None;
+    }
+    let host = home_view.pooler.as_ref().map_or("", |pooler| pooler.host.as_str());
+    Some(format!(
+        "the repository is on the host of {home}, where no pgBackRest TLS server is known to run: until one does, no WAL is archived from other hosts (PostgreSQL keeps it), and nothing is backed up or restored. `cellar host start` on {host} starts it; do not give {home} up, its host has the backups"
+    ))
+}
+
 /// One database with its cells.
 pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> String {
     let record = database.database.clone().unwrap_or_default();
@@ -116,7 +138,9 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
     };
     let mut text = format!(
         "database {}, stanza {}, repository {}{encrypted}\n",
-        record.name, record.stanza, record.repo_path
+        record.name,
+        record.stanza,
+        repository(&record)
     );
     if let Some(leader) = &database.leader {
         text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term));
@@ -140,7 +164,8 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
         |view: &&PoolerView| view.pooler.as_ref().is_some_and(|pooler| pooler.database == record.name);
     let own: Vec<&PoolerView> = poolers.iter().filter(of_database).collect();
     own.iter().for_each(|view| table.row(row(view)));
-    let notes: Vec<String> = own.iter().flat_map(|view| notes(view)).collect();
+    let of_cells = own.iter().flat_map(|view| notes(view));
+    let notes: Vec<String> = repository_note(&record, &own).into_iter().chain(of_cells).collect();
     format!("{text}\n{}{}", table.render(), section("notes", &notes))
 }
 

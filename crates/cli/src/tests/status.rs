@@ -65,6 +65,23 @@ fn status_shows_cells_and_notes() {
 }
 
 #[test]
+fn a_repository_that_nobody_serves_is_told() {
+    let told = |home: &str| {
+        let record =
+            json!({"name": "app", "stanza": "app", "repoInCell": {"cell": home, "path": "/srv/repo"}});
+        let view: DatabaseView = message(json!({"database": record}));
+        database(&view, &poolers().poolers)
+            .lines()
+            .find(|line| line.contains("no WAL is archived"))
+            .map(str::to_owned)
+    };
+    // Its multipooler does not report; its server does not answer; it is well.
+    assert!(told("zone4").is_some_and(|note| note.contains("cellar host start")));
+    assert!(told("zone2").is_some_and(|note| note.contains("the host of zone2")));
+    assert_eq!((told("zone1"), told("zone3")), (None, None));
+}
+
+#[test]
 fn doctor_lists_problems_with_their_repair() {
     let finding = Finding {
         message: "port 8432, needed by the pgBackRest TLS server of cell zone1, is in use by process 7 (x)"

@@ -194,6 +194,44 @@ impl Snapshot<'_> {
     }
 }
 
+impl Snapshot<'_> {
+    /// As [`Snapshot::reading_cell`], for what pgBackRest does only where the repository is: an expiry, and with 2.45 a
+    /// verification.
+    pub(crate) fn repository_cell(
+        &self,
+        database: &Database,
+        request: &JobRequest,
+    ) -> Result<CellName, Refusal> {
+        let Some(home) = database.repository.home() else {
+            return self.reading_cell(&database.name, request);
+        };
+        if let Some(cell) = request.cell.as_ref().filter(|cell| *cell != home) {
+            self.pooler(&database.name, cell)?;
+            return Err(Refusal::new(
+                Code::InvalidArgument,
+                format!("the repository is on the host of cell {home}, and cell {cell} was named"),
+            )
+            .hint(format!("name cell {home}, or none"))
+            .about("cell", cell)
+            .about("database", &database.name));
+        }
+        self.leader(&database.name)?;
+        self.at_repository(database, home)?;
+        Ok(home.clone())
+    }
+
+    /// That the cell is up on whose host alone the repository is.
+    pub(crate) fn at_repository(&self, database: &Database, home: &CellName) -> Result<(), Refusal> {
+        self.live_status(&database.name, home).map(drop).map_err(|refusal| {
+            let message = format!("pgBackRest does that on the host of the repository only: {refusal}");
+            Refusal::new(Code::CellDown, message)
+                .hint(format!("start the multipooler of cell {home} (`cellar host start` there): no other cell can do it"))
+                .about("cell", home)
+                .about("database", &database.name)
+        })
+    }
+}
+
 /// The more WAL a member has, the lower; one that does not run counts as far behind. What it has received counts, not what
 /// it has replayed: a standby may be told to replay late.
 fn wal_rank(status: &PoolerStatus) -> impl Ord + use<> {

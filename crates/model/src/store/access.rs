@@ -124,6 +124,8 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
+    // The caller's own job only: the method checks that.
+    ("/cellar.v1.MultiPooler/RunBackup", Needs::Peer, Mutates),
     ("/cellar.v1.MultiPooler/GetSigningRequest", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/InstallCertificates", Needs::Multiadmin, Mutates),
 ];

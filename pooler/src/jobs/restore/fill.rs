@@ -12,7 +12,7 @@ use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::private_instance::PrivateInstance;
 use crate::jobs::restore::throttle::Throttle;
-use crate::repository::tool_failure::restore_failure;
+use crate::repository::tool_failure::{Disks, restore_failure};
 
 /// How often the rate of a restore is checked.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(50);
@@ -76,8 +76,9 @@ impl PrivateInstance<'_> {
             context.run_pgbackrest_watched_every(THROTTLE_INTERVAL, &invocation, self.nice, watch).await?;
         let Some(failed) = ended else { return Ok(()) };
         let doing = format!("restoring backup {set}");
-        let (repository, data) = (&self.database.repository, text(&self.data));
-        Err(restore_failure(&doing, &failed.failure, &failed.log, repository, &data).into())
+        let (repository, data_directory) = (&self.database.repository, &text(&self.data));
+        let disks = Disks { repository, cell: &self.agent.cell, data_directory };
+        Err(restore_failure(&doing, &failed.failure, &failed.log, disks).into())
     }
 }
 

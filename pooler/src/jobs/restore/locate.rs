@@ -119,7 +119,7 @@ impl WalSource<'_> {
                 .await;
             return fetched
                 .map(|there| there.then_some(to))
-                .map_err(|error| tool_error("fetching WAL", &error));
+                .map_err(|error| self.repo.error("fetching WAL", &error));
         }
         // Not archived yet: the primary still has it, or a standby that it was sent to. It is being written, so a copy
         // is read.

@@ -17,7 +17,6 @@ use crate::jobs::restore::locate::locate;
 use crate::jobs::restore::plan_cells::{CellPlans, plan_cells};
 use crate::jobs::written::written;
 use crate::repository::reader::Repo;
-use crate::repository::tool_failure::tool_error;
 
 /// What a restored directory needs beyond its backup's size: WAL that is replayed and written, in segments.
 const WAL_ROOM_SEGMENTS: u64 = 8;
@@ -115,7 +114,7 @@ async fn check_no_tablespaces(
                 .hint("name another backup (`cellar backups list`)")
                 .into()
         }
-        error => tool_error("reading the backup's manifest", &error),
+        error => repo.error("reading the backup's manifest", &error),
     })?;
     if manifest.lines().any(|line| line.starts_with("pg_tblspc/")) {
         return Err(Refusal::new(

@@ -17,6 +17,29 @@ fn indexes_are_alphabetical_whatever_the_order_in_the_file() {
 }
 
 #[test]
+fn repository_of_one_host_is_named_by_its_cell_or_its_host() {
+    let spec = |host: &str| {
+        let text = REFERENCE.replacen(
+            "name = \"zone3\"\nhost = \"localhost\"",
+            "name = \"zone3\"\nhost = \"db3\"",
+            1,
+        );
+        let repo = format!("path = \"/backup/repo\"\nhost = \"{host}\"");
+        ClusterSpec::parse(&text.replacen("path = \"/backup/repo\"", &repo, 1))
+    };
+    for host in ["zone3", "db3"] {
+        assert_eq!(spec(host).unwrap().database.repository.to_string(), "zone3:/backup/repo");
+    }
+    assert_eq!(spec("zone1").unwrap().database.repository.to_string(), "zone1:/backup/repo");
+    for (host, reason) in
+        [("localhost", "several cells"), ("db9", "neither a cell nor"), ("", "neither a cell nor")]
+    {
+        let error = spec(host).unwrap_err().to_string();
+        assert!(error.contains("repo.host") && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn error_names_the_field_that_breaks_a_rule() {
     for (from, to, expected) in [
         ("name = \"zone2\"", "name = \"zone1\"", "cells[0].name and cells[1].name are both zone1"),

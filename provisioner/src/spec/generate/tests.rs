@@ -171,3 +171,22 @@ fn same_specification_gives_the_same_bytes() {
     let spec = ClusterSpec::parse(SPEC).unwrap();
     assert_eq!(render_configs(&spec).unwrap(), render_configs(&spec).unwrap());
 }
+
+#[test]
+fn the_others_reach_a_repository_of_one_host_through_its_cell() {
+    let spec = SPEC.replacen("retention_full = 7", "host = \"zone3\"\nretention_full = 7", 1);
+    let files = render_configs(&ClusterSpec::parse(&spec).unwrap()).unwrap();
+    for (cell, text) in &files {
+        let found = sections(text);
+        let (global, stanza) = (&found["global"], &found["multigres"]);
+        assert_eq!(global["repo1-path"], "/backup/repo");
+        let has_it = cell.as_str() == "zone3";
+        assert_eq!(global.contains_key("repo1-host"), !has_it, "{cell}");
+        // pgBackRest takes no file with both.
+        assert_eq!(stanza.contains_key("pg3-host"), has_it, "{cell}");
+        if !has_it {
+            assert_eq!(global["repo1-host-port"], "8434");
+            assert_eq!(global["repo1-host-config"], "/zone3/pgbackrest.conf");
+        }
+    }
+}

@@ -107,7 +107,8 @@ pub(super) async fn denied_by_a_pooler(
 ) -> BTreeSet<&'static str> {
     let tls = ClientTls::from_files(authorities, &key_pair.certificate, &key_pair.key).expect("a client");
     let client = MultiPoolerClient::new(channel(&tls, port));
-    let [mut a, mut b, mut c, mut d, mut e] = [(); 5].map(|()| client.clone());
+    let [mut a, mut b, mut c, mut d, mut e, mut f] = [(); 6].map(|()| client.clone());
+    let no_order = tokio_stream::empty::<v1::RunBackupRequest>();
     let nothing = v1::InstallCertificatesRequest::default();
     let answers = [
         ("GetLiveStatus", a.get_live_status(v1::GetLiveStatusRequest::default()).await.err()),
@@ -115,6 +116,7 @@ pub(super) async fn denied_by_a_pooler(
         ("ReadJobLog", c.read_job_log(v1::ReadJobLogRequest::default()).await.err()),
         ("GetSigningRequest", d.get_signing_request(v1::GetSigningRequestRequest::default()).await.err()),
         ("InstallCertificates", e.install_certificates(nothing).await.err()),
+        ("RunBackup", f.run_backup(no_order).await.err()),
     ];
     let denied = |status: &tonic::Status| status.code() == tonic::Code::PermissionDenied;
     answers

@@ -19,7 +19,8 @@ use crate::types::name::CellName;
 ///
 /// # Errors
 /// Refused when the database or the cell is unknown, the cell is down, is the primary without
-/// permission, does not stream from the recorded primary, lags, or two primaries are visible.
+/// permission, does not stream from the recorded primary, lags, or two primaries are visible; or when the cell is down on
+/// whose host alone the repository is.
 pub fn plan_backup(
     snapshot: &Snapshot<'_>,
     request: &JobRequest,
@@ -32,6 +33,9 @@ pub fn plan_backup(
     snapshot.pooler(db, cell)?;
     snapshot.not_fenced(db)?;
     let status = snapshot.answering(db, cell)?;
+    if let Some(home) = database.repository.reached_through(cell) {
+        snapshot.at_repository(database, home)?;
+    }
     let leader = snapshot.leaders.get(db).ok_or_else(|| {
         Refusal::new(Code::NoPrimary, format!("database {db} has no recorded primary yet"))
             .hint("wait until `cellar status` shows a primary")

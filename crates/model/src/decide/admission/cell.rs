@@ -8,8 +8,8 @@ use crate::types::name::CellName;
 /// Decides whether a cell may leave every database.
 ///
 /// # Errors
-/// Refused when it is unknown, the last one, some database's primary, or when it alone has a database's data, or the
-/// data that a rollback returns to.
+/// Refused when it is unknown, the last one, some database's primary, or when it alone has a database's data, the data that a
+/// rollback returns to, or the repository.
 pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
     if !snapshot.cells.contains_key(cell) {
         let all = known(snapshot.cells.keys().map(CellName::as_str));
@@ -22,7 +22,18 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
             .hint("`cellar down --destroy` removes the whole cluster")
             .about("cell", cell));
     }
-    for database in snapshot.databases.keys() {
+    for (database, record) in snapshot.databases {
+        if record.repository.home() == Some(cell) {
+            let message = format!(
+                "the repository of {database} is on the host of cell {cell}, and its backups and WAL with it"
+            );
+            return Err(Refusal::new(Code::Unsupported, message)
+                .hint(
+                    "keep the cell for as long as the repository is there: this release moves no repository",
+                )
+                .about("cell", cell)
+                .about("database", database));
+        }
         let recorded = snapshot.leaders.get(database).is_some_and(|leader| leader.cell == *cell);
         let observed = snapshot
             .status

@@ -8,7 +8,7 @@ use crate::records::drill::DrillParams;
 use crate::records::incarnation::check_in_use;
 use crate::records::job::id::JobId;
 use crate::records::job::record::JobRecord;
-use crate::records::job::spec::JobSpec;
+use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::maintenance::ExpireParams;
 use crate::types::code::{Code, Refusal};
 
@@ -29,7 +29,8 @@ pub fn plan_drill(
     Ok(request.record(JobSpec::Drill(params.clone()), db, &cell, id, now))
 }
 
-/// Decides on an expiry. Without a named cell a standby does it, for the primary has work to do.
+/// Decides on an expiry. Without a named cell a standby does it, for the primary has work to do; but where only one cell's
+/// host has the repository, that one does.
 ///
 /// # Errors
 /// Refused when the database or the cell is unknown or its pooler down, a restore is under way, or one waits to be
@@ -56,11 +57,12 @@ pub fn plan_expire(
         .about("job", restore)
         .about("database", db));
     }
-    let cell = snapshot.reading_cell(db, request)?;
+    let cell = snapshot.repository_cell(database, request)?;
     Ok(request.record(JobSpec::Expire(params.clone()), db, &cell, id, now))
 }
 
-/// Decides on a job of a kind that has no conditions of its own: it runs in the named cell, otherwise in a standby's.
+/// Decides on a job of a kind that has no conditions of its own: it runs in the named cell, otherwise in a standby's. A
+/// verification runs where the repository is, if only one cell's host has it.
 ///
 /// # Errors
 /// Refused when the database or the cell is unknown or its pooler down; a job that takes the lock also while a restore
@@ -76,7 +78,10 @@ pub fn plan_unconditional(
     if spec.kind().takes_lock() {
         snapshot.not_fenced(&database.name)?;
     }
-    let cell = snapshot.reading_cell(&database.name, request)?;
+    let cell = match spec.kind() {
+        JobKind::Verify => snapshot.repository_cell(database, request)?,
+        _ => snapshot.reading_cell(&database.name, request)?,
+    };
     Ok(request.record(spec, &database.name, &cell, id, now))
 }
 

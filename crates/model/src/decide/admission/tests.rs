@@ -37,6 +37,7 @@ use crate::types::protocol::Protocol;
 mod kept_data;
 mod primary_fence;
 mod protocol;
+mod repository;
 
 #[derive(Default)]
 struct World {

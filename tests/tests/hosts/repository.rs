@@ -1,0 +1,214 @@
+//! A repository that only one host has: the others reach it through pgBackRest's server there, and pgBackRest makes backups
+//! there.
+
+use std::time::Duration;
+
+use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
+use cellar_api::v1::run_backup_request::Content;
+use cellar_api::v1::{BackupOrder, RunBackupRequest};
+use cellar_tests::{HostsCluster, command_line, eventually, postgres_user, run, signal};
+use cellar_tls::ClientTls;
+use nix::sys::signal::Signal;
+
+/// The multipooler's port in the third cell.
+const POOLER_PORT: u16 = 15272;
+
+/// What the OS user of PostgreSQL sees of the repository on a host: none when it may not even look.
+fn seen(cluster: &HostsCluster, host: &str) -> Option<String> {
+    let mut command = cluster.hosts.command_as(host, &postgres_user(), "ls");
+    let listed = run(command.arg(cluster.repo()));
+    (listed.code == 0).then_some(listed.stdout)
+}
+
+/// The main process of a pgBackRest that makes a backup on a host.
+fn backing_up(cluster: &HostsCluster, host: &str) -> Option<i32> {
+    let makes_backup = |pid: &i32| {
+        let words = command_line(*pid);
+        words.first().is_some_and(|program| program.ends_with("pgbackrest"))
+            && words.iter().any(|word| word.starts_with("--annotation="))
+            && words.last().is_some_and(|word| word == "backup")
+    };
+    cluster.hosts.processes(host).into_iter().find(makes_backup)
+}
+
+/// The host before the path of each file that a backup copied, once each.
+fn hosts_in_log(cluster: &HostsCluster, job: &str) -> Vec<String> {
+    let log = cluster.cellar(&["jobs", "logs", job]).ok();
+    let files = log.lines().filter_map(|line| line.split_once("backup file ").map(|(_, file)| file));
+    let mut hosts: Vec<String> =
+        files.map(|file| file.split_once('/').map_or("", |(host, _)| host).to_owned()).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+#[test]
+fn a_repository_on_one_host_serves_the_database_on_all() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 4) else { return };
+    assert!(seen(&cluster, "db3").is_some_and(|files| files.contains("archive")));
+    for host in ["db1", "db2", "db4", "operator"] {
+        assert_eq!(seen(&cluster, host), None, "{host}");
+    }
+    let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();
+    // Of the host that has it, of another one, and of the primary.
+    for (cell, copied_from) in [("zone3", vec!["", "db1.test:"]), ("zone2", vec!["db1.test:", "db2.test:"])] {
+        let job = cluster.back_up(cell);
+        assert_eq!(hosts_in_log(&cluster, job["id"].as_str().unwrap()), copied_from, "{job}");
+    }
+    let of_primary = cluster.json(&["backup", "--from", "zone1", "--allow-primary"]);
+    assert_eq!(of_primary["result"]["backup"]["source"]["verified"], true, "{of_primary}");
+    assert_eq!(hosts_in_log(&cluster, of_primary["id"].as_str().unwrap()), ["db1.test:"]);
+    let _ = cluster.cellar(&["check"]).ok();
+    for command in [&["verify"][..], &["expire", "--dry-run"]] {
+        let job = cluster.json(command);
+        assert_eq!(job["cell"], "zone3", "{command:?}: {job}");
+    }
+    let _ = cluster.cellar(&["drill", "--on", "zone2", "--check", "select count(*) = 100 from ledger"]).ok();
+    let _ = cluster.cellar(&["rebuild", "zone2"]).ok();
+    cluster.wait_for_rows("db2", 100);
+    let directory = cluster.host_directory("db4").display().to_string();
+    let add = ["cells", "add", "zone4", "--host", "db4.test", "--host-directory", &directory];
+    let _ = cluster.cellar(&add).ok();
+    let _ = cluster.install("db4").ok();
+    let _ = cluster.on("db4", &["start"]).ok();
+    let _ = cluster.wait().ok();
+    cluster.wait_for_rows("db4", 100);
+    cluster.back_up("zone4");
+    let _ = cluster.cellar(&["cells", "remove", "zone4"]).ok();
+
+    let _ = cluster.sql("db1", "SELECT pg_create_restore_point('before')").ok();
+    let _ = cluster.sql("db1", "DELETE FROM ledger WHERE id > 10").ok();
+    let _ = cluster.sql("db1", "SELECT pg_switch_wal()").ok();
+    let _ = cluster.json(&["restore", "--to-name", "before", "--yes"]);
+    for host in cluster.database_hosts() {
+        cluster.wait_for_rows(&host, 100);
+    }
+    let kept = cluster.cellar(&["cells", "remove", "zone3"]).refused(3);
+    assert!(kept.contains("the repository of app is on the host of cell zone3"), "{kept}");
+}
+
+/// What the pooler of zone3 says to that of zone1 when it asks for a backup of its cell by this job; none when it would make
+/// it.
+fn asked_by_zone1(cluster: &HostsCluster, job: &str) -> Option<tonic::Code> {
+    cellar_tls::install_ring_provider();
+    let own = cluster.host_directory("db1").join("zone1/tls");
+    let (ca, certificate, key) = (own.join("ca.crt"), own.join("pooler.crt"), own.join("server.key"));
+    let tls = ClientTls::from_files(&ca, &certificate, &key).unwrap().domain_name("db3.test");
+    let address = format!("{}:{POOLER_PORT}", cluster.hosts.address("db3"));
+    let order = BackupOrder { job: job.to_owned(), primary: String::new(), r#type: "full".to_owned() };
+    let ask = async || {
+        let channel = tls.endpoint(&address, None).unwrap().connect().await.unwrap();
+        let asks = tokio_stream::iter([RunBackupRequest { content: Some(Content::Order(order.clone())) }]);
+        let mut answers = MultiPoolerClient::new(channel).run_backup(asks).await.unwrap().into_inner();
+        answers.message().await.err().map(|status| status.code())
+    };
+    // On this thread alone: others have the sockets of another host.
+    cluster.hosts.within("db1", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), ask()).await.unwrap() })
+    })
+}
+
+#[test]
+fn a_call_for_a_backup_that_is_not_the_callers_is_refused() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 3) else { return };
+    let denied = Some(tonic::Code::PermissionDenied);
+    assert_eq!(asked_by_zone1(&cluster, "019596a8-7e3c-7b52-9f2e-3a1c5d8e9f00"), denied, "no such job");
+    let job = cluster.json(&["backup", "--from", "zone2", "--no-wait"]);
+    let id = job["id"].as_str().unwrap();
+    eventually("the backup of zone2 to be made", || backing_up(&cluster, "db3").is_some());
+    assert_eq!(asked_by_zone1(&cluster, id), denied, "another cell's");
+    let _ = cluster.cellar(&["jobs", "watch", id]).ok();
+    let own = cluster.json(&["backup", "--from", "zone1", "--allow-primary"]);
+    // multiadmin takes the lock away from it a moment later.
+    let has_ended = || asked_by_zone1(&cluster, own["id"].as_str().unwrap()) == denied;
+    eventually("a job that has ended to be refused", has_ended);
+}
+
+#[test]
+fn a_backup_at_the_repository_ends_with_its_job() {
+    // That of the primary.
+    let Some(cluster) = HostsCluster::well_with_repository_on("db1", 3, 3) else { return };
+    let job = cluster.back_up("zone2");
+    assert_eq!(hosts_in_log(&cluster, job["id"].as_str().unwrap()), ["", "db2.test:"], "{job}");
+    let begin = || {
+        let job = cluster.json(&["backup", "--from", "zone2", "--type", "full", "--no-wait"]);
+        eventually("pgBackRest to work where the repository is", || backing_up(&cluster, "db1").is_some());
+        (job["id"].as_str().unwrap().to_owned(), backing_up(&cluster, "db1"))
+    };
+    let ends_as = |id: &str, state: &str| {
+        let has_ended = || cluster.json(&["jobs", "show", id])["state"] == state;
+        eventually(&format!("the backup to be {state}"), has_ended);
+        assert_eq!(backing_up(&cluster, "db1"), None, "pgBackRest goes on after its job");
+    };
+    let (id, _) = begin();
+    let _ = cluster.cellar(&["jobs", "cancel", &id]).ok();
+    ends_as(&id, "JOB_STATE_CANCELED");
+
+    // Cut off from the cell whose backup it is: neither hears of the other, and it ends before its job does. It is stopped,
+    // so that it does not end by itself.
+    let (id, working) = begin();
+    if let Some(pid) = working {
+        signal(pid, Signal::SIGSTOP);
+    }
+    cluster.hosts.cut("db1", "db2");
+    ends_as(&id, "JOB_STATE_FAILED");
+    cluster.hosts.heal_all();
+    let _ = cluster.wait().ok();
+    // The other end of pgBackRest's session may still hold a lock.
+    eventually("the next backup", || cluster.cellar(&["backup", "--from", "zone2"]).code == 0);
+    cluster.back_up("zone2");
+}
+
+/// Stops PostgreSQL of a host as its own shutdown does; its multipooler starts it again.
+fn restart_postgres(cluster: &HostsCluster, host: &str, cell: &str) {
+    let pid_file = cluster.host_directory(host).join(cell).join("pg_data/postmaster.pid");
+    let first = |text: String| text.lines().next().and_then(|line| line.parse::<i32>().ok());
+    let pid = || std::fs::read_to_string(&pid_file).ok().and_then(first);
+    let before = pid().unwrap();
+    signal(before, Signal::SIGINT);
+    eventually("PostgreSQL to be started again", || pid().is_some_and(|pid| pid != before));
+}
+
+#[test]
+fn without_the_host_of_the_repository_wal_waits_and_what_needs_it_says_so() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 3) else { return };
+    let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
+    cluster.hosts.isolate("db3");
+    eventually("zone3 to be missed", || {
+        cluster.status("zone3").is_none() && cluster.status("zone1").is_some()
+    });
+    let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();
+    let segment = cluster.sql("db1", "SELECT pg_walfile_name(pg_switch_wal())").ok().trim().to_owned();
+
+    let refused = cluster.cellar(&["backup", "--from", "zone2"]).refused(3);
+    assert!(refused.contains("cell zone3 is down") && refused.contains("cellar host start"), "{refused}");
+    let refused = cluster.cellar(&["verify"]).refused(3);
+    assert!(refused.contains("cell zone3 is down") && !refused.contains("another cell"), "{refused}");
+    let unread = cluster.cellar(&["backups", "list"]);
+    assert!(unread.code != 0 && unread.stderr.contains("on the host of cell zone3"), "{unread:?}");
+    let drill = cluster.cellar(&["drill", "--on", "zone2"]);
+    assert!(drill.code != 0 && drill.stderr.contains("on the host of cell zone3"), "{drill:?}");
+    eventually("the status to say it", || {
+        let status = cluster.cellar(&["status"]).stdout;
+        status.contains("the repository is on the host of zone3") && status.contains("archiving fails since")
+    });
+    // The archive is not waited for: that took 80 s.
+    restart_postgres(&cluster, "db2", "zone2");
+    let _ = cluster.sql("db1", "INSERT INTO ledger VALUES (101)").ok();
+    cluster.wait_for_rows("db2", 101);
+    // PostgreSQL has it still.
+    let kept = format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{segment}'");
+    assert_eq!(cluster.sql("db1", &kept).ok().trim(), "1");
+
+    cluster.hosts.heal_all();
+    let _ = cluster.wait().ok();
+    let _ = cluster.cellar(&["check"]).ok();
+    let archived = "SELECT last_archived_wal >= '";
+    eventually("the WAL to arrive", || {
+        cluster.sql("db1", &format!("{archived}{segment}' FROM pg_stat_archiver")).stdout.trim() == "t"
+    });
+    cluster.back_up("zone2");
+    let _ = cluster.cellar(&["verify"]).ok();
+}
