@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
+use cellar_model::{CLOCK_TOLERANCE, CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
 use rustls_pki_types::DnsName;
 
 use crate::certificate::CertificateInfo;
@@ -14,8 +14,8 @@ use crate::error::{Result, TlsError};
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How far the start of a certificate's validity is put back, so that a host
-/// whose clock is a little behind accepts it at once. At most a tenth of its lifetime.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// whose clock is behind accepts it at once. At most a tenth of its lifetime.
+pub const CLOCK_SKEW: Duration = CLOCK_TOLERANCE;
 
 /// Longest common name accepted, in bytes: a database's and a cell's name, a
 /// dot, a colon and a number. X.520 allows 64, which none of rustls, Go and OpenSSL enforces.

@@ -74,6 +74,7 @@ pub use store::key::{Key, Keyspace};
 pub use store::layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
 };
+pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
 pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};

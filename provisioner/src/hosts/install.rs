@@ -279,7 +279,7 @@ impl Cluster {
         Ok(findings)
     }
 
-    /// Certificates are valid from five minutes before they were made: a clock that is further behind refuses them.
+    /// Certificates are valid from [`CLOCK_SKEW`] before they were made: a clock that is further behind refuses them.
     fn check_clock(&self, bundle: &Bundle) -> Option<Finding> {
         let behind = Duration::try_from(bundle.issued.duration_since(clock::now())).ok()?;
         (behind > CLOCK_SKEW).then(|| Finding {

@@ -1,5 +1,6 @@
 //! The hosts of a test, their names and addresses, and commands on them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -24,6 +25,9 @@ const BRIDGE: &str = "bridge";
 /// The last byte of the operator's address; those of the others count from one.
 const OPERATORS_NUMBER: u8 = 254;
 
+/// What gives the programs into which it is loaded another wall clock.
+const OTHER_CLOCK: &str = include_str!("other_clock.c");
+
 /// How many directories below a host's own logs are shown from.
 const LOG_DEPTH: u32 = 4;
 
@@ -40,6 +44,8 @@ pub struct Hosts {
     hosts: Vec<Host>,
     directory: PathBuf,
     owned: Option<(String, PathBuf)>,
+    /// By how many seconds the clocks of hosts are ahead of this machine's.
+    clocks: BTreeMap<String, i64>,
     started: Mutex<Vec<Child>>,
     slot: Slot,
 }
@@ -62,7 +68,14 @@ impl Hosts {
         let database_host = |n| Host { name: format!("db{n}"), address: slot.address(n) };
         let mut hosts: Vec<Host> = (1..=count).map(database_host).collect();
         hosts.push(Host { name: OPERATOR.to_owned(), address: slot.address(OPERATORS_NUMBER) });
-        let set = Self { hosts, directory: place::next(), owned: None, started: Mutex::default(), slot };
+        let set = Self {
+            hosts,
+            directory: place::next(),
+            owned: None,
+            clocks: BTreeMap::new(),
+            started: Mutex::default(),
+            slot,
+        };
         set.make();
         Some(set)
     }
@@ -139,6 +152,29 @@ impl Hosts {
         self.owned = Some((self.host(host).name.clone(), directory));
     }
 
+    /// Puts a host's wall clock ahead of this machine's, or back, before anything runs there. Times that do not jump are as
+    /// they were, and etcd, which goes to the kernel by itself, keeps this machine's clock.
+    ///
+    /// # Panics
+    /// When there is no such host, or its programs do not see the other time.
+    #[track_caller]
+    pub fn set_clock(&mut self, host: &str, ahead_seconds: i64) {
+        let (source, library) = (self.directory.join("other_clock.c"), self.directory.join("other_clock.so"));
+        if let Err(error) = std::fs::write(&source, OTHER_CLOCK) {
+            panic!("{}: {error}", source.display());
+        }
+        let mut compiler = Command::new("cc");
+        let _ = run(compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([library, source])).ok();
+        self.clocks.insert(self.host(host).name.clone(), ahead_seconds);
+        let here = cellar_system::clock::now().as_second();
+        let there = self.run(host, &["date", "+%s"]).ok();
+        let difference = there.trim().parse::<i64>().map_or(0, |there| there - here);
+        assert!(
+            (difference - ahead_seconds).abs() < 30,
+            "the clock of {host} is {difference} s ahead instead of {ahead_seconds} s"
+        );
+    }
+
     /// A program on a host, run by root. One without a path is looked for among those of this build first.
     #[must_use]
     #[track_caller]
@@ -149,6 +185,10 @@ impl Hosts {
             // `ip netns exec` has given it mounts of its own.
             let script = "mount -t tmpfs -o size=4k,mode=000 none \"$0\" && exec \"$@\"";
             command.args(["sh", "-c", script]).arg(directory);
+        }
+        if let Some(seconds) = self.clocks.get(host) {
+            let library = self.directory.join("other_clock.so").display().to_string();
+            command.args(["env", &format!("LD_PRELOAD={library}"), &format!("CELLAR_TEST_CLOCK={seconds}")]);
         }
         command.arg(program);
         let path = std::env::var_os("PATH").unwrap_or_default();

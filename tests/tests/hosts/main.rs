@@ -5,6 +5,7 @@
 mod bad_days;
 mod bad_input;
 mod certificates;
+mod clocks;
 mod cuts;
 mod etcd;
 mod left;

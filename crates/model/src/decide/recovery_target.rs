@@ -12,6 +12,7 @@ use crate::decide::survey::{Found, Survey, SurveyedBackup};
 use crate::decide::worth::worth;
 use crate::records::backup::BackupLabel;
 use crate::records::target::Target;
+use crate::types::clocks::is_future;
 use crate::types::code::{Code, Refusal};
 use crate::types::json::timestamp_text;
 use crate::types::lsn::Timeline;
@@ -118,7 +119,7 @@ pub fn choose(
     let (resolved, limit) = match target {
         Target::Latest {} | Target::Backup(_) => (Target::Latest {}, None),
         Target::Time(time) => {
-            if *time > survey.now {
+            if is_future(*time, survey.now) {
                 return Err(unreachable(
                     format!(
                         "{} is in the future: it is {} now",
@@ -225,6 +226,15 @@ pub fn choose(
         && let Some(warning) = abandoned(survey, &lineage, *time)
     {
         warnings.push(warning);
+    }
+    if let Target::Time(time) = &resolved
+        && *time > survey.now
+    {
+        warnings.push(format!(
+            "{} is in the future by the clock of the host that planned this ({}): commits are dated by the primary's clock; if that is not ahead, this is the latest that there is",
+            timestamp_text(*time),
+            timestamp_text(survey.now)
+        ));
     }
     check_identity(survey, backup)?;
     Ok(Choice {

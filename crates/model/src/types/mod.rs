@@ -1,5 +1,6 @@
-//! Values with rules of their own: names, hosts, positions in the WAL, paths, secrets, error codes.
+//! Values with rules of their own: names, hosts, positions in the WAL, paths, secrets, error codes; how much clocks may differ.
 
+pub(crate) mod clocks;
 pub(crate) mod code;
 pub(crate) mod host;
 pub(crate) mod json;

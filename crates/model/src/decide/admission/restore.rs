@@ -10,6 +10,7 @@ use crate::records::job::record::JobRecord;
 use crate::records::job::spec::JobSpec;
 use crate::records::restore::RestoreParams;
 use crate::records::target::Target;
+use crate::types::clocks::is_future;
 use crate::types::code::{Code, Refusal};
 use crate::types::json::timestamp_text;
 
@@ -46,7 +47,7 @@ fn plan_data(
     let db = &database.name;
     let leader = snapshot.leader(db)?;
     if let Target::Time(time) = &params.target
-        && *time > now
+        && is_future(*time, now)
     {
         return Err(Refusal::new(
             Code::TargetUnreachable,

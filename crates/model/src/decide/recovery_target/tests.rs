@@ -144,6 +144,9 @@ fn unreachable_target_is_refused_with_the_nearest_reachable() {
     let survey = survey();
     let future = refused(&survey, &Target::Time(at(5000)));
     assert!(future.message.contains("future") && future.hint.contains("--latest"), "{future:?}");
+    // The clock that dates the commits may be ahead of the one that plans.
+    let ahead = choose(&survey, &Target::Time(at(1750)), None, None, None).unwrap();
+    assert!(ahead.warnings.iter().any(|warning| warning.contains("future")), "{:?}", ahead.warnings);
     let early = refused(&survey, &Target::Time(at(100)));
     assert!(early.hint.contains(&timestamp_text(at(201))), "{early:?}");
     assert!(
