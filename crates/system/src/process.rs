@@ -118,16 +118,21 @@ impl Process {
         self.own_bytes_written() + self.children().iter().map(Self::bytes_written).sum::<u64>()
     }
 
+    /// The files that it has open; none for what this user may not see.
+    pub fn open_files(&self) -> impl Iterator<Item = PathBuf> {
+        let files = Entry::new(self.pid).and_then(|entry| entry.fd()).into_iter().flatten().flatten();
+        files.filter_map(|file| match file.target {
+            FDTarget::Path(path) => Some(path),
+            _ => None,
+        })
+    }
+
     /// The largest regular file below a directory that it or one of its descendants has open, and its size in bytes.
     #[must_use]
     pub fn largest_open_file(&self, below: &Path) -> Option<(PathBuf, u64)> {
-        let files = Entry::new(self.pid).and_then(|entry| entry.fd()).into_iter().flatten().flatten();
-        let own = files.filter_map(|file| match file.target {
-            FDTarget::Path(path) if path.starts_with(below) => {
-                let found = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-                Some((path, found.len()))
-            }
-            _ => None,
+        let own = self.open_files().filter(|path| path.starts_with(below)).filter_map(|path| {
+            let found = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            Some((path, found.len()))
         });
         let theirs = self.children().into_iter().filter_map(|child| child.largest_open_file(below));
         own.chain(theirs).max_by_key(|(_, size)| *size)

@@ -298,11 +298,17 @@ impl Supervisor {
             }
             _ => std::mem::take(&mut self.note),
         };
-        let identity = facts.system_identifier;
+        let (identity, role) = (facts.system_identifier, facts.role);
         *self.agent.facts.borrow_mut() = Some(facts);
         report_state(&self.agent, InstanceState::Running, &message);
         // A disk that is full does not make an instance that runs another one than it is.
         if let Err(error) = mark_seeded(&self.agent, &identity.to_string()) {
+            self.note = error.to_string();
+        }
+        // The stanza is made before any standby is: one that is promoted must not make it in a directory that is not mounted.
+        if role == Role::Standby
+            && let Err(error) = stanza::remember(&self.agent)
+        {
             self.note = error.to_string();
         }
         Ok(if is_receiver_new { Outcome::Soon } else { Outcome::Settled })

@@ -160,6 +160,8 @@ async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, 
     let config = write_job_or_reading(agent, &name, &database, &card, origin.primary.as_ref())
         .map_err(|error| restarted(&error.to_string(), "", ""))?;
     loop {
+        // What was read before pgBackRest had ended elsewhere says nothing of its end.
+        let read_at = Instant::now();
         match agent.pgbackrest.info(&config, &database.stanza, INFO_TIMEOUT).await {
             // A repo without the stanza is another one, or not mounted: this job began with the stanza.
             Ok(info) if matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) => {
@@ -168,7 +170,7 @@ async fn backup_made(agent: &Agent, record: &JobRecord) -> Result<BackupResult, 
                     info.backups.iter().any(|backup| backup.annotations.get(JOB_ANNOTATION) == Some(&id));
                 if !made {
                     let is_elsewhere = database.repository.reached_through(&agent.cell).is_some();
-                    if is_elsewhere && Instant::now() < ended_elsewhere {
+                    if is_elsewhere && read_at < ended_elsewhere {
                         tokio::time::sleep(RETRY_INTERVAL).await;
                         continue;
                     }

@@ -28,13 +28,15 @@ pub(crate) enum StanzaError {
     Pgbackrest(#[from] PgbackrestError),
     /// There was one.
     #[error(
-        "the repository has no stanza {stanza}, although this database has had one: it is not mounted, or was lost or replaced. No WAL is archived meanwhile. Mount it; or begin a new repository with a full backup of the primary: `cellar backup --from {cell} --allow-primary --type full`"
+        "the repository has no stanza {stanza}, although this database has had one: it is not mounted, or was lost or replaced. No WAL is archived meanwhile. Mount it{place}; or begin a new repository with a full backup of the primary: `cellar backup --from {cell} --allow-primary --type full`"
     )]
     Lost {
         /// Its name.
         stanza: String,
         /// The primary's cell.
         cell: String,
+        /// Where to mount it, when that is not here.
+        place: String,
     },
     /// The marker cannot be written.
     #[error("cannot write {path}: {source}")]
@@ -118,7 +120,10 @@ pub(crate) async fn ensure_first(
     }
     match read(agent, database, card).await?.status {
         StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData => {
-            Err(StanzaError::Lost { stanza: database.stanza.to_string(), cell: agent.cell.to_string() })
+            let home = database.repository.reached_through(&agent.cell);
+            let place = home.map(|home| format!(" on the host of cell {home}")).unwrap_or_default();
+            let (stanza, cell) = (database.stanza.to_string(), agent.cell.to_string());
+            Err(StanzaError::Lost { stanza, cell, place })
         }
         _ => Ok(()),
     }

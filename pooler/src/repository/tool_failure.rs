@@ -61,19 +61,25 @@ pub(crate) struct Disks<'a> {
 /// What to do when the repository of another cell's host cannot be used from this cell's; none when it is one of the
 /// directories here.
 pub(crate) fn hint_at_home(repository: &Repository, cell: &CellName) -> Option<String> {
-    repository.reached_through(cell).map(|home| {
-        format!(
-            "the repository is on the host of cell {home}: see that this host is up, that its multipooler runs (`cellar status`), and that {repository} is where it was; then ask again"
-        )
-    })
+    repository.reached_through(cell).map(|home| look_at_home(home, repository))
+}
+
+fn look_at_home(home: &CellName, repository: &Repository) -> String {
+    format!(
+        "the repository is on the host of cell {home}: see that this host is up, that its multipooler runs (`cellar status`), and that {repository} is where it was, and mounted; then ask again"
+    )
 }
 
 /// What archive-push and archive-get end with when the repository was not reached, be it its host or its directory.
 const NO_REPOSITORY_CODE: u8 = 103;
 
+/// What a command ends with whose session at a host was ended, as with the host's pgBackRest server (measured with 2.45).
+const BROKEN_SESSION_CODE: u8 = 39;
+
 /// Whether a host may not have been reached.
 fn is_unreached(failure: &Failure) -> bool {
-    failure.class == ExitClass::Unavailable || failure.exit_code == Some(NO_REPOSITORY_CODE)
+    failure.class == ExitClass::Unavailable
+        || failure.exit_code.is_some_and(|code| [NO_REPOSITORY_CODE, BROKEN_SESSION_CODE].contains(&code))
 }
 
 /// The job's error for a pgBackRest command that failed, which used the repository and the data directory.
@@ -108,6 +114,8 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Dis
                         if failure.hint.is_empty() { String::new() } else { format!("{}; ", failure.hint) };
                     format!("{own}see whether the disk of the repository on the host of cell {home} is full")
                 }
+                // Its own advice is to create the stanza, which who has a repository that is not mounted must not do.
+                Some(home) if failure.exit_code == Some(MISSING_FILE_CODE) => look_at_home(home, repository),
                 _ => failure.hint.to_owned(),
             }
         },
@@ -222,6 +230,12 @@ mod tests {
         );
         let cut = failed(49, "P00  ERROR: [049]: unable to connect to 'db3:8434'");
         assert!(failure_here("checking", &cut, "", away).hint.contains("host of cell zone3"));
+        let ended = failed(39, "P00  ERROR: [039]: invalid data 'x' (not an offset)");
+        assert!(failure_here("restoring", &ended, "", away).hint.contains("host of cell zone3"));
+        assert!(!failure_here("restoring", &ended, "", shared).hint.contains("host of cell"));
+        // It is not mounted there: the stanza must not be created, as pgBackRest advises.
+        let backup = tool_failure("backing up", &missing, "", away).hint;
+        assert!(backup.contains("and mounted") && !backup.contains("create the stanza"), "{backup}");
         // At the repository it is the host of an instance.
         assert!(!tool_failure("backing up", &cut, "", away).hint.contains("host of cell"));
         // Measured with 2.45 and 2.55.1.

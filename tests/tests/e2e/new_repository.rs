@@ -22,6 +22,14 @@ fn backups(cluster: &Cluster) -> usize {
     cluster.json(&["backups", "list"])["backups"].as_array().map_or(0, Vec::len)
 }
 
+/// As where a file system is not mounted: an empty directory of the same owner.
+fn unmount(repo: &Path, away: &Path) {
+    std::fs::rename(repo, away).expect("moved away");
+    std::fs::create_dir(repo).expect("created");
+    let owner = std::fs::metadata(away).expect("the repository");
+    std::os::unix::fs::chown(repo, Some(owner.uid()), Some(owner.gid())).expect("chown");
+}
+
 #[test]
 fn up_takes_a_first_backup_in_a_repository_that_was_replaced() {
     let cluster = Cluster::up("zone1,zone2");
@@ -58,11 +66,7 @@ fn up_works_again_after_its_first_backups_have_failed() {
 fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts() {
     let cluster = Cluster::up("zone1,zone2");
     let (repo, away) = (repo(&cluster), cluster.directory().join("away"));
-    // As where a file system is not mounted: an empty directory of the same owner.
-    std::fs::rename(&repo, &away).expect("moved away");
-    std::fs::create_dir(&repo).expect("created");
-    let owner = std::fs::metadata(&away).expect("the repository");
-    std::os::unix::fs::chown(&repo, Some(owner.uid()), Some(owner.gid())).expect("chown");
+    unmount(&repo, &away);
     kill_hard(cluster.postmaster("zone1"));
     let told = || cluster.status("zone1").filter(|status| status.message.contains("not mounted"));
     let status = wait_for("it to be told", Duration::from_secs(60), told);
@@ -81,4 +85,24 @@ fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts(
     eventually("it to be seen", || cluster.status("zone1").is_some_and(|status| status.message.is_empty()));
     cluster.cellar(&["check"]);
     let _ = cluster.backup("zone2", "incr");
+}
+
+/// A standby that was never restored from the repository, and is promoted where the repository is not mounted.
+#[test]
+fn a_promoted_standby_begins_no_repository_where_the_old_one_is_not_mounted() {
+    let cluster = Cluster::up("zone1,zone2");
+    let (repo, away) = (repo(&cluster), cluster.directory().join("away"));
+    cluster.kill_cell("zone1");
+    unmount(&repo, &away);
+    cluster.sql("zone2", "SELECT pg_promote()");
+    let told = || cluster.status("zone2").filter(|status| status.message.contains("not mounted"));
+    let status = wait_for("it to be told", Duration::from_secs(60), told);
+    assert_eq!((status.state(), status.role()), (InstanceState::Running, Role::Primary), "{status:?}");
+    assert_eq!(cluster.primary(), "zone2");
+    assert_eq!(std::fs::read_dir(&repo).expect("the directory").count(), 0, "something was written there");
+
+    std::fs::remove_dir(&repo).expect("empty");
+    std::fs::rename(&away, &repo).expect("back");
+    eventually("it to be seen", || cluster.status("zone2").is_some_and(|status| status.message.is_empty()));
+    cluster.cellar(&["check"]);
 }

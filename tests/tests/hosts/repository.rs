@@ -31,6 +31,17 @@ fn backing_up(cluster: &HostsCluster, host: &str) -> Option<i32> {
     cluster.hosts.processes(host).into_iter().find(makes_backup)
 }
 
+/// The processes on a host that hold the stanza's lock of a backup.
+fn holders(cluster: &HostsCluster, host: &str) -> Vec<i32> {
+    let holds = |pid: &i32| {
+        let files = cellar_system::Process::find(*pid)
+            .into_iter()
+            .flat_map(|process| process.open_files().collect::<Vec<_>>());
+        files.into_iter().any(|path| path.display().to_string().contains("/app-backup"))
+    };
+    cluster.hosts.processes(host).into_iter().filter(holds).collect()
+}
+
 /// The host before the path of each file that a backup copied, once each.
 fn hosts_in_log(cluster: &HostsCluster, job: &str) -> Vec<String> {
     let log = cluster.cellar(&["jobs", "logs", job]).ok();
@@ -156,8 +167,32 @@ fn a_backup_at_the_repository_ends_with_its_job() {
     ends_as(&id, "JOB_STATE_FAILED");
     cluster.hosts.heal_all();
     let _ = cluster.wait().ok();
-    // The other end of pgBackRest's session may still hold a lock.
-    eventually("the next backup", || cluster.cellar(&["backup", "--from", "zone2"]).code == 0);
+    cluster.back_up("zone2");
+}
+
+/// The host that runs pgBackRest falls silent: its sessions at the source and at the primary, which do not learn of it, keep
+/// no lock for longer than the next backup waits.
+#[test]
+fn the_next_backup_succeeds_after_the_host_of_the_repository_was_cut_off_in_one() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 3) else { return };
+    let job = cluster.json(&["backup", "--from", "zone2", "--type", "full", "--no-wait"]);
+    let id = job["id"].as_str().unwrap();
+    eventually("pgBackRest to work where the repository is", || backing_up(&cluster, "db3").is_some());
+    let hold_locks = || ["db1", "db2"].iter().all(|host| !holders(&cluster, host).is_empty());
+    eventually("its sessions at the primary and the source", hold_locks);
+    if let Some(pid) = backing_up(&cluster, "db3") {
+        signal(pid, Signal::SIGSTOP);
+    }
+    cluster.hosts.isolate("db3");
+    let failed = cluster.ended(id, Duration::from_secs(90));
+    assert_eq!(failed["state"], "JOB_STATE_FAILED", "{failed:#}");
+    let message = failed["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("was lost while pgBackRest worked there"), "{failed:#}");
+    eventually("the sessions at the primary and the source to end", || {
+        ["db1", "db2"].iter().all(|host| holders(&cluster, host).is_empty())
+    });
+    cluster.hosts.heal_all();
+    let _ = cluster.wait().ok();
     cluster.back_up("zone2");
 }
 

@@ -57,8 +57,9 @@ struct Call {
     asks: Option<mpsc::Sender<RunBackupRequest>>,
     answers: Streaming<RunBackupResponse>,
     log: File,
-    /// Until when pgBackRest may work there, by this host's [`clock::uptime`].
-    granted: Duration,
+    /// Until when pgBackRest may work there, by this host's [`clock::uptime`]; none before it was given any time, without
+    /// which it is not started.
+    granted: Option<Duration>,
     heard: Duration,
 }
 
@@ -107,7 +108,7 @@ impl Call {
             Err(_) => return Err(no_call(&"it took too long")),
         };
         let now = clock::uptime();
-        Ok(Self { asks: Some(asks), answers, log, granted: now, heard: now })
+        Ok(Self { asks: Some(asks), answers, log, granted: None, heard: now })
     }
 
     /// Takes the next answer, or waits a moment for it.
@@ -138,13 +139,13 @@ impl Call {
         let time = RunBackupRequest { content: Some(Ask::Time(WorkTime { mark, milliseconds })) };
         // When there is no room, the other end does not listen, and gets no more time.
         if self.asks.as_ref().is_some_and(|asks| asks.try_send(time).is_ok()) {
-            self.granted = self.granted.max(work_until);
+            self.granted = self.granted.max(Some(work_until));
         }
     }
 
     /// Says that nothing more is wanted, and waits until nothing works there any more, whatever has become of the
-    /// connection. How pgBackRest ended, if that was heard.
-    async fn end(&mut self) -> Option<u8> {
+    /// connection. How pgBackRest ended, if that was heard: its exit code, none when a signal ended it.
+    async fn end(&mut self) -> Option<Option<u8>> {
         self.asks = None;
         let ended = async {
             loop {
@@ -156,9 +157,10 @@ impl Call {
             }
         };
         if let Ok(Some(code)) = timeout(ENDING_TIMEOUT, ended).await {
-            return code;
+            return Some(code);
         }
-        sleep(self.granted.saturating_add(MARGIN).saturating_sub(clock::uptime())).await;
+        let until = self.granted.map(|granted| granted.saturating_add(MARGIN)).unwrap_or_default();
+        sleep(until.saturating_sub(clock::uptime())).await;
         None
     }
 }
@@ -201,12 +203,45 @@ fn lost(home: &Pooler) -> Refusal {
     .about("cell", &home.cell)
 }
 
-fn broken(home: &Pooler, why: Broken) -> JobFailure {
+/// Why a call broke in which pgBackRest may have begun, or not.
+fn broken(home: &Pooler, why: Broken, may_have_begun: bool) -> JobFailure {
+    let unheard = |why: &str| {
+        if may_have_begun { lost(home).into() } else { unreachable_home(home, why) }
+    };
     match why {
         Broken::Disk(error) => disk(&error),
-        Broken::Status(status) => refused(home, &status).unwrap_or_else(|| lost(home)).into(),
-        Broken::Silent => lost(home).into(),
+        Broken::Status(status) => match refused(home, &status) {
+            Some(refusal) => refusal.into(),
+            None => unheard(status.message()),
+        },
+        Broken::Silent => unheard("it took too long"),
     }
+}
+
+/// What is said when a job ends early and the end of pgBackRest was not heard.
+fn unheard(interrupted: JobFailure) -> JobFailure {
+    match interrupted {
+        JobFailure::Interrupted { why, .. } => JobFailure::Interrupted {
+            why,
+            effect: "pgBackRest has ended where the repository is, and what it did was not heard: a backup that was made all the same counts as not proven",
+        },
+        other => other,
+    }
+}
+
+/// A signal ended it there, and this job had not ended.
+fn killed(home: &Pooler) -> JobFailure {
+    Refusal::new(
+        Code::PgbackrestFailed,
+        format!(
+            "pgbackrest was killed in cell {}, whose host has the repository: by its watchdog, if for {} s nothing came through from here, or by somebody",
+            home.cell,
+            WORK_TIMEOUT.as_secs()
+        ),
+    )
+    .hint("see that this host and that one reach each other (`cellar status`), then ask again")
+    .about("cell", &home.cell)
+    .into()
 }
 
 /// Runs pgBackRest there to its end with its output in the job's log, and calls `watch` meanwhile. Returns how it failed;
@@ -230,7 +265,7 @@ pub(super) async fn run(
             Err(why) => {
                 // The next job that writes to the repository begins when this one has ended.
                 call.end().await;
-                return Err(broken(wanted.home, why));
+                return Err(broken(wanted.home, why, call.granted.is_some()));
             }
         }
         if watched.elapsed() >= WATCH_INTERVAL {
@@ -240,8 +275,10 @@ pub(super) async fn run(
         if let Err(interrupted) = context.check_interrupted() {
             match call.end().await {
                 // What is in the repository counts.
-                Some(0) => break Some(0),
-                _ => return Err(interrupted),
+                Some(Some(0)) => break Some(0),
+                Some(_) => return Err(interrupted),
+                // It may have come to its end unheard.
+                None => return Err(unheard(interrupted)),
             }
         }
     };
@@ -249,6 +286,9 @@ pub(super) async fn run(
         return Ok(None);
     }
     context.check_interrupted()?;
+    if code.is_none() {
+        return Err(killed(wanted.home));
+    }
     let log = read_log(wanted.log);
     Ok(Some(FailedCommand { failure: Failure::of_output(code, &log), log }))
 }
