@@ -127,13 +127,28 @@ impl Admin {
     }
 }
 
-/// The status of a pooler, with a note if it is too old to be given work.
+/// The status of a pooler, with a note if it is too old to be given work, or cannot reach the repository with the pgBackRest
+/// that it has.
 fn noted(view: &View, pooler: &Pooler) -> Option<PoolerStatus> {
     let mut status = view.status.get(&(pooler.database.clone(), pooler.cell.clone()))?.clone();
     if let Err(refusal) = view.snapshot().new_enough(&pooler.database, &pooler.cell) {
         status.versions.notes.push(format!("{}: {}", refusal.message, refusal.hint));
     }
+    let note = other_pgbackrest(view, pooler, &status.versions.pgbackrest);
+    status.versions.notes.extend(note);
     Some(status)
+}
+
+/// That a cell has another version of pgBackRest than the one whose host has the repository, if both are known.
+fn other_pgbackrest(view: &View, pooler: &Pooler, here: &str) -> Option<String> {
+    let home = view.databases.get(&pooler.database)?.repository.reached_through(&pooler.cell)?;
+    let there = &view.status.get(&(pooler.database.clone(), home.clone()))?.versions.pgbackrest;
+    if here.is_empty() || there.is_empty() || here == there {
+        return None;
+    }
+    Some(format!(
+        "pgBackRest is {here} here and {there} in cell {home}, whose host has the repository: different versions do not work together, so this cell archives, backs up and restores nothing until they are the same; PostgreSQL keeps its WAL meanwhile. Install the same version on both hosts, and restart the multipooler where it is new"
+    ))
 }
 
 /// The machine whose multipooler has claimed the cell; empty when none has.

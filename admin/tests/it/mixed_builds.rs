@@ -6,7 +6,7 @@ use crate::support::{World, backup, backup_of, database, db, reason, status, wai
 use cellar_admin::Leading;
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::{Database, Key, PoolerStatus, Protocol};
+use cellar_model::{Database, Key, PoolerStatus, Protocol, Repository};
 use tonic::Request;
 
 fn speaking(n: u32, protocol: Protocol) -> PoolerStatus {
@@ -45,6 +45,40 @@ async fn minimum_is_raised_when_all_multipoolers_are_new_and_an_older_one_is_giv
     assert_eq!(reason(backup(&admin, backup_of(2)).await), "UNSUPPORTED");
     assert!(backup(&admin, backup_of(3)).await.is_ok());
     assert_eq!(minimum(&world).await, Protocol::OURS, "it does not sink");
+}
+
+#[tokio::test]
+async fn cells_with_another_pgbackrest_than_the_host_of_the_repository_are_named() {
+    let world = World::new().await;
+    let repository = Repository::in_cell(zone(3), "/mnt/repo".parse().unwrap());
+    let put = async |n: u32, pgbackrest: &str| {
+        let mut status = speaking(n, Protocol::OURS);
+        pgbackrest.clone_into(&mut status.versions.pgbackrest);
+        world.put(&Key::Status(db(), zone(n)), &status).await;
+    };
+    // Of one it is not known.
+    for (n, version) in [(1, "2.45"), (2, ""), (3, "2.55.1")] {
+        put(n, version).await;
+    }
+    let admin = world.admin().await;
+    let noted = || async {
+        let request = Request::new(v1::ListPoolersRequest::default());
+        let poolers = Api::list_poolers(&admin, request).await.unwrap().into_inner().poolers;
+        let of = |view: v1::PoolerView| {
+            let notes = view.status?.versions?.notes;
+            (!notes.is_empty()).then(|| (view.pooler.unwrap().cell, notes.concat()))
+        };
+        poolers.into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    assert!(noted().await.is_empty(), "all hosts have the repository");
+    world.put(&Key::Database(db()), &Database { repository, ..database("app") }).await;
+    wait_for("the other one to be named", || async { !noted().await.is_empty() }).await;
+    let (cell, note) = noted().await.remove(0);
+    assert!(cell == "zone1" && note.contains("2.45 here and 2.55.1 in cell zone3"), "{cell}: {note}");
+    put(1, "2.55.1").await;
+    wait_for("no cell to be named", || async { noted().await.is_empty() }).await;
+    put(2, "2.60").await;
+    wait_for("the second to be named", || async { noted().await.len() == 1 }).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! PostgreSQL itself: the supervisor, what it does next, and how a data directory is filled and replaced.
 //!
-//! `supervisor` loops; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
+//! `supervisor` loops, and `preparation` gives a primary what it needs beside its data; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
 //! which copy of the database is the current one, `leadership` records the primary, `archiving` sees to WAL that
 //! PostgreSQL would not archive, `hold` lends the instance to a job,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
@@ -17,6 +17,7 @@ pub(crate) mod incarnation;
 pub(crate) mod leadership;
 pub(crate) mod must_stop;
 pub(crate) mod next_step;
+pub(crate) mod preparation;
 pub(crate) mod received_wal;
 pub(crate) mod restore_target;
 pub(crate) mod round;

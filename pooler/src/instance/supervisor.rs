@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    DataDirectory, Endpoint, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts,
-    configure, ensure_roles, inspect, reload, running, stop,
+    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
+    inspect, reload, running, stop,
 };
 use cellar_system::{LoopPulse, is_inside, is_same_place};
 
@@ -20,6 +20,7 @@ use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
 use crate::instance::must_stop::must_stop;
+use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::instance::{incarnation, leadership};
@@ -36,9 +37,6 @@ const STUCK_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a WAL receiver must have been there to count as streaming. One that its primary refuses ends within
 /// milliseconds, on a busy host within a few hundred.
 const RECEIVER_TRIAL: Duration = Duration::from_millis(900);
-
-/// How often a primary is given its roles and its stanza until that succeeds. Each attempt starts pgBackRest.
-const PREPARE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a round takes place even when nothing changes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,9 +58,7 @@ struct Supervisor {
     probe: Option<Probe>,
     bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
-    prepared: bool,
-    /// Why it has not, and when that is tried again.
-    not_prepared: Option<(String, Instant)>,
+    preparation: Preparation,
     /// Failed rounds in a row.
     failures: u32,
     /// What is wrong without keeping the instance from running.
@@ -84,8 +80,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         agent: Rc::clone(&agent),
         probe: None,
         bring_up: BringUp::default(),
-        prepared: false,
-        not_prepared: None,
+        preparation: Preparation::default(),
         failures: 0,
         note: String::new(),
         receiver: None,
@@ -185,8 +180,7 @@ impl Supervisor {
         }
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
-            self.prepared = false;
-            self.not_prepared = None;
+            self.preparation = Preparation::default();
             // It may copy a whole database.
             self.pulse.excuse();
             return self.bring_up.step(&self.agent, card, database).await;
@@ -267,8 +261,11 @@ impl Supervisor {
         let standing = incarnation::standing(&self.agent, Path::new(&card.data_directory));
         let current = standing.as_ref().is_ok_and(|standing| standing.current);
         let recorded = current && leadership::record(&self.agent, &facts).await?;
-        if facts.role == Role::Primary && recorded && !self.prepared {
-            self.prepare(&endpoint, card, database).await;
+        if facts.role == Role::Primary && recorded {
+            let going_on = self.preparation.go_on(&self.agent, &endpoint, (card, database), &self.pulse);
+            if let Some(why) = going_on.await {
+                why.clone_into(&mut self.note);
+            }
         }
         self.check_record(&facts, current && !recorded).await?;
         // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.
@@ -312,32 +309,6 @@ impl Supervisor {
             self.note = error.to_string();
         }
         Ok(if is_receiver_new { Outcome::Soon } else { Outcome::Settled })
-    }
-
-    /// Gives a primary its roles and its stanza. When that fails the instance is still what it is, and clients use it; so
-    /// it is told, and tried again after a while.
-    async fn prepare(&mut self, endpoint: &Endpoint, card: &Pooler, database: &Database) {
-        if self.not_prepared.as_ref().is_none_or(|(_, again)| Instant::now() >= *again) {
-            // pgBackRest may wait for the repository.
-            self.pulse.excuse();
-            let prepared = async {
-                ensure_roles(endpoint, &self.agent.user.name, PROBE_TIMEOUT).await?;
-                Ok::<(), RoundError>(stanza::ensure_first(&self.agent, database, card).await?)
-            };
-            self.not_prepared = match prepared.await {
-                Ok(()) => {
-                    self.prepared = true;
-                    None
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the primary is not prepared");
-                    Some((error.to_string(), Instant::now() + PREPARE_INTERVAL))
-                }
-            };
-        }
-        if let Some((why, _)) = &self.not_prepared {
-            self.note.clone_from(why);
-        }
     }
 
     /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater

@@ -3,10 +3,14 @@
 //! pgBackRest makes backups only where the repository is. The job is the other cell's: its pooler has claimed it, has looked
 //! at the instance, calls, and proves from pgBackRest's output what was copied. Here pgBackRest runs, for as long as the
 //! caller's claim holds: the caller says how long that is, counted from a mark of this host's clock, and a watchdog ends
-//! pgBackRest then. It also ends with the call.
+//! pgBackRest then. It also ends with the call, and when etcd says that the job is over, whatever the caller says.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_api::v1::run_backup_request::Content as Asked;
@@ -18,6 +22,7 @@ use cellar_model::{
 };
 use cellar_pgbackrest::{Invocation, Running};
 use cellar_system::clock;
+use cellar_topology::StoreError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
@@ -33,6 +38,9 @@ const SEND_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often the caller is asked for more time.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a job that was canceled is left to its own pooler, which ends the call and knows why.
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 /// How long pgBackRest may take to end after SIGTERM; it takes milliseconds.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,9 +61,33 @@ pub(crate) struct BackupCall {
     pub(crate) answers: mpsc::Sender<Result<RunBackupResponse, Status>>,
 }
 
+/// The jobs that pgBackRest works for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Working(Rc<RefCell<BTreeSet<JobId>>>);
+
+impl Working {
+    /// Begins the work of a job; none while another call does it.
+    fn begin(&self, job: JobId) -> Option<Work> {
+        let is_new = self.0.borrow_mut().insert(job);
+        is_new.then(|| Work { all: self.clone(), job })
+    }
+}
+
+/// The work of a job, until it is dropped.
+struct Work {
+    all: Working,
+    job: JobId,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.all.0.borrow_mut().remove(&self.job);
+    }
+}
+
 /// Serves a call to its end.
-pub(crate) async fn serve(agent: &Agent, mut call: BackupCall) {
-    let last = match run(agent, &mut call).await {
+pub(crate) async fn serve(agent: &Agent, working: &Working, mut call: BackupCall) {
+    let last = match run(agent, working, &mut call).await {
         Ok(code) => {
             Ok(RunBackupResponse { content: Some(Said::End(BackupEnd { code: code.map(u32::from) })) })
         }
@@ -136,41 +168,92 @@ async fn order(agent: &Agent, caller: &CellName, order: &BackupOrder) -> Result<
     Ok(Order { id, database, here, source: card(caller)?, primary, backup_type })
 }
 
-/// That the job is an open backup of the caller's cell that has the database's lock: then nothing else writes to the
-/// repository. etcd is asked, and not this process's copy. The caller's claim is no other cell's to read.
-async fn check_job(agent: &Agent, caller: &CellName, id: JobId) -> Result<(), Refusal> {
-    let unknown = |error: &dyn std::fmt::Display| {
-        Refusal::new(Code::Unavailable, format!("etcd does not say what job {id} is: {error}"))
-            .hint("look at etcd (`cellar doctor`), then ask again")
+/// What etcd says of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is an open backup of the caller's cell that has the database's lock: nothing else writes to the repository.
+    Open,
+    /// It is that, and somebody wants it to end.
+    Canceled,
+    /// It is not.
+    Over,
+}
+
+fn standing(job: Option<&JobRecord>, caller: &CellName, lock: &Lock) -> Standing {
+    let may_run = |record: &&JobRecord| {
+        record.kind() == JobKind::Backup
+            && record.cell == *caller
+            && record.closure.is_none()
+            && lock.holder == Some(record.parent.unwrap_or(record.id))
     };
-    let db = || agent.database.clone();
-    let job = agent.store.get::<JobRecord>(&Key::Job(db(), id)).await.map_err(|error| unknown(&error))?;
-    let lock = agent.store.get::<Lock>(&Key::Lock(db())).await.map_err(|error| unknown(&error))?;
-    let lock = lock.map(|lock| lock.record).unwrap_or_default();
-    if job.is_some_and(|job| may_run(&job.record, caller, &lock)) {
-        return Ok(());
+    match job.filter(may_run) {
+        None => Standing::Over,
+        Some(record) if record.cancel.is_some() => Standing::Canceled,
+        Some(_) => Standing::Open,
     }
-    Err(Refusal::new(
+}
+
+/// Asks etcd, and not this process's copy, which has the jobs of its own cell only. The caller's claim is no other cell's
+/// to read.
+async fn look_at_job(agent: &Agent, caller: &CellName, id: JobId) -> Result<Standing, StoreError> {
+    let db = || agent.database.clone();
+    let job = agent.store.get::<JobRecord>(&Key::Job(db(), id)).await?;
+    let lock = agent.store.get::<Lock>(&Key::Lock(db())).await?;
+    let lock = lock.map(|lock| lock.record).unwrap_or_default();
+    Ok(standing(job.map(|job| job.record).as_ref(), caller, &lock))
+}
+
+/// That the job may be worked for.
+async fn check_job(agent: &Agent, caller: &CellName, id: JobId) -> Result<(), Refusal> {
+    match look_at_job(agent, caller, id).await {
+        Ok(Standing::Open | Standing::Canceled) => Ok(()),
+        Ok(Standing::Over) => Err(not_open(caller, id)),
+        Err(error) => {
+            Err(Refusal::new(Code::Unavailable, format!("etcd does not say what job {id} is: {error}"))
+                .hint("look at etcd (`cellar doctor`), then ask again"))
+        }
+    }
+}
+
+fn not_open(caller: &CellName, id: JobId) -> Refusal {
+    Refusal::new(
         Code::PermissionDenied,
         format!("job {id} is no backup of cell {caller} that is open and has the lock of the database"),
     )
     .hint("`cellar jobs list` shows the jobs; only the multipooler that runs one asks for this")
-    .about("job", id))
+    .about("job", id)
 }
 
-fn may_run(record: &JobRecord, caller: &CellName, lock: &Lock) -> bool {
-    record.kind() == JobKind::Backup
-        && record.cell == *caller
-        && record.closure.is_none()
-        && lock.holder == Some(record.parent.unwrap_or(record.id))
+/// Returns when the job is over, or was canceled and its own pooler has not ended it. While etcd does not answer, the
+/// caller's claim alone counts: it ends without etcd, too.
+async fn until_over(agent: &Agent, caller: &CellName, id: JobId) {
+    let mut canceled_since: Option<Instant> = None;
+    loop {
+        sleep(MARK_INTERVAL).await;
+        match look_at_job(agent, caller, id).await {
+            Ok(Standing::Over) => return,
+            Ok(Standing::Canceled) => {
+                if canceled_since.get_or_insert_with(Instant::now).elapsed() >= CANCEL_GRACE {
+                    return;
+                }
+            }
+            Ok(Standing::Open) | Err(_) => {}
+        }
+    }
 }
 
 /// Runs pgBackRest; its exit code, or none when a signal ended it.
-async fn run(agent: &Agent, call: &mut BackupCall) -> Result<Option<u8>, Refusal> {
+async fn run(agent: &Agent, working: &Working, call: &mut BackupCall) -> Result<Option<u8>, Refusal> {
     let Some(Asked::Order(asked)) = call.next().await else {
         return Err(invalid("the call begins with no order"));
     };
     let order = order(agent, &call.caller.clone(), &asked).await?;
+    let Some(_work) = working.begin(order.id) else {
+        let message = format!("pgbackrest works for job {} already, in another call", order.id);
+        return Err(Refusal::new(Code::Busy, message)
+            .hint("wait until the job has ended (`cellar jobs watch`), then ask for another backup")
+            .about("job", order.id));
+    };
     call.mark().await;
     let Some(Asked::Time(time)) = call.next().await else { return Err(invalid("no time was given")) };
     let until = work_until(&time, clock::uptime());
@@ -205,27 +288,33 @@ async fn run_logged(
     tracing::info!(job = %order.id, cell = %order.source.cell, "pgbackrest backs up another cell");
     let mut log = File::open(&path)?;
     log.seek(SeekFrom::Start(sent))?;
-    Ok(attend(call, &mut running, &mut log).await?)
+    let caller = order.source.cell.clone();
+    let over = pin!(until_over(agent, &caller, order.id));
+    Ok(attend(call, &mut running, &mut log, over).await?)
 }
 
 /// What happened next.
 enum Event {
     Ended(Option<u8>),
     Asked(Option<Asked>),
+    Over,
     Nothing,
 }
 
-/// Sends what pgBackRest prints, and gives it the time that the caller gives, until it has ended.
+/// Sends what pgBackRest prints, and gives it the time that the caller gives, until it has ended; ends it when the job is
+/// `over`.
 async fn attend(
     call: &mut BackupCall,
     running: &mut Running,
     log: &mut File,
+    mut over: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<u8>, cellar_pgbackrest::Error> {
     let mut marked = Instant::now();
     loop {
         let event = tokio::select! {
             code = running.wait() => Event::Ended(code?),
             asked = call.asked.message() => Event::Asked(asked.ok().flatten().and_then(|asked| asked.content)),
+            () = &mut over => Event::Over,
             () = sleep(SEND_INTERVAL) => Event::Nothing,
         };
         let goes_on = match event {
@@ -239,6 +328,10 @@ async fn attend(
             }
             // It has left, or wants no more.
             Event::Asked(_) => false,
+            Event::Over => {
+                tracing::warn!(cell = %call.caller, "a backup goes on after its job; ending it");
+                false
+            }
             Event::Nothing => send_output(call, log).await,
         };
         let is_due = marked.elapsed() >= MARK_INTERVAL;
@@ -270,7 +363,7 @@ async fn send_output(call: &BackupCall, log: &mut File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cellar_model::{BackupParams, JobSpec};
+    use cellar_model::{BackupParams, CancelRequest, JobSpec};
     use jiff::Timestamp;
 
     use super::*;
@@ -286,8 +379,9 @@ mod tests {
         let backup_type = BackupType::Full;
         let backup = || JobSpec::Backup(BackupParams { backup_type, allow_primary: false, max_lag_bytes: 0 });
         let held_by = |holder| Lock { holder: Some(id(holder)), ..Lock::default() };
-        let may =
-            |record: &JobRecord, caller: &str, lock: &Lock| may_run(record, &caller.parse().unwrap(), lock);
+        let may = |record: &JobRecord, caller: &str, lock: &Lock| {
+            standing(Some(record), &caller.parse().unwrap(), lock) == Standing::Open
+        };
         let open = record(backup(), None);
         assert!(may(&open, "zone1", &held_by(1)));
         assert!(may(&record(backup(), Some(id(7))), "zone1", &held_by(7)), "a step of another job");
@@ -295,6 +389,20 @@ mod tests {
         assert!(!may(&open, "zone1", &held_by(2)), "it waits for its turn");
         assert!(!may(&open, "zone1", &Lock::default()));
         assert!(!may(&record(JobSpec::Verify, None), "zone1", &held_by(1)));
+        let of = |record: Option<&JobRecord>| standing(record, &"zone1".parse().unwrap(), &held_by(1));
+        let (by, at) = ("x".to_owned(), Timestamp::UNIX_EPOCH);
+        let canceled = JobRecord { cancel: Some(CancelRequest { requested_by: by, time: at }), ..open };
+        assert_eq!([of(Some(&canceled)), of(None)], [Standing::Canceled, Standing::Over]);
+    }
+
+    #[test]
+    fn a_job_has_one_call_at_a_time() {
+        let (working, id) = (Working::default(), |n| JobId::new(uuid::Uuid::from_u128(n)));
+        let first = working.begin(id(1));
+        assert!(first.is_some() && working.begin(id(1)).is_none());
+        assert!(working.begin(id(2)).is_some(), "another job's");
+        drop(first);
+        assert!(working.begin(id(1)).is_some());
     }
 
     #[test]

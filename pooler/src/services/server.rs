@@ -16,7 +16,7 @@ use cellar_tls::{Guard, MAX_REQUEST, MtlsListener, ReloadableServerConfig, Serve
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::agent::Agent;
-use crate::services::backup_for_cell;
+use crate::services::backup_for_cell::{self, Working};
 use crate::services::backup_list::backups;
 use crate::services::certificates;
 use crate::services::grpc_service::{Question, Service};
@@ -39,21 +39,22 @@ pub(crate) async fn serve(agent: Rc<Agent>) {
     let (questions, mut asked) = mpsc::channel::<Question>(MAX_QUESTIONS);
     let listening = tokio::task::spawn_local(listen(Rc::clone(&agent), questions));
     let readers = Rc::new(Semaphore::new(MAX_READERS));
+    let working = Working::default();
     while let Some(question) = asked.recv().await {
-        let (agent, readers) = (Rc::clone(&agent), Rc::clone(&readers));
+        let (agent, readers, working) = (Rc::clone(&agent), Rc::clone(&readers), working.clone());
         // Each question has a task of its own: a slow repo must not hold up a question about the instance.
-        tokio::task::spawn_local(async move { answer(&agent, &readers, question).await });
+        tokio::task::spawn_local(async move { answer(&agent, &readers, &working, question).await });
     }
     listening.abort();
 }
 
-async fn answer(agent: &Agent, readers: &Semaphore, question: Question) {
+async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question: Question) {
     match question {
         Question::Live(to) => drop(to.send(live(agent).await)),
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Backups(label, to) => answer_backups(agent, readers, label.as_ref(), to).await,
-        Question::RunBackup(call) => backup_for_cell::serve(agent, call).await,
+        Question::RunBackup(call) => backup_for_cell::serve(agent, working, call).await,
         Question::Log(id, to) => {
             let ended = agent.mirror.view().has_ended(&id);
             drop(to.send((agent.job_log(&id), ended)));

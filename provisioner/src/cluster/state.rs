@@ -12,7 +12,7 @@ use cellar_model::{
     CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
 };
 use cellar_system::{clock, is_same_place};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cluster::cell_host::CellHost;
 use crate::cluster::etcd_origin::{EtcdOrigin, FormerEtcd};
@@ -58,7 +58,7 @@ fn is_zero(count: &u64) -> bool {
 
 /// What a local cluster was created with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct ClusterState {
     version: u32,
     /// The cluster's name.
@@ -72,9 +72,13 @@ pub struct ClusterState {
     pub database: DatabaseName,
     /// pgBackRest's name for it.
     pub stanza: StanzaName,
-    /// Where its backups go.
-    #[serde(with = "as_text")]
+    /// Where its backups go. It has one field for each kind, as in etcd: a build that does not know one says that a newer
+    /// release wrote the file. Once both kinds had this one.
+    #[serde(alias = "repoInCell", with = "as_text", skip_serializing_if = "is_in_cell")]
     pub repo: Repository,
+    /// The repository on the host of one cell, only while this is written.
+    #[serde(rename = "repoInCell", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    written_in_cell: Option<String>,
     /// As whom PostgreSQL and everything beside it runs.
     pub os_user: String,
     /// The cell that ran initdb.
@@ -122,6 +126,23 @@ pub struct ClusterState {
     /// good. Another repository gets another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_backup: Option<uuid::Uuid>,
+}
+
+fn is_in_cell(repo: &Repository) -> bool {
+    repo.home().is_some()
+}
+
+impl Serialize for ClusterState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let written_in_cell = is_in_cell(&self.repo).then(|| self.repo.to_string());
+        Self::serialize(&Self { written_in_cell, ..self.clone() }, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClusterState {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Self::deserialize(deserializer)
+    }
 }
 
 /// All that is asked of a file of which nothing else may be understood.
@@ -206,6 +227,7 @@ impl ClusterState {
             database,
             stanza,
             repo,
+            written_in_cell: None,
             os_user,
             bootstrap_cell,
             cert_lifetime_seconds: None,
@@ -398,6 +420,38 @@ mod tests {
         let expected = LocalCell { revocations: 2, ..LocalCell::new(zone2.clone(), 4) };
         assert_eq!(state.cell(&zone2), Some(&expected));
         assert!(!plain.contains("revocationsOfRemoved"), "an older build reads it: {plain}");
+    }
+
+    /// The repository as builds had it that knew one kind only.
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Before {
+        version: u32,
+        cluster: String,
+        port_offset: u16,
+        database: String,
+        stanza: String,
+        repo: cellar_model::RepoPath,
+        os_user: String,
+        bootstrap_cell: String,
+        cells: Vec<LocalCell>,
+    }
+
+    #[test]
+    fn a_repository_on_one_host_is_a_word_that_an_older_build_does_not_know() {
+        let plain = serde_json::to_string(&state()).unwrap();
+        assert!(plain.contains(r#""repo":"/c/repo""#), "{plain}");
+        let _: Before = serde_json::from_str(&plain).unwrap();
+        let there = ClusterState { repo: Repository::parse_shown("zone1:/c/repo").unwrap(), ..state() };
+        let text = serde_json::to_string_pretty(&there).unwrap();
+        let unknown = unknown_word(&serde_json::from_str::<Before>(&text).unwrap_err());
+        assert_eq!(unknown.as_deref(), Some("`repoInCell`"), "{text}");
+        assert_eq!(serde_json::from_str::<ClusterState>(&text).unwrap(), there);
+        let once = text.replace("repoInCell", "repo");
+        assert_eq!(serde_json::from_str::<ClusterState>(&once).unwrap(), there);
+        let both = text.replacen('{', r#"{ "repo": "/c/repo","#, 1);
+        assert!(serde_json::from_str::<ClusterState>(&both).is_err(), "a cluster has one");
     }
 
     #[test]

@@ -120,7 +120,10 @@ pub(crate) fn differences(
                     cell.name
                 ),
             }),
-            Some(present) => compare_hosts(present, host, says, &mut found),
+            Some(present) => {
+                let has_repository = recorded.repo.home() == Some(&cell.name);
+                compare_hosts(present, has_repository, host, says, &mut found);
+            }
             None => {
                 let host = CellHost { etcd: false, ..host.clone() };
                 if says && cell.host.as_ref().is_some_and(|host| host.etcd) {
@@ -207,13 +210,27 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
         .collect()
 }
 
-fn compare_hosts(present: &LocalCell, wanted: &CellHost, says_etcd: bool, found: &mut Differences) {
+fn compare_hosts(
+    present: &LocalCell,
+    has_repository: bool,
+    wanted: &CellHost,
+    says_etcd: bool,
+    found: &mut Differences,
+) {
     let cell = &present.name;
     let Some(host) = &present.host else { return };
-    let again = format!(
-        "a cell gets it when it is added: `cellar cells remove {cell}` (not while it is the primary), then \
-         `cellar cluster apply` adds it as specified"
-    );
+    let again = if has_repository {
+        format!(
+            "the repository is on the host of cell {cell}, so the cell is never removed and keeps this for its whole \
+             life: correct the specification. Another machine may take the place of the host under the same name \
+             (docs/guides/hosts.md, \"Replace a host\")"
+        )
+    } else {
+        format!(
+            "a cell gets it when it is added: `cellar cells remove {cell}` (not while it is the primary), then \
+             `cellar cluster apply` adds it as specified"
+        )
+    };
     let mut differ = |field: &str, present: String, wanted: String, hint: &str| {
         if present != wanted {
             let (field, hint) = (format!("cells.{cell}.{field}"), hint.to_owned());
@@ -228,6 +245,11 @@ fn compare_hosts(present: &LocalCell, wanted: &CellHost, says_etcd: bool, found:
     if says_etcd {
         let hint = if wanted.etcd {
             format!("run `cellar etcd add {cell}`")
+        } else if has_repository {
+            format!(
+                "a member of etcd leaves it with its cell only, and {cell} is never removed, because the repository is \
+                 on its host: correct the specification"
+            )
         } else {
             format!("a member of etcd leaves it with its cell only (`cellar cells remove {cell}`)")
         };
@@ -353,6 +375,37 @@ mod tests {
         assert_eq!((zone2.present.as_str(), zone2.wanted.as_str()), ("db2.example.org", "db9.example.org"));
         assert!(zone2.hint.contains("`cellar cells remove zone2`"), "{zone2:?}");
         assert!(found.changes.is_empty());
+    }
+
+    #[test]
+    fn cell_whose_host_has_the_repository_is_not_to_be_removed_to_be_changed() {
+        let at = "host = \"db3.example.org\"";
+        let recorded = state(&spec("", at, CELLS));
+        let host = "db3.example.org\"";
+        for (field, to) in [
+            ("host", "db9.example.org\""),
+            ("listen", "db3.example.org\"\nlisten = \"10.0.0.3\""),
+            ("directory", "db3.example.org\"\ndirectory = \"/srv/cellar\""),
+            ("multiadmin", "db3.example.org\"\nmultiadmin = false"),
+        ] {
+            let at = if field == "host" { at.replace("db3", "db9") } else { at.to_owned() };
+            let found = compare(&spec("", &at, &CELLS.replace(host, to)), &recorded);
+            let [refused] = &found.refused[..] else { panic!("{found:?}") };
+            assert_eq!(refused.field, format!("cells.zone3.{field}"));
+            let hint = &refused.hint;
+            assert!(!hint.contains("cells remove") && hint.contains("correct the specification"), "{hint}");
+            // Others are.
+            let (one, other) = (host.replace("db3", "db2"), to.replace("db3", "db2").replace("0.3", "0.2"));
+            let found =
+                compare(&spec("", &at.replace("db9", "db3"), &CELLS.replace(&one, &other)), &recorded);
+            assert!(found.refused[0].hint.contains("`cellar cells remove zone2`"), "{found:?}");
+        }
+        let without = CELLS
+            .replace("db2.example.org\"", "db2.example.org\"\netcd = false")
+            .replace(host, "db3.example.org\"\netcd = false");
+        let found = compare(&spec("", at, &without), &recorded);
+        let hints: Vec<&str> = found.refused.iter().map(|each| each.hint.as_str()).collect();
+        assert!(hints[0].contains("cells remove zone2") && !hints[1].contains("cells remove"), "{hints:?}");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! A repository that only one host has: the others reach it through pgBackRest's server there, and pgBackRest makes backups
 //! there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_api::v1::run_backup_request::Content;
-use cellar_api::v1::{BackupOrder, RunBackupRequest};
+use cellar_api::v1::run_backup_response::Content as Said;
+use cellar_api::v1::{BackupOrder, RunBackupRequest, RunBackupResponse, WorkTime};
 use cellar_tests::{HostsCluster, command_line, eventually, postgres_user, run, signal};
 use cellar_tls::ClientTls;
 use nix::sys::signal::Signal;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// The multipooler's port in the third cell.
 const POOLER_PORT: u16 = 15272;
@@ -99,26 +101,76 @@ fn a_repository_on_one_host_serves_the_database_on_all() {
     assert!(kept.contains("the repository of app is on the host of cell zone3"), "{kept}");
 }
 
-/// What the pooler of zone3 says to that of zone1 when it asks for a backup of its cell by this job; none when it would make
-/// it.
-fn asked_by_zone1(cluster: &HostsCluster, job: &str) -> Option<tonic::Code> {
+/// Calls the pooler of zone3 as that of a host's cell does, for a backup of its cell by this job, and answers every mark. What
+/// it refuses; none when the call ended otherwise.
+fn call_for_backup(cluster: &HostsCluster, host: &str, job: &str, limit: Duration) -> Option<tonic::Code> {
     cellar_tls::install_ring_provider();
-    let own = cluster.host_directory("db1").join("zone1/tls");
+    let cell = host.replace("db", "zone");
+    let own = cluster.host_directory(host).join(cell).join("tls");
     let (ca, certificate, key) = (own.join("ca.crt"), own.join("pooler.crt"), own.join("server.key"));
     let tls = ClientTls::from_files(&ca, &certificate, &key).unwrap().domain_name("db3.test");
     let address = format!("{}:{POOLER_PORT}", cluster.hosts.address("db3"));
-    let order = BackupOrder { job: job.to_owned(), primary: String::new(), r#type: "full".to_owned() };
+    let primary = if host == "db1" { "" } else { "zone1" };
+    let order = BackupOrder { job: job.to_owned(), primary: primary.to_owned(), r#type: "full".to_owned() };
     let ask = async || {
         let channel = tls.endpoint(&address, None).unwrap().connect().await.unwrap();
-        let asks = tokio_stream::iter([RunBackupRequest { content: Some(Content::Order(order.clone())) }]);
-        let mut answers = MultiPoolerClient::new(channel).run_backup(asks).await.unwrap().into_inner();
-        answers.message().await.err().map(|status| status.code())
+        let (asks, asked) = tokio::sync::mpsc::channel(4);
+        let say = async |content| asks.send(RunBackupRequest { content: Some(content) }).await;
+        say(Content::Order(order.clone())).await.unwrap();
+        let answers = MultiPoolerClient::new(channel).run_backup(ReceiverStream::new(asked)).await;
+        let mut answers = answers.unwrap().into_inner();
+        loop {
+            match answers.message().await {
+                Ok(Some(RunBackupResponse { content: Some(Said::Mark(mark)) })) => {
+                    let _ = say(Content::Time(WorkTime { mark, milliseconds: 7000 })).await;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status.code()),
+            }
+        }
     };
     // On this thread alone: others have the sockets of another host.
-    cluster.hosts.within("db1", || {
+    cluster.hosts.within(host, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), ask()).await.unwrap() })
+        runtime.block_on(async { tokio::time::timeout(limit, ask()).await.unwrap() })
     })
+}
+
+/// What the pooler of zone3 says to that of zone1 when it asks for a backup of its cell by this job; none when it makes it.
+fn asked_by_zone1(cluster: &HostsCluster, job: &str) -> Option<tonic::Code> {
+    call_for_backup(cluster, "db1", job, Duration::from_secs(30))
+}
+
+#[test]
+fn a_call_for_a_backup_ends_with_its_job_whoever_goes_on_asking() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 3) else { return };
+    // The job is recorded and has the lock, and nobody works on it but the call.
+    let is_pooler =
+        |pid: &i32| command_line(*pid).first().is_some_and(|program| program.ends_with("multipooler"));
+    let pooler = cluster.hosts.processes("db2").into_iter().find(is_pooler).unwrap();
+    signal(pooler, Signal::SIGSTOP);
+    let job = cluster.json(&["backup", "--from", "zone2", "--type", "full", "--no-wait"]);
+    let id = job["id"].as_str().unwrap();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| call_for_backup(&cluster, "db2", id, Duration::from_secs(120)));
+        eventually("pgBackRest to work for the call", || backing_up(&cluster, "db3").is_some());
+        // So that it does not end by itself.
+        if let Some(pid) = backing_up(&cluster, "db3") {
+            signal(pid, Signal::SIGSTOP);
+        }
+        let config = cluster.host_directory("db3").join("zone3/jobs").join(format!("{id}.conf"));
+        assert!(config.exists());
+        let second = call_for_backup(&cluster, "db2", id, Duration::from_secs(30));
+        assert_eq!(second, Some(tonic::Code::Aborted), "two calls for one job");
+        assert!(config.exists(), "that of the call that goes on");
+        let _ = cluster.cellar(&["jobs", "cancel", id]).ok();
+        let ended = call.join().unwrap();
+        assert_eq!((ended, backing_up(&cluster, "db3")), (None, None), "pgBackRest goes on after its job");
+    });
+    signal(pooler, Signal::SIGCONT);
+    let _ = cluster.wait().ok();
+    cluster.back_up("zone2");
 }
 
 #[test]
@@ -196,14 +248,66 @@ fn the_next_backup_succeeds_after_the_host_of_the_repository_was_cut_off_in_one(
     cluster.back_up("zone2");
 }
 
-/// Stops PostgreSQL of a host as its own shutdown does; its multipooler starts it again.
-fn restart_postgres(cluster: &HostsCluster, host: &str, cell: &str) {
+/// The main process of a host's PostgreSQL, as its data directory says.
+fn postmaster(cluster: &HostsCluster, host: &str, cell: &str) -> Option<i32> {
     let pid_file = cluster.host_directory(host).join(cell).join("pg_data/postmaster.pid");
-    let first = |text: String| text.lines().next().and_then(|line| line.parse::<i32>().ok());
-    let pid = || std::fs::read_to_string(&pid_file).ok().and_then(first);
-    let before = pid().unwrap();
-    signal(before, Signal::SIGINT);
-    eventually("PostgreSQL to be started again", || pid().is_some_and(|pid| pid != before));
+    std::fs::read_to_string(&pid_file).ok()?.lines().next()?.parse().ok()
+}
+
+/// Ends PostgreSQL of a host by a signal; its multipooler starts it again.
+fn end_postgres(cluster: &HostsCluster, host: &str, cell: &str, how: Signal) {
+    let before = postmaster(cluster, host, cell).unwrap();
+    signal(before, how);
+    let is_another = || postmaster(cluster, host, cell).is_some_and(|pid| pid != before);
+    eventually("PostgreSQL to be started again", is_another);
+}
+
+/// How long it takes until a new multipooler of the primary says what its instance is, and how long until it has started
+/// that again after it was killed.
+fn time_to_recover(cluster: &HostsCluster) -> [Duration; 2] {
+    let is_pooler =
+        |pid: &i32| command_line(*pid).first().is_some_and(|program| program.ends_with("multipooler"));
+    let pooler = || cluster.hosts.processes("db1").into_iter().find(is_pooler);
+    let before = pooler().unwrap();
+    signal(before, Signal::SIGKILL);
+    eventually("the multipooler to be gone", || pooler() != Some(before));
+    // While a host is down it says what is not well.
+    let _ = cluster.on("db1", &["start"]);
+    eventually("another multipooler", || pooler().is_some_and(|pid| pid != before));
+    let begun = Instant::now();
+    eventually("the status of the new multipooler", || {
+        cluster.status("zone1").is_some_and(|now| now["pid"] != before && now["role"] == "ROLE_PRIMARY")
+    });
+    let reported = begun.elapsed();
+    let begun = Instant::now();
+    end_postgres(cluster, "db1", "zone1", Signal::SIGKILL);
+    [reported, begun.elapsed()]
+}
+
+#[test]
+fn without_the_host_of_the_repository_the_primary_is_watched_as_ever() {
+    let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 3) else { return };
+    let usual = time_to_recover(&cluster);
+    let _ = cluster.wait().ok();
+    cluster.hosts.isolate("db3");
+    eventually("zone3 to be missed", || {
+        cluster.status("zone3").is_none() && cluster.status("zone1").is_some()
+    });
+    let alone = time_to_recover(&cluster);
+    for (usual, alone) in usual.into_iter().zip(alone) {
+        // pgBackRest waits 20 s for its server, or longer.
+        assert!(alone < usual + Duration::from_secs(12), "{alone:?}, and {usual:?} with that host");
+    }
+    eventually("the status to say why the stanza was not looked for", || {
+        let message = cluster.status("zone1").map(|status| status["message"].to_string());
+        message.is_some_and(|message| message.contains("pgBackRest's server in cell zone3 does not answer"))
+    });
+    cluster.hosts.heal_all();
+    let _ = cluster.wait().ok();
+    eventually("the primary to be prepared", || {
+        cluster.status("zone1").is_some_and(|status| status["message"] == "" || status["message"].is_null())
+    });
+    cluster.back_up("zone2");
 }
 
 #[test]
@@ -230,7 +334,7 @@ fn without_the_host_of_the_repository_wal_waits_and_what_needs_it_says_so() {
         status.contains("the repository is on the host of zone3") && status.contains("archiving fails since")
     });
     // The archive is not waited for: that took 80 s.
-    restart_postgres(&cluster, "db2", "zone2");
+    end_postgres(&cluster, "db2", "zone2", Signal::SIGINT);
     let _ = cluster.sql("db1", "INSERT INTO ledger VALUES (101)").ok();
     cluster.wait_for_rows("db2", 101);
     // PostgreSQL has it still.
