@@ -13,7 +13,7 @@ use cellar_model::{
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
-use cellar_system::OsUser;
+use cellar_system::{OsUser, PresentFiles};
 use cellar_tls::{ClientTls, ReloadableServerConfig, Revoked};
 use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
@@ -57,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) nudge: Notify,
     /// Notified when `pgbackrest.conf` or the certificates have changed.
     pub(crate) config_changed: Notify,
+    /// The files that pgBackRest's server was given, and what they were; none while it does not run, or may use all.
+    pub(crate) server_files: RefCell<Option<PresentFiles>>,
     /// Set while pgBackRest's server still has to reload its config.
     pub(crate) reload_waits: Cell<bool>,
     /// The size of the WAL segments of the data that was here, and whose it was, once it is known.

@@ -157,6 +157,21 @@ pub(crate) fn tablespaces(data: &Path) -> Vec<(PathBuf, PathBuf)> {
     found
 }
 
+/// Where the files of a data directory are that are not in the directory of its cell, as far as they are there: the data
+/// itself, what links in it lead to, and its tablespaces.
+pub(crate) fn places_elsewhere(cell: &Path, data: &Path) -> Vec<PathBuf> {
+    let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let inside = entries(data).chain(entries(&data.join("pg_tblspc"))).map(|entry| entry.path());
+    let links = std::iter::once(data.to_owned()).chain(inside).filter(|path| path.is_symlink());
+    let mut found: Vec<PathBuf> = links.filter_map(|link| link.canonicalize().ok()).collect();
+    let cell = cell.canonicalize().unwrap_or_else(|_| cell.to_owned());
+    // What the cell itself is in has more than one's own in it.
+    found.retain(|place| !place.starts_with(&cell) && !cell.starts_with(place));
+    found.sort();
+    found.dedup();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,5 +215,29 @@ mod tests {
         assert!(found[0].what.contains("pg_wal") && !found[0].in_place_too, "{found:?}");
         assert!(found[1].what.contains("/srv/gone") && found[1].in_place_too, "{found:?}");
         assert_eq!(wal_directory(&data), Some(dir.path().join("wal")));
+    }
+
+    #[test]
+    fn places_of_files_outside_the_cell_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (cell, data) = (root.join("zone1"), root.join("zone1/pg_data"));
+        for place in ["zone1/pg_data/pg_tblspc", "zone1/inside", "wal", "space", "moved"] {
+            std::fs::create_dir_all(root.join(place)).unwrap();
+        }
+        std::fs::write(root.join("x.conf"), "").unwrap();
+        assert_eq!(places_elsewhere(&cell, &data), [""; 0].map(PathBuf::from));
+        symlink(root.join("wal"), data.join("pg_wal")).unwrap();
+        symlink("../../x.conf", data.join("postgresql.conf")).unwrap();
+        symlink(root.join("space"), data.join("pg_tblspc/1")).unwrap();
+        symlink(root.join("missing"), data.join("pg_tblspc/2")).unwrap();
+        symlink(root.join("zone1/inside"), data.join("pg_tblspc/3")).unwrap();
+        symlink(&root, data.join("pg_tblspc/4")).unwrap();
+        let (space, wal, file) = (root.join("space"), root.join("wal"), root.join("x.conf"));
+        assert_eq!(places_elsewhere(&cell, &data), [space.clone(), wal.clone(), file.clone()]);
+        // Data that was moved to another disk.
+        std::fs::rename(&data, root.join("moved/data")).unwrap();
+        symlink(root.join("moved/data"), &data).unwrap();
+        assert_eq!(places_elsewhere(&cell, &data)[0], root.join("moved/data"));
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) tls_server_up: bool,
     /// The names of the clients that the pgBackRest TLS server admits.
     pub(crate) tls_server_accepts: Vec<PgbackrestName>,
+    /// Whether the kernel could not keep the pgBackRest TLS server to its files when it was started last.
+    pub(crate) tls_server_unconfined: bool,
     /// pgBackRest's version, as it was when this agent began.
     pub(crate) pgbackrest_version: Option<Version>,
     /// When the first of this cell's certificates expires.

@@ -77,6 +77,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         reported: Notify::new(),
         nudge: Notify::new(),
         config_changed: Notify::new(),
+        server_files: RefCell::default(),
         reload_waits: Cell::new(false),
         segment_size: Cell::new(None),
         grpc_tls: RefCell::default(),

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cellar_model::{BackupLabel, StanzaName};
+use cellar_system::FileAccess;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
@@ -65,6 +66,14 @@ fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
     OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)
 }
 
+/// One for each stream of a command.
+fn open_log_twice(path: &Path) -> Result<(std::fs::File, std::fs::File), Error> {
+    let opened = |source| Error::io(format!("open the log {}", path.display()), source);
+    let log = open_log(path).map_err(opened)?;
+    let copy = log.try_clone().map_err(opened)?;
+    Ok((log, copy))
+}
+
 async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(mut stream) = stream {
@@ -94,7 +103,7 @@ impl Pgbackrest {
         let argv = invocation.argv();
         let options = self.session_options();
         let mut running =
-            Running::spawn(&program, &argv, &options, Stdio::piped(), Stdio::piped(), None).await?;
+            Running::spawn(&program, &argv, &options, Stdio::piped(), Stdio::piped(), None, None).await?;
         let (stdout, stderr) = running.streams();
         let all = async {
             // `wait` kills stragglers, so the streams end even when a worker holds them.
@@ -143,18 +152,33 @@ impl Pgbackrest {
         until: Option<Duration>,
     ) -> Result<Running, Error> {
         let program = self.find()?;
-        let opened = |source| Error::io(format!("open the log {}", log_file.display()), source);
-        let log = open_log(log_file).map_err(opened)?;
-        let copy = log.try_clone().map_err(opened)?;
+        let (log, copy) = open_log_twice(log_file)?;
         let options = self.session_options();
         if nice == 0 {
-            return Running::spawn(&program, &invocation.argv(), &options, log.into(), copy.into(), until)
-                .await;
+            let argv = invocation.argv();
+            return Running::spawn(&program, &argv, &options, log.into(), copy.into(), until, None).await;
         }
         let mut argv = vec!["-n".to_owned(), nice.min(19).to_string(), program.display().to_string()];
         argv.extend(invocation.argv());
         let nice = find(Path::new("nice"), "coreutils")?;
-        Running::spawn(&nice, &argv, &options, log.into(), copy.into(), until).await
+        Running::spawn(&nice, &argv, &options, log.into(), copy.into(), until, None).await
+    }
+
+    /// As [`Pgbackrest::spawn_logged`], and the command and its workers may use no files but these, if the kernel can do
+    /// that: see [`Running::is_confined`].
+    ///
+    /// # Errors
+    /// As [`Pgbackrest::spawn_logged`], and when the kernel can do it and refuses.
+    pub async fn spawn_confined(
+        &self,
+        invocation: &Invocation,
+        log_file: &Path,
+        access: FileAccess,
+    ) -> Result<Running, Error> {
+        let program = self.find()?;
+        let (log, copy) = open_log_twice(log_file)?;
+        let (argv, options) = (invocation.argv(), self.session_options());
+        Running::spawn(&program, &argv, &options, log.into(), copy.into(), None, Some(access)).await
     }
 
     /// The version. Asked of the program each time, since it may be upgraded at any time.

@@ -5,6 +5,9 @@
 //! group. A shell leads the group: the kernel sends it SIGUSR1 when this process
 //! dies, and it kills the group. `PR_SET_PDEATHSIG` reaches only a direct child,
 //! which is why pgBackRest alone under `setpriv` would leave its workers behind.
+//!
+//! A command may be confined to some files. Whatever a thread gives up is given up by all that it starts, and by nobody
+//! else, so a thread of its own starts the whole group.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -12,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cellar_system::SERVICE_MANAGER_VARIABLES;
+use cellar_system::{FileAccess, SERVICE_MANAGER_VARIABLES, confine};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
@@ -69,6 +72,34 @@ struct Order {
     answer: oneshot::Sender<std::io::Result<Running>>,
 }
 
+impl Order {
+    /// Spawns the child, on the thread that it lives as long as.
+    fn spawn(&mut self) -> std::io::Result<Running> {
+        let _entered = self.runtime.enter();
+        self.command.spawn().and_then(|child| Running::new(child, self.until))
+    }
+}
+
+/// Spawns a child that may use these files only, from a thread that ends when [`Running`] is dropped.
+fn spawn_confined(mut order: Order, access: FileAccess) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("confined-spawner".to_owned());
+    let begun = thread.spawn(move || {
+        let (keeper, kept) = mpsc::channel::<()>();
+        let spawned = confine(&access)
+            .map_err(|error| std::io::Error::other(format!("the kernel's Landlock refuses: {error}")))
+            .and_then(|enforced| {
+                let mut running = order.spawn()?;
+                running.confinement = Some(Confinement { enforced, _keeper: keeper });
+                Ok(running)
+            });
+        // When nobody waits for the answer any more, it is dropped, and that ends the child.
+        let _ = order.answer.send(spawned);
+        // Ends when the other side is dropped: nothing is ever sent.
+        let _ = kept.recv();
+    });
+    begun.map(drop)
+}
+
 /// `PR_SET_PDEATHSIG` fires when the *thread* that spawned the child ends, and a runtime's threads come and
 /// go, so one thread that lives as long as the process spawns all children.
 fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
@@ -77,9 +108,8 @@ fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
         let (sender, receiver) = mpsc::channel::<Order>();
         let thread = std::thread::Builder::new().name("child-spawner".to_owned()).spawn(move || {
             for mut order in receiver {
-                let _entered = order.runtime.enter();
                 // When nobody waits for the answer any more, it is dropped, and that ends the child.
-                let spawned = order.command.spawn().and_then(|child| Running::new(child, order.until));
+                let spawned = order.spawn();
                 let _ = order.answer.send(spawned);
             }
         });
@@ -131,6 +161,16 @@ pub struct Running {
     group: Group,
     child: Child,
     watchdog: Option<Watchdog>,
+    // Declared last: the thread that has started the group ends when the group has gone.
+    confinement: Option<Confinement>,
+}
+
+/// What a group was confined to.
+struct Confinement {
+    /// Whether the kernel can do it.
+    enforced: bool,
+    /// Its end lets the thread end that has started the group.
+    _keeper: mpsc::Sender<()>,
 }
 
 /// The watchdog of a group, which is told until when the group may live.
@@ -163,11 +203,12 @@ impl Running {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         let id = Pid::from_raw(id.ok_or_else(|| std::io::Error::other("the child has no process id"))?);
         let watchdog = until.zip(child.stdin.take()).map(|(until, input)| Watchdog { input, until });
-        Ok(Self { group: Group { id, ended: false }, child, watchdog })
+        Ok(Self { group: Group { id, ended: false }, child, watchdog, confinement: None })
     }
 
     /// Starts a command, which opens sessions in PostgreSQL with the options of libpq. With `until`, an uptime of the host, a watchdog kills it then, unless
-    /// [`Running::extend`] gives it more time.
+    /// [`Running::extend`] gives it more time. With `confined` it may use these files only, itself and the programs that
+    /// start it apart.
     pub(crate) async fn spawn(
         program: &Path,
         arguments: &[String],
@@ -175,8 +216,15 @@ impl Running {
         stdout: Stdio,
         stderr: Stdio,
         until: Option<Duration>,
+        confined: Option<FileAccess>,
     ) -> Result<Self, Error> {
         let setpriv = find(Path::new("setpriv"), "util-linux")?;
+        let confined = confined.map(|mut access| {
+            // `sh` and `setpriv` are started by name.
+            access.programs.extend([program.to_owned(), setpriv.clone()]);
+            access.programs.extend(find(Path::new("sh"), "dash").ok());
+            access
+        });
         let mut command = Command::new(setpriv);
         command.args(["--pdeathsig", "USR1", "--"]);
         match until {
@@ -203,8 +251,12 @@ impl Running {
         command.stdout(stdout).stderr(stderr).process_group(0);
         let (answer, spawned) = oneshot::channel();
         let gone = || Error::io("spawn a child", std::io::Error::other("the spawning thread has ended"));
-        spawner()?.send(Order { command, until, runtime: Handle::current(), answer }).map_err(|_| gone())?;
         let what = || format!("start {}", program.display());
+        let order = Order { command, until, runtime: Handle::current(), answer };
+        match confined {
+            None => spawner()?.send(order).map_err(|_| gone())?,
+            Some(access) => spawn_confined(order, access).map_err(|source| Error::io(what(), source))?,
+        }
         spawned.await.map_err(|_| gone())?.map_err(|source| Error::io(what(), source))
     }
 
@@ -212,6 +264,13 @@ impl Running {
     #[must_use]
     pub fn group(&self) -> i32 {
         self.group.id.as_raw()
+    }
+
+    /// Whether it can use only the files that it was confined to. False when it was not confined, or the kernel cannot
+    /// do that.
+    #[must_use]
+    pub fn is_confined(&self) -> bool {
+        self.confinement.as_ref().is_some_and(|confinement| confinement.enforced)
     }
 
     /// Gives it time until `until`, an uptime of the host. Nothing happens when it has no watchdog, or that is no news.

@@ -243,6 +243,53 @@ async fn a_future_that_is_dropped_leaves_nothing_behind() {
     assert!(!read(&pid).is_empty());
 }
 
+/// Threads of this process that have started a confined command.
+fn confined_spawners() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|task| read(&task.path().join("comm")).starts_with("confined-spawne")).count()
+}
+
+#[tokio::test]
+async fn a_confined_command_has_its_own_files_only_and_ends_as_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    for name in ["inside", "outside"] {
+        std::fs::create_dir(place(name)).unwrap();
+        std::fs::write(place(name).join("file"), name).unwrap();
+    }
+    let (inside, outside, log) = (place("inside"), place("outside"), place("log"));
+    let access = cellar_system::FileAccess {
+        programs: ["/usr", "/bin", "/lib", "/lib64", "/nix/store", "/gnu/store"].map(PathBuf::from).into(),
+        readable: vec![],
+        writable: vec![inside.clone(), "/dev/null".into()],
+    };
+    let script = format!(
+        "cd {}; cat file >copy; cat {outside}/file >other; echo x >{outside}/new; sleep 60 & echo $! >worker; echo $$ >main; wait",
+        inside.display(),
+        outside = outside.display()
+    );
+    let program = stand_in(dir.path(), &script);
+    let before = confined_spawners();
+    let running = program.spawn_confined(&Invocation::new("server"), &log, access).await.unwrap();
+    let (main, worker) = (inside.join("main"), inside.join("worker"));
+    wait_for("its processes", || alive(&read(&main)) && alive(&read(&worker))).await;
+    assert_eq!(read(&inside.join("copy")), "inside", "{}", read(&log));
+    let reached = (read(&inside.join("other")), outside.join("new").exists());
+    let expected = if running.is_confined() { (String::new(), false) } else { ("outside".to_owned(), true) };
+    assert_eq!(reached, expected, "{}", read(&log));
+    // It does not end by itself when the thread that has started it has nothing more to do.
+    assert_eq!(confined_spawners(), before + 1);
+    drop(running);
+    wait_for("the end of both", || !alive(&read(&main)) && !alive(&read(&worker))).await;
+    wait_for("the end of the thread", || confined_spawners() == before).await;
+    // Nothing else of this process is confined.
+    let (program, whole) =
+        (stand_in(dir.path(), &format!("echo x >{}/new", outside.display())), place("log2"));
+    let mut running = program.spawn_logged(&Invocation::new("info"), &whole, 0, None).await.unwrap();
+    assert!(!running.is_confined());
+    assert_eq!(running.wait().await.unwrap(), Some(0), "{}", read(&whole));
+}
+
 /// Uptime of this host, as the watchdog reads it.
 fn uptime() -> Duration {
     let text = read(Path::new("/proc/uptime"));

@@ -23,7 +23,7 @@ mod signal;
 mod user;
 
 pub use atomic_file::{AtomicFile, Draft, rename, sync_directory};
-pub use confine::confine_writes;
+pub use confine::{FileAccess, PresentFiles, confine, confine_writes};
 pub use directory::OpenDirectory;
 pub use file_id::{FileId, is_inside, is_same_place};
 pub use listen::{addresses_of, has_address, is_dual_stack};

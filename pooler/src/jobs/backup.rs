@@ -32,6 +32,7 @@ use crate::repository::backup_proof::{log_parser, verify_backup};
 use crate::repository::reader::Repo;
 use crate::repository::stanza::{self, StanzaError};
 use crate::repository::tool_failure::{Disks, tool_failure};
+use crate::services::server_files;
 
 /// How long another pgBackRest command is waited for that works on the stanza, here or at the primary. The job's lock in
 /// etcd keeps all others out but what a lost job has left at the primary, which ends within seconds (`lost_sessions`).
@@ -115,6 +116,10 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     let (backup_type, why) = type_to_take(context, &database, &card, params.backup_type).await?;
     let mut warnings: Vec<String> = why.into_iter().collect();
     let home = home_of(agent, &database)?;
+    if home.is_some() {
+        // The backup reads this cell through its server.
+        server_files::until_current(agent).await;
+    }
     let primary = origin.primary.as_ref();
     let config = write_job_or_reading(agent, &id.to_string(), &database, &card, primary)
         .map_err(|error| Refusal::new(Code::Internal, format!("no config for the job: {error}")))?;

@@ -10,6 +10,7 @@ use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::data_layout::obstacles;
 use crate::disk::free_bytes;
 use crate::repository::reader::segment_size;
+use crate::services::server_files;
 use crate::wal_files::segments;
 
 /// Asks the instance.
@@ -20,7 +21,9 @@ pub(crate) async fn live(agent: &Agent) -> Result<LiveStatus, Refusal> {
     let down = |message: String| Refusal::new(Code::CellDown, message).about("cell", &agent.cell);
     let (card, _) = agent.assignment()?;
     let mut probe = Probe::new(agent.endpoint(&card), PROBE_TIMEOUT);
-    let facts = probe.facts().await.map_err(|error| down(error.to_string()))?;
+    // Whoever asks may be about to read the instance through pgBackRest's server.
+    let (facts, ()) = tokio::join!(probe.facts(), server_files::until_current(agent));
+    let facts = facts.map_err(|error| down(error.to_string()))?;
     let free_bytes = free_bytes(Path::new(&card.data_directory));
     let restore_obstacles = obstacles(Path::new(&card.data_directory)).into_iter().map(Into::into).collect();
     let wal_kept_from = wal_kept_from(agent, Path::new(&card.data_directory), &facts).await;

@@ -2,7 +2,8 @@
 //!
 //! `server` is the gRPC server (`grpc_service` has its methods, `live_status` and `backup_list` its answers,
 //! and `backup_for_cell` runs pgBackRest for a cell whose repository is on this host),
-//! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, `lost_sessions` ends what lost
+//! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, `server_files` says which files
+//! that one may use, `lost_sessions` ends what lost
 //! jobs have left of its sessions, `certificates` puts new certificates into use in all of them, and `revocations` refuses
 //! revoked ones. Only `start` calls them.
 
@@ -16,3 +17,4 @@ pub(crate) mod pgbackrest_server;
 pub(crate) mod reporter;
 mod revocations;
 pub(crate) mod server;
+pub(crate) mod server_files;

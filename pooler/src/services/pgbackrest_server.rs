@@ -11,6 +11,10 @@
 //!
 //! Its sessions connect to PostgreSQL with the environment that the server had at its start. What stands there depends on
 //! the version of PostgreSQL, which is known once there is data: then a server that was started before is started again.
+//!
+//! It serves whoever has an accepted certificate, and a session is configured by its client. So the kernel keeps the server
+//! and its sessions to the files that they are for, if it can: see `server_files`. When these are others than at its
+//! start, such as those of a new tablespace, it is started again, too.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,6 +28,7 @@ use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 
 use crate::agent::Agent;
+use crate::services::server_files::{self, UNCONFINED};
 
 /// The server's pid file, in the cell's directory of them.
 pub(super) const SERVER_PID_FILE: &str = "pgbackrest-server.pid";
@@ -60,8 +65,12 @@ const RELOAD_TIME: Duration = Duration::from_millis(300);
 /// How long the server may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often to check whether the server was started for the version of PostgreSQL that is there now.
-const OPTIONS_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to check whether the server was started for the version of PostgreSQL and the files that are there now.
+const OUTDATED_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long sessions keep a server that is outdated while no job has the database's lock: a connection that says nothing
+/// stays for ever.
+const IDLE_SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often to check whether the server still listens. Each check is a connection, for which the server forks.
 const LISTEN_POLL_INTERVAL: Duration = Duration::from_secs(30);
@@ -76,7 +85,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
             match serve(&agent).await {
                 Ok(End::Outdated) => {
                     tracing::info!(
-                        "the pgBackRest TLS server is started again for this version of PostgreSQL"
+                        "the pgBackRest TLS server is started again for the version and the files of PostgreSQL that are there now"
                     );
                     continue;
                 }
@@ -89,6 +98,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
                 report.tls_server_up = false;
                 report.tls_server_accepts.clear();
             });
+            agent.server_files.replace(None);
         }
         pause = if begun.elapsed() > HEALTHY_AFTER { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
         tokio::select! {
@@ -103,13 +113,14 @@ pub(crate) async fn supervise(agent: Rc<Agent>) {
 enum End {
     /// It ended, or was ended, with this exit code; none when a signal ended it.
     Exited(Option<u8>),
-    /// It was ended because its environment was that of another version of PostgreSQL.
+    /// It was ended because its environment was that of another version of PostgreSQL, or the files that it may use are not
+    /// those that it needs.
     Outdated,
 }
 
 /// Runs the server until it ends.
 async fn serve(agent: &Agent) -> Result<End, Error> {
-    let Ok((card, _)) = agent.assignment() else { return Ok(End::Exited(None)) };
+    let Ok((card, database)) = agent.assignment() else { return Ok(End::Exited(None)) };
     let log = agent.layout.log().join("pgbackrest-server.log");
     // The server reads at its start what has changed until now. A SIGHUP before it has a handler would end it.
     let _ = agent.config_changed.notified().now_or_never();
@@ -118,9 +129,20 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
     let mut accepts = named_in_file();
     let (mut sessions, mut unchanged_since) = (Vec::new(), Instant::now());
     let mut waits_since = None;
-    let invocation = Invocation::new("server").option("config", &card.config_path);
+    // What it says is in this log. A log that it can write would be one that its sessions can write.
+    let invocation =
+        Invocation::new("server").option("config", &card.config_path).option("log-level-file", "off");
     let session_options = agent.pgbackrest.session_options();
-    let mut running = agent.pgbackrest.spawn_logged(&invocation, &log, 0, None).await?;
+    let access = server_files::access(&agent.layout, &database.repository, &agent.cell);
+    let files = access.present();
+    let own_files = server_files::own(&agent.layout, &database.repository, &agent.cell).present();
+    let mut running = agent.pgbackrest.spawn_confined(&invocation, &log, access).await?;
+    let confined = running.is_confined();
+    if !confined {
+        tracing::warn!("{UNCONFINED}");
+    }
+    agent.update_report(|report| report.tls_server_unconfined = !confined);
+    let mut outdated_since = None;
     let leader = running.group();
     let pid_file = agent.layout.pid().join(SERVER_PID_FILE);
     let mut up = false;
@@ -133,11 +155,20 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
                 return code.map(End::Exited);
             }
             () = agent.config_changed.notified() => agent.reload_waits.set(true),
-            () = tokio::time::sleep(OPTIONS_POLL_INTERVAL) => {
+            () = tokio::time::sleep(OUTDATED_POLL_INTERVAL) => {
                 // A data directory that is being replaced has no version for a moment; that is no news.
-                let is_outdated = agent.layout.data().join("PG_VERSION").exists()
+                let version_differs = agent.layout.data().join("PG_VERSION").exists()
                     && agent.pgbackrest.session_options() != session_options;
-                if is_outdated && server_of(leader).is_some_and(|server| server.children().is_empty()) {
+                let own_differ = confined && server_files::own_differ(agent, &own_files);
+                let is_outdated = version_differs || own_differ || confined && server_files::differ(agent, &files);
+                if !is_outdated {
+                    outdated_since = None;
+                    continue;
+                }
+                let since = *outdated_since.get_or_insert_with(Instant::now);
+                let is_idle = server_of(leader).is_some_and(|server| server.children().is_empty());
+                let is_stuck = own_differ && since.elapsed() >= IDLE_SESSIONS_TIMEOUT && !has_job(agent);
+                if is_idle || is_stuck {
                     let _ = running.terminate(END_TIMEOUT).await;
                     let _ = std::fs::remove_file(&pid_file);
                     return Ok(End::Outdated);
@@ -193,6 +224,7 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
                 let listens = listens(address, card.pgbackrest_port).await;
                 if listens != up {
                     up = listens;
+                    agent.server_files.replace((up && confined).then(|| files.clone()));
                     agent.update_report(|report| {
                         report.tls_server_up = up;
                         report.tls_server_accepts = if up { accepts.clone() } else { Vec::new() };
@@ -203,6 +235,11 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
             }
         }
     }
+}
+
+/// Whether a job has the database's lock, whose sessions may be the server's.
+fn has_job(agent: &Agent) -> bool {
+    agent.mirror.view().locks.get(&agent.database).is_some_and(|lock| lock.holder.is_some())
 }
 
 /// The server's own process: the one child of the shell that leads its group.

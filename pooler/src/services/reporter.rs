@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::data_layout::{Obstacle, obstacles};
+use crate::services::server_files::UNCONFINED;
 use crate::wal_files::timeline_of_wal;
 
 /// The shortest time between two writes, so that a flapping instance does not load etcd.
@@ -61,6 +62,7 @@ fn status(agent: &Agent) -> PoolerStatus {
                 .pgbackrest_version
                 .and_then(Version::note)
                 .into_iter()
+                .chain(report.tls_server_unconfined.then(|| UNCONFINED.to_owned()))
                 .chain(obstacles(&agent.layout.data()).into_iter().map(|obstacle: Obstacle| obstacle.note()))
                 .collect(),
         },

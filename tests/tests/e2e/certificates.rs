@@ -14,7 +14,7 @@ use issuer::Service::{EtcdClient, EtcdPeer, Multiadmin, Pgbackrest, Pooler, Post
 use issuer::{HOST, Issuer, Service, cluster_name, parties};
 use ports::{Port, connect_as, denied_by_a_pooler, loopback, ports_of};
 
-pub(crate) use ports::{accepted_by, ask_pooler, list_repo, repo_command};
+pub(crate) use ports::{accepted_by, ask_pooler, cell_of_server, list_served, repo_command};
 
 #[test]
 fn every_port_opens_to_its_own_guests_only() {
@@ -89,7 +89,7 @@ fn every_port_opens_to_its_own_guests_only() {
         ports_of(&cluster).into_iter().find(|(_, service)| *service == Pgbackrest).expect("one");
     let key_pair = issuer.key_pair(&issuer.ca, "pgBackRest", &service.guest(name));
     let list =
-        |stanza: &str| list_repo(&cluster, address.port(), &key_pair.certificate, &key_pair.key, stanza);
+        |stanza: &str| list_served(&cluster, address.port(), &key_pair.certificate, &key_pair.key, stanza);
     list("app").expect("its own");
     let refused = list("other").expect_err("another's");
     assert!(refused.contains("access denied"), "{refused}");

@@ -45,6 +45,7 @@ mod rotation;
 mod runbooks;
 mod sealed_copies;
 mod secrets;
+mod server_files;
 mod service_manager;
 mod session_settings;
 mod states;

@@ -14,10 +14,10 @@ use cellar_topology::{EtcdKv, Store, StoreError};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::certificates::{accepted_by, ask_pooler, list_repo, repo_command};
+use crate::certificates::{accepted_by, ask_pooler, cell_of_server, list_served, repo_command};
 use crate::rotation::{kill_when, read, receivers, serials};
 
-/// Somebody with the certificate of a cell who reads a large file of the repo, slowly and without a pause.
+/// Somebody with the certificate of a cell who reads a large file of another cell, slowly and without a pause.
 pub(crate) struct SlowReader {
     child: Child,
     reader: Option<std::thread::JoinHandle<()>>,
@@ -25,11 +25,12 @@ pub(crate) struct SlowReader {
 
 impl SlowReader {
     pub(crate) fn begin(cluster: &Cluster, port: u16, stolen: &Path) -> Self {
-        let large = cluster.directory().join("repo/large");
+        let served = cell_of_server(cluster, port);
+        let large = served.join("large");
         // Far more than fits into what lies between the disk and him.
         std::fs::write(&large, vec![b'x'; 256 << 20]).expect("a file");
         let (certificate, key) = (stolen.join("server.crt"), stolen.join("server.key"));
-        let mut command = repo_command(cluster, port, &certificate, &key, "app");
+        let mut command = repo_command(cluster, port, &certificate, &key, "app", &served);
         let mut child = command
             .args(["repo-get", "large"])
             .stdout(Stdio::piped())
@@ -173,8 +174,8 @@ fn a_revoked_certificate_opens_nothing() {
             cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == cell);
         u16::try_from(card.expect("a cell").pgbackrest_port).expect("a port")
     };
-    list_repo(&cluster, port("zone1"), &copy.join("server.crt"), &copy.join("server.key"), "app")
-        .expect("a stolen key opens the repo");
+    list_served(&cluster, port("zone1"), &copy.join("server.crt"), &copy.join("server.key"), "app")
+        .expect("a stolen key opens the server");
     let thief = SlowReader::begin(&cluster, port("zone1"), &copy);
     let stream = receivers(&cluster);
     let list_key = "/cellar/demo/revocations/list";
@@ -206,7 +207,7 @@ fn a_revoked_certificate_opens_nothing() {
     assert!(refused.code != 0, "{refused:?}");
     for cell in ["zone1", "zone2"] {
         let refused =
-            list_repo(&cluster, port(cell), &copy.join("server.crt"), &copy.join("server.key"), "app");
+            list_served(&cluster, port(cell), &copy.join("server.crt"), &copy.join("server.key"), "app");
         assert!(refused.as_ref().is_err_and(|why| why.contains("access denied")), "{cell}: {refused:?}");
     }
     thief.ends_early();
@@ -285,7 +286,7 @@ fn an_interrupted_revocation_is_finished_by_the_next_up() {
     assert_eq!(accepted_by(&cluster, "zone1"), name);
     let port = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == "zone1");
     let port = u16::try_from(port.expect("zone1").pgbackrest_port).expect("a port");
-    let refused = list_repo(&cluster, port, &copy.join("server.crt"), &copy.join("server.key"), "app");
+    let refused = list_served(&cluster, port, &copy.join("server.crt"), &copy.join("server.key"), "app");
     assert!(refused.is_err(), "pgBackRest lets the thief in");
     let cells = ["get", "--prefix", "/cellar/demo/cells/"];
     let refused = cluster.etcdctl_as("copied/pooler.crt", "copied/server.key", &cells);

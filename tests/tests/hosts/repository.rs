@@ -1,19 +1,23 @@
 //! A repository that only one host has: the others reach it through pgBackRest's server there, and pgBackRest makes backups
 //! there.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_api::v1::run_backup_request::Content;
 use cellar_api::v1::run_backup_response::Content as Said;
 use cellar_api::v1::{BackupOrder, RunBackupRequest, RunBackupResponse, WorkTime};
-use cellar_tests::{HostsCluster, command_line, eventually, postgres_user, run, signal};
+use cellar_tests::{Finished, HostsCluster, command_line, eventually, postgres_user, run, signal};
 use cellar_tls::ClientTls;
 use nix::sys::signal::Signal;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// The multipooler's port in the third cell.
 const POOLER_PORT: u16 = 15272;
+
+/// That of pgBackRest's server there.
+const SERVER_PORT: u16 = 8434;
 
 /// What the OS user of PostgreSQL sees of the repository on a host: none when it may not even look.
 fn seen(cluster: &HostsCluster, host: &str) -> Option<String> {
@@ -55,12 +59,40 @@ fn hosts_in_log(cluster: &HostsCluster, job: &str) -> Vec<String> {
     hosts
 }
 
+/// What the server of the repository on db3 answers to zone1, when it is asked for a file of a directory there.
+fn read_from_home(cluster: &HostsCluster, directory: &Path, file: &str) -> Finished {
+    let own = cluster.host_directory("db1").join("zone1/tls");
+    let config = cluster.host_directory("db3").join("zone3/pgbackrest.conf");
+    let mut command = cluster.hosts.command_as("db1", &postgres_user(), "pgbackrest");
+    command
+        .args(["--config=/dev/null", "--log-level-file=off", "--log-level-console=off", "--stanza=app"])
+        .args(["--repo1-host=db3.test", "--repo1-host-type=tls", "--io-timeout=2"])
+        .arg(format!("--repo1-host-port={SERVER_PORT}"))
+        .arg(format!("--repo1-host-config={}", config.display()))
+        .arg(format!("--repo1-path={}", directory.display()))
+        .arg(format!("--repo1-host-ca-file={}", own.join("ca.crt").display()))
+        .arg(format!("--repo1-host-cert-file={}", own.join("server.crt").display()))
+        .arg(format!("--repo1-host-key-file={}", own.join("server.key").display()))
+        .args(["repo-get", file]);
+    run(&mut command)
+}
+
 #[test]
 fn a_repository_on_one_host_serves_the_database_on_all() {
     let Some(cluster) = HostsCluster::well_with_repository_on("db3", 3, 4) else { return };
     assert!(seen(&cluster, "db3").is_some_and(|files| files.contains("archive")));
     for host in ["db1", "db2", "db4", "operator"] {
         assert_eq!(seen(&cluster, host), None, "{host}");
+    }
+    let info = read_from_home(&cluster, cluster.repo().as_path(), "backup/app/backup.info").ok();
+    assert!(info.contains("[backrest]"), "the control: {info}");
+    let notes = cluster.status("zone3").expect("zone3")["versions"]["notes"].to_string();
+    if !notes.contains("this kernel has no Landlock") {
+        // What the host has beside its repository is nobody's business.
+        let etcd = cluster.host_directory("db3").join("etcd/tls");
+        assert!(etcd.join("ca.crt").exists(), "{}", etcd.display());
+        let read = read_from_home(&cluster, &etcd, "ca.crt");
+        assert!(read.code != 0 && read.stdout.is_empty(), "{read:?}");
     }
     let _ = cluster.sql("db1", "CREATE TABLE ledger (id int PRIMARY KEY)").ok();
     let _ = cluster.sql("db1", "INSERT INTO ledger SELECT generate_series(1, 100)").ok();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ pub(super) async fn connect_as(
     // The handshake was good; what remains is who may do what.
     match port.service {
         Multiadmin | Pooler => call(port, &authorities, key_pair).await,
-        Pgbackrest => list_repo(cluster, port.address.port(), &key_pair.certificate, &key_pair.key, "app"),
+        Pgbackrest => list_served(cluster, port.address.port(), &key_pair.certificate, &key_pair.key, "app"),
         EtcdClient | EtcdPeer | Postgres => Ok(()),
     }
 }
@@ -139,15 +139,29 @@ pub(super) async fn call(port: Port, authorities: &Path, key_pair: &KeyPair) -> 
     asked.map(drop).map_err(refused)
 }
 
-/// pgBackRest's own client with a certificate, asking a server for something of the repo.
+/// The directory of the cell whose pgBackRest server listens there. It is what the server may read, so a client can ask for
+/// it as if it were a repository.
+pub(crate) fn cell_of_server(cluster: &Cluster, port: u16) -> PathBuf {
+    let line = format!("tls-server-port={port}");
+    let cells =
+        std::fs::read_dir(cluster.directory()).expect("a cluster").flatten().map(|entry| entry.path());
+    let listens = |cell: &PathBuf| {
+        let config = std::fs::read_to_string(cell.join("pgbackrest.conf")).unwrap_or_default();
+        config.lines().any(|found| found == line)
+    };
+    cells.into_iter().find(listens).expect("a cell whose server listens there")
+}
+
+/// pgBackRest's own client with a certificate, asking a server for something of a directory, as if it were a repository.
 pub(crate) fn repo_command(
     cluster: &Cluster,
     port: u16,
     certificate: &Path,
     key: &Path,
     stanza: &str,
+    directory: &Path,
 ) -> Command {
-    let config = cluster.directory().join("zone1/pgbackrest.conf");
+    let config = cell_of_server(cluster, port).join("pgbackrest.conf");
     [certificate, key].into_iter().for_each(give_to_postgres);
     let mut command = as_user(&postgres_user(), "pgbackrest");
     command
@@ -157,7 +171,7 @@ pub(crate) fn repo_command(
         .arg(format!("--repo1-host={HOST}"))
         .arg(format!("--repo1-host-port={port}"))
         .arg(format!("--repo1-host-config={}", config.display()))
-        .arg(format!("--repo1-path={}", cluster.directory().join("repo").display()))
+        .arg(format!("--repo1-path={}", directory.display()))
         .arg(format!("--repo1-host-ca-file={}", cluster.directory().join("zone1/tls/ca.crt").display()))
         .arg(format!("--repo1-host-cert-file={}", certificate.display()))
         .arg(format!("--repo1-host-key-file={}", key.display()))
@@ -165,17 +179,18 @@ pub(crate) fn repo_command(
     command
 }
 
-/// Whether it may list the repo: the server looks at the name only when it has a command.
-pub(crate) fn list_repo(
+/// Whether it may list what the server has: the server looks at the name only when it has a command.
+pub(crate) fn list_served(
     cluster: &Cluster,
     port: u16,
     certificate: &Path,
     key: &Path,
     stanza: &str,
 ) -> Result<(), String> {
+    let served = cell_of_server(cluster, port);
     let Finished { code, stdout, stderr } =
-        run(repo_command(cluster, port, certificate, key, stanza).arg("repo-ls"));
-    if code == 0 && stdout.contains("backup") { Ok(()) } else { Err(format!("exit code {code}: {stderr}")) }
+        run(repo_command(cluster, port, certificate, key, stanza, &served).arg("repo-ls"));
+    if code == 0 && stdout.contains("pg_data") { Ok(()) } else { Err(format!("exit code {code}: {stderr}")) }
 }
 
 /// The one name that a cell's pgBackRest server lets in.
