@@ -33,8 +33,9 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often to decide at least: deadlines pass without any write.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Changes come in bursts, and one decision serves all of them. Short, because each step of a restore waits for it.
-const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(20);
+/// The shortest time between a decision that changed nothing and the next one: changes come in bursts. After a decision
+/// that changed something the next one is due as soon as that is seen: the steps of a restore follow each other so.
+const DECISION_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long resigning may take, for each of its two parts.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -123,18 +124,19 @@ impl Candidate {
             changes.borrow_and_update();
             lease.borrow_and_update();
             self.pulse.beat();
-            tokio::select! {
+            let has_changed = tokio::select! {
                 biased;
-                () = self.act() => {}
+                has_changed = self.act() => has_changed,
                 _ = stopped.wait_for(|stop| *stop) => return,
-            }
+            };
+            let due = Instant::now() + if has_changed { Duration::ZERO } else { DECISION_INTERVAL };
             let woken = async {
                 tokio::select! {
                 biased;
                     _ = changes.changed() => {}
                     _ = lease.changed() => {}
                 }
-                tokio::time::sleep(DEBOUNCE_INTERVAL).await;
+                tokio::time::sleep_until(due).await;
             };
             let next_timeout = self.observed.next_timeout();
             let interval = next_timeout.map_or(HOUSEKEEPING_INTERVAL, |next| next.min(HOUSEKEEPING_INTERVAL));
@@ -147,7 +149,9 @@ impl Candidate {
         }
     }
 
-    async fn act(&mut self) {
+    /// Takes the next step. Whether it has changed what is to be decided.
+    async fn act(&mut self) -> bool {
+        let mut has_changed = false;
         match self.next_step() {
             Step::Follow => {}
             Step::Take { lease, revision } => match self.take(lease, revision).await {
@@ -165,16 +169,17 @@ impl Candidate {
                     // There may be many, and each writes to etcd.
                     self.pulse.beat();
                     match execute(&self.admin.store, revision, action).await {
-                        Ok(_) => {}
+                        Ok(done) => has_changed |= done,
                         Err(StoreError::Retryable(reason)) => {
                             tracing::debug!(reason, "housekeeping waits for etcd");
-                            return;
+                            return false;
                         }
                         Err(error) => tracing::error!(%error, ?action, "housekeeping failed"),
                     }
                 }
             }
         }
+        has_changed
     }
 
     fn next_step(&mut self) -> Step {

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 
 /// The line that takes `cellar.conf` in, behind everything that sets something: the last line that sets it is what a
 /// setting is, and one below would let a primary that was replaced archive, or hide the instance from us. `if_exists`, so that a directory taken elsewhere starts without it.
-const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
+pub(crate) const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.

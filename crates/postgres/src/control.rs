@@ -14,7 +14,8 @@ use crate::config_file::replace_file;
 use crate::configure::{InstanceConfig, configure};
 use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;
-use crate::postmaster::{Postmaster, find, lock_file, processes, running, signal};
+use crate::plain_settings::PlainSettings;
+use crate::postmaster::{Postmaster, PostmasterState, find, lock_file, processes, running, signal};
 use crate::private_settings::PrivateSettings;
 use crate::session::Endpoint;
 use crate::tools::Tools;
@@ -24,6 +25,9 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long `postgres` may take to show one of its settings; it reads the configuration and ends.
 const SETTING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often to look whether a server that starts takes connections.
+const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// pg_ctl counts whole seconds.
 fn seconds(timeout: Duration) -> String {
@@ -88,21 +92,27 @@ async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String,
     let DataDirectory::Valid { control, recovers: true, .. } = inspect(tools, data_directory).await? else {
         return Ok(String::new());
     };
-    // A program tells of one setting only, and its start is all that it costs.
-    let shown = |(name, _)| {
+    let plain = PlainSettings::of(data_directory);
+    let suffices = |name: &str, needed: u32| {
+        plain.as_ref().and_then(|plain| plain.number(name)).is_some_and(|value| value >= needed)
+    };
+    // A program tells of one setting only, and each start of it costs a processor 10 ms: it is asked only in doubt.
+    let shown = async |(name, needed)| {
+        if suffices(name, needed) {
+            return None;
+        }
         let mut command = tools.command("postgres");
         command.arg("-D").arg(data_directory).args(["-C", name]);
-        run(command, SETTING_TIMEOUT)
+        // A configuration that cannot be read fails the start, which says why.
+        run(command, SETTING_TIMEOUT).await.ok()?.stdout.trim().parse().ok()
     };
     let [a, b, c, d, e] = control.required.numbers().map(shown);
-    let shown: [_; 5] = tokio::join!(a, b, c, d, e).into();
-    let raised = control.required.numbers().into_iter().zip(shown).filter_map(|((name, needed), shown)| {
-        // A configuration that cannot be read fails the start, which says why.
-        let value: u32 = shown.ok()?.stdout.trim().parse().ok()?;
-        (value < needed).then(|| {
-            tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
-            format!("-c {name}={needed}")
-        })
+    let shown: [Option<u32>; 5] = tokio::join!(a, b, c, d, e).into();
+    let numbers = control.required.numbers().into_iter().zip(shown);
+    let raised = numbers.filter_map(|((name, needed), shown)| {
+        shown.filter(|value| *value < needed)?;
+        tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
+        Some(format!("-c {name}={needed}"))
     });
     Ok(raised.collect::<Vec<_>>().join(" "))
 }
@@ -170,9 +180,18 @@ async fn launch(
     if !options.is_empty() {
         command.arg("-o").arg(options);
     }
-    let result = match writable {
-        Some(writable) => run_confined(command, timeout + TIMEOUT_MARGIN, writable).await,
-        None => run(command, timeout + TIMEOUT_MARGIN).await,
+    let started = async {
+        match writable {
+            Some(writable) => run_confined(command, timeout + TIMEOUT_MARGIN, writable).await.map(drop),
+            None => run(command, timeout + TIMEOUT_MARGIN).await.map(drop),
+        }
+    };
+    // pg_ctl looks ten times a second, and all that it still does then is to end: it is not waited for. The server has a
+    // session of its own.
+    let result = tokio::select! {
+        biased;
+        result = started => result,
+        () = accepts_connections(data_directory) => Ok(()),
     };
     match (running(data_directory)?, result) {
         (Some(postmaster), _) => Ok(postmaster),
@@ -183,6 +202,15 @@ async fn launch(
             Err(PostgresError::CommandFailed { program, status, output, stdout })
         }
         (None, Err(error)) => Err(error),
+    }
+}
+
+/// Waits until the server of a data directory takes connections. Without one it does not return.
+async fn accepts_connections(data_directory: &Path) {
+    let accepts =
+        |state: PostmasterState| matches!(state, PostmasterState::Ready | PostmasterState::WarmStandby);
+    while !matches!(running(data_directory), Ok(Some(postmaster)) if accepts(postmaster.state)) {
+        tokio::time::sleep(READINESS_INTERVAL).await;
     }
 }
 
@@ -207,4 +235,108 @@ pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) ->
     let mut command = tools.for_data(data_directory).command("pg_ctl");
     command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
     run(command, timeout + TIMEOUT_MARGIN).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    /// A standby's data directory, and programs that do what they are told.
+    struct Scene {
+        place: tempfile::TempDir,
+        tools: Tools,
+    }
+
+    impl Scene {
+        /// `programs` are scripts; `$here` is the scene's directory.
+        fn new(programs: &[(&str, &str)]) -> Self {
+            let place = tempfile::tempdir().unwrap();
+            let (bin, data) = (place.path().join("bin"), place.path().join("data"));
+            fs::create_dir_all(&bin).unwrap();
+            fs::create_dir_all(data.join("global")).unwrap();
+            for (name, content) in [
+                ("PG_VERSION", "15\n"),
+                ("standby.signal", ""),
+                ("postgresql.conf", "max_connections = 200\ninclude_if_exists = 'cellar.conf'\n"),
+                ("cellar.conf", "max_wal_senders = '16'\n"),
+                ("postgresql.auto.conf", ""),
+            ] {
+                fs::write(data.join(name), content).unwrap();
+            }
+            fs::write(data.join("global/pg_control"), vec![0; 8192]).unwrap();
+            let here = place.path().display();
+            for name in ["initdb", "pg_ctl", "postgres", "pg_controldata"] {
+                let body = programs.iter().find(|(program, _)| *program == name).map_or("", |(_, body)| body);
+                let path = bin.join(name);
+                fs::write(&path, format!("#!/bin/sh\nhere='{here}'\n{body}\n")).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let tools = Tools::find(Some(&bin)).unwrap();
+            Self { place, tools }
+        }
+
+        fn data(&self) -> PathBuf {
+            self.place.path().join("data")
+        }
+    }
+
+    const CONTROL_DATA: &str = "cat <<END
+Database system identifier: 7
+Database cluster state: in archive recovery
+Latest checkpoint location: 0/6000028
+Latest checkpoint's REDO location: 0/6000028
+Latest checkpoint's TimeLineID: 1
+Bytes per WAL segment: 16777216
+Data page checksum version: 1
+max_connections setting: 200
+max_worker_processes setting: 8
+max_wal_senders setting: 16
+max_prepared_xacts setting: 0
+max_locks_per_xact setting: 64
+END";
+
+    const POSTGRES: &str = "if [ \"$1\" = --version ]; then echo 'postgres (PostgreSQL) 15.9'; exit; fi
+echo \"$4\" >> \"$here/asked\"; echo 10";
+
+    #[tokio::test]
+    async fn postgres_is_asked_for_a_setting_only_where_the_files_leave_a_doubt() {
+        let scene = Scene::new(&[("pg_controldata", CONTROL_DATA), ("postgres", POSTGRES)]);
+        let (data, asked) = (scene.data(), scene.place.path().join("asked"));
+        assert_eq!(raised_settings(&scene.tools, &data).await.unwrap(), "");
+        assert!(!asked.exists(), "{:?}", fs::read_to_string(&asked));
+        fs::write(data.join("postgresql.auto.conf"), "max_connections = '1e2'\nmax_wal_senders = 12\n")
+            .unwrap();
+        let raised = raised_settings(&scene.tools, &data).await.unwrap();
+        assert_eq!(raised, "-c max_connections=200 -c max_wal_senders=16");
+        let asked = fs::read_to_string(&asked).unwrap();
+        let mut asked: Vec<&str> = asked.lines().collect();
+        asked.sort_unstable();
+        assert_eq!(asked, ["max_connections", "max_wal_senders"]);
+    }
+
+    /// The server is `sleep` under the name of PostgreSQL's.
+    #[tokio::test]
+    async fn start_ends_when_the_server_takes_connections_not_when_pg_ctl_has_seen_it() {
+        let scene = Scene::new(&[(
+            "pg_ctl",
+            "cp \"$(command -v sleep)\" \"$here/postgres\"; cd \"$here/data\"
+setsid \"$here/postgres\" 600 >/dev/null 2>&1 &
+pid=$!
+until [ \"$(cat /proc/$pid/comm)\" = postgres ]; do :; done
+printf '%s\\n' $pid \"$here/data\" 1 5432 \"$here\" '' '  5 6' ready > postmaster.pid
+sleep 600",
+        )]);
+        let (data, begun) = (scene.data(), Instant::now());
+        let log = scene.place.path().join("log");
+        let started = launch(&scene.tools, &data, String::new(), &log, Duration::from_secs(60), None).await;
+        let postmaster = started.unwrap();
+        let took = begun.elapsed();
+        let (process, _) = find(&data).unwrap().unwrap();
+        assert!(signal(&process, Signal::SIGKILL).unwrap(), "it outlives pg_ctl");
+        assert_eq!((postmaster.pid, postmaster.state), (process.pid, PostmasterState::Ready));
+        assert!(took < Duration::from_secs(50), "{took:?}");
+    }
 }

@@ -18,6 +18,7 @@ mod error;
 mod facts;
 mod hba;
 mod initdb;
+mod plain_settings;
 mod postmaster;
 mod private_settings;
 mod probe;

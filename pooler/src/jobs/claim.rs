@@ -218,9 +218,13 @@ impl ClaimedJob {
     async fn write(&mut self, member: &Member) -> Result<bool, StoreError> {
         let keys = Keys::of(&self.record);
         for _ in 0..3 {
-            let job: Option<Versioned<JobRecord>> = member.store.get(&keys.job).await?;
-            let Some(job) = job.filter(|job| job.record.closure.is_none()) else { return Ok(false) };
-            let run: Option<Versioned<Run>> = member.store.get(&keys.run).await?;
+            let (job, run, claim) = tokio::join!(
+                member.store.get::<JobRecord>(&keys.job),
+                member.store.get::<Run>(&keys.run),
+                member.store.get::<String>(&keys.claim)
+            );
+            let Some(job) = job?.filter(|job| job.record.closure.is_none()) else { return Ok(false) };
+            let (run, claim) = (run?, claim?);
             let ours =
                 |run: &Versioned<Run>| run.record.epoch == member.epoch && !run.record.state.is_terminal();
             let Some(run) = run else { return Ok(false) };
@@ -231,7 +235,6 @@ impl ClaimedJob {
             if !ours(&run) {
                 return Ok(false);
             }
-            let claim: Option<Versioned<String>> = member.store.get(&keys.claim).await?;
             if run.record == self.run && claim.is_some() {
                 self.record = job.record;
                 return Ok(claim.is_some_and(|claim| claim.record == member.epoch));

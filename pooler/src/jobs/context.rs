@@ -81,6 +81,12 @@ impl<'a> JobContext<'a> {
         }
     }
 
+    /// Whether the job must end early, for work beside which its progress is written.
+    pub(crate) fn is_interrupted(&self) -> impl Fn() -> bool + use<'a> {
+        let (agent, control) = (self.agent, self.control);
+        move || control.interrupted(agent).is_some()
+    }
+
     /// When the job's work must have ended unless its claim is renewed, by `clock::uptime`; none when it may go on without.
     pub(crate) fn work_until(&self) -> Option<Duration> {
         self.control.work_until(self.agent)

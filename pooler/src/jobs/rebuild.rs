@@ -3,6 +3,7 @@
 mod streaming;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use cellar_model::{
@@ -24,7 +25,7 @@ use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, 
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
-use crate::jobs::rebuild::streaming::wait_until_streaming;
+use crate::jobs::rebuild::streaming::{Shown, wait_until_gone, wait_until_streaming};
 use crate::repository::reader::{Choice, Repo};
 use crate::repository::tool_failure::{Disks, restore_failure};
 
@@ -79,7 +80,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
     {
         drop(hold);
         context.progress("catching up").await;
-        match wait_until_streaming(context, REINSTATED_TIMEOUT).await {
+        match wait_until_streaming(context, Shown::Either, REINSTATED_TIMEOUT).await {
             Ok(()) => return Ok(None),
             Err(JobFailure::Failed(_)) => {}
             Err(interrupted) => return Err(interrupted),
@@ -204,16 +205,19 @@ fn failed(doing: &str, error: &dyn std::fmt::Display) -> JobError {
 async fn stop_old_instance(context: &mut JobContext<'_>, data: &Path) -> Result<(), JobFailure> {
     let agent = context.agent;
     let (card, _) = agent.assignment()?;
-    context.progress("stopping PostgreSQL").await;
-    let found =
-        inspect(&agent.tools, data).await.map_err(|error| failed("looking at the old files", &error))?;
-    // Data that is not a standby's ran as a primary. A fast shutdown would archive its last segment, which goes on past
-    // the point where its successor's timeline began.
-    let timeouts = match found {
-        DataDirectory::Valid { recovers: false, .. } => StopTimeouts::immediate(),
-        _ => StopTimeouts::default(),
+    let stopped = async {
+        let found =
+            inspect(&agent.tools, data).await.map_err(|error| failed("looking at the old files", &error))?;
+        // Data that is not a standby's ran as a primary. A fast shutdown would archive its last segment, which goes on
+        // past the point where its successor's timeline began.
+        let timeouts = match found {
+            DataDirectory::Valid { recovers: false, .. } => StopTimeouts::immediate(),
+            _ => StopTimeouts::default(),
+        };
+        stop(data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))
     };
-    stop(data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    let ((), stopped) = tokio::join!(context.progress("stopping PostgreSQL"), stopped);
+    stopped?;
     stop_vanished(Path::new(&card.socket_directory), card.postgres_port, data)
         .await
         .map_err(|error| failed("stopping PostgreSQL, whose data directory is gone", &error))?;
@@ -237,12 +241,12 @@ async fn restore_from_repo(
     source: Source,
 ) -> JobResult {
     let delta = source.delta;
-    let seeded = restore(context, data, source).await?;
+    let (seeded, shown) = restore(context, data, source).await?;
     // The supervisor configures and starts the instance exactly as after a first restore.
     drop(hold);
     context.if_interrupted("the restore is complete and the standby goes on catching up");
     context.progress("catching up").await;
-    wait_until_streaming(context, CATCH_UP_TIMEOUT).await?;
+    wait_until_streaming(context, shown, CATCH_UP_TIMEOUT).await?;
     let rebuild = RebuildResult {
         backup: Some(seeded.backup),
         delta,
@@ -253,7 +257,12 @@ async fn restore_from_repo(
     Ok(Some(JobOutcome::Rebuild(rebuild)))
 }
 
-async fn restore(context: &mut JobContext<'_>, data: &Path, source: Source) -> Result<Seeded, JobFailure> {
+/// Restores, and finds out meanwhile whether the primary has noticed that the old instance has ended.
+async fn restore(
+    context: &mut JobContext<'_>,
+    data: &Path,
+    source: Source,
+) -> Result<(Seeded, Shown), JobFailure> {
     let agent = context.agent;
     let (card, database) = agent.assignment()?;
     stop(data, &StopTimeouts::default()).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
@@ -265,13 +274,22 @@ async fn restore(context: &mut JobContext<'_>, data: &Path, source: Source) -> R
         report.state = InstanceState::Seeding;
         report.message = format!("rebuilt by job {id}");
     });
-    context.progress("restoring").await;
-    let interrupted = || context.check_interrupted().is_err();
+    let interrupted = context.is_interrupted();
     let Source { delta, legacy, choice } = source;
     let any_backup = takes_any_backup(context);
     let request = Seed { delta, any_backup, log_name: &id, legacy, choice };
-    let restored = seed::restore(agent, &database, &card, &request, &interrupted).await;
-    seeded(context, restored, &database, &card)
+    let mut shown = Shown::Either;
+    let restored = async {
+        let mut restored = pin!(seed::restore(agent, &database, &card, &request, &interrupted));
+        tokio::select! {
+            biased;
+            done = &mut restored => return done,
+            () = wait_until_gone(agent) => shown = Shown::New,
+        }
+        restored.await
+    };
+    let ((), restored) = tokio::join!(context.progress("restoring"), restored);
+    Ok((seeded(context, restored, &database, &card)?, shown))
 }
 
 fn seeded<T>(

@@ -264,8 +264,13 @@ impl<'a> Repo<'a> {
     /// Otherwise a new member could silently take over damaged pages, or another instance's files.
     pub(crate) async fn seed_for(&self, timeline: Timeline, any: bool) -> Result<Choice, JobError> {
         let at = Instant::now();
-        let lineage = Lineage::new(timeline, &self.history(timeline).await?);
-        self.check_fork(&lineage).await?;
+        let lineage = async {
+            let lineage = Lineage::new(timeline, &self.history(timeline).await?);
+            self.check_fork(&lineage).await.map(|()| lineage)
+        };
+        // The primary is asked while the repo is read.
+        let (lineage, kept) =
+            tokio::try_join!(lineage, async { Ok::<_, JobError>(self.kept_by_primary().await) })?;
         let backups = self.backups();
         let leader = self.agent.leader();
         let primary = leader.as_ref().map_or("CELL", |leader| leader.cell.as_str());
@@ -274,7 +279,7 @@ impl<'a> Repo<'a> {
                 "take one of the primary: `cellar backup --type full --allow-primary --from {primary}`"
             ))
         };
-        let (reaching, gap) = self.reaching(&lineage, &backups).await?;
+        let (reaching, gap) = self.reaching(&lineage, &backups, kept).await?;
         let Some(best) = best_on(&reaching, &lineage) else {
             let why = match gap {
                 Some(gap) => format!(
@@ -297,14 +302,15 @@ impl<'a> Repo<'a> {
     }
 
     /// Of these backups, those on a lineage from which all WAL up to the present is in the archive or with the primary,
-    /// where a standby can stream it; and what is missing behind the best of the others.
+    /// where a standby can stream it; and what is missing behind the best of the others. `kept` is what the primary keeps.
     async fn reaching(
         &self,
         lineage: &Lineage,
         backups: &[SurveyedBackup],
+        kept: Result<Option<u64>, Refusal>,
     ) -> Result<(Vec<SurveyedBackup>, Option<Segment>), JobError> {
         let Some(best) = best_on(backups, lineage) else { return Ok((Vec::new(), None)) };
-        let kept = match self.kept_by_primary().await {
+        let kept = match kept {
             Ok(Some(kept)) if kept > best.first_segment => Some(kept),
             // It keeps all that is needed; or its pooler is of a release that does not tell, and nothing is known.
             Ok(_) => return Ok((backups.to_vec(), None)),

@@ -96,16 +96,21 @@ async fn fence(context: &mut JobContext<'_>) -> Result<FenceResult, JobFailure> 
         return Ok(not_primary(true, found.timeline));
     }
     let recorded = agent.leader().is_some_and(|leader| leader.cell == agent.cell);
-    let _hold = context.unless_interrupted(Hold::take(agent)).await??;
     context.progress("stopping PostgreSQL").await;
     // What a primary has that is not the recorded one must not be archived, so that one is stopped at once.
     let timeouts = if recorded { StopTimeouts::default() } else { StopTimeouts::immediate() };
+    // The supervisor sees the fence, too, and may be stopping it already: then the hold waits for that.
+    let stopping = async {
+        let hold = Hold::take(agent).await?;
+        stop(&data, &timeouts).await.map_err(|error| failed("stopping PostgreSQL", &error))?;
+        Ok::<_, JobError>(hold)
+    };
     // The repo is read meanwhile: what it has of this database does not change before the fence asks for the last WAL.
     let reading =
         async { if recorded { Repo::open(agent, &database, &card).await.map(Some) } else { Ok(None) } };
-    let both = async { tokio::join!(stop(&data, &timeouts), reading) };
+    let both = async { tokio::join!(stopping, reading) };
     let (stopped, repo) = context.unless_interrupted(both).await?;
-    stopped.map_err(|error| failed("stopping PostgreSQL", &error))?;
+    let _hold = stopped?;
     *agent.facts.borrow_mut() = None;
     report_state(agent, InstanceState::Waiting, "stopped for a restore of the database");
     let without = |error: JobError| {

@@ -21,8 +21,8 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the swap may take: two renames, a start and one archived file.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How often the instance is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the instance is looked at. Nothing is asked for that: some files are read.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long to wait before the repo is asked again for what it does not have, against what PostgreSQL has noted.
 const REPO_INTERVAL: Duration = Duration::from_secs(1);
