@@ -42,8 +42,7 @@ fn contradicted(world: &World) -> Vec<JobId> {
     });
     let records = drives.flat_map(|drive| drive.records.into_iter());
     let reported = |record: &JobRecord| record.dead_primary.as_ref().is_some_and(|dead| dead.reported);
-    let already = |record: &JobRecord| world.view.jobs.get(&record.id).is_some_and(reported);
-    records.filter(|record| reported(record) && !already(record)).map(|record| record.id).collect()
+    records.filter(reported).map(|record| record.id).collect()
 }
 
 #[test]
@@ -76,41 +75,4 @@ fn job_that_has_ended_is_left_as_it_is() {
         job.closure = Some(cellar_model::Closure { state, time, error: None, result: None });
     }
     assert_eq!(contradicted(&world), []);
-}
-
-#[test]
-fn step_that_begins_changes_the_record_of_its_job_so_that_nothing_is_decided_without_it() {
-    let world = world();
-    let begun = world.decide(10).into_iter().find_map(|action| match action {
-        Action::Drive(drive) if drive.records.iter().any(|record| record.parent == Some(id(1))) => {
-            Some(drive)
-        }
-        _ => None,
-    });
-    let begun = begun.expect("the restore begins with a step");
-    assert!(begun.records.iter().any(|record| record.id == id(1) && record.closure.is_none()));
-    assert!(begun.guards.iter().any(|(key, _)| matches!(key, Key::Job(_, job) if *job == id(1))));
-}
-
-/// As an older leader may have left it, which decided on an older view.
-#[test]
-fn step_of_a_job_that_has_ended_is_closed_when_it_had_not_begun() {
-    let mut world = world();
-    let step = JobRecord { parent: Some(id(1)), ..record(3, "zone1") };
-    world.add(step);
-    let closed = |world: &World| {
-        world.decide(20).into_iter().find_map(|action| match action {
-            Action::Close { record, .. } if record.id == id(3) => record.closure,
-            _ => None,
-        })
-    };
-    assert!(closed(&world).is_none());
-    let parent = world.view.jobs[&id(1)].clone();
-    let ended = crate::jobs::closure::ended(&parent, JobState::Succeeded, None, None, second(15));
-    world.view.jobs.insert(id(1), ended);
-    let closure = closed(&world).expect("closed");
-    assert_eq!(
-        (closure.state, closure.error.map(|error| error.code)),
-        (JobState::Canceled, Some(Code::Canceled))
-    );
 }
