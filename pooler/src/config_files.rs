@@ -122,10 +122,9 @@ pub(crate) fn write_job_for(
     source: &Pooler,
     primary: Option<&Pooler>,
 ) -> Result<PathBuf, ConfigFileError> {
-    let path = agent.layout.jobs().join(format!("{name}.conf"));
-    let secret = passphrase(agent, database)?;
-    write_if_changed(&path, &render_job_for(database, card, source, primary, secret.as_ref())?)?;
-    Ok(path)
+    write_of_job(agent, name, database, |secret| {
+        Ok(render_job_for(database, card, source, primary, secret.as_ref())?)
+    })
 }
 
 /// Writes the config of one job: it names this cell and, unless this is the primary, the primary.
@@ -136,9 +135,17 @@ fn write_job(
     card: &Pooler,
     primary: Option<&Pooler>,
 ) -> Result<PathBuf, ConfigFileError> {
+    write_of_job(agent, name, database, |secret| Ok(render_job(database, card, primary, secret.as_ref())?))
+}
+
+fn write_of_job(
+    agent: &Agent,
+    name: &str,
+    database: &Database,
+    render: impl FnOnce(Option<Secret>) -> Result<String, ConfigFileError>,
+) -> Result<PathBuf, ConfigFileError> {
     let path = agent.layout.jobs().join(format!("{name}.conf"));
-    let secret = passphrase(agent, database)?;
-    write_if_changed(&path, &render_job(database, card, primary, secret.as_ref())?)?;
+    write_if_changed(&path, &render(passphrase(agent, database)?)?)?;
     Ok(path)
 }
 

@@ -1,9 +1,27 @@
-//! The addresses that this cell's servers listen on.
+//! The addresses that this cell's servers listen on, and whether a server is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use cellar_model::Pooler;
 use cellar_system::{addresses_of, has_address, is_dual_stack};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a server may take to accept a connection.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connects to a server, and leaves it again.
+///
+/// # Errors
+/// When it accepts no connection in time: why, with its address.
+pub(crate) async fn reach(host: &str, port: u16) -> Result<(), String> {
+    match timeout(ACCEPT_TIMEOUT, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("{host}:{port}: {error}")),
+        Err(_) => Err(format!("{host}:{port} accepts no connection within {} s", ACCEPT_TIMEOUT.as_secs())),
+    }
+}
 
 /// What the servers of a cell listen on.
 ///

@@ -12,19 +12,15 @@ use std::time::{Duration, Instant};
 use cellar_model::{Database, Pooler};
 use cellar_postgres::{Endpoint, ensure_roles};
 use cellar_system::LoopPulse;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::listening::reach;
 use crate::repository::stanza;
 use crate::repository::tool_failure::hint_at_home;
 
 /// How often it is tried until it succeeds. Each attempt starts pgBackRest.
 const INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long the server of a repository on another host may take to accept a connection.
-const REACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How far a primary is.
 #[derive(Default)]
@@ -101,13 +97,4 @@ async fn look(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), S
         return Err(format!("pgBackRest's server in cell {} does not answer: {why}; {hint}", home.cell));
     }
     stanza::ensure_first(agent, database, card).await.map_err(|error| error.to_string())
-}
-
-/// Whether a server accepts a connection.
-async fn reach(host: &str, port: u16) -> Result<(), String> {
-    match timeout(REACH_TIMEOUT, TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("{host}:{port}: {error}")),
-        Err(_) => Err(format!("{host}:{port} accepts no connection within {} s", REACH_TIMEOUT.as_secs())),
-    }
 }

@@ -16,7 +16,6 @@
 //! and its sessions to the files that they are for, if it can: see `server_files`. When these are others than at its
 //! start, such as those of a new tablespace, it is started again, too.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,9 +24,9 @@ use cellar_pgbackrest::{Error, Invocation, accepted_names};
 use cellar_system::Process;
 use futures_util::FutureExt;
 use nix::sys::signal::Signal;
-use tokio::net::TcpStream;
 
 use crate::agent::Agent;
+use crate::listening::reach;
 use crate::services::server_files::{self, UNCONFINED};
 
 /// The server's pid file, in the cell's directory of them.
@@ -221,7 +220,7 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
                     }
                 }
                 let address = agent.listening.borrow().local();
-                let listens = listens(address, card.pgbackrest_port).await;
+                let listens = reach(&address.to_string(), card.pgbackrest_port).await.is_ok();
                 if listens != up {
                     up = listens;
                     agent.server_files.replace((up && confined).then(|| files.clone()));
@@ -246,9 +245,4 @@ fn has_job(agent: &Agent) -> bool {
 fn server_of(leader: i32) -> Option<Process> {
     let child = Process::find(leader)?.children().into_iter().next()?;
     (child.program == "pgbackrest").then_some(child)
-}
-
-async fn listens(address: IpAddr, port: u16) -> bool {
-    let connect = TcpStream::connect((address, port));
-    matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_)))
 }
