@@ -5,7 +5,7 @@
 //! `reporter` writes the status into etcd, `pgbackrest_server` runs the pgBackRest TLS server, `server_files` says which files
 //! that one may use, `lost_sessions` ends what lost
 //! jobs have left of its sessions, `certificates` puts new certificates into use in all of them, and `revocations` refuses
-//! revoked ones. Only `start` calls them.
+//! revoked ones. Only `start` calls them, but for `server_files`, which a backup waits for.
 
 mod backup_for_cell;
 pub(crate) mod backup_list;
