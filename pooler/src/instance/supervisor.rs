@@ -23,6 +23,7 @@ use crate::instance::must_stop::must_stop;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
+use crate::instance::superuser::SuperuserLogin;
 use crate::instance::{incarnation, leadership};
 use crate::repository::stanza;
 
@@ -59,6 +60,8 @@ struct Supervisor {
     bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
     preparation: Preparation,
+    /// Whether jobs can log in.
+    superuser: SuperuserLogin,
     /// Failed rounds in a row.
     failures: u32,
     /// What is wrong without keeping the instance from running.
@@ -81,6 +84,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         probe: None,
         bring_up: BringUp::default(),
         preparation: Preparation::default(),
+        superuser: SuperuserLogin::default(),
         failures: 0,
         note: String::new(),
         receiver: None,
@@ -258,6 +262,9 @@ impl Supervisor {
                 return Ok(Outcome::Settled);
             }
         };
+        if let Some(why) = self.superuser.look(&endpoint).await {
+            self.note = why;
+        }
         let standing = incarnation::standing(&self.agent, Path::new(&card.data_directory));
         let current = standing.as_ref().is_ok_and(|standing| standing.current);
         let recorded = current && leadership::record(&self.agent, &facts).await?;
