@@ -17,7 +17,7 @@ DEB_RELEASES ?= bookworm trixie
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build programs tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts clean deps
+.PHONY: all build programs tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts check-availability clean deps
 
 all: build
 
@@ -117,6 +117,10 @@ soak: deps
 soak-hosts: build
 	@CELLAR_MATRIX_SEED=$(SEED) CELLAR_MATRIX_ROUNDS=$(ROUNDS) CELLAR_MATRIX_ONLY="$(ONLY)" \
 		$(CARGO) test --locked -p cellar-tests --test hosts -- --ignored --nocapture the_whole_matrix
+
+## check-availability: the failover protocol, explored within wider bounds than the tests do; takes minutes and some GiB
+check-availability: deps
+	$(CARGO) test --locked -p cellar-availability-check -- --ignored --nocapture
 
 ## bench: one line per figure, release build
 bench: release

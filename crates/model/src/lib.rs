@@ -16,6 +16,7 @@ pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::archiving::{ArchiveNote, in_doubt, kept_from, unarchived, unreachable_from};
+pub use decide::availability;
 pub use decide::cell_claim::{CellDecision, CellScene, decide_cell};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
@@ -50,6 +51,7 @@ pub use records::job::outcome::JobOutcome;
 pub use records::job::record::{CancelRequest, Closure, DeadPrimary, Job, JobRecord, JobStep};
 pub use records::job::run::{JobError, JobState, Progress, Run, Transition};
 pub use records::job::spec::{JobKind, JobSpec};
+pub use records::leadership::{CopyNumber, Leadership, Phase, Position, Rule, Term};
 pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
     CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod archiving;
+pub mod availability;
 pub(crate) mod cell_claim;
 pub(crate) mod claim_times;
 pub(crate) mod condition;
