@@ -5,6 +5,8 @@
 //! calling it. The records' JSON is canonical proto3 JSON: what `etcdctl get`
 //! shows is what the gRPC API answers.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod decide;
 mod records;
 mod store;
