@@ -76,6 +76,7 @@ const WRAPPED: &[(&str, &str)] = &[
     ("askama", "cellar-pgbackrest"),
     ("sd-notify", "cellar-system"),
     ("tokio-postgres", "cellar-postgres"),
+    ("postgres-protocol", "cellar-postgres"),
 ];
 
 /// Crates that must not be anywhere: a second crypto provider.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CLOCK_TOLERANCE, CellName, ClusterName, DatabaseName, OperatorRole, PgbackrestName};
+use cellar_model::{
+    CLOCK_TOLERANCE, CellName, ClientName, ClusterName, DatabaseName, OperatorRole, PgbackrestName,
+};
 use rustls_pki_types::DnsName;
 
 use crate::certificate::CertificateInfo;
@@ -144,6 +146,14 @@ impl LeafRequest {
         }
         let role = role.as_str();
         Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
+    }
+
+    /// An application that connects to PostgreSQL as a role with a certificate.
+    ///
+    /// The common name is `client:<role>`, which is nobody else's, and there is no URI: it opens PostgreSQL only.
+    #[must_use]
+    pub fn database_client(role: &ClientName) -> Self {
+        Self::client(format!("client:{role}"))
     }
 
     /// The names and uses of an existing certificate, to renew it.

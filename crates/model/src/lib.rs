@@ -25,6 +25,9 @@ pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::health::{
+    HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
+};
 pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
 pub use decide::precondition::{
@@ -78,6 +81,7 @@ pub use store::key::{Key, Keyspace};
 pub use store::layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
 };
+pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
 pub use types::host::{HostName, HostNameError};

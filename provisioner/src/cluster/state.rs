@@ -92,6 +92,9 @@ pub struct ClusterState {
     /// How many full backups an expiry keeps; a default unless it was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_full: Option<u32>,
+    /// Whether an HAProxy routes clients of a local cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub route: bool,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
@@ -233,6 +236,7 @@ impl ClusterState {
             cert_lifetime_seconds: None,
             renews: false,
             retention_full: None,
+            route: false,
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),

@@ -172,10 +172,19 @@ impl Cluster {
             let path = cell_path(store, &cell.name);
             let Some(found) = cells.entries.iter().find(|entry| entry.key == path) else { continue };
             let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
-            if store.get::<Pooler>(&key).await?.is_none() {
-                let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
-                // A conflict: the cell is being removed at this moment, or the record is there again.
-                let _ = transaction.expect_absent(&key).put(&key, &self.pooler(cell)?).commit().await?;
+            let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
+            let wanted = self.pooler(cell)?;
+            // A conflict: the cell is being removed at this moment, or the record is there again.
+            match store.get::<Pooler>(&key).await? {
+                None => {
+                    let _ = transaction.expect_absent(&key).put(&key, &wanted).commit().await?;
+                }
+                // One from before there were health endpoints gets a port for them.
+                Some(recorded) if recorded.record.health_port == 0 => {
+                    let record = Pooler { health_port: wanted.health_port, ..recorded.record };
+                    let _ = transaction.expect(&key, recorded.revision).put(&key, &record).commit().await?;
+                }
+                Some(_) => {}
             }
         }
         Ok(())

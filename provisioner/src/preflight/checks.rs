@@ -26,6 +26,7 @@ impl Cluster {
         let poolers = cells.iter().map(|cell| self.pooler(cell)).collect::<Result<Vec<_>>>()?;
         self.check_configs(&poolers)?;
         let mut findings = binaries::missing();
+        findings.extend(self.state.route.then(binaries::missing_haproxy).flatten());
         findings.extend(host_name::check());
         findings.extend(self.check_access(cells.iter().map(|cell| &cell.name)));
         findings.extend(

@@ -8,6 +8,7 @@ pub(crate) mod claim_times;
 pub(crate) mod condition;
 pub(crate) mod driven;
 pub(crate) mod expiry;
+pub(crate) mod health;
 pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod precondition;
