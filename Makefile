@@ -17,7 +17,7 @@ DEB_RELEASES ?= bookworm trixie
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build programs tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts check-availability clean deps
+.PHONY: all build programs unit-tests cluster-tests tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts check-availability clean deps
 
 all: build
 
@@ -40,8 +40,14 @@ down:
 	@scripts/demo.sh down
 
 ## test: every test
-test: build
+test: unit-tests cluster-tests
+
+# Those of the crates. Some of them measure time: they run alone.
+unit-tests: build
 	$(CARGO) test --locked --workspace --exclude cellar-tests
+
+# Those of whole clusters.
+cluster-tests: build
 	RUST_TEST_THREADS=$(TEST_CLUSTERS) $(CARGO) test --locked -p cellar-tests
 
 fmt:
@@ -62,8 +68,9 @@ ci: deps fmt lint docs
 	@# First: it leaves the last release's programs where those of now belong.
 	@scripts/last-release.sh $(LAST_RELEASE)
 	$(MAKE) programs
+	$(MAKE) unit-tests
 	@# Together: the tours wait as much as the tests do. Their lines come mixed.
-	$(MAKE) -j2 --output-sync=line test tours
+	$(MAKE) -j2 --output-sync=line cluster-tests tours
 
 # All programs and tests, so that nothing is built while tests run.
 programs: build

@@ -40,7 +40,7 @@ struct Fields {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CalendarError {
     /// The five fields.
-    #[error("{text:?} is not five fields of crontab(5) (minute, hour, day, month, weekday): {reason}")]
+    #[error("{text:?} is no calendar of crontab(5) (five fields: minute, hour, day, month, weekday): {reason}")]
     Cron {
         /// What was given.
         text: String,
@@ -53,6 +53,12 @@ pub enum CalendarError {
     /// There is no such day.
     #[error("{0:?} never comes")]
     Never(String),
+}
+
+/// What is wrong, of an error that shows the expression and points at the place in it.
+fn reason(error: &str) -> String {
+    let last = error.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    last.trim_start_matches([' ', '^']).to_owned()
 }
 
 /// Whether the name is one of a file beside the IANA database's zones, which each host may have otherwise or not at all.
@@ -87,7 +93,7 @@ impl Calendar {
             return Err(bad("it is too long, or has characters of no use here".to_owned()));
         }
         let times = parse_crontab_with(&format!("{cron} UTC"), ParseOptions::default())
-            .map_err(|error| bad(error.to_string().lines().next().unwrap_or_default().to_owned()))?;
+            .map_err(|error| bad(reason(&error.to_string())))?;
         let name = if time_zone.is_empty() { "UTC" } else { time_zone };
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte);
         let zone = Some(name)

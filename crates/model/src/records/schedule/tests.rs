@@ -157,8 +157,10 @@ proptest! {
         let at = |n: i64| Timestamp::from_second(n % 253_402_000_000).unwrap();
         let subject = Schedule { calendar, settled: at(settled), ..schedule("* * * * *", "2026-03-01T12:00:00Z") };
         match subject.turn(at(now)) {
-            ScheduleAction::Begin(due) => prop_assert!(due <= at(now) && due > subject.settled),
-            ScheduleAction::Missed(due) => prop_assert!(due <= at(now) && due > subject.settled),
+            // A time that lies ahead was settled by a wrong clock, and counts for nothing.
+            ScheduleAction::Begin(due) | ScheduleAction::Missed(due) => {
+                prop_assert!(due <= at(now) && (due > subject.settled || subject.settled > at(now)));
+            }
             ScheduleAction::Rest => {}
         }
     }
