@@ -268,9 +268,6 @@ impl Supervisor {
                 return Ok(Outcome::Settled);
             }
         };
-        if let Some(why) = self.superuser.look(&endpoint).await {
-            self.note = why;
-        }
         let standing = incarnation::standing(&self.agent, Path::new(&card.data_directory));
         let current = standing.as_ref().is_ok_and(|standing| standing.current);
         let known = standing.as_ref().ok().map(|standing| standing.current);
@@ -282,6 +279,10 @@ impl Supervisor {
             if let Some(why) = going_on.await {
                 why.clone_into(&mut self.note);
             }
+        }
+        // Behind what a primary needs, which fails for the same reason and does not say what to do.
+        if let Some(why) = self.superuser.look(&endpoint).await {
+            self.note = why;
         }
         self.check_record(&facts, current && !recorded).await?;
         // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use cellar_api::v1::InstanceState;
-use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
+use cellar_tests::{Cluster, eventually, kill_hard, signal, wait_for};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Ends etcd alone, hard, and loses its data.
@@ -113,12 +114,17 @@ fn replaced_primary_stays_down(has_snapshot: bool) {
         let _ = cluster.cellar(&["etcd", "restore", file, "--yes"]);
     }
 
-    let _ = cluster.try_cellar(&["up", "--timeout", "30s"]);
+    // The present primary cannot record itself yet.
+    let pooler = cluster.pid("zone2/pid/multipooler.pid");
+    signal(pooler, Signal::SIGSTOP);
+    let _ = cluster.try_cellar(&["up", "--timeout", "20s"]);
     let told = || cluster.status("zone1").filter(|status| status.message.contains("promoted to timeline 2"));
     let status = wait_for("zone1 to say why it is not started", Duration::from_secs(90), told);
     assert_eq!(status.state(), InstanceState::Broken, "{status:?}");
     assert_ne!(cluster.try_sql("zone1", "SELECT 1").code, 0, "the old primary runs");
-    eventually("zone2 to be recorded as primary", || cluster.primary() == "zone2");
+    signal(pooler, Signal::SIGCONT);
+    let recorded = || cluster.try_cellar(&["status"]).stdout.contains("primary zone2");
+    eventually("zone2 to be recorded as primary", recorded);
     cluster.sql("zone2", "INSERT INTO t VALUES (2)");
     cluster.wait_streaming("zone3");
     cluster.cellar(&["rebuild", "zone1"]);

@@ -82,7 +82,7 @@ fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts(
     cluster.sql("zone1", "SELECT pg_switch_wal()");
     eventually("archiving to be tried", || failures() > before);
     let failed = wait_for("the scheduled backup to fail", Duration::from_secs(150), || {
-        let jobs = cluster.json(&["jobs", "list", "--kind", "backup"]);
+        let jobs = cluster.json(&["jobs", "list"]);
         let ended = jobs["jobs"].as_array()?.iter().find(|job| job["state"] == "JOB_STATE_FAILED")?;
         Some(ended["error"].clone())
     });

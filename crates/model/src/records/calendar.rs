@@ -40,7 +40,9 @@ struct Fields {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CalendarError {
     /// The five fields.
-    #[error("{text:?} is no calendar of crontab(5) (five fields: minute, hour, day, month, weekday): {reason}")]
+    #[error(
+        "{text:?} is no calendar of crontab(5) (five fields: minute, hour, day, month, weekday): {reason}"
+    )]
     Cron {
         /// What was given.
         text: String,
