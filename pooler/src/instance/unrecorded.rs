@@ -158,12 +158,12 @@ mod tests {
         let left = Succession::Left(Timeline::new(3), "zone3 is on it".to_owned());
         assert_eq!(judge(&[same.clone(), later.clone()], false), left);
         assert_eq!(judge(&[later], false), left, "whoever else is silent");
-        let Succession::Unknown(why) = judge(&[same.clone()], false) else {
+        let Succession::Unknown(why) = judge(std::slice::from_ref(&same), false) else {
             panic!("zone3 may be the primary")
         };
         assert!(why.contains("zone3") && !why.contains("zone2"), "{why}");
         assert_eq!(
-            judge(&[same.clone()], true),
+            judge(std::slice::from_ref(&same), true),
             Succession::Present,
             "a lost cell does not stop it for ever"
         );

@@ -72,9 +72,9 @@ fn superuser_that_may_not_log_in_is_told() {
     let failed = cluster.try_cellar(&["restore", "--latest", "--yes"]);
     assert_ne!(failed.code, 0, "{failed:?}");
     assert!(failed.stderr.contains("not permitted to log in"), "{failed:?}");
-    let told = || cluster.status("zone1").filter(|status| status.message.contains("not permitted to log in"));
-    let status = wait_for("the status to say it", Duration::from_secs(120), told);
-    assert!(status.message.contains("ALTER ROLE"), "{status:?}");
+    let told = || cluster.status("zone1").filter(|status| status.message.contains("ALTER ROLE"));
+    let status = wait_for("the status to say what to do", Duration::from_secs(120), told);
+    assert!(status.message.contains("not permitted to log in"), "{status:?}");
     let doctor = cluster.try_cellar(&["doctor"]);
     assert!(doctor.code != 0 && doctor.stdout.contains("not permitted to log in"), "{doctor:?}");
 }
