@@ -81,9 +81,9 @@ pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};
 pub use types::path_rule::{path_fault, value_fault};
-pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
+pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError, qualified_name, unqualified_name};
 pub use types::protocol::Protocol;
-pub use types::role::OperatorRole;
+pub use types::role::{DatabaseScope, OperatorRole};
 pub use types::secret::{Secret, SecretError};
 pub use types::session_rules::{SESSION_RULES, superuser_session_rules};
 pub use types::wal::{

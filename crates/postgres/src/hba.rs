@@ -11,6 +11,9 @@ use crate::roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 /// The map of `pg_ident.conf` that the unix socket uses.
 pub const IDENT_MAP: &str = "cellar";
 
+/// The map of `pg_ident.conf` that standbys use whose certificates have another name than [`REPLICATION_ROLE`].
+const REPLICATION_MAP: &str = "cellar_replication";
+
 /// Standbys may come from anywhere: their certificate is what counts, and cells move.
 pub const ANY_ADDRESS: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
@@ -19,11 +22,15 @@ fn invalid(name: &str, reason: &'static str) -> PostgresError {
 }
 
 /// `pg_hba.conf`, accepting standbys from `replication_from`: networks such as `10.0.0.0/8`, `samenet`,
-/// `samehost`, or host names.
+/// `samehost`, or host names. Their certificates have the name `replication_name`.
 ///
 /// # Errors
 /// When an address holds a character that no address has.
-pub fn render_hba(replication_from: &[&str]) -> Result<String, PostgresError> {
+pub fn render_hba(replication_from: &[&str], replication_name: &str) -> Result<String, PostgresError> {
+    let map = match replication_name {
+        REPLICATION_ROLE => String::new(),
+        _ => format!(" map={REPLICATION_MAP}"),
+    };
     let mut text = format!(
         "# Written by Cellar; changes are overwritten.\n\
          # TYPE   DATABASE     USER                ADDRESS  METHOD\n\
@@ -38,7 +45,7 @@ pub fn render_hba(replication_from: &[&str]) -> Result<String, PostgresError> {
                 "is not a network, a host name, samehost or samenet",
             ));
         }
-        let _ = writeln!(text, "hostssl  replication  {REPLICATION_ROLE}  {address}  cert");
+        let _ = writeln!(text, "hostssl  replication  {REPLICATION_ROLE}  {address}  cert{map}");
     }
     text.push_str(
         "host     all          all                 all      reject\n\
@@ -47,24 +54,23 @@ pub fn render_hba(replication_from: &[&str]) -> Result<String, PostgresError> {
     Ok(text)
 }
 
-/// `pg_ident.conf`: the OS user may be the superuser, the role that watches, and the role of its own name.
+/// `pg_ident.conf`: the OS user may be the superuser, the role that watches, and the role of its own name; who has a
+/// certificate of the name `replication_name` may be [`REPLICATION_ROLE`].
 ///
 /// A map of everybody to the role of the same name would let any OS user that a role is ever
 /// named after come in once the socket directory's mode is loosened.
 ///
 /// # Errors
-/// When the user's name could be read as something else.
-pub fn render_ident(os_user: &str) -> Result<String, PostgresError> {
-    // A leading slash makes a regular expression of it, even in quotes.
-    if os_user.is_empty()
-        || os_user.starts_with('/')
-        || os_user.contains('"')
-        || os_user.contains(char::is_control)
-    {
-        return Err(invalid(
-            "the OS user",
-            "must not be empty, begin with '/' or hold quotes or control characters",
-        ));
+/// When a name could be read as something else.
+pub fn render_ident(os_user: &str, replication_name: &str) -> Result<String, PostgresError> {
+    for (what, name) in [("the OS user", os_user), ("the name of standbys' certificates", replication_name)] {
+        // A leading slash makes a regular expression of it, even in quotes.
+        let is_misread =
+            name.is_empty() || name.starts_with('/') || name.contains('"') || name.contains(char::is_control);
+        if is_misread {
+            let reason = "must not be empty, begin with '/' or hold quotes or control characters";
+            return Err(invalid(what, reason));
+        }
     }
     let mut text = format!(
         "# Written by Cellar; changes are overwritten.\n\
@@ -75,6 +81,9 @@ pub fn render_ident(os_user: &str) -> Result<String, PostgresError> {
     if os_user != SUPERUSER {
         let _ = writeln!(text, "{IDENT_MAP}  \"{os_user}\"  \"{os_user}\"");
     }
+    if replication_name != REPLICATION_ROLE {
+        let _ = writeln!(text, "{REPLICATION_MAP}  \"{replication_name}\"  {REPLICATION_ROLE}");
+    }
     Ok(text)
 }
 
@@ -84,7 +93,7 @@ mod tests {
 
     #[test]
     fn golden_hba() {
-        insta::assert_snapshot!(render_hba(&ANY_ADDRESS).unwrap(), @r"
+        insta::assert_snapshot!(render_hba(&ANY_ADDRESS, REPLICATION_ROLE).unwrap(), @r"
         # Written by Cellar; changes are overwritten.
         # TYPE   DATABASE     USER                ADDRESS  METHOD
         local    all          all                          peer map=cellar
@@ -98,13 +107,13 @@ mod tests {
 
     #[test]
     fn golden_ident() {
-        insta::assert_snapshot!(render_ident("postgres").unwrap(), @r#"
+        insta::assert_snapshot!(render_ident("postgres", REPLICATION_ROLE).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "postgres"  postgres
         cellar  "postgres"  cellar_monitor
         "#);
-        insta::assert_snapshot!(render_ident("ada.l").unwrap(), @r#"
+        insta::assert_snapshot!(render_ident("ada.l", REPLICATION_ROLE).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "ada.l"  postgres
@@ -114,13 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn standbys_of_a_database_with_names_of_its_own_are_known_by_them() {
+        let name = "cellar_replication@sales";
+        let hba = render_hba(&["10.0.0.0/8"], name).unwrap();
+        assert!(
+            hba.contains("hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n")
+        );
+        let ident = render_ident("postgres", name).unwrap();
+        let line = "cellar_replication  \"cellar_replication@sales\"  cellar_replication\n";
+        assert!(ident.ends_with(line), "{ident}");
+    }
+
+    #[test]
     fn a_value_cannot_add_another_rule() {
         for address in ["", "all trust\nlocal", "10.0.0.0/8 trust", "a,b", "\"x\""] {
-            assert!(render_hba(&[address]).is_err(), "{address:?}");
+            assert!(render_hba(&[address], REPLICATION_ROLE).is_err(), "{address:?}");
         }
         for user in ["", "/^.*$", "a\"b", "a\nb"] {
-            assert!(render_ident(user).is_err(), "{user:?}");
+            assert!(render_ident(user, REPLICATION_ROLE).is_err(), "{user:?}");
+            assert!(render_ident("postgres", user).is_err(), "{user:?}");
         }
-        assert!(!render_hba(&["samehost"]).unwrap().contains("trust"));
+        assert!(!render_hba(&["samehost"], REPLICATION_ROLE).unwrap().contains("trust"));
     }
 }

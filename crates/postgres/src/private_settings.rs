@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
+use crate::roles::REPLICATION_ROLE;
 use crate::required_settings::RequiredSettings;
 use crate::settings::{render, socket_directory, text};
 
@@ -104,8 +105,8 @@ impl PrivateSettings {
     pub(crate) fn files(&self) -> Result<[(&'static str, String); 3], PostgresError> {
         Ok([
             ("postgresql.conf", render(&self.pairs()?)?),
-            ("pg_hba.conf", render_hba(&[])?),
-            ("pg_ident.conf", render_ident(&self.os_user)?),
+            ("pg_hba.conf", render_hba(&[], REPLICATION_ROLE)?),
+            ("pg_ident.conf", render_ident(&self.os_user, REPLICATION_ROLE)?),
         ])
     }
 

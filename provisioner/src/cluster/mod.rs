@@ -4,6 +4,7 @@
 pub(crate) mod blocking;
 pub(crate) mod cell_host;
 pub(crate) mod cell_problem;
+pub(crate) mod database;
 pub(crate) mod database_record;
 pub(crate) mod etcd_origin;
 pub(crate) mod local_cluster;
@@ -11,4 +12,5 @@ pub(crate) mod lock;
 pub(crate) mod loopback;
 pub(crate) mod paths;
 pub(crate) mod state;
+mod state_file;
 pub(crate) mod steps;

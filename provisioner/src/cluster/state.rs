@@ -12,10 +12,12 @@ use cellar_model::{
     CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
 };
 use cellar_system::{clock, is_same_place};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::etcd_origin::{EtcdOrigin, FormerEtcd};
+use crate::cluster::state_file::StateFile;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
 
@@ -51,98 +53,50 @@ fn is_none(revocations: &u32) -> bool {
     *revocations == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 /// What a local cluster was created with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
+#[serde(from = "StateFile", into = "StateFile")]
 pub struct ClusterState {
-    version: u32,
+    pub(super) version: u32,
     /// The cluster's name.
     pub cluster: ClusterName,
     /// What tells it from every other cluster of that name; none when it was made before clusters had ids.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<uuid::Uuid>,
     /// Moves every port.
     pub port_offset: u16,
-    /// Its database.
-    pub database: DatabaseName,
-    /// pgBackRest's name for it.
-    pub stanza: StanzaName,
-    /// Where its backups go. It has one field for each kind, as in etcd: a build that does not know one says that a newer
-    /// release wrote the file. Once both kinds had this one.
-    #[serde(alias = "repoInCell", with = "as_text", skip_serializing_if = "is_in_cell")]
+    /// Its first database.
+    pub first_database: ClusterDatabase,
+    /// Its other databases, whose names are in the directories of their members and in their certificates.
+    pub further_databases: Vec<ClusterDatabase>,
+    /// Where its backups go.
     pub repo: Repository,
-    /// The repository on the host of one cell, only while this is written.
-    #[serde(rename = "repoInCell", skip_deserializing, skip_serializing_if = "Option::is_none")]
-    written_in_cell: Option<String>,
     /// As whom PostgreSQL and everything beside it runs.
     pub os_user: String,
-    /// The cell that ran initdb.
-    pub bootstrap_cell: CellName,
     /// How long its certificates are valid, in seconds; a year unless it was chosen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_lifetime_seconds: Option<u64>,
     /// Whether its multiadmin renews certificates by itself.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renews: bool,
-    /// How many full backups an expiry keeps; a default unless it was chosen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention_full: Option<u32>,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_cipher: Option<RepoCipher>,
     /// The name that its certificates for pgBackRest carry.
-    #[serde(default, skip_serializing_if = "is_first")]
     pub pgbackrest_name: PgbackrestName,
     /// How often the certificates of cells that were removed were revoked: one that is added again must not get a name
     /// that was revoked.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revocations_of_removed: BTreeMap<CellName, u32>,
     /// A revocation that has begun and not ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
     /// Cells whose hosts were off when a certificate was revoked, and have not been seen since to use new ones.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub not_waited_for: BTreeSet<CellName>,
     /// How the etcd members came by their data.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub etcd_origins: BTreeMap<CellName, EtcdOrigin>,
     /// The last restore of etcd on hosts: what runs there and knows of the time before it is ended when it is installed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_restore: Option<uuid::Uuid>,
     /// What the members began with before each restore of etcd that was prepared since etcd was seen to work.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_etcd: Vec<FormerEtcd>,
     /// How many sets of bundles were issued for hosts.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub bundles: u64,
-    /// The name of the first backup that this cluster waits for; none once it is in the repository, or has failed for
-    /// good. Another repository gets another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_backup: Option<uuid::Uuid>,
-}
-
-fn is_in_cell(repo: &Repository) -> bool {
-    repo.home().is_some()
-}
-
-impl Serialize for ClusterState {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let written_in_cell = is_in_cell(&self.repo).then(|| self.repo.to_string());
-        Self::serialize(&Self { written_in_cell, ..self.clone() }, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for ClusterState {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        Self::deserialize(deserializer)
-    }
 }
 
 /// All that is asked of a file of which nothing else may be understood.
@@ -167,20 +121,6 @@ pub(crate) fn is_same_repository(one: &Repository, other: &Repository) -> bool {
     }
 }
 
-/// The repository as the text that names it.
-mod as_text {
-    use cellar_model::Repository;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(repo: &Repository, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(repo)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
-        Repository::parse_shown(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
 /// What is left to do of a revocation is known from this and from what is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -198,10 +138,6 @@ pub struct Revoking {
     /// the old key lies beside each.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub replaced: BTreeSet<PathBuf>,
-}
-
-fn is_first(name: &PgbackrestName) -> bool {
-    *name == PgbackrestName::default()
 }
 
 impl ClusterState {
@@ -224,15 +160,20 @@ impl ClusterState {
             cluster,
             id: None,
             port_offset,
-            database,
-            stanza,
+            first_database: ClusterDatabase {
+                name: database,
+                stanza,
+                bootstrap_cell,
+                cells: Vec::new(),
+                port_offset,
+                retention_full: None,
+                first_backup: None,
+            },
+            further_databases: Vec::new(),
             repo,
-            written_in_cell: None,
             os_user,
-            bootstrap_cell,
             cert_lifetime_seconds: None,
             renews: false,
-            retention_full: None,
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),
@@ -243,7 +184,6 @@ impl ClusterState {
             etcd_restore: None,
             former_etcd: Vec::new(),
             bundles: 0,
-            first_backup: None,
         })
     }
 
@@ -403,7 +343,7 @@ mod tests {
         let read = ClusterState::load(&layout).unwrap().unwrap();
         assert_eq!(read, state());
         assert_eq!(read.cell(&"zone1".parse().unwrap()).unwrap().index, 0);
-        assert_eq!(read.bootstrap_cell.as_str(), "zone1");
+        assert_eq!(read.first_database.bootstrap_cell.as_str(), "zone1");
     }
 
     #[test]

@@ -2,5 +2,6 @@
 
 pub(crate) mod cluster_spec;
 mod collisions;
+pub(crate) mod databases;
 mod file_format;
 pub(crate) mod generate;

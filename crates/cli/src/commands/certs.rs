@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, OperatorRole, timestamp_text};
+use cellar_model::{CellName, DatabaseName, OperatorRole, timestamp_text};
 use cellar_provisioner::{
     Cluster, Finding, ListedCertificate, RevokedOnHosts, revoke, revoke_on_hosts, rotate, rotate_hosts,
 };
@@ -33,11 +33,13 @@ pub(crate) enum Certs {
     /// Issue a certificate for a person or program that calls multiadmin
     ///
     /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
-    /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything.
+    /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything. With --database
+    /// it is for these databases only: calls about others are refused, and lists show no other.
     /// Needs the authority's key, which never leaves the cluster's own directory.
     #[command(after_help = "Examples:
   cellar certs issue --role operator --name ci --out /etc/ci/cellar
   cellar certs issue --role viewer --name grafana --out ./grafana --lifetime 30d
+  cellar certs issue --role admin --name ann --database sales --out ./ann
   cellar jobs list --admin localhost:15070 --client-dir /etc/ci/cellar")]
     Issue {
         /// What it may do: viewer, operator or admin
@@ -46,6 +48,9 @@ pub(crate) enum Certs {
         /// Who it is for
         #[arg(long, value_name = "NAME")]
         name: String,
+        /// A database that it is for; may be given several times [default: all]
+        #[arg(id = "database", long = "database", value_name = "NAME")]
+        databases: Vec<DatabaseName>,
         /// The directory that is written
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -187,9 +192,9 @@ impl Certs {
                 let found = cluster.certificates();
                 print_list(global, &cluster, &found)
             }
-            Self::Issue { role, name, out, lifetime } => {
+            Self::Issue { role, name, databases, out, lifetime } => {
                 let out = absolute(&out)?;
-                let info = cluster.issue_operator(role, &name, lifetime, &out)?;
+                let info = cluster.issue_operator(role, &databases, &name, lifetime, &out)?;
                 let issued = ListedCertificate { path: out.join("client.crt"), info: Ok(info.clone()) };
                 if global.output == Form::Human {
                     output::note(&format!("use it with --admin HOST:PORT --client-dir {}", out.display()));

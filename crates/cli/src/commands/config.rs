@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cellar_model::CellName;
-use cellar_provisioner::{ClusterSpec, ProvisionError, generate_configs};
+use cellar_provisioner::{ClusterSpec, Member, ProvisionError, generate_configs};
 use clap::Subcommand;
 
 use crate::failure::{Failure, Outcome};
@@ -69,7 +69,18 @@ fn show(global: &Global, cell: &CellName) -> Outcome {
             "name one of them",
         ));
     }
-    let path = cluster.layout.cell(cell).config();
+    let members: Vec<_> = cluster.state.members_in(cell);
+    let is_named = |member: &&Member| global.database.as_ref().is_none_or(|name| *name == member.database);
+    let wanted: Vec<_> = members.iter().filter(is_named).collect();
+    let [member] = wanted.as_slice() else {
+        let known: Vec<&str> = members.iter().map(|member| member.database.as_str()).collect();
+        let message = match &global.database {
+            Some(name) => format!("database {name} has no member in cell {cell} (known: {})", known.join(", ")),
+            None => format!("several databases have a member in cell {cell} ({})", known.join(", ")),
+        };
+        return Err(Failure::usage(message, "name one of them with --database"));
+    };
+    let path = cluster.layout_of(member).config();
     let text = std::fs::read(&path)
         .map_err(|source| Failure::Io { what: format!("read {}", path.display()), source })?;
     output::write(&text)

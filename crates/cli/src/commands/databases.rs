@@ -12,19 +12,19 @@ use crate::render::table::Table;
 /// The databases of a cluster
 #[derive(Debug, Subcommand)]
 pub(crate) enum Databases {
-    /// List the databases with their primary and repository
+    /// List the databases with their cells, primary and repository
     #[command(after_help = "Example:
   cellar databases list")]
     List,
 }
 
 fn render_list(answer: &ListDatabasesResponse) -> String {
-    let mut table = Table::new(&["DATABASE", "STANZA", "PRIMARY", "REPOSITORY"]);
+    let mut table = Table::new(&["DATABASE", "STANZA", "CELLS", "PRIMARY", "REPOSITORY"]);
     for view in &answer.databases {
         let database = view.database.clone().unwrap_or_default();
         let primary = view.leader.as_ref().map(|leader| leader.cell.clone()).unwrap_or_default();
         let repository = repository(&database);
-        table.row([database.name, database.stanza, primary, repository]);
+        table.row([database.name, database.stanza, view.cells.join(" "), primary, repository]);
     }
     table.render()
 }

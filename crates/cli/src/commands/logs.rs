@@ -6,7 +6,10 @@ mod line;
 mod sources;
 mod tail;
 
-use cellar_model::CellName;
+use std::path::Path;
+
+use cellar_model::{CellName, DatabaseName};
+use cellar_provisioner::Cluster;
 use clap::Args;
 
 use crate::failure::{Failure, Outcome};
@@ -25,6 +28,7 @@ use self::sources::{LogKind, Place, sources};
 #[command(after_help = "Examples:
   cellar logs zone1                          multipooler, PostgreSQL and pgBackRest of one cell
   cellar logs zone1 --of postgres --follow   one log, until Ctrl-C
+  cellar logs zone1 --database sales         where the cluster has several databases
   cellar logs                                multiadmin and etcd
   cellar logs --of audit --lines 20          who changed what
 
@@ -44,15 +48,48 @@ pub(crate) struct Logs {
     kinds: Vec<LogKind>,
 }
 
+/// The databases of the cluster, those of this directory's host or of the operator's machine, the first one first; none when
+/// that cannot be read.
+fn known_databases(global: &Global, directory: &Path) -> Outcome<Option<Vec<DatabaseName>>> {
+    let of = |cluster: Cluster| cluster.state.databases().map(|database| database.name.clone()).collect();
+    match local::open(global) {
+        Ok(cluster) => Ok(Some(of(cluster))),
+        Err(failure @ Failure::Usage { .. }) => Err(failure),
+        Err(_) => Ok(Cluster::open_on_host(directory).ok().map(of)),
+    }
+}
+
+/// The database that is meant, unless it is the first: never another one than was named.
+fn further_database(
+    global: &Global,
+    cell: Option<&CellName>,
+    known: &[DatabaseName],
+) -> Outcome<Option<DatabaseName>> {
+    let names = || known.iter().map(DatabaseName::as_str).collect::<Vec<_>>().join(", ");
+    match &global.database {
+        Some(name) if !known.contains(name) => Err(Failure::usage(
+            format!("the cluster has no database {name} (known: {})", names()),
+            "name one of them with --database",
+        )),
+        Some(name) => Ok(Some(name).filter(|name| known.first() != Some(*name)).cloned()),
+        None if cell.is_some() && known.len() > 1 => Err(Failure::usage(
+            format!("the cluster has several databases ({})", names()),
+            "name the one whose logs are meant with --database",
+        )),
+        None => Ok(None),
+    }
+}
+
 impl Logs {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         local::refuse_remote(global, "logs")?;
         let directory = global.directory()?;
         // A wrong --cluster must not show another one's. A cluster whose state cannot be read has logs all the same.
-        if let Err(failure @ Failure::Usage { .. }) = local::open(global) {
-            return Err(failure);
-        }
-        let place = Place::new(directory, self.cell)?;
+        let further = match known_databases(global, &directory)? {
+            Some(known) => further_database(global, self.cell.as_ref(), &known)?,
+            None => None,
+        };
+        let place = Place::new(directory, self.cell, further)?;
         let found = sources(&place, &self.kinds)?;
         let lines = usize::try_from(self.lines).unwrap_or(usize::MAX);
         let printer = Printer::new(&found, global.output == Form::Json);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::records::job::id::JobId;
 use crate::records::pooler::Pooler;
 use crate::records::topology::{Cell, Database};
-use crate::types::name::CellName;
+use crate::types::name::{CellName, DatabaseName};
 use crate::types::path_rule::path_fault;
 
 /// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
@@ -180,6 +180,15 @@ impl ClusterLayout {
         self.secrets().join(REPO_CIPHER_PASS)
     }
 
+    /// The directory of a database's member in a cell; `qualifier` is as in [`Database::qualifier`].
+    #[must_use]
+    pub fn member(&self, qualifier: Option<&DatabaseName>, cell: &CellName) -> CellLayout {
+        match qualifier {
+            None => self.cell(cell),
+            Some(name) => CellLayout::new(self.root.join(format!("{name}.{cell}"))),
+        }
+    }
+
     /// One cell's directory.
     #[must_use]
     pub fn cell(&self, cell: &CellName) -> CellLayout {
@@ -202,6 +211,17 @@ impl CellLayout {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// The directory of a database's member in a cell, on the cell's host: the cell's own, or one beside it for a database
+    /// whose name is in it.
+    #[must_use]
+    pub fn of_member(database: &Database, cell: &Cell) -> Self {
+        let directory = Path::new(&cell.directory);
+        match database.qualifier() {
+            None => Self::new(directory),
+            Some(name) => Self::new(directory.with_file_name(format!("{name}.{}", cell.name))),
+        }
     }
 
     /// The cell's directory.
@@ -439,6 +459,23 @@ mod tests {
         assert_eq!(Ports::new(0).of_cell(Ports::PGBACKREST, 2), Ok(8434));
         assert_eq!(Ports::new(100).of_cell(Ports::PGBACKREST, 2), Ok(8534));
         assert!(Ports::new(60000).of_cell(Ports::POSTGRES, 0).is_err());
+    }
+
+    #[test]
+    fn member_of_a_further_database_has_a_directory_beside_the_cells() {
+        let cell = serde_json::json!({ "name": "zone1", "host": "h", "directory": "/d/zone1" });
+        let cell: Cell = serde_json::from_value(cell).unwrap();
+        let first = serde_json::json!({
+            "name": "sales", "stanza": "sales", "repoPath": "/r", "bootstrapCell": "zone1",
+        });
+        let first: Database = serde_json::from_value(first).unwrap();
+        let further = Database { is_qualified: true, cells: vec!["zone2".parse().unwrap()], ..first.clone() };
+        assert!(first.is_wanted_in(&cell.name) && !further.is_wanted_in(&cell.name));
+        for (database, directory) in [(first, "/d/zone1"), (further, "/d/sales.zone1")] {
+            let layout = CellLayout::of_member(&database, &cell);
+            assert_eq!(layout.root(), Path::new(directory));
+            assert_eq!(ClusterLayout::new("/d").member(database.qualifier(), &cell.name), layout);
+        }
     }
 
     #[test]

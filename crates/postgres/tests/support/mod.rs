@@ -73,7 +73,12 @@ impl Cell {
             ..Settings::default()
         };
         let config =
-            InstanceConfig { settings, os_user: os_user(), replication_from: vec!["samehost".into()] };
+            InstanceConfig {
+            settings,
+            os_user: os_user(),
+            replication_from: vec!["samehost".into()],
+            replication_name: "cellar_replication".into(),
+        };
         Self { root, tools: tools(), config }
     }
 
