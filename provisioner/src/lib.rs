@@ -53,7 +53,9 @@ pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
 pub use hosts::program::HostProgram;
 pub use hosts::revoke::{RevokedOnHosts, revoke_on_hosts, rotate_hosts};
-pub use hosts::run::{HostCommand, host_command, host_pooler, host_processes, remove_host, start_host, stop_host};
+pub use hosts::run::{
+    HostCommand, host_command, host_pooler, host_processes, remove_host, start_host, stop_host,
+};
 pub use hosts::servers::HostServer;
 pub use hosts::upgrade::{UpgradeOptions, Upgraded, upgrade_host};
 pub use hosts::wait::wait_for_hosts;

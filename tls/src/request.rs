@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::{
-    CLOCK_TOLERANCE, CellName, ClusterName, DatabaseName, DatabaseScope, OperatorRole, PgbackrestName, Principal,
-    qualified_name,
+    CLOCK_TOLERANCE, CellName, ClusterName, DatabaseName, DatabaseScope, OperatorRole, PgbackrestName,
+    Principal, qualified_name,
 };
 use rustls_pki_types::DnsName;
 

@@ -93,7 +93,8 @@ impl Admin {
             })
             .buffered(MAX_CONCURRENT_READS)
             .try_filter_map(|found| {
-                let is_wanted = |record: &AuditRecord| filter.matches(record) && self.may_see_call(caller, record);
+                let is_wanted =
+                    |record: &AuditRecord| filter.matches(record) && self.may_see_call(caller, record);
                 let found = found.map(|found| found.record).filter(is_wanted);
                 async move { Ok(found) }
             })

@@ -11,8 +11,8 @@ use tonic::{Request, Status};
 
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
-use crate::api::scope::path_of;
 use crate::api::request::{backup, cell, drill, field, job, maintenance, restore, schedule};
+use crate::api::scope::path_of;
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
 use crate::deadline::Deadline;

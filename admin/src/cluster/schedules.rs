@@ -2,7 +2,8 @@
 
 use cellar_api::{v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, DatabaseScope, Job, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
+    Calendar, Code, DatabaseName, DatabaseScope, Job, Key, Refusal, Schedule, ScheduleName, ScheduledWork,
+    timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};

@@ -3,7 +3,9 @@
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::access::Effect;
-use cellar_model::{AuditOutcome, Code, DatabaseScope, JobKind, JobRecord, Key, PgbackrestName, Principal, access};
+use cellar_model::{
+    AuditOutcome, Code, DatabaseScope, JobKind, JobRecord, Key, PgbackrestName, Principal, access,
+};
 use cellar_tls::{LeafRequest, OperatorRole};
 use tonic::Request;
 use tonic::transport::Channel;

@@ -36,7 +36,11 @@ async fn limited(server: &Guarded, databases: &[&str]) -> MultiAdminClient<Chann
 }
 
 /// What a method answers when it is asked about `app`, or a job of it; none for one that is about no database.
-async fn asked(client: &mut MultiAdminClient<Channel>, method: &str, job: &str) -> Option<Result<(), Status>> {
+async fn asked(
+    client: &mut MultiAdminClient<Channel>,
+    method: &str,
+    job: &str,
+) -> Option<Result<(), Status>> {
     let (database, id, cell) = (|| "app".to_owned(), || job.to_owned(), || "zone3".to_owned());
     let latest = || {
         let target = v1::restore_target::Target::Latest(v1::LatestTarget {});
@@ -51,7 +55,8 @@ async fn asked(client: &mut MultiAdminClient<Channel>, method: &str, job: &str) 
             client.backup(request).await.map(drop)
         }
         "RebuildStandby" => {
-            let request = v1::RebuildStandbyRequest { database: database(), cell: cell(), ..Default::default() };
+            let request =
+                v1::RebuildStandbyRequest { database: database(), cell: cell(), ..Default::default() };
             client.rebuild_standby(request).await.map(drop)
         }
         "RestoreDatabase" => client.restore_database(restore()).await.map(drop),
@@ -89,9 +94,7 @@ async fn asked(client: &mut MultiAdminClient<Channel>, method: &str, job: &str) 
             let request = v1::ListJobsRequest { database: database(), ..Default::default() };
             client.list_jobs(request).await.map(drop)
         }
-        "ListBackups" => {
-            client.list_backups(v1::ListBackupsRequest { database: database() }).await.map(drop)
-        }
+        "ListBackups" => client.list_backups(v1::ListBackupsRequest { database: database() }).await.map(drop),
         "GetBackup" => {
             let label = "20240101-000000F".to_owned();
             client.get_backup(v1::GetBackupRequest { database: database(), label }).await.map(drop)
@@ -122,7 +125,9 @@ async fn asked(client: &mut MultiAdminClient<Channel>, method: &str, job: &str) 
             client.delete_schedule(request).await.map(drop)
         }
         // They change every database.
-        "AddCell" => client.add_cell(v1::AddCellRequest { name: "zone9".into(), ..Default::default() }).await.map(drop),
+        "AddCell" => {
+            client.add_cell(v1::AddCellRequest { name: "zone9".into(), ..Default::default() }).await.map(drop)
+        }
         "RemoveCell" => client.remove_cell(v1::RemoveCellRequest { name: cell() }).await.map(drop),
         "ListCells" | "ListDatabases" | "ListAudit" => return None,
         other => panic!("{other} is new: is it about a database?"),

@@ -127,7 +127,9 @@ mod tests {
         let name = "cellar_replication@sales";
         let hba = render_hba(&["10.0.0.0/8"], name).unwrap();
         assert!(
-            hba.contains("hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n")
+            hba.contains(
+                "hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n"
+            )
         );
         let ident = render_ident("postgres", name).unwrap();
         let line = "cellar_replication  \"cellar_replication@sales\"  cellar_replication\n";

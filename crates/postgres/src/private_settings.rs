@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
-use crate::roles::REPLICATION_ROLE;
 use crate::required_settings::RequiredSettings;
+use crate::roles::REPLICATION_ROLE;
 use crate::settings::{render, socket_directory, text};
 
 /// Replication slots and origins that may be in the data directory. A server with more of them than this setting does

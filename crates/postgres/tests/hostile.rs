@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cellar_postgres::{
-    InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles, configure, conninfo_address, render_hba,
-    render_ident,
+    InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles, configure, conninfo_address,
+    render_hba, render_ident,
 };
 use proptest::prelude::*;
 

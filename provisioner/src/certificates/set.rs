@@ -95,6 +95,8 @@ impl CertificateSet {
 
     /// Whether pgBackRest's servers let its owner in.
     pub(crate) fn opens_pgbackrest(&self) -> bool {
-        self.leaves.iter().any(|(_, request)| unqualified_name(&request.common_name).parse::<PgbackrestName>().is_ok())
+        self.leaves
+            .iter()
+            .any(|(_, request)| unqualified_name(&request.common_name).parse::<PgbackrestName>().is_ok())
     }
 }

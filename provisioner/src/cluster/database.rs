@@ -132,9 +132,7 @@ impl Cluster {
     pub(crate) fn keys_of(&self, member: &Member) -> CellLayout {
         match self.is_local() {
             true => self.layout_of(member),
-            false => self
-                .for_host(&member.cell)
-                .member(self.state.qualifier(&member.database), &member.cell),
+            false => self.for_host(&member.cell).member(self.state.qualifier(&member.database), &member.cell),
         }
     }
 
@@ -158,9 +156,7 @@ impl Cluster {
         let mut members: Vec<Member> = entries
             .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| named(entry.file_name().to_str()?))
-            .filter(|member| {
-                known.contains(member) || self.layout_of(member).tls().join(SERVER_KEY).exists()
-            })
+            .filter(|member| known.contains(member) || self.layout_of(member).tls().join(SERVER_KEY).exists())
             .collect();
         members.sort();
         members

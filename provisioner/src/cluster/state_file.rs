@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cellar_model::{
-    CellName, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
-};
+use cellar_model::{CellName, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::database::ClusterDatabase;
@@ -80,8 +78,15 @@ fn is_zero(count: &u64) -> bool {
 
 impl From<ClusterState> for StateFile {
     fn from(state: ClusterState) -> Self {
-        let ClusterDatabase { name, stanza, bootstrap_cell, cells, port_offset: _, retention_full, first_backup } =
-            state.first_database;
+        let ClusterDatabase {
+            name,
+            stanza,
+            bootstrap_cell,
+            cells,
+            port_offset: _,
+            retention_full,
+            first_backup,
+        } = state.first_database;
         Self {
             version: state.version,
             cluster: state.cluster,

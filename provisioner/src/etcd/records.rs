@@ -287,7 +287,9 @@ mod tests {
         for (snapshot, is_ours) in [(&other, false), (&here, true)] {
             let store = Store::new(Arc::new(MemoryKv::default()), here.keys());
             let key = Key::Database(snapshot.state.first_database.name.clone());
-            commit(store.transaction().put(&key, &snapshot.record_of(&snapshot.state.first_database))).await.unwrap();
+            commit(store.transaction().put(&key, &snapshot.record_of(&snapshot.state.first_database)))
+                .await
+                .unwrap();
             let repaired = here.repair_records(&store).await;
             assert_eq!(repaired.is_ok(), is_ours, "{repaired:?}");
             let cells = store.list(&store.keys().kind("cells")).await.unwrap();
@@ -307,8 +309,10 @@ mod tests {
         for cell in &then.state.cells {
             let (key, pooler) =
                 (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
-            let all =
-                store.transaction().put(&key, &then.cell(cell)).put(&pooler, &then.pooler(&then.state.first_database, cell).unwrap());
+            let all = store
+                .transaction()
+                .put(&key, &then.cell(cell))
+                .put(&pooler, &then.pooler(&then.state.first_database, cell).unwrap());
             let reported = PoolerStatus {
                 database: database.clone(),
                 cell: cell.name.clone(),

@@ -193,6 +193,10 @@ mod tests {
         // No etcd answers.
         keep_full_backups(dir.path(), None, 14, &Steps::new(|_, _| {})).await.unwrap_err();
         let state = ClusterState::load(&cluster.layout).unwrap().unwrap();
-        assert_eq!(state.first_database.retention_full, Some(14), "the next wait records what the state says");
+        assert_eq!(
+            state.first_database.retention_full,
+            Some(14),
+            "the next wait records what the state says"
+        );
     }
 }

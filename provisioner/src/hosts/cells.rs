@@ -70,7 +70,8 @@ pub async fn add_cell_on_host(
         return Err(ProvisionError::Argument {
             argument: "the cell",
             value: name.to_string(),
-            reason: "no database is to have a member there: every database was given cells of its own".to_owned(),
+            reason: "no database is to have a member there: every database was given cells of its own"
+                .to_owned(),
         });
     }
     let cell = match existing {

@@ -211,7 +211,11 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
     let fields = [
         ("cluster", wanted.cluster.to_string(), recorded.cluster.to_string()),
         ("database.name", wanted.first_database.name.to_string(), recorded.first_database.name.to_string()),
-        ("database.stanza", wanted.first_database.stanza.to_string(), recorded.first_database.stanza.to_string()),
+        (
+            "database.stanza",
+            wanted.first_database.stanza.to_string(),
+            recorded.first_database.stanza.to_string(),
+        ),
         ("repo.path", path(wanted), path(recorded)),
         ("repo.host", host(wanted), host(recorded)),
         ("os_user", wanted.os_user.clone(), recorded.os_user.clone()),
@@ -256,12 +260,7 @@ fn of_databases(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining
             _ => format!("databases.{}.{what}", database.name),
         };
         if at > 0 {
-            differ(
-                field("stanza"),
-                present.stanza.to_string(),
-                database.stanza.to_string(),
-                whole_life,
-            );
+            differ(field("stanza"), present.stanza.to_string(), database.stanza.to_string(), whole_life);
             let offsets = [present, database].map(|one| one.port_offset.to_string());
             let [present, wanted] = offsets;
             differ(field("port_offset"), present, wanted, whole_life);

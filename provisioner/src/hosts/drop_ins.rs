@@ -149,7 +149,9 @@ impl Cluster {
             .into();
         let mut wants = Vec::new();
         let here: Vec<CellName> = self.cells_here().map(|cell| cell.name.clone()).collect();
-        for (database, cell) in self.state.databases().flat_map(|one| here.iter().map(move |cell| (one, cell))) {
+        for (database, cell) in
+            self.state.databases().flat_map(|one| here.iter().map(move |cell| (one, cell)))
+        {
             let further = self.state.qualifier(&database.name);
             let member = Member { cell: cell.clone(), database: database.name.clone() };
             let of_database = self.state.has_several_databases().then(|| OfDatabase {

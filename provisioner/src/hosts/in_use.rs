@@ -279,7 +279,9 @@ fn use_of_pooler(of_database: &str, status: Option<&PoolerStatus>, wanted: Optio
         return Use::Newest;
     }
     let shown = status.certificate_expiry.map_or_else(|| "an unknown time".to_owned(), |end| end.to_string());
-    Use::Other(format!("its multipooler{of_database} uses certificates that end at {shown}, and not the newest"))
+    Use::Other(format!(
+        "its multipooler{of_database} uses certificates that end at {shown}, and not the newest"
+    ))
 }
 
 #[cfg(test)]

@@ -237,7 +237,10 @@ fn check_same(layout: &ClusterLayout, wanted: &ClusterState, recorded: &ClusterS
     let further = |state: &ClusterState| {
         let each = state.databases().map(|one| {
             let cells: Vec<&str> = one.cells.iter().map(CellName::as_str).collect();
-            format!("{} (stanza {}, port offset {}, cells {:?})", one.name, one.stanza, one.port_offset, cells)
+            format!(
+                "{} (stanza {}, port offset {}, cells {:?})",
+                one.name, one.stanza, one.port_offset, cells
+            )
         });
         each.collect::<Vec<_>>().join(", ")
     };
@@ -421,10 +424,13 @@ host = "db3.example"
         std::fs::create_dir_all(cluster.layout.state()).unwrap();
         let cells: Vec<CellName> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
         let bundles = cluster.issue_bundles(&cells, false).unwrap();
-        for (cell, members) in
-            [("zone1", vec!["zone1"]), ("zone2", vec!["sales.zone2", "zone2"]), ("zone3", vec!["sales.zone3"])]
-        {
-            let bundle = crate::hosts::bundle::Bundle::read(&bundles[&cell.parse::<CellName>().unwrap()]).unwrap();
+        for (cell, members) in [
+            ("zone1", vec!["zone1"]),
+            ("zone2", vec!["sales.zone2", "zone2"]),
+            ("zone3", vec!["sales.zone3"]),
+        ] {
+            let bundle =
+                crate::hosts::bundle::Bundle::read(&bundles[&cell.parse::<CellName>().unwrap()]).unwrap();
             let keys: Vec<&str> =
                 bundle.files.keys().filter_map(|path| path.strip_suffix("/tls/server.key")).collect();
             let expected: Vec<&str> = ["etcd"].into_iter().chain(members).collect();

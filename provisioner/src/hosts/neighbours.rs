@@ -111,7 +111,9 @@ impl Neighbours {
     /// All members of a database that has one here.
     pub(crate) async fn members(&self, database: &DatabaseName) -> std::result::Result<Members, StoreError> {
         let known = self.databases.iter().find(|known| known.database == *database);
-        let store = known.map_or(&self.store, |known| &known.store);
+        let Some(OfDatabase { store, .. }) = known else {
+            return Err(StoreError::Terminal(format!("this host has no member of database {database}")));
+        };
         let keys = store.keys();
         let mut found = Members::default();
         if self.cluster.state.has_several_databases() {
@@ -249,6 +251,9 @@ mod tests {
         endpoints[2].status = Err("refused".to_owned());
         let problems = |members| problems_of_members(&endpoints, "https://db1:12379", members);
         assert_eq!(problems(EtcdMembers::Own), ["the etcd member https://db1:12379 has no leader"]);
-        assert_eq!(problems(EtcdMembers::Others), ["the etcd member https://db3:12379 does not answer: refused"]);
+        assert_eq!(
+            problems(EtcdMembers::Others),
+            ["the etcd member https://db3:12379 does not answer: refused"]
+        );
     }
 }

@@ -352,7 +352,10 @@ mod tests {
         assert_eq!((all.startable.len(), all.held_back), (3, None));
         cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::of_cluster("7".to_owned()));
         let lacking = host(&cluster);
-        assert_eq!(lacking.startable, [HostProgram::Multiadmin, HostProgram::Multipooler("app".parse().unwrap())]);
+        assert_eq!(
+            lacking.startable,
+            [HostProgram::Multiadmin, HostProgram::Multipooler("app".parse().unwrap())]
+        );
         let etcd = lacking.held_back.unwrap();
         assert_eq!((&*etcd.what, etcd.pid), ("etcd", None));
         let note = etcd.note.unwrap();

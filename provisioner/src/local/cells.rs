@@ -136,7 +136,8 @@ pub async fn remove_cell(
         Err(status)
             if cellar_api::reason_of(&status) == Some(Code::UnknownCell)
                 && (cluster.state.cell(name).is_some()
-                    || delete_data && cluster.members_on_disk().iter().any(|member| member.cell == *name)) =>
+                    || delete_data
+                        && cluster.members_on_disk().iter().any(|member| member.cell == *name)) =>
         {
             None
         }

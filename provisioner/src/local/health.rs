@@ -33,10 +33,7 @@ impl Cluster {
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
             all.push(ProcessHealth {
                 note: std::fs::read_to_string(layout.not_claimed()).ok(),
-                ..health(
-                    format!("multipooler of cell {cell}"),
-                    running_pid(&self.pooler_pid_file(&member)),
-                )
+                ..health(format!("multipooler of cell {cell}"), running_pid(&self.pooler_pid_file(&member)))
             });
             all.push(health(format!("PostgreSQL of cell {cell}"), postgres));
         }

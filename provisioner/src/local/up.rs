@@ -114,11 +114,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
 }
 
 impl Cluster {
-    async fn bring_up(
-        &mut self,
-        steps: &Steps,
-        deadline: Instant,
-    ) -> Result<Vec<(DatabaseName, String)>> {
+    async fn bring_up(&mut self, steps: &Steps, deadline: Instant) -> Result<Vec<(DatabaseName, String)>> {
         let cells = self.state.cells.clone();
         let launched = self.launch(&cells, true).await?;
         let count = launched.poolers.len()
@@ -215,11 +211,7 @@ impl Cluster {
 impl Watcher<'_> {
     /// Waits until every member of the database streams and the repository holds a full backup of it; gives the primary.
     /// The first backup's name is kept in `cluster`.
-    async fn reach(
-        &mut self,
-        store: &Store,
-        cluster: &tokio::sync::Mutex<&mut Cluster>,
-    ) -> Result<String> {
+    async fn reach(&mut self, store: &Store, cluster: &tokio::sync::Mutex<&mut Cluster>) -> Result<String> {
         let database = self.database.clone();
         let primary = self.wait_for_primary().await?;
         if !self.holds_full_backup().await? {

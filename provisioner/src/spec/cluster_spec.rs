@@ -63,7 +63,10 @@ fn path(field: &str, text: &str) -> Result<String, SpecError> {
     path_fault(text).map_or_else(|| Ok(text.to_owned()), |reason| Err(refuse(field, text, reason)))
 }
 
-pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T, SpecError> {
+pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &str,
+    text: &str,
+) -> Result<T, SpecError> {
     text.parse().map_err(|error: T::Err| refuse(field, text, error.to_string()))
 }
 

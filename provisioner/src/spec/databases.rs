@@ -41,7 +41,11 @@ pub(super) fn databases(
             Some(stanza) => name("database.stanza", stanza)?,
             None => name("database.name", &file.database.name)?,
         },
-        cells: chosen(&Wish { field: "database.cells".to_owned(), cells: &file.database.cells }, cells, repository)?,
+        cells: chosen(
+            &Wish { field: "database.cells".to_owned(), cells: &file.database.cells },
+            cells,
+            repository,
+        )?,
         port_offset: Some(file.port_offset.unwrap_or_default()),
         retention_full: retention("repo.retention_full", file.repo.retention_full, DEFAULT_RETENTION)?,
     };
@@ -114,10 +118,15 @@ fn chosen(wish: &Wish<'_>, known: &[CellName], repository: &Repository) -> Resul
         }
     }
     if chosen.is_empty() {
-        return Err(refuse(&wish.field, "", "a database has a member in at least one cell: leave `cells` out for all"));
+        return Err(refuse(
+            &wish.field,
+            "",
+            "a database has a member in at least one cell: leave `cells` out for all",
+        ));
     }
     if let Some(home) = repository.home().filter(|home| !chosen.contains(home)) {
-        let reason = "the repository is on the host of this cell, where a database needs a member to reach it";
+        let reason =
+            "the repository is on the host of this cell, where a database needs a member to reach it";
         return Err(refuse(&wish.field, home.as_str(), reason));
     }
     Ok(chosen.into_iter().collect())
@@ -170,9 +179,8 @@ host = "db3"
     fn each_database_has_its_own_cells_stanza_and_retention() {
         let spec = ClusterSpec::parse(SPEC).unwrap();
         let [app, sales, web] = spec.databases.as_slice() else { panic!("{spec:?}") };
-        let cells = |one: &SpecifiedDatabase| {
-            one.cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(" ")
-        };
+        let cells =
+            |one: &SpecifiedDatabase| one.cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(" ");
         assert_eq!([cells(app), cells(sales), cells(web)], ["zone1 zone2", "zone2 zone3", ""]);
         assert_eq!((sales.stanza.as_str(), web.stanza.as_str()), ("sales", "www"));
         assert_eq!((app.retention_full, sales.retention_full, web.retention_full), (7, 7, 3));
@@ -195,7 +203,11 @@ host = "db3"
             let said = refused(from, to);
             assert!(said.contains(expected), "{to}: {said}");
         }
-        let nowhere = SPEC.replacen("[[databases]]\nname = \"web\"", "[[databases]]\nname = \"web\"\ncells = [\"zone1\"]", 1);
+        let nowhere = SPEC.replacen(
+            "[[databases]]\nname = \"web\"",
+            "[[databases]]\nname = \"web\"\ncells = [\"zone1\"]",
+            1,
+        );
         let nowhere = nowhere.replacen("\"zone3\", \"zone2\"", "\"zone2\"", 1);
         let said = ClusterSpec::parse(&nowhere).unwrap_err().to_string();
         assert!(said.contains("databases.cells \"zone3\""), "{said}");

@@ -73,7 +73,8 @@ pub(crate) fn cells(root: &Path) -> io::Result<Vec<String>> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         // A name with anything else is no cell's, and would be part of a path in the bundle.
         .filter(|name| {
-            let (database, cell) = name.split_once('.').map_or((None, name.as_str()), |(db, cell)| (Some(db), cell));
+            let (database, cell) =
+                name.split_once('.').map_or((None, name.as_str()), |(db, cell)| (Some(db), cell));
             let is_database = |name: &str| name.parse::<cellar_model::DatabaseName>().is_ok();
             database.is_none_or(is_database) && cell.parse::<cellar_model::CellName>().is_ok()
         })

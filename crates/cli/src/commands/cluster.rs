@@ -127,7 +127,8 @@ impl ClusterCommand {
                 let outcome = wait_for_hosts(cluster.layout.root(), command.timeout, &local::steps()).await?;
                 let state = &outcome.cluster.state;
                 let primaries = outcome.primaries.iter().map(|(database, primary)| {
-                    let of_database = state.has_several_databases().then(|| format!(" of database {database}"));
+                    let of_database =
+                        state.has_several_databases().then(|| format!(" of database {database}"));
                     format!("{primary} is the primary{}", of_database.unwrap_or_default())
                 });
                 let primaries = primaries.collect::<Vec<_>>().join(", ");

@@ -75,7 +75,9 @@ fn show(global: &Global, cell: &CellName) -> Outcome {
     let [member] = wanted.as_slice() else {
         let known: Vec<&str> = members.iter().map(|member| member.database.as_str()).collect();
         let message = match &global.database {
-            Some(name) => format!("database {name} has no member in cell {cell} (known: {})", known.join(", ")),
+            Some(name) => {
+                format!("database {name} has no member in cell {cell} (known: {})", known.join(", "))
+            }
             None => format!("several databases have a member in cell {cell} ({})", known.join(", ")),
         };
         return Err(Failure::usage(message, "name one of them with --database"));

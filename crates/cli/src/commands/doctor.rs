@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use cellar_api::v1::{PoolerView, InstanceState, ListPoolersResponse, Role};
+use cellar_api::v1::{InstanceState, ListPoolersResponse, PoolerView, Role};
 use cellar_api::wkt::Timestamp;
 use cellar_provisioner::{
     CellFacts, Cluster, Finding, HostServer, ProcessHealth, RecordedPrimary,
@@ -64,7 +64,8 @@ pub(crate) fn render(
 /// The cell of a pooler, with its database where there are poolers of several.
 fn shown(view: &PoolerView, answer: &ListPoolersResponse) -> String {
     let Some(own) = &view.pooler else { return "?".to_owned() };
-    let mut databases = answer.poolers.iter().filter_map(|view| view.pooler.as_ref()).map(|one| &one.database);
+    let mut databases =
+        answer.poolers.iter().filter_map(|view| view.pooler.as_ref()).map(|one| &one.database);
     match databases.any(|database| *database != own.database) {
         false => own.cell.clone(),
         true => format!("{} of database {}", own.cell, own.database),

@@ -149,7 +149,8 @@ impl Up {
             }
             Form::Json => {
                 let target = Target::of(global).await?;
-                let request = GetDatabaseRequest { name: outcome.cluster.state.first_database.name.to_string() };
+                let request =
+                    GetDatabaseRequest { name: outcome.cluster.state.first_database.name.to_string() };
                 let database = target.client()?.get_database(request).await;
                 output::json(database.map_err(|status| target.failure(status))?.get_ref())
             }

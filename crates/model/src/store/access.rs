@@ -212,9 +212,8 @@ mod tests {
         let parse = |uri: &str| Principal::parse(uri, &cluster());
         let viewer = |scope: DatabaseScope| Some(Principal::Operator(OperatorRole::Viewer, scope));
         assert_eq!(parse("spiffe://demo/viewer/ci"), viewer(DatabaseScope::All));
-        let only = |names: &[&str]| {
-            DatabaseScope::Only(names.iter().map(|name| name.parse().unwrap()).collect())
-        };
+        let only =
+            |names: &[&str]| DatabaseScope::Only(names.iter().map(|name| name.parse().unwrap()).collect());
         for (scope, uri) in [
             (only(&["app"]), "spiffe://demo/viewer-of/app/ci"),
             (only(&["app", "web-2"]), "spiffe://demo/viewer-of/app.web-2/ci"),

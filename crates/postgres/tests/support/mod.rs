@@ -72,8 +72,7 @@ impl Cell {
             max_connections: 20,
             ..Settings::default()
         };
-        let config =
-            InstanceConfig {
+        let config = InstanceConfig {
             settings,
             os_user: os_user(),
             replication_from: vec!["samehost".into()],

@@ -37,8 +37,12 @@ impl View {
     /// Replaces everything below `prefix` by a complete listing.
     pub(crate) fn replace(&mut self, keys: &Keyspace, prefix: &str, mut listed: Self) {
         let expected = self.expect_listing(keys, prefix);
-        let stale: Vec<Key> =
-            self.revisions.keys().filter(|key| Keyspace::is_in_range(prefix, &keys.path(key))).cloned().collect();
+        let stale: Vec<Key> = self
+            .revisions
+            .keys()
+            .filter(|key| Keyspace::is_in_range(prefix, &keys.path(key)))
+            .cloned()
+            .collect();
         for key in stale {
             self.remove(&key);
             self.remove_ended(&key);

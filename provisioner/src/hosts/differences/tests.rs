@@ -104,9 +104,8 @@ fn members_of_etcd_differ_only_where_the_specification_says_so() {
 #[test]
 fn what_cannot_be_changed_is_named_with_what_to_do() {
     let recorded = state(&spec("", "", CELLS));
-    let moved = CELLS
-        .replace("db2.", "db9.")
-        .replace("db3.example.org\"", "db3.example.org\"\nmultiadmin = false");
+    let moved =
+        CELLS.replace("db2.", "db9.").replace("db3.example.org\"", "db3.example.org\"\nmultiadmin = false");
     let found = compare(&spec("port_offset = 10\nos_user = \"pg\"", "", &moved), &recorded);
     let fields: Vec<&str> = found.refused.iter().map(|each| each.field.as_str()).collect();
     assert_eq!(fields, ["os_user", "port_offset", "cells.zone2.host", "cells.zone3.multiadmin"]);
@@ -135,8 +134,7 @@ fn cell_whose_host_has_the_repository_is_not_to_be_removed_to_be_changed() {
         assert!(!hint.contains("cells remove") && hint.contains("correct the specification"), "{hint}");
         // Others are.
         let (one, other) = (host.replace("db3", "db2"), to.replace("db3", "db2").replace("0.3", "0.2"));
-        let found =
-            compare(&spec("", &at.replace("db9", "db3"), &CELLS.replace(&one, &other)), &recorded);
+        let found = compare(&spec("", &at.replace("db9", "db3"), &CELLS.replace(&one, &other)), &recorded);
         assert!(found.refused[0].hint.contains("`cellar cells remove zone2`"), "{found:?}");
     }
     let without = CELLS
@@ -181,14 +179,10 @@ fn cell_whose_addition_was_interrupted_is_removed_or_added_as_specified() {
     let zone4_name: CellName = "zone4".parse().unwrap();
     let mut topology = names(&recorded);
     topology.insert(zone4_name.clone());
-    let compare =
-        |spec: &ClusterSpec| differences(&state(spec), &spec.says_etcd, &recorded, &topology, &[]);
+    let compare = |spec: &ClusterSpec| differences(&state(spec), &spec.says_etcd, &recorded, &topology, &[]);
     assert_eq!(compare(&spec("", "", CELLS)).changes, [Change::RemoveCell { cell: zone4_name.clone() }]);
     let found = compare(&spec("", "", &zone4("")));
-    assert!(
-        matches!(&found.changes[..], [Change::AddCell { cell, .. }] if *cell == zone4_name),
-        "{found:?}"
-    );
+    assert!(matches!(&found.changes[..], [Change::AddCell { cell, .. }] if *cell == zone4_name), "{found:?}");
 }
 
 #[test]
@@ -215,7 +209,10 @@ fn a_cell_that_a_database_names_can_leave_and_come_back() {
     let without = with_sales(CELLS, "\"zone1\"");
     let found = compare(&without, &recorded);
     let zone4_leaves = [Change::RemoveCell { cell: "zone4".parse().unwrap() }];
-    assert_eq!((found.changes.as_slice(), found.refused.as_slice()), (zone4_leaves.as_slice(), [].as_slice()));
+    assert_eq!(
+        (found.changes.as_slice(), found.refused.as_slice()),
+        (zone4_leaves.as_slice(), [].as_slice())
+    );
     // It has left, and the database's wish has its name still.
     let mut left = recorded.clone();
     left.remove_cell(&"zone4".parse().unwrap());
@@ -226,7 +223,10 @@ fn a_cell_that_a_database_names_can_leave_and_come_back() {
     assert_eq!(left.members_in(&"zone4".parse().unwrap()).len(), 2);
     // Without its name there the cell would get a member that is not specified.
     let found = compare(&with_sales(&zone4(""), "\"zone1\""), &left);
-    assert_eq!(found.refused[0].to_string(), "databases.sales.cells is zone1, zone4, and the specification has zone1");
+    assert_eq!(
+        found.refused[0].to_string(),
+        "databases.sales.cells is zone1, zone4, and the specification has zone1"
+    );
 }
 
 #[test]
@@ -238,9 +238,17 @@ fn databases_and_what_they_were_made_with_stay() {
     };
     assert_eq!(fields(&spec("", "", CELLS)), ["databases"]);
     assert_eq!(fields(&with_sales(CELLS, "\"zone2\"")), ["databases.sales.cells"]);
-    let moved = CELLS.replacen("[[cells]]", "[[databases]]\nname = \"sales\"\nport_offset = 512\nstanza = \"s\"\ncells = [\"zone1\"]\n[[cells]]", 1);
+    let moved = CELLS.replacen(
+        "[[cells]]",
+        "[[databases]]\nname = \"sales\"\nport_offset = 512\nstanza = \"s\"\ncells = [\"zone1\"]\n[[cells]]",
+        1,
+    );
     assert_eq!(fields(&spec("", "", &moved)), ["databases.sales.stanza", "databases.sales.port_offset"]);
-    let kept = CELLS.replacen("[[cells]]", "[[databases]]\nname = \"sales\"\nretention_full = 3\ncells = [\"zone1\"]\n[[cells]]", 1);
+    let kept = CELLS.replacen(
+        "[[cells]]",
+        "[[databases]]\nname = \"sales\"\nretention_full = 3\ncells = [\"zone1\"]\n[[cells]]",
+        1,
+    );
     let found = compare(&spec("", "", &kept), &recorded);
     let sales = Some("sales".parse().unwrap());
     assert_eq!(found.changes, [Change::Retention { database: sales, from: Some(7), to: 3 }]);

@@ -95,11 +95,7 @@ fn cells_in(root: &Path) -> Vec<String> {
 impl Place {
     /// A cell, or what does not belong to one. `further` is the database of which the cell's logs are, unless it is the
     /// cluster's first.
-    pub(crate) fn new(
-        root: PathBuf,
-        cell: Option<CellName>,
-        further: Option<DatabaseName>,
-    ) -> Outcome<Self> {
+    pub(crate) fn new(root: PathBuf, cell: Option<CellName>, further: Option<DatabaseName>) -> Outcome<Self> {
         let layout = ClusterLayout::new(&root);
         let directory = match &cell {
             Some(cell) => layout.member(further.as_ref(), cell).log(),
@@ -255,7 +251,8 @@ mod tests {
         {
             std::fs::write(root.join("zone1/log").join(log), "").unwrap();
         }
-        let place = |cell: Option<&str>| Place::new(root.clone(), cell.map(|cell| cell.parse().unwrap()), None);
+        let place =
+            |cell: Option<&str>| Place::new(root.clone(), cell.map(|cell| cell.parse().unwrap()), None);
         let (cell, shared) = (place(Some("zone1")).unwrap(), place(None).unwrap());
         let all = ["multipooler", "postgres", "pgbackrest-server", "app-backup", "app-expire"];
         assert_eq!(names(&cell, &[]), all);
