@@ -266,13 +266,13 @@ mod tests {
             let (spec, at) = (JobSpec::Restore(params), clock::now());
             let mut job = JobRecord::new(id, spec, database.clone(), zone1, "test", at, at);
             job.closure = end;
-            let key = Key::Job(database, id);
+            let key = Key::Job(database.clone(), id);
             commit(store.transaction().put(&key, &job)).await.unwrap();
             let data = now.layout.cell(&"zone1".parse().unwrap()).data();
             std::fs::create_dir_all(&data).unwrap();
             std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
             let repaired = now.repair_records(&store).await.unwrap();
-            let newer = (database.clone(), 2);
+            let newer = (database, 2);
             assert_eq!(repaired.incarnations, (!given_up).then_some(newer).as_slice());
         }
     }
@@ -320,7 +320,7 @@ mod tests {
                 pid: 1,
                 held_lsn: None,
                 held_timeline: None,
-                incarnations: Vec::new(),
+                incarnation: None,
                 state: cellar_model::InstanceState::Running,
                 message: String::new(),
                 role: cellar_model::Role::Standby,

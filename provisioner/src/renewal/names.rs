@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(found(&[status("zone1", true, &[new]), status("zone2", false, &[])]), None);
         let both = status("zone2", true, &[new, old]);
         let (cell, lets_in) = found(&[status("zone1", true, &[new]), both.clone()]).unwrap();
-        assert_eq!((cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
+        assert_eq!((cell.cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
         assert_eq!(first_with_other_names(&[new, old], [both]), None);
         assert!(found(&[status("zone1", true, &[])]).is_some(), "it is not known which names it accepts");
     }

@@ -151,7 +151,7 @@ mod tests {
             repaired: RepairedRecords {
                 closed_jobs: vec!["01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()],
                 added_cells: vec!["zone3".parse().unwrap()],
-                incarnation: Some(2),
+                incarnations: vec![("app".parse().unwrap(), 2)],
                 ..RepairedRecords::default()
             },
         };
