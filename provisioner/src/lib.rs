@@ -45,6 +45,7 @@ pub use etcd::tool::SnapshotContent;
 pub use hosts::apply::{Applied, apply_to_hosts, compare_hosts_with};
 pub use hosts::bundle::install_command;
 pub use hosts::cells::{RemovedHost, add_cell_on_host, remove_cell_on_host};
+pub use hosts::databases::{NewDatabase, create_database_on_hosts};
 pub use hosts::differences::{Change, Differences, Remaining};
 pub use hosts::due::installed_certificates_due;
 pub use hosts::etcd::{add_etcd_on_host, replace_etcd_on_host};

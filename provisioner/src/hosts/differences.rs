@@ -243,16 +243,17 @@ fn of_databases(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining
             found.push(Remaining { field, present, wanted, hint: hint.to_owned() });
         }
     };
-    let names = |state: &ClusterState| {
-        let names: BTreeSet<&str> = state.further_databases.iter().map(|one| one.name.as_str()).collect();
-        match names.is_empty() {
-            true => "none".to_owned(),
-            false => names.into_iter().collect::<Vec<_>>().join(", "),
-        }
-    };
-    let whole_life = "this release gives a cluster its databases when it is made: correct the specification, or make another \
-                      cluster with `cellar cluster init --dir DIRECTORY`";
-    differ("databases".to_owned(), names(recorded), names(wanted), whole_life);
+    let (none, one) = (|| "no such database".to_owned(), || "a database".to_owned());
+    for new in wanted.further_databases.iter().filter(|one| recorded.database(&one.name).is_none()) {
+        let hint =
+            format!("`cellar databases create {}` makes it, with its --cells; then repeat this", new.name);
+        differ(format!("databases.{}", new.name), none(), one(), &hint);
+    }
+    for gone in recorded.further_databases.iter().filter(|one| wanted.database(&one.name).is_none()) {
+        let hint = "this release removes no database: keep it in the specification";
+        differ(format!("databases.{}", gone.name), one(), none(), hint);
+    }
+    let whole_life = "a database keeps it for its whole life: correct the specification";
     for (at, database) in wanted.databases().enumerate() {
         let Some(present) = recorded.database(&database.name) else { continue };
         let field = |what: &str| match at {

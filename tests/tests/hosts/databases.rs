@@ -191,6 +191,37 @@ fn two_databases_have_members_backups_and_keys_of_their_own() {
 }
 
 #[test]
+fn a_database_is_created_while_another_one_runs() {
+    let Some(cluster) = HostsCluster::well(2) else { return };
+    cluster.create_rows(100);
+    let agents = |host: &str| (lines(&cluster, host, "multipooler"), lines(&cluster, host, "PostgreSQL"));
+    let before = [agents("db1"), agents("db2")];
+    let unknown = cluster.cellar(&["databases", "create", "sales", "--cells", "zone9"]).refused(2);
+    assert!(unknown.contains("zone9"), "{unknown}");
+    let created = cluster.cellar(&["databases", "create", "sales"]);
+    assert!(created.stderr.contains("cellar host install zone2.bundle"), "{created:?}");
+    let _ = created.ok();
+    // What runs goes on with what it may read since.
+    back_up(&cluster, "app", "zone2");
+    for host in cluster.database_hosts() {
+        let _ = cluster.install(&host).ok();
+        let _ = cluster.on(&host, &["start"]).ok();
+    }
+    let _ = cluster.cellar(&WAIT).ok();
+    back_up(&cluster, "sales", "zone2");
+    back_up(&cluster, "app", "zone2");
+    cluster.wait_for_rows("db2", 100);
+    for (host, (poolers, instances)) in ["db1", "db2"].into_iter().zip(before) {
+        let (after, running) = agents(host);
+        let pid = |line: &String| line.split_whitespace().last().unwrap().to_owned();
+        let of_app = |lines: &[String]| pid(lines.iter().find(|line| !line.contains("sales")).unwrap());
+        assert_eq!((after.len(), running.len()), (2, 2), "{host}");
+        assert_eq!(of_app(&after), pid(&poolers[0]), "{host}");
+        assert_eq!(of_app(&running), pid(&instances[0]), "{host}");
+    }
+}
+
+#[test]
 fn restore_of_etcd_ends_the_agents_of_all_databases_and_puts_both_back() {
     let Some(cluster) = well() else { return };
     let file = cluster.hosts.directory("operator").join("etcd.db").display().to_string();

@@ -236,7 +236,9 @@ fn databases_and_what_they_were_made_with_stay() {
         let found = compare(spec, &recorded);
         found.refused.iter().map(|each| each.field.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(fields(&spec("", "", CELLS)), ["databases"]);
+    assert_eq!(fields(&spec("", "", CELLS)), ["databases.sales"]);
+    let found = compare(&with_sales(CELLS, "\"zone1\""), &state(&spec("", "", CELLS)));
+    assert!(found.refused[0].hint.contains("`cellar databases create sales`"), "{found:?}");
     assert_eq!(fields(&with_sales(CELLS, "\"zone2\"")), ["databases.sales.cells"]);
     let moved = CELLS.replacen(
         "[[cells]]",
