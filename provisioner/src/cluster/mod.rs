@@ -10,7 +10,7 @@ pub(crate) mod etcd_origin;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;
 pub(crate) mod loopback;
+mod members;
 pub(crate) mod paths;
 pub(crate) mod state;
-mod state_file;
 pub(crate) mod steps;

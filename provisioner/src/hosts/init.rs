@@ -185,11 +185,6 @@ pub struct InitOptions {
 /// When the specification cannot be, its hosts cannot be resolved, or the directory has another cluster.
 pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles> {
     let layout = ClusterLayout::new(&options.dir);
-    let mut wanted = state_of(&options.spec, ClusterState::load(&layout)?.as_ref())?;
-    let findings = check_names(&wanted, addresses_of);
-    if !findings.is_empty() {
-        return Err(ProvisionError::Preflight(findings));
-    }
     if HostState::is_in(&layout) {
         return Err(ProvisionError::Argument {
             argument: "--dir",
@@ -197,6 +192,11 @@ pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles>
             reason: "it is the directory of this machine as a host: the operator's must be another one"
                 .to_owned(),
         });
+    }
+    let mut wanted = state_of(&options.spec, ClusterState::load(&layout)?.as_ref())?;
+    let findings = check_names(&wanted, addresses_of);
+    if !findings.is_empty() {
+        return Err(ProvisionError::Preflight(findings));
     }
     make_directory(layout.root(), 0o700, None)?;
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;

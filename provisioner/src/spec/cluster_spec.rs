@@ -13,10 +13,8 @@ use crate::cluster::cell_host::CellHost;
 use crate::error::spec_error::SpecError;
 use crate::spec::collisions::check_collisions;
 use crate::spec::databases::{SpecifiedDatabase, databases};
+use crate::spec::field::{name, refuse};
 use crate::spec::file_format::{CellTable, RepoTable, SpecFile, TlsTable};
-
-/// Full backups kept when the specification has no number.
-pub(super) const DEFAULT_RETENTION: u32 = 7;
 
 /// Address that servers listen on when the specification has none.
 const DEFAULT_LISTEN: &str = "0.0.0.0";
@@ -55,19 +53,8 @@ pub struct ClusterSpec {
     pub(crate) placed: Vec<String>,
 }
 
-pub(super) fn refuse(field: impl Into<String>, value: &str, reason: impl Into<String>) -> SpecError {
-    SpecError::Field { field: field.into(), value: value.chars().take(200).collect(), reason: reason.into() }
-}
-
 fn path(field: &str, text: &str) -> Result<String, SpecError> {
     path_fault(text).map_or_else(|| Ok(text.to_owned()), |reason| Err(refuse(field, text, reason)))
-}
-
-pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &str,
-    text: &str,
-) -> Result<T, SpecError> {
-    text.parse().map_err(|error: T::Err| refuse(field, text, error.to_string()))
 }
 
 impl ClusterSpec {

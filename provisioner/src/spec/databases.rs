@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use cellar_model::{CellName, DatabaseName, PORT_SPAN, Repository, StanzaName};
 
 use crate::error::spec_error::SpecError;
-use crate::spec::cluster_spec::{DEFAULT_RETENTION, name, refuse};
+use crate::spec::field::{name, refuse};
 use crate::spec::file_format::{FurtherDatabaseTable, SpecFile};
+
+/// Full backups kept when the specification has no number.
+const DEFAULT_RETENTION: u32 = 7;
 
 /// A database as it is specified.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -160,6 +160,13 @@ fn two_databases_have_members_backups_and_keys_of_their_own() {
     let log = on_db2(&["logs", "zone2", "--of", "multipooler", "--database", "sales"]).ok();
     assert!(log.contains("sales") && !log.contains("zone2/pg_data\"app"), "{log}");
 
+    let config = on_db2(&["config", "show", "zone2", "--database", "sales"]).ok();
+    assert!(
+        config.contains("sales.zone2/pg_data") && config.contains("tls-server-auth=pgbackrest@sales=sales")
+    );
+    let either = on_db2(&["config", "show", "zone2"]).refused(2);
+    assert!(either.contains("app, sales"), "{either}");
+
     // A host that is lost takes the database with it whose primary it had, and no other.
     let _ = sales(&cluster, 2, "CREATE TABLE orders (id int)").ok();
     cluster.hosts.kill_all("db1");

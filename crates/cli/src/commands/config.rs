@@ -41,7 +41,7 @@ cluster.toml:
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Print the generated pgbackrest.conf of a local cluster's cell
+    /// Print the generated pgbackrest.conf of a cell on this machine
     #[command(after_help = "Example:
   cellar config show zone2")]
     Show {
@@ -61,7 +61,7 @@ fn generate(spec: &std::path::Path, out: &std::path::Path) -> Outcome {
 
 fn show(global: &Global, cell: &CellName) -> Outcome {
     local::refuse_remote(global, "config show")?;
-    let cluster = local::open(global)?;
+    let cluster = local::open_here(global)?;
     let cells: Vec<&str> = cluster.state.cells.iter().map(|cell| cell.name.as_str()).collect();
     if cluster.state.cell(cell).is_none() {
         return Err(Failure::usage(

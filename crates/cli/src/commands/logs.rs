@@ -9,7 +9,6 @@ mod tail;
 use std::path::Path;
 
 use cellar_model::{CellName, DatabaseName};
-use cellar_provisioner::Cluster;
 use clap::Args;
 
 use crate::failure::{Failure, Outcome};
@@ -48,30 +47,23 @@ pub(crate) struct Logs {
     kinds: Vec<LogKind>,
 }
 
-/// The databases of the cluster, those of this directory's host or of the operator's machine, the first one first; none when
-/// that cannot be read.
-fn known_databases(global: &Global, directory: &Path) -> Outcome<Option<Vec<DatabaseName>>> {
-    let of = |cluster: Cluster| cluster.state.databases().map(|database| database.name.clone()).collect();
-    match local::open(global) {
-        Ok(cluster) => Ok(Some(of(cluster))),
-        Err(failure @ Failure::Usage { .. }) => Err(failure),
-        Err(_) => Ok(Cluster::open_on_host(directory).ok().map(of)),
-    }
-}
-
-/// The database that is meant, unless it is the first: never another one than was named.
-fn further_database(
-    global: &Global,
-    cell: Option<&CellName>,
-    known: &[DatabaseName],
-) -> Outcome<Option<DatabaseName>> {
-    let names = || known.iter().map(DatabaseName::as_str).collect::<Vec<_>>().join(", ");
+/// The database that is meant, unless it is the cluster's first: never another one than was named.
+fn further_database(global: &Global, root: &Path, cell: Option<&CellName>) -> Outcome<Option<DatabaseName>> {
+    let cluster = match local::open_here(global) {
+        // A wrong --cluster must not show another one's.
+        Err(failure @ Failure::Usage { .. }) => return Err(failure),
+        // A cluster whose state cannot be read has logs all the same.
+        Err(_) => return of_unreadable(global, root, cell),
+        Ok(cluster) => cluster,
+    };
+    let known: Vec<&DatabaseName> = cluster.state.databases().map(|database| &database.name).collect();
+    let names = || known.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     match &global.database {
-        Some(name) if !known.contains(name) => Err(Failure::usage(
+        Some(name) if !known.contains(&name) => Err(Failure::usage(
             format!("the cluster has no database {name} (known: {})", names()),
             "name one of them with --database",
         )),
-        Some(name) => Ok(Some(name).filter(|name| known.first() != Some(*name)).cloned()),
+        Some(name) => Ok((known[0] != name).then(|| name.clone())),
         None if cell.is_some() && known.len() > 1 => Err(Failure::usage(
             format!("the cluster has several databases ({})", names()),
             "name the one whose logs are meant with --database",
@@ -80,15 +72,23 @@ fn further_database(
     }
 }
 
+/// The same where it is not known which databases there are: by the directories.
+fn of_unreadable(global: &Global, root: &Path, cell: Option<&CellName>) -> Outcome<Option<DatabaseName>> {
+    let (Some(name), Some(cell)) = (&global.database, cell) else { return Ok(None) };
+    if root.join(format!("{name}.{cell}")).exists() {
+        return Ok(Some(name.clone()));
+    }
+    Err(Failure::usage(
+        format!("the cluster's state cannot be read, and there is no directory {name}.{cell}"),
+        "leave --database out for the logs of the cluster's first database",
+    ))
+}
+
 impl Logs {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         local::refuse_remote(global, "logs")?;
         let directory = global.directory()?;
-        // A wrong --cluster must not show another one's. A cluster whose state cannot be read has logs all the same.
-        let further = match known_databases(global, &directory)? {
-            Some(known) => further_database(global, self.cell.as_ref(), &known)?,
-            None => None,
-        };
+        let further = further_database(global, &directory, self.cell.as_ref())?;
         let place = Place::new(directory, self.cell, further)?;
         let found = sources(&place, &self.kinds)?;
         let lines = usize::try_from(self.lines).unwrap_or(usize::MAX);

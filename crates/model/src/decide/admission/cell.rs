@@ -34,14 +34,6 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
                 .about("cell", cell)
                 .about("database", database));
         }
-        let mut members = snapshot.poolers.keys().filter(|(of, _)| of == database).map(|(_, cell)| cell);
-        if (members.next(), members.next()) == (Some(cell), None) {
-            let message = format!("{cell} is the last cell of database {database}");
-            return Err(Refusal::new(Code::LastCell, message)
-                .hint("add another cell in which it is to have a member first")
-                .about("cell", cell)
-                .about("database", database));
-        }
         let recorded = snapshot.leaders.get(database).is_some_and(|leader| leader.cell == *cell);
         let observed = snapshot
             .status
