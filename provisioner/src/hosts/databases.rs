@@ -30,7 +30,7 @@ pub struct NewDatabase {
     pub retention_full: u32,
 }
 
-fn refused(argument: &'static str, value: impl ToString, reason: impl Into<String>) -> ProvisionError {
+fn refused(argument: &'static str, value: &dyn ToString, reason: impl Into<String>) -> ProvisionError {
     ProvisionError::Argument { argument, value: value.to_string(), reason: reason.into() }
 }
 
@@ -44,7 +44,7 @@ pub async fn create_database_on_hosts(dir: &Path, new: &NewDatabase, steps: &Ste
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     if cluster.is_local() {
         let reason = "the cluster there is on this machine, and has one database";
-        return Err(refused("--dir", dir.display(), reason));
+        return Err(refused("--dir", &dir.display(), reason));
     }
     cluster.require_settled_restore(steps).await?;
     let database = cluster.database_of(new)?;
@@ -100,7 +100,7 @@ impl Cluster {
         }
         let taken: Vec<u16> = others().map(|other| other.port_offset).collect();
         let chosen = new.port_offset.or(known.map(|known| known.port_offset));
-        let no_ports = || refused("--port-offset", "", "no range of ports below 65536 is free: give it one");
+        let no_ports = || refused("--port-offset", &"", "no range of ports below 65536 is free: give it one");
         let first = || self.state.cells.iter().map(|cell| &cell.name).min();
         Ok(ClusterDatabase {
             name: name.clone(),
@@ -109,7 +109,7 @@ impl Cluster {
                 .map(|known| &known.bootstrap_cell)
                 .or(cells.first())
                 .or_else(first)
-                .ok_or_else(|| refused("--cells", "", "the cluster has no cell"))?
+                .ok_or_else(|| refused("--cells", &"", "the cluster has no cell"))?
                 .clone(),
             cells,
             port_offset: chosen.or_else(|| allotted(self.state.port_offset, &taken)).ok_or_else(no_ports)?,
