@@ -1,8 +1,9 @@
 # The front door. CI runs exactly `make ci`.
 
 CARGO ?= cargo
-# The end-to-end tests run this many real clusters at once. They mostly wait: one for each core and one more, and at most eight.
-TEST_CLUSTERS ?= $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 8 ? n : 8 )))
+# The end-to-end tests run this many real clusters at once. With two for each core and one more, about half of what the
+# cores have is used (measured on two: a test takes 7 s of processor time); at most twelve.
+TEST_CLUSTERS ?= $(shell n=$$(( 2 * $$(nproc) + 1 )); echo $$(( n < 12 ? n : 12 )))
 
 # The commit of the last release, with whose processes those of now must work in one cluster.
 LAST_RELEASE ?= a524474
@@ -16,7 +17,7 @@ DEB_RELEASES ?= bookworm trixie
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts clean deps
+.PHONY: all build programs tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts check-availability clean deps
 
 all: build
 
@@ -58,7 +59,19 @@ docs: deps
 ## ci: what a change must pass
 ci: deps fmt lint docs
 	$(MAKE) sim
-	$(MAKE) test
+	@# First: it leaves the last release's programs where those of now belong.
+	@scripts/last-release.sh $(LAST_RELEASE)
+	$(MAKE) programs
+	@# Together: the tours wait as much as the tests do. Their lines come mixed.
+	$(MAKE) -j2 --output-sync=line test tours
+
+# All programs and tests, so that nothing is built while tests run.
+programs: build
+	$(CARGO) test --locked --workspace --exclude cellar-tests --no-run
+	$(CARGO) test --locked -p cellar-tests --no-run
+
+# One after the other: each needs clusters of its own.
+tours: build
 	$(MAKE) test-releases
 	$(MAKE) test-last-release
 
@@ -104,6 +117,10 @@ soak: deps
 soak-hosts: build
 	@CELLAR_MATRIX_SEED=$(SEED) CELLAR_MATRIX_ROUNDS=$(ROUNDS) CELLAR_MATRIX_ONLY="$(ONLY)" \
 		$(CARGO) test --locked -p cellar-tests --test hosts -- --ignored --nocapture the_whole_matrix
+
+## check-availability: the failover protocol, explored within wider bounds than the tests do; takes minutes and some GiB
+check-availability: deps
+	$(CARGO) test --locked -p cellar-availability-check -- --ignored --nocapture
 
 ## bench: one line per figure, release build
 bench: release

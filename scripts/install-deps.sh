@@ -29,6 +29,7 @@ need ss iproute2
 need systemd-analyze systemd
 need ip iproute2
 need nft nftables
+need haproxy haproxy
 for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then
@@ -79,7 +80,7 @@ $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-reco
 }
 
 # The packages enable their services for the next boot.
-for unit in postgresql etcd; do
+for unit in postgresql etcd haproxy; do
     case "$missing" in
     *"$unit"*)
         for wants in /etc/systemd/system/*.wants/"$unit".service; do

@@ -8,6 +8,8 @@
 //!
 //! multiadmin never runs pgBackRest and never touches a data directory.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod admin;
 mod api;
 mod audit;

@@ -30,7 +30,7 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 const TLS_FILES: [&str; 3] = [CA_CERTIFICATE, "multiadmin.crt", "multiadmin.key"];
 
 /// The logs beside the audit log that are begun again when they have grown: those of the cluster's own processes.
-const LOGS: [&str; 2] = ["multiadmin.log", "etcd.log"];
+const LOGS: [&str; 3] = ["multiadmin.log", "etcd.log", "haproxy.log"];
 
 /// The control plane's API: validates requests, records jobs, answers from etcd.
 #[derive(Debug, Parser)]

@@ -3,15 +3,16 @@
 //! A channel is kept while the pooler's address stays the same. Their number is
 //! bounded: each holds a TLS connection, and a cluster may have thousands of poolers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::{CellName, Code, DatabaseName, HostName, Pooler, Refusal};
 use cellar_tls::ClientTls;
 use cellar_topology::View;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 /// Makes a channel to a pooler, without waiting for it to connect. The error is a text for an operator.
@@ -63,7 +64,7 @@ impl OpenChannel {
 /// The open channels.
 pub(crate) struct PoolerClients {
     dial: Arc<Dial>,
-    open: Mutex<HashMap<PoolerId, OpenChannel>>,
+    open: Mutex<BTreeMap<PoolerId, OpenChannel>>,
 }
 
 impl std::fmt::Debug for PoolerClients {

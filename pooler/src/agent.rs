@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, JobId, Leader, Pooler, Refusal, SegmentSize,
-    SystemIdentifier,
+    CellLayout, CellName, ClusterName, Code, Database, Incarnation, JobId, Leader, Pooler, Refusal,
+    SegmentSize, SystemIdentifier,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -25,6 +25,19 @@ use crate::report::Report;
 
 /// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A look at the instance, which found [`Agent::facts`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// When it began, by [`cellar_system::clock::uptime`].
+    pub(crate) begun: Duration,
+    /// The incarnation's record as it was then.
+    pub(crate) incarnation: Incarnation,
+    /// Whether the data is of that incarnation; none when that could not be read.
+    pub(crate) current: Option<bool>,
+    /// Whether the postmaster was stopped by a signal.
+    pub(crate) stopped: bool,
+}
 
 /// The agent of one instance. It lives on one thread, so its shared state is in `Cell`s and `RefCell`s.
 #[derive(Debug)]
@@ -49,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) client: RefCell<ClientTls>,
     /// What the instance last answered; none when it did not answer.
     pub(crate) facts: RefCell<Option<InstanceFacts>>,
+    /// What the supervisor's last look at the instance found beside them.
+    pub(crate) look: RefCell<Option<Look>>,
     /// What the status says.
     pub(crate) report: RefCell<Report>,
     /// Wakes the reporter.
@@ -67,6 +82,8 @@ pub(crate) struct Agent {
     pub(crate) etcd_tls: Option<PathBuf>,
     /// The gRPC server's certificate, once the server runs.
     pub(crate) grpc_tls: RefCell<Option<ReloadableServerConfig>>,
+    /// The certificate of the health endpoints, once they are served.
+    pub(crate) health_tls: RefCell<Option<ReloadableServerConfig>>,
     /// The certificates that the gRPC server refuses.
     pub(crate) revoked: Revoked,
     /// What the cell's servers listen on.

@@ -240,7 +240,7 @@ pub(crate) fn instance_config(
                 revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: if leader.is_none_or(|leader| leader.cell == agent.cell) {
+            archive_command: if leader.is_some_and(|leader| leader.cell == agent.cell) {
                 archive_command(agent, database, card)
             } else {
                 NO_ARCHIVING.to_owned()

@@ -9,32 +9,34 @@ use tokio::time::timeout;
 /// Keeps rounds of the supervisor and jobs that stop or replace the instance apart.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceLock {
-    /// Set from the moment a job asks for the instance: no round begins then, and a long one ends early.
-    held: Cell<bool>,
+    /// How many jobs have the instance or ask for it: no round begins then, and a long one ends early. A job that has lost
+    /// its claim may still be ending when the next begins.
+    holders: Cell<u32>,
     round: Mutex<()>,
 }
 
 impl InstanceLock {
     /// Whether a job has the instance to itself, or waits for it.
     pub(crate) fn is_held(&self) -> bool {
-        self.held.get()
+        self.holders.get() > 0
     }
 
     /// Begins a round of the supervisor, which lasts until the guard is dropped; none while a job has the instance.
     pub(crate) async fn round(&self) -> Option<MutexGuard<'_, ()>> {
         let guard = self.round.lock().await;
-        (!self.held.get()).then_some(guard)
+        (!self.is_held()).then_some(guard)
     }
 
-    /// Lets no other round begin, and waits for the end of the one that is under way. False when it does not end in time.
+    /// Lets no other round begin, and waits for the end of the one that is under way. False when it does not end in time;
+    /// [`InstanceLock::release`] follows in any case.
     pub(crate) async fn hold(&self, within: Duration) -> bool {
-        self.held.set(true);
+        self.holders.set(self.holders.get() + 1);
         timeout(within, self.round.lock()).await.is_ok()
     }
 
     /// Gives the instance back to the supervisor.
     pub(crate) fn release(&self) {
-        self.held.set(false);
+        self.holders.set(self.holders.get().saturating_sub(1));
     }
 }
 
@@ -54,6 +56,8 @@ mod tests {
         });
         assert!(held);
         assert!(lock.round().await.is_none());
+        lock.release();
+        assert!(lock.round().await.is_none(), "the one that gave up waiting has not left");
         lock.release();
         assert!(lock.round().await.is_some());
     }

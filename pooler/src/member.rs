@@ -1,6 +1,8 @@
 //! This process as etcd knows it: what it may write, what it sees, the lease by which others know that it is alive, and
 //! its claim on the cell.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 

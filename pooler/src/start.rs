@@ -22,7 +22,7 @@ use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
 use crate::record_fault::unreadable;
-use crate::services::{certificates, lost_sessions, pgbackrest_server, reporter, server};
+use crate::services::{certificates, health, lost_sessions, pgbackrest_server, reporter, server};
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -73,6 +73,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         etcd,
         client: RefCell::new(client),
         facts: RefCell::default(),
+        look: RefCell::default(),
         report: RefCell::default(),
         reported: Notify::new(),
         nudge: Notify::new(),
@@ -81,6 +82,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         reload_waits: Cell::new(false),
         segment_size: Cell::new(None),
         grpc_tls: RefCell::default(),
+        health_tls: RefCell::default(),
         revoked: Revoked::default(),
         listening: RefCell::default(),
         instance_lock: InstanceLock::default(),
@@ -105,10 +107,11 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(supervisor::supervise(Rc::clone(&agent), watchdog.watch())),
         tokio::task::spawn_local(pgbackrest_server::supervise(Rc::clone(&agent))),
         tokio::task::spawn_local(server::serve(Rc::clone(&agent))),
+        tokio::task::spawn_local(health::serve(Rc::clone(&agent))),
         tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
         tokio::task::spawn_local(lost_sessions::end(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server, notes, sessions] = loops;
+    let [reporter, supervisor, tls_server, server, health, notes, sessions] = loops;
     let taken_over = tokio::select! {
         signal = shutdown_requested() => {
             signal.context("cannot listen for signals")?;
@@ -120,6 +123,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = supervisor => anyhow::bail!("the supervisor ended: {ended:?}"),
         ended = tls_server => anyhow::bail!("the TLS server's supervisor ended: {ended:?}"),
         ended = server => anyhow::bail!("the gRPC server ended: {ended:?}"),
+        ended = health => anyhow::bail!("the health endpoints ended: {ended:?}"),
         ended = notes => anyhow::bail!("the look at what is archived ended: {ended:?}"),
         ended = sessions => anyhow::bail!("the look at pgBackRest's sessions ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),

@@ -16,6 +16,19 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     which::which_global(program).ok()
 }
 
+/// HAProxy, which Debian has where only root's `$PATH` leads.
+pub(crate) fn find_haproxy() -> Option<PathBuf> {
+    find("haproxy").or_else(|| which::which_global("/usr/sbin/haproxy").ok())
+}
+
+/// HAProxy, if it is missing.
+pub(crate) fn missing_haproxy() -> Option<Finding> {
+    find_haproxy().is_none().then(|| Finding {
+        message: "haproxy is not installed: it is in the Debian package haproxy".to_owned(),
+        hint: Some("install the Debian package: apt-get install haproxy".to_owned()),
+    })
+}
+
 /// One of our daemons: beside the running program, else in `$PATH`, else in `$CELLAR_BIN_DIR`.
 pub(crate) fn find_daemon(program: &str) -> Option<PathBuf> {
     let in_directory = |directory: PathBuf| which::which_global(directory.join(program)).ok();

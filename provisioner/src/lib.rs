@@ -21,6 +21,7 @@ mod renewal;
 mod spec;
 
 pub use cellar_pgbackrest::{PassphraseError, read_passphrase};
+pub use cellar_postgres::scram_verifier;
 pub use cellar_topology::{EtcdEndpoint, EtcdMemberStatus};
 pub use certificates::clients::AdminClient;
 pub use certificates::listing::ListedCertificate;
@@ -28,6 +29,7 @@ pub use cluster::cell_host::CellHost;
 pub use cluster::cell_problem::{CellFacts, RecordedPrimary, cell_problems};
 pub use cluster::database::{ClusterDatabase, Member};
 pub use cluster::etcd_origin::{EtcdBeginning, EtcdOrigin, FormerEtcd};
+pub use cluster::haproxy_config::{DEFAULT_ROUTE_LAG, HaproxyConfig, RoutedCell};
 pub use cluster::local_cluster::Cluster;
 pub use cluster::state::{ClusterState, LocalCell};
 pub use cluster::steps::Steps;

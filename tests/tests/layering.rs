@@ -51,6 +51,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "cellar-sim",
         &["cellar-admin", "cellar-api", "cellar-model", "cellar-pooler", "cellar-system", "cellar-topology"],
     ),
+    // All of it is tests, so outside of them it depends on nothing.
+    ("cellar-availability-check", &[]),
     (
         "cellar-tests",
         &[
@@ -74,6 +76,7 @@ const WRAPPED: &[(&str, &str)] = &[
     ("askama", "cellar-pgbackrest"),
     ("sd-notify", "cellar-system"),
     ("tokio-postgres", "cellar-postgres"),
+    ("postgres-protocol", "cellar-postgres"),
 ];
 
 /// Crates that must not be anywhere: a second crypto provider.
@@ -131,6 +134,29 @@ fn each_wrapped_library_has_one_user() {
             );
         }
     }
+}
+
+/// The failover protocol has rules that its checker takes away, to see that it notices. No program may.
+#[test]
+fn only_the_checker_can_break_the_rules_of_failover() {
+    let metadata = metadata(&["--no-deps"]);
+    let mut users = Vec::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let features = dependency["features"].as_array().expect("features");
+            if features.iter().any(|feature| feature == "broken-rules") {
+                users.push((package["name"].as_str(), dependency["kind"].as_str()));
+            }
+        }
+        let features = package["features"].as_object().expect("features");
+        let enabling = features.values().flat_map(|all| all.as_array().expect("a list"));
+        assert!(
+            !enabling
+                .into_iter()
+                .any(|name| name.as_str().is_some_and(|name| name.ends_with("broken-rules")))
+        );
+    }
+    assert_eq!(users, [(Some("cellar-availability-check"), Some("dev"))]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod known_certificates;
 mod leaf;
 mod limits;
 mod listener;
+mod open_listener;
 mod probe;
 mod provider;
 mod request;
@@ -46,6 +47,7 @@ pub use known_certificates::{KnownCertificate, known_certificates, remember_cert
 pub use leaf::{Issued, generate_server_cert, issue, sign_request};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};
+pub use open_listener::{Connecting, OpenListener};
 pub use probe::{ProbeProtocol, Probed, probe, unchecked_client};
 pub use provider::install_ring_provider;
 pub use request::{CLOCK_SKEW, LEAF_LIFETIME, LeafRequest};

@@ -86,17 +86,7 @@ impl MtlsListener {
     /// # Errors
     /// [`TlsError::Bind`], which names the port.
     pub async fn bind_all(addrs: &[SocketAddr], config: ReloadableServerConfig) -> Result<Self> {
-        let (mut listeners, mut missing) = (Vec::new(), None);
-        for &addr in addrs {
-            match TcpListener::bind(addr).await {
-                Ok(listener) => listeners.push(listener),
-                Err(source) if is_missing(&source) => missing = Some(TlsError::Bind { addr, source }),
-                Err(source) => return Err(TlsError::Bind { addr, source }),
-            }
-        }
-        if let Some(error) = missing.filter(|_| listeners.is_empty()) {
-            return Err(error);
-        }
+        let listeners = listen_all(addrs).await?;
         let (limits, connections) = (HandshakeLimits::default(), ConnectionLimits::default());
         Ok(Self { listeners, config, limits, connections, revoked: Revoked::default() })
     }
@@ -216,6 +206,22 @@ async fn accept(server: MtlsListener, ready: mpsc::Sender<MtlsStream>) {
     }
 }
 
+/// Sockets on all of these addresses but those that this host does not have, unless it has none of them.
+pub(crate) async fn listen_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let (mut listeners, mut missing) = (Vec::new(), None);
+    for &addr in addrs {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => listeners.push(listener),
+            Err(source) if is_missing(&source) => missing = Some(TlsError::Bind { addr, source }),
+            Err(source) => return Err(TlsError::Bind { addr, source }),
+        }
+    }
+    match missing.filter(|_| listeners.is_empty()) {
+        Some(error) => Err(error),
+        None => Ok(listeners),
+    }
+}
+
 /// Whether the host does not have the address, or no addresses of its kind.
 fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
@@ -224,7 +230,10 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// The next connection to any of the sockets. With each `turn` another one is asked first, so that none keeps the others
 /// from being accepted.
-async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {
+pub(crate) async fn accept_any(
+    listeners: &[TcpListener],
+    turn: usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|context| {
         let count = listeners.len();
         let mut in_turn = (0..count).filter_map(|at| listeners.get((at + turn) % count));

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::{
-    CLOCK_TOLERANCE, CellName, ClusterName, DatabaseName, DatabaseScope, OperatorRole, PgbackrestName,
-    Principal, qualified_name,
+    CLOCK_TOLERANCE, CellName, ClientName, ClusterName, DatabaseName, DatabaseScope, OperatorRole,
+    PgbackrestName, Principal, qualified_name,
 };
 use rustls_pki_types::DnsName;
 
@@ -171,6 +171,14 @@ impl LeafRequest {
         }
         let uri = Principal::operator_uri(cluster, role, databases, name);
         Ok(Self::client(format!("{role}:{name}")).with_uri(uri))
+    }
+
+    /// An application that connects to PostgreSQL as a role with a certificate.
+    ///
+    /// The common name is `client:<role>`, which is nobody else's, and there is no URI: it opens PostgreSQL only.
+    #[must_use]
+    pub fn database_client(role: &ClientName) -> Self {
+        Self::client(format!("client:{role}"))
     }
 
     /// The names and uses of an existing certificate, to renew it.

@@ -15,6 +15,18 @@ use crate::provider::provider;
 /// HTTP/2, the only protocol gRPC speaks.
 const ALPN_H2: &[u8] = b"h2";
 
+/// What balancers and their checks speak.
+const ALPN_HTTP: &[u8] = b"http/1.1";
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visitors {
+    /// Whoever has a certificate of a trusted authority.
+    Certified,
+    /// Everybody. No certificate is asked for.
+    Anybody,
+}
+
 /// The files that a server presents and trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFiles {
@@ -50,6 +62,7 @@ pub enum Reloaded {
 #[derive(Debug, Clone)]
 pub struct ReloadableServerConfig {
     files: Arc<ServerFiles>,
+    visitors: Visitors,
     active: Arc<RwLock<Active>>,
 }
 
@@ -60,9 +73,9 @@ struct Active {
 }
 
 impl Active {
-    fn load(files: &ServerFiles) -> Result<Self> {
+    fn load(files: &ServerFiles, visitors: Visitors) -> Result<Self> {
         let identity = Identity::load(&files.authorities, &files.certificate, &files.key)?;
-        let config = Arc::new(server_config(&identity)?);
+        let config = Arc::new(server_config(&identity, visitors)?);
         Ok(Self { identity: Arc::new(identity), config })
     }
 }
@@ -73,8 +86,21 @@ impl ReloadableServerConfig {
     /// # Errors
     /// As [`Identity::load`].
     pub fn load(files: ServerFiles) -> Result<Self> {
-        let active = Active::load(&files)?;
-        Ok(Self { files: Arc::new(files), active: Arc::new(RwLock::new(active)) })
+        Self::load_for(files, Visitors::Certified)
+    }
+
+    /// The same for a server that answers HTTP/1.1 to everybody, and asks for no certificate: what it says must be for
+    /// everybody.
+    ///
+    /// # Errors
+    /// As [`Identity::load`].
+    pub fn load_open(files: ServerFiles) -> Result<Self> {
+        Self::load_for(files, Visitors::Anybody)
+    }
+
+    fn load_for(files: ServerFiles, visitors: Visitors) -> Result<Self> {
+        let active = Active::load(&files, visitors)?;
+        Ok(Self { files: Arc::new(files), visitors, active: Arc::new(RwLock::new(active)) })
     }
 
     /// Reads the files again and serves them from the next handshake on.
@@ -84,7 +110,7 @@ impl ReloadableServerConfig {
     /// # Errors
     /// As [`Identity::load`]; what was served before goes on being served.
     pub fn reload(&self) -> Result<Reloaded> {
-        let next = Active::load(&self.files)?;
+        let next = Active::load(&self.files, self.visitors)?;
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
         if next.identity.is_same_as(&active.identity) {
             return Ok(Reloaded::Unchanged);
@@ -111,18 +137,25 @@ impl ReloadableServerConfig {
     }
 }
 
-fn server_config(identity: &Identity) -> Result<ServerConfig> {
+fn server_config(identity: &Identity, visitors: Visitors) -> Result<ServerConfig> {
     let failed = |source| TlsError::Configure { what: "a server", source };
-    let verifier = WebPkiClientVerifier::builder_with_provider(identity.roots(), provider())
-        .build()
-        .map_err(|e| failed(rustls::Error::General(e.to_string())))?;
+    let verifier = match visitors {
+        Visitors::Certified => WebPkiClientVerifier::builder_with_provider(identity.roots(), provider())
+            .build()
+            .map_err(|e| failed(rustls::Error::General(e.to_string())))?,
+        Visitors::Anybody => WebPkiClientVerifier::no_client_auth(),
+    };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(failed)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain(), identity.key())
         .map_err(failed)?;
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    let protocol = match visitors {
+        Visitors::Certified => ALPN_H2,
+        Visitors::Anybody => ALPN_HTTP,
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
     // A resumed session is not verified again, so an expired certificate could
     // live on in it. gRPC connections are few and long: resumption saves nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});

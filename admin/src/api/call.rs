@@ -39,6 +39,8 @@ impl MutationAnswer for v1::Schedule {}
 
 impl MutationAnswer for v1::Cell {}
 
+impl MutationAnswer for v1::ClientRole {}
+
 impl Admin {
     /// What every method does that changes something: its audit record is written before, and its outcome after.
     ///

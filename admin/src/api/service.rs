@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
-use crate::api::request::{backup, cell, drill, field, job, maintenance, restore, schedule};
+use crate::api::request::{backup, cell, client_role, drill, field, job, maintenance, restore, schedule};
 use crate::api::scope::path_of;
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
@@ -246,6 +246,33 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             message(&admin.delete_schedule(database.as_ref(), &name, &caller, deadline).await?)
         };
         self.audited("DeleteSchedule", request, work).await
+    }
+
+    async fn list_roles(&self, request: Request<v1::ListRolesRequest>) -> Answer<v1::ListRolesResponse> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            self.list_roles(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn create_role(&self, request: Request<v1::CreateRoleRequest>) -> Answer<v1::ClientRole> {
+        let work = async |admin: Self, request: Request<v1::CreateRoleRequest>, deadline| {
+            let new = client_role::new_role(request.get_ref())?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            admin.create_role(database.as_ref(), &new, deadline).await
+        };
+        self.audited("CreateRole", request, work).await
+    }
+
+    async fn drop_role(&self, request: Request<v1::DropRoleRequest>) -> Answer<v1::ClientRole> {
+        let work = async |admin: Self, request: Request<v1::DropRoleRequest>, deadline| {
+            let name = client_role::name(&request.get_ref().name)?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            admin.drop_role(database.as_ref(), &name, deadline).await
+        };
+        self.audited("DropRole", request, work).await
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {

@@ -1,7 +1,8 @@
-//! Cells, databases, poolers, backups and schedules: listed, added, changed and removed for the API.
+//! Cells, databases, poolers, backups, schedules and roles of applications: listed, added, changed and removed for the API.
 
 pub(crate) mod backups;
 pub(crate) mod cells;
+pub(crate) mod client_roles;
 pub(crate) mod databases;
 pub(crate) mod poolers;
 pub(crate) mod schedules;

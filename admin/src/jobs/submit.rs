@@ -1,13 +1,15 @@
 //! Recording a job: one transaction that creates it and enters it in the database's lock.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use cellar_model::{
     Code, InstanceState, Job, JobId, JobRecord, Key, Lock, LockDecision, PoolerStatus, RECONNECT_TIMEOUT,
     Refusal, join,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;

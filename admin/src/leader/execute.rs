@@ -99,7 +99,7 @@ fn tell(action: &Action) {
             for record in &drive.records {
                 if record.closure.is_some() {
                     tell_closed(record);
-                } else {
+                } else if record.id != drive.job {
                     let canceled = record.cancel.is_some();
                     tracing::info!(job = %drive.job, step = %record.id, kind = %record.kind(), cell = %record.cell, canceled, "a step");
                 }

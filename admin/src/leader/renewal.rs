@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use cellar_api::v1::{GetSigningRequestRequest, InstallCertificatesRequest};
 use cellar_model::{ClusterName, Database, Pooler};
+use cellar_system::clock;
 use cellar_tls::{Ca, CertificateInfo, KeyFile, LeafRequest, TlsError, issue, sign_request};
 use jiff::Timestamp;
 
@@ -92,8 +93,9 @@ impl Renewal {
             return Vec::new();
         }
         let ends = view.status.iter().filter_map(|(key, status)| Some((key, status.certificate_expiry?)));
-        let due =
-            ends.filter(|(_, expiry)| is_due(*expiry, self.lifetime, ca.info().not_after, SystemTime::now()));
+        let due = ends.filter(|(_, expiry)| {
+            is_due(*expiry, self.lifetime, ca.info().not_after, SystemTime::from(clock::now()))
+        });
         due.filter_map(|(key, expiry)| Some((view.poolers.get(key)?.clone(), expiry))).collect()
     }
 
@@ -124,7 +126,7 @@ impl Renewal {
             for file in &own.certificates {
                 let path = own.directory.join(file);
                 let info = CertificateInfo::from_file(&path)?;
-                if SystemTime::now() < info.renew_at() || ca.info().not_after <= info.not_after {
+                if SystemTime::from(clock::now()) < info.renew_at() || ca.info().not_after <= info.not_after {
                     continue;
                 }
                 let key = KeyFile::load_or_create(&own.directory.join(&own.key), None)?;

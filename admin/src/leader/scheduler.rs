@@ -3,7 +3,7 @@
 //! Only the leading multiadmin does it, which saves attempts. That no run happens twice does not depend on that: the id
 //! of its job is derived from the schedule and the due time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cellar_model::{
@@ -36,14 +36,14 @@ pub struct Scheduler {
     admin: Admin,
     identity: String,
     /// When a run was refused last, by its schedule and due time.
-    refused: HashMap<(DatabaseName, ScheduleName), (Timestamp, Instant)>,
+    refused: BTreeMap<(DatabaseName, ScheduleName), (Timestamp, Instant)>,
 }
 
 impl Scheduler {
     /// For the process whose value of `admins/leader` is `identity`.
     #[must_use]
     pub fn new(admin: Admin, identity: String) -> Self {
-        Self { admin, identity, refused: HashMap::new() }
+        Self { admin, identity, refused: BTreeMap::new() }
     }
 
     /// Starts runs when they are due; never returns.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::support::{
-    World, backup, backup_of, cancel, db, get_job, reaches, reason, status, wait_for, zone,
+    World, backup, backup_of, cancel, db, get_job, no_pooler, reaches, reason, status, wait_for, zone,
 };
+use cellar_admin::{Admin, AuditLog};
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
 use cellar_api::{reason_of, v1};
 use cellar_model::{JobState, Key, PoolerStatus};
@@ -51,6 +52,22 @@ async fn a_request_waits_for_a_reconnecting_standby_within_the_callers_deadline(
     };
     let (job, ()) = tokio::join!(backup(&admin, backup_of(2)), found);
     assert_eq!(job.unwrap().cell, "zone2");
+}
+
+/// All waiting is by one clock, which a simulation can set.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_standby_gives_up_by_simulated_time() {
+    let world = World::new().await;
+    let lost = PoolerStatus { streams_from: None, ..status(2) };
+    world.put(&Key::Status(db(), zone(2)), &lost).await;
+    // Without a file: its thread works in real time.
+    let admin = Admin::start(world.store.clone(), no_pooler(), AuditLog::discarding());
+    assert!(admin.ready(Duration::from_secs(20)).await);
+    let begun = tokio::time::Instant::now();
+    let answer = tokio::time::timeout(Duration::from_secs(60), backup(&admin, backup_of(2))).await;
+    assert_eq!(reason(answer.expect("an answer")), "WRONG_PRIMARY");
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_secs(4) && waited < Duration::from_secs(9), "{waited:?}");
 }
 
 #[tokio::test]

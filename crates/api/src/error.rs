@@ -20,7 +20,8 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::UnknownDatabase
         | Code::UnknownJob
         | Code::UnknownBackup
-        | Code::UnknownSchedule => Grpc::NotFound,
+        | Code::UnknownSchedule
+        | Code::UnknownRole => Grpc::NotFound,
         Code::AlreadyExists => Grpc::AlreadyExists,
         Code::CellDown
         | Code::IsPrimary
@@ -31,6 +32,7 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::NoPrimary
         | Code::WrongInstance
         | Code::LastCell
+        | Code::InUse
         | Code::TargetUnreachable
         | Code::WalMissing
         | Code::NothingKept

@@ -5,6 +5,8 @@
 //! calling it. The records' JSON is canonical proto3 JSON: what `etcdctl get`
 //! shows is what the gRPC API answers.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod decide;
 mod records;
 mod store;
@@ -16,12 +18,16 @@ pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback
 pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::archiving::{ArchiveNote, in_doubt, kept_from, unarchived, unreachable_from};
+pub use decide::availability;
 pub use decide::cell_claim::{CellDecision, CellScene, decide_cell};
 pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
 pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::health::{
+    HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
+};
 pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
 pub use decide::precondition::{
@@ -50,6 +56,7 @@ pub use records::job::outcome::JobOutcome;
 pub use records::job::record::{CancelRequest, Closure, DeadPrimary, Job, JobRecord, JobStep};
 pub use records::job::run::{JobError, JobState, Progress, Run, Transition};
 pub use records::job::spec::{JobKind, JobSpec};
+pub use records::leadership::{CopyNumber, Leadership, Phase, Position, Rule, Term};
 pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
     CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,
@@ -74,6 +81,7 @@ pub use store::key::{Key, Keyspace};
 pub use store::layout::{
     CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
 };
+pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
 pub use types::host::{HostName, HostNameError};

@@ -41,6 +41,7 @@ fn pooler(index: u16) -> Pooler {
         postgres_port: 5432 + index,
         pgbackrest_port: 8432 + index,
         grpc_port: 15270 + index,
+        health_port: 20000 + index,
         listen: "0.0.0.0".into(),
         data_directory: format!("/{zone}/pg_data"),
         socket_directory: format!("/{zone}/pg_sockets"),

@@ -88,7 +88,7 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
     let files = [
         ("cellar.conf", cellar_conf(data_directory, &config.settings)?),
-        ("pg_hba.conf", render_hba(&from, &config.replication_name)?),
+        ("pg_hba.conf", render_hba(&from, &config.replication_name, Some(&config.os_user))?),
         ("pg_ident.conf", render_ident(&config.os_user, &config.replication_name)?),
     ];
     restore_auto_conf(data_directory)?;

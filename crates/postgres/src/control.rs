@@ -12,11 +12,13 @@ use crate::auto_conf::set_aside;
 use crate::command::{MAX_QUOTED_LINES, run, run_confined};
 use crate::config_file::replace_file;
 use crate::configure::{InstanceConfig, configure};
+use crate::control_data::{ControlData, ControlState};
 use crate::data_directory::{DataDirectory, inspect};
 use crate::error::PostgresError;
 use crate::plain_settings::PlainSettings;
 use crate::postmaster::{Postmaster, PostmasterState, find, lock_file, processes, running, signal};
 use crate::private_settings::PrivateSettings;
+use crate::required_settings::RequiredSettings;
 use crate::session::Endpoint;
 use crate::tools::Tools;
 
@@ -81,24 +83,39 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
-    // A configuration that came from another member may name that one's directory, which counts more than -D.
-    let options = format!("-c data_directory={} {raised}", shell_quoted(&data_directory.to_string_lossy()));
+    // A configuration that came from another member may name that one's directory, which counts more than -D. How far a
+    // replay has come is read from the titles of PostgreSQL's processes.
+    let options = format!(
+        "-c data_directory={} -c update_process_title=on {raised}",
+        shell_quoted(&data_directory.to_string_lossy())
+    );
     launch(tools, data_directory, options, log, timeout, None).await
 }
 
-/// The options of `postgres` that raise what is too small in a standby's configuration to what the WAL demands. Without
-/// them it would not start, or stop its replay.
+/// The options of `postgres` that raise what is too small in the configuration to what the data demands. Without them a
+/// standby would not start, or stop its replay; and a primary with prepared transactions, whose setting was given to it on
+/// the command line or is that of a backup from before, would not start either.
 async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String, PostgresError> {
-    let DataDirectory::Valid { control, recovers: true, .. } = inspect(tools, data_directory).await? else {
+    let DataDirectory::Valid { control, recovers, .. } = inspect(tools, data_directory).await? else {
         return Ok(String::new());
     };
+    let demanded = if recovers {
+        control.required
+    } else if may_have_prepared_transactions(data_directory, &control)? {
+        // With the others a primary replays whatever they are (`CheckRequiredParameterValues` in its `xlogrecovery.c`).
+        let max_prepared_transactions = control.required.max_prepared_transactions;
+        RequiredSettings { max_prepared_transactions, ..RequiredSettings::default() }
+    } else {
+        return Ok(String::new());
+    };
+    let demanded = demanded.numbers();
     let plain = PlainSettings::of(data_directory);
     let suffices = |name: &str, needed: u32| {
         plain.as_ref().and_then(|plain| plain.number(name)).is_some_and(|value| value >= needed)
     };
     // A program tells of one setting only, and each start of it costs a processor 10 ms: it is asked only in doubt.
     let shown = async |(name, needed)| {
-        if suffices(name, needed) {
+        if needed == 0 || suffices(name, needed) {
             return None;
         }
         let mut command = tools.command("postgres");
@@ -106,15 +123,25 @@ async fn raised_settings(tools: &Tools, data_directory: &Path) -> Result<String,
         // A configuration that cannot be read fails the start, which says why.
         run(command, SETTING_TIMEOUT).await.ok()?.stdout.trim().parse().ok()
     };
-    let [a, b, c, d, e] = control.required.numbers().map(shown);
+    let [a, b, c, d, e] = demanded.map(shown);
     let shown: [Option<u32>; 5] = tokio::join!(a, b, c, d, e).into();
-    let numbers = control.required.numbers().into_iter().zip(shown);
+    let numbers = demanded.into_iter().zip(shown);
     let raised = numbers.filter_map(|((name, needed), shown)| {
         shown.filter(|value| *value < needed)?;
         tracing::info!(name, needed, "the WAL demands a greater value than the configuration has");
         Some(format!("-c {name}={needed}"))
     });
     Ok(raised.collect::<Vec<_>>().join(" "))
+}
+
+/// Whether a start of a primary may find prepared transactions: on disk, or in WAL that it replays after a crash.
+fn may_have_prepared_transactions(data: &Path, control: &ControlData) -> Result<bool, PostgresError> {
+    if control.state != ControlState::ShutDown {
+        return Ok(true);
+    }
+    let directory = data.join("pg_twophase");
+    let mut files = fs::read_dir(&directory).map_err(PostgresError::io("read", &directory))?;
+    Ok(files.next().is_some())
 }
 
 /// Starts a private instance on a data directory, with nothing of that directory's own configuration.

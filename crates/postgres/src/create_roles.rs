@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::PostgresError;
-use crate::roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
+use crate::roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 use crate::session::{Endpoint, execute};
 
 /// Dollar quotes around a block of SQL.
@@ -27,8 +27,8 @@ fn create_unless_there(role: &str, attributes: &str) -> Result<String, PostgresE
     ))
 }
 
-/// Creates, on a primary, the roles that are not there yet: [`REPLICATION_ROLE`], [`MONITOR_ROLE`], and a superuser named
-/// like the OS user, so that a plain `psql` works for the user that runs PostgreSQL. None has a password.
+/// Creates, on a primary, the roles that are not there yet: [`REPLICATION_ROLE`], [`MONITOR_ROLE`], the groups of clients, and
+/// a superuser named like the OS user, so that a plain `psql` works for the user that runs PostgreSQL. None has a password.
 ///
 /// # Errors
 /// When PostgreSQL does not answer in `timeout` or refuses, as a standby does.
@@ -39,6 +39,9 @@ pub async fn ensure_roles(
 ) -> Result<(), PostgresError> {
     execute(endpoint, &create_unless_there(REPLICATION_ROLE, "LOGIN REPLICATION")?, timeout).await?;
     execute(endpoint, &create_unless_there(MONITOR_ROLE, "LOGIN IN ROLE pg_monitor")?, timeout).await?;
+    for group in [CLIENT_GROUP, CERTIFICATE_CLIENT_GROUP] {
+        execute(endpoint, &create_unless_there(group, "NOLOGIN")?, timeout).await?;
+    }
     if os_user != SUPERUSER {
         execute(endpoint, &create_unless_there(os_user, "LOGIN SUPERUSER")?, timeout).await?;
     }

@@ -5,6 +5,7 @@
 
 mod auto_conf;
 mod base_backup;
+mod client_roles;
 mod command;
 mod config_file;
 mod configure;
@@ -32,6 +33,10 @@ mod tools;
 
 pub use auto_conf::{members_own_settings, restore_auto_conf, take_over_settings};
 pub use base_backup::{CopySource, base_backup};
+pub use client_roles::{
+    ClientProof, ClientRole, ClientRoleError, create_client_role, drop_client_role, list_client_roles,
+    scram_verifier,
+};
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
@@ -47,7 +52,7 @@ pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory,
 pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;
 pub use required_settings::RequiredSettings;
-pub use roles::{MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
+pub use roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 pub use session::{Endpoint, execute, execute_in, query};
 pub use settings::{Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};

@@ -105,7 +105,7 @@ impl PrivateSettings {
     pub(crate) fn files(&self) -> Result<[(&'static str, String); 3], PostgresError> {
         Ok([
             ("postgresql.conf", render(&self.pairs()?)?),
-            ("pg_hba.conf", render_hba(&[], REPLICATION_ROLE)?),
+            ("pg_hba.conf", render_hba(&[], REPLICATION_ROLE, None)?),
             ("pg_ident.conf", render_ident(&self.os_user, REPLICATION_ROLE)?),
         ])
     }

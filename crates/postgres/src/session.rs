@@ -161,6 +161,31 @@ pub async fn execute_in(
     query_in(endpoint, database, sql, timeout).await.map(|_| ())
 }
 
+/// Settings of a session whose statements appear neither in PostgreSQL's log nor in its statistics, whatever the database
+/// is configured to write down. The last two are of extensions, and mean nothing where these are not loaded.
+const UNRECORDED: &str = "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
+    SET log_min_duration_sample = -1; SET log_transaction_sample_rate = 0; SET log_min_error_statement = 'panic'; \
+    SET track_activities = off; SET pg_stat_statements.track = 'none'; SET pgaudit.log = 'none'";
+
+/// Runs SQL like [`execute`], without a trace of its text in PostgreSQL's log and statistics.
+///
+/// # Errors
+/// As [`execute`].
+pub(crate) async fn execute_unrecorded(
+    endpoint: &Endpoint,
+    sql: &str,
+    timeout: Duration,
+) -> Result<(), PostgresError> {
+    let work = async {
+        let session = endpoint.connect(SUPERUSER, timeout).await?;
+        for text in [UNRECORDED, sql] {
+            session.client.simple_query(text).await.map_err(|error| endpoint.error(error, timeout))?;
+        }
+        Ok(())
+    };
+    endpoint.within(timeout, work).await
+}
+
 /// Runs SQL like [`execute`] and returns the rows as PostgreSQL's text.
 ///
 /// # Errors

@@ -170,8 +170,8 @@ proptest! {
 
     #[test]
     fn an_address_is_refused_or_one_word(text in hostile()) {
-        let Ok(file) = render_hba(&[&text], REPLICATION_ROLE) else { return Ok(()) };
-        let plain = tokens(&render_hba(&["samehost"], REPLICATION_ROLE).unwrap());
+        let Ok(file) = render_hba(&[&text], REPLICATION_ROLE, None) else { return Ok(()) };
+        let plain = tokens(&render_hba(&["samehost"], REPLICATION_ROLE, None).unwrap());
         let found = tokens(&file);
         prop_assert_eq!(found.len(), plain.len());
         let word = |line: &[String]| line.iter().map(|w| if w == "samehost" { text.clone() } else { w.clone() }).collect::<Vec<_>>();
@@ -182,7 +182,10 @@ proptest! {
     fn an_os_user_is_refused_or_one_word(text in hostile()) {
         let Ok(file) = render_ident(&text, REPLICATION_ROLE) else { return Ok(()) };
         let user = format!("\"{text}");
-        let found = tokens(&file);
+        let mut found = tokens(&file);
+        // The last one is for clients' certificates.
+        let last = found.pop().unwrap_or_default();
+        prop_assert_eq!(last.first().map(String::as_str), Some("cellar_certificate"));
         prop_assert!(found.iter().all(|line| line.len() == 3 && line[0] == "cellar" && line[1] == user), "{file}");
         let mut roles = vec!["postgres", "cellar_monitor"];
         if text != "postgres" {

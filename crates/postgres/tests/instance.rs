@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Role, Timeline};
 use cellar_postgres::{
-    ControlState, DataDirectory, Endpoint, InstanceFacts, MONITOR_ROLE, PostgresError, PostmasterState,
-    PrimaryConninfo, Probe, REPLICATION_ROLE, StopTimeouts, Stopped, check_permissions, configure,
-    ensure_roles, execute, initdb, inspect, occupants, promote, query, reload, run, running, start, stop,
-    stop_vanished,
+    CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, ControlState, DataDirectory, Endpoint, InstanceFacts,
+    MONITOR_ROLE, PostgresError, PostmasterState, PrimaryConninfo, Probe, REPLICATION_ROLE, StopTimeouts,
+    Stopped, check_permissions, configure, ensure_roles, execute, initdb, inspect, occupants, promote, query,
+    reload, run, running, start, stop, stop_vanished,
 };
 use nix::sys::signal::Signal;
 use support::{Cell, TEST_TIMEOUT, entries, signal, user, wait_for};
@@ -114,6 +114,8 @@ async fn roles_are_made_once_and_only_on_a_primary() {
     assert_eq!(
         query(&cell.endpoint(), sql, TEST_TIMEOUT).await.unwrap(),
         [
+            [text(CERTIFICATE_CLIENT_GROUP), text("f"), text("f")],
+            [text(CLIENT_GROUP), text("f"), text("f")],
             [text(MONITOR_ROLE), text("f"), text("f")],
             [text(REPLICATION_ROLE), text("t"), text("f")],
             [text("some \"body\""), text("f"), text("t")]

@@ -211,6 +211,13 @@ impl Etcd {
         self.lock().steps
     }
 
+    /// A number for what has been decided, and one for all calls and answers until now.
+    #[must_use]
+    pub fn state(&self) -> (u64, u64) {
+        let shared = self.lock();
+        (shared.random.get_seed(), shared.sequence)
+    }
+
     /// Lets everything happen up to a moment.
     pub fn advance(&self, now: Duration) {
         loop {

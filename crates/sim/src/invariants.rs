@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cellar_model::{DatabaseName, Incarnation, JobId, JobKind, JobRecord, JobState, Key, Keyspace, join};
+use cellar_model::{
+    DatabaseName, Incarnation, JobId, JobKind, JobRecord, JobState, Key, Keyspace, Timeline, join,
+};
 use cellar_topology::{Change, View};
 
 use crate::outside::{Cell, Mark, Outside};
@@ -155,6 +157,13 @@ impl Invariants {
         }
         if self.ended.contains_key(&id) || holder != Some(id) {
             wrong.push(format!("job {id} took effect and does not hold the lock, or has ended"));
+        }
+        // A primary on a timeline that is recorded already could not record itself.
+        let recorded = self.view.leaders.get(&self.database).map(|leader| leader.term).max(before.timeline);
+        if now.timeline <= recorded {
+            let shown = |timeline: Option<Timeline>| timeline.map(Timeline::get).unwrap_or_default();
+            let (new, old) = (shown(now.timeline), shown(recorded));
+            wrong.push(format!("job {id} took effect on timeline {new}, and {old} is recorded"));
         }
         let record = self.view.jobs.get(&id);
         let subject = record

@@ -7,6 +7,8 @@
 //!
 //! A seed that finds something finds it again: `make sim SEED=N`.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod admin;
 pub mod etcd;
 pub mod host;
@@ -15,5 +17,6 @@ pub mod newer;
 pub mod outside;
 pub mod pooler;
 pub mod random;
+pub mod transcript;
 pub mod vouching;
 pub mod world;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cellar_sim::transcript::Transcript;
 use cellar_sim::world::{Finding, World};
 use clap::Parser;
 
@@ -30,6 +31,10 @@ struct Arguments {
     /// Threads, each with a seed of its own; 0 is one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Simulates one in so many seeds twice, and finds it when the runs differ; 0 is none. A seed by `--only` is always
+    /// simulated twice.
+    #[arg(long, default_value_t = 4)]
+    repeat: u64,
     /// Goes on after a finding.
     #[arg(long)]
     keep_going: bool,
@@ -43,6 +48,13 @@ struct Progress {
     found: AtomicU64,
     enough: AtomicBool,
     output: Mutex<()>,
+}
+
+/// One run of a seed.
+struct Run {
+    finding: Option<Finding>,
+    steps: u64,
+    transcript: Transcript,
 }
 
 fn main() -> ExitCode {
@@ -79,16 +91,25 @@ fn main() -> ExitCode {
 fn simulate(arguments: &Arguments, progress: &Progress) {
     while !progress.enough.load(Relaxed) {
         let seed = progress.next.fetch_add(1, Relaxed);
-        let mut world = World::new(seed);
-        let end = (0..arguments.episodes).try_for_each(|_| world.episode());
-        let steps = progress.steps.fetch_add(world.steps(), Relaxed) + world.steps();
-        if let Err(finding) = end {
-            progress.found.fetch_add(1, Relaxed);
-            print(&finding, progress);
-            if !arguments.keep_going {
-                progress.enough.store(true, Relaxed);
+        let run = simulate_seed(seed, arguments, progress);
+        let mut findings = Vec::from_iter(run.finding);
+        let is_repeated = arguments.only || seed.checked_rem(arguments.repeat) == Some(0);
+        if is_repeated {
+            let again = simulate_seed(seed, arguments, progress);
+            if let Some(at) = run.transcript.first_difference(&again.transcript) {
+                let what = "its second run goes on otherwise: something does not follow from the seed";
+                findings.push(Finding { seed, at, steps: again.steps, what: what.to_owned() });
+                findings.extend(again.finding);
             }
         }
+        for finding in &findings {
+            progress.found.fetch_add(1, Relaxed);
+            print(finding, progress);
+        }
+        if !findings.is_empty() && !arguments.keep_going {
+            progress.enough.store(true, Relaxed);
+        }
+        let steps = progress.steps.load(Relaxed);
         let enough = match arguments.seconds {
             Some(0) => false,
             Some(seconds) => progress.begun.elapsed() > Duration::from_secs(seconds),
@@ -98,6 +119,13 @@ fn simulate(arguments: &Arguments, progress: &Progress) {
             progress.enough.store(true, Relaxed);
         }
     }
+}
+
+fn simulate_seed(seed: u64, arguments: &Arguments, progress: &Progress) -> Run {
+    let mut world = World::new(seed);
+    let end = (0..arguments.episodes).try_for_each(|_| world.episode());
+    progress.steps.fetch_add(world.steps(), Relaxed);
+    Run { finding: end.err(), steps: world.steps(), transcript: world.transcript().clone() }
 }
 
 #[expect(clippy::print_stdout, reason = "what it finds is its output")]

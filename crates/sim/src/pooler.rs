@@ -110,6 +110,12 @@ fn place_of(label: &BackupLabel) -> usize {
     part(0) * 3600 + part(2) * 60 + part(4)
 }
 
+/// The timeline on which a copy comes out: above every recorded one. That is also that of a restored primary which has
+/// not recorded itself, or whose record is seen here later than that of the incarnation.
+fn next_timeline(recorded: Option<Timeline>, restored: Option<Timeline>, from: u32) -> u32 {
+    recorded.max(restored).map_or(from, |highest| highest.get().max(from)) + 1
+}
+
 impl Pooler {
     fn incarnation(&self) -> Incarnation {
         self.member.mirror.view().incarnation(&self.setup.database)
@@ -301,8 +307,8 @@ impl Pooler {
             (None, None) => None,
         };
         let Some(from) = from else { return failed(Code::UnknownBackup, "nothing to recover from") };
-        let leader = self.leader().map_or(1, |leader| leader.term.get());
-        let timeline = leader.max(from.timeline) + 1;
+        let recorded = self.leader().map(|leader| leader.term);
+        let timeline = next_timeline(recorded, self.incarnation().timeline, from.timeline);
         let data = Data { mark, timeline, rows: from.rows, recovers: false };
         self.here(|cell| match params.kept {
             Some(kept) => drop(cell.kept.insert(kept, data.clone())),
@@ -439,4 +445,18 @@ impl JobRunner for Pooler {
     async fn begin(&self) {}
 
     async fn idle(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_comes_out_above_the_timeline_of_a_restored_primary_that_is_not_recorded() {
+        let on = |n| Some(Timeline::new(n));
+        assert_eq!(next_timeline(None, None, 1), 2);
+        assert_eq!(next_timeline(on(3), None, 1), 4);
+        assert_eq!(next_timeline(on(3), on(4), 3), 5);
+        assert_eq!(next_timeline(on(3), on(2), 6), 7);
+    }
 }

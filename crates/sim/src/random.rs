@@ -40,6 +40,12 @@ impl Chance {
         &items[self.below(items.len())]
     }
 
+    /// Where the generator stands: what it was asked for until now.
+    #[must_use]
+    pub fn state(&self) -> u64 {
+        self.0.borrow().get_seed()
+    }
+
     /// 128 bits.
     #[must_use]
     pub fn bits(&self) -> u128 {

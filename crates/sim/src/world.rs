@@ -9,6 +9,7 @@ use cellar_model::{
     CellLayout, CellName, Database, DatabaseName, JobId, JobKind, Key, Keyspace, Leader, Retention,
     SystemIdentifier, Timeline,
 };
+use cellar_topology::Change;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Ask};
@@ -19,6 +20,7 @@ use crate::newer::NewerRelease;
 use crate::outside::{Data, Mark, Outside};
 use crate::pooler::{self, PoolerSetup};
 use crate::random::Chance;
+use crate::transcript::Transcript;
 use crate::vouching::Vouching;
 
 /// How far everything is moved on at once: one of these, in milliseconds, by chance. Short ones let timers and messages
@@ -72,7 +74,7 @@ pub struct World {
     newer: NewerRelease,
     vouching: Vouching,
     stormy: bool,
-    trace: u64,
+    transcript: Transcript,
 }
 
 fn parsed<T: std::str::FromStr>(text: &str) -> T {
@@ -118,7 +120,7 @@ impl World {
             database,
             cells,
             stormy: false,
-            trace: 0,
+            transcript: Transcript::default(),
         };
         world.prepare();
         world
@@ -161,10 +163,10 @@ impl World {
         self.etcd.steps()
     }
 
-    /// A number that differs when anything in the store's history does.
+    /// What has happened so far.
     #[must_use]
-    pub fn trace(&self) -> u64 {
-        self.trace
+    pub fn transcript(&self) -> &Transcript {
+        &self.transcript
     }
 
     /// One storm and the calm after it.
@@ -417,10 +419,11 @@ impl World {
         // Seen before any process can follow them.
         let mut wrong = Vec::new();
         for change in self.etcd.take_changes() {
-            let bits = change.key().bytes().fold(change.revision() as u64, |sum, byte| {
-                sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(byte))
-            });
-            self.trace = self.trace.rotate_left(7) ^ bits;
+            let value = match &change {
+                Change::Put(entry) => Some(&entry.value),
+                Change::Delete { .. } => None,
+            };
+            self.transcript.note(&(change.key(), change.revision(), value));
             wrong.extend(self.newer.see(&change));
             wrong.extend(self.invariants.see(&change, &self.outside.borrow(), &self.vouching));
         }
@@ -430,6 +433,9 @@ impl World {
         for n in 0..ADMINS + CELLS {
             self.host((first + n) % (ADMINS + CELLS)).tick(length);
         }
+        // Who has asked chance for how much, and who has called, shows what has not come to the store.
+        self.transcript.note(&(self.chance.state(), self.etcd.state()));
+        self.transcript.end_tick(now);
         wrong.append(&mut self.outside.borrow_mut().violations);
         wrong.extend(self.invariants.look_at_primaries(&self.outside.borrow(), &self.vouching));
         if !self.stormy {

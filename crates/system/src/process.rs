@@ -69,6 +69,12 @@ impl Process {
         Self::find(self.pid).is_some_and(|now| now.start == self.start)
     }
 
+    /// Whether a signal has stopped it (SIGSTOP), so that it does nothing until another lets it go on.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        Entry::new(self.pid).and_then(|entry| entry.stat()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
+    }
+
     /// Its arguments, the program first; none for one that is gone, or a thread of the kernel. A title that the
     /// process set is in the first.
     #[must_use]

@@ -5,6 +5,8 @@
 //! suite runs against both. [`Store`] adds keys and records, [`Mirror`] keeps a
 //! typed [`View`] current (list, then watch), [`LeaseKeeper`] keeps a lease alive.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod error;
 mod etcd;
 mod kv;

@@ -216,7 +216,7 @@ mod tests {
     async fn what_cannot_be_written_stops_the_whole_transaction() {
         let store = store();
         // JSON has no keys that are sequences.
-        let odd = std::collections::HashMap::from([(vec![1], 1)]);
+        let odd = std::collections::BTreeMap::from([(vec![1], 1)]);
         let transaction = store.transaction().put(&key(), &odd).put(&Key::AdminLeader, &"a".to_owned());
         assert!(matches!(transaction.commit().await, Err(StoreError::Encode(_))));
         assert_eq!(store.list(&store.keys().all()).await.unwrap().entries, []);

@@ -1,8 +1,9 @@
 //! Taking the next step to bring up an instance that does not run. [`crate::instance::next_step`] decides which.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
 use cellar_pgbackrest::StanzaStatus;
@@ -17,7 +18,7 @@ use crate::instance::next_step::{Situation, Step, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
 use crate::instance::set_aside::{install_successor, keep_old_data};
-use crate::instance::{incarnation, leadership, seed, seeding_marker};
+use crate::instance::{incarnation, leadership, seed, seeding_marker, unrecorded};
 use crate::repository::stanza;
 
 /// How long a start may take before the next round looks at it again.
@@ -29,6 +30,9 @@ const START_REPORT_DELAY: Duration = Duration::from_millis(800);
 /// How long the recorded identity may take to be seen through the mirror.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The log of a restore that no job asked for, in the directory of the jobs' logs.
+const SEED_LOG: &str = "seed";
+
 /// Brings up the instance, one step at a time.
 #[derive(Default)]
 pub(crate) struct BringUp {
@@ -36,6 +40,8 @@ pub(crate) struct BringUp {
     pub(crate) applied: Option<InstanceConfig>,
     /// How often copying the primary failed.
     failed_copies: u32,
+    /// Since when this is a primary's data and no primary is recorded.
+    unrecorded_since: Option<Instant>,
 }
 
 /// The next step, and what it was decided from.
@@ -60,7 +66,7 @@ impl BringUp {
         database: &Database,
     ) -> Result<Outcome, RoundError> {
         let data = Path::new(&card.data_directory);
-        let decision = decide(agent, card, database, self.failed_copies).await?;
+        let decision = self.decide(agent, card, database).await?;
         let leader = decision.leader.as_ref();
         match decision.step {
             Step::Wait(what) => {
@@ -112,50 +118,54 @@ impl BringUp {
         }
         Ok(Outcome::Progress)
     }
-}
 
-/// Looks at everything that decides the next step.
-async fn decide(
-    agent: &Agent,
-    card: &Pooler,
-    database: &Database,
-    failed_copies: u32,
-) -> Result<Decision, RoundError> {
-    let data_path = Path::new(&card.data_directory);
-    let leader = agent.leader();
-    let data = inspect(&agent.tools, data_path).await?;
-    // A marker that cannot be seen is no sign that there is none: half a backup must not be started.
-    let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
-    let seeding = seeding_marker::exists(agent).map_err(marker)?;
-    let restored = seeding_marker::is_restored(agent).map_err(marker)?;
-    let whole = matches!(data, DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
-    let standing = incarnation::standing(agent, data_path)?;
-    // There may be one also when the data directory does not exist: a kill between two renames leaves it so.
-    let successor = if standing.current { None } else { incarnation::successor(agent) };
-    // The repo is read only when the step depends on it.
-    let stanza = if whole { None } else { Some(stanza::read(agent, database, card).await?) };
-    let stanza_exists = stanza.as_ref().is_some_and(|stanza| stanza.status == StanzaStatus::NoBackup);
-    let record_denied = is_record_denied(agent, leader.as_ref(), &data).await;
-    let step = next_step(&Situation {
-        cell: &agent.cell,
-        bootstrap_cell: &database.bootstrap_cell,
-        data: &data,
-        seeding,
-        restored,
-        kept: incarnation::record(agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
-        seeded_before: agent.layout.seeded_marker().exists(),
-        leader: leader.as_ref(),
-        promoted: was_promoted(data_path, &data),
-        record_denied,
-        backup_exists: stanza.as_ref().map(|stanza| !stanza.backups.is_empty()),
-        stanza_exists,
-        failed_copies,
-        standing,
-        successor: successor.is_some(),
-    });
-    let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
-    let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
-    Ok(Decision { step, leader, successor, stanza_expected })
+    /// Looks at everything that decides the next step.
+    async fn decide(
+        &mut self,
+        agent: &Agent,
+        card: &Pooler,
+        database: &Database,
+    ) -> Result<Decision, RoundError> {
+        let data_path = Path::new(&card.data_directory);
+        let leader = agent.leader();
+        let data = inspect(&agent.tools, data_path).await?;
+        // A marker that cannot be seen is no sign that there is none: half a backup must not be started.
+        let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
+        let seeding = seeding_marker::exists(agent).map_err(marker)?;
+        let restored = seeding_marker::is_restored(agent).map_err(marker)?;
+        let whole = matches!(data, DataDirectory::Valid { recovers, .. } if !seeding || restored && recovers);
+        let standing = incarnation::standing(agent, data_path)?;
+        // There may be one also when the data directory does not exist: a kill between two renames leaves it so.
+        let successor = if standing.current { None } else { incarnation::successor(agent) };
+        // The repo is read only when the step depends on it.
+        let stanza = if whole { None } else { Some(stanza::read(agent, database, card).await?) };
+        let stanza_exists = stanza.as_ref().is_some_and(|stanza| stanza.status == StanzaStatus::NoBackup);
+        let record_denied = is_record_denied(agent, leader.as_ref(), &data).await;
+        let inspected = (&data, leader.as_ref());
+        let succession = unrecorded::look(agent, card, database, inspected, &mut self.unrecorded_since).await;
+        let step = next_step(&Situation {
+            cell: &agent.cell,
+            bootstrap_cell: &database.bootstrap_cell,
+            data: &data,
+            seeding,
+            restored,
+            kept: incarnation::record(agent).job.is_some_and(|job| agent.layout.kept(job).exists()),
+            seeded_before: agent.layout.seeded_marker().exists(),
+            leader: leader.as_ref(),
+            promoted: was_promoted(data_path, &data),
+            record_denied,
+            succession: succession.as_ref(),
+            others_have_data: unrecorded::others_have_data(agent),
+            backup_exists: stanza.as_ref().map(|stanza| !stanza.backups.is_empty()),
+            stanza_exists,
+            failed_copies: self.failed_copies,
+            standing,
+            successor: successor.is_some(),
+        });
+        let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
+        let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
+        Ok(Decision { step, leader, successor, stanza_expected })
+    }
 }
 
 /// Whether the data has the history of a later timeline than its control file names.
@@ -185,7 +195,14 @@ async fn record_identity(agent: &Agent, identity: SystemIdentifier) -> Result<()
 async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool) -> Result<(), RoundError> {
     let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
     let legacy = seeding_marker::inheritance(agent).map_err(marker)?;
-    let request = Seed { delta, any_backup: false, log_name: "seed", legacy, choice: None };
+    // What it says of an earlier attempt would be taken for the cause of this one's failure.
+    let log = agent.layout.jobs().join(format!("{SEED_LOG}.log"));
+    if let Err(error) = std::fs::remove_file(&log)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %log.display(), "the log of the last attempt cannot be removed");
+    }
+    let request = Seed { delta, any_backup: false, log_name: SEED_LOG, legacy, choice: None };
     // A job that asks for the instance does not wait for hours: the restore is completed afterwards, or begun again.
     seed::restore(agent, database, card, &request, &|| agent.instance_lock.is_held()).await?;
     Ok(())

@@ -13,6 +13,7 @@ use cellar_postgres::InstanceFacts;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::agent::Agent;
+use crate::instance::unrecorded;
 use crate::peers::live_status;
 
 /// The record that names this cell's instance as the primary.
@@ -25,9 +26,11 @@ fn record_of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
     }
 }
 
-/// The record that should replace the current one, if any.
+/// The record that should replace the current one, if any. `highest` is the newest timeline on which another cell reports
+/// to be: while none is recorded it may have been promoted since this one was.
 fn succession(
     present: Option<&Leader>,
+    highest: Option<Timeline>,
     cell: &cellar_model::CellName,
     facts: &InstanceFacts,
 ) -> Option<Leader> {
@@ -36,7 +39,7 @@ fn succession(
     }
     let mine = record_of(cell, facts);
     match present {
-        None => Some(mine),
+        None => highest.is_none_or(|highest| highest <= mine.term).then_some(mine),
         Some(leader) if leader.system_identifier.is_some_and(|id| id != facts.system_identifier) => None,
         Some(leader) if leader.cell == *cell => {
             (leader.term < mine.term || leader.system_identifier.is_none()).then_some(mine)
@@ -52,7 +55,8 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
         let view = agent.mirror.view();
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
-    let Some(leader) = succession(present.as_ref(), &agent.cell, facts) else {
+    let highest = unrecorded::highest_of_others(agent);
+    let Some(leader) = succession(present.as_ref(), highest, &agent.cell, facts) else {
         return Ok(present.is_some_and(|leader| leader.cell == agent.cell));
     };
     tracing::info!(cell = %leader.cell, term = %leader.term, "recording the primary");
@@ -207,8 +211,12 @@ pub(crate) mod tests {
     fn the_record_moves_only_to_a_higher_timeline() {
         let me = "zone1".parse().unwrap();
         let term = |present: Option<&Leader>, facts: &InstanceFacts| {
-            succession(present, &me, facts).map(|l| l.term.get())
+            succession(present, None, &me, facts).map(|l| l.term.get())
         };
+        let forgotten =
+            |highest| succession(None, Some(Timeline::new(highest)), &me, &facts(Role::Primary, 2, 7));
+        assert!(forgotten(2).is_some());
+        assert_eq!(forgotten(3), None, "another cell is the one, and records itself");
         assert_eq!(term(None, &facts(Role::Primary, 1, 7)), Some(1));
         assert_eq!(term(None, &facts(Role::Standby, 1, 7)), None);
         assert_eq!(term(Some(&leader("zone2", 1)), &facts(Role::Primary, 2, 7)), Some(2));

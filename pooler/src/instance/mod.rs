@@ -3,6 +3,7 @@
 //! `supervisor` loops, and `preparation` gives a primary what it needs beside its data; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
 //! which copy of the database is the current one, `leadership` records the primary, `archiving` sees to WAL that
 //! PostgreSQL would not archive, `hold` lends the instance to a job,
+//! `superuser` tries the login that jobs need, `unrecorded` looks for a promotion that etcd has forgotten,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
 //! member has the WAL, and `received_wal` keeps what only it has.
 //! Uses [`crate::repository`] to restore and [`crate::config_files`] to configure. Jobs use it; it knows no job.
@@ -25,4 +26,6 @@ pub(crate) mod seed;
 pub(crate) mod seeding_marker;
 pub(crate) mod set_aside;
 pub(crate) mod shared_tablespaces;
+pub(crate) mod superuser;
 pub(crate) mod supervisor;
+pub(crate) mod unrecorded;

@@ -8,6 +8,7 @@ use cellar_model::{CellName, Leader, SystemIdentifier};
 use cellar_postgres::{CopySource, DataDirectory};
 
 use crate::instance::incarnation::Standing;
+use crate::instance::unrecorded::Succession;
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -32,6 +33,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) promoted: bool,
     /// Whether the recorded primary, of another cell, says itself that it is a standby of the same database.
     pub(crate) record_denied: bool,
+    /// What is known of promotions since this data was a primary's; none where that decides nothing.
+    pub(crate) succession: Option<&'a Succession>,
+    /// Whether another cell reports that it has a database.
+    pub(crate) others_have_data: bool,
     /// Whether the repo has a backup of the database; `None` while that is not known.
     pub(crate) backup_exists: Option<bool>,
     /// Whether the repo has the database's stanza. The primary makes it after the role that copies it.
@@ -118,6 +123,9 @@ fn nothing_there(s: &Situation<'_>) -> Step {
         (None, Some(false)) if s.seeded_before => Step::Broken(format!(
             "the data directory of {cell} was there and is gone, and the topology knows no primary: mount its disk again"
         )),
+        (None, Some(false)) if s.others_have_data => {
+            Step::Wait("the primary of the database that other cells have".to_owned())
+        }
         (None, Some(false)) if s.bootstrap_cell == cell => Step::Initdb,
         (None, Some(false)) => Step::Wait(format!("the first primary in {}", s.bootstrap_cell)),
     }
@@ -219,7 +227,18 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             }
         }
     }
-    if s.seeding { Step::FinishRestore } else { Step::Start }
+    if s.seeding {
+        return Step::FinishRestore;
+    }
+    // Nobody knows the primary, so this data must show that it is the newest primary's.
+    match s.succession {
+        Some(Succession::Unknown(what)) => Step::Wait(what.clone()),
+        Some(Succession::Left(timeline, known)) => Step::Broken(format!(
+            "this was the primary on timeline {}, no primary is recorded, and another cell was promoted to timeline {timeline} since ({known}): starting this one would make a second primary. Start the multipooler of that cell, then make this one a standby with `cellar rebuild {}`; if that cell is lost, docs/runbooks/lost-etcd.md says how to go on with this one",
+            control.timeline, s.cell
+        )),
+        Some(Succession::Present) | None => Step::Start,
+    }
 }
 
 #[cfg(test)]

@@ -142,6 +142,8 @@ pub(crate) async fn restore(
     check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
     let Choice { backup, flaw, .. } =
         choose_backup(agent, database, card, request, &check_interrupted).await?;
+    // Waiting for the end of a round, or for WAL, may have taken longer than a claim lives.
+    check_interrupted()?;
     let marker_failed = |source| SeedError::Disk { path: agent.layout.seeding_marker(), source };
     let unfinished = exists(agent).map_err(marker_failed)?;
     let legacy = begin(agent, legacy.clone()).map_err(marker_failed)?;

@@ -13,9 +13,9 @@ use cellar_postgres::{
     DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
     inspect, reload, running, stop,
 };
-use cellar_system::{LoopPulse, is_inside, is_same_place};
+use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
 
-use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::agent::{Agent, Look, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
@@ -23,6 +23,7 @@ use crate::instance::must_stop::must_stop;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
+use crate::instance::superuser::SuperuserLogin;
 use crate::instance::{incarnation, leadership};
 use crate::repository::stanza;
 
@@ -59,6 +60,8 @@ struct Supervisor {
     bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
     preparation: Preparation,
+    /// Whether jobs can log in.
+    superuser: SuperuserLogin,
     /// Failed rounds in a row.
     failures: u32,
     /// What is wrong without keeping the instance from running.
@@ -81,6 +84,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         probe: None,
         bring_up: BringUp::default(),
         preparation: Preparation::default(),
+        superuser: SuperuserLogin::default(),
         failures: 0,
         note: String::new(),
         receiver: None,
@@ -214,7 +218,7 @@ impl Supervisor {
         if let Some(elsewhere) = socket_elsewhere(&postmaster, Path::new(&card.socket_directory)) {
             self.note = elsewhere;
         }
-        self.watch(card, database).await
+        self.watch(card, database, &postmaster).await
     }
 
     /// A smart shutdown waits for the last session to end. That must not be ours: the server would answer us without end
@@ -230,7 +234,12 @@ impl Supervisor {
     }
 
     /// The instance runs: ask it for its facts, and keep its files up to date.
-    async fn watch(&mut self, card: &Pooler, database: &Database) -> Result<Outcome, RoundError> {
+    async fn watch(
+        &mut self,
+        card: &Pooler,
+        database: &Database,
+        postmaster: &Postmaster,
+    ) -> Result<Outcome, RoundError> {
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
         if self.bring_up.applied.as_ref() != Some(&config) {
@@ -245,6 +254,7 @@ impl Supervisor {
             Some(probe) if *probe.endpoint() == endpoint => probe,
             other => other.insert(Probe::new(endpoint.clone(), PROBE_TIMEOUT)),
         };
+        let begun = clock::uptime();
         let mut facts = match probe.facts().await {
             Ok(facts) => facts,
             Err(error) => {
@@ -258,8 +268,14 @@ impl Supervisor {
                 return Ok(Outcome::Settled);
             }
         };
+        if let Some(why) = self.superuser.look(&endpoint).await {
+            self.note = why;
+        }
         let standing = incarnation::standing(&self.agent, Path::new(&card.data_directory));
         let current = standing.as_ref().is_ok_and(|standing| standing.current);
+        let known = standing.as_ref().ok().map(|standing| standing.current);
+        let stopped = Process::find(postmaster.pid).is_some_and(|process| process.is_stopped());
+        let look = Look { begun, incarnation: incarnation::record(&self.agent), current: known, stopped };
         let recorded = current && leadership::record(&self.agent, &facts).await?;
         if facts.role == Role::Primary && recorded {
             let going_on = self.preparation.go_on(&self.agent, &endpoint, (card, database), &self.pulse);
@@ -297,6 +313,7 @@ impl Supervisor {
         };
         let (identity, role) = (facts.system_identifier, facts.role);
         *self.agent.facts.borrow_mut() = Some(facts);
+        *self.agent.look.borrow_mut() = Some(look);
         report_state(&self.agent, InstanceState::Running, &message);
         // A disk that is full does not make an instance that runs another one than it is.
         if let Err(error) = mark_seeded(&self.agent, &identity.to_string()) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{
     BackupResult, BackupType, CELL_ANNOTATION, Code, Database, JOB_ANNOTATION, JobOutcome, JobSpec, Pooler,
-    Refusal,
+    Refusal, Schedule,
 };
 use cellar_pgbackrest::{CLOCK, Invocation, LOCK_ACQUIRE, Running};
 
@@ -102,6 +102,7 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
     let (card, database) = agent.assignment()?;
     let origin = wait_for_source(context, &card, &params).await?;
     context.unless_interrupted(check_names(agent, &card)).await??;
+    let mut begun_anew = false;
     if params.backup_type == BackupType::Full && origin.primary.is_none() {
         // A full backup of the primary may begin a new repository.
         let no_stanza = |error: StanzaError| {
@@ -111,10 +112,23 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
             )
             .hint("check that the repository can be reached and written (`cellar doctor`)")
         };
-        stanza::ensure(agent, &database, &card).await.map_err(no_stanza)?;
+        // A person knows whether the repository is the one that is wanted. A schedule, or a step of a restore, does not: a
+        // directory in which nothing is mounted would become the repository, and the WAL since would be missing in it.
+        let asked =
+            context.job.record.parent.is_none() && !Schedule::is_requester(&context.job.record.requested_by);
+        match asked {
+            true => begun_anew = stanza::ensure(agent, &database, &card).await.map_err(no_stanza)?,
+            false => stanza::ensure_first(agent, &database, &card).await.map_err(no_stanza)?,
+        }
     }
     let (backup_type, why) = type_to_take(context, &database, &card, params.backup_type).await?;
     let mut warnings: Vec<String> = why.into_iter().collect();
+    if begun_anew {
+        warnings.push(format!(
+            "the repository had nothing of stanza {}, so it was begun anew: backups and WAL from before are not in it",
+            database.stanza
+        ));
+    }
     let home = home_of(agent, &database)?;
     if home.is_some() {
         // The backup reads this cell through its server.

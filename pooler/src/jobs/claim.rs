@@ -4,6 +4,8 @@
 //! of a run checks ownership in its transaction, by the revisions of the job, the run and the claim as they were
 //! just read.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::rc::Rc;
 use std::time::Duration;
 

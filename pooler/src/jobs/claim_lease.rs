@@ -1,5 +1,7 @@
 //! Until when the work of a claimed job may go on without word from etcd.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::cell::Cell;
 use std::time::Duration;
 

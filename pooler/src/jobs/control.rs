@@ -1,5 +1,7 @@
 //! Whether a running job must end early, and why.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! The [`JobRunner`] does what a job is for. Which job comes next, and who may begin and end it, is decided here from
 //! the records in etcd, also when etcd's answers to earlier writes were lost.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

@@ -75,6 +75,8 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
     };
     let hold = hold_standby(agent, &data).await?;
     stop_old_instance(context, &data).await?;
+    // A shutdown may take longer than a claim lives. The data may be another job's by now.
+    context.check_interrupted()?;
     if let Some(restore) = params.reinstate
         && reinstate(context, &data, restore).await?
     {

@@ -391,6 +391,12 @@ impl<'a> Repo<'a> {
         Ok((segments, histories))
     }
 
+    /// The newest timeline whose history the archive has.
+    pub(crate) async fn newest_history(&self) -> Result<Option<Timeline>, JobError> {
+        let (_, histories) = self.list_archive().await?;
+        Ok(histories.into_iter().map(|(timeline, _)| timeline).max())
+    }
+
     /// Everything that planning a restore looks at.
     pub(crate) async fn survey(&self, current: Timeline, write_lsn: Option<Lsn>) -> Result<Survey, JobError> {
         let mut archive = Archive { size: self.size, ..Archive::default() };

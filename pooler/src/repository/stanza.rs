@@ -115,7 +115,7 @@ pub(crate) async fn ensure_first(
     card: &Pooler,
 ) -> Result<(), StanzaError> {
     if !agent.layout.stanza_marker().exists() {
-        ensure(agent, database, card).await?;
+        let _ = ensure(agent, database, card).await?;
         return remember(agent);
     }
     match read(agent, database, card).await?.status {
@@ -129,16 +129,17 @@ pub(crate) async fn ensure_first(
     }
 }
 
-/// Creates the stanza if there is none.
-pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), StanzaError> {
+/// Creates the stanza if there is none. Returns whether this cell has known one before, which is gone then.
+pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) -> Result<bool, StanzaError> {
+    let had_one = agent.layout.stanza_marker().exists();
     let status = read(agent, database, card).await?.status;
     if !matches!(status, StanzaStatus::MissingStanzaPath | StanzaStatus::MissingStanzaData) {
-        return Ok(());
+        return Ok(false);
     }
     let config = write_bootstrap(agent, database, card)?;
     let made = agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await;
     match made {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(had_one),
         Err(error) => {
             let suffix = format!("half-made-{}", Timestamp::now().as_second());
             let (repository, stanza) = (&database.repository, database.stanza.as_str());
@@ -154,7 +155,8 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
                 });
             };
             tracing::warn!(from = %from.display(), to = %to.display(), "an earlier stanza-create was killed; its half was moved aside");
-            Ok(agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await?)
+            agent.pgbackrest.stanza_create(&config, &database.stanza, STANZA_TIMEOUT).await?;
+            Ok(had_one)
         }
     }
 }

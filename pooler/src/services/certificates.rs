@@ -142,11 +142,13 @@ async fn apply(agent: &Agent) -> Result<(), String> {
     let [own, standby, pgbackrest] = ["pooler.crt", "replication.crt", SERVER_CERTIFICATE].map(identity);
     let (own, standby, pgbackrest) = (own.map_err(text)?, standby.map_err(text)?, pgbackrest.map_err(text)?);
     let served = pgbackrest.info().clone();
-    let server = agent.grpc_tls.borrow().clone();
-    if let Some(server) = server
-        && let Reloaded::Swapped(info) = server.reload().map_err(text)?
-    {
-        tracing::info!(serial = info.serial, "serving a new certificate");
+    for server in [&agent.grpc_tls, &agent.health_tls] {
+        let server = server.borrow().clone();
+        if let Some(server) = server
+            && let Reloaded::Swapped(info) = server.reload().map_err(text)?
+        {
+            tracing::info!(serial = info.serial, "serving a new certificate");
+        }
     }
     agent.etcd.reconnect(own.tonic_config()).await.map_err(|error| error.to_string())?;
     agent.client.replace(own);

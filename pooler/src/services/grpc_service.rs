@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_server::MultiPooler;
 use cellar_api::v1::{
-    GetLiveStatusRequest, GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse,
-    JobLogChunk, ListBackupsResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, RunBackupRequest,
+    ClientRole, CreateRoleRequest, DropRoleRequest, GetLiveStatusRequest, GetSigningRequestRequest,
+    InstallCertificatesRequest, InstallCertificatesResponse, JobLogChunk, ListBackupsResponse,
+    ListRolesRequest, ListRolesResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, RunBackupRequest,
     RunBackupResponse, SigningRequest,
 };
 use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal};
@@ -17,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::services::backup_for_cell::BackupCall;
+use crate::services::client_roles::Order;
 
 /// Bytes of a log that are sent at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -36,6 +38,8 @@ pub(crate) enum Question {
     SigningRequest(oneshot::Sender<Result<String, Refusal>>),
     /// A backup for another cell, whose answers go to the caller as they come.
     RunBackup(BackupCall),
+    /// Something about the roles that applications connect as.
+    Roles(Order, oneshot::Sender<Result<Vec<ClientRole>, Refusal>>),
     /// Renewed certificates.
     Install(InstallCertificatesRequest, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -62,6 +66,11 @@ impl Service {
                 Err(Refusal::new(Code::PermissionDenied, message).about("database", &self.database))
             }
         }
+    }
+
+    async fn roles(&self, order: Order) -> Result<Vec<ClientRole>, Status> {
+        let roles = self.ask(|to| Question::Roles(order, to)).await?;
+        roles.map_err(|refusal| cellar_api::status_of(&refusal))
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
@@ -112,6 +121,21 @@ impl MultiPooler for Service {
         let done = self.ask(|to| Question::Install(request.into_inner(), to)).await?;
         done.map(|()| Response::new(InstallCertificatesResponse {}))
             .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn list_roles(&self, _: Request<ListRolesRequest>) -> Result<Response<ListRolesResponse>, Status> {
+        let roles = self.roles(Order::List).await?;
+        Ok(Response::new(ListRolesResponse { roles }))
+    }
+
+    async fn create_role(&self, request: Request<CreateRoleRequest>) -> Result<Response<ClientRole>, Status> {
+        let roles = self.roles(Order::Create(request.into_inner())).await?;
+        Ok(Response::new(roles.into_iter().next().unwrap_or_default()))
+    }
+
+    async fn drop_role(&self, request: Request<DropRoleRequest>) -> Result<Response<ClientRole>, Status> {
+        let roles = self.roles(Order::Drop(request.into_inner())).await?;
+        Ok(Response::new(roles.into_iter().next().unwrap_or_default()))
     }
 
     type RunBackupStream = ReceiverStream<Result<RunBackupResponse, Status>>;

@@ -19,6 +19,7 @@ use crate::agent::Agent;
 use crate::services::backup_for_cell::{self, Working};
 use crate::services::backup_list::backups;
 use crate::services::certificates;
+use crate::services::client_roles;
 use crate::services::grpc_service::{Question, Service};
 use crate::services::live_status::live;
 
@@ -53,6 +54,7 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
         Question::Live(to) => drop(to.send(live(agent).await)),
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
+        Question::Roles(order, to) => drop(to.send(client_roles::obey(agent, order).await)),
         Question::Backups(label, to) => answer_backups(agent, readers, label.as_ref(), to).await,
         Question::RunBackup(call) => backup_for_cell::serve(agent, working, call).await,
         Question::Log(id, to) => {

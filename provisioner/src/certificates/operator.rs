@@ -1,9 +1,9 @@
-//! Certificates of people and programs that call multiadmin, and of the provisioner itself.
+//! Certificates of people and programs that call multiadmin or connect to PostgreSQL, and of the provisioner itself.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{DatabaseName, DatabaseScope, OperatorRole};
+use cellar_model::{ClientName, DatabaseName, DatabaseScope, OperatorRole};
 use cellar_tls::{
     CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KnownCertificate, LeafRequest, known_certificates,
 };
@@ -41,7 +41,6 @@ impl Cluster {
         lifetime: Option<Duration>,
         directory: &Path,
     ) -> Result<CertificateInfo> {
-        let ca = Ca::load(&self.layout.ca())?;
         if let Some(unknown) = databases.iter().find(|database| self.state.database(database).is_none()) {
             let known: Vec<&str> = self.state.databases().map(|database| database.name.as_str()).collect();
             return Err(ProvisionError::Argument {
@@ -54,7 +53,7 @@ impl Cluster {
             [] => DatabaseScope::All,
             names => DatabaseScope::Only(names.iter().cloned().collect()),
         };
-        let mut request = LeafRequest::operator_of(&self.state.cluster, role, &scope, name)?;
+        let request = LeafRequest::operator_of(&self.state.cluster, role, &scope, name)?;
         if request.common_name == self.provisioner_request()?.common_name {
             return Err(ProvisionError::Argument {
                 argument: "--name",
@@ -62,11 +61,44 @@ impl Cluster {
                 reason: "it is the name of etcd's administrator: choose another".to_owned(),
             });
         }
+        let info = self.issue_to_holder(request, format!("{role} {name}"), lifetime, directory)?;
+        replace(
+            &directory.join("endpoint"),
+            &format!("{}\n", self.admin_addresses()?.join(",")),
+            0o644,
+            None,
+        )?;
+        Ok(info)
+    }
+
+    /// Issues what an application needs to connect to PostgreSQL as a role that proves itself with a certificate: `ca.crt`,
+    /// `client.crt` and `client.key` in `directory`. Repeated, it renews the certificate for the same key.
+    ///
+    /// # Errors
+    /// When the cluster has no authority here, or the directory cannot be written.
+    pub fn issue_database_client(
+        &self,
+        role: &ClientName,
+        lifetime: Option<Duration>,
+        directory: &Path,
+    ) -> Result<CertificateInfo> {
+        let request = LeafRequest::database_client(role);
+        self.issue_to_holder(request, format!("client {role}"), lifetime, directory)
+    }
+
+    /// Issues a certificate whose holder takes it elsewhere.
+    fn issue_to_holder(
+        &self,
+        mut request: LeafRequest,
+        what: String,
+        lifetime: Option<Duration>,
+        directory: &Path,
+    ) -> Result<CertificateInfo> {
+        let ca = Ca::load(&self.layout.ca())?;
         if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
             request = request.with_lifetime(lifetime);
         }
         let leaves = vec![(CLIENT_CERTIFICATE, request)];
-        let what = format!("{role} {name}");
         let set =
             CertificateSet { what, directory: directory.to_owned(), key: CLIENT_KEY, owner: None, leaves };
         let certificate = directory.join(CLIENT_CERTIFICATE);
@@ -81,12 +113,6 @@ impl Cluster {
             true => set.renew(&ca, &self.trusted()?)?,
             false => set.ensure(&ca, &self.trusted()?)?,
         }
-        replace(
-            &directory.join("endpoint"),
-            &format!("{}\n", self.admin_addresses()?.join(",")),
-            0o644,
-            None,
-        )?;
         let info = CertificateInfo::from_file(&certificate)?;
         // Its holder takes it elsewhere; this copy is what a revocation needs.
         let text = std::fs::read_to_string(&certificate).map_err(ProvisionError::io("read", &certificate))?;

@@ -7,6 +7,7 @@ pub(crate) mod cell_problem;
 pub(crate) mod database;
 pub(crate) mod database_record;
 pub(crate) mod etcd_origin;
+pub(crate) mod haproxy_config;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;
 pub(crate) mod loopback;

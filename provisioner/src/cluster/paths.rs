@@ -54,6 +54,14 @@ impl Cluster {
         self.layout.log().join("etcd.log")
     }
 
+    pub(crate) fn haproxy_pid_file(&self) -> PathBuf {
+        self.layout.pid().join("haproxy.pid")
+    }
+
+    pub(crate) fn haproxy_log(&self) -> PathBuf {
+        self.layout.log().join("haproxy.log")
+    }
+
     /// Directory of the new authority while it replaces the old one.
     pub(crate) fn next_authority(&self) -> PathBuf {
         self.layout.ca().join("next")

@@ -75,6 +75,8 @@ pub struct ClusterState {
     pub cert_lifetime_seconds: Option<u64>,
     /// Whether its multiadmin renews certificates by itself.
     pub renews: bool,
+    /// Whether an HAProxy routes clients of a local cluster.
+    pub route: bool,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
@@ -123,6 +125,8 @@ struct StateFile {
     cert_lifetime_seconds: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     renews: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    route: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retention_full: Option<u32>,
     cells: Vec<LocalCell>,
@@ -190,6 +194,7 @@ impl From<ClusterState> for StateFile {
             bootstrap_cell,
             cert_lifetime_seconds: state.cert_lifetime_seconds,
             renews: state.renews,
+            route: state.route,
             retention_full,
             cells: state.cells,
             repo_cipher: state.repo_cipher,
@@ -229,6 +234,7 @@ impl From<StateFile> for ClusterState {
             os_user: file.os_user,
             cert_lifetime_seconds: file.cert_lifetime_seconds,
             renews: file.renews,
+            route: file.route,
             cells: file.cells,
             repo_cipher: file.repo_cipher,
             pgbackrest_name: file.pgbackrest_name,
@@ -332,6 +338,7 @@ impl ClusterState {
             os_user,
             cert_lifetime_seconds: None,
             renews: false,
+            route: false,
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),

@@ -32,6 +32,7 @@ impl ProvisionError {
             }
             Self::Contradiction { .. }
             | Self::Preflight(_)
+            | Self::NoHealthPorts
             | Self::Locked { .. }
             | Self::Passphrase(_)
             | Self::NotEncrypted { .. }
@@ -80,6 +81,9 @@ impl ProvisionError {
                 [one] => one.hint.clone(),
                 _ => None,
             },
+            Self::NoHealthPorts => {
+                Some("`cellar up`, on hosts `cellar cluster wait`, gives every cell a port for them".to_owned())
+            }
             Self::Locked { .. } => Some("wait until it has ended, then repeat the command".to_owned()),
             Self::NoCluster { .. } => Some(
                 "make one with `cellar up`, or name where it is with --dir, --cluster or --admin".to_owned(),

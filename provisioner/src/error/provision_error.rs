@@ -54,6 +54,11 @@ pub enum ProvisionError {
         /// The cluster's directory.
         dir: PathBuf,
     },
+    /// No cell can be routed to.
+    #[error(
+        "no cell has health endpoints, which balancers ask: their records are from before there were any"
+    )]
+    NoHealthPorts,
     /// The machine is not ready for it. Nothing was started or written.
     #[error("{}", Findings(.0))]
     Preflight(Vec<Finding>),

@@ -1,8 +1,9 @@
 //! Bringing records that are older than reality up to it, before anything acts on them.
 //!
-//! A snapshot says what was so when it was taken. Three things in it are dangerous later: a job that was open then would
+//! A snapshot says what was so when it was taken. Four things in it are dangerous later: a job that was open then would
 //! be run again, though it may have ended since; a cell that was added since would be taken for removed, and one that
-//! was removed for added; and data that a restore has made since would be called outdated. What cannot be known is told.
+//! was removed for added; data that a restore has made since would be called outdated; and the primary of then may have
+//! been replaced since: it would be started beside the present one. What cannot be known is told.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -147,6 +148,10 @@ impl Cluster {
             repaired.closed_jobs.push(id);
         }
         self.repair_cells(store, &recorded, &mut repaired).await?;
+        // Whoever is the primary now records itself, and whoever was it then looks whether another cell was promoted since.
+        for database in self.state.databases() {
+            commit(store.transaction().delete(&Key::Leader(database.name.clone()))).await?;
+        }
         // What a cell reported then stays until its lease ends, which begins anew. Until then it would be taken for the
         // present, and a machine that is in a lost one's place would wait for it.
         for (database, incarnation, revision) in incarnations {

@@ -21,6 +21,9 @@ use crate::local::watch::Watcher;
 /// How long another `cellar` on the same cluster is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long HAProxy may take to reach the primary.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A cell that was added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AddedCell {
@@ -106,6 +109,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     let database = &cluster.state.first_database.name;
     let mut watcher = Watcher::new(&cluster, database, &launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
+    cluster.ensure_route(steps, deadline).await?;
     Ok(AddedCell { cell, primary })
 }
 
@@ -158,5 +162,6 @@ pub async fn remove_cell(
     }
     cluster.state.remove_cell(name);
     cluster.state.save(&cluster.layout)?;
+    cluster.ensure_route(steps, Instant::now() + ROUTE_TIMEOUT).await?;
     Ok(RemovedCell { cell, kept: emptied.or_else(|| directory.exists().then_some(directory)) })
 }

@@ -153,6 +153,9 @@ impl Cluster {
         }
         steps.step(&format!("PostgreSQL has stopped in {stopped} cells"));
 
+        if self.stop_haproxy().await? {
+            steps.step("HAProxy has ended");
+        }
         if self.stop_admin().await? {
             steps.step("multiadmin has ended");
         }
@@ -185,12 +188,13 @@ impl Cluster {
         for directory in gone.into_iter().filter(|directory| *directory != layout.state()) {
             kept.extend(remove_tree(&directory)?);
         }
-        let copy = ClusterState::copy_path(layout);
-        match fs::remove_file(&copy) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ProvisionError::io("remove", &copy)(error));
+        for file in [layout.haproxy_config(), ClusterState::copy_path(layout)] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ProvisionError::io("remove", &file)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         remove_all_but(&layout.state(), "cluster.json")?;
         kept.extend(remove_tree(&layout.state())?);

@@ -3,6 +3,7 @@
 use cellar_system::running_pid;
 
 use crate::cluster::local_cluster::Cluster;
+use crate::processes::haproxy::HAPROXY;
 
 /// A process that a cluster should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,9 @@ impl Cluster {
         }
         if self.has_multiadmin() {
             all.push(health("multiadmin".to_owned(), running_pid(&self.admin_pid_file())));
+        }
+        if self.state.route {
+            all.push(health(HAPROXY.to_owned(), self.haproxy_pid()));
         }
         for member in self.members_here() {
             let (layout, cell) = (self.layout_of(&member), self.state.shown(&member));

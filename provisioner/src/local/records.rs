@@ -188,14 +188,22 @@ impl Cluster {
         for cell in &self.state.cells {
             let path = cell_path(store, &cell.name);
             let Some(found) = cells.entries.iter().find(|entry| entry.key == path) else { continue };
-            for pooler in self.poolers(std::slice::from_ref(cell))? {
-                let key = Key::Pooler(pooler.database.clone(), pooler.cell.clone());
-                if store.get::<Pooler>(&key).await?.is_some() {
-                    continue;
-                }
+            for wanted in self.poolers(std::slice::from_ref(cell))? {
+                let key = Key::Pooler(wanted.database.clone(), wanted.cell.clone());
                 let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
                 // A conflict: the cell is being removed at this moment, or the record is there again.
-                let _ = transaction.expect_absent(&key).put(&key, &pooler).commit().await?;
+                match store.get::<Pooler>(&key).await? {
+                    None => {
+                        let _ = transaction.expect_absent(&key).put(&key, &wanted).commit().await?;
+                    }
+                    // One from before there were health endpoints gets a port for them.
+                    Some(recorded) if recorded.record.health_port == 0 => {
+                        let record = Pooler { health_port: wanted.health_port, ..recorded.record };
+                        let _ =
+                            transaction.expect(&key, recorded.revision).put(&key, &record).commit().await?;
+                    }
+                    Some(_) => {}
+                }
             }
         }
         Ok(())

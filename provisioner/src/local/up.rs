@@ -109,6 +109,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         cluster.state.port_offset
     ));
     let primaries = cluster.bring_up(steps, deadline).await?;
+    cluster.ensure_route(steps, deadline).await?;
     drop(reservation);
     Ok(UpOutcome { cluster, primaries })
 }

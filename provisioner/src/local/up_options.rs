@@ -46,6 +46,8 @@ pub struct UpOptions {
     pub retention_full: Option<u32>,
     /// Encrypts the repository of a new cluster; of one that is there it must be its own.
     pub passphrase: Option<Secret>,
+    /// Whether an HAProxy routes clients; unchanged when absent.
+    pub route: Option<bool>,
     /// When to give up.
     pub timeout: Duration,
 }
@@ -166,11 +168,13 @@ pub(crate) fn resolve(
     layout: &ClusterLayout,
     options: &UpOptions,
 ) -> Result<(Cluster, bool, Option<Reservation>)> {
-    if let Some(state) = ClusterState::load(layout)? {
+    if let Some(mut state) = ClusterState::load(layout)? {
         check_agreement(layout, options, &state)?;
+        state.route = options.route.unwrap_or(state.route);
         return Ok((Cluster::assemble(layout.clone(), state)?, false, None));
     }
-    let (state, reservation) = create(layout, options)?;
+    let (mut state, reservation) = create(layout, options)?;
+    state.route = options.route.unwrap_or_default();
     let cluster = Cluster::assemble(layout.clone(), state)?;
     check_repository(&cluster)?;
     Ok((cluster, true, reservation))
@@ -201,6 +205,7 @@ mod tests {
                 renews: None,
                 retention_full: None,
                 passphrase: None,
+                route: None,
                 timeout: Duration::ZERO,
             };
             resolve(&layout, &options).map(|_| ())

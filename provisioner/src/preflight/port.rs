@@ -40,7 +40,12 @@ impl Cluster {
             (Ports::ADMIN_GRPC, "multiadmin"),
         ];
         let mut needs = Vec::new();
-        for (base, purpose) in single {
+        let route = [
+            (Ports::ROUTE_WRITES, "HAProxy (writes)"),
+            (Ports::ROUTE_READS, "HAProxy (reads)"),
+            (Ports::ROUTE_STATISTICS, "HAProxy (statistics)"),
+        ];
+        for (base, purpose) in single.into_iter().chain(route.into_iter().filter(|_| self.state.route)) {
             needs.push(PortNeed { port: self.port(base)?, purpose: purpose.to_owned() });
         }
         for cell in cells {
@@ -58,6 +63,7 @@ impl Cluster {
                 need(pooler.pgbackrest_port, "the pgBackRest TLS server"),
                 need(pooler.postgres_port, "PostgreSQL"),
                 need(pooler.grpc_port, "multipooler"),
+                need(pooler.health_port, "multipooler (health)"),
             ]);
         }
         Ok(needs)

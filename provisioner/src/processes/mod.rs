@@ -1,6 +1,7 @@
 //! Processes of a local cluster that outlive us: starting and ending them, and etcd in particular, which a new authority
-//! makes start again.
+//! makes start again; and HAProxy, if it is asked for.
 
 pub(crate) mod etcd;
 pub(crate) mod etcd_arguments;
+pub(crate) mod haproxy;
 pub(crate) mod process;

@@ -50,6 +50,10 @@ impl Cluster {
             let _ = self.wait_for_etcd(started, deadline).await?;
             steps.step("etcd is started again, which is how it reads whom to trust");
         }
+        if self.haproxy_pid().is_some() {
+            // So is HAProxy, which verifies whom it asks.
+            self.ensure_route(steps, deadline).await?;
+        }
         self.publish_revoked().await
     }
 

@@ -285,6 +285,7 @@ fn pooler(
         postgres_port,
         pgbackrest_port: port(Ports::PGBACKREST)?,
         grpc_port: port(Ports::POOLER_GRPC)?,
+        health_port: port(Ports::POOLER_HEALTH)?,
         listen: listen_of(cell, defaults)?.to_string(),
         data_directory: beside(&cell.pg_data, "pg_data", placed.data())?,
         socket_directory: beside(&cell.pg_sockets, "pg_sockets", placed.sockets())?,

@@ -17,6 +17,7 @@ pub(super) fn check_collisions(poolers: &[Pooler]) -> Result<(), SpecError> {
             ("postgres_port", pooler.postgres_port),
             ("pgBackRest TLS port", pooler.pgbackrest_port),
             ("multipooler port", pooler.grpc_port),
+            ("health port", pooler.health_port),
         ];
         for (what, port) in listeners {
             if let Some(first) = ports.insert((host.clone(), port), field(what)) {

@@ -184,7 +184,12 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
         format!("COPY (SELECT 1) TO PROGRAM 'touch {}'", trace.display()),
     ];
     let cast = "SELECT ('hunt' || 'er2')::int = i FROM t";
-    let checks = ["--check", wrong, "--check", rows, "--check", writes, "--check", bad, "--check", cast];
+    // What every aggregate gives for a table that is empty.
+    let null = "SELECT sum(i) > 0 FROM t WHERE i > 5000";
+    let checks = [
+        "--check", wrong, "--check", rows, "--check", writes, "--check", bad, "--check", cast, "--check",
+        null,
+    ];
     let checks = [&checks[..], &["--check", &ran[0], "--check", &ran[1]]].concat();
     let failed =
         cluster.try_cellar(&[&["drill", "--skip-amcheck", "--output", "json"][..], &HASTE, &checks].concat());
@@ -195,6 +200,7 @@ fn a_drill_proves_the_newest_backup_and_says_when() {
     assert!(!check(&job, wrong)["passed"].as_bool().unwrap_or_default(), "{job:#}");
     assert_eq!(check(&job, rows)["passed"], true, "{job:#}");
     assert!(!check(&job, bad)["passed"].as_bool().unwrap_or_default(), "{job:#}");
+    assert!(!check(&job, null)["passed"].as_bool().unwrap_or_default(), "{job:#}");
     assert!(check(&job, bad)["detail"].as_str().unwrap().contains("nonsense"), "{job:#}");
     assert_eq!(check(&job, writes)["passed"], true, "{job:#}");
     // Everybody who may see jobs sees these details, so nothing of the data is in them.

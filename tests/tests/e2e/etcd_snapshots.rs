@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use cellar_tests::{Cluster, eventually, kill_hard};
+use std::time::Duration;
+
+use cellar_api::v1::InstanceState;
+use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 use serde_json::Value;
 
 /// Ends etcd alone, hard, and loses its data.
@@ -91,6 +94,46 @@ fn lost_etcd_comes_back_from_a_snapshot_with_the_cells_and_data_that_are_there()
     let _ = cluster.backup("zone2", "incr");
     let _ = cluster.backup("zone3", "diff");
     assert_eq!(cluster.json(&["etcd", "status"])["state"], "well");
+}
+
+/// With etcd the record of who is the primary is lost, or it is put back to a time when another cell was.
+fn replaced_primary_stays_down(has_snapshot: bool) {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let file = cluster.directory().join("etcd.db");
+    let file = file.to_str().unwrap();
+    let _ = cluster.cellar(&["etcd", "snapshot", file]);
+    cluster.sql("zone1", "CREATE TABLE t AS SELECT 1 AS i");
+    eventually("zone2 to have the table", || cluster.try_sql("zone2", "TABLE t").code == 0);
+    cluster.kill_cell("zone1");
+    cluster.sql("zone2", "SELECT pg_promote()");
+    eventually("zone2 to be recorded as primary", || cluster.primary() == "zone2");
+    eventually("the promotion to be archived", || cluster.archive().join("00000002.history").exists());
+    lose_etcd(&cluster);
+    if has_snapshot {
+        let _ = cluster.cellar(&["etcd", "restore", file, "--yes"]);
+    }
+
+    let _ = cluster.try_cellar(&["up", "--timeout", "30s"]);
+    let told = || cluster.status("zone1").filter(|status| status.message.contains("promoted to timeline 2"));
+    let status = wait_for("zone1 to say why it is not started", Duration::from_secs(90), told);
+    assert_eq!(status.state(), InstanceState::Broken, "{status:?}");
+    assert_ne!(cluster.try_sql("zone1", "SELECT 1").code, 0, "the old primary runs");
+    eventually("zone2 to be recorded as primary", || cluster.primary() == "zone2");
+    cluster.sql("zone2", "INSERT INTO t VALUES (2)");
+    cluster.wait_streaming("zone3");
+    cluster.cellar(&["rebuild", "zone1"]);
+    cluster.wait_streaming("zone1");
+    eventually("zone1 to have both rows", || cluster.sql("zone1", "SELECT count(*) FROM t") == "2");
+}
+
+#[test]
+fn primary_that_was_replaced_is_not_started_when_etcd_is_lost() {
+    replaced_primary_stays_down(false);
+}
+
+#[test]
+fn primary_that_was_replaced_is_not_started_when_etcd_is_put_back() {
+    replaced_primary_stays_down(true);
 }
 
 /// The snapshot knows the user of a cell that has been removed since, whose keys are still where they were.

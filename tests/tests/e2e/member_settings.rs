@@ -43,6 +43,42 @@ fn settings_that_the_primary_raised_reach_copies_and_members() {
     assert_eq!(cluster.sql("zone1", "SELECT count(*) FROM a"), "1");
 }
 
+/// What lets them be is in the backup's settings too late, or only on the command line.
+#[test]
+fn prepared_transactions_are_there_after_a_restore_and_a_crash() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "ALTER SYSTEM SET max_prepared_transactions = 10");
+    restart(&cluster, "zone1");
+    cluster.sql("zone1", "CREATE TABLE a (i int)");
+    cluster.sql("zone1", "BEGIN; INSERT INTO a VALUES (1); PREPARE TRANSACTION 'x'");
+    archive(&cluster);
+    // The backup is from before the setting, and there is no way back.
+    cluster.cellar(&["restore", "--latest", "--in-place", "--yes"]);
+    let primary = cluster.primary();
+    assert_eq!(cluster.sql(&primary, "SELECT gid FROM pg_prepared_xacts"), "x");
+    let before = cluster.postmaster(&primary);
+    kill_hard(before);
+    let again = || cluster.try_sql(&primary, "SELECT gid FROM pg_prepared_xacts").stdout.trim() == "x";
+    eventually("the primary to be there again with it", again);
+    cluster.sql(&primary, "COMMIT PREPARED 'x'");
+    assert_eq!(cluster.sql(&primary, "SELECT count(*) FROM a"), "1");
+}
+
+#[test]
+fn superuser_that_may_not_log_in_is_told() {
+    let cluster = Cluster::up("zone1,zone2");
+    cluster.sql("zone1", "CREATE ROLE other SUPERUSER; ALTER ROLE postgres NOLOGIN");
+    // The copy is of after that, and the database is as it was.
+    let failed = cluster.try_cellar(&["restore", "--latest", "--yes"]);
+    assert_ne!(failed.code, 0, "{failed:?}");
+    assert!(failed.stderr.contains("not permitted to log in"), "{failed:?}");
+    let told = || cluster.status("zone1").filter(|status| status.message.contains("not permitted to log in"));
+    let status = wait_for("the status to say it", Duration::from_secs(120), told);
+    assert!(status.message.contains("ALTER ROLE"), "{status:?}");
+    let doctor = cluster.try_cellar(&["doctor"]);
+    assert!(doctor.code != 0 && doctor.stdout.contains("not permitted to log in"), "{doctor:?}");
+}
+
 #[test]
 fn paused_replay_is_shown() {
     let cluster = Cluster::up("zone1,zone2");

@@ -67,6 +67,9 @@ fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts(
     let cluster = Cluster::up("zone1,zone2");
     let (repo, away) = (repo(&cluster), cluster.directory().join("away"));
     unmount(&repo, &away);
+    // Nor by a schedule, which does not know which repository is wanted.
+    let full = ["backup", "--from", "zone1", "--type", "full", "--allow-primary"];
+    cluster.cellar(&[&["schedules", "set", "nightly", "--cron", "* * * * *"][..], &full].concat());
     kill_hard(cluster.postmaster("zone1"));
     let told = || cluster.status("zone1").filter(|status| status.message.contains("not mounted"));
     let status = wait_for("it to be told", Duration::from_secs(60), told);
@@ -78,6 +81,13 @@ fn a_repository_that_is_not_mounted_is_not_begun_anew_when_the_primary_restarts(
     let before = failures();
     cluster.sql("zone1", "SELECT pg_switch_wal()");
     eventually("archiving to be tried", || failures() > before);
+    let failed = wait_for("the scheduled backup to fail", Duration::from_secs(150), || {
+        let jobs = cluster.json(&["jobs", "list", "--kind", "backup"]);
+        let ended = jobs["jobs"].as_array()?.iter().find(|job| job["state"] == "JOB_STATE_FAILED")?;
+        Some(ended["error"].clone())
+    });
+    assert!(failed["message"].as_str().is_some_and(|text| text.contains("not mounted")), "{failed:#}");
+    cluster.cellar(&["schedules", "remove", "nightly"]);
     assert_eq!(std::fs::read_dir(&repo).expect("the directory").count(), 0, "something was written there");
 
     std::fs::remove_dir(&repo).expect("empty");

@@ -5,6 +5,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod cell;
+pub(crate) mod client_role;
 pub(crate) mod drill;
 pub(crate) mod field;
 pub(crate) mod job;

@@ -66,6 +66,17 @@ fn pending(view: &View, observed: &Observations, record: &JobRecord) -> Option<E
     if let Some(ending) = waiting(observed, record) {
         return Some(ending);
     }
+    if let Some(parent) =
+        record.parent.filter(|parent| view.jobs.contains_key(parent) && view.has_ended(parent))
+    {
+        // Nobody can begin it any more: its place was that job's.
+        let message = format!(
+            "job {parent}, of which the {kind} of cell {cell} was a step, ended before it began; nothing was done"
+        );
+        let error =
+            JobError { code: Code::Canceled, message, hint: String::new(), tool_output: String::new() };
+        return Some((JobState::Canceled, error));
+    }
     let place = record.parent.unwrap_or(record.id);
     let holds = !kind.takes_lock() || view.locks.get(database).is_some_and(|lock| lock.holder == Some(place));
     let silent = observed.silent_for(database, cell);

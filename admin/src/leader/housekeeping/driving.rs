@@ -83,6 +83,8 @@ fn advance(view: &View, observed: &Observations, record: &JobRecord, now: Timest
         Decision::Begin(begun) => {
             action.guards.extend(begun.iter().map(|step| (job_key(step), 0)));
             action.records = begun;
+            // Its revision changes with each step that it has: what was decided on a view without these is not done.
+            action.records.push(record.clone());
         }
         Decision::Cancel(ids) => {
             for id in ids {

@@ -18,6 +18,7 @@ use crate::leader::observations::Observations;
 
 mod dead_primary;
 mod retention;
+mod steps;
 
 fn id(n: u64) -> JobId {
     JobId::new(uuid::Uuid::from_u128(u128::from(n)))

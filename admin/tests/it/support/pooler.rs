@@ -101,6 +101,24 @@ impl MultiPooler for FakePooler {
         Err(Status::unimplemented("renewal is tested with real poolers"))
     }
 
+    async fn list_roles(
+        &self,
+        _: Request<v1::ListRolesRequest>,
+    ) -> Result<Response<v1::ListRolesResponse>, Status> {
+        Err(Status::unimplemented("roles are tested with real poolers"))
+    }
+
+    async fn create_role(
+        &self,
+        _: Request<v1::CreateRoleRequest>,
+    ) -> Result<Response<v1::ClientRole>, Status> {
+        Err(Status::unimplemented("roles are tested with real poolers"))
+    }
+
+    async fn drop_role(&self, _: Request<v1::DropRoleRequest>) -> Result<Response<v1::ClientRole>, Status> {
+        Err(Status::unimplemented("roles are tested with real poolers"))
+    }
+
     async fn read_job_log(
         &self,
         request: Request<v1::ReadJobLogRequest>,

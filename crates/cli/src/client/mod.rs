@@ -5,6 +5,7 @@ pub(crate) mod follow;
 pub(crate) mod poolers;
 mod progress;
 pub(crate) mod retry;
+pub(crate) mod routes;
 pub(crate) mod run_job;
 pub(crate) mod schedules;
 pub(crate) mod submit;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, DatabaseName, OperatorRole, timestamp_text};
+use cellar_model::{CellName, ClientName, DatabaseName, OperatorRole, timestamp_text};
 use cellar_provisioner::{
     Cluster, Finding, ListedCertificate, RevokedOnHosts, revoke, revoke_on_hosts, rotate, rotate_hosts,
 };
@@ -30,27 +30,33 @@ pub(crate) enum Certs {
     #[command(after_help = "Example:
   cellar certs list")]
     List,
-    /// Issue a certificate for a person or program that calls multiadmin
+    /// Issue a certificate for a person or program that calls multiadmin, or for a role of PostgreSQL
     ///
     /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
     /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything. With --database
     /// it is for these databases only: calls about others are refused, and lists show no other.
+    /// With --client it is for an application that connects to PostgreSQL as that role (`cellar roles create NAME
+    /// --certificate`): ca.crt, client.crt and client.key, which are libpq's sslrootcert, sslcert and sslkey.
     /// Needs the authority's key, which never leaves the cluster's own directory.
     #[command(after_help = "Examples:
+  cellar certs issue --client reports --out /etc/reports/tls
   cellar certs issue --role operator --name ci --out /etc/ci/cellar
   cellar certs issue --role viewer --name grafana --out ./grafana --lifetime 30d
   cellar certs issue --role admin --name ann --database sales --out ./ann
   cellar jobs list --admin localhost:15070 --client-dir /etc/ci/cellar")]
     Issue {
         /// What it may do: viewer, operator or admin
-        #[arg(long, value_name = "ROLE")]
-        role: OperatorRole,
+        #[arg(long, value_name = "ROLE", required_unless_present = "client", requires = "name")]
+        role: Option<OperatorRole>,
         /// Who it is for
-        #[arg(long, value_name = "NAME")]
-        name: String,
+        #[arg(long, value_name = "NAME", requires = "role")]
+        name: Option<String>,
         /// A database that it is for; may be given several times [default: all]
         #[arg(id = "database", long = "database", value_name = "NAME")]
         databases: Vec<DatabaseName>,
+        /// The role of PostgreSQL that it is for
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["role", "name", "database"])]
+        client: Option<ClientName>,
         /// The directory that is written
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -192,12 +198,28 @@ impl Certs {
                 let found = cluster.certificates();
                 print_list(global, &cluster, &found)
             }
-            Self::Issue { role, name, databases, out, lifetime } => {
+            Self::Issue { role, name, databases, client, out, lifetime } => {
                 let out = absolute(&out)?;
-                let info = cluster.issue_operator(role, &databases, &name, lifetime, &out)?;
+                let (info, note) = match (role, name, client) {
+                    (_, _, Some(client)) => (
+                        cluster.issue_database_client(&client, lifetime, &out)?,
+                        format!(
+                            "use it with sslrootcert={0}/ca.crt sslcert={0}/client.crt sslkey={0}/client.key",
+                            out.display()
+                        ),
+                    ),
+                    (Some(role), Some(name), None) => (
+                        cluster.issue_operator(role, &databases, &name, lifetime, &out)?,
+                        format!("use it with --admin HOST:PORT --client-dir {}", out.display()),
+                    ),
+                    _ => {
+                        let message = "neither a role with a name nor a client is given".to_owned();
+                        return Err(Failure::usage(message, "give --role and --name, or --client"));
+                    }
+                };
                 let issued = ListedCertificate { path: out.join("client.crt"), info: Ok(info.clone()) };
                 if global.output == Form::Human {
-                    output::note(&format!("use it with --admin HOST:PORT --client-dir {}", out.display()));
+                    output::note(&note);
                 }
                 global.output.print(&document(&issued), |_| {
                     format!(

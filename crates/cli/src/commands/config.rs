@@ -1,16 +1,23 @@
 //! `cellar config`.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use cellar_model::CellName;
-use cellar_provisioner::{ClusterSpec, Member, ProvisionError, generate_configs};
+use cellar_model::{CellName, HealthQuestion, Ports};
+use cellar_provisioner::{
+    ClusterSpec, DEFAULT_ROUTE_LAG, HaproxyConfig, Member, ProvisionError, generate_configs,
+};
 use clap::Subcommand;
 
+use crate::client::poolers::poolers;
+use crate::client::routes::routed_cells;
+use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
 use crate::{local, output};
 
-/// Generated pgbackrest.conf files
+/// Generated configs: of pgBackRest, and for HAProxy
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Write one pgbackrest.conf per cell of a specification, touching nothing else
@@ -41,6 +48,34 @@ cluster.toml:
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Print a config for HAProxy, which leads clients to the primary and to the standbys
+    ///
+    /// HAProxy asks the health endpoints of the multipoolers, over HTTPS, and passes TLS to PostgreSQL through: clients
+    /// verify PostgreSQL's certificate. Print it again when cells are added or removed. Certificates are valid for the
+    /// hosts of the cells and for localhost: an HAProxy on each application's host is reached as localhost.
+    #[command(after_help = "Examples:
+  cellar config haproxy > haproxy.cfg && haproxy -c -f haproxy.cfg
+  cellar config haproxy --authorities /etc/haproxy/cellar-ca.crt --listen '*' --max-lag 64MB")]
+    Haproxy {
+        /// The file of the cluster's authorities on HAProxy's host [default: ca.crt of the client directory]
+        #[arg(long, value_name = "FILE")]
+        authorities: Option<PathBuf>,
+        /// Where clients connect to HAProxy: an IP address, or * for all; may be repeated
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = bind_address)]
+        listen: Vec<String>,
+        /// The port that leads to the primary
+        #[arg(long, value_name = "PORT", default_value_t = Ports::ROUTE_WRITES, value_parser = clap::value_parser!(u16).range(1..))]
+        writes: u16,
+        /// The port that leads to the standbys, and to the primary while there is none
+        #[arg(long, value_name = "PORT", default_value_t = Ports::ROUTE_READS, value_parser = clap::value_parser!(u16).range(1..))]
+        reads: u16,
+        /// The port of the statistics, on loopback
+        #[arg(long, value_name = "PORT", default_value_t = Ports::ROUTE_STATISTICS, value_parser = clap::value_parser!(u16).range(1..))]
+        statistics: u16,
+        /// A standby that lags more is not read from
+        #[arg(long, value_name = "SIZE", default_value = DEFAULT_ROUTE_LAG, value_parser = lag)]
+        max_lag: String,
+    },
     /// Print the generated pgbackrest.conf of a cell on this machine
     #[command(after_help = "Example:
   cellar config show zone2")]
@@ -57,6 +92,58 @@ fn generate(spec: &std::path::Path, out: &std::path::Path) -> Outcome {
         output::print(&path.display().to_string())?;
     }
     Ok(())
+}
+
+/// `*`, or an IP address as HAProxy's `bind` takes it.
+fn bind_address(text: &str) -> Result<String, String> {
+    match (text, text.parse::<IpAddr>()) {
+        ("*", _) => Ok("*".to_owned()),
+        (_, Ok(IpAddr::V4(address))) => Ok(address.to_string()),
+        (_, Ok(IpAddr::V6(address))) => Ok(format!("[{address}]")),
+        (_, Err(_)) => Err("it must be an IP address or *".to_owned()),
+    }
+}
+
+/// A limit as the health endpoints take it.
+fn lag(text: &str) -> Result<String, String> {
+    let question = HealthQuestion::parse("/replica", Some(&format!("lag={text}")));
+    match question {
+        Ok(_) if !text.contains('&') => Ok(text.to_owned()),
+        _ => Err("it must be a number of bytes, or one with kB, MB, GB or TB".to_owned()),
+    }
+}
+
+impl Config {
+    async fn haproxy(self, global: &Global) -> Outcome {
+        let Self::Haproxy { authorities, listen, writes, reads, statistics, max_lag } = self else {
+            return Ok(());
+        };
+        let authorities = match (authorities, &global.client_dir) {
+            (Some(file), _) => file,
+            (None, Some(client)) => client.join("ca.crt"),
+            (None, None) => global.directory()?.join("client/ca.crt"),
+        };
+        let answer = poolers(&Target::of(global).await?, &global.database()).await?;
+        let databases: BTreeSet<&str> =
+            answer.poolers.iter().filter_map(|view| Some(view.pooler.as_ref()?.database.as_str())).collect();
+        if databases.len() > 1 {
+            let names: Vec<&str> = databases.into_iter().collect();
+            return Err(Failure::usage(
+                format!("the cluster has several databases ({})", names.join(", ")),
+                "name one with --database; each needs ports of its own",
+            ));
+        }
+        let (cells, without) = routed_cells(&answer);
+        if !without.is_empty() && !cells.is_empty() {
+            output::note(&format!(
+                "left out, because they have no health endpoints: {}; `cellar up`, on hosts `cellar cluster wait`, gives them a port",
+                without.join(", ")
+            ));
+        }
+        let authorities = absolute(&authorities)?.display().to_string();
+        let config = HaproxyConfig { cells, authorities, listen, writes, reads, statistics, max_lag };
+        output::write(config.render()?.as_bytes())
+    }
 }
 
 fn show(global: &Global, cell: &CellName) -> Outcome {
@@ -89,10 +176,11 @@ fn show(global: &Global, cell: &CellName) -> Outcome {
 }
 
 impl Config {
-    pub(crate) fn run(self, global: &Global) -> Outcome {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::Generate { spec, out } => generate(&spec, &out),
             Self::Show { cell } => show(global, &cell),
+            Self::Haproxy { .. } => self.haproxy(global).await,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::output::Form;
+use crate::render::status::archiving;
 use crate::render::units;
 use crate::{local, output};
 
@@ -90,6 +91,13 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
             tls_server_up: status.tls_server_up,
         });
         problems.extend(cell_problems_of(&shown, cell, facts, RecordedPrimary::NotAsked));
+        // What a running instance says is wrong keeps nobody from using it, and something from working.
+        let running = view.status.iter().filter(|status| status.state() == InstanceState::Running);
+        let told = running.flat_map(|status| {
+            let said = Some(status.message.clone()).filter(|message| !message.is_empty());
+            said.into_iter().chain(archiving(status))
+        });
+        problems.extend(told.map(|trouble| format!("cell {shown}: {trouble}")));
     }
     problems.extend(answer.etcd_alarms.iter().cloned());
     problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));

@@ -1,22 +1,36 @@
 //! `cellar env`.
 
-use cellar_api::v1::{PoolerView, Role};
+use std::path::Path;
+
+use cellar_api::v1::{ListPoolersResponse, PoolerView, Role};
+use cellar_provisioner::Cluster;
 
 use crate::client::poolers::poolers;
+use crate::client::routes::{direct_uri, uri};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::local;
 use crate::output::{self, Form};
 
-/// Variables that point programs at the cluster's present primary.
-pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, String)>> {
-    if let (None, Ok(cluster)) = (&global.admin, local::open(global)) {
-        // The socket is on the primary's host.
-        cluster.check_is_local("cellar env")?;
+/// URIs for applications: over TCP, with TLS. Where there is HAProxy, also through it.
+fn uris(
+    cluster: Option<&Cluster>,
+    answer: &ListPoolersResponse,
+    authorities: &Path,
+) -> Outcome<Vec<(&'static str, String)>> {
+    let mut all = vec![("CELLAR_DIRECT_URI", direct_uri(answer, authorities))];
+    if let Some(cluster) = cluster.filter(|cluster| cluster.state.route) {
+        let (writes, reads, _) = cluster.route_ports()?;
+        let at = |port: u16| [("localhost".to_owned(), u32::from(port))];
+        all.push(("CELLAR_ROUTED_URI", uri(&at(writes), "read-write", authorities)));
+        all.push(("CELLAR_READ_URI", uri(&at(reads), "any", authorities)));
     }
-    let target = Target::of(global).await?;
-    let answer = poolers(&target, &global.database()).await?;
+    Ok(all)
+}
+
+/// Where psql finds the primary's socket, on this machine.
+fn socket(answer: &ListPoolersResponse) -> Outcome<[(&'static str, String); 5]> {
     let is_primary =
         |view: &&PoolerView| view.status.as_ref().is_some_and(|status| status.role() == Role::Primary);
     let primaries: Vec<_> = answer.poolers.iter().filter(is_primary).collect();
@@ -27,6 +41,20 @@ pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, Str
         }
         _ => return Err(no_single("more than one instance reports that it is the primary")),
     };
+    Ok([
+        ("CELLAR_PRIMARY", pooler.cell),
+        ("PGHOST", pooler.socket_directory),
+        ("PGPORT", pooler.postgres_port.to_string()),
+        ("PGDATABASE", "postgres".to_owned()),
+        ("PGUSER", "postgres".to_owned()),
+    ])
+}
+
+/// Variables that point programs at the cluster's present primary.
+pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, String)>> {
+    let cluster = if global.admin.is_none() { local::open(global).ok() } else { None };
+    let target = Target::of(global).await?;
+    let answer = poolers(&target, &global.database()).await?;
     let directory = match &global.admin {
         None => Some(global.directory()?),
         Some(_) => None,
@@ -37,16 +65,14 @@ pub(crate) async fn variables(global: &Global) -> Outcome<Vec<(&'static str, Str
         all.push(("CELLAR_DIR", directory.display().to_string()));
     }
     all.push(("CELLAR_ADMIN", target.address.clone()));
-    if let Some(client) = client {
+    if let Some(client) = &client {
+        all.extend(uris(cluster.as_ref(), &answer, &client.join("ca.crt"))?);
         all.push(("CELLAR_CLIENT_DIR", client.display().to_string()));
     }
-    all.extend([
-        ("CELLAR_PRIMARY", pooler.cell),
-        ("PGHOST", pooler.socket_directory),
-        ("PGPORT", pooler.postgres_port.to_string()),
-        ("PGDATABASE", "postgres".to_owned()),
-        ("PGUSER", "postgres".to_owned()),
-    ]);
+    // The sockets of a cluster on hosts are there.
+    if cluster.is_none_or(|cluster| cluster.is_local()) {
+        all.extend(socket(&answer)?);
+    }
     Ok(all)
 }
 

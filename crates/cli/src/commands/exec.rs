@@ -35,6 +35,10 @@ fn replace_process(command: &mut Command) -> Failure {
 
 impl Exec {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
+        if let (None, Ok(cluster)) = (&global.admin, local::open(global)) {
+            // The socket is on the primary's host.
+            cluster.check_is_local("cellar exec")?;
+        }
         let variables = super::env::variables(global).await?;
         let Some((program, arguments)) = self.command.split_first() else {
             return Err(Failure::usage("no command was given", "put it after --"));

@@ -23,6 +23,7 @@ pub(crate) mod logs;
 pub(crate) mod manual;
 pub(crate) mod rebuild;
 pub(crate) mod restore;
+pub(crate) mod roles;
 pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod support_bundle;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Databases(databases::Databases),
     #[command(subcommand)]
+    Roles(roles::Roles),
+    #[command(subcommand)]
     Certs(certs::Certs),
     #[command(subcommand)]
     Etcd(etcd::Etcd),
@@ -70,8 +73,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(config::Config),
     /// Print shell exports that point psql and programs at the cluster's primary
+    ///
+    /// CELLAR_DIRECT_URI names every cell, and libpq finds the primary. With HAProxy (`cellar up --route`),
+    /// CELLAR_ROUTED_URI leads to the primary and CELLAR_READ_URI to standbys. An application adds its role and database.
     #[command(after_help = "Examples:
   eval \"$(cellar env)\" && psql -c 'select 1'
+  psql \"$CELLAR_DIRECT_URI&user=app&dbname=app\"
   cellar env --cluster ci | sed 's/^export //' >> \"$GITHUB_ENV\"")]
     Env,
     Exec(exec::Exec),
@@ -109,9 +116,10 @@ impl Command {
             Self::Host(command) => command.run(global).await,
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
+            Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,
-            Self::Config(command) => command.run(global),
+            Self::Config(command) => command.run(global).await,
             Self::Env => env::run(global).await,
             Self::Exec(command) => command.run(global).await,
             Self::Doctor => doctor::run(global).await,

@@ -41,6 +41,19 @@ pub(crate) fn render_services(address: &str, processes: &[ProcessHealth]) -> Str
     format!("multiadmin answers at {address}{}\n", etcd.collect::<String>())
 }
 
+/// The HAProxy of a local cluster, if it has one.
+fn render_route(cluster: &Cluster, processes: &[ProcessHealth]) -> String {
+    let Some(haproxy) = processes.iter().find(|process| process.what == "HAProxy") else {
+        return String::new();
+    };
+    match (haproxy.pid, cluster.route_ports()) {
+        (Some(pid), Ok((writes, reads, statistics))) => format!(
+            "HAProxy runs (process {pid}): writes at localhost:{writes}, reads at localhost:{reads}, statistics at http://127.0.0.1:{statistics}\n"
+        ),
+        _ => "HAProxy does not run: `cellar up` starts it\n".to_owned(),
+    }
+}
+
 /// Certificates of the local cluster that end soon. Poolers report those of their cells.
 fn certificate_warnings(cluster: &Cluster) -> Vec<String> {
     let now = SystemTime::now();
@@ -63,11 +76,13 @@ fn certificate_warnings(cluster: &Cluster) -> Vec<String> {
 fn render_local(cluster: &Cluster, address: &str) -> String {
     let warnings: String =
         certificate_warnings(cluster).iter().map(|warning| format!("{warning}\n")).collect();
+    let processes = cluster.processes();
     format!(
-        "cluster {} in {}\n{}{warnings}",
+        "cluster {} in {}\n{}{}{warnings}",
         cluster.state.cluster,
         cluster.layout.root().display(),
-        render_services(address, &cluster.processes())
+        render_services(address, &processes),
+        render_route(cluster, &processes)
     )
 }
 

@@ -58,6 +58,12 @@ pub(crate) struct Up {
     /// multiadmin starts.
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     auto_renew: Option<bool>,
+    /// Run an HAProxy that leads clients to the primary (port 5000) and to the standbys (5001), with statistics (8404);
+    /// the port offset is added to all three
+    ///
+    /// It is remembered: later runs keep it, and `--route=false` ends it. Needs Debian's package haproxy.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    route: Option<bool>,
     /// When to give up waiting
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     timeout: Duration,
@@ -136,6 +142,7 @@ impl Up {
             renews: self.auto_renew,
             retention_full: self.retention_full,
             passphrase,
+            route: self.route,
             timeout: self.timeout,
         };
         let outcome = up(&options, &local::steps()).await?;

@@ -64,6 +64,16 @@ fn row(view: &PoolerView) -> [String; 10] {
     ]
 }
 
+/// What is wrong with archiving, as far as the cell's multipooler knows.
+pub(crate) fn archiving(status: &PoolerStatus) -> Option<String> {
+    let archiver = status.archiver.as_ref().filter(|archiver| is_failing(archiver))?;
+    Some(format!(
+        "archiving fails since {} at WAL segment {}; PostgreSQL keeps its WAL until it works again",
+        units::time(archiver.last_failed_time.as_ref()),
+        archiver.last_failed_wal.as_deref().unwrap_or(NOTHING)
+    ))
+}
+
 /// What the table has no column for.
 fn notes(view: &PoolerView) -> Vec<String> {
     let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
@@ -86,16 +96,10 @@ fn notes(view: &PoolerView) -> Vec<String> {
     if !status.message.is_empty() {
         notes.push(format!("{cell}: {}", status.message));
     }
+    notes.extend(archiving(status).map(|trouble| format!("{cell}: {trouble}")));
     if status.state() == InstanceState::Running && !status.tls_server_up {
         notes.push(format!(
             "{cell}: its pgBackRest TLS server does not answer, so no other cell can be backed up against it"
-        ));
-    }
-    if let Some(archiver) = status.archiver.as_ref().filter(|archiver| is_failing(archiver)) {
-        notes.push(format!(
-            "{cell}: archiving fails since {} at WAL segment {}; PostgreSQL keeps its WAL until it works again",
-            units::time(archiver.last_failed_time.as_ref()),
-            archiver.last_failed_wal.as_deref().unwrap_or(NOTHING)
         ));
     }
     notes.extend(

@@ -2,11 +2,13 @@
 
 pub(crate) mod admission;
 pub(crate) mod archiving;
+pub mod availability;
 pub(crate) mod cell_claim;
 pub(crate) mod claim_times;
 pub(crate) mod condition;
 pub(crate) mod driven;
 pub(crate) mod expiry;
+pub(crate) mod health;
 pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod precondition;

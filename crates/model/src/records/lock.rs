@@ -78,7 +78,7 @@ impl Lock {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::collections::BTreeSet;
 
     fn id(n: u128) -> JobId {
         JobId::new(uuid::Uuid::from_u128(n))
@@ -104,7 +104,7 @@ mod tests {
         #[test]
         fn first_come_first_served(steps in proptest::collection::vec((0u8..3, 0usize..40), 1..120)) {
             let mut lock = Lock::default();
-            let mut ended = HashSet::new();
+            let mut ended = BTreeSet::new();
             let mut expected: Vec<JobId> = Vec::new();
             for (n, (what, which)) in steps.into_iter().enumerate() {
                 if what == 2 {

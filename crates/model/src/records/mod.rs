@@ -8,6 +8,7 @@ pub(crate) mod drill;
 pub(crate) mod incarnation;
 pub(crate) mod instance;
 pub(crate) mod job;
+pub(crate) mod leadership;
 pub(crate) mod lock;
 pub(crate) mod maintenance;
 pub(crate) mod pooler;

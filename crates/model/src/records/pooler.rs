@@ -33,6 +33,9 @@ pub struct Pooler {
     pub pgbackrest_port: u16,
     /// The pooler's own gRPC port.
     pub grpc_port: u16,
+    /// Port of its health endpoints for balancers; 0 in records from before there were any: then it has none.
+    #[serde(default, skip_serializing_if = "is_no_port")]
+    pub health_port: u16,
     /// Address its servers listen on: an unspecified one for all of the host, a loopback one for all loopback addresses
     /// that the host name leads to.
     pub listen: String,
@@ -54,6 +57,11 @@ pub struct Pooler {
     /// a stolen certificate has a name that etcd does not know any more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revocations: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_no_port(port: &u16) -> bool {
+    *port == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

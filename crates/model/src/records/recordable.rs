@@ -13,6 +13,8 @@ pub const RECORDED: &[&str] = &[
     "annotations",
     "backup",
     "cell",
+    // Whether a role proves itself with one.
+    "certificate",
     "checkDatabase",
     "cron",
     "database",
@@ -28,6 +30,8 @@ pub const RECORDED: &[&str] = &[
     "name",
     "nice",
     "onto",
+    // The database of PostgreSQL that a role is to own.
+    "owns",
     "paused",
     "primaryIsDead",
     "queue",
@@ -57,6 +61,8 @@ const NAMED_BY_THE_CALLER: &[&str] = &["annotations"];
 pub const WITHHELD: &[&str] = &[
     // SQL may hold anything, a password for another server for instance. The job has it.
     "checks",
+    // A weak password can be guessed from it.
+    "scramVerifier",
 ];
 
 /// What stands for a value that is not written down.

@@ -23,6 +23,9 @@ pub const MAX_START_DELAY: SignedDuration = SignedDuration::from_hours(1);
 /// How the request ids of runs begin. Callers may not use such an id, which would take the place of a run.
 pub const SCHEDULE_REQUESTS: &str = "schedule/";
 
+/// What the name of a schedule as the one who asked for a job begins with.
+const REQUESTER: &str = "schedule ";
+
 /// Cells that one schedule may name.
 pub const MAX_SCHEDULED_CELLS: usize = 16;
 
@@ -182,7 +185,13 @@ impl Schedule {
     /// Who asks for its runs.
     #[must_use]
     pub fn requester(&self) -> String {
-        format!("schedule {}, set by {}", self.name, self.set_by)
+        format!("{REQUESTER}{}, set by {}", self.name, self.set_by)
+    }
+
+    /// Whether a job that this one asked for is a schedule's. A person's name is that of a certificate, a URI.
+    #[must_use]
+    pub fn is_requester(requested_by: &str) -> bool {
+        requested_by.starts_with(REQUESTER)
     }
 }
 

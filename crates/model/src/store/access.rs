@@ -101,6 +101,7 @@ impl fmt::Display for Needs {
 
 const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
 const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
+const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
 const ADMIN_OF_ALL: Needs = Needs::RoleForAll(OperatorRole::Admin);
 
 /// What the method that requests jobs of a kind needs.
@@ -153,6 +154,10 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/DeleteSchedule", OPERATOR, Mutates),
     ("/cellar.v1.MultiAdmin/ListAudit", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ListRoles", VIEWER, Reads),
+    // Whoever has a role may read and write data.
+    ("/cellar.v1.MultiAdmin/CreateRole", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/DropRole", ADMIN, Mutates),
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
@@ -160,6 +165,9 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiPooler/RunBackup", Needs::Peer, Mutates),
     ("/cellar.v1.MultiPooler/GetSigningRequest", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/InstallCertificates", Needs::Multiadmin, Mutates),
+    ("/cellar.v1.MultiPooler/ListRoles", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/CreateRole", Needs::Multiadmin, Mutates),
+    ("/cellar.v1.MultiPooler/DropRole", Needs::Multiadmin, Mutates),
 ];
 
 /// Services that are not ours: they say that somebody lives, and what the methods are called.

@@ -72,6 +72,14 @@ impl Ports {
     pub const ADMIN_GRPC: u16 = 15070;
     /// multipooler gRPC of the cell with index 0.
     pub const POOLER_GRPC: u16 = 15270;
+    /// Health endpoints of the multipooler of the cell with index 0.
+    pub const POOLER_HEALTH: u16 = 20000;
+    /// HAProxy, to the primary.
+    pub const ROUTE_WRITES: u16 = 5000;
+    /// HAProxy, to the standbys.
+    pub const ROUTE_READS: u16 = 5001;
+    /// HAProxy's statistics.
+    pub const ROUTE_STATISTICS: u16 = 8404;
 
     /// The ports of a cluster whose `--port-offset` is `offset`.
     #[must_use]
@@ -148,6 +156,12 @@ impl ClusterLayout {
     #[must_use]
     pub fn client(&self) -> PathBuf {
         self.root.join("client")
+    }
+
+    /// The config of the cluster's own HAProxy. No cell can have this name: it has a dot.
+    #[must_use]
+    pub fn haproxy_config(&self) -> PathBuf {
+        self.root.join("haproxy.cfg")
     }
 
     /// Pid files of etcd and multiadmin.
@@ -416,6 +430,7 @@ impl CellLayout {
             postgres_port,
             pgbackrest_port: port(Ports::PGBACKREST)?,
             grpc_port: port(Ports::POOLER_GRPC)?,
+            health_port: port(Ports::POOLER_HEALTH)?,
             listen: listen.to_owned(),
             data_directory: text(self.data())?,
             socket_directory: text(self.sockets())?,

@@ -42,6 +42,10 @@ codes! {
     UnknownSchedule = "UNKNOWN_SCHEDULE",
     /// No backup of that label.
     UnknownBackup = "UNKNOWN_BACKUP",
+    /// No role of that name that applications connect as.
+    UnknownRole = "UNKNOWN_ROLE",
+    /// Something depends on it.
+    InUse = "IN_USE",
     /// It exists already.
     AlreadyExists = "ALREADY_EXISTS",
     /// The same request id came with other parameters.

@@ -1,5 +1,6 @@
 //! Values with rules of their own: names, hosts, positions in the WAL, paths, secrets, error codes; how much clocks may differ.
 
+pub(crate) mod client_role;
 pub(crate) mod clocks;
 pub(crate) mod code;
 pub(crate) mod host;

@@ -6,10 +6,13 @@ use std::fmt;
 /// repo can try short ones by the billion.
 const SHORTEST: usize = 16;
 
+/// Fewest bytes of a role's password. PostgreSQL hashes it some thousand times, with a salt.
+const SHORTEST_PASSWORD: usize = 8;
+
 /// Most bytes of a passphrase; one that is longer is some other file.
 const LONGEST: usize = 512;
 
-/// A passphrase. Neither `Debug` nor an error shows it, and it cannot be serialized: it never gets into
+/// A passphrase or password. Neither `Debug` nor an error shows it, and it cannot be serialized: it never gets into
 /// etcd, an argument, a log or a message unless somebody asks for it with [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -18,8 +21,8 @@ pub struct Secret(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// Too short to withstand guessing.
-    #[error("it is shorter than {SHORTEST} bytes: make one with `openssl rand -base64 48`")]
-    TooShort,
+    #[error("it is shorter than {0} bytes: make one with `openssl rand -base64 48`")]
+    TooShort(usize),
     /// Not a passphrase.
     #[error("it is longer than {LONGEST} bytes")]
     TooLong,
@@ -37,10 +40,22 @@ impl Secret {
     /// # Errors
     /// When it is too short or too long, or cannot stand on one line of a configuration file as it is.
     pub fn passphrase(content: &str) -> Result<Self, SecretError> {
+        Self::of_line(content, SHORTEST)
+    }
+
+    /// A role's password, from the content of a file. One line end behind it is not part of it.
+    ///
+    /// # Errors
+    /// As [`Secret::passphrase`].
+    pub fn password(content: &str) -> Result<Self, SecretError> {
+        Self::of_line(content, SHORTEST_PASSWORD)
+    }
+
+    fn of_line(content: &str, shortest: usize) -> Result<Self, SecretError> {
         let text = content.strip_suffix('\n').unwrap_or(content);
         let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.len() < SHORTEST {
-            return Err(SecretError::TooShort);
+        if text.len() < shortest {
+            return Err(SecretError::TooShort(shortest));
         }
         if text.len() > LONGEST {
             return Err(SecretError::TooLong);
@@ -84,9 +99,9 @@ mod tests {
     fn bad_passphrase_is_refused_without_being_shown() {
         let long = "x".repeat(LONGEST + 1);
         for (content, why) in [
-            ("", SecretError::TooShort),
-            ("\n", SecretError::TooShort),
-            ("fifteen bytes..\n", SecretError::TooShort),
+            ("", SecretError::TooShort(SHORTEST)),
+            ("\n", SecretError::TooShort(SHORTEST)),
+            ("fifteen bytes..\n", SecretError::TooShort(SHORTEST)),
             (long.as_str(), SecretError::TooLong),
             ("two lines are too many\nthis is the second", SecretError::Control),
             ("two line ends are one too many\n\n", SecretError::Control),
@@ -95,6 +110,11 @@ mod tests {
             ("white space behind it \n", SecretError::Space),
         ] {
             assert_eq!(Secret::passphrase(content), Err(why), "{content:?}");
+        }
+        assert_eq!(Secret::password("8 bytes.\n").unwrap().expose(), "8 bytes.");
+        for (content, why) in [("7 bytes", SecretError::TooShort(8)), ("a tab\tin it", SecretError::Control)]
+        {
+            assert_eq!(Secret::password(content), Err(why), "{content:?}");
         }
     }
 

@@ -1,12 +1,12 @@
 //! etcd's members: who they are, how each is, taking them in and out, and a copy of all data.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{AlarmAction, AlarmType, SnapshotStreaming};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::StoreError;
 use crate::etcd::client::{EtcdKv, alarm_name};

@@ -1,6 +1,6 @@
 //! The records, and what is asked of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use cellar_model::{
     AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId,
@@ -59,7 +59,7 @@ pub struct View {
     pub newer_jobs: BTreeSet<JobId>,
     /// Keys that were skipped, and why.
     pub unreadable: BTreeMap<String, String>,
-    pub(super) revisions: HashMap<Key, i64>,
+    pub(super) revisions: BTreeMap<Key, i64>,
     pub(super) scope: Scope,
     /// Set when records are needed again that were given up with a summary.
     pub(super) is_behind: bool,

@@ -46,6 +46,7 @@ pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
         postgres_port: 25433,
         pgbackrest_port: 8433,
         grpc_port: 15271,
+        health_port: 20001,
         listen: "0.0.0.0".into(),
         data_directory: format!("{directory}/pg_data"),
         socket_directory: format!("{directory}/pg_sockets"),

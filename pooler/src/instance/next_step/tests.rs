@@ -41,6 +41,8 @@ struct World {
     leader: Option<Leader>,
     promoted: bool,
     record_denied: bool,
+    succession: Option<Succession>,
+    others_have_data: bool,
     backup: Option<bool>,
     stanza: bool,
     failed_copies: u32,
@@ -61,6 +63,8 @@ impl World {
             leader: None,
             promoted: false,
             record_denied: false,
+            succession: None,
+            others_have_data: false,
             backup: Some(false),
             stanza: false,
             failed_copies: 0,
@@ -81,6 +85,8 @@ impl World {
             leader: self.leader.as_ref(),
             promoted: self.promoted,
             record_denied: self.record_denied,
+            succession: self.succession.as_ref(),
+            others_have_data: self.others_have_data,
             backup_exists: self.backup,
             stanza_exists: self.stanza,
             failed_copies: self.failed_copies,
@@ -106,6 +112,26 @@ fn old_data_is_not_started_when_a_restore_over_it_was_begun() {
     assert!(matches!(world.step(), Step::Broken(_)));
     world.kept = true;
     assert_eq!(world.step(), Step::Restore { delta: false });
+}
+
+#[test]
+fn a_primary_that_etcd_has_forgotten_starts_only_if_nobody_was_promoted_since() {
+    let mut world = World::new("zone1", valid(7, 1, false));
+    world.succession = Some(Succession::Unknown("zone2 to report".to_owned()));
+    assert_eq!(world.step(), Step::Wait("zone2 to report".to_owned()));
+    world.succession = Some(Succession::Left(Timeline::new(2), "zone2 is on it".to_owned()));
+    let Step::Broken(why) = world.step() else { panic!("{:?}", world.step()) };
+    assert!(why.contains("timeline 2") && why.contains("zone2 is on it"), "{why}");
+    world.succession = Some(Succession::Present);
+    assert_eq!(world.step(), Step::Start);
+}
+
+#[test]
+fn no_database_is_created_beside_one_that_another_cell_has() {
+    let mut world = World::new("zone1", DataDirectory::Empty);
+    assert_eq!(world.step(), Step::Initdb);
+    world.others_have_data = true;
+    assert!(matches!(world.step(), Step::Wait(_)));
 }
 
 #[test]
@@ -277,7 +303,7 @@ proptest! {
         me in 1u8..4, holder in 0u8..4, identity in proptest::option::of(7u64..9),
         kind in 0..=WHOLE, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
-        stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool,
+        stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool, others: bool,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -297,12 +323,13 @@ proptest! {
         world.successor = successor;
         (world.stanza, world.failed_copies) = (stanza, failed_copies);
         (world.promoted, world.record_denied) = (promoted, record_denied);
+        world.others_have_data = others;
         match world.step() {
             Step::Initdb => {
                 prop_assert!(kind < 2);
                 prop_assert_eq!(backup, Some(false));
                 prop_assert!(world.leader.as_ref().is_none_or(|l| l.system_identifier.is_none() && l.cell == world.cell));
-                prop_assert!(world.leader.is_some() || (me == 1 && !seeded));
+                prop_assert!(world.leader.is_some() || (me == 1 && !seeded && !others));
             }
             Step::Restore { .. } => {
                 prop_assert!(kind < 2 || (kind == 2 && seeding) || (kind == WHOLE && seeding && !(recovers && restored)));

@@ -205,8 +205,10 @@ fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
     // A command that begins with a backslash would be psql's own, such as `\!`, which runs a program.
     let sql = format!("\n{sql}");
     // With the SQLSTATE of an error.
+    // A row ends with a zero byte: a value may hold line breaks, and a row of one NULL is an empty line.
     let fixed = [
         "-X",
+        "-0",
         "-w",
         "-A",
         "-t",
@@ -270,20 +272,21 @@ async fn sql_check(
     command.args(psql_arguments(database, sql));
     Ok(match interruptible(context, command).await? {
         Ok(output) => {
-            let (passed, detail) = judge_rows(output.stdout.trim());
+            let (passed, detail) = judge_rows(&output.stdout);
             DrillCheck { name, passed, could_not_run: false, detail }
         }
         Err(error) => sql_failed(&name, error),
     })
 }
 
-/// Whether the first column of every row is true, and how many there are. What they hold is not written into the job,
+/// Whether the first column of every row, each ended by a zero byte, is true, and how many there are. What they hold is not written into the job,
 /// which everybody may read who may see jobs at all.
 fn judge_rows(rows: &str) -> (bool, String) {
     let is_true = |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
-    let count = rows.lines().count();
+    let rows: Vec<&str> = rows.split_terminator('\0').collect();
+    let count = rows.len();
     let noun = if count == 1 { "row" } else { "rows" };
-    match rows.lines().position(|row| !is_true(row)) {
+    match rows.iter().position(|row| !is_true(row)) {
         None if count == 0 => (true, "no rows".to_owned()),
         None => (true, format!("{count} {noun}, all true")),
         Some(at) => (false, format!("row {} of {count} does not begin with true", at + 1)),

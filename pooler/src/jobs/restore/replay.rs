@@ -11,6 +11,7 @@ use cellar_model::{
 use cellar_postgres::{PostmasterState, RecoveryTarget, RequiredSettings, promote, query, running};
 use jiff::Timestamp;
 
+use crate::instance::superuser::{REMEDY, is_refusal};
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::movement::{Movement, Startup, StartupTitle};
@@ -294,7 +295,11 @@ impl PrivateInstance<'_> {
                 Err(error) => return Err(self.failed("looking at the copy", &error).into()),
             };
             let state = match postmaster.state {
-                PostmasterState::Ready => self.replay_state().await.unwrap_or_default(),
+                PostmasterState::Ready => match self.replay_state().await {
+                    Ok(state) => state,
+                    Err(error) if is_refusal(&error) => return Err(self.refused(&error).into()),
+                    Err(_) => None,
+                },
                 // A query before it is ready would be refused, and every refusal is a line in its log.
                 _ => None,
             };
@@ -355,6 +360,15 @@ impl PrivateInstance<'_> {
     async fn replay_state(&self) -> Result<Option<ReplayState>, cellar_postgres::PostgresError> {
         let rows = query(&self.endpoint(), REPLAY_STATE_QUERY, QUERY_TIMEOUT).await?;
         Ok(ReplayState::read(&rows))
+    }
+
+    /// The job's error for a copy that lets nobody look at it.
+    fn refused(&self, error: &cellar_postgres::PostgresError) -> JobError {
+        let error = self.failed("looking at the copy, which is as the database was", error);
+        JobError {
+            hint: format!("{REMEDY}; then take a new backup, or restore to a target after the change"),
+            ..error
+        }
     }
 
     fn wal_missing(&self, segment: &str) -> JobError {

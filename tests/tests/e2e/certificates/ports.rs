@@ -58,8 +58,18 @@ pub(super) fn ports_of(cluster: &Cluster) -> BTreeMap<SocketAddr, Service> {
     services.into_iter().flat_map(at).collect()
 }
 
+/// Every port that answers anybody: the health endpoints.
+pub(super) fn open_ports_of(cluster: &Cluster) -> BTreeSet<SocketAddr> {
+    let ports = cluster.poolers().into_iter().filter_map(|view| Some(view.pooler?.health_port));
+    let at = |port: u32| {
+        let port = port.try_into().expect("a port");
+        loopback().into_iter().map(move |address| SocketAddr::new(address, port))
+    };
+    ports.flat_map(at).collect()
+}
+
 /// The addresses of `localhost` on this machine, the first one first.
-pub(super) fn loopback() -> Vec<IpAddr> {
+pub(crate) fn loopback() -> Vec<IpAddr> {
     let named = addresses_of("localhost").expect("localhost has an address");
     named.into_iter().filter(|address| has_address(*address)).collect()
 }
@@ -107,7 +117,7 @@ pub(super) async fn denied_by_a_pooler(
 ) -> BTreeSet<&'static str> {
     let tls = ClientTls::from_files(authorities, &key_pair.certificate, &key_pair.key).expect("a client");
     let client = MultiPoolerClient::new(channel(&tls, port));
-    let [mut a, mut b, mut c, mut d, mut e, mut f] = [(); 6].map(|()| client.clone());
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h, mut i] = [(); 9].map(|()| client.clone());
     let no_order = tokio_stream::empty::<v1::RunBackupRequest>();
     let nothing = v1::InstallCertificatesRequest::default();
     let answers = [
@@ -117,6 +127,9 @@ pub(super) async fn denied_by_a_pooler(
         ("GetSigningRequest", d.get_signing_request(v1::GetSigningRequestRequest::default()).await.err()),
         ("InstallCertificates", e.install_certificates(nothing).await.err()),
         ("RunBackup", f.run_backup(no_order).await.err()),
+        ("ListRoles", g.list_roles(v1::ListRolesRequest::default()).await.err()),
+        ("CreateRole", h.create_role(v1::CreateRoleRequest::default()).await.err()),
+        ("DropRole", i.drop_role(v1::DropRoleRequest::default()).await.err()),
     ];
     let denied = |status: &tonic::Status| status.code() == tonic::Code::PermissionDenied;
     answers

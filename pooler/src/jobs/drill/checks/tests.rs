@@ -45,8 +45,9 @@ fn what_is_in_the_way_of_a_check_is_not_damage() {
 #[test]
 fn what_a_check_selects_is_not_kept() {
     assert_eq!(judge_rows(""), (true, "no rows".to_owned()));
-    assert_eq!(judge_rows("t|hunter2"), (true, "1 row, all true".to_owned()));
-    assert_eq!(judge_rows("t\nhunter2|t"), (false, "row 2 of 2 does not begin with true".to_owned()));
+    assert_eq!(judge_rows("t|hunter2\0"), (true, "1 row, all true".to_owned()));
+    assert_eq!(judge_rows("t|two\nlines\0"), (true, "1 row, all true".to_owned()));
+    assert_eq!(judge_rows("t\0hunter2|t\0"), (false, "row 2 of 2 does not begin with true".to_owned()));
     let failed = |output: &str| {
         let error = PostgresError::CommandFailed {
             program: "psql".into(),
@@ -70,6 +71,14 @@ fn what_a_check_selects_is_not_kept() {
     assert!(login.could_not_run && login.detail.contains("does not exist"), "{login:?}");
 }
 
+/// What `sum`, `max` and every comparison with them give for a table that was lost or is empty.
+#[test]
+fn a_check_that_returns_null_does_not_pass() {
+    for rows in ["\0", "t\0\0", "\0t\0", "|t\0"] {
+        assert!(!judge_rows(rows).0, "{rows:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_check_is_one_argument_of_sql_and_its_database_one_name(
@@ -77,10 +86,10 @@ proptest! {
         sql in prop_oneof!["[-\\\\!;'\"$` a-z]{1,40}", Just("\\! touch /tmp/x".to_owned()), "(?s).{1,40}"],
     ) {
         let arguments = psql_arguments(&database, &sql);
-        prop_assert_eq!(arguments.len(), 15);
-        prop_assert_eq!(&arguments[9..12], ["-U", MONITOR_ROLE, "-d"]);
-        prop_assert_eq!(&arguments[14], &format!("\n{sql}"));
-        prop_assert_eq!(unquoted(arguments[12].strip_prefix("dbname=").unwrap()), Some(database));
+        prop_assert_eq!(arguments.len(), 16);
+        prop_assert_eq!(&arguments[10..13], ["-U", MONITOR_ROLE, "-d"]);
+        prop_assert_eq!(&arguments[15], &format!("\n{sql}"));
+        prop_assert_eq!(unquoted(arguments[13].strip_prefix("dbname=").unwrap()), Some(database));
     }
 }
 

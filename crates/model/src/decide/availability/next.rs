@@ -1,0 +1,201 @@
+//! The next guarded write.
+//!
+//! Members act by the record that they see, so every order is a write of the record: recruit, appoint, establish, and the
+//! steps of a cohort. Followers go by it, too ([`super::following`]).
+
+use std::fmt;
+
+use super::backoff::{HOLDS_AFTER, backoff};
+use super::cohort::{Change, change};
+use super::election::{Shortage, enough, winner};
+use super::evidence::{Death, NoEvidence, evidence};
+use super::facts::View;
+use super::rules::Rules;
+use crate::records::leadership::{Leadership, Phase, Position, Rule, Term};
+use crate::types::name::CellName;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Wait,
+    /// The record is replaced by this one, if it still has the revision that was read.
+    Write(Leadership),
+}
+
+/// Why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The leader leads, and there is no evidence against it.
+    Well(NoEvidence),
+    /// There is evidence, but the last attempt did not hold, and its time is not over.
+    BackingOff(Death),
+    /// Promises are asked for: the leader is dead.
+    Recruit(Death),
+    /// Too few promises so far.
+    Promises(Shortage),
+    /// Enough promises, and this member has most.
+    Appoint {
+        /// Who wins.
+        cell: CellName,
+        /// From which position it leads.
+        floor: Position,
+    },
+    /// The leader is back before enough members have promised. The term asked for is spent.
+    Reappoint {
+        /// The leader.
+        cell: CellName,
+        /// Its new term.
+        term: Term,
+    },
+    /// The appointed member's term row has its quorum.
+    Establish,
+    /// The cohort changes.
+    Cohort(Change),
+    /// The record has no rule: nothing can be decided by it.
+    NoRule,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Well(why) => write!(f, "no failover: {why}"),
+            Self::BackingOff(death) => {
+                write!(f, "{death}, but the last failover did not hold: the next one waits")
+            }
+            Self::Recruit(death) => write!(f, "failover: {death}"),
+            Self::Promises(shortage) => {
+                write!(f, "nobody can be promoted without losing commits: {shortage}")
+            }
+            Self::Appoint { cell, floor } => write!(f, "{cell} has most of those that promised: {floor}"),
+            Self::Reappoint { cell, term } => {
+                write!(f, "{cell} is back before enough members promised: it leads under term {term}")
+            }
+            Self::Establish => f.write_str("the term row of the appointed member has its quorum"),
+            Self::Cohort(change) => change.fmt(f),
+            Self::NoRule => f.write_str("the record has no rule to go by"),
+        }
+    }
+}
+
+/// What is to be done, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What.
+    pub step: Step,
+    /// Why.
+    pub why: Reason,
+}
+
+impl Decision {
+    fn write(record: Leadership, why: Reason) -> Self {
+        Self { step: Step::Write(record), why }
+    }
+
+    fn wait(why: Reason) -> Self {
+        Self { step: Step::Wait, why }
+    }
+}
+
+/// The next step for a database. Any number of deciders may ask at any time and with old reports; the guard on the record's
+/// revision decides who did it.
+#[must_use]
+pub fn next(rules: Rules, view: &View<'_>) -> Decision {
+    let record = view.record;
+    let Some(last) = record.rule() else { return Decision::wait(Reason::NoRule) };
+    match record.phase {
+        Phase::Recruiting => elect(rules, view, last),
+        Phase::Appointed if is_established(view) => {
+            let steady = Leadership { phase: Phase::Steady, ..record.clone() };
+            Decision::write(steady, Reason::Establish)
+        }
+        Phase::Steady | Phase::Appointed => {
+            let death = match evidence(view) {
+                Ok(death) => death,
+                Err(why) => {
+                    return match change(rules, view) {
+                        Some((change, after)) => Decision::write(after, Reason::Cohort(change)),
+                        None => Decision::wait(Reason::Well(why)),
+                    };
+                }
+            };
+            recruit(view, death)
+        }
+    }
+}
+
+/// Whether the appointed member reports that its term is established. Old reports count: what was committed stays so.
+fn is_established(view: &View<'_>) -> bool {
+    let leads = view.facts.get(&view.record.cell).and_then(|facts| facts.leads);
+    leads.is_some_and(|leads| leads.term == view.record.term && leads.established)
+}
+
+fn recruit(view: &View<'_>, death: Death) -> Decision {
+    let record = view.record;
+    let has_held = record.phase == Phase::Steady && view.unchanged >= HOLDS_AFTER;
+    let attempts = if has_held { 0 } else { record.attempts };
+    if view.unchanged < backoff(attempts) {
+        return Decision::wait(Reason::BackingOff(death));
+    }
+    let after = Leadership {
+        phase: Phase::Recruiting,
+        term: record.term.next(),
+        floor: None,
+        attempts: attempts.saturating_add(1),
+        ..record.clone()
+    };
+    Decision::write(after, Reason::Recruit(death))
+}
+
+fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
+    let record = view.record;
+    let shortage = match enough(rules, view) {
+        Ok(()) => {
+            if let Some((cell, floor)) = winner(rules, view) {
+                return appoint(view, last, cell, floor);
+            }
+            return Decision::wait(Reason::NoRule);
+        }
+        Err(shortage) => shortage,
+    };
+    // The leader of an unbroken term has everything that was acknowledged: nobody else could acknowledge since.
+    let back = view.fresh(&record.cell).filter(|facts| {
+        facts.leads.is_some_and(|leads| leads.term >= record.since && leads.term <= record.held)
+            && evidence(view).is_err()
+    });
+    match back {
+        Some(facts) => {
+            let term = record.term.next();
+            let after = Leadership {
+                phase: Phase::Appointed,
+                term,
+                held: term,
+                floor: Some(facts.position),
+                ..record.clone()
+            };
+            Decision::write(after, Reason::Reappoint { cell: record.cell.clone(), term })
+        }
+        None => Decision::wait(Reason::Promises(shortage)),
+    }
+}
+
+fn appoint(view: &View<'_>, last: &Rule, cell: &CellName, floor: Position) -> Decision {
+    let record = view.record;
+    let mut list = record.rules.clone();
+    // A primary outside of its cohort would acknowledge with k copies, not k+1.
+    let copy = view.facts.get(cell).map(|facts| facts.copy).filter(|copy| !last.has(cell, *copy));
+    if let Some(copy) = copy {
+        let cohort = last.cohort.clone().into_iter().chain([(cell.clone(), copy)]).collect();
+        list.push(Rule::of(last.number.saturating_add(1), cohort));
+    }
+    let after = Leadership {
+        phase: Phase::Appointed,
+        cell: cell.clone(),
+        held: record.term,
+        since: record.term,
+        floor: Some(floor),
+        rules: list,
+        ..record.clone()
+    };
+    Decision::write(after, Reason::Appoint { cell: cell.clone(), floor })
+}

@@ -1,0 +1,132 @@
+//! The way from one primary to the next.
+
+use super::*;
+
+fn lost() -> Group {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.lose("zone1");
+    assert!(matches!(group.step(), Reason::Recruit(Death::Silent { .. })));
+    group
+}
+
+#[test]
+fn a_failover_from_evidence_to_a_new_term() {
+    let mut group = lost();
+    let record = group.record.clone();
+    assert_eq!((record.phase, record.term, record.held), (Phase::Recruiting, Term::new(2), Term::new(1)));
+    assert!(matches!(group.next().why, Reason::Promises(Shortage { need: 2, .. })), "{}", group.next().why);
+    group.promise("zone2", at(1, 100));
+    assert!(matches!(group.next().step, Step::Wait));
+    group.promise("zone3", at(1, 101));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone3"), floor: at(1, 101) });
+    let record = group.record.clone();
+    assert_eq!((record.phase, record.held, record.since), (Phase::Appointed, Term::new(2), Term::new(2)));
+    assert_eq!(record.floor, Some(at(1, 101)));
+    let leader = Facts { sees: None, ..primary(2) };
+    *group.at("zone3") = leader.clone();
+    group.at("zone3").leads.as_mut().unwrap().established = false;
+    assert!(matches!(group.next().step, Step::Wait), "the term row waits for its quorum");
+    *group.at("zone3") = leader;
+    assert_eq!(group.step(), Reason::Establish);
+    assert_eq!((group.record.phase, group.record.cell.as_str()), (Phase::Steady, "zone3"));
+}
+
+#[test]
+fn what_promises_while_wal_comes_in_or_is_no_member_does_not_count() {
+    let changes: [fn(&mut Facts); 4] = [
+        |facts| facts.receives = true,
+        |facts| facts.copy = CopyNumber::new(2),
+        |facts| facts.promised = Term::new(1),
+        |facts| facts.leads = primary(1).leads,
+    ];
+    for change in changes {
+        let mut group = lost();
+        group.promise("zone2", at(1, 100));
+        group.promise("zone3", at(1, 100));
+        assert!(enough(Rules::SAFE, &group.view()).is_ok());
+        change(group.at("zone3"));
+        assert!(enough(Rules::SAFE, &group.view()).is_err(), "{:?}", group.facts);
+    }
+}
+
+#[test]
+fn among_equals_preference_decides_then_the_name() {
+    let mut group = lost();
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    let name = |group: &Group| winner(Rules::SAFE, &group.view()).unwrap().0.to_string();
+    assert_eq!(name(&group), "zone2");
+    group.preference = vec![cell("zone3"), cell("zone2")];
+    assert_eq!(name(&group), "zone3");
+    group.promise("zone2", at(2, 50));
+    assert_eq!(name(&group), "zone2", "a later term goes before everything");
+}
+
+#[test]
+fn a_leader_that_is_back_in_time_leads_on_under_a_term_of_its_own() {
+    let mut group = lost();
+    group.promise("zone2", at(1, 100));
+    group.facts.insert(cell("zone1"), primary(1));
+    assert_eq!(group.step(), Reason::Reappoint { cell: cell("zone1"), term: Term::new(3) });
+    let record = &group.record;
+    assert_eq!((record.phase, record.held, record.since), (Phase::Appointed, Term::new(3), Term::new(1)));
+    assert_eq!(
+        may_promote(Rules::SAFE, &cell("zone1"), &group.facts[&cell("zone1")], record),
+        Ok(Taking::Continue(Term::new(3)))
+    );
+    // With enough promises it is too late for it: it may not have what its successor's standbys acknowledge.
+    let mut group = lost();
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    group.facts.insert(cell("zone1"), primary(1));
+    assert!(matches!(group.step(), Reason::Appoint { .. }));
+}
+
+#[test]
+fn an_appointed_member_that_dies_is_not_special() {
+    let mut group = lost();
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    group.step();
+    group.facts.insert(cell("zone1"), standby(&cell("zone2")));
+    group.at("zone3").sees = standby(&cell("zone2")).sees;
+    group.lose("zone2");
+    assert!(matches!(group.next().why, Reason::BackingOff(_) | Reason::Recruit(_)));
+    group.unchanged = Duration::from_secs(1);
+    assert!(matches!(group.next().why, Reason::BackingOff(_)), "the first attempt did not hold");
+    group.unchanged = Duration::from_secs(10);
+    assert!(matches!(group.step(), Reason::Recruit(_)));
+    assert_eq!((group.record.term, group.record.attempts), (Term::new(3), 2));
+    // The primary of before counts as any other member, once it has stopped and promised.
+    group.promise("zone1", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    assert!(matches!(group.step(), Reason::Appoint { .. }));
+}
+
+#[test]
+fn a_term_that_held_makes_the_next_failover_the_first_again() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.record.attempts = 4;
+    group.lose("zone1");
+    assert!(matches!(group.next().why, Reason::BackingOff(_)));
+    group.unchanged = HOLDS_AFTER;
+    group.step();
+    assert_eq!(group.record.attempts, 1);
+}
+
+#[test]
+fn a_record_without_a_rule_decides_nothing() {
+    let mut group = lost();
+    group.record.rules.clear();
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    assert_eq!(group.next(), Decision { step: Step::Wait, why: Reason::NoRule });
+    assert!(enough(Rules::SAFE, &group.view()).is_err());
+}
+
+#[test]
+fn a_single_member_is_never_succeeded() {
+    let mut group = Group::of(&["zone1"]);
+    group.lose("zone1");
+    assert!(matches!(group.next().why, Reason::Well(NoEvidence::FewWitnesses { have: 0, need: 1 })));
+}

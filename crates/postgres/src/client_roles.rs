@@ -1,0 +1,231 @@
+//! The roles that applications connect as over TCP: members of two groups, which `pg_hba.conf` lets in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cellar_model::{ClientName, ScramVerifier, Secret};
+
+use crate::error::PostgresError;
+use crate::roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, SUPERUSER};
+use crate::session::{Endpoint, execute, execute_unrecorded, query};
+
+/// How a client's role proves itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientProof {
+    /// With the password that this was made from.
+    Password(ScramVerifier),
+    /// With a certificate of the cluster's authority that names the role.
+    Certificate,
+}
+
+/// A role that may connect over TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientRole {
+    /// Its name. Somebody may have made it with SQL, so it may be any.
+    pub name: String,
+    /// The databases that it owns, in order.
+    pub owns: Vec<String>,
+    /// Whether it proves itself with a certificate.
+    pub certificate: bool,
+    /// What somebody gave it that no application should have.
+    pub excess: Vec<String>,
+}
+
+/// A role could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientRoleError {
+    /// There is a role of that name.
+    #[error("there is a role {0} already")]
+    Exists(ClientName),
+    /// No client's role has that name.
+    #[error("{0} is no role that applications connect as")]
+    Unknown(ClientName),
+    /// The database belongs to somebody else.
+    #[error("the database {database} is there and belongs to {owner}")]
+    DatabaseTaken {
+        /// The database.
+        database: ClientName,
+        /// Its owner.
+        owner: String,
+    },
+    /// The role owns something, or was granted rights.
+    #[error("something depends on the role {name}: {detail}")]
+    InUse {
+        /// The role.
+        name: ClientName,
+        /// What, in PostgreSQL's words.
+        detail: String,
+    },
+    /// PostgreSQL did not do it.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+/// The code of PostgreSQL's errors by which these are known.
+const DUPLICATE_OBJECT: &str = "42710";
+const DUPLICATE_DATABASE: &str = "42P04";
+const DEPENDENT_OBJECTS: &str = "2BP01";
+
+fn code(error: &PostgresError) -> &str {
+    match error {
+        PostgresError::Sql { code, .. } => code,
+        _ => "",
+    }
+}
+
+/// All that `pg_hba.conf` takes for members of the groups: also members of members. A row for each role and database.
+fn list_query() -> String {
+    format!(
+        "WITH RECURSIVE members(role, certificate) AS (\
+         SELECT m.member, g.rolname = '{CERTIFICATE_CLIENT_GROUP}' FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
+         WHERE g.rolname IN ('{CLIENT_GROUP}', '{CERTIFICATE_CLIENT_GROUP}') \
+         UNION SELECT m.member, b.certificate FROM pg_auth_members m JOIN members b ON b.role = m.roleid) \
+         SELECT r.rolname, bool_or(b.certificate)::text, r.rolsuper::text, r.rolreplication::text, r.rolcreaterole::text, \
+         r.rolbypassrls::text, d.datname FROM members b JOIN pg_roles r ON r.oid = b.role \
+         LEFT JOIN pg_database d ON d.datdba = r.oid \
+         WHERE r.rolcanlogin GROUP BY r.rolname, r.rolsuper, r.rolreplication, r.rolcreaterole, r.rolbypassrls, d.datname \
+         ORDER BY r.rolname, d.datname"
+    )
+}
+
+/// Rights that `list_query` reads, in its order.
+const EXCESS: [&str; 4] = ["superuser", "replication", "createrole", "bypassrls"];
+
+/// The roles that may connect over TCP, in order of their names.
+///
+/// # Errors
+/// When PostgreSQL does not answer in `timeout`.
+pub async fn list_client_roles(
+    endpoint: &Endpoint,
+    timeout: Duration,
+) -> Result<Vec<ClientRole>, PostgresError> {
+    let mut roles: BTreeMap<String, ClientRole> = BTreeMap::new();
+    for row in query(endpoint, &list_query(), timeout).await? {
+        let mut values = row.into_iter();
+        let mut next = || values.next().flatten();
+        let Some(name) = next() else { continue };
+        let mut flag = || next().as_deref() == Some("true");
+        let certificate = flag();
+        let excess = EXCESS.iter().filter(|_| flag()).map(|word| (*word).to_owned()).collect();
+        let role =
+            roles.entry(name.clone()).or_insert(ClientRole { name, certificate, excess, owns: Vec::new() });
+        role.owns.extend(next());
+    }
+    Ok(roles.into_values().collect())
+}
+
+/// The owner of a database; none when there is no such database.
+async fn owner(
+    endpoint: &Endpoint,
+    database: &ClientName,
+    timeout: Duration,
+) -> Result<Option<String>, PostgresError> {
+    let sql = format!(
+        "SELECT r.rolname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE d.datname = '{database}'"
+    );
+    Ok(query(endpoint, &sql, timeout)
+        .await?
+        .into_iter()
+        .next()
+        .and_then(|row| row.into_iter().next().flatten()))
+}
+
+/// Makes a role that may connect over TCP and do nothing else than what it is granted. `owns` is a database that it is to
+/// own: made if it is not there, taken over from the superuser if it is.
+///
+/// The database is made first, and belongs to the superuser until the role is there, so a call that was interrupted can be
+/// repeated.
+///
+/// # Errors
+/// When there is such a role, the database belongs to another one, or PostgreSQL does not do it. `timeout` is for each of
+/// the statements, of which there are up to three.
+pub async fn create_client_role(
+    endpoint: &Endpoint,
+    name: &ClientName,
+    proof: &ClientProof,
+    owns: Option<&ClientName>,
+    timeout: Duration,
+) -> Result<(), ClientRoleError> {
+    // Neither name nor verifier has a character that must be quoted; a test of their types says so.
+    let exists = format!("SELECT 1 FROM pg_roles WHERE rolname = '{name}'");
+    if !query(endpoint, &exists, timeout).await?.is_empty() {
+        return Err(ClientRoleError::Exists(name.clone()));
+    }
+    let mut gift = String::new();
+    if let Some(database) = owns {
+        match owner(endpoint, database, timeout).await? {
+            Some(owner) if owner != SUPERUSER => {
+                return Err(ClientRoleError::DatabaseTaken { database: database.clone(), owner });
+            }
+            Some(_) => {}
+            None => match execute(endpoint, &format!("CREATE DATABASE \"{database}\""), timeout).await {
+                Err(error) if code(&error) != DUPLICATE_DATABASE => return Err(error.into()),
+                _ => {}
+            },
+        }
+        gift = format!("; ALTER DATABASE \"{database}\" OWNER TO \"{name}\"");
+    }
+    let (group, password) = match proof {
+        ClientProof::Password(verifier) => (CLIENT_GROUP, format!("PASSWORD '{}'", verifier.expose())),
+        ClientProof::Certificate => (CERTIFICATE_CLIENT_GROUP, "PASSWORD NULL".to_owned()),
+    };
+    let sql = format!(
+        "CREATE ROLE \"{name}\" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS {password} \
+         IN ROLE {group}{gift}"
+    );
+    match execute_unrecorded(endpoint, &sql, timeout).await {
+        Err(error) if code(&error) == DUPLICATE_OBJECT => Err(ClientRoleError::Exists(name.clone())),
+        done => Ok(done?),
+    }
+}
+
+/// Removes a role that may connect over TCP, and ends its sessions.
+///
+/// # Errors
+/// When it is no such role, something depends on it, or PostgreSQL does not do it.
+pub async fn drop_client_role(
+    endpoint: &Endpoint,
+    name: &ClientName,
+    timeout: Duration,
+) -> Result<ClientRole, ClientRoleError> {
+    let roles = list_client_roles(endpoint, timeout).await?;
+    let Some(role) = roles.into_iter().find(|role| role.name == name.as_str()) else {
+        return Err(ClientRoleError::Unknown(name.clone()));
+    };
+    // Its sessions know their role by a number, which means nothing any more once the role is gone.
+    let number = format!("SELECT oid FROM pg_roles WHERE rolname = '{name}'");
+    let number = query(endpoint, &number, timeout).await?.into_iter().flatten().flatten().next();
+    let number = number.and_then(|text| text.parse::<u32>().ok());
+    match execute(endpoint, &format!("DROP ROLE \"{name}\""), timeout).await {
+        Err(PostgresError::Sql { code, message }) if code == DEPENDENT_OBJECTS => {
+            return Err(ClientRoleError::InUse { name: name.clone(), detail: message });
+        }
+        done => done?,
+    }
+    if let Some(number) = number {
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {number}");
+        execute(endpoint, &end, timeout).await?;
+    }
+    Ok(role)
+}
+
+/// What PostgreSQL keeps of a password, with a salt of its own; as it would make it itself. Takes some milliseconds.
+///
+/// # Errors
+/// Never in practice: when what was made is not what is expected.
+pub fn scram_verifier(password: &Secret) -> Result<ScramVerifier, cellar_model::ScramVerifierError> {
+    postgres_protocol::password::scram_sha_256(password.expose().as_bytes()).parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verifier_has_a_salt_of_its_own_and_nothing_of_the_password() {
+        let password = Secret::password("correct horse").unwrap();
+        let (one, other) = (scram_verifier(&password).unwrap(), scram_verifier(&password).unwrap());
+        assert_ne!(one, other);
+        assert!(!one.expose().contains("horse"));
+    }
+}
