@@ -78,9 +78,8 @@ pub use store::access;
 pub use store::access::Principal;
 pub use store::grant::{Grant, GrantRange};
 pub use store::key::{Key, Keyspace};
-pub use store::layout::{
-    CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
-};
+pub use store::layout::{CellLayout, ClusterLayout, LayoutError, SOCKET_PATH_LIMIT, check_socket_path};
+pub use store::ports::{PORT_SPAN, Ports};
 pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};

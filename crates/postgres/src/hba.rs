@@ -143,9 +143,9 @@ mod tests {
         host     all          all                 all      reject
         host     replication  all                 all      reject
         "#);
-        let without = render_hba(&[], None).unwrap();
+        let without = render_hba(&[], REPLICATION_ROLE, None).unwrap();
         assert!(!without.contains("scram") && !without.contains("hostssl"), "{without}");
-        let of_superuser = render_hba(&[], Some(SUPERUSER)).unwrap();
+        let of_superuser = render_hba(&[], REPLICATION_ROLE, Some(SUPERUSER)).unwrap();
         assert!(of_superuser.contains(",cellar_certificate_client  all  reject"), "{of_superuser}");
     }
 
@@ -171,15 +171,19 @@ mod tests {
     #[test]
     fn standbys_of_a_database_with_names_of_its_own_are_known_by_them() {
         let name = "cellar_replication@sales";
-        let hba = render_hba(&["10.0.0.0/8"], name).unwrap();
+        let hba = render_hba(&["10.0.0.0/8"], name, Some("postgres")).unwrap();
         assert!(
             hba.contains(
                 "hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n"
             )
         );
+        // Its clients are let in as those of any database.
+        let clients = client_rules("postgres").unwrap();
+        assert!(hba.contains(&clients) && !clients.contains("map=cellar_replication"), "{hba}");
         let ident = render_ident("postgres", name).unwrap();
         let line = "cellar_replication  \"cellar_replication@sales\"  cellar_replication\n";
-        assert!(ident.ends_with(line), "{ident}");
+        let of_clients = "cellar_certificate  /^client:(.*)$  \\1\n";
+        assert!(ident.ends_with(&format!("{line}{of_clients}")), "{ident}");
     }
 
     #[test]

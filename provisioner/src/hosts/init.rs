@@ -335,6 +335,8 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use cellar_model::Ports;
+
     use super::*;
 
     const SPEC: &str = r#"
@@ -401,15 +403,31 @@ host = "db3.example"
     #[test]
     fn ports_that_collide_on_a_host_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        // PostgreSQL of the one has the port of multipooler of the other.
-        let offset = cellar_model::Ports::POSTGRES - cellar_model::Ports::POOLER_GRPC;
-        let further = format!("[[databases]]\nname = \"sales\"\nport_offset = {offset}\n[repo]");
+        let mut cluster = Cluster::sample(dir.path(), &["zone1"]);
+        // PostgreSQL, or the health endpoints, of the one has the port of multipooler of the other.
+        for port in [Ports::POSTGRES, Ports::POOLER_HEALTH] {
+            let offset = port - Ports::POOLER_GRPC;
+            let further = format!("[[databases]]\nname = \"sales\"\nport_offset = {offset}\n[repo]");
+            let spec = ClusterSpec::parse(&SPEC.replacen("[repo]", &further, 1)).unwrap();
+            cluster.state = state_of(&spec, None).unwrap();
+            let refused = cluster.check_members().unwrap_err().to_string();
+            assert!(refused.contains(&format!("port {port} on the host of cell zone1")), "{refused}");
+            assert!(refused.contains("multipooler of cell zone1 of database sales"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn ports_that_are_allotted_collide_with_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut further: String = (0..60).map(|n| format!("[[databases]]\nname = \"d{n}\"\n")).collect();
+        further.push_str("[repo]");
         let spec = ClusterSpec::parse(&SPEC.replacen("[repo]", &further, 1)).unwrap();
         let mut cluster = Cluster::sample(dir.path(), &["zone1"]);
         cluster.state = state_of(&spec, None).unwrap();
-        let refused = cluster.check_members().unwrap_err().to_string();
-        assert!(refused.contains("port 25432 on the host of cell zone1"), "{refused}");
-        assert!(refused.contains("multipooler of cell zone1 of database sales"), "{refused}");
+        cluster.check_members().unwrap();
+        // Each of its members has ports of four kinds.
+        let ports = cluster.cell_ports(&cluster.state.cells[0].clone()).unwrap();
+        assert_eq!(ports.len(), 61 * 4);
     }
 
     #[test]

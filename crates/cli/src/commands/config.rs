@@ -1,6 +1,5 @@
 //! `cellar config`.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -11,7 +10,7 @@ use cellar_provisioner::{
 use clap::Subcommand;
 
 use crate::client::poolers::poolers;
-use crate::client::routes::routed_cells;
+use crate::client::routes::{databases, routed_cells};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
@@ -124,8 +123,7 @@ impl Config {
             (None, None) => global.directory()?.join("client/ca.crt"),
         };
         let answer = poolers(&Target::of(global).await?, &global.database()).await?;
-        let databases: BTreeSet<&str> =
-            answer.poolers.iter().filter_map(|view| Some(view.pooler.as_ref()?.database.as_str())).collect();
+        let databases = databases(&answer);
         if databases.len() > 1 {
             let names: Vec<&str> = databases.into_iter().collect();
             return Err(Failure::usage(

@@ -4,3 +4,4 @@ pub mod access;
 pub(crate) mod grant;
 pub(crate) mod key;
 pub(crate) mod layout;
+pub(crate) mod ports;
