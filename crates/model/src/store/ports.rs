@@ -1,6 +1,6 @@
 //! The ports of a cluster.
 
-use crate::store::layout::LayoutError;
+use crate::store::layout_error::LayoutError;
 
 /// The ports of one cluster, all moved by its offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
