@@ -204,8 +204,8 @@ fn psql_arguments(database: &str, sql: &str) -> Vec<String> {
     let database = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
     // A command that begins with a backslash would be psql's own, such as `\!`, which runs a program.
     let sql = format!("\n{sql}");
-    // With the SQLSTATE of an error.
-    // A row ends with a zero byte: a value may hold line breaks, and a row of one NULL is an empty line.
+    // Verbose: with the SQLSTATE of an error. -0: a row ends with a zero byte, because a value may hold line breaks, and a
+    // row of one NULL is an empty line.
     let fixed = [
         "-X",
         "-0",
@@ -279,8 +279,8 @@ async fn sql_check(
     })
 }
 
-/// Whether the first column of every row, each ended by a zero byte, is true, and how many there are. What they hold is not written into the job,
-/// which everybody may read who may see jobs at all.
+/// Whether the first column of every row is true, and how many there are; each row ends with a zero byte. What they hold is
+/// not written into the job, which everybody may read who may see jobs at all.
 fn judge_rows(rows: &str) -> (bool, String) {
     let is_true = |row: &str| row.split('|').next().is_some_and(|value| value == "t" || value == "true");
     let rows: Vec<&str> = rows.split_terminator('\0').collect();
