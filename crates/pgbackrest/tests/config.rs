@@ -26,6 +26,7 @@ fn database() -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        durability: cellar_model::Durability::default(),
     }
 }
 

@@ -193,6 +193,7 @@ impl Cluster {
                 .collect(),
             minimum_protocol: Protocol::default(),
             cluster_id: self.state.id,
+            durability: cellar_model::Durability::default(),
         }
     }
 

@@ -91,6 +91,7 @@ impl Cluster {
                 pgbackrest_names: found.record.pgbackrest_names,
                 retention: found.record.retention,
                 minimum_protocol: found.record.minimum_protocol,
+                durability: found.record.durability,
                 // One from before there were ids is not of another cluster.
                 cluster_id: found.record.cluster_id.and(self.state.id),
                 repository: recorded_repository(found.record.repository, self.database().repository),

@@ -158,6 +158,7 @@ impl ClusterSpec {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            durability: cellar_model::Durability::default(),
         };
         let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();

@@ -82,6 +82,7 @@ impl World {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            durability: cellar_model::Durability::default(),
         };
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {

@@ -60,6 +60,51 @@ impl RepoCipher {
     }
 }
 
+/// What an acknowledged commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Durability {
+    /// The loss of no member but standbys: a commit is acknowledged when the primary has it. Nobody is promoted without a person.
+    #[default]
+    #[serde(rename = "DURABILITY_ASYNC")]
+    Async,
+    /// The loss of any minority of the members: a commit is acknowledged when a majority has it, and when the primary is
+    /// lost a standby that has every acknowledged commit takes its place.
+    #[serde(rename = "DURABILITY_QUORUM")]
+    Quorum,
+}
+
+impl Durability {
+    /// As commands and specifications say it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Quorum => "quorum",
+        }
+    }
+
+    // serde hands a reference over.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_async(&self) -> bool {
+        *self == Self::Async
+    }
+}
+
+impl std::str::FromStr for Durability {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        match text {
+            "async" => Ok(Self::Async),
+            "quorum" => Ok(Self::Quorum),
+            other => Err(Refusal::new(
+                Code::InvalidArgument,
+                format!("durability {other:?} is neither \"async\" nor \"quorum\""),
+            )),
+        }
+    }
+}
+
 /// One replication group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,6 +137,9 @@ pub struct Database {
     /// Which cluster of that name it belongs to; none when the cluster was made before clusters had ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<Uuid>,
+    /// What an acknowledged commit survives.
+    #[serde(default, skip_serializing_if = "Durability::is_async")]
+    pub durability: Durability,
 }
 
 impl Database {

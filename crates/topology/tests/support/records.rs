@@ -31,6 +31,7 @@ pub(crate) fn database(name: &str) -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        durability: cellar_model::Durability::default(),
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) fn render(report: &mut Report) {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        durability: cellar_model::Durability::default(),
     };
     let poolers = poolers(&database);
     let render_all = || {

@@ -57,6 +57,7 @@ pub(crate) fn database(n: usize) -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        durability: cellar_model::Durability::default(),
     }
 }
 
@@ -140,6 +141,7 @@ pub(crate) async fn fill(store: &Store, databases: usize, cells: usize) {
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7_400_000_000_000_000_001)),
             lsn: Some(Lsn::new(0x4200_0000)),
+            leadership: None,
         };
         let head = store
             .transaction()

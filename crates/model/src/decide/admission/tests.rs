@@ -75,6 +75,7 @@ impl World {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            durability: crate::records::topology::Durability::default(),
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
@@ -117,6 +118,7 @@ impl World {
             term: Timeline::new(1),
             system_identifier: None,
             lsn: None,
+            leadership: None,
         };
         world.leaders.insert(db.name.clone(), leader);
         world.databases.insert(db.name.clone(), db);

@@ -41,12 +41,14 @@ impl World {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            durability: crate::records::topology::Durability::default(),
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
+            leadership: None,
         };
         Self {
             databases: BTreeMap::from([(database.clone(), record)]),
