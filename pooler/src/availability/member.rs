@@ -6,23 +6,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::availability::{
-    Canary as CanaryState, Facts, Gate, Instance, Leading, PromiseStep, Rules, Sight, Taking, Timing, Whom,
-    following, gate, may_follow, may_promise, may_promote, may_replace_data, must_stop, rule_to_hold,
+    Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Timing, may_replace_data,
 };
-use cellar_model::availability::{Link, Refused};
-use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Rule, Term};
-use cellar_postgres::{
-    MemberLook, MemberProbe, PostgresError, configure, promote, reload, resume_replay, running,
-    write_term_row,
-};
+use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term};
+use cellar_postgres::{MemberLook, MemberProbe, PostgresError, running};
 use cellar_system::{Process, clock};
 
 use crate::agent::Agent;
 use crate::availability::canary::Canary;
 use crate::availability::heartbeat::{self, Shared};
-use crate::availability::settings::copy_of;
-use crate::availability::{Report, governing, is_led_here};
-use crate::config_files::{ConfigFileError, instance_config};
+use crate::availability::{Report, governing};
 use crate::instance::incarnation;
 
 /// The time between two looks while all is well.
@@ -34,12 +27,6 @@ const SOON_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a statement of ours may take.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a promotion is waited for before it is looked at again. It goes on.
-const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
 
@@ -49,28 +36,18 @@ const RELOAD_TIME: Duration = Duration::from_millis(200);
 /// A standby that has nothing left to replay and whose primary is well does not stream for this long: it cannot.
 const CANNOT_STREAM_AFTER: Duration = Duration::from_secs(10);
 
-/// Something of a round failed; the next one tries again.
-#[derive(Debug, thiserror::Error)]
-enum RoundError {
-    #[error(transparent)]
-    Config(#[from] ConfigFileError),
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-    #[error("cannot keep what must not be forgotten: {0}")]
-    Kept(#[from] std::io::Error),
-}
-
-struct Member {
-    agent: Rc<Agent>,
+/// One member, from round to round.
+pub(super) struct Member {
+    pub(super) agent: Rc<Agent>,
     heard: Shared,
     probe: Option<MemberProbe>,
-    canary: Option<(Term, Canary)>,
+    pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
-    row: Option<(Term, Lsn)>,
+    pub(super) row: Option<(Term, Lsn)>,
     /// When the settings were last changed, by [`clock::uptime`].
-    reloaded: Duration,
+    pub(super) reloaded: Duration,
     /// Looks in a row that found all replayed, nobody streaming to here, and the same position.
-    quiet_looks: u32,
+    pub(super) quiet_looks: u32,
     last_lsn: Option<Lsn>,
     /// When new WAL last came in.
     new_wal: Option<Duration>,
@@ -82,9 +59,9 @@ struct Member {
     down_since: Option<Duration>,
     frozen_since: Option<Duration>,
     /// When etcd was last heard of.
-    etcd_heard: Duration,
+    pub(super) etcd_heard: Duration,
     /// The term that it was appointed for and cannot take.
-    cannot_lead: Option<Term>,
+    pub(super) cannot_lead: Option<Term>,
     started: Duration,
     last_error: String,
 }
@@ -152,6 +129,7 @@ impl Member {
         availability.report.replace(None);
         availability.stop.set(None);
         availability.may_replace.set(true);
+        availability.replace.set(false);
         (self.probe, self.canary, self.row) = (None, None, None);
     }
 
@@ -178,6 +156,15 @@ impl Member {
         let is_restored = incarnation::record(&self.agent).fence.is_some();
         // A job that has the instance, or a restore of the database, decides alone.
         let acts = !self.agent.instance_lock.is_held() && !is_restored;
+        let is_standby_running = look.as_ref().is_some_and(|look| !look.is_primary);
+        if is_standby_running && !availability.wants_replacing.get() {
+            let replace = acts && facts.needs_replacing && may_replace && record.is_some();
+            if replace && !availability.replace.replace(replace) {
+                tracing::warn!("this standby cannot follow the leader and is made again");
+                self.agent.nudge.notify_one();
+            }
+            availability.replace.set(replace);
+        }
         let mut busy = false;
         if let (Some(record), true) = (&record, acts) {
             let acted = match &look {
@@ -379,193 +366,19 @@ impl Member {
             self.not_streaming_since = None;
             return false;
         }
+        // It has WAL of the term before, behind the position from which a new leader went on.
+        let is_new = record.since == record.held;
+        let floor = record.floor.filter(|_| is_new);
+        if floor.is_some_and(|floor| look.term == floor.term && look.lsn > floor.lsn) {
+            return true;
+        }
         let now = clock::uptime();
         let since = *self.not_streaming_since.get_or_insert(now);
         now.saturating_sub(since) >= CANNOT_STREAM_AFTER
     }
-
-    /// Does what the record asks for. Whether the next look is due soon.
-    async fn act(
-        &mut self,
-        card: &Pooler,
-        database: &Database,
-        record: &Leadership,
-        facts: &Facts,
-        look: &MemberLook,
-    ) -> Result<bool, RoundError> {
-        if look.is_primary {
-            return self.act_as_primary(card, database, record, facts, look).await;
-        }
-        self.agent.availability.stop.set(None);
-        (self.canary, self.row) = (None, None);
-        let cell = self.agent.cell.clone();
-        match may_promise(Rules::SAFE, &cell, facts, record) {
-            Ok(PromiseStep::Keep(term)) => {
-                tracing::info!(%term, "promises to follow no lower term");
-                self.agent.availability.kept.update(|kept| kept.promised = term)?;
-                self.apply(card, database)?;
-                return Ok(true);
-            }
-            Ok(PromiseStep::StopReceiving) => {
-                self.apply(card, database)?;
-                if look.replay_paused {
-                    resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
-                }
-                return Ok(true);
-            }
-            Ok(PromiseStep::Report(_)) => return Ok(true),
-            Err(_) => {}
-        }
-        match may_promote(Rules::SAFE, &cell, facts, record) {
-            Ok(Taking::Promote(term)) => {
-                self.begin_term(term)?;
-                self.apply(card, database)?;
-                tracing::warn!(%term, position = %facts.position, "this standby is promoted");
-                let begun = clock::uptime();
-                promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await?;
-                tracing::info!(%term, took = ?clock::uptime().saturating_sub(begun), "promoted");
-                return Ok(true);
-            }
-            Ok(Taking::Continue(_)) | Err(Refused::NotAsked) => {}
-            Err(Refused::Receives) => {
-                self.apply(card, database)?;
-                return Ok(true);
-            }
-            Err(why) => {
-                if self.cannot_lead != Some(record.term) {
-                    tracing::error!(term = %record.term, %why, "this member was appointed and cannot lead");
-                    self.cannot_lead = Some(record.term);
-                }
-            }
-        }
-        self.follow(card, database, record, facts)
-    }
-
-    /// Follows whom the record says, once that is kept. Whether anything changed.
-    fn follow(
-        &mut self,
-        card: &Pooler,
-        database: &Database,
-        record: &Leadership,
-        facts: &Facts,
-    ) -> Result<bool, RoundError> {
-        if let Whom::Follow(leader, term) = following(&self.agent.cell, facts, record)
-            && may_follow(facts, term).is_ok()
-            && facts.promised != term
-        {
-            tracing::info!(%leader, %term, "follows");
-            self.agent.availability.kept.update(|kept| kept.promised = kept.promised.max(term))?;
-        }
-        self.apply(card, database)
-    }
-
-    async fn act_as_primary(
-        &mut self,
-        card: &Pooler,
-        database: &Database,
-        record: &Leadership,
-        facts: &Facts,
-        look: &MemberLook,
-    ) -> Result<bool, RoundError> {
-        let cell = self.agent.cell.clone();
-        let now = clock::uptime();
-        let quorum_age = self.canary.as_ref().map_or(Duration::ZERO, |(_, canary)| canary.quorum_age());
-        let etcd_age = now.saturating_sub(self.etcd_heard);
-        let stop = must_stop(&cell, facts, record, etcd_age, quorum_age, &Timing::default());
-        if let Some(why) = stop {
-            if self.agent.availability.stop.replace(Some(why)).is_none() {
-                tracing::error!(%why, "this primary stops");
-            }
-            self.agent.nudge.notify_one();
-            return Ok(true);
-        }
-        self.agent.availability.stop.set(None);
-        match may_promote(Rules::SAFE, &cell, facts, record) {
-            Ok(Taking::Continue(term)) => {
-                tracing::info!(%term, "this primary goes on under a new term");
-                self.begin_term(term)?;
-                self.apply(card, database)?;
-            }
-            // One that is promoted already: its term was begun before.
-            Ok(Taking::Promote(_)) | Err(_) => {}
-        }
-        let Some(term) = self.agent.availability.kept.own_term() else { return Ok(true) };
-        if !is_led_here(&self.agent, record) {
-            return Ok(true);
-        }
-        let endpoint = self.agent.endpoint(card);
-        let kept = self.agent.availability.kept.get();
-        if kept.rule.is_none() {
-            let row = match self.row.filter(|(of, _)| *of == term) {
-                Some((_, row)) => row,
-                None => {
-                    let row = write_term_row(&endpoint, term, &cell, kept.copy, STATEMENT_TIMEOUT).await?;
-                    self.row = Some((term, row));
-                    row
-                }
-            };
-            let Some(rule) = record.rule() else { return Ok(false) };
-            let leading = Leading {
-                term,
-                row: Some(row),
-                established: false,
-                rule: rule.number,
-                settled: false,
-                canary: CanaryState::AwaitsQuorum { since: Duration::ZERO },
-            };
-            let flushed =
-                look.standbys.iter().filter_map(|(name, lsn)| Some((copy_of(name)?, *lsn))).collect();
-            if let Gate::Open { .. } = gate(Rules::SAFE, &cell, &leading, rule, &flushed) {
-                self.let_through(card, database, rule)?;
-                tracing::info!(%term, rule = rule.number, "the term is established: commits are acknowledged");
-            }
-            return Ok(true);
-        }
-        if let Some(rule) = rule_to_hold(facts, record) {
-            tracing::info!(rule = rule.number, cohort = ?rule.cohort, k = rule.k, "commits go by another rule");
-            self.let_through(card, database, rule)?;
-        }
-        if self.canary.as_ref().is_none_or(|(of, _)| *of != term) {
-            self.canary = Some((term, Canary::start(endpoint)));
-        }
-        self.apply(card, database)
-    }
-
-    /// Keeps that a term is begun with the present copy. It is a promise, too.
-    fn begin_term(&mut self, term: Term) -> Result<(), RoundError> {
-        self.agent.availability.kept.update(|kept| {
-            kept.promised = kept.promised.max(term);
-            kept.begun = Some((term, kept.copy));
-            kept.rule = None;
-        })?;
-        (self.row, self.canary) = (None, None);
-        Ok(())
-    }
-
-    fn let_through(&mut self, card: &Pooler, database: &Database, rule: &Rule) -> Result<(), RoundError> {
-        self.agent.availability.kept.update(|kept| kept.rule = Some(rule.clone()))?;
-        self.apply(card, database)?;
-        Ok(())
-    }
-
-    /// Brings PostgreSQL's settings up to date; true when they changed.
-    fn apply(&mut self, card: &Pooler, database: &Database) -> Result<bool, RoundError> {
-        let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
-        let data = Path::new(&card.data_directory);
-        let changed = configure(data, &config)?;
-        if changed {
-            self.reloaded = clock::uptime();
-            self.quiet_looks = 0;
-            // One that does not run reads them when it starts.
-            if running(data)?.is_some() {
-                reload(data)?;
-            }
-        }
-        Ok(changed)
-    }
 }
 
 /// Whether the data directory is a standby's.
-fn is_standby(agent: &Agent) -> bool {
+pub(super) fn is_standby(agent: &Agent) -> bool {
     agent.layout.data().join("standby.signal").exists()
 }

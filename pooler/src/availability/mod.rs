@@ -6,11 +6,13 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `kept` | what a member must not forget: its promise, its term, which copy of the data it has |
-//! | `member` | the loop that looks, reports and acts |
+//! | `member` | the loop that looks and reports |
+//! | `act` | what is done by the record |
 //! | `heartbeat` | whether the leader's multipooler answers |
 //! | `canary` | a commit a second that waits for the quorum |
 //! | `settings` | what PostgreSQL is told: whom to follow, who acknowledges |
 
+mod act;
 pub(crate) mod canary;
 pub(crate) mod heartbeat;
 pub(crate) mod kept;
@@ -39,6 +41,8 @@ pub(crate) struct Availability {
     pub(crate) wants_replacing: Cell<bool>,
     /// Whether the data may be replaced now: nobody counts on it.
     pub(crate) may_replace: Cell<bool>,
+    /// Whether the standby that runs here cannot follow and is to be made again.
+    pub(crate) replace: Cell<bool>,
 }
 
 /// What a member says of itself.
@@ -61,6 +65,7 @@ impl Availability {
             wants_replacing: Cell::new(false),
             // Until the first look it is not known.
             may_replace: Cell::new(false),
+            replace: Cell::new(false),
         }
     }
 }

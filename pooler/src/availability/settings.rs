@@ -73,14 +73,16 @@ pub(crate) fn with_quorum(
     governing: Option<&Leadership>,
 ) -> Replication {
     let standby_name = standby_name(cell, kept.copy);
+    let own_term = kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term);
+    let own_rule = kept.rule.as_ref().filter(|_| own_term.is_some()).map(|rule| acknowledged_by(rule, cell));
     let Some(record) = governing else {
         return Replication {
             standby_name,
-            acknowledge: Some(String::new()),
+            // Also when etcd has lost the record: what was promised to clients holds on.
+            acknowledge: own_rule.or_else(|| Some(String::new())),
             ..without_quorum(cell, leader)
         };
     };
-    let own_term = kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term);
     // On a standby, too: one that is promoted begins with commits that wait.
     let closed = Replication {
         upstream: None,
@@ -93,11 +95,10 @@ pub(crate) fn with_quorum(
         if !record.is_led_by(cell, own_term) {
             return Replication { from_archive: FromArchive::Histories, ..closed };
         }
-        let acknowledge = kept.rule.as_ref().map(|rule| acknowledged_by(rule, cell));
         return Replication {
             from_archive: FromArchive::All,
-            archives: acknowledge.is_some(),
-            acknowledge: acknowledge.or(closed.acknowledge.clone()),
+            archives: own_rule.is_some(),
+            acknowledge: own_rule.or(closed.acknowledge.clone()),
             ..closed
         };
     }

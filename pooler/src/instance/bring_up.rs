@@ -10,6 +10,8 @@ use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
 use cellar_pgbackrest::StanzaStatus;
 use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, take_over_settings};
 
+use cellar_system::AtomicFile;
+
 use crate::agent::Agent;
 use crate::availability::{governing, is_led_here};
 use crate::config_files::instance_config;
@@ -116,11 +118,21 @@ impl BringUp {
                 report_state(agent, InstanceState::Seeding, why);
                 reseed(agent, card, database).await?;
             }
+            Step::Demote => {
+                tracing::warn!(
+                    "another member leads now: the data of this former primary follows it, if it can"
+                );
+                let signal = data.join("standby.signal");
+                AtomicFile::new(&signal).replace("").map_err(|error| RoundError::Marker(signal, error))?;
+                let kept = agent.availability.kept.update(|kept| kept.rule = None);
+                kept.map_err(|error| RoundError::Marker(agent.layout.availability(), error))?;
+            }
             Step::Rejoin => {
                 let why = "another member leads now; restores the newest backup, to follow it";
                 report_state(agent, InstanceState::Seeding, why);
                 archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
                 restore(agent, card, database, true).await?;
+                agent.availability.replace.set(false);
             }
             Step::Start => {
                 let config = instance_config(agent, database, card, leader)?;
@@ -174,6 +186,7 @@ impl BringUp {
             standing,
             successor: successor.is_some(),
             term: term(agent),
+            replace: agent.availability.replace.get(),
         });
         let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
         let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
@@ -189,7 +202,10 @@ fn term(agent: &Agent) -> Term {
             Some(Stop::CutOff) if !agent.hears_etcd() => Term::CutOff,
             _ => Term::Leads,
         },
-        Some(_) => Term::Replaced { may_replace: agent.availability.may_replace.get() },
+        Some(_) => Term::Replaced {
+            established: agent.availability.kept.was_established(),
+            may_replace: agent.availability.may_replace.get(),
+        },
     }
 }
 

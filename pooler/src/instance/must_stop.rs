@@ -21,6 +21,9 @@ pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
         // Nothing of it is acknowledged, and what it would archive is another's by now.
         return Some(StopTimeouts::immediate());
     }
+    if agent.availability.replace.get() {
+        return Some(StopTimeouts::immediate());
+    }
     let is_primary = agent.facts.borrow().as_ref().is_some_and(|facts| facts.role == Role::Primary);
     let recovers = !is_primary && data.join("standby.signal").exists();
     let Ok(standing) = incarnation::standing(agent, data) else {

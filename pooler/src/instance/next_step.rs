@@ -21,6 +21,9 @@ pub(crate) enum Term {
     CutOff,
     /// Another member was given a later term.
     Replaced {
+        /// Whether its own term was established: then whoever leads now went on from its timeline, so that it can be seen
+        /// whether this data can follow.
+        established: bool,
         /// Whether nobody counts on this copy any more.
         may_replace: bool,
     },
@@ -65,6 +68,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) successor: bool,
     /// What quorum commit says, if the data is a primary's.
     pub(crate) term: Term,
+    /// Whether the data is a standby's that cannot follow, and that nobody counts on.
+    pub(crate) replace: bool,
 }
 
 /// What to do next.
@@ -89,7 +94,9 @@ pub(crate) enum Step {
     TakeOver,
     /// Set data from before a restore aside, and restore the newest backup as a standby.
     Reseed,
-    /// Make a standby of the data of a primary that was replaced.
+    /// Let the data of a primary that was replaced follow the new one, if it can.
+    Demote,
+    /// Restore the newest backup over data that cannot follow.
     Rejoin,
     /// Start PostgreSQL.
     Start,
@@ -230,6 +237,9 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         if s.standing.fenced && !recovers {
             return Step::Wait("the restore of the database, for which nobody may write".to_owned());
         }
+        if s.replace {
+            return Step::Rejoin;
+        }
         match s.term {
             _ if recovers => {}
             Term::Leads => return Step::Start,
@@ -238,8 +248,9 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
                     "etcd: this primary saw neither etcd nor its quorum, and stopped".to_owned(),
                 );
             }
-            Term::Replaced { may_replace: true } => return Step::Rejoin,
-            Term::Replaced { may_replace: false } => {
+            Term::Replaced { established: true, .. } => return Step::Demote,
+            Term::Replaced { may_replace: true, .. } => return Step::Rejoin,
+            Term::Replaced { .. } => {
                 return Step::Wait(
                     "the others to do without this copy of the data: it was the primary's, and another member leads now"
                         .to_owned(),

@@ -4,7 +4,7 @@ mod streaming;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cellar_model::{
     Code, Database, InstanceState, JobError, JobId, JobOutcome, JobSpec, Leader, Pooler, RebuildParams,
@@ -35,6 +35,12 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long reinstated data may come no further before it streams; it was a healthy standby when it was set aside.
 const REINSTATED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the others may take to do without this copy: two changes of the record, and a commit between them.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often to look whether they do.
+const LEAVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a rebuild job to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
@@ -73,7 +79,12 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
         Occupant::SomethingElse => Legacy::default(),
         _ => inheritance(agent).map_err(|error| failed("looking at the old files", &error))?,
     };
+    let _leaving = Leaving::begin(agent);
+    wait_until_replaceable(context).await?;
     let hold = hold_standby(agent, &data).await?;
+    if !agent.availability.may_replace.get() {
+        return Err(still_counted_on(agent).into());
+    }
     stop_old_instance(context, &data).await?;
     // A shutdown may take longer than a claim lives. The data may be another job's by now.
     context.check_interrupted()?;
@@ -104,6 +115,49 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
         }
     };
     restore_from_repo(context, hold, &data, Source { delta, legacy, choice }).await
+}
+
+/// While it exists this member says that it wants to leave the cohort, whose acknowledgements count.
+struct Leaving<'a>(&'a Agent);
+
+impl<'a> Leaving<'a> {
+    fn begin(agent: &'a Agent) -> Self {
+        agent.availability.wants_replacing.set(true);
+        Self(agent)
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.availability.wants_replacing.set(false);
+    }
+}
+
+/// Waits until nobody counts on this copy of the data. At once where there is no quorum commit.
+async fn wait_until_replaceable(context: &mut JobContext<'_>) -> Result<(), JobFailure> {
+    let agent = context.agent;
+    let deadline = Instant::now() + LEAVE_TIMEOUT;
+    if !agent.availability.may_replace.get() {
+        context.progress("leaving the cohort").await;
+    }
+    while !agent.availability.may_replace.get() {
+        if Instant::now() >= deadline {
+            return Err(still_counted_on(agent).into());
+        }
+        context.check_interrupted()?;
+        tokio::time::sleep(LEAVE_INTERVAL).await;
+    }
+    Ok(())
+}
+
+fn still_counted_on(agent: &Agent) -> Refusal {
+    let message = format!(
+        "the data of {} counts for commits that were acknowledged, and the others cannot do without it now: nothing was changed",
+        agent.cell
+    );
+    Refusal::new(Code::InUse, message)
+        .hint("`cellar durability` shows who is counted on; bring the other cells back first, and ask again")
+        .about("cell", &agent.cell)
 }
 
 /// What a restore begins with.

@@ -50,6 +50,7 @@ struct World {
     standing: Standing,
     successor: bool,
     term: Term,
+    replace: bool,
 }
 
 impl World {
@@ -73,6 +74,7 @@ impl World {
             standing: Standing { current: true, fenced: false, left_alone: true },
             successor: false,
             term: Term::None,
+            replace: false,
         }
     }
 
@@ -96,6 +98,7 @@ impl World {
             standing: self.standing,
             successor: self.successor,
             term: self.term,
+            replace: self.replace,
         })
     }
 }
@@ -294,10 +297,13 @@ fn data_on_the_recorded_primarys_timeline_is_not_started_as_a_second_primary() {
 fn a_primary_whose_term_is_over_becomes_a_standby_once_nobody_counts_on_its_data() {
     let mut world = World::new("zone2", valid(7, 2, false));
     world.leader = Some(leader("zone1", 2, Some(7)));
-    world.term = Term::Replaced { may_replace: false };
+    world.term = Term::Replaced { established: false, may_replace: false };
     assert!(matches!(world.step(), Step::Wait(_)));
-    world.term = Term::Replaced { may_replace: true };
+    world.term = Term::Replaced { established: false, may_replace: true };
     assert_eq!(world.step(), Step::Rejoin);
+    // Whoever leads now went on from its timeline: PostgreSQL sees whether it can follow.
+    world.term = Term::Replaced { established: true, may_replace: false };
+    assert_eq!(world.step(), Step::Demote);
     // It was promoted, and died before its term was established.
     world.term = Term::Leads;
     assert_eq!(world.step(), Step::Start);
@@ -305,6 +311,8 @@ fn a_primary_whose_term_is_over_becomes_a_standby_once_nobody_counts_on_its_data
     assert!(matches!(world.step(), Step::Wait(_)));
     world.data = valid(7, 2, true);
     assert_eq!(world.step(), Step::Start, "a standby runs");
+    world.replace = true;
+    assert_eq!(world.step(), Step::Rejoin, "one that cannot follow is made again");
 }
 
 #[test]
@@ -326,7 +334,7 @@ proptest! {
         kind in 0..=WHOLE, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool, others: bool,
-        term in 0u8..5,
+        term in 0u8..6, replace: bool,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -351,9 +359,11 @@ proptest! {
             Term::None,
             Term::Leads,
             Term::CutOff,
-            Term::Replaced { may_replace: true },
-            Term::Replaced { may_replace: false },
+            Term::Replaced { established: false, may_replace: true },
+            Term::Replaced { established: false, may_replace: false },
+            Term::Replaced { established: true, may_replace: false },
         ][usize::from(term)];
+        world.replace = replace;
         match world.step() {
             Step::Initdb => {
                 prop_assert!(kind < 2);
@@ -376,8 +386,13 @@ proptest! {
             Step::TakeOver => prop_assert!(successor),
             Step::Rejoin => {
                 prop_assert_eq!(kind, WHOLE);
-                prop_assert!(!recovers && current && !fenced && !seeding);
-                prop_assert_eq!(world.term, Term::Replaced { may_replace: true });
+                prop_assert!(current && !seeding && (recovers || !fenced));
+                let is_over = world.term == Term::Replaced { established: false, may_replace: true };
+                prop_assert!(replace || is_over && !recovers);
+            }
+            Step::Demote => {
+                prop_assert!(kind == WHOLE && !recovers && current && !fenced && !seeding);
+                prop_assert_eq!(world.term, Term::Replaced { established: true, may_replace: false });
             }
             Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),
             Step::Start => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A term that was steady for this long has held.
-pub const HOLDS_AFTER: Duration = Duration::from_secs(300);
+pub const HOLDS_AFTER: Duration = Duration::from_secs(30);
 
 const FIRST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(300);

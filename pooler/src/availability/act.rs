@@ -1,0 +1,219 @@
+//! What a member does by the record of the leader: promise, follow, promote, acknowledge, stop.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cellar_model::availability::{
+    Canary as CanaryState, Facts, Gate, Leading, PromiseStep, Refused, Rules, Taking, Timing, Whom,
+    following, gate, may_follow, may_promise, may_promote, must_stop, rule_to_hold,
+};
+use cellar_model::{Database, Leadership, Pooler, Rule, Term};
+use cellar_postgres::{
+    MemberLook, PostgresError, configure, promote, reload, resume_replay, running, write_term_row,
+};
+use cellar_system::clock;
+
+use crate::availability::canary::Canary;
+use crate::availability::is_led_here;
+use crate::availability::member::Member;
+use crate::availability::settings::copy_of;
+use crate::config_files::{ConfigFileError, instance_config};
+
+/// How long a statement of ours may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a promotion is waited for before it is looked at again. It goes on.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Something of a round failed; the next one tries again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ActError {
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error("cannot keep what must not be forgotten: {0}")]
+    Kept(#[from] std::io::Error),
+}
+
+impl Member {
+    /// Does what the record asks for. Whether the next look is due soon.
+    pub(super) async fn act(
+        &mut self,
+        card: &Pooler,
+        database: &Database,
+        record: &Leadership,
+        facts: &Facts,
+        look: &MemberLook,
+    ) -> Result<bool, ActError> {
+        if look.is_primary {
+            return self.act_as_primary(card, database, record, facts, look).await;
+        }
+        self.agent.availability.stop.set(None);
+        (self.canary, self.row) = (None, None);
+        let cell = self.agent.cell.clone();
+        match may_promise(Rules::SAFE, &cell, facts, record) {
+            Ok(PromiseStep::Keep(term)) => {
+                tracing::info!(%term, "promises to follow no lower term");
+                self.agent.availability.kept.update(|kept| kept.promised = term)?;
+                self.apply(card, database)?;
+                return Ok(true);
+            }
+            Ok(PromiseStep::StopReceiving) => {
+                self.apply(card, database)?;
+                if look.replay_paused {
+                    resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
+                }
+                return Ok(true);
+            }
+            Ok(PromiseStep::Report(_)) => return Ok(true),
+            Err(_) => {}
+        }
+        match may_promote(Rules::SAFE, &cell, facts, record) {
+            Ok(Taking::Promote(term)) => {
+                self.begin_term(term)?;
+                self.apply(card, database)?;
+                tracing::warn!(%term, position = %facts.position, "this standby is promoted");
+                let begun = clock::uptime();
+                promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await?;
+                tracing::info!(%term, took = ?clock::uptime().saturating_sub(begun), "promoted");
+                return Ok(true);
+            }
+            Ok(Taking::Continue(_)) | Err(Refused::NotAsked) => {}
+            Err(Refused::Receives) => {
+                self.apply(card, database)?;
+                return Ok(true);
+            }
+            Err(why) => {
+                if self.cannot_lead != Some(record.term) {
+                    tracing::error!(term = %record.term, %why, "this member was appointed and cannot lead");
+                    self.cannot_lead = Some(record.term);
+                }
+            }
+        }
+        self.follow(card, database, record, facts)
+    }
+
+    /// Follows whom the record says, once that is kept. Whether anything changed.
+    pub(super) fn follow(
+        &mut self,
+        card: &Pooler,
+        database: &Database,
+        record: &Leadership,
+        facts: &Facts,
+    ) -> Result<bool, ActError> {
+        if let Whom::Follow(leader, term) = following(&self.agent.cell, facts, record)
+            && may_follow(facts, term).is_ok()
+            && facts.promised != term
+        {
+            tracing::info!(%leader, %term, "follows");
+            self.agent.availability.kept.update(|kept| kept.promised = kept.promised.max(term))?;
+        }
+        self.apply(card, database)
+    }
+
+    async fn act_as_primary(
+        &mut self,
+        card: &Pooler,
+        database: &Database,
+        record: &Leadership,
+        facts: &Facts,
+        look: &MemberLook,
+    ) -> Result<bool, ActError> {
+        let cell = self.agent.cell.clone();
+        let now = clock::uptime();
+        let quorum_age = self.canary.as_ref().map_or(Duration::ZERO, |(_, canary)| canary.quorum_age());
+        let etcd_age = now.saturating_sub(self.etcd_heard);
+        let stop = must_stop(&cell, facts, record, etcd_age, quorum_age, &Timing::default());
+        if let Some(why) = stop {
+            if self.agent.availability.stop.replace(Some(why)).is_none() {
+                tracing::error!(%why, "this primary stops");
+            }
+            self.agent.nudge.notify_one();
+            return Ok(true);
+        }
+        self.agent.availability.stop.set(None);
+        match may_promote(Rules::SAFE, &cell, facts, record) {
+            Ok(Taking::Continue(term)) => {
+                tracing::info!(%term, "this primary goes on under a new term");
+                self.begin_term(term)?;
+                self.apply(card, database)?;
+            }
+            // One that is promoted already: its term was begun before.
+            Ok(Taking::Promote(_)) | Err(_) => {}
+        }
+        let Some(term) = self.agent.availability.kept.own_term() else { return Ok(true) };
+        if !is_led_here(&self.agent, record) {
+            return Ok(true);
+        }
+        let endpoint = self.agent.endpoint(card);
+        let kept = self.agent.availability.kept.get();
+        if kept.rule.is_none() {
+            let row = match self.row.filter(|(of, _)| *of == term) {
+                Some((_, row)) => row,
+                None => {
+                    let row = write_term_row(&endpoint, term, &cell, kept.copy, STATEMENT_TIMEOUT).await?;
+                    self.row = Some((term, row));
+                    row
+                }
+            };
+            let Some(rule) = record.rule() else { return Ok(false) };
+            let leading = Leading {
+                term,
+                row: Some(row),
+                established: false,
+                rule: rule.number,
+                settled: false,
+                canary: CanaryState::AwaitsQuorum { since: Duration::ZERO },
+            };
+            let flushed =
+                look.standbys.iter().filter_map(|(name, lsn)| Some((copy_of(name)?, *lsn))).collect();
+            if let Gate::Open { .. } = gate(Rules::SAFE, &cell, &leading, rule, &flushed) {
+                self.let_through(card, database, rule)?;
+                tracing::info!(%term, rule = rule.number, "the term is established: commits are acknowledged");
+            }
+            return Ok(true);
+        }
+        if let Some(rule) = rule_to_hold(facts, record) {
+            tracing::info!(rule = rule.number, cohort = ?rule.cohort, k = rule.k, "commits go by another rule");
+            self.let_through(card, database, rule)?;
+        }
+        if self.canary.as_ref().is_none_or(|(of, _)| *of != term) {
+            self.canary = Some((term, Canary::start(endpoint)));
+        }
+        self.apply(card, database)
+    }
+
+    /// Keeps that a term is begun with the present copy. It is a promise, too.
+    fn begin_term(&mut self, term: Term) -> Result<(), ActError> {
+        self.agent.availability.kept.update(|kept| {
+            kept.promised = kept.promised.max(term);
+            kept.begun = Some((term, kept.copy));
+            kept.rule = None;
+        })?;
+        (self.row, self.canary) = (None, None);
+        Ok(())
+    }
+
+    fn let_through(&mut self, card: &Pooler, database: &Database, rule: &Rule) -> Result<(), ActError> {
+        self.agent.availability.kept.update(|kept| kept.rule = Some(rule.clone()))?;
+        self.apply(card, database)?;
+        Ok(())
+    }
+
+    /// Brings PostgreSQL's settings up to date; true when they changed.
+    fn apply(&mut self, card: &Pooler, database: &Database) -> Result<bool, ActError> {
+        let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
+        let data = Path::new(&card.data_directory);
+        let changed = configure(data, &config)?;
+        if changed {
+            self.reloaded = clock::uptime();
+            self.quiet_looks = 0;
+            // One that does not run reads them when it starts.
+            if running(data)?.is_some() {
+                reload(data)?;
+            }
+        }
+        Ok(changed)
+    }
+}
