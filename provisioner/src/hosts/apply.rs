@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::{GetDatabaseRequest, ListCellsRequest};
-use cellar_model::CellName;
+use cellar_model::{CellName, DatabaseName};
 
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::LocalCell;
 use crate::cluster::steps::Steps;
@@ -45,18 +46,22 @@ pub async fn compare_hosts_with(dir: &Path, spec: &ClusterSpec) -> Result<Differ
                 .to_owned(),
         });
     }
-    let wanted = state_of(spec)?;
+    let wanted = state_of(spec, Some(&cluster.state))?;
     let mut admin = cluster.admin().await?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let topology: BTreeSet<CellName> = cells.iter().filter_map(|cell| cell.name.parse().ok()).collect();
     // What counts is the record, and a run that was interrupted has written it and not the state, or neither.
-    let request = GetDatabaseRequest { name: cluster.state.database.to_string() };
-    let view = admin.get_database(request).await?.into_inner();
-    let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
-    let retention = view.database.and_then(|database| database.retention).map(|retention| retention.full);
-    let mut present = cluster.state;
-    present.retention_full = retention;
-    Ok(differences(&wanted, &spec.says_etcd, &present, &topology, primary.as_ref()))
+    let (mut present, mut primaries) = (cluster.state.clone(), Vec::new());
+    for ClusterDatabase { name, .. } in cluster.state.databases() {
+        let view = admin.get_database(GetDatabaseRequest { name: name.to_string() }).await?.into_inner();
+        let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
+        primaries.extend(primary.map(|primary| (name.clone(), primary)));
+        if let Some(known) = present.database_mut(name) {
+            let retention = view.database.and_then(|database| database.retention);
+            known.retention_full = retention.map(|retention| retention.full);
+        }
+    }
+    Ok(differences(&wanted, &spec.says_etcd, &present, &topology, &primaries))
 }
 
 /// Makes the cluster so. Repeating it, after a comparison, finishes one that was interrupted.
@@ -96,9 +101,10 @@ struct Done {
 impl Done {
     async fn make(&mut self, dir: &Path, change: &Change, steps: &Steps) -> Result<()> {
         match change {
-            Change::Retention { to, .. } => {
-                keep_full_backups(dir, *to, steps).await?;
-                steps.step(&format!("an expiry keeps {to} full backups"));
+            Change::Retention { database, to, .. } => {
+                keep_full_backups(dir, database.as_ref(), *to, steps).await?;
+                let of_database = database.as_ref().map(|database| format!(" of database {database}"));
+                steps.step(&format!("an expiry keeps {to} full backups{}", of_database.unwrap_or_default()));
             }
             Change::AddCell { cell, host } => {
                 let (_, issued) = add_cell_on_host(dir, cell, host.clone(), steps).await?;
@@ -140,9 +146,18 @@ fn check_new_names(cluster: &Cluster, wanted: &Differences) -> Result<()> {
     if findings.is_empty() { Ok(()) } else { Err(ProvisionError::Preflight(findings)) }
 }
 
-async fn keep_full_backups(dir: &Path, count: u32, steps: &Steps) -> Result<()> {
+/// `database` is none where there is one only.
+async fn keep_full_backups(
+    dir: &Path,
+    database: Option<&DatabaseName>,
+    count: u32,
+    steps: &Steps,
+) -> Result<()> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
-    cluster.state.retention_full = Some(count);
+    let name = database.unwrap_or(&cluster.state.first_database.name).clone();
+    if let Some(database) = cluster.state.database_mut(&name) {
+        database.retention_full = Some(count);
+    }
     // First the state: from it `cellar cluster wait` writes the record, and would undo what only that has. A comparison goes
     // by the record, so an interruption hides nothing.
     cluster.state.save(&cluster.layout)?;
@@ -173,11 +188,15 @@ mod tests {
     async fn change_of_the_retention_that_is_interrupted_is_not_undone_by_the_next_wait() {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
-        cluster.state.retention_full = Some(7);
+        cluster.state.first_database.retention_full = Some(7);
         cluster.state.save(&cluster.layout).unwrap();
         // No etcd answers.
-        keep_full_backups(dir.path(), 14, &Steps::new(|_, _| {})).await.unwrap_err();
+        keep_full_backups(dir.path(), None, 14, &Steps::new(|_, _| {})).await.unwrap_err();
         let state = ClusterState::load(&cluster.layout).unwrap().unwrap();
-        assert_eq!(state.retention_full, Some(14), "the next wait records what the state says");
+        assert_eq!(
+            state.first_database.retention_full,
+            Some(14),
+            "the next wait records what the state says"
+        );
     }
 }

@@ -85,7 +85,7 @@ impl Apply {
             output::note(&render(&found));
             let cluster = local::open(global)?;
             let question = format!("Change cluster {} so?", cluster.state.cluster);
-            ask(&question, cluster.state.database.as_str()).await?;
+            ask(&question, cluster.state.confirmation()).await?;
         }
         let applied = apply_to_hosts(&dir, &found, &local::steps()).await?;
         report(global, applied, &found)
@@ -136,7 +136,7 @@ mod tests {
             hint: "run this".to_owned(),
         };
         let found = Differences {
-            changes: vec![Change::Retention { from: Some(7), to: 14 }],
+            changes: vec![Change::Retention { database: None, from: Some(7), to: 14 }],
             refused: vec![remaining("cells.zone2.host")],
             left: vec![remaining("cells.zone4.etcd")],
         };
