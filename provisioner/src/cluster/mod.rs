@@ -11,7 +11,7 @@ pub(crate) mod haproxy_config;
 pub(crate) mod local_cluster;
 pub(crate) mod lock;
 pub(crate) mod loopback;
-mod members;
+pub(crate) mod members;
 pub(crate) mod paths;
 pub(crate) mod state;
 pub(crate) mod steps;

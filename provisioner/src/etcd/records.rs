@@ -215,10 +215,11 @@ impl Cluster {
 mod tests {
     use std::sync::Arc;
 
-    use cellar_model::{JobRecord, JobSpec, Pooler, PoolerStatus, RebuildParams, Run};
+    use cellar_model::{JobRecord, JobSpec, Leader, Pooler, PoolerStatus, RebuildParams, Run, Timeline};
     use cellar_topology::MemoryKv;
 
     use super::*;
+    use crate::cluster::members::tests::further;
 
     const RESTORE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -299,6 +300,35 @@ mod tests {
             assert_eq!(repaired.is_ok(), is_ours, "{repaired:?}");
             let cells = store.list(&store.keys().kind("cells")).await.unwrap();
             assert_eq!(cells.entries.is_empty(), !is_ours, "nothing was written");
+        }
+    }
+
+    #[tokio::test]
+    async fn primary_of_then_is_forgotten_of_every_database_and_data_of_each_decides() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::sample(dir.path(), &["zone1", "zone2"]);
+        cluster.state.further_databases.push(further("sales", &["zone2"]));
+        let store = Store::new(Arc::new(MemoryKv::default()), cluster.keys());
+        let [app, sales] = ["app", "sales"].map(|name| name.parse::<DatabaseName>().unwrap());
+        for (database, cell) in [(&app, "zone1"), (&sales, "zone2")] {
+            let leader = Leader {
+                cell: cell.parse().unwrap(),
+                term: Timeline::new(1),
+                system_identifier: None,
+                lsn: None,
+            };
+            commit(store.transaction().put(&Key::Leader(database.clone()), &leader)).await.unwrap();
+        }
+        // A restore of sales since: app's data in the same cell has nothing to do with it.
+        let member = cluster.state.members_of(&sales).remove(0);
+        let data = cluster.layout_of(&member).data();
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
+        let repaired = cluster.repair_records(&store).await.unwrap();
+        assert_eq!(repaired.incarnations, [(sales.clone(), 2)]);
+        for database in [app, sales] {
+            let left = store.get::<Leader>(&Key::Leader(database.clone())).await.unwrap();
+            assert!(left.is_none(), "{database}: {left:?}");
         }
     }
 

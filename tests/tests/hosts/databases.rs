@@ -86,12 +86,60 @@ fn lines(cluster: &HostsCluster, host: &str, kind: &str) -> Vec<String> {
     status.lines().filter(|line| line.starts_with(kind)).map(str::to_owned).collect()
 }
 
+/// What multiadmin says of a database, if one answers.
+fn database(cluster: &HostsCluster, name: &str) -> Option<Value> {
+    let answer = cluster.cellar(&["databases", "list", "--output", "json"]).stdout;
+    let list: Value = serde_json::from_str(&answer).ok()?;
+    list["databases"].as_array()?.iter().find(|view| view["database"]["name"] == name).cloned()
+}
+
 #[track_caller]
-fn cells_of(cluster: &HostsCluster, database: &str) -> Value {
-    let list = cluster.json(&["databases", "list"]);
-    let found = list["databases"].as_array().unwrap().iter();
-    let found = found.filter(|view| view["database"]["name"] == database).collect::<Vec<_>>();
-    found[0]["cells"].clone()
+fn cells_of(cluster: &HostsCluster, name: &str) -> Value {
+    database(cluster, name).unwrap()["cells"].clone()
+}
+
+fn primary_of_sales_is(cluster: &HostsCluster, cell: &str) -> bool {
+    database(cluster, "sales").is_some_and(|view| view["leader"]["cell"] == cell)
+}
+
+/// What the pooler of a member of `sales` reports, if it does.
+fn status_of_sales(cluster: &HostsCluster, cell: &str) -> Option<Value> {
+    let answer = cluster.cellar(&["status", "--database", "sales", "--output", "json"]).stdout;
+    let answer: Value = serde_json::from_str(&answer).ok()?;
+    let is_wanted = |view: &&Value| view["pooler"]["cell"] == cell && view["pooler"]["database"] == "sales";
+    let view = answer["poolers"].as_array()?.iter().find(is_wanted)?;
+    view.get("status").filter(|status| !status.is_null()).cloned()
+}
+
+/// Ends etcd alone on a host whose majority is lost, as `host install` asks for.
+#[track_caller]
+fn end_etcd(cluster: &HostsCluster, host: &str) {
+    let etcd = lines(cluster, host, "etcd").concat();
+    let _ = cluster.hosts.run(host, &["kill", etcd.split_whitespace().last().unwrap()]).ok();
+    eventually(&format!("etcd on {host} to end"), || {
+        lines(cluster, host, "etcd").concat().contains("does not run")
+    });
+}
+
+/// Ends everything on two hosts, and loses etcd's data there and with it its majority.
+#[track_caller]
+fn lose_etcd(cluster: &HostsCluster, hosts: [&str; 2]) {
+    for host in hosts {
+        cluster.hosts.kill_all(host);
+        std::fs::remove_dir_all(cluster.host_directory(host).join("etcd/data")).unwrap();
+    }
+    eventually("etcd to be lost", || {
+        let answer = cluster.cellar(&["etcd", "status", "--output", "json"]).stdout;
+        serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["state"] == "lost")
+    });
+}
+
+/// Installs a host's bundle with the snapshot that etcd begins with.
+#[track_caller]
+fn install_with(cluster: &HostsCluster, host: &str, snapshot: &str) {
+    let bundle = cluster.bundle(host).display().to_string();
+    let install = ["cellar", "host", "install", &bundle, "--etcd-snapshot", snapshot];
+    let _ = cluster.hosts.run(host, &install).ok();
 }
 
 /// A key of one database's member opens nothing of the other's.
@@ -235,25 +283,13 @@ fn restore_of_etcd_ends_the_agents_of_all_databases_and_puts_both_back() {
     let _ = cluster.cellar(&["etcd", "snapshot", &file]).ok();
     let _ = sales(&cluster, 2, "CREATE TABLE orders (id int)").ok();
     let started = sales(&cluster, 2, "SELECT pg_postmaster_start_time()").ok();
-    // Two hosts have lost etcd's data, and nothing else.
-    for host in ["db1", "db3"] {
-        cluster.hosts.kill_all(host);
-        std::fs::remove_dir_all(cluster.host_directory(host).join("etcd/data")).unwrap();
-    }
-    eventually("etcd to be lost", || {
-        let answer = cluster.cellar(&["etcd", "status", "--output", "json"]).stdout;
-        serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["state"] == "lost")
-    });
+    lose_etcd(&cluster, ["db1", "db3"]);
     let prepared = cluster.json(&["etcd", "restore", "--yes", &file]);
     let snapshot = prepared["snapshot"].as_str().unwrap();
-    let etcd = lines(&cluster, "db2", "etcd").concat();
-    let _ = cluster.hosts.run("db2", &["kill", etcd.split_whitespace().last().unwrap()]).ok();
-    eventually("etcd on db2 to end", || lines(&cluster, "db2", "etcd").concat().contains("does not run"));
+    end_etcd(&cluster, "db2");
     assert!(lines(&cluster, "db2", "multipooler").iter().all(|line| !line.contains("does not run")));
     for host in cluster.database_hosts() {
-        let bundle = cluster.bundle(&host).display().to_string();
-        let install = ["cellar", "host", "install", &bundle, "--etcd-snapshot", snapshot];
-        let _ = cluster.hosts.run(&host, &install).ok();
+        install_with(&cluster, &host, snapshot);
         let poolers = lines(&cluster, &host, "multipooler");
         assert!(poolers.iter().all(|line| line.contains("does not run")), "{host}: {poolers:?}");
         let _ = cluster.on(&host, &["start"]).ok();
@@ -262,4 +298,57 @@ fn restore_of_etcd_ends_the_agents_of_all_databases_and_puts_both_back() {
     assert_eq!(sales(&cluster, 2, "SELECT pg_postmaster_start_time()").ok(), started);
     back_up(&cluster, "app", "zone2");
     back_up(&cluster, "sales", "zone3");
+}
+
+/// The snapshot says of a further database that a cell is its primary that has been replaced since.
+#[test]
+fn replaced_primary_of_a_further_database_is_not_started_when_etcd_is_put_back() {
+    let Some(cluster) = well() else { return };
+    let file = cluster.hosts.directory("operator").join("etcd.db").display().to_string();
+    let _ = cluster.cellar(&["etcd", "snapshot", &file]).ok();
+    assert!(primary_of_sales_is(&cluster, "zone2"), "{:?}", database(&cluster, "sales"));
+    let _ = sales(&cluster, 2, "CREATE TABLE orders AS SELECT 1 AS id").ok();
+    eventually("the standby of sales to have the table", || {
+        sales(&cluster, 3, "SELECT count(*) FROM orders").stdout.trim() == "1"
+    });
+    cluster.hosts.kill_all("db2");
+    let _ = sales(&cluster, 3, "SELECT pg_promote()").ok();
+    eventually("zone3 to be recorded as primary of sales", || primary_of_sales_is(&cluster, "zone3"));
+    let history = cluster.repo().join("archive/sales");
+    eventually("the promotion to be archived", || {
+        let entries = std::fs::read_dir(&history).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.path().join("00000002.history").exists())
+    });
+    lose_etcd(&cluster, ["db1", "db2"]);
+    let prepared = cluster.json(&["etcd", "restore", "--yes", &file]);
+    let snapshot = prepared["snapshot"].as_str().unwrap();
+    end_etcd(&cluster, "db3");
+
+    // It ends the multipoolers. Two hosts are a majority of etcd: the present primary goes on and cannot record itself yet.
+    for host in ["db3", "db1", "db2"] {
+        install_with(&cluster, host, snapshot);
+    }
+    for host in ["db1", "db2"] {
+        let _ = cluster.on(host, &["start"]).ok();
+    }
+    let message = || {
+        let status = status_of_sales(&cluster, "zone2").unwrap_or_default();
+        status["message"].as_str().unwrap_or_default().to_owned()
+    };
+    eventually("zone2 to say why sales is not started there", || {
+        message().contains("another cell was promoted to timeline 2")
+    });
+    assert!(message().contains("make a second primary"), "{}", message());
+    assert_ne!(sales(&cluster, 2, "SELECT 1").code, 0, "the old primary runs");
+    assert!(database(&cluster, "sales").is_some_and(|view| view["leader"].is_null()));
+    let _ = cluster.on("db3", &["start"]).ok();
+    eventually("zone3 to be recorded as primary of sales again", || primary_of_sales_is(&cluster, "zone3"));
+    let _ = sales(&cluster, 3, "INSERT INTO orders VALUES (2)").ok();
+    let _ = cluster.cellar(&["rebuild", "zone2", "--database", "sales"]).ok();
+    eventually("zone2 to have both rows of sales", || {
+        sales(&cluster, 2, "SELECT count(*) FROM orders").stdout.trim() == "2"
+    });
+    // The other database, whose primary was not replaced, is as it was.
+    let _ = cluster.cellar(&WAIT).ok();
+    assert!(database(&cluster, "app").is_some_and(|view| view["leader"]["cell"] == "zone1"));
 }
