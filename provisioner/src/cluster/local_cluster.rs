@@ -17,7 +17,7 @@ use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// Full backups that a local cluster keeps, unless another number was chosen.
-const RETENTION_FULL: u32 = 2;
+pub(crate) const RETENTION_FULL: u32 = 2;
 
 /// A cluster that exists or is about to, as its directory on this machine shows it. There are three kinds of directories:
 /// of a local cluster, with everything in it; of the operator of a cluster on hosts, with the authority and the keys that

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::{GetDatabaseRequest, ListCellsRequest};
-use cellar_model::{CellName, DatabaseName};
+use cellar_model::{CellName, Code, DatabaseName};
 
 use crate::cluster::database::ClusterDatabase;
 use crate::cluster::local_cluster::Cluster;
@@ -14,6 +14,7 @@ use crate::cluster::steps::Steps;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::cells::{add_cell_on_host, remove_cell_on_host};
+use crate::hosts::databases::create_database;
 use crate::hosts::differences::{Change, Differences, differences};
 use crate::hosts::init::{Bundles, check_names, state_of};
 use crate::spec::cluster_spec::ClusterSpec;
@@ -53,7 +54,18 @@ pub async fn compare_hosts_with(dir: &Path, spec: &ClusterSpec) -> Result<Differ
     // What counts is the record, and a run that was interrupted has written it and not the state, or neither.
     let (mut present, mut primaries) = (cluster.state.clone(), Vec::new());
     for ClusterDatabase { name, .. } in cluster.state.databases() {
-        let view = admin.get_database(GetDatabaseRequest { name: name.to_string() }).await?.into_inner();
+        let view = match admin.get_database(GetDatabaseRequest { name: name.to_string() }).await {
+            Ok(view) => view.into_inner(),
+            // Its creation was interrupted, and goes on.
+            Err(status)
+                if cellar_api::reason_of(&status) == Some(Code::UnknownDatabase)
+                    && *name != cluster.state.first_database.name =>
+            {
+                present.further_databases.retain(|database| database.name != *name);
+                continue;
+            }
+            Err(status) => return Err(status.into()),
+        };
         let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
         primaries.extend(primary.map(|primary| (name.clone(), primary)));
         if let Some(known) = present.database_mut(name) {
@@ -81,7 +93,8 @@ pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> 
             cluster.check_etcd_without(cell).await?;
         }
     }
-    let (mut done, mut failed) = (Done::default(), None);
+    let mut done = Done { coming: new_cells(wanted), ..Done::default() };
+    let mut failed = None;
     for change in &wanted.changes {
         if let Err(error) = done.make(dir, change, steps).await {
             failed = Some(error);
@@ -94,6 +107,8 @@ pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> 
 /// What was done so far.
 #[derive(Default)]
 struct Done {
+    /// The cells that are to be added.
+    coming: BTreeSet<CellName>,
     bundles: BTreeMap<CellName, PathBuf>,
     removed: Vec<CellName>,
 }
@@ -101,6 +116,10 @@ struct Done {
 impl Done {
     async fn make(&mut self, dir: &Path, change: &Change, steps: &Steps) -> Result<()> {
         match change {
+            Change::CreateDatabase(new) => {
+                let issued = create_database(dir, new, &self.coming, steps).await?;
+                self.bundles.extend(issued.bundles);
+            }
             Change::Retention { database, to, .. } => {
                 keep_full_backups(dir, database.as_ref(), *to, steps).await?;
                 let of_database = database.as_ref().map(|database| format!(" of database {database}"));
@@ -121,7 +140,7 @@ impl Done {
 
     /// The result. What people are to do on hosts is told also when a later change has failed.
     fn end(self, dir: &Path, failed: Option<ProvisionError>) -> Result<Applied> {
-        let Self { mut bundles, removed } = self;
+        let Self { mut bundles, removed, coming: _ } = self;
         let (cluster, failed) = match (Cluster::open(dir), failed) {
             (_, Some(error)) if bundles.is_empty() && removed.is_empty() => return Err(error),
             (Ok(cluster), failed) => (cluster, failed),
@@ -131,6 +150,14 @@ impl Done {
         bundles.retain(|cell, _| cluster.state.cell(cell).is_some());
         Ok(Applied { issued: Bundles { cluster, bundles }, removed, failed })
     }
+}
+
+fn new_cells(wanted: &Differences) -> BTreeSet<CellName> {
+    let new = wanted.changes.iter().filter_map(|change| match change {
+        Change::AddCell { cell, .. } => Some(cell.clone()),
+        _ => None,
+    });
+    new.collect()
 }
 
 /// All new hosts are looked up before the first change.
@@ -175,7 +202,8 @@ mod tests {
         let _ = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
         let error = || ProvisionError::HalfRemoved { cell: "zone3".to_owned() };
         let bundles = ["zone2", "zone3"].map(|cell| (cell.parse().unwrap(), PathBuf::from(cell)));
-        let done = Done { bundles: bundles.into(), removed: vec!["zone3".parse().unwrap()] };
+        let done =
+            Done { bundles: bundles.into(), removed: vec!["zone3".parse().unwrap()], ..Done::default() };
         let applied = done.end(dir.path(), Some(error())).unwrap();
         assert!(matches!(applied.failed, Some(ProvisionError::HalfRemoved { .. })), "{applied:?}");
         let cells: Vec<_> = applied.issued.bundles.keys().map(CellName::as_str).collect();

@@ -1,9 +1,11 @@
 //! `cellar databases create`: another database for a cluster on hosts that runs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::{CellName, DatabaseName, StanzaName};
+use serde::Serialize;
 
 use crate::cluster::database::ClusterDatabase;
 use crate::cluster::local_cluster::Cluster;
@@ -16,9 +18,11 @@ use crate::spec::databases::allotted;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A database that is to be made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NewDatabase {
     /// Its name.
+    #[serde(rename = "database")]
     pub name: DatabaseName,
     /// pgBackRest's name for it; its own when none is given.
     pub stanza: Option<StanzaName>,
@@ -41,13 +45,23 @@ fn refused(argument: &'static str, value: &dyn ToString, reason: impl Into<Strin
 /// # Errors
 /// When the cluster has another database of that name or stanza, a cell or port cannot be, or etcd does not answer.
 pub async fn create_database_on_hosts(dir: &Path, new: &NewDatabase, steps: &Steps) -> Result<Bundles> {
+    create_database(dir, new, &BTreeSet::new(), steps).await
+}
+
+/// The same while other cells are about to be added, in which it may be wanted, too.
+pub(super) async fn create_database(
+    dir: &Path,
+    new: &NewDatabase,
+    coming: &BTreeSet<CellName>,
+    steps: &Steps,
+) -> Result<Bundles> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
     if cluster.is_local() {
         let reason = "the cluster there is on this machine, and has one database";
         return Err(refused("--dir", &dir.display(), reason));
     }
     cluster.require_settled_restore(steps).await?;
-    let database = cluster.database_of(new)?;
+    let database = cluster.database_of(new, coming)?;
     match cluster.state.database(&new.name) {
         Some(known) if ClusterDatabase { first_backup: None, ..known.clone() } == database => {
             steps.step(&format!("database {} is in the cluster already: finishing it", new.name));
@@ -72,8 +86,8 @@ pub async fn create_database_on_hosts(dir: &Path, new: &NewDatabase, steps: &Ste
 }
 
 impl Cluster {
-    /// The database as the state is to have it.
-    fn database_of(&self, new: &NewDatabase) -> Result<ClusterDatabase> {
+    /// The database as the state is to have it, where these cells are about to be added.
+    fn database_of(&self, new: &NewDatabase, coming: &BTreeSet<CellName>) -> Result<ClusterDatabase> {
         let NewDatabase { name, cells, .. } = new;
         let known = self.state.database(name);
         let others = || self.state.databases().filter(|other| other.name != *name);
@@ -87,7 +101,8 @@ impl Cluster {
         if let Some(other) = others().find(|other| other.stanza == stanza) {
             return Err(refused("--stanza", &stanza, format!("it is that of database {}", other.name)));
         }
-        if let Some(unknown) = cells.iter().find(|cell| self.state.cell(cell).is_none()) {
+        let is_here = |cell: &&CellName| self.state.cell(cell).is_some();
+        if let Some(unknown) = cells.iter().find(|cell| !is_here(cell) && !coming.contains(*cell)) {
             return Err(refused("--cells", unknown, "the cluster has no cell of that name"));
         }
         let mut cells = cells.clone();
@@ -107,6 +122,7 @@ impl Cluster {
             stanza,
             bootstrap_cell: known
                 .map(|known| &known.bootstrap_cell)
+                .or(cells.iter().find(is_here))
                 .or(cells.first())
                 .or_else(first)
                 .ok_or_else(|| refused("--cells", &"", "the cluster has no cell"))?
@@ -137,16 +153,23 @@ mod tests {
     fn new_database_has_free_ports_and_known_cells() {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
-        let sales = cluster.database_of(&new("sales", &["zone2"])).unwrap();
+        let none = BTreeSet::new();
+        let sales = cluster.database_of(&new("sales", &["zone2"]), &none).unwrap();
         assert_eq!((sales.port_offset, sales.bootstrap_cell.as_str()), (256, "zone2"));
         cluster.state.further_databases.push(sales.clone());
-        assert_eq!(cluster.database_of(&new("web", &[])).unwrap().port_offset, 512);
+        assert_eq!(cluster.database_of(&new("web", &[]), &none).unwrap().port_offset, 512);
         // Repeated, it is the same.
-        assert_eq!(cluster.database_of(&new("sales", &["zone2"])).unwrap(), sales);
+        assert_eq!(cluster.database_of(&new("sales", &["zone2"]), &none).unwrap(), sales);
         let stanza = NewDatabase { stanza: Some("sales".parse().unwrap()), ..new("web", &[]) };
         for (asked, said) in [(new("web", &["zone9"]), "--cells"), (stanza, "that of database sales")] {
-            let refused = cluster.database_of(&asked).unwrap_err().to_string();
+            let refused = cluster.database_of(&asked, &none).unwrap_err().to_string();
             assert!(refused.contains(said), "{refused}");
         }
+        // A cell that is about to be added does not make it, if one of its cells is there.
+        let coming = BTreeSet::from(["zone0".parse().unwrap()]);
+        let web = cluster.database_of(&new("web", &["zone0", "zone2"]), &coming).unwrap();
+        assert_eq!((web.bootstrap_cell.as_str(), web.cells.len()), ("zone2", 2));
+        let web = cluster.database_of(&new("web", &["zone0"]), &coming).unwrap();
+        assert_eq!(web.bootstrap_cell.as_str(), "zone0");
     }
 }

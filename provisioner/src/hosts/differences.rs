@@ -8,13 +8,17 @@ use serde::Serialize;
 
 use crate::cluster::cell_host::CellHost;
 use crate::cluster::database::ClusterDatabase;
+use crate::cluster::local_cluster::RETENTION_FULL;
 use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::finding::Finding;
+use crate::hosts::databases::NewDatabase;
 
 /// A difference that `cellar cluster apply` removes. Nothing that runs is restarted for any of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Change {
+    /// A new database. Its instances are made when the bundles are installed that are issued for it.
+    CreateDatabase(NewDatabase),
     /// An expiry keeps another number of full backups.
     Retention {
         /// The database; none where there is one only.
@@ -42,6 +46,15 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CreateDatabase(new) => {
+                let cells = new.cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(", ");
+                let cells = if cells.is_empty() { "all cells" } else { &cells };
+                write!(
+                    f,
+                    "create database {} in {cells}; full backups kept: {}",
+                    new.name, new.retention_full
+                )
+            }
             Self::Retention { database, from, to } => {
                 let of_database = database.as_ref().map(|database| format!(" of database {database}"));
                 write!(f, "full backups{} kept: {to}", of_database.unwrap_or_default())?;
@@ -112,6 +125,8 @@ pub(crate) fn differences(
 ) -> Differences {
     let mut found = Differences { refused: of_cluster(wanted, recorded), ..Differences::default() };
     found.refused.extend(of_databases(wanted, recorded));
+    // First: a cell that is added has the members of all databases that are wanted there.
+    found.changes.extend(new_databases(wanted, recorded).map(Change::CreateDatabase));
     for database in wanted.databases() {
         let Some(present) = recorded.database(&database.name) else { continue };
         if let Some(to) = database.retention_full.filter(|to| Some(*to) != present.retention_full) {
@@ -234,7 +249,19 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
         .collect()
 }
 
-/// Which databases there are, and where each has members. The names of cells that are to leave stay in what is recorded, so
+/// The databases that are specified and not there.
+fn new_databases(wanted: &ClusterState, recorded: &ClusterState) -> impl Iterator<Item = NewDatabase> {
+    let new = wanted.further_databases.iter().filter(|one| recorded.database(&one.name).is_none());
+    new.map(|database| NewDatabase {
+        name: database.name.clone(),
+        stanza: Some(database.stanza.clone()),
+        cells: database.cells.clone(),
+        port_offset: Some(database.port_offset),
+        retention_full: database.retention_full.unwrap_or(RETENTION_FULL),
+    })
+}
+
+/// Databases that are to go, and where each has members. The names of cells that are to leave stay in what is recorded, so
 /// they are not compared: with its cell the member is there again.
 fn of_databases(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> {
     let mut found = Vec::new();
@@ -243,15 +270,10 @@ fn of_databases(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining
             found.push(Remaining { field, present, wanted, hint: hint.to_owned() });
         }
     };
-    let (none, one) = (|| "no such database".to_owned(), || "a database".to_owned());
-    for new in wanted.further_databases.iter().filter(|one| recorded.database(&one.name).is_none()) {
-        let hint =
-            format!("`cellar databases create {}` makes it, with its --cells; then repeat this", new.name);
-        differ(format!("databases.{}", new.name), none(), one(), &hint);
-    }
     for gone in recorded.further_databases.iter().filter(|one| wanted.database(&one.name).is_none()) {
         let hint = "this release removes no database: keep it in the specification";
-        differ(format!("databases.{}", gone.name), one(), none(), hint);
+        let (present, wanted) = ("a database".to_owned(), "no such database".to_owned());
+        differ(format!("databases.{}", gone.name), present, wanted, hint);
     }
     let whole_life = "a database keeps it for its whole life: correct the specification";
     for (at, database) in wanted.databases().enumerate() {

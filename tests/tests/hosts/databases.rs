@@ -277,6 +277,36 @@ fn a_database_is_created_while_another_one_runs() {
 }
 
 #[test]
+fn a_specification_brings_a_database_and_its_cell_to_a_cluster_that_runs() {
+    let Some(cluster) = HostsCluster::well_of(2, 3) else { return };
+    let text = std::fs::read_to_string(cluster.specification()).unwrap();
+    let directory = cluster.host_directory("db3").display().to_string();
+    let sales = "[[databases]]\nname = \"sales\"\ncells = [\"zone2\", \"zone3\"]\n[repo]\n";
+    let zone3 = format!("[[cells]]\nname = \"zone3\"\nhost = \"db3.test\"\ndirectory = \"{directory}\"\n");
+    std::fs::write(cluster.specification(), text.replacen("[repo]\n", sales, 1) + &zone3).unwrap();
+    let specification = cluster.specification().display().to_string();
+    let apply = ["cluster", "apply", "--spec", &specification];
+    let shown = cluster.cellar(&[&apply[..], &["--dry-run"]].concat()).ok();
+    assert!(shown.contains("create database sales in zone2, zone3; full backups kept: 7"), "{shown}");
+    let applied = cluster.cellar(&[&apply[..], &["--yes"]].concat());
+    for bundle in ["zone1.bundle", "zone2.bundle", "zone3.bundle"] {
+        assert!(applied.stderr.contains(bundle), "{bundle}: {applied:?}");
+    }
+    let _ = applied.ok();
+    for host in ["db1", "db2", "db3"] {
+        let _ = cluster.install(host).ok();
+        let _ = cluster.on(host, &["start"]).ok();
+    }
+    let _ = cluster.cellar(&WAIT).ok();
+    assert_eq!(cells_of(&cluster, "app"), serde_json::json!(["zone1", "zone2", "zone3"]));
+    assert_eq!(cells_of(&cluster, "sales"), serde_json::json!(["zone2", "zone3"]));
+    assert_eq!(lines(&cluster, "db3", "multipooler").len(), 2);
+    back_up(&cluster, "sales", "zone3");
+    let again = cluster.cellar(&[&apply[..], &["--yes"]].concat()).ok();
+    assert!(again.contains("the cluster is as specified"), "{again}");
+}
+
+#[test]
 fn restore_of_etcd_ends_the_agents_of_all_databases_and_puts_both_back() {
     let Some(cluster) = well() else { return };
     let file = cluster.hosts.directory("operator").join("etcd.db").display().to_string();

@@ -28,10 +28,11 @@ pub(crate) struct Diff {
     spec: PathBuf,
 }
 
-/// Make the running cluster as a specification says: its cells, and how many full backups are kept
+/// Make the running cluster as a specification says: new databases, its cells, and how many full backups are kept
 ///
 /// First shows the differences, then asks. What cannot be done while everything runs is refused, with the command that
-/// does it, and then nothing is changed; so is the removal of the primary's cell. A new cell's bundle is issued, to be installed on its host. Safe to interrupt and
+/// does it, and then nothing is changed; so is the removal of the primary's cell. A new cell's bundle is issued, to be installed on its host, and for a new
+/// database those of all hosts. Safe to interrupt and
 /// to repeat.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
