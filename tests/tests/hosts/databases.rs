@@ -293,6 +293,16 @@ fn a_specification_brings_a_database_and_its_cell_to_a_cluster_that_runs() {
         assert!(applied.stderr.contains(bundle), "{bundle}: {applied:?}");
     }
     let _ = applied.ok();
+    // As far as one comes that is interrupted before the record is written.
+    let _ = cluster.etcdctl(&["db1"], &["del", "/cellar/demo/databases/sales"]).ok();
+    let shown = cluster.cellar(&[&apply[..], &["--dry-run"]].concat()).ok();
+    assert!(shown.starts_with("create database sales") && !shown.contains("add cell"), "{shown}");
+    let finished = cluster.cellar(&[&apply[..], &["--yes"]].concat());
+    assert!(
+        finished.stderr.contains("database sales is in the cluster already: finishing it"),
+        "{finished:?}"
+    );
+    let _ = finished.ok();
     for host in ["db1", "db2", "db3"] {
         let _ = cluster.install(host).ok();
         let _ = cluster.on(host, &["start"]).ok();
