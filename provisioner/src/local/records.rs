@@ -24,6 +24,11 @@ fn shown<R: Serialize>(record: &R) -> String {
     serde_json::to_string(record).unwrap_or_default()
 }
 
+/// A record that is not as this cluster would write it.
+fn differs<R: Serialize>(store: &Store, key: &Key, found: &R, wanted: &R) -> ProvisionError {
+    ProvisionError::RecordDiffers { key: store.keys().path(key), found: shown(found), wanted: shown(wanted) }
+}
+
 /// Creates the record unless it is there, and then it must be the same.
 async fn ensure<R>(store: &Store, key: &Key, record: &R) -> Result<()>
 where
@@ -35,11 +40,7 @@ where
             return if found.record == *record {
                 Ok(())
             } else {
-                Err(ProvisionError::RecordDiffers {
-                    key: store.keys().path(key),
-                    found: shown(&found.record),
-                    wanted: shown(record),
-                })
+                Err(differs(store, key, &found.record, record))
             };
         }
         attempts += 1;
@@ -91,18 +92,22 @@ impl Cluster {
                 new.push(database);
                 continue;
             };
+            let found = found.record;
             let own = self.record_of(database);
             // Names that are being changed, and another retention, are settled later.
             let wanted = Database {
-                pgbackrest_names: found.record.pgbackrest_names,
-                retention: found.record.retention,
-                minimum_protocol: found.record.minimum_protocol,
+                pgbackrest_names: found.pgbackrest_names.clone(),
+                retention: found.retention.clone(),
+                minimum_protocol: found.minimum_protocol,
                 // One from before there were ids is not of another cluster.
-                cluster_id: found.record.cluster_id.and(self.state.id),
-                repository: recorded_repository(found.record.repository, own.repository),
+                cluster_id: found.cluster_id.and(self.state.id),
+                repository: recorded_repository(found.repository.clone(), own.repository),
                 ..own
             };
-            ensure(store, &key, &wanted).await?;
+            // Not with what another look would find: multiadmin may have changed it since.
+            if found != wanted {
+                return Err(differs(store, &key, &found, &wanted));
+            }
         }
         // As long as no database is recorded nothing else decides which cells there are.
         let is_new_cluster = new.len() == self.state.databases().count();
@@ -158,11 +163,7 @@ impl Cluster {
             let mut wanted = self.cell(cell);
             wanted.directory = recorded_path(&found.directory, wanted.directory);
             if *found != wanted {
-                return Err(ProvisionError::RecordDiffers {
-                    key: store.keys().path(&Key::Cell(cell.name.clone())),
-                    found: shown(found),
-                    wanted: shown(&wanted),
-                });
+                return Err(differs(store, &Key::Cell(cell.name.clone()), found, &wanted));
             }
         }
         self.restore_poolers(store, &listing).await?;
