@@ -4,7 +4,7 @@
 //! a mirror of etcd. It is stateless: any number may run beside each other, and
 //! the transactions' guards decide which of two conflicting writes is done. One of them leads: it gives locks to the
 //! next job, drives restores, closes jobs whose pooler cannot end them, bounds the history, starts scheduled jobs
-//! and renews certificates. Every call that changes something is written to the audit log first.
+//! and renews certificates. Each of them replaces lost primaries of databases with quorum commit. Every call that changes something is written to the audit log first.
 //!
 //! multiadmin never runs pgBackRest and never touches a data directory.
 
@@ -16,6 +16,7 @@ mod audit;
 mod caller;
 mod cluster;
 mod deadline;
+mod failover;
 mod jobs;
 mod leader;
 mod message;
@@ -27,6 +28,7 @@ mod refusal;
 pub use admin::Admin;
 pub use api::server::{ServeError, serve};
 pub use audit::log::{AuditLog, AuditLogError};
+pub use failover::Failover;
 pub use leader::election::Leading;
 pub use leader::renewal::{OwnCertificates, Renewal};
 pub use leader::scheduler::Scheduler;

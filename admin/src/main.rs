@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use cellar_admin::{Admin, AuditLog, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve};
+use cellar_admin::{
+    Admin, AuditLog, Failover, Leading, OwnCertificates, Renewal, Scheduler, dial_with_tls, serve,
+};
 use cellar_model::{ClusterName, Keyspace};
 use cellar_system::{
     OsUser, PidFile, Watchdog, become_user, init_logging, limit_logs, shutdown_requested, tell_ready,
@@ -134,6 +136,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         logs,
         tokio::spawn(certificates.watch()),
         tokio::spawn(scheduler.run()),
+        tokio::spawn(Failover::new(admin.clone()).run()),
         tokio::spawn(tell_when_ready(admin.clone())),
     ];
     if let Some(signing_dir) = signing_dir {

@@ -18,6 +18,7 @@ use cellar_tls::{ClientTls, ReloadableServerConfig, Revoked};
 use cellar_topology::EtcdKv;
 use tokio::sync::Notify;
 
+use crate::availability::Availability;
 use crate::instance_lock::InstanceLock;
 use crate::listening::Listening;
 use crate::member::Member;
@@ -88,6 +89,8 @@ pub(crate) struct Agent {
     pub(crate) revoked: Revoked,
     /// What the cell's servers listen on.
     pub(crate) listening: RefCell<Listening>,
+    /// Quorum commit and failover.
+    pub(crate) availability: Availability,
     /// Who may work on the instance: the supervisor or a job.
     pub(crate) instance_lock: InstanceLock,
 }
@@ -169,6 +172,13 @@ impl Agent {
     /// When they are another cluster's.
     pub(crate) fn check_cluster(&self) -> Result<(), Refusal> {
         self.database_record().map_or(Ok(()), |database| database.check_cluster(self.cluster_id))
+    }
+
+    /// Whether etcd has confirmed this process's lease, which it loses when it is not heard of for a while.
+    pub(crate) fn hears_etcd(&self) -> bool {
+        let renewed = self.lease.current().and_then(|lease| self.lease.renewed(lease));
+        let lease = Duration::from_secs(u64::from(cellar_model::CLAIM_LEASE_SECONDS));
+        renewed.is_some_and(|at| cellar_system::clock::uptime().saturating_sub(at) < lease)
     }
 
     /// Another pooler's address card.

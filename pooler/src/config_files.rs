@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_model::{Database, Leader, Pooler, Secret, qualified_name};
+use cellar_model::{Database, Durability, Leader, Pooler, Secret, qualified_name};
 use cellar_pgbackrest::{
     ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
@@ -14,6 +14,8 @@ use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
+use crate::availability::settings::{FromArchive, Replication, with_quorum, without_quorum};
+use crate::instance::incarnation;
 
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +203,24 @@ fn restore_command(pgbackrest: &str, server: Option<(&str, u16)>) -> String {
     }
 }
 
+/// A restore command that has histories of timelines only.
+fn histories_command(command: &str) -> String {
+    // More than 125 would end PostgreSQL.
+    format!("case %f in *.history) {command};; *) exit 1;; esac")
+}
+
+/// What the instance is told of replication.
+fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> Replication {
+    match database.durability {
+        Durability::Async => without_quorum(&agent.cell, leader),
+        Durability::Quorum => {
+            let number = incarnation::record(agent).number;
+            let governing = leader.and_then(|leader| leader.governed_by(database.durability, number));
+            with_quorum(&agent.cell, &agent.availability.kept.get(), leader, governing)
+        }
+    }
+}
+
 /// The config of the instance, given the recorded primary.
 pub(crate) fn instance_config(
     agent: &Agent,
@@ -209,19 +229,21 @@ pub(crate) fn instance_config(
     leader: Option<&Leader>,
 ) -> Result<InstanceConfig, ConfigFileError> {
     let tls = PathBuf::from(&card.tls_directory);
-    let primary =
-        leader.filter(|leader| leader.cell != agent.cell).and_then(|leader| agent.card_of(&leader.cell));
+    let told = replication(agent, database, leader);
+    let has_quorum = told.acknowledge.is_some();
+    let primary = told.upstream.as_ref().and_then(|upstream| agent.card_of(upstream));
     let primary_conninfo = match &primary {
         Some(primary) => Some(
             PrimaryConninfo {
                 host: &primary.host,
                 port: primary.postgres_port,
                 tls_directory: &tls,
-                application_name: agent.cell.as_str(),
+                application_name: &told.standby_name,
             }
             .render()?,
         ),
-        None => None,
+        // Said, so that nothing else that is set is used.
+        None => has_quorum.then(String::new),
     };
     let pgbackrest = pgbackrest_command(agent, database, card);
     let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
@@ -240,13 +262,18 @@ pub(crate) fn instance_config(
                 revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: if leader.is_some_and(|leader| leader.cell == agent.cell) {
+            archive_command: if told.archives {
                 archive_command(agent, database, card)
             } else {
                 NO_ARCHIVING.to_owned()
             },
-            restore_command: Some(restore_command(&pgbackrest, server)),
+            restore_command: Some(match told.from_archive {
+                FromArchive::All => restore_command(&pgbackrest, server),
+                FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
+                FromArchive::Nothing => String::new(),
+            }),
             primary_conninfo,
+            synchronous_standby_names: told.acknowledge,
             ..Settings::default()
         },
         os_user: agent.user.name.clone(),

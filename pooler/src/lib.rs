@@ -15,6 +15,7 @@
 
 mod agent;
 mod arguments;
+mod availability;
 mod config_files;
 mod data_layout;
 mod disk;

@@ -17,6 +17,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
 use crate::arguments::Arguments;
+use crate::availability::kept::KeptFile;
+use crate::availability::{Availability, member};
 use crate::instance::{archiving, cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
@@ -53,6 +55,8 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let scope = Scope::OpenJobsOf(arguments.cell.clone());
     let mirror = Mirror::start_with(&store, prefixes, scope);
     let own_claims = cell_claim::remembered(&layout)?;
+    private_directory(&layout.state(), OTHERS_WRITE)?;
+    let kept = KeptFile::open(&layout.availability()).context("what this member promised cannot be read")?;
     let member = Rc::new(Member {
         database: arguments.database.clone(),
         cell: arguments.cell.clone(),
@@ -87,6 +91,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         listening: RefCell::default(),
         instance_lock: InstanceLock::default(),
         etcd_tls: arguments.etcd_tls_dir.clone(),
+        availability: Availability::new(kept),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;
@@ -110,8 +115,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(health::serve(Rc::clone(&agent))),
         tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
         tokio::task::spawn_local(lost_sessions::end(Rc::clone(&agent))),
+        tokio::task::spawn_local(member::run(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server, health, notes, sessions] = loops;
+    let [reporter, supervisor, tls_server, server, health, notes, sessions, availability] = loops;
     let taken_over = tokio::select! {
         signal = shutdown_requested() => {
             signal.context("cannot listen for signals")?;
@@ -126,6 +132,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = health => anyhow::bail!("the health endpoints ended: {ended:?}"),
         ended = notes => anyhow::bail!("the look at what is archived ended: {ended:?}"),
         ended = sessions => anyhow::bail!("the look at pgBackRest's sessions ended: {ended:?}"),
+        ended = availability => anyhow::bail!("the look at the leader ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),

@@ -41,6 +41,8 @@ impl MutationAnswer for v1::Cell {}
 
 impl MutationAnswer for v1::ClientRole {}
 
+impl MutationAnswer for v1::DatabaseView {}
+
 impl Admin {
     /// What every method does that changes something: its audit record is written before, and its outcome after.
     ///

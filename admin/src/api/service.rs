@@ -6,6 +6,7 @@
 use std::pin::Pin;
 
 use cellar_api::v1;
+use cellar_model::Durability;
 use futures_util::{Stream, TryStreamExt};
 use tonic::{Request, Status};
 
@@ -184,6 +185,19 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             self.database(name.as_ref(), deadline).await
         };
         answer(work.await)
+    }
+
+    async fn set_durability(&self, request: Request<v1::SetDurabilityRequest>) -> Answer<v1::DatabaseView> {
+        let work = async |admin: Self, request: Request<v1::SetDurabilityRequest>, deadline| {
+            let fields = request.get_ref();
+            let database = field::database("database", &fields.database)?;
+            let durability = match fields.durability() {
+                v1::Durability::Async => Durability::Async,
+                v1::Durability::Quorum => Durability::Quorum,
+            };
+            admin.set_durability(database.as_ref(), durability, deadline).await
+        };
+        self.audited("SetDurability", request, work).await
     }
 
     async fn list_poolers(

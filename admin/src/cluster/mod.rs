@@ -4,5 +4,6 @@ pub(crate) mod backups;
 pub(crate) mod cells;
 pub(crate) mod client_roles;
 pub(crate) mod databases;
+pub(crate) mod durability;
 pub(crate) mod poolers;
 pub(crate) mod schedules;

@@ -257,7 +257,13 @@ async fn a_cell_that_became_primary_meanwhile_is_not_removed() {
             let admin = admin.clone();
             tokio::spawn(async move { remove(&admin, 3).await })
         };
-        let leader = Leader { cell: zone(3), term: Timeline::new(2), system_identifier: None, lsn: None };
+        let leader = Leader {
+            cell: zone(3),
+            term: Timeline::new(2),
+            system_identifier: None,
+            lsn: None,
+            leadership: None,
+        };
         let pooler = Key::Pooler(db(), zone(3));
         let revision =
             world.store.get::<cellar_model::Pooler>(&pooler).await.unwrap().map_or(0, |p| p.revision);

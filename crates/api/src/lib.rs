@@ -3,11 +3,13 @@
 
 mod error;
 mod job;
+mod member;
 mod record;
 pub mod structure;
 pub mod wkt;
 
 pub use error::{MISSING_STANZA, exit_code, hint_of, reason_of, status_of, subject_of};
+pub use member::{MemberFactsError, facts_of_member, member_facts};
 pub use record::{ConvertError, from_message, to_message};
 
 /// Generated from `proto/cellar/v1`.

@@ -72,7 +72,7 @@ pub use records::schedule::{
     ScheduledDrill, ScheduledRun, ScheduledWork,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
-pub use records::topology::{Cell, Database, RepoCipher, Retention, RevocationList, next_index};
+pub use records::topology::{Cell, Database, Durability, RepoCipher, Retention, RevocationList, next_index};
 pub use records::upgrade::HostUpgrade;
 pub use store::access;
 pub use store::access::Principal;

@@ -28,6 +28,7 @@ fn database() -> Database {
         cluster_id: None,
         cells: Vec::new(),
         is_qualified: false,
+        durability: cellar_model::Durability::default(),
     }
 }
 

@@ -41,7 +41,7 @@ SELECT r.standby,
        (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::int8 AS last_message_age_ms,
        a.last_archived_wal, (extract(epoch FROM a.last_archived_time) * 1000)::int8 AS last_archived_ms,
        a.last_failed_wal, (extract(epoch FROM a.last_failed_time) * 1000)::int8 AS last_failed_ms,
-       ARRAY(SELECT application_name FROM pg_stat_replication
+       ARRAY(SELECT split_part(application_name, ':', 1) FROM pg_stat_replication
               WHERE state = 'streaming' ORDER BY application_name) AS standbys
   FROM (SELECT pg_is_in_recovery() AS standby) r
   CROSS JOIN pg_stat_archiver a
@@ -98,7 +98,8 @@ pub struct InstanceFacts {
     pub configured_primary: Option<(String, u16)>,
     /// The archiver.
     pub archiver: Archiver,
-    /// `application_name` of everybody that streams from here: standbys' cells, and `pg_basebackup` and the like.
+    /// `application_name` of everybody that streams from here: standbys' cells, without the number of the copy that is behind
+    /// a colon with quorum commit, and `pg_basebackup` and the like.
     pub streaming_to: Vec<String>,
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub restore_command: Option<String>,
     /// Where a standby streams from; see [`PrimaryConninfo`](crate::PrimaryConninfo). Ignored by a primary.
     pub primary_conninfo: Option<String>,
+    /// Whose acknowledgement a commit needs; none where that is the operator's own setting.
+    pub synchronous_standby_names: Option<String>,
     /// Shared memory for pages, MiB.
     pub shared_buffers_mb: u32,
     /// Client connections. A standby needs at least as many as its primary, so it is the same in every cell.
@@ -62,6 +64,7 @@ impl Default for Settings {
             archive_command: String::new(),
             restore_command: None,
             primary_conninfo: None,
+            synchronous_standby_names: None,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
             max_connections: 100,
@@ -163,6 +166,8 @@ impl Settings {
             ("archive_command", self.archive_command.clone()),
         ]);
         pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
+        pairs
+            .extend(self.synchronous_standby_names.clone().map(|value| ("synchronous_standby_names", value)));
         pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
         pairs.extend([
             fixed("recovery_target_timeline", "latest"),

@@ -153,6 +153,7 @@ impl World {
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
+            leadership: None,
         };
         self.put(&Key::Leader(self.database.clone()), &leader);
     }

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use cellar_model::availability::Stop;
 use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
 use cellar_pgbackrest::StanzaStatus;
 use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, take_over_settings};
 
 use crate::agent::Agent;
+use crate::availability::{governing, is_led_here};
 use crate::config_files::instance_config;
 use crate::data_layout::layout_obstacles;
 use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::newest_timeline;
-use crate::instance::next_step::{Situation, Step, next_step};
+use crate::instance::next_step::{Situation, Step, Term, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
 use crate::instance::set_aside::{install_successor, keep_old_data};
@@ -109,7 +111,17 @@ impl BringUp {
                         .map_err(|error| RoundError::Marker(data.to_owned(), error))?;
                 }
             }
-            Step::Reseed => reseed(agent, card, database).await?,
+            Step::Reseed => {
+                let why = "its data is from before the restore of the database; restores the newest backup";
+                report_state(agent, InstanceState::Seeding, why);
+                reseed(agent, card, database).await?;
+            }
+            Step::Rejoin => {
+                let why = "another member leads now; restores the newest backup, to follow it";
+                report_state(agent, InstanceState::Seeding, why);
+                archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
+                restore(agent, card, database, true).await?;
+            }
             Step::Start => {
                 let config = instance_config(agent, database, card, leader)?;
                 start_instance(agent, data, &config).await?;
@@ -161,10 +173,23 @@ impl BringUp {
             failed_copies: self.failed_copies,
             standing,
             successor: successor.is_some(),
+            term: term(agent),
         });
         let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
         let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
         Ok(Decision { step, leader, successor, stanza_expected })
+    }
+}
+
+/// What quorum commit says of this member's data, if it is a primary's.
+fn term(agent: &Agent) -> Term {
+    match governing(agent) {
+        None => Term::None,
+        Some(record) if is_led_here(agent, &record) => match agent.availability.stop.get() {
+            Some(Stop::CutOff) if !agent.hears_etcd() => Term::CutOff,
+            _ => Term::Leads,
+        },
+        Some(_) => Term::Replaced { may_replace: agent.availability.may_replace.get() },
     }
 }
 
@@ -221,11 +246,6 @@ fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result
 }
 
 async fn reseed(agent: &Agent, card: &Pooler, database: &Database) -> Result<(), RoundError> {
-    report_state(
-        agent,
-        InstanceState::Seeding,
-        "its data is from before the restore of the database; restores the newest backup",
-    );
     let incarnation = incarnation::record(agent);
     // While a rollback is possible the old data is kept. Afterwards a delta restore can use it.
     let kept_for = incarnation.job.filter(|_| incarnation.kept_in.is_some());

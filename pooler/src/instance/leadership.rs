@@ -13,6 +13,7 @@ use cellar_postgres::InstanceFacts;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::agent::Agent;
+use crate::availability::governing;
 use crate::instance::unrecorded;
 use crate::peers::live_status;
 
@@ -23,6 +24,7 @@ fn record_of(cell: &cellar_model::CellName, facts: &InstanceFacts) -> Leader {
         term: facts.timeline,
         system_identifier: Some(facts.system_identifier),
         lsn: facts.write_lsn,
+        leadership: None,
     }
 }
 
@@ -55,10 +57,17 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
         let view = agent.mirror.view();
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
+    // multiadmin decides who leads a database with quorum commit, and records it.
+    if governing(agent).is_some() {
+        return Ok(present.is_some_and(|leader| leader.cell == agent.cell));
+    }
     let highest = unrecorded::highest_of_others(agent);
     let Some(leader) = succession(present.as_ref(), highest, &agent.cell, facts) else {
         return Ok(present.is_some_and(|leader| leader.cell == agent.cell));
     };
+    // Its terms are not given again.
+    let leadership = present.and_then(|present| present.leadership);
+    let leader = Leader { leadership, ..leader };
     tracing::info!(cell = %leader.cell, term = %leader.term, "recording the primary");
     let outcome = agent.transaction().expect(&key, revision).put(&key, &leader).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
@@ -108,6 +117,9 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
     let Some(leader) = present.filter(|leader| leader.cell != agent.cell) else { return Ok(false) };
+    if governing(agent).is_some() {
+        return Ok(false);
+    }
     let is_primary = facts.role == Role::Primary;
     if !is_primary || !is_denied(agent, &leader, facts.system_identifier, facts.timeline).await {
         return Ok(false);
@@ -116,8 +128,8 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         named = %leader.cell, term = %leader.term,
         "the recorded primary answers that it is a standby: the record is false, and this primary replaces it"
     );
-    let outcome =
-        agent.transaction().expect(&key, revision).put(&key, &record_of(&agent.cell, facts)).commit().await?;
+    let corrected = Leader { leadership: leader.leadership, ..record_of(&agent.cell, facts) };
+    let outcome = agent.transaction().expect(&key, revision).put(&key, &corrected).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
 
@@ -128,8 +140,13 @@ pub(crate) async fn record_intent(agent: &Agent) -> Result<bool, StoreError> {
     if let Some(present) = agent.store.get::<Leader>(&key).await? {
         return Ok(present.record.cell == agent.cell && present.record.system_identifier.is_none());
     }
-    let intent =
-        Leader { cell: agent.cell.clone(), term: Timeline::new(1), system_identifier: None, lsn: None };
+    let intent = Leader {
+        cell: agent.cell.clone(),
+        term: Timeline::new(1),
+        system_identifier: None,
+        lsn: None,
+        leadership: None,
+    };
     let outcome = agent.transaction().expect_absent(&key).put(&key, &intent).commit().await?;
     Ok(outcome != TxnOutcome::Conflict)
 }
@@ -178,6 +195,7 @@ pub(crate) mod tests {
             term: Timeline::new(term),
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
+            leadership: None,
         }
     }
 

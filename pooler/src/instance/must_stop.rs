@@ -17,6 +17,10 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 /// An instance that does not answer may accept writes all the same, so the files decide. But one that was seen as a
 /// primary is one, whatever file lies there: PostgreSQL looks at it only when it starts.
 pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
+    if agent.availability.stop.get().is_some() && !data.join("standby.signal").exists() {
+        // Nothing of it is acknowledged, and what it would archive is another's by now.
+        return Some(StopTimeouts::immediate());
+    }
     let is_primary = agent.facts.borrow().as_ref().is_some_and(|facts| facts.role == Role::Primary);
     let recovers = !is_primary && data.join("standby.signal").exists();
     let Ok(standing) = incarnation::standing(agent, data) else {

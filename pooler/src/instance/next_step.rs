@@ -10,6 +10,22 @@ use cellar_postgres::{CopySource, DataDirectory};
 use crate::instance::incarnation::Standing;
 use crate::instance::unrecorded::Succession;
 
+/// What quorum commit says of a primary's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Term {
+    /// There is no quorum commit.
+    None,
+    /// It is the leader's.
+    Leads,
+    /// It is the leader's, which saw neither etcd nor its quorum and stopped.
+    CutOff,
+    /// Another member was given a later term.
+    Replaced {
+        /// Whether nobody counts on this copy any more.
+        may_replace: bool,
+    },
+}
+
 /// What was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Situation<'a> {
@@ -47,6 +63,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) standing: Standing,
     /// Whether a copy of the current incarnation beside the data is to replace it.
     pub(crate) successor: bool,
+    /// What quorum commit says, if the data is a primary's.
+    pub(crate) term: Term,
 }
 
 /// What to do next.
@@ -71,6 +89,8 @@ pub(crate) enum Step {
     TakeOver,
     /// Set data from before a restore aside, and restore the newest backup as a standby.
     Reseed,
+    /// Make a standby of the data of a primary that was replaced.
+    Rejoin,
     /// Start PostgreSQL.
     Start,
     /// Nothing can be done until a person acts; the text says what.
@@ -209,6 +229,23 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
         }
         if s.standing.fenced && !recovers {
             return Step::Wait("the restore of the database, for which nobody may write".to_owned());
+        }
+        match s.term {
+            _ if recovers => {}
+            Term::Leads => return Step::Start,
+            Term::CutOff => {
+                return Step::Wait(
+                    "etcd: this primary saw neither etcd nor its quorum, and stopped".to_owned(),
+                );
+            }
+            Term::Replaced { may_replace: true } => return Step::Rejoin,
+            Term::Replaced { may_replace: false } => {
+                return Step::Wait(
+                    "the others to do without this copy of the data: it was the primary's, and another member leads now"
+                        .to_owned(),
+                );
+            }
+            Term::None => {}
         }
         // It would run as a second primary and accept writes that no other member has.
         if !recovers && leader.cell != *s.cell {

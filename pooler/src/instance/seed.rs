@@ -83,6 +83,11 @@ pub(crate) async fn copy_primary(
     source: CopySource,
 ) -> Result<(), SeedError> {
     check_no_shared_tablespaces(agent).map_err(|refusal| SeedError::Repo(refusal.into()))?;
+    agent
+        .availability
+        .kept
+        .begin_copy()
+        .map_err(|source| SeedError::Disk { path: agent.layout.availability(), source })?;
     let begun = Instant::now();
     base_backup(&agent.tools, data_directory, config, source, COPY_TIMEOUT).await?;
     tracing::info!(took = ?begun.elapsed(), "copied the primary");

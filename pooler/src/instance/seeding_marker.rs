@@ -72,6 +72,7 @@ fn read(agent: &Agent) -> std::io::Result<Option<Seeding>> {
 /// Marks a restore into the data directory as begun, for the current incarnation. Returns what the data directory takes
 /// over: `legacy`, or what it had before an earlier attempt that was not finished.
 pub(crate) fn begin(agent: &Agent, legacy: Legacy) -> std::io::Result<Legacy> {
+    agent.availability.kept.begin_copy()?;
     let legacy = read(agent)?.map_or(legacy, |unfinished| unfinished.legacy);
     let mark = Mark::of(&incarnation::record(agent));
     write(agent, &Seeding { mark, restored: false, legacy: legacy.clone() })?;

@@ -91,6 +91,7 @@ pub(crate) fn move_aside(data: &Path) -> Result<(), PostgresError> {
 /// Puts the copy of the current incarnation in the place of the old data, which is kept. It may be killed at any
 /// point and repeated.
 pub(crate) async fn install_successor(agent: &Agent, successor: &Path, data: &Path) -> std::io::Result<()> {
+    agent.availability.kept.begin_copy()?;
     stop(successor, &StopTimeouts::immediate()).await.map_err(std::io::Error::other)?;
     if let Some(job) = incarnation::record(agent).job {
         keep_old_data(agent, data, job)?;

@@ -16,6 +16,7 @@ use cellar_postgres::{
 use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
 
 use crate::agent::{Agent, Look, PROBE_TIMEOUT};
+use crate::availability::{governing, is_led_here};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
@@ -191,11 +192,11 @@ impl Supervisor {
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
             *self.agent.facts.borrow_mut() = None;
-            report_state(
-                &self.agent,
-                InstanceState::Waiting,
-                "is being stopped for a restore of the database",
+            let why = self.agent.availability.stop.get().map_or_else(
+                || "is being stopped for a restore of the database".to_owned(),
+                |why| format!("is being stopped: {why}"),
             );
+            report_state(&self.agent, InstanceState::Waiting, &why);
             // A primary writes its checkpoint first.
             self.pulse.excuse();
             stop(data, &timeouts).await?;
@@ -303,6 +304,8 @@ impl Supervisor {
         }
         let message = match (facts.role, recorded, self.agent.leader()) {
             _ if let Err(error) = &standing => error.to_string(),
+            // It was promoted, and its term is about to be established.
+            (Role::Primary, false, Some(_)) if is_leading(&self.agent) => String::new(),
             (Role::Primary, false, Some(leader)) => format!(
                 "this instance is a primary on timeline {}, but {} is the recorded one on timeline {}: stop or rebuild one of them",
                 facts.timeline, leader.cell, leader.term
@@ -366,6 +369,11 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// Whether quorum commit has this member lead.
+fn is_leading(agent: &Agent) -> bool {
+    governing(agent).is_some_and(|record| is_led_here(agent, &record))
 }
 
 /// Takes a WAL receiver that has not been there for [`RECEIVER_TRIAL`] for one that only starts: PostgreSQL calls it

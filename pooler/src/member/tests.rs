@@ -86,7 +86,13 @@ async fn set_reporting(member: &Member, reports: bool) {
 
 /// Whether a process can write, as it writes everything: the record of the primary, for instance.
 async fn writes(member: &Member) -> bool {
-    let leader = Leader { cell: named("zone1"), term: Timeline::new(1), system_identifier: None, lsn: None };
+    let leader = Leader {
+        cell: named("zone1"),
+        term: Timeline::new(1),
+        system_identifier: None,
+        lsn: None,
+        leadership: None,
+    };
     let key = Key::Leader(member.database.clone());
     matches!(member.transaction().put(&key, &leader).commit().await, Ok(TxnOutcome::Committed(_)))
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use cellar_api::v1::multi_pooler_server::MultiPooler;
 use cellar_api::v1::{
-    ClientRole, CreateRoleRequest, DropRoleRequest, GetLiveStatusRequest, GetSigningRequestRequest,
-    InstallCertificatesRequest, InstallCertificatesResponse, JobLogChunk, ListBackupsResponse,
-    ListRolesRequest, ListRolesResponse, LiveStatus, ReadBackupsRequest, ReadJobLogRequest, RunBackupRequest,
-    RunBackupResponse, SigningRequest,
+    ClientRole, CreateRoleRequest, DropRoleRequest, GetLiveStatusRequest, GetMemberFactsRequest,
+    GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse, JobLogChunk,
+    ListBackupsResponse, ListRolesRequest, ListRolesResponse, LiveStatus, MemberFacts, ReadBackupsRequest,
+    ReadJobLogRequest, RunBackupRequest, RunBackupResponse, SigningRequest,
 };
 use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal};
 use cellar_tls::MtlsConnectInfo;
@@ -30,6 +30,8 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) enum Question {
     /// What the instance answers now.
     Live(oneshot::Sender<Result<LiveStatus, Refusal>>),
+    /// What this member of a database with quorum commit says of itself.
+    Member(oneshot::Sender<Option<MemberFacts>>),
     /// All backups of the repo, or one.
     Backups(Option<BackupLabel>, oneshot::Sender<Result<ListBackupsResponse, Refusal>>),
     /// Where a job's log is, and whether the job has ended.
@@ -89,6 +91,15 @@ impl MultiPooler for Service {
     ) -> Result<Response<LiveStatus>, Status> {
         let live = self.ask(Question::Live).await?;
         live.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn get_member_facts(
+        &self,
+        _: Request<GetMemberFactsRequest>,
+    ) -> Result<Response<MemberFacts>, Status> {
+        let facts = self.ask(Question::Member).await?;
+        let none = || Status::unavailable("this member has not looked at itself under quorum commit yet");
+        facts.map(Response::new).ok_or_else(none)
     }
 
     async fn read_backups(

@@ -245,7 +245,13 @@ mod tests {
                 lag_bytes: Some(0),
                 stopped: false,
             }),
-            leader: Some(Leader { cell, term: Timeline::new(3), system_identifier: None, lsn: None }),
+            leader: Some(Leader {
+                cell,
+                term: Timeline::new(3),
+                system_identifier: None,
+                lsn: None,
+                leadership: None,
+            }),
             standing: Some(HealthStanding { current: true, fenced: false }),
         }
     }

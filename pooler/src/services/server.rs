@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_api::DESCRIPTORS;
+use cellar_api::v1::MemberFacts;
 use cellar_api::v1::multi_pooler_server::MultiPoolerServer;
 use cellar_model::{BackupLabel, Code, Refusal};
 use cellar_system::tell_ready;
@@ -52,6 +53,7 @@ pub(crate) async fn serve(agent: Rc<Agent>) {
 async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question: Question) {
     match question {
         Question::Live(to) => drop(to.send(live(agent).await)),
+        Question::Member(to) => drop(to.send(member_report(agent))),
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Roles(order, to) => drop(to.send(client_roles::obey(agent, order).await)),
@@ -62,6 +64,12 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
             drop(to.send((agent.job_log(&id), ended)));
         }
     }
+}
+
+/// What this member last said of itself.
+fn member_report(agent: &Agent) -> Option<MemberFacts> {
+    let report = agent.availability.report.borrow().clone()?;
+    Some(cellar_api::member_facts(&report.facts, report.timeline, report.system_identifier))
 }
 
 async fn answer_backups(

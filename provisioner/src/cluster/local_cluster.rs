@@ -196,6 +196,7 @@ impl Cluster {
             cluster_id: self.state.id,
             cells: database.cells.clone(),
             is_qualified: self.state.qualifier(&database.name).is_some(),
+            durability: cellar_model::Durability::default(),
         }
     }
 

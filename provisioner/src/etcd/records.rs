@@ -316,6 +316,7 @@ mod tests {
                 term: Timeline::new(1),
                 system_identifier: None,
                 lsn: None,
+                leadership: None,
             };
             commit(store.transaction().put(&Key::Leader(database.clone()), &leader)).await.unwrap();
         }

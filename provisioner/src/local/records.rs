@@ -99,6 +99,7 @@ impl Cluster {
                 pgbackrest_names: found.pgbackrest_names.clone(),
                 retention: found.retention.clone(),
                 minimum_protocol: found.minimum_protocol,
+                durability: found.durability,
                 // One from before there were ids is not of another cluster.
                 cluster_id: found.cluster_id.and(self.state.id),
                 repository: recorded_repository(found.repository.clone(), own.repository),

@@ -22,6 +22,7 @@ mod drills;
 mod etcd_permissions;
 mod etcd_snapshots;
 mod exclusion;
+mod failover;
 mod files_elsewhere;
 mod host_names;
 mod job_logs;

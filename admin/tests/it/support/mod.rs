@@ -57,7 +57,13 @@ impl World {
         for n in 1..=3 {
             world.join(n).await;
         }
-        let leader = Leader { cell: zone(1), term: Timeline::new(1), system_identifier: None, lsn: None };
+        let leader = Leader {
+            cell: zone(1),
+            term: Timeline::new(1),
+            system_identifier: None,
+            lsn: None,
+            leadership: None,
+        };
         world.put(&Key::Leader(db()), &leader).await;
         world
     }
@@ -89,6 +95,7 @@ impl World {
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
+            leadership: None,
         };
         self.put(&Key::Leader(db()), &leader).await;
     }
@@ -211,6 +218,7 @@ pub fn database(name: &str) -> Database {
         cluster_id: None,
         cells: Vec::new(),
         is_qualified: false,
+        durability: cellar_model::Durability::default(),
     }
 }
 

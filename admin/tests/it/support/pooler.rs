@@ -101,6 +101,13 @@ impl MultiPooler for FakePooler {
         Err(Status::unimplemented("renewal is tested with real poolers"))
     }
 
+    async fn get_member_facts(
+        &self,
+        _: Request<v1::GetMemberFactsRequest>,
+    ) -> Result<Response<v1::MemberFacts>, Status> {
+        Err(Status::unimplemented("failover is tested with real poolers"))
+    }
+
     async fn list_roles(
         &self,
         _: Request<v1::ListRolesRequest>,

@@ -13,6 +13,7 @@ pub(crate) mod databases;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
+pub(crate) mod durability;
 pub(crate) mod env;
 pub(crate) mod etcd;
 pub(crate) mod exec;
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Cells(cells::Cells),
     #[command(subcommand)]
     Databases(databases::Databases),
+    Durability(durability::Durability),
     #[command(subcommand)]
     Roles(roles::Roles),
     #[command(subcommand)]
@@ -116,6 +118,7 @@ impl Command {
             Self::Host(command) => command.run(global).await,
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
+            Self::Durability(command) => command.run(global).await,
             Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,

@@ -226,7 +226,13 @@ mod tests {
                 lag_bytes: is_standby.then_some(1000),
                 stopped: false,
             }),
-            leader: Some(Leader { cell: zone1, term: Timeline::new(3), system_identifier: None, lsn: None }),
+            leader: Some(Leader {
+                cell: zone1,
+                term: Timeline::new(3),
+                system_identifier: None,
+                lsn: None,
+                leadership: None,
+            }),
             standing: Some(HealthStanding { current: true, fenced: false }),
         }
     }

@@ -150,6 +150,12 @@ pub struct Leadership {
     /// Attempts in a row that did not hold.
     #[serde(default)]
     pub attempts: u32,
+    /// The incarnation of the database that it is of: a restore ends it.
+    #[serde(default)]
+    pub incarnation: u32,
+    /// The database has given quorum commit up: only the numbers count, which are not given again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 impl Leadership {
@@ -166,7 +172,42 @@ impl Leadership {
             floor: None,
             rules: vec![Rule::of(1, cohort)],
             attempts: 0,
+            incarnation: 0,
+            ended: false,
         }
+    }
+
+    /// Quorum commit begins, for a database that `cell` leads already: whatever it has committed so far counts, and it leads
+    /// under a term that nobody had. `before` is what was recorded last, `promised` the highest promise of all members, which may
+    /// know more than an etcd that was put back.
+    #[must_use]
+    pub fn take_up(
+        before: Option<&Self>,
+        promised: Term,
+        cell: CellName,
+        cohort: BTreeMap<CellName, CopyNumber>,
+        floor: Position,
+        incarnation: u32,
+    ) -> Self {
+        let term = before.map_or(promised, |before| before.term.max(promised)).next();
+        let number = before.and_then(Self::rule).map_or(0, |rule| rule.number).saturating_add(1);
+        Self {
+            phase: Phase::Appointed,
+            term,
+            held: term,
+            // It goes on under its new term, whatever term it had.
+            since: Term::default(),
+            floor: Some(floor),
+            rules: vec![Rule::of(number, cohort)],
+            incarnation,
+            ..Self::begin(cell, BTreeMap::new())
+        }
+    }
+
+    /// Whether a member that began that term last, with the copy that it has, is the one that leads.
+    #[must_use]
+    pub fn is_led_by(&self, cell: &CellName, begun: Option<Term>) -> bool {
+        self.cell == *cell && begun.unwrap_or_default() >= self.since
     }
 
     /// The rule to reach; the only one unless the cohort is being changed.
@@ -193,7 +234,7 @@ mod tests {
             "phase": "LEADERSHIP_PHASE_APPOINTED", "term": 4, "cell": "zone2", "held": 4, "since": 4,
             "floor": {"term": 2, "lsn": "0/3000028"},
             "rules": [{"number": 1, "cohort": {"zone1": 1, "zone2": 1, "zone3": 2}, "k": 1}],
-            "attempts": 1,
+            "attempts": 1, "incarnation": 2,
         });
         let record: Leadership = serde_json::from_value(stored.clone()).unwrap();
         assert_eq!(serde_json::to_value(&record).unwrap(), stored);

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::records::instance::{InstanceState, LagClass, Role};
+use crate::records::leadership::Leadership;
+use crate::records::topology::Durability;
 use crate::types::host::HostName;
 use crate::types::json;
 use crate::types::lsn::{Lsn, SystemIdentifier, Timeline};
@@ -203,7 +205,7 @@ impl PoolerStatus {
     }
 }
 
-/// The primary as the database's poolers recorded it. A promotion raises the
+/// The primary: as the database's poolers recorded it, or multiadmin for a database with quorum commit. A promotion raises the
 /// timeline, so the record only ever moves to a higher one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -219,4 +221,17 @@ pub struct Leader {
     /// Where it had got to when the record was written.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lsn: Option<Lsn>,
+    /// Terms and rules of a database with quorum commit; none where there never were any. Written by multiadmin, and ended by
+    /// the pooler of a restored primary.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub leadership: Option<Leadership>,
+}
+
+impl Leader {
+    /// What the members of a database go by, if it has quorum commit now: that of a restored database begins anew.
+    #[must_use]
+    pub fn governed_by(&self, durability: Durability, incarnation: u32) -> Option<&Leadership> {
+        let governs = |it: &&Leadership| !it.ended && it.incarnation == incarnation;
+        self.leadership.as_ref().filter(|_| durability == Durability::Quorum).filter(governs)
+    }
 }

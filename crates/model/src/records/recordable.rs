@@ -19,6 +19,7 @@ pub const RECORDED: &[&str] = &[
     "cron",
     "database",
     "directory",
+    "durability",
     "dryRun",
     "host",
     "id",

@@ -60,6 +60,51 @@ impl RepoCipher {
     }
 }
 
+/// What an acknowledged commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Durability {
+    /// The loss of no member but standbys: a commit is acknowledged when the primary has it. Nobody is promoted without a person.
+    #[default]
+    #[serde(rename = "DURABILITY_ASYNC")]
+    Async,
+    /// The loss of any minority of the members: a commit is acknowledged when a majority has it, and when the primary is
+    /// lost a standby that has every acknowledged commit takes its place.
+    #[serde(rename = "DURABILITY_QUORUM")]
+    Quorum,
+}
+
+impl Durability {
+    /// As commands and specifications say it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Quorum => "quorum",
+        }
+    }
+
+    // serde hands a reference over.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_async(&self) -> bool {
+        *self == Self::Async
+    }
+}
+
+impl std::str::FromStr for Durability {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        match text {
+            "async" => Ok(Self::Async),
+            "quorum" => Ok(Self::Quorum),
+            other => Err(Refusal::new(
+                Code::InvalidArgument,
+                format!("durability {other:?} is neither \"async\" nor \"quorum\""),
+            )),
+        }
+    }
+}
+
 /// One replication group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,6 +144,9 @@ pub struct Database {
     /// database of a cluster but the first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_qualified: bool,
+    /// What an acknowledged commit survives.
+    #[serde(default, skip_serializing_if = "Durability::is_async")]
+    pub durability: Durability,
 }
 
 impl Database {

@@ -149,6 +149,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/SetDurability", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
     // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
@@ -159,6 +160,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/CreateRole", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/DropRole", ADMIN, Mutates),
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
+    ("/cellar.v1.MultiPooler/GetMemberFacts", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
     // The caller's own job only: the method checks that.

@@ -265,6 +265,12 @@ impl CellLayout {
         self.root.join("state")
     }
 
+    /// What a member of a database with quorum commit must not forget: its promise, its term, and which copy of the data it has.
+    #[must_use]
+    pub fn availability(&self) -> PathBuf {
+        self.state().join("availability.json")
+    }
+
     /// What this machine remembers of its claims on the cell: see [`crate::records::cell_claim::OwnClaims`].
     #[must_use]
     pub fn own_claims(&self) -> PathBuf {

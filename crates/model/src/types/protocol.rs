@@ -18,8 +18,11 @@ impl Protocol {
     /// are left alone, and the minimum is kept to.
     pub const ENDS_LOST_WORK: Self = Self(1);
 
+    /// From here on a pooler goes by the terms of a database with quorum commit.
+    pub const QUORUM_COMMIT: Self = Self(2);
+
     /// This build's.
-    pub const OURS: Self = Self::ENDS_LOST_WORK;
+    pub const OURS: Self = Self::QUORUM_COMMIT;
 
     /// A number, as records and messages have it.
     #[must_use]

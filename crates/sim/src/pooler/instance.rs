@@ -117,6 +117,7 @@ impl Pooler {
             term: Timeline::new(timeline),
             system_identifier: Some(SystemIdentifier::new(IDENTITY)),
             lsn: None,
+            leadership: None,
         };
         let _ = self.member.transaction().expect(&key, revision).put(&key, &leader).commit().await;
     }

@@ -33,6 +33,7 @@ pub(crate) fn database(name: &str) -> Database {
         cluster_id: None,
         cells: Vec::new(),
         is_qualified: false,
+        durability: cellar_model::Durability::default(),
     }
 }
 

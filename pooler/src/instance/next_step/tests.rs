@@ -27,6 +27,7 @@ fn leader(cell: &str, term: u32, identity: Option<u64>) -> Leader {
         term: Timeline::new(term),
         system_identifier: identity.map(SystemIdentifier::new),
         lsn: None,
+        leadership: None,
     }
 }
 
@@ -48,6 +49,7 @@ struct World {
     failed_copies: u32,
     standing: Standing,
     successor: bool,
+    term: Term,
 }
 
 impl World {
@@ -70,6 +72,7 @@ impl World {
             failed_copies: 0,
             standing: Standing { current: true, fenced: false, left_alone: true },
             successor: false,
+            term: Term::None,
         }
     }
 
@@ -92,6 +95,7 @@ impl World {
             failed_copies: self.failed_copies,
             standing: self.standing,
             successor: self.successor,
+            term: self.term,
         })
     }
 }
@@ -285,6 +289,24 @@ fn data_on_the_recorded_primarys_timeline_is_not_started_as_a_second_primary() {
     assert_eq!(world.step(), Step::Start, "it is the recorded primary");
 }
 
+/// With quorum commit the term decides, whatever the timelines say.
+#[test]
+fn a_primary_whose_term_is_over_becomes_a_standby_once_nobody_counts_on_its_data() {
+    let mut world = World::new("zone2", valid(7, 2, false));
+    world.leader = Some(leader("zone1", 2, Some(7)));
+    world.term = Term::Replaced { may_replace: false };
+    assert!(matches!(world.step(), Step::Wait(_)));
+    world.term = Term::Replaced { may_replace: true };
+    assert_eq!(world.step(), Step::Rejoin);
+    // It was promoted, and died before its term was established.
+    world.term = Term::Leads;
+    assert_eq!(world.step(), Step::Start);
+    world.term = Term::CutOff;
+    assert!(matches!(world.step(), Step::Wait(_)));
+    world.data = valid(7, 2, true);
+    assert_eq!(world.step(), Step::Start, "a standby runs");
+}
+
 #[test]
 fn another_databases_files_are_not_started() {
     let mut world = World::new("zone2", valid(8, 1, true));
@@ -304,6 +326,7 @@ proptest! {
         kind in 0..=WHOLE, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool, others: bool,
+        term in 0u8..5,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -324,6 +347,13 @@ proptest! {
         (world.stanza, world.failed_copies) = (stanza, failed_copies);
         (world.promoted, world.record_denied) = (promoted, record_denied);
         world.others_have_data = others;
+        world.term = [
+            Term::None,
+            Term::Leads,
+            Term::CutOff,
+            Term::Replaced { may_replace: true },
+            Term::Replaced { may_replace: false },
+        ][usize::from(term)];
         match world.step() {
             Step::Initdb => {
                 prop_assert!(kind < 2);
@@ -344,6 +374,11 @@ proptest! {
                 prop_assert_eq!(leader.system_identifier, Some(source.system_identifier));
             }
             Step::TakeOver => prop_assert!(successor),
+            Step::Rejoin => {
+                prop_assert_eq!(kind, WHOLE);
+                prop_assert!(!recovers && current && !fenced && !seeding);
+                prop_assert_eq!(world.term, Term::Replaced { may_replace: true });
+            }
             Step::Reseed => prop_assert!(!current && !fenced && left_alone && !seeding),
             Step::Start => {
                 prop_assert_eq!(kind, WHOLE);
@@ -351,7 +386,13 @@ proptest! {
                 prop_assert!(current && (recovers || !fenced || world.leader.is_none()));
                 // Never beside a primary on the same timeline.
                 let other = world.leader.as_ref().is_some_and(|leader| leader.cell != world.cell);
-                prop_assert!(recovers || !other || promoted || record_denied);
+                let may_lead = match world.term {
+                    Term::None => !other || promoted || record_denied,
+                    Term::Leads => true,
+                    // Nobody is recorded, so nobody has a term.
+                    Term::CutOff | Term::Replaced { .. } => world.leader.is_none(),
+                };
+                prop_assert!(recovers || may_lead);
             }
             // What is marked as the present has really been restored.
             Step::FinishRestore => prop_assert!(kind == WHOLE && seeding && recovers && restored),

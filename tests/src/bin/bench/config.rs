@@ -50,6 +50,7 @@ pub(crate) fn render(report: &mut Report) {
         cluster_id: None,
         cells: Vec::new(),
         is_qualified: false,
+        durability: cellar_model::Durability::default(),
     };
     let poolers = poolers(&database);
     let render_all = || {

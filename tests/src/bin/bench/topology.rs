@@ -59,6 +59,7 @@ pub(crate) fn database(n: usize) -> Database {
         cluster_id: None,
         cells: Vec::new(),
         is_qualified: false,
+        durability: cellar_model::Durability::default(),
     }
 }
 
@@ -142,6 +143,7 @@ pub(crate) async fn fill(store: &Store, databases: usize, cells: usize) {
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7_400_000_000_000_000_001)),
             lsn: Some(Lsn::new(0x4200_0000)),
+            leadership: None,
         };
         let head = store
             .transaction()

@@ -25,8 +25,13 @@ fn report(world: &mut World, cell: &str) {
 /// The first restore holds the lock and the second waits.
 pub(super) fn world() -> World {
     let mut world = World::new();
-    let leader =
-        Leader { cell: "zone1".parse().unwrap(), term: Timeline::new(1), system_identifier: None, lsn: None };
+    let leader = Leader {
+        cell: "zone1".parse().unwrap(),
+        term: Timeline::new(1),
+        system_identifier: None,
+        lsn: None,
+        leadership: None,
+    };
     world.view.leaders.insert("app".parse().unwrap(), leader);
     world.add(restore(1));
     world.add(restore(2));

@@ -77,6 +77,7 @@ impl World {
             cluster_id: None,
             cells: Vec::new(),
             is_qualified: false,
+            durability: crate::records::topology::Durability::default(),
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
@@ -119,6 +120,7 @@ impl World {
             term: Timeline::new(1),
             system_identifier: None,
             lsn: None,
+            leadership: None,
         };
         world.leaders.insert(db.name.clone(), leader);
         world.databases.insert(db.name.clone(), db);

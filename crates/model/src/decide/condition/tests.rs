@@ -43,12 +43,14 @@ impl World {
             cluster_id: None,
             cells: Vec::new(),
             is_qualified: false,
+            durability: crate::records::topology::Durability::default(),
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
             term: Timeline::new(1),
             system_identifier: Some(SystemIdentifier::new(7)),
             lsn: None,
+            leadership: None,
         };
         Self {
             databases: BTreeMap::from([(database.clone(), record)]),

@@ -37,7 +37,13 @@ type Client = MultiAdminClient<Channel>;
 async fn admin(directory: &Path) -> (Admin, String) {
     let store = Store::new(Arc::new(MemoryKv::default()), Keyspace::new(&name("demo")));
     let database = database(0);
-    let leader = Leader { cell: cell_name(0), term: Timeline::new(1), system_identifier: None, lsn: None };
+    let leader = Leader {
+        cell: cell_name(0),
+        term: Timeline::new(1),
+        system_identifier: None,
+        lsn: None,
+        leadership: None,
+    };
     let mut records = store
         .transaction()
         .put(&Key::Database(database_name(0)), &database)

@@ -82,8 +82,13 @@ impl World {
             Timestamp::UNIX_EPOCH,
             Timestamp::from_second(100_000).unwrap(),
         );
-        let leader =
-            Leader { cell: cell("zone1"), term: Timeline::new(1), system_identifier: None, lsn: None };
+        let leader = Leader {
+            cell: cell("zone1"),
+            term: Timeline::new(1),
+            system_identifier: None,
+            lsn: None,
+            leadership: None,
+        };
         Self {
             job,
             steps: vec![],

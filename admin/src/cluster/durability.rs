@@ -1,0 +1,110 @@
+//! Turning quorum commit on and off.
+
+use cellar_api::v1;
+use cellar_model::{
+    Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Protocol, Refusal, check_in_use,
+};
+use cellar_topology::{StoreError, TxnOutcome, View};
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::refusal::{self, Setback};
+
+/// The fewest members: with two, the loss of either stops writes.
+const MIN_MEMBERS: usize = 3;
+
+/// Conflicts before the caller is asked to come back.
+const MAX_ATTEMPTS: u32 = 20;
+
+/// Refuses what would not work, before anything is changed.
+fn check(view: &View, database: &Database, durability: Durability) -> Result<(), Refusal> {
+    if durability == Durability::Async {
+        return Ok(());
+    }
+    let name = &database.name;
+    let members = view.poolers.keys().filter(|(of, _)| of == name).count();
+    if members < MIN_MEMBERS {
+        let message = format!(
+            "database {name} has {members} members, and quorum commit needs {MIN_MEMBERS}: with fewer, the loss of one stops writes"
+        );
+        return Err(Refusal::new(Code::Unsupported, message)
+            .hint("add a cell with `cellar cells add`")
+            .about("database", name));
+    }
+    if database.minimum_protocol < Protocol::QUORUM_COMMIT {
+        let message =
+            format!("not every multipooler of database {name} is known to be new enough for quorum commit");
+        return Err(Refusal::new(Code::Unsupported, message)
+            .hint("`cellar status` shows which do not report; update those that are older, and ask again")
+            .about("database", name));
+    }
+    if view.leaders.get(name).is_none_or(|leader| leader.system_identifier.is_none()) {
+        return Err(Refusal::new(Code::NoPrimary, format!("no primary of database {name} is recorded"))
+            .hint("`cellar status` shows what its cells are doing")
+            .about("database", name));
+    }
+    check_in_use(view.incarnations.get(name), view.leaders.get(name), name)
+}
+
+impl Admin {
+    /// Turns quorum commit on or off. It has begun once the database's record of its leader says so.
+    pub(crate) async fn set_durability(
+        &self,
+        database: Option<&DatabaseName>,
+        durability: Durability,
+        deadline: Deadline,
+    ) -> Result<v1::DatabaseView, Refusal> {
+        let mut last = Setback::Overtaken;
+        for attempt in 0..MAX_ATTEMPTS {
+            self.fresh(deadline).await?;
+            let (present, leader, keys, revisions) = {
+                let view = self.view();
+                let present = view.snapshot().database(database)?.clone();
+                check(&view, &present, durability)?;
+                let keys = [Key::Database(present.name.clone()), Key::Leader(present.name.clone())];
+                let revisions = keys.clone().map(|key| view.revision(&key));
+                (present.clone(), view.leaders.get(&present.name).cloned(), keys, revisions)
+            };
+            let name = present.name.clone();
+            if present.durability == durability {
+                return self.database(Some(&name), deadline).await;
+            }
+            let [database_key, leader_key] = &keys;
+            let record = Database { durability, ..present };
+            let mut transaction = self
+                .store
+                .transaction()
+                .expect(database_key, revisions[0])
+                .expect(leader_key, revisions[1])
+                .put(database_key, &record);
+            // What was acknowledged so far stays so; what comes is acknowledged by the primary alone.
+            let ended = leader.and_then(|leader| {
+                let leadership = Leadership { ended: true, ..leader.leadership.clone()? };
+                Some(Leader { leadership: Some(leadership), ..leader })
+            });
+            if let Some(ended) = &ended {
+                transaction = transaction.put(leader_key, ended);
+            }
+            match deadline.call(transaction.commit()).await {
+                Ok(TxnOutcome::Committed(_)) => {
+                    tracing::warn!(database = %name, durability = durability.as_str(), "another durability");
+                    self.wait_until_seen(deadline, |view| view.revision(database_key) != revisions[0]).await;
+                    return self.database(Some(&name), deadline).await;
+                }
+                Ok(TxnOutcome::Conflict) => {
+                    deadline.pause_after_conflict(attempt + 5).await;
+                    last = Setback::of_conflict(self.view().revision(database_key) != revisions[0]);
+                }
+                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
+                    deadline.pause(attempt).await;
+                    last = Setback::Unanswered(why);
+                }
+                Err(error) => return Err(refusal::of_store(error)),
+            }
+            if deadline.has_passed() {
+                break;
+            }
+        }
+        Err(refusal::given_up("the database's record", &last))
+    }
+}

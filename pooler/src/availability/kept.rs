@@ -1,0 +1,133 @@
+//! What a member must not forget, in a file beside its data.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use cellar_model::{CopyNumber, Rule, Term};
+use cellar_system::{AtomicFile, clock};
+use serde::{Deserialize, Serialize};
+
+/// The file's content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Kept {
+    /// Which copy of the data this is.
+    pub(crate) copy: CopyNumber,
+    /// No term below this one is followed.
+    #[serde(default)]
+    pub(crate) promised: Term,
+    /// The last term that was begun here, and with which copy.
+    #[serde(default)]
+    pub(crate) begun: Option<(Term, CopyNumber)>,
+    /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.
+    #[serde(default)]
+    pub(crate) rule: Option<Rule>,
+}
+
+/// The file. What is in memory is what is on disk.
+#[derive(Debug)]
+pub(crate) struct KeptFile {
+    path: PathBuf,
+    kept: RefCell<Kept>,
+}
+
+/// A number that no copy of this cell had: seconds since 1970, or one more than the last. It differs also when the file was
+/// lost with its disk.
+fn new_number(last: Option<CopyNumber>) -> CopyNumber {
+    let now = u32::try_from(clock::now().as_second()).unwrap_or(1);
+    CopyNumber::new(last.map_or(now, |last| now.max(last.get().saturating_add(1))))
+}
+
+impl KeptFile {
+    /// Reads the file. Without one nobody knows what this cell has promised or acknowledged, so its data counts as a new copy.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let kept = match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let kept =
+                    Kept { copy: new_number(None), promised: Term::default(), begun: None, rule: None };
+                write(path, &kept)?;
+                kept
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path: path.to_owned(), kept: RefCell::new(kept) })
+    }
+
+    /// What is kept.
+    pub(crate) fn get(&self) -> Kept {
+        self.kept.borrow().clone()
+    }
+
+    /// The term that was begun with the present copy.
+    pub(crate) fn own_term(&self) -> Option<Term> {
+        let kept = self.kept.borrow();
+        kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term)
+    }
+
+    /// Changes what is kept. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the disk refuses. Then nothing was changed.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Kept)) -> std::io::Result<()> {
+        let mut kept = self.get();
+        change(&mut kept);
+        if kept != *self.kept.borrow() {
+            write(&self.path, &kept)?;
+            self.kept.replace(kept);
+        }
+        Ok(())
+    }
+
+    /// The data is about to be replaced: what comes in its place is another copy.
+    ///
+    /// # Errors
+    /// When the disk refuses. Then the data must not be touched.
+    pub(crate) fn begin_copy(&self) -> std::io::Result<()> {
+        self.update(|kept| {
+            kept.copy = new_number(Some(kept.copy));
+            kept.rule = None;
+        })
+    }
+}
+
+fn write(path: &Path, kept: &Kept) -> std::io::Result<()> {
+    let text = serde_json::to_vec(kept).map_err(std::io::Error::other)?;
+    AtomicFile::new(path).replace(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_there_after_a_restart_and_a_new_copy_has_another_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("availability.json");
+        let file = KeptFile::open(&path).unwrap();
+        let first = file.get().copy;
+        file.update(|kept| {
+            kept.promised = Term::new(4);
+            kept.begun = Some((Term::new(4), kept.copy));
+        })
+        .unwrap();
+        assert_eq!(file.own_term(), Some(Term::new(4)));
+        let again = KeptFile::open(&path).unwrap();
+        assert_eq!(again.get(), file.get());
+        again.begin_copy().unwrap();
+        assert!(again.get().copy > first);
+        assert_eq!(again.own_term(), None, "the copy that began it is gone");
+        assert_eq!(
+            KeptFile::open(&path).unwrap().get().promised,
+            Term::new(4),
+            "a promise outlives the data"
+        );
+        std::fs::write(&path, "{").unwrap();
+        assert!(KeptFile::open(&path).is_err(), "what cannot be read is not taken for nothing");
+    }
+}

@@ -1,0 +1,176 @@
+//! What PostgreSQL is told of replication: whom to follow, what to take from the archive, and who acknowledges.
+
+use cellar_model::{CellName, CopyNumber, Leader, Leadership, Rule};
+use cellar_postgres::NOBODY;
+
+use crate::availability::kept::Kept;
+
+/// What a standby may take from the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FromArchive {
+    /// Everything.
+    All,
+    /// Histories of timelines only: for a promotion, whose timeline must be one that nobody has taken.
+    Histories,
+    /// Nothing: it has promised, and its position is final.
+    Nothing,
+}
+
+/// What an instance is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replication {
+    /// The cell to stream from.
+    pub(crate) upstream: Option<CellName>,
+    /// What is taken from the archive.
+    pub(crate) from_archive: FromArchive,
+    /// Whether it archives.
+    pub(crate) archives: bool,
+    /// Its name as a standby.
+    pub(crate) standby_name: String,
+    /// `synchronous_standby_names`; none where that is the operator's own.
+    pub(crate) acknowledge: Option<String>,
+}
+
+/// The name of a copy as a standby. A copy that took another one's place has another name, and acknowledges nothing for it.
+pub(crate) fn standby_name(cell: &CellName, copy: CopyNumber) -> String {
+    format!("{cell}:{copy}")
+}
+
+/// The copy behind a standby's name; none for a name that is not of that form.
+pub(crate) fn copy_of(name: &str) -> Option<(CellName, CopyNumber)> {
+    let (cell, copy) = name.rsplit_once(':')?;
+    Some((cell.parse().ok()?, CopyNumber::new(copy.parse().ok()?)))
+}
+
+/// `synchronous_standby_names` for a rule, on the primary in `cell`.
+fn acknowledged_by(rule: &Rule, cell: &CellName) -> String {
+    let others = rule.cohort.iter().filter(|(member, _)| *member != cell);
+    let names: Vec<String> =
+        others.map(|(member, copy)| format!("\"{}\"", standby_name(member, *copy))).collect();
+    if rule.k == 0 || names.is_empty() {
+        return NOBODY.to_owned();
+    }
+    format!("ANY {} ({})", rule.k, names.join(", "))
+}
+
+/// What an instance is told without quorum commit.
+pub(crate) fn without_quorum(cell: &CellName, leader: Option<&Leader>) -> Replication {
+    Replication {
+        upstream: leader.map(|leader| leader.cell.clone()).filter(|upstream| upstream != cell),
+        from_archive: FromArchive::All,
+        archives: leader.is_some_and(|leader| leader.cell == *cell),
+        standby_name: cell.to_string(),
+        acknowledge: None,
+    }
+}
+
+/// What an instance of a database with quorum commit is told. `governing` is none until the first term, and after a restore
+/// until its first one.
+pub(crate) fn with_quorum(
+    cell: &CellName,
+    kept: &Kept,
+    leader: Option<&Leader>,
+    governing: Option<&Leadership>,
+) -> Replication {
+    let standby_name = standby_name(cell, kept.copy);
+    let Some(record) = governing else {
+        return Replication {
+            standby_name,
+            acknowledge: Some(String::new()),
+            ..without_quorum(cell, leader)
+        };
+    };
+    let own_term = kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term);
+    // On a standby, too: one that is promoted begins with commits that wait.
+    let closed = Replication {
+        upstream: None,
+        from_archive: FromArchive::Nothing,
+        archives: false,
+        standby_name,
+        acknowledge: Some(NOBODY.to_owned()),
+    };
+    if record.cell == *cell {
+        if !record.is_led_by(cell, own_term) {
+            return Replication { from_archive: FromArchive::Histories, ..closed };
+        }
+        let acknowledge = kept.rule.as_ref().map(|rule| acknowledged_by(rule, cell));
+        return Replication {
+            from_archive: FromArchive::All,
+            archives: acknowledge.is_some(),
+            acknowledge: acknowledge.or(closed.acknowledge.clone()),
+            ..closed
+        };
+    }
+    // Kept as a promise before it is followed: see `member`.
+    if kept.promised == record.held {
+        return Replication { upstream: Some(record.cell.clone()), from_archive: FromArchive::All, ..closed };
+    }
+    closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellar_model::{Phase, Term};
+
+    fn named(cell: &str) -> CellName {
+        cell.parse().unwrap()
+    }
+
+    fn record(phase: Phase, cell: &str, held: u32, term: u32) -> Leadership {
+        let cohort = ["zone1", "zone2", "zone3"].map(|cell| (named(cell), CopyNumber::new(7)));
+        Leadership {
+            phase,
+            term: Term::new(term),
+            held: Term::new(held),
+            since: Term::new(held),
+            ..Leadership::begin(named(cell), cohort.into_iter().collect())
+        }
+    }
+
+    fn kept(promised: u32, begun: Option<u32>) -> Kept {
+        let copy = CopyNumber::new(7);
+        Kept { copy, promised: Term::new(promised), begun: begun.map(|t| (Term::new(t), copy)), rule: None }
+    }
+
+    #[test]
+    fn a_member_that_promised_takes_wal_from_nowhere_and_one_that_follows_streams() {
+        let (me, of) = (named("zone2"), |phase, held, term| record(phase, "zone1", held, term));
+        let told = |kept: &Kept, record: &Leadership| with_quorum(&me, kept, None, Some(record));
+        let follows = told(&kept(1, None), &of(Phase::Steady, 1, 1));
+        assert_eq!(follows.upstream, Some(named("zone1")));
+        assert_eq!(follows.standby_name, "zone2:7");
+        assert_eq!(follows.acknowledge.as_deref(), Some(NOBODY), "promoted, it acknowledges nothing");
+        assert!(!follows.archives);
+        let promised = told(&kept(2, None), &of(Phase::Recruiting, 1, 2));
+        assert_eq!((promised.upstream, promised.from_archive), (None, FromArchive::Nothing));
+        // Asked, and not promised yet: it goes on.
+        assert_eq!(told(&kept(1, None), &of(Phase::Recruiting, 1, 2)).upstream, Some(named("zone1")));
+        // A new leader is followed once that is kept.
+        assert_eq!(told(&kept(1, None), &of(Phase::Steady, 3, 3)).upstream, None);
+    }
+
+    #[test]
+    fn a_primary_acknowledges_by_its_rule_and_before_that_nothing() {
+        let (me, steady) = (named("zone1"), record(Phase::Steady, "zone1", 3, 3));
+        let appointed = with_quorum(&me, &kept(3, None), None, Some(&steady));
+        assert_eq!(appointed.from_archive, FromArchive::Histories);
+        let begun = with_quorum(&me, &kept(3, Some(3)), None, Some(&steady));
+        assert_eq!((begun.archives, begun.acknowledge.as_deref()), (false, Some(NOBODY)));
+        let opened = Kept { rule: steady.rule().cloned(), ..kept(3, Some(3)) };
+        let leads = with_quorum(&me, &opened, None, Some(&steady));
+        assert!(leads.archives);
+        assert_eq!(leads.acknowledge.as_deref(), Some("ANY 1 (\"zone2:7\", \"zone3:7\")"));
+        // The copy that began the term is gone.
+        let other = Kept { copy: CopyNumber::new(8), ..opened };
+        assert_eq!(with_quorum(&me, &other, None, Some(&steady)).acknowledge.as_deref(), Some(NOBODY));
+    }
+
+    #[test]
+    fn names_of_copies_are_read_back() {
+        assert_eq!(copy_of("zone2:7"), Some((named("zone2"), CopyNumber::new(7))));
+        for other in ["zone2", "zone2:", "zone2:x", ":7", "walreceiver", "pg_basebackup"] {
+            assert_eq!(copy_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Quorum commit: a primary that is lost is replaced, and no acknowledged row is.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cellar_tests::{Cluster, as_user, children_named, eventually, is_alive, postgres_user, signal, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
+
+/// How long a write may take before its writer gives it up. Whether it was committed is then not known.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a failover may take on a busy machine. It takes three to four seconds.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A failover that is not to happen would have happened within this.
+const NO_FAILOVER: Duration = Duration::from_secs(12);
+
+/// An acknowledged row: who acknowledged it, and when.
+#[derive(Debug, Clone)]
+struct Row {
+    id: u64,
+    cell: &'static str,
+    at: Instant,
+}
+
+/// Writers that try every member all the time, also one that should not take writes: whatever any of them acknowledges must
+/// be there in the end.
+struct Ledger {
+    rows: Arc<Mutex<Vec<Row>>>,
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+impl Ledger {
+    #[track_caller]
+    fn begin(cluster: &Cluster) -> Self {
+        cluster.sql(&cluster.primary(), "CREATE TABLE ledger (id bigint PRIMARY KEY)");
+        let (rows, stop) = (Arc::<Mutex<Vec<Row>>>::default(), Arc::new(AtomicBool::new(false)));
+        let writers = CELLS.iter().enumerate().map(|(at, cell)| {
+            let (rows, stop) = (Arc::clone(&rows), Arc::clone(&stop));
+            let (instance, user) = (cluster.instance(cell), postgres_user());
+            let write = move |id: u64| {
+                let mut command = as_user(&user, "psql");
+                command.args(["-h", &instance.sockets, "-p", &instance.port.to_string(), "-d", "postgres"]);
+                command.args(["-XAtqc", &format!("INSERT INTO ledger VALUES ({id})")]);
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            };
+            std::thread::spawn(move || {
+                let mut id = (at as u64 + 1) * 1_000_000;
+                while !stop.load(Ordering::Relaxed) {
+                    id += 1;
+                    if succeeds(write(id)) {
+                        let row = Row { id, cell, at: Instant::now() };
+                        rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        });
+        let writers = writers.collect();
+        Self { rows, stop, writers }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until a member, of those that are given, acknowledges a row from now on. Who it was.
+    #[track_caller]
+    fn wait_for_write(&self, cells: &[&str]) -> &'static str {
+        let begun = Instant::now();
+        wait_for(&format!("a row to be acknowledged by one of {cells:?}"), FAILOVER_TIMEOUT, || {
+            let rows = self.rows();
+            rows.iter().find(|row| row.at > begun && cells.contains(&row.cell)).map(|row| row.cell)
+        })
+    }
+
+    /// How many rows were acknowledged since.
+    fn since(&self, begun: Instant) -> usize {
+        self.rows().iter().filter(|row| row.at > begun).count()
+    }
+
+    /// Ends the writers. Every acknowledged row is in the primary, and in every standby.
+    #[track_caller]
+    fn check(mut self, cluster: &Cluster) {
+        self.stop.store(true, Ordering::Relaxed);
+        for writer in self.writers.drain(..) {
+            writer.join().expect("a writer");
+        }
+        let rows = self.rows();
+        assert!(!rows.is_empty());
+        let primary = cluster.primary();
+        let there: BTreeSet<u64> = cluster
+            .sql(&primary, "SELECT id FROM ledger")
+            .lines()
+            .map(|line| line.parse().expect("a number"))
+            .collect();
+        let lost: Vec<&Row> = rows.iter().filter(|row| !there.contains(&row.id)).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} acknowledged rows are not in {primary}: {lost:?}",
+            lost.len(),
+            rows.len()
+        );
+        for cell in CELLS.iter().filter(|cell| **cell != primary) {
+            eventually(&format!("all rows to be in {cell}"), || {
+                let finished = cluster.try_sql(cell, "SELECT count(*) FROM ledger");
+                finished.stdout.trim() == there.len().to_string()
+            });
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether a command ends with success in time; it is killed after that.
+fn succeeds(mut command: Command) -> bool {
+    let Ok(mut child) = command.spawn() else { return false };
+    let deadline = Instant::now() + WRITE_TIMEOUT;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return false;
+            }
+        }
+    }
+}
+
+/// A cluster of three with quorum commit.
+#[track_caller]
+fn with_quorum() -> Cluster {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    cluster.cellar(&["durability", "quorum"]);
+    cluster
+}
+
+fn leadership(cluster: &Cluster) -> Value {
+    cluster.json(&["durability"])["leader"]["leadership"].clone()
+}
+
+fn term(cluster: &Cluster) -> u64 {
+    leadership(cluster)["term"].as_u64().expect("a term")
+}
+
+/// Waits until all three are in the cohort again, and nothing of a change is left.
+#[track_caller]
+fn wait_for_cohort(cluster: &Cluster) {
+    wait_for("all three to be in the cohort", Duration::from_secs(120), || {
+        let leadership = leadership(cluster);
+        let rules = leadership["rules"].as_array()?;
+        let is_whole = rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == 3;
+        (is_whole && leadership["phase"] == "LEADERSHIP_PHASE_STEADY").then_some(())
+    });
+}
+
+fn others<'a>(of: &str) -> Vec<&'a str> {
+    CELLS.iter().copied().filter(|cell| *cell != of).collect()
+}
+
+#[test]
+fn a_primary_that_is_lost_is_replaced_without_a_lost_row_again_and_again() {
+    let cluster = with_quorum();
+    assert_eq!(term(&cluster), 1);
+    let ledger = Ledger::begin(&cluster);
+    let mut primary = ledger.wait_for_write(&CELLS);
+    for round in 1..=2 {
+        let killed = Instant::now();
+        cluster.kill_cell(primary);
+        let next = ledger.wait_for_write(&others(primary));
+        println!("round {round}: {next} took over from {primary} within {:?}", killed.elapsed());
+        eventually("the new primary to be recorded", || cluster.primary() == next);
+        // The old one comes back by itself, as a standby with new data.
+        cluster.cellar(&["up"]);
+        cluster.wait_streaming(primary);
+        wait_for_cohort(&cluster);
+        primary = next;
+    }
+    assert_eq!(term(&cluster), 3);
+    // Backups go on from the new primary's standbys.
+    let backup = cluster.backup(others(primary)[0], "full");
+    assert_eq!(backup["state"], "JOB_STATE_SUCCEEDED", "{backup}");
+    ledger.check(&cluster);
+}
+
+#[test]
+fn nobody_is_promoted_while_too_few_members_are_left() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let rest = others(primary);
+    cluster.kill_cell(rest[0]);
+    let _ = ledger.wait_for_write(&[primary]);
+    cluster.kill_cell(primary);
+    let lost = Instant::now();
+    std::thread::sleep(NO_FAILOVER);
+    assert_eq!(
+        ledger.since(lost + WRITE_TIMEOUT),
+        0,
+        "the last member may lack what the two lost ones acknowledged"
+    );
+    assert_eq!(cluster.sql(rest[1], "SELECT pg_is_in_recovery()"), "t");
+    cluster.cellar(&["up"]);
+    let _ = ledger.wait_for_write(&CELLS);
+    wait_for_cohort(&cluster);
+    ledger.check(&cluster);
+}
+
+#[test]
+fn writes_wait_without_standbys_and_go_on_when_one_returns() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    for cell in others(primary) {
+        cluster.kill_cell(cell);
+    }
+    let lost = Instant::now();
+    std::thread::sleep(NO_FAILOVER);
+    assert_eq!(ledger.since(lost + WRITE_TIMEOUT), 0, "acknowledged by the primary alone");
+    cluster.cellar(&["up"]);
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    assert_eq!(term(&cluster), 1, "there was no failover");
+    wait_for_cohort(&cluster);
+    ledger.check(&cluster);
+}
+
+#[test]
+fn writes_go_on_without_etcd_and_nobody_is_promoted() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let postmaster = cluster.postmaster(primary);
+    let etcd = cluster.pid("pid/etcd.pid");
+    signal(etcd, Signal::SIGSTOP);
+    // Longer than a primary that sees neither etcd nor its quorum goes on.
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    }
+    signal(etcd, Signal::SIGCONT);
+    eventually("multiadmin to answer", || cluster.try_cellar(&["durability"]).code == 0);
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    assert_eq!((term(&cluster), cluster.postmaster(primary)), (1, postmaster));
+    ledger.check(&cluster);
+}
+
+#[test]
+fn a_frozen_multipooler_is_no_failover() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let pooler = cluster.pid(&format!("{primary}/pid/multipooler.pid"));
+    signal(pooler, Signal::SIGSTOP);
+    std::thread::sleep(NO_FAILOVER);
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    signal(pooler, Signal::SIGCONT);
+    assert_eq!(term(&cluster), 1, "its standbys stream from it");
+    ledger.check(&cluster);
+}
+
+#[test]
+fn a_primary_that_thaws_after_its_successor_acknowledges_nothing_and_follows() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let pooler = cluster.pid(&format!("{primary}/pid/multipooler.pid"));
+    let postmaster = cluster.postmaster(primary);
+    let frozen = children_named(postmaster, "postgres");
+    for pid in frozen.iter().copied().chain([pooler, postmaster]) {
+        signal(pid, Signal::SIGSTOP);
+    }
+    let next = ledger.wait_for_write(&others(primary));
+    let thawed = Instant::now();
+    for pid in frozen.iter().copied().chain([postmaster]).filter(|pid| is_alive(*pid)) {
+        signal(pid, Signal::SIGCONT);
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    let rows = ledger.rows();
+    let late: Vec<&Row> =
+        rows.iter().filter(|row| row.cell == primary && row.at > thawed + WRITE_TIMEOUT).collect();
+    assert!(late.is_empty(), "{primary} acknowledged after {next} took over: {late:?}");
+    signal(pooler, Signal::SIGCONT);
+    cluster.wait_streaming(primary);
+    wait_for_cohort(&cluster);
+    assert_eq!((cluster.primary().as_str(), term(&cluster)), (next, 2));
+    ledger.check(&cluster);
+}
+
+#[test]
+fn a_postmaster_that_is_killed_comes_back_or_is_replaced() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    signal(cluster.postmaster(primary), Signal::SIGKILL);
+    let _ = ledger.wait_for_write(&CELLS);
+    wait_for_cohort(&cluster);
+    ledger.check(&cluster);
+}
+
+#[test]
+fn quorum_commit_is_given_up_and_taken_up_again() {
+    let cluster = with_quorum();
+    let primary = cluster.primary();
+    cluster.cellar(&["durability", "async"]);
+    eventually("PostgreSQL to wait for nobody", || {
+        cluster.sql(&primary, "SHOW synchronous_standby_names").is_empty()
+    });
+    cluster.cellar(&["durability", "quorum"]);
+    assert_eq!(term(&cluster), 2, "no term is given twice");
+    assert!(cluster.sql(&primary, "SHOW synchronous_standby_names").starts_with("ANY 1"));
+    let two = Cluster::up("zone1,zone2");
+    let refused = two.try_cellar(&["durability", "quorum"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("needs 3"), "{}", refused.stderr);
+}
