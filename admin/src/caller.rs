@@ -1,6 +1,8 @@
 //! Who asks.
 
-use cellar_model::{Code, OperatorRole, Refusal};
+use std::collections::BTreeSet;
+
+use cellar_model::{Code, DatabaseScope, OperatorRole, Principal, Refusal};
 use cellar_tls::MtlsConnectInfo;
 use tonic::Request;
 
@@ -13,16 +15,22 @@ pub(crate) struct Caller {
     /// What the caller may do. None for a connection without a certificate, which the guard lets in within the process
     /// only.
     pub(crate) role: Option<OperatorRole>,
+    /// The databases that the caller may see and work with.
+    pub(crate) databases: DatabaseScope,
 }
 
 impl Caller {
     /// The caller of a request that the guard has let in.
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
         let Some(info) = request.extensions().get::<MtlsConnectInfo>() else {
-            return Self { identity: "unknown".to_owned(), role: None };
+            let identity = "unknown".to_owned();
+            return Self { identity, role: None, databases: DatabaseScope::All };
         };
         let identity = info.peer.uri.clone().unwrap_or_else(|| info.peer.common_name.clone());
-        Self { identity, role: info.peer.uri.as_deref().and_then(role) }
+        // Anybody else calls nothing that asks for a role; should one, it may do nothing.
+        let nobody = || (OperatorRole::Viewer, DatabaseScope::Only(BTreeSet::new()));
+        let (role, databases) = info.peer.uri.as_deref().and_then(operator).unwrap_or_else(nobody);
+        Self { identity, role: Some(role), databases }
     }
 
     /// Refuses a caller whose role is lower than `needed`; `action` completes "may not".
@@ -37,7 +45,11 @@ impl Caller {
     }
 }
 
-/// The role in a URI, `spiffe://<cluster>/<role>/<name>`. The guard has checked the cluster.
-fn role(uri: &str) -> Option<OperatorRole> {
-    uri.strip_prefix("spiffe://")?.split('/').nth(1)?.parse().ok()
+/// What an operator's URI says. The guard has checked the cluster that it names.
+fn operator(uri: &str) -> Option<(OperatorRole, DatabaseScope)> {
+    let cluster = uri.strip_prefix("spiffe://")?.split('/').next()?.parse().ok()?;
+    match Principal::parse(uri, &cluster)? {
+        Principal::Operator(role, databases) => Some((role, databases)),
+        _ => None,
+    }
 }

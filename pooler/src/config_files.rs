@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_model::{Database, Durability, Leader, Pooler, Secret};
+use cellar_model::{Database, Durability, Leader, Pooler, Secret, qualified_name};
 use cellar_pgbackrest::{
     ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
-use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, Settings, TlsFiles};
+use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles};
 use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
@@ -72,7 +72,7 @@ pub(crate) fn sync_pgbackrest(
 ) -> Result<bool, ConfigFileError> {
     let others = other_poolers(agent);
     let others: Vec<&Pooler> = others.iter().collect();
-    // The clients of all databases have the same names, so the stanza limits what they may read.
+    // The clients of other databases have other names; the stanza limits what those of this one may read.
     let auth = database.stanza.as_str();
     let secret = passphrase(agent, database)?;
     let passphrase = secret.as_ref();
@@ -278,6 +278,7 @@ pub(crate) fn instance_config(
         },
         os_user: agent.user.name.clone(),
         replication_from: ANY_ADDRESS.iter().map(|address| (*address).to_owned()).collect(),
+        replication_name: qualified_name(REPLICATION_ROLE, database.qualifier()),
     })
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use cellar_model::{
-    CLOCK_TOLERANCE, CellName, ClientName, ClusterName, DatabaseName, OperatorRole, PgbackrestName,
+    CLOCK_TOLERANCE, CellName, ClientName, ClusterName, DatabaseName, DatabaseScope, OperatorRole,
+    PgbackrestName, Principal, qualified_name,
 };
 use rustls_pki_types::DnsName;
 
@@ -95,6 +96,17 @@ impl LeafRequest {
         self
     }
 
+    /// The same for a database whose name is in the names of its certificates, so that they open no other database's servers:
+    /// of a [pgBackRest server](Self::pgbackrest) or of [replication](Self::replication). No other kind of name has an `@` at
+    /// such a place.
+    #[must_use]
+    pub fn qualified_by(mut self, qualifier: Option<&DatabaseName>) -> Self {
+        if let Some(database) = qualifier {
+            self.common_name = qualified_name(&self.common_name, Some(database));
+        }
+        self
+    }
+
     /// A standby's streaming connection to its primary.
     #[must_use]
     pub fn replication(cluster: &ClusterName, cell: &CellName) -> Self {
@@ -136,6 +148,19 @@ impl LeafRequest {
     /// # Errors
     /// When `name` holds anything but letters, digits, `.`, `-`, `_` and `@`, or more than 64 bytes.
     pub fn operator(cluster: &ClusterName, role: OperatorRole, name: &str) -> Result<Self> {
+        Self::operator_of(cluster, role, &DatabaseScope::All, name)
+    }
+
+    /// The same for these databases only.
+    ///
+    /// # Errors
+    /// As [`LeafRequest::operator`].
+    pub fn operator_of(
+        cluster: &ClusterName,
+        role: OperatorRole,
+        databases: &DatabaseScope,
+        name: &str,
+    ) -> Result<Self> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_@".contains(&b);
         if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
             return Err(TlsError::BadRequest {
@@ -144,8 +169,8 @@ impl LeafRequest {
                 reason: "1 to 64 letters, digits, '.', '-', '_' and '@' are allowed",
             });
         }
-        let role = role.as_str();
-        Ok(Self::client(format!("{role}:{name}")).with_uri(format!("spiffe://{cluster}/{role}/{name}")))
+        let uri = Principal::operator_uri(cluster, role, databases, name);
+        Ok(Self::client(format!("{role}:{name}")).with_uri(uri))
     }
 
     /// An application that connects to PostgreSQL as a role with a certificate.

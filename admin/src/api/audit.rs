@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::api::request::field;
+use crate::caller::Caller;
 use crate::deadline::Deadline;
 use crate::message::message;
 use crate::page;
@@ -63,10 +64,11 @@ impl Filter {
 }
 
 impl Admin {
-    /// The records that match, newest first.
+    /// The records that match and that the caller may see, newest first.
     pub(crate) async fn list_audit(
         &self,
         request: &v1::ListAuditRequest,
+        caller: &Caller,
         deadline: Deadline,
     ) -> Result<v1::ListAuditResponse, Refusal> {
         let filter = Filter::parse(request)?;
@@ -91,7 +93,9 @@ impl Admin {
             })
             .buffered(MAX_CONCURRENT_READS)
             .try_filter_map(|found| {
-                let found = found.map(|found| found.record).filter(|record| filter.matches(record));
+                let is_wanted =
+                    |record: &AuditRecord| filter.matches(record) && self.may_see_call(caller, record);
+                let found = found.map(|found| found.record).filter(is_wanted);
                 async move { Ok(found) }
             })
             .take(size + 1)

@@ -87,7 +87,9 @@ impl Admin {
         spec: fn(&M) -> Result<JobSpec, Refusal>,
     ) -> Answer<v1::Job> {
         let work = async move |admin: Self, request: Request<M>, deadline| {
-            let submission = submission(request.get_ref(), spec, &Caller::of(&request))?;
+            let caller = Caller::of(&request);
+            let mut submission = submission(request.get_ref(), spec, &caller)?;
+            admin.check_submission(&caller, &mut submission, deadline).await?;
             message(&admin.submit(&submission, deadline).await?)
         };
         self.audited(rpc, request, work).await

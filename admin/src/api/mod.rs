@@ -6,5 +6,6 @@ pub(crate) mod audit;
 pub(crate) mod call;
 pub(crate) mod health;
 pub(crate) mod request;
+pub(crate) mod scope;
 pub(crate) mod server;
 pub(crate) mod service;

@@ -13,6 +13,7 @@ use tonic::{Request, Status};
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
 use crate::api::request::{backup, cell, client_role, drill, field, job, maintenance, restore, schedule};
+use crate::api::scope::path_of;
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
 use crate::deadline::Deadline;
@@ -75,6 +76,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let id = field::job_id(&request.get_ref().id)?;
+            self.check_job(&Caller::of(&request), id, deadline).await?;
             message(&self.job(id, deadline).await?)
         };
         answer(work.await)
@@ -84,9 +86,9 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let fields = request.get_ref();
-            let database = field::database("database", &fields.database)?;
-            let size = page::size(fields.page_size);
-            let page = self.list_jobs(database.as_ref(), size, &fields.page_token, deadline).await?;
+            let (caller, database) = Self::named(&request, "database", &fields.database)?;
+            let (scope, size) = (&caller.databases, page::size(fields.page_size));
+            let page = self.list_jobs(scope, database.as_ref(), size, &fields.page_token, deadline).await?;
             let jobs: Result<_, _> = page.jobs.iter().map(message).collect();
             Ok(v1::ListJobsResponse { jobs: jobs?, next_page_token: page.next })
         };
@@ -97,6 +99,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let id = field::job_id(&request.get_ref().id)?;
+            self.check_job(&Caller::of(&request), id, deadline).await?;
             let jobs = self.watch(id, deadline).await?;
             let messages = jobs.and_then(|job| std::future::ready(message(&job)));
             Ok(Box::pin(messages.map_err(|refusal| to_status(&refusal))) as Self::WatchJobStream)
@@ -108,6 +111,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let work = async |admin: Self, request: Request<v1::CancelJobRequest>, deadline| {
             let caller = Caller::of(&request);
             let id = field::job_id(&request.get_ref().id)?;
+            admin.check_job(&caller, id, deadline).await?;
             message(&admin.cancel(id, &caller, deadline).await?)
         };
         self.audited("CancelJob", request, work).await
@@ -117,6 +121,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let id = field::job_id(&request.get_ref().id)?;
+            self.check_job(&Caller::of(&request), id, deadline).await?;
             let chunks = self.tail(id, request.get_ref().follow, deadline).await?;
             Ok(Box::pin(chunks.map_err(|refusal| to_status(&refusal))) as Self::TailJobLogStream)
         };
@@ -129,7 +134,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     ) -> Answer<v1::ListBackupsResponse> {
         let deadline = Deadline::at_most(&request, LISTING_TIMEOUT);
         let work = async {
-            let database = field::database("database", &request.get_ref().database)?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
             self.list_backups(database.as_ref(), deadline).await
         };
         answer(work.await)
@@ -139,7 +144,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::at_most(&request, LISTING_TIMEOUT);
         let work = async {
             let fields = request.get_ref();
-            let database = field::database("database", &fields.database)?;
+            let database = Self::chosen(&request, "database", &fields.database)?;
             let label = field::label(&fields.label)?;
             self.backup(database.as_ref(), &label, deadline).await
         };
@@ -170,13 +175,13 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         &self,
         request: Request<v1::ListDatabasesRequest>,
     ) -> Answer<v1::ListDatabasesResponse> {
-        answer(self.list_databases(Deadline::of(&request)).await)
+        answer(self.list_databases(&Caller::of(&request).databases, Deadline::of(&request)).await)
     }
 
     async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::DatabaseView> {
         let deadline = Deadline::of(&request);
         let work = async {
-            let name = field::database("name", &request.get_ref().name)?;
+            let name = Self::chosen(&request, "name", &request.get_ref().name)?;
             self.database(name.as_ref(), deadline).await
         };
         answer(work.await)
@@ -202,9 +207,12 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let fields = request.get_ref();
-            let database = field::database("database", &fields.database)?;
-            let size = page::size(fields.page_size);
-            self.list_poolers(database.as_ref(), size, &fields.page_token, deadline).await
+            let (caller, database) = Self::named(&request, "database", &fields.database)?;
+            let (scope, size) = (&caller.databases, page::size(fields.page_size));
+            let mut page =
+                self.list_poolers(scope, database.as_ref(), size, &fields.page_token, deadline).await?;
+            page.unreadable_records.retain(|record| self.may_see(&caller, path_of(record)));
+            Ok(page)
         };
         answer(work.await)
     }
@@ -213,7 +221,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         let deadline = Deadline::of(&request);
         let work = async {
             let fields = request.get_ref();
-            let database = field::database("database", &fields.database)?;
+            let database = Self::chosen(&request, "database", &fields.database)?;
             let cell = field::cell("cell", &fields.cell)?;
             self.pooler(database.as_ref(), &cell, deadline).await
         };
@@ -226,8 +234,10 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     ) -> Answer<v1::ListSchedulesResponse> {
         let deadline = Deadline::of(&request);
         let work = async {
-            let database = field::database("database", &request.get_ref().database)?;
-            self.list_schedules(database.as_ref(), deadline).await
+            let (caller, database) = Self::named(&request, "database", &request.get_ref().database)?;
+            let mut list = self.list_schedules(&caller.databases, database.as_ref(), deadline).await?;
+            list.unreadable_records.retain(|path| self.may_see(&caller, path));
+            Ok(list)
         };
         answer(work.await)
     }
@@ -235,7 +245,8 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn put_schedule(&self, request: Request<v1::PutScheduleRequest>) -> Answer<v1::Schedule> {
         let work = async |admin: Self, request: Request<v1::PutScheduleRequest>, deadline| {
             let caller = Caller::of(&request);
-            let change = schedule::schedule(request.get_ref())?;
+            let mut change = schedule::schedule(request.get_ref())?;
+            change.database = caller.database(change.database)?;
             message(&admin.put_schedule(&change, &caller, deadline).await?)
         };
         self.audited("PutSchedule", request, work).await
@@ -244,7 +255,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn delete_schedule(&self, request: Request<v1::DeleteScheduleRequest>) -> Answer<v1::Schedule> {
         let work = async |admin: Self, request: Request<v1::DeleteScheduleRequest>, deadline| {
             let (caller, fields) = (Caller::of(&request), request.get_ref());
-            let database = field::database("database", &fields.database)?;
+            let database = caller.database(field::database("database", &fields.database)?)?;
             let name = schedule::schedule_name(&fields.name)?;
             message(&admin.delete_schedule(database.as_ref(), &name, &caller, deadline).await?)
         };
@@ -254,7 +265,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn list_roles(&self, request: Request<v1::ListRolesRequest>) -> Answer<v1::ListRolesResponse> {
         let deadline = Deadline::of(&request);
         let work = async {
-            let database = field::database("database", &request.get_ref().database)?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
             self.list_roles(database.as_ref(), deadline).await
         };
         answer(work.await)
@@ -263,7 +274,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn create_role(&self, request: Request<v1::CreateRoleRequest>) -> Answer<v1::ClientRole> {
         let work = async |admin: Self, request: Request<v1::CreateRoleRequest>, deadline| {
             let new = client_role::new_role(request.get_ref())?;
-            let database = field::database("database", &request.get_ref().database)?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
             admin.create_role(database.as_ref(), &new, deadline).await
         };
         self.audited("CreateRole", request, work).await
@@ -272,13 +283,14 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn drop_role(&self, request: Request<v1::DropRoleRequest>) -> Answer<v1::ClientRole> {
         let work = async |admin: Self, request: Request<v1::DropRoleRequest>, deadline| {
             let name = client_role::name(&request.get_ref().name)?;
-            let database = field::database("database", &request.get_ref().database)?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
             admin.drop_role(database.as_ref(), &name, deadline).await
         };
         self.audited("DropRole", request, work).await
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
-        answer(self.list_audit(request.get_ref(), Deadline::of(&request)).await)
+        let caller = Caller::of(&request);
+        answer(self.list_audit(request.get_ref(), &caller, Deadline::of(&request)).await)
     }
 }

@@ -1,7 +1,7 @@
 //! Databases with their primary, lock, incarnation and cells.
 
 use cellar_api::v1;
-use cellar_model::{ConditionScene, DatabaseName, Job, Key, Keyspace, Refusal, conditions};
+use cellar_model::{ConditionScene, DatabaseName, DatabaseScope, Job, Key, Keyspace, Refusal, conditions};
 use cellar_topology::View;
 
 use crate::admin::Admin;
@@ -13,12 +13,13 @@ use crate::message::message;
 impl Admin {
     pub(crate) async fn list_databases(
         &self,
+        scope: &DatabaseScope,
         deadline: Deadline,
     ) -> Result<v1::ListDatabasesResponse, Refusal> {
         self.fresh(deadline).await?;
         let view = self.view();
-        let databases: Result<_, _> =
-            view.databases.keys().map(|name| show(&view, self.store.keys(), name)).collect();
+        let names = view.databases.keys().filter(|name| scope.contains(name));
+        let databases: Result<_, _> = names.map(|name| show(&view, self.store.keys(), name)).collect();
         Ok(v1::ListDatabasesResponse { databases: databases? })
     }
 

@@ -4,7 +4,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::{CellName, DatabaseName, Pooler, PoolerStatus, Refusal};
+use cellar_model::{CellName, DatabaseName, DatabaseScope, Pooler, PoolerStatus, Refusal};
 use cellar_topology::View;
 
 use crate::admin::Admin;
@@ -22,9 +22,10 @@ const ALARM_TIMEOUT: Duration = Duration::from_secs(3);
 type PoolerId = (DatabaseName, CellName);
 
 impl Admin {
-    /// A page of poolers. Only the page is copied and converted, so that its cost does not grow with their number.
+    /// A page of poolers of these databases. Only the page is copied and converted, so that its cost does not grow with their number.
     pub(crate) async fn list_poolers(
         &self,
+        scope: &DatabaseScope,
         database: Option<&DatabaseName>,
         size: usize,
         token: &str,
@@ -39,7 +40,8 @@ impl Admin {
             }
             let mut records = Vec::new();
             let mut more = false;
-            for pooler in poolers_after(&view, database, after) {
+            let poolers = poolers_after(&view, database, after);
+            for pooler in poolers.filter(|pooler| scope.contains(&pooler.database)) {
                 if records.len() == size {
                     more = true;
                     break;

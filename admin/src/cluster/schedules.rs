@@ -2,7 +2,8 @@
 
 use cellar_api::{v1, wkt};
 use cellar_model::{
-    Calendar, Code, DatabaseName, Job, Key, Refusal, Schedule, ScheduleName, ScheduledWork, timestamp_ms,
+    Calendar, Code, DatabaseName, DatabaseScope, Job, Key, Refusal, Schedule, ScheduleName, ScheduledWork,
+    timestamp_ms,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome, View};
@@ -120,6 +121,7 @@ fn named_cells(work: &ScheduledWork) -> &[cellar_model::CellName] {
 impl Admin {
     pub(crate) async fn list_schedules(
         &self,
+        scope: &DatabaseScope,
         database: Option<&DatabaseName>,
         deadline: Deadline,
     ) -> Result<v1::ListSchedulesResponse, Refusal> {
@@ -129,8 +131,10 @@ impl Admin {
             if let Some(database) = database {
                 view.snapshot().database(Some(database))?;
             }
-            let wanted =
-                |schedule: &&Schedule| database.is_none_or(|database| schedule.database == *database);
+            let wanted = |schedule: &&Schedule| {
+                scope.contains(&schedule.database)
+                    && database.is_none_or(|database| schedule.database == *database)
+            };
             let wanted: Vec<Schedule> = view.schedules.values().filter(wanted).cloned().collect();
             let prefix = self.store.keys().kind("schedules");
             let unreadable = view.unreadable.keys().filter(|path| path.starts_with(&prefix));

@@ -1,6 +1,6 @@
 //! Finding and listing jobs.
 
-use cellar_model::{DatabaseName, Job, JobId, Refusal, parse_timestamp};
+use cellar_model::{DatabaseName, DatabaseScope, Job, JobId, Refusal, parse_timestamp};
 use jiff::Timestamp;
 
 use crate::admin::Admin;
@@ -27,9 +27,10 @@ impl Admin {
         Ok(stored.joined())
     }
 
-    /// Jobs, newest first.
+    /// Jobs of these databases, newest first.
     pub(crate) async fn list_jobs(
         &self,
+        scope: &DatabaseScope,
         database: Option<&DatabaseName>,
         size: usize,
         token: &str,
@@ -37,7 +38,7 @@ impl Admin {
     ) -> Result<JobPage, Refusal> {
         let after = page::position(token)?.map(|text| parse_position(&text)).transpose()?;
         self.fresh(deadline).await?;
-        let mut positions = self.positions(database, after)?;
+        let mut positions = self.positions(scope, database, after)?;
         // Only the page is sorted: with a full history there are many more jobs than fit one.
         let more = positions.len() > size;
         if more {
@@ -53,6 +54,7 @@ impl Admin {
     /// The positions of all jobs that come after one.
     fn positions(
         &self,
+        scope: &DatabaseScope,
         database: Option<&DatabaseName>,
         after: Option<Position>,
     ) -> Result<Vec<Position>, Refusal> {
@@ -64,7 +66,7 @@ impl Admin {
         let ended = view.ended.iter().map(|(id, ended)| (&ended.database, (ended.create_time, *id)));
         Ok(whole
             .chain(ended)
-            .filter(|(of, _)| database.is_none_or(|name| *of == name))
+            .filter(|(of, _)| scope.contains(of) && database.is_none_or(|name| *of == name))
             .map(|(_, position)| position)
             .filter(|position| after.is_none_or(|after| *position < after))
             .collect())

@@ -96,7 +96,7 @@ impl Submission {
     }
 
     /// The database that the request is about.
-    pub(super) fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
+    pub(crate) fn database(&self, view: &View) -> Result<DatabaseName, Refusal> {
         match &self.spec {
             JobSpec::Rollback(restore) | JobSpec::Confirm(restore) => {
                 let recorded = view.place_of(restore).map(|(database, _)| database);

@@ -107,14 +107,16 @@ impl Renewal {
             sign_request(ca, &request.with_lifetime(self.lifetime), &proof).map_err(|error| error.to_string())
         };
         let (cluster, host) = (&self.cluster, pooler.host.as_str());
-        let name = self.admin.view().databases.get(&pooler.database).map(Database::pgbackrest_name);
+        let database = self.admin.view().databases.get(&pooler.database).cloned();
+        let name = database.as_ref().map(Database::pgbackrest_name);
+        let qualifier = database.as_ref().and_then(Database::qualifier);
         let renewed = InstallCertificatesRequest {
-            server: signed(LeafRequest::pgbackrest(name.unwrap_or_default(), host))?,
+            server: signed(LeafRequest::pgbackrest(name.unwrap_or_default(), host).qualified_by(qualifier))?,
             pooler: signed(
                 LeafRequest::pooler(cluster, &pooler.database, &pooler.cell, host)
                     .after_revocations(pooler.revocations),
             )?,
-            replication: signed(LeafRequest::replication(cluster, &pooler.cell))?,
+            replication: signed(LeafRequest::replication(cluster, &pooler.cell).qualified_by(qualifier))?,
         };
         client.install_certificates(renewed).await.map(drop).map_err(|status| status.message().to_owned())
     }

@@ -3,7 +3,9 @@
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_model::access::Effect;
-use cellar_model::{AuditOutcome, Code, JobKind, JobRecord, Key, PgbackrestName, Principal, access};
+use cellar_model::{
+    AuditOutcome, Code, DatabaseScope, JobKind, JobRecord, Key, PgbackrestName, Principal, access,
+};
 use cellar_tls::{LeafRequest, OperatorRole};
 use tonic::Request;
 use tonic::transport::Channel;
@@ -56,7 +58,7 @@ async fn each_role_may_call_exactly_the_methods_of_the_table() {
             let may = principal.as_ref().is_some_and(|principal| access::allows(principal, *needs));
             // An empty message asks for no dry run, which needs more than the method does.
             let expires = *method == "/cellar.v1.MultiAdmin/ExpireBackups"
-                && principal == Some(Principal::Operator(OperatorRole::Operator));
+                && principal == Some(Principal::Operator(OperatorRole::Operator, DatabaseScope::All));
             let mut grpc = tonic::client::Grpc::new(channel.clone());
             grpc.ready().await.unwrap();
             // An empty message: what the guard admits is answered, or refused for its arguments.

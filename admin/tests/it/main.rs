@@ -16,6 +16,7 @@ mod mixed_builds;
 mod outage;
 mod poolers;
 mod schedules;
+mod scope;
 mod server;
 mod support;
 mod topology;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{World, backup, backup_of, database, db, get_job, reason, wait_for, zone};
 use cellar_api::v1;
 use cellar_api::v1::multi_admin_server::MultiAdmin as Api;
-use cellar_model::{Key, Leader, Timeline};
+use cellar_model::{Database, Key, Leader, Timeline};
 use tonic::{Request, Response, Status};
 
 fn new_cell(name: &str) -> v1::AddCellRequest {
@@ -153,6 +153,34 @@ async fn a_cell_is_added_to_more_databases_than_one_transaction_holds() {
     assert_eq!(poolers.iter().filter(|p| p.pooler.as_ref().unwrap().cell == "zone4").count(), 101);
     remove(&admin, 4).await.unwrap();
     assert_eq!(list(&admin, "", 1000, "").await.unwrap().poolers.len(), 3);
+}
+
+#[tokio::test]
+async fn a_cell_that_comes_back_has_the_members_of_every_database_that_is_to_have_one_there() {
+    let world = World::new().await;
+    for (name, cells) in [("sales", ["zone1", "zone4"]), ("web", ["zone1", "zone2"])] {
+        let cells = cells.iter().map(|cell| cell.parse().unwrap()).collect();
+        let further = Database { is_qualified: true, port_offset: 256, cells, ..database(name) };
+        world.put(&Key::Database(name.parse().unwrap()), &further).await;
+    }
+    let admin = world.admin().await;
+    for _ in 0..2 {
+        add(&admin, new_cell("zone4")).await.unwrap();
+        let poolers = list(&admin, "", 1000, "").await.unwrap().poolers;
+        let mut found: Vec<(String, String, u32)> = poolers
+            .into_iter()
+            .filter_map(|view| view.pooler)
+            .filter(|pooler| pooler.cell == "zone4")
+            .map(|pooler| (pooler.database, pooler.data_directory, pooler.postgres_port))
+            .collect();
+        found.sort();
+        let expected = [
+            ("app".to_owned(), "/c/zone4/pg_data".to_owned(), 25435),
+            ("sales".to_owned(), "/c/sales.zone4/pg_data".to_owned(), 25691),
+        ];
+        assert_eq!(found, expected);
+        remove(&admin, 4).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -204,7 +204,7 @@ fn database() {
     }));
     same::<cellar_model::Database, v1::Database>(&json!({
         "name": "app", "stanza": "s", "repoInCell": {"cell": "zone3", "path": "/r"}, "retention": {"full": 7},
-        "bootstrapCell": "zone1", "portOffset": 9,
+        "bootstrapCell": "zone1", "portOffset": 9, "cells": ["zone1", "zone3"], "isQualified": true,
     }));
 }
 

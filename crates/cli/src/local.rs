@@ -29,6 +29,15 @@ pub(crate) fn open(global: &Global) -> Outcome<Cluster> {
     }
 }
 
+/// The cluster that the flags name, as this machine has it: a local one, the operator's, or that of a host.
+pub(crate) fn open_here(global: &Global) -> Outcome<Cluster> {
+    let directory = global.directory()?;
+    open(global).or_else(|failure| match failure {
+        Failure::Usage { .. } => Err(failure),
+        failure => Cluster::open_on_host(&directory).map_err(|_| failure),
+    })
+}
+
 /// Refuses `--admin` for a command that works on a local cluster's files and processes.
 pub(crate) fn refuse_remote(global: &Global, command: &str) -> Outcome {
     if global.admin.is_some() {

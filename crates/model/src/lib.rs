@@ -78,9 +78,9 @@ pub use store::access;
 pub use store::access::Principal;
 pub use store::grant::{Grant, GrantRange};
 pub use store::key::{Key, Keyspace};
-pub use store::layout::{
-    CellLayout, ClusterLayout, LayoutError, PORT_SPAN, Ports, SOCKET_PATH_LIMIT, check_socket_path,
-};
+pub use store::layout::{CellLayout, ClusterLayout, check_socket_path};
+pub use store::layout_error::{LayoutError, SOCKET_PATH_LIMIT};
+pub use store::ports::{PORT_SPAN, Ports};
 pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
@@ -89,9 +89,9 @@ pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};
 pub use types::name::{CellName, ClusterName, DatabaseName, NameError, ScheduleName, StanzaName};
 pub use types::path_rule::{path_fault, value_fault};
-pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError};
+pub use types::pgbackrest_name::{PgbackrestName, PgbackrestNameError, qualified_name, unqualified_name};
 pub use types::protocol::Protocol;
-pub use types::role::OperatorRole;
+pub use types::role::{DatabaseScope, OperatorRole};
 pub use types::secret::{Secret, SecretError};
 pub use types::session_rules::{SESSION_RULES, superuser_session_rules};
 pub use types::wal::{

@@ -4,7 +4,7 @@
 //! file can be deleted and rendered again at any time.
 
 use askama::Template;
-use cellar_model::{Database, PgbackrestName, Pooler, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, Secret, qualified_name, unqualified_name};
 
 use crate::config_check::{self, ConfigError};
 use crate::repository::location_options;
@@ -81,7 +81,7 @@ struct ConfigFile<'a> {
     log_level_console: &'a str,
     log_level_file: &'a str,
     tls_server_auth: Option<&'a str>,
-    accepted_names: Vec<PgbackrestName>,
+    accepted_names: Vec<String>,
     stanza: &'a str,
     local: &'a Pooler,
     members: Vec<Member<'a>>,
@@ -113,7 +113,7 @@ impl<'a> ConfigFile<'a> {
             log_level_console: "info",
             log_level_file: "info",
             tls_server_auth: None,
-            accepted_names: database.accepted_names(),
+            accepted_names: accepted_texts(database),
             stanza: database.stanza.as_str(),
             local,
             members: members(local, [local]),
@@ -156,7 +156,13 @@ pub fn render_full(input: &ConfigInput<'_>) -> Result<String, ConfigError> {
 #[must_use]
 pub fn accepted_names(text: &str) -> Vec<PgbackrestName> {
     let values = text.lines().filter_map(|line| line.strip_prefix("tls-server-auth="));
-    values.filter_map(|value| value.split_once('=')?.0.parse().ok()).collect()
+    values.filter_map(|value| unqualified_name(value.split_once('=')?.0).parse().ok()).collect()
+}
+
+/// The same as they stand in certificates.
+fn accepted_texts(database: &Database) -> Vec<String> {
+    let names = database.accepted_names().into_iter();
+    names.map(|name| qualified_name(&name.to_string(), database.qualifier())).collect()
 }
 
 /// The file of a cell whose other members are not there yet: pg1 and the TLS server, so that nothing waits for them. Of the

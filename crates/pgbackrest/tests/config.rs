@@ -26,6 +26,8 @@ fn database() -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        cells: Vec::new(),
+        is_qualified: false,
         durability: cellar_model::Durability::default(),
     }
 }

@@ -49,6 +49,8 @@ pub struct InstanceConfig {
     pub os_user: String,
     /// Where standbys may connect from; see [`render_hba`].
     pub replication_from: Vec<String>,
+    /// The common name of their certificates.
+    pub replication_name: String,
 }
 
 /// `postgresql.conf` with the include behind everything else; `None` when it is there. The file may be in any encoding.
@@ -87,8 +89,8 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
     let files = [
         ("cellar.conf", cellar_conf(data_directory, &config.settings)?),
-        ("pg_hba.conf", render_hba(&from, Some(&config.os_user))?),
-        ("pg_ident.conf", render_ident(&config.os_user)?),
+        ("pg_hba.conf", render_hba(&from, &config.replication_name, Some(&config.os_user))?),
+        ("pg_ident.conf", render_ident(&config.os_user, &config.replication_name)?),
     ];
     restore_auto_conf(data_directory)?;
     let mut changed = false;
@@ -120,6 +122,7 @@ mod tests {
             settings: Settings { primary_conninfo: Some("host=b".into()), ..Settings::default() },
             os_user: "postgres".into(),
             replication_from: vec!["samehost".into()],
+            replication_name: "cellar_replication".into(),
         }
     }
 

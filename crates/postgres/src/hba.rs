@@ -12,6 +12,8 @@ use crate::roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICA
 /// The map of `pg_ident.conf` that the unix socket uses.
 pub const IDENT_MAP: &str = "cellar";
 
+/// The map of `pg_ident.conf` that standbys use whose certificates have another name than [`REPLICATION_ROLE`].
+const REPLICATION_MAP: &str = "cellar_replication";
 /// The map of `pg_ident.conf` from common names of clients' certificates to roles.
 const CERTIFICATE_MAP: &str = "cellar_certificate";
 
@@ -29,18 +31,11 @@ fn invalid(name: &str, reason: &'static str) -> PostgresError {
     PostgresError::InvalidSetting { name: name.to_owned(), reason }
 }
 
-/// Refuses the name of an OS user that could be read as something else in these files.
-fn check_os_user(os_user: &str) -> Result<(), PostgresError> {
+/// Refuses a name that could be read as something else in these files.
+fn check_name(what: &str, name: &str) -> Result<(), PostgresError> {
     // A leading slash makes a regular expression of it, even in quotes.
-    if os_user.is_empty()
-        || os_user.starts_with('/')
-        || os_user.contains('"')
-        || os_user.contains(char::is_control)
-    {
-        return Err(invalid(
-            "the OS user",
-            "must not be empty, begin with '/' or hold quotes or control characters",
-        ));
+    if name.is_empty() || name.starts_with('/') || name.contains('"') || name.contains(char::is_control) {
+        return Err(invalid(what, "must not be empty, begin with '/' or hold quotes or control characters"));
     }
     Ok(())
 }
@@ -48,7 +43,7 @@ fn check_os_user(os_user: &str) -> Result<(), PostgresError> {
 /// The lines for clients. `+` stands for the members of a role; a superuser counts as one only if somebody made it one, and
 /// these roles are refused even then.
 fn client_rules(os_user: &str) -> Result<String, PostgresError> {
-    check_os_user(os_user)?;
+    check_name("the OS user", os_user)?;
     let own = [SUPERUSER, MONITOR_ROLE, REPLICATION_ROLE, CLIENT_GROUP, CERTIFICATE_CLIENT_GROUP].join(",");
     let own = if os_user == SUPERUSER { own } else { format!("{own},\"{os_user}\"") };
     Ok(format!(
@@ -60,12 +55,20 @@ fn client_rules(os_user: &str) -> Result<String, PostgresError> {
 }
 
 /// `pg_hba.conf`, accepting standbys from `replication_from`: networks such as `10.0.0.0/8`, `samenet`,
-/// `samehost`, or host names. With the OS user that runs PostgreSQL, it accepts clients too: from everywhere, since the
-/// addresses that PostgreSQL listens on limit where they come from.
+/// `samehost`, or host names. Their certificates have the name `replication_name`. With the OS user that runs PostgreSQL, it
+/// accepts clients too: from everywhere, since the addresses that PostgreSQL listens on limit where they come from.
 ///
 /// # Errors
 /// When an address holds a character that no address has, or the user's name could be read as something else.
-pub fn render_hba(replication_from: &[&str], clients: Option<&str>) -> Result<String, PostgresError> {
+pub fn render_hba(
+    replication_from: &[&str],
+    replication_name: &str,
+    clients: Option<&str>,
+) -> Result<String, PostgresError> {
+    let map = match replication_name {
+        REPLICATION_ROLE => String::new(),
+        _ => format!(" map={REPLICATION_MAP}"),
+    };
     let mut text = format!(
         "# Written by Cellar; changes are overwritten.\n\
          # TYPE   DATABASE     USER                ADDRESS  METHOD\n\
@@ -80,7 +83,7 @@ pub fn render_hba(replication_from: &[&str], clients: Option<&str>) -> Result<St
                 "is not a network, a host name, samehost or samenet",
             ));
         }
-        let _ = writeln!(text, "hostssl  replication  {REPLICATION_ROLE}  {address}  cert");
+        let _ = writeln!(text, "hostssl  replication  {REPLICATION_ROLE}  {address}  cert{map}");
     }
     if let Some(os_user) = clients {
         text.push_str(&client_rules(os_user)?);
@@ -92,16 +95,18 @@ pub fn render_hba(replication_from: &[&str], clients: Option<&str>) -> Result<St
     Ok(text)
 }
 
-/// `pg_ident.conf`: the OS user may be the superuser, the role that watches, and the role of its own name; a client's
-/// certificate is for the role that it names.
+/// `pg_ident.conf`: the OS user may be the superuser, the role that watches, and the role of its own name; who has a
+/// certificate of the name `replication_name` may be [`REPLICATION_ROLE`]; a client's certificate is for the role that it
+/// names.
 ///
 /// A map of everybody to the role of the same name would let any OS user that a role is ever
 /// named after come in once the socket directory's mode is loosened.
 ///
 /// # Errors
-/// When the user's name could be read as something else.
-pub fn render_ident(os_user: &str) -> Result<String, PostgresError> {
-    check_os_user(os_user)?;
+/// When a name could be read as something else.
+pub fn render_ident(os_user: &str, replication_name: &str) -> Result<String, PostgresError> {
+    check_name("the OS user", os_user)?;
+    check_name("the name of standbys' certificates", replication_name)?;
     let mut text = format!(
         "# Written by Cellar; changes are overwritten.\n\
          # MAP   OS-USER  ROLE\n\
@@ -110,6 +115,9 @@ pub fn render_ident(os_user: &str) -> Result<String, PostgresError> {
     );
     if os_user != SUPERUSER {
         let _ = writeln!(text, "{IDENT_MAP}  \"{os_user}\"  \"{os_user}\"");
+    }
+    if replication_name != REPLICATION_ROLE {
+        let _ = writeln!(text, "{REPLICATION_MAP}  \"{replication_name}\"  {REPLICATION_ROLE}");
     }
     let _ = writeln!(text, "{CERTIFICATE_MAP}  /^{CERTIFICATE_PREFIX}(.*)$  \\1");
     Ok(text)
@@ -121,7 +129,7 @@ mod tests {
 
     #[test]
     fn golden_hba() {
-        insta::assert_snapshot!(render_hba(&ANY_ADDRESS, Some("ada.l")).unwrap(), @r#"
+        insta::assert_snapshot!(render_hba(&ANY_ADDRESS, REPLICATION_ROLE, Some("ada.l")).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # TYPE   DATABASE     USER                ADDRESS  METHOD
         local    all          all                          peer map=cellar
@@ -135,22 +143,22 @@ mod tests {
         host     all          all                 all      reject
         host     replication  all                 all      reject
         "#);
-        let without = render_hba(&[], None).unwrap();
+        let without = render_hba(&[], REPLICATION_ROLE, None).unwrap();
         assert!(!without.contains("scram") && !without.contains("hostssl"), "{without}");
-        let of_superuser = render_hba(&[], Some(SUPERUSER)).unwrap();
+        let of_superuser = render_hba(&[], REPLICATION_ROLE, Some(SUPERUSER)).unwrap();
         assert!(of_superuser.contains(",cellar_certificate_client  all  reject"), "{of_superuser}");
     }
 
     #[test]
     fn golden_ident() {
-        insta::assert_snapshot!(render_ident("postgres").unwrap(), @r#"
+        insta::assert_snapshot!(render_ident("postgres", REPLICATION_ROLE).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "postgres"  postgres
         cellar  "postgres"  cellar_monitor
         cellar_certificate  /^client:(.*)$  \1
         "#);
-        insta::assert_snapshot!(render_ident("ada.l").unwrap(), @r#"
+        insta::assert_snapshot!(render_ident("ada.l", REPLICATION_ROLE).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # MAP   OS-USER  ROLE
         cellar  "ada.l"  postgres
@@ -161,14 +169,33 @@ mod tests {
     }
 
     #[test]
+    fn standbys_of_a_database_with_names_of_its_own_are_known_by_them() {
+        let name = "cellar_replication@sales";
+        let hba = render_hba(&["10.0.0.0/8"], name, Some("postgres")).unwrap();
+        assert!(
+            hba.contains(
+                "hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n"
+            )
+        );
+        // Its clients are let in as those of any database.
+        let clients = client_rules("postgres").unwrap();
+        assert!(hba.contains(&clients) && !clients.contains("map=cellar_replication"), "{hba}");
+        let ident = render_ident("postgres", name).unwrap();
+        let line = "cellar_replication  \"cellar_replication@sales\"  cellar_replication\n";
+        let of_clients = "cellar_certificate  /^client:(.*)$  \\1\n";
+        assert!(ident.ends_with(&format!("{line}{of_clients}")), "{ident}");
+    }
+
+    #[test]
     fn a_value_cannot_add_another_rule() {
         for address in ["", "all trust\nlocal", "10.0.0.0/8 trust", "a,b", "\"x\""] {
-            assert!(render_hba(&[address], None).is_err(), "{address:?}");
+            assert!(render_hba(&[address], REPLICATION_ROLE, None).is_err(), "{address:?}");
         }
         for user in ["", "/^.*$", "a\"b", "a\nb"] {
-            assert!(render_ident(user).is_err(), "{user:?}");
-            assert!(render_hba(&[], Some(user)).is_err(), "{user:?}");
+            assert!(render_ident(user, REPLICATION_ROLE).is_err(), "{user:?}");
+            assert!(render_ident("postgres", user).is_err(), "{user:?}");
+            assert!(render_hba(&[], REPLICATION_ROLE, Some(user)).is_err(), "{user:?}");
         }
-        assert!(!render_hba(&["samehost"], None).unwrap().contains("trust"));
+        assert!(!render_hba(&["samehost"], REPLICATION_ROLE, None).unwrap().contains("trust"));
     }
 }

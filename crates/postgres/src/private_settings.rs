@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::error::PostgresError;
 use crate::hba::{render_hba, render_ident};
 use crate::required_settings::RequiredSettings;
+use crate::roles::REPLICATION_ROLE;
 use crate::settings::{render, socket_directory, text};
 
 /// Replication slots and origins that may be in the data directory. A server with more of them than this setting does
@@ -104,8 +105,8 @@ impl PrivateSettings {
     pub(crate) fn files(&self) -> Result<[(&'static str, String); 3], PostgresError> {
         Ok([
             ("postgresql.conf", render(&self.pairs()?)?),
-            ("pg_hba.conf", render_hba(&[], None)?),
-            ("pg_ident.conf", render_ident(&self.os_user)?),
+            ("pg_hba.conf", render_hba(&[], REPLICATION_ROLE, None)?),
+            ("pg_ident.conf", render_ident(&self.os_user, REPLICATION_ROLE)?),
         ])
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cellar_postgres::{
-    InstanceConfig, PrimaryConninfo, Settings, TlsFiles, configure, conninfo_address, render_hba,
-    render_ident,
+    InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles, configure, conninfo_address,
+    render_hba, render_ident,
 };
 use proptest::prelude::*;
 
@@ -170,8 +170,8 @@ proptest! {
 
     #[test]
     fn an_address_is_refused_or_one_word(text in hostile()) {
-        let Ok(file) = render_hba(&[&text], None) else { return Ok(()) };
-        let plain = tokens(&render_hba(&["samehost"], None).unwrap());
+        let Ok(file) = render_hba(&[&text], REPLICATION_ROLE, None) else { return Ok(()) };
+        let plain = tokens(&render_hba(&["samehost"], REPLICATION_ROLE, None).unwrap());
         let found = tokens(&file);
         prop_assert_eq!(found.len(), plain.len());
         let word = |line: &[String]| line.iter().map(|w| if w == "samehost" { text.clone() } else { w.clone() }).collect::<Vec<_>>();
@@ -180,7 +180,7 @@ proptest! {
 
     #[test]
     fn an_os_user_is_refused_or_one_word(text in hostile()) {
-        let Ok(file) = render_ident(&text) else { return Ok(()) };
+        let Ok(file) = render_ident(&text, REPLICATION_ROLE) else { return Ok(()) };
         let user = format!("\"{text}");
         let mut found = tokens(&file);
         // The last one is for clients' certificates.
@@ -227,6 +227,7 @@ fn a_refused_value_leaves_every_file_as_it_was() {
         settings,
         os_user: "postgres".into(),
         replication_from: vec!["samehost".into()],
+        replication_name: REPLICATION_ROLE.into(),
     };
     configure(directory.path(), &config(usual())).unwrap();
     let read = || std::fs::read_to_string(directory.path().join("cellar.conf")).unwrap();

@@ -122,7 +122,8 @@ pub trait Kv: Send + Sync + std::fmt::Debug + 'static {
     /// The key's entry, read linearizably.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// All entries below `prefix`.
+    /// All entries below `prefix`, which ends with `/`; of any other text the one entry of that key. So it is wherever a
+    /// prefix is taken: see [`cellar_model::Keyspace::is_in_range`].
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
     /// The entries below `prefix` a page at a time, so that nobody needs memory for all of them at once: the first page,

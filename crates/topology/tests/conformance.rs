@@ -164,6 +164,15 @@ async fn prefixes_are_exact(s: Subject) {
     s.write(vec![s.put("a0", "")]).await;
     let revision = s.write(vec![s.put("a/y", "")]).await;
     assert_eq!(changes(&mut watch, 1).await, [s.was_put("a/y", "", revision)]);
+
+    // Without the slash it is one key.
+    let listing = s.kv.list(&s.key("a")).await.unwrap();
+    let keys: Vec<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, [s.key("a")]);
+    let mut watch = s.kv.watch(&s.key("a"), revision + 1).await.unwrap();
+    s.write(vec![s.put("a/z", ""), s.put("a0", "")]).await;
+    let revision = s.write(vec![s.put("a", "1")]).await;
+    assert_eq!(changes(&mut watch, 1).await, [s.was_put("a", "1", revision)]);
 }
 
 async fn long_lists_are_whole(s: Subject) {

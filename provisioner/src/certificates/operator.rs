@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{ClientName, OperatorRole};
+use cellar_model::{ClientName, DatabaseName, DatabaseScope, OperatorRole};
 use cellar_tls::{
     CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KnownCertificate, LeafRequest, known_certificates,
 };
@@ -27,19 +27,33 @@ pub(crate) fn operator_name() -> String {
 }
 
 impl Cluster {
-    /// Issues what a person or program needs to call multiadmin with a role: `ca.crt`, `client.crt`, `client.key` and
+    /// Issues what a person or program needs to call multiadmin with a role, for these databases or, when none is named, for
+    /// all: `ca.crt`, `client.crt`, `client.key` and
     /// `endpoint` in `directory`. Repeated, it renews the certificate for the same key.
     ///
     /// # Errors
-    /// When the cluster has no authority here, the name cannot stand in a certificate, or the directory not be written.
+    /// When the cluster has no authority here or no such database, the name cannot stand in a certificate, or the directory not be written.
     pub fn issue_operator(
         &self,
         role: OperatorRole,
+        databases: &[DatabaseName],
         name: &str,
         lifetime: Option<Duration>,
         directory: &Path,
     ) -> Result<CertificateInfo> {
-        let request = LeafRequest::operator(&self.state.cluster, role, name)?;
+        if let Some(unknown) = databases.iter().find(|database| self.state.database(database).is_none()) {
+            let known: Vec<&str> = self.state.databases().map(|database| database.name.as_str()).collect();
+            return Err(ProvisionError::Argument {
+                argument: "--database",
+                value: unknown.to_string(),
+                reason: format!("the cluster has no database of that name (known: {})", known.join(", ")),
+            });
+        }
+        let scope = match databases {
+            [] => DatabaseScope::All,
+            names => DatabaseScope::Only(names.iter().cloned().collect()),
+        };
+        let request = LeafRequest::operator_of(&self.state.cluster, role, &scope, name)?;
         if request.common_name == self.provisioner_request()?.common_name {
             return Err(ProvisionError::Argument {
                 argument: "--name",

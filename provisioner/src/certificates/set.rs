@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_model::PgbackrestName;
+use cellar_model::{PgbackrestName, unqualified_name};
 use cellar_system::Owner;
 use cellar_tls::{
     CA_CERTIFICATE, Ca, CertificateInfo, Identity, KeyFile, KnownCertificate, LeafRequest, exchange,
@@ -95,6 +95,8 @@ impl CertificateSet {
 
     /// Whether pgBackRest's servers let its owner in.
     pub(crate) fn opens_pgbackrest(&self) -> bool {
-        self.leaves.iter().any(|(_, request)| request.common_name.parse::<PgbackrestName>().is_ok())
+        self.leaves
+            .iter()
+            .any(|(_, request)| unqualified_name(&request.common_name).parse::<PgbackrestName>().is_ok())
     }
 }

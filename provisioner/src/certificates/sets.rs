@@ -8,6 +8,7 @@ use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, LeafRequest, SERVER_CERTIFI
 
 use crate::certificates::operator::operator_name;
 use crate::certificates::set::CertificateSet;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::HOST;
 use crate::error::provision_error::Result;
@@ -28,15 +29,16 @@ impl Cluster {
         sets.push(self.provisioner_set()?);
         sets.extend(self.multiadmin_sets());
         sets.push(self.client_set()?);
-        sets.extend(self.state.cells.iter().map(|cell| self.cell_set(&cell.name)));
+        sets.extend(self.state.members().iter().map(|member| self.member_set(member)));
         Ok(sets)
     }
 
-    /// The same, and those in the directories of cells that were removed: whoever has such a key is let in as before.
+    /// The same, and those in the directories of members that were removed: whoever has such a key is let in as before.
     pub(crate) fn certificate_sets_on_disk(&self) -> Result<Vec<CertificateSet>> {
         let mut sets = self.certificate_sets()?;
-        let removed = self.cells_on_disk().into_iter().filter(|cell| self.state.cell(cell).is_none());
-        sets.extend(removed.map(|cell| self.cell_set(&cell)));
+        let known = self.state.members();
+        let removed = self.members_on_disk().into_iter().filter(|member| !known.contains(member));
+        sets.extend(removed.map(|member| self.member_set(&member)));
         Ok(sets)
     }
 
@@ -123,14 +125,18 @@ impl Cluster {
         Ok(self.set("the command line", self.layout.client(), CLIENT_KEY, None, leaves))
     }
 
-    /// A cell's, all for its one key.
-    pub(crate) fn cell_set(&self, cell: &CellName) -> CertificateSet {
+    /// A member's, all for its one key.
+    pub(crate) fn member_set(&self, member: &Member) -> CertificateSet {
+        let (cell, qualifier) = (&member.cell, self.state.qualifier(&member.database));
+        let server = LeafRequest::pgbackrest(self.state.pgbackrest_name, self.host_of(cell));
+        let replication = LeafRequest::replication(&self.state.cluster, cell);
         let leaves = vec![
-            (SERVER_CERTIFICATE, LeafRequest::pgbackrest(self.state.pgbackrest_name, self.host_of(cell))),
-            (POOLER_CERTIFICATE, self.pooler_request(cell, self.revocations_of(cell))),
-            (REPLICATION_CERTIFICATE, LeafRequest::replication(&self.state.cluster, cell)),
+            (SERVER_CERTIFICATE, server.qualified_by(qualifier)),
+            (POOLER_CERTIFICATE, self.pooler_request(member, self.revocations_of(cell))),
+            (REPLICATION_CERTIFICATE, replication.qualified_by(qualifier)),
         ];
-        self.set(&format!("cell {cell}"), self.keys_of(cell).tls(), SERVER_KEY, self.owner(), leaves)
+        let what = format!("cell {}", self.state.shown(member));
+        self.set(&what, self.keys_of(member).tls(), SERVER_KEY, self.owner(), leaves)
     }
 
     /// etcd's certificates and revocation list, and the provisioner's own for talking to it.
@@ -161,9 +167,9 @@ impl Cluster {
         replace(&self.layout.client().join("endpoint"), &endpoint, 0o644, None)
     }
 
-    /// A cell's certificates.
-    pub(crate) fn issue_cell(&self, ca: &Ca, cell: &CellName) -> Result<()> {
-        self.cell_set(cell).ensure(ca, &self.trusted()?)
+    /// A member's certificates.
+    pub(crate) fn issue_member(&self, ca: &Ca, member: &Member) -> Result<()> {
+        self.member_set(member).ensure(ca, &self.trusted()?)
     }
 
     /// The certificate with which the provisioner talks to etcd.
@@ -171,9 +177,10 @@ impl Cluster {
         Ok(LeafRequest::operator(&self.state.cluster, OperatorRole::Admin, "provisioner")?)
     }
 
-    /// The certificate of a cell's pooler after so many revocations, each of which gave it another name.
-    pub(crate) fn pooler_request(&self, cell: &CellName, revocations: u32) -> LeafRequest {
-        LeafRequest::pooler(&self.state.cluster, &self.state.database, cell, self.host_of(cell))
+    /// The certificate of a member's pooler after so many revocations in its cell, each of which gave it another name.
+    pub(crate) fn pooler_request(&self, member: &Member, revocations: u32) -> LeafRequest {
+        let Member { cell, database } = member;
+        LeafRequest::pooler(&self.state.cluster, database, cell, self.host_of(cell))
             .after_revocations(revocations)
     }
 

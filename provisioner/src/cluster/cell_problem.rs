@@ -40,15 +40,21 @@ pub enum RecordedPrimary<'a> {
     Cell(&'a str),
 }
 
-/// What is wrong with a cell; `facts` are none when its multipooler does not report.
+/// What is wrong with a cell; `facts` are none when its multipooler does not report. `shown` is the cell's name with that of
+/// the database, where there are several.
 #[must_use]
-pub fn cell_problems(cell: &str, facts: Option<CellFacts<'_>>, primary: RecordedPrimary<'_>) -> Vec<String> {
-    let Some(facts) = facts else { return vec![format!("cell {cell}: its multipooler does not report")] };
+pub fn cell_problems(
+    shown: &str,
+    cell: &str,
+    facts: Option<CellFacts<'_>>,
+    primary: RecordedPrimary<'_>,
+) -> Vec<String> {
+    let Some(facts) = facts else { return vec![format!("cell {shown}: its multipooler does not report")] };
     let mut problems: Vec<String> = instance_problem(cell, facts, primary).into_iter().collect();
     if !facts.tls_server_up {
         problems.push("its pgBackRest TLS server does not answer".to_owned());
     }
-    problems.into_iter().map(|problem| format!("cell {cell}: {problem}")).collect()
+    problems.into_iter().map(|problem| format!("cell {shown}: {problem}")).collect()
 }
 
 fn instance_problem(cell: &str, facts: CellFacts<'_>, primary: RecordedPrimary<'_>) -> Option<String> {
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn cell_is_judged_with_and_without_the_recorded_primary() {
-        let of = |facts, primary| cell_problems("zone2", facts, primary);
+        let of = |facts, primary| cell_problems("zone2", "zone2", facts, primary);
         let recorded = RecordedPrimary::Cell("zone1");
         for primary in [recorded, RecordedPrimary::NotAsked] {
             assert_eq!(of(Some(STANDBY), primary), [""; 0]);

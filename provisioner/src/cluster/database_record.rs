@@ -1,6 +1,6 @@
 //! The database's record in etcd, changed while its poolers read it.
 
-use cellar_model::{Database, Key};
+use cellar_model::{Database, DatabaseName, Key};
 use cellar_topology::{Store, StoreError, TxnOutcome};
 
 use crate::cluster::local_cluster::Cluster;
@@ -10,13 +10,14 @@ use crate::error::provision_error::Result;
 const MAX_ATTEMPTS: u32 = 5;
 
 impl Cluster {
-    /// Changes the record, unless there is nothing to change.
+    /// Changes a database's record, unless there is nothing to change.
     pub(crate) async fn change_database(
         &self,
         store: &Store,
+        name: &DatabaseName,
         change: impl Fn(&Database) -> Option<Database>,
     ) -> Result<()> {
-        let key = Key::Database(self.state.database.clone());
+        let key = Key::Database(name.clone());
         for _ in 0..MAX_ATTEMPTS {
             // `up` makes the record, and makes it as it is to be.
             let Some(found) = store.get::<Database>(&key).await? else { return Ok(()) };
@@ -30,15 +31,16 @@ impl Cluster {
         Err(StoreError::Retryable(format!("{} changes all the time", store.keys().path(&key))).into())
     }
 
-    /// Records how many full backups are kept, if that was ever chosen.
+    /// Records how many full backups of each database are kept, where that was ever chosen.
     pub(crate) async fn record_retention(&self, store: &Store) -> Result<()> {
-        if self.state.retention_full.is_none() {
-            return Ok(());
+        for database in self.state.databases().filter(|database| database.retention_full.is_some()) {
+            let retention = self.record_of(database).retention;
+            let change = |found: &Database| {
+                (found.retention != retention)
+                    .then(|| Database { retention: retention.clone(), ..found.clone() })
+            };
+            self.change_database(store, &database.name, change).await?;
         }
-        let retention = self.database().retention;
-        let change = |found: &Database| {
-            (found.retention != retention).then(|| Database { retention: retention.clone(), ..found.clone() })
-        };
-        self.change_database(store, change).await
+        Ok(())
     }
 }

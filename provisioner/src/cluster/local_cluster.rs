@@ -10,13 +10,14 @@ use cellar_model::{
 use cellar_system::{OsUser, Owner};
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::etcd_origin::EtcdOrigin;
 use crate::cluster::loopback::{HOST, LISTEN, at_loopback, host};
 use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// Full backups that a local cluster keeps, unless another number was chosen.
-const RETENTION_FULL: u32 = 2;
+pub(crate) const RETENTION_FULL: u32 = 2;
 
 /// A cluster that exists or is about to, as its directory on this machine shows it. There are three kinds of directories:
 /// of a local cluster, with everything in it; of the operator of a cluster on hosts, with the authority and the keys that
@@ -177,15 +178,15 @@ impl Cluster {
         Ok(names.into_iter().map(|host| format!("https://{host}:{port}")).collect())
     }
 
-    /// The database's record.
-    pub(crate) fn database(&self) -> Database {
+    /// A database's record.
+    pub(crate) fn record_of(&self, database: &ClusterDatabase) -> Database {
         Database {
-            name: self.state.database.clone(),
-            stanza: self.state.stanza.clone(),
+            name: database.name.clone(),
+            stanza: database.stanza.clone(),
             repository: self.state.repo.clone(),
-            retention: Retention { full: self.state.retention_full.unwrap_or(RETENTION_FULL) },
-            bootstrap_cell: self.state.bootstrap_cell.clone(),
-            port_offset: u32::from(self.state.port_offset),
+            retention: Retention { full: database.retention_full.unwrap_or(RETENTION_FULL) },
+            bootstrap_cell: database.bootstrap_cell.clone(),
+            port_offset: u32::from(database.port_offset),
             repo_cipher: self.state.repo_cipher,
             pgbackrest_names: Some(self.state.pgbackrest_name)
                 .filter(|name| *name != PgbackrestName::default())
@@ -193,6 +194,8 @@ impl Cluster {
                 .collect(),
             minimum_protocol: Protocol::default(),
             cluster_id: self.state.id,
+            cells: database.cells.clone(),
+            is_qualified: self.state.qualifier(&database.name).is_some(),
             durability: cellar_model::Durability::default(),
         }
     }
@@ -203,23 +206,33 @@ impl Cluster {
             name: cell.name.clone(),
             index: cell.index,
             host: cell.host.as_ref().map_or_else(host, |found| found.host.clone()),
-            directory: self.layout_of(cell).root().display().to_string(),
+            directory: self.directory_of(cell).root().display().to_string(),
         }
     }
 
     /// A cell's directories on its host.
-    fn layout_of(&self, cell: &LocalCell) -> CellLayout {
+    fn directory_of(&self, cell: &LocalCell) -> CellLayout {
         match &cell.host {
             Some(host) => ClusterLayout::new(&host.directory).cell(&cell.name),
             None => self.layout.cell(&cell.name),
         }
     }
 
-    /// A cell's pooler record.
-    pub(crate) fn pooler(&self, cell: &LocalCell) -> Result<Pooler> {
+    /// The record of a database's pooler in a cell.
+    pub(crate) fn pooler(&self, database: &ClusterDatabase, cell: &LocalCell) -> Result<Pooler> {
         let listen = cell.host.as_ref().map_or(LISTEN, |host| host.listen).to_string();
-        let pooler = self.layout_of(cell).pooler(&self.database(), &self.cell(cell), &listen)?;
+        let (database, place) = (self.record_of(database), self.cell(cell));
+        let pooler = CellLayout::of_member(&database, &place).pooler(&database, &place, &listen)?;
         Ok(Pooler { revocations: cell.revocations, ..pooler })
+    }
+
+    /// The records of all poolers that there are to be in these cells.
+    pub(crate) fn poolers(&self, cells: &[LocalCell]) -> Result<Vec<Pooler>> {
+        let of_cell = |cell: &LocalCell| {
+            let here = self.state.databases().filter(|database| database.is_wanted_in(&cell.name));
+            here.map(|database| self.pooler(database, cell)).collect::<Result<Vec<_>>>()
+        };
+        Ok(cells.iter().map(of_cell).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Where the cluster's records lie in etcd.

@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use cellar_model::{CellLayout, CellName, ClusterLayout};
+use cellar_model::{CellName, ClusterLayout};
 use cellar_system::is_inside;
 use cellar_tls::{REVOCATIONS, leftovers};
 
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 
@@ -16,12 +17,12 @@ impl Cluster {
         self.layout.state().join("tls")
     }
 
-    pub(crate) fn pooler_pid_file(&self, cell: &CellName) -> PathBuf {
-        self.layout.cell(cell).pid().join("multipooler.pid")
+    pub(crate) fn pooler_pid_file(&self, member: &Member) -> PathBuf {
+        self.layout_of(member).pid().join("multipooler.pid")
     }
 
-    pub(crate) fn pooler_log(&self, cell: &CellName) -> PathBuf {
-        self.layout.cell(cell).log().join("multipooler.log")
+    pub(crate) fn pooler_log(&self, member: &Member) -> PathBuf {
+        self.layout_of(member).log().join("multipooler.log")
     }
 
     pub(crate) fn admin_pid_file(&self) -> PathBuf {
@@ -132,11 +133,6 @@ impl Cluster {
     #[must_use]
     pub fn host_files(&self, cell: &CellName) -> PathBuf {
         self.for_host(cell).root().to_owned()
-    }
-
-    /// Where this machine has the keys of a cell.
-    pub(crate) fn keys_of(&self, cell: &CellName) -> CellLayout {
-        if self.is_local() { self.layout.cell(cell) } else { self.for_host(cell).cell(cell) }
     }
 
     /// Copies of what was issued to people and programs.

@@ -12,9 +12,10 @@ use cellar_model::{
     CellName, ClusterLayout, ClusterName, DatabaseName, PgbackrestName, RepoCipher, Repository, StanzaName,
 };
 use cellar_system::{clock, is_same_place};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::etcd_origin::{EtcdOrigin, FormerEtcd};
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::replace;
@@ -51,100 +52,214 @@ fn is_none(revocations: &u32) -> bool {
     *revocations == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 /// What a local cluster was created with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
+#[serde(from = "StateFile", into = "StateFile")]
 pub struct ClusterState {
     version: u32,
     /// The cluster's name.
     pub cluster: ClusterName,
     /// What tells it from every other cluster of that name; none when it was made before clusters had ids.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<uuid::Uuid>,
     /// Moves every port.
     pub port_offset: u16,
-    /// Its database.
-    pub database: DatabaseName,
-    /// pgBackRest's name for it.
-    pub stanza: StanzaName,
-    /// Where its backups go. It has one field for each kind, as in etcd: a build that does not know one says that a newer
-    /// release wrote the file. Once both kinds had this one.
-    #[serde(alias = "repoInCell", with = "as_text", skip_serializing_if = "is_in_cell")]
+    /// Its first database.
+    pub first_database: ClusterDatabase,
+    /// Its other databases, whose names are in the directories of their members and in their certificates.
+    pub further_databases: Vec<ClusterDatabase>,
+    /// Where its backups go.
     pub repo: Repository,
-    /// The repository on the host of one cell, only while this is written.
-    #[serde(rename = "repoInCell", skip_deserializing, skip_serializing_if = "Option::is_none")]
-    written_in_cell: Option<String>,
     /// As whom PostgreSQL and everything beside it runs.
     pub os_user: String,
-    /// The cell that ran initdb.
-    pub bootstrap_cell: CellName,
     /// How long its certificates are valid, in seconds; a year unless it was chosen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_lifetime_seconds: Option<u64>,
     /// Whether its multiadmin renews certificates by itself.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renews: bool,
-    /// How many full backups an expiry keeps; a default unless it was chosen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention_full: Option<u32>,
     /// Whether an HAProxy routes clients of a local cluster.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub route: bool,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_cipher: Option<RepoCipher>,
     /// The name that its certificates for pgBackRest carry.
-    #[serde(default, skip_serializing_if = "is_first")]
     pub pgbackrest_name: PgbackrestName,
     /// How often the certificates of cells that were removed were revoked: one that is added again must not get a name
     /// that was revoked.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revocations_of_removed: BTreeMap<CellName, u32>,
     /// A revocation that has begun and not ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoking: Option<Revoking>,
     /// Cells whose hosts were off when a certificate was revoked, and have not been seen since to use new ones.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub not_waited_for: BTreeSet<CellName>,
     /// How the etcd members came by their data.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub etcd_origins: BTreeMap<CellName, EtcdOrigin>,
     /// The last restore of etcd on hosts: what runs there and knows of the time before it is ended when it is installed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_restore: Option<uuid::Uuid>,
     /// What the members began with before each restore of etcd that was prepared since etcd was seen to work.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_etcd: Vec<FormerEtcd>,
     /// How many sets of bundles were issued for hosts.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub bundles: u64,
-    /// The name of the first backup that this cluster waits for; none once it is in the repository, or has failed for
-    /// good. Another repository gets another one.
+}
+
+/// The state as its file has it. The first database stands in fields of the cluster's, as the only one always has: an older
+/// release reads the file of a cluster that has no other, and says of any other file that a newer one wrote it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StateFile {
+    version: u32,
+    cluster: ClusterName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_backup: Option<uuid::Uuid>,
+    id: Option<uuid::Uuid>,
+    port_offset: u16,
+    database: DatabaseName,
+    stanza: StanzaName,
+    /// It has one field for each kind, as in etcd: a build that does not know one says that a newer release wrote the file.
+    /// Once both kinds had this one.
+    #[serde(alias = "repoInCell", with = "as_text", skip_serializing_if = "is_in_cell")]
+    repo: Repository,
+    /// The repository on the host of one cell, only while this is written.
+    #[serde(rename = "repoInCell", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    written_in_cell: Option<String>,
+    os_user: String,
+    bootstrap_cell: CellName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cert_lifetime_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    renews: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    route: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention_full: Option<u32>,
+    cells: Vec<LocalCell>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repo_cipher: Option<RepoCipher>,
+    #[serde(default, skip_serializing_if = "is_first")]
+    pgbackrest_name: PgbackrestName,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    revocations_of_removed: BTreeMap<CellName, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoking: Option<Revoking>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    not_waited_for: BTreeSet<CellName>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    etcd_origins: BTreeMap<CellName, EtcdOrigin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etcd_restore: Option<uuid::Uuid>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_etcd: Vec<FormerEtcd>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    bundles: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_backup: Option<uuid::Uuid>,
+    /// The cells in which the first database is to have members; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    database_cells: Vec<CellName>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    further_databases: Vec<ClusterDatabase>,
 }
 
 fn is_in_cell(repo: &Repository) -> bool {
     repo.home().is_some()
 }
 
-impl Serialize for ClusterState {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let written_in_cell = is_in_cell(&self.repo).then(|| self.repo.to_string());
-        Self::serialize(&Self { written_in_cell, ..self.clone() }, serializer)
+fn is_first(name: &PgbackrestName) -> bool {
+    *name == PgbackrestName::default()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl From<ClusterState> for StateFile {
+    fn from(state: ClusterState) -> Self {
+        let ClusterDatabase {
+            name,
+            stanza,
+            bootstrap_cell,
+            cells,
+            port_offset: _,
+            retention_full,
+            first_backup,
+        } = state.first_database;
+        Self {
+            version: state.version,
+            cluster: state.cluster,
+            id: state.id,
+            port_offset: state.port_offset,
+            database: name,
+            stanza,
+            written_in_cell: is_in_cell(&state.repo).then(|| state.repo.to_string()),
+            repo: state.repo,
+            os_user: state.os_user,
+            bootstrap_cell,
+            cert_lifetime_seconds: state.cert_lifetime_seconds,
+            renews: state.renews,
+            route: state.route,
+            retention_full,
+            cells: state.cells,
+            repo_cipher: state.repo_cipher,
+            pgbackrest_name: state.pgbackrest_name,
+            revocations_of_removed: state.revocations_of_removed,
+            revoking: state.revoking,
+            not_waited_for: state.not_waited_for,
+            etcd_origins: state.etcd_origins,
+            etcd_restore: state.etcd_restore,
+            former_etcd: state.former_etcd,
+            bundles: state.bundles,
+            first_backup,
+            database_cells: cells,
+            further_databases: state.further_databases,
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for ClusterState {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        Self::deserialize(deserializer)
+impl From<StateFile> for ClusterState {
+    fn from(file: StateFile) -> Self {
+        Self {
+            version: file.version,
+            cluster: file.cluster,
+            id: file.id,
+            port_offset: file.port_offset,
+            first_database: ClusterDatabase {
+                name: file.database,
+                stanza: file.stanza,
+                bootstrap_cell: file.bootstrap_cell,
+                cells: file.database_cells,
+                port_offset: file.port_offset,
+                retention_full: file.retention_full,
+                first_backup: file.first_backup,
+            },
+            further_databases: file.further_databases,
+            repo: file.repo,
+            os_user: file.os_user,
+            cert_lifetime_seconds: file.cert_lifetime_seconds,
+            renews: file.renews,
+            route: file.route,
+            cells: file.cells,
+            repo_cipher: file.repo_cipher,
+            pgbackrest_name: file.pgbackrest_name,
+            revocations_of_removed: file.revocations_of_removed,
+            revoking: file.revoking,
+            not_waited_for: file.not_waited_for,
+            etcd_origins: file.etcd_origins,
+            etcd_restore: file.etcd_restore,
+            former_etcd: file.former_etcd,
+            bundles: file.bundles,
+        }
+    }
+}
+
+/// The repository as the text that names it.
+mod as_text {
+    use cellar_model::Repository;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(repo: &Repository, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(repo)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
+        Repository::parse_shown(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -170,20 +285,6 @@ pub(crate) fn is_same_repository(one: &Repository, other: &Repository) -> bool {
     }
 }
 
-/// The repository as the text that names it.
-mod as_text {
-    use cellar_model::Repository;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(repo: &Repository, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(repo)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
-        Repository::parse_shown(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
 /// What is left to do of a revocation is known from this and from what is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -201,10 +302,6 @@ pub struct Revoking {
     /// the old key lies beside each.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub replaced: BTreeSet<PathBuf>,
-}
-
-fn is_first(name: &PgbackrestName) -> bool {
-    *name == PgbackrestName::default()
 }
 
 impl ClusterState {
@@ -227,15 +324,20 @@ impl ClusterState {
             cluster,
             id: None,
             port_offset,
-            database,
-            stanza,
+            first_database: ClusterDatabase {
+                name: database,
+                stanza,
+                bootstrap_cell,
+                cells: Vec::new(),
+                port_offset,
+                retention_full: None,
+                first_backup: None,
+            },
+            further_databases: Vec::new(),
             repo,
-            written_in_cell: None,
             os_user,
-            bootstrap_cell,
             cert_lifetime_seconds: None,
             renews: false,
-            retention_full: None,
             route: false,
             cells,
             repo_cipher: None,
@@ -247,7 +349,6 @@ impl ClusterState {
             etcd_restore: None,
             former_etcd: Vec::new(),
             bundles: 0,
-            first_backup: None,
         })
     }
 
@@ -379,130 +480,4 @@ impl ClusterState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::file::make_directory;
-
-    fn state() -> ClusterState {
-        let cells = ["zone2", "zone1"].map(|name| name.parse().unwrap()).to_vec();
-        ClusterState::new(
-            "demo".parse().unwrap(),
-            700,
-            "app".parse().unwrap(),
-            "app".parse().unwrap(),
-            "/c/repo".parse().unwrap(),
-            "postgres".into(),
-            cells,
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn state_reads_back_and_indexes_are_alphabetical() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        assert_eq!(ClusterState::load(&layout).unwrap(), None);
-        make_directory(&layout.state(), 0o755, None).unwrap();
-        state().save(&layout).unwrap();
-        let read = ClusterState::load(&layout).unwrap().unwrap();
-        assert_eq!(read, state());
-        assert_eq!(read.cell(&"zone1".parse().unwrap()).unwrap().index, 0);
-        assert_eq!(read.bootstrap_cell.as_str(), "zone1");
-    }
-
-    #[test]
-    fn cell_that_comes_back_remembers_its_revocations() {
-        let (mut state, zone2) = (state(), "zone2".parse().unwrap());
-        let plain = serde_json::to_string(&state).unwrap();
-        state.count_revocation(&zone2);
-        state.add_cell(zone2.clone(), 1);
-        assert_eq!(state.revocations_of(&zone2), 1, "finishing one that was interrupted");
-        state.remove_cell(&zone2);
-        assert_eq!((state.cell(&zone2), state.revocations_of(&zone2)), (None, 1));
-        state.count_revocation(&zone2);
-        state.add_cell(zone2.clone(), 4);
-        let expected = LocalCell { revocations: 2, ..LocalCell::new(zone2.clone(), 4) };
-        assert_eq!(state.cell(&zone2), Some(&expected));
-        assert!(!plain.contains("revocationsOfRemoved"), "an older build reads it: {plain}");
-    }
-
-    /// The repository as builds had it that knew one kind only.
-    #[derive(Debug, Deserialize)]
-    #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    #[expect(dead_code, reason = "it is only read")]
-    struct Before {
-        version: u32,
-        cluster: String,
-        port_offset: u16,
-        database: String,
-        stanza: String,
-        repo: cellar_model::RepoPath,
-        os_user: String,
-        bootstrap_cell: String,
-        cells: Vec<LocalCell>,
-    }
-
-    #[test]
-    fn a_repository_on_one_host_is_a_word_that_an_older_build_does_not_know() {
-        let plain = serde_json::to_string(&state()).unwrap();
-        assert!(plain.contains(r#""repo":"/c/repo""#), "{plain}");
-        let _: Before = serde_json::from_str(&plain).unwrap();
-        let there = ClusterState { repo: Repository::parse_shown("zone1:/c/repo").unwrap(), ..state() };
-        let text = serde_json::to_string_pretty(&there).unwrap();
-        let unknown = unknown_word(&serde_json::from_str::<Before>(&text).unwrap_err());
-        assert_eq!(unknown.as_deref(), Some("`repoInCell`"), "{text}");
-        assert_eq!(serde_json::from_str::<ClusterState>(&text).unwrap(), there);
-        let once = text.replace("repoInCell", "repo");
-        assert_eq!(serde_json::from_str::<ClusterState>(&once).unwrap(), there);
-        let both = text.replacen('{', r#"{ "repo": "/c/repo","#, 1);
-        assert!(serde_json::from_str::<ClusterState>(&both).is_err(), "a cluster has one");
-    }
-
-    #[test]
-    fn half_a_file_is_damaged_and_what_a_newer_release_wrote_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        make_directory(&layout.state(), 0o755, None).unwrap();
-        state().save(&layout).unwrap();
-        let path = ClusterState::path(&layout);
-        let text = fs::read_to_string(&path).unwrap();
-        for bad in
-            [text[..40].to_owned(), String::new(), text.replace("\"database\"", "\"database\": 7, \"x\"")]
-        {
-            fs::write(&path, bad).unwrap();
-            assert!(matches!(ClusterState::load(&layout), Err(ProvisionError::BadState { .. })));
-        }
-        for newer in [
-            text.replace("\"version\": 1", "\"version\": 2"),
-            text.replacen('{', "{ \"rack\": { \"of\": 7 },", 1),
-            text.replacen(
-                '{',
-                "{ \"etcdOrigins\": { \"zone1\": { \"from\": \"cloud\", \"id\": \"7\" } },",
-                1,
-            ),
-        ] {
-            fs::write(&path, &newer).unwrap();
-            let error = ClusterState::load(&layout).unwrap_err();
-            assert!(error.to_string().contains("written by a newer release of cellar"), "{error}: {newer}");
-            let hint = error.hint().unwrap();
-            assert!(hint.contains("newer release") && !hint.contains("copy"), "{hint}");
-        }
-    }
-
-    #[test]
-    fn lost_state_of_a_cluster_is_no_empty_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = ClusterLayout::new(dir.path());
-        make_directory(&layout.state(), 0o755, None).unwrap();
-        state().save(&layout).unwrap();
-        make_directory(&layout.etcd(), 0o700, None).unwrap();
-        fs::remove_file(ClusterState::path(&layout)).unwrap();
-        let error = ClusterState::load(&layout).unwrap_err();
-        let hint = error.hint().unwrap();
-        let (program, arguments) =
-            hint.strip_prefix("put its copy there: ").unwrap().split_once(' ').unwrap();
-        let done = std::process::Command::new(program).args(arguments.split(' ')).status().unwrap();
-        assert!(done.success(), "{hint}");
-        assert_eq!(ClusterState::load(&layout).unwrap(), Some(state()));
-    }
-}
+mod tests;

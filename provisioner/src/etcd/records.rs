@@ -10,11 +10,14 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{Cell, CellName, Closure, Code, Incarnation, JobError, JobId, JobState, Key};
+use cellar_model::{
+    Cell, CellName, Closure, Code, Database, DatabaseName, Incarnation, JobError, JobId, JobState, Key,
+};
 use cellar_system::clock;
 use cellar_topology::{Mirror, Store, TxnOutcome};
 use serde::Deserialize;
 
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 
@@ -33,8 +36,8 @@ pub struct RepairedRecords {
     pub added_cells: Vec<CellName>,
     /// Cells that were in the snapshot and have been removed since.
     pub removed_cells: Vec<CellName>,
-    /// The number of the incarnation that the data has, if the snapshot had an older one.
-    pub incarnation: Option<u32>,
+    /// The numbers of the incarnations that the data of databases has of which the snapshot had an older one.
+    pub incarnations: Vec<(DatabaseName, u32)>,
     /// Keys that could not be read, and stay as they are.
     pub unreadable: Vec<String>,
 }
@@ -106,15 +109,14 @@ impl Cluster {
         let mirror = Mirror::start(store, vec![store.keys().all()]);
         mirror.ready(LIST_TIMEOUT).await?;
         let mut repaired = RepairedRecords::default();
-        let (mut closures, given_up, recorded, incarnation, incarnation_revision);
+        let (mut closures, given_up, recorded, incarnations);
         {
             let view = mirror.view();
             // Before anything is changed: the snapshot may be another cluster's, of the same name.
-            if let Some(found) = view.databases.get(&self.state.database)
-                && found.check_cluster(self.state.id).is_err()
-            {
+            let is_other = |found: &&Database| found.check_cluster(self.state.id).is_err();
+            if let Some(found) = view.databases.values().find(is_other) {
                 return Err(ProvisionError::RecordDiffers {
-                    key: store.keys().path(&Key::Database(self.state.database.clone())),
+                    key: store.keys().path(&Key::Database(found.name.clone())),
                     found: format!("of the cluster with the id {}", shown(found.cluster_id)),
                     wanted: format!("that of the cluster with the id {}", shown(self.state.id)),
                 });
@@ -134,8 +136,11 @@ impl Cluster {
                 .filter(|id| view.is_known_to_have_failed(id))
                 .collect::<BTreeSet<_>>();
             recorded = view.cells.clone();
-            incarnation = view.incarnation(&self.state.database);
-            incarnation_revision = view.revision(&Key::Incarnation(self.state.database.clone()));
+            let of_database = |database: &ClusterDatabase| {
+                let key = Key::Incarnation(database.name.clone());
+                (database.name.clone(), view.incarnation(&database.name), view.revision(&key))
+            };
+            incarnations = self.state.databases().map(of_database).collect::<Vec<_>>();
         }
         for (id, revision, key, mut job) in closures {
             job.closure = Some(unknown_outcome());
@@ -144,21 +149,26 @@ impl Cluster {
         }
         self.repair_cells(store, &recorded, &mut repaired).await?;
         // Whoever is the primary now records itself, and whoever was it then looks whether another cell was promoted since.
-        commit(store.transaction().delete(&Key::Leader(self.state.database.clone()))).await?;
+        for database in self.state.databases() {
+            commit(store.transaction().delete(&Key::Leader(database.name.clone()))).await?;
+        }
         // What a cell reported then stays until its lease ends, which begins anew. Until then it would be taken for the
         // present, and a machine that is in a lost one's place would wait for it.
-        let reports = recorded.keys().map(|cell| Key::Status(self.state.database.clone(), cell.clone()));
-        for key in reports {
-            commit(store.transaction().delete(&key)).await?;
-        }
-        let data = self.state.cells.iter().map(|cell| self.layout.cell(&cell.name).data());
-        let marks = data.filter_map(|data| read_mark(&data).transpose()).collect::<Result<Vec<_>>>()?;
-        let took_effect = |mark: &Mark| mark.job.is_none_or(|job| !given_up.contains(&job));
-        let marks: Vec<Mark> = marks.into_iter().filter(took_effect).collect();
-        if let Some(newer) = newer_incarnation(&incarnation, &marks) {
-            let key = Key::Incarnation(self.state.database.clone());
-            commit(store.transaction().expect(&key, incarnation_revision).put(&key, &newer)).await?;
-            repaired.incarnation = Some(newer.number);
+        for (database, incarnation, revision) in incarnations {
+            for cell in recorded.keys() {
+                let key = Key::Status(database.clone(), cell.clone());
+                commit(store.transaction().delete(&key)).await?;
+            }
+            let members = self.state.members_of(&database);
+            let data = members.iter().map(|member| self.layout_of(member).data());
+            let marks = data.filter_map(|data| read_mark(&data).transpose()).collect::<Result<Vec<_>>>()?;
+            let took_effect = |mark: &Mark| mark.job.is_none_or(|job| !given_up.contains(&job));
+            let marks: Vec<Mark> = marks.into_iter().filter(took_effect).collect();
+            if let Some(newer) = newer_incarnation(&incarnation, &marks) {
+                let key = Key::Incarnation(database.clone());
+                commit(store.transaction().expect(&key, revision).put(&key, &newer)).await?;
+                repaired.incarnations.push((database, newer.number));
+            }
         }
         Ok(repaired)
     }
@@ -170,16 +180,17 @@ impl Cluster {
         recorded: &std::collections::BTreeMap<CellName, Cell>,
         repaired: &mut RepairedRecords,
     ) -> Result<()> {
-        let database = &self.state.database;
         let compared = self.compare(recorded);
         for cell in &self.state.cells {
             if !compared.removed.contains(&cell.name) {
                 continue;
             }
-            let (key, pooler) =
-                (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
-            let both = store.transaction().expect_absent(&key).put(&key, &self.cell(cell));
-            commit(both.put(&pooler, &self.pooler(cell)?)).await?;
+            let key = Key::Cell(cell.name.clone());
+            let mut all = store.transaction().expect_absent(&key).put(&key, &self.cell(cell));
+            for pooler in self.poolers(std::slice::from_ref(cell))? {
+                all = all.put(&Key::Pooler(pooler.database.clone(), pooler.cell.clone()), &pooler);
+            }
+            commit(all).await?;
             repaired.added_cells.push(cell.name.clone());
         }
         let unknown = |name: &&CellName| self.state.cell(name).is_none();
@@ -189,8 +200,11 @@ impl Cluster {
             false => recorded.keys().filter(unknown).cloned().collect(),
         };
         for name in removed {
-            let (key, pooler) = (Key::Cell(name.clone()), Key::Pooler(database.clone(), name.clone()));
-            commit(store.transaction().delete(&key).delete(&pooler)).await?;
+            let mut all = store.transaction().delete(&Key::Cell(name.clone()));
+            for database in self.state.databases() {
+                all = all.delete(&Key::Pooler(database.name.clone(), name.clone()));
+            }
+            commit(all).await?;
             repaired.removed_cells.push(name);
         }
         Ok(())
@@ -201,10 +215,11 @@ impl Cluster {
 mod tests {
     use std::sync::Arc;
 
-    use cellar_model::{JobRecord, JobSpec, Pooler, PoolerStatus, RebuildParams, Run};
+    use cellar_model::{JobRecord, JobSpec, Leader, Pooler, PoolerStatus, RebuildParams, Run, Timeline};
     use cellar_topology::MemoryKv;
 
     use super::*;
+    use crate::cluster::members::tests::further;
 
     const RESTORE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -253,17 +268,18 @@ mod tests {
                 backup: None,
             };
             let (id, zone1) = (RESTORE.parse().unwrap(), "zone1".parse().unwrap());
-            let database = now.state.database.clone();
+            let database = now.state.first_database.name.clone();
             let (spec, at) = (JobSpec::Restore(params), clock::now());
             let mut job = JobRecord::new(id, spec, database.clone(), zone1, "test", at, at);
             job.closure = end;
-            let key = Key::Job(database, id);
+            let key = Key::Job(database.clone(), id);
             commit(store.transaction().put(&key, &job)).await.unwrap();
             let data = now.layout.cell(&"zone1".parse().unwrap()).data();
             std::fs::create_dir_all(&data).unwrap();
             std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
             let repaired = now.repair_records(&store).await.unwrap();
-            assert_eq!(repaired.incarnation, (!given_up).then_some(2));
+            let newer = (database, 2);
+            assert_eq!(repaired.incarnations, (!given_up).then_some(newer).as_slice());
         }
     }
 
@@ -276,12 +292,44 @@ mod tests {
         other.state.id = Some(uuid::Uuid::from_u128(2));
         for (snapshot, is_ours) in [(&other, false), (&here, true)] {
             let store = Store::new(Arc::new(MemoryKv::default()), here.keys());
-            let key = Key::Database(snapshot.state.database.clone());
-            commit(store.transaction().put(&key, &snapshot.database())).await.unwrap();
+            let key = Key::Database(snapshot.state.first_database.name.clone());
+            commit(store.transaction().put(&key, &snapshot.record_of(&snapshot.state.first_database)))
+                .await
+                .unwrap();
             let repaired = here.repair_records(&store).await;
             assert_eq!(repaired.is_ok(), is_ours, "{repaired:?}");
             let cells = store.list(&store.keys().kind("cells")).await.unwrap();
             assert_eq!(cells.entries.is_empty(), !is_ours, "nothing was written");
+        }
+    }
+
+    #[tokio::test]
+    async fn primary_of_then_is_forgotten_of_every_database_and_data_of_each_decides() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::sample(dir.path(), &["zone1", "zone2"]);
+        cluster.state.further_databases.push(further("sales", &["zone2"]));
+        let store = Store::new(Arc::new(MemoryKv::default()), cluster.keys());
+        let [app, sales] = ["app", "sales"].map(|name| name.parse::<DatabaseName>().unwrap());
+        for (database, cell) in [(&app, "zone1"), (&sales, "zone2")] {
+            let leader = Leader {
+                cell: cell.parse().unwrap(),
+                term: Timeline::new(1),
+                system_identifier: None,
+                lsn: None,
+                leadership: None,
+            };
+            commit(store.transaction().put(&Key::Leader(database.clone()), &leader)).await.unwrap();
+        }
+        // A restore of sales since: app's data in the same cell has nothing to do with it.
+        let member = cluster.state.members_of(&sales).remove(0);
+        let data = cluster.layout_of(&member).data();
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join(MARK), format!(r#"{{"number":2,"job":"{RESTORE}"}}"#)).unwrap();
+        let repaired = cluster.repair_records(&store).await.unwrap();
+        assert_eq!(repaired.incarnations, [(sales.clone(), 2)]);
+        for database in [app, sales] {
+            let left = store.get::<Leader>(&Key::Leader(database.clone())).await.unwrap();
+            assert!(left.is_none(), "{database}: {left:?}");
         }
     }
 
@@ -292,13 +340,15 @@ mod tests {
         let now = Cluster::sample(dir.path(), &["zone1", "zone3"]);
         let then = Cluster::sample(dir.path(), &["zone1", "zone9"]);
         let store = Store::new(Arc::new(MemoryKv::default()), now.keys());
-        let database = now.state.database.clone();
+        let database = now.state.first_database.name.clone();
         let status = |name: &CellName| Key::Status(database.clone(), name.clone());
         for cell in &then.state.cells {
             let (key, pooler) =
                 (Key::Cell(cell.name.clone()), Key::Pooler(database.clone(), cell.name.clone()));
-            let all =
-                store.transaction().put(&key, &then.cell(cell)).put(&pooler, &then.pooler(cell).unwrap());
+            let all = store
+                .transaction()
+                .put(&key, &then.cell(cell))
+                .put(&pooler, &then.pooler(&then.state.first_database, cell).unwrap());
             let reported = PoolerStatus {
                 database: database.clone(),
                 cell: cell.name.clone(),
@@ -366,7 +416,7 @@ mod tests {
                 closed_jobs: vec![open.id],
                 added_cells: vec!["zone3".parse().unwrap()],
                 removed_cells: vec!["zone9".parse().unwrap()],
-                incarnation: Some(2),
+                incarnations: vec![("app".parse().unwrap(), 2)],
                 unreadable: vec![],
             }
         );

@@ -113,8 +113,8 @@ impl Cluster {
     /// Ends what would go on with what it knows from before: it compares with revisions that will come again.
     pub(crate) async fn end_daemons(&self, steps: &Steps) -> Result<()> {
         let mut ended = 0;
-        for cell in self.cells_on_disk() {
-            ended += usize::from(self.stop_pooler(&cell).await?);
+        for member in self.members_on_disk() {
+            ended += usize::from(self.stop_pooler(&member).await?);
         }
         ended += usize::from(self.stop_admin().await?);
         steps.step(&format!("{ended} processes that use etcd have ended; PostgreSQL goes on"));

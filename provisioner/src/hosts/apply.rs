@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::{GetDatabaseRequest, ListCellsRequest};
-use cellar_model::CellName;
+use cellar_model::{CellName, Code, DatabaseName};
 
+use crate::cluster::database::ClusterDatabase;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::LocalCell;
 use crate::cluster::steps::Steps;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::cells::{add_cell_on_host, remove_cell_on_host};
+use crate::hosts::databases::create_database;
 use crate::hosts::differences::{Change, Differences, differences};
 use crate::hosts::init::{Bundles, check_names, state_of};
 use crate::spec::cluster_spec::ClusterSpec;
@@ -45,18 +47,33 @@ pub async fn compare_hosts_with(dir: &Path, spec: &ClusterSpec) -> Result<Differ
                 .to_owned(),
         });
     }
-    let wanted = state_of(spec)?;
+    let wanted = state_of(spec, Some(&cluster.state))?;
     let mut admin = cluster.admin().await?;
     let cells = admin.list_cells(ListCellsRequest {}).await?.into_inner().cells;
     let topology: BTreeSet<CellName> = cells.iter().filter_map(|cell| cell.name.parse().ok()).collect();
     // What counts is the record, and a run that was interrupted has written it and not the state, or neither.
-    let request = GetDatabaseRequest { name: cluster.state.database.to_string() };
-    let view = admin.get_database(request).await?.into_inner();
-    let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
-    let retention = view.database.and_then(|database| database.retention).map(|retention| retention.full);
-    let mut present = cluster.state;
-    present.retention_full = retention;
-    Ok(differences(&wanted, &spec.says_etcd, &present, &topology, primary.as_ref()))
+    let (mut present, mut primaries) = (cluster.state.clone(), Vec::new());
+    for ClusterDatabase { name, .. } in cluster.state.databases() {
+        let view = match admin.get_database(GetDatabaseRequest { name: name.to_string() }).await {
+            Ok(view) => view.into_inner(),
+            // Its creation was interrupted, and goes on.
+            Err(status)
+                if cellar_api::reason_of(&status) == Some(Code::UnknownDatabase)
+                    && *name != cluster.state.first_database.name =>
+            {
+                present.further_databases.retain(|database| database.name != *name);
+                continue;
+            }
+            Err(status) => return Err(status.into()),
+        };
+        let primary: Option<CellName> = view.leader.and_then(|leader| leader.cell.parse().ok());
+        primaries.extend(primary.map(|primary| (name.clone(), primary)));
+        if let Some(known) = present.database_mut(name) {
+            let retention = view.database.and_then(|database| database.retention);
+            known.retention_full = retention.map(|retention| retention.full);
+        }
+    }
+    Ok(differences(&wanted, &spec.says_etcd, &present, &topology, &primaries))
 }
 
 /// Makes the cluster so. Repeating it, after a comparison, finishes one that was interrupted.
@@ -76,7 +93,8 @@ pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> 
             cluster.check_etcd_without(cell).await?;
         }
     }
-    let (mut done, mut failed) = (Done::default(), None);
+    let mut done = Done { coming: new_cells(wanted), ..Done::default() };
+    let mut failed = None;
     for change in &wanted.changes {
         if let Err(error) = done.make(dir, change, steps).await {
             failed = Some(error);
@@ -89,6 +107,8 @@ pub async fn apply_to_hosts(dir: &Path, wanted: &Differences, steps: &Steps) -> 
 /// What was done so far.
 #[derive(Default)]
 struct Done {
+    /// The cells that are to be added.
+    coming: BTreeSet<CellName>,
     bundles: BTreeMap<CellName, PathBuf>,
     removed: Vec<CellName>,
 }
@@ -96,9 +116,14 @@ struct Done {
 impl Done {
     async fn make(&mut self, dir: &Path, change: &Change, steps: &Steps) -> Result<()> {
         match change {
-            Change::Retention { to, .. } => {
-                keep_full_backups(dir, *to, steps).await?;
-                steps.step(&format!("an expiry keeps {to} full backups"));
+            Change::CreateDatabase(new) => {
+                let issued = create_database(dir, new, &self.coming, steps).await?;
+                self.bundles.extend(issued.bundles);
+            }
+            Change::Retention { database, to, .. } => {
+                keep_full_backups(dir, database.as_ref(), *to, steps).await?;
+                let of_database = database.as_ref().map(|database| format!(" of database {database}"));
+                steps.step(&format!("an expiry keeps {to} full backups{}", of_database.unwrap_or_default()));
             }
             Change::AddCell { cell, host } => {
                 let (_, issued) = add_cell_on_host(dir, cell, host.clone(), steps).await?;
@@ -115,7 +140,7 @@ impl Done {
 
     /// The result. What people are to do on hosts is told also when a later change has failed.
     fn end(self, dir: &Path, failed: Option<ProvisionError>) -> Result<Applied> {
-        let Self { mut bundles, removed } = self;
+        let Self { mut bundles, removed, coming: _ } = self;
         let (cluster, failed) = match (Cluster::open(dir), failed) {
             (_, Some(error)) if bundles.is_empty() && removed.is_empty() => return Err(error),
             (Ok(cluster), failed) => (cluster, failed),
@@ -125,6 +150,14 @@ impl Done {
         bundles.retain(|cell, _| cluster.state.cell(cell).is_some());
         Ok(Applied { issued: Bundles { cluster, bundles }, removed, failed })
     }
+}
+
+fn new_cells(wanted: &Differences) -> BTreeSet<CellName> {
+    let new = wanted.changes.iter().filter_map(|change| match change {
+        Change::AddCell { cell, .. } => Some(cell.clone()),
+        _ => None,
+    });
+    new.collect()
 }
 
 /// All new hosts are looked up before the first change.
@@ -140,9 +173,18 @@ fn check_new_names(cluster: &Cluster, wanted: &Differences) -> Result<()> {
     if findings.is_empty() { Ok(()) } else { Err(ProvisionError::Preflight(findings)) }
 }
 
-async fn keep_full_backups(dir: &Path, count: u32, steps: &Steps) -> Result<()> {
+/// `database` is none where there is one only.
+async fn keep_full_backups(
+    dir: &Path,
+    database: Option<&DatabaseName>,
+    count: u32,
+    steps: &Steps,
+) -> Result<()> {
     let (mut cluster, _lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
-    cluster.state.retention_full = Some(count);
+    let name = database.unwrap_or(&cluster.state.first_database.name).clone();
+    if let Some(database) = cluster.state.database_mut(&name) {
+        database.retention_full = Some(count);
+    }
     // First the state: from it `cellar cluster wait` writes the record, and would undo what only that has. A comparison goes
     // by the record, so an interruption hides nothing.
     cluster.state.save(&cluster.layout)?;
@@ -160,7 +202,8 @@ mod tests {
         let _ = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
         let error = || ProvisionError::HalfRemoved { cell: "zone3".to_owned() };
         let bundles = ["zone2", "zone3"].map(|cell| (cell.parse().unwrap(), PathBuf::from(cell)));
-        let done = Done { bundles: bundles.into(), removed: vec!["zone3".parse().unwrap()] };
+        let done =
+            Done { bundles: bundles.into(), removed: vec!["zone3".parse().unwrap()], ..Done::default() };
         let applied = done.end(dir.path(), Some(error())).unwrap();
         assert!(matches!(applied.failed, Some(ProvisionError::HalfRemoved { .. })), "{applied:?}");
         let cells: Vec<_> = applied.issued.bundles.keys().map(CellName::as_str).collect();
@@ -173,11 +216,15 @@ mod tests {
     async fn change_of_the_retention_that_is_interrupted_is_not_undone_by_the_next_wait() {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster::on_hosts(dir.path(), &["zone1", "zone2"]);
-        cluster.state.retention_full = Some(7);
+        cluster.state.first_database.retention_full = Some(7);
         cluster.state.save(&cluster.layout).unwrap();
         // No etcd answers.
-        keep_full_backups(dir.path(), 14, &Steps::new(|_, _| {})).await.unwrap_err();
+        keep_full_backups(dir.path(), None, 14, &Steps::new(|_, _| {})).await.unwrap_err();
         let state = ClusterState::load(&cluster.layout).unwrap().unwrap();
-        assert_eq!(state.retention_full, Some(14), "the next wait records what the state says");
+        assert_eq!(
+            state.first_database.retention_full,
+            Some(14),
+            "the next wait records what the state says"
+        );
     }
 }

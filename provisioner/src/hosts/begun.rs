@@ -3,7 +3,6 @@
 //! an id that the others count on.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::CellName;
@@ -62,7 +61,10 @@ impl Cluster {
     async fn members_with(&self, bundle: &Bundle) -> Result<Vec<EtcdMember>> {
         let files =
             tempfile::tempdir().map_err(ProvisionError::io("make a directory in", &std::env::temp_dir()))?;
-        let tls = Path::new(bundle.cell.as_str()).join("tls");
+        // Any of the host's poolers may ask for this.
+        let member = self.state.members_in(&bundle.cell).into_iter().next();
+        let tls = member.map(|member| self.layout_of(&member).tls()).unwrap_or_default();
+        let tls = tls.strip_prefix(self.layout.root()).unwrap_or(&tls);
         let put = |name: &str| {
             let text = tls.join(name).to_str().and_then(|path| bundle.files.get(path));
             let path = files.path().join(name);

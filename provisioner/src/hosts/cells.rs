@@ -64,8 +64,16 @@ pub async fn add_cell_on_host(
         return Err(ProvisionError::Preflight(findings));
     }
     // Its ports, and paths that pgBackRest would misread.
-    let poolers = state.cells.iter().map(|cell| cluster.pooler(cell)).collect::<Result<Vec<_>>>()?;
-    cluster.check_configs(&poolers)?;
+    cluster.check_configs(&cluster.poolers(&state.cells)?)?;
+    cluster.check_ports_of_hosts(std::slice::from_ref(&added))?;
+    if cluster.state.members_in(name).is_empty() {
+        return Err(ProvisionError::Argument {
+            argument: "the cell",
+            value: name.to_string(),
+            reason: "no database is to have a member there: every database was given cells of its own"
+                .to_owned(),
+        });
+    }
     let cell = match existing {
         Some(cell)
             if (cell.host.as_str(), cell.directory.as_str())
@@ -95,7 +103,7 @@ pub async fn add_cell_on_host(
     };
     cluster.state.add_cell_on_host(name.clone(), cell.index, host);
     cluster.state.save(&cluster.layout)?;
-    cluster.admit_pooler(name).await?;
+    cluster.admit_poolers(name).await?;
     cluster.admit_multiadmin(name).await?;
     cluster.rename_users(&cluster.store().await?).await?;
     let bundles = cluster.issue_bundles(std::slice::from_ref(name), false)?;
@@ -149,10 +157,12 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     let had_member = cluster.remove_etcd_of(name, steps).await?;
     cluster.dismiss_host(name).await?;
     // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
-    let tls = cluster.keys_of(name).tls();
-    // An earlier run may have removed them.
-    if tls.exists() {
-        remember_certificates(&tls, &cluster.layout.ca(), None)?;
+    for member in cluster.state.members_in(name) {
+        let tls = cluster.keys_of(&member).tls();
+        // An earlier run may have removed them.
+        if tls.exists() {
+            remember_certificates(&tls, &cluster.layout.ca(), None)?;
+        }
     }
     // Before the state forgets the cell: a run that ends in between is repeated.
     remove_tree(cluster.for_host(name).root())?;

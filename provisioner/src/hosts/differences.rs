@@ -3,19 +3,27 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use cellar_model::CellName;
+use cellar_model::{CellName, DatabaseName};
 use serde::Serialize;
 
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::database::ClusterDatabase;
+use crate::cluster::local_cluster::RETENTION_FULL;
 use crate::cluster::state::{ClusterState, LocalCell};
 use crate::error::finding::Finding;
+use crate::hosts::databases::NewDatabase;
 
 /// A difference that `cellar cluster apply` removes. Nothing that runs is restarted for any of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Change {
+    /// A new database. Its instances are made when the bundles are installed that are issued for it.
+    CreateDatabase(NewDatabase),
     /// An expiry keeps another number of full backups.
     Retention {
+        /// The database; none where there is one only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        database: Option<DatabaseName>,
         /// The present number; none when none was ever chosen.
         from: Option<u32>,
         /// The new one.
@@ -38,8 +46,20 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Retention { from: Some(from), to } => write!(f, "full backups kept: {to} (now {from})"),
-            Self::Retention { from: None, to } => write!(f, "full backups kept: {to}"),
+            Self::CreateDatabase(new) => {
+                let cells = new.cells.iter().map(CellName::as_str).collect::<Vec<_>>().join(", ");
+                let cells = if cells.is_empty() { "all cells" } else { &cells };
+                write!(
+                    f,
+                    "create database {} in {cells}; full backups kept: {}",
+                    new.name, new.retention_full
+                )
+            }
+            Self::Retention { database, from, to } => {
+                let of_database = database.as_ref().map(|database| format!(" of database {database}"));
+                write!(f, "full backups{} kept: {to}", of_database.unwrap_or_default())?;
+                from.map_or(Ok(()), |from| write!(f, " (now {from})"))
+            }
             Self::AddCell { cell, host } => {
                 write!(f, "add cell {cell} on {}, in {}", host.host, host.directory.display())
             }
@@ -95,17 +115,24 @@ impl Differences {
 }
 
 /// Compares what is specified with what the operator's directory has, and with the cells that are in the topology.
-/// `says_etcd` are the cells of which the specification says whether they have an etcd member, `primary` is the recorded one.
+/// `says_etcd` are the cells of which the specification says whether they have an etcd member, `primaries` are the recorded ones.
 pub(crate) fn differences(
     wanted: &ClusterState,
     says_etcd: &BTreeSet<CellName>,
     recorded: &ClusterState,
     topology: &BTreeSet<CellName>,
-    primary: Option<&CellName>,
+    primaries: &[(DatabaseName, CellName)],
 ) -> Differences {
     let mut found = Differences { refused: of_cluster(wanted, recorded), ..Differences::default() };
-    if let Some(to) = wanted.retention_full.filter(|_| wanted.retention_full != recorded.retention_full) {
-        found.changes.push(Change::Retention { from: recorded.retention_full, to });
+    found.refused.extend(of_databases(wanted, recorded));
+    // First: a cell that is added has the members of all databases that are wanted there.
+    found.changes.extend(new_databases(wanted, recorded).map(Change::CreateDatabase));
+    for database in wanted.databases() {
+        let Some(present) = recorded.database(&database.name) else { continue };
+        if let Some(to) = database.retention_full.filter(|to| Some(*to) != present.retention_full) {
+            let several = recorded.has_several_databases().then(|| database.name.clone());
+            found.changes.push(Change::Retention { database: several, from: present.retention_full, to });
+        }
     }
     for cell in &wanted.cells {
         let (Some(host), says) = (&cell.host, says_etcd.contains(&cell.name)) else { continue };
@@ -143,13 +170,17 @@ pub(crate) fn differences(
     let unknown = topology.iter().filter(|cell| recorded.cell(cell).is_none());
     let gone = known.chain(unknown).filter(|cell| wanted.cell(cell).is_none());
     let gone: Vec<&CellName> = gone.collect();
-    found.refused.extend(must_stay(&gone, recorded, primary));
+    found.refused.extend(must_stay(&gone, recorded, primaries));
     found.changes.extend(gone.into_iter().map(|cell| Change::RemoveCell { cell: cell.clone() }));
     found
 }
 
 /// Those of the cells that are to leave which cannot: known now, before other changes have been made.
-fn must_stay(gone: &[&CellName], recorded: &ClusterState, primary: Option<&CellName>) -> Vec<Remaining> {
+fn must_stay(
+    gone: &[&CellName],
+    recorded: &ClusterState,
+    primaries: &[(DatabaseName, CellName)],
+) -> Vec<Remaining> {
     let stays = |cell: &CellName, present: &str, hint: &str| Remaining {
         field: format!("cells.{cell}"),
         present: present.to_owned(),
@@ -162,10 +193,14 @@ fn must_stay(gone: &[&CellName], recorded: &ClusterState, primary: Option<&CellN
     let is_one_left = recorded.cells.iter().any(stays_with_one);
     let mut found = Vec::new();
     for cell in gone {
-        if primary == Some(*cell) {
+        for (database, _) in primaries.iter().filter(|(_, primary)| primary == *cell) {
+            let present = match recorded.has_several_databases() {
+                false => "the primary".to_owned(),
+                true => format!("the primary of database {database}"),
+            };
             found.push(stays(
                 cell,
-                "the primary",
+                &present,
                 "promote another cell first (docs/runbooks/lost-cell.md), then repeat this",
             ));
         }
@@ -190,8 +225,12 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
     };
     let fields = [
         ("cluster", wanted.cluster.to_string(), recorded.cluster.to_string()),
-        ("database.name", wanted.database.to_string(), recorded.database.to_string()),
-        ("database.stanza", wanted.stanza.to_string(), recorded.stanza.to_string()),
+        ("database.name", wanted.first_database.name.to_string(), recorded.first_database.name.to_string()),
+        (
+            "database.stanza",
+            wanted.first_database.stanza.to_string(),
+            recorded.first_database.stanza.to_string(),
+        ),
         ("repo.path", path(wanted), path(recorded)),
         ("repo.host", host(wanted), host(recorded)),
         ("os_user", wanted.os_user.clone(), recorded.os_user.clone()),
@@ -208,6 +247,58 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
                 .to_owned(),
         })
         .collect()
+}
+
+/// The databases that are specified and not there.
+fn new_databases(wanted: &ClusterState, recorded: &ClusterState) -> impl Iterator<Item = NewDatabase> {
+    let new = wanted.further_databases.iter().filter(|one| recorded.database(&one.name).is_none());
+    new.map(|database| NewDatabase {
+        name: database.name.clone(),
+        stanza: Some(database.stanza.clone()),
+        cells: database.cells.clone(),
+        port_offset: Some(database.port_offset),
+        retention_full: database.retention_full.unwrap_or(RETENTION_FULL),
+    })
+}
+
+/// Databases that are to go, and where each has members. The names of cells that are to leave stay in what is recorded, so
+/// they are not compared: with its cell the member is there again.
+fn of_databases(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> {
+    let mut found = Vec::new();
+    let mut differ = |field: String, present: String, wanted: String, hint: &str| {
+        if present != wanted {
+            found.push(Remaining { field, present, wanted, hint: hint.to_owned() });
+        }
+    };
+    for gone in recorded.further_databases.iter().filter(|one| wanted.database(&one.name).is_none()) {
+        let hint = "this release removes no database: keep it in the specification";
+        let (present, wanted) = ("a database".to_owned(), "no such database".to_owned());
+        differ(format!("databases.{}", gone.name), present, wanted, hint);
+    }
+    let whole_life = "a database keeps it for its whole life: correct the specification";
+    for (at, database) in wanted.databases().enumerate() {
+        let Some(present) = recorded.database(&database.name) else { continue };
+        let field = |what: &str| match at {
+            0 => format!("database.{what}"),
+            _ => format!("databases.{}.{what}", database.name),
+        };
+        if at > 0 {
+            differ(field("stanza"), present.stanza.to_string(), database.stanza.to_string(), whole_life);
+            let offsets = [present, database].map(|one| one.port_offset.to_string());
+            let [present, wanted] = offsets;
+            differ(field("port_offset"), present, wanted, whole_life);
+        }
+        let cells = |one: &ClusterDatabase| {
+            let there = one.cells.iter().filter(|cell| wanted.cell(cell).is_some());
+            match one.cells.is_empty() {
+                true => "all".to_owned(),
+                false => there.map(CellName::as_str).collect::<Vec<_>>().join(", "),
+            }
+        };
+        let hint = "a database keeps the cells that it was given when it was made: correct the specification";
+        differ(field("cells"), cells(present), cells(database), hint);
+    }
+    found
 }
 
 fn compare_hosts(
@@ -258,208 +349,4 @@ fn compare_hosts(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hosts::init::state_of;
-    use crate::spec::cluster_spec::ClusterSpec;
-
-    const CELLS: &str = "
-        [[cells]]
-        name = \"zone1\"
-        host = \"db1.example.org\"
-        [[cells]]
-        name = \"zone2\"
-        host = \"db2.example.org\"
-        [[cells]]
-        name = \"zone3\"
-        host = \"db3.example.org\"
-    ";
-
-    fn spec(top: &str, repo: &str, cells: &str) -> ClusterSpec {
-        let text = format!(
-            "cluster = \"demo\"\n{top}\n[database]\nname = \"app\"\n[repo]\npath = \"/mnt/backup\"\n{repo}\n{cells}"
-        );
-        ClusterSpec::parse(&text).unwrap()
-    }
-
-    fn state(spec: &ClusterSpec) -> ClusterState {
-        state_of(spec).unwrap()
-    }
-
-    fn names(state: &ClusterState) -> BTreeSet<CellName> {
-        state.cells.iter().map(|cell| cell.name.clone()).collect()
-    }
-
-    fn compare(spec: &ClusterSpec, recorded: &ClusterState) -> Differences {
-        differences(&state(spec), &spec.says_etcd, recorded, &names(recorded), None)
-    }
-
-    fn zone4(more: &str) -> String {
-        format!("{CELLS}\n[[cells]]\nname = \"zone4\"\nhost = \"db4.example.org\"\n{more}")
-    }
-
-    #[test]
-    fn cluster_is_as_its_own_specification_says() {
-        let spec = spec("", "", CELLS);
-        assert_eq!(compare(&spec, &state(&spec)), Differences::default());
-    }
-
-    #[test]
-    fn repository_stays_on_its_host() {
-        let (everywhere, one) = (spec("", "", CELLS), spec("", "host = \"zone3\"", CELLS));
-        assert_eq!(compare(&one, &state(&one)), Differences::default());
-        for (wanted, recorded) in [(&everywhere, &one), (&one, &everywhere)] {
-            let refused = compare(wanted, &state(recorded)).refused;
-            let fields: Vec<&str> = refused.iter().map(|refused| refused.field.as_str()).collect();
-            assert_eq!(fields, ["repo.host"]);
-        }
-    }
-
-    #[test]
-    fn cells_and_the_retention_are_changed_while_everything_runs() {
-        let recorded = state(&spec("", "", CELLS));
-        let found = compare(&spec("", "retention_full = 14", &zone4("")), &recorded);
-        assert_eq!(found.changes[0], Change::Retention { from: Some(7), to: 14 });
-        let Change::AddCell { cell, host } = &found.changes[1] else { panic!("{found:?}") };
-        assert_eq!((cell.as_str(), host.host.to_string().as_str()), ("zone4", "db4.example.org"));
-        assert!(found.refused.is_empty() && found.left.is_empty(), "{found:?}");
-        // The other way round.
-        let found = compare(&spec("", "", CELLS), &state(&spec("", "", &zone4(""))));
-        let zone4: CellName = "zone4".parse().unwrap();
-        assert_eq!(found.changes, [Change::RemoveCell { cell: zone4 }]);
-    }
-
-    /// How many cells there are decides who has a member of etcd at the beginning only.
-    #[test]
-    fn members_of_etcd_differ_only_where_the_specification_says_so() {
-        let two = "
-            [[cells]]
-            name = \"zone1\"
-            host = \"db1.example.org\"
-            [[cells]]
-            name = \"zone2\"
-            host = \"db2.example.org\"
-        ";
-        let recorded = state(&spec("", "", two));
-        let found = compare(&spec("", "", CELLS), &recorded);
-        let Change::AddCell { host, .. } = &found.changes[0] else { panic!("{found:?}") };
-        assert!(!host.etcd && found.refused.is_empty() && found.left.is_empty(), "{found:?}");
-
-        let recorded = state(&spec("", "", CELLS));
-        let says = CELLS
-            .replace("db3.example.org\"", "db3.example.org\"\netcd = false")
-            .replace("db2.example.org\"", "db2.example.org\"\netcd = false");
-        let found = compare(&spec("", "", &says), &recorded);
-        let fields: Vec<&str> = found.refused.iter().map(|each| each.field.as_str()).collect();
-        assert_eq!(fields, ["cells.zone2.etcd", "cells.zone3.etcd"]);
-        // A member comes to a new cell by a command of its own.
-        let five = format!(
-            "{}\n[[cells]]\nname = \"zone5\"\nhost = \"db5.example.org\"\netcd = true",
-            zone4("etcd = true")
-        );
-        let found = compare(&spec("", "", &five), &recorded);
-        assert_eq!((found.changes.len(), found.refused.len(), found.left.len()), (2, 0, 2));
-        assert!(found.left[0].hint.contains("`cellar etcd add zone4`"), "{found:?}");
-    }
-
-    #[test]
-    fn what_cannot_be_changed_is_named_with_what_to_do() {
-        let recorded = state(&spec("", "", CELLS));
-        let moved = CELLS
-            .replace("db2.", "db9.")
-            .replace("db3.example.org\"", "db3.example.org\"\nmultiadmin = false");
-        let found = compare(&spec("port_offset = 10\nos_user = \"pg\"", "", &moved), &recorded);
-        let fields: Vec<&str> = found.refused.iter().map(|each| each.field.as_str()).collect();
-        assert_eq!(fields, ["os_user", "port_offset", "cells.zone2.host", "cells.zone3.multiadmin"]);
-        let zone2 = &found.refused[2];
-        assert_eq!((zone2.present.as_str(), zone2.wanted.as_str()), ("db2.example.org", "db9.example.org"));
-        assert!(zone2.hint.contains("`cellar cells remove zone2`"), "{zone2:?}");
-        assert!(found.changes.is_empty());
-    }
-
-    #[test]
-    fn cell_whose_host_has_the_repository_is_not_to_be_removed_to_be_changed() {
-        let at = "host = \"db3.example.org\"";
-        let recorded = state(&spec("", at, CELLS));
-        let host = "db3.example.org\"";
-        for (field, to) in [
-            ("host", "db9.example.org\""),
-            ("listen", "db3.example.org\"\nlisten = \"10.0.0.3\""),
-            ("directory", "db3.example.org\"\ndirectory = \"/srv/cellar\""),
-            ("multiadmin", "db3.example.org\"\nmultiadmin = false"),
-        ] {
-            let at = if field == "host" { at.replace("db3", "db9") } else { at.to_owned() };
-            let found = compare(&spec("", &at, &CELLS.replace(host, to)), &recorded);
-            let [refused] = &found.refused[..] else { panic!("{found:?}") };
-            assert_eq!(refused.field, format!("cells.zone3.{field}"));
-            let hint = &refused.hint;
-            assert!(!hint.contains("cells remove") && hint.contains("correct the specification"), "{hint}");
-            // Others are.
-            let (one, other) = (host.replace("db3", "db2"), to.replace("db3", "db2").replace("0.3", "0.2"));
-            let found =
-                compare(&spec("", &at.replace("db9", "db3"), &CELLS.replace(&one, &other)), &recorded);
-            assert!(found.refused[0].hint.contains("`cellar cells remove zone2`"), "{found:?}");
-        }
-        let without = CELLS
-            .replace("db2.example.org\"", "db2.example.org\"\netcd = false")
-            .replace(host, "db3.example.org\"\netcd = false");
-        let found = compare(&spec("", at, &without), &recorded);
-        let hints: Vec<&str> = found.refused.iter().map(|each| each.hint.as_str()).collect();
-        assert!(hints[0].contains("cells remove zone2") && !hints[1].contains("cells remove"), "{hints:?}");
-    }
-
-    #[test]
-    fn cells_that_cannot_leave_are_known_before_anything_is_changed() {
-        let says = format!("{}\nmultiadmin = false", CELLS.trim_end());
-        let recorded = state(&spec("", "", &says));
-        let only = |kept: &str| {
-            let kept = spec("", "retention_full = 14", kept);
-            differences(
-                &state(&kept),
-                &kept.says_etcd,
-                &recorded,
-                &names(&recorded),
-                Some(&"zone1".parse().unwrap()),
-            )
-        };
-        let blocks: Vec<String> =
-            says.split("[[cells]]").skip(1).map(|block| format!("[[cells]]{block}")).collect();
-        let found = only(&blocks[1..].concat());
-        let fields: Vec<_> = found.refused.iter().map(|each| (&*each.field, &*each.present)).collect();
-        assert_eq!(fields, [("cells.zone1", "the primary")], "{found:?}");
-        // Both multiadmins would go, and that of a new cell is not installed.
-        let zone4 = "[[cells]]\nname = \"zone4\"\nhost = \"db4.example.org\"\n";
-        let found = only(&format!("{}\n{zone4}", blocks[2]));
-        let fields: Vec<_> = found.refused.iter().map(|each| each.field.as_str()).collect();
-        assert_eq!(fields, ["cells.zone1", "cells.zone1", "cells.zone2"], "{found:?}");
-        // One stays.
-        assert_eq!(only(&[&*blocks[0], &*blocks[2]].concat()).refused, []);
-    }
-
-    #[test]
-    fn cell_whose_addition_was_interrupted_is_removed_or_added_as_specified() {
-        let recorded = state(&spec("", "", CELLS));
-        let zone4_name: CellName = "zone4".parse().unwrap();
-        let mut topology = names(&recorded);
-        topology.insert(zone4_name.clone());
-        let compare =
-            |spec: &ClusterSpec| differences(&state(spec), &spec.says_etcd, &recorded, &topology, None);
-        assert_eq!(compare(&spec("", "", CELLS)).changes, [Change::RemoveCell { cell: zone4_name.clone() }]);
-        let found = compare(&spec("", "", &zone4("")));
-        assert!(
-            matches!(&found.changes[..], [Change::AddCell { cell, .. }] if *cell == zone4_name),
-            "{found:?}"
-        );
-    }
-
-    #[test]
-    fn cell_whose_removal_was_interrupted_is_neither_there_nor_added() {
-        let spec = spec("", "", CELLS);
-        let recorded = state(&spec);
-        let mut topology = names(&recorded);
-        topology.retain(|cell| cell.as_str() != "zone3");
-        let found = differences(&state(&spec), &spec.says_etcd, &recorded, &topology, None);
-        assert!(found.changes.is_empty(), "{found:?}");
-        assert!(found.refused[0].hint.contains("`cellar cells remove zone3`"), "{found:?}");
-    }
-}
+mod tests;

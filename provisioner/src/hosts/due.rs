@@ -60,8 +60,8 @@ fn due_text(files: impl Iterator<Item = PathBuf>, now: SystemTime) -> Option<Str
 /// When nothing is installed there.
 pub fn installed_certificates_due(dir: &Path, now: SystemTime) -> Result<Option<String>> {
     let (cluster, cell) = open_host(dir)?;
-    let tls = cluster.layout.cell(&cell).tls();
-    let directories = [cluster.etcd_tls(), cluster.layout.multiadmin(), tls];
+    let mut directories = vec![cluster.etcd_tls(), cluster.layout.multiadmin()];
+    directories.extend(cluster.members_here().iter().map(|member| cluster.layout_of(member).tls()));
     let entries = directories.iter().flat_map(|one| std::fs::read_dir(one).into_iter().flatten().flatten());
     let files = entries
         .map(|entry| entry.path())

@@ -92,6 +92,16 @@ impl HostState {
     }
 }
 
+impl Cluster {
+    /// The cluster as the host whose directory this is has it.
+    ///
+    /// # Errors
+    /// When nothing was installed there, or it cannot be read.
+    pub fn open_on_host(dir: &Path) -> Result<Self> {
+        open_host(dir).map(|(cluster, _)| cluster)
+    }
+}
+
 /// The cluster as the host whose directory this is has it, and the host's cell.
 ///
 /// # Errors

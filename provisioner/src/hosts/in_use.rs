@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use cellar_model::{Cell, CellName, HostName, Key, PoolerStatus, Ports, timestamp_ms};
+use cellar_model::{Cell, CellName, DatabaseName, HostName, Key, PoolerStatus, Ports, timestamp_ms};
 use cellar_tls::{CertificateInfo, ClientTls, ProbeProtocol, SERVER_CERTIFICATE};
 use cellar_topology::Store;
 use futures_util::future::try_join_all;
@@ -14,6 +14,7 @@ use futures_util::future::try_join_all;
 use crate::certificates::set::CertificateSet;
 use crate::certificates::sets::ADMIN_CERTIFICATE;
 use crate::cluster::cell_host::CellHost;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::finding::Finding;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -140,20 +141,37 @@ impl Cluster {
                 false => Ok(None),
             }
         };
-        let key = Key::Status(self.state.database.clone(), cell.clone());
-        let (etcd, multiadmin, status) = tokio::join!(etcd, multiadmin, store.get::<PoolerStatus>(&key));
-        let status = status?.map(|found| found.record);
+        let members = self.state.members_in(cell);
+        let poolers = try_join_all(members.iter().map(|member| self.uses_of_member(store, member, host)));
+        let (etcd, multiadmin, poolers) = tokio::join!(etcd, multiadmin, poolers);
+        let all = [etcd?, multiadmin?].into_iter().flatten().chain(poolers?.into_iter().flatten());
+        Ok(Behind::of(all))
+    }
+
+    /// Which certificates the pooler of a member uses, and its PostgreSQL where the pooler does not report.
+    async fn uses_of_member(&self, store: &Store, member: &Member, host: &CellHost) -> Result<Vec<Use>> {
+        let Member { cell, database } = member;
+        let key = Key::Status(database.clone(), cell.clone());
+        let status = store.get::<PoolerStatus>(&key).await?.map(|found| found.record);
         let pooler = match status {
             None if store.get::<Cell>(&Key::Cell(cell.clone())).await?.is_none() => Use::Silent(format!(
                 "the topology does not have it (`cellar cells remove {cell}` finishes a removal that was interrupted)"
             )),
-            _ => use_of_pooler(status.as_ref(), self.first_end(cell)),
+            _ => use_of_pooler(&self.of_database(database), status.as_ref(), self.first_end(member)),
         };
         let postgres = match status {
             Some(_) => None,
-            None => self.use_of_postgres(cell, host).await?,
+            None => self.use_of_postgres(member, host).await?,
         };
-        Ok(Behind::of([etcd?, multiadmin?, Some(pooler), postgres].into_iter().flatten()))
+        Ok([Some(pooler), postgres].into_iter().flatten().collect())
+    }
+
+    /// What completes the name of a program of a host: of which database it is, where there are several.
+    fn of_database(&self, database: &DatabaseName) -> String {
+        match self.state.has_several_databases() {
+            false => String::new(),
+            true => format!(" of database {database}"),
+        }
     }
 
     /// Which certificate a server of a host uses, against the one in `issued`.
@@ -184,14 +202,15 @@ impl Cluster {
         })
     }
 
-    /// Which certificate the PostgreSQL of a cell uses whose multipooler does not report: it may run without it. None when it
+    /// Which certificate the PostgreSQL of a member uses whose multipooler does not report: it may run without it. None when it
     /// does not answer.
-    async fn use_of_postgres(&self, cell: &CellName, host: &CellHost) -> Result<Option<Use>> {
-        let Some(known) = self.state.cell(cell) else { return Ok(None) };
-        let (port, issued) =
-            (self.pooler(known)?.postgres_port, self.keys_of(cell).tls().join(SERVER_CERTIFICATE));
-        let found =
-            self.certificate_use("PostgreSQL", &host.host, port, ProbeProtocol::Postgres, &issued).await?;
+    async fn use_of_postgres(&self, member: &Member, host: &CellHost) -> Result<Option<Use>> {
+        let known = (self.state.cell(&member.cell), self.state.database(&member.database));
+        let (Some(cell), Some(database)) = known else { return Ok(None) };
+        let port = self.pooler(database, cell)?.postgres_port;
+        let issued = self.keys_of(member).tls().join(SERVER_CERTIFICATE);
+        let what = format!("PostgreSQL{}", self.of_database(&member.database));
+        let found = self.certificate_use(&what, &host.host, port, ProbeProtocol::Postgres, &issued).await?;
         Ok((!matches!(found, Use::Silent(_))).then_some(found))
     }
 
@@ -235,9 +254,9 @@ impl Cluster {
         self.state.not_waited_for.len() != before
     }
 
-    /// When the first of the certificates ends that were issued for a cell.
-    fn first_end(&self, cell: &CellName) -> Option<SystemTime> {
-        let set = self.cell_set(cell);
+    /// When the first of the certificates ends that were issued for a member.
+    fn first_end(&self, member: &Member) -> Option<SystemTime> {
+        let set = self.member_set(member);
         let infos = set.certificates().filter_map(|file| CertificateInfo::from_file(&file).ok());
         infos.map(|info| info.not_after).min()
     }
@@ -251,16 +270,18 @@ pub(super) fn unknown_use(error: &ProvisionError) -> Finding {
     }
 }
 
-fn use_of_pooler(status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> Use {
+fn use_of_pooler(of_database: &str, status: Option<&PoolerStatus>, wanted: Option<SystemTime>) -> Use {
     let Some(status) = status else {
-        return Use::Silent("its multipooler does not report".to_owned());
+        return Use::Silent(format!("its multipooler{of_database} does not report"));
     };
     let wanted = wanted.and_then(|end| jiff::Timestamp::try_from(end).ok()).map(timestamp_ms);
     if status.certificate_expiry == wanted && wanted.is_some() {
         return Use::Newest;
     }
     let shown = status.certificate_expiry.map_or_else(|| "an unknown time".to_owned(), |end| end.to_string());
-    Use::Other(format!("its multipooler uses certificates that end at {shown}, and not the newest"))
+    Use::Other(format!(
+        "its multipooler{of_database} uses certificates that end at {shown}, and not the newest"
+    ))
 }
 
 #[cfg(test)]
@@ -278,16 +299,16 @@ mod tests {
             });
             serde_json::from_value(text).unwrap()
         };
-        let other = |status: Option<&PoolerStatus>, wanted| match use_of_pooler(status, wanted) {
+        let other = |status: Option<&PoolerStatus>, wanted| match use_of_pooler("", status, wanted) {
             Use::Other(text) => text,
             found => panic!("{found:?}"),
         };
         let shown = jiff::Timestamp::try_from(end).unwrap().to_string();
-        assert_eq!(use_of_pooler(Some(&status(&shown)), Some(end)), Use::Newest);
+        assert_eq!(use_of_pooler("", Some(&status(&shown)), Some(end)), Use::Newest);
         let later = Some(end + Duration::from_secs(1));
         assert!(other(Some(&status(&shown)), later).contains(&shown));
         assert!(other(Some(&status(&shown)), None).contains("not the newest"));
-        let silent = use_of_pooler(None, later);
+        let silent = use_of_pooler("", None, later);
         assert!(matches!(silent, Use::Silent(text) if text.contains("does not report")));
     }
 
@@ -329,7 +350,7 @@ mod tests {
         std::fs::rename(dir.path().join("aside"), &partly).unwrap();
 
         // A revocation with which all cells change their names makes no keys for a cell that goes.
-        let of_zone1 = cluster.keys_of(&zone1).tls().join(SERVER_CERTIFICATE);
+        let of_zone1 = cluster.keys_of(&cluster.state.members()[0]).tls().join(SERVER_CERTIFICATE);
         let steps = crate::cluster::steps::Steps::new(|_, _| {});
         let serial = CertificateInfo::from_file(&of_zone1).unwrap().serial;
         cluster.begin_revocation(&serial, &steps).unwrap();

@@ -96,7 +96,7 @@ pub async fn install_host(path: &Path, snapshot: Option<&Path>, steps: &Steps) -
     let mut changed = install_files(&layout, &bundle.files, cluster.owner())?;
     changed.extend(kept.map(|_| cluster.etcd_data()));
     // Also here: a service manager may start the programs as a user who may make none in the cluster's directory.
-    cluster.make_host_directories(&bundle.cell)?;
+    cluster.make_host_directories()?;
     changed.extend(cluster.write_drop_ins()?);
     Ok(Installed { cell: bundle.cell, directory: host.directory, changed })
 }
@@ -240,6 +240,7 @@ impl Cluster {
         }
         findings.extend(self.etcd_data_obstacle(snapshot)?);
         let cells: Vec<_> = self.cells_here().cloned().collect();
+        let members: Vec<_> = self.members_here().iter().map(|member| self.layout_of(member)).collect();
         if let Some(repo) = self.repository_here() {
             if !repo.is_dir() {
                 let hint = match self.state.repo.home() {
@@ -255,7 +256,7 @@ impl Cluster {
             } else {
                 findings.extend(access::check(repo, &self.user));
             }
-            let own = cells.iter().map(|cell| self.layout.cell(&cell.name).root().to_owned());
+            let own = members.iter().map(|layout| layout.root().to_owned());
             if let Some(overlapping) = self.overlapping_repository(own) {
                 findings.push(Finding {
                     message: format!(
@@ -267,11 +268,12 @@ impl Cluster {
                 });
             }
         }
-        for cell in &cells {
-            findings.extend(access::check(self.layout.cell(&cell.name).root(), &self.user));
-            if !self.layout.cell(&cell.name).data().exists() {
-                findings.extend(disk::check(self.layout.root(), 1));
-            }
+        for layout in &members {
+            findings.extend(access::check(layout.root(), &self.user));
+        }
+        let new = members.iter().filter(|layout| !layout.data().exists()).count();
+        if new > 0 {
+            findings.extend(disk::check(self.layout.root(), new));
         }
         for need in self.ports(&cells)? {
             findings.extend(check_port(&need, &self.listen_at(need.port), Some(self.layout.root())));

@@ -1,5 +1,5 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
-//! (`init`, `bundle`), how a running cluster differs from a specification (`differences`) and becomes so (`apply`), which of it hosts use (`in_use`) and which ends soon (`due`), how it is revoked (`revoke`), cells that come and go (`cells`) and
+//! (`init`, `bundle`), how a running cluster differs from a specification (`differences`) and becomes so (`apply`), which of it hosts use (`in_use`) and which ends soon (`due`), how it is revoked (`revoke`), cells that come and go (`cells`), databases that come (`databases`) and
 //! etcd's members with them (`etcd`), a snapshot of etcd put back (`etcd_restore`), whether all servers answer (`servers`),
 //! and the wait until it is well (`wait`). On each host: `install`, `run` and `upgrade`, whether etcd's data there is what
 //! the bundle says (`etcd_data`) and whether etcd knows its member (`begun`), what the units of systemd are told (`drop_ins`) and asked (`units`), what a host sees of the
@@ -9,6 +9,7 @@ pub(crate) mod apply;
 pub(crate) mod begun;
 pub(crate) mod bundle;
 pub(crate) mod cells;
+pub(crate) mod databases;
 pub(crate) mod differences;
 pub(crate) mod drop_ins;
 pub(crate) mod due;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cellar_model::CellName;
+use cellar_model::{CellName, unqualified_name};
 use cellar_tls::{Ca, CertificateInfo, SERVER_CERTIFICATE, forget_previous};
 
 use crate::cluster::local_cluster::Cluster;
@@ -339,7 +339,7 @@ impl Cluster {
         let (trusted, name) = (self.trusted()?, self.state.pgbackrest_name.to_string());
         for set in self.certificate_sets()? {
             let has_name = CertificateInfo::from_file(&set.directory.join(SERVER_CERTIFICATE))
-                .is_ok_and(|info| info.common_name == name);
+                .is_ok_and(|info| unqualified_name(&info.common_name) == name);
             if set.directory.exists()
                 && set.opens_pgbackrest()
                 && !has_name

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, ClusterLayout};
+use cellar_model::{CellLayout, CellName, ClusterLayout, DatabaseName};
 use cellar_system::running_pid;
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::cluster::steps::Steps;
@@ -46,23 +47,47 @@ pub struct HostCommand {
     pub directory: PathBuf,
 }
 
+/// The multipooler of this host whose directory this is, by the name of its database, which may be left out where the host's
+/// cluster has one only.
+///
+/// # Errors
+/// When nothing is installed there, or the name is missing.
+pub fn host_pooler(dir: &Path, database: Option<&DatabaseName>) -> Result<HostProgram> {
+    let (cluster, _) = open_host(dir)?;
+    match database {
+        Some(database) => Ok(HostProgram::Multipooler(database.clone())),
+        None if !cluster.state.has_several_databases() => {
+            Ok(HostProgram::Multipooler(cluster.state.first_database.name))
+        }
+        None => {
+            let here: Vec<String> =
+                cluster.members_here().into_iter().map(|member| member.database.to_string()).collect();
+            Err(ProvisionError::Argument {
+                argument: "--database",
+                value: String::new(),
+                reason: format!("the cluster has several: name one that is here ({})", here.join(", ")),
+            })
+        }
+    }
+}
+
 /// How to run a program of the host whose directory this is, for this process to become it: what its systemd unit executes.
 /// etcd writes no pid file of its own, so that is written here.
 ///
 /// # Errors
 /// When nothing is installed there, the host has no such program, or etcd runs already.
-pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
+pub fn host_command(dir: &Path, program: &HostProgram) -> Result<HostCommand> {
     let (cluster, cell) = open_host(dir)?;
-    let not_here = |what: &str| ProvisionError::Start {
-        what: format!("{what}: the specification gives the host of cell {cell} none"),
-        source: std::io::ErrorKind::NotFound.into(),
-    };
-    match program {
-        HostProgram::Etcd if !cluster.has_etcd() => return Err(not_here("etcd")),
-        HostProgram::Multiadmin if !cluster.has_multiadmin() => return Err(not_here("multiadmin")),
-        _ => {}
+    if !cluster.programs_here().contains(program) {
+        return Err(ProvisionError::Start {
+            what: format!(
+                "{}: the specification gives the host of cell {cell} none",
+                cluster.what_of(program)
+            ),
+            source: std::io::ErrorKind::NotFound.into(),
+        });
     }
-    cluster.make_host_directories(&cell)?;
+    cluster.make_host_directories()?;
     let (program, arguments, run_as) = match program {
         HostProgram::Etcd => {
             let missing = || ProvisionError::Start {
@@ -80,7 +105,10 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
             (binaries::find("etcd").ok_or_else(missing)?, cluster.etcd_arguments()?, cluster.user.switch())
         }
         HostProgram::Multiadmin => (daemon("multiadmin")?, cluster.admin_arguments()?, None),
-        HostProgram::Multipooler => (daemon("multipooler")?, cluster.pooler_arguments(&cell)?, None),
+        HostProgram::Multipooler(database) => {
+            let member = Member { cell, database: database.clone() };
+            (daemon("multipooler")?, cluster.pooler_arguments(&member)?, None)
+        }
     };
     let environment = cluster.daemon_environment();
     Ok(HostCommand { program, arguments, environment, run_as, directory: dir.to_owned() })
@@ -93,11 +121,11 @@ pub fn host_command(dir: &Path, program: HostProgram) -> Result<HostCommand> {
 /// # Errors
 /// When a port is taken, or a program cannot be started or ends at once.
 pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<ProcessHealth>> {
-    let (cluster, cell) = open_host(dir)?;
+    let (cluster, _) = open_host(dir)?;
     let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
-    let (this, of) = (cluster.clone(), cell.clone());
-    let (lacking, started) = blocking(move || this.start_all_here(&of)).await?;
-    let mut found = cluster.look_at_started(&cell, &lacking.startable, started).await?;
+    let this = cluster.clone();
+    let (lacking, started) = blocking(move || this.start_all_here()).await?;
+    let mut found = cluster.look_at_started(&lacking.startable, started).await?;
     found.extend(lacking.held_back);
     Ok(found)
 }
@@ -127,20 +155,19 @@ pub fn host_processes(dir: &Path) -> Result<(CellName, Vec<ProcessHealth>)> {
 /// # Errors
 /// When a process does not end, or the repository lies in what is to be removed.
 pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result<Vec<PathBuf>> {
-    let (cluster, cell) = open_host(dir)?;
+    let (cluster, _) = open_host(dir)?;
     let layout = ClusterLayout::new(dir);
     let _lock = ClusterLock::acquire(&layout, LOCK_TIMEOUT, steps).await?;
-    let data = layout.cell(&cell).root().to_owned();
+    // Those that are here, whatever the bundle that was installed last says.
+    let members: Vec<CellLayout> =
+        cluster.members_on_disk().iter().map(|member| cluster.layout_of(member)).collect();
+    let data: Vec<PathBuf> = members.iter().map(|member| member.root().to_owned()).collect();
     if delete_data {
-        cluster.check_spares_repository([&data, &layout.etcd()])?;
+        cluster.check_spares_repository(data.iter().chain([&layout.etcd()]))?;
     }
     cluster.stop_all_here(steps).await?;
-    let keys = [
-        layout.etcd().join("tls"),
-        layout.multiadmin(),
-        layout.cell(&cell).tls(),
-        layout.cell(&cell).secrets(),
-    ];
+    let mut keys = vec![layout.etcd().join("tls"), layout.multiadmin()];
+    keys.extend(members.iter().flat_map(|member| [member.tls(), member.secrets()]));
     let left = keys.iter().flat_map(|keys| cellar_tls::leftovers(keys)).collect::<Vec<_>>();
     for directory in keys.iter().chain(&left) {
         remove_tree(directory)?;
@@ -149,15 +176,15 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
     steps.step("the keys of this host are removed");
     let mut kept = Vec::new();
     if delete_data {
-        for directory in [data, layout.etcd(), layout.log(), layout.pid()] {
-            kept.extend(remove_tree(&directory)?);
+        for directory in data.iter().chain(&[layout.etcd(), layout.log(), layout.pid()]) {
+            kept.extend(remove_tree(directory)?);
         }
         kept.extend(remove_tree(&layout.state())?);
         if std::fs::remove_dir(layout.root()).is_err() {
             kept.push(layout.root().to_owned());
         }
     } else {
-        forget_claims(&cluster, &cell)?;
+        members.iter().try_for_each(|member| forget_claims(&cluster, member))?;
         // The name by which the directory is a host's goes last, so that this can be repeated.
         let state = layout.state().join("host.json");
         std::fs::remove_file(&state).map_err(ProvisionError::io("remove", &state))?;
@@ -166,10 +193,9 @@ pub async fn remove_host(dir: &Path, delete_data: bool, steps: &Steps) -> Result
     Ok(kept)
 }
 
-/// Makes this machine a new one for its cell, though it has the cell's data: the machine that ran the cell last goes on
-/// to do so by itself, and one whose cell was taken over only after its operator says so with this and an installation.
-fn forget_claims(cluster: &Cluster, cell: &CellName) -> Result<()> {
-    let layout = cluster.layout.cell(cell);
+/// Makes this machine a new one for a member, though it has the member's data: the machine that ran it last goes on to do so
+/// by itself, and one whose cell was taken over only after its operator says so with this and an installation.
+fn forget_claims(cluster: &Cluster, layout: &CellLayout) -> Result<()> {
     let file = layout.own_claims();
     if file.parent().is_some_and(Path::exists) {
         replace(&file, "{}\n", 0o600, cluster.owner())?;
@@ -193,15 +219,15 @@ struct Lacking {
 
 impl Cluster {
     /// The directories of what runs here.
-    pub(super) fn make_host_directories(&self, cell: &CellName) -> Result<()> {
+    pub(super) fn make_host_directories(&self) -> Result<()> {
         self.make_own_directories()?;
-        self.make_cell_directories(cell)
+        self.members_here().iter().try_for_each(|member| self.make_member_directories(member))
     }
 
     /// What does not run. A member of etcd that has lost its data keeps no cell from running: the other members serve it.
-    fn lacking_here(&self, cell: &CellName) -> Lacking {
-        let lacking = self.programs_here().filter(|program| self.pid_of(*program, cell).is_none());
-        let mut startable: Vec<_> = lacking.collect();
+    fn lacking_here(&self) -> Lacking {
+        let mut startable = self.programs_here();
+        startable.retain(|program| self.pid_of(program).is_none());
         let checked = match startable.contains(&HostProgram::Etcd) {
             true => self.check_etcd_data(),
             false => Ok(()),
@@ -210,7 +236,7 @@ impl Cluster {
             startable.retain(|program| *program != HostProgram::Etcd);
             let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
             ProcessHealth {
-                what: HostProgram::Etcd.what(cell),
+                what: self.what_of(&HostProgram::Etcd),
                 pid: None,
                 note: Some(format!("{error}{hint}")),
             }
@@ -219,7 +245,7 @@ impl Cluster {
     }
 
     /// Starts what does not run; what that is, and the processes that were started by this one.
-    fn start_all_here(&self, cell: &CellName) -> Result<(Lacking, Vec<Started>)> {
+    fn start_all_here(&self) -> Result<(Lacking, Vec<Started>)> {
         let cells: Vec<_> = self.cells_here().cloned().collect();
         let mut findings = Vec::new();
         for need in self.ports(&cells)? {
@@ -228,15 +254,15 @@ impl Cluster {
         if !findings.is_empty() {
             return Err(ProvisionError::Preflight(findings));
         }
-        self.make_host_directories(cell)?;
-        let lacking = self.lacking_here(cell);
+        self.make_host_directories()?;
+        let lacking = self.lacking_here();
         let mut started = Vec::new();
         match self.units().filter(Units::are_in_use) {
             // What is started beside its unit would be in its way, after the next boot at the latest.
             Some(units) => units.start(&lacking.startable)?,
             None => {
                 for program in &lacking.startable {
-                    started.extend(self.start_program(*program, cell)?);
+                    started.extend(self.start_program(program)?);
                 }
             }
         }
@@ -246,7 +272,6 @@ impl Cluster {
     /// Looks for a moment whether programs run that were asked to start.
     async fn look_at_started(
         &self,
-        cell: &CellName,
         programs: &[HostProgram],
         mut started: Vec<Started>,
     ) -> Result<Vec<ProcessHealth>> {
@@ -254,8 +279,8 @@ impl Cluster {
         loop {
             started.iter_mut().try_for_each(Started::check)?;
             let health = |program: &HostProgram| ProcessHealth {
-                what: program.what(cell),
-                pid: self.pid_of(*program, cell),
+                what: self.what_of(program),
+                pid: self.pid_of(program),
                 note: None,
             };
             let found: Vec<_> = programs.iter().map(health).collect();
@@ -277,30 +302,26 @@ impl Cluster {
         self.stop_all(steps).await
     }
 
-    /// The programs that this host has.
-    pub(super) fn programs_here(&self) -> impl Iterator<Item = HostProgram> {
-        HostProgram::ALL.into_iter().filter(|program| match program {
-            HostProgram::Etcd => self.has_etcd(),
-            HostProgram::Multiadmin => self.has_multiadmin(),
-            HostProgram::Multipooler => true,
-        })
-    }
-
     /// The process that runs a program here.
-    pub(super) fn pid_of(&self, program: HostProgram, cell: &CellName) -> Option<u32> {
+    pub(super) fn pid_of(&self, program: &HostProgram) -> Option<u32> {
         match program {
             HostProgram::Etcd => self.etcd_pid(),
             HostProgram::Multiadmin => running_pid(&self.admin_pid_file()),
-            HostProgram::Multipooler => running_pid(&self.pooler_pid_file(cell)),
+            HostProgram::Multipooler(database) => {
+                running_pid(&self.pooler_pid_file(&self.member_here(database)?))
+            }
         }
     }
 
     /// Starts a program unless it runs.
-    pub(super) fn start_program(&self, program: HostProgram, cell: &CellName) -> Result<Option<Started>> {
+    pub(super) fn start_program(&self, program: &HostProgram) -> Result<Option<Started>> {
         match program {
             HostProgram::Etcd => self.start_etcd(),
             HostProgram::Multiadmin => self.start_admin(),
-            HostProgram::Multipooler => self.start_pooler(cell),
+            HostProgram::Multipooler(database) => match self.member_here(database) {
+                Some(member) => self.start_pooler(&member),
+                None => Ok(None),
+            },
         }
     }
 }
@@ -325,13 +346,16 @@ mod tests {
         });
         let host = |cluster: &Cluster| {
             let (layout, state) = (cluster.layout.clone(), cluster.state.clone());
-            Cluster::assemble_on_host(layout, state, cell.clone()).unwrap().lacking_here(&cell)
+            Cluster::assemble_on_host(layout, state, cell.clone()).unwrap().lacking_here()
         };
         let all = host(&cluster);
         assert_eq!((all.startable.len(), all.held_back), (3, None));
         cluster.state.etcd_origins.insert(cell.clone(), EtcdOrigin::of_cluster("7".to_owned()));
         let lacking = host(&cluster);
-        assert_eq!(lacking.startable, [HostProgram::Multiadmin, HostProgram::Multipooler]);
+        assert_eq!(
+            lacking.startable,
+            [HostProgram::Multiadmin, HostProgram::Multipooler("app".parse().unwrap())]
+        );
         let etcd = lacking.held_back.unwrap();
         assert_eq!((&*etcd.what, etcd.pid), ("etcd", None));
         let note = etcd.note.unwrap();

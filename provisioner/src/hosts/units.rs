@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cellar_model::ClusterName;
+use cellar_model::{ClusterName, DatabaseName};
 
 use crate::binaries;
 use crate::cluster::local_cluster::Cluster;
@@ -19,6 +19,18 @@ const RUNNING: &str = "/run/systemd/system";
 pub(crate) struct Units {
     systemctl: PathBuf,
     cluster: ClusterName,
+    /// The programs of this host, in the order in which they are started.
+    programs: Vec<HostProgram>,
+    first_database: DatabaseName,
+}
+
+/// The unit of a service of a cluster; `further` is the database of a multipooler, unless it is the cluster's first one.
+pub(super) fn service_name(service: &str, cluster: &ClusterName, further: Option<&DatabaseName>) -> String {
+    match further {
+        None => format!("cellar-{service}@{cluster}.service"),
+        // No name has a colon.
+        Some(database) => format!("cellar-{service}@{cluster}:{database}.service"),
+    }
 }
 
 /// What systemd says of a unit.
@@ -43,13 +55,22 @@ impl Cluster {
     pub(crate) fn units(&self) -> Option<Units> {
         let is_running = self.has_units(Path::new("/")) && Path::new(RUNNING).is_dir();
         let systemctl = binaries::find("systemctl").filter(|_| is_running)?;
-        Some(Units { systemctl, cluster: self.state.cluster.clone() })
+        Some(Units {
+            systemctl,
+            cluster: self.state.cluster.clone(),
+            programs: self.programs_here(),
+            first_database: self.state.first_database.name.clone(),
+        })
     }
 }
 
 impl Units {
-    fn service(&self, program: HostProgram) -> String {
-        format!("cellar-{}@{}.service", program.name(), self.cluster)
+    fn service(&self, program: &HostProgram) -> String {
+        let further = match program {
+            HostProgram::Multipooler(database) if *database != self.first_database => Some(database),
+            _ => None,
+        };
+        service_name(program.name(), &self.cluster, further)
     }
 
     fn target(&self) -> String {
@@ -74,7 +95,7 @@ impl Units {
         }
     }
 
-    fn state(&self, program: HostProgram) -> UnitState {
+    fn state(&self, program: &HostProgram) -> UnitState {
         let asked = self
             .systemctl(&["show", "--property=ActiveState", "--property=MainPID"], &[self.service(program)]);
         parse(&asked.unwrap_or_default())
@@ -82,12 +103,12 @@ impl Units {
 
     /// Whether systemd runs this host's programs, or does so after the next boot.
     pub(crate) fn are_in_use(&self) -> bool {
-        HostProgram::ALL.into_iter().any(|program| self.state(program).is_up)
+        self.programs.iter().any(|program| self.state(program).is_up)
             || self.systemctl(&["is-enabled", "--quiet"], &[self.target()]).is_ok()
     }
 
     /// Whether this process is the one that systemd runs as the program.
-    pub(crate) fn runs(&self, program: HostProgram, pid: u32) -> bool {
+    pub(crate) fn runs(&self, program: &HostProgram, pid: u32) -> bool {
         self.state(program).pid == Some(pid)
     }
 
@@ -96,14 +117,14 @@ impl Units {
         if programs.is_empty() {
             return Ok(());
         }
-        let services: Vec<String> = programs.iter().map(|program| self.service(*program)).collect();
+        let services: Vec<String> = programs.iter().map(|program| self.service(program)).collect();
         // One that has failed too often is started nevertheless.
         let _ = self.systemctl(&["reset-failed"], &services);
         self.systemctl(&["start", "--no-block"], &services).map(drop)
     }
 
     /// Tells systemd to start a program anew; does not wait.
-    pub(crate) fn restart(&self, program: HostProgram) -> Result<()> {
+    pub(crate) fn restart(&self, program: &HostProgram) -> Result<()> {
         let service = [self.service(program)];
         let _ = self.systemctl(&["reset-failed"], &service);
         self.systemctl(&["restart", "--no-block"], &service).map(drop)
@@ -111,10 +132,10 @@ impl Units {
 
     /// Tells systemd to stop everything, and waits until it has; tells whether something ran. PostgreSQL goes on.
     pub(crate) fn stop(&self) -> Result<bool> {
-        if !HostProgram::ALL.into_iter().any(|program| self.state(program).is_up) {
+        if !self.programs.iter().any(|program| self.state(program).is_up) {
             return Ok(false);
         }
-        let services = HostProgram::ALL.into_iter().rev().map(|program| self.service(program));
+        let services = self.programs.iter().rev().map(|program| self.service(program));
         let units: Vec<String> = [self.target()].into_iter().chain(services).collect();
         self.systemctl(&["stop"], &units).map(|_| true)
     }
@@ -137,7 +158,10 @@ mod tests {
         );
         std::fs::write(&systemctl, script).unwrap();
         std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Units { systemctl, cluster: "demo".parse().unwrap() }
+        let (app, sales): (DatabaseName, DatabaseName) = ("app".parse().unwrap(), "sales".parse().unwrap());
+        let poolers = [app.clone(), sales].map(HostProgram::Multipooler);
+        let programs = [HostProgram::Etcd, HostProgram::Multiadmin].into_iter().chain(poolers).collect();
+        Units { systemctl, cluster: "demo".parse().unwrap(), programs, first_database: app }
     }
 
     fn told(dir: &Path) -> Vec<String> {
@@ -164,11 +188,11 @@ mod tests {
         }
         std::fs::write(dir.path().join("cellar-etcd@demo.service"), "ActiveState=active\nMainPID=7\n")
             .unwrap();
-        assert!(units.runs(HostProgram::Etcd, 7) && !units.runs(HostProgram::Etcd, 8));
-        assert!(!units.runs(HostProgram::Multiadmin, 0), "no process is none of its");
+        assert!(units.runs(&HostProgram::Etcd, 7) && !units.runs(&HostProgram::Etcd, 8));
+        assert!(!units.runs(&HostProgram::Multiadmin, 0), "no process is none of its");
 
-        units.start(&[HostProgram::Etcd, HostProgram::Multipooler]).unwrap();
-        units.restart(HostProgram::Multiadmin).unwrap();
+        units.start(&[HostProgram::Etcd, HostProgram::Multipooler("app".parse().unwrap())]).unwrap();
+        units.restart(&HostProgram::Multiadmin).unwrap();
         assert!(units.stop().unwrap());
         assert_eq!(
             told(dir.path()),
@@ -177,8 +201,8 @@ mod tests {
                 "start --no-block cellar-etcd@demo.service cellar-multipooler@demo.service",
                 "reset-failed cellar-multiadmin@demo.service",
                 "restart --no-block cellar-multiadmin@demo.service",
-                "stop cellar@demo.target cellar-multipooler@demo.service cellar-multiadmin@demo.service \
-                 cellar-etcd@demo.service",
+                "stop cellar@demo.target cellar-multipooler@demo:sales.service cellar-multipooler@demo.service \
+                 cellar-multiadmin@demo.service cellar-etcd@demo.service",
             ]
         );
     }

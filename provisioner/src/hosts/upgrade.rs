@@ -10,12 +10,13 @@ use cellar_system::{FileId, Process};
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::host::open_host;
-use crate::hosts::neighbours::{Members, Neighbours};
+use crate::hosts::neighbours::{EtcdMembers, Neighbours};
 use crate::hosts::program::HostProgram;
 use crate::hosts::programs::NewPrograms;
 use crate::hosts::turn::Turn;
@@ -97,7 +98,8 @@ impl Upgrade<'_> {
                 hint: "see to what is named (`cellar status`, `cellar etcd status` on the operator's machine), then repeat the command".to_owned(),
             });
         }
-        let postgres = self.postgres();
+        let members = self.cluster.members_here();
+        let postgres: Vec<_> = members.iter().filter_map(|one| Some((one, self.postgres(one)?))).collect();
         if let Some(new) = &self.new {
             if let Err(error) = new.install() {
                 // Some may be in place already.
@@ -108,79 +110,85 @@ impl Upgrade<'_> {
         }
         let mut touched = Vec::new();
         for program in self.cluster.programs_here() {
-            if self.is_in_place(program)? {
-                self.steps.step(&format!("{} runs the program that is in place", program.what(&self.cell)));
+            if self.is_in_place(&program)? {
+                let what = self.cluster.what_of(&program);
+                self.steps.step(&format!("{what} runs the program that is in place"));
                 continue;
             }
             if !turn.is_held().await? {
                 return Err(self.failed(
-                    program,
+                    &program,
                     "it was not started anew: etcd has lost the record of this upgrade, so another host may be upgraded now".to_owned(),
                     "repeat the command: it goes on here".to_owned(),
                 ));
             }
-            touched.push(program);
-            if let Err(reason) = self.exchange(program).await {
+            touched.push(program.clone());
+            if let Err(reason) = self.exchange(&program).await {
                 let outcome = self.roll_back(&touched).await;
-                return Err(self.failed(program, reason, outcome));
+                return Err(self.failed(&program, reason, outcome));
             }
-            self.steps.step(&format!("{} is well", program.what(&self.cell)));
+            self.steps.step(&format!("{} is well", self.cluster.what_of(&program)));
         }
         if let Some(new) = &self.new {
             new.forget_previous()?;
         }
-        if let Some(before) = postgres {
-            let same = self.postgres().is_some_and(|now| now == before);
+        for (member, before) in postgres {
+            let shown = self.cluster.state.shown(member);
+            let same = self.postgres(member).is_some_and(|now| now == before);
             if !same {
                 return Err(ProvisionError::UpgradeFailed {
-                    what: format!("PostgreSQL of cell {}", self.cell),
+                    what: format!("PostgreSQL of cell {shown}"),
                     reason: "it is another process than before".to_owned(),
                     outcome: format!(
                         "the new programs are in place; look at {}",
-                        self.cluster.layout.cell(&self.cell).log().join("postgres.log").display()
+                        self.cluster.layout_of(member).log().join("postgres.log").display()
                     ),
                 });
             }
-            self.steps.step(&format!("PostgreSQL is the same process as before, {}", before.pid));
+            let of_member = match self.cluster.state.has_several_databases() {
+                true => format!(" of cell {shown}"),
+                false => String::new(),
+            };
+            self.steps.step(&format!("PostgreSQL{of_member} is the same process as before, {}", before.pid));
         }
         self.wait_for_others().await?;
-        let restarted = touched.into_iter().map(|program| program.what(&self.cell)).collect();
+        let restarted = touched.iter().map(|program| self.cluster.what_of(program)).collect();
         Ok(Upgraded { cell: self.cell.clone(), restarted })
     }
 
-    fn failed(&self, program: HostProgram, reason: String, outcome: String) -> ProvisionError {
-        ProvisionError::UpgradeFailed { what: program.what(&self.cell), reason, outcome }
+    fn failed(&self, program: &HostProgram, reason: String, outcome: String) -> ProvisionError {
+        ProvisionError::UpgradeFailed { what: self.cluster.what_of(program), reason, outcome }
     }
 
-    /// PostgreSQL of this host's cell: a number and a start time.
-    fn postgres(&self) -> Option<Process> {
-        let running = cellar_postgres::running(&self.cluster.layout.cell(&self.cell).data());
+    /// PostgreSQL of a member: a number and a start time.
+    fn postgres(&self, member: &Member) -> Option<Process> {
+        let running = cellar_postgres::running(&self.cluster.layout_of(member).data());
         Process::find(running.ok().flatten()?.pid)
     }
 
     /// Whether a program runs from the file that is in its place.
-    fn is_in_place(&self, program: HostProgram) -> Result<bool> {
+    fn is_in_place(&self, program: &HostProgram) -> Result<bool> {
         let file = match program {
             HostProgram::Etcd => match binaries::find("etcd") {
                 Some(file) => file,
                 None => return Ok(false),
             },
             HostProgram::Multiadmin => daemon("multiadmin")?,
-            HostProgram::Multipooler => daemon("multipooler")?,
+            HostProgram::Multipooler(_) => daemon("multipooler")?,
         };
-        Ok(self.cluster.pid_of(program, &self.cell).is_some_and(|pid| runs_file(pid, &file)))
+        Ok(self.cluster.pid_of(program).is_some_and(|pid| runs_file(pid, &file)))
     }
 
     /// Starts a program anew and waits until it is well; else why it is not.
-    async fn exchange(&self, program: HostProgram) -> std::result::Result<(), String> {
-        let before = self.cluster.pid_of(program, &self.cell);
+    async fn exchange(&self, program: &HostProgram) -> std::result::Result<(), String> {
+        let before = self.cluster.pid_of(program);
         let mut started = self.start_anew(program, before).await.map_err(|error| text_of(&error))?;
         let deadline = Instant::now() + self.timeout;
         loop {
             if let Some(started) = &mut started {
                 started.check().map_err(|error| text_of(&error))?;
             }
-            let pid = self.cluster.pid_of(program, &self.cell).filter(|pid| Some(*pid) != before);
+            let pid = self.cluster.pid_of(program).filter(|pid| Some(*pid) != before);
             let problem = match pid {
                 None => Some("it does not run".to_owned()),
                 Some(pid) => self.problem_of(program, pid).await,
@@ -193,34 +201,39 @@ impl Upgrade<'_> {
         }
     }
 
-    async fn start_anew(&self, program: HostProgram, running: Option<u32>) -> Result<Option<Started>> {
+    async fn start_anew(&self, program: &HostProgram, running: Option<u32>) -> Result<Option<Started>> {
         let by_systemd = self.units.as_ref().filter(|units| match running {
             Some(pid) => units.runs(program, pid),
             None => units.are_in_use(),
         });
         if let Some(units) = by_systemd.cloned() {
-            blocking(move || units.restart(program)).await?;
+            let program = program.clone();
+            blocking(move || units.restart(&program)).await?;
             return Ok(None);
         }
         match program {
             HostProgram::Etcd => drop(self.cluster.stop_etcd().await?),
             HostProgram::Multiadmin => drop(self.cluster.stop_admin().await?),
-            HostProgram::Multipooler => drop(self.cluster.stop_pooler(&self.cell).await?),
+            HostProgram::Multipooler(database) => {
+                if let Some(member) = self.cluster.member_here(database) {
+                    self.cluster.stop_pooler(&member).await?;
+                }
+            }
         }
-        self.cluster.make_host_directories(&self.cell)?;
-        self.cluster.start_program(program, &self.cell)
+        self.cluster.make_host_directories()?;
+        self.cluster.start_program(program)
     }
 
     /// Why a program of this host is not well, if it is not.
-    async fn problem_of(&self, program: HostProgram, pid: u32) -> Option<String> {
+    async fn problem_of(&self, program: &HostProgram, pid: u32) -> Option<String> {
         match program {
-            HostProgram::Etcd => match self.neighbours.problems_of_members(Members::Own).await {
+            HostProgram::Etcd => match self.neighbours.problems_of_members(EtcdMembers::Own).await {
                 Ok(problems) => problems.into_iter().next(),
                 Err(error) => Some(text_of(&error)),
             },
             HostProgram::Multiadmin => self.neighbours.probe_multiadmin().await.err(),
-            HostProgram::Multipooler => match self.neighbours.cells().await {
-                Ok(cells) => cells.problem_of(&self.cell, Some(pid)),
+            HostProgram::Multipooler(database) => match self.neighbours.members(database).await {
+                Ok(members) => members.problem_of(&self.cell, Some(pid)),
                 Err(error) => Some(error.to_string()),
             },
         }
@@ -244,8 +257,8 @@ impl Upgrade<'_> {
         let mut problems = Vec::new();
         // etcd was well, and is none of what was put back.
         for program in touched.iter().filter(|program| **program != HostProgram::Etcd) {
-            if let Err(reason) = self.exchange(*program).await {
-                problems.push(format!("{}: {reason}", program.what(&self.cell)));
+            if let Err(reason) = self.exchange(program).await {
+                problems.push(format!("{}: {reason}", self.cluster.what_of(program)));
             }
         }
         match problems.is_empty() {

@@ -1,5 +1,5 @@
-//! `cellar cluster wait`: from the operator's machine, until every cell streams, the repository holds a full backup, and
-//! every etcd member and every multiadmin answers.
+//! `cellar cluster wait`: from the operator's machine, until every member streams, the repository holds a full backup of each
+//! database, and every etcd member and every multiadmin answers.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -45,13 +45,12 @@ pub async fn wait_for_hosts(dir: &Path, timeout: Duration, steps: &Steps) -> Res
         }
         std::future::pending::<Infallible>().await
     };
-    let mut launched = Launched::default();
     let converged = tokio::select! {
-        converged = cluster.converge(&mut launched, steps, deadline) => converged,
+        converged = cluster.converge(Launched::default(), steps, deadline) => converged,
         never = tell_early => match never {},
     };
-    let primary = match converged {
-        Ok(primary) => primary,
+    let primaries = match converged {
+        Ok(primaries) => primaries,
         Err(error) => return Err(cluster.named(error, begun).await),
     };
     let servers = loop {
@@ -68,7 +67,7 @@ pub async fn wait_for_hosts(dir: &Path, timeout: Duration, steps: &Steps) -> Res
         tokio::time::sleep(ASK_INTERVAL).await;
     };
     cluster.settle(&servers, steps).await?;
-    Ok(UpOutcome { cluster, primary })
+    Ok(UpOutcome { cluster, primaries })
 }
 
 fn problems(servers: &[HostServer]) -> Vec<Finding> {

@@ -1,6 +1,7 @@
 //! Adding cells to a running local cluster and removing them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::{AddCellRequest, Cell, ListCellsRequest, RemoveCellRequest};
@@ -102,10 +103,11 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     local.index = cell.index;
     cluster.state.add_cell(name.clone(), cell.index);
     cluster.state.save(&cluster.layout)?;
-    cluster.admit_pooler(name).await?;
+    cluster.admit_poolers(name).await?;
     cluster.rename_users(&cluster.store().await?).await?;
-    let mut launched = cluster.launch(&[local], false).await?;
-    let mut watcher = Watcher::new(&cluster, &mut launched, steps, deadline).await?;
+    let launched = Mutex::new(cluster.launch(&[local], false).await?);
+    let database = &cluster.state.first_database.name;
+    let mut watcher = Watcher::new(&cluster, database, &launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
     cluster.ensure_route(steps, deadline).await?;
     Ok(AddedCell { cell, primary })
@@ -138,14 +140,15 @@ pub async fn remove_cell(
         Err(status)
             if cellar_api::reason_of(&status) == Some(Code::UnknownCell)
                 && (cluster.state.cell(name).is_some()
-                    || delete_data && cluster.cells_on_disk().contains(name)) =>
+                    || delete_data
+                        && cluster.members_on_disk().iter().any(|member| member.cell == *name)) =>
         {
             None
         }
         Err(status) => return Err(status.into()),
     };
     cluster.stop_cell(name, steps).await?;
-    cluster.dismiss_pooler(name).await?;
+    cluster.dismiss_poolers(name).await?;
     let mut emptied = None;
     if delete_data {
         // Once more: a link may lead elsewhere since.

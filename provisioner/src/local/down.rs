@@ -11,6 +11,7 @@ use cellar_system::{OpenDirectory, is_same_place};
 use tokio::task::JoinSet;
 
 use crate::cluster::blocking::blocking;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::ClusterState;
 use crate::cluster::steps::Steps;
@@ -57,10 +58,10 @@ async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
 }
 
 /// Stops the PostgreSQL in a data directory; tells whether it ran.
-async fn stop_postgres(cell: CellName, data: PathBuf, timeouts: StopTimeouts) -> Result<bool> {
+async fn stop_postgres(cell: String, data: PathBuf, timeouts: StopTimeouts) -> Result<bool> {
     let stopped = cellar_postgres::stop(&data, &timeouts)
         .await
-        .map_err(|source| ProvisionError::Postgres { cell: cell.to_string(), source })?;
+        .map_err(|source| ProvisionError::Postgres { cell, source })?;
     Ok(stopped != Stopped::NotRunning)
 }
 
@@ -78,19 +79,20 @@ fn private_data(layout: &CellLayout) -> Vec<PathBuf> {
 }
 
 impl Cluster {
-    /// Stops the instances that jobs of a cell ran for themselves; how many there were.
-    async fn stop_private(&self, cell: &CellName) -> Result<usize> {
+    /// Stops the instances that jobs of a member ran for themselves; how many there were.
+    async fn stop_private(&self, member: &Member) -> Result<usize> {
         let mut stopped = 0;
-        for data in private_data(&self.layout.cell(cell)) {
+        for data in private_data(&self.layout_of(member)) {
             // What they have done is of no use once their job has ended.
-            stopped += usize::from(stop_postgres(cell.clone(), data, StopTimeouts::immediate()).await?);
+            let cell = self.state.shown(member);
+            stopped += usize::from(stop_postgres(cell, data, StopTimeouts::immediate()).await?);
         }
         Ok(stopped)
     }
 
-    pub(crate) async fn stop_pooler(&self, cell: &CellName) -> Result<bool> {
-        let pid_file = self.pooler_pid_file(cell);
-        end(&format!("multipooler of cell {cell}"), daemon_of(&pid_file), POOLER_STOP_TIMEOUT).await
+    pub(crate) async fn stop_pooler(&self, member: &Member) -> Result<bool> {
+        let what = format!("multipooler of cell {}", self.state.shown(member));
+        end(&what, daemon_of(&self.pooler_pid_file(member)), POOLER_STOP_TIMEOUT).await
     }
 
     /// Ends multiadmin; tells whether it ran.
@@ -98,17 +100,20 @@ impl Cluster {
         end("multiadmin", daemon_of(&self.admin_pid_file()), ADMIN_STOP_TIMEOUT).await
     }
 
-    /// Ends the pooler and PostgreSQL of one cell.
+    /// Ends the poolers and PostgreSQL of one cell.
     pub(crate) async fn stop_cell(&self, cell: &CellName, steps: &Steps) -> Result<()> {
-        if self.stop_pooler(cell).await? {
-            steps.step(&format!("multipooler of cell {cell} has ended"));
-        }
-        if self.stop_private(cell).await? > 0 {
-            steps.step(&format!("what a job of cell {cell} had started has stopped"));
-        }
-        let data = self.layout.cell(cell).data();
-        if stop_postgres(cell.clone(), data, StopTimeouts::default()).await? {
-            steps.step(&format!("PostgreSQL of cell {cell} has stopped"));
+        for member in self.members_on_disk().into_iter().filter(|member| member.cell == *cell) {
+            let shown = self.state.shown(&member);
+            if self.stop_pooler(&member).await? {
+                steps.step(&format!("multipooler of cell {shown} has ended"));
+            }
+            if self.stop_private(&member).await? > 0 {
+                steps.step(&format!("what a job of cell {shown} had started has stopped"));
+            }
+            let data = self.layout_of(&member).data();
+            if stop_postgres(shown.clone(), data, StopTimeouts::default()).await? {
+                steps.step(&format!("PostgreSQL of cell {shown} has stopped"));
+            }
         }
         Ok(())
     }
@@ -116,33 +121,33 @@ impl Cluster {
     /// Ends everything: poolers first, since one of them would start its PostgreSQL again; the primary
     /// before its standbys, so that they receive its last WAL; etcd last.
     pub(crate) async fn stop_all(&self, steps: &Steps) -> Result<()> {
-        let cells = self.cells_on_disk();
+        let members = self.members_on_disk();
         let mut poolers = JoinSet::new();
-        for cell in &cells {
-            let (this, cell) = (self.clone(), cell.clone());
-            poolers.spawn(async move { this.stop_pooler(&cell).await });
+        for member in &members {
+            let (this, member) = (self.clone(), member.clone());
+            poolers.spawn(async move { this.stop_pooler(&member).await });
         }
         let ended = all(poolers).await?.into_iter().filter(|ended| *ended).count();
         steps.step(&format!("{ended} poolers have ended"));
 
         let mut private = 0;
-        for cell in &cells {
-            private += self.stop_private(cell).await?;
+        for member in &members {
+            private += self.stop_private(member).await?;
         }
         if private > 0 {
             steps.step(&format!("{private} instances that jobs had started have stopped"));
         }
-        let is_primary = |cell: &CellName| {
-            let running = cellar_postgres::running(&self.layout.cell(cell).data());
+        let is_primary = |member: &Member| {
+            let running = cellar_postgres::running(&self.layout_of(member).data());
             matches!(running, Ok(Some(postmaster)) if postmaster.state == PostmasterState::Ready)
         };
-        let (primaries, standbys): (Vec<_>, Vec<_>) = cells.into_iter().partition(is_primary);
+        let (primaries, standbys): (Vec<_>, Vec<_>) = members.into_iter().partition(is_primary);
         let mut stopped = 0;
         for group in [primaries, standbys] {
             let mut instances = JoinSet::new();
-            for cell in group {
-                let data = self.layout.cell(&cell).data();
-                instances.spawn(stop_postgres(cell, data, StopTimeouts::default()));
+            for member in group {
+                let (shown, data) = (self.state.shown(&member), self.layout_of(&member).data());
+                instances.spawn(stop_postgres(shown, data, StopTimeouts::default()));
             }
             stopped += all(instances).await?.into_iter().filter(|stopped| *stopped).count();
         }
@@ -160,25 +165,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// The cells that have a directory here: those that are remembered, and those that were removed and kept.
-    pub(crate) fn cells_on_disk(&self) -> Vec<CellName> {
-        let entries = fs::read_dir(self.layout.root()).into_iter().flatten().flatten();
-        let mut cells: Vec<CellName> = entries
-            .filter(|entry| entry.path().is_dir())
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|cell| {
-                self.state.cell(cell).is_some() || self.layout.cell(cell).tls().join("server.key").exists()
-            })
-            .collect();
-        cells.sort();
-        cells
-    }
-
     /// The directories that go with the cluster whatever is in them: those of its cells and its own.
     fn destroyed_directories(&self) -> Vec<PathBuf> {
-        let cells = self.cells_on_disk();
+        let members = self.members_on_disk();
         let mut gone: Vec<PathBuf> =
-            cells.iter().map(|cell| self.layout.cell(cell).root().to_owned()).collect();
+            members.iter().map(|member| self.layout_of(member).root().to_owned()).collect();
         gone.extend(self.own_directories());
         gone
     }

@@ -50,7 +50,7 @@ fn is_transient_refusal(status: &tonic::Status) -> bool {
 
 impl Watcher<'_> {
     fn backup_failed(&self, message: String, hint: String) -> ProvisionError {
-        ProvisionError::FirstBackup { database: self.cluster.state.database.to_string(), message, hint }
+        ProvisionError::FirstBackup { database: self.database.to_string(), message, hint }
     }
 
     fn check_deadline(&self, waiting_for: &str) -> Result<()> {
@@ -63,7 +63,7 @@ impl Watcher<'_> {
 
     /// What the repo holds; `None` when multiadmin cannot tell yet.
     async fn look_into_repo(&mut self) -> Result<Option<Holding>> {
-        let database = self.cluster.state.database.to_string();
+        let database = self.database.to_string();
         match self.admin.list_backups(ListBackupsRequest { database }).await {
             Ok(answer) => {
                 let holds = answer.get_ref().backups.iter().any(counts);
@@ -88,7 +88,7 @@ impl Watcher<'_> {
     async fn holding(&mut self) -> Result<Holding> {
         loop {
             self.check_deadline("the repository could not be read or backed up to")?;
-            self.launched.check()?;
+            self.check_launched()?;
             if let Some(holding) = self.look_into_repo().await? {
                 return Ok(holding);
             }
@@ -108,7 +108,7 @@ impl Watcher<'_> {
                 return Ok(());
             }
             let request = BackupRequest {
-                database: self.cluster.state.database.to_string(),
+                database: self.database.to_string(),
                 cell: primary.clone(),
                 r#type: BackupType::Full.into(),
                 allow_primary: true,
@@ -118,7 +118,7 @@ impl Watcher<'_> {
             let status = match self.admin.backup(request).await {
                 Ok(job) => {
                     let id = job.into_inner().id;
-                    self.steps.step(&format!("first full backup of cell {primary}: job {id}"));
+                    self.tell(&format!("first full backup of cell {primary}: job {id}"));
                     let job = self.follow(&id).await?;
                     if job.state() == JobState::Succeeded && self.holds_full_backup().await? {
                         return Ok(());
@@ -136,7 +136,7 @@ impl Watcher<'_> {
                         };
                         return Err(self.backup_failed(format!("{}{output}", error.message), error.hint));
                     }
-                    self.steps.step(&format!("first full backup failed ({}): trying again", error.message));
+                    self.tell(&format!("first full backup failed ({}): trying again", error.message));
                     attempt += 1;
                     continue;
                 }
@@ -170,7 +170,7 @@ impl Watcher<'_> {
         let info = status.get_details_error_info();
         match info.and_then(|info| info.metadata.get("job").cloned()) {
             Some(job) => {
-                self.steps.step(&format!("waiting for job {job}, which holds the stanza"));
+                self.tell(&format!("waiting for job {job}, which holds the stanza"));
                 self.follow(&job).await.map(drop)
             }
             None => {
@@ -194,7 +194,7 @@ impl Watcher<'_> {
                     }
                     let now = job.progress.map(|progress| progress.phase).unwrap_or_default();
                     if !now.is_empty() && now != phase {
-                        self.steps.step(&format!("first full backup: {now}"));
+                        self.tell(&format!("first full backup: {now}"));
                         phase = now;
                     }
                 }

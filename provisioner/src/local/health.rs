@@ -31,18 +31,15 @@ impl Cluster {
         if self.state.route {
             all.push(health(HAPROXY.to_owned(), self.haproxy_pid()));
         }
-        for cell in self.cells_here() {
-            let layout = self.layout.cell(&cell.name);
+        for member in self.members_here() {
+            let (layout, cell) = (self.layout_of(&member), self.state.shown(&member));
             let postmaster = cellar_postgres::running(&layout.data()).ok().flatten();
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
             all.push(ProcessHealth {
                 note: std::fs::read_to_string(layout.not_claimed()).ok(),
-                ..health(
-                    format!("multipooler of cell {}", cell.name),
-                    running_pid(&self.pooler_pid_file(&cell.name)),
-                )
+                ..health(format!("multipooler of cell {cell}"), running_pid(&self.pooler_pid_file(&member)))
             });
-            all.push(health(format!("PostgreSQL of cell {}", cell.name), postgres));
+            all.push(health(format!("PostgreSQL of cell {cell}"), postgres));
         }
         all
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cellar_model::{CellName, Ports};
+use cellar_model::Ports;
 use cellar_system::running_pid;
 use cellar_tls::{Ca, LEAF_LIFETIME};
 use tokio::task::JoinSet;
 
 use crate::binaries;
 use crate::cluster::blocking::blocking;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::LocalCell;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -22,7 +23,7 @@ use crate::processes::process::{Launch, Started};
 pub(crate) struct Launched {
     pub(crate) etcd: Option<Started>,
     pub(crate) admin: Option<Started>,
-    pub(crate) poolers: BTreeMap<CellName, Started>,
+    pub(crate) poolers: BTreeMap<Member, Started>,
 }
 
 /// One thing that is started beside the others.
@@ -31,7 +32,7 @@ type Work = Box<dyn FnOnce(&Cluster, &Ca) -> Result<Part> + Send>;
 enum Part {
     Etcd(Option<Started>),
     Admin(Option<Started>),
-    Pooler(CellName, Option<Started>),
+    Pooler(Member, Option<Started>),
 }
 
 /// The path of one of our daemons.
@@ -67,8 +68,8 @@ impl Cluster {
         make_directory(&self.layout.log(), 0o750, owner)
     }
 
-    pub(crate) fn make_cell_directories(&self, cell: &CellName) -> Result<()> {
-        let (layout, owner) = (self.layout.cell(cell), self.owner());
+    pub(crate) fn make_member_directories(&self, member: &Member) -> Result<()> {
+        let (layout, owner) = (self.layout_of(member), self.owner());
         make_directory(layout.root(), 0o750, owner)?;
         // Every user who may pass this directory can connect to PostgreSQL's socket.
         make_directory(&layout.sockets(), 0o700, owner)?;
@@ -118,29 +119,29 @@ impl Cluster {
         Ok(arguments)
     }
 
-    /// Starts a cell's multipooler unless it runs.
-    pub(crate) fn start_pooler(&self, cell: &CellName) -> Result<Option<Started>> {
-        if running_pid(&self.pooler_pid_file(cell)).is_some() {
+    /// Starts a member's multipooler unless it runs.
+    pub(crate) fn start_pooler(&self, member: &Member) -> Result<Option<Started>> {
+        if running_pid(&self.pooler_pid_file(member)).is_some() {
             return Ok(None);
         }
-        let arguments = self.pooler_arguments(cell)?;
-        let what = format!("multipooler of cell {cell}");
-        self.start_daemon("multipooler", what, arguments, self.pooler_log(cell)).map(Some)
+        let arguments = self.pooler_arguments(member)?;
+        let what = format!("multipooler of cell {}", self.state.shown(member));
+        self.start_daemon("multipooler", what, arguments, self.pooler_log(member)).map(Some)
     }
 
-    /// The command line of a cell's multipooler.
-    pub(crate) fn pooler_arguments(&self, cell: &CellName) -> Result<Vec<String>> {
+    /// The command line of a member's multipooler.
+    pub(crate) fn pooler_arguments(&self, member: &Member) -> Result<Vec<String>> {
         let mut arguments = vec![
             "--cluster".to_owned(),
             self.state.cluster.to_string(),
             "--database".to_owned(),
-            self.state.database.to_string(),
+            member.database.to_string(),
             "--cell".to_owned(),
-            cell.to_string(),
+            member.cell.to_string(),
             "--directory".to_owned(),
-            self.layout.cell(cell).root().display().to_string(),
+            self.layout_of(member).root().display().to_string(),
             "--pid-file".to_owned(),
-            self.pooler_pid_file(cell).display().to_string(),
+            self.pooler_pid_file(member).display().to_string(),
         ];
         for url in self.etcd_urls()? {
             arguments.extend(["--etcd".to_owned(), url]);
@@ -186,12 +187,12 @@ impl Cluster {
         .start()
     }
 
-    /// Certificates, directories and the pooler of one cell.
-    fn bring_up_cell(&self, ca: &Ca, cell: &CellName) -> Result<Option<Started>> {
-        self.make_cell_directories(cell)?;
-        self.issue_cell(ca, cell)?;
-        self.install_passphrase(cell)?;
-        self.start_pooler(cell)
+    /// Certificates, directories and the pooler of one member.
+    fn bring_up_member(&self, ca: &Ca, member: &Member) -> Result<Option<Started>> {
+        self.make_member_directories(member)?;
+        self.issue_member(ca, member)?;
+        self.install_passphrase(member)?;
+        self.start_pooler(member)
     }
 
     /// Starts whatever of the shared parts and these cells does not run. Everything at once: poolers
@@ -221,10 +222,9 @@ impl Cluster {
                 this.start_admin().map(Part::Admin)
             }));
         }
-        for cell in cells {
-            let cell = cell.name.clone();
+        for member in cells.iter().flat_map(|cell| self.state.members_in(&cell.name)) {
             begin(Box::new(move |this, ca| {
-                this.bring_up_cell(ca, &cell).map(|pooler| Part::Pooler(cell, pooler))
+                this.bring_up_member(ca, &member).map(|pooler| Part::Pooler(member, pooler))
             }));
         }
         let mut launched = Launched::default();
@@ -234,8 +234,8 @@ impl Cluster {
             match part.map_err(std::io::Error::from).map_err(failed).and_then(|part| part) {
                 Ok(Part::Etcd(process)) => launched.etcd = process,
                 Ok(Part::Admin(process)) => launched.admin = process,
-                Ok(Part::Pooler(cell, Some(pooler))) => {
-                    launched.poolers.insert(cell, pooler);
+                Ok(Part::Pooler(member, Some(pooler))) => {
+                    launched.poolers.insert(member, pooler);
                 }
                 Ok(Part::Pooler(_, None)) => {}
                 // The others go on to a state that the next run finds in order.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cellar_model::{Cell, CellName, Database, Key, Leader, Pooler, Repository};
+use cellar_model::{Cell, CellName, Database, DatabaseName, Key, Leader, Pooler, Repository};
 use cellar_system::is_same_place;
 use cellar_topology::{Listing, Store, StoreError, TxnOutcome};
 use serde::Serialize;
@@ -24,6 +24,11 @@ fn shown<R: Serialize>(record: &R) -> String {
     serde_json::to_string(record).unwrap_or_default()
 }
 
+/// A record that is not as this cluster would write it.
+fn differs<R: Serialize>(store: &Store, key: &Key, found: &R, wanted: &R) -> ProvisionError {
+    ProvisionError::RecordDiffers { key: store.keys().path(key), found: shown(found), wanted: shown(wanted) }
+}
+
 /// Creates the record unless it is there, and then it must be the same.
 async fn ensure<R>(store: &Store, key: &Key, record: &R) -> Result<()>
 where
@@ -35,11 +40,7 @@ where
             return if found.record == *record {
                 Ok(())
             } else {
-                Err(ProvisionError::RecordDiffers {
-                    key: store.keys().path(key),
-                    found: shown(&found.record),
-                    wanted: shown(record),
-                })
+                Err(differs(store, key, &found.record, record))
             };
         }
         attempts += 1;
@@ -82,32 +83,49 @@ pub(crate) struct Reconciled {
 }
 
 impl Cluster {
-    /// Writes the records of a new cluster, or compares with those of an existing one.
+    /// Writes the records of a new cluster and of new databases, or compares with those that there are.
     pub(crate) async fn write_records(&self, store: &Store) -> Result<Reconciled> {
-        let database = Key::Database(self.state.database.clone());
-        if let Some(found) = store.get::<Database>(&database).await? {
+        let mut new = Vec::new();
+        for database in self.state.databases() {
+            let key = Key::Database(database.name.clone());
+            let Some(found) = store.get::<Database>(&key).await? else {
+                new.push(database);
+                continue;
+            };
+            let found = found.record;
+            let own = self.record_of(database);
             // Names that are being changed, and another retention, are settled later.
             let wanted = Database {
-                pgbackrest_names: found.record.pgbackrest_names,
-                retention: found.record.retention,
-                minimum_protocol: found.record.minimum_protocol,
-                durability: found.record.durability,
+                pgbackrest_names: found.pgbackrest_names.clone(),
+                retention: found.retention.clone(),
+                minimum_protocol: found.minimum_protocol,
+                durability: found.durability,
                 // One from before there were ids is not of another cluster.
-                cluster_id: found.record.cluster_id.and(self.state.id),
-                repository: recorded_repository(found.record.repository, self.database().repository),
-                ..self.database()
+                cluster_id: found.cluster_id.and(self.state.id),
+                repository: recorded_repository(found.repository.clone(), own.repository),
+                ..own
             };
-            ensure(store, &database, &wanted).await?;
-            return self.reconcile(store).await;
+            // Not with what another look would find: multiadmin may have changed it since.
+            if found != wanted {
+                return Err(differs(store, &key, &found, &wanted));
+            }
         }
+        // As long as no database is recorded nothing else decides which cells there are.
+        let is_new_cluster = new.len() == self.state.databases().count();
         let mut writes = JoinSet::new();
         for cell in &self.state.cells {
-            let (store, name) = (store.clone(), cell.name.clone());
-            let (record, pooler) = (self.cell(cell), self.pooler(cell)?);
-            let key = Key::Pooler(self.state.database.clone(), name.clone());
+            let (store, record) = (store.clone(), self.cell(cell));
+            let poolers = new.iter().filter(|database| database.is_wanted_in(&cell.name));
+            let poolers = poolers.map(|database| self.pooler(database, cell)).collect::<Result<Vec<_>>>()?;
             writes.spawn(async move {
-                ensure(&store, &Key::Cell(name), &record).await?;
-                ensure(&store, &key, &pooler).await
+                if is_new_cluster {
+                    ensure(&store, &Key::Cell(record.name.clone()), &record).await?;
+                }
+                for pooler in poolers {
+                    let key = Key::Pooler(pooler.database.clone(), pooler.cell.clone());
+                    ensure(&store, &key, &pooler).await?;
+                }
+                Ok::<_, ProvisionError>(())
             });
         }
         while let Some(written) = writes.join_next().await {
@@ -115,12 +133,16 @@ impl Cluster {
                 .map_err(std::io::Error::from)
                 .map_err(ProvisionError::io("write", self.layout.root()))??;
         }
-        ensure(store, &database, &self.database()).await?;
-        Ok(Reconciled::default())
+        for database in new {
+            ensure(store, &Key::Database(database.name.clone()), &self.record_of(database)).await?;
+        }
+        if is_new_cluster { Ok(Reconciled::default()) } else { self.reconcile(store).await }
     }
 
     async fn reconcile(&self, store: &Store) -> Result<Reconciled> {
-        self.restore_primary(store).await?;
+        for database in self.state.databases() {
+            self.restore_primary(store, &database.name).await?;
+        }
         let listing = store.list(&store.keys().kind("cells")).await?;
         let mut recorded = BTreeMap::new();
         for entry in &listing.entries {
@@ -142,20 +164,16 @@ impl Cluster {
             let mut wanted = self.cell(cell);
             wanted.directory = recorded_path(&found.directory, wanted.directory);
             if *found != wanted {
-                return Err(ProvisionError::RecordDiffers {
-                    key: store.keys().path(&Key::Cell(cell.name.clone())),
-                    found: shown(found),
-                    wanted: shown(&wanted),
-                });
+                return Err(differs(store, &Key::Cell(cell.name.clone()), found, &wanted));
             }
         }
         self.restore_poolers(store, &listing).await?;
         Ok(self.compare(&recorded))
     }
 
-    /// Writes the record of the primary's cell if it is missing: that cell cannot be removed, so the record was lost.
-    async fn restore_primary(&self, store: &Store) -> Result<()> {
-        let leader = store.get::<Leader>(&Key::Leader(self.state.database.clone())).await?;
+    /// Writes the record of a primary's cell if it is missing: that cell cannot be removed, so the record was lost.
+    async fn restore_primary(&self, store: &Store, database: &DatabaseName) -> Result<()> {
+        let leader = store.get::<Leader>(&Key::Leader(database.clone())).await?;
         let Some(cell) = leader.and_then(|leader| self.state.cell(&leader.record.cell)) else {
             return Ok(());
         };
@@ -172,20 +190,22 @@ impl Cluster {
         for cell in &self.state.cells {
             let path = cell_path(store, &cell.name);
             let Some(found) = cells.entries.iter().find(|entry| entry.key == path) else { continue };
-            let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
-            let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
-            let wanted = self.pooler(cell)?;
-            // A conflict: the cell is being removed at this moment, or the record is there again.
-            match store.get::<Pooler>(&key).await? {
-                None => {
-                    let _ = transaction.expect_absent(&key).put(&key, &wanted).commit().await?;
+            for wanted in self.poolers(std::slice::from_ref(cell))? {
+                let key = Key::Pooler(wanted.database.clone(), wanted.cell.clone());
+                let transaction = store.transaction().expect(&Key::Cell(cell.name.clone()), found.revision);
+                // A conflict: the cell is being removed at this moment, or the record is there again.
+                match store.get::<Pooler>(&key).await? {
+                    None => {
+                        let _ = transaction.expect_absent(&key).put(&key, &wanted).commit().await?;
+                    }
+                    // One from before there were health endpoints gets a port for them.
+                    Some(recorded) if recorded.record.health_port == 0 => {
+                        let record = Pooler { health_port: wanted.health_port, ..recorded.record };
+                        let _ =
+                            transaction.expect(&key, recorded.revision).put(&key, &record).commit().await?;
+                    }
+                    Some(_) => {}
                 }
-                // One from before there were health endpoints gets a port for them.
-                Some(recorded) if recorded.record.health_port == 0 => {
-                    let record = Pooler { health_port: wanted.health_port, ..recorded.record };
-                    let _ = transaction.expect(&key, recorded.revision).put(&key, &record).commit().await?;
-                }
-                Some(_) => {}
             }
         }
         Ok(())

@@ -3,9 +3,10 @@
 //! The copy in `<dir>/state/secrets` belongs to the user who runs the provisioner, and cells that are added later get
 //! theirs from it. The state file only records that there is one.
 
-use cellar_model::{CellName, ClusterLayout, Secret};
+use cellar_model::{ClusterLayout, Secret};
 use cellar_pgbackrest::read_passphrase;
 
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::ClusterState;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -41,13 +42,13 @@ impl Cluster {
         replace(&self.layout.repo_cipher_pass(), &line(secret), FILE_MODE, None)
     }
 
-    /// Gives a cell its copy.
-    pub(crate) fn install_passphrase(&self, cell: &CellName) -> Result<()> {
+    /// Gives a member its copy.
+    pub(crate) fn install_passphrase(&self, member: &Member) -> Result<()> {
         if self.state.repo_cipher.is_none() {
             return Ok(());
         }
         let secret = read_passphrase(&self.layout.repo_cipher_pass())?;
-        let (layout, owner) = (self.keys_of(cell), self.owner());
+        let (layout, owner) = (self.keys_of(member), self.owner());
         make_directory(&layout.secrets(), DIRECTORY_MODE, owner)?;
         // What is there is not looked at: its directory is the service user's.
         replace(&layout.repo_cipher_pass(), &line(&secret), FILE_MODE, owner)
@@ -77,12 +78,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cluster = cluster(dir.path(), true);
         let secret = Secret::passphrase(TEXT).unwrap();
-        let cell = "zone1".parse().unwrap();
-        let missing = cluster.install_passphrase(&cell).unwrap_err();
+        let member = cluster.state.members().remove(0);
+        let missing = cluster.install_passphrase(&member).unwrap_err();
         assert!(missing.to_string().contains("state/secrets/repo-cipher-pass"), "{missing}");
         cluster.remember_passphrase(&secret).unwrap();
-        cluster.install_passphrase(&cell).unwrap();
-        let layout = cluster.layout.cell(&cell);
+        cluster.install_passphrase(&member).unwrap();
+        let layout = cluster.layout_of(&member);
         assert_eq!(read_passphrase(&layout.repo_cipher_pass()).unwrap(), secret);
         for directory in [cluster.layout.secrets(), layout.secrets()] {
             let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

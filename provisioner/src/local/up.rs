@@ -3,11 +3,13 @@
 //!
 //! Idempotent and safe to kill anywhere: each step looks at what is there and adds what is missing.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cellar_model::{ClusterLayout, Key};
+use cellar_model::{ClusterLayout, DatabaseName, Key};
 use cellar_system::{UserError, clock};
 use cellar_topology::Store;
+use futures_util::future::try_join_all;
 use nix::unistd::Uid;
 
 use crate::cluster::local_cluster::Cluster;
@@ -32,8 +34,8 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 pub struct UpOutcome {
     /// The cluster.
     pub cluster: Cluster,
-    /// The cell whose instance is the primary.
-    pub primary: String,
+    /// The cell whose instance is the primary, of each database in the order of [`ClusterState::databases`].
+    pub primaries: Vec<(DatabaseName, String)>,
 }
 
 /// Brings the cluster up.
@@ -96,7 +98,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         cluster.state.renews = renews;
     }
     if options.retention_full.is_some() {
-        cluster.state.retention_full = options.retention_full;
+        cluster.state.first_database.retention_full = options.retention_full;
     }
     cluster.state.save(&layout)?;
     steps.step(&format!(
@@ -106,16 +108,16 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         cluster.state.cells.len(),
         cluster.state.port_offset
     ));
-    let primary = cluster.bring_up(steps, deadline).await?;
+    let primaries = cluster.bring_up(steps, deadline).await?;
     cluster.ensure_route(steps, deadline).await?;
     drop(reservation);
-    Ok(UpOutcome { cluster, primary })
+    Ok(UpOutcome { cluster, primaries })
 }
 
 impl Cluster {
-    async fn bring_up(&mut self, steps: &Steps, deadline: Instant) -> Result<String> {
+    async fn bring_up(&mut self, steps: &Steps, deadline: Instant) -> Result<Vec<(DatabaseName, String)>> {
         let cells = self.state.cells.clone();
-        let mut launched = self.launch(&cells, true).await?;
+        let launched = self.launch(&cells, true).await?;
         let count = launched.poolers.len()
             + usize::from(launched.etcd.is_some())
             + usize::from(launched.admin.is_some());
@@ -124,17 +126,17 @@ impl Cluster {
             1 => "certificates are in place, 1 process started".to_owned(),
             n => format!("certificates are in place, {n} processes started"),
         });
-        self.converge(&mut launched, steps, deadline).await
+        self.converge(launched, steps, deadline).await
     }
 
     /// From processes that run, on this machine or on their hosts, to a cluster in which every cell streams and the
-    /// repository holds a full backup; gives the primary.
+    /// repository holds a full backup of each database; gives the primaries.
     pub(crate) async fn converge(
         &mut self,
-        launched: &mut Launched,
+        mut launched: Launched,
         steps: &Steps,
         deadline: Instant,
-    ) -> Result<String> {
+    ) -> Result<Vec<(DatabaseName, String)>> {
         let store = self.wait_for_etcd(launched.etcd.take(), deadline).await?;
         steps.step("etcd answers");
         let reconciled = self.write_records(&store).await?;
@@ -144,9 +146,9 @@ impl Cluster {
             }
             steps.step(&format!("cell {cell} was removed: ending what is left of it"));
             self.stop_cell(&cell, steps).await?;
-            self.dismiss_pooler(&cell).await?;
+            self.dismiss_poolers(&cell).await?;
             self.state.remove_cell(&cell);
-            launched.poolers.remove(&cell);
+            launched.poolers.retain(|member, _| member.cell != cell);
             self.state.save(&self.layout)?;
         }
         if !reconciled.added.is_empty() {
@@ -166,32 +168,14 @@ impl Cluster {
                 this.publish_revoked().await
             }
         });
-        let mut watcher = Watcher::new(&this, launched, steps, deadline).await?;
-        let primary = watcher.wait_for_primary().await?;
-        if !watcher.holds_full_backup().await? {
-            let name = *self.state.first_backup.get_or_insert_with(clock::new_id);
-            self.state.save(&self.layout)?;
-            let ended = watcher.ensure_first_backup(&primary, name).await;
-            // After a failure the next `up` begins with new attempts.
-            self.state.first_backup = None;
-            self.state.save(&self.layout)?;
-            ended?;
-        }
-        steps.step("the repository holds a full backup");
-        let cells = watcher.cell_names();
-        let primary = loop {
-            let primary = watcher.wait_until_well(&cells).await?;
-            // What multiadmin shows may be from before etcd was started: one whose data was lost knows nobody yet.
-            if self.all_report_to(&store).await? {
-                break primary;
-            }
-            if Instant::now() >= deadline {
-                let cells = Vec::new();
-                let what = "the multipoolers do not report to etcd".to_owned();
-                return Err(ProvisionError::NotStreaming { what, after: watcher.begun.elapsed(), cells });
-            }
-            tokio::time::sleep(REPORT_INTERVAL).await;
-        };
+        let (launched, shared) = (Mutex::new(launched), tokio::sync::Mutex::new(&mut *self));
+        // All databases at once: what one waits for is none of the others' business.
+        let reached = this.state.databases().map(|database| async {
+            let mut watcher = Watcher::new(&this, &database.name, &launched, steps, deadline).await?;
+            let primary = watcher.reach(&store, &shared).await?;
+            Ok::<_, ProvisionError>((database.name.clone(), primary))
+        });
+        let primaries = try_join_all(reached).await?;
         permissions
             .await
             .map_err(std::io::Error::from)
@@ -207,13 +191,13 @@ impl Cluster {
             self.finish_name_change(&store, deadline).await?;
         }
         self.record_retention(&store).await?;
-        Ok(primary)
+        Ok(primaries)
     }
 
-    /// Whether every cell's multipooler has its status in etcd now.
-    async fn all_report_to(&self, store: &Store) -> Result<bool> {
-        for cell in &self.state.cells {
-            let key = Key::Status(self.state.database.clone(), cell.name.clone());
+    /// Whether every multipooler of a database has its status in etcd now.
+    async fn all_report_to(&self, store: &Store, database: &DatabaseName) -> Result<bool> {
+        for member in self.state.members_of(database) {
+            let key = Key::Status(member.database, member.cell);
             match store.kv().get(&store.keys().path(&key)).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(false),
@@ -222,5 +206,47 @@ impl Cluster {
             }
         }
         Ok(true)
+    }
+}
+
+impl Watcher<'_> {
+    /// Waits until every member of the database streams and the repository holds a full backup of it; gives the primary.
+    /// The first backup's name is kept in `cluster`.
+    async fn reach(&mut self, store: &Store, cluster: &tokio::sync::Mutex<&mut Cluster>) -> Result<String> {
+        let database = self.database.clone();
+        let primary = self.wait_for_primary().await?;
+        if !self.holds_full_backup().await? {
+            let name = {
+                let mut cluster = cluster.lock().await;
+                let name = clock::new_id();
+                let recorded = cluster.state.database_mut(&database).map(|one| &mut one.first_backup);
+                let name = recorded.map_or(name, |recorded| *recorded.get_or_insert(name));
+                cluster.state.save(&cluster.layout)?;
+                name
+            };
+            let ended = self.ensure_first_backup(&primary, name).await;
+            // After a failure the next `up` begins with new attempts.
+            let mut cluster = cluster.lock().await;
+            if let Some(recorded) = cluster.state.database_mut(&database) {
+                recorded.first_backup = None;
+            }
+            cluster.state.save(&cluster.layout)?;
+            ended?;
+        }
+        self.tell("the repository holds a full backup");
+        let cells = self.cell_names();
+        loop {
+            let primary = self.wait_until_well(&cells).await?;
+            // What multiadmin shows may be from before etcd was started: one whose data was lost knows nobody yet.
+            if self.cluster.all_report_to(store, &database).await? {
+                return Ok(primary);
+            }
+            if Instant::now() >= self.deadline {
+                let cells = Vec::new();
+                let what = "the multipoolers do not report to etcd".to_owned();
+                return Err(ProvisionError::NotStreaming { what, after: self.begun.elapsed(), cells });
+            }
+            tokio::time::sleep(REPORT_INTERVAL).await;
+        }
     }
 }

@@ -77,7 +77,7 @@ fn joined(mut cells: Vec<CellName>) -> String {
 /// Refuses flags that do not agree with what the cluster was created with.
 fn check_agreement(layout: &ClusterLayout, options: &UpOptions, state: &ClusterState) -> Result<()> {
     contradicts(layout, "cluster name", options.cluster.as_ref(), &state.cluster)?;
-    contradicts(layout, "database", options.database.as_ref(), &state.database)?;
+    contradicts(layout, "database", options.database.as_ref(), &state.first_database.name)?;
     contradicts(layout, "OS user", options.os_user.as_ref(), &state.os_user)?;
     if let Some(PortOffset::Fixed(offset)) = options.port_offset {
         contradicts(layout, "port offset", Some(&offset), &state.port_offset)?;
@@ -147,8 +147,9 @@ fn create(layout: &ClusterLayout, options: &UpOptions) -> Result<(ClusterState, 
 
 /// Refuses a repository that overlaps with what the cluster has for itself: it would be deleted with it.
 fn check_repository(cluster: &Cluster) -> Result<()> {
-    let cells = cluster.state.cells.iter().map(|cell| cluster.layout.cell(&cell.name).root().to_owned());
-    match cluster.overlapping_repository(cells.chain(cluster.own_directories())) {
+    let members = cluster.state.members();
+    let members = members.iter().map(|member| cluster.layout_of(member).root().to_owned());
+    match cluster.overlapping_repository(members.chain(cluster.own_directories())) {
         None => Ok(()),
         Some(overlapping) => Err(ProvisionError::Argument {
             argument: "--repo",

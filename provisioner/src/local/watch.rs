@@ -1,14 +1,16 @@
 //! Waiting until cells are well, by asking multiadmin.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cellar_api::v1::{GetDatabaseRequest, InstanceState, ListPoolersRequest, PoolerStatus, Role};
-use cellar_model::CellName;
+use cellar_model::{CellName, DatabaseName};
 use cellar_system::running_pid;
 use tonic::Code as Grpc;
 
 use crate::certificates::clients::AdminClient;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::steps::Steps;
 use crate::error::cell_report::CellReport;
@@ -102,11 +104,12 @@ pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     )
 }
 
-/// Waits, and reports each change.
+/// Waits for one database, and reports each change.
 pub(crate) struct Watcher<'a> {
     pub(crate) cluster: &'a Cluster,
+    pub(crate) database: DatabaseName,
     pub(crate) admin: AdminClient,
-    pub(crate) launched: &'a mut Launched,
+    launched: &'a Mutex<Launched>,
     pub(crate) steps: &'a Steps,
     pub(crate) begun: Instant,
     pub(crate) deadline: Instant,
@@ -117,12 +120,14 @@ pub(crate) struct Watcher<'a> {
 impl<'a> Watcher<'a> {
     pub(crate) async fn new(
         cluster: &'a Cluster,
-        launched: &'a mut Launched,
+        database: &DatabaseName,
+        launched: &'a Mutex<Launched>,
         steps: &'a Steps,
         deadline: Instant,
     ) -> Result<Self> {
         Ok(Self {
             cluster,
+            database: database.clone(),
             admin: cluster.admin().await?,
             launched,
             steps,
@@ -133,8 +138,22 @@ impl<'a> Watcher<'a> {
         })
     }
 
+    /// An error when something that was started has ended.
+    pub(crate) fn check_launched(&self) -> Result<()> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).check()
+    }
+
+    /// Tells a step, and of which database it is where there are several.
+    pub(crate) fn tell(&self, text: &str) {
+        self.steps.step(&format!("{}{text}", self.cluster.state.prefix(&self.database)));
+    }
+
+    fn member(&self, cell: &CellName) -> Member {
+        Member { cell: cell.clone(), database: self.database.clone() }
+    }
+
     async fn observe(&mut self) -> std::result::Result<Observation, tonic::Status> {
-        let name = self.cluster.state.database.to_string();
+        let name = self.database.to_string();
         let database = self.admin.get_database(GetDatabaseRequest { name: name.clone() }).await?.into_inner();
         let request = ListPoolersRequest { database: name, page_size: MAX_PAGE, page_token: String::new() };
         let poolers = self.admin.list_poolers(request).await?.into_inner().poolers;
@@ -148,7 +167,7 @@ impl<'a> Watcher<'a> {
 
     fn assess(&self, observed: &Observation, cell: &CellName) -> CellHealth {
         let pid = match self.cluster.is_local() {
-            true => running_pid(&self.cluster.pooler_pid_file(cell)),
+            true => running_pid(&self.cluster.pooler_pid_file(&self.member(cell))),
             // Whether it is that of a process that has died meanwhile, only its host knows.
             false => observed.status.get(cell.as_str()).map(|status| status.pid),
         };
@@ -159,9 +178,10 @@ impl<'a> Watcher<'a> {
         let report = |cell: &CellName| match self.assess(observed, cell) {
             CellHealth::Well(_) => None,
             CellHealth::NotYet(state) | CellHealth::Broken(state) => {
-                let log = self.cluster.pooler_log(cell);
+                let log = self.cluster.pooler_log(&self.member(cell));
                 let tail = log_tail(&log);
-                Some(CellReport { cell: cell.to_string(), state, log, tail })
+                let cell = self.cluster.state.shown(&self.member(cell));
+                Some(CellReport { cell, state, log, tail })
             }
         };
         cells.iter().filter_map(report).collect()
@@ -170,7 +190,8 @@ impl<'a> Watcher<'a> {
     fn report_change(&mut self, cell: &CellName, health: &CellHealth) {
         let text = health.text().to_owned();
         if self.reported.get(cell) != Some(&text) {
-            self.steps.step(&format!("cell {cell}: {text}"));
+            let shown = self.cluster.state.shown(&self.member(cell));
+            self.steps.step(&format!("cell {shown}: {text}"));
             self.reported.insert(cell.clone(), text);
         }
     }
@@ -187,7 +208,7 @@ impl<'a> Watcher<'a> {
     /// Waits until `cells` (or with `any_primary` just the recorded primary) are well; gives the primary.
     async fn wait(&mut self, cells: &[CellName], any_primary: bool, what: &str) -> Result<String> {
         loop {
-            self.launched.check()?;
+            self.check_launched()?;
             let error = match self.observe().await {
                 Ok(observed) => {
                     let healths: Vec<_> =
@@ -210,7 +231,7 @@ impl<'a> Watcher<'a> {
                     }
                     if broken || Instant::now() >= self.deadline {
                         return Err(ProvisionError::NotStreaming {
-                            what: what.to_owned(),
+                            what: format!("{}{what}", self.cluster.state.prefix(&self.database)),
                             after: self.begun.elapsed(),
                             cells: self.reports(&observed, cells),
                         });
@@ -252,7 +273,8 @@ impl<'a> Watcher<'a> {
     }
 
     pub(crate) fn cell_names(&self) -> Vec<CellName> {
-        self.cluster.state.cells.iter().map(|cell| cell.name.clone()).collect()
+        let members = self.cluster.state.members_of(&self.database);
+        members.into_iter().map(|member| member.cell).collect()
     }
 }
 

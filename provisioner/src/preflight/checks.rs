@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use cellar_model::{CellName, Database, Pooler};
+use cellar_model::{CellLayout, Database, Pooler};
 use cellar_pgbackrest::{ConfigInput, render_full};
 
 use crate::binaries;
@@ -23,15 +23,14 @@ impl Cluster {
     /// When the cells' ports or paths cannot be at all; findings are no error.
     pub fn preflight(&self, cells: &[LocalCell], new: usize) -> Result<Vec<Finding>> {
         // Paths that pgBackRest would misread, sockets that are too long, ports above 65535.
-        let poolers = cells.iter().map(|cell| self.pooler(cell)).collect::<Result<Vec<_>>>()?;
-        self.check_configs(&poolers)?;
+        self.check_configs(&self.poolers(cells)?)?;
         let mut findings = binaries::missing();
         findings.extend(self.state.route.then(binaries::missing_haproxy).flatten());
         findings.extend(host_name::check());
-        findings.extend(self.check_access(cells.iter().map(|cell| &cell.name)));
-        findings.extend(
-            cells.iter().filter_map(|cell| data_directory::check(&self.layout.cell(&cell.name).data())),
-        );
+        let members: Vec<_> = cells.iter().flat_map(|cell| self.state.members_in(&cell.name)).collect();
+        let layouts: Vec<_> = members.iter().map(|member| self.layout_of(member)).collect();
+        findings.extend(self.check_access(&layouts));
+        findings.extend(layouts.iter().filter_map(|layout| data_directory::check(&layout.data())));
         if new > 0 {
             findings.extend(disk::check(self.layout.root(), new));
             findings.extend(self.repository_here().and_then(disk::check_repo));
@@ -44,24 +43,27 @@ impl Cluster {
     }
 
     pub(crate) fn check_configs(&self, poolers: &[Pooler]) -> Result<()> {
-        // What is encrypted with what has no bearing on paths and ports.
-        let database = Database { repo_cipher: None, ..self.database() };
-        for local in poolers {
-            let others: Vec<&Pooler> = poolers.iter().filter(|other| other.cell != local.cell).collect();
-            render_full(&ConfigInput {
-                database: &database,
-                local,
-                others: &others,
-                tls_server_auth: "*",
-                passphrase: None,
-            })?;
+        for database in self.state.databases() {
+            // What is encrypted with what has no bearing on paths and ports.
+            let database = Database { repo_cipher: None, ..self.record_of(database) };
+            let of_database = || poolers.iter().filter(|pooler| pooler.database == database.name);
+            for local in of_database() {
+                let others: Vec<&Pooler> = of_database().filter(|other| other.cell != local.cell).collect();
+                render_full(&ConfigInput {
+                    database: &database,
+                    local,
+                    others: &others,
+                    tls_server_auth: "*",
+                    passphrase: None,
+                })?;
+            }
         }
         Ok(())
     }
 
-    fn check_access<'a>(&'a self, cells: impl Iterator<Item = &'a CellName>) -> Vec<Finding> {
+    fn check_access(&self, members: &[CellLayout]) -> Vec<Finding> {
         let repo = self.repository_here().map(Path::to_owned);
-        let places = repo.into_iter().chain(cells.map(|cell| self.layout.cell(cell).root().to_owned()));
+        let places = repo.into_iter().chain(members.iter().map(|layout| layout.root().to_owned()));
         let mut findings: Vec<Finding> =
             places.filter_map(|place| access::check(&place, &self.user)).collect();
         findings.extend(access::check_mount(self.layout.root()));

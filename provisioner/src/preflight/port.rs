@@ -1,5 +1,6 @@
 //! Which ports a cluster needs, and whether each is free.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
@@ -7,10 +8,12 @@ use std::time::Duration;
 use cellar_model::Ports;
 use cellar_system::{Process, is_inside, listeners};
 
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
+use crate::error::spec_error::SpecError;
 
 /// Attempts to bind a port that is taken by nothing that this user may see, or by a process that is ending.
 const MAX_ATTEMPTS: u32 = 40;
@@ -52,14 +55,32 @@ impl Cluster {
     }
 
     pub(crate) fn cell_ports(&self, cell: &LocalCell) -> Result<Vec<PortNeed>> {
-        let pooler = self.pooler(cell)?;
-        let need = |port, what: &str| PortNeed { port, purpose: format!("{what} of cell {}", cell.name) };
-        Ok(vec![
-            need(pooler.pgbackrest_port, "the pgBackRest TLS server"),
-            need(pooler.postgres_port, "PostgreSQL"),
-            need(pooler.grpc_port, "multipooler"),
-            need(pooler.health_port, "multipooler (health)"),
-        ])
+        let mut needs = Vec::new();
+        for pooler in self.poolers(std::slice::from_ref(cell))? {
+            let shown = self.state.shown(&Member { cell: pooler.cell, database: pooler.database });
+            let need = |port, what: &str| PortNeed { port, purpose: format!("{what} of cell {shown}") };
+            needs.extend([
+                need(pooler.pgbackrest_port, "the pgBackRest TLS server"),
+                need(pooler.postgres_port, "PostgreSQL"),
+                need(pooler.grpc_port, "multipooler"),
+                need(pooler.health_port, "multipooler (health)"),
+            ]);
+        }
+        Ok(needs)
+    }
+
+    /// Refuses two things on the host of one of these cells that have the same port.
+    pub(crate) fn check_ports_of_hosts(&self, cells: &[LocalCell]) -> Result<()> {
+        for cell in cells.iter().filter(|cell| cell.host.is_some()) {
+            let mut taken: BTreeMap<u16, String> = BTreeMap::new();
+            for PortNeed { port, purpose } in self.ports(std::slice::from_ref(cell))? {
+                if let Some(first) = taken.insert(port, purpose.clone()) {
+                    let value = format!("port {port} on the host of cell {}", cell.name);
+                    return Err(SpecError::Collision { first, second: purpose, value }.into());
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -144,7 +144,7 @@ impl Cluster {
     ) -> Result<Store> {
         let begun = Instant::now();
         let store = self.store().await?;
-        let probe = cellar_model::Key::Database(self.state.database.clone());
+        let probe = cellar_model::Key::Database(self.state.first_database.name.clone());
         loop {
             if let Some(started) = &mut started {
                 started.check()?;

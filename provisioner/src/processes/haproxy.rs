@@ -67,8 +67,10 @@ impl Cluster {
     fn haproxy_config(&self) -> Result<String> {
         let (writes, reads, statistics) = self.route_ports()?;
         let mut cells = Vec::new();
-        for cell in &self.state.cells {
-            let card = self.pooler(cell)?;
+        // A cluster on one machine has one database.
+        let database = &self.state.first_database;
+        for cell in self.state.cells.iter().filter(|cell| database.is_wanted_in(&cell.name)) {
+            let card = self.pooler(database, cell)?;
             cells.push(RoutedCell {
                 name: card.cell,
                 host: card.host,

@@ -11,23 +11,25 @@ use std::time::{Duration, Instant};
 use cellar_model::{Database, Key, PgbackrestName, Pooler, PoolerStatus};
 use cellar_topology::Store;
 
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 
 /// How often the poolers' reports are looked at.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The cell of the first running server that accepts other names than these, with those names.
+/// The member of the first running server that accepts other names than these, with those names.
 fn first_with_other_names(
     names: &[PgbackrestName],
     statuses: impl IntoIterator<Item = PoolerStatus>,
-) -> Option<(String, String)> {
+) -> Option<(Member, String)> {
     let wanted: BTreeSet<_> = names.iter().collect();
     // One that does not run reads the new names when it starts.
     statuses.into_iter().filter(|status| status.tls_server_up).find_map(|status| {
         let found: BTreeSet<_> = status.tls_server_accepts.iter().collect();
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
-        (found != wanted).then(|| (status.cell.to_string(), shown.join(" and ")))
+        let member = Member { cell: status.cell, database: status.database };
+        (found != wanted).then(|| (member, shown.join(" and ")))
     })
 }
 
@@ -43,17 +45,17 @@ impl Cluster {
         self.record_names(store, names).await?;
         let begun = Instant::now();
         loop {
-            let listing = store.list(&store.keys().of_database("status", &self.state.database)).await?;
+            let listing = store.list(&store.keys().kind("status")).await?;
             let statuses =
                 listing.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-            let Some((cell, found)) = first_with_other_names(names, statuses) else { return Ok(()) };
+            let Some((member, found)) = first_with_other_names(names, statuses) else { return Ok(()) };
             if Instant::now() >= deadline {
                 let next = match self.is_local() {
                     true => "`cellar up` continues",
                     false => "the same command, repeated, continues",
                 };
                 return Err(ProvisionError::NoAnswer {
-                    what: format!("pgBackRest of cell {cell} with other names"),
+                    what: format!("pgBackRest of cell {} with other names", self.state.shown(&member)),
                     after: begun.elapsed(),
                     reason: format!("it still accepts {found}; {next}"),
                     log: self.layout.log(),
@@ -65,23 +67,27 @@ impl Cluster {
     }
 
     async fn record_names(&self, store: &Store, names: &[PgbackrestName]) -> Result<()> {
-        self.change_database(store, |found| {
-            (found.accepted_names() != names)
-                .then(|| Database { pgbackrest_names: names.to_vec(), ..found.clone() })
-        })
-        .await
+        for database in self.state.databases() {
+            self.change_database(store, &database.name, |found| {
+                (found.accepted_names() != names)
+                    .then(|| Database { pgbackrest_names: names.to_vec(), ..found.clone() })
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Finishes an interrupted change of names, and repeats it for an etcd with older records.
     pub(crate) async fn finish_name_change(&self, store: &Store, deadline: Instant) -> Result<()> {
         self.rename_users(store).await?;
         let wanted = [self.state.pgbackrest_name];
-        match store.get::<Database>(&Key::Database(self.state.database.clone())).await? {
-            Some(found) if found.record.accepted_names() != wanted => {
-                self.accept_names(store, &wanted, deadline).await
+        for database in self.state.databases() {
+            let found = store.get::<Database>(&Key::Database(database.name.clone())).await?;
+            if found.is_some_and(|found| found.record.accepted_names() != wanted) {
+                return self.accept_names(store, &wanted, deadline).await;
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Makes the pooler, and the multiadmin on the host, of cells whose certificates were revoked known under the names that
@@ -89,13 +95,15 @@ impl Cluster {
     pub(crate) async fn rename_users(&self, store: &Store) -> Result<()> {
         for cell in self.state.cells.iter().filter(|cell| cell.revocations > 0) {
             self.admit_multiadmin(&cell.name).await?;
-            self.admit_pooler(&cell.name).await?;
-            let key = Key::Pooler(self.state.database.clone(), cell.name.clone());
-            // No other program changes it, and `cells remove` waits for the lock on this directory.
-            let found = store.get::<Pooler>(&key).await?;
-            if let Some(found) = found.filter(|found| found.record.revocations != cell.revocations) {
-                let record = Pooler { revocations: cell.revocations, ..found.record };
-                store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+            self.admit_poolers(&cell.name).await?;
+            for member in self.state.members_in(&cell.name) {
+                let key = Key::Pooler(member.database, member.cell);
+                // No other program changes it, and `cells remove` waits for the lock on this directory.
+                let found = store.get::<Pooler>(&key).await?;
+                if let Some(found) = found.filter(|found| found.record.revocations != cell.revocations) {
+                    let record = Pooler { revocations: cell.revocations, ..found.record };
+                    store.transaction().expect(&key, found.revision).put(&key, &record).commit().await?;
+                }
             }
         }
         Ok(())
@@ -120,7 +128,7 @@ mod tests {
         assert_eq!(found(&[status("zone1", true, &[new]), status("zone2", false, &[])]), None);
         let both = status("zone2", true, &[new, old]);
         let (cell, lets_in) = found(&[status("zone1", true, &[new]), both.clone()]).unwrap();
-        assert_eq!((cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
+        assert_eq!((cell.cell.as_str(), lets_in.as_str()), ("zone2", "pgbackrest and pgbackrest:1"));
         assert_eq!(first_with_other_names(&[new, old], [both]), None);
         assert!(found(&[status("zone1", true, &[])]).is_some(), "it is not known which names it accepts");
     }

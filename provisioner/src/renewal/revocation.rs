@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cellar_model::CellName;
 use cellar_tls::{
     CA_CERTIFICATE, Ca, CertificateInfo, KnownCertificate, ProbeProtocol, forget_previous,
     known_certificates, parse_serial, previous,
@@ -16,6 +15,7 @@ use cellar_topology::Store;
 
 use crate::certificates::authority::OLD_AUTHORITY;
 use crate::certificates::set::CertificateSet;
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::Revoking;
 use crate::cluster::steps::Steps;
@@ -176,10 +176,10 @@ impl Cluster {
             self.state.pgbackrest_name = former.next();
         }
         let is_its =
-            |cell: &CellName| compromised.is_some_and(|set| set.directory == self.keys_of(cell).tls());
-        let on_hosts = self.state.cells.iter().map(|cell| cell.name.clone());
-        if let Some(cell) = self.cells_on_disk().into_iter().chain(on_hosts).find(is_its) {
-            self.state.count_revocation(&cell);
+            |member: &Member| compromised.is_some_and(|set| set.directory == self.keys_of(member).tls());
+        let known = self.state.members();
+        if let Some(member) = self.members_on_disk().into_iter().chain(known).find(is_its) {
+            self.state.count_revocation(&member.cell);
         }
         self.state.revoking = Some(revoking);
         self.state.save(&self.layout)

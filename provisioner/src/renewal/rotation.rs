@@ -195,7 +195,7 @@ mod tests {
         let _ = cluster.authority().unwrap();
         let issue = |name: &str| {
             let out = dir.path().join(name);
-            cluster.issue_operator(OperatorRole::Viewer, name, None, &out).unwrap().serial
+            cluster.issue_operator(OperatorRole::Viewer, &[], name, None, &out).unwrap().serial
         };
         let listed = || {
             let listed = cluster.certificates().into_iter().map(|one| one.info.unwrap());

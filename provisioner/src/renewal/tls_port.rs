@@ -11,6 +11,7 @@ use cellar_tls::{
 };
 
 use crate::certificates::sets::{ADMIN_CERTIFICATE, POOLER_CERTIFICATE};
+use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::cluster::loopback::loopback;
 use crate::cluster::loopback::{HOST, LISTEN};
@@ -77,7 +78,7 @@ impl Prober {
             issue(ca, &request.with_lifetime(PROBE_LIFETIME), &key, &certificate)?;
             Ok(ClientTls::from_files(&trusted, &certificate, key.path())?)
         };
-        let cell = &cluster.state.bootstrap_cell;
+        let cell = &cluster.state.first_database.bootstrap_cell;
         let standby = issued("standby", LeafRequest::replication(&cluster.state.cluster, cell))?;
         let pgbackrest = issued("pgbackrest", LeafRequest::pgbackrest(cluster.state.pgbackrest_name, HOST))?;
         let peer = issued("peer", LeafRequest::etcd_peer(&cluster.state.cluster, HOST))?;
@@ -150,9 +151,9 @@ impl Cluster {
                 self.layout.multiadmin().join(ADMIN_CERTIFICATE),
             )?,
         ];
-        for cell in &self.state.cells {
-            let (pooler, tls) = (self.pooler(cell)?, self.layout.cell(&cell.name).tls());
-            let name = &cell.name;
+        for pooler in self.poolers(&self.state.cells)? {
+            let member = Member { cell: pooler.cell.clone(), database: pooler.database.clone() };
+            let (name, tls) = (self.state.shown(&member), self.layout_of(&member).tls());
             let of_cell = [
                 ("multipooler", pooler.grpc_port, ProbeProtocol::Grpc, POOLER_CERTIFICATE),
                 ("PostgreSQL", pooler.postgres_port, ProbeProtocol::Postgres, SERVER_CERTIFICATE),

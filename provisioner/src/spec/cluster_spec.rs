@@ -12,10 +12,9 @@ use cellar_model::{
 use crate::cluster::cell_host::CellHost;
 use crate::error::spec_error::SpecError;
 use crate::spec::collisions::check_collisions;
+use crate::spec::databases::{SpecifiedDatabase, databases};
+use crate::spec::field::{name, refuse};
 use crate::spec::file_format::{CellTable, RepoTable, SpecFile, TlsTable};
-
-/// Full backups kept when the specification has no number.
-const DEFAULT_RETENTION: u32 = 7;
 
 /// Address that servers listen on when the specification has none.
 const DEFAULT_LISTEN: &str = "0.0.0.0";
@@ -35,8 +34,10 @@ const MAX_FILE: u64 = 1 << 20;
 pub struct ClusterSpec {
     /// The cluster's name.
     pub cluster: ClusterName,
-    /// Its database.
+    /// Its first database.
     pub database: Database,
+    /// All its databases, the first one first.
+    pub databases: Vec<SpecifiedDatabase>,
     /// Its poolers in the order of their indexes, which is alphabetical.
     pub poolers: Vec<Pooler>,
     /// What clients may work on: `*` or stanza names.
@@ -52,16 +53,8 @@ pub struct ClusterSpec {
     pub(crate) placed: Vec<String>,
 }
 
-fn refuse(field: impl Into<String>, value: &str, reason: impl Into<String>) -> SpecError {
-    SpecError::Field { field: field.into(), value: value.chars().take(200).collect(), reason: reason.into() }
-}
-
 fn path(field: &str, text: &str) -> Result<String, SpecError> {
     path_fault(text).map_or_else(|| Ok(text.to_owned()), |reason| Err(refuse(field, text, reason)))
-}
-
-fn name<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T, SpecError> {
-    text.parse().map_err(|error: T::Err| refuse(field, text, error.to_string()))
 }
 
 impl ClusterSpec {
@@ -93,10 +86,6 @@ impl ClusterSpec {
         }
         let cluster = name("cluster", &file.cluster)?;
         let database: DatabaseName = name("database.name", &file.database.name)?;
-        let stanza: StanzaName = match &file.database.stanza {
-            Some(stanza) => name("database.stanza", stanza)?,
-            None => name("database.name", &file.database.name)?,
-        };
         let listen = file.tls.listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
         if listen.parse::<IpAddr>().is_err() {
             return Err(refuse("tls.listen", &listen, "it is not an IP address to listen on"));
@@ -138,31 +127,27 @@ impl ClusterSpec {
         let says_etcd = says_etcd.map(|(pooler, _)| pooler.cell.clone()).collect();
         check_collisions(&poolers)?;
         let repository = repository(&file.repo, &poolers)?;
-        let bootstrap_cell = poolers[0].cell.clone();
-        let retention = Retention { full: file.repo.retention_full.unwrap_or(DEFAULT_RETENTION) };
-        if retention.full == 0 || retention.full > 9_999_999 {
-            return Err(refuse(
-                "repo.retention_full",
-                &retention.full.to_string(),
-                "1 to 9999999 full backups can be kept",
-            ));
-        }
+        let cell_names: Vec<CellName> = poolers.iter().map(|pooler| pooler.cell.clone()).collect();
+        let databases = databases(&file, &cell_names, &repository)?;
+        let first = &databases[0];
         let database = Database {
             name: database,
-            stanza,
+            stanza: first.stanza.clone(),
             repository,
-            retention,
-            bootstrap_cell,
+            retention: Retention { full: first.retention_full },
+            bootstrap_cell: first.cells.first().unwrap_or(&cell_names[0]).clone(),
             port_offset: u32::from(file.port_offset.unwrap_or_default()),
             repo_cipher: None,
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            cells: first.cells.clone(),
+            is_qualified: false,
             durability: cellar_model::Durability::default(),
         };
         let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();
-        Ok(Self { cluster, database, poolers, server_auth, os_user, hosts, says_etcd, placed })
+        Ok(Self { cluster, database, databases, poolers, server_auth, os_user, hosts, says_etcd, placed })
     }
 }
 

@@ -10,6 +10,8 @@ pub(super) struct SpecFile {
     pub(super) port_offset: Option<u16>,
     pub(super) os_user: Option<String>,
     pub(super) database: DatabaseTable,
+    #[serde(default)]
+    pub(super) databases: Vec<FurtherDatabaseTable>,
     pub(super) repo: RepoTable,
     #[serde(default)]
     pub(super) tls: TlsTable,
@@ -22,6 +24,18 @@ pub(super) struct SpecFile {
 pub(super) struct DatabaseTable {
     pub(super) name: String,
     pub(super) stanza: Option<String>,
+    pub(super) cells: Option<Vec<String>>,
+}
+
+/// One of `[[databases]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FurtherDatabaseTable {
+    pub(super) name: String,
+    pub(super) stanza: Option<String>,
+    pub(super) cells: Option<Vec<String>>,
+    pub(super) port_offset: Option<u16>,
+    pub(super) retention_full: Option<u32>,
 }
 
 /// `[repo]`.

@@ -6,6 +6,7 @@ use cellar_model::{CellName, Pooler};
 use cellar_pgbackrest::{ConfigInput, render_full};
 
 use crate::error::provision_error::Result;
+use crate::error::spec_error::SpecError;
 use crate::file::{make_directory, replace};
 use crate::spec::cluster_spec::ClusterSpec;
 
@@ -14,6 +15,22 @@ use crate::spec::cluster_spec::ClusterSpec;
 /// # Errors
 /// When a value cannot stand in the file.
 pub fn render_configs(spec: &ClusterSpec) -> Result<Vec<(CellName, String)>> {
+    if let Some(further) = spec.databases.get(1) {
+        return Err(SpecError::Field {
+            field: "databases".to_owned(),
+            value: further.name.to_string(),
+            reason: "configs are generated for `[database]` alone: leave the others out".to_owned(),
+        }
+        .into());
+    }
+    if !spec.database.cells.is_empty() {
+        return Err(SpecError::Field {
+            field: "database.cells".to_owned(),
+            value: String::new(),
+            reason: "configs are generated for every cell: leave it out".to_owned(),
+        }
+        .into());
+    }
     let render = |local: &Pooler| {
         let others: Vec<&Pooler> = spec.poolers.iter().filter(|other| other.cell != local.cell).collect();
         let input = ConfigInput {

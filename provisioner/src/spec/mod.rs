@@ -2,5 +2,7 @@
 
 pub(crate) mod cluster_spec;
 mod collisions;
+pub(crate) mod databases;
+mod field;
 mod file_format;
 pub(crate) mod generate;

@@ -7,6 +7,7 @@ mod bad_input;
 mod certificates;
 mod clocks;
 mod cuts;
+mod databases;
 mod etcd;
 mod left;
 mod matrix;

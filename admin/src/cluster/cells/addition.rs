@@ -1,4 +1,4 @@
-//! Adding a cell: its record, and a pooler in it for every database.
+//! Adding a cell: its record, and a pooler in it for every database that is to have one there.
 
 use std::net::IpAddr;
 use std::path::{Component, Path};
@@ -132,9 +132,8 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
         }
         None => (next_cell(view, new)?, true),
     };
-    let layout = CellLayout::new(&cell.directory);
     let mut poolers = Vec::new();
-    for database in view.databases.values() {
+    for database in view.databases.values().filter(|database| database.is_wanted_in(&cell.name)) {
         let id = (database.name.clone(), cell.name.clone());
         if let Some(pooler) = view.poolers.get(&id).filter(|pooler| pooler.listen != new.listen) {
             let message = format!("cell {} is there already and listens on {}", cell.name, pooler.listen);
@@ -144,7 +143,7 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
         }
         let known = view.revision(&Key::Pooler(id.0.clone(), id.1.clone())) != 0;
         if !known && poolers.len() < MAX_DATABASES_PER_STEP {
-            let pooler = layout.pooler(database, &cell, &new.listen);
+            let pooler = CellLayout::of_member(database, &cell).pooler(database, &cell, &new.listen);
             poolers.push(
                 pooler.map_err(|error| invalid("directory", error.to_string()).about("cell", &cell.name))?,
             );

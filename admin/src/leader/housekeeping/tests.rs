@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_model::{
     AuditId, AuditRecord, BackupParams, BackupType, CancelRequest, CellLayout, Code, Database, Incarnation,
     JobId, JobRecord, JobSpec, JobState, Key, Keyspace, LOST_TIMEOUT, Lock, MAX_AUDIT_RECORDS, Progress,
-    Protocol, RebuildParams, Retention, Run,
+    Protocol, RebuildParams, Run,
 };
 use cellar_topology::{Change, Entry, View};
 use jiff::Timestamp;
@@ -71,19 +71,10 @@ impl World {
     /// Two cells, both silent as far as is known so far.
     fn new() -> Self {
         let mut view = View::default();
-        let database = Database {
-            name: "app".parse().unwrap(),
-            stanza: "app".parse().unwrap(),
-            repository: "/r".parse().unwrap(),
-            retention: Retention::default(),
-            bootstrap_cell: "zone1".parse().unwrap(),
-            port_offset: 0,
-            repo_cipher: None,
-            pgbackrest_names: Vec::new(),
-            minimum_protocol: Protocol::default(),
-            cluster_id: None,
-            durability: cellar_model::Durability::default(),
-        };
+        let database: Database = serde_json::from_value(serde_json::json!({
+            "name": "app", "stanza": "app", "repoPath": "/r", "bootstrapCell": "zone1",
+        }))
+        .unwrap();
         for (index, name) in ["zone1", "zone2"].into_iter().enumerate() {
             let cell = cellar_model::Cell {
                 name: name.parse().unwrap(),

@@ -65,14 +65,19 @@ pub(crate) fn shared(root: &Path) -> Parts {
     parts
 }
 
-/// The directories of cells: all but those that belong to the cluster as a whole.
+/// The directories of cells, and of further databases in them: all but those that belong to the cluster as a whole.
 pub(crate) fn cells(root: &Path) -> io::Result<Vec<String>> {
     let mut cells: Vec<String> = fs::read_dir(root)?
         .flatten()
         .filter(|entry| ["log", "pg_data", "jobs"].iter().any(|part| is_there(&entry.path().join(part))))
         .filter_map(|entry| entry.file_name().into_string().ok())
         // A name with anything else is no cell's, and would be part of a path in the bundle.
-        .filter(|name| name.parse::<cellar_model::CellName>().is_ok())
+        .filter(|name| {
+            let (database, cell) =
+                name.split_once('.').map_or((None, name.as_str()), |(db, cell)| (Some(db), cell));
+            let is_database = |name: &str| name.parse::<cellar_model::DatabaseName>().is_ok();
+            database.is_none_or(is_database) && cell.parse::<cellar_model::CellName>().is_ok()
+        })
         .collect();
     cells.sort();
     Ok(cells)

@@ -1,9 +1,15 @@
 //! What the cells of a database are to HAProxy and to libpq.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cellar_api::v1::{ListPoolersResponse, Pooler};
 use cellar_provisioner::RoutedCell;
+
+/// The databases that these cells are of. An application connects to one.
+pub(crate) fn databases(answer: &ListPoolersResponse) -> BTreeSet<&str> {
+    answer.poolers.iter().filter_map(|view| Some(view.pooler.as_ref()?.database.as_str())).collect()
+}
 
 /// The cells of one database with an address to connect to, in the order of their indexes.
 fn cards(answer: &ListPoolersResponse) -> Vec<&Pooler> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use cellar_model::{CellName, ClientName, OperatorRole, timestamp_text};
+use cellar_model::{CellName, ClientName, DatabaseName, OperatorRole, timestamp_text};
 use cellar_provisioner::{
     Cluster, Finding, ListedCertificate, RevokedOnHosts, revoke, revoke_on_hosts, rotate, rotate_hosts,
 };
@@ -33,7 +33,8 @@ pub(crate) enum Certs {
     /// Issue a certificate for a person or program that calls multiadmin, or for a role of PostgreSQL
     ///
     /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
-    /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything.
+    /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything. With --database
+    /// it is for these databases only: calls about others are refused, and lists show no other.
     /// With --client it is for an application that connects to PostgreSQL as that role (`cellar roles create NAME
     /// --certificate`): ca.crt, client.crt and client.key, which are libpq's sslrootcert, sslcert and sslkey.
     /// Needs the authority's key, which never leaves the cluster's own directory.
@@ -41,6 +42,7 @@ pub(crate) enum Certs {
   cellar certs issue --client reports --out /etc/reports/tls
   cellar certs issue --role operator --name ci --out /etc/ci/cellar
   cellar certs issue --role viewer --name grafana --out ./grafana --lifetime 30d
+  cellar certs issue --role admin --name ann --database sales --out ./ann
   cellar jobs list --admin localhost:15070 --client-dir /etc/ci/cellar")]
     Issue {
         /// What it may do: viewer, operator or admin
@@ -49,8 +51,11 @@ pub(crate) enum Certs {
         /// Who it is for
         #[arg(long, value_name = "NAME", requires = "role")]
         name: Option<String>,
+        /// A database that it is for; may be given several times [default: all]
+        #[arg(id = "database", long = "database", value_name = "NAME")]
+        databases: Vec<DatabaseName>,
         /// The role of PostgreSQL that it is for
-        #[arg(long, value_name = "NAME", conflicts_with_all = ["role", "name"])]
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["role", "name", "database"])]
         client: Option<ClientName>,
         /// The directory that is written
         #[arg(long, value_name = "DIR")]
@@ -193,7 +198,7 @@ impl Certs {
                 let found = cluster.certificates();
                 print_list(global, &cluster, &found)
             }
-            Self::Issue { role, name, client, out, lifetime } => {
+            Self::Issue { role, name, databases, client, out, lifetime } => {
                 let out = absolute(&out)?;
                 let (info, note) = match (role, name, client) {
                     (_, _, Some(client)) => (
@@ -204,7 +209,7 @@ impl Certs {
                         ),
                     ),
                     (Some(role), Some(name), None) => (
-                        cluster.issue_operator(role, &name, lifetime, &out)?,
+                        cluster.issue_operator(role, &databases, &name, lifetime, &out)?,
                         format!("use it with --admin HOST:PORT --client-dir {}", out.display()),
                     ),
                     _ => {

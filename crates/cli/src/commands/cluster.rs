@@ -125,10 +125,14 @@ impl ClusterCommand {
             Self::Wait(command) => {
                 let cluster = local::open(global)?;
                 let outcome = wait_for_hosts(cluster.layout.root(), command.timeout, &local::steps()).await?;
-                output::note(&format!(
-                    "cluster {} is well: {} is the primary",
-                    outcome.cluster.state.cluster, outcome.primary
-                ));
+                let state = &outcome.cluster.state;
+                let primaries = outcome.primaries.iter().map(|(database, primary)| {
+                    let of_database =
+                        state.has_several_databases().then(|| format!(" of database {database}"));
+                    format!("{primary} is the primary{}", of_database.unwrap_or_default())
+                });
+                let primaries = primaries.collect::<Vec<_>>().join(", ");
+                output::note(&format!("cluster {} is well: {primaries}", state.cluster));
                 Ok(())
             }
         }

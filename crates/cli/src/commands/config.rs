@@ -1,15 +1,16 @@
 //! `cellar config`.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use cellar_model::{CellName, HealthQuestion, Ports};
-use cellar_provisioner::{ClusterSpec, DEFAULT_ROUTE_LAG, HaproxyConfig, ProvisionError, generate_configs};
+use cellar_provisioner::{
+    ClusterSpec, DEFAULT_ROUTE_LAG, HaproxyConfig, Member, ProvisionError, generate_configs,
+};
 use clap::Subcommand;
 
 use crate::client::poolers::poolers;
-use crate::client::routes::routed_cells;
+use crate::client::routes::{databases, routed_cells};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::{Global, absolute};
@@ -74,7 +75,7 @@ cluster.toml:
         #[arg(long, value_name = "SIZE", default_value = DEFAULT_ROUTE_LAG, value_parser = lag)]
         max_lag: String,
     },
-    /// Print the generated pgbackrest.conf of a local cluster's cell
+    /// Print the generated pgbackrest.conf of a cell on this machine
     #[command(after_help = "Example:
   cellar config show zone2")]
     Show {
@@ -122,8 +123,7 @@ impl Config {
             (None, None) => global.directory()?.join("client/ca.crt"),
         };
         let answer = poolers(&Target::of(global).await?, &global.database()).await?;
-        let databases: BTreeSet<&str> =
-            answer.poolers.iter().filter_map(|view| Some(view.pooler.as_ref()?.database.as_str())).collect();
+        let databases = databases(&answer);
         if databases.len() > 1 {
             let names: Vec<&str> = databases.into_iter().collect();
             return Err(Failure::usage(
@@ -146,7 +146,7 @@ impl Config {
 
 fn show(global: &Global, cell: &CellName) -> Outcome {
     local::refuse_remote(global, "config show")?;
-    let cluster = local::open(global)?;
+    let cluster = local::open_here(global)?;
     let cells: Vec<&str> = cluster.state.cells.iter().map(|cell| cell.name.as_str()).collect();
     if cluster.state.cell(cell).is_none() {
         return Err(Failure::usage(
@@ -154,7 +154,20 @@ fn show(global: &Global, cell: &CellName) -> Outcome {
             "name one of them",
         ));
     }
-    let path = cluster.layout.cell(cell).config();
+    let members: Vec<_> = cluster.state.members_in(cell);
+    let is_named = |member: &&Member| global.database.as_ref().is_none_or(|name| *name == member.database);
+    let wanted: Vec<_> = members.iter().filter(is_named).collect();
+    let [member] = wanted.as_slice() else {
+        let known: Vec<&str> = members.iter().map(|member| member.database.as_str()).collect();
+        let message = match &global.database {
+            Some(name) => {
+                format!("database {name} has no member in cell {cell} (known: {})", known.join(", "))
+            }
+            None => format!("several databases have a member in cell {cell} ({})", known.join(", ")),
+        };
+        return Err(Failure::usage(message, "name one of them with --database"));
+    };
+    let path = cluster.layout_of(member).config();
     let text = std::fs::read(&path)
         .map_err(|source| Failure::Io { what: format!("read {}", path.display()), source })?;
     output::write(&text)

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use cellar_api::v1::{InstanceState, ListPoolersResponse, Role};
+use cellar_api::v1::{InstanceState, ListPoolersResponse, PoolerView, Role};
 use cellar_api::wkt::Timestamp;
 use cellar_provisioner::{
     CellFacts, Cluster, Finding, HostServer, ProcessHealth, RecordedPrimary,
@@ -62,11 +62,23 @@ pub(crate) fn render(
     text
 }
 
+/// The cell of a pooler, with its database where there are poolers of several.
+fn shown(view: &PoolerView, answer: &ListPoolersResponse) -> String {
+    let Some(own) = &view.pooler else { return "?".to_owned() };
+    let mut databases =
+        answer.poolers.iter().filter_map(|view| view.pooler.as_ref()).map(|one| &one.database);
+    match databases.any(|database| *database != own.database) {
+        false => own.cell.clone(),
+        true => format!("{} of database {}", own.cell, own.database),
+    }
+}
+
 /// The problems that the cells report.
 pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
     let mut problems = Vec::new();
     for view in &answer.poolers {
         let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
+        let shown = shown(view, answer);
         let facts = view.status.as_ref().map(|status| CellFacts {
             is_running: status.state() == InstanceState::Running,
             message: &status.message,
@@ -78,14 +90,14 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
             streams_from: status.streams_from.as_deref(),
             tls_server_up: status.tls_server_up,
         });
-        problems.extend(cell_problems_of(cell, facts, RecordedPrimary::NotAsked));
+        problems.extend(cell_problems_of(&shown, cell, facts, RecordedPrimary::NotAsked));
         // What a running instance says is wrong keeps nobody from using it, and something from working.
         let running = view.status.iter().filter(|status| status.state() == InstanceState::Running);
         let told = running.flat_map(|status| {
             let said = Some(status.message.clone()).filter(|message| !message.is_empty());
             said.into_iter().chain(archiving(status))
         });
-        problems.extend(told.map(|trouble| format!("cell {cell}: {trouble}")));
+        problems.extend(told.map(|trouble| format!("cell {shown}: {trouble}")));
     }
     problems.extend(answer.etcd_alarms.iter().cloned());
     problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));
@@ -96,7 +108,7 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
 pub(crate) fn cell_notes(answer: &ListPoolersResponse) -> Vec<String> {
     let mut notes = Vec::new();
     for view in &answer.poolers {
-        let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
+        let cell = shown(view, answer);
         let versions = view.status.as_ref().and_then(|status| status.versions.as_ref());
         let of_cell = versions.into_iter().flat_map(|versions| &versions.notes);
         notes.extend(of_cell.map(|note| format!("cell {cell}: {note}")));

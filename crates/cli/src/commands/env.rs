@@ -6,7 +6,7 @@ use cellar_api::v1::{ListPoolersResponse, PoolerView, Role};
 use cellar_provisioner::Cluster;
 
 use crate::client::poolers::poolers;
-use crate::client::routes::{direct_uri, uri};
+use crate::client::routes::{databases, direct_uri, uri};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
@@ -19,6 +19,16 @@ fn uris(
     answer: &ListPoolersResponse,
     authorities: &Path,
 ) -> Outcome<Vec<(&'static str, String)>> {
+    let databases = databases(answer);
+    if databases.len() > 1 {
+        // One URI would lead to whichever of them answers first.
+        let names: Vec<&str> = databases.into_iter().collect();
+        output::note(&format!(
+            "CELLAR_DIRECT_URI is left out, because the cluster has several databases ({}): name one with --database",
+            names.join(", ")
+        ));
+        return Ok(Vec::new());
+    }
     let mut all = vec![("CELLAR_DIRECT_URI", direct_uri(answer, authorities))];
     if let Some(cluster) = cluster.filter(|cluster| cluster.state.route) {
         let (writes, reads, _) = cluster.route_ports()?;

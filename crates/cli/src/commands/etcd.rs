@@ -144,7 +144,8 @@ fn repaired(content: &SnapshotContent, repaired: &RepairedRecords) -> Value {
         "closedJobs": repaired.closed_jobs,
         "addedCells": repaired.added_cells,
         "removedCells": repaired.removed_cells,
-        "incarnation": repaired.incarnation,
+        "incarnation": repaired.incarnations.first().filter(|_| repaired.incarnations.len() == 1).map(|(_, number)| number),
+        "incarnations": repaired.incarnations.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "unreadableRecords": repaired.unreadable,
     })
 }
@@ -236,7 +237,7 @@ impl Etcd {
                         file.display(),
                         cluster.state.cluster
                     );
-                    ask(&question, cluster.state.database.as_str()).await?;
+                    ask(&question, cluster.state.confirmation()).await?;
                 }
                 let steps = local::steps();
                 let file = absolute(&file)?;

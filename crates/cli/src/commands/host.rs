@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cellar_provisioner::{
-    HostProgram, ProcessHealth, UpgradeOptions, host_command, host_processes, install_host,
+    HostProgram, ProcessHealth, UpgradeOptions, host_command, host_pooler, host_processes, install_host,
     installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -213,9 +213,9 @@ fn exec(global: &Global, program: Program) -> Outcome {
     let program = match program {
         Program::Etcd => HostProgram::Etcd,
         Program::Multiadmin => HostProgram::Multiadmin,
-        Program::Multipooler => HostProgram::Multipooler,
+        Program::Multipooler => host_pooler(&global.directory()?, global.database.as_ref())?,
     };
-    let found = host_command(&global.directory()?, program)?;
+    let found = host_command(&global.directory()?, &program)?;
     let mut command = Command::new(&found.program);
     command.args(&found.arguments).current_dir(&found.directory);
     for (name, _) in std::env::vars_os() {

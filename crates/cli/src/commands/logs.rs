@@ -6,7 +6,9 @@ mod line;
 mod sources;
 mod tail;
 
-use cellar_model::CellName;
+use std::path::Path;
+
+use cellar_model::{CellName, DatabaseName};
 use clap::Args;
 
 use crate::failure::{Failure, Outcome};
@@ -25,6 +27,7 @@ use self::sources::{LogKind, Place, sources};
 #[command(after_help = "Examples:
   cellar logs zone1                          multipooler, PostgreSQL and pgBackRest of one cell
   cellar logs zone1 --of postgres --follow   one log, until Ctrl-C
+  cellar logs zone1 --database sales         where the cluster has several databases
   cellar logs                                multiadmin and etcd
   cellar logs --of audit --lines 20          who changed what
 
@@ -44,15 +47,49 @@ pub(crate) struct Logs {
     kinds: Vec<LogKind>,
 }
 
+/// The database that is meant, unless it is the cluster's first: never another one than was named.
+fn further_database(global: &Global, root: &Path, cell: Option<&CellName>) -> Outcome<Option<DatabaseName>> {
+    let cluster = match local::open_here(global) {
+        // A wrong --cluster must not show another one's.
+        Err(failure @ Failure::Usage { .. }) => return Err(failure),
+        // A cluster whose state cannot be read has logs all the same.
+        Err(_) => return of_unreadable(global, root, cell),
+        Ok(cluster) => cluster,
+    };
+    let known: Vec<&DatabaseName> = cluster.state.databases().map(|database| &database.name).collect();
+    let names = || known.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    match &global.database {
+        Some(name) if !known.contains(&name) => Err(Failure::usage(
+            format!("the cluster has no database {name} (known: {})", names()),
+            "name one of them with --database",
+        )),
+        Some(name) => Ok((known[0] != name).then(|| name.clone())),
+        None if cell.is_some() && known.len() > 1 => Err(Failure::usage(
+            format!("the cluster has several databases ({})", names()),
+            "name the one whose logs are meant with --database",
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The same where it is not known which databases there are: by the directories.
+fn of_unreadable(global: &Global, root: &Path, cell: Option<&CellName>) -> Outcome<Option<DatabaseName>> {
+    let (Some(name), Some(cell)) = (&global.database, cell) else { return Ok(None) };
+    if root.join(format!("{name}.{cell}")).exists() {
+        return Ok(Some(name.clone()));
+    }
+    Err(Failure::usage(
+        format!("the cluster's state cannot be read, and there is no directory {name}.{cell}"),
+        "leave --database out for the logs of the cluster's first database",
+    ))
+}
+
 impl Logs {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         local::refuse_remote(global, "logs")?;
         let directory = global.directory()?;
-        // A wrong --cluster must not show another one's. A cluster whose state cannot be read has logs all the same.
-        if let Err(failure @ Failure::Usage { .. }) = local::open(global) {
-            return Err(failure);
-        }
-        let place = Place::new(directory, self.cell)?;
+        let further = further_database(global, &directory, self.cell.as_ref())?;
+        let place = Place::new(directory, self.cell, further)?;
         let found = sources(&place, &self.kinds)?;
         let lines = usize::try_from(self.lines).unwrap_or(usize::MAX);
         let printer = Printer::new(&found, global.output == Form::Json);

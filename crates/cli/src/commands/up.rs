@@ -148,13 +148,16 @@ impl Up {
         let outcome = up(&options, &local::steps()).await?;
         match global.output {
             Form::Human => {
-                output::note(&format!("\n{}", next_commands(&outcome.cluster, &outcome.primary)));
+                for (_, primary) in &outcome.primaries {
+                    output::note(&format!("\n{}", next_commands(&outcome.cluster, primary)));
+                }
                 output::note(&format!("\nthat took {}", units::duration(begun.elapsed())));
                 Ok(())
             }
             Form::Json => {
                 let target = Target::of(global).await?;
-                let request = GetDatabaseRequest { name: outcome.cluster.state.database.to_string() };
+                let request =
+                    GetDatabaseRequest { name: outcome.cluster.state.first_database.name.to_string() };
                 let database = target.client()?.get_database(request).await;
                 output::json(database.map_err(|status| target.failure(status))?.get_ref())
             }

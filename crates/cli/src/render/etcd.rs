@@ -98,9 +98,9 @@ fn repaired_lines(repaired: &RepairedRecords) -> Vec<String> {
     list("cells that are there and were not in it", text(&repaired.added_cells));
     list("cells that were in it and have been removed since", text(&repaired.removed_cells));
     list("records that cannot be read and stay as they are", repaired.unreadable.clone());
-    if let Some(number) = repaired.incarnation {
+    for (database, number) in &repaired.incarnations {
         lines.push(format!(
-            "the database was restored after it: its data is of incarnation {number} and stays so; that restore cannot be rolled back any more"
+            "database {database} was restored after it: its data is of incarnation {number} and stays so; that restore cannot be rolled back any more"
         ));
     }
     lines.push("lost with what came after it: jobs and their outcomes, schedules, calls in etcd's list (audit.log has them)".to_owned());
@@ -151,7 +151,7 @@ mod tests {
             repaired: RepairedRecords {
                 closed_jobs: vec!["01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()],
                 added_cells: vec!["zone3".parse().unwrap()],
-                incarnation: Some(2),
+                incarnations: vec![("app".parse().unwrap(), 2)],
                 ..RepairedRecords::default()
             },
         };

@@ -137,12 +137,31 @@ pub struct Database {
     /// Which cluster of that name it belongs to; none when the cluster was made before clusters had ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<Uuid>,
+    /// The cells in which it is to have members, whether they are there or not; empty for all that there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<CellName>,
+    /// Whether its name is in the directories of its members and in the names of their certificates, as it is of every
+    /// database of a cluster but the first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_qualified: bool,
     /// What an acknowledged commit survives.
     #[serde(default, skip_serializing_if = "Durability::is_async")]
     pub durability: Durability,
 }
 
 impl Database {
+    /// Whether it is to have a member in a cell.
+    #[must_use]
+    pub fn is_wanted_in(&self, cell: &CellName) -> bool {
+        self.cells.is_empty() || self.cells.contains(cell)
+    }
+
+    /// Its name, where it stands in directories and certificates.
+    #[must_use]
+    pub fn qualifier(&self) -> Option<&DatabaseName> {
+        self.is_qualified.then_some(&self.name)
+    }
+
     /// The name that certificates for pgBackRest carry from now on.
     #[must_use]
     pub fn pgbackrest_name(&self) -> PgbackrestName {

@@ -7,13 +7,17 @@ use std::fmt;
 
 use crate::records::job::spec::JobKind;
 use crate::types::name::{CellName, ClusterName, DatabaseName};
-use crate::types::role::OperatorRole;
+use crate::types::role::{DatabaseScope, OperatorRole};
 
-/// Who somebody is, from the URI in a certificate: `spiffe://<cluster>/<role>/<name>`.
+/// What follows a role that is limited to databases, whose names follow then: a release that does not know that refuses it.
+const LIMITED: &str = "-of";
+
+/// Who somebody is, from the URI in a certificate: `spiffe://<cluster>/<role>/<name>`, and of a person or program that is
+/// limited to databases `spiffe://<cluster>/<role>-of/<database>.<database>/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// A person or program.
-    Operator(OperatorRole),
+    /// A person or program, with the databases that it may work with.
+    Operator(OperatorRole, DatabaseScope),
     /// The pooler of a database in a cell.
     Pooler(DatabaseName, CellName),
     /// A multiadmin.
@@ -38,7 +42,32 @@ impl Principal {
                 Some(Self::Pooler(database.parse().ok()?, cell.parse().ok()?))
             }
             "etcd" | "replication" => Some(Self::Other),
-            role => role.parse().ok().map(Self::Operator),
+            role => match role.strip_suffix(LIMITED) {
+                None => role.parse().ok().map(|role| Self::Operator(role, DatabaseScope::All)),
+                Some(role) => {
+                    let (databases, name) = name.split_once('/')?;
+                    let names = databases.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+                    let scope = DatabaseScope::Only(names);
+                    (!name.is_empty()).then_some(Self::Operator(role.parse().ok()?, scope))
+                }
+            },
+        }
+    }
+
+    /// The URI of a person or program.
+    #[must_use]
+    pub fn operator_uri(
+        cluster: &ClusterName,
+        role: OperatorRole,
+        databases: &DatabaseScope,
+        name: &str,
+    ) -> String {
+        match databases {
+            DatabaseScope::All => format!("spiffe://{cluster}/{role}/{name}"),
+            DatabaseScope::Only(names) => {
+                let names: Vec<&str> = names.iter().map(DatabaseName::as_str).collect();
+                format!("spiffe://{cluster}/{role}{LIMITED}/{}/{name}", names.join("."))
+            }
         }
     }
 }
@@ -48,6 +77,8 @@ impl Principal {
 pub enum Needs {
     /// An operator of this role or a higher one.
     Role(OperatorRole),
+    /// An operator of this role or a higher one who is not limited to some databases: it changes all.
+    RoleForAll(OperatorRole),
     /// A multiadmin.
     Multiadmin,
     /// A multiadmin, or a pooler of the cluster.
@@ -60,6 +91,7 @@ impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Role(role) => write!(f, "the role {role}"),
+            Self::RoleForAll(role) => write!(f, "the role {role} for all databases"),
             Self::Multiadmin => f.write_str("a multiadmin's certificate"),
             Self::Peer => f.write_str("a multiadmin's or a pooler's certificate"),
             Self::Anybody => f.write_str("a certificate of this cluster"),
@@ -70,6 +102,7 @@ impl fmt::Display for Needs {
 const VIEWER: Needs = Needs::Role(OperatorRole::Viewer);
 const OPERATOR: Needs = Needs::Role(OperatorRole::Operator);
 const ADMIN: Needs = Needs::Role(OperatorRole::Admin);
+const ADMIN_OF_ALL: Needs = Needs::RoleForAll(OperatorRole::Admin);
 
 /// What the method that requests jobs of a kind needs.
 const fn job(kind: JobKind) -> Needs {
@@ -110,8 +143,8 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/ListBackups", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetBackup", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListCells", VIEWER, Reads),
-    ("/cellar.v1.MultiAdmin/AddCell", ADMIN, Mutates),
-    ("/cellar.v1.MultiAdmin/RemoveCell", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/AddCell", ADMIN_OF_ALL, Mutates),
+    ("/cellar.v1.MultiAdmin/RemoveCell", ADMIN_OF_ALL, Mutates),
     ("/cellar.v1.MultiAdmin/ListDatabases", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
@@ -167,13 +200,16 @@ pub fn allows(principal: &Principal, needs: Needs) -> bool {
     match (needs, principal) {
         (Needs::Anybody, _) | (Needs::Multiadmin | Needs::Peer, Principal::Multiadmin) => true,
         (Needs::Peer, Principal::Pooler(..)) => true,
-        (Needs::Role(role), Principal::Operator(has)) => *has >= role,
+        (Needs::Role(role), Principal::Operator(has, _)) => *has >= role,
+        (Needs::RoleForAll(role), Principal::Operator(has, DatabaseScope::All)) => *has >= role,
         _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -184,7 +220,18 @@ mod tests {
     #[test]
     fn only_uris_of_this_cluster_are_identities() {
         let parse = |uri: &str| Principal::parse(uri, &cluster());
-        assert_eq!(parse("spiffe://demo/viewer/ci"), Some(Principal::Operator(OperatorRole::Viewer)));
+        let viewer = |scope: DatabaseScope| Some(Principal::Operator(OperatorRole::Viewer, scope));
+        assert_eq!(parse("spiffe://demo/viewer/ci"), viewer(DatabaseScope::All));
+        let only =
+            |names: &[&str]| DatabaseScope::Only(names.iter().map(|name| name.parse().unwrap()).collect());
+        for (scope, uri) in [
+            (only(&["app"]), "spiffe://demo/viewer-of/app/ci"),
+            (only(&["app", "web-2"]), "spiffe://demo/viewer-of/app.web-2/ci"),
+            (DatabaseScope::All, "spiffe://demo/viewer/ci"),
+        ] {
+            let made = Principal::operator_uri(&cluster(), OperatorRole::Viewer, &scope, "ci");
+            assert_eq!((made.as_str(), parse(uri)), (uri, viewer(scope)));
+        }
         assert_eq!(parse("spiffe://demo/multiadmin/localhost"), Some(Principal::Multiadmin));
         let pooler = Principal::Pooler("app".parse().unwrap(), "zone1".parse().unwrap());
         assert_eq!(parse("spiffe://demo/pooler/app/zone1"), Some(pooler));
@@ -197,6 +244,13 @@ mod tests {
             "spiffe://demo/admin",
             "spiffe://demo/root/x",
             "spiffe://demo/pooler/app",
+            "spiffe://demo/viewer-of/app",
+            "spiffe://demo/viewer-of/app/",
+            "spiffe://demo/viewer-of//ci",
+            "spiffe://demo/viewer-of/app./ci",
+            "spiffe://demo/viewer-of/App/ci",
+            "spiffe://demo/root-of/app/ci",
+            "spiffe://demo/multiadmin-of/app/ci",
             "https://demo/admin/x",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
@@ -206,12 +260,15 @@ mod tests {
     #[test]
     fn each_role_may_do_what_the_lower_ones_may() {
         for (method, needs, _) in METHODS {
-            let may = |role| allows(&Principal::Operator(role), *needs);
+            let may = |role| allows(&Principal::Operator(role, DatabaseScope::All), *needs);
             assert!(!may(OperatorRole::Viewer) || may(OperatorRole::Operator), "{method}");
             assert!(!may(OperatorRole::Operator) || may(OperatorRole::Admin), "{method}");
             let own = matches!(needs, Needs::Multiadmin | Needs::Peer);
             assert_eq!(allows(&Principal::Multiadmin, *needs), own, "{method}");
             assert!(!allows(&Principal::Other, *needs), "{method}");
+            let limited = Principal::Operator(OperatorRole::Admin, DatabaseScope::Only(BTreeSet::new()));
+            let of_all = method.ends_with("Cell") && *needs == ADMIN_OF_ALL;
+            assert_eq!(allows(&limited, *needs), !own && !of_all, "{method}");
         }
     }
 

@@ -88,6 +88,13 @@ impl Keyspace {
         format!("{}{kind}/{database}/{cell}/", self.prefix)
     }
 
+    /// Whether a listing or a watch of `range` shows the key: of a text that ends with `/` all keys that begin with it, of
+    /// any other the one key that it is.
+    #[must_use]
+    pub fn is_in_range(range: &str, path: &str) -> bool {
+        if range.ends_with('/') { path.starts_with(range) } else { path == range }
+    }
+
     /// The key as text.
     #[must_use]
     pub fn path(&self, key: &Key) -> String {
@@ -187,6 +194,13 @@ mod tests {
             assert_eq!(keys.parse(&keys.path(&key)), Some(key));
         }
         assert_eq!(keys.path(&Key::Lock("app".parse().unwrap())), "/cellar/demo/locks/app");
+    }
+
+    #[test]
+    fn a_range_is_a_directory_or_one_key() {
+        assert!(Keyspace::is_in_range("/cellar/demo/locks/", "/cellar/demo/locks/app"));
+        assert!(Keyspace::is_in_range("/cellar/demo/locks/app", "/cellar/demo/locks/app"));
+        assert!(!Keyspace::is_in_range("/cellar/demo/locks/app", "/cellar/demo/locks/app2"));
     }
 
     #[test]

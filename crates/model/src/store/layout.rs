@@ -5,109 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::records::job::id::JobId;
 use crate::records::pooler::Pooler;
 use crate::records::topology::{Cell, Database};
-use crate::types::name::CellName;
+use crate::store::layout_error::{LayoutError, SOCKET_PATH_LIMIT};
+use crate::store::ports::Ports;
+use crate::types::name::{CellName, DatabaseName};
 use crate::types::path_rule::path_fault;
-
-/// Longest path of a unix socket on Linux: `sun_path` has 108 bytes, one of them the final NUL.
-pub const SOCKET_PATH_LIMIT: usize = 107;
 
 /// File name of the repository's passphrase in a directory of secrets.
 const REPO_CIPHER_PASS: &str = "repo-cipher-pass";
-
-/// The ports of one cluster, all moved by its offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    offset: u16,
-}
-
-/// Cells a cluster may have; also the distance between the port ranges of two databases.
-pub const PORT_SPAN: u16 = 256;
-
-/// An arrangement that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    /// The port would be above 65535.
-    #[error("port {base} + {index} + offset {offset} is above 65535: choose a smaller --port-offset")]
-    PortTooHigh {
-        /// First port of its kind.
-        base: u16,
-        /// Cell index.
-        index: u32,
-        /// Offset.
-        offset: u32,
-    },
-    /// PostgreSQL could not bind its socket.
-    #[error(
-        "the unix socket path {path} is {length} bytes long and Linux allows {SOCKET_PATH_LIMIT}: choose a shorter directory (--dir)"
-    )]
-    SocketPathTooLong {
-        /// The path.
-        path: String,
-        /// Its length in bytes.
-        length: usize,
-    },
-    /// Paths become text in configuration files.
-    #[error("the path {0:?} is not valid UTF-8: choose another directory")]
-    PathNotText(PathBuf),
-    /// They stand in files and commands that would misread it.
-    #[error("the path {path:?} cannot be used: {reason}; choose another directory")]
-    PathMisread {
-        /// The path.
-        path: String,
-        /// What is the matter with it.
-        reason: &'static str,
-    },
-}
-
-impl Ports {
-    /// pgBackRest TLS server of the cell with index 0.
-    pub const PGBACKREST: u16 = 8432;
-    /// PostgreSQL of the cell with index 0.
-    pub const POSTGRES: u16 = 25432;
-    /// etcd for clients.
-    pub const ETCD_CLIENT: u16 = 12379;
-    /// etcd for its peers.
-    pub const ETCD_PEER: u16 = 12380;
-    /// multiadmin gRPC.
-    pub const ADMIN_GRPC: u16 = 15070;
-    /// multipooler gRPC of the cell with index 0.
-    pub const POOLER_GRPC: u16 = 15270;
-    /// Health endpoints of the multipooler of the cell with index 0.
-    pub const POOLER_HEALTH: u16 = 20000;
-    /// HAProxy, to the primary.
-    pub const ROUTE_WRITES: u16 = 5000;
-    /// HAProxy, to the standbys.
-    pub const ROUTE_READS: u16 = 5001;
-    /// HAProxy's statistics.
-    pub const ROUTE_STATISTICS: u16 = 8404;
-
-    /// The ports of a cluster whose `--port-offset` is `offset`.
-    #[must_use]
-    pub fn new(offset: u16) -> Self {
-        Self { offset }
-    }
-
-    /// The port of something there is one of.
-    ///
-    /// # Errors
-    /// When it is above 65535.
-    pub fn single(self, base: u16) -> Result<u16, LayoutError> {
-        self.of_cell(base, 0)
-    }
-
-    /// The port of something that every cell has.
-    ///
-    /// # Errors
-    /// When it is above 65535.
-    pub fn of_cell(self, base: u16, index: u32) -> Result<u16, LayoutError> {
-        let offset = u32::from(self.offset);
-        u16::try_from(u32::from(base) + index + offset).map_err(|_| LayoutError::PortTooHigh {
-            base,
-            index,
-            offset,
-        })
-    }
-}
 
 /// The directory of one local cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +98,15 @@ impl ClusterLayout {
         self.secrets().join(REPO_CIPHER_PASS)
     }
 
+    /// The directory of a database's member in a cell; `qualifier` is as in [`Database::qualifier`].
+    #[must_use]
+    pub fn member(&self, qualifier: Option<&DatabaseName>, cell: &CellName) -> CellLayout {
+        match qualifier {
+            None => self.cell(cell),
+            Some(name) => CellLayout::new(self.root.join(format!("{name}.{cell}"))),
+        }
+    }
+
     /// One cell's directory.
     #[must_use]
     pub fn cell(&self, cell: &CellName) -> CellLayout {
@@ -216,6 +129,17 @@ impl CellLayout {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// The directory of a database's member in a cell, on the cell's host: the cell's own, or one beside it for a database
+    /// whose name is in it.
+    #[must_use]
+    pub fn of_member(database: &Database, cell: &Cell) -> Self {
+        let directory = Path::new(&cell.directory);
+        match database.qualifier() {
+            None => Self::new(directory),
+            Some(name) => Self::new(directory.with_file_name(format!("{name}.{}", cell.name))),
+        }
     }
 
     /// The cell's directory.
@@ -460,6 +384,23 @@ mod tests {
         assert_eq!(Ports::new(0).of_cell(Ports::PGBACKREST, 2), Ok(8434));
         assert_eq!(Ports::new(100).of_cell(Ports::PGBACKREST, 2), Ok(8534));
         assert!(Ports::new(60000).of_cell(Ports::POSTGRES, 0).is_err());
+    }
+
+    #[test]
+    fn member_of_a_further_database_has_a_directory_beside_the_cells() {
+        let cell = serde_json::json!({ "name": "zone1", "host": "h", "directory": "/d/zone1" });
+        let cell: Cell = serde_json::from_value(cell).unwrap();
+        let first = serde_json::json!({
+            "name": "sales", "stanza": "sales", "repoPath": "/r", "bootstrapCell": "zone1",
+        });
+        let first: Database = serde_json::from_value(first).unwrap();
+        let further = Database { is_qualified: true, cells: vec!["zone2".parse().unwrap()], ..first.clone() };
+        assert!(first.is_wanted_in(&cell.name) && !further.is_wanted_in(&cell.name));
+        for (database, directory) in [(first, "/d/zone1"), (further, "/d/sales.zone1")] {
+            let layout = CellLayout::of_member(&database, &cell);
+            assert_eq!(layout.root(), Path::new(directory));
+            assert_eq!(ClusterLayout::new("/d").member(database.qualifier(), &cell.name), layout);
+        }
     }
 
     #[test]

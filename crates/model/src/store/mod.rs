@@ -4,3 +4,5 @@ pub mod access;
 pub(crate) mod grant;
 pub(crate) mod key;
 pub(crate) mod layout;
+pub(crate) mod layout_error;
+pub(crate) mod ports;

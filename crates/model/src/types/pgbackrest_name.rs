@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::name::DatabaseName;
+
 /// The common name of a cell's certificate for pgBackRest.
 ///
 /// All cells have the same. pgBackRest knows no revocation, and what its servers are told is names: so when a
@@ -22,6 +24,19 @@ impl PgbackrestName {
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
+}
+
+/// A name in a certificate, qualified by a database if there is one: pgBackRest's servers, and the instances of PostgreSQL, of
+/// that database let in whom they know by it, and those of other databases do not.
+#[must_use]
+pub fn qualified_name(name: &str, qualifier: Option<&DatabaseName>) -> String {
+    qualifier.map_or_else(|| name.to_owned(), |database| format!("{name}@{database}"))
+}
+
+/// A name in a certificate without its database.
+#[must_use]
+pub fn unqualified_name(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(name, _)| name)
 }
 
 impl fmt::Display for PgbackrestName {
@@ -95,6 +110,11 @@ mod tests {
         ] {
             assert!(text.parse::<PgbackrestName>().is_err(), "{text:?}");
         }
+        let database: DatabaseName = "sales".parse().unwrap();
+        let qualified = qualified_name(&first.next().to_string(), Some(&database));
+        assert_eq!(qualified, "pgbackrest:1@sales");
+        assert_eq!(unqualified_name(&qualified).parse(), Ok(first.next()));
+        assert!(qualified.parse::<PgbackrestName>().is_err() && "a@b".parse::<DatabaseName>().is_err());
         // A pooler's has a dot, which none of these has.
         assert!(!first.next().to_string().contains('.'));
     }

@@ -1,6 +1,9 @@
 //! What an operator's certificate permits.
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use crate::types::name::DatabaseName;
 
 /// What a person or program may do through multiadmin. Each may do all that the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,5 +41,26 @@ impl std::str::FromStr for OperatorRole {
 impl fmt::Display for OperatorRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+/// The databases that somebody may see and work with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DatabaseScope {
+    /// All that the cluster has, and will have.
+    #[default]
+    All,
+    /// These, whether the cluster has them or not.
+    Only(BTreeSet<DatabaseName>),
+}
+
+impl DatabaseScope {
+    /// Whether it has a database.
+    #[must_use]
+    pub fn contains(&self, database: &DatabaseName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(database),
+        }
     }
 }

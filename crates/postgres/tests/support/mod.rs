@@ -72,8 +72,12 @@ impl Cell {
             max_connections: 20,
             ..Settings::default()
         };
-        let config =
-            InstanceConfig { settings, os_user: os_user(), replication_from: vec!["samehost".into()] };
+        let config = InstanceConfig {
+            settings,
+            os_user: os_user(),
+            replication_from: vec!["samehost".into()],
+            replication_name: "cellar_replication".into(),
+        };
         Self { root, tools: tools(), config }
     }
 

@@ -220,7 +220,7 @@ impl Kv for EtcdKv {
     }
 
     async fn watch(&self, prefix: &str, revision: i64) -> Result<WatchStream, StoreError> {
-        let options = WatchOptions::new().with_prefix().with_start_revision(revision);
+        let options = WatchOptions::new().with_range(prefix_end(prefix)).with_start_revision(revision);
         // etcd's first message says that the watch was created.
         let open = |mut to: Connection| {
             let options = options.clone();
@@ -305,9 +305,14 @@ fn is_not_found(error: &Error) -> bool {
     error.to_string().contains("lease not found")
 }
 
-/// The first key after all keys with the prefix. Ours end with `/`, so the last byte can be raised.
+/// The first key after all keys with the prefix, which ends with `/`, so that the last byte can be raised; of any other text
+/// the first after the key that it is.
 pub(crate) fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
+    if !prefix.ends_with('/') {
+        end.push(0);
+        return end;
+    }
     while let Some(last) = end.pop() {
         if last < 0xFF {
             end.push(last + 1);

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cellar_model::Keyspace;
+
 use crate::error::StoreError;
 use crate::kv::{Change, Entry, Guard, LeaseId, Listing, TxnOutcome, Write};
 
@@ -72,6 +74,7 @@ impl StoreState {
             .values
             .range(prefix.to_owned()..)
             .take_while(|(key, _)| key.starts_with(prefix))
+            .filter(|(key, _)| Keyspace::is_in_range(prefix, key))
             .map(|(key, value)| value.entry(key))
             .collect();
         Listing { entries, revision: self.revision }
@@ -192,7 +195,7 @@ impl StoreState {
 pub fn below(changes: &[Change], prefix: &str, from: i64) -> Vec<Change> {
     changes
         .iter()
-        .filter(|change| change.revision() >= from && change.key().starts_with(prefix))
+        .filter(|change| change.revision() >= from && Keyspace::is_in_range(prefix, change.key()))
         .cloned()
         .collect()
 }

@@ -150,9 +150,9 @@ impl View {
     pub(super) fn expect_listing(&mut self, keys: &Keyspace, prefix: &str) -> Expected {
         let mut expected = Expected::default();
         self.ended.retain(|id, ended| {
-            let job = keys.path(&Key::Job(ended.database.clone(), *id)).starts_with(prefix);
-            let run =
-                keys.path(&Key::Run(ended.database.clone(), ended.cell.clone(), *id)).starts_with(prefix);
+            let job = Keyspace::is_in_range(prefix, &keys.path(&Key::Job(ended.database.clone(), *id)));
+            let run = Key::Run(ended.database.clone(), ended.cell.clone(), *id);
+            let run = Keyspace::is_in_range(prefix, &keys.path(&run));
             if job && !run {
                 ended.job_revision = 0;
                 expected.jobs.push(*id);

@@ -37,13 +37,17 @@ impl View {
     /// Replaces everything below `prefix` by a complete listing.
     pub(crate) fn replace(&mut self, keys: &Keyspace, prefix: &str, mut listed: Self) {
         let expected = self.expect_listing(keys, prefix);
-        let stale: Vec<Key> =
-            self.revisions.keys().filter(|key| keys.path(key).starts_with(prefix)).cloned().collect();
+        let stale: Vec<Key> = self
+            .revisions
+            .keys()
+            .filter(|key| Keyspace::is_in_range(prefix, &keys.path(key)))
+            .cloned()
+            .collect();
         for key in stale {
             self.remove(&key);
             self.remove_ended(&key);
         }
-        self.unreadable.retain(|path, _| !path.starts_with(prefix));
+        self.unreadable.retain(|path, _| !Keyspace::is_in_range(prefix, path));
         self.merge_jobs(&mut listed, &expected);
         self.cells.append(&mut listed.cells);
         self.databases.append(&mut listed.databases);

@@ -31,6 +31,8 @@ pub(crate) fn database(name: &str) -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        cells: Vec::new(),
+        is_qualified: false,
         durability: cellar_model::Durability::default(),
     }
 }

@@ -161,7 +161,7 @@ fn certificates_of_a_persons_key_are_revoked_together() {
     let mut scene = Scene::new();
     let out = scene.cluster.layout.root().join("given");
     let issue = |scene: &Scene, days: u32| {
-        let issued = scene.cluster.issue_operator(OperatorRole::Viewer, "ci", Some(days * DAY), &out);
+        let issued = scene.cluster.issue_operator(OperatorRole::Viewer, &[], "ci", Some(days * DAY), &out);
         issued.unwrap().serial
     };
     let (first, second) = (issue(&scene, 2), issue(&scene, 1));

@@ -48,6 +48,8 @@ pub(crate) fn render(report: &mut Report) {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        cells: Vec::new(),
+        is_qualified: false,
         durability: cellar_model::Durability::default(),
     };
     let poolers = poolers(&database);

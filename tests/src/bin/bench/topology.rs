@@ -57,6 +57,8 @@ pub(crate) fn database(n: usize) -> Database {
         pgbackrest_names: Vec::new(),
         minimum_protocol: Protocol::default(),
         cluster_id: None,
+        cells: Vec::new(),
+        is_qualified: false,
         durability: cellar_model::Durability::default(),
     }
 }

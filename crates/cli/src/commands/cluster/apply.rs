@@ -28,10 +28,11 @@ pub(crate) struct Diff {
     spec: PathBuf,
 }
 
-/// Make the running cluster as a specification says: its cells, and how many full backups are kept
+/// Make the running cluster as a specification says: new databases, its cells, and how many full backups are kept
 ///
 /// First shows the differences, then asks. What cannot be done while everything runs is refused, with the command that
-/// does it, and then nothing is changed; so is the removal of the primary's cell. A new cell's bundle is issued, to be installed on its host. Safe to interrupt and
+/// does it, and then nothing is changed; so is the removal of the primary's cell. A new cell's bundle is issued, to be installed on its host, and for a new
+/// database those of all hosts. Safe to interrupt and
 /// to repeat.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -85,7 +86,7 @@ impl Apply {
             output::note(&render(&found));
             let cluster = local::open(global)?;
             let question = format!("Change cluster {} so?", cluster.state.cluster);
-            ask(&question, cluster.state.database.as_str()).await?;
+            ask(&question, cluster.state.confirmation()).await?;
         }
         let applied = apply_to_hosts(&dir, &found, &local::steps()).await?;
         report(global, applied, &found)
@@ -136,7 +137,7 @@ mod tests {
             hint: "run this".to_owned(),
         };
         let found = Differences {
-            changes: vec![Change::Retention { from: Some(7), to: 14 }],
+            changes: vec![Change::Retention { database: None, from: Some(7), to: 14 }],
             refused: vec![remaining("cells.zone2.host")],
             left: vec![remaining("cells.zone4.etcd")],
         };

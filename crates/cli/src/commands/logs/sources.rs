@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cellar_model::{CellName, ClusterLayout};
+use cellar_model::{CellName, ClusterLayout, DatabaseName};
 use cellar_provisioner::ProvisionError;
 use cellar_system::logs_in;
 use clap::ValueEnum;
@@ -49,6 +49,8 @@ impl LogKind {
 pub(crate) struct Place {
     pub(crate) root: PathBuf,
     pub(crate) cell: Option<CellName>,
+    /// The database of a cell's multipooler, unless it is the cluster's first.
+    further: Option<DatabaseName>,
     /// The directory of the logs.
     directory: PathBuf,
 }
@@ -91,11 +93,12 @@ fn cells_in(root: &Path) -> Vec<String> {
 }
 
 impl Place {
-    /// A cell, or what does not belong to one.
-    pub(crate) fn new(root: PathBuf, cell: Option<CellName>) -> Outcome<Self> {
+    /// A cell, or what does not belong to one. `further` is the database of which the cell's logs are, unless it is the
+    /// cluster's first.
+    pub(crate) fn new(root: PathBuf, cell: Option<CellName>, further: Option<DatabaseName>) -> Outcome<Self> {
         let layout = ClusterLayout::new(&root);
         let directory = match &cell {
-            Some(cell) => layout.cell(cell).log(),
+            Some(cell) => layout.member(further.as_ref(), cell).log(),
             None => layout.log(),
         };
         // What this user may not look at is there.
@@ -104,7 +107,7 @@ impl Place {
             return Err(ProvisionError::NoCluster { dir: root }.into());
         }
         if let Some(name) = &cell
-            && !is_there(layout.cell(name).root())
+            && !is_there(layout.member(further.as_ref(), name).root())
         {
             let cells = cells_in(&root);
             let hint = match cells.as_slice() {
@@ -114,9 +117,11 @@ impl Place {
                     cells.join(", ")
                 ),
             };
-            return Err(Failure::usage(format!("there is no cell {name} in {}", root.display()), hint));
+            let of_database = further.map_or_else(String::new, |database| format!(" of database {database}"));
+            let message = format!("there is no cell {name}{of_database} in {}", root.display());
+            return Err(Failure::usage(message, hint));
         }
-        Ok(Self { root, cell, directory })
+        Ok(Self { root, cell, further, directory })
     }
 
     /// The name by which systemd knows the cluster.
@@ -128,7 +133,9 @@ impl Place {
         let name = kind.name();
         let unit = match kind {
             LogKind::Multipooler | LogKind::Multiadmin | LogKind::Etcd => {
-                self.instance().map(|instance| format!("cellar-{name}@{instance}"))
+                let further = self.further.as_ref().filter(|_| kind == LogKind::Multipooler);
+                let further = further.map_or_else(String::new, |database| format!(":{database}"));
+                self.instance().map(|instance| format!("cellar-{name}@{instance}{further}"))
             }
             _ => None,
         };
@@ -244,7 +251,8 @@ mod tests {
         {
             std::fs::write(root.join("zone1/log").join(log), "").unwrap();
         }
-        let place = |cell: Option<&str>| Place::new(root.clone(), cell.map(|cell| cell.parse().unwrap()));
+        let place =
+            |cell: Option<&str>| Place::new(root.clone(), cell.map(|cell| cell.parse().unwrap()), None);
         let (cell, shared) = (place(Some("zone1")).unwrap(), place(None).unwrap());
         let all = ["multipooler", "postgres", "pgbackrest-server", "app-backup", "app-expire"];
         assert_eq!(names(&cell, &[]), all);
@@ -259,7 +267,7 @@ mod tests {
         }
         let unknown = place(Some("zone9")).unwrap_err();
         assert!(unknown.exit_code() == 2 && unknown.hint().unwrap().contains("zone1"), "{unknown}");
-        let nowhere = Place::new(dir.path().join("none"), None).unwrap_err();
+        let nowhere = Place::new(dir.path().join("none"), None, None).unwrap_err();
         assert_eq!(nowhere.exit_code(), 4);
     }
 
@@ -267,7 +275,7 @@ mod tests {
     fn missing_and_unreadable_logs_are_said_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("log")).unwrap();
-        let place = Place::new(dir.path().to_owned(), None).unwrap();
+        let place = Place::new(dir.path().to_owned(), None, None).unwrap();
         let source = place.source(LogKind::Multiadmin);
         let missing = source.problem(&ErrorKind::NotFound.into());
         assert!(missing.message.contains("multiadmin.log") && missing.hint.contains("journalctl"));

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cellar_model::DatabaseName;
+use cellar_provisioner::Cluster;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -16,13 +18,12 @@ use crate::global::Global;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The commands whose answers are taken.
-const ANSWERS: [(&str, &[&str]); 9] = [
+const ANSWERS: [(&str, &[&str]); 8] = [
     ("status", &["status"]),
     ("doctor", &["doctor"]),
     ("cells", &["cells", "list"]),
     ("databases", &["databases", "list"]),
     ("jobs", &["jobs", "list", "--steps", "--limit", "200"]),
-    ("backups", &["backups", "list"]),
     ("schedules", &["schedules", "list"]),
     ("audit", &["audit", "list", "--limit", "200"]),
     ("certs", &["certs", "list"]),
@@ -108,20 +109,32 @@ pub(super) async fn gather(root: &Path, global: &Global) -> Parts {
 }
 
 /// Calls of this program itself, each a process of its own: it may fail or hang and nothing else does.
-fn answers(root: &Path, global: &Global) -> Vec<(&'static str, Command)> {
+fn answers(root: &Path, global: &Global) -> Vec<(String, Command)> {
     let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("cellar"));
-    let database = global.database();
-    ANSWERS
-        .iter()
-        .map(|(name, arguments)| {
-            let mut command = Command::new(&own);
-            command.args(*arguments).arg("--dir").arg(root).args(["--output", "json"]);
-            if !database.is_empty() {
-                command.args(["--database", &database]);
-            }
-            (*name, command)
-        })
-        .collect()
+    let command = |arguments: &[&str], database: Option<&DatabaseName>| {
+        let mut command = Command::new(&own);
+        command.args(arguments).arg("--dir").arg(root).args(["--output", "json"]);
+        if let Some(database) = database {
+            command.args(["--database", database.as_str()]);
+        }
+        command
+    };
+    let named = global.database.as_ref();
+    let all = ANSWERS.iter().map(|(name, arguments)| ((*name).to_owned(), command(arguments, named)));
+    // A database's own: of all where none is named.
+    let backups = |database: Option<&DatabaseName>| command(&["backups", "list"], database);
+    let of_each: Vec<(String, Command)> = match databases(root).as_slice() {
+        [] | [_] => vec![("backups".to_owned(), backups(named))],
+        _ if named.is_some() => vec![("backups".to_owned(), backups(named))],
+        several => several.iter().map(|one| (format!("backups-{one}"), backups(Some(one)))).collect(),
+    };
+    all.chain(of_each).collect()
+}
+
+/// The databases of the cluster, the first one first; none when that cannot be read.
+fn databases(root: &Path) -> Vec<DatabaseName> {
+    let cluster = Cluster::open(root).or_else(|_| Cluster::open_on_host(root));
+    cluster.map(|cluster| cluster.state.databases().map(|one| one.name.clone()).collect()).unwrap_or_default()
 }
 
 /// Programs that tell about the machine.
@@ -154,8 +167,11 @@ fn facts(root: &Path) -> Vec<(String, Command)> {
     if Path::new("/run/systemd/system").is_dir() {
         add("units.txt", "systemctl".into(), &["list-units", "--all", "--no-pager", "--plain", "cellar*"]);
         let instance = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        for unit in UNITS {
-            let name = format!("cellar-{unit}@{instance}");
+        let units = UNITS.iter().map(|unit| ((*unit).to_owned(), format!("cellar-{unit}@{instance}")));
+        let further = databases(root).into_iter().skip(1).map(|database| {
+            (format!("multipooler-{database}"), format!("cellar-multipooler@{instance}:{database}"))
+        });
+        for (unit, name) in units.chain(further) {
             let arguments =
                 ["--quiet", "--no-pager", "--output", "short-iso", "--lines", "3000", "--unit", &name];
             add(&format!("journal-{unit}.txt"), "journalctl".into(), &arguments);

@@ -75,6 +75,8 @@ impl World {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            cells: Vec::new(),
+            is_qualified: false,
             durability: crate::records::topology::Durability::default(),
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {

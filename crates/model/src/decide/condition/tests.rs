@@ -41,6 +41,8 @@ impl World {
             pgbackrest_names: Vec::new(),
             minimum_protocol: Protocol::default(),
             cluster_id: None,
+            cells: Vec::new(),
+            is_qualified: false,
             durability: crate::records::topology::Durability::default(),
         };
         let leader = Leader {
