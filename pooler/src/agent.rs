@@ -191,6 +191,18 @@ impl Agent {
         self.mirror.view().leaders.get(&self.database).cloned()
     }
 
+    /// The recorded primary; of a database with quorum commit the member that leads or is to lead, also before its term is
+    /// established.
+    pub(crate) fn leading(&self) -> Option<Leader> {
+        let view = self.mirror.view();
+        let leader = view.leaders.get(&self.database)?.clone();
+        let durability = view.databases.get(&self.database).map(|database| database.durability)?;
+        let number = view.incarnation(&self.database).number;
+        let cell =
+            leader.governed_by(durability, number).map_or(leader.cell.clone(), |record| record.cell.clone());
+        Some(Leader { cell, ..leader })
+    }
+
     /// The cell whose PostgreSQL is at this address.
     pub(crate) fn cell_at(&self, host: &str, port: u16) -> Option<CellName> {
         let view = self.mirror.view();

@@ -14,8 +14,7 @@ use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
-use crate::availability::settings::{FromArchive, Replication, with_quorum, without_quorum};
-use crate::instance::incarnation;
+use crate::availability::settings::{Archives, FromArchive, Replication, with_quorum, without_quorum};
 
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
@@ -203,20 +202,35 @@ fn restore_command(pgbackrest: &str, server: Option<(&str, u16)>) -> String {
     }
 }
 
-/// A restore command that has histories of timelines only.
+/// An archive or restore command for histories of timelines only.
 fn histories_command(command: &str) -> String {
     // More than 125 would end PostgreSQL.
     format!("case %f in *.history) {command};; *) exit 1;; esac")
 }
 
+/// Whether a database without quorum commit never had it, or has given it up.
+fn is_given_up(agent: &Agent, leader: Option<&Leader>) -> bool {
+    let leadership = leader.and_then(|leader| leader.leadership.as_ref());
+    leadership.map_or(!agent.availability.kept.has_taken_part(), |leadership| leadership.ended)
+}
+
 /// What the instance is told of replication.
 fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> Replication {
     match database.durability {
-        Durability::Async => without_quorum(&agent.cell, leader),
+        Durability::Async if is_given_up(agent, leader) => without_quorum(&agent.cell, leader),
+        // etcd has lost the records. What clients were promised holds on until a person decides.
+        Durability::Async => with_quorum(&agent.cell, &agent.availability.kept.get(), leader, None),
         Durability::Quorum => {
-            let number = incarnation::record(agent).number;
+            let number = agent.mirror.view().incarnation(&agent.database).number;
             let governing = leader.and_then(|leader| leader.governed_by(database.durability, number));
-            with_quorum(&agent.cell, &agent.availability.kept.get(), leader, governing)
+            let told = with_quorum(&agent.cell, &agent.availability.kept.get(), leader, governing);
+            match told.archives {
+                // What has no quorum may be on no other member, and would mislead whoever restores.
+                Archives::All if agent.availability.isolated.get() => {
+                    Replication { archives: Archives::Histories, ..told }
+                }
+                _ => told,
+            }
         }
     }
 }
@@ -262,10 +276,10 @@ pub(crate) fn instance_config(
                 revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
             }),
             cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: if told.archives {
-                archive_command(agent, database, card)
-            } else {
-                NO_ARCHIVING.to_owned()
+            archive_command: match told.archives {
+                Archives::All => archive_command(agent, database, card),
+                Archives::Histories => histories_command(&archive_command(agent, database, card)),
+                Archives::Nothing => NO_ARCHIVING.to_owned(),
             },
             restore_command: Some(match told.from_archive {
                 FromArchive::All => restore_command(&pgbackrest, server),
@@ -274,6 +288,7 @@ pub(crate) fn instance_config(
             }),
             primary_conninfo,
             synchronous_standby_names: told.acknowledge,
+            replays_at_once: has_quorum && told.from_archive != FromArchive::All,
             ..Settings::default()
         },
         os_user: agent.user.name.clone(),

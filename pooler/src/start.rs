@@ -17,8 +17,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
 use crate::arguments::Arguments;
+use crate::availability::Availability;
 use crate::availability::kept::KeptFile;
-use crate::availability::{Availability, member};
+use crate::instance::failover::member;
 use crate::instance::{archiving, cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;

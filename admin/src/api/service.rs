@@ -190,7 +190,7 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
     async fn set_durability(&self, request: Request<v1::SetDurabilityRequest>) -> Answer<v1::DatabaseView> {
         let work = async |admin: Self, request: Request<v1::SetDurabilityRequest>, deadline| {
             let fields = request.get_ref();
-            let database = field::database("database", &fields.database)?;
+            let database = Self::chosen(&request, "database", &fields.database)?;
             let durability = match fields.durability() {
                 v1::Durability::Async => Durability::Async,
                 v1::Durability::Quorum => Durability::Quorum,
@@ -198,6 +198,16 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             admin.set_durability(database.as_ref(), durability, deadline).await
         };
         self.audited("SetDurability", request, work).await
+    }
+
+    async fn switch_primary(&self, request: Request<v1::SwitchPrimaryRequest>) -> Answer<v1::DatabaseView> {
+        let work = async |admin: Self, request: Request<v1::SwitchPrimaryRequest>, deadline| {
+            let fields = request.get_ref();
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            let to = field::optional("to", &fields.to)?;
+            admin.switch_primary(database.as_ref(), to.as_ref(), deadline).await
+        };
+        self.audited("SwitchPrimary", request, work).await
     }
 
     async fn list_poolers(

@@ -84,6 +84,8 @@ proptest! {
             call!(put_schedule, v1::PutScheduleRequest { database: a.clone(), name: b.clone(), cron: c.clone(), time_zone: d.clone(), work: work.clone(), paused: None });
             call!(put_schedule, v1::PutScheduleRequest { name: "nightly".into(), cron: a.clone(), time_zone: b.clone(), work, ..Default::default() });
             call!(delete_schedule, v1::DeleteScheduleRequest { database: a.clone(), name: b.clone() });
+            call!(set_durability, v1::SetDurabilityRequest { database: a.clone(), durability: n % 2 });
+            call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone() });
             for status in codes.into_iter().flatten() {
                 // Refused with a stable code, and never because of a bug of ours.
                 let reason = cellar_api::reason_of(&status).expect("a stable code");
@@ -91,7 +93,7 @@ proptest! {
             }
             // Each call of a mutating method has two lines in the log, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 18, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 20, "{lines:?}");
         });
     }
 }

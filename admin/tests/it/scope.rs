@@ -100,6 +100,17 @@ async fn asked(
             client.get_backup(v1::GetBackupRequest { database: database(), label }).await.map(drop)
         }
         "GetDatabase" => client.get_database(v1::GetDatabaseRequest { name: database() }).await.map(drop),
+        "SetDurability" => {
+            let durability = v1::Durability::Quorum.into();
+            client
+                .set_durability(v1::SetDurabilityRequest { database: database(), durability })
+                .await
+                .map(drop)
+        }
+        "SwitchPrimary" => {
+            let request = v1::SwitchPrimaryRequest { database: database(), to: String::new() };
+            client.switch_primary(request).await.map(drop)
+        }
         "ListPoolers" => {
             let request = v1::ListPoolersRequest { database: database(), ..Default::default() };
             client.list_poolers(request).await.map(drop)

@@ -52,7 +52,10 @@ pub use initdb::initdb;
 pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory, running};
 pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;
-pub use quorum::{CanarySession, MemberLook, MemberProbe, NOBODY, Receiver, resume_replay, write_term_row};
+pub use quorum::{
+    CanarySession, MemberLook, MemberProbe, NOBODY, Receiver, ShownSettings, StreamingStandby, resume_replay,
+    write_term_row,
+};
 pub use required_settings::RequiredSettings;
 pub use roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 pub use session::{Endpoint, execute, execute_in, query};

@@ -45,7 +45,11 @@ SELECT r.standby,
        ARRAY(SELECT application_name FROM pg_stat_replication
               WHERE state = 'streaming' AND flush_lsn IS NOT NULL ORDER BY pid) AS standbys,
        ARRAY(SELECT flush_lsn::text FROM pg_stat_replication
-              WHERE state = 'streaming' AND flush_lsn IS NOT NULL ORDER BY pid) AS standbys_flushed
+              WHERE state = 'streaming' AND flush_lsn IS NOT NULL ORDER BY pid) AS standbys_flushed,
+       ARRAY(SELECT sync_priority > 0 FROM pg_stat_replication
+              WHERE state = 'streaming' AND flush_lsn IS NOT NULL ORDER BY pid) AS standbys_acknowledge,
+       current_setting('primary_conninfo') AS primary_conninfo, current_setting('restore_command') AS restore_command,
+       current_setting('synchronous_standby_names') AS synchronous_standby_names
   FROM (SELECT pg_is_in_recovery() AS standby) r
   LEFT JOIN pg_stat_wal_receiver w ON true";
 
@@ -60,6 +64,28 @@ pub struct Receiver {
     pub sender: Option<(String, u16)>,
     /// How long ago the sender said anything.
     pub message_age: Option<Duration>,
+}
+
+/// Who streams from a primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamingStandby {
+    /// Its `application_name`.
+    pub name: String,
+    /// What it has flushed.
+    pub flushed: Lsn,
+    /// Whether its acknowledgement counts, by the settings that its own WAL sender has.
+    pub acknowledges: bool,
+}
+
+/// Settings of replication as a session of the instance shows them. Once it shows new ones, all processes have been told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownSettings {
+    /// `primary_conninfo`.
+    pub primary_conninfo: String,
+    /// `restore_command`.
+    pub restore_command: String,
+    /// `synchronous_standby_names`.
+    pub synchronous_standby_names: String,
 }
 
 /// What a member of a database with quorum commit is at one moment.
@@ -81,8 +107,10 @@ pub struct MemberLook {
     pub replay_paused: bool,
     /// The WAL receiver, if there is one.
     pub receiver: Option<Receiver>,
-    /// Who streams from here by `application_name`, and what each has flushed.
-    pub standbys: Vec<(String, Lsn)>,
+    /// Who streams from here.
+    pub standbys: Vec<StreamingStandby>,
+    /// What it was told of replication.
+    pub settings: ShownSettings,
     /// The canary's commit is flushed here and waits for the quorum.
     pub canary_waits: bool,
 }
@@ -133,7 +161,17 @@ fn look(row: &Row, term: Term) -> Result<MemberLook, PostgresError> {
         replay_waits: get(row, "replay_waits")?,
         replay_paused: get(row, "paused")?,
         receiver,
-        standbys: names.into_iter().zip(positions.map_err(|_| unexpected("standbys"))?).collect(),
+        standbys: names
+            .into_iter()
+            .zip(positions.map_err(|_| unexpected("standbys"))?)
+            .zip(get::<Vec<bool>>(row, "standbys_acknowledge")?)
+            .map(|((name, flushed), acknowledges)| StreamingStandby { name, flushed, acknowledges })
+            .collect(),
+        settings: ShownSettings {
+            primary_conninfo: get(row, "primary_conninfo")?,
+            restore_command: get(row, "restore_command")?,
+            synchronous_standby_names: get(row, "synchronous_standby_names")?,
+        },
         canary_waits: get(row, "canary_waits")?,
     })
 }

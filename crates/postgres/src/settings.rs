@@ -43,6 +43,8 @@ pub struct Settings {
     pub primary_conninfo: Option<String>,
     /// Whose acknowledgement a commit needs; none where that is the operator's own setting.
     pub synchronous_standby_names: Option<String>,
+    /// A standby replays what it has at once, also where it is told to lag or has readers: an election waits for it.
+    pub replays_at_once: bool,
     /// Shared memory for pages, MiB.
     pub shared_buffers_mb: u32,
     /// Client connections. A standby needs at least as many as its primary, so it is the same in every cell.
@@ -65,6 +67,7 @@ impl Default for Settings {
             restore_command: None,
             primary_conninfo: None,
             synchronous_standby_names: None,
+            replays_at_once: false,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
             max_connections: 100,
@@ -166,8 +169,20 @@ impl Settings {
             ("archive_command", self.archive_command.clone()),
         ]);
         pairs.extend(self.restore_command.clone().map(|value| ("restore_command", value)));
-        pairs
-            .extend(self.synchronous_standby_names.clone().map(|value| ("synchronous_standby_names", value)));
+        if let Some(names) = &self.synchronous_standby_names {
+            pairs.push(("synchronous_standby_names", names.clone()));
+            // A server that is tuned to less would acknowledge what no other member has.
+            pairs.push(fixed("synchronous_commit", "on"));
+            // An idle standby asks for a sign of life after half of it, so that silence is seen soon.
+            pairs.push(fixed("wal_receiver_timeout", "3s"));
+        }
+        if self.replays_at_once {
+            pairs.extend([
+                fixed("recovery_min_apply_delay", "0"),
+                fixed("max_standby_streaming_delay", "0"),
+                fixed("max_standby_archive_delay", "0"),
+            ]);
+        }
         pairs.extend(self.primary_conninfo.clone().map(|value| ("primary_conninfo", value)));
         pairs.extend([
             fixed("recovery_target_timeline", "latest"),

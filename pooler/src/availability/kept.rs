@@ -70,6 +70,11 @@ impl KeptFile {
         kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term)
     }
 
+    /// Whether this member ever followed or led under quorum commit.
+    pub(crate) fn has_taken_part(&self) -> bool {
+        self.kept.borrow().promised > Term::default()
+    }
+
     /// Whether the term that was begun with the present copy has had its quorum.
     pub(crate) fn was_established(&self) -> bool {
         self.own_term().is_some() && self.kept.borrow().rule.is_some()

@@ -16,6 +16,17 @@ pub(crate) enum FromArchive {
     Nothing,
 }
 
+/// What an instance archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archives {
+    /// Everything.
+    All,
+    /// Histories of timelines only: so that nobody else takes its timeline, while what it writes may not count.
+    Histories,
+    /// Nothing.
+    Nothing,
+}
+
 /// What an instance is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Replication {
@@ -23,8 +34,8 @@ pub(crate) struct Replication {
     pub(crate) upstream: Option<CellName>,
     /// What is taken from the archive.
     pub(crate) from_archive: FromArchive,
-    /// Whether it archives.
-    pub(crate) archives: bool,
+    /// What it archives.
+    pub(crate) archives: Archives,
     /// Its name as a standby.
     pub(crate) standby_name: String,
     /// `synchronous_standby_names`; none where that is the operator's own.
@@ -58,7 +69,10 @@ pub(crate) fn without_quorum(cell: &CellName, leader: Option<&Leader>) -> Replic
     Replication {
         upstream: leader.map(|leader| leader.cell.clone()).filter(|upstream| upstream != cell),
         from_archive: FromArchive::All,
-        archives: leader.is_some_and(|leader| leader.cell == *cell),
+        archives: match leader {
+            Some(leader) if leader.cell == *cell => Archives::All,
+            _ => Archives::Nothing,
+        },
         standby_name: cell.to_string(),
         acknowledge: None,
     }
@@ -87,7 +101,7 @@ pub(crate) fn with_quorum(
     let closed = Replication {
         upstream: None,
         from_archive: FromArchive::Nothing,
-        archives: false,
+        archives: Archives::Nothing,
         standby_name,
         acknowledge: Some(NOBODY.to_owned()),
     };
@@ -97,7 +111,7 @@ pub(crate) fn with_quorum(
         }
         return Replication {
             from_archive: FromArchive::All,
-            archives: own_rule.is_some(),
+            archives: if own_rule.is_some() { Archives::All } else { Archives::Histories },
             acknowledge: own_rule.or(closed.acknowledge.clone()),
             ..closed
         };
@@ -142,7 +156,7 @@ mod tests {
         assert_eq!(follows.upstream, Some(named("zone1")));
         assert_eq!(follows.standby_name, "zone2:7");
         assert_eq!(follows.acknowledge.as_deref(), Some(NOBODY), "promoted, it acknowledges nothing");
-        assert!(!follows.archives);
+        assert_eq!(follows.archives, Archives::Nothing);
         let promised = told(&kept(2, None), &of(Phase::Recruiting, 1, 2));
         assert_eq!((promised.upstream, promised.from_archive), (None, FromArchive::Nothing));
         // Asked, and not promised yet: it goes on.
@@ -157,10 +171,10 @@ mod tests {
         let appointed = with_quorum(&me, &kept(3, None), None, Some(&steady));
         assert_eq!(appointed.from_archive, FromArchive::Histories);
         let begun = with_quorum(&me, &kept(3, Some(3)), None, Some(&steady));
-        assert_eq!((begun.archives, begun.acknowledge.as_deref()), (false, Some(NOBODY)));
+        assert_eq!((begun.archives, begun.acknowledge.as_deref()), (Archives::Histories, Some(NOBODY)));
         let opened = Kept { rule: steady.rule().cloned(), ..kept(3, Some(3)) };
         let leads = with_quorum(&me, &opened, None, Some(&steady));
-        assert!(leads.archives);
+        assert_eq!(leads.archives, Archives::All);
         assert_eq!(leads.acknowledge.as_deref(), Some("ANY 1 (\"zone2:7\", \"zone3:7\")"));
         // The copy that began the term is gone.
         let other = Kept { copy: CopyNumber::new(8), ..opened };

@@ -6,18 +6,18 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use cellar_model::availability::Stop;
-use cellar_model::{Database, InstanceState, Leader, Pooler, SystemIdentifier};
+use cellar_model::{Database, InstanceState, Leader, Leadership, Phase, Pooler, SystemIdentifier};
 use cellar_pgbackrest::StanzaStatus;
 use cellar_postgres::{DataDirectory, InstanceConfig, configure, inspect, start, take_over_settings};
 
 use cellar_system::AtomicFile;
 
 use crate::agent::Agent;
-use crate::availability::{governing, is_led_here};
 use crate::config_files::instance_config;
 use crate::data_layout::layout_obstacles;
 use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::newest_timeline;
+use crate::instance::failover::{governing, is_led_here};
 use crate::instance::next_step::{Situation, Step, Term, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
@@ -119,6 +119,8 @@ impl BringUp {
                 reseed(agent, card, database).await?;
             }
             Step::Demote => {
+                // A standby archives nothing, and recycles what it has noted to be archived.
+                archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
                 tracing::warn!(
                     "another member leads now: the data of this former primary follows it, if it can"
                 );
@@ -135,6 +137,8 @@ impl BringUp {
                 agent.availability.replace.set(false);
             }
             Step::Start => {
+                // What it was stopped for is over, or it would not be started.
+                agent.availability.stop.set(None);
                 let config = instance_config(agent, database, card, leader)?;
                 start_instance(agent, data, &config).await?;
                 self.applied = Some(config);
@@ -151,7 +155,7 @@ impl BringUp {
         database: &Database,
     ) -> Result<Decision, RoundError> {
         let data_path = Path::new(&card.data_directory);
-        let leader = agent.leader();
+        let leader = agent.leading();
         let data = inspect(&agent.tools, data_path).await?;
         // A marker that cannot be seen is no sign that there is none: half a backup must not be started.
         let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
@@ -185,8 +189,10 @@ impl BringUp {
             failed_copies: self.failed_copies,
             standing,
             successor: successor.is_some(),
-            term: term(agent),
-            replace: agent.availability.replace.get(),
+            term: term(agent, &data),
+            // Its copy is needed while a leader is being elected.
+            replace: agent.availability.replace.get()
+                && governing(agent).is_some_and(|record| record.phase != Phase::Recruiting),
         });
         let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
         let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
@@ -194,16 +200,24 @@ impl BringUp {
     }
 }
 
+/// Whether a former primary's last checkpoint lies behind the position from which its successor went on: PostgreSQL would
+/// not start it as a standby.
+fn is_behind_floor(record: &Leadership, data: &DataDirectory) -> bool {
+    let DataDirectory::Valid { control, .. } = data else { return false };
+    record.floor.is_some_and(|floor| control.checkpoint >= floor.lsn)
+}
+
 /// What quorum commit says of this member's data, if it is a primary's.
-fn term(agent: &Agent) -> Term {
+fn term(agent: &Agent, data: &DataDirectory) -> Term {
     match governing(agent) {
         None => Term::None,
         Some(record) if is_led_here(agent, &record) => match agent.availability.stop.get() {
+            _ if agent.availability.hands_over.get() => Term::HandsOver,
             Some(Stop::CutOff) if !agent.hears_etcd() => Term::CutOff,
             _ => Term::Leads,
         },
-        Some(_) => Term::Replaced {
-            established: agent.availability.kept.was_established(),
+        Some(record) => Term::Replaced {
+            established: agent.availability.kept.was_established() && !is_behind_floor(&record, data),
             may_replace: agent.availability.may_replace.get(),
         },
     }

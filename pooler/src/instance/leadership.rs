@@ -13,7 +13,7 @@ use cellar_postgres::InstanceFacts;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::agent::Agent;
-use crate::availability::governing;
+use crate::instance::failover::governing;
 use crate::instance::unrecorded;
 use crate::peers::live_status;
 

@@ -12,6 +12,7 @@ pub(crate) mod archiving;
 pub(crate) mod bring_up;
 pub(crate) mod cell_claim;
 pub(crate) mod data_role;
+pub(crate) mod failover;
 pub(crate) mod held_wal;
 pub(crate) mod hold;
 pub(crate) mod incarnation;

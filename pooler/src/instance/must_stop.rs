@@ -12,6 +12,9 @@ use crate::instance::incarnation::{self, Standing};
 /// How much longer the shutdown of a standby may take while it writes its restartpoint. The new primary waits for it.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the clean stop before a planned move may take: less than the move as a whole.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How to stop the instance of `data`; none when it may run.
 ///
 /// An instance that does not answer may accept writes all the same, so the files decide. But one that was seen as a
@@ -20,6 +23,10 @@ pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
     if agent.availability.stop.get().is_some() && !data.join("standby.signal").exists() {
         // Nothing of it is acknowledged, and what it would archive is another's by now.
         return Some(StopTimeouts::immediate());
+    }
+    if agent.availability.hands_over.get() && !data.join("standby.signal").exists() {
+        // It ends when its standbys have everything.
+        return Some(StopTimeouts { fast: HANDOVER_TIMEOUT, ..StopTimeouts::default() });
     }
     if agent.availability.replace.get() {
         return Some(StopTimeouts::immediate());

@@ -19,6 +19,8 @@ pub(crate) enum Term {
     Leads,
     /// It is the leader's, which saw neither etcd nor its quorum and stopped.
     CutOff,
+    /// It is the leader's, which has stopped so that another one can lead.
+    HandsOver,
     /// Another member was given a later term.
     Replaced {
         /// Whether its own term was established: then whoever leads now went on from its timeline, so that it can be seen
@@ -248,6 +250,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
                     "etcd: this primary saw neither etcd nor its quorum, and stopped".to_owned(),
                 );
             }
+            Term::HandsOver => return Step::Wait("another member to lead, as a person asked for".to_owned()),
             Term::Replaced { established: true, .. } => return Step::Demote,
             Term::Replaced { may_replace: true, .. } => return Step::Rejoin,
             Term::Replaced { .. } => {

@@ -41,6 +41,7 @@ pub(crate) async fn reinstate_kept_data(
     };
     let failed = |source| PostgresError::Io { action: "reinstate", path: kept.clone(), source };
     Mark::of(&incarnation::record(agent)).write(&kept).map_err(failed)?;
+    agent.availability.kept.begin_copy().map_err(failed)?;
     // Deleted at the end of the rollback.
     keep_old_data(agent, data, rollback).map_err(failed)?;
     rename(&kept, data).map_err(failed)?;

@@ -16,10 +16,10 @@ use cellar_postgres::{
 use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
 
 use crate::agent::{Agent, Look, PROBE_TIMEOUT};
-use crate::availability::{governing, is_led_here};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
+use crate::instance::failover::{governing, is_led_here};
 use crate::instance::must_stop::must_stop;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
@@ -192,10 +192,13 @@ impl Supervisor {
         };
         if let Some(timeouts) = must_stop(&self.agent, data) {
             *self.agent.facts.borrow_mut() = None;
-            let why = self.agent.availability.stop.get().map_or_else(
-                || "is being stopped for a restore of the database".to_owned(),
-                |why| format!("is being stopped: {why}"),
-            );
+            let availability = &self.agent.availability;
+            let why = match availability.stop.get() {
+                Some(why) => format!("is being stopped: {why}"),
+                None if availability.hands_over.get() => "makes room for another primary".to_owned(),
+                None if availability.replace.get() => "is being stopped, to be made again".to_owned(),
+                None => "is being stopped for a restore of the database".to_owned(),
+            };
             report_state(&self.agent, InstanceState::Waiting, &why);
             // A primary writes its checkpoint first.
             self.pulse.excuse();

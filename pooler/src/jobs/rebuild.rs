@@ -57,7 +57,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
     let (card, _) = agent.assignment()?;
     let no_primary =
         || Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`");
-    let leader = agent.leader().ok_or_else(no_primary)?;
+    let leader = agent.leading().ok_or_else(no_primary)?;
     if leader.cell == agent.cell {
         return Err(Refusal::new(Code::IsPrimary, format!("{} is the recorded primary", agent.cell)).into());
     }
@@ -174,7 +174,7 @@ struct Source {
 /// waiting for the supervisor take minutes, and a person may have promoted it.
 async fn hold_standby<'a>(agent: &'a Agent, data: &Path) -> Result<Hold<'a>, JobError> {
     let hold = Hold::take(agent).await?;
-    let leader = agent.leader();
+    let leader = agent.leading();
     let is_recorded = leader.as_ref().is_some_and(|leader| leader.cell == agent.cell);
     let looking = |error| failed("looking at the old files", &error);
     let is_promoted = match inspect(&agent.tools, data).await.map_err(looking)? {

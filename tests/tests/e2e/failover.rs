@@ -316,6 +316,46 @@ fn a_postmaster_that_is_killed_comes_back_or_is_replaced() {
 }
 
 #[test]
+fn the_primary_is_moved_on_request_and_the_old_one_follows_in_place() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    assert_eq!(ledger.wait_for_write(&CELLS), "zone1");
+    let begun = Instant::now();
+    cluster.cellar(&["switchover", "--to", "zone3"]);
+    assert_eq!(cluster.primary(), "zone3");
+    assert_eq!(ledger.wait_for_write(&CELLS), "zone3");
+    println!("moved within {:?}", begun.elapsed());
+    cluster.wait_streaming("zone1");
+    wait_for_cohort(&cluster);
+    let log = std::fs::read_to_string(cluster.directory().join("zone1/log/multipooler.log")).expect("a log");
+    assert!(!log.contains("restores the newest backup, to follow it"), "its data was replaced:\n{log}");
+    // Whichever is furthest, and refusals.
+    cluster.cellar(&["switchover"]);
+    assert_ne!(cluster.primary(), "zone3");
+    let unknown = cluster.try_cellar(&["switchover", "--to", "zone9"]);
+    assert_eq!(unknown.code, 2, "{unknown:?}");
+    wait_for_cohort(&cluster);
+    ledger.check(&cluster);
+}
+
+#[test]
+fn what_was_promised_holds_when_etcd_has_lost_the_records() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    cluster.cellar(&["down"]);
+    std::fs::remove_dir_all(cluster.directory().join("etcd/data")).expect("no data");
+    cluster.cellar(&["up"]);
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    let names = cluster.sql(primary, "SHOW synchronous_standby_names");
+    assert!(names.starts_with("ANY 1 (\"zone"), "{names}");
+    cluster.cellar(&["durability", "quorum"]);
+    assert_eq!(term(&cluster), 2, "the members remember the first");
+    wait_for_cohort(&cluster);
+    ledger.check(&cluster);
+}
+
+#[test]
 fn quorum_commit_is_given_up_and_taken_up_again() {
     let cluster = with_quorum();
     let primary = cluster.primary();

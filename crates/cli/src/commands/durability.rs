@@ -82,7 +82,7 @@ impl Durability {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let target = Target::of(global).await?;
         let Some(wanted) = self.durability else {
-            let request = GetDatabaseRequest { name: String::new() };
+            let request = GetDatabaseRequest { name: global.database() };
             let view =
                 target.call(request, async |mut client, request| client.get_database(request).await).await?;
             return global.output.print(&view, render);
@@ -93,7 +93,7 @@ impl Durability {
             Wanted::Quorum => cellar_api::v1::Durability::Quorum,
             Wanted::Async => cellar_api::v1::Durability::Async,
         };
-        let request = SetDurabilityRequest { database: String::new(), durability: durability.into() };
+        let request = SetDurabilityRequest { database: global.database(), durability: durability.into() };
         let mut view =
             target.call(request, async |mut client, request| client.set_durability(request).await).await?;
         let deadline = Instant::now() + BEGIN_TIMEOUT;
@@ -106,7 +106,7 @@ impl Durability {
                 ))));
             }
             tokio::time::sleep(INTERVAL).await;
-            let request = GetDatabaseRequest { name: String::new() };
+            let request = GetDatabaseRequest { name: global.database() };
             view =
                 target.call(request, async |mut client, request| client.get_database(request).await).await?;
         }

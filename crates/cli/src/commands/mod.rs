@@ -28,6 +28,7 @@ pub(crate) mod roles;
 pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod support_bundle;
+pub(crate) mod switchover;
 pub(crate) mod up;
 pub(crate) mod verify;
 
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Databases(databases::Databases),
     Durability(durability::Durability),
+    Switchover(switchover::Switchover),
     #[command(subcommand)]
     Roles(roles::Roles),
     #[command(subcommand)]
@@ -119,6 +121,7 @@ impl Command {
             Self::Cells(command) => command.run(global).await,
             Self::Databases(command) => command.run(global).await,
             Self::Durability(command) => command.run(global).await,
+            Self::Switchover(command) => command.run(global).await,
             Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,

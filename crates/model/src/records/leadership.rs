@@ -153,6 +153,9 @@ pub struct Leadership {
     /// The incarnation of the database that it is of: a restore ends it.
     #[serde(default)]
     pub incarnation: u32,
+    /// The member that a person wants to lead, while the present leader makes room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<CellName>,
     /// The database has given quorum commit up: only the numbers count, which are not given again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
@@ -173,6 +176,7 @@ impl Leadership {
             rules: vec![Rule::of(1, cohort)],
             attempts: 0,
             incarnation: 0,
+            handover: None,
             ended: false,
         }
     }

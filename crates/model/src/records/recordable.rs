@@ -44,6 +44,8 @@ pub const RECORDED: &[&str] = &[
     "timeZone",
     "timeline",
     "timeout",
+    // The cell that is to lead.
+    "to",
     "type",
     "work",
 ];

@@ -150,6 +150,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/SetDurability", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/SwitchPrimary", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
     // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),

@@ -307,8 +307,10 @@ fn a_primary_whose_term_is_over_becomes_a_standby_once_nobody_counts_on_its_data
     // It was promoted, and died before its term was established.
     world.term = Term::Leads;
     assert_eq!(world.step(), Step::Start);
-    world.term = Term::CutOff;
-    assert!(matches!(world.step(), Step::Wait(_)));
+    for term in [Term::CutOff, Term::HandsOver] {
+        world.term = term;
+        assert!(matches!(world.step(), Step::Wait(_)));
+    }
     world.data = valid(7, 2, true);
     assert_eq!(world.step(), Step::Start, "a standby runs");
     world.replace = true;
@@ -334,7 +336,7 @@ proptest! {
         kind in 0..=WHOLE, seeding: bool, seeded: bool, backup in proptest::option::of(any::<bool>()),
         recovers: bool, restored: bool, kept: bool, current: bool, fenced: bool, left_alone: bool, successor: bool,
         stanza: bool, failed_copies in 0u32..5, promoted: bool, record_denied: bool, others: bool,
-        term in 0u8..6, replace: bool,
+        term in 0u8..7, replace: bool,
     ) {
         let data = match kind {
             0 => DataDirectory::Missing,
@@ -359,6 +361,7 @@ proptest! {
             Term::None,
             Term::Leads,
             Term::CutOff,
+            Term::HandsOver,
             Term::Replaced { established: false, may_replace: true },
             Term::Replaced { established: false, may_replace: false },
             Term::Replaced { established: true, may_replace: false },
@@ -405,7 +408,7 @@ proptest! {
                     Term::None => !other || promoted || record_denied,
                     Term::Leads => true,
                     // Nobody is recorded, so nobody has a term.
-                    Term::CutOff | Term::Replaced { .. } => world.leader.is_none(),
+                    Term::CutOff | Term::HandsOver | Term::Replaced { .. } => world.leader.is_none(),
                 };
                 prop_assert!(recovers || may_lead);
             }

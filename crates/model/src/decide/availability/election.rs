@@ -84,9 +84,10 @@ pub fn winner<'a>(rules: Rules, view: &View<'a>) -> Option<(&'a CellName, Positi
         (rules.term_before_lsn.then_some(position.term), position.lsn)
     };
     all.max_by_key(|(cell, facts)| {
+        let is_asked_for = view.record.handover.as_ref() == Some(*cell);
         let preferred = view.preference.iter().position(|name| name == *cell).unwrap_or(usize::MAX);
         let is_in_last = view.record.rule().is_some_and(|rule| rule.has(cell, facts.copy));
-        (order(facts.position), is_in_last, Reverse(preferred), Reverse(*cell))
+        (order(facts.position), is_in_last, is_asked_for, Reverse(preferred), Reverse(*cell))
     })
     .map(|(cell, facts)| (cell, facts.position))
 }

@@ -19,6 +19,8 @@ pub enum Death {
     Frozen,
     /// Its own pooler says that the canary is not even flushed.
     Hung,
+    /// Its own pooler says that its commits wait for standbys, and so many of them that a majority can be had do not stream.
+    Isolated,
     /// Its own pooler says that it runs as a standby: it stopped leading, and does not by itself begin again.
     LeadsNoMore,
     /// Its own pooler says that it was appointed and cannot lead.
@@ -58,6 +60,9 @@ impl fmt::Display for Death {
             Self::Gone => f.write_str("its PostgreSQL ended and does not come back"),
             Self::Frozen => f.write_str("its PostgreSQL answers no probe"),
             Self::Hung => f.write_str("its PostgreSQL cannot flush a commit"),
+            Self::Isolated => {
+                f.write_str("its commits wait, and its standbys report that they do not stream from it")
+            }
             Self::LeadsNoMore => f.write_str("it runs as a standby"),
             Self::CannotLead => f.write_str("it was appointed and cannot lead"),
             Self::Silent { witnesses } => {
@@ -122,11 +127,28 @@ fn own_word(view: &View<'_>, facts: &Facts) -> Result<Death, NoEvidence> {
     }
     match facts.leads.map(|leads| leads.canary) {
         Some(Canary::Hung { since }) if long(since) => Ok(Death::Hung),
+        Some(Canary::AwaitsQuorum { since })
+            if since >= view.timing.isolated && view.record.phase == Phase::Steady && none_streams(view) =>
+        {
+            Ok(Death::Isolated)
+        }
         None if view.record.phase == Phase::Steady && facts.instance == Instance::Runs => {
             Ok(Death::LeadsNoMore)
         }
         _ => Err(NoEvidence::Reports),
     }
+}
+
+/// Whether as many members as can elect say that nothing comes from the leader over their streams.
+fn none_streams(view: &View<'_>) -> bool {
+    let silent = |facts: &Facts| {
+        let sight = facts.sees.as_ref().filter(|sight| sight.of == view.record.cell);
+        sight.is_some_and(|sight| sight.stream.silent_for() >= view.timing.silence)
+    };
+    view.record.rules.iter().all(|rule| {
+        let silent = witnesses(view).filter(|(cell, facts)| rule.has(cell, facts.copy) && silent(facts));
+        silent.count() >= super::election::needed(rule)
+    })
 }
 
 /// A standby of the cohort that heard from the leader a short time ago, by the given clock of what it sees.

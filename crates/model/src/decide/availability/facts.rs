@@ -143,8 +143,12 @@ pub struct Timing {
     pub silence: Duration,
     /// An instance whose probes or canary stand still for this long is frozen.
     pub frozen: Duration,
+    /// A primary whose commits have waited for this long, while its standbys report and do not stream, is replaced.
+    pub isolated: Duration,
     /// A primary that sees neither etcd nor its quorum for this long stops.
     pub fence_after: Duration,
+    /// A planned move that has not come to an end after this long is given up.
+    pub handover: Duration,
 }
 
 impl Default for Timing {
@@ -153,7 +157,9 @@ impl Default for Timing {
             fresh: Duration::from_millis(1500),
             silence: Duration::from_secs(2),
             frozen: Duration::from_secs(5),
+            isolated: Duration::from_secs(10),
             fence_after: Duration::from_secs(15),
+            handover: Duration::from_secs(30),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who leads a database: the protocol of terms, promises and failover as pure functions.
 //!
-//! Nobody acts on it yet. multiadmin will call [`next()`] with what it was told and write what comes back, guarded by the
-//! revision of the record that it read; each multipooler will ask the functions of `member`, `data` and `commit` before it follows, promises,
+//! multiadmin calls [`next()`] with what it was told and writes what comes back, guarded by the
+//! revision of the record that it read; each multipooler asks the functions of `member`, `data` and `commit` before it follows, promises,
 //! promotes, stops, archives, or replaces its data. `crates/availability-check` explores the protocol exhaustively with
 //! these same functions; the argument is in `docs/decisions/0053-terms-promises-and-a-model-that-checks-them.md`.
 //!

@@ -52,6 +52,12 @@ pub enum Reason {
     Establish,
     /// The cohort changes.
     Cohort(Change),
+    /// A planned move: the leader has been asked to stop, and has not ended yet.
+    AwaitStop(CellName),
+    /// A planned move: the leader has stopped, and everybody has all that it wrote.
+    HandOver(CellName),
+    /// A planned move is given up, and the leader goes on.
+    HandoverFailed(CellName),
     /// The record has no rule: nothing can be decided by it.
     NoRule,
 }
@@ -73,6 +79,11 @@ impl fmt::Display for Reason {
             }
             Self::Establish => f.write_str("the term row of the appointed member has its quorum"),
             Self::Cohort(change) => change.fmt(f),
+            Self::AwaitStop(to) => write!(f, "the leader stops, so that {to} can lead"),
+            Self::HandOver(to) => write!(f, "switchover: the leader has stopped, so that {to} can lead"),
+            Self::HandoverFailed(to) => {
+                write!(f, "the switchover to {to} is given up: it took too long, and the leader goes on")
+            }
             Self::NoRule => f.write_str("the record has no rule to go by"),
         }
     }
@@ -103,6 +114,15 @@ impl Decision {
 pub fn next(rules: Rules, view: &View<'_>) -> Decision {
     let record = view.record;
     let Some(last) = record.rule() else { return Decision::wait(Reason::NoRule) };
+    if let Some(to) = &record.handover {
+        if view.unchanged >= view.timing.handover && record.phase != Phase::Appointed {
+            let after = Leadership { handover: None, ..record.clone() };
+            return Decision::write(after, Reason::HandoverFailed(to.clone()));
+        }
+        if record.phase == Phase::Steady {
+            return hand_over(view, to);
+        }
+    }
     match record.phase {
         Phase::Recruiting => elect(rules, view, last),
         Phase::Appointed if is_established(view) => {
@@ -130,6 +150,36 @@ fn is_established(view: &View<'_>) -> bool {
     leads.is_some_and(|leads| leads.term == view.record.term && leads.established)
 }
 
+/// The leader was asked to make room. Its death is a failover like any other; what it says of its own stop is no evidence, and
+/// need not be: a failover from a leader that lives loses nothing.
+fn hand_over(view: &View<'_>, to: &CellName) -> Decision {
+    let record = view.record;
+    let has_stopped = view
+        .fresh(&record.cell)
+        .is_some_and(|facts| facts.leads.is_none() && facts.instance == super::facts::Instance::Stopped);
+    if has_stopped {
+        let after = Leadership {
+            phase: Phase::Recruiting,
+            term: next_term(view),
+            floor: None,
+            attempts: 0,
+            ..record.clone()
+        };
+        return Decision::write(after, Reason::HandOver(to.clone()));
+    }
+    match evidence(view) {
+        Ok(death) => recruit(view, death),
+        Err(_) => Decision::wait(Reason::AwaitStop(to.clone())),
+    }
+}
+
+/// A term that nobody was given: members may know of more than a record that was put back.
+fn next_term(view: &View<'_>) -> Term {
+    let begun = view.facts.values().filter_map(|facts| facts.begun.map(|(term, _)| term));
+    let known = view.facts.values().map(|facts| facts.promised).chain(begun);
+    known.fold(view.record.term, Term::max).next()
+}
+
 fn recruit(view: &View<'_>, death: Death) -> Decision {
     let record = view.record;
     let has_held = record.phase == Phase::Steady && view.unchanged >= HOLDS_AFTER;
@@ -139,7 +189,7 @@ fn recruit(view: &View<'_>, death: Death) -> Decision {
     }
     let after = Leadership {
         phase: Phase::Recruiting,
-        term: record.term.next(),
+        term: next_term(view),
         floor: None,
         attempts: attempts.saturating_add(1),
         ..record.clone()
@@ -165,7 +215,7 @@ fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
     });
     match back {
         Some(facts) => {
-            let term = record.term.next();
+            let term = next_term(view);
             let after = Leadership {
                 phase: Phase::Appointed,
                 term,
@@ -195,6 +245,7 @@ fn appoint(view: &View<'_>, last: &Rule, cell: &CellName, floor: Position) -> De
         since: record.term,
         floor: Some(floor),
         rules: list,
+        handover: None,
         ..record.clone()
     };
     Decision::write(after, Reason::Appoint { cell: cell.clone(), floor })

@@ -2,6 +2,24 @@
 
 use super::*;
 
+#[test]
+fn a_primary_that_no_standby_streams_from_is_replaced_when_its_commits_wait() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    let waits = |group: &mut Group, since| {
+        group.at("zone1").leads.as_mut().unwrap().canary = Canary::AwaitsQuorum { since };
+    };
+    waits(&mut group, LONG);
+    assert!(matches!(group.next().why, Reason::Well(_)), "its standbys stream");
+    for standby in ["zone2", "zone3"] {
+        let sight = group.at(standby).sees.as_mut().unwrap();
+        sight.stream = Link::Silent { since: LONG };
+        let is_isolated = group.next().why == Reason::Recruit(Death::Isolated);
+        assert_eq!(is_isolated, standby == "zone3", "as many as can elect must say so");
+    }
+    waits(&mut group, NOW);
+    assert!(matches!(group.next().why, Reason::Well(_)), "not at once");
+}
+
 fn of(group: &Group) -> Result<Death, NoEvidence> {
     evidence(&group.view())
 }

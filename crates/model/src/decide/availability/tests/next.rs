@@ -32,6 +32,50 @@ fn a_failover_from_evidence_to_a_new_term() {
 }
 
 #[test]
+fn a_leader_that_was_asked_makes_room_for_the_one_that_a_person_named() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.record.handover = Some(cell("zone3"));
+    group.unchanged = NOW;
+    assert_eq!(group.next().why, Reason::AwaitStop(cell("zone3")));
+    let stopped = Facts { leads: None, instance: Instance::Stopped, ..primary(1) };
+    *group.at("zone1") = stopped.clone();
+    assert_eq!(group.step(), Reason::HandOver(cell("zone3")));
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone3"), floor: at(1, 100) });
+    assert_eq!(group.record.handover, None);
+
+    // One that has more wins all the same: nothing is lost for a wish.
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.record.handover = Some(cell("zone3"));
+    group.unchanged = NOW;
+    *group.at("zone1") = stopped;
+    assert_eq!(group.step(), Reason::HandOver(cell("zone3")));
+    group.promise("zone2", at(1, 101));
+    group.promise("zone3", at(1, 100));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone2"), floor: at(1, 101) });
+}
+
+#[test]
+fn a_planned_move_that_does_not_come_to_an_end_is_given_up_and_the_leader_goes_on() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.record.handover = Some(cell("zone3"));
+    group.unchanged = LONG;
+    assert_eq!(group.step(), Reason::HandoverFailed(cell("zone3")));
+    assert!(matches!(group.next().why, Reason::Well(_)));
+    // Also while promises are collected: then the leader comes back under a new term.
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.record.handover = Some(cell("zone3"));
+    group.unchanged = NOW;
+    *group.at("zone1") = Facts { leads: None, instance: Instance::Stopped, ..primary(1) };
+    assert_eq!(group.step(), Reason::HandOver(cell("zone3")));
+    group.unchanged = LONG;
+    assert_eq!(group.step(), Reason::HandoverFailed(cell("zone3")));
+    *group.at("zone1") = primary(1);
+    assert!(matches!(group.step(), Reason::Reappoint { .. }));
+}
+
+#[test]
 fn what_promises_while_wal_comes_in_or_is_no_member_does_not_count() {
     let changes: [fn(&mut Facts); 4] = [
         |facts| facts.receives = true,
@@ -107,6 +151,7 @@ fn an_appointed_member_that_dies_is_not_special() {
 fn a_term_that_held_makes_the_next_failover_the_first_again() {
     let mut group = Group::of(&["zone1", "zone2", "zone3"]);
     group.record.attempts = 4;
+    group.unchanged = HOLDS_AFTER - Duration::from_secs(1);
     group.lose("zone1");
     assert!(matches!(group.next().why, Reason::BackingOff(_)));
     group.unchanged = HOLDS_AFTER;

@@ -7,20 +7,24 @@ use cellar_model::availability::{
     Canary as CanaryState, Facts, Gate, Leading, PromiseStep, Refused, Rules, Taking, Timing, Whom,
     following, gate, may_follow, may_promise, may_promote, must_stop, rule_to_hold,
 };
-use cellar_model::{Database, Leadership, Pooler, Rule, Term};
+use cellar_model::{Database, Leadership, Phase, Pooler, Rule, Term};
 use cellar_postgres::{
-    MemberLook, PostgresError, configure, promote, reload, resume_replay, running, write_term_row,
+    MemberLook, PostgresError, ShownSettings, configure, execute, promote, reload, resume_replay, running,
+    write_term_row,
 };
 use cellar_system::clock;
 
-use crate::availability::canary::Canary;
-use crate::availability::is_led_here;
-use crate::availability::member::Member;
 use crate::availability::settings::copy_of;
 use crate::config_files::{ConfigFileError, instance_config};
+use crate::instance::failover::canary::Canary;
+use crate::instance::failover::is_led_here;
+use crate::instance::failover::member::Member;
 
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the checkpoint before a planned stop may take.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a promotion is waited for before it is looked at again. It goes on.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,6 +59,7 @@ impl Member {
         match may_promise(Rules::SAFE, &cell, facts, record) {
             Ok(PromiseStep::Keep(term)) => {
                 tracing::info!(%term, "promises to follow no lower term");
+                (self.told, self.shown, self.quiet_looks) = (None, None, 0);
                 self.agent.availability.kept.update(|kept| kept.promised = term)?;
                 self.apply(card, database)?;
                 return Ok(true);
@@ -66,7 +71,10 @@ impl Member {
                 }
                 return Ok(true);
             }
-            Ok(PromiseStep::Report(_)) => return Ok(true),
+            Ok(PromiseStep::Report(_)) => {
+                self.apply(card, database)?;
+                return Ok(true);
+            }
             Err(_) => {}
         }
         match may_promote(Rules::SAFE, &cell, facts, record) {
@@ -146,6 +154,10 @@ impl Member {
         if !is_led_here(&self.agent, record) {
             return Ok(true);
         }
+        if record.handover.is_some() && record.phase == Phase::Steady {
+            self.hand_over(card);
+            return Ok(true);
+        }
         let endpoint = self.agent.endpoint(card);
         let kept = self.agent.availability.kept.get();
         if kept.rule.is_none() {
@@ -167,7 +179,7 @@ impl Member {
                 canary: CanaryState::AwaitsQuorum { since: Duration::ZERO },
             };
             let flushed =
-                look.standbys.iter().filter_map(|(name, lsn)| Some((copy_of(name)?, *lsn))).collect();
+                look.standbys.iter().filter_map(|it| Some((copy_of(&it.name)?, it.flushed))).collect();
             if let Gate::Open { .. } = gate(Rules::SAFE, &cell, &leading, rule, &flushed) {
                 self.let_through(card, database, rule)?;
                 tracing::info!(%term, rule = rule.number, "the term is established: commits are acknowledged");
@@ -184,6 +196,28 @@ impl Member {
         self.apply(card, database)
     }
 
+    /// A checkpoint first, while sessions go on; then the supervisor stops PostgreSQL cleanly.
+    fn hand_over(&mut self, card: &Pooler) {
+        match &self.checkpoint {
+            None => {
+                let endpoint = self.agent.endpoint(card);
+                self.checkpoint = Some(tokio::task::spawn_local(async move {
+                    // Without it the stop takes longer, and no more than that.
+                    if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
+                        tracing::warn!(%error, "no checkpoint before the stop");
+                    }
+                }));
+            }
+            Some(checkpoint) if checkpoint.is_finished() => {
+                if !self.agent.availability.hands_over.replace(true) {
+                    tracing::warn!("this primary stops, so that another one can lead");
+                }
+                self.agent.nudge.notify_one();
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Keeps that a term is begun with the present copy. It is a promise, too.
     fn begin_term(&mut self, term: Term) -> Result<(), ActError> {
         self.agent.availability.kept.update(|kept| {
@@ -196,6 +230,8 @@ impl Member {
     }
 
     fn let_through(&mut self, card: &Pooler, database: &Database, rule: &Rule) -> Result<(), ActError> {
+        // Whatever fails below: PostgreSQL is not known to go by the new rule.
+        (self.told, self.shown) = (None, None);
         self.agent.availability.kept.update(|kept| kept.rule = Some(rule.clone()))?;
         self.apply(card, database)?;
         Ok(())
@@ -205,6 +241,15 @@ impl Member {
     fn apply(&mut self, card: &Pooler, database: &Database) -> Result<bool, ActError> {
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
         let data = Path::new(&card.data_directory);
+        let told = ShownSettings {
+            primary_conninfo: config.settings.primary_conninfo.clone().unwrap_or_default(),
+            restore_command: config.settings.restore_command.clone().unwrap_or_default(),
+            synchronous_standby_names: config.settings.synchronous_standby_names.clone().unwrap_or_default(),
+        };
+        // Before anything is tried: what follows may fail, and then nothing is known to be in force.
+        if self.told.as_ref() != Some(&told) {
+            (self.told, self.shown, self.quiet_looks) = (Some(told), None, 0);
+        }
         let changed = configure(data, &config)?;
         if changed {
             self.reloaded = clock::uptime();

@@ -12,7 +12,7 @@ use cellar_system::clock;
 use tonic::transport::Channel;
 
 use crate::agent::Agent;
-use crate::availability::governing;
+use crate::instance::failover::governing;
 use crate::peers;
 
 /// How often it is asked.
@@ -30,6 +30,8 @@ pub(crate) struct Heard {
     since: Duration,
     /// When the last answer came, and what it said.
     last: Option<(Duration, Facts)>,
+    /// The timeline of its data, as it said last; 0 while that is not known.
+    timeline: u32,
     /// Whether the last question was answered.
     answers: bool,
 }
@@ -43,6 +45,11 @@ impl Heard {
             Some((at, _)) => Link::Silent { since: now.saturating_sub(*at) },
             None => Link::Silent { since: now.saturating_sub(self.since) },
         }
+    }
+
+    /// The timeline that it leads on; none while that is not known.
+    pub(crate) fn timeline(&self) -> Option<u32> {
+        Some(self.timeline).filter(|timeline| *timeline > 0)
     }
 
     /// What it said last, with how long ago that was.
@@ -69,7 +76,7 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         };
         if heard.borrow().as_ref().is_none_or(|known| known.of != card.cell) {
             let (of, since) = (card.cell.clone(), clock::uptime());
-            heard.replace(Some(Heard { of, since, last: None, answers: false }));
+            heard.replace(Some(Heard { of, since, last: None, timeline: 0, answers: false }));
         }
         let begun = tokio::time::Instant::now();
         let answer = ask(&agent, &card, &mut client).await;
@@ -78,7 +85,10 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         }
         if let Some(known) = heard.borrow_mut().as_mut() {
             known.answers = answer.is_some();
-            known.last = answer.map(|facts| (clock::uptime(), facts)).or(known.last.take());
+            if let Some((facts, timeline)) = answer {
+                known.last = Some((clock::uptime(), facts));
+                known.timeline = timeline;
+            }
         }
         tokio::time::sleep_until(begun + INTERVAL).await;
     }
@@ -88,14 +98,15 @@ async fn ask(
     agent: &Agent,
     card: &Pooler,
     client: &mut Option<(Pooler, MultiPoolerClient<Channel>)>,
-) -> Option<Facts> {
+) -> Option<(Facts, u32)> {
     let asking = async {
         if client.as_ref().is_none_or(|(known, _)| known != card) {
             *client = Some((card.clone(), peers::connect(agent, card).await.ok()?));
         }
         let (_, client) = client.as_mut()?;
         let answer = client.get_member_facts(GetMemberFactsRequest {}).await.ok()?;
-        cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO).ok()
+        let facts = cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO).ok()?;
+        Some((facts, answer.get_ref().timeline))
     };
     tokio::time::timeout(TIMEOUT, asking).await.ok().flatten()
 }

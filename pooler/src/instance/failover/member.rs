@@ -9,13 +9,15 @@ use cellar_model::availability::{
     Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Timing, may_replace_data,
 };
 use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term};
-use cellar_postgres::{MemberLook, MemberProbe, PostgresError, running};
+use cellar_postgres::{MemberLook, MemberProbe, PostgresError, ShownSettings, running};
 use cellar_system::{Process, clock};
 
 use crate::agent::Agent;
-use crate::availability::canary::Canary;
-use crate::availability::heartbeat::{self, Shared};
-use crate::availability::{Report, governing};
+use crate::availability::Report;
+use crate::availability::settings::copy_of;
+use crate::instance::failover::canary::Canary;
+use crate::instance::failover::governing;
+use crate::instance::failover::heartbeat::{self, Shared};
 use crate::instance::incarnation;
 
 /// The time between two looks while all is well.
@@ -24,17 +26,20 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// The time between two looks while a leader is being replaced.
 const SOON_INTERVAL: Duration = Duration::from_millis(50);
 
+/// `too_many_connections` of PostgreSQL.
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
 /// How long a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A former primary that does not start as a standby within this cannot: it begins again every few seconds.
+const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
 
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
 
 /// After a reload, PostgreSQL's processes take new settings within some 10 ms; on a busy host later.
 const RELOAD_TIME: Duration = Duration::from_millis(200);
-
-/// A standby that has nothing left to replay and whose primary is well does not stream for this long: it cannot.
-const CANNOT_STREAM_AFTER: Duration = Duration::from_secs(10);
 
 /// One member, from round to round.
 pub(super) struct Member {
@@ -44,6 +49,12 @@ pub(super) struct Member {
     pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
     pub(super) row: Option<(Term, Lsn)>,
+    /// The checkpoint before a planned stop, which is the shorter for it.
+    pub(super) checkpoint: Option<tokio::task::JoinHandle<()>>,
+    /// What PostgreSQL was last told; none before that.
+    pub(super) told: Option<ShownSettings>,
+    /// Since when PostgreSQL shows that, by [`clock::uptime`].
+    pub(super) shown: Option<Duration>,
     /// When the settings were last changed, by [`clock::uptime`].
     pub(super) reloaded: Duration,
     /// Looks in a row that found all replayed, nobody streaming to here, and the same position.
@@ -53,11 +64,11 @@ pub(super) struct Member {
     new_wal: Option<Duration>,
     /// When the walreceiver last heard something.
     stream_heard: Option<Duration>,
-    /// Since when it could stream and does not.
-    not_streaming_since: Option<Duration>,
     /// Since when the instance does not run, or no probe reached it.
     down_since: Option<Duration>,
     frozen_since: Option<Duration>,
+    /// All connections are taken, those for superusers too.
+    saturated: bool,
     /// When etcd was last heard of.
     pub(super) etcd_heard: Duration,
     /// The term that it was appointed for and cannot take.
@@ -108,14 +119,17 @@ impl Member {
             probe: None,
             canary: None,
             row: None,
+            checkpoint: None,
+            told: None,
+            shown: None,
             reloaded: now,
             quiet_looks: 0,
             last_lsn: None,
             new_wal: None,
             stream_heard: None,
-            not_streaming_since: None,
             down_since: None,
             frozen_since: None,
+            saturated: false,
             etcd_heard: now,
             cannot_lead: None,
             started: now,
@@ -137,6 +151,13 @@ impl Member {
     async fn round(&mut self, card: &Pooler, database: &Database) -> Duration {
         let record = governing(&self.agent);
         self.note_etcd();
+        let is_asked = record.as_ref().is_some_and(|it| it.cell == self.agent.cell && it.handover.is_some());
+        if !is_asked {
+            self.checkpoint = None;
+            if self.agent.availability.hands_over.replace(false) {
+                self.agent.nudge.notify_one();
+            }
+        }
         let look = self.look(card).await;
         let facts = self.facts(look.as_ref(), record.as_ref());
         let (timeline, identity) = look
@@ -156,15 +177,22 @@ impl Member {
         let is_restored = incarnation::record(&self.agent).fence.is_some();
         // A job that has the instance, or a restore of the database, decides alone.
         let acts = !self.agent.instance_lock.is_held() && !is_restored;
-        let is_standby_running = look.as_ref().is_some_and(|look| !look.is_primary);
-        if is_standby_running && !availability.wants_replacing.get() {
+        let is_standbys = look.as_ref().map_or_else(|| is_standby(&self.agent), |look| !look.is_primary);
+        if is_standbys && !availability.wants_replacing.get() {
             let replace = acts && facts.needs_replacing && may_replace && record.is_some();
             if replace && !availability.replace.replace(replace) {
                 tracing::warn!("this standby cannot follow the leader and is made again");
                 self.agent.nudge.notify_one();
             }
-            availability.replace.set(replace);
+            // One that was stopped to be made again is not looked at any more.
+            if look.is_some() {
+                availability.replace.set(replace);
+            }
         }
+        let is_isolated = facts.leads.is_some_and(|leads| {
+            matches!(leads.canary, CanaryState::AwaitsQuorum { since } if since >= Timing::default().frozen)
+        });
+        availability.isolated.set(is_isolated);
         let mut busy = false;
         if let (Some(record), true) = (&record, acts) {
             let acted = match &look {
@@ -213,7 +241,7 @@ impl Member {
             self.down_since = self.down_since.or(Some(now));
             self.frozen_since = None;
             (self.probe, self.canary) = (None, None);
-            (self.quiet_looks, self.last_lsn) = (0, None);
+            (self.quiet_looks, self.last_lsn, self.shown) = (0, None, None);
             return None;
         };
         let endpoint = self.agent.endpoint(card);
@@ -222,6 +250,7 @@ impl Member {
             other => other.insert(MemberProbe::new(endpoint, LOOK_TIMEOUT)),
         };
         let answer = probe.look().await;
+        self.saturated = false;
         let is_stopped = Process::find(postmaster.pid).is_some_and(|process| process.is_stopped());
         match answer {
             Ok(look) if !is_stopped => {
@@ -233,6 +262,10 @@ impl Member {
                 self.down_since = self.down_since.or(Some(now));
                 None
             }
+            Err(PostgresError::Sql { code, .. }) if code == TOO_MANY_CONNECTIONS => {
+                self.saturated = true;
+                None
+            }
             _ => {
                 self.frozen_since = self.frozen_since.or(Some(now));
                 None
@@ -240,8 +273,15 @@ impl Member {
         }
     }
 
+    /// Whether PostgreSQL has shown for a while that it has the settings that it was told: its processes have them then.
+    fn are_in_force(&self, now: Duration) -> bool {
+        self.shown.is_some_and(|since| now.saturating_sub(since.max(self.reloaded)) >= RELOAD_TIME)
+    }
+
     fn note_wal(&mut self, look: &MemberLook) {
         let now = clock::uptime();
+        let is_shown = self.told.as_ref() == Some(&look.settings);
+        self.shown = self.shown.filter(|_| is_shown).or(is_shown.then_some(now));
         let is_new = self.last_lsn.is_some_and(|last| look.lsn > last);
         if is_new {
             self.new_wal = Some(now);
@@ -254,17 +294,21 @@ impl Member {
             && look.replay_waits
             && !look.replay_paused
             && self.last_lsn == Some(look.lsn)
-            && now.saturating_sub(self.reloaded) >= RELOAD_TIME;
+            && self.are_in_force(now);
         self.quiet_looks = if is_quiet { self.quiet_looks.saturating_add(1) } else { 0 };
         self.last_lsn = Some(look.lsn);
     }
 
     fn instance(&self) -> Instance {
         let now = clock::uptime();
+        if self.agent.availability.hands_over.get() && self.down_since.is_some() {
+            return Instance::Stopped;
+        }
         match (self.frozen_since, self.down_since) {
             (Some(since), _) => Instance::Frozen { since: now.saturating_sub(since) },
             (None, Some(since)) if now.saturating_sub(since) < RESTART_BUDGET => Instance::Restarting,
             (None, Some(_)) => Instance::Gone,
+            (None, None) if self.saturated => Instance::Saturated,
             (None, None) => Instance::Runs,
         }
     }
@@ -281,10 +325,17 @@ impl Member {
                 Some((_, canary)) => canary.state(look.canary_waits),
                 None => CanaryState::AwaitsQuorum { since: Duration::ZERO },
             };
-            let settled = self
-                .canary
-                .as_ref()
-                .is_some_and(|(_, canary)| canary.committed_since(self.reloaded + RELOAD_TIME));
+            let in_force = self.shown.map(|since| since.max(self.reloaded) + RELOAD_TIME);
+            let commits =
+                |since| self.canary.as_ref().is_some_and(|(_, canary)| canary.committed_since(since));
+            // What each WAL sender itself goes by.
+            let goes_by_rule = kept.rule.as_ref().is_some_and(|rule| {
+                look.standbys.iter().all(|standby| {
+                    let counts = copy_of(&standby.name).is_some_and(|(cell, copy)| rule.has(&cell, copy));
+                    counts == standby.acknowledges
+                })
+            });
+            let settled = goes_by_rule && in_force.is_some_and(commits);
             Leading {
                 term,
                 row: self.row.filter(|(of, _)| *of == term).map(|(_, lsn)| lsn),
@@ -322,6 +373,15 @@ impl Member {
         }
     }
 
+    /// Whether the leader says that its commits get through: then it can do without this copy.
+    fn leader_commits(&self) -> bool {
+        let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
+        leader
+            .filter(|facts| facts.age < Timing::default().fresh)
+            .and_then(|facts| facts.leads)
+            .is_some_and(|leads| leads.established && matches!(leads.canary, CanaryState::Committed { .. }))
+    }
+
     /// What it sees of the leader; none when it has not looked.
     fn sight(&self, look: Option<&MemberLook>, record: &Leadership) -> Option<Sight> {
         let now = clock::uptime();
@@ -341,9 +401,8 @@ impl Member {
 
     /// Whether the data must be replaced before it can follow: that of a primary that was replaced, or a standby's with
     /// WAL that the leader lacks.
-    fn needs_replacing(&mut self, look: Option<&MemberLook>, record: Option<&Leadership>) -> bool {
+    fn needs_replacing(&self, look: Option<&MemberLook>, record: Option<&Leadership>) -> bool {
         let Some(record) = record.filter(|record| record.cell != self.agent.cell) else {
-            self.not_streaming_since = None;
             return false;
         };
         if self.agent.availability.wants_replacing.get() {
@@ -351,19 +410,17 @@ impl Member {
         }
         let kept = self.agent.availability.kept.get();
         let Some(look) = look.filter(|look| !look.is_primary) else {
-            self.not_streaming_since = None;
-            // A primary's data, also of one that was stopped because of it, or none at all.
-            return !is_standby(&self.agent);
+            // A primary's data, also of one that was stopped because of it, or none at all. Or a former primary's that PostgreSQL
+            // does not start as a standby.
+            let is_down = self
+                .down_since
+                .is_some_and(|since| clock::uptime().saturating_sub(since) >= CANNOT_START_AFTER);
+            let has_led = kept.begun.is_some_and(|(_, copy)| copy == kept.copy);
+            return !is_standby(&self.agent) || is_down && has_led && self.leader_commits();
         };
-        let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
-        let leads = leader.as_ref().filter(|leader| {
-            leader.age < Timing::default().fresh
-                && leader.leads.is_some_and(|leads| leads.term == record.held)
-        });
-        let streams = look.receiver.as_ref().is_some_and(|receiver| receiver.streams);
         let follows = kept.promised == record.held && record.phase != Phase::Recruiting;
-        if streams || leads.is_none() || !follows || !look.replay_waits {
-            self.not_streaming_since = None;
+        let streams = look.receiver.as_ref().is_some_and(|receiver| receiver.streams);
+        if streams || !follows {
             return false;
         }
         // It has WAL of the term before, behind the position from which a new leader went on.
@@ -372,10 +429,27 @@ impl Member {
         if floor.is_some_and(|floor| look.term == floor.term && look.lsn > floor.lsn) {
             return true;
         }
-        let now = clock::uptime();
-        let since = *self.not_streaming_since.get_or_insert(now);
-        now.saturating_sub(since) >= CANNOT_STREAM_AFTER
+        let heard = self.heard.borrow();
+        let leads_on =
+            heard.as_ref().filter(|heard| heard.of == record.cell).and_then(heartbeat::Heard::timeline);
+        leads_on.is_some_and(|timeline| has_left(&self.agent.layout.data(), timeline, look))
     }
+}
+
+/// Whether a standby's data has gone on where the leader's timeline has left it, by the leader's history, which PostgreSQL fetches
+/// before it follows. Without that nothing is known.
+fn has_left(data: &Path, leads_on: u32, look: &MemberLook) -> bool {
+    let own = look.timeline.get();
+    let file = data.join("pg_wal").join(format!("{leads_on:08X}.history"));
+    let Ok(text) = std::fs::read_to_string(file) else { return false };
+    if own >= leads_on {
+        return own > leads_on;
+    }
+    let fork = text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (fields.next()?.parse() == Ok(own)).then(|| fields.next()?.parse::<Lsn>().ok()).flatten()
+    });
+    fork.is_none_or(|fork| look.lsn > fork)
 }
 
 /// Whether the data directory is a standby's.

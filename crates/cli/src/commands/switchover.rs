@@ -1,0 +1,76 @@
+//! `cellar switchover`.
+
+use std::time::Duration;
+
+use cellar_api::v1::{DatabaseView, GetDatabaseRequest, LeadershipPhase, SwitchPrimaryRequest};
+use cellar_model::{CellName, Code, Refusal};
+use clap::Args;
+use tokio::time::Instant;
+
+use crate::client::target::Target;
+use crate::commands::durability::render;
+use crate::failure::{Failure, Outcome};
+use crate::global::Global;
+
+/// How long the move may take until it is given up: multiadmin gives it up after 30 s, and the old primary starts again.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How often to look.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Make another member the primary, without losing anything
+///
+/// The primary writes a checkpoint, stops when its standbys have everything, and comes back as a standby. Sessions are ended;
+/// writes fail for some seconds. Needs quorum commit (`cellar durability quorum`). If it cannot be done in half a minute the
+/// old primary goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cellar switchover
+  cellar switchover --to zone2")]
+pub(crate) struct Switchover {
+    /// The cell that is to have the primary (default: the standby that is furthest)
+    #[arg(long, value_name = "CELL")]
+    to: Option<CellName>,
+}
+
+/// Whether nothing of a move is under way.
+fn is_settled(view: &DatabaseView) -> bool {
+    let leadership = view.leader.as_ref().and_then(|leader| leader.leadership.as_ref());
+    leadership.is_some_and(|it| it.handover.is_none() && it.phase() == LeadershipPhase::Steady)
+}
+
+fn primary(view: &DatabaseView) -> String {
+    view.leader.as_ref().map(|leader| leader.cell.clone()).unwrap_or_default()
+}
+
+impl Switchover {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let target = Target::of(global).await?;
+        let get = || GetDatabaseRequest { name: global.database() };
+        let before =
+            target.call(get(), async |mut client, request| client.get_database(request).await).await?;
+        let to = self.to.as_ref().map(ToString::to_string).unwrap_or_default();
+        let request = SwitchPrimaryRequest { database: global.database(), to: to.clone() };
+        let mut view =
+            target.call(request, async |mut client, request| client.switch_primary(request).await).await?;
+        let deadline = Instant::now() + TIMEOUT;
+        while !is_settled(&view) && Instant::now() < deadline {
+            tokio::time::sleep(INTERVAL).await;
+            view = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
+        }
+        let (old, new) = (primary(&before), primary(&view));
+        let is_there = if to.is_empty() { new != old } else { new == to };
+        if is_there {
+            return global.output.print(&view, render);
+        }
+        let message = if new == old {
+            format!("the primary is in {old} as before: the move was given up")
+        } else {
+            format!("{new} has the primary now, which had more of it than {to}")
+        };
+        Err(Failure::Rpc(Box::new(cellar_api::status_of(
+            &Refusal::new(Code::DeadlineExceeded, message)
+                .hint("nothing is lost; multiadmin's log says why, and `cellar status` how the members are"),
+        ))))
+    }
+}

@@ -1,0 +1,33 @@
+//! Quorum commit and failover, on the side of one member.
+//!
+//! Members act by the record that multiadmin writes, and by what they keep durably themselves. What may be done is decided
+//! in [`cellar_model::availability`]; here it is looked at and done. Nothing of this runs for a database without quorum commit.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `member` | the loop that looks and reports |
+//! | `act` | what is done by the record |
+//! | `heartbeat` | whether the leader's multipooler answers |
+//! | `canary` | a commit a second that waits for the quorum |
+
+mod act;
+mod canary;
+mod heartbeat;
+pub(crate) mod member;
+
+use cellar_model::Leadership;
+
+use crate::agent::Agent;
+
+/// The record by which this member acts; none while the database has no quorum commit.
+pub(crate) fn governing(agent: &Agent) -> Option<Leadership> {
+    let view = agent.mirror.view();
+    let durability = view.databases.get(&agent.database)?.durability;
+    let number = view.incarnation(&agent.database).number;
+    view.leaders.get(&agent.database)?.governed_by(durability, number).cloned()
+}
+
+/// Whether this member's data is that of the leader, by what it began last.
+pub(crate) fn is_led_here(agent: &Agent, leadership: &Leadership) -> bool {
+    leadership.is_led_by(&agent.cell, agent.availability.kept.own_term())
+}
