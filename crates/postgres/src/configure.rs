@@ -18,7 +18,7 @@ pub(crate) const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 20] = [
+const OURS_ALONE: [&str; 19] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -35,7 +35,6 @@ const OURS_ALONE: [&str; 20] = [
     "recovery_target_timeline",
     "synchronous_standby_names",
     "synchronous_commit",
-    "wal_receiver_timeout",
     "recovery_min_apply_delay",
     "max_standby_streaming_delay",
     "max_standby_archive_delay",

@@ -1,6 +1,6 @@
 //! What a member must not forget, in a file beside its data.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -25,11 +25,13 @@ pub(crate) struct Kept {
     pub(crate) rule: Option<Rule>,
 }
 
-/// The file. What is in memory is what is on disk.
+/// The file. What is in memory is what is on disk, once it was written.
 #[derive(Debug)]
 pub(crate) struct KeptFile {
     path: PathBuf,
     kept: RefCell<Kept>,
+    /// Whether it was ever written.
+    saved: Cell<bool>,
 }
 
 /// A number that no copy of this cell had: seconds since 1970, or one more than the last. It differs also when the file was
@@ -43,20 +45,25 @@ impl KeptFile {
     /// Reads the file. Without one nobody knows what this cell has promised or acknowledged, so its data counts as a new copy.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// When it is there and cannot be read.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let mut saved = true;
         let kept = match std::fs::read(path) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let kept =
                     Kept { copy: new_number(None), promised: Term::default(), begun: None, rule: None };
-                write(path, &kept)?;
+                // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.
+                if let Err(error) = write(path, &kept) {
+                    tracing::warn!(%error, path = %path.display(), "cannot be written yet");
+                    saved = false;
+                }
                 kept
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.to_owned(), kept: RefCell::new(kept) })
+        Ok(Self { path: path.to_owned(), kept: RefCell::new(kept), saved: Cell::new(saved) })
     }
 
     /// What is kept.
@@ -87,11 +94,20 @@ impl KeptFile {
     pub(crate) fn update(&self, change: impl FnOnce(&mut Kept)) -> std::io::Result<()> {
         let mut kept = self.get();
         change(&mut kept);
-        if kept != *self.kept.borrow() {
+        if kept != *self.kept.borrow() || !self.saved.get() {
             write(&self.path, &kept)?;
+            self.saved.set(true);
             self.kept.replace(kept);
         }
         Ok(())
+    }
+
+    /// Sees that it is on disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn save(&self) -> std::io::Result<()> {
+        self.update(|_| {})
     }
 
     /// The data is about to be replaced: what comes in its place is another copy.

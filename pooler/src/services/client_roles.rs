@@ -5,11 +5,12 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::{ClientName, Code, Refusal, Role, ScramVerifier};
 use cellar_postgres::{
-    ClientProof, ClientRole, ClientRoleError, Endpoint, create_client_role, drop_client_role,
+    CanarySession, ClientProof, ClientRole, ClientRoleError, Endpoint, create_client_role, drop_client_role,
     list_client_roles,
 };
 
 use crate::agent::Agent;
+use crate::instance::failover::governing;
 
 /// How long one statement may take. Making a database copies one of some megabytes, and before PostgreSQL 15 waits for
 /// checkpoints.
@@ -75,6 +76,28 @@ fn message(role: ClientRole) -> v1::ClientRole {
     v1::ClientRole { name, owns, certificate, excess }
 }
 
+/// Statements of ours wait for no standby. With quorum commit what is said to be done must outlive the primary: a commit after it
+/// that has its quorum has it for all before.
+async fn until_it_has_its_quorum(agent: &Agent, endpoint: &Endpoint) -> Result<(), Refusal> {
+    if governing(agent).is_none() {
+        return Ok(());
+    }
+    let work = async { CanarySession::connect(endpoint).await?.commit().await };
+    let refused = |why: String| {
+        Refusal::new(
+            Code::PostgresFailed,
+            format!("it is done on the primary, and on no other member yet: {why}"),
+        )
+        .hint("`cellar status` shows which standbys do not stream; look at `cellar roles list` when they do")
+        .about("cell", &agent.cell)
+    };
+    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused("its commit waits for a standby".to_owned())),
+    }
+}
+
 /// Does it, and answers with the roles that it is about.
 pub(crate) async fn obey(agent: &Agent, order: Order) -> Result<Vec<v1::ClientRole>, Refusal> {
     let endpoint = primary(agent)?;
@@ -101,6 +124,7 @@ pub(crate) async fn obey(agent: &Agent, order: Order) -> Result<Vec<v1::ClientRo
             };
             let made = create_client_role(&endpoint, &role, &proof, owns.as_ref(), STATEMENT_TIMEOUT).await;
             made.map_err(|error| refusal(&error))?;
+            until_it_has_its_quorum(agent, &endpoint).await?;
             tracing::info!(role = role.as_str(), "made a role for clients");
             let owns = owns.iter().map(ToString::to_string).collect();
             let certificate = proof == ClientProof::Certificate;
@@ -110,6 +134,7 @@ pub(crate) async fn obey(agent: &Agent, order: Order) -> Result<Vec<v1::ClientRo
             let role = name("name", &asked.name)?;
             let dropped = drop_client_role(&endpoint, &role, STATEMENT_TIMEOUT).await;
             let dropped = dropped.map_err(|error| refusal(&error))?;
+            until_it_has_its_quorum(agent, &endpoint).await?;
             tracing::info!(role = role.as_str(), "removed a role of clients");
             Ok(vec![message(dropped)])
         }

@@ -155,6 +155,7 @@ fn scene(agent: &Agent) -> HealthScene {
         let observed = facts.to_observed();
         LookedAt {
             stopped: look.stopped,
+            waits_for_quorum: agent.availability.isolated.get(),
             age: clock::uptime().saturating_sub(look.begun),
             role: facts.role,
             timeline: facts.timeline,
@@ -244,6 +245,7 @@ mod tests {
                 last_message_age: None,
                 lag_bytes: Some(0),
                 stopped: false,
+                waits_for_quorum: false,
             }),
             leader: Some(Leader {
                 cell,

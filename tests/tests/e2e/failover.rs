@@ -355,6 +355,62 @@ fn what_was_promised_holds_when_etcd_has_lost_the_records() {
     ledger.check(&cluster);
 }
 
+/// Nothing but the multipooler's canary writes, so an idle primary says little when it is restarted.
+#[test]
+fn a_multipooler_that_is_away_is_no_failover_of_an_idle_database() {
+    let cluster = with_quorum();
+    wait_for_cohort(&cluster);
+    let primary = cluster.primary();
+    let pooler = cluster.pid(&format!("{primary}/pid/multipooler.pid"));
+    signal(pooler, Signal::SIGSTOP);
+    std::thread::sleep(NO_FAILOVER);
+    assert_eq!((cluster.primary(), term(&cluster)), (primary, 1));
+    signal(pooler, Signal::SIGCONT);
+}
+
+#[test]
+fn a_cell_that_is_added_joins_the_cohort_and_one_that_is_removed_leaves_it() {
+    let cluster = with_quorum();
+    let members = |count: usize| {
+        wait_for(&format!("a cohort of {count}"), Duration::from_secs(120), || {
+            let leadership = leadership(&cluster);
+            let rules = leadership["rules"].as_array()?;
+            (rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == count).then_some(())
+        });
+    };
+    members(3);
+    cluster.cellar(&["cells", "add", "zone4"]);
+    members(4);
+    let names = cluster.sql(&cluster.primary(), "SHOW synchronous_standby_names");
+    assert!(names.starts_with("ANY 2 (") && names.contains("zone4:"), "{names}");
+    cluster.cellar(&["cells", "remove", "zone4"]);
+    members(3);
+    cluster.sql(&cluster.primary(), "CREATE TABLE t ()");
+    assert_eq!(term(&cluster), 1);
+}
+
+#[test]
+fn a_restore_ends_the_terms_and_they_begin_again_higher() {
+    let cluster = with_quorum();
+    cluster.sql(&cluster.primary(), "CREATE TABLE before ()");
+    let time = crate::ledger::now(&cluster);
+    cluster.sql(&cluster.primary(), "CREATE TABLE after ()");
+    cluster.cellar(&["restore", "--to-time", &time, "--onto", "zone2", "--yes"]);
+    eventually("zone2 to be recorded", || cluster.primary() == "zone2");
+    wait_for_cohort(&cluster);
+    assert_eq!((leadership(&cluster)["cell"].clone(), term(&cluster)), ("zone2".into(), 2));
+    let tables = cluster.sql("zone2", "SELECT to_regclass('before') IS NULL, to_regclass('after') IS NULL");
+    assert_eq!(tables, "f|t");
+    // And a failover after it.
+    cluster.kill_cell("zone2");
+    wait_for("another primary", FAILOVER_TIMEOUT, || (cluster.primary() != "zone2").then_some(()));
+    cluster.cellar(&["up"]);
+    wait_for_cohort(&cluster);
+    for cell in CELLS {
+        assert_eq!(cluster.sql(cell, "SELECT to_regclass('after') IS NULL"), "t", "{cell}");
+    }
+}
+
 #[test]
 fn quorum_commit_is_given_up_and_taken_up_again() {
     let cluster = with_quorum();

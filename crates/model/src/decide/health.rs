@@ -100,6 +100,8 @@ pub struct LookedAt {
     pub lag_bytes: Option<u64>,
     /// Whether its postmaster was stopped by a signal: sessions go on, and nobody gets a new one.
     pub stopped: bool,
+    /// Whether a primary's commits have waited for its standbys for a while: what it shows to readers may be old.
+    pub waits_for_quorum: bool,
 }
 
 /// How the data relates to the incarnation's record.
@@ -153,6 +155,9 @@ fn primary(scene: &HealthScene) -> Result<(), String> {
     let found = fresh(scene)?;
     if found.role != Role::Primary {
         return Err("the instance is a standby".to_owned());
+    }
+    if found.waits_for_quorum {
+        return Err("its commits wait for its standbys".to_owned());
     }
     if standing(scene)?.fenced {
         return Err("a restore has fenced the database".to_owned());
@@ -225,6 +230,7 @@ mod tests {
                 last_message_age: is_standby.then_some(Duration::from_secs(1)),
                 lag_bytes: is_standby.then_some(1000),
                 stopped: false,
+                waits_for_quorum: false,
             }),
             leader: Some(Leader {
                 cell: zone1,

@@ -129,6 +129,13 @@ impl Member {
         look: &MemberLook,
     ) -> Result<bool, ActError> {
         let cell = self.agent.cell.clone();
+        // First: one that was restored or promoted without quorum commit may have promised as a standby, and has no term yet.
+        if let Ok(Taking::Continue(term)) = may_promote(Rules::SAFE, &cell, facts, record) {
+            tracing::info!(%term, "this primary goes on under a new term");
+            self.begin_term(term)?;
+            self.apply(card, database)?;
+            return Ok(true);
+        }
         let now = clock::uptime();
         let quorum_age = self.canary.as_ref().map_or(Duration::ZERO, |(_, canary)| canary.quorum_age());
         let etcd_age = now.saturating_sub(self.etcd_heard);
@@ -141,15 +148,6 @@ impl Member {
             return Ok(true);
         }
         self.agent.availability.stop.set(None);
-        match may_promote(Rules::SAFE, &cell, facts, record) {
-            Ok(Taking::Continue(term)) => {
-                tracing::info!(%term, "this primary goes on under a new term");
-                self.begin_term(term)?;
-                self.apply(card, database)?;
-            }
-            // One that is promoted already: its term was begun before.
-            Ok(Taking::Promote(_)) | Err(_) => {}
-        }
         let Some(term) = self.agent.availability.kept.own_term() else { return Ok(true) };
         if !is_led_here(&self.agent, record) {
             return Ok(true);

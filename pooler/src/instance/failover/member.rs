@@ -149,6 +149,12 @@ impl Member {
 
     /// Looks, reports and acts once. Returns the pause until the next round.
     async fn round(&mut self, card: &Pooler, database: &Database) -> Duration {
+        // A copy whose number is forgotten must not be counted on.
+        if let Err(error) = self.agent.availability.kept.save() {
+            tracing::warn!(%error, "what this member must not forget cannot be written: it takes no part");
+            self.agent.availability.report.replace(None);
+            return Duration::from_secs(1);
+        }
         let record = governing(&self.agent);
         self.note_etcd();
         let is_asked = record.as_ref().is_some_and(|it| it.cell == self.agent.cell && it.handover.is_some());
