@@ -13,10 +13,10 @@ const CONNECTIONS: &str = "SELECT concat_ws(' ', 'receiver', status, sender_host
      UNION ALL SELECT concat_ws(' ', 'slot', slot_name, active, active_pid, restart_lsn) FROM pg_replication_slots";
 
 /// What an instance is: a standby's is what its receiver says; a primary's has the names of all that stream from it, which
-/// are those of their cells.
+/// are those of their cells, with the number of the copy behind a colon under quorum commit.
 const ROLE: &str = "SELECT CASE WHEN pg_is_in_recovery() \
      THEN coalesce((SELECT status FROM pg_stat_wal_receiver), 'does not stream') \
-     ELSE concat_ws(' ', 'primary of', (SELECT string_agg(application_name, ' ') FROM pg_stat_replication WHERE state = 'streaming')) \
+     ELSE concat_ws(' ', 'primary of', (SELECT string_agg(split_part(application_name, ':', 1), ' ') FROM pg_stat_replication WHERE state = 'streaming')) \
      END";
 
 /// The only primary of these hosts, if all others stream from it.

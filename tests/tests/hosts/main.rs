@@ -9,6 +9,7 @@ mod clocks;
 mod cuts;
 mod databases;
 mod etcd;
+mod failover;
 mod left;
 mod matrix;
 mod names;
