@@ -187,6 +187,18 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         answer(work.await)
     }
 
+    async fn get_failover_outlook(
+        &self,
+        request: Request<v1::GetFailoverOutlookRequest>,
+    ) -> Answer<v1::FailoverOutlook> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            self.failover_outlook(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
     async fn set_durability(&self, request: Request<v1::SetDurabilityRequest>) -> Answer<v1::DatabaseView> {
         let work = async |admin: Self, request: Request<v1::SetDurabilityRequest>, deadline| {
             let fields = request.get_ref();

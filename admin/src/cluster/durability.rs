@@ -158,7 +158,7 @@ impl Admin {
     }
 
     /// What a member says of itself; none when it does not answer.
-    async fn member(&self, card: &Pooler) -> Option<Facts> {
+    pub(super) async fn member(&self, card: &Pooler) -> Option<Facts> {
         let asking = async {
             let mut client = self.pooler_client(card).ok()?;
             let answer = client.get_member_facts(v1::GetMemberFactsRequest {}).await.ok()?;

@@ -5,5 +5,6 @@ pub(crate) mod cells;
 pub(crate) mod client_roles;
 pub(crate) mod databases;
 pub(crate) mod durability;
+pub(crate) mod outlook;
 pub(crate) mod poolers;
 pub(crate) mod schedules;

@@ -100,6 +100,10 @@ async fn asked(
             client.get_backup(v1::GetBackupRequest { database: database(), label }).await.map(drop)
         }
         "GetDatabase" => client.get_database(v1::GetDatabaseRequest { name: database() }).await.map(drop),
+        "GetFailoverOutlook" => {
+            let request = v1::GetFailoverOutlookRequest { database: database() };
+            client.get_failover_outlook(request).await.map(drop)
+        }
         "SetDurability" => {
             let durability = v1::Durability::Quorum.into();
             client

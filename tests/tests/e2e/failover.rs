@@ -209,6 +209,16 @@ fn nobody_is_promoted_while_too_few_members_are_left() {
     let rest = others(primary);
     cluster.kill_cell(rest[0]);
     let _ = ledger.wait_for_write(&[primary]);
+    eventually("explain to say that the next loss is one too many", || {
+        let said = cluster.cellar(&["explain"]);
+        let told = |cell: &str, what: &str| {
+            said.lines().any(|line| line.starts_with(&format!("{cell} ")) && line.contains(what))
+        };
+        told(primary, "nobody is promoted")
+            && told(rest[1], "writes wait")
+            && said.contains("does not report")
+    });
+    assert!(cluster.cellar(&["status"]).contains("quorum commit: term 1, steady"));
     cluster.kill_cell(primary);
     let lost = Instant::now();
     std::thread::sleep(NO_FAILOVER);

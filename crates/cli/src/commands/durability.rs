@@ -11,6 +11,7 @@ use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::render::facts::NOTHING;
+use crate::render::status::leadership_word;
 use crate::render::table::Table;
 
 /// How long quorum commit may take to begin: until all standbys stream under their new names.
@@ -40,16 +41,6 @@ fn is_established(view: &DatabaseView) -> bool {
     leadership.is_some_and(|it| !it.ended && it.phase() == LeadershipPhase::Steady && it.rules.len() == 1)
 }
 
-/// The phase of a leadership in a word.
-pub(crate) fn phase_word(phase: LeadershipPhase) -> &'static str {
-    match phase {
-        LeadershipPhase::Steady => "steady",
-        LeadershipPhase::Recruiting => "collects promises",
-        LeadershipPhase::Appointed => "appointed",
-        LeadershipPhase::Unspecified => NOTHING,
-    }
-}
-
 pub(crate) fn render(view: &DatabaseView) -> String {
     let mut table = Table::new(&["DATABASE", "DURABILITY", "TERM", "PHASE", "PRIMARY", "A COMMIT NEEDS"]);
     let database = view.database.clone().unwrap_or_default();
@@ -67,7 +58,7 @@ pub(crate) fn render(view: &DatabaseView) -> String {
             [
                 "quorum".to_owned(),
                 leadership.term.to_string(),
-                phase_word(leadership.phase()).to_owned(),
+                leadership_word(leadership.phase()).to_owned(),
                 needs.join(", then "),
             ]
         }

@@ -18,6 +18,7 @@ pub(crate) mod env;
 pub(crate) mod etcd;
 pub(crate) mod exec;
 pub(crate) mod expire;
+pub(crate) mod explain;
 pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod logs;
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Databases(databases::Databases),
     Durability(durability::Durability),
     Switchover(switchover::Switchover),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Roles(roles::Roles),
     #[command(subcommand)]
@@ -122,6 +124,7 @@ impl Command {
             Self::Databases(command) => command.run(global).await,
             Self::Durability(command) => command.run(global).await,
             Self::Switchover(command) => command.run(global).await,
+            Self::Explain(command) => command.run(global).await,
             Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,

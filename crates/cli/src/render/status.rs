@@ -1,7 +1,8 @@
 //! The status of a database and its cells.
 
 use cellar_api::v1::{
-    Archiver, DatabaseView, InstanceState, LagClass, PoolerStatus, PoolerView, RepoCipher, Role,
+    Archiver, DatabaseView, Durability, InstanceState, LagClass, Leader, LeadershipPhase, PoolerStatus,
+    PoolerView, RepoCipher, Role,
 };
 
 use crate::render::facts::{NOTHING, section};
@@ -111,6 +112,29 @@ fn notes(view: &PoolerView) -> Vec<String> {
     notes
 }
 
+/// A line about quorum commit; nothing without it.
+fn quorum(database: &cellar_api::v1::Database, leader: &Leader) -> String {
+    if database.durability() != Durability::Quorum {
+        return String::new();
+    }
+    match leader.leadership.as_ref().filter(|leadership| !leadership.ended) {
+        Some(leadership) => {
+            format!("quorum commit: term {}, {}\n", leadership.term, leadership_word(leadership.phase()))
+        }
+        None => "quorum commit has not begun yet: it begins when the standbys stream\n".to_owned(),
+    }
+}
+
+/// The phase of a leadership in a word.
+pub(crate) fn leadership_word(phase: LeadershipPhase) -> &'static str {
+    match phase {
+        LeadershipPhase::Steady => "steady",
+        LeadershipPhase::Recruiting => "collects promises",
+        LeadershipPhase::Appointed => "appointed",
+        LeadershipPhase::Unspecified => NOTHING,
+    }
+}
+
 /// Where a database's repository is: the path, and the cell before it when only that cell's host has it.
 pub(crate) fn repository(database: &cellar_api::v1::Database) -> String {
     match &database.repo_in_cell {
@@ -148,6 +172,7 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
     );
     if let Some(leader) = &database.leader {
         text.push_str(&format!("primary {} on timeline {}\n", leader.cell, leader.term));
+        text.push_str(&quorum(&record, leader));
     }
     for condition in &database.conditions {
         text.push_str(&format!("{}: {}\n", condition.message, condition.way_out));

@@ -149,6 +149,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/GetDatabase", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ListPoolers", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/GetPooler", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetFailoverOutlook", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/SetDurability", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/SwitchPrimary", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),

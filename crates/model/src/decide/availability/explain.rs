@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::facts::{Facts, Instance, Link, Sight, View};
 use super::next::{Decision, Reason, Step, next};
 use super::rules::Rules;
-use crate::records::leadership::{Leadership, Phase, Position, Term};
+use crate::records::leadership::{Leadership, Phase, Position};
 use crate::types::name::CellName;
 
 /// What is lost.
@@ -116,7 +116,6 @@ fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
         };
     }
     // First the evidence, then the promises, each by what the members that are left would report.
-    let term = view.record.term.next();
     let left = |change: &dyn Fn(&CellName, &mut Facts)| -> BTreeMap<CellName, Facts> {
         let reporting =
             view.facts.iter().filter(|(cell, _)| !lost.contains(cell) && view.fresh(cell).is_some());
@@ -137,7 +136,7 @@ fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
         Decision { step: Step::Write(record), .. } if record.phase == Phase::Recruiting => record,
         Decision { why, .. } => return Outcome::Nobody(why),
     };
-    let promising = left(&|cell, facts| promise(&recruiting, cell, facts, term));
+    let promising = left(&|cell, facts| promise(&recruiting, cell, facts));
     match next(rules, &View { record: &recruiting, facts: &promising, ..*view }) {
         Decision { why: Reason::Appoint { cell, floor }, .. } => {
             let missing = missing(view, &cell, &lost);
@@ -148,10 +147,10 @@ fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
 }
 
 /// What a member reports once it has promised.
-fn promise(record: &Leadership, cell: &CellName, facts: &mut Facts, term: Term) {
+fn promise(record: &Leadership, cell: &CellName, facts: &mut Facts) {
     let can = matches!(facts.instance, Instance::Runs | Instance::Saturated) && record.has(cell, facts.copy);
-    if can && facts.promised <= term && facts.leads.is_none() {
-        facts.promised = term;
+    if can && facts.promised <= record.term && facts.leads.is_none() {
+        facts.promised = record.term;
         facts.receives = false;
     }
 }
