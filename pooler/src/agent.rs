@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, Incarnation, JobId, Leader, Pooler, Refusal,
-    SegmentSize, SystemIdentifier,
+    CellLayout, CellName, ClusterName, Code, Database, Incarnation, JobId, Leader, Leadership, Pooler,
+    Refusal, SegmentSize, SystemIdentifier,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -194,13 +194,17 @@ impl Agent {
     /// The recorded primary; of a database with quorum commit the member that leads or is to lead, also before its term is
     /// established.
     pub(crate) fn leading(&self) -> Option<Leader> {
-        let view = self.mirror.view();
-        let leader = view.leaders.get(&self.database)?.clone();
-        let durability = view.databases.get(&self.database).map(|database| database.durability)?;
-        let number = view.incarnation(&self.database).number;
-        let cell =
-            leader.governed_by(durability, number).map_or(leader.cell.clone(), |record| record.cell.clone());
+        let leader = self.leader()?;
+        let cell = self.governing().map_or_else(|| leader.cell.clone(), |record| record.cell);
         Some(Leader { cell, ..leader })
+    }
+
+    /// The record by which this member acts under quorum commit; none while the database has none.
+    pub(crate) fn governing(&self) -> Option<Leadership> {
+        let view = self.mirror.view();
+        let durability = view.databases.get(&self.database)?.durability;
+        let number = view.incarnation(&self.database).number;
+        view.leaders.get(&self.database)?.governed_by(durability, number).cloned()
     }
 
     /// The cell whose PostgreSQL is at this address.

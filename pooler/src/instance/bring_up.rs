@@ -17,7 +17,7 @@ use crate::config_files::instance_config;
 use crate::data_layout::layout_obstacles;
 use crate::instance::archiving::archive_before_fork;
 use crate::instance::data_role::newest_timeline;
-use crate::instance::failover::{governing, is_led_here};
+use crate::instance::failover::is_led_here;
 use crate::instance::next_step::{Situation, Step, Term, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
@@ -192,7 +192,7 @@ impl BringUp {
             term: term(agent, &data),
             // Its copy is needed while a leader is being elected.
             replace: agent.availability.replace.get()
-                && governing(agent).is_some_and(|record| record.phase != Phase::Recruiting),
+                && agent.governing().is_some_and(|record| record.phase != Phase::Recruiting),
         });
         let database_exists = leader.as_ref().is_some_and(|leader| leader.system_identifier.is_some());
         let stanza_expected = database_exists && stanza.is_some() && !stanza_exists;
@@ -209,7 +209,7 @@ fn is_behind_floor(record: &Leadership, data: &DataDirectory) -> bool {
 
 /// What quorum commit says of this member's data, if it is a primary's.
 fn term(agent: &Agent, data: &DataDirectory) -> Term {
-    match governing(agent) {
+    match agent.governing() {
         None => Term::None,
         Some(record) if is_led_here(agent, &record) => match agent.availability.stop.get() {
             _ if agent.availability.hands_over.get() => Term::HandsOver,

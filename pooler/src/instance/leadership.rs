@@ -13,7 +13,6 @@ use cellar_postgres::InstanceFacts;
 use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::agent::Agent;
-use crate::instance::failover::governing;
 use crate::instance::unrecorded;
 use crate::peers::live_status;
 
@@ -58,7 +57,7 @@ pub(crate) async fn record(agent: &Agent, facts: &InstanceFacts) -> Result<bool,
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
     // multiadmin decides who leads a database with quorum commit, and records it.
-    if governing(agent).is_some() {
+    if agent.governing().is_some() {
         return Ok(present.is_some_and(|leader| leader.cell == agent.cell));
     }
     let highest = unrecorded::highest_of_others(agent);
@@ -117,7 +116,7 @@ pub(crate) async fn correct(agent: &Agent, facts: &InstanceFacts) -> Result<bool
         (view.leaders.get(&agent.database).cloned(), view.revision(&key))
     };
     let Some(leader) = present.filter(|leader| leader.cell != agent.cell) else { return Ok(false) };
-    if governing(agent).is_some() {
+    if agent.governing().is_some() {
         return Ok(false);
     }
     let is_primary = facts.role == Role::Primary;

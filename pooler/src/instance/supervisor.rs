@@ -19,7 +19,7 @@ use crate::agent::{Agent, Look, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
-use crate::instance::failover::{governing, is_led_here};
+use crate::instance::failover::is_led_here;
 use crate::instance::must_stop::must_stop;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
@@ -376,7 +376,7 @@ impl Supervisor {
 
 /// Whether quorum commit has this member lead.
 fn is_leading(agent: &Agent) -> bool {
-    governing(agent).is_some_and(|record| is_led_here(agent, &record))
+    agent.governing().is_some_and(|record| is_led_here(agent, &record))
 }
 
 /// Takes a WAL receiver that has not been there for [`RECEIVER_TRIAL`] for one that only starts: PostgreSQL calls it

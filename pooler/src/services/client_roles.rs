@@ -10,7 +10,6 @@ use cellar_postgres::{
 };
 
 use crate::agent::Agent;
-use crate::instance::failover::governing;
 
 /// How long one statement may take. Making a database copies one of some megabytes, and before PostgreSQL 15 waits for
 /// checkpoints.
@@ -79,7 +78,7 @@ fn message(role: ClientRole) -> v1::ClientRole {
 /// Statements of ours wait for no standby. With quorum commit what is said to be done must outlive the primary: a commit after it
 /// that has its quorum has it for all before.
 async fn until_it_has_its_quorum(agent: &Agent, endpoint: &Endpoint) -> Result<(), Refusal> {
-    if governing(agent).is_none() {
+    if agent.governing().is_none() {
         return Ok(());
     }
     let work = async { CanarySession::connect(endpoint).await?.commit().await };

@@ -12,7 +12,6 @@ use cellar_system::clock;
 use tonic::transport::Channel;
 
 use crate::agent::Agent;
-use crate::instance::failover::governing;
 use crate::peers;
 
 /// How often it is asked.
@@ -66,7 +65,7 @@ pub(crate) type Shared = Rc<RefCell<Option<Heard>>>;
 pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
     let mut client: Option<(Pooler, MultiPoolerClient<Channel>)> = None;
     loop {
-        let leader = governing(&agent).map(|record| record.cell).filter(|leader| *leader != agent.cell);
+        let leader = agent.governing().map(|record| record.cell).filter(|leader| *leader != agent.cell);
         let card = leader.and_then(|leader| agent.card_of(&leader));
         let Some(card) = card else {
             client = None;

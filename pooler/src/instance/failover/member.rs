@@ -16,7 +16,6 @@ use crate::agent::Agent;
 use crate::availability::Report;
 use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
-use crate::instance::failover::governing;
 use crate::instance::failover::heartbeat::{self, Shared};
 use crate::instance::incarnation;
 
@@ -155,7 +154,7 @@ impl Member {
             self.agent.availability.report.replace(None);
             return Duration::from_secs(1);
         }
-        let record = governing(&self.agent);
+        let record = self.agent.governing();
         self.note_etcd();
         let is_asked = record.as_ref().is_some_and(|it| it.cell == self.agent.cell && it.handover.is_some());
         if !is_asked {

@@ -19,14 +19,6 @@ use cellar_model::Leadership;
 
 use crate::agent::Agent;
 
-/// The record by which this member acts; none while the database has no quorum commit.
-pub(crate) fn governing(agent: &Agent) -> Option<Leadership> {
-    let view = agent.mirror.view();
-    let durability = view.databases.get(&agent.database)?.durability;
-    let number = view.incarnation(&agent.database).number;
-    view.leaders.get(&agent.database)?.governed_by(durability, number).cloned()
-}
-
 /// Whether this member's data is that of the leader, by what it began last.
 pub(crate) fn is_led_here(agent: &Agent, leadership: &Leadership) -> bool {
     leadership.is_led_by(&agent.cell, agent.availability.kept.own_term())
