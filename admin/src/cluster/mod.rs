@@ -8,3 +8,4 @@ pub(crate) mod durability;
 pub(crate) mod outlook;
 pub(crate) mod poolers;
 pub(crate) mod schedules;
+pub(crate) mod switchover;

@@ -51,8 +51,9 @@ impl Admin {
             facts: &facts,
             wanted: &cards.iter().map(|card| card.cell.clone()).collect(),
             preference: &[],
-            // How long the record has stood is known to those who decide; after a failover that did not hold they wait.
-            unchanged: Duration::MAX,
+            // How long the record has stood is known to those who decide; after a failover that did not hold they wait. A planned
+            // move is not to be taken for one that took too long.
+            unchanged: if record.handover.is_some() { Duration::ZERO } else { Duration::MAX },
             timing: &Timing::default(),
         };
         let losses = explain(Rules::SAFE, &view);

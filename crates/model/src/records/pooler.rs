@@ -221,8 +221,8 @@ pub struct Leader {
     /// Where it had got to when the record was written.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lsn: Option<Lsn>,
-    /// Terms and rules of a database with quorum commit; none where there never were any. Written by multiadmin, and ended by
-    /// the pooler of a restored primary.
+    /// Terms and rules of a database with quorum commit; none where there never were any. Written by multiadmin;
+    /// poolers leave it as it is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub leadership: Option<Leadership>,
 }
