@@ -15,6 +15,7 @@ use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
 use crate::availability::settings::{Archives, FromArchive, Replication, with_quorum, without_quorum};
+use crate::given_settings::give;
 
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
@@ -263,34 +264,39 @@ pub(crate) fn instance_config(
     let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
     let server = home.as_ref().map(|home| (&*home.host, home.pgbackrest_port));
     Ok(InstanceConfig {
-        settings: Settings {
-            port: card.postgres_port,
-            listen_addresses: agent.listening.borrow().postgres(),
-            socket_directory: PathBuf::from(&card.socket_directory),
-            tls: Some(TlsFiles {
-                certificate: tls.join("server.crt"),
-                key: tls.join("server.key"),
-                ca: tls.join("ca.crt"),
-                // A server with this setting refuses every client of a CA without a list, so it is set only once there
-                // is a list.
-                revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
-            }),
-            cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: match told.archives {
-                Archives::All => archive_command(agent, database, card),
-                Archives::Histories => histories_command(&archive_command(agent, database, card)),
-                Archives::Nothing => NO_ARCHIVING.to_owned(),
+        settings: give(
+            agent,
+            database,
+            leader,
+            Settings {
+                port: card.postgres_port,
+                listen_addresses: agent.listening.borrow().postgres(),
+                socket_directory: PathBuf::from(&card.socket_directory),
+                tls: Some(TlsFiles {
+                    certificate: tls.join("server.crt"),
+                    key: tls.join("server.key"),
+                    ca: tls.join("ca.crt"),
+                    // A server with this setting refuses every client of a CA without a list, so it is set only once there
+                    // is a list.
+                    revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
+                }),
+                cluster_name: format!("{}/{}", agent.database, agent.cell),
+                archive_command: match told.archives {
+                    Archives::All => archive_command(agent, database, card),
+                    Archives::Histories => histories_command(&archive_command(agent, database, card)),
+                    Archives::Nothing => NO_ARCHIVING.to_owned(),
+                },
+                restore_command: Some(match told.from_archive {
+                    FromArchive::All => restore_command(&pgbackrest, server),
+                    FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
+                    FromArchive::Nothing => String::new(),
+                }),
+                primary_conninfo,
+                synchronous_standby_names: told.acknowledge,
+                replays_at_once: has_quorum && told.from_archive != FromArchive::All,
+                ..Settings::default()
             },
-            restore_command: Some(match told.from_archive {
-                FromArchive::All => restore_command(&pgbackrest, server),
-                FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
-                FromArchive::Nothing => String::new(),
-            }),
-            primary_conninfo,
-            synchronous_standby_names: told.acknowledge,
-            replays_at_once: has_quorum && told.from_archive != FromArchive::All,
-            ..Settings::default()
-        },
+        ),
         os_user: agent.user.name.clone(),
         replication_from: ANY_ADDRESS.iter().map(|address| (*address).to_owned()).collect(),
         replication_name: qualified_name(REPLICATION_ROLE, database.qualifier()),

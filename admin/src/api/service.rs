@@ -12,7 +12,9 @@ use tonic::{Request, Status};
 
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
-use crate::api::request::{backup, cell, client_role, drill, field, job, maintenance, restore, schedule};
+use crate::api::request::{
+    backup, cell, client_role, drill, field, job, maintenance, restore, schedule, settings,
+};
 use crate::api::scope::path_of;
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
@@ -220,6 +222,28 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             admin.switch_primary(database.as_ref(), to.as_ref(), deadline).await
         };
         self.audited("SwitchPrimary", request, work).await
+    }
+
+    async fn list_settings(&self, request: Request<v1::ListSettingsRequest>) -> Answer<v1::DatabaseSettings> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            self.list_settings(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<v1::ChangeSettingsRequest>,
+    ) -> Answer<v1::DatabaseSettings> {
+        let work = async |admin: Self, request: Request<v1::ChangeSettingsRequest>, deadline| {
+            let fields = request.get_ref();
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            let change = settings::change(fields)?;
+            admin.change_settings(database.as_ref(), &change, deadline).await
+        };
+        self.audited("ChangeSettings", request, work).await
     }
 
     async fn list_poolers(

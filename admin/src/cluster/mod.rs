@@ -8,4 +8,5 @@ pub(crate) mod durability;
 pub(crate) mod outlook;
 pub(crate) mod poolers;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod switchover;

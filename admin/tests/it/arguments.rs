@@ -86,6 +86,7 @@ proptest! {
             call!(delete_schedule, v1::DeleteScheduleRequest { database: a.clone(), name: b.clone() });
             call!(set_durability, v1::SetDurabilityRequest { database: a.clone(), durability: n % 2 });
             call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone() });
+            call!(change_settings, v1::ChangeSettingsRequest { database: a.clone(), set: [(b.clone(), c.clone())].into(), unset: vec![d.clone()] });
             for status in codes.into_iter().flatten() {
                 // Refused with a stable code, and never because of a bug of ours.
                 let reason = cellar_api::reason_of(&status).expect("a stable code");
@@ -93,7 +94,7 @@ proptest! {
             }
             // Each call of a mutating method has two lines in the log, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 20, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 21, "{lines:?}");
         });
     }
 }

@@ -115,6 +115,14 @@ async fn asked(
             let request = v1::SwitchPrimaryRequest { database: database(), to: String::new() };
             client.switch_primary(request).await.map(drop)
         }
+        "ListSettings" => {
+            client.list_settings(v1::ListSettingsRequest { database: database() }).await.map(drop)
+        }
+        "ChangeSettings" => {
+            let unset = vec!["work_mem".to_owned()];
+            let request = v1::ChangeSettingsRequest { database: database(), unset, ..Default::default() };
+            client.change_settings(request).await.map(drop)
+        }
         "ListPoolers" => {
             let request = v1::ListPoolersRequest { database: database(), ..Default::default() };
             client.list_poolers(request).await.map(drop)

@@ -15,7 +15,9 @@ mod types;
 pub use decide::admission::backup::{plan_backup, plan_rebuild};
 pub use decide::admission::cell::plan_cell_removal;
 pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback};
-pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+pub use decide::admission::maintenance::{
+    check_settings_protocol, plan_check, plan_drill, plan_expire, plan_restart, plan_unconditional,
+};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::archiving::{ArchiveNote, in_doubt, kept_from, unarchived, unreachable_from};
 pub use decide::availability;
@@ -37,6 +39,7 @@ pub use decide::primary_fence::{contradicted, silent_primary};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
 pub use decide::recovery_target::{Choice, choose, fork_ahead, hint_at_fork};
 pub use decide::request::JobRequest;
+pub use decide::rolling::{RestartMember, RestartScene, RestartStep, WaitReason, next_restart};
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
 pub use decide::verification::{Backlog, Faults, ListedBackup, backlog, faults};

@@ -20,7 +20,7 @@ const SET_ASIDE: &str = "postgresql.auto.conf.member";
 
 /// Settings that concern one member alone, and what each is when it is not set. A member that is made from another
 /// one's files must not use that one's replication slot, replace its pid file or run its commands.
-const MEMBERS_OWN: [(&str, &str); 11] = [
+pub(crate) const MEMBERS_OWN: [(&str, &str); 11] = [
     ("primary_slot_name", ""),
     ("recovery_min_apply_delay", "0"),
     ("external_pid_file", ""),

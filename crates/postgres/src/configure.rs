@@ -18,7 +18,7 @@ pub(crate) const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 19] = [
+pub(crate) const OURS_ALONE: [&str; 19] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -107,8 +107,10 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
     }
     let set = config.settings.names()?;
     // No version without this setting has a line of it.
-    let is_ours = |name: &&str| *name == "archive_library" || set.contains(name);
-    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(is_ours).collect();
+    let is_ours = |name: &&str| *name == "archive_library" || set.iter().any(|set| set == name);
+    // What the database was given is the same in every member, so no member has a value of its own beside it.
+    let given = config.settings.given.keys().map(String::as_str);
+    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(is_ours).chain(given).collect();
     let auto = auto_conf::path(data_directory);
     if let Some(content) = auto_conf::without(&read(&auto)?, &ours) {
         changed |= replace_file(&auto, &content)?;
@@ -182,6 +184,19 @@ mod tests {
             assert_eq!(text.contains("\narchive_library = ''\n"), known, "{version}");
             assert_eq!(fs::read_to_string(file("postgresql.auto.conf")).unwrap(), "");
         }
+    }
+
+    #[test]
+    fn auto_conf_loses_what_the_database_was_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postgresql.auto.conf");
+        fs::write(&path, "Work_Mem = '1MB'\nmax_connections = 7\njit = off\n").unwrap();
+        let mut config = config();
+        config.settings.given.insert("work_mem".into(), "2MB".into());
+        config.settings.held_back.insert("max_connections", 9);
+        configure(directory.path(), &config).unwrap();
+        // What is only held back for a while does not cost a member its own value.
+        assert_eq!(fs::read_to_string(path).unwrap(), "max_connections = 7\njit = off\n");
     }
 
     #[test]

@@ -290,7 +290,8 @@ impl Supervisor {
         }
         self.check_record(&facts, current && !recorded).await?;
         // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.
-        if !facts.replay_paused || facts.wal_receiver.is_some() {
+        let serves = facts.wal_receiver.is_some() && self.agent.governing().is_none();
+        if !facts.replay_paused || serves {
             self.stuck_since = None;
         }
         let is_receiver_new = confirm_receiver(&mut self.receiver, &mut facts);
@@ -337,7 +338,8 @@ impl Supervisor {
 
     /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater
     /// settings. Only one that has received nothing for a while is stopped: it cannot catch up, and is of no use as it
-    /// is. One that receives may have readers; a person decides when they are to be interrupted.
+    /// is. One that receives may have readers; a person decides when they are to be interrupted. Not so with quorum commit,
+    /// where it could not be promoted.
     async fn paused(&mut self, data: &Path, facts: &InstanceFacts) -> Result<Option<String>, RoundError> {
         let DataDirectory::Valid { control, .. } = inspect(&self.agent.tools, data).await? else {
             return Ok(Some(String::new()));
@@ -347,8 +349,8 @@ impl Supervisor {
                 "replay is paused, as pg_wal_replay_pause() does: pg_wal_replay_resume() ends it".to_owned(),
             ));
         };
-        let receives = facts.wal_receiver.is_some();
-        if !receives && self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT {
+        let serves = facts.wal_receiver.is_some() && self.agent.governing().is_none();
+        if !serves && self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT {
             self.stuck_since = None;
             tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
             *self.agent.facts.borrow_mut() = None;
@@ -357,7 +359,8 @@ impl Supervisor {
             return Ok(None);
         }
         Ok(Some(format!(
-            "replay is paused: {name} is {has} here, and the primary has {needs}. Restart this PostgreSQL, which then takes the primary's value (`kill -INT` its postmaster; it is started again)"
+            "replay is paused: {name} is {has} here, and the primary has {needs}. `cellar restart {}` has it take the primary's value",
+            self.agent.cell
         )))
     }
 

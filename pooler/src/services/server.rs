@@ -23,6 +23,7 @@ use crate::services::certificates;
 use crate::services::client_roles;
 use crate::services::grpc_service::{Question, Service};
 use crate::services::live_status::live;
+use crate::services::settings;
 
 /// How long to wait after the server could not listen or has ended.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Roles(order, to) => drop(to.send(client_roles::obey(agent, order).await)),
+        Question::Settings(asked, to) => drop(to.send(settings::read(agent, &asked).await)),
         Question::Backups(label, to) => answer_backups(agent, readers, label.as_ref(), to).await,
         Question::RunBackup(call) => backup_for_cell::serve(agent, working, call).await,
         Question::Log(id, to) => {

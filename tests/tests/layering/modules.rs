@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "instance services",
             "repository",
             "config_files peers",
+            "given_settings",
             "agent",
             "availability",
             "arguments data_layout disk instance_lock listening member record_fault report wal_files",

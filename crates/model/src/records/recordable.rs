@@ -39,6 +39,8 @@ pub const RECORDED: &[&str] = &[
     "requestId",
     // The schedule that asked.
     "schedule",
+    // Settings of PostgreSQL with their values, for others to read.
+    "set",
     "skipAmcheck",
     "target",
     "timeZone",
@@ -47,6 +49,8 @@ pub const RECORDED: &[&str] = &[
     // The cell that is to lead.
     "to",
     "type",
+    // Names of settings.
+    "unset",
     "work",
 ];
 
@@ -58,7 +62,7 @@ pub const RECORDED_INSIDE: &[&str] = &[
 ];
 
 /// Fields whose own fields are named by the caller, for others to read.
-const NAMED_BY_THE_CALLER: &[&str] = &["annotations"];
+const NAMED_BY_THE_CALLER: &[&str] = &["annotations", "set"];
 
 /// Fields of requests of which only the fact is written down that they were given.
 pub const WITHHELD: &[&str] = &[

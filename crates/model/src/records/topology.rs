@@ -1,5 +1,7 @@
 //! Cells and databases.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -147,6 +149,9 @@ pub struct Database {
     /// What an acknowledged commit survives.
     #[serde(default, skip_serializing_if = "Durability::is_async")]
     pub durability: Durability,
+    /// PostgreSQL's settings in every member, besides Cellar's own: values by names in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Database {

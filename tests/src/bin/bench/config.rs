@@ -51,6 +51,7 @@ pub(crate) fn render(report: &mut Report) {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
     };
     let poolers = poolers(&database);
     let render_all = || {

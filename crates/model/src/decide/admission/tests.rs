@@ -78,6 +78,7 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
@@ -102,6 +103,7 @@ impl World {
                 replay_lag: LagClass::Current,
                 held_lsn: None,
                 held_timeline: None,
+                replays: std::collections::BTreeMap::new(),
                 archiver: Archiver::default(),
                 versions: Versions::default(),
                 certificate_expiry: None,

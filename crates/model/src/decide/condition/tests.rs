@@ -44,6 +44,7 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
