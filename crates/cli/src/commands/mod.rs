@@ -24,9 +24,11 @@ pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod manual;
 pub(crate) mod rebuild;
+pub(crate) mod restart;
 pub(crate) mod restore;
 pub(crate) mod roles;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod support_bundle;
 pub(crate) mod switchover;
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     Durability(durability::Durability),
     Switchover(switchover::Switchover),
     Explain(explain::Explain),
+    #[command(subcommand)]
+    Settings(settings::Settings),
+    Restart(restart::Restart),
     #[command(subcommand)]
     Roles(roles::Roles),
     #[command(subcommand)]
@@ -125,6 +130,8 @@ impl Command {
             Self::Durability(command) => command.run(global).await,
             Self::Switchover(command) => command.run(global).await,
             Self::Explain(command) => command.run(global).await,
+            Self::Settings(command) => command.run(global).await,
+            Self::Restart(command) => command.run(global).await,
             Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,
