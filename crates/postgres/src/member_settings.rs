@@ -1,11 +1,10 @@
 //! What a member has of the settings that its database was given.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::PostgresError;
-use crate::plain_settings::{DEFAULTS, PlainSettings};
+use crate::plain_settings::DEFAULTS;
 use crate::required_settings::RequiredSettings;
 use crate::session::{Endpoint, query};
 use crate::settings::Settings;
@@ -88,7 +87,7 @@ fn shown_query(names: &[&str]) -> String {
          FROM pg_file_settings WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC), \
          n AS (SELECT unnest(ARRAY[{}]::text[]) AS name UNION SELECT lower(name) FROM pg_settings WHERE pending_restart) \
          SELECT n.name, CASE WHEN s.source = 'client' THEN coalesce(f.setting, s.boot_val) ELSE current_setting(n.name, true) END, \
-         coalesce(s.pending_restart, false)::text, s.setting, f.setting, f.sourcefile, f.error \
+         coalesce(s.pending_restart, false)::text, s.setting, s.boot_val, f.setting, f.sourcefile, f.error \
          FROM n LEFT JOIN pg_settings s ON lower(s.name) = n.name LEFT JOIN f ON f.name = n.name ORDER BY n.name",
         names.join(", ")
     )
@@ -131,25 +130,16 @@ fn state_of(
     }
 }
 
-/// What the settings that replay compares will be in this member: by its files, by what was given, and, in a standby, by what
-/// the WAL `demanded` of it. Only those of which the files say it plainly.
-fn replayed(
-    data_directory: &Path,
-    settings: &Settings,
-    demanded: Option<&RequiredSettings>,
-) -> BTreeMap<&'static str, Replayed> {
-    let Some(plain) = PlainSettings::of(data_directory) else { return BTreeMap::new() };
-    let demanded = demanded.copied().unwrap_or_default().numbers();
-    let of = |(name, demanded): (&'static str, u32)| {
-        let file = plain.number(name)?;
-        let wanted = match settings.given.get(name) {
-            Some(given) => given.parse().ok()?,
-            None if settings.held_back.contains_key(name) => settings.unless_given(name),
-            None => file,
-        };
-        Some((name, Replayed { next: file.max(demanded), wanted }))
+/// What a setting that replay compares will be in this member: by its files, by what was given, and, in a standby, by what the
+/// WAL `demanded` of it. None where that is no plain number.
+fn replayed(name: &str, file: u32, settings: &Settings, demanded: &RequiredSettings) -> Option<Replayed> {
+    let demanded = demanded.numbers().into_iter().find(|(known, _)| *known == name)?.1;
+    let wanted = match settings.given.get(name) {
+        Some(given) => given.parse().ok()?,
+        None if settings.held_back.contains_key(name) => settings.unless_given(name),
+        None => file,
     };
-    demanded.into_iter().filter_map(of).collect()
+    Some(Replayed { next: file.max(demanded), wanted })
 }
 
 impl Settings {
@@ -191,13 +181,13 @@ pub async fn member_settings(
     let (shown, faults, loaded) = tokio::try_join!(shown, faults, loaded)?;
     let loaded: u128 = loaded.into_iter().flatten().flatten().find_map(|text| text.parse().ok()).unwrap_or(0);
     let is_loaded = loaded >= written(&data_directory.join(OWN_FILE));
-    let replayed = replayed(data_directory, settings, demanded);
+    let demanded = demanded.copied().unwrap_or_default();
     let mut member = MemberSettings::default();
     for row in shown {
         let mut values = row.into_iter();
         let mut next = || values.next().flatten();
         let Some(name) = next() else { continue };
-        let (value, pending, setting) = (next(), next(), next());
+        let (value, pending, setting, default) = (next(), next(), next(), next());
         let is_compared = compared.contains(&name.as_str());
         let shown = Shown {
             name,
@@ -208,7 +198,10 @@ pub async fn member_settings(
             error: next(),
         };
         let given = settings.given.get(&shown.name);
-        let state = state_of(&shown, given, replayed.get(shown.name.as_str()).copied(), is_loaded);
+        let file = shown.line.as_ref().map_or(default.as_ref(), |(value, _)| Some(value));
+        let file = file.and_then(|text| text.parse().ok());
+        let replayed = file.and_then(|file| replayed(&shown.name, file, settings, &demanded));
+        let state = state_of(&shown, given, replayed, is_loaded);
         // What nobody gave and that is as it should be is no news.
         if given.is_some() || !matches!(state, SettingState::InForce | SettingState::NotYet) {
             member.settings.push(MemberSetting { name: shown.name, value: shown.value, state });

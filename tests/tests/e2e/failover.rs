@@ -11,7 +11,7 @@ use cellar_tests::{Cluster, as_user, children_named, eventually, is_alive, postg
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
+pub(crate) const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 
 /// How long a write may take before its writer gives it up. Whether it was committed is then not known.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ struct Row {
 
 /// Writers that try every member all the time, also one that should not take writes: whatever any of them acknowledges must
 /// be there in the end.
-struct Ledger {
+pub(crate) struct Ledger {
     rows: Arc<Mutex<Vec<Row>>>,
     stop: Arc<AtomicBool>,
     writers: Vec<JoinHandle<()>>,
@@ -40,7 +40,7 @@ struct Ledger {
 
 impl Ledger {
     #[track_caller]
-    fn begin(cluster: &Cluster) -> Self {
+    pub(crate) fn begin(cluster: &Cluster) -> Self {
         cluster.sql(&cluster.primary(), "CREATE TABLE ledger (id bigint PRIMARY KEY)");
         let (rows, stop) = (Arc::<Mutex<Vec<Row>>>::default(), Arc::new(AtomicBool::new(false)));
         let writers = CELLS.iter().enumerate().map(|(at, cell)| {
@@ -75,7 +75,7 @@ impl Ledger {
 
     /// Waits until a member, of those that are given, acknowledges a row from now on. Who it was.
     #[track_caller]
-    fn wait_for_write(&self, cells: &[&str]) -> &'static str {
+    pub(crate) fn wait_for_write(&self, cells: &[&str]) -> &'static str {
         let begun = Instant::now();
         wait_for(&format!("a row to be acknowledged by one of {cells:?}"), FAILOVER_TIMEOUT, || {
             let rows = self.rows();
@@ -90,7 +90,7 @@ impl Ledger {
 
     /// Ends the writers. Every acknowledged row is in the primary, and in every standby.
     #[track_caller]
-    fn check(mut self, cluster: &Cluster) {
+    pub(crate) fn check(mut self, cluster: &Cluster) {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers.drain(..) {
             writer.join().expect("a writer");
@@ -144,7 +144,7 @@ fn succeeds(mut command: Command) -> bool {
 
 /// A cluster of three with quorum commit.
 #[track_caller]
-fn with_quorum() -> Cluster {
+pub(crate) fn with_quorum() -> Cluster {
     let cluster = Cluster::up("zone1,zone2,zone3");
     cluster.cellar(&["durability", "quorum"]);
     cluster
@@ -154,13 +154,13 @@ fn leadership(cluster: &Cluster) -> Value {
     cluster.json(&["durability"])["leader"]["leadership"].clone()
 }
 
-fn term(cluster: &Cluster) -> u64 {
+pub(crate) fn term(cluster: &Cluster) -> u64 {
     leadership(cluster)["term"].as_u64().expect("a term")
 }
 
 /// Waits until all three are in the cohort again, and nothing of a change is left.
 #[track_caller]
-fn wait_for_cohort(cluster: &Cluster) {
+pub(crate) fn wait_for_cohort(cluster: &Cluster) {
     wait_for("all three to be in the cohort", Duration::from_secs(120), || {
         let leadership = leadership(cluster);
         let rules = leadership["rules"].as_array()?;

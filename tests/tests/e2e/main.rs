@@ -50,6 +50,7 @@ mod secrets;
 mod server_files;
 mod service_manager;
 mod session_settings;
+mod settings;
 mod states;
 mod store_faults;
 mod support_bundle;

@@ -69,7 +69,7 @@ impl fmt::Display for WaitReason {
             Self::Unwell(cell, why) => write!(f, "{cell} is not well: {why}"),
             Self::StillNeeds(cell) => write!(f, "{cell} was restarted and would need another restart"),
             Self::Waits(cell) => {
-                write!(f, "a setting of {cell} waits for another member, and no other needs a restart")
+                write!(f, "a setting of {cell} waits for what another member has or has not yet")
             }
         }
     }
@@ -99,6 +99,10 @@ pub fn next_restart(scene: &RestartScene) -> RestartStep {
     };
     if times(next) >= MOST_RESTARTS {
         return RestartStep::Wait(WaitReason::StillNeeds(next.cell.clone()));
+    }
+    // It has all of it with one restart, when it has seen that its standbys can follow.
+    if is_primary(next) && next.waits {
+        return RestartStep::Wait(WaitReason::Waits(next.cell.clone()));
     }
     // One that becomes a standby has what its primary has, so a move makes nothing smaller.
     if is_primary(next) && scene.has_quorum && !next.lowers && scene.members.len() > 1 {
@@ -156,6 +160,14 @@ mod tests {
         assert_eq!(next_restart(&first), RestartStep::Restart(cell("zone1")), "a move would lower nothing");
         let then = scene([member("zone1"), needs("zone2"), waits("zone3")], true);
         assert_eq!(next_restart(&then), RestartStep::Restart(cell("zone2")));
+        let first = scene(
+            [RestartMember { lowers: true, waits: true, ..needs("zone1") }, needs("zone2"), waits("zone3")],
+            true,
+        );
+        assert_eq!(next_restart(&first), RestartStep::Restart(cell("zone2")), "what is raised");
+        let seen_by_no_primary =
+            scene([RestartMember { waits: true, ..needs("zone1") }, member("zone2"), member("zone3")], true);
+        assert_eq!(next_restart(&seen_by_no_primary), RestartStep::Wait(WaitReason::Waits(cell("zone1"))));
         let not_yet = scene([member("zone1"), member("zone2"), waits("zone3")], true);
         assert_eq!(next_restart(&not_yet), RestartStep::Wait(WaitReason::Waits(cell("zone3"))));
     }
