@@ -79,6 +79,9 @@ pub(crate) fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 
+/// PostgreSQL goes on calling a setting pending whose line was removed before a restart put it in force.
+const NOTHING_PENDS: &str = "f.name IS NULL AND coalesce(s.setting, '') = coalesce(s.boot_val, '')";
+
 /// What differs in this session from the server is read off the files: sessions of ours have settings of their own.
 fn shown_query(names: &[&str]) -> String {
     let names: Vec<String> = names.iter().map(|name| text(name)).collect();
@@ -87,7 +90,7 @@ fn shown_query(names: &[&str]) -> String {
          FROM pg_file_settings WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC), \
          n AS (SELECT unnest(ARRAY[{}]::text[]) AS name UNION SELECT lower(name) FROM pg_settings WHERE pending_restart) \
          SELECT n.name, CASE WHEN s.source = 'client' THEN coalesce(f.setting, s.boot_val) ELSE current_setting(n.name, true) END, \
-         coalesce(s.pending_restart, false)::text, s.setting, s.boot_val, f.setting, f.sourcefile, f.error \
+         (coalesce(s.pending_restart, false) AND NOT ({NOTHING_PENDS}))::text, s.setting, s.boot_val, f.setting, f.sourcefile, f.error \
          FROM n LEFT JOIN pg_settings s ON lower(s.name) = n.name LEFT JOIN f ON f.name = n.name ORDER BY n.name",
         names.join(", ")
     )

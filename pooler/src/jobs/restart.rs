@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cellar_model::availability::Canary;
-use cellar_model::{Code, JobError, Refusal, Role};
+use cellar_model::{Code, InstanceState, JobError, Refusal, Role};
 use cellar_postgres::{StopTimeouts, check_configuration, execute, stop};
 use tokio::time::Instant;
 
@@ -75,6 +75,18 @@ fn failed(message: String, hint: &str) -> JobError {
     Refusal::new(Code::PostgresFailed, message).hint(hint).into()
 }
 
+/// The error of a standby that does not come back: with what the supervisor says of it, if it does not even start.
+fn not_back(agent: &Agent, error: JobError) -> JobError {
+    let report = agent.report.borrow();
+    let message = match report.state {
+        InstanceState::Down if !report.message.is_empty() => {
+            format!("PostgreSQL does not start again: {}", report.message)
+        }
+        _ => error.message,
+    };
+    JobError { message, hint: HINT.to_owned(), ..error }
+}
+
 /// Waits until the instance is in use again: as the primary that it was, or as a standby, which it may have become.
 async fn wait(context: &JobContext<'_>) -> Result<(), JobFailure> {
     let agent = context.agent;
@@ -84,9 +96,7 @@ async fn wait(context: &JobContext<'_>) -> Result<(), JobFailure> {
         if !leads {
             return wait_until_streaming(context, Shown::Either, STANDBY_PATIENCE).await.map_err(|failure| {
                 match failure {
-                    JobFailure::Failed(error) => {
-                        JobFailure::Failed(JobError { hint: HINT.to_owned(), ..error })
-                    }
+                    JobFailure::Failed(error) => JobFailure::Failed(not_back(agent, error)),
                     interrupted @ JobFailure::Interrupted { .. } => interrupted,
                 }
             });

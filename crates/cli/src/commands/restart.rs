@@ -96,7 +96,7 @@ fn member(answer: &MemberSettings, primary: &CellName) -> Outcome<RestartMember>
     let cell: CellName =
         answer.cell.parse().map_err(|error| Failure::Bug(format!("cell {:?}: {error}", answer.cell)))?;
     let unwell = if !answer.silent.is_empty() {
-        Some(answer.silent.clone())
+        answer.silent.lines().next().map(str::to_owned)
     } else if cell != *primary && answer.streams_from.as_deref() != Some(primary.as_str()) {
         Some(format!("it does not stream from the primary in {primary}"))
     } else {

@@ -71,7 +71,8 @@ pub(crate) fn render(answer: &DatabaseSettings) -> String {
     for member in &answer.members {
         let MemberSettings { cell, silent, running_version, installed_version, .. } = member;
         if !silent.is_empty() {
-            let _ = writeln!(text, "{cell}: {silent}");
+            // PostgreSQL's log may be behind the first line.
+            let _ = writeln!(text, "{cell}: {}", silent.lines().next().unwrap_or_default());
         }
         if has_other_version(member) {
             let _ = writeln!(
@@ -113,7 +114,7 @@ mod tests {
         newer.faults.push("what: syntax error (/d/postgresql.conf:7)".into());
         let silent = MemberSettings {
             cell: "zone4".into(),
-            silent: "the multipooler of cell zone4 does not answer".into(),
+            silent: "the multipooler of cell zone4 does not answer\nLOG: more".into(),
             ..MemberSettings::default()
         };
         let answer = DatabaseSettings {

@@ -68,5 +68,23 @@ async fn postgresql_says_what_it_takes_and_how_far_it_is() {
             .then_some(())
     })
     .await;
+    // Taken away before it was in force, it waits for nothing.
+    for (given, is_shown) in [(Some("64kB"), true), (None, false)] {
+        let name = "track_activity_query_size".to_owned();
+        match given {
+            Some(value) => drop(cell.config.settings.given.insert(name, value.to_owned())),
+            None => drop(cell.config.settings.given.remove(&name)),
+        }
+        configure(&cell.data(), &cell.config).unwrap();
+        reload(&cell.data()).unwrap();
+        wait_for("it to be pending, and no more", async || {
+            let shown = shown(&cell).await;
+            let pending = shown.get("track_activity_query_size").map(|setting| setting.state.clone());
+            let read = shown.values().all(|setting| setting.state != SettingState::NotYet);
+            let expected = is_shown.then_some(SettingState::RestartNeeded { lowers: false });
+            (read && pending == expected).then_some(())
+        })
+        .await;
+    }
     check_configuration(&cell.tools, &cell.data(), TIMEOUT).await.unwrap();
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use crate::decide::admission::backup::{plan_backup, plan_rebuild};
 use crate::decide::admission::cell::plan_cell_removal;
 use crate::decide::admission::kept_data::{plan_confirm, plan_rollback};
-use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+use crate::decide::admission::maintenance::{
+    plan_check, plan_drill, plan_expire, plan_restart, plan_unconditional,
+};
 use crate::decide::admission::restore::{plan_restore, plan_restore_plan};
 use crate::decide::outcome::join;
 use crate::decide::request::JobRequest;
