@@ -19,6 +19,7 @@ mod deadline;
 mod failover;
 mod jobs;
 mod leader;
+mod member_reports;
 mod message;
 mod open_jobs;
 mod page;

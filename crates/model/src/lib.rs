@@ -49,6 +49,7 @@ pub use records::backup::{
 pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
+pub use records::failover::{Failover, FailoverHistory, FailoverKind};
 pub use records::incarnation::{Incarnation, check_in_use};
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
@@ -72,7 +73,9 @@ pub use records::schedule::{
     ScheduledDrill, ScheduledRun, ScheduledWork,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
-pub use records::topology::{Cell, Database, Durability, RepoCipher, Retention, RevocationList, next_index};
+pub use records::topology::{
+    Cell, Database, Durability, Pause, RepoCipher, Retention, RevocationList, next_index,
+};
 pub use records::upgrade::HostUpgrade;
 pub use store::access;
 pub use store::access::Principal;

@@ -29,6 +29,7 @@ fn database() -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        pause: None,
     }
 }
 

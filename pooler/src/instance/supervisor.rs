@@ -73,6 +73,10 @@ struct Supervisor {
     not_recorded_since: Option<Instant>,
     /// Since when its replay is paused and it receives nothing.
     stuck_since: Option<Instant>,
+    /// It ran when it was last looked at, and nobody has stopped it since.
+    ran: bool,
+    /// It ended, and neither this process nor a job of it has done that.
+    ended_alone: bool,
     /// What the service manager's watchdog sees of it.
     pulse: LoopPulse,
 }
@@ -91,6 +95,8 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         receiver: None,
         not_recorded_since: None,
         stuck_since: None,
+        ran: false,
+        ended_alone: false,
         pulse,
     };
     loop {
@@ -119,7 +125,11 @@ impl Supervisor {
     async fn round_in_turn(&mut self) -> Option<Duration> {
         self.pulse.beat();
         let agent = Rc::clone(&self.agent);
-        let _round = agent.instance_lock.round().await?;
+        let Some(_round) = agent.instance_lock.round().await else {
+            // Whatever becomes of the instance, the job does it.
+            (self.ran, self.ended_alone) = (false, false);
+            return None;
+        };
         Some(self.round().await)
     }
 
@@ -186,6 +196,12 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.preparation = Preparation::default();
+            self.ended_alone |= std::mem::take(&mut self.ran);
+            if self.ended_alone && database.pause.is_some() {
+                let message = "PostgreSQL ended and is not started again: the database is paused. `cellar resume` ends that";
+                report_state(&self.agent, InstanceState::Down, message);
+                return Ok(Outcome::Settled);
+            }
             // It may copy a whole database.
             self.pulse.excuse();
             return self.bring_up.step(&self.agent, card, database).await;
@@ -195,6 +211,7 @@ impl Supervisor {
             let availability = &self.agent.availability;
             let why = match availability.stop.get() {
                 Some(why) => format!("is being stopped: {why}"),
+                None if availability.frozen.get() => "is being killed: its postmaster is stopped".to_owned(),
                 None if availability.hands_over.get() => "makes room for another primary".to_owned(),
                 None if availability.replace.get() => "is being stopped, to be made again".to_owned(),
                 None => "is being stopped for a restore of the database".to_owned(),
@@ -202,7 +219,9 @@ impl Supervisor {
             report_state(&self.agent, InstanceState::Waiting, &why);
             // A primary writes its checkpoint first.
             self.pulse.excuse();
+            self.ran = false;
             stop(data, &timeouts).await?;
+            availability.frozen.set(false);
             return Ok(Outcome::Progress);
         }
         if is_private(&postmaster, &self.agent.layout.temporary()) {
@@ -244,6 +263,7 @@ impl Supervisor {
         database: &Database,
         postmaster: &Postmaster,
     ) -> Result<Outcome, RoundError> {
+        (self.ran, self.ended_alone) = (true, false);
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
         if self.bring_up.applied.as_ref() != Some(&config) {
@@ -353,6 +373,7 @@ impl Supervisor {
             tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
             *self.agent.facts.borrow_mut() = None;
             self.pulse.excuse();
+            self.ran = false;
             stop(data, &StopTimeouts::default()).await?;
             return Ok(None);
         }

@@ -197,6 +197,7 @@ impl Cluster {
             cells: database.cells.clone(),
             is_qualified: self.state.qualifier(&database.name).is_some(),
             durability: cellar_model::Durability::default(),
+            pause: None,
         }
     }
 

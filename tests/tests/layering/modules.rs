@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "leader cluster failover",
             "jobs",
             "admin",
-            "audit open_jobs pooler_clients",
+            "audit member_reports open_jobs pooler_clients",
             "caller deadline message page",
             "refusal",
         ],

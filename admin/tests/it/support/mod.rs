@@ -219,6 +219,7 @@ pub fn database(name: &str) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        pause: None,
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn database(name: &str) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        pause: None,
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn render(report: &mut Report) {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        pause: None,
     };
     let poolers = poolers(&database);
     let render_all = || {

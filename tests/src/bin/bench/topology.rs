@@ -60,6 +60,7 @@ pub(crate) fn database(n: usize) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        pause: None,
     }
 }
 

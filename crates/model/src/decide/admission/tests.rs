@@ -78,6 +78,7 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            pause: None,
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {

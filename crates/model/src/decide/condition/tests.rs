@@ -10,7 +10,7 @@ use crate::records::job::run::{Progress, Run};
 use crate::records::job::spec::JobSpec;
 use crate::records::pooler::{Leader, PoolerStatus};
 use crate::records::rebuild::RebuildParams;
-use crate::records::topology::{Database, Retention};
+use crate::records::topology::{Database, Pause, Retention};
 use crate::types::lsn::{SystemIdentifier, Timeline};
 use crate::types::name::CellName;
 use crate::types::protocol::Protocol;
@@ -44,6 +44,7 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            pause: None,
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
@@ -147,7 +148,10 @@ fn every_kind_is_found_and_names_a_command() {
     world.jobs = vec![lost_rebuild(3)];
     world.unreadable = vec!["/cellar/demo/jobs/app/x".to_owned()];
     // The second primary says no protocol.
-    world.databases.values_mut().for_each(|database| database.minimum_protocol = Protocol::OURS);
+    let pause = Pause { since: Timestamp::UNIX_EPOCH, by: "me".to_owned(), reason: "new disks".to_owned() };
+    for database in world.databases.values_mut() {
+        (database.minimum_protocol, database.pause) = (Protocol::OURS, Some(pause.clone()));
+    }
     let mut found = world.conditions();
     world.leaders.clear();
     found.extend(world.conditions());
