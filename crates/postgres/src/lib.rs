@@ -39,7 +39,7 @@ pub use client_roles::{
     scram_verifier,
 };
 pub use command::{CommandOutput, run};
-pub use configure::{InstanceConfig, configure};
+pub use configure::{InstanceConfig, configure, keep_ours};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
 pub use control::{promote, reload, start, start_private};
 pub use control_data::{ControlData, ControlState};
