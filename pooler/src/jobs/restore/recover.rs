@@ -221,10 +221,11 @@ async fn make_copy(
     let disk = |error: std::io::Error| write_refusal("cannot mark the copy", &error);
     mark.write(&copy.data).map_err(disk)?;
     if params.set.is_some() {
-        // The backup has another member's settings. What concerned that member alone is not this one's.
+        // The backup has another member's settings, and those of its time: names of standbys that are gone among them, for
+        // which every commit would wait.
         copy.leave().await;
         let own = legacy(agent)?;
-        take_over_settings(&copy.data, &own.own_settings)
+        take_over_settings(&copy.data, &own.own_settings, own.settings.as_deref())
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }
     if params.in_place {
