@@ -169,6 +169,8 @@ fn limits_on_sessions_do_not_end_a_backup() {
     // What the catalogs say of the role counts less than what pgBackRest asks for.
     let user = cluster.sql("zone1", "SELECT current_user");
     cluster.sql("zone1", &format!("ALTER ROLE \"{user}\" SET idle_session_timeout = '100ms'"));
+    // Shorter than a checkpoint, for which a backup waits in a statement on the primary. Nothing longer is asked from here on.
+    cluster.sql("zone1", &format!("ALTER ROLE \"{user}\" SET statement_timeout = '20ms'"));
     let job = cluster.backup("zone2", "full");
     assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
     let _ = cluster.cellar(&["check"]);
