@@ -43,8 +43,11 @@ pub(crate) fn render(
     }
     for process in dead {
         text.push_str(&format!("problem: {} does not run\n", process.what));
+        if let Some(repair) = &process.repair {
+            text.push_str(&format!("  repair: {repair}\n"));
+        }
     }
-    if !dead.is_empty() {
+    if dead.iter().any(|process| process.repair.is_none()) {
         text.push_str("  repair: `cellar up` starts what does not run\n");
     }
     for cell in cells {
