@@ -117,3 +117,13 @@ fn doctor_notes_a_version_that_was_not_tested_and_counts_it_as_no_problem() {
     assert_eq!(doctor::cell_notes(&poolers()), ["cell zone1: pgBackRest 9.1 is new"]);
     assert!(!doctor::cell_problems(&poolers()).join("\n").contains("9.1"));
 }
+
+#[test]
+fn commands_name_the_database_where_there_are_several() {
+    let mut several = poolers();
+    let repair = |answer: &ListPoolersResponse| doctor::cell_problems(answer).join("\n");
+    assert!(repair(&several).contains("run `cellar rebuild zone3`"));
+    several.poolers[0].pooler.as_mut().unwrap().database = "sales".into();
+    let told = repair(&several);
+    assert!(told.contains("run `cellar rebuild --database app zone3`"), "{told}");
+}
