@@ -25,6 +25,7 @@ mod open_jobs;
 mod page;
 mod pooler_clients;
 mod refusal;
+mod tries;
 
 pub use admin::Admin;
 pub use api::server::{ServeError, serve};

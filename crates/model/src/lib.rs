@@ -24,7 +24,7 @@ pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
-pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::expiry::{check_expiry, fulls_to_keep, going_with, wal_gone};
 pub use decide::health::{
     HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
 };
@@ -87,6 +87,7 @@ pub use store::ports::{PORT_SPAN, Ports};
 pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
+pub use types::commands::naming_database;
 pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};

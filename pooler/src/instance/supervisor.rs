@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
-    inspect, reload, running, stop,
+    DataDirectory, InstanceConfig, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe,
+    StopTimeouts, configure, inspect, keep_ours, reload, running, stop,
 };
 use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
 
@@ -265,13 +265,15 @@ impl Supervisor {
     ) -> Result<Outcome, RoundError> {
         (self.ran, self.ended_alone) = (true, false);
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
+        let data = Path::new(&card.data_directory);
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
         if self.bring_up.applied.as_ref() != Some(&config) {
-            let data = Path::new(&card.data_directory);
             configure(data, &config)?;
             // Also when the files were right: a process that was killed may have written them and not said so.
             reload(data)?;
             self.bring_up.applied = Some(config);
+        } else {
+            put_back(data, &config)?;
         }
         let endpoint = self.agent.endpoint(card);
         let probe = match &mut self.probe {
@@ -393,6 +395,19 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// Puts back what somebody else has changed of the files that are Cellar's alone, and has PostgreSQL read them.
+fn put_back(data: &Path, config: &InstanceConfig) -> Result<(), PostgresError> {
+    let changed = keep_ours(data, config)?;
+    if changed.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        files = changed.join(", "),
+        "somebody changed what Cellar writes there; it was put back and loaded"
+    );
+    reload(data)
 }
 
 /// Whether quorum commit has this member lead.

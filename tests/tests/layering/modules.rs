@@ -27,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "api",
             "leader cluster failover",
             "jobs",
+            "tries",
             "admin",
             "audit member_reports open_jobs pooler_clients",
             "caller deadline message page",

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::decide::snapshot::Snapshot;
-use crate::records::incarnation::Incarnation;
+use crate::records::incarnation::{Incarnation, check_in_use};
 use crate::records::job::id::JobId;
 use crate::records::job::record::Job;
 use crate::records::job::run::JobState;
@@ -29,6 +29,9 @@ pub enum ConditionKind {
     /// A person works on it, and nothing is done by itself.
     #[serde(rename = "paused")]
     Paused,
+    /// A restore took effect, and no primary runs on its data yet.
+    #[serde(rename = "restore-unused")]
+    RestoreUnused,
     /// A restore took effect, and the data from before it is kept.
     #[serde(rename = "restore-open")]
     RestoreOpen,
@@ -48,11 +51,12 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoPrimary,
         Self::TwoPrimaries,
         Self::Fenced,
         Self::Paused,
+        Self::RestoreUnused,
         Self::RestoreOpen,
         Self::Locked,
         Self::JobLost,
@@ -68,6 +72,7 @@ impl ConditionKind {
             Self::TwoPrimaries => "two-primaries",
             Self::Fenced => "fenced",
             Self::Paused => "paused",
+            Self::RestoreUnused => "restore-unused",
             Self::RestoreOpen => "restore-open",
             Self::Locked => "locked",
             Self::JobLost => "job-lost",
@@ -119,6 +124,7 @@ pub fn conditions(scene: &ConditionScene<'_>) -> Vec<Condition> {
     found.extend(two_primaries(scene));
     found.extend(incarnation.and_then(|incarnation| fenced(scene, incarnation)));
     found.extend(paused(scene));
+    found.extend(restore_unused(scene));
     found.extend(scene.open_jobs.iter().filter(|job| job.state == JobState::Lost).map(lost));
     found.extend(outdated(scene));
     found.extend(locked(scene));
@@ -236,6 +242,15 @@ fn locked(scene: &ConditionScene<'_>) -> Option<Condition> {
         format!("{kind} {holder} holds the stanza{waiting}"),
         of_job(holder),
     ))
+}
+
+/// From the moment at which a restore takes effect until the restored primary has recorded itself. It passes within seconds,
+/// unless PostgreSQL does not start on what was restored.
+fn restore_unused(scene: &ConditionScene<'_>) -> Option<Condition> {
+    let (incarnation, leader) =
+        (scene.snapshot.incarnations.get(scene.database), scene.snapshot.leaders.get(scene.database));
+    let refusal = check_in_use(incarnation, leader, scene.database).err()?;
+    Some(Condition::new(ConditionKind::RestoreUnused, refusal.message, refusal.hint))
 }
 
 fn restore_open(incarnation: &Incarnation) -> Option<Condition> {
