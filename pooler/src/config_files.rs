@@ -9,7 +9,9 @@ use cellar_model::{Database, Durability, Leader, Pooler, Secret, qualified_name}
 use cellar_pgbackrest::{
     ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
-use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles};
+use cellar_postgres::{
+    ANY_ADDRESS, InstanceConfig, NOBODY, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles,
+};
 use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
@@ -218,6 +220,11 @@ fn is_given_up(agent: &Agent, leader: Option<&Leader>) -> bool {
 /// What the instance is told of replication.
 fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> Replication {
     match database.durability {
+        Durability::Async if agent.deposed_by().is_some() => Replication {
+            acknowledge: Some(NOBODY.to_owned()),
+            archives: Archives::Nothing,
+            ..without_quorum(&agent.cell, leader)
+        },
         Durability::Async if is_given_up(agent, leader) => without_quorum(&agent.cell, leader),
         // etcd has lost the records. What clients were promised holds on until a person decides.
         Durability::Async => with_quorum(&agent.cell, &agent.availability.kept.get(), leader, None),

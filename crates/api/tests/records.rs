@@ -240,6 +240,15 @@ fn leader_and_lock() {
 }
 
 #[test]
+fn failovers() {
+    same::<cellar_model::FailoverHistory, v1::FailoverHistory>(&json!({"failovers": [
+        {"term": 2, "kind": "FAILOVER_KIND_LOST", "from": "zone1", "why": "it is silent", "beginTime": TIME},
+        {"term": 3, "kind": "FAILOVER_KIND_PLANNED", "from": "zone2", "why": "w", "beginTime": TIME, "unheard": 2100,
+         "to": "zone3", "floor": {"term": 2, "lsn": "0/3000028"}, "leftBehind": 120, "promises": 300, "promotion": 250},
+    ]}));
+}
+
+#[test]
 fn incarnation() {
     same::<cellar_model::Incarnation, v1::Incarnation>(
         &json!({"number": 2, "cell": "zone1", "job": ID, "fence": OTHER, "keptIn": "zone2"}),

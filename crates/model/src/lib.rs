@@ -26,7 +26,7 @@ pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
-pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::expiry::{check_expiry, fulls_to_keep, going_with, wal_gone};
 pub use decide::health::{
     HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
 };
@@ -52,6 +52,7 @@ pub use records::backup::{
 pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
+pub use records::failover::{Failover, FailoverHistory, FailoverKind};
 pub use records::incarnation::{Incarnation, check_in_use};
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
@@ -75,7 +76,9 @@ pub use records::schedule::{
     ScheduledDrill, ScheduledRun, ScheduledWork,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
-pub use records::topology::{Cell, Database, Durability, RepoCipher, Retention, RevocationList, next_index};
+pub use records::topology::{
+    Cell, Database, Durability, Pause, RepoCipher, Retention, RevocationList, next_index,
+};
 pub use records::upgrade::HostUpgrade;
 pub use store::access;
 pub use store::access::Principal;
@@ -87,6 +90,7 @@ pub use store::ports::{PORT_SPAN, Ports};
 pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
+pub use types::commands::naming_database;
 pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};

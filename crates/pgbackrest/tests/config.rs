@@ -30,6 +30,7 @@ fn database() -> Database {
         is_qualified: false,
         durability: cellar_model::Durability::default(),
         settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

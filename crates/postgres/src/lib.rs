@@ -35,14 +35,14 @@ mod shutdown_checkpoint;
 mod stop;
 mod tools;
 
-pub use auto_conf::{members_own_settings, restore_auto_conf, take_over_settings};
+pub use auto_conf::{members_own_settings, restore_auto_conf, settings_of_now, take_over_settings};
 pub use base_backup::{CopySource, base_backup};
 pub use client_roles::{
     ClientProof, ClientRole, ClientRoleError, create_client_role, drop_client_role, list_client_roles,
     scram_verifier,
 };
 pub use command::{CommandOutput, run};
-pub use configure::{InstanceConfig, configure};
+pub use configure::{InstanceConfig, configure, keep_ours};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
 pub use control::{promote, reload, start, start_private};
 pub use control_data::{ControlData, ControlState};

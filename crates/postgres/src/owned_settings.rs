@@ -93,6 +93,7 @@ pub fn owned_by_cellar(name: &str) -> Option<Owned> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configure::{OURS_ALONE, OURS_ALWAYS, OURS_WITH_QUORUM};
     use crate::settings::tests::everything;
 
     #[test]
@@ -107,10 +108,8 @@ mod tests {
 
     #[test]
     fn what_is_removed_from_auto_conf_is_its_own() {
-        for name in crate::configure::OURS_ALONE
-            .into_iter()
-            .chain(crate::auto_conf::MEMBERS_OWN.map(|(name, _)| name))
-        {
+        let own = crate::auto_conf::MEMBERS_OWN.map(|(name, _)| name);
+        for name in OURS_ALONE.into_iter().chain(OURS_ALWAYS).chain(OURS_WITH_QUORUM).chain(own) {
             assert!(owned_by_cellar(name).is_some(), "{name}");
         }
         for name in

@@ -167,6 +167,8 @@ impl Settings {
                 ("ssl_ca_file", text("ssl_ca_file", &tls.ca)?.to_owned()),
                 // Both ends are Cellar's own, so nothing older needs to be understood.
                 ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
+                // A lower one that is set elsewhere would keep PostgreSQL from starting.
+                ("ssl_max_protocol_version", String::new()),
             ]),
             None => pairs.push(("ssl", "off".to_owned())),
         }
@@ -311,6 +313,7 @@ pub(crate) mod tests {
         ssl_key_file = '/c/zone3/tls/server.key'
         ssl_ca_file = '/c/zone3/tls/ca.crt'
         ssl_min_protocol_version = 'TLSv1.3'
+        ssl_max_protocol_version = ''
         password_encryption = 'scram-sha-256'
         wal_level = 'replica'
         wal_log_hints = 'on'

@@ -71,7 +71,18 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
 /// What this member last said of itself.
 fn member_report(agent: &Agent) -> Option<MemberFacts> {
     let report = agent.availability.report.borrow().clone()?;
-    Some(cellar_api::member_facts(&report.facts, report.timeline, report.system_identifier))
+    // The loop that makes reports may wait for a promotion: what it said before is that old.
+    let facts = cellar_model::availability::Facts {
+        age: cellar_system::clock::uptime().saturating_sub(report.at),
+        ..report.facts
+    };
+    let facts = cellar_api::member_facts(&facts, report.timeline, report.system_identifier);
+    Some(cellar_api::v1::MemberFacts {
+        next_xid: report.next_xid,
+        last_commit: report.last_commit.map(Into::into),
+        timeline_history: report.history,
+        ..facts
+    })
 }
 
 async fn answer_backups(

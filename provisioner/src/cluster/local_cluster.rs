@@ -198,6 +198,7 @@ impl Cluster {
             is_qualified: self.state.qualifier(&database.name).is_some(),
             durability: cellar_model::Durability::default(),
             settings: std::collections::BTreeMap::new(),
+            pause: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
 use serde_json::Value;
 
-use crate::failover::{CELLS, Ledger, term, wait_for_cohort, with_quorum};
+use crate::quorum::{CELLS, Ledger, term, wait_for_cohort, with_quorum};
 
 /// The state of a setting in a member; none when it is not listed.
 fn state(cluster: &Cluster, cell: &str, name: &str) -> Option<String> {

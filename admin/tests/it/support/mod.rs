@@ -220,6 +220,7 @@ pub fn database(name: &str) -> Database {
         is_qualified: false,
         durability: cellar_model::Durability::default(),
         settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

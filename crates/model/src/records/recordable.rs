@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 /// Fields of requests that are written down, by their names in JSON.
 pub const RECORDED: &[&str] = &[
+    "acceptLoss",
     "allowPrimary",
     // What a user writes on a backup, for others to read.
     "annotations",
@@ -36,6 +37,8 @@ pub const RECORDED: &[&str] = &[
     "paused",
     "primaryIsDead",
     "queue",
+    // Why a database is paused, for others to read.
+    "reason",
     "requestId",
     // The schedule that asked.
     "schedule",

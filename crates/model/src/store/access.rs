@@ -154,6 +154,11 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/SwitchPrimary", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSettings", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/ChangeSettings", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ListFailovers", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetFailoverPlan", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/FailOver", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/PauseDatabase", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ResumeDatabase", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
     // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),

@@ -35,6 +35,7 @@ pub(crate) fn database(name: &str) -> Database {
         is_qualified: false,
         durability: cellar_model::Durability::default(),
         settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

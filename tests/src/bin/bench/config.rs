@@ -52,6 +52,7 @@ pub(crate) fn render(report: &mut Report) {
         is_qualified: false,
         durability: cellar_model::Durability::default(),
         settings: std::collections::BTreeMap::new(),
+        pause: None,
     };
     let poolers = poolers(&database);
     let render_all = || {

@@ -61,6 +61,7 @@ pub(crate) fn database(n: usize) -> Database {
         is_qualified: false,
         durability: cellar_model::Durability::default(),
         settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

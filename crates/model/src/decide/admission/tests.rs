@@ -81,6 +81,7 @@ impl World {
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
             settings: std::collections::BTreeMap::new(),
+            pause: None,
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
