@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_model::availability::{Facts, Reason, Rules, Step, Timing, View, next};
 use cellar_model::{
     CellName, DatabaseName, Durability, Failover, FailoverHistory, FailoverKind, Key, Leader, Leadership,
-    Pooler, SystemIdentifier, Term, Timeline, check_in_use,
+    Phase, Pooler, SystemIdentifier, Term, Timeline, check_in_use,
 };
 use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
