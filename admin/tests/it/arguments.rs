@@ -100,7 +100,7 @@ proptest! {
             }
             // Each call of a mutating method has two lines in the log, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 21, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 24, "{lines:?}");
         });
     }
 }
