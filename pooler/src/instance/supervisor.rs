@@ -279,8 +279,9 @@ impl Supervisor {
             // Also when the files were right: a process that was killed may have written them and not said so.
             reload(data)?;
             self.bring_up.applied = Some(config);
-        } else {
-            put_back(data, &config)?;
+        } else if let Err(error) = put_back(data, &config) {
+            // Such as a full disk, which does not make an instance that runs another one than it is.
+            self.note = error.to_string();
         }
         let endpoint = self.agent.endpoint(card);
         let probe = match &mut self.probe {

@@ -195,4 +195,17 @@ fn settings_that_were_written_and_not_loaded_are_loaded_by_the_next_multipooler(
     std::fs::write(&file, &right).unwrap();
     cluster.cellar(&["up"]);
     eventually("the right ones to be used", || known() == "zone2");
+
+    // What somebody changes while it runs is put back, and loaded.
+    let hba = cluster.directory().join("zone2/pg_data/pg_hba.conf");
+    let right = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, "local all all peer\n").unwrap();
+    cluster.sql("zone2", "ALTER SYSTEM SET ssl = off");
+    cluster.sql("zone2", "SELECT pg_reload_conf()");
+    eventually("the rules and TLS to be back", || {
+        std::fs::read_to_string(&hba).is_ok_and(|text| text == right)
+            && cluster.sql("zone2", "SHOW ssl") == "on"
+    });
+    let log = std::fs::read_to_string(cluster.directory().join("zone2/log/multipooler.log")).unwrap();
+    assert!(log.contains("put back") && log.contains("pg_hba.conf"), "{log}");
 }

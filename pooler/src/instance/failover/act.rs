@@ -215,6 +215,13 @@ impl Member {
             if let Gate::Open { .. } = gate(Rules::SAFE, &cell, &leading, rule, &flushed) {
                 self.let_through(card, database, rule)?;
                 tracing::info!(%term, rule = rule.number, "the term is established: commits are acknowledged");
+                // A member that has to be restored needs the segment in which the timeline begins, and the standby's part of it is
+                // not served any more: without this it waits for `archive_timeout`.
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = execute(&endpoint, "SELECT pg_switch_wal()", STATEMENT_TIMEOUT).await {
+                        tracing::debug!(%error, "the segment of the promotion is archived when it is full");
+                    }
+                });
             }
             return Ok(true);
         }
