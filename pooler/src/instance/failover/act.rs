@@ -16,9 +16,10 @@ use cellar_system::clock;
 
 use crate::availability::settings::copy_of;
 use crate::config_files::{ConfigFileError, instance_config};
+use crate::instance::failover::branch::Branch;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::is_led_here;
-use crate::instance::failover::member::{Branch, Member};
+use crate::instance::failover::member::Member;
 
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -218,7 +219,8 @@ impl Member {
                 // A member that has to be restored needs the segment in which the timeline begins, and the standby's part of it is
                 // not served any more: without this it waits for `archive_timeout`.
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = execute(&endpoint, "SELECT pg_switch_wal()", STATEMENT_TIMEOUT).await {
+                    if let Err(error) = execute(&endpoint, "SELECT pg_switch_wal()", STATEMENT_TIMEOUT).await
+                    {
                         tracing::debug!(%error, "the segment of the promotion is archived when it is full");
                     }
                 });

@@ -18,7 +18,6 @@ use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::heartbeat::{self, Shared};
 use crate::instance::incarnation;
-use crate::wal_files;
 
 /// The time between two looks while all is well.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -33,7 +32,7 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A former primary that does not start as a standby within this cannot: it begins again every few seconds.
-const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
+pub(super) const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
 
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
@@ -48,7 +47,7 @@ const RELOAD_TIME: Duration = Duration::from_millis(200);
 /// One member, from round to round.
 pub(super) struct Member {
     pub(super) agent: Rc<Agent>,
-    heard: Shared,
+    pub(super) heard: Shared,
     probe: Option<MemberProbe>,
     pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
@@ -69,7 +68,7 @@ pub(super) struct Member {
     /// When the walreceiver last heard something.
     stream_heard: Option<Duration>,
     /// Since when the instance does not run, or no probe reached it.
-    down_since: Option<Duration>,
+    pub(super) down_since: Option<Duration>,
     /// There is no postmaster.
     has_ended: bool,
     frozen_since: Option<Duration>,
@@ -84,7 +83,7 @@ pub(super) struct Member {
     /// The term that it was appointed for and cannot take.
     pub(super) cannot_lead: Option<Term>,
     /// The history of the timeline that this primary is on.
-    history: Option<(Timeline, String)>,
+    pub(super) history: Option<(Timeline, String)>,
     started: Duration,
     last_error: String,
 }
@@ -268,19 +267,6 @@ impl Member {
         if busy || !is_steady { SOON_INTERVAL } else { INTERVAL }
     }
 
-    /// The history of the timeline that this primary is on.
-    fn history_of(&mut self, data: &Path, timeline: Timeline) -> String {
-        match &self.history {
-            Some((of, text)) if *of == timeline => text.clone(),
-            _ => {
-                let text = wal_files::history(data, timeline).unwrap_or_default();
-                // Read again while it is not there: without it nobody follows.
-                self.history = Some((timeline, text.clone())).filter(|(_, text)| !text.is_empty());
-                text
-            }
-        }
-    }
-
     fn note_etcd(&mut self) {
         let renewed = self.agent.lease.current().and_then(|lease| self.agent.lease.renewed(lease));
         self.etcd_heard = self.etcd_heard.max(renewed.unwrap_or_default());
@@ -441,15 +427,6 @@ impl Member {
         }
     }
 
-    /// Whether the leader says that its commits get through: then it can do without this copy.
-    fn leader_commits(&self) -> bool {
-        let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
-        leader
-            .filter(|facts| facts.age < Timing::default().fresh)
-            .and_then(|facts| facts.leads)
-            .is_some_and(|leads| leads.established && matches!(leads.canary, CanaryState::Committed { .. }))
-    }
-
     /// What it sees of the leader; none when it has not looked.
     fn sight(&self, look: Option<&MemberLook>, record: &Leadership) -> Option<Sight> {
         let now = clock::uptime();
@@ -466,53 +443,6 @@ impl Member {
             pooler: heard.link(),
         })
     }
-
-    /// Whether the data must be replaced before it can follow: that of a primary that was replaced, or a standby's with
-    /// WAL that the leader lacks.
-    fn needs_replacing(&self, look: Option<&MemberLook>, record: Option<&Leadership>) -> bool {
-        let Some(record) = record.filter(|record| record.cell != self.agent.cell) else {
-            return false;
-        };
-        if self.agent.availability.wants_replacing.get() {
-            return true;
-        }
-        let kept = self.agent.availability.kept.get();
-        let Some(look) = look.filter(|look| !look.is_primary) else {
-            // A primary's data, also of one that was stopped because of it, or none at all. Or a former primary's that PostgreSQL
-            // does not start as a standby.
-            let is_down = self
-                .down_since
-                .is_some_and(|since| clock::uptime().saturating_sub(since) >= CANNOT_START_AFTER);
-            let has_led = kept.begun.is_some_and(|(_, copy)| copy == kept.copy);
-            let is_unknown = has_led || kept.followed != Some((record.held, kept.copy));
-            return !is_standby(&self.agent) || is_down && is_unknown && self.leader_commits();
-        };
-        // What follows is on the leader's branch.
-        let follows = kept.followed == Some((record.held, kept.copy));
-        !follows && record.phase != Phase::Recruiting && self.branch(look, record) == Some(Branch::Left)
-    }
-
-    /// How this standby's data lies to the leader's; none while it is not at rest, or the leader has not said.
-    ///
-    /// A standby that has WAL behind the point where the leader's timeline begins must not connect: PostgreSQL would have it report
-    /// as flushed what it has replayed, and acknowledge commits of the leader that it does not have.
-    pub(super) fn branch(&self, look: &MemberLook, record: &Leadership) -> Option<Branch> {
-        let redo = look.redo.filter(|_| self.quiet_looks >= 2)?;
-        let heard = self.heard.borrow();
-        let lineage = heard.as_ref().filter(|heard| heard.of == record.cell)?.lineage(record.held)?;
-        let wal = self.agent.layout.data().join("pg_wal");
-        let own = wal_files::timeline_of_wal(&wal, look.timeline, redo);
-        Some(if lineage.contains(own, look.lsn) { Branch::Same } else { Branch::Left })
-    }
-}
-
-/// How a standby's data lies to the leader's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Branch {
-    /// All that it has is the leader's, too.
-    Same,
-    /// It has WAL that the leader lacks.
-    Left,
 }
 
 /// Whether the data directory is a standby's.

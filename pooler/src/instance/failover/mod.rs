@@ -7,10 +7,12 @@
 //! |---|---|
 //! | `member` | the loop that looks and reports |
 //! | `act` | what is done by the record |
+//! | `branch` | whether what a member has is the leader's, too |
 //! | `heartbeat` | whether the leader's multipooler answers |
 //! | `canary` | a commit a second that waits for the quorum |
 
 mod act;
+mod branch;
 mod canary;
 mod heartbeat;
 pub(crate) mod member;
