@@ -14,8 +14,12 @@ use crate::machine::wait::poll;
 /// measure its own patience.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A new connection has more to do before its first answer.
+/// A new connection has more to do before its first answer: on a machine that is busy with other things seconds. Each time that
+/// this is not enough the next connection has twice as long, up to [`LONGEST_TIMEOUT`].
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest that a new connection may take.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Rows of different writers do not meet.
 const IDS_OF_A_WRITER: u64 = 1_000_000_000;
@@ -124,10 +128,11 @@ impl Drop for Writers {
 fn write(number: usize, place: &Place, rows: &Mutex<Vec<Row>>, stop: &AtomicBool) {
     let mut id = (number as u64 + 1) * IDS_OF_A_WRITER;
     let mut session: Option<Psql> = None;
+    let mut first_timeout = FIRST_TIMEOUT;
     while !stop.load(Ordering::Relaxed) {
         id += 1;
         let begun = Instant::now();
-        let timeout = if session.is_some() { WRITE_TIMEOUT } else { FIRST_TIMEOUT };
+        let timeout = if session.is_some() { WRITE_TIMEOUT } else { first_timeout };
         let used = session.get_or_insert_with(|| Psql::start((place.psql)()));
         let statement = format!(
             "INSERT INTO ledger VALUES ({id}) RETURNING current_setting('port'), \
@@ -144,6 +149,8 @@ fn write(number: usize, place: &Place, rows: &Mutex<Vec<Row>>, stop: &AtomicBool
             Answer::Refused => {}
             Answer::Lost => session = None,
         }
+        let was_short = session.is_none() && timeout >= FIRST_TIMEOUT && begun.elapsed() >= timeout;
+        first_timeout = if was_short { (timeout * 2).min(LONGEST_TIMEOUT) } else { FIRST_TIMEOUT };
         std::thread::sleep((begun + place.pace).saturating_duration_since(Instant::now()));
     }
 }
