@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::audit::log::AuditLog;
 use crate::audit::trail::Audit;
 use crate::deadline::Deadline;
+use crate::member_reports::MemberReports;
 use crate::open_jobs::OpenJobs;
 use crate::pooler_clients::{Dial, PoolerClients};
 use crate::refusal;
@@ -34,6 +35,7 @@ pub struct Admin {
     pub(crate) poolers: Arc<PoolerClients>,
     pub(crate) audit: Audit,
     pub(crate) open_jobs: OpenJobs,
+    pub(crate) member_reports: MemberReports,
     /// Whether the mirror has ever been complete. Before that an empty view means nothing.
     was_current: Arc<AtomicBool>,
     ending: watch::Sender<bool>,
@@ -58,6 +60,7 @@ impl Admin {
             store,
             mirror,
             open_jobs: OpenJobs::default(),
+            member_reports: MemberReports::default(),
             poolers: Arc::new(PoolerClients::new(dial)),
             was_current: Arc::default(),
             ending: watch::Sender::new(false),

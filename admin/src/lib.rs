@@ -19,11 +19,13 @@ mod deadline;
 mod failover;
 mod jobs;
 mod leader;
+mod member_reports;
 mod message;
 mod open_jobs;
 mod page;
 mod pooler_clients;
 mod refusal;
+mod tries;
 
 pub use admin::Admin;
 pub use api::server::{ServeError, serve};

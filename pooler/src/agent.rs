@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cellar_model::{
     CellLayout, CellName, ClusterName, Code, Database, Incarnation, JobId, Leader, Leadership, Pooler,
-    Refusal, SegmentSize, SystemIdentifier,
+    Refusal, SegmentSize, SystemIdentifier, Term,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -205,6 +205,17 @@ impl Agent {
         let durability = view.databases.get(&self.database)?.durability;
         let number = view.incarnation(&self.database).number;
         view.leaders.get(&self.database)?.governed_by(durability, number).cloned()
+    }
+
+    /// The term by which another member deposed the primary whose data this is, though the database has given quorum commit up
+    /// since: what it has not acknowledged, it never may.
+    pub(crate) fn deposed_by(&self) -> Option<Term> {
+        let leader = self.leader()?;
+        let ended = leader.leadership.as_ref().filter(|leadership| leadership.ended)?;
+        let own = self.availability.kept.own_term()?;
+        let leads_elsewhere = ended.cell != self.cell && leader.cell != self.cell;
+        let is_standby = self.layout.data().join("standby.signal").exists();
+        (leads_elsewhere && own < ended.held && !is_standby).then_some(ended.held)
     }
 
     /// The cell whose PostgreSQL is at this address.

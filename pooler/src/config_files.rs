@@ -9,12 +9,15 @@ use cellar_model::{Database, Durability, Leader, Pooler, Secret, qualified_name}
 use cellar_pgbackrest::{
     ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
-use cellar_postgres::{ANY_ADDRESS, InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles};
+use cellar_postgres::{
+    ANY_ADDRESS, InstanceConfig, NOBODY, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles,
+};
 use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
 use crate::availability::settings::{Archives, FromArchive, Replication, with_quorum, without_quorum};
+use crate::given_settings::give;
 
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
@@ -217,6 +220,11 @@ fn is_given_up(agent: &Agent, leader: Option<&Leader>) -> bool {
 /// What the instance is told of replication.
 fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> Replication {
     match database.durability {
+        Durability::Async if agent.deposed_by().is_some() => Replication {
+            acknowledge: Some(NOBODY.to_owned()),
+            archives: Archives::Nothing,
+            ..without_quorum(&agent.cell, leader)
+        },
         Durability::Async if is_given_up(agent, leader) => without_quorum(&agent.cell, leader),
         // etcd has lost the records. What clients were promised holds on until a person decides.
         Durability::Async => with_quorum(&agent.cell, &agent.availability.kept.get(), leader, None),
@@ -263,34 +271,39 @@ pub(crate) fn instance_config(
     let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
     let server = home.as_ref().map(|home| (&*home.host, home.pgbackrest_port));
     Ok(InstanceConfig {
-        settings: Settings {
-            port: card.postgres_port,
-            listen_addresses: agent.listening.borrow().postgres(),
-            socket_directory: PathBuf::from(&card.socket_directory),
-            tls: Some(TlsFiles {
-                certificate: tls.join("server.crt"),
-                key: tls.join("server.key"),
-                ca: tls.join("ca.crt"),
-                // A server with this setting refuses every client of a CA without a list, so it is set only once there
-                // is a list.
-                revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
-            }),
-            cluster_name: format!("{}/{}", agent.database, agent.cell),
-            archive_command: match told.archives {
-                Archives::All => archive_command(agent, database, card),
-                Archives::Histories => histories_command(&archive_command(agent, database, card)),
-                Archives::Nothing => NO_ARCHIVING.to_owned(),
+        settings: give(
+            agent,
+            database,
+            leader,
+            Settings {
+                port: card.postgres_port,
+                listen_addresses: agent.listening.borrow().postgres(),
+                socket_directory: PathBuf::from(&card.socket_directory),
+                tls: Some(TlsFiles {
+                    certificate: tls.join("server.crt"),
+                    key: tls.join("server.key"),
+                    ca: tls.join("ca.crt"),
+                    // A server with this setting refuses every client of a CA without a list, so it is set only once there
+                    // is a list.
+                    revocations: Some(tls.join(REVOCATIONS)).filter(|file| file.exists()),
+                }),
+                cluster_name: format!("{}/{}", agent.database, agent.cell),
+                archive_command: match told.archives {
+                    Archives::All => archive_command(agent, database, card),
+                    Archives::Histories => histories_command(&archive_command(agent, database, card)),
+                    Archives::Nothing => NO_ARCHIVING.to_owned(),
+                },
+                restore_command: Some(match told.from_archive {
+                    FromArchive::All => restore_command(&pgbackrest, server),
+                    FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
+                    FromArchive::Nothing => String::new(),
+                }),
+                primary_conninfo,
+                synchronous_standby_names: told.acknowledge,
+                replays_at_once: has_quorum && told.from_archive != FromArchive::All,
+                ..Settings::default()
             },
-            restore_command: Some(match told.from_archive {
-                FromArchive::All => restore_command(&pgbackrest, server),
-                FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
-                FromArchive::Nothing => String::new(),
-            }),
-            primary_conninfo,
-            synchronous_standby_names: told.acknowledge,
-            replays_at_once: has_quorum && told.from_archive != FromArchive::All,
-            ..Settings::default()
-        },
+        ),
         os_user: agent.user.name.clone(),
         replication_from: ANY_ADDRESS.iter().map(|address| (*address).to_owned()).collect(),
         replication_name: qualified_name(REPLICATION_ROLE, database.qualifier()),

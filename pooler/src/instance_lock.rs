@@ -12,6 +12,8 @@ pub(crate) struct InstanceLock {
     /// How many jobs have the instance or ask for it: no round begins then, and a long one ends early. A job that has lost
     /// its claim may still be ending when the next begins.
     holders: Cell<u32>,
+    /// How often a job has had it or asked for it.
+    holds: Cell<u64>,
     round: Mutex<()>,
 }
 
@@ -19,6 +21,12 @@ impl InstanceLock {
     /// Whether a job has the instance to itself, or waits for it.
     pub(crate) fn is_held(&self) -> bool {
         self.holders.get() > 0
+    }
+
+    /// How often a job has had the instance to itself, or waited for it: also one that had it between two rounds, of which
+    /// none of them knows else.
+    pub(crate) fn holds(&self) -> u64 {
+        self.holds.get()
     }
 
     /// Begins a round of the supervisor, which lasts until the guard is dropped; none while a job has the instance.
@@ -31,6 +39,7 @@ impl InstanceLock {
     /// [`InstanceLock::release`] follows in any case.
     pub(crate) async fn hold(&self, within: Duration) -> bool {
         self.holders.set(self.holders.get() + 1);
+        self.holds.set(self.holds.get() + 1);
         timeout(within, self.round.lock()).await.is_ok()
     }
 

@@ -19,6 +19,7 @@ mod availability;
 mod config_files;
 mod data_layout;
 mod disk;
+mod given_settings;
 mod instance;
 mod instance_lock;
 mod jobs;

@@ -82,7 +82,7 @@ pub(crate) fn note_archived(data: &Path, name: &str) {
 }
 
 /// The history of a timeline that the data itself has; none for the first, and when it has none.
-fn history(data: &Path, timeline: Timeline) -> Option<String> {
+pub(crate) fn history(data: &Path, timeline: Timeline) -> Option<String> {
     std::fs::read_to_string(data.join("pg_wal").join(history_name(timeline))).ok()
 }
 

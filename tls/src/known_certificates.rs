@@ -16,7 +16,7 @@ use crate::error::{Result, TlsError};
 use crate::file::{self, CERTIFICATE_MODE};
 
 /// File name of the list.
-const FILE: &str = "known-certificates";
+pub const KNOWN_CERTIFICATES: &str = "known-certificates";
 
 /// How many a list holds: enough for a year of daily rotations, and few enough for a file that is read whole.
 const MAX_CERTIFICATES: usize = 2000;
@@ -70,7 +70,8 @@ pub fn known_certificates(directory: &Path) -> Result<Vec<KnownCertificate>> {
     let now = SystemTime::now();
     let mut in_use: BTreeSet<String> = known.iter().map(|one| one.public_key.clone()).collect();
     // A list that cannot be read, as after a crash of the machine, must not keep certificates from being renewed.
-    let list = file::read_own(&directory.join(FILE)).map(|content| content.text).unwrap_or_default();
+    let list =
+        file::read_own(&directory.join(KNOWN_CERTIFICATES)).map(|content| content.text).unwrap_or_default();
     let former: Vec<_> = list.lines().filter_map(KnownCertificate::parse).collect();
     in_use.extend(former.iter().filter(|one| one.not_after > now).map(|one| one.public_key.clone()));
     known.extend(former.into_iter().filter(|one| in_use.contains(&one.public_key)));
@@ -91,7 +92,7 @@ pub fn remember_certificates(from: &Path, to: &Path, owner: Option<Owner>) -> Re
     }
     known.extend(known_certificates(to)?);
     let text: String = known.iter().map(KnownCertificate::line).collect();
-    file::replace_if_changed(&to.join(FILE), &text, CERTIFICATE_MODE, owner).map(drop)
+    file::replace_if_changed(&to.join(KNOWN_CERTIFICATES), &text, CERTIFICATE_MODE, owner).map(drop)
 }
 
 #[cfg(test)]
@@ -127,7 +128,7 @@ mod tests {
 
         // One that has ended is forgotten with the last one of its key, and not before.
         let ended = |serial: &str, key: &str, ends: u64| format!("{serial} {key} {ends}\n");
-        let list = tls.join(FILE);
+        let list = tls.join(KNOWN_CERTIFICATES);
         std::fs::write(
             &list,
             ended("aa", &own, 1)

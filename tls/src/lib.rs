@@ -43,7 +43,9 @@ pub use file_names::{
 pub use guard::{Guard, Guarded, Revoked, ToStatus};
 pub use identity::Identity;
 pub use key::{KeyFile, public_key};
-pub use known_certificates::{KnownCertificate, known_certificates, remember_certificates};
+pub use known_certificates::{
+    KNOWN_CERTIFICATES, KnownCertificate, known_certificates, remember_certificates,
+};
 pub use leaf::{Issued, generate_server_cert, issue, sign_request};
 pub use limits::{MAX_REQUEST, ServerLimits};
 pub use listener::{HandshakeLimits, MtlsIncoming, MtlsListener};

@@ -43,6 +43,8 @@ impl MutationAnswer for v1::ClientRole {}
 
 impl MutationAnswer for v1::DatabaseView {}
 
+impl MutationAnswer for v1::DatabaseSettings {}
+
 impl Admin {
     /// What every method does that changes something: its audit record is written before, and its outcome after.
     ///

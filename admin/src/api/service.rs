@@ -12,7 +12,9 @@ use tonic::{Request, Status};
 
 use crate::admin::Admin;
 use crate::api::call::{Answer, answer};
-use crate::api::request::{backup, cell, client_role, drill, field, job, maintenance, restore, schedule};
+use crate::api::request::{
+    backup, cell, client_role, drill, field, job, maintenance, restore, schedule, settings,
+};
 use crate::api::scope::path_of;
 use crate::caller::Caller;
 use crate::cluster::backups::LISTING_TIMEOUT;
@@ -220,6 +222,81 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             admin.switch_primary(database.as_ref(), to.as_ref(), deadline).await
         };
         self.audited("SwitchPrimary", request, work).await
+    }
+
+    async fn list_settings(&self, request: Request<v1::ListSettingsRequest>) -> Answer<v1::DatabaseSettings> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            self.list_settings(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<v1::ChangeSettingsRequest>,
+    ) -> Answer<v1::DatabaseSettings> {
+        let work = async |admin: Self, request: Request<v1::ChangeSettingsRequest>, deadline| {
+            let fields = request.get_ref();
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            let change = settings::change(fields)?;
+            admin.change_settings(database.as_ref(), &change, deadline).await
+        };
+        self.audited("ChangeSettings", request, work).await
+    }
+
+    async fn list_failovers(
+        &self,
+        request: Request<v1::ListFailoversRequest>,
+    ) -> Answer<v1::FailoverHistory> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            self.list_failovers(database.as_ref(), deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn get_failover_plan(
+        &self,
+        request: Request<v1::GetFailoverPlanRequest>,
+    ) -> Answer<v1::FailoverPlan> {
+        let deadline = Deadline::of(&request);
+        let work = async {
+            let fields = request.get_ref();
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            let to = field::parse("to", &fields.to)?;
+            self.failover_plan(database.as_ref(), &to, deadline).await
+        };
+        answer(work.await)
+    }
+
+    async fn fail_over(&self, request: Request<v1::FailOverRequest>) -> Answer<v1::DatabaseView> {
+        let work = async |admin: Self, request: Request<v1::FailOverRequest>, deadline| {
+            let fields = request.get_ref();
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            let to = field::parse("to", &fields.to)?;
+            admin.fail_over(database.as_ref(), &to, fields.accept_loss, deadline).await
+        };
+        self.audited("FailOver", request, work).await
+    }
+
+    async fn pause_database(&self, request: Request<v1::PauseDatabaseRequest>) -> Answer<v1::DatabaseView> {
+        let work = async |admin: Self, request: Request<v1::PauseDatabaseRequest>, deadline| {
+            let (by, fields) = (Caller::of(&request).identity, request.get_ref());
+            let database = Self::chosen(&request, "database", &fields.database)?;
+            admin.set_pause(database.as_ref(), Some((&by, &fields.reason)), deadline).await
+        };
+        self.audited("PauseDatabase", request, work).await
+    }
+
+    async fn resume_database(&self, request: Request<v1::ResumeDatabaseRequest>) -> Answer<v1::DatabaseView> {
+        let work = async |admin: Self, request: Request<v1::ResumeDatabaseRequest>, deadline| {
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            admin.set_pause(database.as_ref(), None, deadline).await
+        };
+        self.audited("ResumeDatabase", request, work).await
     }
 
     async fn list_poolers(

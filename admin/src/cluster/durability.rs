@@ -4,17 +4,14 @@ use cellar_api::v1;
 use cellar_model::{
     Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Protocol, Refusal, check_in_use,
 };
-use cellar_topology::{StoreError, TxnOutcome, View};
+use cellar_topology::View;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::refusal::{self, Setback};
+use crate::tries::Tries;
 
 /// The fewest members: with two, the loss of either stops writes.
 const MIN_MEMBERS: usize = 3;
-
-/// Conflicts before the caller is asked to come back.
-const MAX_ATTEMPTS: u32 = 20;
 
 /// Refuses what would not work, before anything is changed.
 fn check(view: &View, database: &Database, durability: Durability) -> Result<(), Refusal> {
@@ -54,8 +51,9 @@ impl Admin {
         durability: Durability,
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of("the database's record", deadline);
+        loop {
+            let _ = tries.begin()?;
             self.fresh(deadline).await?;
             let (present, leader, keys, revisions) = {
                 let view = self.view();
@@ -85,26 +83,10 @@ impl Admin {
             if let Some(ended) = &ended {
                 transaction = transaction.put(leader_key, ended);
             }
-            match deadline.call(transaction.commit()).await {
-                Ok(TxnOutcome::Committed(_)) => {
-                    tracing::warn!(database = %name, durability = durability.as_str(), "another durability");
-                    self.wait_until_seen(deadline, |view| view.revision(database_key) != revisions[0]).await;
-                    return self.database(Some(&name), deadline).await;
-                }
-                Ok(TxnOutcome::Conflict) => {
-                    deadline.pause_after_conflict(attempt + 5).await;
-                    last = Setback::of_conflict(self.view().revision(database_key) != revisions[0]);
-                }
-                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
-                    deadline.pause(attempt).await;
-                    last = Setback::Unanswered(why);
-                }
-                Err(error) => return Err(refusal::of_store(error)),
-            }
-            if deadline.has_passed() {
-                break;
+            if self.commit(&mut tries, transaction, Some((database_key, revisions[0]))).await? {
+                tracing::warn!(database = %name, durability = durability.as_str(), "another durability");
+                return self.database(Some(&name), deadline).await;
             }
         }
-        Err(refusal::given_up("the database's record", &last))
     }
 }

@@ -10,8 +10,21 @@ use futures_util::future::join_all;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
+use crate::message::message;
 
 impl Admin {
+    /// The last changes of a database's primary.
+    pub(crate) async fn list_failovers(
+        &self,
+        database: Option<&DatabaseName>,
+        deadline: Deadline,
+    ) -> Result<v1::FailoverHistory, Refusal> {
+        self.fresh(deadline).await?;
+        let view = self.view();
+        let name = &view.snapshot().database(database)?.name;
+        message(&view.failovers.get(name).cloned().unwrap_or_default())
+    }
+
     /// Asks every member how it is, and decides by that.
     pub(crate) async fn failover_outlook(
         &self,
@@ -19,7 +32,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::FailoverOutlook, Refusal> {
         self.fresh(deadline).await?;
-        let (name, record, cards) = {
+        let (name, paused, record, cards) = {
             let view = self.view();
             let database = view.snapshot().database(database)?;
             let name = database.name.clone();
@@ -28,7 +41,7 @@ impl Admin {
             let record = leader.and_then(|leader| leader.governed_by(database.durability, number)).cloned();
             let cards = view.poolers.values().filter(|card| card.database == name).cloned();
             let cards: Vec<Pooler> = cards.collect();
-            (name, record, cards)
+            (name, database.pause.is_some(), record, cards)
         };
         let Some(record) = record else {
             let message = format!(
@@ -54,8 +67,11 @@ impl Admin {
             // How long the record has stood is known to those who decide; after a failover that did not hold they wait. A planned
             // move is not to be taken for one that took too long.
             unchanged: if record.handover.is_some() { Duration::ZERO } else { Duration::MAX },
+            in_phase: Duration::MAX,
+            paused,
             timing: &Timing::default(),
         };
+        let history = self.view().failovers.get(&name).cloned().unwrap_or_default();
         let losses = explain(Rules::SAFE, &view);
         Ok(v1::FailoverOutlook {
             database: name.to_string(),
@@ -68,6 +84,7 @@ impl Admin {
                 })
                 .collect(),
             silent,
+            typical_milliseconds: history.typical(),
         })
     }
 }

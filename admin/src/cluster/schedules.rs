@@ -6,20 +6,18 @@ use cellar_model::{
     timestamp_ms,
 };
 use cellar_system::clock;
-use cellar_topology::{StoreError, TxnOutcome, View};
+use cellar_topology::View;
 use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::deadline::Deadline;
 use crate::message::message;
-use crate::refusal::{self, Setback, invalid};
+use crate::refusal::{self, invalid};
+use crate::tries::Tries;
 
 /// Schedules that a database may have.
 const MAX_SCHEDULES: usize = 100;
-
-/// Conflicts before the caller is asked to come back; each means that another request changed the same schedule.
-const MAX_ATTEMPTS: u32 = 20;
 
 /// The hint about a calendar that cannot be parsed.
 const CALENDAR_HINT: &str =
@@ -194,8 +192,9 @@ impl Admin {
         deadline: Deadline,
         mut decide: impl FnMut(&View, &DatabaseName) -> Result<Option<Schedule>, Refusal>,
     ) -> Result<Option<Schedule>, Refusal> {
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of("the schedule", deadline);
+        loop {
+            let _ = tries.begin()?;
             self.fresh(deadline).await?;
             let (key, revision, wanted) = {
                 let view = self.view();
@@ -208,26 +207,10 @@ impl Admin {
                 Some(schedule) => transaction.put(&key, schedule),
                 None => transaction.delete(&key),
             };
-            match deadline.call(transaction.commit()).await {
-                Ok(TxnOutcome::Committed(_)) => {
-                    self.wait_until_seen(deadline, |view| view.revision(&key) != revision).await;
-                    return Ok(wanted);
-                }
-                Ok(TxnOutcome::Conflict) => {
-                    deadline.pause_after_conflict(attempt + 5).await;
-                    last = Setback::of_conflict(self.view().revision(&key) != revision);
-                }
-                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
-                    deadline.pause(attempt).await;
-                    last = Setback::Unanswered(why);
-                }
-                Err(error) => return Err(refusal::of_store(error)),
-            }
-            if deadline.has_passed() {
-                break;
+            if self.commit(&mut tries, transaction, Some((&key, revision))).await? {
+                return Ok(wanted);
             }
         }
-        Err(refusal::given_up("the schedule", &last))
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::availability::Facts;
+use cellar_model::availability::{Facts, promises_needed};
 use cellar_model::{CellName, Code, DatabaseName, Key, Leader, Leadership, Lsn, Phase, Pooler, Refusal};
 use cellar_topology::TxnOutcome;
+use futures_util::future::join_all;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -48,8 +49,7 @@ impl Admin {
             }
             let cards =
                 view.poolers.values().filter(|card| card.database == name && card.cell != leader.cell);
-            let others: Vec<Pooler> =
-                cards.filter(|card| to.is_none_or(|to| card.cell == *to)).cloned().collect();
+            let others: Vec<Pooler> = cards.cloned().collect();
             let keys = [Key::Leader(name.clone()), Key::Incarnation(name.clone())];
             let revisions = keys.map(|key| (key.clone(), view.revision(&key)));
             (name, leader, revisions, others)
@@ -70,12 +70,21 @@ impl Admin {
                 "the leader or the cohort of the database is changing at this moment".to_owned(),
             ));
         }
-        let mut best: Option<(Lsn, CellName)> = None;
-        for card in &others {
-            if let Some(at) = self.follows(card, &leader.cell, &record).await {
-                best = best.max(Some((at, card.cell.clone())));
-            }
+        let asked = others
+            .iter()
+            .map(async |card| (self.follows(card, &leader.cell, &record).await, card.cell.clone()));
+        let follow: Vec<(Lsn, CellName)> =
+            join_all(asked).await.into_iter().filter_map(|(at, cell)| Some((at?, cell))).collect();
+        // The primary, once it has stopped, promises nothing.
+        let needed = record.rules.iter().map(promises_needed).max().unwrap_or(0);
+        if follow.len() < needed {
+            let names: Vec<String> = follow.iter().map(|(_, cell)| cell.to_string()).collect();
+            let who = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+            return Err(not_now(format!(
+                "{needed} standbys must follow the primary, so that one of them can be elected, and {who} does"
+            )));
         }
+        let best = follow.into_iter().filter(|(_, cell)| to.is_none_or(|to| cell == to)).max();
         let card = self.view().poolers.get(&(name.clone(), leader.cell.clone())).cloned();
         let primary = match card {
             Some(card) => self.member(&card).await,
@@ -120,10 +129,14 @@ impl Admin {
 
     /// What a member says of itself; none when it does not answer.
     pub(super) async fn member(&self, card: &Pooler) -> Option<Facts> {
+        cellar_api::facts_of_member(&self.member_said(card).await?, Duration::ZERO).ok()
+    }
+
+    /// The same as it said it.
+    pub(super) async fn member_said(&self, card: &Pooler) -> Option<v1::MemberFacts> {
         let asking = async {
             let mut client = self.pooler_client(card).ok()?;
-            let answer = client.get_member_facts(v1::GetMemberFactsRequest {}).await.ok()?;
-            cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO).ok()
+            Some(client.get_member_facts(v1::GetMemberFactsRequest {}).await.ok()?.into_inner())
         };
         tokio::time::timeout(MEMBER_TIMEOUT, asking).await.ok().flatten()
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use cellar_model::availability::{Facts, Reason, Rules, Step, Timing, View, next};
 use cellar_model::{
-    CellName, DatabaseName, Durability, Key, Leader, Leadership, Pooler, SystemIdentifier, Term, Timeline,
-    check_in_use,
+    CellName, DatabaseName, Durability, Failover, FailoverHistory, FailoverKind, Key, Leader, Leadership,
+    Phase, Pooler, SystemIdentifier, Term, Timeline, check_in_use,
 };
+use cellar_system::clock;
 use cellar_topology::{StoreError, TxnOutcome};
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ pub(crate) struct Decider {
     reports: Reports,
     /// The revision of the leader's record, and since when this process knows it.
     known: Option<(i64, Instant)>,
+    /// The same of the term and its phase.
+    in_phase: Option<(Term, Phase, Instant)>,
     /// What was said last, so that it is said once.
     said: String,
 }
@@ -41,11 +44,24 @@ struct Scene {
     wanted: BTreeSet<CellName>,
     incarnation: u32,
     governing: Option<Leadership>,
+    paused: bool,
+}
+
+impl Scene {
+    /// The term of the record that was read.
+    fn term(&self) -> Term {
+        self.governing.as_ref().map_or(Term::default(), |record| record.term)
+    }
+}
+
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Decider {
     pub(crate) fn new(admin: Admin, database: DatabaseName) -> Self {
-        Self { admin, database, reports: Reports::default(), known: None, said: String::new() }
+        let reports = Reports::new(admin.member_reports.of(&database));
+        Self { admin, database, reports, known: None, in_phase: None, said: String::new() }
     }
 
     /// Decides over and over; never returns.
@@ -91,6 +107,7 @@ impl Decider {
             wanted: cards.map(|card| card.cell.clone()).collect(),
             incarnation: incarnation.number,
             governing,
+            paused: database.pause.is_some(),
             leader,
         })
     }
@@ -99,12 +116,17 @@ impl Decider {
         let Some(scene) = self.scene() else { return Ok(()) };
         let facts = self.reports.facts();
         let Some(record) = &scene.governing else { return self.take_up(&scene, &facts).await };
+        if self.in_phase.is_none_or(|(term, phase, _)| (term, phase) != (record.term, record.phase)) {
+            self.in_phase = Some((record.term, record.phase, Instant::now()));
+        }
         let view = View {
             record,
             facts: &facts,
             wanted: &scene.wanted,
             preference: &[],
             unchanged: self.known.map_or(Duration::ZERO, |(_, since)| since.elapsed()),
+            in_phase: self.in_phase.map_or(Duration::ZERO, |(_, _, since)| since.elapsed()),
+            paused: scene.paused,
             timing: &Timing::default(),
         };
         let decision = next(Rules::SAFE, &view);
@@ -124,8 +146,9 @@ impl Decider {
                     Reason::Establish => self.established(&scene.leader, &after, &facts),
                     _ => scene.leader.clone(),
                 };
+                let history = self.history(&scene, &decision.why, &after);
                 let leader = Leader { leadership: Some(after), ..leader };
-                self.write(&scene, &leader, &why).await
+                self.write(&scene, &leader, &why, history).await
             }
         }
     }
@@ -177,11 +200,56 @@ impl Decider {
             scene.incarnation,
         );
         let record = Leader { leadership: Some(after), ..scene.leader.clone() };
-        self.write(scene, &record, "quorum commit begins").await
+        self.write(scene, &record, "quorum commit begins", None).await
     }
 
-    async fn write(&mut self, scene: &Scene, leader: &Leader, why: &str) -> Result<(), StoreError> {
+    /// What people read of it, with the step that is about to be written; none when it is no part of a failover.
+    fn history(&self, scene: &Scene, why: &Reason, after: &Leadership) -> Option<FailoverHistory> {
+        let before = self.admin.view().failovers.get(&self.database).cloned().unwrap_or_default();
+        let from = &scene.leader.cell;
+        let led = self.reports.led(from);
+        let took = || millis(self.known.map_or(Duration::ZERO, |(_, since)| since.elapsed()));
+        let begun = |kind| Failover {
+            term: after.term,
+            kind,
+            from: from.clone(),
+            why: why.to_string(),
+            begin_time: clock::now(),
+            unheard: led.map(|(ago, _)| millis(ago)),
+            to: None,
+            floor: None,
+            left_behind: None,
+            promises: None,
+            promotion: None,
+        };
+        match why {
+            Reason::Recruit(_) => Some(before.with(begun(FailoverKind::Lost))),
+            Reason::HandOver(_) => Some(before.with(begun(FailoverKind::Planned))),
+            Reason::Appoint { cell, floor } => Some(before.changed(after.term, |it| {
+                let behind = led.map(|(_, lsn)| lsn.bytes_ahead_of(floor.lsn));
+                it.left_behind = behind.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+                (it.to, it.floor, it.promises) = (Some(cell.clone()), Some(*floor), Some(took()));
+            })),
+            // The primary came back, under a term of its own.
+            Reason::Reappoint { cell, term } => Some(before.changed(scene.term(), |it| {
+                (it.term, it.to, it.promises) = (*term, Some(cell.clone()), Some(took()));
+            })),
+            Reason::Establish => Some(before.changed(after.term, |it| it.promotion = Some(took()))),
+            _ => None,
+        }
+    }
+
+    async fn write(
+        &mut self,
+        scene: &Scene,
+        leader: &Leader,
+        why: &str,
+        history: Option<FailoverHistory>,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.admin.store.transaction();
+        if let Some(history) = &history {
+            transaction = transaction.put(&Key::Failovers(self.database.clone()), history);
+        }
         for (key, revision) in &scene.guards {
             transaction = transaction.expect(key, *revision);
         }

@@ -1,16 +1,16 @@
 //! The last report of each member, asked for over and over.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_model::availability::Facts;
-use cellar_model::{CellName, Pooler};
+use cellar_model::{CellName, Lsn, Pooler};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
+use crate::member_reports::Answers;
 
 /// The time between two questions to a member.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -18,10 +18,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_millis(800);
 
-type Answers = Arc<Mutex<BTreeMap<CellName, (Instant, v1::MemberFacts)>>>;
-
 /// The reports of the members of a database.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reports {
     answers: Answers,
     asking: BTreeMap<CellName, (Pooler, Asking)>,
@@ -37,36 +35,45 @@ impl Drop for Asking {
 }
 
 impl Reports {
+    /// Keeps what is said in `answers`.
+    pub(crate) fn new(answers: Answers) -> Self {
+        Self { answers, asking: BTreeMap::new() }
+    }
+
     /// Asks these members from now on, and no others. What a member said stays known while it is one.
     pub(crate) fn ask(&mut self, admin: &Admin, members: &[Pooler]) {
         self.asking.retain(|_, (card, _)| members.contains(card));
         for card in members {
-            let (answers, of) = (Arc::clone(&self.answers), card.clone());
+            let (answers, of) = (self.answers.clone(), card.clone());
             let admin = admin.clone();
             self.asking.entry(card.cell.clone()).or_insert_with(|| {
                 (of.clone(), Asking(tokio::spawn(async move { keep_asking(&admin, &of, &answers).await })))
             });
         }
-        self.answers().retain(|cell, _| self.asking.contains_key(cell));
-    }
-
-    fn answers(&self) -> MutexGuard<'_, BTreeMap<CellName, (Instant, v1::MemberFacts)>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock().retain(|cell, _| self.asking.contains_key(cell));
     }
 
     /// What each member said last, with how long ago that was.
     pub(crate) fn facts(&self) -> BTreeMap<CellName, Facts> {
-        let answers = self.answers();
-        let facts = answers.iter().filter_map(|(cell, (at, said))| {
-            Some((cell.clone(), cellar_api::facts_of_member(said, at.elapsed()).ok()?))
+        let answers = self.answers.lock();
+        let facts = answers.iter().filter_map(|(cell, said)| {
+            Some((cell.clone(), cellar_api::facts_of_member(&said.facts, said.at.elapsed()).ok()?))
         });
         facts.collect()
     }
 
+    /// How long ago a member last said that it leads, and how far it was.
+    pub(crate) fn led(&self, cell: &CellName) -> Option<(Duration, Lsn)> {
+        let answers = self.answers.lock();
+        let (at, said) = answers.get(cell)?.led.as_ref()?;
+        let lsn = said.position.as_ref()?.lsn.parse().ok()?;
+        Some((at.elapsed(), lsn))
+    }
+
     /// The timeline and the database's identity of a member's data, as it said last.
     pub(crate) fn identity(&self, cell: &CellName) -> Option<(u32, String)> {
-        let answers = self.answers();
-        let (_, said) = answers.get(cell)?;
+        let answers = self.answers.lock();
+        let said = &answers.get(cell)?.facts;
         Some((said.timeline, said.system_identifier.clone())).filter(|(timeline, _)| *timeline != 0)
     }
 }
@@ -80,9 +87,8 @@ async fn keep_asking(admin: &Admin, card: &Pooler, answers: &Answers) {
         };
         match tokio::time::timeout(TIMEOUT, asking).await {
             Ok(Some(answer)) => {
-                let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 // Not older than when it was asked for.
-                answers.insert(card.cell.clone(), (begun, answer.into_inner()));
+                answers.note(&card.cell, begun, answer.into_inner());
             }
             _ => admin.poolers.forget(card),
         }

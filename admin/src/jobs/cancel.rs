@@ -2,7 +2,6 @@
 
 use cellar_model::{CancelRequest, Code, Job, JobId, JobState, OperatorRole, Refusal, timestamp_ms};
 use cellar_system::clock;
-use cellar_topology::{StoreError, TxnOutcome};
 
 use crate::admin::Admin;
 use crate::caller::Caller;
@@ -10,10 +9,8 @@ use crate::deadline::Deadline;
 use crate::jobs::closure::{canceled_before_it_began, close, closed};
 use crate::jobs::job_records::JobRecords;
 use crate::jobs::stage::job_key;
-use crate::refusal::{self, Setback};
-
-/// Conflicts with other changes of the job before the caller is asked to come back.
-const MAX_ATTEMPTS: u32 = 32;
+use crate::refusal;
+use crate::tries::Tries;
 
 impl Admin {
     /// Records the cancel request. A pending job ends at once; a running one when its pooler has stopped it.
@@ -27,8 +24,9 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<Job, Refusal> {
         self.fresh(deadline).await?;
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of(format!("job {id}"), deadline);
+        loop {
+            let _ = tries.begin()?;
             let stored = self.stored(id, deadline).await?;
             let job = stored.joined();
             let kind = job.record.kind();
@@ -61,23 +59,11 @@ impl Admin {
                     .expect(&job_key(&record), stored.job.revision)
                     .put(&job_key(&record), &record)
             };
-            match deadline.call(transaction.commit()).await {
-                Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, requested_by = caller.identity, "a job was asked to cancel");
-                    return Ok(self.changed(id, &stored, deadline).await);
-                }
-                Ok(TxnOutcome::Conflict) => {
-                    deadline.pause_after_conflict(attempt).await;
-                    last = Setback::Overtaken;
-                }
-                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
-                    deadline.pause(attempt).await;
-                    last = Setback::Unanswered(why);
-                }
-                Err(error) => return Err(refusal::of_store(error)),
+            if self.commit(&mut tries, transaction, None).await? {
+                tracing::info!(job = %id, requested_by = caller.identity, "a job was asked to cancel");
+                return Ok(self.changed(id, &stored, deadline).await);
             }
         }
-        Err(refusal::given_up(&format!("job {id}"), &last))
     }
 
     /// The job's records, read from etcd: a decision to change it needs the newest.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cellar_model::{
     BackupLabel, Code, DatabaseName, DrilledBackup, ExpireParams, Job, JobId, JobKind, JobRecord, JobRequest,
     JobSpec, JobState, Refusal, open_restore, plan_backup, plan_check, plan_confirm, plan_drill, plan_expire,
-    plan_rebuild, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
+    plan_rebuild, plan_restart, plan_restore, plan_restore_plan, plan_rollback, plan_unconditional,
 };
 use cellar_topology::View;
 use jiff::Timestamp;
@@ -84,6 +84,7 @@ impl Submission {
                 plan_expire(snapshot, request, &params, id, now)
             }
             JobSpec::Check => plan_check(snapshot, request, id, now),
+            JobSpec::Restart => plan_restart(snapshot, request, id, now),
             spec if spec.kind().is_step() => {
                 let kind = spec.kind();
                 Err(Refusal::new(

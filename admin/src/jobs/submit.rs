@@ -8,7 +8,7 @@ use cellar_model::{
     Refusal, join,
 };
 use cellar_system::clock;
-use cellar_topology::{StoreError, TxnOutcome, View};
+use cellar_topology::View;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
@@ -16,11 +16,8 @@ use crate::deadline::Deadline;
 use crate::jobs::job_records::JobRecords;
 use crate::jobs::stage::{self, job_key};
 use crate::jobs::submission::Submission;
-use crate::refusal::{self, Setback};
-
-/// Conflicts before the caller is asked to come back. Each conflict means that another request
-/// succeeded.
-const MAX_ATTEMPTS: u32 = 64;
+use crate::refusal;
+use crate::tries::Tries;
 
 /// How long the status of a healthy pooler may be out of date: it writes at most one a second.
 const MAX_STATUS_AGE: Duration = Duration::from_millis(1500);
@@ -51,10 +48,10 @@ impl Admin {
         }
         let recorded = || deadline.retry(|| JobRecords::read(&self.store, &database, &id));
         let lock_key = Key::Lock(database.clone());
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of(format!("the lock of database {database}"), deadline);
+        loop {
             // The first attempt relies on the view, which is current unless another request came first.
-            let read_etcd = attempt > 0;
+            let read_etcd = tries.begin()? > 0;
             if read_etcd && let Some(stored) = recorded().await? {
                 return self.answer(submission, &stored, id, new_id, deadline).await;
             }
@@ -98,27 +95,12 @@ impl Admin {
             if record.kind().takes_lock() {
                 transaction = transaction.expect(&lock_key, base.lock_revision).put(&lock_key, &lock);
             }
-            match deadline.call(transaction.commit()).await {
-                Ok(TxnOutcome::Committed(_)) => {
-                    tracing::info!(job = %id, kind = %record.kind(), cell = %record.cell, requested_by = record.requested_by, "recorded a job");
-                    return Ok(self.recorded_job(record, &lock, deadline).await);
-                }
-                Ok(TxnOutcome::Conflict) => {
-                    deadline.pause_after_conflict(attempt).await;
-                    last = Setback::Overtaken;
-                }
-                // The next attempt's first read shows whether it was committed.
-                Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
-                    deadline.pause(attempt).await;
-                    last = Setback::Unanswered(why);
-                }
-                Err(error) => return Err(refusal::of_store(error)),
-            }
-            if deadline.has_passed() {
-                break;
+            // When the answer is lost, the next attempt's first read shows whether it was committed.
+            if self.commit(&mut tries, transaction, None).await? {
+                tracing::info!(job = %id, kind = %record.kind(), cell = %record.cell, requested_by = record.requested_by, "recorded a job");
+                return Ok(self.recorded_job(record, &lock, deadline).await);
             }
         }
-        Err(refusal::given_up(&format!("the lock of database {database}"), &last))
     }
 
     /// Plans, and plans again while the reason of a refusal is expected to pass by itself: a request that comes just

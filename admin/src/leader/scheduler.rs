@@ -98,7 +98,12 @@ impl Scheduler {
         let revision = |schedule: &Schedule| {
             view.revision(&Key::Schedule(schedule.database.clone(), schedule.name.clone()))
         };
-        view.schedules.values().map(|schedule| (schedule.clone(), revision(schedule))).collect()
+        // Of a database that a person works on, nothing begins by itself.
+        let is_paused = |schedule: &&Schedule| {
+            view.databases.get(&schedule.database).is_some_and(|database| database.pause.is_some())
+        };
+        let due = view.schedules.values().filter(|schedule| !is_paused(schedule));
+        due.map(|schedule| (schedule.clone(), revision(schedule))).collect()
     }
 
     /// Submits the job of a due time, on the first cell that accepts it.

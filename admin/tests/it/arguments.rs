@@ -85,7 +85,14 @@ proptest! {
             call!(put_schedule, v1::PutScheduleRequest { name: "nightly".into(), cron: a.clone(), time_zone: b.clone(), work, ..Default::default() });
             call!(delete_schedule, v1::DeleteScheduleRequest { database: a.clone(), name: b.clone() });
             call!(set_durability, v1::SetDurabilityRequest { database: a.clone(), durability: n % 2 });
+            call!(list_failovers, v1::ListFailoversRequest { database: a.clone() });
+            call!(get_failover_plan, v1::GetFailoverPlanRequest { database: a.clone(), to: b.clone() });
+            let accept_loss = n % 2 == 0;
+            call!(fail_over, v1::FailOverRequest { database: a.clone(), to: b.clone(), accept_loss });
+            call!(pause_database, v1::PauseDatabaseRequest { database: a.clone(), reason: b.clone() });
+            call!(resume_database, v1::ResumeDatabaseRequest { database: a.clone() });
             call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone() });
+            call!(change_settings, v1::ChangeSettingsRequest { database: a.clone(), set: [(b.clone(), c.clone())].into(), unset: vec![d.clone()] });
             for status in codes.into_iter().flatten() {
                 // Refused with a stable code, and never because of a bug of ours.
                 let reason = cellar_api::reason_of(&status).expect("a stable code");
@@ -93,7 +100,7 @@ proptest! {
             }
             // Each call of a mutating method has two lines in the log, and they can be read.
             let lines = world.audit_lines();
-            assert_eq!(lines.len(), 2 * 20, "{lines:?}");
+            assert_eq!(lines.len(), 2 * 21, "{lines:?}");
         });
     }
 }

@@ -115,6 +115,35 @@ async fn asked(
             let request = v1::SwitchPrimaryRequest { database: database(), to: String::new() };
             client.switch_primary(request).await.map(drop)
         }
+        "ListSettings" => {
+            client.list_settings(v1::ListSettingsRequest { database: database() }).await.map(drop)
+        }
+        "ChangeSettings" => {
+            let unset = vec!["work_mem".to_owned()];
+            let request = v1::ChangeSettingsRequest { database: database(), unset, ..Default::default() };
+            client.change_settings(request).await.map(drop)
+        }
+        "ListFailovers" => {
+            let request = v1::ListFailoversRequest { database: database() };
+            client.list_failovers(request).await.map(drop)
+        }
+        "GetFailoverPlan" => {
+            let request = v1::GetFailoverPlanRequest { database: database(), to: "zone1".to_owned() };
+            client.get_failover_plan(request).await.map(drop)
+        }
+        "FailOver" => {
+            let request =
+                v1::FailOverRequest { database: database(), to: "zone1".to_owned(), accept_loss: false };
+            client.fail_over(request).await.map(drop)
+        }
+        "PauseDatabase" => {
+            let request = v1::PauseDatabaseRequest { database: database(), reason: String::new() };
+            client.pause_database(request).await.map(drop)
+        }
+        "ResumeDatabase" => {
+            let request = v1::ResumeDatabaseRequest { database: database() };
+            client.resume_database(request).await.map(drop)
+        }
         "ListPoolers" => {
             let request = v1::ListPoolersRequest { database: database(), ..Default::default() };
             client.list_poolers(request).await.map(drop)

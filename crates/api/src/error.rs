@@ -28,6 +28,7 @@ fn grpc_of(code: Code) -> Grpc {
         | Code::NotPrimary
         | Code::Lagging
         | Code::WrongPrimary
+        | Code::DataLoss
         | Code::TwoPrimaries
         | Code::NoPrimary
         | Code::WrongInstance

@@ -87,10 +87,14 @@ pub fn member_facts(facts: &Facts, timeline: u32, system_identifier: String) -> 
         cannot_lead: facts.cannot_lead,
         timeline,
         system_identifier,
+        next_xid: None,
+        last_commit: None,
+        timeline_history: String::new(),
+        age: milliseconds(facts.age),
     }
 }
 
-/// The report in a message that came `age` ago.
+/// The report in a message that came `age` ago, besides how old it was then.
 ///
 /// # Errors
 /// When a part is missing or cannot be read: then nothing is known of the member.
@@ -136,7 +140,7 @@ pub fn facts_of_member(message: &v1::MemberFacts, age: Duration) -> Result<Facts
         })
     });
     Ok(Facts {
-        age,
+        age: age.saturating_add(Duration::from_millis(message.age)),
         copy: CopyNumber::new(message.copy),
         promised: Term::new(message.promised),
         begun: message.begun.map(|begun| (Term::new(begun.term), CopyNumber::new(begun.copy))),

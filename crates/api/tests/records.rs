@@ -78,6 +78,7 @@ fn specs() -> Vec<Value> {
         json!({"kind": "JOB_KIND_EXPIRE", "expire": expire}),
         json!({"kind": "JOB_KIND_VERIFY"}),
         json!({"kind": "JOB_KIND_CHECK"}),
+        json!({"kind": "JOB_KIND_RESTART"}),
     ]
 }
 
@@ -236,6 +237,15 @@ fn leader_and_lock() {
         &json!({"cell": "zone1", "term": 2, "systemIdentifier": "7", "lsn": "0/1"}),
     );
     same::<cellar_model::Lock, v1::Lock>(&json!({"holder": ID, "queue": [OTHER]}));
+}
+
+#[test]
+fn failovers() {
+    same::<cellar_model::FailoverHistory, v1::FailoverHistory>(&json!({"failovers": [
+        {"term": 2, "kind": "FAILOVER_KIND_LOST", "from": "zone1", "why": "it is silent", "beginTime": TIME},
+        {"term": 3, "kind": "FAILOVER_KIND_PLANNED", "from": "zone2", "why": "w", "beginTime": TIME, "unheard": 2100,
+         "to": "zone3", "floor": {"term": 2, "lsn": "0/3000028"}, "leftBehind": 120, "promises": 300, "promotion": 250},
+    ]}));
 }
 
 #[test]

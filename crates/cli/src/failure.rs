@@ -25,6 +25,9 @@ pub(crate) enum Failure {
     /// multiadmin does not answer; `reason` is the connection's.
     #[error("multiadmin at {address} cannot be reached: {reason}")]
     Unreachable { address: String, reason: String, hint: String },
+    /// The cluster is there, and what its client needs is not.
+    #[error("{message}")]
+    NoClient { message: String, hint: String },
     /// The client's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -125,7 +128,7 @@ impl Failure {
             },
             Self::Rpc(status) => cellar_api::exit_code(status.code()),
             Self::Refused(job) => refusal_exit_code(job),
-            Self::Unreachable { .. } | Self::EtcdLost => 4,
+            Self::Unreachable { .. } | Self::NoClient { .. } | Self::EtcdLost => 4,
             Self::Tls(error) if error.is_not_found() => 4,
             Self::Tls(TlsError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -148,9 +151,10 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         match self {
-            Self::Usage { hint, .. } | Self::Unreachable { hint, .. } | Self::NoLog { hint, .. } => {
-                text(hint)
-            }
+            Self::Usage { hint, .. }
+            | Self::Unreachable { hint, .. }
+            | Self::NoClient { hint, .. }
+            | Self::NoLog { hint, .. } => text(hint),
             Self::Provision(error) => error.hint(),
             Self::EtcdLost => text(
                 "start the members that do not run (`cellar up`, on hosts `cellar host start`); if their data is lost, docs/runbooks/lost-etcd.md",

@@ -15,6 +15,7 @@ mod tests;
 
 use std::process::ExitCode;
 
+use cellar_model::DatabaseName;
 use clap::Parser;
 use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
@@ -33,9 +34,9 @@ fn init_tracing() {
         .try_init();
 }
 
-/// Reports why the command failed, and gives its exit code.
-fn fail(failure: &Failure) -> ExitCode {
-    output::report(failure);
+/// Reports why the command failed, and gives its exit code. Where a database was named, commands in hints name it, too.
+fn fail(failure: &Failure, database: Option<&DatabaseName>) -> ExitCode {
+    output::report(failure, database);
     ExitCode::from(failure.exit_code())
 }
 
@@ -43,7 +44,7 @@ fn fail(failure: &Failure) -> ExitCode {
 fn print_usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::print(&error.render().to_string())
-            .map_or_else(|failure| fail(&failure), |()| ExitCode::SUCCESS),
+            .map_or_else(|failure| fail(&failure, None), |()| ExitCode::SUCCESS),
         _ => {
             // That stderr is closed cannot be reported anywhere.
             let _ = error.print();
@@ -61,8 +62,9 @@ fn main() -> ExitCode {
     init_tracing();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&Failure::Io { what: "start".to_owned(), source: error }),
+        Err(error) => return fail(&Failure::Io { what: "start".to_owned(), source: error }, None),
     };
+    let database = arguments.global.database.clone();
     let result = runtime.block_on(async {
         tokio::select! {
             result = arguments.run() => result,
@@ -73,6 +75,6 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => fail(&failure),
+        Err(failure) => fail(&failure, database.as_ref()),
     }
 }

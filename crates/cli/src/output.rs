@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
+use cellar_model::{DatabaseName, naming_database};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -82,19 +83,23 @@ fn marked(color: &str, mark: &str, text: &str) {
     }
 }
 
-/// Writes to stderr why a command failed: the message, the last lines of the tool's output, and the hint. A closed
-/// stdout is not reported.
-pub(crate) fn report(failure: &Failure) {
+/// Writes to stderr why a command failed: the message, the last lines of the tool's output, and the hint. Commands that are
+/// about a database name `database`. A closed stdout is not reported.
+pub(crate) fn report(failure: &Failure, database: Option<&DatabaseName>) {
     if matches!(failure, Failure::BrokenPipe) {
         return;
     }
-    marked("31", "error", &failure.message());
+    let named = |text: String| match database {
+        Some(database) => naming_database(&text, database),
+        None => text,
+    };
+    marked("31", "error", &named(failure.message()));
     let tool_output = failure.tool_output();
     if !tool_output.is_empty() {
         note("the last lines of its output:");
         tool_output.trim_end().lines().for_each(|line| note(&format!("  {line}")));
     }
     if let Some(hint) = failure.hint() {
-        marked("36", "hint", &hint);
+        marked("36", "hint", &named(hint));
     }
 }

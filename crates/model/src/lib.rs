@@ -15,7 +15,9 @@ mod types;
 pub use decide::admission::backup::{plan_backup, plan_rebuild};
 pub use decide::admission::cell::plan_cell_removal;
 pub use decide::admission::kept_data::{open_restore, plan_confirm, plan_rollback};
-pub use decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+pub use decide::admission::maintenance::{
+    check_settings_protocol, plan_check, plan_drill, plan_expire, plan_restart, plan_unconditional,
+};
 pub use decide::admission::restore::{plan_restore, plan_restore_plan};
 pub use decide::archiving::{ArchiveNote, in_doubt, kept_from, unarchived, unreachable_from};
 pub use decide::availability;
@@ -24,7 +26,7 @@ pub use decide::claim_times::{CLAIM_LEASE_SECONDS, LOST_TIMEOUT, WORK_TIMEOUT};
 pub use decide::condition::{Condition, ConditionKind, ConditionScene, conditions};
 pub use decide::driven::driver::drive;
 pub use decide::driven::scene::{Decision, Scene};
-pub use decide::expiry::{check_expiry, fulls_to_keep, wal_gone};
+pub use decide::expiry::{check_expiry, fulls_to_keep, going_with, wal_gone};
 pub use decide::health::{
     HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
 };
@@ -37,6 +39,7 @@ pub use decide::primary_fence::{contradicted, silent_primary};
 pub use decide::proof::{CopyCount, Proof, ProofFailure, prove};
 pub use decide::recovery_target::{Choice, choose, fork_ahead, hint_at_fork};
 pub use decide::request::JobRequest;
+pub use decide::rolling::{RestartMember, RestartScene, RestartStep, WaitReason, next_restart};
 pub use decide::snapshot::Snapshot;
 pub use decide::survey::{Found, Held, Survey, SurveyedBackup, windows};
 pub use decide::verification::{Backlog, Faults, ListedBackup, backlog, faults};
@@ -49,6 +52,7 @@ pub use records::backup::{
 pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
+pub use records::failover::{Failover, FailoverHistory, FailoverKind};
 pub use records::incarnation::{Incarnation, check_in_use};
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};
@@ -72,7 +76,9 @@ pub use records::schedule::{
     ScheduledDrill, ScheduledRun, ScheduledWork,
 };
 pub use records::target::{RestorePointError, RestorePointName, Target};
-pub use records::topology::{Cell, Database, Durability, RepoCipher, Retention, RevocationList, next_index};
+pub use records::topology::{
+    Cell, Database, Durability, Pause, RepoCipher, Retention, RevocationList, next_index,
+};
 pub use records::upgrade::HostUpgrade;
 pub use store::access;
 pub use store::access::Principal;
@@ -84,6 +90,7 @@ pub use store::ports::{PORT_SPAN, Ports};
 pub use types::client_role::{ClientName, ClientNameError, ScramVerifier, ScramVerifierError};
 pub use types::clocks::{CLOCK_TOLERANCE, is_future};
 pub use types::code::{Code, Refusal};
+pub use types::commands::naming_database;
 pub use types::host::{HostName, HostNameError};
 pub use types::json::{parse_timestamp, storable, timestamp_ms, timestamp_text};
 pub use types::lsn::{Lsn, SystemIdentifier, Timeline};

@@ -90,6 +90,7 @@ fn specs() -> Vec<Value> {
         }),
         json!({"kind": "JOB_KIND_VERIFY"}),
         json!({"kind": "JOB_KIND_CHECK"}),
+        json!({"kind": "JOB_KIND_RESTART"}),
     ]
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::repository::{LOST_INFO_HINT, names_info};
 use crate::tool_error::{Failure, GARBLED_HINT, UNREADABLE_HINT};
 use crate::versions::VersionError;
 
@@ -87,6 +88,9 @@ impl Error {
         match self {
             Self::Failed { failure, .. } => failure.hint,
             Self::Garbled { .. } => GARBLED_HINT,
+            Self::RepoUnreadable(why) if why.contains("FileMissingError") && names_info(why) => {
+                LOST_INFO_HINT
+            }
             Self::RepoUnreadable(_) => UNREADABLE_HINT,
             _ => "",
         }

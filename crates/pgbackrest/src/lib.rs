@@ -39,7 +39,9 @@ pub use passphrase::{PassphraseError, read_passphrase};
 pub use process::Running;
 pub use repo_file::{BackupRecord, ManifestCount, count_manifest, parse_backup_record};
 pub use repo_list::{RepoEntry, parse_listing};
-pub use repository::{is_half_made, is_out_of_reach, move_half_made_stanza_aside};
+pub use repository::{
+    LOST_INFO_HINT, is_half_made, is_out_of_reach, lost_info, move_half_made_stanza_aside, names_info,
+};
 pub use tool_error::{Failure, ToolMessage, printable, tool_messages};
 pub use verify_report::{Verification, parse_verification};
 pub use versions::{Behaviour, DIFFERENCES, Difference, NEWEST_TESTED, Version, VersionError};

@@ -42,6 +42,31 @@ pub fn is_out_of_reach(repository: &Repository, cell: &CellName) -> bool {
     repository.directory_in(cell).is_some_and(|directory| !directory.join("backup").exists())
 }
 
+/// The file of a stanza that is lost with its copy, while the other one of the two is there: `backup.info`, without which
+/// no backup is known, or `archive.info`, without which no WAL is archived. None when the host of `cell` does not have the
+/// repository.
+#[must_use]
+pub fn lost_info(repository: &Repository, cell: &CellName, stanza: &str) -> Option<PathBuf> {
+    let directory = repository.directory_in(cell)?;
+    let file = |kind: &str| directory.join(kind).join(stanza).join(format!("{kind}.info"));
+    let is_there = |file: &Path| file.exists() || file.with_extension("info.copy").exists();
+    let (backup, archive) = (file("backup"), file("archive"));
+    match (is_there(&backup), is_there(&archive)) {
+        (false, true) => Some(backup),
+        (true, false) => Some(archive),
+        _ => None,
+    }
+}
+
+/// What to do about a [lost file](lost_info), or where it may be one.
+pub const LOST_INFO_HINT: &str = "see that the repository is mounted and where it was; if it is, docs/troubleshooting.md (backup.info or archive.info is lost) has the commands that make it again from what is there";
+
+/// Whether what pgBackRest says is about one of the files without which it knows nothing of a stanza.
+#[must_use]
+pub fn names_info(text: &str) -> bool {
+    ["/backup.info", "/archive.info"].iter().any(|file| text.contains(file))
+}
+
 /// Moves the half of a stanza aside whose creation was interrupted, and tells from where to where; none when there is
 /// no such half, the stanza may have backups, or the host of `cell` does not have the repository.
 ///
@@ -135,5 +160,26 @@ mod tests {
         assert!(aside.join("archive.info").exists() && !archive.exists());
         std::fs::create_dir(directory.path().join("backup")).unwrap();
         assert!(!is_out_of_reach(&repository, &zone3));
+    }
+
+    #[test]
+    fn one_of_two_files_that_is_lost_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository: Repository = directory.path().display().to_string().parse().unwrap();
+        let zone1: CellName = "zone1".parse().unwrap();
+        let lost = || lost_info(&repository, &zone1, "app");
+        let path = |name: &str| directory.path().join(name);
+        assert_eq!(lost(), None, "there is no stanza");
+        for (kind, other) in [("archive", "backup"), ("backup", "archive")] {
+            let (file, copy) = (path(kind).join("app"), format!("{kind}.info.copy"));
+            std::fs::create_dir_all(&file).unwrap();
+            std::fs::write(file.join(&copy), "x").unwrap();
+            assert_eq!(lost(), Some(path(other).join("app").join(format!("{other}.info"))));
+            std::fs::remove_file(file.join(copy)).unwrap();
+        }
+        for kind in ["archive", "backup"] {
+            std::fs::write(path(kind).join("app").join(format!("{kind}.info")), "x").unwrap();
+        }
+        assert_eq!(lost(), None);
     }
 }

@@ -10,8 +10,10 @@ use std::path::Path;
 use cellar_model::superuser_session_rules;
 
 /// Settings that are 0 in pgBackRest's sessions, with the first major version of PostgreSQL that knows them: one that
-/// PostgreSQL does not know would keep pgBackRest from connecting. pgBackRest sets `statement_timeout` itself.
-const UNLIMITED: [(&str, u32); 4] = [
+/// PostgreSQL does not know would keep pgBackRest from connecting. pgBackRest has a timeout of its own for statements
+/// (`db-timeout`); 2.45 is subject to the server's all the same, which ends a backup at its first checkpoint.
+const UNLIMITED: [(&str, u32); 5] = [
+    ("statement_timeout", 0),
     ("lock_timeout", 0),
     ("idle_in_transaction_session_timeout", 0),
     ("idle_session_timeout", 14),
@@ -41,7 +43,7 @@ mod tests {
         let names = |version| {
             let options = options_for(version);
             assert!(options.ends_with(&superuser_session_rules(version)), "{options}");
-            assert!(options.starts_with("-c lock_timeout=0 -c idle_in_transaction_session_timeout=0"));
+            assert!(options.starts_with("-c statement_timeout=0 -c lock_timeout=0 -c idle_in"));
             (options.contains("idle_session_timeout=0"), options.contains("transaction_timeout=0"))
         };
         for (version, expected) in [

@@ -156,7 +156,7 @@ async fn the_environment_and_the_arguments_are_exact() {
     assert!(text.contains("\nLC_ALL=C\n") || text.starts_with("LC_ALL=C\n"));
     assert!(text.contains("TZ=UTC\n"));
     let options = format!(
-        "PGOPTIONS=-c lock_timeout=0 -c idle_in_transaction_session_timeout=0 {}",
+        "PGOPTIONS=-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 {}",
         cellar_model::SESSION_RULES
     );
     assert_eq!(text.lines().filter(|line| line.starts_with("PG")).collect::<Vec<_>>(), [options.as_str()]);

@@ -29,6 +29,8 @@ fn database() -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

@@ -85,7 +85,7 @@ async fn fill(
     replace_file(&draft.join("standby.signal"), "")?;
     // The copy has the primary's own settings; this replaces them as after a restore.
     configure(draft, config)?;
-    take_over_settings(draft, b"")?;
+    take_over_settings(draft, b"", None)?;
     match inspect(tools, draft).await? {
         DataDirectory::Valid { control, recovers: true, .. } => check_source(draft, source, &control),
         other => Err(refused(draft, format!("is not a standby's after copying the primary: {other:?}"))),

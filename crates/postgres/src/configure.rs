@@ -18,27 +18,41 @@ pub(crate) const INCLUDE: &str = "include_if_exists = 'cellar.conf'";
 
 /// Settings of which `postgresql.auto.conf` must hold no other value: pgBackRest's restore
 /// writes some of them there (2.45), and PostgreSQL reads that file last. Tuning stays the operator's.
-const OURS_ALONE: [&str; 19] = [
+pub(crate) const OURS_ALONE: [&str; 15] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
+    "unix_socket_permissions",
     "cluster_name",
-    "ssl_cert_file",
-    "ssl_key_file",
-    "ssl_ca_file",
-    "ssl_crl_file",
+    // A standby that takes no connections cannot be seen.
+    "hot_standby",
     "archive_command",
     "archive_library",
     "restore_command",
     "primary_conninfo",
     "archive_mode",
     "recovery_target_timeline",
-    "synchronous_standby_names",
-    "synchronous_commit",
     "recovery_min_apply_delay",
     "max_standby_streaming_delay",
     "max_standby_archive_delay",
 ];
+
+/// Settings that keep out who has no certificate, and let in who has one: `postgresql.auto.conf` must never hold another
+/// value of them. Without TLS no standby streams and no application connects; older protocols are not offered.
+pub(crate) const OURS_ALWAYS: [&str; 8] = [
+    "ssl",
+    "ssl_cert_file",
+    "ssl_key_file",
+    "ssl_ca_file",
+    "ssl_crl_file",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "password_encryption",
+];
+
+/// With quorum commit these, too: with another value commits are acknowledged that a failover may lose.
+pub(crate) const OURS_WITH_QUORUM: [&str; 3] =
+    ["synchronous_standby_names", "synchronous_commit", "wal_receiver_timeout"];
 
 /// The first major version of PostgreSQL that has `archive_library`, which is used in place of `archive_command`, or
 /// stops archiving when both are set.
@@ -90,30 +104,57 @@ fn cellar_conf(data_directory: &Path, settings: &Settings) -> Result<String, Pos
 /// # Errors
 /// When a value cannot be written or the disk refuses.
 pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool, PostgresError> {
+    restore_auto_conf(data_directory)?;
+    let mut changed = !keep_ours(data_directory, config)?.is_empty();
+    let set = config.settings.names()?;
+    // No version without this setting has a line of it.
+    let is_ours = |name: &&str| *name == "archive_library" || set.iter().any(|set| set == name);
+    // What the database was given is the same in every member, so no member has a value of its own beside it.
+    let given = config.settings.given.keys().map(String::as_str);
+    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(is_ours).chain(given).collect();
+    changed |= strip_auto_conf(data_directory, &ours)?;
+    Ok(changed)
+}
+
+/// Puts back what is Cellar's alone at any moment, of an instance that [`configure`] has configured: its own files, their
+/// include, and who may connect. Returns the names of the files that somebody else had changed; a running server needs a
+/// reload then. What `ALTER SYSTEM` has set of the rest is left until the configuration is written again.
+///
+/// # Errors
+/// As [`configure`].
+pub fn keep_ours(data_directory: &Path, config: &InstanceConfig) -> Result<Vec<&'static str>, PostgresError> {
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
     let files = [
         ("cellar.conf", cellar_conf(data_directory, &config.settings)?),
         ("pg_hba.conf", render_hba(&from, &config.replication_name, Some(&config.os_user))?),
         ("pg_ident.conf", render_ident(&config.os_user, &config.replication_name)?),
     ];
-    restore_auto_conf(data_directory)?;
-    let mut changed = false;
+    let mut changed = Vec::new();
     for (name, content) in files {
-        changed |= replace_file(&data_directory.join(name), &content)?;
+        if replace_file(&data_directory.join(name), &content)? {
+            changed.push(name);
+        }
     }
     let main = data_directory.join("postgresql.conf");
-    if let Some(content) = with_include(&read(&main)?) {
-        changed |= replace_file(&main, &content)?;
+    if let Some(content) = with_include(&read(&main)?)
+        && replace_file(&main, &content)?
+    {
+        changed.push("postgresql.conf");
     }
-    let set = config.settings.names()?;
-    // No version without this setting has a line of it.
-    let is_ours = |name: &&str| *name == "archive_library" || set.contains(name);
-    let ours: Vec<&str> = OURS_ALONE.into_iter().filter(is_ours).collect();
-    let auto = auto_conf::path(data_directory);
-    if let Some(content) = auto_conf::without(&read(&auto)?, &ours) {
-        changed |= replace_file(&auto, &content)?;
+    let quorum = config.settings.synchronous_standby_names.as_ref().map_or(&[][..], |_| &OURS_WITH_QUORUM);
+    if strip_auto_conf(data_directory, &[&OURS_ALWAYS, quorum].concat())? {
+        changed.push("postgresql.auto.conf");
     }
     Ok(changed)
+}
+
+/// Takes the lines that set one of `names` out of `postgresql.auto.conf`; whether there were any.
+fn strip_auto_conf(data_directory: &Path, names: &[&str]) -> Result<bool, PostgresError> {
+    let auto = auto_conf::path(data_directory);
+    match auto_conf::without(&read(&auto)?, names) {
+        Some(content) => replace_file(&auto, &content),
+        None => Ok(false),
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +223,50 @@ mod tests {
             assert_eq!(text.contains("\narchive_library = ''\n"), known, "{version}");
             assert_eq!(fs::read_to_string(file("postgresql.auto.conf")).unwrap(), "");
         }
+    }
+
+    #[test]
+    fn auto_conf_loses_what_the_database_was_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postgresql.auto.conf");
+        fs::write(&path, "Work_Mem = '1MB'\nmax_connections = 7\njit = off\n").unwrap();
+        let mut config = config();
+        config.settings.given.insert("work_mem".into(), "2MB".into());
+        config.settings.held_back.insert("max_connections", 9);
+        configure(directory.path(), &config).unwrap();
+        // What is only held back for a while does not cost a member its own value.
+        assert_eq!(fs::read_to_string(path).unwrap(), "max_connections = 7\njit = off\n");
+    }
+
+    #[test]
+    fn what_somebody_else_changed_of_ours_is_named_and_put_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let config = config();
+        configure(directory.path(), &config).unwrap();
+        assert_eq!(keep_ours(directory.path(), &config).unwrap(), [""; 0]);
+        let hba = fs::read_to_string(file("pg_hba.conf")).unwrap();
+        fs::write(file("pg_hba.conf"), "host all all all trust\n").unwrap();
+        fs::remove_file(file("pg_ident.conf")).unwrap();
+        fs::write(file("postgresql.conf"), "port = 1\n").unwrap();
+        let auto = "SSL = off\nssl_min_protocol_version = 'TLSv1'\nprimary_conninfo = ''\n";
+        fs::write(file("postgresql.auto.conf"), auto).unwrap();
+        let changed = ["pg_hba.conf", "pg_ident.conf", "postgresql.conf", "postgresql.auto.conf"];
+        assert_eq!(keep_ours(directory.path(), &config).unwrap(), changed);
+        assert_eq!(fs::read_to_string(file("pg_hba.conf")).unwrap(), hba);
+        let auto = || fs::read_to_string(file("postgresql.auto.conf")).unwrap();
+        assert_eq!(auto(), "primary_conninfo = ''\n", "the rest is left until the next configuration");
+        assert!(configure(directory.path(), &config).unwrap());
+        assert_eq!(auto(), "");
+        // Who acknowledges is the operator's own setting without quorum commit only.
+        let names = "synchronous_standby_names = ''\n";
+        fs::write(file("postgresql.auto.conf"), names).unwrap();
+        assert!(!configure(directory.path(), &config).unwrap());
+        assert_eq!(auto(), names);
+        let settings = Settings { synchronous_standby_names: Some("*".into()), ..config.settings };
+        let quorum = InstanceConfig { settings, ..config };
+        assert!(keep_ours(directory.path(), &quorum).unwrap().contains(&"postgresql.auto.conf"));
+        assert_eq!(auto(), "");
     }
 
     #[test]

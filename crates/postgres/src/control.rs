@@ -83,11 +83,15 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
-    // A configuration that came from another member may name that one's directory, which counts more than -D. How far a
-    // replay has come is read from the titles of PostgreSQL's processes.
+    // A configuration that came from another member may name that one's directory, which counts more than -D, and one of
+    // an operator's may name other files that say who may connect. How far a replay has come is read from the titles of
+    // PostgreSQL's processes.
+    let path = |path: &Path| shell_quoted(&path.to_string_lossy());
     let options = format!(
-        "-c data_directory={} -c update_process_title=on {raised}",
-        shell_quoted(&data_directory.to_string_lossy())
+        "-c data_directory={} -c hba_file={} -c ident_file={} -c update_process_title=on {raised}",
+        path(data_directory),
+        path(&data_directory.join("pg_hba.conf")),
+        path(&data_directory.join("pg_ident.conf")),
     );
     launch(tools, data_directory, options, log, timeout, None).await
 }

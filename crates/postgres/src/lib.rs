@@ -19,6 +19,8 @@ mod error;
 mod facts;
 mod hba;
 mod initdb;
+mod member_settings;
+mod owned_settings;
 mod plain_settings;
 mod postmaster;
 mod private_settings;
@@ -27,19 +29,20 @@ mod quorum;
 mod required_settings;
 mod roles;
 mod session;
+mod setting_proposal;
 mod settings;
 mod shutdown_checkpoint;
 mod stop;
 mod tools;
 
-pub use auto_conf::{members_own_settings, restore_auto_conf, take_over_settings};
+pub use auto_conf::{members_own_settings, restore_auto_conf, settings_of_now, take_over_settings};
 pub use base_backup::{CopySource, base_backup};
 pub use client_roles::{
     ClientProof, ClientRole, ClientRoleError, create_client_role, drop_client_role, list_client_roles,
     scram_verifier,
 };
 pub use command::{CommandOutput, run};
-pub use configure::{InstanceConfig, configure};
+pub use configure::{InstanceConfig, configure, keep_ours};
 pub use conninfo::{PrimaryConninfo, conninfo_address};
 pub use control::{promote, reload, start, start_private};
 pub use control_data::{ControlData, ControlState};
@@ -49,6 +52,8 @@ pub use error::PostgresError;
 pub use facts::{InstanceFacts, WalReceiver};
 pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
+pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
+pub use owned_settings::{Owned, owned_by_cellar};
 pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory, running};
 pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;
@@ -59,6 +64,9 @@ pub use quorum::{
 pub use required_settings::RequiredSettings;
 pub use roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 pub use session::{Endpoint, execute, execute_in, query};
+pub use setting_proposal::{
+    Proposal, ProposalError, SettingProblem, check_configuration, check_names, check_proposal,
+};
 pub use settings::{Settings, TlsFiles};
 pub use stop::{StopTimeouts, Stopped, stop, stop_vanished};
 pub use tools::Tools;

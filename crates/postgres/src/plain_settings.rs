@@ -11,7 +11,7 @@ use crate::configure::INCLUDE;
 
 /// The numbers of [`RequiredSettings`](crate::RequiredSettings) that PostgreSQL has where no file sets them, the same from
 /// version 13 to 18 (`guc.c`, since 16 `guc_tables.c`).
-const DEFAULTS: [(&str, u32); 5] = [
+pub(crate) const DEFAULTS: [(&str, u32); 5] = [
     ("max_connections", 100),
     ("max_worker_processes", 8),
     ("max_wal_senders", 10),

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use cellar_model::{CellName, CopyNumber, Lsn, SystemIdentifier, Term, Timeline};
+use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, SimpleQueryMessage};
@@ -31,6 +32,7 @@ SELECT r.standby,
        (pg_control_system()).system_identifier AS system_identifier,
        CASE WHEN r.standby THEN coalesce(w.received_tli, greatest((pg_control_checkpoint()).timeline_id,
                                          (pg_control_recovery()).min_recovery_end_timeline)) END AS control_timeline,
+       CASE WHEN r.standby AND w.pid IS NULL THEN (pg_control_checkpoint()).redo_lsn::text END AS redo,
        CASE WHEN NOT r.standby THEN pg_walfile_name(pg_current_wal_lsn()) END AS wal_file,
        CASE WHEN r.standby THEN pg_last_wal_receive_lsn()::text END AS received,
        CASE WHEN r.standby THEN pg_last_wal_replay_lsn()::text END AS replayed,
@@ -38,6 +40,8 @@ SELECT r.standby,
        CASE WHEN r.standby THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END AS paused,
        coalesce((SELECT wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')
                    FROM pg_stat_activity WHERE backend_type = 'startup'), false) AS replay_waits,
+       pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next_xid,
+       CASE WHEN r.standby THEN (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::int8 END AS last_commit,
        coalesce((SELECT bool_or(wait_event = 'SyncRep') FROM pg_stat_activity
                   WHERE application_name = 'cellar canary'), false) AS canary_waits,
        w.pid AS receiver, w.status, w.sender_host, w.sender_port,
@@ -101,6 +105,8 @@ pub struct MemberLook {
     pub term: Term,
     /// How far its WAL is flushed: of a standby the greater of received and replayed.
     pub lsn: Lsn,
+    /// Where its next recovery would begin, of a standby that receives nothing.
+    pub redo: Option<Lsn>,
     /// A standby has replayed everything that it has.
     pub replay_waits: bool,
     /// A standby's replay is paused.
@@ -113,6 +119,10 @@ pub struct MemberLook {
     pub settings: ShownSettings,
     /// The canary's commit is flushed here and waits for the quorum.
     pub canary_waits: bool,
+    /// The transaction id that is given next, as far as the data knows.
+    pub next_xid: Option<u64>,
+    /// When the last transaction that a standby has replayed was committed, by the clock of its primary.
+    pub last_commit: Option<Timestamp>,
 }
 
 fn unexpected(what: &str) -> PostgresError {
@@ -158,6 +168,7 @@ fn look(row: &Row, term: Term) -> Result<MemberLook, PostgresError> {
         timeline: Timeline::new(timeline.ok_or_else(|| unexpected("timeline"))?),
         term,
         lsn: position.ok_or_else(|| unexpected("position"))?,
+        redo: lsn(row, "redo")?,
         replay_waits: get(row, "replay_waits")?,
         replay_paused: get(row, "paused")?,
         receiver,
@@ -173,6 +184,9 @@ fn look(row: &Row, term: Term) -> Result<MemberLook, PostgresError> {
             synchronous_standby_names: get(row, "synchronous_standby_names")?,
         },
         canary_waits: get(row, "canary_waits")?,
+        next_xid: u64::try_from(get::<i64>(row, "next_xid")?).ok(),
+        last_commit: get::<Option<i64>>(row, "last_commit")?
+            .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok()),
     })
 }
 

@@ -2,12 +2,18 @@
 //!
 //! Every setting is valid in either role, so that nothing has to be rewritten when the role changes.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use cellar_model::check_socket_path;
 
 use crate::error::PostgresError;
+use crate::owned_settings::TUNABLE;
+
+/// Senders of WAL, of a database that was not given another number.
+pub(crate) const MAX_WAL_SENDERS: u32 = 16;
 
 /// Certificates of the server side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +58,11 @@ pub struct Settings {
     /// WAL kept beyond the last checkpoint for standbys that fall behind, MiB. What is gone they
     /// fetch from the repo.
     pub wal_keep_size_mb: u32,
+    /// What the database was given: values by names in lower case. They count more than the values above that are not
+    /// Cellar's own, and less than those that are.
+    pub given: BTreeMap<String, String>,
+    /// Numbers that count more than what was given: of a setting that replay compares, until the standbys have more.
+    pub held_back: BTreeMap<&'static str, u32>,
 }
 
 impl Default for Settings {
@@ -72,6 +83,8 @@ impl Default for Settings {
             shared_buffers_mb: 64,
             max_connections: 100,
             wal_keep_size_mb: 128,
+            given: BTreeMap::new(),
+            held_back: BTreeMap::new(),
         }
     }
 }
@@ -113,17 +126,31 @@ pub(crate) fn socket_directory(path: &Path, port: u16) -> Result<&str, PostgresE
 }
 
 /// The content of a configuration file with these names and values.
-pub(crate) fn render(pairs: &[(&'static str, String)]) -> Result<String, PostgresError> {
+pub(crate) fn render<N: AsRef<str>>(pairs: &[(N, String)]) -> Result<String, PostgresError> {
     let mut file = "# Written by Cellar; changes are overwritten.\n".to_owned();
     for (name, value) in pairs {
+        let name = name.as_ref();
         let _ = writeln!(file, "{name} = {}", quoted(name, value)?);
     }
     Ok(file)
 }
 
 impl Settings {
-    /// Names and values in the order of the file, values not yet quoted.
-    fn pairs(&self) -> Result<Vec<(&'static str, String)>, PostgresError> {
+    /// Names and values in the order of the file, values not yet quoted: what was given first, so that what is Cellar's own
+    /// has the last word whatever was given.
+    fn pairs(&self) -> Result<Vec<(Cow<'_, str>, String)>, PostgresError> {
+        let held_back = |name: &str| self.held_back.get(name).map(ToString::to_string);
+        let given = self.given.iter().filter(|(name, _)| held_back(name).is_none());
+        let given = given.map(|(name, value)| (Cow::Borrowed(name.as_str()), value.clone()));
+        let held = self.held_back.iter().map(|(name, value)| (Cow::Borrowed(*name), value.to_string()));
+        let is_given = |name: &str| {
+            TUNABLE.contains(&name) && (self.given.contains_key(name) || held_back(name).is_some())
+        };
+        let own = self.own_pairs()?.into_iter().filter(|(name, _)| !is_given(name));
+        Ok(given.chain(held).chain(own.map(|(name, value)| (Cow::Borrowed(name), value))).collect())
+    }
+
+    fn own_pairs(&self) -> Result<Vec<(&'static str, String)>, PostgresError> {
         let sockets = socket_directory(&self.socket_directory, self.port)?;
         let mut pairs = vec![
             ("port", self.port.to_string()),
@@ -140,6 +167,8 @@ impl Settings {
                 ("ssl_ca_file", text("ssl_ca_file", &tls.ca)?.to_owned()),
                 // Both ends are Cellar's own, so nothing older needs to be understood.
                 ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
+                // A lower one that is set elsewhere would keep PostgreSQL from starting.
+                ("ssl_max_protocol_version", String::new()),
             ]),
             None => pairs.push(("ssl", "off".to_owned())),
         }
@@ -153,7 +182,7 @@ impl Settings {
             // For pg_rewind; data checksums would do, but an instance made elsewhere may have none.
             fixed("wal_log_hints", "on"),
             fixed("hot_standby", "on"),
-            fixed("max_wal_senders", "16"),
+            ("max_wal_senders", MAX_WAL_SENDERS.to_string()),
             fixed("max_replication_slots", "16"),
             ("wal_keep_size", format!("{}MB", self.wal_keep_size_mb)),
             // A vanished peer is noticed in 20 s, not in the default minute.
@@ -197,8 +226,8 @@ impl Settings {
     }
 
     /// The names that are set.
-    pub(crate) fn names(&self) -> Result<Vec<&'static str>, PostgresError> {
-        Ok(self.pairs()?.into_iter().map(|(name, _)| name).collect())
+    pub(crate) fn names(&self) -> Result<Vec<String>, PostgresError> {
+        Ok(self.pairs()?.into_iter().map(|(name, _)| name.into_owned()).collect())
     }
 
     /// The content of `cellar.conf`.
@@ -211,7 +240,7 @@ impl Settings {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn sample() -> Settings {
@@ -234,6 +263,42 @@ mod tests {
         }
     }
 
+    /// Settings of which everything is written.
+    pub(crate) fn everything() -> Settings {
+        let mut settings = Settings {
+            synchronous_standby_names: Some("ANY 1 (\"zone2:7\")".into()),
+            replays_at_once: true,
+            ..sample()
+        };
+        settings.tls.as_mut().unwrap().revocations = Some("/c/zone3/tls/ca.crl".into());
+        settings
+    }
+
+    #[test]
+    fn what_was_given_counts_more_than_a_default_and_less_than_what_is_cellars() {
+        let given = [("work_mem", "16MB"), ("max_connections", "300"), ("port", "1"), ("app.note", "it's")];
+        let settings = Settings {
+            given: given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..sample()
+        };
+        let text = settings.render().unwrap();
+        let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line}: {text}"));
+        assert!(at("work_mem = '16MB'") < at("port = '25434'"));
+        assert!(at("port = '1'") < at("port = '25434'"), "the last one counts");
+        assert!(text.contains("app.note = 'it''s'") && text.contains("max_connections = '300'"), "{text}");
+        assert_eq!(text.matches("max_connections").count(), 1);
+        let held = Settings {
+            held_back: [("max_connections", 100), ("max_worker_processes", 8)].into(),
+            ..settings
+        };
+        let text = held.render().unwrap();
+        assert_eq!(text.matches("max_connections").count(), 1);
+        assert!(
+            text.contains("max_connections = '100'") && text.contains("max_worker_processes = '8'"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn golden() {
         insta::assert_snapshot!(sample().render().unwrap(), @r#"
@@ -248,6 +313,7 @@ mod tests {
         ssl_key_file = '/c/zone3/tls/server.key'
         ssl_ca_file = '/c/zone3/tls/ca.crt'
         ssl_min_protocol_version = 'TLSv1.3'
+        ssl_max_protocol_version = ''
         password_encryption = 'scram-sha-256'
         wal_level = 'replica'
         wal_log_hints = 'on'

@@ -165,6 +165,7 @@ impl Pooler {
             replay_lag: LagClass::Current,
             held_lsn: None,
             held_timeline: None,
+            replays: std::collections::BTreeMap::new(),
             archiver: cellar_model::Archiver::default(),
             versions: cellar_model::Versions {
                 protocol: cellar_model::Protocol::OURS,

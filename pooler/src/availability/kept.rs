@@ -20,6 +20,9 @@ pub(crate) struct Kept {
     /// The last term that was begun here, and with which copy.
     #[serde(default)]
     pub(crate) begun: Option<(Term, CopyNumber)>,
+    /// The last term whose leader was followed with which copy: until then it is not known that the copy is on the leader's branch.
+    #[serde(default)]
+    pub(crate) followed: Option<(Term, CopyNumber)>,
     /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.
     #[serde(default)]
     pub(crate) rule: Option<Rule>,
@@ -52,8 +55,13 @@ impl KeptFile {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let kept =
-                    Kept { copy: new_number(None), promised: Term::default(), begun: None, rule: None };
+                let kept = Kept {
+                    copy: new_number(None),
+                    promised: Term::default(),
+                    begun: None,
+                    followed: None,
+                    rule: None,
+                };
                 // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.
                 if let Err(error) = write(path, &kept) {
                     tracing::warn!(%error, path = %path.display(), "cannot be written yet");
@@ -75,6 +83,13 @@ impl KeptFile {
     pub(crate) fn own_term(&self) -> Option<Term> {
         let kept = self.kept.borrow();
         kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term)
+    }
+
+    /// The last term that was led or followed with the present copy; none for a copy that was just made.
+    pub(crate) fn last_term(&self) -> Option<Term> {
+        let kept = self.kept.borrow();
+        let of_copy = |term: Option<(Term, CopyNumber)>| term.filter(|(_, copy)| *copy == kept.copy);
+        of_copy(kept.begun).max(of_copy(kept.followed)).map(|(term, _)| term)
     }
 
     /// Whether this member ever followed or led under quorum commit.

@@ -10,8 +10,10 @@ pub(crate) mod kept;
 pub(crate) mod settings;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use cellar_model::availability::{Facts, Stop};
+use jiff::Timestamp;
 
 use crate::availability::kept::KeptFile;
 
@@ -26,6 +28,8 @@ pub(crate) struct Availability {
     pub(crate) stop: Cell<Option<Stop>>,
     /// The primary that runs here is to be stopped cleanly, or was, so that another one can lead.
     pub(crate) hands_over: Cell<bool>,
+    /// The postmaster of the primary that runs here is stopped (SIGSTOP): it lets nobody in, and does not end by itself.
+    pub(crate) frozen: Cell<bool>,
     /// The primary that runs here has had no quorum for a while: what it writes may be on no other member.
     pub(crate) isolated: Cell<bool>,
     /// A job wants to replace the data, which must leave the cohort before.
@@ -39,12 +43,20 @@ pub(crate) struct Availability {
 /// What a member says of itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
+    /// When it was made, by [`cellar_system::clock::uptime`].
+    pub(crate) at: Duration,
     /// What decisions go by.
     pub(crate) facts: Facts,
+    /// Of a primary: the history of its timeline.
+    pub(crate) history: String,
     /// The timeline of the data; 0 while that is not known.
     pub(crate) timeline: u32,
     /// The database's identity; empty while that is not known.
     pub(crate) system_identifier: String,
+    /// The transaction id that is given next.
+    pub(crate) next_xid: Option<u64>,
+    /// When the last transaction was committed that a standby has.
+    pub(crate) last_commit: Option<Timestamp>,
 }
 
 impl Availability {
@@ -54,6 +66,7 @@ impl Availability {
             report: RefCell::default(),
             stop: Cell::new(None),
             hands_over: Cell::new(false),
+            frozen: Cell::new(false),
             isolated: Cell::new(false),
             wants_replacing: Cell::new(false),
             // Until the first look it is not known.

@@ -58,6 +58,9 @@ fn acknowledged_by(rule: &Rule, cell: &CellName) -> String {
     let others = rule.cohort.iter().filter(|(member, _)| *member != cell);
     let names: Vec<String> =
         others.map(|(member, copy)| format!("\"{}\"", standby_name(member, *copy))).collect();
+    if names.is_empty() && rule.is_of_one() {
+        return String::new();
+    }
     if rule.k == 0 || names.is_empty() {
         return NOBODY.to_owned();
     }
@@ -109,15 +112,16 @@ pub(crate) fn with_quorum(
         if !record.is_led_by(cell, own_term) {
             return Replication { from_archive: FromArchive::Histories, ..closed };
         }
+        // A promotion that goes on must find no WAL that it did not have when it was elected.
         return Replication {
-            from_archive: FromArchive::All,
+            from_archive: FromArchive::Histories,
             archives: if own_rule.is_some() { Archives::All } else { Archives::Histories },
             acknowledge: own_rule.or(closed.acknowledge.clone()),
             ..closed
         };
     }
-    // Kept as a promise before it is followed: see `member`.
-    if kept.promised == record.held {
+    // Kept before it is followed, once the copy is known to be on the leader's branch: see `member`.
+    if kept.promised == record.held && kept.followed == Some((record.held, kept.copy)) {
         return Replication { upstream: Some(record.cell.clone()), from_archive: FromArchive::All, ..closed };
     }
     closed
@@ -145,7 +149,9 @@ mod tests {
 
     fn kept(promised: u32, begun: Option<u32>) -> Kept {
         let copy = CopyNumber::new(7);
-        Kept { copy, promised: Term::new(promised), begun: begun.map(|t| (Term::new(t), copy)), rule: None }
+        let followed = Some((Term::new(promised), copy)).filter(|_| begun.is_none());
+        let begun = begun.map(|term| (Term::new(term), copy));
+        Kept { copy, promised: Term::new(promised), begun, followed, rule: None }
     }
 
     #[test]
@@ -161,6 +167,8 @@ mod tests {
         assert_eq!((promised.upstream, promised.from_archive), (None, FromArchive::Nothing));
         // Asked, and not promised yet: it goes on.
         assert_eq!(told(&kept(1, None), &of(Phase::Recruiting, 1, 2)).upstream, Some(named("zone1")));
+        let unknown = Kept { followed: None, ..kept(1, None) };
+        assert_eq!(told(&unknown, &of(Phase::Steady, 1, 1)).upstream, None, "its branch is not known");
         // A new leader is followed once that is kept.
         assert_eq!(told(&kept(1, None), &of(Phase::Steady, 3, 3)).upstream, None);
     }
@@ -176,6 +184,16 @@ mod tests {
         let leads = with_quorum(&me, &opened, None, Some(&steady));
         assert_eq!(leads.archives, Archives::All);
         assert_eq!(leads.acknowledge.as_deref(), Some("ANY 1 (\"zone2:7\", \"zone3:7\")"));
+        // What is left after a failover with a loss acknowledges alone, and for another member's rule nobody does.
+        let alone = |cell: &str| Kept {
+            rule: Some(Rule::of(9, [(named(cell), CopyNumber::new(7))].into())),
+            ..opened.clone()
+        };
+        assert_eq!(with_quorum(&me, &alone("zone1"), None, Some(&steady)).acknowledge.as_deref(), Some(""));
+        assert_eq!(
+            with_quorum(&me, &alone("zone2"), None, Some(&steady)).acknowledge.as_deref(),
+            Some(NOBODY)
+        );
         // The copy that began the term is gone.
         let other = Kept { copy: CopyNumber::new(8), ..opened };
         assert_eq!(with_quorum(&me, &other, None, Some(&steady)).acknowledge.as_deref(), Some(NOBODY));

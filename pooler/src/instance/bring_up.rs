@@ -266,7 +266,7 @@ async fn restore(agent: &Agent, card: &Pooler, database: &Database, delta: bool)
 fn finish_restore(agent: &Agent, data: &Path, config: &InstanceConfig) -> Result<(), RoundError> {
     configure(data, config)?;
     let marker = |error| RoundError::Marker(agent.layout.seeding_marker(), error);
-    take_over_settings(data, &seeding_marker::legacy(agent).map_err(marker)?.own_settings)?;
+    take_over_settings(data, &seeding_marker::legacy(agent).map_err(marker)?.own_settings, None)?;
     // A backup contains the mark of the time when it was taken.
     let mark = seeding_marker::begun_for(agent).map_err(marker)?;
     mark.write(data).map_err(|error| RoundError::Marker(data.to_owned(), error))?;

@@ -24,6 +24,10 @@ pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
         // Nothing of it is acknowledged, and what it would archive is another's by now.
         return Some(StopTimeouts::immediate());
     }
+    if agent.availability.frozen.get() && !data.join("standby.signal").exists() {
+        // Whoever is stopped takes no signal but this.
+        return Some(StopTimeouts { immediate: Duration::ZERO, ..StopTimeouts::immediate() });
+    }
     if agent.availability.hands_over.get() && !data.join("standby.signal").exists() {
         // It ends when its standbys have everything.
         return Some(StopTimeouts { fast: HANDOVER_TIMEOUT, ..StopTimeouts::default() });

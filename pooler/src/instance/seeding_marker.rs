@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_postgres::members_own_settings;
+use cellar_postgres::{members_own_settings, settings_of_now};
 use cellar_system::{AtomicFile, sync_directory};
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,12 @@ use crate::instance::incarnation::{self, Mark};
 /// overwrites it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Legacy {
-    /// Lines of `postgresql.auto.conf` that concern this member alone.
+    /// Lines of settings that concern this member alone.
     #[serde(default)]
     pub(crate) own_settings: Vec<u8>,
+    /// All that `ALTER SYSTEM` had set; none when there was no such file.
+    #[serde(default)]
+    pub(crate) settings: Option<Vec<u8>>,
     /// Where its WAL is, when that is not in the data directory.
     #[serde(default)]
     pub(crate) wal_directory: Option<PathBuf>,
@@ -25,7 +28,11 @@ pub(crate) struct Legacy {
 impl Legacy {
     /// What a data directory leaves; nothing when there is none.
     pub(crate) fn of(data: &Path) -> Self {
-        Self { own_settings: members_own_settings(data), wal_directory: wal_directory(data) }
+        Self {
+            own_settings: members_own_settings(data),
+            settings: settings_of_now(data),
+            wal_directory: wal_directory(data),
+        }
     }
 
     /// What a data directory leaves, or, where there is none any more, the data that was moved from there and is `kept`.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{Database, InstanceState, Pooler, Role};
 use cellar_postgres::{
-    DataDirectory, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe, StopTimeouts, configure,
-    inspect, reload, running, stop,
+    DataDirectory, InstanceConfig, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe,
+    StopTimeouts, configure, inspect, keep_ours, reload, running, stop,
 };
 use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
 
@@ -73,6 +73,12 @@ struct Supervisor {
     not_recorded_since: Option<Instant>,
     /// Since when its replay is paused and it receives nothing.
     stuck_since: Option<Instant>,
+    /// It ran when it was last looked at, and nobody has stopped it since.
+    ran: bool,
+    /// It ended, and neither this process nor a job of it has done that.
+    ended_alone: bool,
+    /// How often a job had had the instance when it was last looked at.
+    holds: u64,
     /// What the service manager's watchdog sees of it.
     pulse: LoopPulse,
 }
@@ -91,6 +97,9 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         receiver: None,
         not_recorded_since: None,
         stuck_since: None,
+        ran: false,
+        ended_alone: false,
+        holds: 0,
         pulse,
     };
     loop {
@@ -119,7 +128,15 @@ impl Supervisor {
     async fn round_in_turn(&mut self) -> Option<Duration> {
         self.pulse.beat();
         let agent = Rc::clone(&self.agent);
-        let _round = agent.instance_lock.round().await?;
+        let Some(_round) = agent.instance_lock.round().await else {
+            // Whatever becomes of the instance, the job does it.
+            (self.ran, self.ended_alone) = (false, false);
+            return None;
+        };
+        // A job may have stopped it between two rounds.
+        if std::mem::replace(&mut self.holds, agent.instance_lock.holds()) != agent.instance_lock.holds() {
+            (self.ran, self.ended_alone) = (false, false);
+        }
         Some(self.round().await)
     }
 
@@ -186,6 +203,12 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.preparation = Preparation::default();
+            self.ended_alone |= std::mem::take(&mut self.ran);
+            if self.ended_alone && database.pause.is_some() {
+                let message = "PostgreSQL ended and is not started again: the database is paused. `cellar resume` ends that";
+                report_state(&self.agent, InstanceState::Down, message);
+                return Ok(Outcome::Settled);
+            }
             // It may copy a whole database.
             self.pulse.excuse();
             return self.bring_up.step(&self.agent, card, database).await;
@@ -195,6 +218,7 @@ impl Supervisor {
             let availability = &self.agent.availability;
             let why = match availability.stop.get() {
                 Some(why) => format!("is being stopped: {why}"),
+                None if availability.frozen.get() => "is being killed: its postmaster is stopped".to_owned(),
                 None if availability.hands_over.get() => "makes room for another primary".to_owned(),
                 None if availability.replace.get() => "is being stopped, to be made again".to_owned(),
                 None => "is being stopped for a restore of the database".to_owned(),
@@ -202,7 +226,9 @@ impl Supervisor {
             report_state(&self.agent, InstanceState::Waiting, &why);
             // A primary writes its checkpoint first.
             self.pulse.excuse();
+            self.ran = false;
             stop(data, &timeouts).await?;
+            availability.frozen.set(false);
             return Ok(Outcome::Progress);
         }
         if is_private(&postmaster, &self.agent.layout.temporary()) {
@@ -244,14 +270,17 @@ impl Supervisor {
         database: &Database,
         postmaster: &Postmaster,
     ) -> Result<Outcome, RoundError> {
+        (self.ran, self.ended_alone) = (true, false);
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
+        let data = Path::new(&card.data_directory);
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
         if self.bring_up.applied.as_ref() != Some(&config) {
-            let data = Path::new(&card.data_directory);
             configure(data, &config)?;
             // Also when the files were right: a process that was killed may have written them and not said so.
             reload(data)?;
             self.bring_up.applied = Some(config);
+        } else {
+            put_back(data, &config)?;
         }
         let endpoint = self.agent.endpoint(card);
         let probe = match &mut self.probe {
@@ -290,7 +319,8 @@ impl Supervisor {
         }
         self.check_record(&facts, current && !recorded).await?;
         // Before it is confirmed: also a receiver that has just begun belongs to a standby that is in use.
-        if !facts.replay_paused || facts.wal_receiver.is_some() {
+        let serves = facts.wal_receiver.is_some() && self.agent.governing().is_none();
+        if !facts.replay_paused || serves {
             self.stuck_since = None;
         }
         let is_receiver_new = confirm_receiver(&mut self.receiver, &mut facts);
@@ -337,7 +367,8 @@ impl Supervisor {
 
     /// What to say of a standby whose replay is paused; none when it was stopped, to be started again with greater
     /// settings. Only one that has received nothing for a while is stopped: it cannot catch up, and is of no use as it
-    /// is. One that receives may have readers; a person decides when they are to be interrupted.
+    /// is. One that receives may have readers; a person decides when they are to be interrupted. Not so with quorum commit,
+    /// where it could not be promoted.
     async fn paused(&mut self, data: &Path, facts: &InstanceFacts) -> Result<Option<String>, RoundError> {
         let DataDirectory::Valid { control, .. } = inspect(&self.agent.tools, data).await? else {
             return Ok(Some(String::new()));
@@ -347,17 +378,19 @@ impl Supervisor {
                 "replay is paused, as pg_wal_replay_pause() does: pg_wal_replay_resume() ends it".to_owned(),
             ));
         };
-        let receives = facts.wal_receiver.is_some();
-        if !receives && self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT {
+        let serves = facts.wal_receiver.is_some() && self.agent.governing().is_none();
+        if !serves && self.stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT {
             self.stuck_since = None;
             tracing::warn!(name, has, needs, "the WAL demands more; PostgreSQL is started again");
             *self.agent.facts.borrow_mut() = None;
             self.pulse.excuse();
+            self.ran = false;
             stop(data, &StopTimeouts::default()).await?;
             return Ok(None);
         }
         Ok(Some(format!(
-            "replay is paused: {name} is {has} here, and the primary has {needs}. Restart this PostgreSQL, which then takes the primary's value (`kill -INT` its postmaster; it is started again)"
+            "replay is paused: {name} is {has} here, and the primary has {needs}. `cellar restart {}` has it take the primary's value",
+            self.agent.cell
         )))
     }
 
@@ -372,6 +405,19 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// Puts back what somebody else has changed of the files that are Cellar's alone, and has PostgreSQL read them.
+fn put_back(data: &Path, config: &InstanceConfig) -> Result<(), PostgresError> {
+    let changed = keep_ours(data, config)?;
+    if changed.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        files = changed.join(", "),
+        "somebody changed what Cellar writes there; it was put back and loaded"
+    );
+    reload(data)
 }
 
 /// Whether quorum commit has this member lead.

@@ -130,6 +130,7 @@ mod tests {
             pid: 1,
             held_lsn: None,
             held_timeline: None,
+            replays: std::collections::BTreeMap::new(),
             incarnation: None,
             state: InstanceState::Running,
             message: String::new(),

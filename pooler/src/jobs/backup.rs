@@ -16,7 +16,7 @@ use cellar_model::{
     BackupResult, BackupType, CELL_ANNOTATION, Code, Database, JOB_ANNOTATION, JobOutcome, JobSpec, Pooler,
     Refusal, Schedule,
 };
-use cellar_pgbackrest::{CLOCK, Invocation, LOCK_ACQUIRE, Running};
+use cellar_pgbackrest::{CLOCK, Invocation, LOCK_ACQUIRE, LOST_INFO_HINT, Running, lost_info};
 
 use crate::agent::Agent;
 use crate::config_files::write_job_or_reading;
@@ -110,7 +110,10 @@ async fn backup(context: &mut JobContext<'_>) -> Result<BackupResult, JobFailure
                 Code::PgbackrestFailed,
                 format!("the stanza cannot be looked up or created: {error}"),
             )
-            .hint("check that the repository can be reached and written (`cellar doctor`)")
+            .hint(match lost_info(&database.repository, &agent.cell, database.stanza.as_str()) {
+                Some(_) => LOST_INFO_HINT,
+                None => "check that the repository can be reached and written (`cellar doctor`)",
+            })
         };
         // A person knows whether the repository is the one that is wanted. A schedule, or a step of a restore, does not: a
         // directory in which nothing is mounted would become the repository, and the WAL since would be missing in it.

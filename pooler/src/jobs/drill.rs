@@ -13,7 +13,7 @@ use cellar_model::{
     CellLayout, Code, Database, DrillCheck, DrillParams, DrillResult, JobError, JobOutcome, JobSpec, Pooler,
     Refusal, SurveyedBackup, Target,
 };
-use cellar_system::available_memory;
+use cellar_system::{available_memory, clock};
 
 use crate::agent::Agent;
 use crate::disk::{below_floor, floor_bytes, free_bytes, write_refusal};
@@ -91,6 +91,7 @@ async fn drill(
     context.progress("reading the repo").await;
     let repo = Repo::open(agent, &database, &card).await?;
     let choice = choose(&repo, agent, params).await?;
+    check_rate(context, &choice.backup, params.max_bytes_per_second)?;
     check_room(agent, &choice.backup, home)?;
     let copy = prepare_copy(context, &database, &card, params, home);
     // What is dropped ends the processes that it has started; `leave` stops the copy.
@@ -119,6 +120,31 @@ async fn disk_gets_short(agent: &Agent, home: &Path) -> JobError {
             .into();
         }
     }
+}
+
+/// How long copying takes at a rate; none without one.
+fn time_of_copy(size_bytes: u64, bytes_per_second: u64) -> Option<Duration> {
+    Some(Duration::from_secs(size_bytes.checked_div(bytes_per_second)?))
+}
+
+/// Refuses a rate at which the job's deadline passes before the copy is made.
+fn check_rate(context: &JobContext<'_>, backup: &SurveyedBackup, rate: u64) -> Result<(), JobError> {
+    let left = context.job.record.deadline.duration_since(clock::now());
+    let left = Duration::try_from(left).unwrap_or_default();
+    let Some(time) = time_of_copy(backup.size_bytes, rate).filter(|time| *time > left) else {
+        return Ok(());
+    };
+    Err(Refusal::new(
+        Code::InvalidArgument,
+        format!(
+            "at {rate} bytes a second the copy of {} bytes takes {} s, and the job ends at its deadline in {} s",
+            backup.size_bytes,
+            time.as_secs(),
+            left.as_secs()
+        ),
+    )
+    .hint("raise --max-rate, or give the drill more time (--timeout)")
+    .into())
 }
 
 fn check_room(agent: &Agent, backup: &SurveyedBackup, home: &Path) -> Result<(), JobError> {
@@ -201,4 +227,15 @@ async fn restore_and_check(
         last_commit: reached.last_commit,
         checks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_takes_as_long_as_its_rate_says() {
+        assert_eq!(time_of_copy(10 << 20, 1 << 20), Some(Duration::from_secs(10)));
+        assert_eq!(time_of_copy(10 << 20, 0), None);
+    }
 }

@@ -6,7 +6,7 @@
 
 use cellar_model::{
     BackupLabel, Code, ExpireParams, ExpireResult, Held, JobError, JobOutcome, JobSpec, Refusal,
-    SurveyedBackup, check_expiry, check_in_use, fulls_to_keep, wal_gone,
+    SurveyedBackup, check_expiry, check_in_use, fulls_to_keep, going_with, wal_gone,
 };
 use cellar_pgbackrest::{Behaviour, Expiry, Invocation, parse_expiry};
 
@@ -40,6 +40,20 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     check_in_use(Some(&record(agent)), Some(&leader), &agent.database)?;
     let mut survey = repo.survey(leader.term, None).await?;
     note_needs(agent, &params, &mut survey.backups);
+    if let Some(label) = &params.backup {
+        let going = going_with(label, &survey.backups);
+        let kept: Vec<BackupLabel> = before.iter().filter(|label| !going.contains(label)).cloned().collect();
+        match check_expiry(&survey, &going) {
+            // pgBackRest refuses to say what would go when no full backup stays.
+            Err(refusal) if params.dry_run && !kept.iter().any(BackupLabel::is_full) => {
+                let planned =
+                    Expiry { backups: going, warnings: vec![as_things_are(&refusal)], ..Expiry::default() };
+                return Ok(result(true, planned, kept));
+            }
+            Err(refusal) if !params.dry_run => return Err(refusal.into()),
+            _ => {}
+        }
+    }
     let retention = database.retention.full;
     let (keep, uncounted) = fulls_to_keep(&survey.backups, retention);
     let keep = (params.backup.is_none() && retention > 0).then_some(keep);
@@ -64,9 +78,7 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
                 "pgBackRest {version} says of one timeline only which WAL would be deleted; that of others may be, too"
             ));
         }
-        planned.warnings.extend(
-            allowed.unwrap_or_else(|refusal| Some(format!("this is refused as things are: {refusal}"))),
-        );
+        planned.warnings.extend(allowed.unwrap_or_else(|refusal| Some(as_things_are(&refusal))));
         let kept = before.into_iter().filter(|label| !planned.backups.contains(label)).collect();
         return Ok(result(true, planned, kept));
     }
@@ -101,6 +113,11 @@ async fn expire(context: &mut JobContext<'_>) -> Result<ExpireResult, JobFailure
     done.warnings.extend(warning_of_remnants(&remnants));
     done.warnings.extend(warning);
     Ok(result(false, done, kept))
+}
+
+/// What a dry run says of an expiry that would be refused.
+fn as_things_are(refusal: &Refusal) -> String {
+    format!("this is refused as things are: {refusal}")
 }
 
 /// The result of an expiry after which the repo could not be read: what pgBackRest said. None when nothing is gone.

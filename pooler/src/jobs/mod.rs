@@ -16,6 +16,7 @@ pub(crate) mod lanes;
 pub(crate) mod leftovers;
 pub(crate) mod old_logs;
 pub(crate) mod rebuild;
+pub(crate) mod restart;
 pub(crate) mod restore;
 pub(crate) mod takeover;
 pub(crate) mod verify;

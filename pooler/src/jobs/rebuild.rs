@@ -25,7 +25,8 @@ use crate::instance::set_aside::{Occupant, keep_old_data, move_aside, occupant, 
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
-use crate::jobs::rebuild::streaming::{Shown, wait_until_gone, wait_until_streaming};
+use crate::jobs::rebuild::streaming::wait_until_gone;
+pub(super) use crate::jobs::rebuild::streaming::{Shown, wait_until_streaming};
 use crate::repository::reader::{Choice, Repo};
 use crate::repository::tool_failure::{Disks, restore_failure};
 

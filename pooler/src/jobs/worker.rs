@@ -14,7 +14,7 @@ use crate::jobs::control::Control;
 use crate::jobs::failure::{JobFailure, ending_of};
 use crate::jobs::lanes::{JobRunner, run_lanes};
 use crate::jobs::restore::{discard, fence, plan, recover, swap};
-use crate::jobs::{backup, check, drill, expire, leftovers, old_logs, rebuild, takeover, verify};
+use crate::jobs::{backup, check, drill, expire, leftovers, old_logs, rebuild, restart, takeover, verify};
 
 /// Runs the jobs addressed to this cell until `stop` becomes true; jobs that run then are ended first.
 pub(crate) async fn work(agent: Rc<Agent>, stop: watch::Receiver<bool>) {
@@ -36,6 +36,7 @@ async fn dispatch(context: &mut JobContext<'_>) -> JobResult {
         JobKind::Expire => expire::run(context).await,
         JobKind::Verify => verify::run(context).await,
         JobKind::Check => check::run(context).await,
+        JobKind::Restart => restart::run(context).await,
         kind @ (JobKind::Restore | JobKind::Rollback | JobKind::Confirm) => {
             Err(JobFailure::Failed(JobError {
                 code: Code::Internal,

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::{
-    Archive, BackupLabel, Code, Database, History, JobError, JobKind, Lineage, ListedBackup, Lsn, Pooler,
-    Refusal, Segment, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on,
+    Archive, BackupLabel, CellName, Code, Database, History, JobError, JobKind, Lineage, ListedBackup, Lsn,
+    Pooler, Refusal, Segment, SegmentSize, Survey, SurveyedBackup, SystemIdentifier, Timeline, best_on,
     unreachable_from, worth,
 };
-use cellar_pgbackrest::{BackupInfo, Error, StanzaInfo, StanzaStatus};
+use cellar_pgbackrest::{BackupInfo, Error, LOST_INFO_HINT, StanzaInfo, StanzaStatus, lost_info};
 use cellar_postgres::{DataDirectory, inspect};
 use jiff::Timestamp;
 
@@ -95,16 +95,32 @@ fn size_of_backup(backup: &BackupInfo) -> Option<SegmentSize> {
     of(backup.lsn_start, &backup.archive_start).or_else(|| of(backup.lsn_stop, &backup.archive_stop))
 }
 
-/// Refuses a repo that has nothing of the stanza. It is no empty one: it may not be mounted, or be another one.
-pub(crate) fn check_has_stanza(info: &StanzaInfo, database: &Database) -> Result<(), Refusal> {
+/// Refuses a repo that has nothing of the stanza. It is no empty one: it may not be mounted, be another one, or have lost a
+/// file. `cell` is this one.
+pub(crate) fn check_has_stanza(
+    info: &StanzaInfo,
+    database: &Database,
+    cell: &CellName,
+) -> Result<(), Refusal> {
     if matches!(info.status, StanzaStatus::Ok | StanzaStatus::NoBackup) || !info.backups.is_empty() {
         return Ok(());
     }
     let (repo, stanza) = (&database.repository, &database.stanza);
-    let message = format!("the repo {repo} has nothing of stanza {stanza}: {}", info.message);
-    Err(Refusal::new(Code::PgbackrestFailed, message)
-        .hint("see that the repo is where it was (mounted, not renamed), then ask again")
-        .about(cellar_api::MISSING_STANZA, stanza))
+    let (message, hint) = match lost_info(repo, cell, stanza.as_str()) {
+        Some(file) => (
+            format!("{} is lost, and its copy: the repo {repo} cannot be read", file.display()),
+            LOST_INFO_HINT.to_owned(),
+        ),
+        None => (
+            format!("the repo {repo} has nothing of stanza {stanza}: {}", info.message),
+            // Where the directory of the stanza is there, and a file of it is not.
+            match info.status {
+                StanzaStatus::MissingStanzaData => LOST_INFO_HINT.to_owned(),
+                _ => "see that the repo is where it was (mounted, not renamed), then ask again".to_owned(),
+            },
+        ),
+    };
+    Err(Refusal::new(Code::PgbackrestFailed, message).hint(hint).about(cellar_api::MISSING_STANZA, stanza))
 }
 
 impl<'a> Repo<'a> {
@@ -123,7 +139,7 @@ impl<'a> Repo<'a> {
             .info(&config, &database.stanza, READ_TIMEOUT)
             .await
             .map_err(|error| repository_error(READING, &error, &database.repository, &agent.cell))?;
-        check_has_stanza(&info, database)?;
+        check_has_stanza(&info, database, &agent.cell)?;
         let size = match segment_size(agent, Path::new(&card.data_directory)).await {
             Some(size) => size,
             // As after the loss of the cell's disk. Without any backup the size decides nothing.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cellar_model::{CellName, Code, JobError, Repository};
-use cellar_pgbackrest::{Error, ExitClass, Failure, is_out_of_reach, printable};
+use cellar_pgbackrest::{Error, ExitClass, Failure, LOST_INFO_HINT, is_out_of_reach, names_info, printable};
 
 use crate::disk::is_full;
 
@@ -93,6 +93,8 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Dis
     let full = log.contains("No space left on device") || (may_be_full && places.any(is_full));
     // pgBackRest advises to create a stanza then, which whoever has a repository that is not mounted must not do.
     let away = failure.exit_code == Some(MISSING_FILE_CODE) && is_out_of_reach(repository, disks.cell);
+    // Nor one whose repository has lost a file.
+    let lost = failure.exit_code == Some(MISSING_FILE_CODE) && names_info(log);
     let message = match failure.exit_code {
         Some(code) => {
             let first = failure.message.lines().next().unwrap_or_default();
@@ -107,6 +109,8 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Dis
             "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying".to_owned()
         } else if away {
             "see that the repo is mounted and where it was, then ask again".to_owned()
+        } else if lost && repository.reached_through(disks.cell).is_none() {
+            LOST_INFO_HINT.to_owned()
         } else {
             match repository.reached_through(disks.cell) {
                 Some(home) if may_be_full => {
@@ -207,6 +211,11 @@ mod tests {
         }
         std::fs::create_dir_all(dir.path().join("repo/backup")).unwrap();
         assert!(told(tool_failure).hint.contains("create the stanza"));
+        // The repository is there, and has lost a file of the stanza: a new one would lose its backups.
+        let log = "P00  ERROR: [055]: unable to load info file '/r/backup/app/backup.info' or '/r/backup/app/backup.info.copy':";
+        let error = tool_failure("backing up", &Failure::of_output(Some(55), log), log, disks);
+        assert!(error.hint.contains("backup.info or archive.info is lost"), "{error:?}");
+        assert!(!error.hint.contains("create the stanza"), "{error:?}");
     }
 
     fn failed(code: u8, log: &str) -> Failure {

@@ -34,7 +34,7 @@ pub(crate) async fn backups(
         let hint = at_home.filter(|_| may_be_unreached(&error));
         failed(&error).hint(hint.unwrap_or_else(|| error.hint().to_owned()))
     })?;
-    check_has_stanza(&info, &database)?;
+    check_has_stanza(&info, &database, &agent.cell)?;
     let mut backups: Vec<Backup> = info
         .backups
         .iter()

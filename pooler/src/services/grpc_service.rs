@@ -9,7 +9,8 @@ use cellar_api::v1::{
     ClientRole, CreateRoleRequest, DropRoleRequest, GetLiveStatusRequest, GetMemberFactsRequest,
     GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse, JobLogChunk,
     ListBackupsResponse, ListRolesRequest, ListRolesResponse, LiveStatus, MemberFacts, ReadBackupsRequest,
-    ReadJobLogRequest, RunBackupRequest, RunBackupResponse, SigningRequest,
+    ReadJobLogRequest, ReadSettingsRequest, ReadSettingsResponse, RunBackupRequest, RunBackupResponse,
+    SigningRequest,
 };
 use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal};
 use cellar_tls::MtlsConnectInfo;
@@ -42,6 +43,8 @@ pub(crate) enum Question {
     RunBackup(BackupCall),
     /// Something about the roles that applications connect as.
     Roles(Order, oneshot::Sender<Result<Vec<ClientRole>, Refusal>>),
+    /// What there is of the database's settings here.
+    Settings(ReadSettingsRequest, oneshot::Sender<Result<ReadSettingsResponse, Refusal>>),
     /// Renewed certificates.
     Install(InstallCertificatesRequest, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -132,6 +135,14 @@ impl MultiPooler for Service {
         let done = self.ask(|to| Question::Install(request.into_inner(), to)).await?;
         done.map(|()| Response::new(InstallCertificatesResponse {}))
             .map_err(|refusal| cellar_api::status_of(&refusal))
+    }
+
+    async fn read_settings(
+        &self,
+        request: Request<ReadSettingsRequest>,
+    ) -> Result<Response<ReadSettingsResponse>, Status> {
+        let read = self.ask(|to| Question::Settings(request.into_inner(), to)).await?;
+        read.map(Response::new).map_err(|refusal| cellar_api::status_of(&refusal))
     }
 
     async fn list_roles(&self, _: Request<ListRolesRequest>) -> Result<Response<ListRolesResponse>, Status> {

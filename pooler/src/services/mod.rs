@@ -22,3 +22,4 @@ pub(crate) mod reporter;
 mod revocations;
 pub(crate) mod server;
 pub(crate) mod server_files;
+pub(crate) mod settings;

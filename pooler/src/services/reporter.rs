@@ -52,6 +52,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         replay_lag: LagClass::Unknown,
         held_lsn: None,
         held_timeline: None,
+        replays: std::collections::BTreeMap::new(),
         archiver: cellar_model::Archiver::default(),
         versions: Versions {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
@@ -78,6 +79,8 @@ fn status(agent: &Agent) -> PoolerStatus {
         status.system_identifier = Some(facts.system_identifier);
         status.timeline = Some(facts.timeline);
         status.archiver = facts.archiver.clone();
+        let replays = facts.replays.numbers().into_iter();
+        status.replays = replays.map(|(name, number)| (name.to_owned(), number)).collect();
         if facts.role == Role::Standby {
             status.streams_from = facts.streaming_from().and_then(|(host, port)| agent.cell_at(host, *port));
             let observed = facts.to_observed();
@@ -211,6 +214,7 @@ mod tests {
             pid: 1,
             held_lsn: None,
             held_timeline: None,
+            replays: std::collections::BTreeMap::new(),
             incarnation: None,
             state,
             message: String::new(),

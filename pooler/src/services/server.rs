@@ -23,6 +23,7 @@ use crate::services::certificates;
 use crate::services::client_roles;
 use crate::services::grpc_service::{Question, Service};
 use crate::services::live_status::live;
+use crate::services::settings;
 
 /// How long to wait after the server could not listen or has ended.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Roles(order, to) => drop(to.send(client_roles::obey(agent, order).await)),
+        Question::Settings(asked, to) => drop(to.send(settings::read(agent, &asked).await)),
         Question::Backups(label, to) => answer_backups(agent, readers, label.as_ref(), to).await,
         Question::RunBackup(call) => backup_for_cell::serve(agent, working, call).await,
         Question::Log(id, to) => {
@@ -69,7 +71,18 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
 /// What this member last said of itself.
 fn member_report(agent: &Agent) -> Option<MemberFacts> {
     let report = agent.availability.report.borrow().clone()?;
-    Some(cellar_api::member_facts(&report.facts, report.timeline, report.system_identifier))
+    // The loop that makes reports may wait for a promotion: what it said before is that old.
+    let facts = cellar_model::availability::Facts {
+        age: cellar_system::clock::uptime().saturating_sub(report.at),
+        ..report.facts
+    };
+    let facts = cellar_api::member_facts(&facts, report.timeline, report.system_identifier);
+    Some(cellar_api::v1::MemberFacts {
+        next_xid: report.next_xid,
+        last_commit: report.last_commit.map(Into::into),
+        timeline_history: report.history,
+        ..facts
+    })
 }
 
 async fn answer_backups(

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use cellar_model::{ClientName, DatabaseName, DatabaseScope, OperatorRole};
 use cellar_tls::{
-    CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KnownCertificate, LeafRequest, known_certificates,
+    CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, Ca, CertificateInfo, KNOWN_CERTIFICATES,
+    KnownCertificate, LeafRequest, known_certificates,
 };
 use nix::unistd::{Uid, User};
 
@@ -26,13 +27,57 @@ pub(crate) fn operator_name() -> String {
     name.filter(plain).unwrap_or_else(|| format!("uid-{uid}"))
 }
 
+/// File name of multiadmin's addresses in a client directory.
+const ENDPOINT: &str = "endpoint";
+
+/// Refuses a directory that holds something else than what was issued there to the same holder: what is written would take
+/// its place, and the directory would be closed to others.
+fn check_is_holders(ca: &Ca, request: &LeafRequest, directory: &Path) -> Result<()> {
+    let refused = |reason: String| {
+        let reason = format!("{reason}; name a directory of its own, or empty this one");
+        let (argument, value) = ("--out", directory.display().to_string());
+        Err(ProvisionError::Argument { argument, value, reason })
+    };
+    let authority = directory.join(CA_CERTIFICATE);
+    let is_ours = |info: &CertificateInfo| info.common_name == ca.info().common_name;
+    if authority.exists() && !CertificateInfo::from_file(&authority).is_ok_and(|info| is_ours(&info)) {
+        return refused(format!("its {CA_CERTIFICATE} is not that of this cluster"));
+    }
+    let present = directory.join(CLIENT_CERTIFICATE);
+    if present.exists() {
+        return match CertificateInfo::from_file(&present) {
+            Ok(info) if (&info.common_name, &info.uri) == (&request.common_name, &request.uri) => Ok(()),
+            Ok(info) => {
+                refused(format!("it holds the certificate of {}", info.uri.unwrap_or(info.common_name)))
+            }
+            Err(_) => refused(format!("its {CLIENT_CERTIFICATE} is no certificate")),
+        };
+    }
+    let issued = [CA_CERTIFICATE, CLIENT_KEY, ENDPOINT, KNOWN_CERTIFICATES];
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(ProvisionError::io("read", directory))?,
+    };
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    let other = names.find(|name| !issued.iter().any(|one| name == one));
+    // An issue that was cut short leaves the authority's certificate with the key.
+    let other = other.or_else(|| {
+        let key = directory.join(CLIENT_KEY);
+        (key.exists() && !authority.exists()).then(|| CLIENT_KEY.into())
+    });
+    other.map_or(Ok(()), |name| {
+        refused(format!("it holds {}, and nothing that was issued to somebody", name.display()))
+    })
+}
+
 impl Cluster {
     /// Issues what a person or program needs to call multiadmin with a role, for these databases or, when none is named, for
     /// all: `ca.crt`, `client.crt`, `client.key` and
     /// `endpoint` in `directory`. Repeated, it renews the certificate for the same key.
     ///
     /// # Errors
-    /// When the cluster has no authority here or no such database, the name cannot stand in a certificate, or the directory not be written.
+    /// When the cluster has no authority here or no such database, the name cannot stand in a certificate, or the directory
+    /// holds something else or cannot be written.
     pub fn issue_operator(
         &self,
         role: OperatorRole,
@@ -62,12 +107,7 @@ impl Cluster {
             });
         }
         let info = self.issue_to_holder(request, format!("{role} {name}"), lifetime, directory)?;
-        replace(
-            &directory.join("endpoint"),
-            &format!("{}\n", self.admin_addresses()?.join(",")),
-            0o644,
-            None,
-        )?;
+        replace(&directory.join(ENDPOINT), &format!("{}\n", self.admin_addresses()?.join(",")), 0o644, None)?;
         Ok(info)
     }
 
@@ -75,7 +115,7 @@ impl Cluster {
     /// `client.crt` and `client.key` in `directory`. Repeated, it renews the certificate for the same key.
     ///
     /// # Errors
-    /// When the cluster has no authority here, or the directory cannot be written.
+    /// When the cluster has no authority here, or the directory holds something else or cannot be written.
     pub fn issue_database_client(
         &self,
         role: &ClientName,
@@ -95,6 +135,7 @@ impl Cluster {
         directory: &Path,
     ) -> Result<CertificateInfo> {
         let ca = Ca::load(&self.layout.ca())?;
+        check_is_holders(&ca, &request, directory)?;
         if let Some(lifetime) = lifetime.or(self.state.cert_lifetime()) {
             request = request.with_lifetime(lifetime);
         }
@@ -142,5 +183,48 @@ impl Cluster {
                 let _ = set.ensure(&ca, &trusted);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_of_something_else_is_not_issued_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::sample(&dir.path().join("demo"), &["zone1"]);
+        cluster.make_shared_directories().unwrap();
+        let _ = cluster.authority().unwrap();
+        let out = |name: &str| dir.path().join(name);
+        let issue =
+            |name: &str, out: &Path| cluster.issue_operator(OperatorRole::Viewer, &[], name, None, out);
+        let refused = |name: &str, out: &Path| issue(name, out).unwrap_err().to_string();
+        let first = issue("ann", &out("ann")).unwrap();
+        assert_eq!(issue("ann", &out("ann")).unwrap(), first, "repeated, it is the same one");
+        // What its holder put beside it keeps nobody from renewing it.
+        std::fs::write(out("ann").join("client.p12"), "x").unwrap();
+        assert_eq!(issue("ann", &out("ann")).unwrap(), first);
+        assert!(refused("bob", &out("ann")).contains("the certificate of spiffe://demo/viewer/ann"));
+        let client = "app".parse().unwrap();
+        assert!(cluster.issue_database_client(&client, None, &out("ann")).is_err());
+        assert_eq!(CertificateInfo::from_file(&out("ann").join(CLIENT_CERTIFICATE)).unwrap(), first);
+
+        std::fs::create_dir(out("other")).unwrap();
+        std::fs::write(out("other").join("notes.txt"), "x").unwrap();
+        assert!(refused("ann", &out("other")).contains("notes.txt"));
+        assert!(!out("other").join(CLIENT_KEY).exists());
+        // One that was cut short is finished; a key of nobody knows whom is not used.
+        std::fs::remove_file(out("ann").join(CLIENT_CERTIFICATE)).unwrap();
+        std::fs::remove_file(out("ann").join("client.p12")).unwrap();
+        let _ = issue("ann", &out("ann")).unwrap();
+        std::fs::remove_file(out("ann").join(CLIENT_CERTIFICATE)).unwrap();
+        std::fs::remove_file(out("ann").join(CA_CERTIFICATE)).unwrap();
+        assert!(refused("ann", &out("ann")).contains(CLIENT_KEY));
+        // The same name in another cluster.
+        let another = tempfile::tempdir().unwrap();
+        let _ = cellar_tls::generate_ca(another.path(), &"another".parse().unwrap()).unwrap();
+        std::fs::remove_file(another.path().join("ca.key")).unwrap();
+        assert!(refused("ann", another.path()).contains("not that of this cluster"));
     }
 }

@@ -197,6 +197,8 @@ impl Cluster {
             cells: database.cells.clone(),
             is_qualified: self.state.qualifier(&database.name).is_some(),
             durability: cellar_model::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
+            pause: None,
         }
     }
 

@@ -210,7 +210,7 @@ mod tests {
             bundle_hosts(dir.path(), &[], false, &steps).await.map(drop),
             bundle_hosts(dir.path(), &cells[..1], true, &steps).await.map(drop),
             remove_cell_on_host(dir.path(), &cells[0], &steps).await.map(drop),
-            revoke_on_hosts(dir.path(), "00ff", Duration::from_secs(5), &steps).await.map(drop),
+            revoke_on_hosts(dir.path(), "00ff", true, Duration::from_secs(5), &steps).await.map(drop),
         ];
         for refused in refused {
             let error = refused.unwrap_err();

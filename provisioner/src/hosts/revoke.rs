@@ -72,6 +72,7 @@ pub async fn rotate_hosts(dir: &Path, cells: &[CellName], steps: &Steps) -> Resu
 pub async fn revoke_on_hosts(
     dir: &Path,
     serial: &str,
+    unknown: bool,
     timeout: Duration,
     steps: &Steps,
 ) -> Result<RevokedOnHosts> {
@@ -79,7 +80,7 @@ pub async fn revoke_on_hosts(
     let (mut lacking, mut has_ended) = (Vec::new(), false);
     loop {
         let (mut cluster, lock) = Cluster::open_locked(dir, LOCK_TIMEOUT, steps).await?;
-        let serial = cluster.revocable(serial)?;
+        let serial = cluster.revocable(serial, unknown)?;
         if let Some(serials) = cluster.given_away(&serial)? {
             if !cluster.is_revoked_already(&serial, steps).await? {
                 let _ = cluster.sign_revoked(&serials)?;

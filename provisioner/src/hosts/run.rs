@@ -239,6 +239,7 @@ impl Cluster {
                 what: self.what_of(&HostProgram::Etcd),
                 pid: None,
                 note: Some(format!("{error}{hint}")),
+                repair: None,
             }
         });
         Lacking { startable, held_back }
@@ -282,6 +283,7 @@ impl Cluster {
                 what: self.what_of(program),
                 pid: self.pid_of(program),
                 note: None,
+                repair: None,
             };
             let found: Vec<_> = programs.iter().map(health).collect();
             if found.iter().all(|one| one.pid.is_some()) || Instant::now() >= deadline {

@@ -31,6 +31,8 @@ pub struct AddedCell {
     pub cell: Cell,
     /// The primary that it streams from.
     pub primary: String,
+    /// Whether it was in the topology already, as of a run that was interrupted, or one that had finished.
+    pub was_there: bool,
 }
 
 /// A cell that was removed.
@@ -76,9 +78,10 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
             ),
         });
     }
+    let was_there = existing.is_some();
     let cell = match existing {
         Some(cell) if is_same_place(Path::new(&cell.directory), Path::new(&directory)) => {
-            steps.step(&format!("cell {name} is in the topology already: finishing it"));
+            steps.step(&format!("cell {name} is in the topology already: finishing what is left to do"));
             cell
         }
         Some(cell) => {
@@ -110,7 +113,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     let mut watcher = Watcher::new(&cluster, database, &launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
     cluster.ensure_route(steps, deadline).await?;
-    Ok(AddedCell { cell, primary })
+    Ok(AddedCell { cell, primary, was_there })
 }
 
 /// Removes a cell from the cluster in `dir`: from the topology first, so that nothing relies on it any

@@ -1,5 +1,7 @@
 //! Which processes of a local cluster live.
 
+use std::path::Path;
+
 use cellar_system::running_pid;
 
 use crate::cluster::local_cluster::Cluster;
@@ -14,13 +16,15 @@ pub struct ProcessHealth {
     pub pid: Option<u32>,
     /// Why it does not do its work, when another machine does it, or it must not be started.
     pub note: Option<String>,
+    /// What to do about it when it does not live; none where `cellar up` starts it.
+    pub repair: Option<String>,
 }
 
 impl Cluster {
     /// Every process that the cluster should have on this machine.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessHealth> {
-        let health = |what: String, pid| ProcessHealth { what, pid, note: None };
+        let health = |what: String, pid| ProcessHealth { what, pid, note: None, repair: None };
         let mut all = Vec::new();
         if self.has_etcd() {
             all.push(health("etcd".to_owned(), self.etcd_pid()));
@@ -35,12 +39,25 @@ impl Cluster {
             let (layout, cell) = (self.layout_of(&member), self.state.shown(&member));
             let postmaster = cellar_postgres::running(&layout.data()).ok().flatten();
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
+            let pooler = running_pid(&self.pooler_pid_file(&member));
             all.push(ProcessHealth {
                 note: std::fs::read_to_string(layout.not_claimed()).ok(),
-                ..health(format!("multipooler of cell {cell}"), running_pid(&self.pooler_pid_file(&member)))
+                ..health(format!("multipooler of cell {cell}"), pooler)
             });
-            all.push(health(format!("PostgreSQL of cell {cell}"), postgres));
+            all.push(ProcessHealth {
+                repair: pooler.map(|_| why_not_running(&layout.log())),
+                ..health(format!("PostgreSQL of cell {cell}"), postgres)
+            });
         }
         all
     }
+}
+
+/// What to do about a PostgreSQL that does not run although its multipooler does, which starts it: `cellar up` cannot do more.
+fn why_not_running(log: &Path) -> String {
+    format!(
+        "its multipooler starts it by itself when it can; why it has not is below and in {} and {}",
+        log.join("postgres.log").display(),
+        log.join("multipooler.log").display()
+    )
 }

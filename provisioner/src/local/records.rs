@@ -100,6 +100,8 @@ impl Cluster {
                 retention: found.retention.clone(),
                 minimum_protocol: found.minimum_protocol,
                 durability: found.durability,
+                settings: found.settings.clone(),
+                pause: found.pause.clone(),
                 // One from before there were ids is not of another cluster.
                 cluster_id: found.cluster_id.and(self.state.id),
                 repository: recorded_repository(found.repository.clone(), own.repository),

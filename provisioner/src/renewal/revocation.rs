@@ -33,15 +33,22 @@ const NEW_SET_TIMEOUT: Duration = Duration::from_secs(40);
 const MAX_ROUNDS: u32 = 3;
 
 /// Revokes a certificate: nothing accepts it any more. One that something of the cluster's own uses is replaced first, key and all.
+/// One that is not known here only if `unknown` says that it may be so.
 ///
 /// # Errors
-/// When it is no serial number or the authority's own, or etcd cannot be changed; it is recorded then, and the next
-/// revocation or `up` tells it.
-pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, steps: &Steps) -> Result<String> {
+/// When it is no serial number, the authority's own, or not known, or etcd cannot be changed; it is recorded then, and the
+/// next revocation or `up` tells it.
+pub async fn revoke(
+    dir: &std::path::Path,
+    serial: &str,
+    unknown: bool,
+    timeout: Duration,
+    steps: &Steps,
+) -> Result<String> {
     let deadline = Instant::now() + timeout;
     let (mut cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     cluster.check_is_local("cellar certs revoke")?;
-    let serial = cluster.revocable(serial)?;
+    let serial = cluster.revocable(serial, unknown)?;
     cluster.finish_revocation(deadline, steps).await?;
     if cluster.is_revoked_already(&serial, steps).await? {
         return Ok(serial);
@@ -52,8 +59,9 @@ pub async fn revoke(dir: &std::path::Path, serial: &str, timeout: Duration, step
 }
 
 impl Cluster {
-    /// The serial number that a text is, unless it is that of a certificate that cannot be revoked.
-    pub(crate) fn revocable(&self, serial: &str) -> Result<String> {
+    /// The serial number that a text is, unless it is that of a certificate that cannot be revoked, or, without `unknown`, of
+    /// none that is known here.
+    pub(crate) fn revocable(&self, serial: &str, unknown: bool) -> Result<String> {
         let refused = |value: &str, reason: String| ProvisionError::Argument {
             argument: "the serial number",
             value: value.chars().take(80).collect(),
@@ -72,7 +80,31 @@ impl Cluster {
                 "it is that of an authority or of the signing pair: `cellar certs rotate --ca` replaces both";
             return Err(refused(&serial, reason.to_owned()));
         }
+        let known = self.known_serials()?;
+        if !unknown && !known.contains(&serial) {
+            let nearest = nearest(&serial, &known).map(|near| format!(" (did you mean {near}?)"));
+            return Err(refused(
+                &serial,
+                format!(
+                    "no certificate that is known here has it{}: `cellar certs list` shows them. For one that was lost from here, or that a host has and this directory has not, add --unknown",
+                    nearest.unwrap_or_default()
+                ),
+            ));
+        }
         Ok(serial)
+    }
+
+    /// The serial numbers of all certificates that are known here, also of those that were replaced, deleted or revoked.
+    fn known_serials(&self) -> Result<BTreeSet<String>> {
+        let mut known = known_certificates(&self.issued())?;
+        known.extend(known_certificates(&self.layout.ca())?);
+        for set in self.certificate_sets_on_disk()? {
+            known.extend(set.known()?);
+        }
+        let mut serials: BTreeSet<String> = known.into_iter().map(|one| one.serial).collect();
+        serials.extend(self.revoked()?.into_keys());
+        serials.extend(self.state.revoking.iter().flat_map(|revoking| revoking.serials.iter().cloned()));
+        Ok(serials)
     }
 
     /// Whether a certificate has been revoked before: then the list is published again.
@@ -298,6 +330,21 @@ impl Cluster {
 pub(crate) fn is_compromised(set: &CertificateSet, revoking: &Revoking) -> bool {
     set.public_key().is_some_and(|key| revoking.keys.contains(&key))
         || set.serials().any(|serial| revoking.serials.contains(&serial))
+}
+
+/// How many digits a serial number may have in common with a mistyped one by chance.
+const MAX_CHANCE: usize = 7;
+
+/// The known serial number for which another was mistyped, if one has most of its beginning and end.
+fn nearest<'a>(serial: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let common = |one: &str| {
+        let same = |(a, b): &(u8, u8)| a == b;
+        let from_start = one.bytes().zip(serial.bytes()).take_while(same).count();
+        let from_end = one.bytes().rev().zip(serial.bytes().rev()).take_while(same).count();
+        from_start + from_end
+    };
+    let best = known.iter().max_by_key(|one| common(one))?;
+    (common(best) > MAX_CHANCE).then_some(best.as_str())
 }
 
 /// Whether a port's certificate lies in one of these directories.

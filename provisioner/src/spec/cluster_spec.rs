@@ -144,6 +144,8 @@ impl ClusterSpec {
             cells: first.cells.clone(),
             is_qualified: false,
             durability: cellar_model::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
+            pause: None,
         };
         let os_user = file.os_user.clone().unwrap_or_else(|| DEFAULT_OS_USER.to_owned());
         let placed = file.cells.iter().flat_map(placed).chain(of_generated(&file.tls)).collect();

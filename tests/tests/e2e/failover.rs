@@ -1,177 +1,14 @@
 //! Quorum commit: a primary that is lost is replaced, and no acknowledged row is.
 
-use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, as_user, children_named, eventually, is_alive, postgres_user, signal, wait_for};
+use cellar_tests::{Cluster, children_named, eventually, is_alive, signal, wait_for};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
-
-/// How long a write may take before its writer gives it up. Whether it was committed is then not known.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a failover may take on a busy machine. It takes three to four seconds.
-const FAILOVER_TIMEOUT: Duration = Duration::from_secs(40);
-
-/// A failover that is not to happen would have happened within this.
-const NO_FAILOVER: Duration = Duration::from_secs(12);
-
-/// An acknowledged row: who acknowledged it, and when.
-#[derive(Debug, Clone)]
-struct Row {
-    id: u64,
-    cell: &'static str,
-    at: Instant,
-}
-
-/// Writers that try every member all the time, also one that should not take writes: whatever any of them acknowledges must
-/// be there in the end.
-struct Ledger {
-    rows: Arc<Mutex<Vec<Row>>>,
-    stop: Arc<AtomicBool>,
-    writers: Vec<JoinHandle<()>>,
-}
-
-impl Ledger {
-    #[track_caller]
-    fn begin(cluster: &Cluster) -> Self {
-        cluster.sql(&cluster.primary(), "CREATE TABLE ledger (id bigint PRIMARY KEY)");
-        let (rows, stop) = (Arc::<Mutex<Vec<Row>>>::default(), Arc::new(AtomicBool::new(false)));
-        let writers = CELLS.iter().enumerate().map(|(at, cell)| {
-            let (rows, stop) = (Arc::clone(&rows), Arc::clone(&stop));
-            let (instance, user) = (cluster.instance(cell), postgres_user());
-            let write = move |id: u64| {
-                let mut command = as_user(&user, "psql");
-                command.args(["-h", &instance.sockets, "-p", &instance.port.to_string(), "-d", "postgres"]);
-                command.args(["-XAtqc", &format!("INSERT INTO ledger VALUES ({id})")]);
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-                command
-            };
-            std::thread::spawn(move || {
-                let mut id = (at as u64 + 1) * 1_000_000;
-                while !stop.load(Ordering::Relaxed) {
-                    id += 1;
-                    if succeeds(write(id)) {
-                        let row = Row { id, cell, at: Instant::now() };
-                        rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            })
-        });
-        let writers = writers.collect();
-        Self { rows, stop, writers }
-    }
-
-    fn rows(&self) -> Vec<Row> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until a member, of those that are given, acknowledges a row from now on. Who it was.
-    #[track_caller]
-    fn wait_for_write(&self, cells: &[&str]) -> &'static str {
-        let begun = Instant::now();
-        wait_for(&format!("a row to be acknowledged by one of {cells:?}"), FAILOVER_TIMEOUT, || {
-            let rows = self.rows();
-            rows.iter().find(|row| row.at > begun && cells.contains(&row.cell)).map(|row| row.cell)
-        })
-    }
-
-    /// How many rows were acknowledged since.
-    fn since(&self, begun: Instant) -> usize {
-        self.rows().iter().filter(|row| row.at > begun).count()
-    }
-
-    /// Ends the writers. Every acknowledged row is in the primary, and in every standby.
-    #[track_caller]
-    fn check(mut self, cluster: &Cluster) {
-        self.stop.store(true, Ordering::Relaxed);
-        for writer in self.writers.drain(..) {
-            writer.join().expect("a writer");
-        }
-        let rows = self.rows();
-        assert!(!rows.is_empty());
-        let primary = cluster.primary();
-        let there: BTreeSet<u64> = cluster
-            .sql(&primary, "SELECT id FROM ledger")
-            .lines()
-            .map(|line| line.parse().expect("a number"))
-            .collect();
-        let lost: Vec<&Row> = rows.iter().filter(|row| !there.contains(&row.id)).collect();
-        assert!(
-            lost.is_empty(),
-            "{} of {} acknowledged rows are not in {primary}: {lost:?}",
-            lost.len(),
-            rows.len()
-        );
-        for cell in CELLS.iter().filter(|cell| **cell != primary) {
-            eventually(&format!("all rows to be in {cell}"), || {
-                let finished = cluster.try_sql(cell, "SELECT count(*) FROM ledger");
-                finished.stdout.trim() == there.len().to_string()
-            });
-        }
-    }
-}
-
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Whether a command ends with success in time; it is killed after that.
-fn succeeds(mut command: Command) -> bool {
-    let Ok(mut child) = command.spawn() else { return false };
-    let deadline = Instant::now() + WRITE_TIMEOUT;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-        }
-    }
-}
-
-/// A cluster of three with quorum commit.
-#[track_caller]
-fn with_quorum() -> Cluster {
-    let cluster = Cluster::up("zone1,zone2,zone3");
-    cluster.cellar(&["durability", "quorum"]);
-    cluster
-}
-
-fn leadership(cluster: &Cluster) -> Value {
-    cluster.json(&["durability"])["leader"]["leadership"].clone()
-}
-
-fn term(cluster: &Cluster) -> u64 {
-    leadership(cluster)["term"].as_u64().expect("a term")
-}
-
-/// Waits until all three are in the cohort again, and nothing of a change is left.
-#[track_caller]
-fn wait_for_cohort(cluster: &Cluster) {
-    wait_for("all three to be in the cohort", Duration::from_secs(120), || {
-        let leadership = leadership(cluster);
-        let rules = leadership["rules"].as_array()?;
-        let is_whole = rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == 3;
-        (is_whole && leadership["phase"] == "LEADERSHIP_PHASE_STEADY").then_some(())
-    });
-}
-
-fn others<'a>(of: &str) -> Vec<&'a str> {
-    CELLS.iter().copied().filter(|cell| *cell != of).collect()
-}
+use crate::quorum::{
+    CELLS, FAILOVER_TIMEOUT, Ledger, NO_FAILOVER, Row, WRITE_TIMEOUT, leadership, others, term,
+    wait_for_cohort, with_quorum,
+};
 
 #[test]
 fn a_primary_that_is_lost_is_replaced_without_a_lost_row_again_and_again() {
@@ -345,6 +182,16 @@ fn the_primary_is_moved_on_request_and_the_old_one_follows_in_place() {
     let unknown = cluster.try_cellar(&["switchover", "--to", "zone9"]);
     assert_eq!(unknown.code, 2, "{unknown:?}");
     wait_for_cohort(&cluster);
+    // With one standby fewer nobody could be elected once the primary has stopped.
+    let primary = ledger.wait_for_write(&CELLS);
+    cluster.kill_cell(others(primary)[0]);
+    eventually("the lost standby to be missed", || {
+        let refused = cluster.try_cellar(&["switchover"]);
+        refused.code == 3 && refused.stderr.contains("2 standbys must follow the primary")
+    });
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    cluster.cellar(&["up"]);
+    wait_for_cohort(&cluster);
     ledger.check(&cluster);
 }
 
@@ -436,4 +283,37 @@ fn quorum_commit_is_given_up_and_taken_up_again() {
     let refused = two.try_cellar(&["durability", "quorum"]);
     assert_eq!(refused.code, 3, "{refused:?}");
     assert!(refused.stderr.contains("needs 3"), "{}", refused.stderr);
+}
+
+/// PostgreSQL would have a standby report as flushed what it has replayed, also behind the point where its primary's timeline
+/// begins. It then acknowledges what it does not have.
+#[test]
+fn a_former_primary_with_more_than_its_successor_acknowledges_nothing_before_it_is_made_again() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let copy = leadership(&cluster)["rules"][0]["cohort"][primary].clone();
+    // Nobody gets what it writes now, and nobody is told of it.
+    let standbys: Vec<i32> = others(primary)
+        .into_iter()
+        .map(|cell| cluster.postmaster(cell))
+        .flat_map(|postmaster| children_named(postmaster, "postgres").into_iter().chain([postmaster]))
+        .collect();
+    standbys.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    let waits = cluster.try_sql(
+        primary,
+        "SET statement_timeout = '1s'; INSERT INTO ledger SELECT generate_series(1, 20000)",
+    );
+    println!("{waits:?}");
+    cluster.kill_cell(primary);
+    standbys.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+    let next = ledger.wait_for_write(&others(primary));
+    cluster.cellar(&["up"]);
+    wait_for_cohort(&cluster);
+    let cohort = leadership(&cluster)["rules"][0]["cohort"].clone();
+    assert_ne!(cohort[primary], copy, "{primary} follows {next} with another copy: {cohort}");
+    let log = std::fs::read_to_string(cluster.directory().join(format!("{primary}/log/multipooler.log")))
+        .expect("a log");
+    assert!(log.contains("this standby cannot follow the leader and is made again"), "{log}");
+    ledger.check(&cluster);
 }

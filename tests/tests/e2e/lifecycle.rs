@@ -203,6 +203,13 @@ fn what_was_lost_is_written_again_or_named() {
     cluster.cellar(&["up"]);
     let _ = cluster.backup("zone2", "incr");
 
+    // Nor is there no cluster, because the command line's own files are gone.
+    std::fs::remove_dir_all(cluster.directory().join("client")).expect("it is there");
+    let message = cluster.try_cellar(&["backups", "list"]).refused(4);
+    assert!(message.contains("client/endpoint is missing") && message.contains("`cellar up`"), "{message}");
+    cluster.cellar(&["up"]);
+    cluster.cellar(&["backups", "list"]);
+
     let state = cluster.directory().join("state/cluster.json");
     let aside = cluster.directory().join("state/aside");
     std::fs::rename(&state, &aside).expect("it is there");

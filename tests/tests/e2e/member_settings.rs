@@ -89,16 +89,27 @@ fn paused_replay_is_shown() {
 }
 
 #[test]
-fn rebuilt_member_has_its_own_slot_and_not_its_primarys() {
+fn member_that_is_rebuilt_or_restored_has_its_own_settings_and_those_of_now() {
     let cluster = Cluster::up("zone1,zone2");
     cluster.sql("zone1", "ALTER SYSTEM SET primary_slot_name = 'zone1_slot'");
     cluster.sql("zone1", "SELECT pg_create_physical_replication_slot('zone2_slot')");
     cluster.sql("zone2", "ALTER SYSTEM SET primary_slot_name = 'zone2_slot'");
+    // Written only, and in no force: no commit would return.
+    cluster.sql("zone1", "ALTER SYSTEM SET synchronous_standby_names = 'gone'");
     cluster.cellar(&["backup", "--from", "zone2", "--type", "full"]);
     cluster.cellar(&["rebuild", "zone2"]);
     assert_eq!(cluster.sql("zone2", "SHOW primary_slot_name"), "zone2_slot");
     cluster.wait_streaming("zone2");
     assert_eq!(cluster.sql("zone1", "SELECT active FROM pg_replication_slots"), "t");
+
+    // The backup has the names of its time. A restore brings back the data, and no setting.
+    cluster.sql("zone1", "ALTER SYSTEM RESET synchronous_standby_names");
+    cluster.sql("zone1", "ALTER SYSTEM RESET primary_slot_name");
+    cluster.sql("zone2", "ALTER SYSTEM SET work_mem = '5MB'");
+    cluster.cellar(&["restore", "--latest", "--in-place", "--onto", "zone2", "--yes"]);
+    assert_eq!(cluster.sql("zone2", "SHOW synchronous_standby_names"), "");
+    assert_eq!(cluster.sql("zone2", "SHOW work_mem"), "5MB");
+    cluster.sql("zone2", "CREATE TABLE committed (i int)");
 }
 
 /// PostgreSQL calls a WAL receiver streaming before its primary has let it stream.
@@ -158,6 +169,8 @@ fn limits_on_sessions_do_not_end_a_backup() {
     // What the catalogs say of the role counts less than what pgBackRest asks for.
     let user = cluster.sql("zone1", "SELECT current_user");
     cluster.sql("zone1", &format!("ALTER ROLE \"{user}\" SET idle_session_timeout = '100ms'"));
+    // Shorter than a checkpoint, for which a backup waits in a statement on the primary. Nothing longer is asked from here on.
+    cluster.sql("zone1", &format!("ALTER ROLE \"{user}\" SET statement_timeout = '20ms'"));
     let job = cluster.backup("zone2", "full");
     assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
     let _ = cluster.cellar(&["check"]);

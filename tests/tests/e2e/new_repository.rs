@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_api::v1::{InstanceState, Role};
-use cellar_tests::{Cluster, eventually, kill_hard, wait_for};
+use cellar_tests::{Cluster, as_user, eventually, kill_hard, postgres_user, run, wait_for};
 
 /// Deletes everything in the repository, as a replaced disk would.
 fn empty(repo: &Path) {
@@ -41,6 +41,40 @@ fn up_takes_a_first_backup_in_a_repository_that_was_replaced() {
         assert_eq!(backups(&cluster), 1);
         cluster.cellar(&["check"]);
         let _ = cluster.backup("zone2", "incr");
+    }
+    lost_files_are_made_again(&cluster);
+}
+
+/// What docs/troubleshooting.md says of a repository that has lost `backup.info` or `archive.info`, each with its copy.
+fn lost_files_are_made_again(cluster: &Cluster) {
+    let repo = repo(cluster);
+    for kind in ["backup", "archive"] {
+        let before = backups(cluster);
+        for file in ["info", "info.copy"] {
+            std::fs::remove_file(repo.join(kind).join("app").join(format!("{kind}.{file}")))
+                .expect("removed");
+        }
+        for command in [&["backups", "list"][..], &["backup", "--from", "zone2"]] {
+            let told = cluster.try_cellar(command);
+            assert!(told.code != 0 && told.stderr.contains("docs/troubleshooting.md"), "{kind}: {told:?}");
+            assert!(!told.stderr.contains("create the stanza first"), "{kind}: {told:?}");
+        }
+        let commands = format!(
+            "set -e; cd {}\n\
+             mv backup/app backup/app.kept && mv archive/app archive/app.kept\n\
+             pgbackrest --config={} --stanza=app stanza-create\n\
+             cp -n backup/app/backup.info* backup/app.kept/ && cp -n archive/app/archive.info* archive/app.kept/\n\
+             rm -r backup/app archive/app\n\
+             mv backup/app.kept backup/app && mv archive/app.kept archive/app",
+            repo.display(),
+            cluster.directory().join("zone1/pgbackrest.conf").display()
+        );
+        let _ = run(as_user(&postgres_user(), "bash").args(["-c", &commands])).ok();
+        // It finds the backups that are there.
+        let job = cluster.backup("zone2", "full");
+        assert_eq!(job["result"]["backup"]["source"]["verified"], true, "{job:#}");
+        assert_eq!(backups(cluster), before + 1, "{kind}");
+        cluster.cellar(&["verify"]);
     }
 }
 

@@ -220,6 +220,8 @@ fn a_revoked_certificate_opens_nothing() {
     );
     let refused = cluster.try_cellar(&["certs", "revoke", "nonsense"]).refused(2);
     assert!(refused.contains("hexadecimal"), "{refused}");
+    let refused = cluster.try_cellar(&["certs", "revoke", "0123456789abcdef"]).refused(2);
+    assert!(refused.contains("known here") && refused.contains("--unknown"), "{refused}");
     // An older list, signed by the authority, brings nobody back.
     cluster.etcd_put(list_key, &older);
     for log in ["log/multiadmin.log", "zone1/log/multipooler.log"] {

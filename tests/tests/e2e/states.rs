@@ -94,3 +94,75 @@ fn old_data_of_a_cell_that_was_down_at_the_rollback_is_deleted_by_a_confirmation
     assert_eq!(confirmed["state"], "JOB_STATE_SUCCEEDED", "{confirmed:#}");
     assert_eq!(beside(&cluster, "zone2"), [""; 0]);
 }
+
+/// A restore of data whose configuration, of the backup's time, includes a file that is gone. The file comes back with the
+/// value.
+struct GoneInclude<'a> {
+    cluster: &'a Cluster,
+    file: std::path::PathBuf,
+    backup: String,
+}
+
+impl GoneInclude<'_> {
+    /// Takes a backup with it.
+    fn in_a_backup(cluster: &Cluster) -> GoneInclude<'_> {
+        let main = cluster.directory().join("zone1/pg_data/postgresql.conf");
+        let before = std::fs::read_to_string(&main).expect("a configuration");
+        let file = cluster.directory().join("extra.conf");
+        std::fs::write(&file, "").expect("written");
+        std::fs::write(&main, format!("include = '{}'\n{before}", file.display())).expect("written");
+        let backup = ledger::label(&cluster.backup("zone2", "full"));
+        std::fs::write(&main, before).expect("written");
+        std::fs::remove_file(&file).expect("removed");
+        GoneInclude { cluster, file, backup }
+    }
+
+    fn put_back(&self) {
+        std::fs::write(&self.file, "").expect("written");
+    }
+
+    /// Restores to zone2, where PostgreSQL does not start then; the job, which is ended.
+    fn restore(&self, options: &[&str]) -> String {
+        let words =
+            ["restore", "--latest", "--backup", &self.backup, "--onto", "zone2", "--yes", "--no-wait"];
+        let job = self.cluster.json(&[&words[..], options].concat());
+        eventually("the note to say why PostgreSQL does not start", || {
+            self.cluster.status("zone2").is_some_and(|status| status.message.contains("extra.conf"))
+        });
+        self.cluster.cellar(&["jobs", "cancel", id(&job)]);
+        let ended = self.cluster.ended(id(&job));
+        assert_eq!(ended["state"], "JOB_STATE_CANCELED", "{ended:#}");
+        assert!(conditions(self.cluster).contains(&"restore-unused".to_owned()));
+        let shown = self.cluster.cellar(&["jobs", "show", id(&job)]);
+        assert!(!shown.contains("is restored") && shown.contains("was canceled before"), "{shown}");
+        id(&job).to_owned()
+    }
+}
+
+#[test]
+fn restored_data_on_which_postgresql_does_not_start_is_left_by_a_command() {
+    let cluster = Cluster::up("zone1,zone2");
+    ledger::create(&cluster);
+    let mut rows = vec![ledger::insert(&cluster, "before the backup")];
+    let gone = GoneInclude::in_a_backup(&cluster);
+    rows.push(ledger::insert(&cluster, "after the backup"));
+
+    // The old data is in its place in zone1 still, because nothing was rebuilt.
+    let restored = gone.restore(&[]);
+    let status = cluster.cellar(&["status"]);
+    assert!(status.contains(&format!("`cellar restore rollback {restored}`")), "{status}");
+    let back = cluster.json(&["restore", "rollback", &restored, "--yes"]);
+    assert_eq!(back["state"], "JOB_STATE_SUCCEEDED", "{back:#}");
+    check(&cluster, &["zone1", "zone2"], &rows);
+    assert_eq!(conditions(&cluster), [""; 0]);
+
+    // In place nothing is kept. What the note names is corrected, and PostgreSQL starts by itself.
+    let restored = gone.restore(&["--in-place"]);
+    let _ = cluster.try_cellar(&["restore", "rollback", &restored, "--yes"]).refused(3);
+    let refused = cluster.try_cellar(&["restore", "--latest", "--plan"]).refused(3);
+    assert!(refused.contains("--timeline") && refused.contains("`cellar status`"), "{refused}");
+    gone.put_back();
+    ledger::wait_for_primary(&cluster);
+    check(&cluster, &["zone1", "zone2"], &rows);
+    assert_eq!(conditions(&cluster), [""; 0]);
+}

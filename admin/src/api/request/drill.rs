@@ -22,6 +22,9 @@ const DEFAULT_NICE: u32 = MAX_NICE;
 /// Bytes per second that a drill restores when the request does not say.
 const DEFAULT_BYTES_PER_SECOND: u64 = 32 << 20;
 
+/// The least limit of a drill's rate, which restores a GiB in five hours. Whoever asks for less has left out a unit.
+const MIN_BYTES_PER_SECOND: u64 = 64 << 10;
+
 impl JobMessage for v1::DrillRestoreRequest {
     fn job_fields(&self) -> JobFields<'_> {
         JobFields {
@@ -72,6 +75,15 @@ pub(super) fn drill_params(
     if nice > MAX_NICE {
         return Err(invalid("nice", format!("a niceness is between 0 and {MAX_NICE}")));
     }
+    if rate.is_some_and(|rate| 0 < rate && rate < MIN_BYTES_PER_SECOND) {
+        return Err(invalid(
+            "max_bytes_per_second",
+            format!(
+                "a drill restores at {MIN_BYTES_PER_SECOND} bytes a second (64KiB) or more, or without limit (0): a lower rate would take weeks"
+            ),
+        )
+        .hint("give the unit, for example --max-rate 32MiB"));
+    }
     Ok(DrillParams {
         backup: None,
         checks: checks.to_vec(),
@@ -80,4 +92,23 @@ pub(super) fn drill_params(
         nice,
         max_bytes_per_second: rate.unwrap_or(DEFAULT_BYTES_PER_SECOND),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_without_its_unit_is_refused() {
+        let of = |rate| drill_params(&[], "", false, None, rate).map(|params| params.max_bytes_per_second);
+        for fits in [0, MIN_BYTES_PER_SECOND, u64::MAX] {
+            assert_eq!(of(Some(fits)), Ok(fits));
+        }
+        assert_eq!(of(None), Ok(DEFAULT_BYTES_PER_SECOND));
+        for senseless in [1, 100, MIN_BYTES_PER_SECOND - 1] {
+            let refusal = of(Some(senseless)).unwrap_err();
+            assert_eq!(refusal.about["field"], "max_bytes_per_second");
+            assert!(refusal.hint.contains("32MiB"), "{refusal:?}");
+        }
+    }
 }

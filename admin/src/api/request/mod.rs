@@ -12,3 +12,4 @@ pub(crate) mod job;
 pub(crate) mod maintenance;
 pub(crate) mod restore;
 pub(crate) mod schedule;
+pub(crate) mod settings;

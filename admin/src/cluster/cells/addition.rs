@@ -10,9 +10,10 @@ use cellar_model::{
 use cellar_topology::{Store, View};
 
 use crate::admin::Admin;
-use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
+use crate::cluster::cells::order::{MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
-use crate::refusal::{self, Setback, invalid};
+use crate::refusal::{self, invalid};
+use crate::tries::Tries;
 
 /// A requested cell, parsed.
 #[derive(Debug, Clone)]
@@ -74,8 +75,9 @@ enum Step {
 impl Admin {
     /// Adds the cell. Repeating the request is safe, and completes an addition that was interrupted.
     pub(crate) async fn add_cell(&self, new: &NewCell, deadline: Deadline) -> Result<Cell, Refusal> {
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of("the cells", deadline);
+        loop {
+            let _ = tries.begin()?;
             self.fresh(deadline).await?;
             let step = plan(&self.view(), &self.store, new)?;
             let (cell, is_new, poolers, ordering) = match step {
@@ -95,16 +97,11 @@ impl Admin {
                 let key = Key::Pooler(pooler.database.clone(), pooler.cell.clone());
                 transaction = transaction.expect_absent(&key).put(&key, pooler);
             }
-            let outcome = deadline.call(transaction.commit()).await;
-            match self.committed(outcome, &ordering.key(), ordering.revision, attempt, deadline).await? {
-                Some(attempt) => last = attempt,
-                None if is_new => {
-                    tracing::info!(cell = %cell.name, index = cell.index, host = %cell.host, "added a cell");
-                }
-                None => {}
+            let decided_on = Some((&ordering.key(), ordering.revision));
+            if self.commit(&mut tries, transaction, decided_on).await? && is_new {
+                tracing::info!(cell = %cell.name, index = cell.index, host = %cell.host, "added a cell");
             }
         }
-        Err(refusal::given_up("the cells", &last))
     }
 }
 

@@ -4,10 +4,10 @@ use cellar_model::{Cell, CellName, Code, DatabaseName, JobRecord, Key, Refusal, 
 use cellar_topology::View;
 
 use crate::admin::Admin;
-use crate::cluster::cells::order::{MAX_ATTEMPTS, MAX_DATABASES_PER_STEP, OrderingRecord};
+use crate::cluster::cells::order::{MAX_DATABASES_PER_STEP, OrderingRecord};
 use crate::deadline::Deadline;
 use crate::jobs::stage::{Stage, stage};
-use crate::refusal::{self, Setback};
+use crate::tries::Tries;
 
 /// The next step of the removal.
 struct Step {
@@ -27,8 +27,9 @@ impl Admin {
     /// Removes the cell's records. Repeating a request that was cut short completes it.
     pub(crate) async fn remove_cell(&self, name: &CellName, deadline: Deadline) -> Result<Cell, Refusal> {
         let mut removing: Option<Cell> = None;
-        let mut last = Setback::Overtaken;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut tries = Tries::of("the cells", deadline);
+        loop {
+            let _ = tries.begin()?;
             self.fresh(deadline).await?;
             let step = match plan(&self.view(), name) {
                 Ok(step) => step,
@@ -55,22 +56,16 @@ impl Admin {
             if step.last {
                 transaction = transaction.delete(&cell_key);
             }
-            let outcome = deadline.call(transaction.commit()).await;
             let (key, before) = match &step.ordering {
                 Some(ordering) => (ordering.key(), ordering.revision),
                 None => (cell_key, step.cell_revision),
             };
-            match self.committed(outcome, &key, before, attempt, deadline).await? {
-                Some(attempt) => last = attempt,
-                None if step.last => {
-                    tracing::info!(cell = %name, "removed a cell");
-                    return Ok(step.cell);
-                }
-                None => {}
+            if self.commit(&mut tries, transaction, Some((&key, before))).await? && step.last {
+                tracing::info!(cell = %name, "removed a cell");
+                return Ok(step.cell);
             }
             removing = step.last.then_some(step.cell);
         }
-        Err(refusal::given_up("the cells", &last))
     }
 }
 

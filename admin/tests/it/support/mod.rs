@@ -219,6 +219,8 @@ pub fn database(name: &str) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

@@ -126,6 +126,13 @@ impl MultiPooler for FakePooler {
         Err(Status::unimplemented("roles are tested with real poolers"))
     }
 
+    async fn read_settings(
+        &self,
+        _: Request<v1::ReadSettingsRequest>,
+    ) -> Result<Response<v1::ReadSettingsResponse>, Status> {
+        Err(Status::unimplemented("settings are tested with real poolers"))
+    }
+
     async fn read_job_log(
         &self,
         request: Request<v1::ReadJobLogRequest>,

@@ -129,13 +129,16 @@ impl World {
     /// What a decider would write.
     pub(crate) fn decide(&self, state: &State, facts: &BTreeMap<CellName, Facts>) -> Option<Leadership> {
         let wanted: BTreeSet<CellName> = self.wanted.iter().map(|member| cell(*member)).collect();
-        let timing = Timing::default();
+        // A failover from a member that lives is explored by its silence.
+        let timing = Timing { appointed: EVER, ..Timing::default() };
         let view = View {
             record: &state.record,
             facts,
             wanted: &wanted,
             preference: &[],
             unchanged: EVER,
+            in_phase: EVER - Duration::from_secs(1),
+            paused: false,
             timing: &timing,
         };
         match next(self.rules, &view).step {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cellar_api::v1::ListCellsRequest;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
-use cellar_provisioner::{Cluster, ProvisionError};
+use cellar_provisioner::Cluster;
 use cellar_tls::ClientTls;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -55,9 +55,7 @@ impl Target {
         let client = global.client_dir.clone().unwrap_or_else(|| directory.join("client"));
         let endpoint = client.join("endpoint");
         let address = std::fs::read_to_string(&endpoint).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Failure::from(ProvisionError::NoCluster { dir: directory.clone() })
-            }
+            std::io::ErrorKind::NotFound => no_endpoint(global, &directory, &endpoint),
             _ => Failure::Io { what: format!("read {}", endpoint.display()), source: error },
         })?;
         let cluster = Cluster::open(&directory).ok();
@@ -161,6 +159,22 @@ impl Target {
         };
         Failure::Unreachable { address: self.address.clone(), reason, hint }
     }
+}
+
+/// The failure that a missing file with multiadmin's address means. Only where nothing else is there is no cluster.
+fn no_endpoint(global: &Global, directory: &Path, endpoint: &Path) -> Failure {
+    let message = format!("{} is missing, which has multiadmin's address", endpoint.display());
+    let hint = match (&global.client_dir, Cluster::open(directory)) {
+        (Some(_), _) => {
+            "name the address with --admin HOST:PORT; `cellar certs issue` writes it to that file"
+        }
+        (None, Ok(cluster)) if cluster.is_local() => {
+            "the cluster is there, and goes on: `cellar up` writes the file again"
+        }
+        (None, Ok(_)) => "the cluster is there, and goes on: `cellar cluster bundle` writes the file again",
+        (None, Err(error)) => return error.into(),
+    };
+    Failure::NoClient { message, hint: hint.to_owned() }
 }
 
 /// The first of several that answers; all are asked at once. When none does, the failure of the first.

@@ -100,7 +100,17 @@ async fn add(global: &Global, name: &CellName, timeout: Duration) -> Outcome {
     let cluster = local::open(global)?;
     let added = add_cell(cluster.layout.root(), name, timeout, &local::steps()).await?;
     global.output.print(&added.cell, |cell| {
-        format!("cell {name} with index {} streams from {}", cell.index, added.primary)
+        let index = cell.index;
+        match (added.was_there, added.primary == name.as_str()) {
+            (false, _) => format!("cell {name} with index {index} streams from {}", added.primary),
+            (true, false) => format!(
+                "cell {name} with index {index} was there already and streams from {}: nothing was added; for a further cell take another name (`cellar cells list`)",
+                added.primary
+            ),
+            (true, true) => format!(
+                "cell {name} with index {index} was there already and is the primary's: nothing was added; for a further cell take another name (`cellar cells list`)"
+            ),
+        }
     })
 }
 

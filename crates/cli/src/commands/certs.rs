@@ -33,6 +33,7 @@ pub(crate) enum Certs {
     /// Issue a certificate for a person or program that calls multiadmin, or for a role of PostgreSQL
     ///
     /// Writes ca.crt, client.crt, client.key and endpoint: all that a gRPC client needs, and what --client-dir takes.
+    /// Repeated, it renews the certificate there; a directory that holds something else is refused.
     /// A viewer reads; an operator also backs up, drills and rebuilds standbys; an admin may do everything. With --database
     /// it is for these databases only: calls about others are refused, and lists show no other.
     /// With --client it is for an application that connects to PostgreSQL as that role (`cellar roles create NAME
@@ -90,8 +91,7 @@ pub(crate) enum Certs {
     /// Revoke a certificate, within seconds and on every server
     ///
     /// A certificate that the cluster itself uses is replaced first, with its key. pgBackRest's servers check names and
-    /// no revocation list, so for a cell's certificate, or one that is not known here, all cells get certificates with
-    /// another name; jobs that read through another cell's pgBackRest server at that moment fail.
+    /// no revocation list, so for a cell's certificate, or with --unknown, all cells get certificates with another name; jobs that read through another cell's pgBackRest server at that moment fail.
     /// In a cluster on hosts, the new keys come in bundles that the command names and whose installation it waits for:
     /// then the certificate is revoked. Repeated, it goes on. A host of which nothing answers for 30 seconds, or until the
     /// timeout, is not waited for; what it lacks is told. A person's certificate is revoked at once.
@@ -101,6 +101,9 @@ pub(crate) enum Certs {
         /// Its serial number, as `cellar certs list` shows it
         #[arg(value_name = "SERIAL")]
         serial: String,
+        /// Revoke it although no certificate that is known here has it
+        #[arg(long)]
+        unknown: bool,
         /// When to give up
         #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
         timeout: Duration,
@@ -177,15 +180,15 @@ impl Certs {
                 let found = rotate(cluster.layout.root(), ca, timeout, &steps).await?;
                 print_list(global, &cluster, &found)
             }
-            Self::Revoke { serial, timeout } => {
+            Self::Revoke { serial, unknown, timeout } => {
                 let steps = local::steps();
                 let dir = cluster.layout.root();
                 let RevokedOnHosts { serial, lacking } = match cluster.is_local() {
                     true => RevokedOnHosts {
-                        serial: revoke(dir, &serial, timeout, &steps).await?,
+                        serial: revoke(dir, &serial, unknown, timeout, &steps).await?,
                         lacking: Vec::new(),
                     },
-                    false => revoke_on_hosts(dir, &serial, timeout, &steps).await?,
+                    false => revoke_on_hosts(dir, &serial, unknown, timeout, &steps).await?,
                 };
                 for Finding { message, hint } in &lacking {
                     output::note(&format!("{message}\n  {}", hint.as_deref().unwrap_or_default()));

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use cellar_api::v1::{InstanceState, ListPoolersResponse, PoolerView, Role};
 use cellar_api::wkt::Timestamp;
+use cellar_model::{DatabaseName, naming_database};
 use cellar_provisioner::{
     CellFacts, Cluster, Finding, HostServer, ProcessHealth, RecordedPrimary,
     cell_problems as cell_problems_of,
@@ -43,8 +44,11 @@ pub(crate) fn render(
     }
     for process in dead {
         text.push_str(&format!("problem: {} does not run\n", process.what));
+        if let Some(repair) = &process.repair {
+            text.push_str(&format!("  repair: {repair}\n"));
+        }
     }
-    if !dead.is_empty() {
+    if dead.iter().any(|process| process.repair.is_none()) {
         text.push_str("  repair: `cellar up` starts what does not run\n");
     }
     for cell in cells {
@@ -62,14 +66,20 @@ pub(crate) fn render(
     text
 }
 
-/// The cell of a pooler, with its database where there are poolers of several.
-fn shown(view: &PoolerView, answer: &ListPoolersResponse) -> String {
-    let Some(own) = &view.pooler else { return "?".to_owned() };
+/// The database of a pooler, where there are poolers of several.
+fn of_several(view: &PoolerView, answer: &ListPoolersResponse) -> Option<DatabaseName> {
+    let own = &view.pooler.as_ref()?.database;
     let mut databases =
         answer.poolers.iter().filter_map(|view| view.pooler.as_ref()).map(|one| &one.database);
-    match databases.any(|database| *database != own.database) {
-        false => own.cell.clone(),
-        true => format!("{} of database {}", own.cell, own.database),
+    databases.any(|database| database != own).then(|| own.parse().ok()).flatten()
+}
+
+/// The cell of a pooler, with its database where there are poolers of several.
+fn shown(view: &PoolerView, answer: &ListPoolersResponse) -> String {
+    let cell = view.pooler.as_ref().map_or("?", |own| own.cell.as_str());
+    match of_several(view, answer) {
+        None => cell.to_owned(),
+        Some(database) => format!("{cell} of database {database}"),
     }
 }
 
@@ -90,14 +100,18 @@ pub(crate) fn cell_problems(answer: &ListPoolersResponse) -> Vec<String> {
             streams_from: status.streams_from.as_deref(),
             tls_server_up: status.tls_server_up,
         });
-        problems.extend(cell_problems_of(&shown, cell, facts, RecordedPrimary::NotAsked));
+        let mut found = cell_problems_of(&shown, cell, facts, RecordedPrimary::NotAsked);
         // What a running instance says is wrong keeps nobody from using it, and something from working.
         let running = view.status.iter().filter(|status| status.state() == InstanceState::Running);
         let told = running.flat_map(|status| {
             let said = Some(status.message.clone()).filter(|message| !message.is_empty());
             said.into_iter().chain(archiving(status))
         });
-        problems.extend(told.map(|trouble| format!("cell {shown}: {trouble}")));
+        found.extend(told.map(|trouble| format!("cell {shown}: {trouble}")));
+        problems.extend(match of_several(view, answer) {
+            None => found,
+            Some(database) => found.iter().map(|problem| naming_database(problem, &database)).collect(),
+        });
     }
     problems.extend(answer.etcd_alarms.iter().cloned());
     problems.extend(answer.unreadable_records.iter().map(|key| format!("unreadable record in etcd: {key}")));
@@ -120,7 +134,11 @@ pub(crate) fn cell_notes(answer: &ListPoolersResponse) -> Vec<String> {
 async fn cells(global: &Global) -> (Vec<String>, Vec<String>) {
     let answer = async { poolers(&Target::of(global).await?, &global.database()).await };
     match answer.await {
-        Ok(answer) => (cell_problems(&answer), cell_notes(&answer)),
+        Ok(answer) => {
+            let problems = cell_problems(&answer);
+            let named = |database| problems.iter().map(|one| naming_database(one, database)).collect();
+            (global.database.as_ref().map_or_else(|| problems.clone(), named), cell_notes(&answer))
+        }
         Err(failure) => (vec![failure.message()], Vec::new()),
     }
 }

@@ -52,6 +52,9 @@ pub(crate) fn render(view: &DatabaseView) -> String {
             let others = |rule: &cellar_api::v1::CommitRule| {
                 let others: Vec<&str> =
                     rule.cohort.keys().map(String::as_str).filter(|cell| *cell != leadership.cell).collect();
+                if others.is_empty() {
+                    return "the primary alone".to_owned();
+                }
                 format!("{} of {}", rule.k, others.join(", "))
             };
             let needs: Vec<String> = leadership.rules.iter().map(others).collect();

@@ -8,6 +8,7 @@ use crate::failure::Outcome;
 use crate::global::Global;
 use crate::render::facts::section;
 use crate::render::table::Table;
+use crate::render::units;
 
 /// Why there is no failover now, and what would happen at each loss
 ///
@@ -27,7 +28,10 @@ pub(crate) fn render(outlook: &FailoverOutlook) -> String {
         .iter()
         .map(|cell| format!("{cell} does not report: it counts as lost already"))
         .collect();
-    format!("now: {}\n\n{}{}", outlook.now, table.render(), section("notes", &silent))
+    let typical = outlook.typical_milliseconds.map_or_else(String::new, |millis| {
+        format!("the last failovers took {} in the middle\n", units::millis(millis.into()))
+    });
+    format!("now: {}\n{typical}\n{}{}", outlook.now, table.render(), section("notes", &silent))
 }
 
 impl Explain {

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_to_start_is_said_as_it_was_seen() {
-        let seen = |what: &str, pid| ProcessHealth { what: what.to_owned(), pid, note: None };
+        let seen = |what: &str, pid| ProcessHealth { what: what.to_owned(), pid, note: None, repair: None };
         let text = started_text(&[seen("etcd", Some(12)), seen("multiadmin", None)]);
         assert!(
             text.starts_with("etcd runs as process 12\nmultiadmin was asked to start, and does not"),

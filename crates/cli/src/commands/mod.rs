@@ -19,14 +19,19 @@ pub(crate) mod etcd;
 pub(crate) mod exec;
 pub(crate) mod expire;
 pub(crate) mod explain;
+pub(crate) mod failover;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod manual;
+pub(crate) mod pause;
 pub(crate) mod rebuild;
+pub(crate) mod restart;
 pub(crate) mod restore;
 pub(crate) mod roles;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod support_bundle;
 pub(crate) mod switchover;
@@ -67,7 +72,14 @@ pub(crate) enum Command {
     Databases(databases::Databases),
     Durability(durability::Durability),
     Switchover(switchover::Switchover),
+    Failover(failover::Failover),
     Explain(explain::Explain),
+    History(history::History),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    #[command(subcommand)]
+    Settings(settings::Settings),
+    Restart(restart::Restart),
     #[command(subcommand)]
     Roles(roles::Roles),
     #[command(subcommand)]
@@ -124,7 +136,13 @@ impl Command {
             Self::Databases(command) => command.run(global).await,
             Self::Durability(command) => command.run(global).await,
             Self::Switchover(command) => command.run(global).await,
+            Self::Failover(command) => command.run(global).await,
             Self::Explain(command) => command.run(global).await,
+            Self::Settings(command) => command.run(global).await,
+            Self::Restart(command) => command.run(global).await,
+            Self::History(command) => command.run(global).await,
+            Self::Pause(command) => command.run(global).await,
+            Self::Resume(command) => command.run(global).await,
             Self::Roles(command) => command.run(global).await,
             Self::Certs(command) => command.run(global).await,
             Self::Etcd(command) => command.run(global).await,

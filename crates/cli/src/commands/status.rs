@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cellar_api::v1::ListPoolersResponse;
+use cellar_model::naming_database;
 use cellar_provisioner::{Cluster, LocalCell, ProcessHealth};
 use clap::Args;
 
@@ -93,10 +94,16 @@ async fn render(target: &Target, global: &Global, poolers: &ListPoolersResponse)
         None => render_services(&target.address, &[]),
     };
     let wanted = global.database();
-    for view in &databases(target).await?.databases {
+    let databases = databases(target).await?.databases;
+    for view in &databases {
         let name = view.database.as_ref().map_or("", |database| database.name.as_str());
         if wanted.is_empty() || wanted == name {
-            text.push_str(&format!("\n{}", status::database(view, &poolers.poolers)));
+            let shown = status::database(view, &poolers.poolers);
+            let shown = match name.parse() {
+                Ok(name) if databases.len() > 1 => naming_database(&shown, &name),
+                _ => shown,
+            };
+            text.push_str(&format!("\n{shown}"));
         }
     }
     text.push_str(&section("alarms", &poolers.etcd_alarms));

@@ -43,34 +43,57 @@ fn primary(view: &DatabaseView) -> String {
     view.leader.as_ref().map(|leader| leader.cell.clone()).unwrap_or_default()
 }
 
+/// Has another member lead, `to` or whoever is furthest. While the members are not ready it is asked again, for `patience`.
+///
+/// # Errors
+/// When it was refused or given up: then the primary is where it was, or in a third cell.
+pub(crate) async fn move_primary(
+    global: &Global,
+    target: &Target,
+    to: Option<&CellName>,
+    patience: Duration,
+) -> Outcome<DatabaseView> {
+    let get = || GetDatabaseRequest { name: global.database() };
+    let before = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
+    let to = to.map(ToString::to_string).unwrap_or_default();
+    let begun = Instant::now();
+    let mut view = loop {
+        let request = SwitchPrimaryRequest { database: global.database(), to: to.clone() };
+        let asked = target.call(request, async |mut client, request| client.switch_primary(request).await);
+        match asked.await {
+            Err(Failure::Rpc(status))
+                if begun.elapsed() < patience && cellar_api::reason_of(&status) == Some(Code::Lagging) =>
+            {
+                tokio::time::sleep(INTERVAL).await;
+            }
+            asked => break asked?,
+        }
+    };
+    let deadline = Instant::now() + TIMEOUT;
+    while !is_settled(&view) && Instant::now() < deadline {
+        tokio::time::sleep(INTERVAL).await;
+        view = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
+    }
+    let (old, new) = (primary(&before), primary(&view));
+    let is_there = if to.is_empty() { new != old } else { new == to };
+    if is_there {
+        return Ok(view);
+    }
+    let message = if new == old {
+        format!("the primary is in {old} as before: the move was given up")
+    } else {
+        format!("{new} has the primary now, which had more of it than {to}")
+    };
+    Err(Failure::Rpc(Box::new(cellar_api::status_of(
+        &Refusal::new(Code::DeadlineExceeded, message)
+            .hint("nothing is lost; multiadmin's log says why, and `cellar status` how the members are"),
+    ))))
+}
+
 impl Switchover {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let target = Target::of(global).await?;
-        let get = || GetDatabaseRequest { name: global.database() };
-        let before =
-            target.call(get(), async |mut client, request| client.get_database(request).await).await?;
-        let to = self.to.as_ref().map(ToString::to_string).unwrap_or_default();
-        let request = SwitchPrimaryRequest { database: global.database(), to: to.clone() };
-        let mut view =
-            target.call(request, async |mut client, request| client.switch_primary(request).await).await?;
-        let deadline = Instant::now() + TIMEOUT;
-        while !is_settled(&view) && Instant::now() < deadline {
-            tokio::time::sleep(INTERVAL).await;
-            view = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
-        }
-        let (old, new) = (primary(&before), primary(&view));
-        let is_there = if to.is_empty() { new != old } else { new == to };
-        if is_there {
-            return global.output.print(&view, render);
-        }
-        let message = if new == old {
-            format!("the primary is in {old} as before: the move was given up")
-        } else {
-            format!("{new} has the primary now, which had more of it than {to}")
-        };
-        Err(Failure::Rpc(Box::new(cellar_api::status_of(
-            &Refusal::new(Code::DeadlineExceeded, message)
-                .hint("nothing is lost; multiadmin's log says why, and `cellar status` how the members are"),
-        ))))
+        let view = move_primary(global, &target, self.to.as_ref(), Duration::ZERO).await?;
+        global.output.print(&view, render)
     }
 }

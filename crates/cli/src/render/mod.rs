@@ -14,6 +14,7 @@ pub(crate) mod progress;
 pub(crate) mod repository;
 pub(crate) mod restore;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod status;
 mod steps;
 pub(crate) mod table;

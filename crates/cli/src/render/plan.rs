@@ -86,7 +86,8 @@ pub(crate) fn plan(job: &Job, plan: &RestorePlan) -> String {
     if !plan.cells.is_empty() {
         text.push_str(&format!("\n{}", cells(plan)));
     }
-    text.push_str(&windows_section(job, &plan.windows, plan.more_windows));
+    // Before the list of windows, which may be long.
     text.push_str(&section("warnings", &plan.warnings));
+    text.push_str(&windows_section(job, &plan.windows, plan.more_windows));
     text
 }

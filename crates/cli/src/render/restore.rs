@@ -1,6 +1,6 @@
 //! The results of a restore and of its steps in words.
 
-use cellar_api::v1::{FenceResult, Job, JobKind, RebuildResult, RecoveryResult, RestoreResult};
+use cellar_api::v1::{FenceResult, Job, JobKind, JobState, RebuildResult, RecoveryResult, RestoreResult};
 
 use crate::render::facts::{Fact, NOTHING, lines};
 use crate::render::plan::target;
@@ -40,11 +40,23 @@ fn not_fenced(cell: &str) -> String {
 /// A restore or a rollback that took effect.
 pub(crate) fn summary(job: &Job, result: &RestoreResult) -> String {
     let is_restore = job.kind() == JobKind::Restore;
-    let done = if is_restore {
+    let mut done = if is_restore {
         format!("is restored in cell {}", result.cell)
     } else {
         format!("is in cell {} as it was before the restore", result.cell)
     };
+    // It took effect, and its cell may not have come to it yet.
+    let ended = match job.state() {
+        JobState::Canceled => Some("was canceled"),
+        JobState::Failed => Some("failed"),
+        _ => None,
+    };
+    if let Some(ended) = ended {
+        done = format!(
+            "is to be the one restored in cell {}: that took effect, and the job {ended} before all that follows was done; `cellar status` shows how far the cells are",
+            result.cell
+        );
+    }
     let kept = match (is_restore, result.kept) {
         (false, false) => "",
         (false, true) => "not deleted in every cell",

@@ -43,6 +43,12 @@ fn archiver_word(status: &PoolerStatus) -> &'static str {
     }
 }
 
+/// Whether the timeline that is shown is the present one: a standby that streams from nobody names that of its last
+/// restartpoint.
+fn knows_timeline(status: &PoolerStatus) -> bool {
+    status.role() != Role::Standby || status.streams_from.is_some()
+}
+
 fn row(view: &PoolerView) -> [String; 10] {
     let cell = view.pooler.as_ref().map(|pooler| pooler.cell.clone()).unwrap_or_default();
     let Some(status) = &view.status else {
@@ -55,7 +61,7 @@ fn row(view: &PoolerView) -> [String; 10] {
         cell,
         role_word(status.role()).to_owned(),
         instance_word(status.state()).to_owned(),
-        status.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+        status.timeline.filter(|_| knows_timeline(status)).map(|one| one.to_string()).unwrap_or_default(),
         status.streams_from.clone().unwrap_or_default(),
         lag_word(status).to_owned(),
         archiver_word(status).to_owned(),
@@ -75,8 +81,8 @@ pub(crate) fn archiving(status: &PoolerStatus) -> Option<String> {
     ))
 }
 
-/// What the table has no column for.
-fn notes(view: &PoolerView) -> Vec<String> {
+/// What the table has no column for; `primary` is the recorded one's cell.
+fn notes(view: &PoolerView, primary: Option<&str>) -> Vec<String> {
     let cell = view.pooler.as_ref().map_or("?", |pooler| pooler.cell.as_str());
     let Some(status) = &view.status else {
         let host = view.pooler.as_ref().map_or("", |pooler| pooler.host.as_str());
@@ -89,8 +95,14 @@ fn notes(view: &PoolerView) -> Vec<String> {
             "" => String::new(),
             machine => format!("; it ran last on {machine}"),
         };
+        // The primary's cell is not removed before another one has taken its place.
+        let lost = match primary == Some(cell) {
+            true => "; if it is lost for good, docs/runbooks/lost-cell.md has the way to another primary"
+                .to_owned(),
+            false => format!(", `cellar cells remove {cell}` gives the cell up"),
+        };
         return vec![format!(
-            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. {start} starts it, `cellar cells remove {cell}` gives the cell up{ran_on}"
+            "{cell}: its multipooler does not report; PostgreSQL may be running there all the same. {start} starts it{lost}{ran_on}"
         )];
     };
     let mut notes = Vec::new();
@@ -193,7 +205,8 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
         |view: &&PoolerView| view.pooler.as_ref().is_some_and(|pooler| pooler.database == record.name);
     let own: Vec<&PoolerView> = poolers.iter().filter(of_database).collect();
     own.iter().for_each(|view| table.row(row(view)));
-    let of_cells = own.iter().flat_map(|view| notes(view));
+    let primary = database.leader.as_ref().map(|leader| leader.cell.as_str());
+    let of_cells = own.iter().flat_map(|view| notes(view, primary));
     let notes: Vec<String> = repository_note(&record, &own).into_iter().chain(of_cells).collect();
     format!("{text}\n{}{}", table.render(), section("notes", &notes))
 }
@@ -207,13 +220,30 @@ mod tests {
     fn machine_that_has_a_silent_cell_is_named() {
         let pooler = Pooler { cell: "zone2".into(), host: "db2".into(), ..Pooler::default() };
         let mut view = PoolerView { pooler: Some(pooler), ..PoolerView::default() };
-        assert!(
-            notes(&view)[0].starts_with("zone2: its multipooler does not report; "),
-            "{:?}",
-            notes(&view)
-        );
+        let note = |view: &PoolerView, primary| notes(view, primary).join("\n");
+        let of_standby = note(&view, Some("zone1"));
+        assert!(of_standby.starts_with("zone2: its multipooler does not report; "), "{of_standby}");
         view.machine = "db2 (machine id 0a1b2c3d…)".into();
-        let [note] = &notes(&view)[..] else { panic!() };
-        assert!(note.ends_with("gives the cell up; it ran last on db2 (machine id 0a1b2c3d…)"), "{note}");
+        let of_standby = note(&view, Some("zone1"));
+        assert!(
+            of_standby.ends_with("gives the cell up; it ran last on db2 (machine id 0a1b2c3d…)"),
+            "{of_standby}"
+        );
+        // The primary's cell cannot be given up.
+        let of_primary = note(&view, Some("zone2"));
+        assert!(!of_primary.contains("cells remove") && of_primary.contains("lost-cell.md"), "{of_primary}");
+    }
+
+    #[test]
+    fn timeline_of_a_standby_that_streams_from_nobody_is_not_shown() {
+        let of = |role: Role, streams_from: Option<&str>| {
+            let mut status = PoolerStatus { timeline: Some(7), ..PoolerStatus::default() };
+            status.set_role(role);
+            status.streams_from = streams_from.map(str::to_owned);
+            row(&PoolerView { status: Some(status), ..PoolerView::default() })[3].clone()
+        };
+        assert_eq!(of(Role::Standby, Some("zone1")), "7");
+        assert_eq!(of(Role::Standby, None), "");
+        assert_eq!(of(Role::Primary, None), "7");
     }
 }

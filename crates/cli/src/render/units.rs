@@ -91,7 +91,7 @@ pub(crate) fn time(at: Option<&Timestamp>) -> String {
 /// A time in UTC to the minute, for columns; empty when there is none.
 pub(crate) fn minute(at: Option<&Timestamp>) -> String {
     let at = at.and_then(|at| jiff::Timestamp::try_from(*at).ok());
-    at.map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string())
+    at.map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%MZ").to_string())
 }
 
 /// A time in UTC with the fraction of its second; empty when there is none.

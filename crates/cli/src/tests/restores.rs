@@ -1,7 +1,7 @@
 //! The plan of a restore, and its outcome.
 
-use cellar_api::v1::Job;
 use cellar_api::v1::job_result::Outcome;
+use cellar_api::v1::{Job, JobState};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -112,6 +112,11 @@ fn an_ended_restore_shows_what_it_reached() {
     let mut beside = restored_job();
     let Some(Outcome::Restore(result)) = &mut beside.result.as_mut().unwrap().outcome else { unreachable!() };
     result.not_fenced = Some("zone1".into());
+    let canceled = Job { state: JobState::Canceled.into(), ..restored_job() };
+    let told = report(&canceled).unwrap();
+    assert!(told.starts_with("database app is to be the one restored in cell zone2"), "{told}");
+    assert!(!told.contains("is restored") && told.contains("the job was canceled before"), "{told}");
+    assert!(told.contains("cellar restore rollback"), "it took effect: {told}");
     let text = [restored_job(), in_place, back, beside].map(|job| report(&job).unwrap());
     assert_snapshot!(text.join("----\n"));
 }

@@ -56,7 +56,7 @@ fn status_shows_cells_and_notes() {
              "wayOut": "`cellar restore confirm 019596a7` deletes it"}
         ]
     }));
-    let process = |what: &str, pid| ProcessHealth { what: what.into(), pid, note: None };
+    let process = |what: &str, pid| ProcessHealth { what: what.into(), pid, note: None, repair: None };
     let services = status::render_services("localhost:15070", &[process("etcd", Some(17))]);
     let without = status::render_services("localhost:15070", &[process("etcd", None)]);
     let text = database(&view, &poolers().poolers);
@@ -88,11 +88,16 @@ fn doctor_lists_problems_with_their_repair() {
             .into(),
         hint: Some("end that process".into()),
     };
-    let dead = ProcessHealth { what: "multiadmin".into(), pid: None, note: None };
+    let dead = ProcessHealth { what: "multiadmin".into(), pid: None, note: None, repair: None };
     let cells = doctor::cell_problems(&poolers());
     let problems = doctor::render(&[finding], &[&dead], &cells, Scope::ThisMachine);
     let none = doctor::render(&[], &[], &[], Scope::ThisMachine);
     assert_snapshot!(format!("{problems}----\n{none}"));
+    // What multipooler cannot start `up` does not start either.
+    let repair = Some("why is in /c/zone1/log/postgres.log".to_owned());
+    let postgres = ProcessHealth { what: "PostgreSQL of cell zone1".into(), repair, ..dead };
+    let told = doctor::render(&[], &[&postgres], &[], Scope::ThisMachine);
+    assert!(told.contains("repair: why is in /c/zone1") && !told.contains("cellar up"), "{told}");
     // What is on other hosts was not looked at.
     let on_hosts = doctor::render(&[], &[], &[], Scope::Hosts);
     assert!(on_hosts.contains("multiadmin answers") && !on_hosts.contains("programs, ports"), "{on_hosts}");
@@ -111,4 +116,14 @@ fn cells_are_listed() {
 fn doctor_notes_a_version_that_was_not_tested_and_counts_it_as_no_problem() {
     assert_eq!(doctor::cell_notes(&poolers()), ["cell zone1: pgBackRest 9.1 is new"]);
     assert!(!doctor::cell_problems(&poolers()).join("\n").contains("9.1"));
+}
+
+#[test]
+fn commands_name_the_database_where_there_are_several() {
+    let mut several = poolers();
+    let repair = |answer: &ListPoolersResponse| doctor::cell_problems(answer).join("\n");
+    assert!(repair(&several).contains("run `cellar rebuild zone3`"));
+    several.poolers[0].pooler.as_mut().unwrap().database = "sales".into();
+    let told = repair(&several);
+    assert!(told.contains("run `cellar rebuild --database app zone3`"), "{told}");
 }

@@ -6,11 +6,12 @@
 use serde::Serialize;
 
 use crate::decide::snapshot::Snapshot;
-use crate::records::incarnation::Incarnation;
+use crate::records::incarnation::{Incarnation, check_in_use};
 use crate::records::job::id::JobId;
 use crate::records::job::record::Job;
 use crate::records::job::run::JobState;
 use crate::records::lock::Lock;
+use crate::types::json::timestamp_text;
 use crate::types::name::DatabaseName;
 
 /// A kind of condition.
@@ -25,6 +26,12 @@ pub enum ConditionKind {
     /// No member takes writes, for a job.
     #[serde(rename = "fenced")]
     Fenced,
+    /// A person works on it, and nothing is done by itself.
+    #[serde(rename = "paused")]
+    Paused,
+    /// A restore took effect, and no primary runs on its data yet.
+    #[serde(rename = "restore-unused")]
+    RestoreUnused,
     /// A restore took effect, and the data from before it is kept.
     #[serde(rename = "restore-open")]
     RestoreOpen,
@@ -44,10 +51,12 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::NoPrimary,
         Self::TwoPrimaries,
         Self::Fenced,
+        Self::Paused,
+        Self::RestoreUnused,
         Self::RestoreOpen,
         Self::Locked,
         Self::JobLost,
@@ -62,6 +71,8 @@ impl ConditionKind {
             Self::NoPrimary => "no-primary",
             Self::TwoPrimaries => "two-primaries",
             Self::Fenced => "fenced",
+            Self::Paused => "paused",
+            Self::RestoreUnused => "restore-unused",
             Self::RestoreOpen => "restore-open",
             Self::Locked => "locked",
             Self::JobLost => "job-lost",
@@ -112,6 +123,8 @@ pub fn conditions(scene: &ConditionScene<'_>) -> Vec<Condition> {
     found.extend(no_primary(scene));
     found.extend(two_primaries(scene));
     found.extend(incarnation.and_then(|incarnation| fenced(scene, incarnation)));
+    found.extend(paused(scene));
+    found.extend(restore_unused(scene));
     found.extend(scene.open_jobs.iter().filter(|job| job.state == JobState::Lost).map(lost));
     found.extend(outdated(scene));
     found.extend(locked(scene));
@@ -169,6 +182,20 @@ fn fenced(scene: &ConditionScene<'_>, incarnation: &Incarnation) -> Option<Condi
     Some(Condition::new(ConditionKind::Fenced, message(&format!("job {id}, which has ended")), way_out))
 }
 
+fn paused(scene: &ConditionScene<'_>) -> Option<Condition> {
+    let pause = scene.snapshot.databases.get(scene.database)?.pause.as_ref()?;
+    let why = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
+    Some(Condition::new(
+        ConditionKind::Paused,
+        format!(
+            "paused since {} by {}{why}: no failover, no start of a PostgreSQL that ended, no scheduled job",
+            timestamp_text(pause.since),
+            pause.by
+        ),
+        "`cellar resume`",
+    ))
+}
+
 fn of_job(id: JobId) -> String {
     format!("it ends with the job: `cellar jobs watch {id}` follows it, `cellar jobs cancel {id}` ends it")
 }
@@ -215,6 +242,15 @@ fn locked(scene: &ConditionScene<'_>) -> Option<Condition> {
         format!("{kind} {holder} holds the stanza{waiting}"),
         of_job(holder),
     ))
+}
+
+/// From the moment at which a restore takes effect until the restored primary has recorded itself. It passes within seconds,
+/// unless PostgreSQL does not start on what was restored.
+fn restore_unused(scene: &ConditionScene<'_>) -> Option<Condition> {
+    let (incarnation, leader) =
+        (scene.snapshot.incarnations.get(scene.database), scene.snapshot.leaders.get(scene.database));
+    let refusal = check_in_use(incarnation, leader, scene.database).err()?;
+    Some(Condition::new(ConditionKind::RestoreUnused, refusal.message, refusal.hint))
 }
 
 fn restore_open(incarnation: &Incarnation) -> Option<Condition> {

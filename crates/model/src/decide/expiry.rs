@@ -55,6 +55,16 @@ pub fn wal_gone(archive: &str, before: &Archive, after: &Archive) -> Vec<WalRang
     ranges.into_iter().map(range).collect()
 }
 
+/// What goes with a backup that is deleted by name: itself, and all that builds on it.
+#[must_use]
+pub fn going_with(label: &BackupLabel, backups: &[SurveyedBackup]) -> Vec<BackupLabel> {
+    // The label of what builds on a full backup begins with that one's, whether or not it has files of it.
+    let builds_on = |backup: &&SurveyedBackup| {
+        backup.label.as_str().starts_with(label.as_str()) || backup.bases.contains(label)
+    };
+    backups.iter().filter(builds_on).map(|backup| backup.label.clone()).collect()
+}
+
 /// Whether an expiry may be done, given what a dry run of it said would be deleted; what an operator should know if so.
 ///
 /// pgBackRest counts full backups of all timelines, and builds on the newest, whatever its timeline. After a rollback all
@@ -154,6 +164,28 @@ mod tests {
         survey.current = Timeline::new(3);
         let told = check_expiry(&survey, &all[..1]).unwrap().unwrap();
         assert!(told.contains(all[1].as_str()) && !told.contains(all[0].as_str()), "{told}");
+    }
+
+    #[test]
+    fn all_that_builds_on_a_backup_goes_with_it() {
+        let mut survey = survey(&[2, 3]);
+        let named = |text: &str| text.parse::<BackupLabel>().unwrap();
+        let (full, diff) = (named("20260101-000000F"), named("20260101-000000F_20260102-000000D"));
+        let (incr, other) = (named("20260101-000000F_20260103-000000I"), named("20260104-000000F"));
+        let of = |label: &BackupLabel, bases: &[&BackupLabel]| SurveyedBackup {
+            label: label.clone(),
+            bases: bases.iter().map(|base| (*base).clone()).collect(),
+            ..survey.backups[0].clone()
+        };
+        let backups = vec![of(&full, &[]), of(&diff, &[&full]), of(&incr, &[&full, &diff]), of(&other, &[])];
+        survey.backups = backups;
+        assert_eq!(going_with(&full, &survey.backups), [full.clone(), diff.clone(), incr.clone()]);
+        assert_eq!(going_with(&diff, &survey.backups), [diff, incr.clone()]);
+        assert_eq!(going_with(&incr, &survey.backups), [incr]);
+        // The only full backup.
+        survey.backups.retain(|backup| backup.label != other);
+        let going = going_with(&full, &survey.backups);
+        assert_eq!(refused(&survey, &going), Code::LastBackup);
     }
 
     #[test]

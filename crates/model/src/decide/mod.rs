@@ -17,6 +17,7 @@ pub(crate) mod proof;
 pub(crate) mod protocol;
 pub(crate) mod recovery_target;
 pub(crate) mod request;
+pub(crate) mod rolling;
 pub(crate) mod snapshot;
 pub(crate) mod survey;
 pub(crate) mod verification;

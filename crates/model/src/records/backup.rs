@@ -31,6 +31,12 @@ impl BackupLabel {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is a full backup's: that of any other has its full backup's in front.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.0.contains('_')
+    }
 }
 
 impl FromStr for BackupLabel {

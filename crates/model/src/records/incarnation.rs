@@ -58,6 +58,11 @@ pub fn check_in_use(
     let Some(made) = incarnation.filter(|incarnation| !incarnation.is_in_use(leader)) else { return Ok(()) };
     let cell = made.cell.as_ref().map(CellName::to_string).unwrap_or_default();
     let job = made.job.map(|job| job.to_string()).unwrap_or_default();
+    let before = leader.map(|leader| leader.term.to_string()).unwrap_or_default();
+    let way_back = match made.kept_in {
+        Some(_) => format!("`cellar restore rollback {job}` returns to the data from before it, or "),
+        None => String::new(),
+    };
     Err(Refusal::new(
         Code::RestoreOpen,
         format!(
@@ -65,7 +70,7 @@ pub fn check_in_use(
         ),
     )
     .hint(format!(
-        "it records itself when its multipooler runs: `cellar up`, or `cellar host start` there. If {cell} is lost, restore to another cell, with the timeline that is meant: `cellar restore --onto CELL --timeline TIMELINE --primary-is-dead`"
+        "it records itself when PostgreSQL runs there: `cellar up`, or `cellar host start`, starts its multipooler. If that runs and PostgreSQL does not start, `cellar status` says why: correct what it names, such as a line of the backup's postgresql.conf in {cell}'s data directory, and it starts by itself. If that cannot be, end the restore's job (`cellar jobs cancel {job}`) if it goes on, and then {way_back}restore again, to a cell that is up and on the timeline that is meant: `cellar restore --latest --onto CELL --timeline {before}` is the database before that restore (--primary-is-dead if {cell} is lost)"
     ))
     .about("cell", cell)
     .about("job", job)

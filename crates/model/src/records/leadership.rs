@@ -111,6 +111,12 @@ impl Rule {
     pub fn has(&self, cell: &CellName, copy: CopyNumber) -> bool {
         self.cohort.get(cell) == Some(&copy)
     }
+
+    /// Whether one member acknowledges alone: what is left after a failover for which a person accepted a loss.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        self.cohort.len() == 1
+    }
 }
 
 /// Where a database is between one primary and the next.
@@ -208,10 +214,15 @@ impl Leadership {
         }
     }
 
-    /// Whether a member that began that term last, with the copy that it has, is the one that leads.
+    /// Whether a member that began that term last, with the copy that it has, is the one that leads. One that began none with it
+    /// leads only where quorum commit is about to begin under it.
     #[must_use]
     pub fn is_led_by(&self, cell: &CellName, begun: Option<Term>) -> bool {
-        self.cell == *cell && begun.unwrap_or_default() >= self.since
+        let leads = match begun {
+            Some(begun) => begun >= self.since,
+            None => self.phase == Phase::Appointed && self.since == Term::default(),
+        };
+        self.cell == *cell && leads
     }
 
     /// The rule to reach; the only one unless the cohort is being changed.
@@ -231,6 +242,18 @@ impl Leadership {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn one_that_has_lost_what_it_began_leads_only_where_quorum_commit_begins_under_it() {
+        let (cell, term) = ("zone1".parse().unwrap(), Term::new);
+        let at = Position { term: term(0), lsn: Lsn::new(1) };
+        let begins = Leadership::take_up(None, term(0), cell, BTreeMap::new(), at, 1);
+        let cell: CellName = "zone1".parse().unwrap();
+        assert!(begins.is_led_by(&cell, None) && begins.is_led_by(&cell, Some(term(1))));
+        let steady = Leadership { phase: Phase::Steady, ..begins };
+        assert!(!steady.is_led_by(&cell, None) && steady.is_led_by(&cell, Some(term(1))));
+        assert!(!steady.is_led_by(&"zone2".parse().unwrap(), Some(term(1))));
+    }
 
     #[test]
     fn stored_form_is_canonical_json_and_an_unknown_field_does_not_hinder() {

@@ -1,5 +1,7 @@
 //! Poolers: where one is, and what it last said of its instance.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +189,9 @@ pub struct PoolerStatus {
     /// The highest incarnation that data of this cell is marked with; none while no data is marked, and by older builds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub incarnation: Option<u32>,
+    /// The settings that replay compares, as the instance runs with them; empty while it does not answer, and of older builds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub replays: BTreeMap<String, u32>,
     /// Records in etcd that this pooler could not read.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unreadable_records: Vec<String>,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 /// Fields of requests that are written down, by their names in JSON.
 pub const RECORDED: &[&str] = &[
+    "acceptLoss",
     "allowPrimary",
     // What a user writes on a backup, for others to read.
     "annotations",
@@ -36,9 +37,13 @@ pub const RECORDED: &[&str] = &[
     "paused",
     "primaryIsDead",
     "queue",
+    // Why a database is paused, for others to read.
+    "reason",
     "requestId",
     // The schedule that asked.
     "schedule",
+    // Settings of PostgreSQL with their values, for others to read.
+    "set",
     "skipAmcheck",
     "target",
     "timeZone",
@@ -47,6 +52,8 @@ pub const RECORDED: &[&str] = &[
     // The cell that is to lead.
     "to",
     "type",
+    // Names of settings.
+    "unset",
     "work",
 ];
 
@@ -58,7 +65,7 @@ pub const RECORDED_INSIDE: &[&str] = &[
 ];
 
 /// Fields whose own fields are named by the caller, for others to read.
-const NAMED_BY_THE_CALLER: &[&str] = &["annotations"];
+const NAMED_BY_THE_CALLER: &[&str] = &["annotations", "set"];
 
 /// Fields of requests of which only the fact is written down that they were given.
 pub const WITHHELD: &[&str] = &[

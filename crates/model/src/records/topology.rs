@@ -1,11 +1,15 @@
 //! Cells and databases.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::records::repository::Repository;
 use crate::types::code::{Code, Refusal};
 use crate::types::host::HostName;
+use crate::types::json;
 use crate::types::name::{CellName, DatabaseName, StanzaName};
 use crate::types::pgbackrest_name::PgbackrestName;
 use crate::types::protocol::Protocol;
@@ -105,6 +109,20 @@ impl std::str::FromStr for Durability {
     }
 }
 
+/// A person works on the database: nothing is done by itself meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// Since when, by multiadmin's clock.
+    #[serde(with = "json::time")]
+    pub since: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Why, as they said; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
 /// One replication group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -147,6 +165,12 @@ pub struct Database {
     /// What an acknowledged commit survives.
     #[serde(default, skip_serializing_if = "Durability::is_async")]
     pub durability: Durability,
+    /// PostgreSQL's settings in every member, besides Cellar's own: values by names in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// Whether nothing is to be done by itself: no failover, no start of a PostgreSQL that ended, no scheduled job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
 }
 
 impl Database {

@@ -152,6 +152,13 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/GetFailoverOutlook", VIEWER, Reads),
     ("/cellar.v1.MultiAdmin/SetDurability", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/SwitchPrimary", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ListSettings", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/ChangeSettings", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ListFailovers", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/GetFailoverPlan", VIEWER, Reads),
+    ("/cellar.v1.MultiAdmin/FailOver", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/PauseDatabase", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/ResumeDatabase", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/ListSchedules", VIEWER, Reads),
     // Of a job that needs more, its own role: see `JobKind::role`.
     ("/cellar.v1.MultiAdmin/PutSchedule", OPERATOR, Mutates),
@@ -165,6 +172,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiPooler/GetMemberFacts", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
+    ("/cellar.v1.MultiPooler/ReadSettings", Needs::Multiadmin, Reads),
     // The caller's own job only: the method checks that.
     ("/cellar.v1.MultiPooler/RunBackup", Needs::Peer, Mutates),
     ("/cellar.v1.MultiPooler/GetSigningRequest", Needs::Multiadmin, Reads),

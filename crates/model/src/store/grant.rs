@@ -115,6 +115,7 @@ mod tests {
             Key::Claim(app.clone(), zone10.clone(), id),
             Key::CellClaim(app.clone(), zone10.clone()),
             Key::Leader(web.clone()),
+            Key::Failovers(app.clone()),
             Key::Job(app.clone(), id),
             Key::Cell(zone1.clone()),
             Key::Database(app.clone()),

@@ -23,6 +23,8 @@ pub enum Key {
     Status(DatabaseName, CellName),
     /// `leaders/<db>`: [`crate::records::pooler::Leader`].
     Leader(DatabaseName),
+    /// `failovers/<db>`: [`crate::records::failover::FailoverHistory`]; written by multiadmin only.
+    Failovers(DatabaseName),
     /// `jobs/<db>/<id>`: [`crate::records::job::record::JobRecord`].
     Job(DatabaseName, JobId),
     /// `runs/<db>/<cell>/<id>`: [`crate::records::job::run::Run`].
@@ -105,6 +107,7 @@ impl Keyspace {
             Key::Pooler(db, cell) => format!("{p}poolers/{db}/{cell}"),
             Key::Status(db, cell) => format!("{p}status/{db}/{cell}"),
             Key::Leader(db) => format!("{p}leaders/{db}"),
+            Key::Failovers(db) => format!("{p}failovers/{db}"),
             Key::Job(db, id) => format!("{p}jobs/{db}/{id}"),
             Key::Run(db, cell, id) => format!("{p}runs/{db}/{cell}/{id}"),
             Key::Claim(db, cell, id) => format!("{p}claims/{db}/{cell}/{id}"),
@@ -129,6 +132,7 @@ impl Keyspace {
             "cells" => Key::Cell(parts.next()?.parse().ok()?),
             "databases" => Key::Database(parts.next()?.parse().ok()?),
             "leaders" => Key::Leader(parts.next()?.parse().ok()?),
+            "failovers" => Key::Failovers(parts.next()?.parse().ok()?),
             "locks" => Key::Lock(parts.next()?.parse().ok()?),
             "incarnations" => Key::Incarnation(parts.next()?.parse().ok()?),
             "revocations" if parts.next()? == "list" => Key::Revocations,
@@ -172,6 +176,7 @@ mod tests {
             Key::Pooler(db.clone(), cell.clone()),
             Key::Status(db.clone(), cell.clone()),
             Key::Leader(db.clone()),
+            Key::Failovers(db.clone()),
             Key::Job(db.clone(), id),
             Key::Run(db.clone(), cell.clone(), id),
             Key::Claim(db.clone(), cell.clone(), id),

@@ -58,6 +58,8 @@ codes! {
     NotPrimary = "NOT_PRIMARY",
     /// The standby lags too much.
     Lagging = "LAGGING",
+    /// It would lose acknowledged commits, and nobody has accepted that.
+    DataLoss = "DATA_LOSS",
     /// The standby does not stream from the recorded primary.
     WrongPrimary = "WRONG_PRIMARY",
     /// More than one instance says that it is the primary.

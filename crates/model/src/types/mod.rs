@@ -3,6 +3,7 @@
 pub(crate) mod client_role;
 pub(crate) mod clocks;
 pub(crate) mod code;
+pub(crate) mod commands;
 pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod lsn;

@@ -21,8 +21,11 @@ impl Protocol {
     /// From here on a pooler goes by the terms of a database with quorum commit.
     pub const QUORUM_COMMIT: Self = Self(2);
 
+    /// From here on a pooler gives PostgreSQL the settings of the database's record, and restarts it as a job.
+    pub const SETTINGS: Self = Self(3);
+
     /// This build's.
-    pub const OURS: Self = Self::QUORUM_COMMIT;
+    pub const OURS: Self = Self::SETTINGS;
 
     /// A number, as records and messages have it.
     #[must_use]

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cellar_model::{
-    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, Incarnation, Job, JobId,
-    JobKind, JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus, RevocationList, Run,
-    Schedule, ScheduleName, Snapshot, join, state, with_steps,
+    AuditId, AuditOutcome, Cell, CellClaim, CellName, Database, DatabaseName, FailoverHistory, Incarnation,
+    Job, JobId, JobKind, JobOutcome, JobRecord, JobState, Key, Leader, Lock, Pooler, PoolerStatus,
+    RevocationList, Run, Schedule, ScheduleName, Snapshot, join, state, with_steps,
 };
 
 use crate::view::ended_jobs::{EndedJob, Scope};
@@ -46,6 +46,8 @@ pub struct View {
     pub locks: BTreeMap<DatabaseName, Lock>,
     /// Which restored or original data is each database's present one.
     pub incarnations: BTreeMap<DatabaseName, Incarnation>,
+    /// The changes of each database's primary, for people.
+    pub failovers: BTreeMap<DatabaseName, FailoverHistory>,
     /// Schedules: jobs that multiadmin starts at set times.
     pub schedules: BTreeMap<(DatabaseName, ScheduleName), Schedule>,
     /// Revoked certificates.

@@ -58,6 +58,7 @@ impl View {
         self.cell_claims.append(&mut listed.cell_claims);
         self.locks.append(&mut listed.locks);
         self.incarnations.append(&mut listed.incarnations);
+        self.failovers.append(&mut listed.failovers);
         self.schedules.append(&mut listed.schedules);
         self.audit.append(&mut listed.audit);
         self.revocations = listed.revocations.or(self.revocations.take());
@@ -150,6 +151,9 @@ impl View {
             Key::Leader(db) => {
                 self.leaders.insert(db.clone(), read(entry)?);
             }
+            Key::Failovers(db) => {
+                self.failovers.insert(db.clone(), read(entry)?);
+            }
             Key::Job(db, id) => {
                 let record: JobRecord = read(entry)?;
                 check_subject(&(db, id), &(&record.database, &record.id))?;
@@ -210,6 +214,7 @@ impl View {
             Key::Pooler(db, cell) => drop(self.poolers.remove(&(db.clone(), cell.clone()))),
             Key::Status(db, cell) => drop(self.status.remove(&(db.clone(), cell.clone()))),
             Key::Leader(db) => drop(self.leaders.remove(db)),
+            Key::Failovers(db) => drop(self.failovers.remove(db)),
             Key::Job(db, id) => {
                 self.newer_jobs.remove(id);
                 if self.jobs.get(id).is_some_and(|record| record.database == *db) {

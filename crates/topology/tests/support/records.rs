@@ -34,6 +34,8 @@ pub(crate) fn database(name: &str) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::availability::settings::copy_of;
 use crate::config_files::{ConfigFileError, instance_config};
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::is_led_here;
-use crate::instance::failover::member::Member;
+use crate::instance::failover::member::{Branch, Member};
 
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,7 +83,12 @@ impl Member {
                 self.apply(card, database)?;
                 tracing::warn!(%term, position = %facts.position, "this standby is promoted");
                 let begun = clock::uptime();
-                promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await?;
+                if let Err(error) =
+                    promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await
+                {
+                    self.cannot_lead = Some(record.term);
+                    return Err(error.into());
+                }
                 tracing::info!(%term, took = ?clock::uptime().saturating_sub(begun), "promoted");
                 return Ok(true);
             }
@@ -99,7 +104,11 @@ impl Member {
                 }
             }
         }
-        self.follow(card, database, record, facts)
+        if look.replay_paused && self.agent.availability.kept.last_term() != Some(record.held) {
+            // Until it has replayed all that it has nobody knows whether it can follow.
+            resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
+        }
+        self.follow(card, database, record, facts, Some(look))
     }
 
     /// Follows whom the record says, once that is kept. Whether anything changed.
@@ -109,15 +118,40 @@ impl Member {
         database: &Database,
         record: &Leadership,
         facts: &Facts,
+        look: Option<&MemberLook>,
     ) -> Result<bool, ActError> {
-        if let Whom::Follow(leader, term) = following(&self.agent.cell, facts, record)
+        let kept = &self.agent.availability.kept;
+        let leader = match following(&self.agent.cell, facts, record) {
+            Whom::Follow(leader, term) => Some((leader, term)),
+            // As it does already, though it may not have kept that.
+            Whom::Stay => facts.follows.clone().filter(|(leader, _)| *leader == record.cell),
+            Whom::Nobody => None,
+        };
+        if let Some((leader, term)) = leader
             && may_follow(facts, term).is_ok()
-            && facts.promised != term
+            && kept.get().followed != Some((term, facts.copy))
+            && self.is_on_branch(record, look)
         {
             tracing::info!(%leader, %term, "follows");
-            self.agent.availability.kept.update(|kept| kept.promised = kept.promised.max(term))?;
+            kept.update(|kept| {
+                kept.promised = kept.promised.max(term);
+                kept.followed = Some((term, facts.copy));
+            })?;
         }
         self.apply(card, database)
+    }
+
+    /// Whether all that this copy has is the leader's, too, as far as that is known.
+    fn is_on_branch(&self, record: &Leadership, look: Option<&MemberLook>) -> bool {
+        match self.agent.availability.kept.last_term() {
+            // One that was just made comes from a backup on the primary's way, or from the primary.
+            None => true,
+            // The same leader all the time. What was led here is not known by that.
+            Some(last) if last >= record.since && self.agent.availability.kept.own_term() != Some(last) => {
+                true
+            }
+            Some(_) => look.is_some_and(|look| self.branch(look, record) == Some(Branch::Same)),
+        }
     }
 
     async fn act_as_primary(

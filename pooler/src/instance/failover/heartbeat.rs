@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_api::v1::GetMemberFactsRequest;
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
+use cellar_api::v1::{GetMemberFactsRequest, MemberFacts};
 use cellar_model::availability::{Facts, Link};
-use cellar_model::{CellName, Pooler};
+use cellar_model::{CellName, History, Lineage, Phase, Pooler, Term, Timeline};
 use cellar_system::clock;
 use tonic::transport::Channel;
 
@@ -16,6 +16,9 @@ use crate::peers;
 
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// The same while a member is being made the leader: whoever follows it waits for what it says.
+const SOON_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,8 +32,8 @@ pub(crate) struct Heard {
     since: Duration,
     /// When the last answer came, and what it said.
     last: Option<(Duration, Facts)>,
-    /// The timeline of its data, as it said last; 0 while that is not known.
-    timeline: u32,
+    /// The line of WAL that it leads on, as it said last; none while that is not known.
+    lineage: Option<Lineage>,
     /// Whether the last question was answered.
     answers: bool,
 }
@@ -46,15 +49,16 @@ impl Heard {
         }
     }
 
-    /// The timeline that it leads on; none while that is not known.
-    pub(crate) fn timeline(&self) -> Option<u32> {
-        Some(self.timeline).filter(|timeline| *timeline > 0)
+    /// The line of WAL on which it leads under that term; none while that is not known.
+    pub(crate) fn lineage(&self, term: Term) -> Option<&Lineage> {
+        let (_, facts) = self.last.as_ref()?;
+        self.lineage.as_ref().filter(|_| facts.leads.is_some_and(|leads| leads.term == term))
     }
 
     /// What it said last, with how long ago that was.
     pub(crate) fn facts(&self) -> Option<Facts> {
         let (at, facts) = self.last.as_ref()?;
-        Some(Facts { age: clock::uptime().saturating_sub(*at), ..facts.clone() })
+        Some(Facts { age: clock::uptime().saturating_sub(*at).saturating_add(facts.age), ..facts.clone() })
     }
 }
 
@@ -65,7 +69,9 @@ pub(crate) type Shared = Rc<RefCell<Option<Heard>>>;
 pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
     let mut client: Option<(Pooler, MultiPoolerClient<Channel>)> = None;
     loop {
-        let leader = agent.governing().map(|record| record.cell).filter(|leader| *leader != agent.cell);
+        let record = agent.governing();
+        let is_appointed = record.as_ref().is_some_and(|record| record.phase == Phase::Appointed);
+        let leader = record.map(|record| record.cell).filter(|leader| *leader != agent.cell);
         let card = leader.and_then(|leader| agent.card_of(&leader));
         let Some(card) = card else {
             client = None;
@@ -75,7 +81,7 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         };
         if heard.borrow().as_ref().is_none_or(|known| known.of != card.cell) {
             let (of, since) = (card.cell.clone(), clock::uptime());
-            heard.replace(Some(Heard { of, since, last: None, timeline: 0, answers: false }));
+            heard.replace(Some(Heard { of, since, last: None, lineage: None, answers: false }));
         }
         let begun = tokio::time::Instant::now();
         let answer = ask(&agent, &card, &mut client).await;
@@ -84,20 +90,29 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         }
         if let Some(known) = heard.borrow_mut().as_mut() {
             known.answers = answer.is_some();
-            if let Some((facts, timeline)) = answer {
+            if let Some((facts, lineage)) = answer {
                 known.last = Some((clock::uptime(), facts));
-                known.timeline = timeline;
+                known.lineage = lineage;
             }
         }
-        tokio::time::sleep_until(begun + INTERVAL).await;
+        tokio::time::sleep_until(begun + if is_appointed { SOON_INTERVAL } else { INTERVAL }).await;
     }
+}
+
+/// The line of WAL that a primary says it is on; none of a standby, whose timeline says nothing yet.
+fn lineage(said: &MemberFacts) -> Option<Lineage> {
+    said.leads.as_ref()?;
+    let timeline = Timeline::new(Some(said.timeline).filter(|timeline| *timeline > 0)?);
+    let history: History = said.timeline_history.parse().ok()?;
+    // Without the history of a later timeline nothing is known of its branch.
+    (timeline == Timeline::new(1) || !history.0.is_empty()).then(|| Lineage::new(timeline, &history))
 }
 
 async fn ask(
     agent: &Agent,
     card: &Pooler,
     client: &mut Option<(Pooler, MultiPoolerClient<Channel>)>,
-) -> Option<(Facts, u32)> {
+) -> Option<(Facts, Option<Lineage>)> {
     let asking = async {
         if client.as_ref().is_none_or(|(known, _)| known != card) {
             *client = Some((card.clone(), peers::connect(agent, card).await.ok()?));
@@ -105,7 +120,7 @@ async fn ask(
         let (_, client) = client.as_mut()?;
         let answer = client.get_member_facts(GetMemberFactsRequest {}).await.ok()?;
         let facts = cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO).ok()?;
-        Some((facts, answer.get_ref().timeline))
+        Some((facts, lineage(answer.get_ref())))
     };
     tokio::time::timeout(TIMEOUT, asking).await.ok().flatten()
 }

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::availability::{
-    Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Timing, may_replace_data,
+    Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Stop, Timing, may_replace_data,
 };
-use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term};
+use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term, Timeline};
 use cellar_postgres::{MemberLook, MemberProbe, PostgresError, ShownSettings, running};
 use cellar_system::{Process, clock};
 
@@ -18,6 +18,7 @@ use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::heartbeat::{self, Shared};
 use crate::instance::incarnation;
+use crate::wal_files;
 
 /// The time between two looks while all is well.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -36,6 +37,10 @@ const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
 
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
+
+/// A postmaster that is stopped for this long lets nobody in, and its sessions go on: it is killed, and recovers. Somebody who
+/// looks at it with a debugger pauses the database before.
+const STOPPED_FOR: Duration = Duration::from_secs(2);
 
 /// After a reload, PostgreSQL's processes take new settings within some 10 ms; on a busy host later.
 const RELOAD_TIME: Duration = Duration::from_millis(200);
@@ -65,13 +70,21 @@ pub(super) struct Member {
     stream_heard: Option<Duration>,
     /// Since when the instance does not run, or no probe reached it.
     down_since: Option<Duration>,
+    /// There is no postmaster.
+    has_ended: bool,
     frozen_since: Option<Duration>,
+    /// Since when the postmaster is stopped by a signal.
+    stopped_since: Option<Duration>,
     /// All connections are taken, those for superusers too.
     saturated: bool,
+    /// Since when it runs as a primary.
+    leads_since: Option<Duration>,
     /// When etcd was last heard of.
     pub(super) etcd_heard: Duration,
     /// The term that it was appointed for and cannot take.
     pub(super) cannot_lead: Option<Term>,
+    /// The history of the timeline that this primary is on.
+    history: Option<(Timeline, String)>,
     started: Duration,
     last_error: String,
 }
@@ -127,10 +140,14 @@ impl Member {
             new_wal: None,
             stream_heard: None,
             down_since: None,
+            has_ended: false,
             frozen_since: None,
+            stopped_since: None,
             saturated: false,
+            leads_since: None,
             etcd_heard: now,
             cannot_lead: None,
+            history: None,
             started: now,
             last_error: String::new(),
         }
@@ -140,7 +157,11 @@ impl Member {
     fn forget(&mut self) {
         let availability = &self.agent.availability;
         availability.report.replace(None);
-        availability.stop.set(None);
+        let stop = self.agent.deposed_by().map(Stop::Deposed);
+        if availability.stop.replace(stop) != stop {
+            self.agent.nudge.notify_one();
+        }
+        availability.frozen.set(false);
         availability.may_replace.set(true);
         availability.replace.set(false);
         (self.probe, self.canary, self.row) = (None, None, None);
@@ -168,23 +189,34 @@ impl Member {
         let (timeline, identity) = look
             .as_ref()
             .map_or((0, String::new()), |look| (look.timeline.get(), look.system_identifier.to_string()));
+        let history = look
+            .as_ref()
+            .filter(|look| look.is_primary)
+            .map_or_else(String::new, |look| self.history_of(Path::new(&card.data_directory), look.timeline));
         let availability = &self.agent.availability;
         let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
+        // What it said a while ago may be long over.
+        let leader = leader.filter(|facts| facts.age <= Timing::default().fresh);
         let may_replace = record.as_ref().is_none_or(|record| {
             may_replace_data(Rules::SAFE, &self.agent.cell, &facts, record, leader.as_ref()).is_ok()
         });
         availability.may_replace.set(may_replace);
         availability.report.replace(Some(Report {
+            at: clock::uptime(),
+            history,
             facts: facts.clone(),
             timeline,
             system_identifier: identity,
+            next_xid: look.as_ref().and_then(|look| look.next_xid),
+            last_commit: look.as_ref().and_then(|look| look.last_commit),
         }));
         let is_restored = incarnation::record(&self.agent).fence.is_some();
         // A job that has the instance, or a restore of the database, decides alone.
         let acts = !self.agent.instance_lock.is_held() && !is_restored;
         let is_standbys = look.as_ref().map_or_else(|| is_standby(&self.agent), |look| !look.is_primary);
         if is_standbys && !availability.wants_replacing.get() {
-            let replace = acts && facts.needs_replacing && may_replace && record.is_some();
+            let is_free = database.pause.is_none() && record.is_some();
+            let replace = acts && facts.needs_replacing && may_replace && is_free;
             if replace && !availability.replace.replace(replace) {
                 tracing::warn!("this standby cannot follow the leader and is made again");
                 self.agent.nudge.notify_one();
@@ -198,13 +230,20 @@ impl Member {
             matches!(leads.canary, CanaryState::AwaitsQuorum { since } if since >= Timing::default().frozen)
         });
         availability.isolated.set(is_isolated);
+        let stopped_for =
+            self.stopped_since.map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since));
+        let is_frozen = acts && database.pause.is_none() && record.is_some() && stopped_for >= STOPPED_FOR;
+        if is_frozen && !availability.frozen.replace(is_frozen) {
+            tracing::error!("the postmaster is stopped and lets nobody in: it is killed and started again");
+            self.agent.nudge.notify_one();
+        }
         let mut busy = false;
         if let (Some(record), true) = (&record, acts) {
             let acted = match &look {
                 Some(look) => self.act(card, database, record, &facts, look).await,
                 // One that has only been restored takes no session before it has the WAL that it needs.
                 None if is_standby(&self.agent) && !self.agent.layout.seeding_marker().exists() => {
-                    self.follow(card, database, record, &facts)
+                    self.follow(card, database, record, &facts, None)
                 }
                 None => Ok(false),
             };
@@ -229,6 +268,19 @@ impl Member {
         if busy || !is_steady { SOON_INTERVAL } else { INTERVAL }
     }
 
+    /// The history of the timeline that this primary is on.
+    fn history_of(&mut self, data: &Path, timeline: Timeline) -> String {
+        match &self.history {
+            Some((of, text)) if *of == timeline => text.clone(),
+            _ => {
+                let text = wal_files::history(data, timeline).unwrap_or_default();
+                // Read again while it is not there: without it nobody follows.
+                self.history = Some((timeline, text.clone())).filter(|(_, text)| !text.is_empty());
+                text
+            }
+        }
+    }
+
     fn note_etcd(&mut self) {
         let renewed = self.agent.lease.current().and_then(|lease| self.agent.lease.renewed(lease));
         self.etcd_heard = self.etcd_heard.max(renewed.unwrap_or_default());
@@ -243,12 +295,13 @@ impl Member {
             if self.down_since.is_none() {
                 self.agent.nudge.notify_one();
             }
-            self.down_since = self.down_since.or(Some(now));
-            self.frozen_since = None;
+            (self.down_since, self.has_ended) = (self.down_since.or(Some(now)), true);
+            (self.frozen_since, self.stopped_since) = (None, None);
             (self.probe, self.canary) = (None, None);
             (self.quiet_looks, self.last_lsn, self.shown) = (0, None, None);
             return None;
         };
+        self.has_ended = false;
         let endpoint = self.agent.endpoint(card);
         let probe = match &mut self.probe {
             Some(probe) if *probe.endpoint() == endpoint => probe,
@@ -257,18 +310,20 @@ impl Member {
         let answer = probe.look().await;
         self.saturated = false;
         let is_stopped = Process::find(postmaster.pid).is_some_and(|process| process.is_stopped());
+        self.stopped_since = self.stopped_since.filter(|_| is_stopped).or(is_stopped.then_some(now));
         match answer {
             Ok(look) if !is_stopped => {
                 (self.down_since, self.frozen_since) = (None, None);
                 self.note_wal(&look);
                 Some(look)
             }
+            // It answers: what a probe of before did not get is no sign of a frozen one.
             Err(PostgresError::NotReady(_) | PostgresError::NotRunning(_)) => {
-                self.down_since = self.down_since.or(Some(now));
+                (self.down_since, self.frozen_since) = (self.down_since.or(Some(now)), None);
                 None
             }
             Err(PostgresError::Sql { code, .. }) if code == TOO_MANY_CONNECTIONS => {
-                self.saturated = true;
+                (self.saturated, self.frozen_since) = (true, None);
                 None
             }
             _ => {
@@ -306,7 +361,8 @@ impl Member {
 
     fn instance(&self) -> Instance {
         let now = clock::uptime();
-        if self.agent.availability.hands_over.get() && self.down_since.is_some() {
+        // While it shuts down it still writes, and its standbys must get all of that.
+        if self.agent.availability.hands_over.get() && self.has_ended {
             return Instance::Stopped;
         }
         match (self.frozen_since, self.down_since) {
@@ -323,12 +379,19 @@ impl Member {
         let own_term = self.agent.availability.kept.own_term();
         let position = |look: &MemberLook| Position { term: look.term, lsn: look.lsn };
         let none = Position { term: Term::default(), lsn: Lsn::new(0) };
+        let is_primary = look.is_some_and(|look| look.is_primary);
+        self.leads_since = self.leads_since.filter(|_| is_primary).or(is_primary.then(clock::uptime));
         let leads = look.filter(|look| look.is_primary).map(|look| {
             let term = own_term.unwrap_or_default();
             let is_open = kept.rule.is_some();
             let canary = match &self.canary {
                 Some((_, canary)) => canary.state(look.canary_waits),
-                None => CanaryState::AwaitsQuorum { since: Duration::ZERO },
+                // Its row waits for the quorum, or is not written yet.
+                None => CanaryState::AwaitsQuorum {
+                    since: self
+                        .leads_since
+                        .map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since)),
+                },
             };
             let in_force = self.shown.map(|since| since.max(self.reloaded) + RELOAD_TIME);
             let commits =
@@ -421,40 +484,35 @@ impl Member {
                 .down_since
                 .is_some_and(|since| clock::uptime().saturating_sub(since) >= CANNOT_START_AFTER);
             let has_led = kept.begun.is_some_and(|(_, copy)| copy == kept.copy);
-            return !is_standby(&self.agent) || is_down && has_led && self.leader_commits();
+            let is_unknown = has_led || kept.followed != Some((record.held, kept.copy));
+            return !is_standby(&self.agent) || is_down && is_unknown && self.leader_commits();
         };
-        let follows = kept.promised == record.held && record.phase != Phase::Recruiting;
-        let streams = look.receiver.as_ref().is_some_and(|receiver| receiver.streams);
-        if streams || !follows {
-            return false;
-        }
-        // It has WAL of the term before, behind the position from which a new leader went on.
-        let is_new = record.since == record.held;
-        let floor = record.floor.filter(|_| is_new);
-        if floor.is_some_and(|floor| look.term == floor.term && look.lsn > floor.lsn) {
-            return true;
-        }
+        // What follows is on the leader's branch.
+        let follows = kept.followed == Some((record.held, kept.copy));
+        !follows && record.phase != Phase::Recruiting && self.branch(look, record) == Some(Branch::Left)
+    }
+
+    /// How this standby's data lies to the leader's; none while it is not at rest, or the leader has not said.
+    ///
+    /// A standby that has WAL behind the point where the leader's timeline begins must not connect: PostgreSQL would have it report
+    /// as flushed what it has replayed, and acknowledge commits of the leader that it does not have.
+    pub(super) fn branch(&self, look: &MemberLook, record: &Leadership) -> Option<Branch> {
+        let redo = look.redo.filter(|_| self.quiet_looks >= 2)?;
         let heard = self.heard.borrow();
-        let leads_on =
-            heard.as_ref().filter(|heard| heard.of == record.cell).and_then(heartbeat::Heard::timeline);
-        leads_on.is_some_and(|timeline| has_left(&self.agent.layout.data(), timeline, look))
+        let lineage = heard.as_ref().filter(|heard| heard.of == record.cell)?.lineage(record.held)?;
+        let wal = self.agent.layout.data().join("pg_wal");
+        let own = wal_files::timeline_of_wal(&wal, look.timeline, redo);
+        Some(if lineage.contains(own, look.lsn) { Branch::Same } else { Branch::Left })
     }
 }
 
-/// Whether a standby's data has gone on where the leader's timeline has left it, by the leader's history, which PostgreSQL fetches
-/// before it follows. Without that nothing is known.
-fn has_left(data: &Path, leads_on: u32, look: &MemberLook) -> bool {
-    let own = look.timeline.get();
-    let file = data.join("pg_wal").join(format!("{leads_on:08X}.history"));
-    let Ok(text) = std::fs::read_to_string(file) else { return false };
-    if own >= leads_on {
-        return own > leads_on;
-    }
-    let fork = text.lines().find_map(|line| {
-        let mut fields = line.split_whitespace();
-        (fields.next()?.parse() == Ok(own)).then(|| fields.next()?.parse::<Lsn>().ok()).flatten()
-    });
-    fork.is_none_or(|fork| look.lsn > fork)
+/// How a standby's data lies to the leader's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Branch {
+    /// All that it has is the leader's, too.
+    Same,
+    /// It has WAL that the leader lacks.
+    Left,
 }
 
 /// Whether the data directory is a standby's.

@@ -29,7 +29,7 @@ const FAREWELL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Whom a primary that shows this cell as streaming may mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(in crate::jobs) enum Shown {
     /// The new instance: since the old one has ended, the primary has been seen without this cell.
     New,
     /// Perhaps the old instance, of whose end the primary may not know yet.
@@ -66,7 +66,7 @@ pub(super) async fn wait_until_gone(agent: &Agent) {
 /// # Errors
 /// When it does not and has not come any further for `patience`, when no primary is recorded, or when the job must end
 /// early.
-pub(super) async fn wait_until_streaming(
+pub(in crate::jobs) async fn wait_until_streaming(
     context: &JobContext<'_>,
     shown: Shown,
     patience: Duration,
@@ -134,7 +134,7 @@ fn stands_still(patience: Duration, database: &DatabaseName, why_not: &str) -> J
     Refusal::new(
         Code::PostgresFailed,
         format!(
-            "the new standby of {database} is whole, and for {} s it has come no further: {waits}",
+            "the standby of {database} is whole, and for {} s it has come no further: {waits}",
             patience.as_secs()
         ),
     )

@@ -27,6 +27,7 @@ use crate::instance::received_wal;
 use crate::instance::restore_target::Origin;
 use crate::instance::round::report_state;
 use crate::instance::seeding_marker::{self, Legacy};
+use crate::instance::set_aside::keep_old_data;
 use crate::jobs::context::{JobContext, JobResult};
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::fence::wait_for_fence;
@@ -63,6 +64,7 @@ async fn inspect_copy(agent: &Agent, data: &Path) -> Result<ControlData, JobErro
 
 async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFailure> {
     let record = &context.job.record;
+    let job = record.id;
     let (JobSpec::Recover(params), Some(parent)) = (record.spec.clone(), record.parent) else {
         return Err(Refusal::new(Code::InvalidArgument, "the job has no parameters of a recovery").into());
     };
@@ -71,11 +73,14 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
     wait_for_fence(agent, record).await?;
     let leader = agent.leader().ok_or_else(|| Refusal::new(Code::NoPrimary, "no primary is recorded"))?;
     let data = match (params.kept, params.in_place) {
-        (Some(kept), _) => agent.layout.kept(kept),
+        (Some(kept), _) => {
+            keep_what_is_in_place(context, Path::new(&card.data_directory), kept).await?;
+            agent.layout.kept(kept)
+        }
         (None, true) => PathBuf::from(&card.data_directory),
         (None, false) => agent.layout.restored(parent),
     };
-    let mut copy = PrivateInstance::new(agent, &database, &card, record.id, data, 0);
+    let mut copy = PrivateInstance::new(agent, &database, &card, job, data, 0);
     if params.in_place {
         // An attempt before this one may have removed the link.
         copy.wal_directory = legacy(agent)?.wal_directory.or_else(|| wal_directory(&copy.data));
@@ -97,6 +102,31 @@ async fn recover(context: &mut JobContext<'_>) -> Result<RecoveryResult, JobFail
         remove_directory(&copy.data).await;
     }
     outcome
+}
+
+/// Sets the data from before a restore aside that is in its place still: it is kept when the restored data takes its place, or
+/// when the cell is rebuilt, and nothing is rebuilt before the restored primary has run.
+async fn keep_what_is_in_place(
+    context: &mut JobContext<'_>,
+    data: &Path,
+    restore: JobId,
+) -> Result<(), JobFailure> {
+    let agent = context.agent;
+    let is_from_before = Mark::read(data).is_ok_and(|mark| mark.number < record(agent).number);
+    if agent.layout.kept(restore).exists() || !data.exists() || !is_from_before {
+        return Ok(());
+    }
+    let _hold = context.unless_interrupted(Hold::take(agent)).await??;
+    let failed = |error: &dyn std::fmt::Display| {
+        Refusal::new(Code::PostgresFailed, format!("setting the old data aside: {error}"))
+            .hint("look at the cell's disk and log/multipooler.log, then ask again")
+    };
+    stop(data, &StopTimeouts::default()).await.map_err(|error| failed(&error))?;
+    *agent.facts.borrow_mut() = None;
+    // A shutdown may take longer than a claim lives.
+    context.check_interrupted()?;
+    keep_old_data(agent, data, restore).map_err(|error| failed(&error))?;
+    Ok(())
 }
 
 /// The timelines between that of the copy and the recorded one. PostgreSQL passes over a timeline whose history it
@@ -221,10 +251,11 @@ async fn make_copy(
     let disk = |error: std::io::Error| write_refusal("cannot mark the copy", &error);
     mark.write(&copy.data).map_err(disk)?;
     if params.set.is_some() {
-        // The backup has another member's settings. What concerned that member alone is not this one's.
+        // The backup has another member's settings, and those of its time: names of standbys that are gone among them, for
+        // which every commit would wait.
         copy.leave().await;
         let own = legacy(agent)?;
-        take_over_settings(&copy.data, &own.own_settings)
+        take_over_settings(&copy.data, &own.own_settings, own.settings.as_deref())
             .map_err(|error| copy.failed("writing the copy's settings", &error))?;
     }
     if params.in_place {

@@ -229,3 +229,24 @@ fn server_whose_set_an_earlier_run_replaced_is_waited_for() {
     let of_cell = ports.iter().filter(|port| is_of(port, &revoking.replaced));
     assert!(of_cell.into_iter().all(|port| port.old_serial.is_empty()));
 }
+
+#[test]
+fn serial_number_that_nothing_here_has_is_not_revoked_by_mistake() {
+    let mut scene = Scene::new();
+    let serial = any(&scene.serials("cell zone1"));
+    assert_eq!(scene.cluster.revocable(&serial, false).unwrap(), serial);
+    let last = if serial.ends_with('0') { "1" } else { "0" };
+    let mistyped = format!("{}{last}", &serial[..serial.len() - 1]);
+    let told = scene.cluster.revocable(&mistyped, false).unwrap_err().to_string();
+    for part in [format!("did you mean {serial}?"), "certs list".to_owned(), "--unknown".to_owned()] {
+        assert!(told.contains(&part), "{told}");
+    }
+    let other = scene.cluster.revocable("1234", false).unwrap_err().to_string();
+    assert!(other.contains("known here") && !other.contains("did you mean"), "{other}");
+    assert_eq!(scene.cluster.revocable(&mistyped, true).unwrap(), mistyped);
+    // What was begun is gone on with, and what a key had before is known.
+    scene.begin(&mistyped);
+    assert_eq!(scene.cluster.revocable(&mistyped, false).unwrap(), mistyped);
+    scene.renew_leaves(DAY);
+    assert_eq!(scene.cluster.revocable(&serial, false).unwrap(), serial);
+}

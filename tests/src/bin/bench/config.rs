@@ -51,6 +51,8 @@ pub(crate) fn render(report: &mut Report) {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
+        pause: None,
     };
     let poolers = poolers(&database);
     let render_all = || {

@@ -60,6 +60,8 @@ pub(crate) fn database(n: usize) -> Database {
         cells: Vec::new(),
         is_qualified: false,
         durability: cellar_model::Durability::default(),
+        settings: std::collections::BTreeMap::new(),
+        pause: None,
     }
 }
 
@@ -97,6 +99,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         replay_lag: LagClass::Current,
         held_lsn: None,
         held_timeline: None,
+        replays: std::collections::BTreeMap::new(),
         archiver: Archiver {
             last_archived_wal: Some("000000010000000000000042".to_owned()),
             last_archived_time: time,

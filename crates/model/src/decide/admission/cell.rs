@@ -34,7 +34,11 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
                 .about("cell", cell)
                 .about("database", database));
         }
-        let recorded = snapshot.leaders.get(database).is_some_and(|leader| leader.cell == *cell);
+        // One that was appointed is not recorded yet, and everybody looks to it.
+        let recorded = snapshot.leaders.get(database).is_some_and(|leader| {
+            let leads = leader.leadership.as_ref().filter(|leads| !leads.ended);
+            leader.cell == *cell || leads.is_some_and(|leads| leads.cell == *cell)
+        });
         let observed = snapshot
             .status
             .get(&(database.clone(), cell.clone()))

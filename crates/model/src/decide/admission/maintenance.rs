@@ -10,7 +10,9 @@ use crate::records::job::id::JobId;
 use crate::records::job::record::JobRecord;
 use crate::records::job::spec::{JobKind, JobSpec};
 use crate::records::maintenance::ExpireParams;
+use crate::records::topology::Database;
 use crate::types::code::{Code, Refusal};
+use crate::types::protocol::Protocol;
 
 /// Decides on a drill. Without a named cell a standby is taken, for the primary has work to do.
 ///
@@ -83,6 +85,42 @@ pub fn plan_unconditional(
         _ => snapshot.reading_cell(&database.name, request)?,
     };
     Ok(request.record(spec, &database.name, &cell, id, now))
+}
+
+/// Decides on a restart of the named cell's PostgreSQL, or of a standby's.
+///
+/// # Errors
+/// Refused when the database or the cell is unknown or its pooler down, while a restore is under way, and while a pooler may be
+/// too old to do it.
+pub fn plan_restart(
+    snapshot: &Snapshot<'_>,
+    request: &JobRequest,
+    id: JobId,
+    now: Timestamp,
+) -> Result<JobRecord, Refusal> {
+    let database = snapshot.database(request.database.as_ref())?;
+    let db = &database.name;
+    snapshot.not_fenced(db)?;
+    check_settings_protocol(database)?;
+    let cell = snapshot.reading_cell(db, request)?;
+    Ok(request.record(JobSpec::Restart, db, &cell, id, now))
+}
+
+/// Whether every multipooler of a database knows of its settings and of restarts.
+///
+/// # Errors
+/// When one may be of an older build.
+pub fn check_settings_protocol(database: &Database) -> Result<(), Refusal> {
+    if database.minimum_protocol >= Protocol::SETTINGS {
+        return Ok(());
+    }
+    let message = format!(
+        "not every multipooler of database {} is known to be new enough for settings and restarts",
+        database.name
+    );
+    Err(Refusal::new(Code::Unsupported, message)
+        .hint("`cellar status` shows which do not report; update those that are older, and ask again")
+        .about("database", &database.name))
 }
 
 /// Decides on a check of archiving: by the primary, which archives.

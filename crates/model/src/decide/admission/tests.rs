@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use crate::decide::admission::backup::{plan_backup, plan_rebuild};
 use crate::decide::admission::cell::plan_cell_removal;
 use crate::decide::admission::kept_data::{plan_confirm, plan_rollback};
-use crate::decide::admission::maintenance::{plan_check, plan_drill, plan_expire, plan_unconditional};
+use crate::decide::admission::maintenance::{
+    plan_check, plan_drill, plan_expire, plan_restart, plan_unconditional,
+};
 use crate::decide::admission::restore::{plan_restore, plan_restore_plan};
 use crate::decide::outcome::join;
 use crate::decide::request::JobRequest;
@@ -78,6 +80,8 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
+            pause: None,
         };
         for (index, name) in ["zone1", "zone2", "zone3"].into_iter().enumerate() {
             let cell = Cell {
@@ -102,6 +106,7 @@ impl World {
                 replay_lag: LagClass::Current,
                 held_lsn: None,
                 held_timeline: None,
+                replays: std::collections::BTreeMap::new(),
                 archiver: Archiver::default(),
                 versions: Versions::default(),
                 certificate_expiry: None,

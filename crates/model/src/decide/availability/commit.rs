@@ -52,7 +52,8 @@ pub fn gate(
     rule: &Rule,
     flushed: &BTreeMap<(CellName, CopyNumber), Lsn>,
 ) -> Gate {
-    if rule.number != leads.rule || rule.k == 0 {
+    let is_alone = rule.is_of_one() && rule.cohort.contains_key(cell);
+    if rule.number != leads.rule || (rule.k == 0 && !is_alone) {
         return Gate::NoRule;
     }
     let row = match leads.row {
@@ -60,6 +61,9 @@ pub fn gate(
         None if rules.term_row_first => return Gate::NoRow,
         None => Lsn::new(0),
     };
+    if is_alone {
+        return Gate::Open { committed: row };
+    }
     let counts = |(at, copy): &(CellName, CopyNumber)| {
         at != cell && (rule.has(at, *copy) || (!rules.amnesia && rule.cohort.contains_key(at)))
     };

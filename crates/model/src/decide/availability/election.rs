@@ -13,7 +13,8 @@ use crate::types::name::CellName;
 /// Every acknowledged commit is on the primary and k more, so one of any N-k members has it. And of the members that have
 /// not promised at most k are left, the primary among them, so that k-1 standbys could still acknowledge for it. A primary
 /// that has itself promised leads no more, and then counts as any other.
-pub(super) fn needed(rule: &Rule) -> usize {
+#[must_use]
+pub fn needed(rule: &Rule) -> usize {
     rule.cohort.len().saturating_sub(rule.k as usize)
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::facts::{Canary, Facts, Instance, Link, Sight, View};
+use super::facts::{Canary, Facts, Instance, Leading, Link, Sight, View};
 use crate::records::leadership::Phase;
 use crate::types::name::CellName;
 
@@ -21,10 +21,13 @@ pub enum Death {
     Hung,
     /// Its own pooler says that its commits wait for standbys, and so many of them that a majority can be had do not stream.
     Isolated,
-    /// Its own pooler says that it runs as a standby: it stopped leading, and does not by itself begin again.
+    /// Its own pooler says that it runs as a standby, or as a primary that does not know of its term any more: it stopped
+    /// leading, and does not by itself begin again.
     LeadsNoMore,
     /// Its own pooler says that it was appointed and cannot lead.
     CannotLead,
+    /// It was appointed, reports, and its first commit has had no quorum for too long.
+    NeverEstablished,
     /// Its pooler is silent, and so many standbys that a majority can be had neither hear it nor stream from it.
     Silent {
         /// The standbys that say so.
@@ -63,8 +66,9 @@ impl fmt::Display for Death {
             Self::Isolated => {
                 f.write_str("its commits wait, and its standbys report that they do not stream from it")
             }
-            Self::LeadsNoMore => f.write_str("it runs as a standby"),
+            Self::LeadsNoMore => f.write_str("it does not lead under its term"),
             Self::CannotLead => f.write_str("it was appointed and cannot lead"),
+            Self::NeverEstablished => f.write_str("it was appointed, and its first commit gets no quorum"),
             Self::Silent { witnesses } => {
                 let names: Vec<&str> = witnesses.iter().map(CellName::as_str).collect();
                 write!(f, "its multipooler is silent, and {} do not hear from it", names.join(", "))
@@ -125,18 +129,34 @@ fn own_word(view: &View<'_>, facts: &Facts) -> Result<Death, NoEvidence> {
         // A probe that found no free connection has not found a dead instance.
         Instance::Runs | Instance::Saturated | Instance::Frozen { .. } => {}
     }
-    match facts.leads.map(|leads| leads.canary) {
-        Some(Canary::Hung { since }) if long(since) => Ok(Death::Hung),
-        Some(Canary::AwaitsQuorum { since })
-            if since >= view.timing.isolated && view.record.phase == Phase::Steady && none_streams(view) =>
+    let phase = view.record.phase;
+    match facts.leads {
+        // What it says under its term counts; one that has lost it says nothing of its own.
+        Some(leads) if phase == Phase::Steady && leads.term < view.record.held => Ok(Death::LeadsNoMore),
+        Some(Leading { canary: Canary::Hung { since }, .. }) if long(since) => Ok(Death::Hung),
+        // Also while promises are collected: it must not be taken for one that is back.
+        Some(Leading { canary: Canary::AwaitsQuorum { since }, .. })
+            if since >= view.timing.isolated && phase != Phase::Appointed && none_streams(view) =>
         {
             Ok(Death::Isolated)
         }
-        None if view.record.phase == Phase::Steady && facts.instance == Instance::Runs => {
-            Ok(Death::LeadsNoMore)
+        None if phase == Phase::Steady && facts.instance == Instance::Runs => Ok(Death::LeadsNoMore),
+        _ if phase == Phase::Appointed
+            && view.in_phase >= view.timing.appointed
+            && others_could_elect(view) =>
+        {
+            Ok(Death::NeverEstablished)
         }
         _ => Err(NoEvidence::Reports),
     }
+}
+
+/// Whether as many members beside the leader report as it takes to elect another one.
+fn others_could_elect(view: &View<'_>) -> bool {
+    view.record.rules.iter().all(|rule| {
+        let others = witnesses(view).filter(|(cell, facts)| rule.has(cell, facts.copy));
+        others.count() >= super::election::needed(rule)
+    })
 }
 
 /// Whether as many members as can elect say that nothing comes from the leader over their streams.

@@ -87,11 +87,24 @@ pub fn explain(rules: Rules, view: &View<'_>) -> Vec<(Loss, Outcome)> {
         let outcome = without(rules, view, &lost);
         (Loss::Cells(lost), outcome)
     });
-    let etcd = match missing(view, &view.record.cell, &BTreeSet::new()) {
+    let etcd = match missing_now(view, &BTreeSet::new()) {
         0 => Outcome::GoesOnWithoutFailover,
         missing => Outcome::WritesWait { missing },
     };
     of_cells.chain([(Loss::Etcd, etcd)]).collect()
+}
+
+/// How many standbys the present leader would lack: those that stream from it count.
+fn missing_now(view: &View<'_>, lost: &BTreeSet<&CellName>) -> usize {
+    let Some(rule) = view.record.rule() else { return 0 };
+    let from = (view.record.cell.clone(), view.record.held);
+    let have = rule.cohort.iter().filter(|(cell, copy)| {
+        !lost.contains(cell)
+            && view
+                .fresh(cell)
+                .is_some_and(|facts| facts.copy == **copy && facts.follows.as_ref() == Some(&from))
+    });
+    (rule.k as usize).saturating_sub(have.count())
 }
 
 /// How many standbys a leader would lack that are needed for a commit under the rule to reach.
@@ -110,7 +123,7 @@ fn missing(view: &View<'_>, leader: &CellName, lost: &BTreeSet<&CellName>) -> us
 fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
     let lost: BTreeSet<&CellName> = lost.iter().collect();
     if !lost.contains(&view.record.cell) {
-        return match missing(view, &view.record.cell, &lost) {
+        return match missing_now(view, &lost) {
             0 => Outcome::GoesOn,
             missing => Outcome::WritesWait { missing },
         };
@@ -132,7 +145,12 @@ fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
     let alone = left(&|_, facts| {
         facts.sees = Some(Sight { of: of(), stream: silent, new_wal: None, pooler: silent });
     });
-    let recruiting = match next(rules, &View { facts: &alone, unchanged: Duration::MAX, ..*view }) {
+    // As if no move were planned: what is lost ends it.
+    let settled = Leadership { handover: None, ..view.record.clone() };
+    let recruiting = match next(
+        rules,
+        &View { record: &settled, facts: &alone, unchanged: Duration::MAX, in_phase: Duration::MAX, ..*view },
+    ) {
         Decision { step: Step::Write(record), .. } if record.phase == Phase::Recruiting => record,
         Decision { why, .. } => return Outcome::Nobody(why),
     };

@@ -147,6 +147,8 @@ pub struct Timing {
     pub isolated: Duration,
     /// A primary that sees neither etcd nor its quorum for this long stops.
     pub fence_after: Duration,
+    /// An appointed member that reports, and whose first commit has had no quorum for this long, is given up.
+    pub appointed: Duration,
     /// A planned move that has not come to an end after this long is given up.
     pub handover: Duration,
 }
@@ -159,6 +161,7 @@ impl Default for Timing {
             frozen: Duration::from_secs(5),
             isolated: Duration::from_secs(10),
             fence_after: Duration::from_secs(15),
+            appointed: Duration::from_secs(30),
             handover: Duration::from_secs(30),
         }
     }
@@ -177,6 +180,10 @@ pub struct View<'a> {
     pub preference: &'a [CellName],
     /// For how long the receiver has known this record, by its own clock. A receiver that has just started waits longer.
     pub unchanged: Duration,
+    /// For how long it has known this term in this phase: members that join or leave meanwhile change the record, and not this.
+    pub in_phase: Duration,
+    /// A person works on the database: no failover begins.
+    pub paused: bool,
     /// The times to go by.
     pub timing: &'a Timing,
 }

@@ -12,6 +12,7 @@
 //! | `election` | whether the promises are enough, and who wins |
 //! | `next` | the next guarded write, with the reason |
 //! | `cohort` | the steps in which the cohort changes |
+//! | `forced` | a failover that a person asks for |
 //! | `member` | what a member may do |
 //! | `data` | what a member may do with its data and the archive |
 //! | `commit` | what a primary may acknowledge |
@@ -27,6 +28,7 @@ mod election;
 mod evidence;
 mod explain;
 mod facts;
+mod forced;
 mod member;
 mod next;
 mod rules;
@@ -37,10 +39,11 @@ pub use backoff::{HOLDS_AFTER, backoff};
 pub use cohort::Change;
 pub use commit::{Gate, gate, rule_to_hold};
 pub use data::{Archiving, Replacing, Restarted, may_archive, may_replace_data, may_write_after_restart};
-pub use election::{Shortage, enough, winner};
+pub use election::{Shortage, enough, needed as promises_needed, winner};
 pub use evidence::{Death, NoEvidence, evidence};
 pub use explain::{Loss, Outcome, explain};
 pub use facts::{Canary, Facts, Instance, Leading, Link, Sight, Timing, View};
+pub use forced::{CannotForce, Forced, forced};
 pub use member::{
     PromiseStep, Refused, Stop, Taking, Whom, following, may_follow, may_promise, may_promote, must_stop,
 };

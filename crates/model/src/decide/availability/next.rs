@@ -58,6 +58,8 @@ pub enum Reason {
     HandOver(CellName),
     /// A planned move is given up, and the leader goes on.
     HandoverFailed(CellName),
+    /// There is evidence, but a person works on the database.
+    Paused(Death),
     /// The record has no rule: nothing can be decided by it.
     NoRule,
 }
@@ -83,6 +85,9 @@ impl fmt::Display for Reason {
             Self::HandOver(to) => write!(f, "switchover: the leader has stopped, so that {to} can lead"),
             Self::HandoverFailed(to) => {
                 write!(f, "the switchover to {to} is given up: it took too long, and the leader goes on")
+            }
+            Self::Paused(death) => {
+                write!(f, "{death}, and no failover begins while the database is paused (`cellar resume`)")
             }
             Self::NoRule => f.write_str("the record has no rule to go by"),
         }
@@ -174,17 +179,20 @@ fn hand_over(view: &View<'_>, to: &CellName) -> Decision {
 }
 
 /// A term that nobody was given: members may know of more than a record that was put back.
-fn next_term(view: &View<'_>) -> Term {
+pub(super) fn next_term(view: &View<'_>) -> Term {
     let begun = view.facts.values().filter_map(|facts| facts.begun.map(|(term, _)| term));
     let known = view.facts.values().map(|facts| facts.promised).chain(begun);
     known.fold(view.record.term, Term::max).next()
 }
 
 fn recruit(view: &View<'_>, death: Death) -> Decision {
+    if view.paused {
+        return Decision::wait(Reason::Paused(death));
+    }
     let record = view.record;
-    let has_held = record.phase == Phase::Steady && view.unchanged >= HOLDS_AFTER;
+    let has_held = record.phase == Phase::Steady && view.in_phase >= HOLDS_AFTER;
     let attempts = if has_held { 0 } else { record.attempts };
-    if view.unchanged < backoff(attempts) {
+    if view.in_phase < backoff(attempts) {
         return Decision::wait(Reason::BackingOff(death));
     }
     let after = Leadership {

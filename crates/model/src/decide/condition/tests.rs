@@ -10,7 +10,7 @@ use crate::records::job::run::{Progress, Run};
 use crate::records::job::spec::JobSpec;
 use crate::records::pooler::{Leader, PoolerStatus};
 use crate::records::rebuild::RebuildParams;
-use crate::records::topology::{Database, Retention};
+use crate::records::topology::{Database, Pause, Retention};
 use crate::types::lsn::{SystemIdentifier, Timeline};
 use crate::types::name::CellName;
 use crate::types::protocol::Protocol;
@@ -44,6 +44,8 @@ impl World {
             cells: Vec::new(),
             is_qualified: false,
             durability: crate::records::topology::Durability::default(),
+            settings: std::collections::BTreeMap::new(),
+            pause: None,
         };
         let leader = Leader {
             cell: "zone1".parse().unwrap(),
@@ -140,14 +142,17 @@ fn every_kind_is_found_and_names_a_command() {
             job: Some(id(1)),
             fence: Some(id(2)),
             kept_in: Some("zone1".parse().unwrap()),
-            timeline: None,
+            timeline: Some(Timeline::new(2)),
         },
     );
     world.lock = Lock { holder: Some(id(3)), queue: vec![id(4)] };
     world.jobs = vec![lost_rebuild(3)];
     world.unreadable = vec!["/cellar/demo/jobs/app/x".to_owned()];
     // The second primary says no protocol.
-    world.databases.values_mut().for_each(|database| database.minimum_protocol = Protocol::OURS);
+    let pause = Pause { since: Timestamp::UNIX_EPOCH, by: "me".to_owned(), reason: "new disks".to_owned() };
+    for database in world.databases.values_mut() {
+        (database.minimum_protocol, database.pause) = (Protocol::OURS, Some(pause.clone()));
+    }
     let mut found = world.conditions();
     world.leaders.clear();
     found.extend(world.conditions());
@@ -173,4 +178,29 @@ fn fence_says_whose_it_is_and_that_one_without_a_job_goes_by_itself() {
     world.jobs.clear();
     assert_eq!(world.kinds(), [ConditionKind::Fenced]);
     assert!(world.conditions()[0].way_out.contains("by itself"));
+}
+
+#[test]
+fn restored_data_that_no_primary_runs_on_is_left_by_a_restore_or_a_rollback() {
+    let mut world = World::healthy();
+    let restored = |kept_in: Option<&str>| Incarnation {
+        number: 2,
+        cell: Some("zone2".parse().unwrap()),
+        job: Some(id(1)),
+        fence: None,
+        kept_in: kept_in.map(|cell| cell.parse().unwrap()),
+        timeline: Some(Timeline::new(2)),
+    };
+    world.incarnations.insert(world.database.clone(), restored(None));
+    assert_eq!(world.kinds(), [ConditionKind::RestoreUnused]);
+    let way_out = world.conditions()[0].way_out.clone();
+    for part in ["`cellar status`", "--timeline 1", "`cellar up`", "postgresql.conf"] {
+        assert!(way_out.contains(part), "{way_out}");
+    }
+    assert!(!way_out.contains("rollback"), "{way_out}");
+    world.incarnations.insert(world.database.clone(), restored(Some("zone1")));
+    assert!(world.conditions()[0].way_out.contains(&format!("`cellar restore rollback {}`", id(1))));
+    // It is the recorded primary.
+    world.leaders.values_mut().for_each(|leader| leader.term = Timeline::new(2));
+    assert_eq!(world.kinds(), [ConditionKind::RestoreOpen]);
 }

@@ -67,6 +67,9 @@ pub enum JobKind {
     /// See that WAL arrives in the repo.
     #[serde(rename = "JOB_KIND_CHECK")]
     Check,
+    /// Stop the named cell's PostgreSQL cleanly and start it again.
+    #[serde(rename = "JOB_KIND_RESTART")]
+    Restart,
 }
 
 /// What follows from the kind of a job.
@@ -93,7 +96,7 @@ const STEP: KindFacts = KindFacts { driven: false, step: true, ..DRIVEN };
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Backup,
         Self::Rebuild,
         Self::Restore,
@@ -108,6 +111,7 @@ impl JobKind {
         Self::Expire,
         Self::Verify,
         Self::Check,
+        Self::Restart,
     ];
 
     const fn facts(self) -> KindFacts {
@@ -126,6 +130,8 @@ impl JobKind {
             Self::Expire => KindFacts { name: "expire", role: OperatorRole::Admin, ..WRITES },
             Self::Verify => KindFacts { name: "verify", ..READS },
             Self::Check => KindFacts { name: "check", ..READS },
+            // It ends sessions; and the lock, so that it ends no backup.
+            Self::Restart => KindFacts { name: "restart", role: OperatorRole::Admin, ..WRITES },
         }
     }
 
@@ -197,6 +203,8 @@ pub enum JobSpec {
     Verify,
     /// See that WAL arrives in the repo.
     Check,
+    /// Stop the job's cell's PostgreSQL cleanly and start it again.
+    Restart,
 }
 
 impl JobSpec {
@@ -218,6 +226,7 @@ impl JobSpec {
             Self::Expire(_) => JobKind::Expire,
             Self::Verify => JobKind::Verify,
             Self::Check => JobKind::Check,
+            Self::Restart => JobKind::Restart,
         }
     }
 
@@ -275,7 +284,7 @@ impl Serialize for JobSpec {
             Self::Recover(params) => map.serialize_entry("recover", params)?,
             Self::Drill(params) => map.serialize_entry("drill", params)?,
             Self::Expire(params) => map.serialize_entry("expire", params)?,
-            Self::Fence | Self::Swap | Self::Verify | Self::Check => {}
+            Self::Fence | Self::Swap | Self::Verify | Self::Check | Self::Restart => {}
         }
         map.end()
     }
@@ -314,6 +323,7 @@ impl<'de> Deserialize<'de> for JobSpec {
             JobKind::Expire => Self::Expire(fields.expire.ok_or_else(missing("expire"))?),
             JobKind::Verify => Self::Verify,
             JobKind::Check => Self::Check,
+            JobKind::Restart => Self::Restart,
         })
     }
 }

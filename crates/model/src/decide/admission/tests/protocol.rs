@@ -28,3 +28,15 @@ fn minimum_follows_the_poolers_and_is_kept_to() {
     world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::new(1000);
     assert!(check(&world, "zone1").unwrap_err().message.starts_with("this multiadmin is too old"));
 }
+
+#[test]
+fn restart_needs_poolers_that_know_of_it() {
+    let mut world = World::healthy();
+    let app: DatabaseName = "app".parse().unwrap();
+    let plan =
+        |world: &World| plan_restart(&world.snapshot(), &request("zone1"), job_id(1), Timestamp::UNIX_EPOCH);
+    world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::QUORUM_COMMIT;
+    assert_eq!(plan(&world).unwrap_err().code, Code::Unsupported);
+    world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::SETTINGS;
+    assert_eq!(plan(&world).unwrap().cell.as_str(), "zone1", "the primary, too");
+}

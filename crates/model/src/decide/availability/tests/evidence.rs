@@ -124,7 +124,20 @@ fn a_leader_that_runs_as_a_standby_leads_no_more() {
     group.at("zone1").leads = None;
     assert_eq!(of(&group), Ok(Death::LeadsNoMore));
     group.record.phase = Phase::Appointed;
+    group.in_phase = NOW;
     assert_eq!(of(&group), Err(NoEvidence::Reports), "it has not promoted yet");
+    group.in_phase = LONG;
+    assert_eq!(of(&group), Ok(Death::NeverEstablished), "nor ever will");
+    group.facts.remove(&cell("zone3"));
+    assert_eq!(of(&group), Err(NoEvidence::Reports), "nobody else could be elected");
     group.at("zone1").cannot_lead = true;
     assert_eq!(of(&group), Ok(Death::CannotLead));
+}
+
+#[test]
+fn a_primary_that_has_lost_its_term_does_not_lead() {
+    let mut group = three();
+    group.record.held = Term::new(1);
+    group.at("zone1").leads.as_mut().unwrap().term = Term::default();
+    assert_eq!(of(&group), Ok(Death::LeadsNoMore));
 }

@@ -35,3 +35,12 @@ fn a_member_that_is_silent_already_counts_as_lost() {
     assert!(all["zone1"].starts_with("nobody is promoted: "), "{all:?}");
     assert_eq!(all["zone2"], "writes wait until 1 more standbys stream");
 }
+
+#[test]
+fn a_standby_that_does_not_stream_acknowledges_nothing_and_a_planned_move_hides_no_loss() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.at("zone3").follows = None;
+    assert_eq!(outcomes(&group)["zone2"], "writes wait until 1 more standbys stream");
+    group.record.handover = Some(cell("zone2"));
+    assert!(outcomes(&group)["zone1"].contains("is promoted"), "{:?}", outcomes(&group));
+}

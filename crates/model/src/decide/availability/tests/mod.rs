@@ -3,6 +3,7 @@
 mod cohort;
 mod evidence;
 mod explain;
+mod forced;
 mod member;
 mod next;
 
@@ -32,6 +33,8 @@ struct Group {
     wanted: BTreeSet<CellName>,
     preference: Vec<CellName>,
     unchanged: Duration,
+    in_phase: Duration,
+    paused: bool,
     timing: Timing,
 }
 
@@ -47,6 +50,8 @@ impl Group {
             wanted: cohort.into_keys().collect(),
             preference: Vec::new(),
             unchanged: LONG,
+            in_phase: LONG,
+            paused: false,
             timing: Timing::default(),
         };
         *group.at(names[0]) = primary(1);
@@ -83,6 +88,8 @@ impl Group {
             wanted: &self.wanted,
             preference: &self.preference,
             unchanged: self.unchanged,
+            in_phase: self.in_phase,
+            paused: self.paused,
             timing: &self.timing,
         }
     }

@@ -136,9 +136,9 @@ fn an_appointed_member_that_dies_is_not_special() {
     group.at("zone3").sees = standby(&cell("zone2")).sees;
     group.lose("zone2");
     assert!(matches!(group.next().why, Reason::BackingOff(_) | Reason::Recruit(_)));
-    group.unchanged = Duration::from_secs(1);
+    group.in_phase = Duration::from_secs(1);
     assert!(matches!(group.next().why, Reason::BackingOff(_)), "the first attempt did not hold");
-    group.unchanged = Duration::from_secs(10);
+    group.in_phase = Duration::from_secs(10);
     assert!(matches!(group.step(), Reason::Recruit(_)));
     assert_eq!((group.record.term, group.record.attempts), (Term::new(3), 2));
     // The primary of before counts as any other member, once it has stopped and promised.
@@ -151,10 +151,10 @@ fn an_appointed_member_that_dies_is_not_special() {
 fn a_term_that_held_makes_the_next_failover_the_first_again() {
     let mut group = Group::of(&["zone1", "zone2", "zone3"]);
     group.record.attempts = 4;
-    group.unchanged = HOLDS_AFTER - Duration::from_secs(1);
+    group.in_phase = HOLDS_AFTER - Duration::from_secs(1);
     group.lose("zone1");
     assert!(matches!(group.next().why, Reason::BackingOff(_)));
-    group.unchanged = HOLDS_AFTER;
+    group.in_phase = HOLDS_AFTER;
     group.step();
     assert_eq!(group.record.attempts, 1);
 }
@@ -174,4 +174,41 @@ fn a_single_member_is_never_succeeded() {
     let mut group = Group::of(&["zone1"]);
     group.lose("zone1");
     assert!(matches!(group.next().why, Reason::Well(NoEvidence::FewWitnesses { have: 0, need: 1 })));
+}
+
+#[test]
+fn an_isolated_primary_that_reports_on_is_not_taken_for_one_that_is_back() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.at("zone1").leads.as_mut().unwrap().canary = Canary::AwaitsQuorum { since: LONG };
+    for standby in ["zone2", "zone3"] {
+        group.at(standby).sees.as_mut().unwrap().stream = Link::Silent { since: LONG };
+    }
+    assert_eq!(group.step(), Reason::Recruit(Death::Isolated));
+    assert!(matches!(group.next().why, Reason::Promises(_)), "{}", group.next().why);
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    assert!(matches!(group.step(), Reason::Appoint { .. }));
+    // One whose standbys can no longer stream for another reason is appointed again at once.
+    let mut group = lost();
+    group.facts.insert(cell("zone1"), primary(1));
+    group.at("zone1").leads.as_mut().unwrap().canary = Canary::AwaitsQuorum { since: NOW };
+    assert!(matches!(group.next().why, Reason::Reappoint { .. }), "{}", group.next().why);
+}
+
+#[test]
+fn an_appointed_member_that_never_gets_its_quorum_gives_way_to_another_one() {
+    let mut group = lost();
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 101));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone3"), floor: at(1, 101) });
+    // It hangs in its promotion, and the lost one is back.
+    let back = Facts { leads: None, ..standby(&cell("zone3")) };
+    group.facts.insert(cell("zone1"), back);
+    group.in_phase = NOW;
+    assert!(matches!(group.next().step, Step::Wait));
+    group.in_phase = LONG;
+    assert_eq!(group.step(), Reason::Recruit(Death::NeverEstablished));
+    group.promise("zone1", at(1, 101));
+    group.promise("zone2", at(1, 101));
+    assert!(matches!(group.step(), Reason::Appoint { .. }));
 }

@@ -113,6 +113,15 @@ proptest! {
             }
         }
         prop_assert!(world.closed.is_some(), "it goes on: {:?}", world.decide());
+        // Until the restored primary has recorded itself that is told, too.
+        let unused = told(&world).into_iter().filter(|condition| condition.kind != ConditionKind::RestoreOpen);
+        for condition in unused {
+            prop_assert_eq!(condition.kind, ConditionKind::RestoreUnused);
+            prop_assert!(condition.way_out.contains("`cellar status`"), "{:?}", condition);
+        }
+        if let Some(timeline) = world.incarnation.timeline {
+            world.leader.term = world.leader.term.max(timeline);
+        }
         let left = told(&world);
         prop_assert!(left.iter().all(|condition| condition.kind == ConditionKind::RestoreOpen), "{:?}", left);
         let Some(restore) = world.incarnation.job.filter(|_| !left.is_empty()) else { return Ok(()) };
@@ -121,6 +130,7 @@ proptest! {
         let mut confirmation = World::new(JobKind::Confirm, false);
         confirmation.job.spec = JobSpec::Confirm(restore);
         confirmation.incarnation = world.incarnation.clone();
+        confirmation.leader = world.leader.clone();
         confirmation.alive = world.alive.clone();
         confirmation.run(|_, _| false);
         prop_assert_eq!(told(&confirmation), []);

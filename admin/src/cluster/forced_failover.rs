@@ -1,0 +1,216 @@
+//! A failover that a person asks for, and what it would lose.
+
+use std::collections::BTreeMap;
+
+use cellar_api::v1;
+use cellar_model::availability::{CannotForce, Facts, Forced, Timing, View, forced};
+use cellar_model::{
+    CellName, Code, DatabaseName, Failover, FailoverKind, Key, Leader, Leadership, Pooler, Refusal,
+};
+use cellar_system::clock;
+use cellar_topology::TxnOutcome;
+use futures_util::future::join_all;
+
+use crate::admin::Admin;
+use crate::deadline::Deadline;
+use crate::refusal;
+
+/// What is decided about, as it was read.
+struct Scene {
+    name: DatabaseName,
+    leader: Leader,
+    record: Leadership,
+    guards: [(Key, i64); 3],
+    cards: Vec<Pooler>,
+    paused: bool,
+}
+
+/// A plan with what it was made from.
+struct Planned {
+    scene: Scene,
+    forced: Forced,
+    plan: v1::FailoverPlan,
+}
+
+impl Admin {
+    /// What a failover to `to` would do now.
+    pub(crate) async fn failover_plan(
+        &self,
+        database: Option<&DatabaseName>,
+        to: &CellName,
+        deadline: Deadline,
+    ) -> Result<v1::FailoverPlan, Refusal> {
+        Ok(self.planned(database, to, deadline).await?.plan)
+    }
+
+    /// Begins a failover to `to`. That it is done is seen in the record of the leader.
+    pub(crate) async fn fail_over(
+        &self,
+        database: Option<&DatabaseName>,
+        to: &CellName,
+        accept_loss: bool,
+        deadline: Deadline,
+    ) -> Result<v1::DatabaseView, Refusal> {
+        let Planned { scene, forced, plan } = self.planned(database, to, deadline).await?;
+        let Scene { name, leader, guards, .. } = scene;
+        if forced.may_lose && !accept_loss {
+            let message = format!(
+                "too few members are left to know everything that was acknowledged: {} would be missing",
+                plan.missing.join(", ")
+            );
+            return Err(Refusal::new(Code::DataLoss, message)
+                .hint(format!(
+                    "bring one of them back if that is possible; `cellar failover --to {to} --accept-loss` says what would be lost and asks"
+                ))
+                .about("database", &name));
+        }
+        let why = if forced.may_lose {
+            format!("a person accepted the loss of what only {} have", plan.missing.join(", "))
+        } else {
+            "a person asked for it".to_owned()
+        };
+        let failover = Failover {
+            term: forced.record.term,
+            kind: FailoverKind::Forced,
+            from: leader.cell.clone(),
+            why: why.clone(),
+            begin_time: clock::now(),
+            unheard: None,
+            to: None,
+            floor: None,
+            left_behind: None,
+            promises: None,
+            promotion: None,
+        };
+        let history = self.view().failovers.get(&name).cloned().unwrap_or_default().with(failover);
+        let [(leader_key, leader_revision), _, _] = guards.clone();
+        let asked = Leader { leadership: Some(forced.record), ..leader };
+        let mut transaction = self.store.transaction();
+        for (key, revision) in &guards {
+            transaction = transaction.expect(key, *revision);
+        }
+        let transaction = transaction.put(&leader_key, &asked).put(&Key::Failovers(name.clone()), &history);
+        match deadline.call(transaction.commit()).await.map_err(refusal::of_store)? {
+            TxnOutcome::Committed(_) => {
+                tracing::warn!(database = %name, %to, why, "a failover by command");
+                self.wait_until_seen(deadline, |view| view.revision(&leader_key) != leader_revision).await;
+                self.database(Some(&name), deadline).await
+            }
+            TxnOutcome::Conflict => Err(refusal::contended("the record of the leader")),
+        }
+    }
+
+    async fn planned(
+        &self,
+        database: Option<&DatabaseName>,
+        to: &CellName,
+        deadline: Deadline,
+    ) -> Result<Planned, Refusal> {
+        self.fresh(deadline).await?;
+        let scene = self.scene(database, to)?;
+        let asked = scene.cards.iter().map(async |card| (card.cell.clone(), self.member_said(card).await));
+        let said: BTreeMap<CellName, v1::MemberFacts> =
+            join_all(asked).await.into_iter().filter_map(|(cell, facts)| Some((cell, facts?))).collect();
+        let facts: BTreeMap<CellName, Facts> = said
+            .iter()
+            .filter_map(|(cell, said)| {
+                Some((cell.clone(), cellar_api::facts_of_member(said, std::time::Duration::ZERO).ok()?))
+            })
+            .collect();
+        let view = View {
+            record: &scene.record,
+            facts: &facts,
+            wanted: &scene.cards.iter().map(|card| card.cell.clone()).collect(),
+            preference: &[],
+            unchanged: std::time::Duration::MAX,
+            in_phase: std::time::Duration::MAX,
+            paused: scene.paused,
+            timing: &Timing::default(),
+        };
+        let forced = forced(&view, to).map_err(|why| refused(&why, &scene.name, to))?;
+        let plan = self.plan(&scene, &forced, to, said.get(to));
+        Ok(Planned { scene, forced, plan })
+    }
+
+    fn scene(&self, database: Option<&DatabaseName>, to: &CellName) -> Result<Scene, Refusal> {
+        let view = self.view();
+        let database = view.snapshot().database(database)?;
+        let name = database.name.clone();
+        let incarnation = view.incarnation(&name);
+        let leader = view.leaders.get(&name).cloned();
+        let governed = leader.filter(|_| incarnation.fence.is_none()).and_then(|leader| {
+            Some((leader.governed_by(database.durability, incarnation.number)?.clone(), leader))
+        });
+        let Some((record, leader)) = governed else {
+            let message =
+                format!("database {name} has no quorum commit now, so nobody can tell what is lost");
+            return Err(Refusal::new(Code::Unsupported, message)
+                .hint("docs/runbooks/lost-cell.md says what to do without it")
+                .about("database", &name));
+        };
+        view.snapshot().pooler(&name, to)?;
+        let keys = [Key::Leader(name.clone()), Key::Database(name.clone()), Key::Incarnation(name.clone())];
+        let guards = keys.map(|key| (key.clone(), view.revision(&key)));
+        let cards = view.poolers.values().filter(|card| card.database == name).cloned().collect();
+        Ok(Scene { paused: database.pause.is_some(), name, leader, record, guards, cards })
+    }
+
+    fn plan(
+        &self,
+        scene: &Scene,
+        forced: &Forced,
+        to: &CellName,
+        has: Option<&v1::MemberFacts>,
+    ) -> v1::FailoverPlan {
+        let names = |cells: &[CellName]| cells.iter().map(ToString::to_string).collect();
+        let led = {
+            let answers = self.member_reports.of(&scene.name);
+            let answers = answers.lock();
+            answers.get(&scene.leader.cell).and_then(|said| said.led.clone())
+        };
+        let behind = led.as_ref().filter(|_| forced.may_lose).map(|(at, led)| v1::FailoverLoss {
+            // As of the last sign of life: what it did after it, nobody who is left knows.
+            transactions: led
+                .next_xid
+                .zip(has.and_then(|has| has.next_xid))
+                .map(|(led, has)| led.saturating_sub(has)),
+            bytes: led
+                .position
+                .as_ref()
+                .and_then(|position| position.lsn.parse::<cellar_model::Lsn>().ok())
+                .map(|lsn| lsn.bytes_ahead_of(forced.position.lsn)),
+            heard_seconds_ago: at.elapsed().as_secs(),
+        });
+        v1::FailoverPlan {
+            database: scene.name.to_string(),
+            from: scene.leader.cell.to_string(),
+            to: to.to_string(),
+            takes_part: names(&forced.takes_part),
+            missing: names(&forced.missing),
+            may_lose: forced.may_lose,
+            loss: behind,
+            last_commit: has.and_then(|has| has.last_commit),
+            position: forced.position.to_string(),
+        }
+    }
+}
+
+fn refused(why: &CannotForce, database: &DatabaseName, to: &CellName) -> Refusal {
+    let message = format!("no failover to {to}: {why}");
+    let (code, hint) = match why {
+        CannotForce::LeaderLeads => {
+            (Code::InUse, format!("`cellar switchover --to {to}` moves a primary that is well"))
+        }
+        CannotForce::IsLeader => (
+            Code::IsPrimary,
+            "if it waits for standbys that are lost for good, `cellar durability async` lets it go on alone"
+                .to_owned(),
+        ),
+        CannotForce::Missing => (Code::CellDown, "`cellar explain` shows which members report".to_owned()),
+        CannotForce::Stranger => {
+            (Code::Lagging, "name another member; `cellar durability` shows the cohort".to_owned())
+        }
+        CannotForce::Behind { best } => (Code::Lagging, format!("`cellar failover --to {best}`")),
+    };
+    Refusal::new(code, message).hint(hint).about("database", database)
+}
