@@ -64,7 +64,6 @@ impl Cluster {
     ///
     /// # Panics
     /// When there is no such cell.
-    #[must_use]
     pub fn app_psql(&self, cell: &str) -> impl Fn() -> Command + Send + 'static {
         let (instance, user) = (self.instance(cell), self.user.clone());
         move || {

@@ -39,8 +39,8 @@ fn tell(who: &str, what: &str, samples: &[Duration]) {
 /// Plays the rounds of one subject and takes it down.
 fn measured(who: &str, subject: &impl Subject) -> Samples {
     let samples = Samples {
-        host: play(subject, Loss::Host, ROUNDS),
-        postmaster: play(subject, Loss::Postmaster, ROUNDS),
+        host: play(who, subject, Loss::Host, ROUNDS),
+        postmaster: play(who, subject, Loss::Postmaster, ROUNDS),
     };
     tell(who, "host", &samples.host);
     tell(who, "postmaster", &samples.postmaster);
@@ -75,7 +75,7 @@ pub(crate) fn rto(report: &mut Report) {
 
 /// The primary's postmaster is stopped, and its sessions go on; until another server, or this one started again, writes.
 pub(crate) fn rto_frozen(report: &mut Report) {
-    let samples = play(&Ours::start(), Loss::Frozen, ROUNDS);
+    let samples = play("cellar", &Ours::start(), Loss::Frozen, ROUNDS);
     tell("cellar", "frozen postmaster", &samples);
     report.figure("rto_frozen", median(&samples).as_secs_f64(), "s", Limit::AtMost(6.0));
 }

@@ -50,7 +50,7 @@ fn kill(pids: &[i32], by: Signal) {
 }
 
 /// Loses the primary so many times. From each loss until a write that was asked for afterwards is acknowledged.
-pub(crate) fn play(subject: &impl Subject, loss: Loss, rounds: usize) -> Vec<Duration> {
+pub(crate) fn play(who: &str, subject: &impl Subject, loss: Loss, rounds: usize) -> Vec<Duration> {
     let writers = Writers::start(vec![Place { psql: subject.client(), pace: PACE }]);
     let write = |since, by: &dyn Fn(&Row) -> bool| match writers.first(0, since, by, WRITES_TIMEOUT) {
         Some(row) => row,
@@ -65,7 +65,10 @@ pub(crate) fn play(subject: &impl Subject, loss: Loss, rounds: usize) -> Vec<Dur
         kill(&pids, if loss == Loss::Frozen { Signal::SIGSTOP } else { Signal::SIGKILL });
         // A session of the one that is lost may end its statement before it notices.
         let first = write(Instant::now(), &|row| row.server != before.server);
-        samples.push(first.acknowledged - begun);
+        let took = first.acknowledged - begun;
+        // At once: a run that is interrupted has said what it has.
+        note(&format!("  {who}, {loss:?}: {:.2} s", took.as_secs_f64()));
+        samples.push(took);
         if loss == Loss::Frozen {
             sleep(Duration::from_secs(1));
             kill(&pids, Signal::SIGCONT);
@@ -76,7 +79,7 @@ pub(crate) fn play(subject: &impl Subject, loss: Loss, rounds: usize) -> Vec<Dur
     let there: std::collections::BTreeSet<u64> = subject.rows().into_iter().collect();
     let lost = rows.iter().filter(|row| !there.contains(&row.id)).count();
     note(&format!(
-        "  {loss:?}: {lost} of {} acknowledged rows are missing; {:?}",
+        "  {who}, {loss:?}: {lost} of {} acknowledged rows are missing; {:?}",
         rows.len(),
         overlap(&rows)
     ));
