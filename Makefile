@@ -17,7 +17,7 @@ DEB_RELEASES ?= bookworm trixie
 # Seeds are exact only with tokio's own random choices seeded. The build is kept apart, so that this rebuilds nothing else.
 SIM = RUSTFLAGS="--cfg tokio_unstable --cfg cellar_sim" $(CARGO) run --locked --quiet --profile sim --target-dir target/sim -p cellar-sim --
 
-.PHONY: all build programs unit-tests cluster-tests tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts check-availability clean deps
+.PHONY: all build programs unit-tests cluster-tests tours release demo down test e2e ci fmt lint layers docs bench test-mixed test-last-release test-debian test-releases test-deb deb sim soak soak-hosts soak-failover check-availability clean deps
 
 all: build
 
@@ -125,12 +125,17 @@ soak-hosts: build
 	@CELLAR_MATRIX_SEED=$(SEED) CELLAR_MATRIX_ROUNDS=$(ROUNDS) CELLAR_MATRIX_ONLY="$(ONLY)" \
 		$(CARGO) test --locked -p cellar-tests --test hosts -- --ignored --nocapture the_whole_matrix
 
+## soak-failover: random failovers under load, with a histogram: make soak-failover [N=300] [SEED=9] [ONLY=frozen]
+soak-failover: release
+	@target/release/soak-failover --count $(or $(N),300) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
 ## check-availability: the failover protocol, explored within wider bounds than the tests do; takes minutes and some GiB
 check-availability: deps
 	$(CARGO) test --locked -p cellar-availability-check -- --ignored --nocapture
 
-## bench: one line per figure, release build
+## bench: one line per figure, release build; Patroni is compared with, and is installed for it
 bench: release
+	@scripts/install-deps.sh patroni
 	@$(CARGO) run --locked --release --quiet -p cellar-tests --bin bench
 
 clean:

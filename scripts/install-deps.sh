@@ -80,7 +80,7 @@ $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-reco
 }
 
 # The packages enable their services for the next boot.
-for unit in postgresql etcd haproxy; do
+for unit in postgresql etcd haproxy patroni; do
     case "$missing" in
     *"$unit"*)
         for wants in /etc/systemd/system/*.wants/"$unit".service; do

@@ -2,11 +2,17 @@
 
 mod cluster;
 mod hosts;
+mod load;
 mod machine;
 
 pub use cluster::admin::Instance;
+pub use cluster::application::Application;
 pub use cluster::local::Cluster;
+pub use cluster::restart::StoppedEtcd;
 pub use hosts::{Hosts, HostsCluster, Ledger, Moment, Written, cell_of, has_ended};
+pub use load::acknowledged::{Row, Server, all_there, overlap};
+pub use load::psql::{Answer, Psql};
+pub use load::writers::{Place, TABLE, Writers};
 pub use machine::etcdctl::etcdctl;
 pub use machine::hold::{HOLD_TIMEOUT, has_word, hold, release};
 pub use machine::listening::listening_of;

@@ -15,7 +15,14 @@ use crate::machine::run::{OsUser, as_user, run};
 use crate::machine::service_manager::ServiceManager;
 use crate::machine::wait::{eventually, wait_for};
 
+/// An etcd that was ended, as it was started.
+#[derive(Debug)]
+pub struct StoppedEtcd {
+    launch: Launch,
+}
+
 /// How a process of the cluster was started.
+#[derive(Debug)]
 struct Launch {
     words: Vec<String>,
     directory: PathBuf,
@@ -148,15 +155,34 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub fn limit_etcd(&self, bytes: u64) {
+        let mut etcd = self.stop_etcd(Signal::SIGTERM);
+        etcd.launch.words.retain(|word| !word.starts_with("--quota-backend-bytes"));
+        etcd.launch.words.push(format!("--quota-backend-bytes={bytes}"));
+        self.start_etcd(etcd);
+    }
+
+    /// Ends etcd by this signal.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    #[must_use]
+    pub fn stop_etcd(&self, by: Signal) -> StoppedEtcd {
         let pid = self.pid("pid/etcd.pid");
-        let mut launch = Launch::of(pid);
-        launch.words.retain(|word| !word.starts_with("--quota-backend-bytes"));
-        launch.words.push(format!("--quota-backend-bytes={bytes}"));
+        let launch = Launch::of(pid);
+        signal(pid, by);
+        eventually("etcd to be gone", || !is_alive(pid));
+        StoppedEtcd { launch }
+    }
+
+    /// Starts etcd again.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_etcd(&self, etcd: StoppedEtcd) {
+        let StoppedEtcd { launch } = etcd;
         let Some(data) = launch.words.iter().find(|word| word.starts_with("--data-dir")).cloned() else {
             panic!("no data directory in {:?}", launch.words)
         };
-        signal(pid, Signal::SIGTERM);
-        eventually("etcd to be gone", || !is_alive(pid));
         launch.start(Some(&self.user));
         let new = wait_for("etcd to be started again", Duration::from_secs(20), || {
             processes_with("etcd", &data).first().copied()

@@ -76,7 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "crates/topology/src",
         &["mirror", "view", "store", "unknown_fields", "etcd lease_keeper memory retry", "kv", "error"],
     ),
-    ("tests/src", &["cluster hosts", "machine"]),
+    ("tests/src", &["cluster hosts load", "machine"]),
     ("tls/src", &[]),
 ];
 

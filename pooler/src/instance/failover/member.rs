@@ -9,7 +9,7 @@ use cellar_model::availability::{
     Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Stop, Timing, may_replace_data,
 };
 use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term, Timeline};
-use cellar_postgres::{MemberLook, MemberProbe, PostgresError, ShownSettings, running};
+use cellar_postgres::{InstanceConfig, MemberLook, MemberProbe, PostgresError, ShownSettings, running};
 use cellar_system::{Process, clock};
 
 use crate::agent::Agent;
@@ -56,6 +56,8 @@ pub(super) struct Member {
     pub(super) checkpoint: Option<tokio::task::JoinHandle<()>>,
     /// What PostgreSQL was last told; none before that.
     pub(super) told: Option<ShownSettings>,
+    /// The configuration that was written last, and when, by [`clock::uptime`].
+    pub(super) written: Option<(InstanceConfig, Duration)>,
     /// Since when PostgreSQL shows that, by [`clock::uptime`].
     pub(super) shown: Option<Duration>,
     /// When the settings were last changed, by [`clock::uptime`].
@@ -132,6 +134,7 @@ impl Member {
             row: None,
             checkpoint: None,
             told: None,
+            written: None,
             shown: None,
             reloaded: now,
             quiet_looks: 0,

@@ -6,6 +6,7 @@
 mod backup;
 mod bootstrap;
 mod config;
+mod failover;
 mod figure;
 mod fleet;
 mod history;
@@ -51,6 +52,23 @@ const BENCHES: &[Bench] = &[
     (&["partition_cost_commits", "partition_cost_backup"], hosts::partition_cost),
     (&["fleet_ready", "fleet_status_p99", "fleet_jobs_lost"], fleet::fleet),
     (&["idle_hosts_etcd_writes", "idle_hosts_rss_multipooler"], hosts::idle),
+    (&["agent_rss", "agent_cpu"], idle::agent),
+    (
+        &[
+            "rto_host",
+            "rto_host_worst",
+            "rto_host_to_defaults",
+            "rto_host_to_fastest",
+            "rto_postmaster",
+            "rto_postmaster_to_defaults",
+        ],
+        failover::rto,
+    ),
+    (&["rto_frozen"], failover::rto_frozen),
+    (&["switchover"], failover::switchover),
+    (&["quorum_cost"], failover::quorum_cost),
+    (&["etcd_gone"], failover::etcd_gone),
+    (&["false_alarms"], failover::false_alarms),
 ];
 
 fn main() -> ExitCode {
