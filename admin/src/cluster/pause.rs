@@ -4,6 +4,7 @@ use cellar_api::v1;
 use cellar_model::{Code, Database, DatabaseName, Key, Pause, Refusal};
 use cellar_system::clock;
 use cellar_topology::TxnOutcome;
+use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
@@ -44,7 +45,8 @@ impl Admin {
             return self.database(Some(&name), deadline).await;
         }
         let pause = wanted.map(|(by, reason)| Pause {
-            since: clock::now(),
+            // For people.
+            since: Timestamp::from_second(clock::now().as_second()).unwrap_or_default(),
             by: by.to_owned(),
             reason: reason.to_owned(),
         });

@@ -35,6 +35,7 @@ fn restart_needs_poolers_that_know_of_it() {
     let app: DatabaseName = "app".parse().unwrap();
     let plan =
         |world: &World| plan_restart(&world.snapshot(), &request("zone1"), job_id(1), Timestamp::UNIX_EPOCH);
+    world.leaders.get_mut(&app).unwrap().system_identifier = Some(SystemIdentifier::new(7));
     world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::QUORUM_COMMIT;
     assert_eq!(plan(&world).unwrap_err().code, Code::Unsupported);
     world.databases.get_mut(&app).unwrap().minimum_protocol = Protocol::SETTINGS;
