@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, as_user, eventually, postgres_user, wait_for};
+use cellar_tests::{Cluster, Instance, OsUser, as_user, eventually, postgres_user, wait_for};
 use serde_json::Value;
 
 pub(crate) const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
@@ -45,13 +45,7 @@ impl Ledger {
         let writers = CELLS.iter().enumerate().map(|(at, cell)| {
             let (rows, stop) = (Arc::clone(&rows), Arc::clone(&stop));
             let (instance, user) = (cluster.instance(cell), postgres_user());
-            let write = move |id: u64| {
-                let mut command = as_user(&user, "psql");
-                command.args(["-h", &instance.sockets, "-p", &instance.port.to_string(), "-d", "postgres"]);
-                command.args(["-XAtqc", &format!("INSERT INTO ledger VALUES ({id})")]);
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-                command
-            };
+            let write = move |id: u64| psql(&instance, &user, &format!("INSERT INTO ledger VALUES ({id})"));
             std::thread::spawn(move || {
                 let mut id = (at as u64 + 1) * 1_000_000;
                 while !stop.load(Ordering::Relaxed) {
@@ -128,6 +122,19 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+fn psql(instance: &Instance, user: &OsUser, statement: &str) -> Command {
+    let mut command = as_user(user, "psql");
+    command.args(["-h", &instance.sockets, "-p", &instance.port.to_string(), "-d", "postgres"]);
+    command.args(["-XAtqc", statement]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Whether a statement is acknowledged; after two seconds it is given up. No timeout of PostgreSQL ends a commit that waits.
+pub(crate) fn is_acknowledged(cluster: &Cluster, cell: &str, statement: &str) -> bool {
+    succeeds(psql(&cluster.instance(cell), &postgres_user(), statement))
 }
 
 /// Whether a command ends with success in time; it is killed after that.
