@@ -39,9 +39,11 @@ static STATEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
         .ok()
 });
 
-/// What begins something of a user's in a message: a literal, a value, the place of a syntax error.
-static USER_TEXT: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"'|\$\w*\$|at or near "|: "|[^\x00-\x7f]"#).ok());
+/// What begins something of a user's in a message: a literal, a value, the place of a syntax error, a setting of a class that is
+/// not PostgreSQL's own.
+static USER_TEXT: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"'|\$\w*\$|at or near "|: "|"[^"]*\.[^"]*" changed to "|[^\x00-\x7f]"#).ok()
+});
 
 /// What is before a secret in any line.
 static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -152,6 +154,7 @@ mod tests {
             "DETAIL:  Parameters: $1 = 'a', $2 = 'hunter2'",
             "ERROR:  syntax error at or near \"hunter2\" at character 29",
             "STATEMENT:  ALTER ROLE bob PASSWORD hunter2;",
+            "LOG:  parameter \"my_app.api_key\" changed to \"hunter2\"",
             "ERROR:  invalid input syntax for type integer: \"hunter2\"",
             "DETAIL:  Key (password)=(hunter2) already exists.",
             "DETAIL:  Failing row contains (1, hunter2).",
