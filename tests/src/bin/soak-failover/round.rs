@@ -237,7 +237,7 @@ impl Soak {
     /// The first number and the others that a query of a cell gives.
     fn ids(&self, cell: &str, query: &str) -> Result<(usize, BTreeSet<u64>), String> {
         let answer = self.cluster.try_app_sql(cell, query);
-        let mut numbers = answer.stdout.lines().map(|line| line.parse::<u64>());
+        let mut numbers = answer.stdout.lines().map(str::parse::<u64>);
         match numbers.next() {
             Some(Ok(first)) if answer.code == 0 => {
                 let rest = numbers.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
