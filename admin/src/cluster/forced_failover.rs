@@ -1,6 +1,7 @@
 //! A failover that a person asks for, and what it would lose.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_model::availability::{CannotForce, Facts, Forced, Timing, View, forced};
@@ -69,19 +70,8 @@ impl Admin {
         } else {
             "a person asked for it".to_owned()
         };
-        let failover = Failover {
-            term: forced.record.term,
-            kind: FailoverKind::Forced,
-            from: leader.cell.clone(),
-            why: why.clone(),
-            begin_time: clock::now(),
-            unheard: None,
-            to: None,
-            floor: None,
-            left_behind: None,
-            promises: None,
-            promotion: None,
-        };
+        let (term, from) = (forced.record.term, leader.cell.clone());
+        let failover = Failover::begun(term, FailoverKind::Forced, from, why.clone(), clock::now());
         let history = self.view().failovers.get(&name).cloned().unwrap_or_default().with(failover);
         let [(leader_key, leader_revision), _, _] = guards.clone();
         let asked = Leader { leadership: Some(forced.record), ..leader };
@@ -114,7 +104,7 @@ impl Admin {
         let facts: BTreeMap<CellName, Facts> = said
             .iter()
             .filter_map(|(cell, said)| {
-                Some((cell.clone(), cellar_api::facts_of_member(said, std::time::Duration::ZERO).ok()?))
+                Some((cell.clone(), cellar_api::facts_of_member(said, Duration::ZERO).ok()?))
             })
             .collect();
         let view = View {
@@ -122,8 +112,8 @@ impl Admin {
             facts: &facts,
             wanted: &scene.cards.iter().map(|card| card.cell.clone()).collect(),
             preference: &[],
-            unchanged: std::time::Duration::MAX,
-            in_phase: std::time::Duration::MAX,
+            unchanged: Duration::MAX,
+            in_phase: Duration::MAX,
             paused: scene.paused,
             timing: &Timing::default(),
         };

@@ -3,12 +3,11 @@
 use cellar_api::v1;
 use cellar_model::{Code, Database, DatabaseName, Key, Pause, Refusal};
 use cellar_system::clock;
-use cellar_topology::TxnOutcome;
 use jiff::Timestamp;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
-use crate::refusal;
+use crate::tries::Tries;
 
 /// The most characters of a reason: it stands in a line of `cellar status`.
 const MAX_REASON: usize = 200;
@@ -32,34 +31,34 @@ impl Admin {
         if let Some((_, reason)) = wanted {
             check_reason(reason)?;
         }
-        self.fresh(deadline).await?;
-        let (present, key, revision) = {
-            let view = self.view();
-            let present = view.snapshot().database(database)?.clone();
-            let key = Key::Database(present.name.clone());
-            let revision = view.revision(&key);
-            (present, key, revision)
-        };
-        let name = present.name.clone();
-        if present.pause.is_some() == wanted.is_some() {
-            return self.database(Some(&name), deadline).await;
-        }
-        let pause = wanted.map(|(by, reason)| Pause {
-            // For people.
-            since: Timestamp::from_second(clock::now().as_second()).unwrap_or_default(),
-            by: by.to_owned(),
-            reason: reason.to_owned(),
-        });
-        let is_paused = pause.is_some();
-        let transaction =
-            self.store.transaction().expect(&key, revision).put(&key, &Database { pause, ..present });
-        match deadline.call(transaction.commit()).await.map_err(refusal::of_store)? {
-            TxnOutcome::Committed(_) => {
-                tracing::warn!(database = %name, is_paused, "pause");
-                self.wait_until_seen(deadline, |view| view.revision(&key) != revision).await;
-                self.database(Some(&name), deadline).await
+        let mut tries = Tries::of("the database's record", deadline);
+        loop {
+            let _ = tries.begin()?;
+            self.fresh(deadline).await?;
+            let (present, key, revision) = {
+                let view = self.view();
+                let present = view.snapshot().database(database)?.clone();
+                let key = Key::Database(present.name.clone());
+                let revision = view.revision(&key);
+                (present, key, revision)
+            };
+            let name = present.name.clone();
+            if present.pause.is_some() == wanted.is_some() {
+                return self.database(Some(&name), deadline).await;
             }
-            TxnOutcome::Conflict => Err(refusal::contended("the database's record")),
+            let pause = wanted.map(|(by, reason)| Pause {
+                // For people.
+                since: Timestamp::from_second(clock::now().as_second()).unwrap_or_default(),
+                by: by.to_owned(),
+                reason: reason.to_owned(),
+            });
+            let is_paused = pause.is_some();
+            let transaction =
+                self.store.transaction().expect(&key, revision).put(&key, &Database { pause, ..present });
+            if self.commit(&mut tries, transaction, Some((&key, revision))).await? {
+                tracing::warn!(database = %name, is_paused, "pause");
+                return self.database(Some(&name), deadline).await;
+            }
         }
     }
 }

@@ -210,17 +210,8 @@ impl Decider {
         let led = self.reports.led(from);
         let took = || millis(self.known.map_or(Duration::ZERO, |(_, since)| since.elapsed()));
         let begun = |kind| Failover {
-            term: after.term,
-            kind,
-            from: from.clone(),
-            why: why.to_string(),
-            begin_time: clock::now(),
             unheard: led.map(|(ago, _)| millis(ago)),
-            to: None,
-            floor: None,
-            left_behind: None,
-            promises: None,
-            promotion: None,
+            ..Failover::begun(after.term, kind, from.clone(), why.to_string(), clock::now())
         };
         match why {
             Reason::Recruit(_) => Some(before.with(begun(FailoverKind::Lost))),

@@ -61,6 +61,24 @@ pub struct Failover {
 }
 
 impl Failover {
+    /// One that begins now; what comes of it is not known yet.
+    #[must_use]
+    pub fn begun(term: Term, kind: FailoverKind, from: CellName, why: String, begin_time: Timestamp) -> Self {
+        Self {
+            term,
+            kind,
+            from,
+            why,
+            begin_time,
+            unheard: None,
+            to: None,
+            floor: None,
+            left_behind: None,
+            promises: None,
+            promotion: None,
+        }
+    }
+
     /// From the last sign of life of the primary to the first commit of the next one, in milliseconds; none unless it came to
     /// its end.
     #[must_use]
@@ -112,19 +130,10 @@ mod tests {
     use super::*;
 
     fn failover(term: u32) -> Failover {
-        Failover {
-            term: Term::new(term),
-            kind: FailoverKind::Lost,
-            from: "zone1".parse().unwrap(),
-            why: "its PostgreSQL ended and does not come back".to_owned(),
-            begin_time: Timestamp::UNIX_EPOCH,
-            unheard: Some(2000),
-            to: None,
-            floor: None,
-            left_behind: None,
-            promises: None,
-            promotion: None,
-        }
+        let why = "its PostgreSQL ended and does not come back".to_owned();
+        let from = "zone1".parse().unwrap();
+        let begun = Failover::begun(Term::new(term), FailoverKind::Lost, from, why, Timestamp::UNIX_EPOCH);
+        Failover { unheard: Some(2000), ..begun }
     }
 
     #[test]
