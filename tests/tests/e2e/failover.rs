@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, children_named, eventually, is_alive, signal, wait_for};
+use cellar_tests::{Cluster, children_named, command_line, eventually, is_alive, signal, wait_for};
 use nix::sys::signal::Signal;
 
 use crate::quorum::{
@@ -82,11 +82,35 @@ fn writes_wait_without_standbys_and_go_on_when_one_returns() {
     let lost = Instant::now();
     std::thread::sleep(NO_FAILOVER);
     assert_eq!(ledger.since(lost + WRITE_TIMEOUT), 0, "acknowledged by the primary alone");
-    cluster.cellar(&["up"]);
+    // They begin slowly, both at once, so that neither streams for a while: no reason to replace the primary.
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.cellar(&["up"]));
+        let begun: Vec<i32> = others(primary).into_iter().map(|cell| next_startup(&cluster, cell)).collect();
+        for pid in &begun {
+            signal(*pid, Signal::SIGSTOP);
+        }
+        std::thread::sleep(Duration::from_secs(5));
+        for pid in begun {
+            signal(pid, Signal::SIGCONT);
+        }
+    });
     assert_eq!(ledger.wait_for_write(&CELLS), primary);
     assert_eq!(term(&cluster), 1, "there was no failover");
     wait_for_cohort(&cluster);
     ledger.check(&cluster);
+}
+
+/// The process that recovers, of the PostgreSQL that is started in a cell next.
+#[track_caller]
+fn next_startup(cluster: &Cluster, cell: &str) -> i32 {
+    let file = cluster.directory().join(cell).join("pg_data/postmaster.pid");
+    wait_for(&format!("PostgreSQL to be started in {cell}"), Duration::from_secs(60), || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let postmaster = text.lines().next()?.parse().ok()?;
+        children_named(postmaster, "postgres")
+            .into_iter()
+            .find(|pid| command_line(*pid).concat().contains("startup"))
+    })
 }
 
 #[test]

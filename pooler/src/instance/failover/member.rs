@@ -69,6 +69,8 @@ pub(super) struct Member {
     new_wal: Option<Duration>,
     /// When the walreceiver last heard something.
     stream_heard: Option<Duration>,
+    /// Since when the instance answers: one that starts has not heard of the leader yet, and that shows nothing.
+    answers_since: Option<Duration>,
     /// Since when the instance does not run, or no probe reached it.
     pub(super) down_since: Option<Duration>,
     /// There is no postmaster.
@@ -86,7 +88,6 @@ pub(super) struct Member {
     pub(super) cannot_lead: Option<Term>,
     /// The history of the timeline that this primary is on.
     pub(super) history: Option<(Timeline, String)>,
-    started: Duration,
     last_error: String,
 }
 
@@ -141,6 +142,7 @@ impl Member {
             last_lsn: None,
             new_wal: None,
             stream_heard: None,
+            answers_since: None,
             down_since: None,
             has_ended: false,
             frozen_since: None,
@@ -150,7 +152,6 @@ impl Member {
             etcd_heard: now,
             cannot_lead: None,
             history: None,
-            started: now,
             last_error: String::new(),
         }
     }
@@ -285,7 +286,7 @@ impl Member {
                 self.agent.nudge.notify_one();
             }
             (self.down_since, self.has_ended) = (self.down_since.or(Some(now)), true);
-            (self.frozen_since, self.stopped_since) = (None, None);
+            (self.frozen_since, self.stopped_since, self.answers_since) = (None, None, None);
             (self.probe, self.canary) = (None, None);
             (self.quiet_looks, self.last_lsn, self.shown) = (0, None, None);
             return None;
@@ -303,12 +304,14 @@ impl Member {
         match answer {
             Ok(look) if !is_stopped => {
                 (self.down_since, self.frozen_since) = (None, None);
+                self.answers_since = self.answers_since.or(Some(now));
                 self.note_wal(&look);
                 Some(look)
             }
             // It answers: what a probe of before did not get is no sign of a frozen one.
             Err(PostgresError::NotReady(_) | PostgresError::NotRunning(_)) => {
                 (self.down_since, self.frozen_since) = (self.down_since.or(Some(now)), None);
+                self.answers_since = None;
                 None
             }
             Err(PostgresError::Sql { code, .. }) if code == TOO_MANY_CONNECTIONS => {
@@ -436,12 +439,15 @@ impl Member {
         let heard = self.heard.borrow();
         let heard = heard.as_ref().filter(|heard| heard.of == record.cell)?;
         let streams = look.and_then(|look| look.receiver.as_ref()).is_some_and(|receiver| receiver.streams);
-        let last = self
-            .stream_heard
-            .map_or_else(|| now.saturating_sub(self.started), |heard| now.saturating_sub(heard));
+        let last = now.saturating_sub(self.stream_heard.max(self.answers_since).unwrap_or(now));
         Some(Sight {
             of: record.cell.clone(),
-            stream: if streams { Link::Heard { ago: last } } else { Link::Silent { since: last } },
+            stream: match look {
+                Some(_) if streams => Link::Heard { ago: last },
+                Some(_) => Link::Silent { since: last },
+                // One whose own PostgreSQL does not answer has not looked.
+                None => Link::Silent { since: Duration::ZERO },
+            },
             new_wal: self.new_wal.map(|at| now.saturating_sub(at)),
             pooler: heard.link(),
         })

@@ -152,18 +152,19 @@ fn own_word(view: &View<'_>, facts: &Facts) -> Result<Death, NoEvidence> {
 }
 
 /// Whether as many members beside the leader report as it takes to elect another one.
-fn others_could_elect(view: &View<'_>) -> bool {
+pub(super) fn others_could_elect(view: &View<'_>) -> bool {
     view.record.rules.iter().all(|rule| {
         let others = witnesses(view).filter(|(cell, facts)| rule.has(cell, facts.copy));
         others.count() >= super::election::needed(rule)
     })
 }
 
-/// Whether as many members as can elect say that nothing comes from the leader over their streams.
+/// Whether as many members as can elect say that nothing comes from the leader over their streams, for as long as its
+/// commits have to wait: those that have just come back need time to connect.
 fn none_streams(view: &View<'_>) -> bool {
     let silent = |facts: &Facts| {
         let sight = facts.sees.as_ref().filter(|sight| sight.of == view.record.cell);
-        sight.is_some_and(|sight| sight.stream.silent_for() >= view.timing.silence)
+        sight.is_some_and(|sight| sight.stream.silent_for() >= view.timing.isolated)
     };
     view.record.rules.iter().all(|rule| {
         let silent = witnesses(view).filter(|(cell, facts)| rule.has(cell, facts.copy) && silent(facts));

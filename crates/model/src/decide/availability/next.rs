@@ -8,7 +8,7 @@ use std::fmt;
 use super::backoff::{HOLDS_AFTER, backoff};
 use super::cohort::{Change, change};
 use super::election::{Shortage, enough, winner};
-use super::evidence::{Death, NoEvidence, evidence};
+use super::evidence::{Death, NoEvidence, evidence, others_could_elect};
 use super::facts::View;
 use super::rules::Rules;
 use crate::records::leadership::{Leadership, Phase, Position, Rule, Term};
@@ -60,6 +60,8 @@ pub enum Reason {
     HandoverFailed(CellName),
     /// There is evidence, but a person works on the database.
     Paused(Death),
+    /// There is evidence, but too few other members report to elect one of them.
+    NobodyToElect(Death),
     /// The record has no rule: nothing can be decided by it.
     NoRule,
 }
@@ -88,6 +90,9 @@ impl fmt::Display for Reason {
             }
             Self::Paused(death) => {
                 write!(f, "{death}, and no failover begins while the database is paused (`cellar resume`)")
+            }
+            Self::NobodyToElect(death) => {
+                write!(f, "{death}, and too few other members report to elect one of them")
             }
             Self::NoRule => f.write_str("the record has no rule to go by"),
         }
@@ -188,6 +193,11 @@ pub(super) fn next_term(view: &View<'_>) -> Term {
 fn recruit(view: &View<'_>, death: Death) -> Decision {
     if view.paused {
         return Decision::wait(Reason::Paused(death));
+    }
+    // An instance that ended or stands still promises nothing: it would only lose its term, also where it comes back.
+    let can_promise = !matches!(death, Death::Gone | Death::Frozen | Death::Hung);
+    if !can_promise && !others_could_elect(view) {
+        return Decision::wait(Reason::NobodyToElect(death));
     }
     let record = view.record;
     let has_held = record.phase == Phase::Steady && view.in_phase >= HOLDS_AFTER;

@@ -18,6 +18,11 @@ fn a_primary_that_no_standby_streams_from_is_replaced_when_its_commits_wait() {
     }
     waits(&mut group, NOW);
     assert!(matches!(group.next().why, Reason::Well(_)), "not at once");
+    // They were down together, and have come back a moment ago.
+    waits(&mut group, LONG);
+    let back = Duration::from_secs(5);
+    group.at("zone3").sees.as_mut().unwrap().stream = Link::Silent { since: back };
+    assert!(matches!(group.next().why, Reason::Well(_)), "it has not had the time to connect");
 }
 
 fn of(group: &Group) -> Result<Death, NoEvidence> {

@@ -212,3 +212,17 @@ fn an_appointed_member_that_never_gets_its_quorum_gives_way_to_another_one() {
     group.promise("zone2", at(1, 101));
     assert!(matches!(group.step(), Reason::Appoint { .. }));
 }
+
+#[test]
+fn nobody_is_recruited_for_a_frozen_leader_while_nobody_else_could_lead() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.at("zone1").instance = Instance::Frozen { since: LONG };
+    for standby in ["zone2", "zone3"] {
+        group.at(standby).sees.as_mut().unwrap().new_wal = None;
+        group.at(standby).sees.as_mut().unwrap().stream = Link::Silent { since: LONG };
+    }
+    let gone = group.facts.remove(&cell("zone3")).unwrap();
+    assert_eq!(group.next().why, Reason::NobodyToElect(Death::Frozen), "zone2 alone cannot be elected");
+    group.facts.insert(cell("zone3"), gone);
+    assert_eq!(group.step(), Reason::Recruit(Death::Frozen));
+}
