@@ -140,7 +140,7 @@ check "the daemons' manuals are there" 'man --locale=C multipooler | grep -q SIG
 check "completions are there" 'test -s /usr/share/bash-completion/completions/cellar && test -s /usr/share/zsh/vendor-completions/_cellar && test -s /usr/share/fish/vendor_completions.d/cellar.fish'
 check "nothing of ours runs" 'test -z "$(systemctl list-units --all --no-legend "cellar*")"'
 check "nothing of ours is enabled" 'test -z "$(find /etc/systemd -name "cellar*")"'
-check "the units are right" 'systemd-analyze verify --man=no cellar@demo.target cellar-etcd@demo.service cellar-multiadmin@demo.service cellar-multipooler@demo.service'
+check "the units are right" 'systemd-analyze verify --man=no cellar@demo.target cellar-etcd@demo.service cellar-multiadmin@demo.service cellar-multipooler@demo.service cellar-handover@demo.service'
 untouched
 
 echo "== a cluster of one host"

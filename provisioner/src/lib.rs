@@ -52,6 +52,7 @@ pub use hosts::differences::{Change, Differences, Remaining};
 pub use hosts::due::installed_certificates_due;
 pub use hosts::etcd::{add_etcd_on_host, replace_etcd_on_host};
 pub use hosts::etcd_restore::{PreparedEtcd, restore_etcd_on_hosts};
+pub use hosts::hand_over::{HandedOver, hand_over};
 pub use hosts::init::{Bundles, InitOptions, bundle_hosts, init_hosts};
 pub use hosts::install::{Installed, install_host};
 pub use hosts::program::HostProgram;

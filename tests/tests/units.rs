@@ -12,7 +12,11 @@ const MAX_EXPOSURE_TENTHS: &str = "20";
 /// The version of systemd whose scores are on the page.
 const VERSION: &str = "systemd 252";
 
+/// The services that run a program.
 const SERVICES: [&str; 3] = ["etcd", "multiadmin", "multipooler"];
+
+/// The service that runs one when it is stopped.
+const HANDOVER: &str = "handover";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
@@ -40,7 +44,9 @@ fn root_with(change: impl Fn(&str, String) -> String) -> tempfile::TempDir {
         std::fs::write(units.join(&name), change(&name, text)).expect("a unit");
     }
     // Any program does: it is looked for, not run.
-    std::fs::copy("/bin/true", programs.join("cellar")).expect("a program");
+    for program in ["cellar", "true"] {
+        std::fs::copy("/bin/true", programs.join(program)).expect("a program");
+    }
     root
 }
 
@@ -54,7 +60,7 @@ fn ours() -> Vec<(String, String)> {
             (entry.file_name().to_string_lossy().into_owned(), text)
         })
         .collect();
-    assert_eq!(units.len(), SERVICES.len() + 1, "{units:?}");
+    assert_eq!(units.len(), SERVICES.len() + 2, "{units:?}");
     units
 }
 
@@ -104,12 +110,25 @@ fn units_are_as_hardened_as_the_page_says() {
     let page = std::fs::read_to_string(page).expect("the page");
     let version = String::from_utf8_lossy(&analyze(&["--version"]).stdout).into_owned();
     let root = root_with(|_, text| text);
-    for service in SERVICES {
+    for service in SERVICES.into_iter().chain([HANDOVER]) {
         let score = exposure(root.path(), service);
         let row = format!("| `cellar-{service}@.service` | {score} |");
         assert!(!version.starts_with(VERSION) || page.contains(&row), "not on the page: {row}");
     }
     assert!(page.contains(VERSION), "the page says of which systemd the scores are");
+}
+
+#[test]
+fn primaries_move_before_anything_of_the_host_is_stopped() {
+    let units = ours();
+    let (_, text) = units.iter().find(|(name, _)| name.starts_with("cellar-handover@")).expect("the unit");
+    let after: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("After=")).collect();
+    for service in SERVICES {
+        // What is started after something is stopped before it.
+        assert!(after.join(" ").contains(&format!("cellar-{service}@%i.service")), "{after:?}");
+    }
+    assert!(text.contains("\nExecStop=-/usr/bin/cellar host handover --dir /var/lib/cellar/%i\n"));
+    assert!(!text.contains("PartOf="), "stopping the target leaves PostgreSQL alone");
 }
 
 #[test]

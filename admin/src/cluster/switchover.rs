@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use cellar_api::v1;
-use cellar_model::availability::{Facts, promises_needed};
-use cellar_model::{CellName, Code, DatabaseName, Key, Leader, Leadership, Lsn, Phase, Pooler, Refusal};
+use cellar_model::availability::{Facts, Timing, successor};
+use cellar_model::{CellName, Code, DatabaseName, Key, Leader, Leadership, Pooler, Refusal};
 use cellar_topology::TxnOutcome;
 use futures_util::future::join_all;
 
 use crate::admin::Admin;
 use crate::deadline::Deadline;
 use crate::refusal;
-
-/// How far the one that is to lead may be behind, in bytes: what is written in the moment of the question, and no more.
-const MAX_LAG: u64 = 16 << 20;
 
 /// How long a member may take to say how it is.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,7 +24,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
         self.fresh(deadline).await?;
-        let (name, leader, revisions, others) = {
+        let (name, leader, revisions, cards) = {
             let view = self.view();
             let database = view.snapshot().database(database)?;
             let name = database.name.clone();
@@ -47,12 +44,11 @@ impl Admin {
             if let Some(to) = to {
                 view.snapshot().pooler(&name, to)?;
             }
-            let cards =
-                view.poolers.values().filter(|card| card.database == name && card.cell != leader.cell);
-            let others: Vec<Pooler> = cards.cloned().collect();
+            let cards = view.poolers.values().filter(|card| card.database == name);
+            let cards: Vec<Pooler> = cards.cloned().collect();
             let keys = [Key::Leader(name.clone()), Key::Incarnation(name.clone())];
             let revisions = keys.map(|key| (key.clone(), view.revision(&key)));
-            (name, leader, revisions, others)
+            (name, leader, revisions, cards)
         };
         if to == Some(&leader.cell) {
             return self.database(Some(&name), deadline).await;
@@ -60,54 +56,16 @@ impl Admin {
         let Some(record) = leader.leadership.clone() else {
             return Err(refusal::contended("the record of the leader"));
         };
-        let not_now = |message: String| {
-            Refusal::new(Code::Lagging, message)
+        let said =
+            join_all(cards.iter().map(async |card| Some((&card.cell, self.member(card).await?)))).await;
+        let said: Vec<(&CellName, Facts)> = said.into_iter().flatten().collect();
+        let fresh = said.iter().filter(|(_, facts)| facts.age <= Timing::default().fresh);
+        let facts = fresh.map(|(cell, facts)| (*cell, facts)).collect();
+        let to = successor(&record, &facts, to).map_err(|why| {
+            Refusal::new(Code::Lagging, why.to_string())
                 .hint("nothing was changed; `cellar durability` and `cellar status` show how the members are")
                 .about("database", &name)
-        };
-        if record.phase != Phase::Steady || record.handover.is_some() || record.rules.len() != 1 {
-            return Err(not_now(
-                "the leader or the cohort of the database is changing at this moment".to_owned(),
-            ));
-        }
-        let asked = others
-            .iter()
-            .map(async |card| (self.follows(card, &leader.cell, &record).await, card.cell.clone()));
-        let follow: Vec<(Lsn, CellName)> =
-            join_all(asked).await.into_iter().filter_map(|(at, cell)| Some((at?, cell))).collect();
-        // The primary, once it has stopped, promises nothing.
-        let needed = record.rules.iter().map(promises_needed).max().unwrap_or(0);
-        if follow.len() < needed {
-            let names: Vec<String> = follow.iter().map(|(_, cell)| cell.to_string()).collect();
-            let who = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
-            return Err(not_now(format!(
-                "{needed} standbys must follow the primary, so that one of them can be elected, and {who} does"
-            )));
-        }
-        let best = follow.into_iter().filter(|(_, cell)| to.is_none_or(|to| cell == to)).max();
-        let card = self.view().poolers.get(&(name.clone(), leader.cell.clone())).cloned();
-        let primary = match card {
-            Some(card) => self.member(&card).await,
-            None => None,
-        };
-        let Some(primary) = primary else {
-            return Err(not_now(format!(
-                "the multipooler of the primary in {} does not answer",
-                leader.cell
-            )));
-        };
-        let wanted = to.map_or_else(|| "any standby".to_owned(), ToString::to_string);
-        let Some((at, to)) = best else {
-            return Err(not_now(format!(
-                "{wanted} does not follow the primary as a member whose acknowledgement counts"
-            )));
-        };
-        if primary.position.lsn.bytes_ahead_of(at) > MAX_LAG {
-            return Err(not_now(format!(
-                "{to} is behind the primary: it has {at} of {}",
-                primary.position.lsn
-            )));
-        }
+        })?;
         let leadership = Leadership { handover: Some(to.clone()), ..record };
         let [(leader_key, leader_revision), (incarnation_key, incarnation_revision)] = &revisions;
         let asked = Leader { leadership: Some(leadership), ..leader };
@@ -139,13 +97,5 @@ impl Admin {
             Some(client.get_member_facts(v1::GetMemberFactsRequest {}).await.ok()?.into_inner())
         };
         tokio::time::timeout(MEMBER_TIMEOUT, asking).await.ok().flatten()
-    }
-
-    /// How far a member is that follows the leader and whose acknowledgement counts.
-    async fn follows(&self, card: &Pooler, leader: &CellName, record: &Leadership) -> Option<Lsn> {
-        let facts = self.member(card).await?;
-        let streams =
-            facts.follows.as_ref().is_some_and(|(from, term)| from == leader && *term == record.term);
-        (streams && record.has(&card.cell, facts.copy)).then_some(facts.position.lsn)
     }
 }

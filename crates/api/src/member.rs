@@ -85,6 +85,7 @@ pub fn member_facts(facts: &Facts, timeline: u32, system_identifier: String) -> 
         }),
         needs_replacing: facts.needs_replacing,
         cannot_lead: facts.cannot_lead,
+        leaves: facts.leaves,
         timeline,
         system_identifier,
         next_xid: None,
@@ -152,6 +153,7 @@ pub fn facts_of_member(message: &v1::MemberFacts, age: Duration) -> Result<Facts
         sees: sees.transpose()?,
         needs_replacing: message.needs_replacing,
         cannot_lead: message.cannot_lead,
+        leaves: message.leaves,
     })
 }
 
@@ -180,6 +182,7 @@ mod tests {
             }),
             needs_replacing: true,
             cannot_lead: true,
+            leaves: true,
         };
         let leads = |canary| Leading {
             term: Term::new(3),

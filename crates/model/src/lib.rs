@@ -53,6 +53,7 @@ pub use records::calendar::{Calendar, CalendarError};
 pub use records::cell_claim::{CellClaim, CellClaimError, OwnClaims};
 pub use records::drill::{DrillCheck, DrillParams, DrillResult};
 pub use records::failover::{Failover, FailoverHistory, FailoverKind};
+pub use records::hand_over::{HandOverAnswer, HandOverRequest};
 pub use records::incarnation::{Incarnation, check_in_use};
 pub use records::instance::{InstanceState, LagClass, Role};
 pub use records::job::id::{JobId, RequestId};

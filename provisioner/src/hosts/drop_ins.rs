@@ -23,6 +23,9 @@ const DROP_INS: &str = "etc/systemd/system";
 /// The file's name; files of other names beside it are the administrator's.
 const FILE: &str = "cellar.conf";
 
+/// The service that moves the primaries away when the host is shut down.
+const HANDOVER: &str = "handover";
+
 /// The user that the units of the package run as.
 const USER: &str = "postgres";
 
@@ -69,6 +72,8 @@ impl Lines {
         self.unit.push(format!("Description=multipooler of Cellar cluster {cluster}, database {database}"));
         if of.is_further {
             self.unit.push(format!("PartOf=cellar@{cluster}.target"));
+            // Stopped after it: see the unit.
+            self.unit.push(format!("Before={}", service_name(HANDOVER, cluster, None)));
             self.unit.push("AssertPathExists=".to_owned());
             self.service.extend(["ReadWritePaths=".to_owned(), format!("ReadWritePaths={directory}")]);
         }
@@ -144,7 +149,7 @@ impl Cluster {
     fn drop_ins(&self) -> BTreeMap<String, String> {
         let (cluster, user) = (&self.state.cluster, self.user.name.as_str());
         let repository = self.repository_here().filter(|path| !path.starts_with(self.layout.root()));
-        let mut all: BTreeMap<String, String> = ["etcd", "multiadmin"]
+        let mut all: BTreeMap<String, String> = ["etcd", "multiadmin", HANDOVER]
             .map(|service| (service_name(service, cluster, None), Lines::of(user, None, None).text()))
             .into();
         let mut wants = Vec::new();
@@ -234,6 +239,7 @@ mod tests {
         let units: Vec<String> = cluster.drop_ins().into_keys().collect();
         let expected = [
             "cellar-etcd@demo.service",
+            "cellar-handover@demo.service",
             "cellar-multiadmin@demo.service",
             "cellar-multipooler@demo.service",
             "cellar@demo.target",
@@ -257,7 +263,7 @@ mod tests {
         let lines: Vec<&str> = sales.lines().skip(1).collect();
         let expected = format!(
             "[Unit]\nDescription=multipooler of Cellar cluster demo, database sales\nPartOf=cellar@demo.target\n\
-             AssertPathExists=\nConditionPathExists={root}/sales.zone1/tls/pooler.crt\n[Service]\nReadWritePaths=\n\
+             Before=cellar-handover@demo.service\nAssertPathExists=\nConditionPathExists={root}/sales.zone1/tls/pooler.crt\n[Service]\nReadWritePaths=\n\
              ReadWritePaths={root}\nExecStart=\nExecStart=/usr/bin/cellar host exec --dir {root} multipooler --database sales"
         );
         assert_eq!(lines.join("\n"), expected);

@@ -1,7 +1,7 @@
 //! A cluster whose cells have hosts of their own. On the operator's machine: what is specified, issued and bundled
 //! (`init`, `bundle`), how a running cluster differs from a specification (`differences`) and becomes so (`apply`), which of it hosts use (`in_use`) and which ends soon (`due`), how it is revoked (`revoke`), cells that come and go (`cells`), databases that come (`databases`) and
 //! etcd's members with them (`etcd`), a snapshot of etcd put back (`etcd_restore`), whether all servers answer (`servers`),
-//! and the wait until it is well (`wait`). On each host: `install`, `run` and `upgrade`, whether etcd's data there is what
+//! and the wait until it is well (`wait`). On each host: `install`, `run` and `upgrade`, its primaries moved away before it stops (`hand_over`), whether etcd's data there is what
 //! the bundle says (`etcd_data`) and whether etcd knows its member (`begun`), what the units of systemd are told (`drop_ins`) and asked (`units`), what a host sees of the
 //! others (`neighbours`), and which is upgraded now (`turn`). What is started and watched is the same as in a local cluster.
 
@@ -16,6 +16,7 @@ pub(crate) mod due;
 pub(crate) mod etcd;
 pub(crate) mod etcd_data;
 pub(crate) mod etcd_restore;
+pub(crate) mod hand_over;
 pub(crate) mod host;
 pub(crate) mod in_use;
 pub(crate) mod init;

@@ -130,13 +130,18 @@ pub async fn start_host(dir: &Path, steps: &Steps) -> Result<Vec<ProcessHealth>>
     Ok(found)
 }
 
-/// Ends everything on this host, PostgreSQL too.
+/// Ends everything on this host, PostgreSQL too. A primary that is here is moved to another host before, if that can be;
+/// with `now` it is not.
 ///
 /// # Errors
 /// When a process does not end.
-pub async fn stop_host(dir: &Path, steps: &Steps) -> Result<()> {
+pub async fn stop_host(dir: &Path, now: bool, steps: &Steps) -> Result<()> {
     let (cluster, _) = open_host(dir)?;
     let _lock = ClusterLock::acquire(&ClusterLayout::new(dir), LOCK_TIMEOUT, steps).await?;
+    if !now && let Err(error) = cluster.hand_over_here(steps).await {
+        // Who says stop means it.
+        steps.step(&format!("a primary that is here is not moved: {error}"));
+    }
     cluster.stop_all_here(steps).await
 }
 

@@ -85,3 +85,29 @@ fn a_primary_whose_host_dies_is_replaced_and_follows_when_it_is_back() {
     println!("{} rows, the longest wait {:?}", written.count, written.longest);
     ledger.wait_for_all(&cluster, &BTreeSet::new(), SETTLED);
 }
+
+#[test]
+fn a_host_that_is_stopped_hands_its_primary_over_before() {
+    let Some((cluster, ledger, primary)) = with_quorum() else { return };
+    let (_, written) = ledger.while_writing(&cluster, || {
+        std::thread::sleep(Duration::from_secs(2));
+        let said = cluster.on(&primary, &["stop"]);
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        assert!(said.stderr.contains("another host has the primary"), "{}", said.stderr);
+        // It was, before anything was stopped: no failover.
+        let next = cluster.database_hosts().into_iter().find(|host| takes_writes(&cluster, host));
+        let next = next.expect("another host that takes writes");
+        assert_ne!(next, primary);
+        let last = cluster.json(&["history"])["failovers"][0].clone();
+        assert_eq!((&last["kind"], &last["term"]), (&"FAILOVER_KIND_PLANNED".into(), &2.into()), "{last}");
+        // Without it the rest could not elect anybody: the primary stays, and says so, until it is stopped.
+        let stays = cluster.on(&next, &["handover"]);
+        assert_eq!(stays.code, 1, "{}", stays.stderr);
+        assert!(stays.stderr.contains("no other member can lead now"), "{}", stays.stderr);
+        assert!(takes_writes(&cluster, &next));
+        let _ = cluster.on(&primary, &["start"]).ok();
+        wait_until_whole(&cluster, &next);
+    });
+    println!("{} rows, the longest wait {:?}", written.count, written.longest);
+    ledger.wait_for_all(&cluster, &BTreeSet::new(), SETTLED);
+}

@@ -69,6 +69,7 @@ fn plain(copy: u8, promised: u8, at: (u8, u8)) -> Facts {
         sees: None,
         needs_replacing: false,
         cannot_lead: false,
+        leaves: false,
     }
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cellar_provisioner::{
-    HostProgram, ProcessHealth, UpgradeOptions, host_command, host_pooler, host_processes, install_host,
-    installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
+    HostProgram, ProcessHealth, UpgradeOptions, hand_over, host_command, host_pooler, host_processes,
+    install_host, installed_certificates_due, remove_host, start_host, stop_host, upgrade_host,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -45,10 +45,23 @@ pub(crate) enum Host {
     Start,
     /// End everything on this host, PostgreSQL too; its data is kept
     ///
-    /// Where systemd's units run the host's programs, systemd is told to stop them first.
+    /// The primaries of this host are moved to other hosts before, as `cellar host handover` does; what cannot be moved is stopped
+    /// here. Where systemd's units run the host's programs, systemd is told to stop them first.
+    #[command(after_help = "Examples:
+  cellar host stop
+  cellar host stop --now       do not move primaries before")]
+    Stop {
+        /// Do not move primaries to other hosts before
+        #[arg(long)]
+        now: bool,
+    },
+    /// Move the primaries of this host to other hosts, so that it can be stopped without a failover
+    ///
+    /// Only databases with quorum commit are moved, each to the standby that is furthest; see `cellar switchover`. The package's
+    /// units do this when the host is shut down. Exit code 1 when a primary that could be moved is still here.
     #[command(after_help = "Example:
-  cellar host stop")]
-    Stop,
+  cellar host handover")]
+    Handover,
     /// Exchange the programs of this host for new ones, and start them anew: one host after the other
     ///
     /// Refused while another host is upgraded or is not well. etcd, multiadmin and multipooler are started anew one after
@@ -132,7 +145,17 @@ impl Host {
                     )),
                 }
             }
-            Self::Stop => Ok(stop_host(&global.directory()?, &steps).await?),
+            Self::Stop { now } => Ok(stop_host(&global.directory()?, now, &steps).await?),
+            Self::Handover => {
+                let moved = hand_over(&global.directory()?, &steps).await?;
+                if moved.is_empty() {
+                    output::note("no multipooler of this host runs a primary");
+                }
+                match moved.iter().find(|(_, moved)| !moved.is_done()) {
+                    None => Ok(()),
+                    Some((database, why)) => Err(Failure::ProblemsFound(format!("{database}: {why}"))),
+                }
+            }
             Self::Status => status(global),
             Self::Upgrade { from, timeout } => {
                 let from = from.map(|from| absolute(&from)).transpose()?;

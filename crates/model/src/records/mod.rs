@@ -6,6 +6,7 @@ pub(crate) mod calendar;
 pub(crate) mod cell_claim;
 pub(crate) mod drill;
 pub(crate) mod failover;
+pub(crate) mod hand_over;
 pub(crate) mod incarnation;
 pub(crate) mod instance;
 pub(crate) mod job;

@@ -271,6 +271,12 @@ impl CellLayout {
         self.state().join("availability.json")
     }
 
+    /// The request that another cell shall have the primary: see [`crate::records::hand_over::HandOverRequest`].
+    #[must_use]
+    pub fn hand_over(&self) -> PathBuf {
+        self.state().join("hand-over.json")
+    }
+
     /// What this machine remembers of its claims on the cell: see [`crate::records::cell_claim::OwnClaims`].
     #[must_use]
     pub fn own_claims(&self) -> PathBuf {

@@ -17,6 +17,7 @@ use crate::availability::Report;
 use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::heartbeat::{self, Shared};
+use crate::instance::failover::leaving;
 use crate::instance::incarnation;
 
 /// The time between two looks while all is well.
@@ -88,6 +89,8 @@ pub(super) struct Member {
     pub(super) cannot_lead: Option<Term>,
     /// The history of the timeline that this primary is on.
     pub(super) history: Option<(Timeline, String)>,
+    /// The host is about to stop: another member shall lead.
+    leaves: bool,
     last_error: String,
 }
 
@@ -98,8 +101,12 @@ pub(crate) async fn run(agent: Rc<Agent>) {
         AbortOnDrop(tokio::task::spawn_local(heartbeat::listen(Rc::clone(&agent), Rc::clone(&heard))));
     let mut topology = agent.mirror.changes();
     let mut member = Member::new(Rc::clone(&agent), heard);
+    if let Err(error) = leaving::forget(&agent) {
+        tracing::warn!(%error, "an old request to hand over cannot be removed");
+    }
     loop {
         topology.borrow_and_update();
+        member.leaves = leaving::heed(&agent);
         let pause = match agent.assignment() {
             Ok((card, database)) if database.durability == Durability::Quorum => {
                 member.round(&card, &database).await
@@ -152,6 +159,7 @@ impl Member {
             etcd_heard: now,
             cannot_lead: None,
             history: None,
+            leaves: false,
             last_error: String::new(),
         }
     }
@@ -429,6 +437,7 @@ impl Member {
             follows: upstream.map(|cell| (cell, kept.promised)),
             sees: led_elsewhere.and_then(|record| self.sight(look, record)),
             needs_replacing: self.needs_replacing(look, record),
+            leaves: self.leaves,
             cannot_lead: record.is_some_and(|record| self.cannot_lead == Some(record.term)),
         }
     }

@@ -10,11 +10,13 @@
 //! | `branch` | whether what a member has is the leader's, too |
 //! | `heartbeat` | whether the leader's multipooler answers |
 //! | `canary` | a commit a second that waits for the quorum |
+//! | `leaving` | the request that another cell shall lead, before the host stops |
 
 mod act;
 mod branch;
 mod canary;
 mod heartbeat;
+mod leaving;
 pub(crate) mod member;
 
 use cellar_model::Leadership;

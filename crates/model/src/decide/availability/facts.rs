@@ -37,6 +37,8 @@ pub struct Facts {
     pub needs_replacing: bool,
     /// It was appointed and cannot lead: below the floor, a full disk, a promotion that failed.
     pub cannot_lead: bool,
+    /// Its host is about to stop: it shall not lead.
+    pub leaves: bool,
 }
 
 /// An instance as its own pooler's probes see it.

@@ -12,6 +12,7 @@
 //! | `election` | whether the promises are enough, and who wins |
 //! | `next` | the next guarded write, with the reason |
 //! | `cohort` | the steps in which the cohort changes |
+//! | `handover` | whether the primary can be moved, and to whom |
 //! | `forced` | a failover that a person asks for |
 //! | `member` | what a member may do |
 //! | `data` | what a member may do with its data and the archive |
@@ -29,6 +30,7 @@ mod evidence;
 mod explain;
 mod facts;
 mod forced;
+mod handover;
 mod member;
 mod next;
 mod rules;
@@ -44,6 +46,7 @@ pub use evidence::{Death, NoEvidence, evidence};
 pub use explain::{Loss, Outcome, explain};
 pub use facts::{Canary, Facts, Instance, Leading, Link, Sight, Timing, View};
 pub use forced::{CannotForce, Forced, forced};
+pub use handover::{NotNow, successor};
 pub use member::{
     PromiseStep, Refused, Stop, Taking, Whom, following, may_follow, may_promise, may_promote, must_stop,
 };

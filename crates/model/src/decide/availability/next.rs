@@ -3,13 +3,15 @@
 //! Members act by the record that they see, so every order is a write of the record: recruit, appoint, establish, and the
 //! steps of a cohort. Followers go by it, too ([`super::following`]).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::backoff::{HOLDS_AFTER, backoff};
 use super::cohort::{Change, change};
 use super::election::{Shortage, enough, winner};
 use super::evidence::{Death, NoEvidence, evidence, others_could_elect};
-use super::facts::View;
+use super::facts::{Facts, View};
+use super::handover::successor;
 use super::rules::Rules;
 use crate::records::leadership::{Leadership, Phase, Position, Rule, Term};
 use crate::types::name::CellName;
@@ -52,6 +54,8 @@ pub enum Reason {
     Establish,
     /// The cohort changes.
     Cohort(Change),
+    /// The leader's host is about to stop, so the leader is asked to make room for this member.
+    Leaves(CellName),
     /// A planned move: the leader has been asked to stop, and has not ended yet.
     AwaitStop(CellName),
     /// A planned move: the leader has stopped, and everybody has all that it wrote.
@@ -83,6 +87,7 @@ impl fmt::Display for Reason {
             }
             Self::Establish => f.write_str("the term row of the appointed member has its quorum"),
             Self::Cohort(change) => change.fmt(f),
+            Self::Leaves(to) => write!(f, "the leader's host is about to stop: {to} is to lead"),
             Self::AwaitStop(to) => write!(f, "the leader stops, so that {to} can lead"),
             Self::HandOver(to) => write!(f, "switchover: the leader has stopped, so that {to} can lead"),
             Self::HandoverFailed(to) => {
@@ -143,6 +148,10 @@ pub fn next(rules: Rules, view: &View<'_>) -> Decision {
             let death = match evidence(view) {
                 Ok(death) => death,
                 Err(why) => {
+                    if let Some(to) = leaves_to(view) {
+                        let after = Leadership { handover: Some(to.clone()), ..record.clone() };
+                        return Decision::write(after, Reason::Leaves(to));
+                    }
                     return match change(rules, view) {
                         Some((change, after)) => Decision::write(after, Reason::Cohort(change)),
                         None => Decision::wait(Reason::Well(why)),
@@ -152,6 +161,14 @@ pub fn next(rules: Rules, view: &View<'_>) -> Decision {
             recruit(view, death)
         }
     }
+}
+
+/// Who is to lead because the leader says that its host is about to stop; none while it does not, or nobody can.
+fn leaves_to(view: &View<'_>) -> Option<CellName> {
+    view.fresh(&view.record.cell).filter(|facts| facts.leaves && facts.leads.is_some())?;
+    let fresh: BTreeMap<&CellName, &Facts> =
+        view.facts.keys().filter_map(|cell| Some((cell, view.fresh(cell)?))).collect();
+    successor(view.record, &fresh, None).ok()
 }
 
 /// Whether the appointed member reports that its term is established. Old reports count: what was committed stays so.

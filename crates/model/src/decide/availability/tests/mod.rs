@@ -121,6 +121,7 @@ fn standby(leader: &CellName) -> Facts {
         sees: Some(Sight { of: leader.clone(), stream: link, new_wal: Some(NOW), pooler: link }),
         needs_replacing: false,
         cannot_lead: false,
+        leaves: false,
     }
 }
 

@@ -226,3 +226,26 @@ fn nobody_is_recruited_for_a_frozen_leader_while_nobody_else_could_lead() {
     group.facts.insert(cell("zone3"), gone);
     assert_eq!(group.step(), Reason::Recruit(Death::Frozen));
 }
+
+#[test]
+fn a_leader_whose_host_is_about_to_stop_makes_room_if_somebody_can_lead() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    group.at("zone1").leaves = true;
+    // The other host stops, too.
+    group.at("zone3").leaves = true;
+    assert_eq!(group.next().why, Reason::Leaves(cell("zone2")));
+    // While one of the others is down the rest could not elect: the leader goes on until it is stopped.
+    let gone = group.facts.remove(&cell("zone3")).unwrap();
+    assert!(matches!(group.next().why, Reason::Well(_)), "{}", group.next().why);
+    group.facts.insert(cell("zone3"), gone);
+    group.at("zone2").follows = None;
+    assert!(matches!(group.next().why, Reason::Well(_)), "{}", group.next().why);
+    group.at("zone2").follows = Some((cell("zone1"), Term::new(1)));
+    group.at("zone1").position = at(1, 1 << 30);
+    assert!(matches!(group.next().why, Reason::Well(_)), "too far behind: {}", group.next().why);
+    group.at("zone1").position = at(1, 100);
+    assert_eq!(group.step(), Reason::Leaves(cell("zone2")));
+    assert_eq!(group.record.handover, Some(cell("zone2")));
+    group.unchanged = NOW;
+    assert!(matches!(group.next().why, Reason::AwaitStop(_)));
+}
