@@ -211,6 +211,15 @@ fn histories_command(command: &str) -> String {
     format!("case %f in *.history) {command};; *) exit 1;; esac")
 }
 
+/// A restore command that finds everything but these segments.
+fn command_without(segments: &[String], command: &str) -> String {
+    match segments {
+        [] => command.to_owned(),
+        // More than 125 would end PostgreSQL.
+        segments => format!("case %f in {}) exit 1;; *) {command};; esac", segments.join("|")),
+    }
+}
+
 /// Whether a database without quorum commit never had it, or has given it up.
 fn is_given_up(agent: &Agent, leader: Option<&Leader>) -> bool {
     let leadership = leader.and_then(|leader| leader.leadership.as_ref());
@@ -293,14 +302,18 @@ pub(crate) fn instance_config(
                     Archives::Histories => histories_command(&archive_command(agent, database, card)),
                     Archives::Nothing => NO_ARCHIVING.to_owned(),
                 },
-                restore_command: Some(match told.from_archive {
+                restore_command: Some(match &told.from_archive {
                     FromArchive::All => restore_command(&pgbackrest, server),
+                    FromArchive::But(segments) => {
+                        command_without(segments, &restore_command(&pgbackrest, server))
+                    }
                     FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
                     FromArchive::Nothing => String::new(),
                 }),
                 primary_conninfo,
                 synchronous_standby_names: told.acknowledge,
-                replays_at_once: has_quorum && told.from_archive != FromArchive::All,
+                replays_at_once: has_quorum
+                    && !matches!(told.from_archive, FromArchive::All | FromArchive::But(_)),
                 ..Settings::default()
             },
         ),

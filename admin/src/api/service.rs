@@ -277,7 +277,8 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             let fields = request.get_ref();
             let database = Self::chosen(&request, "database", &fields.database)?;
             let to = field::parse("to", &fields.to)?;
-            admin.fail_over(database.as_ref(), &to, fields.accept_loss, deadline).await
+            let accepted = fields.accept_loss.then_some(&*fields.missing);
+            admin.fail_over(database.as_ref(), &to, accepted, deadline).await
         };
         self.audited("FailOver", request, work).await
     }

@@ -16,6 +16,12 @@ use crate::admin::Admin;
 use crate::deadline::Deadline;
 use crate::refusal;
 
+/// How often a member is asked before it counts as missing.
+const ASKED: u32 = 3;
+
+/// The pause in between.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What is decided about, as it was read.
 struct Scene {
     name: DatabaseName,
@@ -44,17 +50,18 @@ impl Admin {
         Ok(self.planned(database, to, deadline).await?.plan)
     }
 
-    /// Begins a failover to `to`. That it is done is seen in the record of the leader.
+    /// Begins a failover to `to`, with the loss of what the `accepted` members alone have, if a person accepts that. That it is done is seen in the record of the leader.
     pub(crate) async fn fail_over(
         &self,
         database: Option<&DatabaseName>,
         to: &CellName,
-        accept_loss: bool,
+        accepted: Option<&[String]>,
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
         let Planned { scene, forced, plan } = self.planned(database, to, deadline).await?;
         let Scene { name, leader, guards, .. } = scene;
-        if forced.may_lose && !accept_loss {
+        let is_accepted = accepted.is_some_and(|known| plan.missing.iter().all(|cell| known.contains(cell)));
+        if forced.may_lose && !is_accepted {
             let message = format!(
                 "too few members are left to know everything that was acknowledged: {} would be missing",
                 plan.missing.join(", ")
@@ -98,7 +105,7 @@ impl Admin {
     ) -> Result<Planned, Refusal> {
         self.fresh(deadline).await?;
         let scene = self.scene(database, to)?;
-        let asked = scene.cards.iter().map(async |card| (card.cell.clone(), self.member_said(card).await));
+        let asked = scene.cards.iter().map(async |card| (card.cell.clone(), self.asked_again(card).await));
         let said: BTreeMap<CellName, v1::MemberFacts> =
             join_all(asked).await.into_iter().filter_map(|(cell, facts)| Some((cell, facts?))).collect();
         let facts: BTreeMap<CellName, Facts> = said
@@ -120,6 +127,17 @@ impl Admin {
         let forced = forced(&view, to).map_err(|why| refused(&why, &scene.name, to))?;
         let plan = self.plan(&scene, &forced, to, said.get(to));
         Ok(Planned { scene, forced, plan })
+    }
+
+    /// What a member says of itself. One that does not answer is asked again: who is only late is not to count as lost.
+    async fn asked_again(&self, card: &Pooler) -> Option<v1::MemberFacts> {
+        for _ in 1..ASKED {
+            if let Some(said) = self.member_said(card).await {
+                return Some(said);
+            }
+            tokio::time::sleep(ASK_INTERVAL).await;
+        }
+        self.member_said(card).await
     }
 
     fn scene(&self, database: Option<&DatabaseName>, to: &CellName) -> Result<Scene, Refusal> {

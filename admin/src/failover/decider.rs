@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cellar_model::availability::{Facts, Reason, Rules, Step, Timing, View, next};
+use cellar_model::availability::{Facts, MAX_LAG, Reason, Rules, Step, Timing, View, next};
 use cellar_model::{
     CellName, DatabaseName, Durability, Failover, FailoverHistory, FailoverKind, Key, Leader, Leadership,
     Phase, Pooler, SystemIdentifier, Term, Timeline, check_in_use,
@@ -166,7 +166,8 @@ impl Decider {
         }
     }
 
-    /// Begins quorum commit: under the recorded primary, with the standbys that stream from it.
+    /// Begins quorum commit: under the recorded primary, with the standbys that stream from it and are not far behind, as commits
+    /// wait for them from then on.
     async fn take_up(&mut self, scene: &Scene, facts: &BTreeMap<CellName, Facts>) -> Result<(), StoreError> {
         let fresh = |facts: &&Facts| facts.age <= Timing::default().fresh;
         let leader = &scene.leader.cell;
@@ -174,7 +175,8 @@ impl Decider {
             return Ok(());
         };
         let streams = |facts: &&Facts| {
-            facts.follows.as_ref().is_some_and(|(from, _)| from == leader) && facts.leads.is_none()
+            let is_near = primary.position.lsn.bytes_ahead_of(facts.position.lsn) <= MAX_LAG;
+            facts.follows.as_ref().is_some_and(|(from, _)| from == leader) && facts.leads.is_none() && is_near
         };
         let standbys = facts
             .iter()

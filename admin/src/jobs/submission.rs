@@ -84,7 +84,7 @@ impl Submission {
                 plan_expire(snapshot, request, &params, id, now)
             }
             JobSpec::Check => plan_check(snapshot, request, id, now),
-            JobSpec::Restart => plan_restart(snapshot, request, id, now),
+            JobSpec::Restart(_) => plan_restart(snapshot, request, id, now),
             spec if spec.kind().is_step() => {
                 let kind = spec.kind();
                 Err(Refusal::new(

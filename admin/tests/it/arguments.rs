@@ -88,7 +88,7 @@ proptest! {
             call!(list_failovers, v1::ListFailoversRequest { database: a.clone() });
             call!(get_failover_plan, v1::GetFailoverPlanRequest { database: a.clone(), to: b.clone() });
             let accept_loss = n % 2 == 0;
-            call!(fail_over, v1::FailOverRequest { database: a.clone(), to: b.clone(), accept_loss });
+            call!(fail_over, v1::FailOverRequest { database: a.clone(), to: b.clone(), accept_loss, missing: vec![b.clone()] });
             call!(pause_database, v1::PauseDatabaseRequest { database: a.clone(), reason: b.clone() });
             call!(resume_database, v1::ResumeDatabaseRequest { database: a.clone() });
             call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone() });

@@ -133,7 +133,7 @@ async fn asked(
         }
         "FailOver" => {
             let request =
-                v1::FailOverRequest { database: database(), to: "zone1".to_owned(), accept_loss: false };
+                v1::FailOverRequest { database: database(), to: "zone1".to_owned(), ..Default::default() };
             client.fail_over(request).await.map(drop)
         }
         "PauseDatabase" => {

@@ -31,6 +31,8 @@ fields_of_oneof!(v1::Job, spec: v1::job::Spec {
     drill: Drill(v1::DrillParams),
     /// Parameters of an expiry.
     expire: Expire(v1::ExpireParams),
+    /// Parameters of a restart.
+    restart: Restart(v1::RestartParams),
     /// The restore that a rollback, a confirmation or a discarding step is about.
     subject: Subject(String),
 });

@@ -64,7 +64,7 @@ pub use records::job::spec::{JobKind, JobSpec};
 pub use records::leadership::{CopyNumber, Leadership, Phase, Position, Rule, Term};
 pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
-    CheckResult, DrilledBackup, ExpireParams, ExpireResult, Verified, VerifyResult, WalRange,
+    CheckResult, DrilledBackup, ExpireParams, ExpireResult, RestartParams, Verified, VerifyResult, WalRange,
 };
 pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};

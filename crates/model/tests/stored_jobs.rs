@@ -90,7 +90,7 @@ fn specs() -> Vec<Value> {
         }),
         json!({"kind": "JOB_KIND_VERIFY"}),
         json!({"kind": "JOB_KIND_CHECK"}),
-        json!({"kind": "JOB_KIND_RESTART"}),
+        json!({"kind": "JOB_KIND_RESTART", "restart": {"isPrimary": true}}),
     ]
 }
 

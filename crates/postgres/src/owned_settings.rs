@@ -78,7 +78,7 @@ pub fn owned_by_cellar(name: &str) -> Option<Owned> {
         | "wal_retrieve_retry_interval"
         | "wal_receiver_status_interval" => REPLICATION,
         "primary_slot_name" | "recovery_min_apply_delay" => ONE_MEMBER,
-        "synchronous_standby_names" | "synchronous_commit" | "fsync" => COMMIT,
+        "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes" => COMMIT,
         "max_standby_streaming_delay" | "max_standby_archive_delay" => owned(
             "a standby that is to be promoted replays at once, whatever it is told",
             "set it in a member with ALTER SYSTEM, while the database has no quorum commit",

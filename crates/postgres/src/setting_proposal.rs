@@ -178,6 +178,7 @@ pub async fn check_proposal(
         text.trim().parse().ok()
     })?;
     ask_program(tools, data_directory, proposed, timeout).await?;
+    load_libraries(endpoint, proposed, timeout).await?;
     Ok(proposal)
 }
 
@@ -219,6 +220,35 @@ async fn ask_program(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The settings whose libraries each session loads as it begins. Where one is missing nobody gets in, Cellar neither.
+const LOADED_BY_SESSIONS: [&str; 2] = ["session_preload_libraries", "local_preload_libraries"];
+
+/// Has the running server load what each session would load from now on: its parser does not look whether that is there.
+async fn load_libraries(
+    endpoint: &Endpoint,
+    proposed: &BTreeMap<String, String>,
+    timeout: Duration,
+) -> Result<(), ProposalError> {
+    for name in LOADED_BY_SESSIONS {
+        let listed = proposed.get(name).map(String::as_str).unwrap_or_default();
+        for library in listed.split(',').map(|it| it.trim().trim_matches('"')).filter(|it| !it.is_empty()) {
+            // As the server does with names that have no directory.
+            let is_local = name == "local_preload_libraries" && !library.contains('/');
+            let path = if is_local { format!("$libdir/plugins/{library}") } else { library.to_owned() };
+            match query(endpoint, &format!("LOAD {}", text(&path)), timeout).await {
+                Ok(_) => {}
+                Err(PostgresError::Sql { message, .. }) => {
+                    let message = format!("{name} = {listed:?}: no session could begin: {message}");
+                    let hint = "install its package on every member's host first";
+                    return Err(SettingProblem::new(name, message, hint).into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The message and the hint in what a program of PostgreSQL wrote.

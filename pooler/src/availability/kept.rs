@@ -23,6 +23,10 @@ pub(crate) struct Kept {
     /// The last term whose leader was followed with which copy: until then it is not known that the copy is on the leader's branch.
     #[serde(default)]
     pub(crate) followed: Option<(Term, CopyNumber)>,
+    /// The segments in which the followed leader's line leaves earlier timelines. A former primary may have archived them whole,
+    /// with WAL of its own that the leader lacks.
+    #[serde(default)]
+    pub(crate) left_segments: Vec<String>,
     /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.
     #[serde(default)]
     pub(crate) rule: Option<Rule>,
@@ -60,6 +64,7 @@ impl KeptFile {
                     promised: Term::default(),
                     begun: None,
                     followed: None,
+                    left_segments: Vec::new(),
                     rule: None,
                 };
                 // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.

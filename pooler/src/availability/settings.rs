@@ -6,10 +6,12 @@ use cellar_postgres::NOBODY;
 use crate::availability::kept::Kept;
 
 /// What a standby may take from the archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromArchive {
     /// Everything.
     All,
+    /// Everything but these segments, in which the leader's line leaves earlier timelines: the leader has that part, too.
+    But(Vec<String>),
     /// Histories of timelines only: for a promotion, whose timeline must be one that nobody has taken.
     Histories,
     /// Nothing: it has promised, and its position is final.
@@ -122,7 +124,8 @@ pub(crate) fn with_quorum(
     }
     // Kept before it is followed, once the copy is known to be on the leader's branch: see `member`.
     if kept.promised == record.held && kept.followed == Some((record.held, kept.copy)) {
-        return Replication { upstream: Some(record.cell.clone()), from_archive: FromArchive::All, ..closed };
+        let from_archive = FromArchive::But(kept.left_segments.clone());
+        return Replication { upstream: Some(record.cell.clone()), from_archive, ..closed };
     }
     closed
 }
@@ -151,7 +154,7 @@ mod tests {
         let copy = CopyNumber::new(7);
         let followed = Some((Term::new(promised), copy)).filter(|_| begun.is_none());
         let begun = begun.map(|term| (Term::new(term), copy));
-        Kept { copy, promised: Term::new(promised), begun, followed, rule: None }
+        Kept { copy, promised: Term::new(promised), begun, followed, left_segments: Vec::new(), rule: None }
     }
 
     #[test]
@@ -163,6 +166,14 @@ mod tests {
         assert_eq!(follows.standby_name, "zone2:7");
         assert_eq!(follows.acknowledge.as_deref(), Some(NOBODY), "promoted, it acknowledges nothing");
         assert_eq!(follows.archives, Archives::Nothing);
+        let left = vec!["000000010000000000000009".to_owned()];
+        let behind_a_fork = Kept { left_segments: left.clone(), ..kept(1, None) };
+        let told_of_it = told(&behind_a_fork, &of(Phase::Steady, 1, 1));
+        assert_eq!(
+            told_of_it.from_archive,
+            FromArchive::But(left),
+            "a former primary's end of it may be there"
+        );
         let promised = told(&kept(2, None), &of(Phase::Recruiting, 1, 2));
         assert_eq!((promised.upstream, promised.from_archive), (None, FromArchive::Nothing));
         // Asked, and not promised yet: it goes on.

@@ -189,7 +189,7 @@ impl BringUp {
             failed_copies: self.failed_copies,
             standing,
             successor: successor.is_some(),
-            term: term(agent, &data),
+            term: term(agent, database, &data),
             // Its copy is needed while a leader is being elected.
             replace: agent.availability.replace.get()
                 && agent.governing().is_some_and(|record| record.phase != Phase::Recruiting),
@@ -208,7 +208,7 @@ fn is_behind_floor(record: &Leadership, data: &DataDirectory) -> bool {
 }
 
 /// What quorum commit says of this member's data, if it is a primary's.
-fn term(agent: &Agent, data: &DataDirectory) -> Term {
+fn term(agent: &Agent, database: &Database, data: &DataDirectory) -> Term {
     match agent.governing() {
         None => Term::None,
         Some(record) if is_led_here(agent, &record) => match agent.availability.stop.get() {
@@ -218,7 +218,7 @@ fn term(agent: &Agent, data: &DataDirectory) -> Term {
         },
         Some(record) => Term::Replaced {
             established: agent.availability.kept.was_established() && !is_behind_floor(&record, data),
-            may_replace: agent.availability.may_replace.get(),
+            may_replace: agent.availability.may_replace.get() && database.pause.is_none(),
         },
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Term {
         /// Whether its own term was established: then whoever leads now went on from its timeline, so that it can be seen
         /// whether this data can follow.
         established: bool,
-        /// Whether nobody counts on this copy any more.
+        /// Whether nobody counts on this copy any more, and no person works on the database.
         may_replace: bool,
     },
 }
@@ -255,7 +255,7 @@ pub(crate) fn next_step(s: &Situation<'_>) -> Step {
             Term::Replaced { may_replace: true, .. } => return Step::Rejoin,
             Term::Replaced { .. } => {
                 return Step::Wait(
-                    "the others to do without this copy of the data: it was the primary's, and another member leads now"
+                    "the others to do without this copy of the data: it was the primary's, and another member leads now. It is kept while the database is paused (`cellar resume`)"
                         .to_owned(),
                 );
             }

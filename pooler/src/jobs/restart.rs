@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cellar_model::availability::Canary;
-use cellar_model::{Code, InstanceState, JobError, Refusal, Role};
+use cellar_model::{Code, InstanceState, JobError, JobSpec, Refusal, RestartParams, Role};
 use cellar_postgres::{StopTimeouts, check_configuration, execute, stop};
 use tokio::time::Instant;
 
@@ -37,7 +37,12 @@ const HINT: &str = "it is tried again and again. `cellar settings list` shows wh
 /// Runs a restart to its end.
 pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     let agent = context.agent;
+    let params = match &context.job.record.spec {
+        JobSpec::Restart(params) => *params,
+        _ => RestartParams::default(),
+    };
     let (card, _) = agent.assignment()?;
+    check_role(agent, params)?;
     let data = PathBuf::from(&card.data_directory);
     // One whose configuration cannot be read would not come back.
     check_configuration(&agent.tools, &data, CONFIGURATION_TIMEOUT).await.map_err(|error| {
@@ -56,6 +61,7 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     }
     context.check_interrupted()?;
     let hold = Hold::take(agent).await?;
+    check_role(agent, params)?;
     if incarnation::record(agent).fence.is_some() {
         let message = format!("a restore has begun and stops {}", agent.cell);
         return Err(Refusal::new(Code::Busy, message).hint("nothing was changed").into());
@@ -69,6 +75,19 @@ pub(crate) async fn run(context: &mut JobContext<'_>) -> JobResult {
     context.progress("starting PostgreSQL").await;
     wait(context).await?;
     Ok(None)
+}
+
+/// Refuses a member that has become the primary since the restart was asked for.
+fn check_role(agent: &Agent, params: RestartParams) -> Result<(), JobError> {
+    let leads = agent.leading().is_some_and(|leader| leader.cell == agent.cell);
+    if params.is_primary || !leads {
+        return Ok(());
+    }
+    let message = format!("{} has become the primary since its restart was asked for", agent.cell);
+    Err(Refusal::new(Code::IsPrimary, message)
+        .hint("nothing was changed; `cellar restart --rolling` goes on with the others, `cellar restart CELL --allow-primary` restarts it where it is")
+        .about("cell", &agent.cell)
+        .into())
 }
 
 fn failed(message: String, hint: &str) -> JobError {

@@ -176,6 +176,41 @@ fn a_primary_that_thaws_after_its_successor_acknowledges_nothing_and_follows() {
 }
 
 #[test]
+fn what_a_lost_primary_archived_behind_the_fork_is_replayed_by_nobody() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let postmaster = cluster.postmaster(primary);
+    let children = children_named(postmaster, "postgres");
+    let senders: Vec<i32> =
+        children.into_iter().filter(|pid| command_line(*pid).concat().contains("walsender")).collect();
+    assert_eq!(senders.len(), 2, "one for each standby");
+    signal(cluster.pid(&format!("{primary}/pid/multipooler.pid")), Signal::SIGKILL);
+    for pid in &senders {
+        signal(*pid, Signal::SIGSTOP);
+    }
+    // Nobody sends it, and the archive has it in a segment that its successor has begun, too.
+    let own = "BEGIN; SET LOCAL synchronous_commit = local; CREATE TABLE of_the_lost_one (); COMMIT";
+    cluster.sql(primary, own);
+    let file = cluster.sql(primary, "SELECT pg_walfile_name(pg_switch_wal())");
+    eventually("the segment to be archived", || {
+        cluster.sql(primary, "SELECT last_archived_wal FROM pg_stat_archiver") >= file
+    });
+    let next = ledger.wait_for_write(&others(primary));
+    for pid in senders.into_iter().chain([postmaster]) {
+        signal(pid, Signal::SIGKILL);
+    }
+    cluster.cellar(&["up"]);
+    wait_for_cohort(&cluster);
+    assert_eq!(cluster.primary(), next);
+    ledger.check(&cluster);
+    for cell in CELLS {
+        let there = cluster.sql(cell, "SELECT to_regclass('of_the_lost_one') IS NOT NULL");
+        assert_eq!(there.trim(), "f", "{cell} has what nobody acknowledged");
+    }
+}
+
+#[test]
 fn a_postmaster_that_is_killed_comes_back_or_is_replaced() {
     let cluster = with_quorum();
     let ledger = Ledger::begin(&cluster);

@@ -52,6 +52,9 @@ fn settings_are_in_force_in_every_member_and_what_cannot_be_is_refused() {
     refused(&cluster, "archive_command=true", 2, &["backups and restores rely on it", "cellar check"]);
     refused(&cluster, "synchronous_standby_names=*", 2, &["cellar durability"]);
     refused(&cluster, "wrok_mem=1MB", 2, &["PostgreSQL has no setting wrok_mem"]);
+    refused(&cluster, "session_preload_libraries=auto_explain,nope", 2, &["no session could begin", "nope"]);
+    refused(&cluster, "local_preload_libraries=nope", 2, &["no session could begin"]);
+    cluster.cellar(&["settings", "set", "session_preload_libraries=auto_explain"]);
     refused(&cluster, "block_size=4096", 2, &["cannot be set"]);
     refused(&cluster, "work_mem=8Mb", 2, &["invalid value for parameter \"work_mem\"", "Valid units"]);
     refused(&cluster, "max_connections=300000", 2, &["is outside the valid range"]);

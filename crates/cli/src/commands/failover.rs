@@ -87,6 +87,8 @@ impl Failover {
         }
         let target = Target::of(global).await?;
         let to = self.to.to_string();
+        // Who was shown to be missing: a loss that was not shown is not accepted.
+        let mut missing = Vec::new();
         if self.accept_loss {
             let request = GetFailoverPlanRequest { database: global.database(), to: to.clone() };
             let plan = target
@@ -97,6 +99,7 @@ impl Failover {
                 if !self.yes {
                     ask(&format!("{to} becomes the primary with what it has."), &plan.database).await?;
                 }
+                missing = plan.missing;
             } else {
                 output::note(&format!(
                     "{} are left, which is enough: nothing is lost",
@@ -104,8 +107,12 @@ impl Failover {
                 ));
             }
         }
-        let request =
-            FailOverRequest { database: global.database(), to: to.clone(), accept_loss: self.accept_loss };
+        let request = FailOverRequest {
+            database: global.database(),
+            to: to.clone(),
+            accept_loss: !missing.is_empty(),
+            missing,
+        };
         let mut view =
             target.call(request, async |mut client, request| client.fail_over(request).await).await?;
         let deadline = Instant::now() + TIMEOUT;

@@ -22,6 +22,7 @@ pub(crate) fn parameters(job: &Job) -> Vec<Fact> {
         Some(Spec::Drill(params)) => drill(params),
         Some(Spec::Subject(restore)) => vec![("of restore", restore.clone())],
         Some(Spec::Expire(params)) => expire(params),
+        Some(Spec::Restart(params)) => vec![("primary", flag(params.is_primary, "allowed"))],
     });
     if let Some(dead) = &job.dead_primary {
         let since = if dead.reported { "; it has reported since" } else { "" };

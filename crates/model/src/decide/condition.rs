@@ -159,7 +159,9 @@ fn no_primary(scene: &ConditionScene<'_>) -> Option<Condition> {
 fn two_primaries(scene: &ConditionScene<'_>) -> Option<Condition> {
     let leader = scene.snapshot.leaders.get(scene.database)?;
     let others = scene.snapshot.other_primaries(scene.database, Some(&leader.cell));
-    let other = others.first()?;
+    // One that was appointed leads before it is recorded, and may have the only good data.
+    let appointed = leader.leadership.as_ref().map(|leadership| &leadership.cell);
+    let other = others.iter().find(|cell| Some(*cell) != appointed)?;
     Some(Condition::new(
         ConditionKind::TwoPrimaries,
         format!("{} is recorded as primary, but {other} is a primary too", leader.cell),

@@ -162,6 +162,10 @@ pub struct Leadership {
     /// The member that a person wants to lead, while the present leader makes room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handover: Option<CellName>,
+    /// Quorum commit begins: until the first commit that a majority has, what was acknowledged before may be on the leader alone,
+    /// and nobody else is to lead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins: bool,
     /// The database has given quorum commit up: only the numbers count, which are not given again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
@@ -183,6 +187,7 @@ impl Leadership {
             attempts: 0,
             incarnation: 0,
             handover: None,
+            begins: false,
             ended: false,
         }
     }
@@ -210,6 +215,7 @@ impl Leadership {
             floor: Some(floor),
             rules: vec![Rule::of(number, cohort)],
             incarnation,
+            begins: true,
             ..Self::begin(cell, BTreeMap::new())
         }
     }

@@ -23,6 +23,16 @@ pub struct ExpireParams {
     pub drilled: Vec<DrilledBackup>,
 }
 
+/// Parameters of a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartParams {
+    /// The member was the recorded primary when it was asked for. One that has become it since is not restarted: nobody has
+    /// agreed to writes that fail.
+    #[serde(default)]
+    pub is_primary: bool,
+}
+
 /// A drill that has not ended, of a backup that was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -228,6 +228,16 @@ impl Lineage {
         self.parts.get(at + 1).map(|(_, begin)| *begin)
     }
 
+    /// The segments of its earlier timelines in which those were left, oldest first. As far as they are whole, they end with
+    /// WAL that is not on this lineage.
+    pub fn left_segments(&self, size: SegmentSize) -> impl Iterator<Item = Segment> + '_ {
+        let ends = self.parts.iter().zip(self.parts.iter().skip(1));
+        ends.map(move |((timeline, _), (_, end))| Segment {
+            timeline: *timeline,
+            number: size.number_of(*end),
+        })
+    }
+
     /// Whether position `lsn` of `timeline` lies on this lineage, rather than on a part of that
     /// timeline that was left behind.
     #[must_use]

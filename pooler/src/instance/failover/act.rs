@@ -9,8 +9,8 @@ use cellar_model::availability::{
 };
 use cellar_model::{Database, Leadership, Phase, Pooler, Rule, Term};
 use cellar_postgres::{
-    InstanceConfig, MemberLook, PostgresError, ShownSettings, configure, execute, promote, reload,
-    resume_replay, running, write_term_row,
+    DataDirectory, InstanceConfig, MemberLook, PostgresError, ShownSettings, configure, execute, inspect,
+    promote, reload, resume_replay, running, write_term_row,
 };
 use cellar_system::clock;
 
@@ -33,6 +33,10 @@ const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the configuration's files are looked at again while PostgreSQL shows what is in them and nothing else is asked for.
 /// The supervisor puts back what somebody changes there.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many segments a restore command names that it does not find. Those of older failovers have their successors in the
+/// archive, which are found first.
+const MAX_LEFT_SEGMENTS: usize = 32;
 
 /// Something of a round failed; the next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +117,11 @@ impl Member {
             // Until it has replayed all that it has nobody knows whether it can follow.
             resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
         }
-        self.follow(card, database, record, facts, Some(look))
+        self.follow(card, database, record, facts, Some(look)).await
     }
 
     /// Follows whom the record says, once that is kept. Whether anything changed.
-    pub(super) fn follow(
+    pub(super) async fn follow(
         &mut self,
         card: &Pooler,
         database: &Database,
@@ -136,14 +140,32 @@ impl Member {
             && may_follow(facts, term).is_ok()
             && kept.get().followed != Some((term, facts.copy))
             && self.is_on_branch(record, look)
+            && let Some(left_segments) = self.left_segments(card, record).await?
         {
             tracing::info!(%leader, %term, "follows");
             kept.update(|kept| {
                 kept.promised = kept.promised.max(term);
                 kept.followed = Some((term, facts.copy));
+                kept.left_segments = left_segments;
             })?;
         }
         self.apply(card, database)
+    }
+
+    /// The segments that this copy must not take from the archive while it follows the leader, the newest ones; none while the
+    /// leader has not said on which line of WAL it leads.
+    async fn left_segments(
+        &self,
+        card: &Pooler,
+        record: &Leadership,
+    ) -> Result<Option<Vec<String>>, ActError> {
+        let Some(lineage) = self.lineage_of_leader(record) else { return Ok(None) };
+        let data = inspect(&self.agent.tools, Path::new(&card.data_directory)).await?;
+        let DataDirectory::Valid { control, .. } = data else { return Ok(None) };
+        let size = control.segment_size;
+        let mut names: Vec<String> = lineage.left_segments(size).map(|it| size.file_name(it)).collect();
+        let old = names.len().saturating_sub(MAX_LEFT_SEGMENTS);
+        Ok(Some(names.split_off(old)))
     }
 
     /// Whether all that this copy has is the leader's, too, as far as that is known.
@@ -151,8 +173,12 @@ impl Member {
         match self.agent.availability.kept.last_term() {
             // One that was just made comes from a backup on the primary's way, or from the primary.
             None => true,
-            // The same leader all the time. What was led here is not known by that.
-            Some(last) if last >= record.since && self.agent.availability.kept.own_term() != Some(last) => {
+            // The same leader all the time. What was led here is not known by that, and nothing while quorum commit has begun anew.
+            Some(last)
+                if record.since > Term::default()
+                    && last >= record.since
+                    && self.agent.availability.kept.own_term() != Some(last) =>
+            {
                 true
             }
             Some(_) => look.is_some_and(|look| self.branch(look, record) == Some(Branch::Same)),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cellar_model::availability::{Canary as CanaryState, Timing};
-use cellar_model::{Leadership, Phase, Timeline};
+use cellar_model::{Leadership, Lineage, Phase, Timeline};
 use cellar_postgres::MemberLook;
 use cellar_system::clock;
 
@@ -68,14 +68,19 @@ impl Member {
         !follows && record.phase != Phase::Recruiting && self.branch(look, record) == Some(Branch::Left)
     }
 
+    /// The line of WAL on which the leader leads; none while it has not said.
+    pub(super) fn lineage_of_leader(&self, record: &Leadership) -> Option<Lineage> {
+        let heard = self.heard.borrow();
+        heard.as_ref().filter(|heard| heard.of == record.cell)?.lineage(record.held).cloned()
+    }
+
     /// How this standby's data lies to the leader's; none while it is not at rest, or the leader has not said.
     ///
     /// A standby that has WAL behind the point where the leader's timeline begins must not connect: PostgreSQL would have it report
     /// as flushed what it has replayed, and acknowledge commits of the leader that it does not have.
     pub(super) fn branch(&self, look: &MemberLook, record: &Leadership) -> Option<Branch> {
         let redo = look.redo.filter(|_| self.quiet_looks >= 2)?;
-        let heard = self.heard.borrow();
-        let lineage = heard.as_ref().filter(|heard| heard.of == record.cell)?.lineage(record.held)?;
+        let lineage = self.lineage_of_leader(record)?;
         let wal = self.agent.layout.data().join("pg_wal");
         let own = wal_files::timeline_of_wal(&wal, look.timeline, redo);
         Some(if lineage.contains(own, look.lsn) { Branch::Same } else { Branch::Left })

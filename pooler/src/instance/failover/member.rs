@@ -38,6 +38,9 @@ pub(super) const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
 /// How long an instance that ended is given to come back: the supervisor starts it within a second, and it recovers.
 const RESTART_BUDGET: Duration = Duration::from_secs(10);
 
+/// An instance that ends so often within so long comes up only to end again: it is not waited for.
+const MANY_ENDS: (usize, Duration) = (3, Duration::from_secs(60));
+
 /// A postmaster that is stopped for this long lets nobody in, and its sessions go on: it is killed, and recovers. Somebody who
 /// looks at it with a debugger pauses the database before.
 const STOPPED_FOR: Duration = Duration::from_secs(2);
@@ -83,6 +86,10 @@ pub(super) struct Member {
     saturated: bool,
     /// Since when it runs as a primary.
     leads_since: Option<Duration>,
+    /// When a canary was last sent.
+    had_canary: Option<Duration>,
+    /// When the instance ended, of late.
+    ends: Vec<Duration>,
     /// When etcd was last heard of.
     pub(super) etcd_heard: Duration,
     /// The term that it was appointed for and cannot take.
@@ -156,6 +163,8 @@ impl Member {
             stopped_since: None,
             saturated: false,
             leads_since: None,
+            had_canary: None,
+            ends: Vec::new(),
             etcd_heard: now,
             cannot_lead: None,
             history: None,
@@ -254,7 +263,7 @@ impl Member {
                 Some(look) => self.act(card, database, record, &facts, look).await,
                 // One that has only been restored takes no session before it has the WAL that it needs.
                 None if is_standby(&self.agent) && !self.agent.layout.seeding_marker().exists() => {
-                    self.follow(card, database, record, &facts, None)
+                    self.follow(card, database, record, &facts, None).await
                 }
                 None => Ok(false),
             };
@@ -292,6 +301,10 @@ impl Member {
         let Some(postmaster) = postmaster else {
             if self.down_since.is_none() {
                 self.agent.nudge.notify_one();
+            }
+            if !self.has_ended {
+                self.ends.retain(|at| now.saturating_sub(*at) < MANY_ENDS.1);
+                self.ends.push(now);
             }
             (self.down_since, self.has_ended) = (self.down_since.or(Some(now)), true);
             (self.frozen_since, self.stopped_since, self.answers_since) = (None, None, None);
@@ -367,7 +380,11 @@ impl Member {
         }
         match (self.frozen_since, self.down_since) {
             (Some(since), _) => Instance::Frozen { since: now.saturating_sub(since) },
-            (None, Some(since)) if now.saturating_sub(since) < RESTART_BUDGET => Instance::Restarting,
+            (None, Some(since))
+                if now.saturating_sub(since) < RESTART_BUDGET && self.ends.len() < MANY_ENDS.0 =>
+            {
+                Instance::Restarting
+            }
             (None, Some(_)) => Instance::Gone,
             (None, None) if self.saturated => Instance::Saturated,
             (None, None) => Instance::Runs,
@@ -381,6 +398,7 @@ impl Member {
         let none = Position { term: Term::default(), lsn: Lsn::new(0) };
         let is_primary = look.is_some_and(|look| look.is_primary);
         self.leads_since = self.leads_since.filter(|_| is_primary).or(is_primary.then(clock::uptime));
+        self.had_canary = self.canary.as_ref().map(|_| clock::uptime()).or(self.had_canary);
         let leads = look.filter(|look| look.is_primary).map(|look| {
             let term = own_term.unwrap_or_default();
             let is_open = kept.rule.is_some();
@@ -390,6 +408,7 @@ impl Member {
                 None => CanaryState::AwaitsQuorum {
                     since: self
                         .leads_since
+                        .max(self.had_canary)
                         .map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since)),
                 },
             };

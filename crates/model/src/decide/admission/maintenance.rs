@@ -9,7 +9,7 @@ use crate::records::incarnation::check_in_use;
 use crate::records::job::id::JobId;
 use crate::records::job::record::JobRecord;
 use crate::records::job::spec::{JobKind, JobSpec};
-use crate::records::maintenance::ExpireParams;
+use crate::records::maintenance::{ExpireParams, RestartParams};
 use crate::records::topology::Database;
 use crate::types::code::{Code, Refusal};
 use crate::types::protocol::Protocol;
@@ -103,7 +103,8 @@ pub fn plan_restart(
     snapshot.not_fenced(db)?;
     check_settings_protocol(database)?;
     let cell = snapshot.reading_cell(db, request)?;
-    Ok(request.record(JobSpec::Restart, db, &cell, id, now))
+    let is_primary = snapshot.leaders.get(db).is_some_and(|leader| leader.cell == cell);
+    Ok(request.record(JobSpec::Restart(RestartParams { is_primary }), db, &cell, id, now))
 }
 
 /// Whether every multipooler of a database knows of its settings and of restarts.

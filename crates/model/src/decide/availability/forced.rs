@@ -96,9 +96,11 @@ pub fn forced(view: &View<'_>, to: &CellName) -> Result<Forced, CannotForce> {
     if let Some(best) = best.filter(|best| left[*best].position > chosen.position) {
         return Err(CannotForce::Behind { best: best.clone() });
     }
-    let may_lose = record.rules.iter().any(|rule| {
+    // As long as quorum commit only begins, what was acknowledged before may be on the leader alone.
+    let too_few = record.rules.iter().any(|rule| {
         rule.cohort.iter().filter(|(cell, copy)| cohort.get(*cell) == Some(*copy)).count() < needed(rule)
     });
+    let may_lose = record.begins || too_few;
     let missing = members.into_keys().filter(|cell| !cohort.contains_key(*cell)).cloned().collect();
     let takes_part = cohort.keys().cloned().collect();
     let asked = Leadership {
@@ -118,6 +120,7 @@ pub fn forced(view: &View<'_>, to: &CellName) -> Result<Forced, CannotForce> {
             since: deposing,
             rules: vec![Rule::of(record.rule().map_or(0, |rule| rule.number).saturating_add(1), cohort)],
             handover: None,
+            begins: false,
             ..asked
         }
     } else {

@@ -9,8 +9,9 @@ use crate::records::leadership::{Leadership, Phase};
 use crate::types::lsn::Lsn;
 use crate::types::name::CellName;
 
-/// How far the one that is to lead may be behind, in bytes: what is written in the moment of the question, and no more.
-const MAX_LAG: u64 = 16 << 20;
+/// How far a standby may be behind that is to lead, or for which commits are to wait from now on, in bytes: what is written in
+/// the moment of the question, and no more.
+pub const MAX_LAG: u64 = 16 << 20;
 
 /// Why the primary is not moved now.
 #[derive(Debug, Clone, PartialEq, Eq)]

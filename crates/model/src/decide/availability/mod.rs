@@ -46,7 +46,7 @@ pub use evidence::{Death, NoEvidence, evidence};
 pub use explain::{Loss, Outcome, explain};
 pub use facts::{Canary, Facts, Instance, Leading, Link, Sight, Timing, View};
 pub use forced::{CannotForce, Forced, forced};
-pub use handover::{NotNow, successor};
+pub use handover::{MAX_LAG, NotNow, successor};
 pub use member::{
     PromiseStep, Refused, Stop, Taking, Whom, following, may_follow, may_promise, may_promote, must_stop,
 };

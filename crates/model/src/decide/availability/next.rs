@@ -64,6 +64,8 @@ pub enum Reason {
     HandoverFailed(CellName),
     /// There is evidence, but a person works on the database.
     Paused(Death),
+    /// There is evidence, but quorum commit only begins: what was acknowledged before is known to be on the leader alone.
+    Begins(Death),
     /// There is evidence, but too few other members report to elect one of them.
     NobodyToElect(Death),
     /// The record has no rule: nothing can be decided by it.
@@ -95,6 +97,12 @@ impl fmt::Display for Reason {
             }
             Self::Paused(death) => {
                 write!(f, "{death}, and no failover begins while the database is paused (`cellar resume`)")
+            }
+            Self::Begins(death) => {
+                write!(
+                    f,
+                    "{death}, and quorum commit only begins: what was acknowledged before may be on it alone"
+                )
             }
             Self::NobodyToElect(death) => {
                 write!(f, "{death}, and too few other members report to elect one of them")
@@ -141,7 +149,7 @@ pub fn next(rules: Rules, view: &View<'_>) -> Decision {
     match record.phase {
         Phase::Recruiting => elect(rules, view, last),
         Phase::Appointed if is_established(view) => {
-            let steady = Leadership { phase: Phase::Steady, ..record.clone() };
+            let steady = Leadership { phase: Phase::Steady, begins: false, ..record.clone() };
             Decision::write(steady, Reason::Establish)
         }
         Phase::Steady | Phase::Appointed => {
@@ -165,7 +173,9 @@ pub fn next(rules: Rules, view: &View<'_>) -> Decision {
 
 /// Who is to lead because the leader says that its host is about to stop; none while it does not, or nobody can.
 fn leaves_to(view: &View<'_>) -> Option<CellName> {
-    view.fresh(&view.record.cell).filter(|facts| facts.leaves && facts.leads.is_some())?;
+    // What it said before the last move was given up does not begin the next one.
+    let is_new = view.unchanged < view.timing.fresh;
+    view.fresh(&view.record.cell).filter(|facts| facts.leaves && facts.leads.is_some() && !is_new)?;
     let fresh: BTreeMap<&CellName, &Facts> =
         view.facts.keys().filter_map(|cell| Some((cell, view.fresh(cell)?))).collect();
     successor(view.record, &fresh, None).ok()
@@ -210,6 +220,9 @@ pub(super) fn next_term(view: &View<'_>) -> Term {
 fn recruit(view: &View<'_>, death: Death) -> Decision {
     if view.paused {
         return Decision::wait(Reason::Paused(death));
+    }
+    if view.record.begins {
+        return Decision::wait(Reason::Begins(death));
     }
     // An instance that ended or stands still promises nothing: it would only lose its term, also where it comes back.
     let can_promise = !matches!(death, Death::Gone | Death::Frozen | Death::Hung);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::records::backup::BackupParams;
 use crate::records::drill::DrillParams;
 use crate::records::job::id::JobId;
-use crate::records::maintenance::ExpireParams;
+use crate::records::maintenance::{ExpireParams, RestartParams};
 use crate::records::rebuild::RebuildParams;
 use crate::records::recovery::RecoverParams;
 use crate::records::restore::RestoreParams;
@@ -204,7 +204,7 @@ pub enum JobSpec {
     /// See that WAL arrives in the repo.
     Check,
     /// Stop the job's cell's PostgreSQL cleanly and start it again.
-    Restart,
+    Restart(RestartParams),
 }
 
 impl JobSpec {
@@ -226,7 +226,7 @@ impl JobSpec {
             Self::Expire(_) => JobKind::Expire,
             Self::Verify => JobKind::Verify,
             Self::Check => JobKind::Check,
-            Self::Restart => JobKind::Restart,
+            Self::Restart(_) => JobKind::Restart,
         }
     }
 
@@ -265,6 +265,8 @@ impl JobSpec {
             (Self::Expire(recorded), Self::Expire(asked)) => {
                 (&recorded.backup, recorded.dry_run) == (&asked.backup, asked.dry_run)
             }
+            // Who was the primary is multiadmin's to say.
+            (Self::Restart(_), Self::Restart(_)) => true,
             (recorded, asked) => recorded == asked,
         }
     }
@@ -284,7 +286,8 @@ impl Serialize for JobSpec {
             Self::Recover(params) => map.serialize_entry("recover", params)?,
             Self::Drill(params) => map.serialize_entry("drill", params)?,
             Self::Expire(params) => map.serialize_entry("expire", params)?,
-            Self::Fence | Self::Swap | Self::Verify | Self::Check | Self::Restart => {}
+            Self::Restart(params) => map.serialize_entry("restart", params)?,
+            Self::Fence | Self::Swap | Self::Verify | Self::Check => {}
         }
         map.end()
     }
@@ -300,6 +303,7 @@ struct SpecFields {
     recover: Option<RecoverParams>,
     drill: Option<DrillParams>,
     expire: Option<ExpireParams>,
+    restart: Option<RestartParams>,
     subject: Option<JobId>,
 }
 
@@ -323,7 +327,7 @@ impl<'de> Deserialize<'de> for JobSpec {
             JobKind::Expire => Self::Expire(fields.expire.ok_or_else(missing("expire"))?),
             JobKind::Verify => Self::Verify,
             JobKind::Check => Self::Check,
-            JobKind::Restart => Self::Restart,
+            JobKind::Restart => Self::Restart(fields.restart.unwrap_or_default()),
         })
     }
 }

@@ -228,6 +228,35 @@ fn nobody_is_recruited_for_a_frozen_leader_while_nobody_else_could_lead() {
 }
 
 #[test]
+fn nobody_else_leads_until_quorum_commit_has_begun() {
+    // What was acknowledged before is on the leader alone: whoever it is that is elected may lack it.
+    let mut group = Group::of(&["zone1", "zone2", "zone3"]);
+    let cohort = group.record.rules[0].cohort.clone();
+    group.record =
+        Leadership::take_up(Some(&group.record), Term::new(1), cell("zone1"), cohort, at(1, 100), 0);
+    let standbys = ["zone2", "zone3"];
+    for standby in standbys {
+        group.at(standby).sees.as_mut().unwrap().stream = Link::Silent { since: LONG };
+    }
+    group.at("zone1").leads.as_mut().unwrap().established = false;
+    assert_eq!(group.next().why, Reason::Begins(Death::NeverEstablished));
+    let leader = group.facts.remove(&cell("zone1")).unwrap();
+    for standby in standbys {
+        group.at(standby).sees.as_mut().unwrap().pooler = Link::Silent { since: LONG };
+    }
+    assert!(matches!(group.next().why, Reason::Begins(Death::Silent { .. })), "{}", group.next().why);
+    // Its first commit has a majority, and with it everything before.
+    group.facts.insert(cell("zone1"), leader);
+    let term = group.record.term;
+    let leads = group.at("zone1").leads.as_mut().unwrap();
+    (leads.term, leads.established) = (term, true);
+    assert_eq!(group.step(), Reason::Establish);
+    assert!(!group.record.begins);
+    group.lose("zone1");
+    assert!(matches!(group.step(), Reason::Recruit(Death::Silent { .. })));
+}
+
+#[test]
 fn a_leader_whose_host_is_about_to_stop_makes_room_if_somebody_can_lead() {
     let mut group = Group::of(&["zone1", "zone2", "zone3"]);
     group.at("zone1").leaves = true;
