@@ -105,9 +105,7 @@ impl Admin {
     ) -> Result<Planned, Refusal> {
         self.fresh(deadline).await?;
         let scene = self.scene(database, to)?;
-        let asked = scene.cards.iter().map(async |card| (card.cell.clone(), self.asked_again(card).await));
-        let said: BTreeMap<CellName, v1::MemberFacts> =
-            join_all(asked).await.into_iter().filter_map(|(cell, facts)| Some((cell, facts?))).collect();
+        let said = self.asked(&scene.cards).await;
         let facts: BTreeMap<CellName, Facts> = said
             .iter()
             .filter_map(|(cell, said)| {
@@ -129,15 +127,24 @@ impl Admin {
         Ok(Planned { scene, forced, plan })
     }
 
-    /// What a member says of itself. One that does not answer is asked again: who is only late is not to count as lost.
-    async fn asked_again(&self, card: &Pooler) -> Option<v1::MemberFacts> {
-        for _ in 1..ASKED {
-            if let Some(said) = self.member_said(card).await {
-                return Some(said);
+    /// What each member says of itself. While one does not answer all are asked again: who is only late is not to count as lost,
+    /// and what the others said is to be of now.
+    async fn asked(&self, cards: &[Pooler]) -> BTreeMap<CellName, v1::MemberFacts> {
+        let mut said = BTreeMap::new();
+        for round in 0..ASKED {
+            if round > 0 {
+                tokio::time::sleep(ASK_INTERVAL).await;
             }
-            tokio::time::sleep(ASK_INTERVAL).await;
+            let asked =
+                cards.iter().map(async |card| Some((card.cell.clone(), self.member_said(card).await?)));
+            let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            let is_whole = answers.len() == cards.len();
+            said.extend(answers);
+            if is_whole {
+                break;
+            }
         }
-        self.member_said(card).await
+        said
     }
 
     fn scene(&self, database: Option<&DatabaseName>, to: &CellName) -> Result<Scene, Refusal> {

@@ -12,6 +12,7 @@ pub(crate) mod settings;
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use cellar_model::Lineage;
 use cellar_model::availability::{Facts, Stop};
 use jiff::Timestamp;
 
@@ -32,6 +33,8 @@ pub(crate) struct Availability {
     pub(crate) frozen: Cell<bool>,
     /// The primary that runs here has had no quorum for a while: what it writes may be on no other member.
     pub(crate) isolated: Cell<bool>,
+    /// The line of WAL on which the leader leads, as it said last; none while it has not.
+    pub(crate) leaders_line: RefCell<Option<Lineage>>,
     /// A job wants to replace the data, which must leave the cohort before.
     pub(crate) wants_replacing: Cell<bool>,
     /// Whether the data may be replaced now: nobody counts on it.
@@ -68,6 +71,7 @@ impl Availability {
             hands_over: Cell::new(false),
             frozen: Cell::new(false),
             isolated: Cell::new(false),
+            leaders_line: RefCell::default(),
             wants_replacing: Cell::new(false),
             // Until the first look it is not known.
             may_replace: Cell::new(false),

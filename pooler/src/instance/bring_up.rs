@@ -22,7 +22,7 @@ use crate::instance::next_step::{Situation, Step, Term, next_step};
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::seed::Seed;
 use crate::instance::set_aside::{install_successor, keep_old_data};
-use crate::instance::{incarnation, leadership, seed, seeding_marker, unrecorded};
+use crate::instance::{incarnation, leadership, left_wal, seed, seeding_marker, unrecorded};
 use crate::repository::stanza;
 
 /// How long a start may take before the next round looks at it again.
@@ -133,6 +133,7 @@ impl BringUp {
                 let why = "another member leads now; restores the newest backup, to follow it";
                 report_state(agent, InstanceState::Seeding, why);
                 archive_before_fork(agent, database, card, &|| agent.instance_lock.is_held()).await?;
+                left_wal::keep(agent, data).await;
                 restore(agent, card, database, true).await?;
                 agent.availability.replace.set(false);
             }

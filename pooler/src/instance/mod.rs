@@ -5,7 +5,7 @@
 //! PostgreSQL would not archive, `hold` lends the instance to a job,
 //! `superuser` tries the login that jobs need, `unrecorded` looks for a promotion that etcd has forgotten,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
-//! member has the WAL, and `received_wal` keeps what only it has.
+//! member has the WAL, and `received_wal` keeps what only it has; `left_wal` keeps what a former primary wrote that nobody else has.
 //! Uses [`crate::repository`] to restore and [`crate::config_files`] to configure. Jobs use it; it knows no job.
 
 pub(crate) mod archiving;
@@ -17,6 +17,7 @@ pub(crate) mod held_wal;
 pub(crate) mod hold;
 pub(crate) mod incarnation;
 pub(crate) mod leadership;
+pub(crate) mod left_wal;
 pub(crate) mod must_stop;
 pub(crate) mod next_step;
 pub(crate) mod preparation;

@@ -176,6 +176,33 @@ fn a_primary_that_thaws_after_its_successor_acknowledges_nothing_and_follows() {
 }
 
 #[test]
+fn what_was_acknowledged_before_quorum_commit_is_not_lost_when_it_cannot_begin() {
+    let cluster = Cluster::up("zone1,zone2,zone3");
+    let primary = cluster.primary();
+    let receivers: Vec<i32> = others(&primary)
+        .into_iter()
+        .flat_map(|cell| children_named(cluster.postmaster(cell), "postgres"))
+        .filter(|pid| command_line(*pid).concat().contains("walreceiver"))
+        .collect();
+    assert_eq!(receivers.len(), 2);
+    for pid in &receivers {
+        signal(*pid, Signal::SIGSTOP);
+    }
+    cluster.sql(&primary, "CREATE TABLE early AS SELECT generate_series(1, 20000) AS id");
+    // Its first commit gets no quorum for longer than an appointed member is waited for.
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.try_cellar(&["durability", "quorum"]));
+        std::thread::sleep(Duration::from_secs(40));
+        for pid in receivers {
+            signal(pid, Signal::SIGCONT);
+        }
+    });
+    wait_for_cohort(&cluster);
+    assert_eq!(cluster.primary(), primary, "nobody else has what was acknowledged before");
+    assert_eq!(cluster.sql(&primary, "SELECT count(*) FROM early").trim(), "20000");
+}
+
+#[test]
 fn what_a_lost_primary_archived_behind_the_fork_is_replayed_by_nobody() {
     let cluster = with_quorum();
     let ledger = Ledger::begin(&cluster);
@@ -208,6 +235,11 @@ fn what_a_lost_primary_archived_behind_the_fork_is_replayed_by_nobody() {
         let there = cluster.sql(cell, "SELECT to_regclass('of_the_lost_one') IS NOT NULL");
         assert_eq!(there.trim(), "f", "{cell} has what nobody acknowledged");
     }
+    // Whoever wants to look for it finds it.
+    let kept = cluster.directory().join(primary).join("left-wal/00000001");
+    let note = std::fs::read_to_string(kept.join("README")).expect("a note of what was kept");
+    assert!(note.contains("led under term 1") && note.contains("transactions"), "{note}");
+    assert!(kept.join(file.trim()).exists(), "{note}");
 }
 
 #[test]

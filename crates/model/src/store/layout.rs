@@ -313,6 +313,12 @@ impl CellLayout {
         self.root.join("received-wal")
     }
 
+    /// The WAL that only a former primary had, by its term, kept from before its data was replaced.
+    #[must_use]
+    pub fn left_wal(&self) -> PathBuf {
+        self.root.join("left-wal")
+    }
+
     /// Configs of running jobs and output of finished ones.
     #[must_use]
     pub fn jobs(&self) -> PathBuf {

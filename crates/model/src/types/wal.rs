@@ -223,7 +223,8 @@ impl Lineage {
     }
 
     /// Where a timeline of this lineage ends; `None` for the last, and for one that is not in it.
-    pub(crate) fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
+    #[must_use]
+    pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
         let at = self.parts.iter().position(|(part, _)| *part == timeline)?;
         self.parts.get(at + 1).map(|(_, begin)| *begin)
     }

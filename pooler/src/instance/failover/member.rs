@@ -221,6 +221,8 @@ impl Member {
             may_replace_data(Rules::SAFE, &self.agent.cell, &facts, record, leader.as_ref()).is_ok()
         });
         availability.may_replace.set(may_replace);
+        let line = record.as_ref().and_then(|record| self.lineage_of_leader(record));
+        availability.leaders_line.replace(line);
         availability.report.replace(Some(Report {
             at: clock::uptime(),
             history,
@@ -302,7 +304,8 @@ impl Member {
             if self.down_since.is_none() {
                 self.agent.nudge.notify_one();
             }
-            if !self.has_ended {
+            // A job that stops it means it.
+            if !self.has_ended && !self.agent.instance_lock.is_held() {
                 self.ends.retain(|at| now.saturating_sub(*at) < MANY_ENDS.1);
                 self.ends.push(now);
             }
