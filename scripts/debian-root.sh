@@ -41,7 +41,7 @@ if [ ! -e "$root/.complete" ]; then
         --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
         --essential-hook='mkdir -p "$1/etc/postgresql-common"
             echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.conf"' \
-        --include="${more}postgresql,postgresql-client,pgbackrest,etcd-server,etcd-client,haproxy,iproute2,util-linux,mount,procps,openssl,python3-minimal" \
+        --include="${more}postgresql,postgresql-client,pgbackrest,etcd-server,etcd-client,haproxy,pgbouncer,iproute2,util-linux,mount,procps,openssl,python3-minimal" \
         "$release" "$root" "deb $site $release main" >&2
     printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
     # What was downloaded is installed; documentation and lists of packages are not read here.

@@ -30,6 +30,7 @@ need systemd-analyze systemd
 need ip iproute2
 need nft nftables
 need haproxy haproxy
+need pgbouncer pgbouncer
 for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v cargo >/dev/null 2>&1; then
@@ -80,7 +81,7 @@ $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-reco
 }
 
 # The packages enable their services for the next boot.
-for unit in postgresql etcd haproxy patroni; do
+for unit in postgresql etcd haproxy pgbouncer patroni; do
     case "$missing" in
     *"$unit"*)
         for wants in /etc/systemd/system/*.wants/"$unit".service; do

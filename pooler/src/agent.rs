@@ -22,6 +22,7 @@ use crate::availability::Availability;
 use crate::instance_lock::InstanceLock;
 use crate::listening::Listening;
 use crate::member::Member;
+use crate::pooling::Pooling;
 use crate::report::Report;
 
 /// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
@@ -91,6 +92,8 @@ pub(crate) struct Agent {
     pub(crate) listening: RefCell<Listening>,
     /// Quorum commit and failover.
     pub(crate) availability: Availability,
+    /// The cell's PgBouncer.
+    pub(crate) pooling: Pooling,
     /// Who may work on the instance: the supervisor or a job.
     pub(crate) instance_lock: InstanceLock,
 }

@@ -11,6 +11,7 @@
 //! - `services::server` answers gRPC.
 //! - `services::pgbackrest_server` runs `pgbackrest server`, through which the backups of other cells read from this
 //!   one when it is the primary.
+//! - `services::pgbouncer` runs the cell's PgBouncer, where one is asked for.
 //! - `services::certificates` puts new certificates and revocations into use.
 
 mod agent;
@@ -26,6 +27,7 @@ mod jobs;
 mod listening;
 mod member;
 mod peers;
+mod pooling;
 mod record_fault;
 mod report;
 mod repository;

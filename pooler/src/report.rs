@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) tls_server_accepts: Vec<PgbackrestName>,
     /// Whether the kernel could not keep the pgBackRest TLS server to its files when it was started last.
     pub(crate) tls_server_unconfined: bool,
+    /// Why the cell's PgBouncer does not do its work; empty when it does, or is not asked for.
+    pub(crate) pool_problem: String,
     /// pgBackRest's version, as it was when this agent began.
     pub(crate) pgbackrest_version: Option<Version>,
     /// When the first of this cell's certificates expires.

@@ -24,8 +24,9 @@ use crate::instance::{archiving, cell_claim, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
+use crate::pooling::Pooling;
 use crate::record_fault::unreadable;
-use crate::services::{certificates, health, lost_sessions, pgbackrest_server, reporter, server};
+use crate::services::{certificates, health, lost_sessions, pgbackrest_server, pgbouncer, reporter, server};
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -93,6 +94,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         instance_lock: InstanceLock::default(),
         etcd_tls: arguments.etcd_tls_dir.clone(),
         availability: Availability::new(kept),
+        pooling: Pooling::default(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");
     prepare(&agent).await?;
@@ -100,8 +102,15 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
     let certificates = tokio::task::spawn_local(certificates::watch(Rc::clone(&agent), stamps));
     let directory = agent.layout.log();
     let logs = tokio::task::spawn_local(limit_logs(move || logs_in(&directory)));
-    until_ready(&agent).await;
-    cell_claim::until_claimed(&agent).await;
+    let waits = async {
+        until_ready(&agent).await;
+        cell_claim::until_claimed(&agent).await;
+    };
+    tokio::select! {
+        () = waits => {}
+        // Clients that an earlier process held must not wait until etcd answers.
+        never = pgbouncer::release_left(&agent) => match never {},
+    }
     if let Ok((card, _)) = agent.assignment() {
         agent.refresh_listening(&card).await;
     }
@@ -117,8 +126,9 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
         tokio::task::spawn_local(lost_sessions::end(Rc::clone(&agent))),
         tokio::task::spawn_local(member::run(Rc::clone(&agent))),
+        tokio::task::spawn_local(pgbouncer::supervise(Rc::clone(&agent))),
     ];
-    let [reporter, supervisor, tls_server, server, health, notes, sessions, availability] = loops;
+    let [reporter, supervisor, tls_server, server, health, notes, sessions, availability, pool] = loops;
     let taken_over = tokio::select! {
         signal = shutdown_requested() => {
             signal.context("cannot listen for signals")?;
@@ -134,6 +144,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         ended = notes => anyhow::bail!("the look at what is archived ended: {ended:?}"),
         ended = sessions => anyhow::bail!("the look at pgBackRest's sessions ended: {ended:?}"),
         ended = availability => anyhow::bail!("the look at the leader ended: {ended:?}"),
+        ended = pool => anyhow::bail!("PgBouncer's supervisor ended: {ended:?}"),
         ended = certificates => anyhow::bail!("the certificate watcher ended: {ended:?}"),
         ended = logs => anyhow::bail!("the look at the logs' sizes ended: {ended:?}"),
         ended = &mut jobs => anyhow::bail!("the worker ended: {ended:?}"),

@@ -23,10 +23,20 @@ pub(crate) fn find_haproxy() -> Option<PathBuf> {
 
 /// HAProxy, if it is missing.
 pub(crate) fn missing_haproxy() -> Option<Finding> {
-    find_haproxy().is_none().then(|| Finding {
-        message: "haproxy is not installed: it is in the Debian package haproxy".to_owned(),
-        hint: Some("install the Debian package: apt-get install haproxy".to_owned()),
-    })
+    find_haproxy().is_none().then(|| missing_program("haproxy"))
+}
+
+/// PgBouncer, if it is missing.
+pub(crate) fn missing_pgbouncer() -> Option<Finding> {
+    cellar_postgres::find_pgbouncer().is_none().then(|| missing_program("pgbouncer"))
+}
+
+/// A program that is a Debian package of the same name.
+fn missing_program(name: &str) -> Finding {
+    Finding {
+        message: format!("{name} is not installed: it is in the Debian package {name}"),
+        hint: Some(format!("install the Debian package: apt-get install {name}")),
+    }
 }
 
 /// One of our daemons: beside the running program, else in `$PATH`, else in `$CELLAR_BIN_DIR`.

@@ -215,7 +215,7 @@ fn pooler() {
         "database": "app", "cell": "zone1", "index": 1, "host": "h", "postgresPort": 1, "pgbackrestPort": 2,
         "grpcPort": 3, "listen": "127.0.0.1", "dataDirectory": "/d", "socketDirectory": "/s",
         "configPath": "/c", "tlsDirectory": "/t", "logDirectory": "/l", "lockDirectory": "/k", "spoolDirectory": "/p",
-        "revocations": 3,
+        "revocations": 3, "healthPort": 4, "poolPort": 5,
     }));
 }
 

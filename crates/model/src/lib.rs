@@ -32,6 +32,7 @@ pub use decide::health::{
 };
 pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
+pub use decide::pooling::{HOLD_LIMIT, PoolScene, Pooling, is_hold_due, pooling};
 pub use decide::precondition::{
     Expected, Observed, RECONNECT_TIMEOUT, check_primary_source, check_standby_source,
 };

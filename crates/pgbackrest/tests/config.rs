@@ -53,6 +53,7 @@ fn pooler(index: u16) -> Pooler {
         log_directory: format!("/{zone}/log"),
         lock_directory: format!("/{zone}/lock"),
         spool_directory: format!("/{zone}/spool"),
+        pool_port: 0,
         revocations: 0,
     }
 }

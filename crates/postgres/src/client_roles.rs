@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_model::{ClientName, ScramVerifier, Secret};
 
 use crate::error::PostgresError;
-use crate::roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, SUPERUSER};
+use crate::roles::{CERTIFICATE_CLIENT_GROUP, CLIENT_GROUP, MONITOR_ROLE, REPLICATION_ROLE, SUPERUSER};
 use crate::session::{Endpoint, execute, execute_unrecorded, query};
 
 /// How a client's role proves itself.
@@ -73,18 +73,25 @@ fn code(error: &PostgresError) -> &str {
     }
 }
 
-/// All that `pg_hba.conf` takes for members of the groups: also members of members. A row for each role and database.
+/// All that `pg_hba.conf` takes for members of the groups: also members of members.
+fn members() -> String {
+    format!(
+        "SELECT m.member, g.rolname = '{CERTIFICATE_CLIENT_GROUP}' FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
+         WHERE g.rolname IN ('{CLIENT_GROUP}', '{CERTIFICATE_CLIENT_GROUP}') \
+         UNION SELECT m.member, b.certificate FROM pg_auth_members m JOIN members b ON b.role = m.roleid"
+    )
+}
+
+/// A row for each role that may connect over TCP, and database.
 fn list_query() -> String {
     format!(
-        "WITH RECURSIVE members(role, certificate) AS (\
-         SELECT m.member, g.rolname = '{CERTIFICATE_CLIENT_GROUP}' FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
-         WHERE g.rolname IN ('{CLIENT_GROUP}', '{CERTIFICATE_CLIENT_GROUP}') \
-         UNION SELECT m.member, b.certificate FROM pg_auth_members m JOIN members b ON b.role = m.roleid) \
+        "WITH RECURSIVE members(role, certificate) AS ({}) \
          SELECT r.rolname, bool_or(b.certificate)::text, r.rolsuper::text, r.rolreplication::text, r.rolcreaterole::text, \
          r.rolbypassrls::text, d.datname FROM members b JOIN pg_roles r ON r.oid = b.role \
          LEFT JOIN pg_database d ON d.datdba = r.oid \
          WHERE r.rolcanlogin GROUP BY r.rolname, r.rolsuper, r.rolreplication, r.rolcreaterole, r.rolbypassrls, d.datname \
-         ORDER BY r.rolname, d.datname"
+         ORDER BY r.rolname, d.datname",
+        members()
     )
 }
 
@@ -112,6 +119,32 @@ pub async fn list_client_roles(
         role.owns.extend(next());
     }
     Ok(roles.into_values().collect())
+}
+
+/// What PostgreSQL keeps of the passwords of the roles that it lets in with one over TCP, in order of their names. Also a standby
+/// answers.
+///
+/// # Errors
+/// When PostgreSQL does not answer in `timeout`.
+pub async fn client_secrets(
+    endpoint: &Endpoint,
+    timeout: Duration,
+) -> Result<Vec<(String, ScramVerifier)>, PostgresError> {
+    let own = [SUPERUSER, MONITOR_ROLE, REPLICATION_ROLE, CLIENT_GROUP, CERTIFICATE_CLIENT_GROUP].join("','");
+    let sql = format!(
+        "WITH RECURSIVE members(role, certificate) AS ({}) \
+         SELECT r.rolname, r.rolpassword FROM members b JOIN pg_authid r ON r.oid = b.role \
+         WHERE r.rolcanlogin AND r.rolname NOT IN ('{own}') AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil > now()) \
+         GROUP BY r.rolname, r.rolpassword HAVING NOT bool_or(b.certificate) ORDER BY r.rolname",
+        members()
+    );
+    let rows = query(endpoint, &sql, timeout).await?;
+    // One with an older kind of password gets in nowhere.
+    let secret = |row: Vec<Option<String>>| match <[_; 2]>::try_from(row) {
+        Ok([Some(name), Some(verifier)]) => Some((name, verifier.parse().ok()?)),
+        _ => None,
+    };
+    Ok(rows.into_iter().filter_map(secret).collect())
 }
 
 /// The owner of a database; none when there is no such database.

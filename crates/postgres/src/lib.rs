@@ -22,6 +22,7 @@ mod initdb;
 mod left_wal;
 mod member_settings;
 mod owned_settings;
+mod pgbouncer;
 mod plain_settings;
 mod postmaster;
 mod private_settings;
@@ -39,8 +40,8 @@ mod tools;
 pub use auto_conf::{members_own_settings, restore_auto_conf, settings_of_now, take_over_settings};
 pub use base_backup::{CopySource, base_backup};
 pub use client_roles::{
-    ClientProof, ClientRole, ClientRoleError, create_client_role, drop_client_role, list_client_roles,
-    scram_verifier,
+    ClientProof, ClientRole, ClientRoleError, client_secrets, create_client_role, drop_client_role,
+    list_client_roles, scram_verifier,
 };
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure, keep_ours};
@@ -56,6 +57,7 @@ pub use initdb::initdb;
 pub use left_wal::{LeftWal, left_wal};
 pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
 pub use owned_settings::{Owned, owned_by_cellar};
+pub use pgbouncer::{PoolConfig, PoolConsole, PoolDaemon, find_pgbouncer, render_pool_users};
 pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory, running};
 pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;

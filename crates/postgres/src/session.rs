@@ -8,7 +8,7 @@ use std::time::Duration;
 use cellar_model::{SESSION_RULES, superuser_session_rules};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{Error, SqlState};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::PostgresError;
 use crate::postmaster::lock_file;
@@ -33,6 +33,18 @@ impl fmt::Display for Endpoint {
 pub(crate) struct Session {
     pub(crate) client: Client,
     driver: JoinHandle<()>,
+}
+
+impl Session {
+    /// Connects over a unix socket. Has no deadline of its own.
+    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
+        let (client, connection) = config.connect(NoTls).await?;
+        let driver = tokio::spawn(async move {
+            // Its end shows at the next use of the client.
+            let _ = connection.await;
+        });
+        Ok(Self { client, driver })
+    }
 }
 
 impl Drop for Session {
@@ -82,6 +94,13 @@ impl Endpoint {
         PostgresError::NoAnswer { endpoint: self.to_string(), after }
     }
 
+    /// How to connect to a database as a role.
+    pub(crate) fn config(&self, role: &str, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.socket_directory).port(self.port).user(role).dbname(database);
+        config
+    }
+
     /// Connects as a role. Has no deadline of its own; `statement_timeout` is the longest
     /// time that the server may spend on a statement.
     pub(crate) async fn connect(
@@ -113,24 +132,12 @@ impl Endpoint {
              -c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={} -c DateStyle=ISO -c TimeZone=UTC",
             statement_timeout.as_millis().max(1)
         );
-        let (client, connection) = tokio_postgres::Config::new()
-            .host_path(&self.socket_directory)
-            .port(self.port)
-            .user(role)
-            .dbname(database)
-            .application_name("cellar")
-            .options(options)
-            .connect(NoTls)
-            .await
-            .map_err(|error| self.error(error, statement_timeout))?;
-        let driver = tokio::spawn(async move {
-            // Its end shows at the next use of the client.
-            let _ = connection.await;
-        });
-        Ok(Session { client, driver })
+        let mut config = self.config(role, database);
+        config.application_name("cellar").options(options);
+        Session::open(&config).await.map_err(|error| self.error(error, statement_timeout))
     }
 
-    async fn within<T>(
+    pub(crate) async fn within<T>(
         &self,
         timeout: Duration,
         work: impl Future<Output = Result<T, PostgresError>>,

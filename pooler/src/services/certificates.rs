@@ -158,6 +158,7 @@ async fn apply(agent: &Agent) -> Result<(), String> {
         reload(&data).map_err(|error| error.to_string())?;
         serves(agent, &card, card.postgres_port, ProbeProtocol::Postgres, &standby, &served).await?;
     }
+    agent.pooling.read_files_again();
     agent.reload_waits.set(true);
     agent.config_changed.notify_one();
     let deadline = Instant::now() + RELOAD_TIMEOUT;

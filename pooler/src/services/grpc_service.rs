@@ -7,12 +7,12 @@ use std::time::Duration;
 use cellar_api::v1::multi_pooler_server::MultiPooler;
 use cellar_api::v1::{
     ClientRole, CreateRoleRequest, DropRoleRequest, GetLiveStatusRequest, GetMemberFactsRequest,
-    GetSigningRequestRequest, InstallCertificatesRequest, InstallCertificatesResponse, JobLogChunk,
-    ListBackupsResponse, ListRolesRequest, ListRolesResponse, LiveStatus, MemberFacts, ReadBackupsRequest,
-    ReadJobLogRequest, ReadSettingsRequest, ReadSettingsResponse, RunBackupRequest, RunBackupResponse,
-    SigningRequest,
+    GetSigningRequestRequest, HoldClientsRequest, HoldClientsResponse, InstallCertificatesRequest,
+    InstallCertificatesResponse, JobLogChunk, ListBackupsResponse, ListRolesRequest, ListRolesResponse,
+    LiveStatus, MemberFacts, ReadBackupsRequest, ReadJobLogRequest, ReadSettingsRequest,
+    ReadSettingsResponse, RunBackupRequest, RunBackupResponse, SigningRequest,
 };
-use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal};
+use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal, Term};
 use cellar_tls::MtlsConnectInfo;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +33,8 @@ pub(crate) enum Question {
     Live(oneshot::Sender<Result<LiveStatus, Refusal>>),
     /// What this member of a database with quorum commit says of itself.
     Member(oneshot::Sender<Option<MemberFacts>>),
+    /// That the clients of this cell's PgBouncer be held: for the cell that leads under that term. Whether nothing goes on there.
+    Hold(CellName, Term, oneshot::Sender<bool>),
     /// All backups of the repo, or one.
     Backups(Option<BackupLabel>, oneshot::Sender<Result<ListBackupsResponse, Refusal>>),
     /// Where a job's log is, and whether the job has ended.
@@ -103,6 +105,16 @@ impl MultiPooler for Service {
         let facts = self.ask(Question::Member).await?;
         let none = || Status::unavailable("this member has not looked at itself under quorum commit yet");
         facts.map(Response::new).ok_or_else(none)
+    }
+
+    async fn hold_clients(
+        &self,
+        request: Request<HoldClientsRequest>,
+    ) -> Result<Response<HoldClientsResponse>, Status> {
+        let caller = self.calling_cell(&request).map_err(|refusal| cellar_api::status_of(&refusal))?;
+        let term = Term::new(request.into_inner().term);
+        let quiet = self.ask(|to| Question::Hold(caller, term, to)).await?;
+        Ok(Response::new(HoldClientsResponse { quiet }))
     }
 
     async fn read_backups(

@@ -64,6 +64,7 @@ fn status(agent: &Agent) -> PoolerStatus {
                 .and_then(Version::note)
                 .into_iter()
                 .chain(report.tls_server_unconfined.then(|| UNCONFINED.to_owned()))
+                .chain(Some(report.pool_problem).filter(|problem| !problem.is_empty()))
                 .chain(obstacles(&agent.layout.data()).into_iter().map(|obstacle: Obstacle| obstacle.note()))
                 .collect(),
         },

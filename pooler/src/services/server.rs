@@ -23,6 +23,7 @@ use crate::services::certificates;
 use crate::services::client_roles;
 use crate::services::grpc_service::{Question, Service};
 use crate::services::live_status::live;
+use crate::services::pgbouncer;
 use crate::services::settings;
 
 /// How long to wait after the server could not listen or has ended.
@@ -55,6 +56,7 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
     match question {
         Question::Live(to) => drop(to.send(live(agent).await)),
         Question::Member(to) => drop(to.send(member_report(agent))),
+        Question::Hold(caller, term, to) => drop(to.send(pgbouncer::hold(agent, &caller, term).await)),
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
         Question::Roles(order, to) => drop(to.send(client_roles::obey(agent, order).await)),

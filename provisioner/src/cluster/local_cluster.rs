@@ -225,7 +225,12 @@ impl Cluster {
         let listen = cell.host.as_ref().map_or(LISTEN, |host| host.listen).to_string();
         let (database, place) = (self.record_of(database), self.cell(cell));
         let pooler = CellLayout::of_member(&database, &place).pooler(&database, &place, &listen)?;
-        Ok(Pooler { revocations: cell.revocations, ..pooler })
+        let ports = u16::try_from(database.port_offset).map(Ports::new);
+        let pool_port = match ports {
+            Ok(ports) if self.state.pool => ports.of_cell(Ports::POOL, cell.index)?,
+            _ => 0,
+        };
+        Ok(Pooler { revocations: cell.revocations, pool_port, ..pooler })
     }
 
     /// The records of all poolers that there are to be in these cells.

@@ -77,6 +77,8 @@ pub struct ClusterState {
     pub renews: bool,
     /// Whether an HAProxy routes clients of a local cluster.
     pub route: bool,
+    /// Whether each cell of a local cluster has a PgBouncer.
+    pub pool: bool,
     /// Its cells.
     pub cells: Vec<LocalCell>,
     /// How its repository is encrypted; the passphrase is not here but in a file of its own.
@@ -127,6 +129,8 @@ struct StateFile {
     renews: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     route: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pool: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retention_full: Option<u32>,
     cells: Vec<LocalCell>,
@@ -195,6 +199,7 @@ impl From<ClusterState> for StateFile {
             cert_lifetime_seconds: state.cert_lifetime_seconds,
             renews: state.renews,
             route: state.route,
+            pool: state.pool,
             retention_full,
             cells: state.cells,
             repo_cipher: state.repo_cipher,
@@ -235,6 +240,7 @@ impl From<StateFile> for ClusterState {
             cert_lifetime_seconds: file.cert_lifetime_seconds,
             renews: file.renews,
             route: file.route,
+            pool: file.pool,
             cells: file.cells,
             repo_cipher: file.repo_cipher,
             pgbackrest_name: file.pgbackrest_name,
@@ -339,6 +345,7 @@ impl ClusterState {
             cert_lifetime_seconds: None,
             renews: false,
             route: false,
+            pool: false,
             cells,
             repo_cipher: None,
             pgbackrest_name: PgbackrestName::default(),

@@ -113,6 +113,7 @@ pub async fn add_cell(dir: &Path, name: &CellName, timeout: Duration, steps: &St
     let mut watcher = Watcher::new(&cluster, database, &launched, steps, deadline).await?;
     let primary = watcher.wait_until_well(std::slice::from_ref(name)).await?;
     cluster.ensure_route(steps, deadline).await?;
+    cluster.ensure_pool(steps, deadline).await?;
     Ok(AddedCell { cell, primary, was_there })
 }
 

@@ -107,6 +107,9 @@ impl Cluster {
             if self.stop_pooler(&member).await? {
                 steps.step(&format!("multipooler of cell {shown} has ended"));
             }
+            if self.stop_pool(&member).await? {
+                steps.step(&format!("PgBouncer of cell {shown} has ended"));
+            }
             if self.stop_private(&member).await? > 0 {
                 steps.step(&format!("what a job of cell {shown} had started has stopped"));
             }
@@ -130,9 +133,13 @@ impl Cluster {
         let ended = all(poolers).await?.into_iter().filter(|ended| *ended).count();
         steps.step(&format!("{ended} poolers have ended"));
 
-        let mut private = 0;
+        let (mut private, mut pools) = (0, 0);
         for member in &members {
+            pools += usize::from(self.stop_pool(member).await?);
             private += self.stop_private(member).await?;
+        }
+        if pools > 0 {
+            steps.step(&format!("PgBouncer has ended in {pools} cells"));
         }
         if private > 0 {
             steps.step(&format!("{private} instances that jobs had started have stopped"));

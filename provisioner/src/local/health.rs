@@ -44,6 +44,13 @@ impl Cluster {
                 note: std::fs::read_to_string(layout.not_claimed()).ok(),
                 ..health(format!("multipooler of cell {cell}"), pooler)
             });
+            if self.state.pool {
+                let pool = self.pool_process(&member).and_then(|found| u32::try_from(found.pid).ok());
+                all.push(ProcessHealth {
+                    repair: pooler.map(|_| pool_repair(&layout.log())),
+                    ..health(format!("PgBouncer of cell {cell}"), pool)
+                });
+            }
             all.push(ProcessHealth {
                 repair: pooler.map(|_| why_not_running(&layout.log())),
                 ..health(format!("PostgreSQL of cell {cell}"), postgres)
@@ -51,6 +58,15 @@ impl Cluster {
         }
         all
     }
+}
+
+/// What to do about a PgBouncer that does not run although its multipooler does, which starts it.
+fn pool_repair(log: &Path) -> String {
+    format!(
+        "its multipooler starts it by itself once there is a primary; why it has not is in {} and {}",
+        log.join("pgbouncer.log").display(),
+        log.join("multipooler.log").display()
+    )
 }
 
 /// What to do about a PostgreSQL that does not run although its multipooler does, which starts it: `cellar up` cannot do more.

@@ -57,7 +57,7 @@ fn reserve(offset: u16) -> Option<Reservation> {
 
 /// Every port of a cluster with so many cells.
 fn ports(offset: u16, cells: u16) -> Vec<u16> {
-    // HAProxy may be asked for later.
+    // HAProxy and PgBouncer may be asked for later.
     let single = [
         Ports::ETCD_CLIENT,
         Ports::ETCD_PEER,
@@ -66,7 +66,7 @@ fn ports(offset: u16, cells: u16) -> Vec<u16> {
         Ports::ROUTE_READS,
         Ports::ROUTE_STATISTICS,
     ];
-    let each = [Ports::PGBACKREST, Ports::POSTGRES, Ports::POOLER_GRPC, Ports::POOLER_HEALTH];
+    let each = [Ports::PGBACKREST, Ports::POSTGRES, Ports::POOLER_GRPC, Ports::POOLER_HEALTH, Ports::POOL];
     let of_cells = each.into_iter().flat_map(|base| (0..cells).map(move |index| base + index));
     single.into_iter().chain(of_cells).map(|port| port + offset).collect()
 }

@@ -110,6 +110,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
     ));
     let primaries = cluster.bring_up(steps, deadline).await?;
     cluster.ensure_route(steps, deadline).await?;
+    cluster.ensure_pool(steps, deadline).await?;
     drop(reservation);
     Ok(UpOutcome { cluster, primaries })
 }

@@ -48,6 +48,8 @@ pub struct UpOptions {
     pub passphrase: Option<Secret>,
     /// Whether an HAProxy routes clients; unchanged when absent.
     pub route: Option<bool>,
+    /// Whether each cell has a PgBouncer; unchanged when absent.
+    pub pool: Option<bool>,
     /// When to give up.
     pub timeout: Duration,
 }
@@ -171,10 +173,12 @@ pub(crate) fn resolve(
     if let Some(mut state) = ClusterState::load(layout)? {
         check_agreement(layout, options, &state)?;
         state.route = options.route.unwrap_or(state.route);
+        state.pool = options.pool.unwrap_or(state.pool);
         return Ok((Cluster::assemble(layout.clone(), state)?, false, None));
     }
     let (mut state, reservation) = create(layout, options)?;
     state.route = options.route.unwrap_or_default();
+    state.pool = options.pool.unwrap_or_default();
     let cluster = Cluster::assemble(layout.clone(), state)?;
     check_repository(&cluster)?;
     Ok((cluster, true, reservation))
@@ -206,6 +210,7 @@ mod tests {
                 retention_full: None,
                 passphrase: None,
                 route: None,
+                pool: None,
                 timeout: Duration::ZERO,
             };
             resolve(&layout, &options).map(|_| ())

@@ -26,6 +26,7 @@ impl Cluster {
         self.check_configs(&self.poolers(cells)?)?;
         let mut findings = binaries::missing();
         findings.extend(self.state.route.then(binaries::missing_haproxy).flatten());
+        findings.extend(self.state.pool.then(binaries::missing_pgbouncer).flatten());
         findings.extend(host_name::check());
         let members: Vec<_> = cells.iter().flat_map(|cell| self.state.members_in(&cell.name)).collect();
         let layouts: Vec<_> = members.iter().map(|member| self.layout_of(member)).collect();

@@ -65,6 +65,9 @@ impl Cluster {
                 need(pooler.grpc_port, "multipooler"),
                 need(pooler.health_port, "multipooler (health)"),
             ]);
+            if pooler.pool_port != 0 {
+                needs.push(need(pooler.pool_port, "PgBouncer"));
+            }
         }
         Ok(needs)
     }

@@ -289,6 +289,7 @@ fn pooler(
         pgbackrest_port: port(Ports::PGBACKREST)?,
         grpc_port: port(Ports::POOLER_GRPC)?,
         health_port: port(Ports::POOLER_HEALTH)?,
+        pool_port: 0,
         listen: listen_of(cell, defaults)?.to_string(),
         data_directory: beside(&cell.pg_data, "pg_data", placed.data())?,
         socket_directory: beside(&cell.pg_sockets, "pg_sockets", placed.sockets())?,

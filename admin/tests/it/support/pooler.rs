@@ -108,6 +108,13 @@ impl MultiPooler for FakePooler {
         Err(Status::unimplemented("failover is tested with real poolers"))
     }
 
+    async fn hold_clients(
+        &self,
+        _: Request<v1::HoldClientsRequest>,
+    ) -> Result<Response<v1::HoldClientsResponse>, Status> {
+        Err(Status::unimplemented("PgBouncer is tested with real poolers"))
+    }
+
     async fn list_roles(
         &self,
         _: Request<v1::ListRolesRequest>,

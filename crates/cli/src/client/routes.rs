@@ -64,6 +64,18 @@ pub(crate) fn direct_uri(answer: &ListPoolersResponse, authorities: &Path) -> St
     uri(&servers, "read-write", authorities)
 }
 
+/// The URI that names every cell's PgBouncer, each of which leads to the primary; none where no cell has one. libpq takes the
+/// first that answers.
+pub(crate) fn pooled_uri(answer: &ListPoolersResponse, authorities: &Path) -> Option<String> {
+    let servers: Vec<(String, u32)> = cards(answer)
+        .into_iter()
+        .filter(|card| card.pool_port != 0)
+        .map(|card| (card.host.clone(), card.pool_port))
+        .collect();
+    // Asking for the primary would cost each connection a question.
+    (!servers.is_empty()).then(|| uri(&servers, "any", authorities))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +105,17 @@ mod tests {
             direct_uri(&answer(), Path::new("/var/lib/my cellar/ca.crt")),
             "postgresql://zone1.example.org:25432,zone2.example.org:25433/?target_session_attrs=read-write\
              &sslmode=verify-full&sslrootcert=/var/lib/my%20cellar/ca.crt"
+        );
+    }
+
+    #[test]
+    fn uri_through_pgbouncer_names_the_cells_that_have_one() {
+        let mut answer = answer();
+        assert_eq!(pooled_uri(&answer, Path::new("/ca.crt")), None);
+        answer.poolers[0].pooler.as_mut().unwrap().pool_port = 6433;
+        assert_eq!(
+            pooled_uri(&answer, Path::new("/ca.crt")).unwrap(),
+            "postgresql://zone2.example.org:6433/?target_session_attrs=any&sslmode=verify-full&sslrootcert=/ca.crt"
         );
     }
 

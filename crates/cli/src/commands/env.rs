@@ -6,14 +6,14 @@ use cellar_api::v1::{ListPoolersResponse, PoolerView, Role};
 use cellar_provisioner::Cluster;
 
 use crate::client::poolers::poolers;
-use crate::client::routes::{databases, direct_uri, uri};
+use crate::client::routes::{databases, direct_uri, pooled_uri, uri};
 use crate::client::target::Target;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::local;
 use crate::output::{self, Form};
 
-/// URIs for applications: over TCP, with TLS. Where there is HAProxy, also through it.
+/// URIs for applications: over TCP, with TLS. Where there is HAProxy or PgBouncer, also through it.
 fn uris(
     cluster: Option<&Cluster>,
     answer: &ListPoolersResponse,
@@ -36,6 +36,7 @@ fn uris(
         all.push(("CELLAR_ROUTED_URI", uri(&at(writes), "read-write", authorities)));
         all.push(("CELLAR_READ_URI", uri(&at(reads), "any", authorities)));
     }
+    all.extend(pooled_uri(answer, authorities).map(|uri| ("CELLAR_POOLED_URI", uri)));
     Ok(all)
 }
 

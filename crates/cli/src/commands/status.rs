@@ -55,6 +55,22 @@ fn render_route(cluster: &Cluster, processes: &[ProcessHealth]) -> String {
     }
 }
 
+/// The PgBouncers of a local cluster, if it has some.
+fn render_pool(cluster: &Cluster, processes: &[ProcessHealth]) -> String {
+    let pools = processes.iter().filter_map(|process| {
+        let cell = process.what.strip_prefix("PgBouncer of cell ")?;
+        Some(match process.pid {
+            Some(pid) => format!("{cell} (process {pid})"),
+            None => format!("{cell} (does not run)"),
+        })
+    });
+    let pools: Vec<String> = pools.collect();
+    if pools.is_empty() || !cluster.state.pool {
+        return String::new();
+    }
+    format!("PgBouncer of {}\n", pools.join(", "))
+}
+
 /// Certificates of the local cluster that end soon. Poolers report those of their cells.
 fn certificate_warnings(cluster: &Cluster) -> Vec<String> {
     let now = SystemTime::now();
@@ -79,11 +95,12 @@ fn render_local(cluster: &Cluster, address: &str) -> String {
         certificate_warnings(cluster).iter().map(|warning| format!("{warning}\n")).collect();
     let processes = cluster.processes();
     format!(
-        "cluster {} in {}\n{}{}{warnings}",
+        "cluster {} in {}\n{}{}{}{warnings}",
         cluster.state.cluster,
         cluster.layout.root().display(),
         render_services(address, &processes),
-        render_route(cluster, &processes)
+        render_route(cluster, &processes),
+        render_pool(cluster, &processes)
     )
 }
 

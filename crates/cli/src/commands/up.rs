@@ -64,6 +64,12 @@ pub(crate) struct Up {
     /// It is remembered: later runs keep it, and `--route=false` ends it. Needs Debian's package haproxy.
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     route: Option<bool>,
+    /// Run a PgBouncer in each cell that pools connections to the primary, and holds clients while it is moved: ports 6432 and
+    /// up, one a cell; the port offset is added
+    ///
+    /// It is remembered: later runs keep it, and `--pool=false` ends it. Needs Debian's package pgbouncer.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pool: Option<bool>,
     /// When to give up waiting
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     timeout: Duration,
@@ -143,6 +149,7 @@ impl Up {
             retention_full: self.retention_full,
             passphrase,
             route: self.route,
+            pool: self.pool,
             timeout: self.timeout,
         };
         let outcome = up(&options, &local::steps()).await?;

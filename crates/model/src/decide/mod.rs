@@ -11,6 +11,7 @@ pub(crate) mod expiry;
 pub(crate) mod health;
 pub(crate) mod mark;
 pub(crate) mod outcome;
+pub(crate) mod pooling;
 pub(crate) mod precondition;
 pub(crate) mod primary_fence;
 pub(crate) mod proof;

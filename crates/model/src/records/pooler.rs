@@ -40,6 +40,9 @@ pub struct Pooler {
     /// Port of its health endpoints for balancers; 0 in records from before there were any: then it has none.
     #[serde(default, skip_serializing_if = "is_no_port")]
     pub health_port: u16,
+    /// Port of the cell's PgBouncer; 0 where none is asked for.
+    #[serde(default, skip_serializing_if = "is_no_port")]
+    pub pool_port: u16,
     /// Address its servers listen on: an unspecified one for all of the host, a loopback one for all loopback addresses
     /// that the host name leads to.
     pub listen: String,

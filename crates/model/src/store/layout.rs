@@ -319,6 +319,24 @@ impl CellLayout {
         self.root.join("left-wal")
     }
 
+    /// The config of the cell's PgBouncer.
+    #[must_use]
+    pub fn pool_config(&self) -> PathBuf {
+        self.root.join("pgbouncer.ini")
+    }
+
+    /// Whom the cell's PgBouncer lets in, with what PostgreSQL keeps of their passwords; 0600.
+    #[must_use]
+    pub fn pool_users(&self) -> PathBuf {
+        self.secrets().join("pgbouncer-users.txt")
+    }
+
+    /// Where the cell's PgBouncer writes its process id.
+    #[must_use]
+    pub fn pool_pid_file(&self) -> PathBuf {
+        self.pid().join("pgbouncer.pid")
+    }
+
     /// Configs of running jobs and output of finished ones.
     #[must_use]
     pub fn jobs(&self) -> PathBuf {
@@ -353,6 +371,7 @@ impl CellLayout {
             pgbackrest_port: port(Ports::PGBACKREST)?,
             grpc_port: port(Ports::POOLER_GRPC)?,
             health_port: port(Ports::POOLER_HEALTH)?,
+            pool_port: 0,
             listen: listen.to_owned(),
             data_directory: text(self.data())?,
             socket_directory: text(self.sockets())?,

@@ -26,6 +26,8 @@ impl Ports {
     pub const POOLER_GRPC: u16 = 15270;
     /// Health endpoints of the multipooler of the cell with index 0.
     pub const POOLER_HEALTH: u16 = 20000;
+    /// PgBouncer of the cell with index 0.
+    pub const POOL: u16 = 6432;
     /// HAProxy, to the primary.
     pub const ROUTE_WRITES: u16 = 5000;
     /// HAProxy, to the standbys.

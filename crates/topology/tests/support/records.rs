@@ -58,6 +58,7 @@ pub(crate) fn pooler(database: &str, cell: &str) -> Pooler {
         log_directory: format!("{directory}/log"),
         lock_directory: format!("{directory}/lock"),
         spool_directory: format!("{directory}/spool"),
+        pool_port: 0,
         revocations: 0,
     }
 }

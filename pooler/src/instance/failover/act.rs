@@ -18,6 +18,7 @@ use crate::availability::settings::copy_of;
 use crate::config_files::{ConfigFileError, instance_config};
 use crate::instance::failover::branch::Branch;
 use crate::instance::failover::canary::Canary;
+use crate::instance::failover::hold_clients::hold_clients;
 use crate::instance::failover::is_led_here;
 use crate::instance::failover::member::Member;
 
@@ -218,7 +219,7 @@ impl Member {
             return Ok(true);
         }
         if record.handover.is_some() && record.phase == Phase::Steady {
-            self.hand_over(card);
+            self.hand_over(card, record.term);
             return Ok(true);
         }
         let endpoint = self.agent.endpoint(card);
@@ -267,16 +268,18 @@ impl Member {
         self.apply(card, database)
     }
 
-    /// A checkpoint first, while sessions go on; then the supervisor stops PostgreSQL cleanly.
-    fn hand_over(&mut self, card: &Pooler) {
+    /// A checkpoint first, while sessions go on; then clients are held where that is possible, and the supervisor stops PostgreSQL
+    /// cleanly.
+    fn hand_over(&mut self, card: &Pooler, term: Term) {
         match &self.checkpoint {
             None => {
-                let endpoint = self.agent.endpoint(card);
+                let (endpoint, agent) = (self.agent.endpoint(card), std::rc::Rc::clone(&self.agent));
                 self.checkpoint = Some(tokio::task::spawn_local(async move {
                     // Without it the stop takes longer, and no more than that.
                     if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
                         tracing::warn!(%error, "no checkpoint before the stop");
                     }
+                    hold_clients(agent, term).await;
                 }));
             }
             Some(checkpoint) if checkpoint.is_finished() => {

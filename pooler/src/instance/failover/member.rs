@@ -56,7 +56,7 @@ pub(super) struct Member {
     pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
     pub(super) row: Option<(Term, Lsn)>,
-    /// The checkpoint before a planned stop, which is the shorter for it.
+    /// What comes before a planned stop: a checkpoint, which makes it the shorter, and that clients are held.
     pub(super) checkpoint: Option<tokio::task::JoinHandle<()>>,
     /// What PostgreSQL was last told; none before that.
     pub(super) told: Option<ShownSettings>,

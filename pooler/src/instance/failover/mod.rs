@@ -8,6 +8,7 @@
 //! | `member` | the loop that looks and reports |
 //! | `act` | what is done by the record |
 //! | `branch` | whether what a member has is the leader's, too |
+//! | `hold_clients` | has the clients of PgBouncer wait before a planned stop |
 //! | `heartbeat` | whether the leader's multipooler answers |
 //! | `canary` | a commit a second that waits for the quorum |
 //! | `leaving` | the request that another cell shall lead, before the host stops |
@@ -16,6 +17,7 @@ mod act;
 mod branch;
 mod canary;
 mod heartbeat;
+mod hold_clients;
 mod leaving;
 pub(crate) mod member;
 
