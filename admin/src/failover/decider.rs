@@ -13,10 +13,13 @@ use cellar_topology::{StoreError, TxnOutcome};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::failover::reports::Reports;
+use crate::failover::reports::{Reports, is_moving};
 
 /// The time between two decisions.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same while somebody is being made the leader: nobody can write meanwhile.
+const SOON_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Bound on one transaction, above the store's own.
 const CALL: Duration = Duration::from_secs(8);
@@ -75,7 +78,8 @@ impl Decider {
             if let Err(error) = self.step().await {
                 tracing::warn!(database = %self.database, %error, "a step of the failover was not written");
             }
-            tokio::time::sleep(INTERVAL).await;
+            let is_moving = is_moving(&self.admin, &self.database);
+            tokio::time::sleep(if is_moving { SOON_INTERVAL } else { INTERVAL }).await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cellar_api::v1;
 use cellar_model::availability::Facts;
-use cellar_model::{CellName, Lsn, Pooler};
+use cellar_model::{CellName, DatabaseName, Lsn, Phase, Pooler};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -14,6 +14,9 @@ use crate::member_reports::Answers;
 
 /// The time between two questions to a member.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The same while somebody is being made the leader: nobody can write meanwhile.
+const SOON_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_millis(800);
@@ -92,6 +95,14 @@ async fn keep_asking(admin: &Admin, card: &Pooler, answers: &Answers) {
             }
             _ => admin.poolers.forget(card),
         }
-        tokio::time::sleep_until(begun + INTERVAL).await;
+        let interval = if is_moving(admin, &card.database) { SOON_INTERVAL } else { INTERVAL };
+        tokio::time::sleep_until(begun + interval).await;
     }
+}
+
+/// Whether one leader has ended, or is to end, and the next one is not established yet.
+pub(super) fn is_moving(admin: &Admin, database: &DatabaseName) -> bool {
+    let view = admin.view();
+    let record = view.leaders.get(database).and_then(|leader| leader.leadership.as_ref());
+    record.is_some_and(|record| !record.ended && (record.phase != Phase::Steady || record.handover.is_some()))
 }

@@ -15,6 +15,8 @@ const PASSWORD: &str = "correct-horse-battery-staple-9c40";
 #[derive(Debug, Clone)]
 pub struct Application {
     routed: String,
+    /// Through the PgBouncer of each cell, without a user or database; empty where there is none.
+    pooled: String,
 }
 
 impl Cluster {
@@ -27,6 +29,19 @@ impl Cluster {
     pub fn with_route(cells: &str) -> Self {
         let cluster = Self::new();
         let _ = cluster.try_cellar(&["up", "--cells", cells, "--port-offset", "auto", "--route"]).ok();
+        cluster
+    }
+
+    /// The same with a PgBouncer in each cell.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn with_pool(cells: &str) -> Self {
+        let cluster = Self::new();
+        let arguments = ["up", "--cells", cells, "--port-offset", "auto", "--route", "--pool"];
+        let _ = cluster.try_cellar(&arguments).ok();
         cluster
     }
 
@@ -50,7 +65,8 @@ impl Cluster {
         let Some(uri) = variables.get("CELLAR_ROUTED_URI").and_then(Value::as_str) else {
             panic!("no CELLAR_ROUTED_URI in {variables}")
         };
-        Application { routed: format!("{uri}&user=app&dbname=app") }
+        let pooled = variables.get("CELLAR_POOLED_URI").and_then(Value::as_str).unwrap_or_default();
+        Application { routed: format!("{uri}&user=app&dbname=app"), pooled: pooled.to_owned() }
     }
 
     /// Runs SQL in a cell's database `app`, as the OS user of PostgreSQL.
@@ -82,6 +98,32 @@ impl Application {
     pub fn routed(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(["-d", &self.routed]).env("PGPASSWORD", PASSWORD).env("HOME", "/nonexistent");
+        command
+    }
+
+    /// The URI of the PgBouncer of one cell as the role.
+    ///
+    /// # Panics
+    /// When the cluster has none.
+    #[must_use]
+    #[track_caller]
+    pub fn pooled_uri(&self, cluster: &Cluster, cell: &str) -> String {
+        let poolers = cluster.poolers();
+        let cards = poolers.iter().filter_map(|view| view.pooler.as_ref());
+        let Some(card) = cards.into_iter().find(|card| card.cell == cell && card.pool_port != 0) else {
+            panic!("{cell} has no PgBouncer")
+        };
+        let Some((_, parameters)) = self.pooled.split_once("/?") else { panic!("no URI: {}", self.pooled) };
+        format!("postgresql://{}:{}/?{parameters}&user=app&dbname=app", card.host, card.pool_port)
+    }
+
+    /// A program that connects as the role through the PgBouncer of one cell: `psql`, or `pgbench`.
+    #[must_use]
+    #[track_caller]
+    pub fn pooled(&self, cluster: &Cluster, cell: &str, program: &str) -> Command {
+        let uri = self.pooled_uri(cluster, cell);
+        let mut command = Command::new(program);
+        command.arg(uri).env("PGPASSWORD", PASSWORD).env("HOME", "/nonexistent");
         command
     }
 

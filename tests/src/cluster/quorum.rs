@@ -15,10 +15,23 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn with_quorum_and_route(cells: &[&str]) -> Self {
-        let cluster = Self::with_route(&cells.join(","));
-        cluster.cellar(&["durability", "quorum"]);
-        cluster.wait_whole(cells, Duration::from_secs(120));
-        cluster
+        Self::with_route(&cells.join(",")).made_quorum(cells)
+    }
+
+    /// The same with a PgBouncer in each cell.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn with_quorum_and_pool(cells: &[&str]) -> Self {
+        Self::with_pool(&cells.join(",")).made_quorum(cells)
+    }
+
+    fn made_quorum(self, cells: &[&str]) -> Self {
+        self.cellar(&["durability", "quorum"]);
+        self.wait_whole(cells, Duration::from_secs(120));
+        self
     }
 
     /// The leadership on record; null when multiadmin does not answer.

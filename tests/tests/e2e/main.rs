@@ -4,7 +4,7 @@
 //! job records, its own ports, keys, configuration and records, which `cellar up` makes again. Tests of how a cluster
 //! comes to be make theirs from nothing: all of `bootstrap`, `host_names` and `ordinary_user`; the full disks of `bad_input` and
 //! `restore_bad_days`; `lifecycle::a_cluster_keeps_its_data_and_every_standby_can_be_backed_up` and the cluster for CI;
-//! the passphrases and private keys of `secrets` and `support_bundle`; the lifetimes of certificates in `rotation`; the HAProxy of `routing`; the server that our client
+//! the passphrases and private keys of `secrets` and `support_bundle`; the lifetimes of certificates in `rotation`; the HAProxy of `routing` and the PgBouncers of `pooling`; the server that our client
 //! talks to in `certificates`. The others need no other system identifier than that of the copies, which all have the same.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test ends where it must not go on")]
@@ -35,6 +35,7 @@ mod named_source;
 mod new_repository;
 mod ordinary_user;
 mod other_versions;
+mod pooling;
 mod quorum;
 mod rebuild;
 mod restore_bad_days;

@@ -52,7 +52,9 @@ pub fn pooling(scene: &PoolScene<'_>) -> Pooling {
     let Some(record) = scene.record else {
         return Pooling { target: scene.leader.cloned(), is_between: false, hold: false };
     };
-    let is_steady = record.phase == Phase::Steady;
+    // Quorum commit is about to begin under a primary that goes on meanwhile.
+    let begins = record.is_led_by(&record.cell, None);
+    let is_steady = record.phase == Phase::Steady || begins;
     let stops = scene.asked.is_some_and(|term| is_hold_due(record, &record.cell, term));
     let is_between = !is_steady || stops;
     // One that is to lead may never lead, and until it does, writing there fails.
@@ -95,6 +97,12 @@ mod tests {
         for phase in [Phase::Recruiting, Phase::Appointed] {
             assert_eq!(decided(&record(phase, None), "zone3", None, 0), ("zone3".into(), true), "{phase:?}");
         }
+    }
+
+    #[test]
+    fn nobody_is_held_while_quorum_commit_begins_under_a_primary_that_goes_on() {
+        let begins = Leadership { since: Term::default(), ..record(Phase::Appointed, None) };
+        assert_eq!(decided(&begins, "zone1", None, 0), ("zone1".into(), false));
     }
 
     #[test]

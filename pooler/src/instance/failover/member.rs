@@ -287,7 +287,7 @@ impl Member {
             }
         }
         let is_steady = record.as_ref().is_none_or(|record| record.phase == Phase::Steady);
-        if busy || !is_steady { SOON_INTERVAL } else { INTERVAL }
+        if busy || !is_steady || is_asked { SOON_INTERVAL } else { INTERVAL }
     }
 
     fn note_etcd(&mut self) {
