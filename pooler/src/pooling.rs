@@ -1,9 +1,9 @@
 //! What the parts of the agent tell each other about the cell's PgBouncer. `services::pgbouncer` runs it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use cellar_model::Term;
+use cellar_model::{CellName, Term};
 use tokio::sync::{Notify, watch};
 
 /// How long the transactions that go on may take once clients are held. What takes longer ends with the primary, as it would
@@ -17,6 +17,8 @@ pub(crate) struct Pooling {
     asked: Cell<Option<Term>>,
     /// The term for which they are held, with no transaction going on.
     quiet: watch::Sender<Option<Term>>,
+    /// Who said last that its term is established, and which.
+    established: RefCell<Option<(CellName, Term)>>,
     /// Its files were changed by another part.
     files_changed: Cell<bool>,
     /// Wakes what runs it.
@@ -28,6 +30,7 @@ impl Default for Pooling {
         Self {
             asked: Cell::new(None),
             quiet: watch::Sender::new(None),
+            established: RefCell::new(None),
             files_changed: Cell::new(false),
             wake: Notify::new(),
         }
@@ -52,6 +55,20 @@ impl Pooling {
     /// What was asked for is over.
     pub(crate) fn forget(&self) {
         self.asked.set(None);
+    }
+
+    /// A member says that its term is established.
+    pub(crate) fn note_established(&self, cell: &CellName, term: Term) {
+        let is_known = |known: &(CellName, Term)| (&known.0, known.1) == (cell, term);
+        if !self.established.borrow().as_ref().is_some_and(is_known) {
+            self.established.replace(Some((cell.clone(), term)));
+            self.wake.notify_one();
+        }
+    }
+
+    /// Who said last that its term is established, and which.
+    pub(crate) fn established(&self) -> Option<(CellName, Term)> {
+        self.established.borrow().clone()
     }
 
     /// Whether clients are held and no transaction goes on.

@@ -232,9 +232,11 @@ impl Pool {
         {
             agent.pooling.forget();
         }
+        let established = agent.pooling.established();
         let wanted = pooling(&PoolScene {
             record: record.as_ref(),
             leader: leader.as_ref().map(|leader| &leader.cell),
+            established: established.as_ref().map(|(cell, term)| (cell, *term)),
             target: self.target.as_ref(),
             asked: agent.pooling.asked(),
             held_for: self.between_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),

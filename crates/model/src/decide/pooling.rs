@@ -18,6 +18,8 @@ pub struct PoolScene<'a> {
     pub record: Option<&'a Leadership>,
     /// The recorded primary; none while there is none.
     pub leader: Option<&'a CellName>,
+    /// Who has said of itself that its term is established, and which. The record says so a moment later.
+    pub established: Option<(&'a CellName, Term)>,
     /// Where PgBouncer leads clients now.
     pub target: Option<&'a CellName>,
     /// The term whose leader asked that clients be held, because it is about to stop.
@@ -54,7 +56,9 @@ pub fn pooling(scene: &PoolScene<'_>) -> Pooling {
     };
     // Quorum commit is about to begin under a primary that goes on meanwhile.
     let begins = record.is_led_by(&record.cell, None);
-    let is_steady = record.phase == Phase::Steady || begins;
+    let is_established =
+        record.phase == Phase::Appointed && scene.established == Some((&record.cell, record.term));
+    let is_steady = record.phase == Phase::Steady || begins || is_established;
     let stops = scene.asked.is_some_and(|term| is_hold_due(record, &record.cell, term));
     let is_between = !is_steady || stops;
     // One that is to lead may never lead, and until it does, writing there fails.
@@ -81,6 +85,7 @@ mod tests {
         let scene = PoolScene {
             record: Some(record),
             leader: None,
+            established: None,
             target: Some(&cell(target)),
             asked: asked.map(Term::new),
             held_for: Duration::from_secs(held_for),
@@ -96,6 +101,29 @@ mod tests {
         assert_eq!(decided(&steady, "zone3", None, 0), ("zone1".into(), false), "it follows");
         for phase in [Phase::Recruiting, Phase::Appointed] {
             assert_eq!(decided(&record(phase, None), "zone3", None, 0), ("zone3".into(), true), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn an_appointed_member_that_says_that_it_leads_is_led_to_before_the_record_says_so() {
+        let appointed = record(Phase::Appointed, None);
+        for (who, term, phase, leads) in [
+            ("zone1", 4, Phase::Appointed, true),
+            ("zone1", 3, Phase::Appointed, false),
+            ("zone3", 4, Phase::Appointed, false),
+            ("zone1", 4, Phase::Recruiting, false),
+        ] {
+            let (who, from) = (cell(who), cell("zone2"));
+            let done = pooling(&PoolScene {
+                record: Some(&Leadership { phase, ..appointed.clone() }),
+                leader: None,
+                established: Some((&who, Term::new(term))),
+                target: Some(&from),
+                asked: None,
+                held_for: Duration::ZERO,
+            });
+            let expected = if leads { (Some(cell("zone1")), false) } else { (Some(from), true) };
+            assert_eq!((done.target, done.hold), expected, "{who} {term} {phase:?}");
         }
     }
 
@@ -131,7 +159,14 @@ mod tests {
     fn without_quorum_commit_clients_follow_the_recorded_primary() {
         let leader = cell("zone2");
         let held_for = Duration::ZERO;
-        let scene = PoolScene { record: None, leader: Some(&leader), target: None, asked: None, held_for };
+        let scene = PoolScene {
+            record: None,
+            leader: Some(&leader),
+            established: None,
+            target: None,
+            asked: None,
+            held_for,
+        };
         assert_eq!(pooling(&scene), Pooling { target: Some(leader.clone()), is_between: false, hold: false });
         assert_eq!(pooling(&PoolScene { leader: None, ..scene }).target, None);
     }

@@ -308,6 +308,9 @@ impl Member {
         (self.told, self.shown) = (None, None);
         self.agent.availability.kept.update(|kept| kept.rule = Some(rule.clone()))?;
         self.apply(card, database)?;
+        if let Some(term) = self.agent.availability.kept.own_term() {
+            self.agent.pooling.note_established(&self.agent.cell, term);
+        }
         Ok(())
     }
 

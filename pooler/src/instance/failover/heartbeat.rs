@@ -91,6 +91,9 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         if let Some(known) = heard.borrow_mut().as_mut() {
             known.answers = answer.is_some();
             if let Some((facts, lineage)) = answer {
+                if let Some(leads) = facts.leads.filter(|leads| leads.established) {
+                    agent.pooling.note_established(&card.cell, leads.term);
+                }
                 known.last = Some((clock::uptime(), facts));
                 known.lineage = lineage;
             }
