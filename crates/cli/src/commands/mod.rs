@@ -93,7 +93,8 @@ pub(crate) enum Command {
     /// Print shell exports that point psql and programs at the cluster's primary
     ///
     /// CELLAR_DIRECT_URI names every cell, and libpq finds the primary. With HAProxy (`cellar up --route`),
-    /// CELLAR_ROUTED_URI leads to the primary and CELLAR_READ_URI to standbys. An application adds its role and database.
+    /// CELLAR_ROUTED_URI leads to the primary and CELLAR_READ_URI to standbys; with PgBouncer
+    /// (`cellar up --pool`), CELLAR_POOLED_URI leads to the primary. An application adds its role and database.
     #[command(after_help = "Examples:
   eval \"$(cellar env)\" && psql -c 'select 1'
   psql \"$CELLAR_DIRECT_URI&user=app&dbname=app\"

@@ -20,6 +20,8 @@ pub(crate) enum LogKind {
     Postgres,
     /// The pgBackRest server of a cell
     PgbackrestServer,
+    /// The PgBouncer of a cell
+    Pgbouncer,
     /// What pgBackRest's commands wrote in a cell, a log for each
     Pgbackrest,
     /// The cluster's API
@@ -31,7 +33,8 @@ pub(crate) enum LogKind {
 }
 
 impl LogKind {
-    const OF_CELL: [Self; 4] = [Self::Multipooler, Self::Postgres, Self::PgbackrestServer, Self::Pgbackrest];
+    const OF_CELL: [Self; 5] =
+        [Self::Multipooler, Self::Postgres, Self::PgbackrestServer, Self::Pgbouncer, Self::Pgbackrest];
     const OF_CLUSTER: [Self; 2] = [Self::Multiadmin, Self::Etcd];
 
     fn is_of_cell(self) -> bool {
@@ -165,6 +168,11 @@ pub(crate) fn sources(place: &Place, kinds: &[LogKind]) -> Outcome<Vec<Source>> 
     }
     let mut all = Vec::new();
     for kind in wanted {
+        // Only who asks for it needs to know that a cell has no PgBouncer.
+        let is_left_out = kinds.is_empty() && kind == LogKind::Pgbouncer && !place.source(kind).path.exists();
+        if is_left_out {
+            continue;
+        }
         if kind == LogKind::Pgbackrest {
             all.extend(of_pgbackrest(place));
         } else {
@@ -256,6 +264,8 @@ mod tests {
         let (cell, shared) = (place(Some("zone1")).unwrap(), place(None).unwrap());
         let all = ["multipooler", "postgres", "pgbackrest-server", "app-backup", "app-expire"];
         assert_eq!(names(&cell, &[]), all);
+        std::fs::write(root.join("zone1/log/pgbouncer.log"), "").unwrap();
+        assert_eq!(names(&cell, &[])[3..], ["pgbouncer", "app-backup", "app-expire"]);
         assert_eq!(names(&shared, &[]), ["multiadmin", "etcd"]);
         assert_eq!(names(&shared, &[LogKind::Audit, LogKind::Etcd, LogKind::Audit]), ["etcd", "audit"]);
         assert_eq!(names(&cell, &[LogKind::Pgbackrest]), ["app-backup", "app-expire"]);
