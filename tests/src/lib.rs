@@ -11,6 +11,7 @@ pub use cluster::local::Cluster;
 pub use cluster::restart::StoppedEtcd;
 pub use hosts::{Hosts, HostsCluster, Ledger, Moment, Written, cell_of, has_ended};
 pub use load::acknowledged::{Row, Server, all_there, overlap};
+pub use load::pgbench::Pgbench;
 pub use load::psql::{Answer, Psql};
 pub use load::writers::{Place, TABLE, Writers};
 pub use machine::etcdctl::etcdctl;

@@ -2,5 +2,6 @@
 //! a server only by the `psql` that reaches it, so they serve other programs' clusters too.
 
 pub(crate) mod acknowledged;
+pub(crate) mod pgbench;
 pub(crate) mod psql;
 pub(crate) mod writers;

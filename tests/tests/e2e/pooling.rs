@@ -1,10 +1,9 @@
 //! Applications behind PgBouncer: who is let in, and what they notice while the primary is moved or lost.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Application, Cluster, Finished, eventually, is_alive, run, signal, wait_for};
+use cellar_tests::{Application, Cluster, Finished, Pgbench, eventually, is_alive, run, signal, wait_for};
 use nix::sys::signal::Signal;
 
 const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
@@ -78,20 +77,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The longest time between two transactions of pgbench's log that ended one after the other.
-fn longest_gap(directory: &Path) -> Duration {
-    let mut ends: Vec<u64> = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
-        for line in std::fs::read_to_string(entry.path()).expect("a log").lines() {
-            let words: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-            ends.push(words[4] * 1_000_000 + words[5]);
-        }
-    }
-    ends.sort_unstable();
-    let gap = ends.windows(2).map(|pair| pair[1] - pair[0]).max();
-    Duration::from_micros(gap.expect("transactions"))
 }
 
 #[test]
@@ -186,19 +171,12 @@ fn no_statement_fails_while_the_primary_is_moved_and_back() {
     let before = pools(&cluster);
     for (through, to) in [("zone1", "zone2"), ("zone3", "zone1")] {
         cluster.wait_whole(&CELLS, Duration::from_secs(60));
-        let logs = tempfile::tempdir().expect("a directory");
-        let mut command = application.pooled(&cluster, through, "pgbench");
-        command.args(["-n", "-c", "8", "-j", "2", "-T", "15", "-l"]).current_dir(logs.path());
-        let load = Running::start(&mut command);
+        let load = Pgbench::start(application.pooled(&cluster, through, "pgbench"), 15);
         std::thread::sleep(Duration::from_secs(3));
         cluster.cellar(&["switchover", "--to", to]);
         assert_eq!(cluster.primary(), to);
-        let (code, printed) = load.ended(Duration::from_secs(60));
-        assert!(code == Some(0) && printed.contains("number of failed transactions: 0 "), "{printed}");
-        println!(
-            "to {to} through the PgBouncer of {through}: held for {:?} at most",
-            longest_gap(logs.path())
-        );
+        let held = load.longest_gap();
+        println!("to {to} through the PgBouncer of {through}: held for {held:?} at most");
     }
     assert_eq!(pools(&cluster), before, "the same processes");
 }

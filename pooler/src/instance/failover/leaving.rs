@@ -17,7 +17,7 @@ pub(super) fn heed(agent: &Agent) -> bool {
         let text = serde_json::to_string(&answered).unwrap_or_default();
         match AtomicFile::new(&path).mode(0o600).replace(text) {
             Ok(()) => {
-                tracing::info!(?answer, "this host is about to stop: another cell is to have the primary")
+                tracing::info!(?answer, "this host is about to stop: another cell is to have the primary");
             }
             Err(error) => tracing::warn!(%error, path = %path.display(), "cannot be answered"),
         }

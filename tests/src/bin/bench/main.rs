@@ -66,6 +66,7 @@ const BENCHES: &[Bench] = &[
     ),
     (&["rto_frozen"], failover::rto_frozen),
     (&["switchover"], failover::switchover),
+    (&["switchover_pooled"], failover::switchover_pooled),
     (&["quorum_cost"], failover::quorum_cost),
     (&["etcd_gone"], failover::etcd_gone),
     (&["false_alarms"], failover::false_alarms),

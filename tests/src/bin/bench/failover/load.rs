@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, Place, Writers, run, signal};
+use cellar_tests::{Cluster, Pgbench, Place, Writers, run, signal, wait_for};
 use nix::sys::signal::Signal;
 
 use crate::failover::ours::{CELLS, Ours};
@@ -156,6 +156,32 @@ pub(crate) fn switchover(report: &mut Report) {
     tell("cellar", "switchover", &samples);
     report.figure("switchover", median(&samples).as_secs_f64(), "s", Limit::AtMost(1.0));
     note(&format!("  the worst: {:.2} s", quantile(&samples, 1.0).as_secs_f64()));
+}
+
+/// The same through PgBouncer, where no statement fails.
+pub(crate) fn switchover_pooled(report: &mut Report) {
+    const MOVES: usize = 20;
+    const RUN_SECONDS: u64 = 10;
+    let cluster = Cluster::with_quorum_and_pool(&CELLS);
+    let application = cluster.application();
+    let fill = || {
+        let mut filling = application.pooled(&cluster, CELLS[0], "pgbench");
+        run(filling.args(["-i", "-q", "-s", &SCALE.to_string()]))
+    };
+    // A role is let in some seconds after it was made.
+    wait_for("PgBouncer to let the role in", Duration::from_secs(30), || (fill().code == 0).then_some(()));
+    let mut samples = Vec::new();
+    for number in 0..MOVES {
+        cluster.wait_whole(&CELLS, Duration::from_secs(120));
+        let through = CELLS[number % CELLS.len()];
+        let load = Pgbench::start(application.pooled(&cluster, through, "pgbench"), RUN_SECONDS);
+        sleep(Duration::from_secs(3));
+        cluster.cellar(&["switchover"]);
+        samples.push(load.longest_gap());
+    }
+    tell("cellar", "switchover through PgBouncer", &samples);
+    report.figure("switchover_pooled", median(&samples).as_secs_f64(), "s", Limit::AtMost(1.0));
+    note(&format!("  no statement failed; the worst: {:.2} s", quantile(&samples, 1.0).as_secs_f64()));
 }
 
 /// Failovers in an hour of pgbench at full load beside a build on all cores: none.

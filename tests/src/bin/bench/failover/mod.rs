@@ -13,7 +13,7 @@ use crate::failover::patroni::{DEFAULTS, FASTEST, Patroni, Times};
 use crate::failover::rounds::{Loss, Subject, play};
 use crate::figure::{Limit, Report, median, note, quantile};
 
-pub(crate) use load::{etcd_gone, false_alarms, quorum_cost, switchover};
+pub(crate) use load::{etcd_gone, false_alarms, quorum_cost, switchover, switchover_pooled};
 
 /// How often each is measured.
 const ROUNDS: usize = 20;
