@@ -37,13 +37,11 @@ fn pools(cluster: &Cluster) -> Vec<i32> {
     CELLS.iter().map(|cell| cluster.pid(&format!("{cell}/pid/pgbouncer.pid"))).collect()
 }
 
-/// How often a cell's multipooler has said so.
-fn said(cluster: &Cluster, cell: &str, text: &str) -> usize {
-    let log = std::fs::read_to_string(cluster.directory().join(cell).join("log/multipooler.log"));
-    log.unwrap_or_default().matches(text).count()
+/// How often a cell's PgBouncer was told to hold its clients.
+fn pauses(cluster: &Cluster, cell: &str) -> usize {
+    let log = std::fs::read_to_string(cluster.directory().join(cell).join("log/pgbouncer.log"));
+    log.unwrap_or_default().matches("PAUSE command issued").count()
 }
-
-const HOLDS: &str = "PgBouncer holds its clients";
 
 /// A program that runs beside the test, and is killed with it.
 struct Running(Child);
@@ -250,13 +248,13 @@ fn clients_go_on_after_a_move_that_is_given_up_also_those_that_a_killed_multipoo
     let application = cluster.application();
     wait_let_in(&cluster, &application);
     let before = pools(&cluster);
-    let (pooler, held) = (cluster.pid("zone3/pid/multipooler.pid"), said(&cluster, "zone3", HOLDS));
+    let (pooler, held) = (cluster.pid("zone3/pid/multipooler.pid"), pauses(&cluster, "zone3"));
     let start = |cell: &str| {
         let mut command = application.pooled(&cluster, cell, "psql");
         Running::start(command.args(["-XAtqwc", "SELECT pg_is_in_recovery()"]))
     };
     let mut moving = Running::start(&mut cluster.command(&["switchover", "--to", "zone2"]));
-    wait_for("clients to be held", WRITE_TIMEOUT, || (said(&cluster, "zone3", HOLDS) > held).then_some(()));
+    wait_for("clients to be held", WRITE_TIMEOUT, || (pauses(&cluster, "zone3") > held).then_some(()));
     signal(pooler, Signal::SIGKILL);
     let (mut client, other) = (start("zone3"), start("zone1"));
     let (code, printed) = other.ended(WRITE_TIMEOUT);
