@@ -265,7 +265,27 @@ pub async fn promote(tools: &Tools, data_directory: &Path, timeout: Duration) ->
     }
     let mut command = tools.for_data(data_directory).command("pg_ctl");
     command.args(["promote", "-w", "-s", "-t", &seconds(timeout), "-D"]).arg(data_directory);
-    run(command, timeout + TIMEOUT_MARGIN).await.map(|_| ())
+    let is_standby = !is_in_production(tools, data_directory).await;
+    let promoted = run(command, timeout + TIMEOUT_MARGIN);
+    // pg_ctl looks ten times a second, and nobody can write meanwhile. By then all that it still does is to look.
+    tokio::select! {
+        biased;
+        result = promoted => result.map(drop),
+        () = until_in_production(tools, data_directory), if is_standby => Ok(()),
+    }
+}
+
+/// Whether the control file says that a primary runs, or ran.
+async fn is_in_production(tools: &Tools, data_directory: &Path) -> bool {
+    let found = inspect(tools, data_directory).await;
+    matches!(found, Ok(DataDirectory::Valid { control, .. }) if control.state == ControlState::InProduction)
+}
+
+/// Returns once it does.
+async fn until_in_production(tools: &Tools, data_directory: &Path) {
+    while !is_in_production(tools, data_directory).await {
+        tokio::time::sleep(READINESS_INTERVAL).await;
+    }
 }
 
 #[cfg(test)]
