@@ -170,7 +170,8 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/DropRole", ADMIN, Mutates),
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/GetMemberFacts", Needs::Peer, Reads),
-    ("/cellar.v1.MultiPooler/HoldClients", Needs::Peer, Reads),
+    // The leader of a planned move only: the method checks that.
+    ("/cellar.v1.MultiPooler/HoldClients", Needs::Peer, Mutates),
     ("/cellar.v1.MultiPooler/ReadBackups", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadJobLog", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/ReadSettings", Needs::Multiadmin, Reads),
