@@ -1,6 +1,6 @@
 //! A failover that a person asks for, and what it would lose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cellar_api::v1;
@@ -105,7 +105,7 @@ impl Admin {
     ) -> Result<Planned, Refusal> {
         self.fresh(deadline).await?;
         let scene = self.scene(database, to)?;
-        let said = self.asked(&scene.cards).await;
+        let said = self.asked(&scene.name, &scene.cards).await?;
         let facts: BTreeMap<CellName, Facts> = said
             .iter()
             .filter_map(|(cell, said)| {
@@ -129,22 +129,27 @@ impl Admin {
 
     /// What each member says of itself. While one does not answer all are asked again: who is only late is not to count as lost,
     /// and what the others said is to be of now.
-    async fn asked(&self, cards: &[Pooler]) -> BTreeMap<CellName, v1::MemberFacts> {
-        let mut said = BTreeMap::new();
-        for round in 0..ASKED {
-            if round > 0 {
-                tokio::time::sleep(ASK_INTERVAL).await;
-            }
+    async fn asked(
+        &self,
+        name: &DatabaseName,
+        cards: &[Pooler],
+    ) -> Result<BTreeMap<CellName, v1::MemberFacts>, Refusal> {
+        let mut heard: BTreeSet<CellName> = BTreeSet::new();
+        for round in 1..=ASKED {
             let asked =
                 cards.iter().map(async |card| Some((card.cell.clone(), self.member_said(card).await?)));
-            let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-            let is_whole = answers.len() == cards.len();
-            said.extend(answers);
-            if is_whole {
-                break;
+            let said: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
+            heard.extend(said.keys().cloned());
+            if said.len() == cards.len() || round == ASKED && said.len() == heard.len() {
+                return Ok(said);
+            }
+            if round < ASKED {
+                tokio::time::sleep(ASK_INTERVAL).await;
             }
         }
-        said
+        Err(Refusal::new(Code::Lagging, "a member answers at times only, so nobody can tell what would be lost")
+            .hint("nothing was changed; `cellar status` shows how the members are. Ask again when it answers, or end it")
+            .about("database", name))
     }
 
     fn scene(&self, database: Option<&DatabaseName>, to: &CellName) -> Result<Scene, Refusal> {

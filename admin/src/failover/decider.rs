@@ -13,7 +13,7 @@ use cellar_topology::{StoreError, TxnOutcome};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::failover::reports::{Reports, is_moving};
+use crate::failover::reports::{Reports, SOON_TIME, is_moving};
 
 /// The time between two decisions.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -78,8 +78,9 @@ impl Decider {
             if let Err(error) = self.step().await {
                 tracing::warn!(database = %self.database, %error, "a step of the failover was not written");
             }
-            let is_moving = is_moving(&self.admin, &self.database);
-            tokio::time::sleep(if is_moving { SOON_INTERVAL } else { INTERVAL }).await;
+            let is_new = self.known.is_some_and(|(_, since)| since.elapsed() < SOON_TIME);
+            let is_soon = is_new && is_moving(&self.admin, &self.database);
+            tokio::time::sleep(if is_soon { SOON_INTERVAL } else { INTERVAL }).await;
         }
     }
 

@@ -18,6 +18,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// The same while somebody is being made the leader: nobody can write meanwhile.
 const SOON_INTERVAL: Duration = Duration::from_millis(50);
 
+/// For how long that goes on. An election that needs a member which is lost may take days.
+pub(super) const SOON_TIME: Duration = Duration::from_secs(60);
+
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_millis(800);
 
@@ -82,6 +85,7 @@ impl Reports {
 }
 
 async fn keep_asking(admin: &Admin, card: &Pooler, answers: &Answers) {
+    let mut moving_since: Option<Instant> = None;
     loop {
         let begun = Instant::now();
         let asking = async {
@@ -95,7 +99,9 @@ async fn keep_asking(admin: &Admin, card: &Pooler, answers: &Answers) {
             }
             _ => admin.poolers.forget(card),
         }
-        let interval = if is_moving(admin, &card.database) { SOON_INTERVAL } else { INTERVAL };
+        moving_since = moving_since.or(Some(begun)).filter(|_| is_moving(admin, &card.database));
+        let is_soon = moving_since.is_some_and(|since| since.elapsed() < SOON_TIME);
+        let interval = if is_soon { SOON_INTERVAL } else { INTERVAL };
         tokio::time::sleep_until(begun + interval).await;
     }
 }

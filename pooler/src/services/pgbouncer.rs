@@ -16,7 +16,7 @@ use cellar_model::{CellName, HOLD_LIMIT, PoolScene, Pooler, Term, is_hold_due, p
 use cellar_postgres::{
     Endpoint, PoolConfig, PoolConsole, PoolDaemon, PostgresError, client_secrets, render_pool_users,
 };
-use cellar_system::clock;
+use cellar_system::{clock, listeners};
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
@@ -74,6 +74,9 @@ struct Pool {
     hold: Hold,
     /// Where it leads clients.
     target: Option<CellName>,
+    /// Where its console was last, and since when its clients are held, by [`clock::uptime`].
+    console: Option<PoolConsole>,
+    held_since: Option<Duration>,
     /// Since when nobody leads, by [`clock::uptime`].
     between_since: Option<Duration>,
     /// It has yet to read its files.
@@ -203,6 +206,8 @@ impl Pool {
             agent,
             hold: Hold::Unknown,
             target: None,
+            console: None,
+            held_since: None,
             between_since: None,
             is_stale: true,
             not_before: Duration::ZERO,
@@ -216,12 +221,9 @@ impl Pool {
     async fn round(&mut self) -> Result<bool, String> {
         let agent = Rc::clone(&self.agent);
         // Why there is no assignment the supervisor says.
-        let Ok((card, _)) = agent.assignment() else { return Ok(false) };
+        let Ok((card, _)) = agent.assignment() else { return self.let_go_in_time().await };
         if card.pool_port == 0 {
-            if self.daemon.end(END_TIMEOUT).await.map_err(|error| format!("it does not end: {error}"))? {
-                tracing::info!("PgBouncer has ended: it is not asked for any more");
-            }
-            self.hold = Hold::Unknown;
+            self.remove().await?;
             return Ok(false);
         }
         let now = clock::uptime();
@@ -244,16 +246,63 @@ impl Pool {
         self.between_since = self.between_since.or(Some(now)).filter(|_| wanted.is_between);
         let primary = wanted.target.as_ref().and_then(|cell| agent.card_of(cell));
         // A database that never had a primary has nobody to lead clients to.
-        let Some(primary) = primary else { return Ok(false) };
+        let Some(primary) = primary else { return self.let_go_in_time().await };
         let console = PoolConsole { endpoint: Endpoint { port: card.pool_port, ..agent.endpoint(&card) } };
-        self.bring_up(&card, &primary, &console, now).await?;
-        if self.target != wanted.target {
-            tracing::info!(cell = %primary.cell, "PgBouncer leads clients to this cell");
-            self.target = wanted.target;
+        let acted = self.act(&card, &primary, wanted.hold, &console, now).await;
+        // Also when something above failed: one that stands still fails in everything.
+        if self.daemon.process().is_some() {
+            self.see_that_it_answers(&console, now).await?;
         }
-        self.hold_or_release(wanted.hold, &console).await?;
-        self.see_that_it_answers(&console, now).await?;
+        acted?;
         Ok(wanted.hold && !matches!(self.hold, Hold::Quiet))
+    }
+
+    /// Ends it, and removes its files: what a password is checked by is among them.
+    async fn remove(&mut self) -> Result<(), String> {
+        let files = [self.agent.layout.pool_users(), self.daemon.config.clone()];
+        // Looking for its process means looking at all.
+        if !files.iter().any(|file| file.exists()) {
+            return Ok(());
+        }
+        if self.daemon.end(END_TIMEOUT).await.map_err(|error| format!("it does not end: {error}"))? {
+            tracing::info!("PgBouncer has ended: it is not asked for any more");
+        }
+        (self.hold, self.held_since) = (Hold::Unknown, None);
+        for file in files.into_iter().filter(|file| file.exists()) {
+            std::fs::remove_file(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Has it run, lead clients to `primary`, and hold them or let them go.
+    async fn act(
+        &mut self,
+        card: &Pooler,
+        primary: &Pooler,
+        hold: bool,
+        console: &PoolConsole,
+        now: Duration,
+    ) -> Result<(), String> {
+        self.console = Some(console.clone());
+        if let Err(why) = self.bring_up(card, primary, console, now).await {
+            // It does not lead to the new leader yet. Clients wait for that, and not for ever.
+            self.let_go_in_time().await?;
+            return Err(why);
+        }
+        if self.target.as_ref() != Some(&primary.cell) {
+            tracing::info!(cell = %primary.cell, "PgBouncer leads clients to this cell");
+            self.target = Some(primary.cell.clone());
+        }
+        self.hold_or_release(hold, console).await
+    }
+
+    /// Lets clients go that have been held for as long as they may be, though nothing else can be done now.
+    async fn let_go_in_time(&mut self) -> Result<bool, String> {
+        let is_over = |since| clock::uptime().saturating_sub(since) >= HOLD_LIMIT;
+        if let Some(console) = self.console.clone().filter(|_| self.held_since.is_some_and(is_over)) {
+            self.hold_or_release(false, &console).await?;
+        }
+        Ok(false)
     }
 
     /// Has it run with the config that leads clients to `primary`.
@@ -311,7 +360,10 @@ impl Pool {
         let address = self.agent.listening.borrow().local().to_string();
         let deadline = clock::uptime() + LISTEN_TIMEOUT;
         // It runs also when its port is taken, and then nobody would know.
-        while let Err(why) = reach(&address, card.pool_port).await {
+        while let Err(why) = match reach(&address, card.pool_port).await {
+            Ok(()) => self.check_listens(card.pool_port),
+            Err(why) => Err(why.to_string()),
+        } {
             if clock::uptime() >= deadline {
                 let _ = self.daemon.end(END_TIMEOUT).await;
                 return Err(format!("it does not listen: {why}; see {}", log.display()));
@@ -327,6 +379,7 @@ impl Pool {
         match (&mut self.hold, wanted) {
             (Hold::No | Hold::Unknown, true) => {
                 tracing::info!("PgBouncer holds its clients");
+                self.held_since = Some(clock::uptime());
                 let console = console.clone();
                 self.hold =
                     Hold::Begun(tokio::task::spawn_local(async move { console.pause(HOLD_LIMIT).await }));
@@ -345,7 +398,7 @@ impl Pool {
                 if !matches!(self.hold, Hold::Unknown) {
                     tracing::info!("PgBouncer lets its clients go on");
                 }
-                self.hold = Hold::No;
+                (self.hold, self.held_since) = (Hold::No, None);
             }
             _ => {}
         }
@@ -353,12 +406,22 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether it is this one that listens on the port, and nobody else: it runs on without it.
+    fn check_listens(&self, port: u16) -> Result<(), String> {
+        let own = self.daemon.process().map(|process| process.pid);
+        match listeners(port).iter().any(|process| Some(process.pid) == own) {
+            true => Ok(()),
+            false => Err(format!("it does not listen on port {port}, which another process may have")),
+        }
+    }
+
     async fn see_that_it_answers(&mut self, console: &PoolConsole, now: Duration) -> Result<(), String> {
         if now.saturating_sub(self.asked_at) < ANSWER_INTERVAL {
             return Ok(());
         }
         self.asked_at = now;
-        let Err(error) = console.version(COMMAND_TIMEOUT).await else {
+        let answered = console.version(COMMAND_TIMEOUT).await.map_err(|error| error.to_string());
+        let Err(error) = answered.and_then(|_| self.check_listens(console.endpoint.port)) else {
             self.silent = 0;
             return Ok(());
         };

@@ -1,7 +1,7 @@
 //! Before a host stops: its primaries move to other hosts, so that nobody waits for a failover.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{HandOverAnswer, HandOverRequest};
@@ -83,7 +83,15 @@ impl Cluster {
         for member in self.members_on_disk() {
             let data = self.layout_of(&member).data();
             let is_primary = data.join("PG_VERSION").exists() && !data.join("standby.signal").exists();
-            if is_primary && daemon_of(&self.pooler_pid_file(&member)).is_some() {
+            if daemon_of(&self.pooler_pid_file(&member)).is_none() {
+                continue;
+            }
+            if !is_primary {
+                // So that no other host hands its primary over to this one. It ends by itself.
+                self.ask_to_hand_over(&member)?;
+                continue;
+            }
+            {
                 let this = self.clone();
                 moves.spawn(
                     async move { (member.database.to_string(), this.hand_over_member(&member).await) },
@@ -101,11 +109,16 @@ impl Cluster {
         Ok(all)
     }
 
-    async fn hand_over_member(&self, member: &Member) -> Result<HandedOver> {
+    fn ask_to_hand_over(&self, member: &Member) -> Result<PathBuf> {
         let path = self.layout_of(member).hand_over();
         let until = clock::uptime().saturating_add(TIMEOUT).as_secs().saturating_add(1);
         let request = serde_json::to_string(&HandOverRequest { until, answer: None }).unwrap_or_default();
         replace(&path, &request, 0o600, self.owner())?;
+        Ok(path)
+    }
+
+    async fn hand_over_member(&self, member: &Member) -> Result<HandedOver> {
+        let path = self.ask_to_hand_over(member)?;
         let moved = self.await_hand_over(member, &path).await;
         // Whatever came of it: this request is not to move a primary of tomorrow.
         let _ = std::fs::remove_file(&path);

@@ -1,11 +1,11 @@
 //! The etcd member on this machine: the only one of a local cluster, or one of several on hosts.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cellar_model::Ports;
-use cellar_system::{Process, is_same_place, recorded_pid};
+use cellar_system::{Process, is_same_place, recorded_pid, sync_directory};
 use cellar_topology::Store;
 
 use crate::binaries;
@@ -117,6 +117,9 @@ impl Cluster {
         if self.etcd_pid().is_some() {
             return Ok(None);
         }
+        if self.is_local() {
+            self.begin_etcd_data()?;
+        }
         let program = binaries::find("etcd").ok_or_else(|| ProvisionError::Start {
             what: "etcd".to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
@@ -136,6 +139,37 @@ impl Cluster {
         Ok(Some(started))
     }
 
+    /// Begins anew when etcd's first start was interrupted. One that was killed as it wrote its first file never elects itself
+    /// again (3.4.23), and answers nobody: there is nothing in it yet.
+    fn begin_etcd_data(&self) -> Result<()> {
+        let (first_start, data) = (self.etcd_first_start(), self.etcd_data().join("member"));
+        if !first_start.exists() {
+            return if data.exists() { Ok(()) } else { replace(&first_start, "", 0o600, None) };
+        }
+        // Whoever has data has had an etcd that answered, whatever the mark says.
+        let has_data = |member| self.layout_of(&member).data().join("PG_VERSION").exists();
+        if data.exists() && !self.members_on_disk().into_iter().any(has_data) {
+            std::fs::remove_dir_all(&data).map_err(ProvisionError::io("remove", &data))?;
+        }
+        Ok(())
+    }
+
+    /// Before anything is recorded in it: from now on its data is kept.
+    fn note_etcd_answered(&self) -> Result<()> {
+        let first_start = self.etcd_first_start();
+        match std::fs::remove_file(&first_start) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed
+                .and_then(|()| sync_directory(&self.layout.etcd()))
+                .map_err(ProvisionError::io("remove", &first_start)),
+        }
+    }
+
+    /// The mark of an etcd that has not answered yet.
+    fn etcd_first_start(&self) -> PathBuf {
+        self.layout.etcd().join("first-start")
+    }
+
     /// Waits until etcd answers, and gives the store.
     pub(crate) async fn wait_for_etcd(
         &self,
@@ -151,7 +185,10 @@ impl Cluster {
             }
             let path = store.keys().path(&probe);
             let error = match store.kv().get(&path).await {
-                Ok(_) => return Ok(store),
+                Ok(_) => {
+                    self.note_etcd_answered()?;
+                    return Ok(store);
+                }
                 Err(error) if error.is_retryable() => error,
                 Err(error) => return Err(error.into()),
             };
@@ -180,4 +217,34 @@ fn is_etcd_of(process: &Process, data: &Path) -> bool {
         argument.strip_prefix("--data-dir=").is_some_and(|named| is_same_place(Path::new(named), data))
     };
     arguments.first().is_some_and(|program| program.ends_with("etcd")) && arguments.iter().any(names_data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_etcd_that_never_answered_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::sample(dir.path(), &["zone1"]);
+        let member = cluster.etcd_data().join("member");
+        let begin = || {
+            std::fs::create_dir_all(&member).unwrap();
+            cluster.begin_etcd_data().unwrap();
+            member.exists()
+        };
+        std::fs::create_dir_all(cluster.layout.etcd()).unwrap();
+        assert!(begin(), "one of before is kept");
+        std::fs::remove_dir_all(&member).unwrap();
+        cluster.begin_etcd_data().unwrap();
+        assert!(!begin(), "it was killed before it answered");
+        let data = cluster.layout_of(&cluster.state.members()[0]).data();
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+        assert!(begin(), "a database was made with it");
+        std::fs::remove_dir_all(&data).unwrap();
+        cluster.note_etcd_answered().unwrap();
+        cluster.note_etcd_answered().unwrap();
+        assert!(begin(), "it has answered");
+    }
 }

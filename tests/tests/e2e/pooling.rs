@@ -90,6 +90,16 @@ fn only_roles_with_a_password_come_in_through_pgbouncer_and_nobody_without_tls()
         "CREATE TABLE t AS SELECT 1 AS x; SELECT pg_is_in_recovery(), current_user",
     );
     assert_eq!(made.ok().trim(), "f|app", "the standby's PgBouncer leads to the primary");
+    // One connection to PostgreSQL serves both: the next client's commits must wait for the quorum all the same.
+    let _ =
+        psql(&cluster, &application, cell, "SET synchronous_commit = off; SELECT pg_advisory_lock(1)").ok();
+    let left = psql(
+        &cluster,
+        &application,
+        cell,
+        "SHOW synchronous_commit; SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+    );
+    assert_eq!(left.ok().split_whitespace().collect::<Vec<_>>(), ["on", "0"]);
 
     let uri = application.pooled_uri(&cluster, cell);
     let password = "another-one";

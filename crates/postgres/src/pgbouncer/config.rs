@@ -97,6 +97,9 @@ impl PoolConfig<'_> {
              server_tls_ca_file = {tls}/ca.crt\n\
              \n\
              pool_mode = transaction\n\
+             ; What a client sets for its session, such as `synchronous_commit`, is not the next one's.\n\
+             server_reset_query = DISCARD ALL\n\
+             server_reset_query_always = 1\n\
              max_client_conn = {MAX_CLIENTS}\n\
              default_pool_size = 20\n\
              ignore_startup_parameters = extra_float_digits\n\
@@ -104,6 +107,9 @@ impl PoolConfig<'_> {
              ; A primary that was lost is noticed, and its successor found, within seconds.\n\
              server_connect_timeout = 5\n\
              server_login_retry = 0.2\n\
+             ; A role that may not log in any more, or has another password, is out after this, however far this cell's copy of the\n\
+             ; roles lags.\n\
+             server_lifetime = 300\n\
              query_wait_timeout = 120\n\
              tcp_keepalive = 1\n\
              tcp_keepidle = 5\n\

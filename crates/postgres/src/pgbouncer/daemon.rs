@@ -43,10 +43,13 @@ impl PoolDaemon {
     /// Its process, if it runs.
     #[must_use]
     pub fn process(&self) -> Option<Process> {
-        let pid = i32::try_from(recorded_pid(&self.pid_file)?).ok()?;
         let is_config = |argument: &String| is_same_place(Path::new(argument), &self.config);
-        Process::find(pid)
-            .filter(|process| process.program == PROGRAM && process.arguments().iter().any(is_config))
+        let is_it =
+            |process: &Process| process.program == PROGRAM && process.arguments().iter().any(is_config);
+        let noted =
+            recorded_pid(&self.pid_file).and_then(|pid| i32::try_from(pid).ok()).and_then(Process::find);
+        // One whose starter was killed before it had written its number down, or whose file was lost, goes on all the same.
+        noted.filter(&is_it).or_else(|| Process::all().into_iter().find(is_it))
     }
 
     /// Starts it. It runs also when its port is taken (1.18): that it only writes into its log.

@@ -375,6 +375,11 @@ impl Member {
         self.last_lsn = Some(look.lsn);
     }
 
+    /// How often the instance ended of late.
+    fn recent_ends(&self, now: Duration) -> usize {
+        self.ends.iter().filter(|at| now.saturating_sub(**at) < MANY_ENDS.1).count()
+    }
+
     fn instance(&self) -> Instance {
         let now = clock::uptime();
         // While it shuts down it still writes, and its standbys must get all of that.
@@ -384,7 +389,7 @@ impl Member {
         match (self.frozen_since, self.down_since) {
             (Some(since), _) => Instance::Frozen { since: now.saturating_sub(since) },
             (None, Some(since))
-                if now.saturating_sub(since) < RESTART_BUDGET && self.ends.len() < MANY_ENDS.0 =>
+                if now.saturating_sub(since) < RESTART_BUDGET && self.recent_ends(now) < MANY_ENDS.0 =>
             {
                 Instance::Restarting
             }
