@@ -29,6 +29,8 @@ pub const RECORDED: &[&str] = &[
     "listen",
     "maxBytesPerSecond",
     "maxLagBytes",
+    // The cells whose loss a person accepts.
+    "missing",
     "name",
     "nice",
     "onto",
