@@ -134,6 +134,7 @@ impl Cluster {
             match request.map(|request| request.answer) {
                 Some(Some(HandOverAnswer::Elsewhere)) => return HandedOver::Elsewhere,
                 Some(Some(HandOverAnswer::NoQuorumCommit)) => return HandedOver::NoQuorumCommit,
+                Some(Some(HandOverAnswer::GivenUp)) => return HandedOver::TimedOut,
                 Some(Some(HandOverAnswer::Begun)) => last = Instant::now(),
                 Some(None) if last.elapsed() >= BEGIN_TIMEOUT => return HandedOver::Nobody,
                 Some(None) => {}

@@ -28,6 +28,8 @@ pub enum HandOverAnswer {
     Begun,
     /// Another cell has the primary.
     Elsewhere,
+    /// The move was given up, and is not begun again: each attempt stops writes.
+    GivenUp,
 }
 
 impl HandOverRequest {
@@ -39,15 +41,38 @@ impl HandOverRequest {
 }
 
 impl HandOverAnswer {
-    /// What the multipooler of a cell answers, by the record that leads its database; none for one that does not govern.
+    /// What the multipooler of a cell answers after what it answered `before`, by the record that governs its database.
     #[must_use]
-    pub fn of(cell: &CellName, record: Option<&Leadership>) -> Option<Self> {
+    pub fn of(cell: &CellName, record: Option<&Leadership>, before: Option<Self>) -> Option<Self> {
         let Some(record) = record else { return Some(Self::NoQuorumCommit) };
         match (record.cell == *cell, record.phase) {
             (false, Phase::Steady) => Some(Self::Elsewhere),
             (false, _) => Some(Self::Begun),
             (true, _) if record.handover.is_some() => Some(Self::Begun),
+            (true, _) if matches!(before, Some(Self::Begun | Self::GivenUp)) => Some(Self::GivenUp),
             (true, _) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_move_that_was_given_up_is_not_begun_again() {
+        let (zone1, zone2): (CellName, CellName) = ("zone1".parse().unwrap(), "zone2".parse().unwrap());
+        let steady = Leadership::begin(zone1.clone(), BTreeMap::new());
+        let moving = Leadership { handover: Some(zone2.clone()), ..steady.clone() };
+        let of = |cell, record, before| HandOverAnswer::of(cell, Some(record), before);
+        assert_eq!(of(&zone1, &steady, None), None);
+        assert_eq!(of(&zone1, &moving, None), Some(HandOverAnswer::Begun));
+        for before in [HandOverAnswer::Begun, HandOverAnswer::GivenUp] {
+            assert_eq!(of(&zone1, &steady, Some(before)), Some(HandOverAnswer::GivenUp));
+        }
+        assert_eq!(of(&zone2, &steady, None), Some(HandOverAnswer::Elsewhere));
+        assert_eq!(HandOverAnswer::of(&zone1, None, None), Some(HandOverAnswer::NoQuorumCommit));
     }
 }

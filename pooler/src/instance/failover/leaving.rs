@@ -11,7 +11,7 @@ use crate::agent::Agent;
 pub(super) fn heed(agent: &Agent) -> bool {
     let path = agent.layout.hand_over();
     let Some(request) = read(&path).filter(|request| request.holds(clock::uptime())) else { return false };
-    let answer = HandOverAnswer::of(&agent.cell, agent.governing().as_ref());
+    let answer = HandOverAnswer::of(&agent.cell, agent.governing().as_ref(), request.answer);
     if answer != request.answer {
         let answered = HandOverRequest { answer, ..request };
         let text = serde_json::to_string(&answered).unwrap_or_default();
@@ -22,7 +22,7 @@ pub(super) fn heed(agent: &Agent) -> bool {
             Err(error) => tracing::warn!(%error, path = %path.display(), "cannot be answered"),
         }
     }
-    true
+    answer != Some(HandOverAnswer::GivenUp)
 }
 
 fn read(path: &Path) -> Option<HandOverRequest> {
