@@ -4,8 +4,9 @@
 //! first `next/`, which is trusted already and signs nothing, and then `old.crt`, which is still trusted.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use cellar_tls::{CA_CERTIFICATE, Ca, generate_ca, generate_delegate, previous};
+use cellar_tls::{CA_CERTIFICATE, Ca, generate_ca, generate_delegate, leftovers};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -15,7 +16,7 @@ use crate::file::make_directory;
 pub(crate) const OLD_AUTHORITY: &str = "old.crt";
 
 /// A file's text; `None` when there is no such file.
-pub(crate) fn read(path: &std::path::Path) -> Result<Option<String>> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -41,6 +42,20 @@ impl Cluster {
         Ok(trusted)
     }
 
+    /// Where the authority is that was replaced, until nobody trusts it. A run that was ended right after it exchanged the
+    /// two left it under the name of the next set.
+    pub(crate) fn former_authority(&self) -> Result<Option<PathBuf>> {
+        let ca = self.layout.ca();
+        let [previous, coming] = leftovers(&ca);
+        if previous.exists() {
+            return Ok(Some(previous));
+        }
+        let certificate = |directory: &Path| read(&directory.join(CA_CERTIFICATE));
+        let (found, signs, next) =
+            (certificate(&coming)?, certificate(&ca)?, certificate(&self.next_authority())?);
+        Ok((found.is_some() && found != signs && found != next).then_some(coming))
+    }
+
     /// Every authority that is trusted and can sign here, the one that signs certificates first.
     pub(crate) fn signers(&self) -> Result<Vec<Ca>> {
         let ca = self.layout.ca();
@@ -48,8 +63,8 @@ impl Cluster {
         if self.next_authority().join(CA_CERTIFICATE).exists() {
             signers.push(Ca::load(&self.next_authority())?);
         }
-        if ca.join(OLD_AUTHORITY).exists() && previous(&ca).exists() {
-            signers.push(Ca::load(&previous(&ca))?);
+        if let (true, Some(former)) = (ca.join(OLD_AUTHORITY).exists(), self.former_authority()?) {
+            signers.push(Ca::load(&former)?);
         }
         Ok(signers)
     }

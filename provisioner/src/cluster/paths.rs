@@ -11,6 +11,9 @@ use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
 
+/// Directory of the copies of what an authority issued to people and programs, beside it.
+pub(crate) const ISSUED: &str = "issued";
+
 impl Cluster {
     /// Directory of the provisioner's own client certificate for etcd.
     pub(crate) fn etcd_client_tls(&self) -> PathBuf {
@@ -137,6 +140,6 @@ impl Cluster {
 
     /// Copies of what was issued to people and programs.
     pub(crate) fn issued(&self) -> PathBuf {
-        self.layout.ca().join("issued")
+        self.layout.ca().join(ISSUED)
     }
 }

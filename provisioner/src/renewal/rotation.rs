@@ -5,14 +5,16 @@
 //! tells how far they have come: trust both, sign with the new one, trust the new one alone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_tls::{CA_CERTIFICATE, CA_KEY, Ca, exchange, forget_previous, generate_ca, previous};
+use cellar_tls::{CA_CERTIFICATE, CA_KEY, Ca, exchange, forget_previous, generate_ca};
 
 use crate::certificates::authority::OLD_AUTHORITY;
 use crate::certificates::listing::ListedCertificate;
 use crate::cluster::local_cluster::Cluster;
+use crate::cluster::paths::ISSUED;
 use crate::cluster::steps::Steps;
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::{make_directory, replace};
@@ -63,14 +65,13 @@ impl Cluster {
         let directory = self.layout.ca();
         let (next, old) = (self.next_authority(), directory.join(OLD_AUTHORITY));
         // Else the last step was interrupted: all that is left is to trust the old one no more.
-        let signs_anew = !previous(&directory).exists() || old.exists() || next.exists();
+        let signs_anew = self.former_authority()?.is_none() || old.exists() || next.exists();
         if signs_anew {
             self.install_new_authority(deadline, steps).await?;
             self.renew_leaves(deadline, steps).await?;
             remove(&old)?;
         }
-        let before = previous(&directory);
-        let former = before.exists().then(|| Ca::load(&before)).transpose()?;
+        let former = self.former_authority()?.map(|before| Ca::load(&before)).transpose()?;
         self.spread_trust(deadline, steps).await?;
         self.wait_for_ports(&self.tls_ports()?, &Ca::load(&directory)?, Expected::Trusts, deadline).await?;
         if let Some(former) = former {
@@ -91,54 +92,54 @@ impl Cluster {
             self.spread_trust(deadline, steps).await?;
             self.wait_for_ports(&self.tls_ports()?, &new, Expected::Trusts, deadline).await?;
             steps.step("every server trusts the old authority and the new one");
-            let present = Ca::load(&directory)?;
-            exchange(&directory, None, |to| -> Result<()> {
-                for (file, mode) in [(CA_KEY, 0o600), (CA_CERTIFICATE, 0o644)] {
-                    copy(&next.join(file), &to.join(file), mode)?;
-                }
-                replace(&to.join(OLD_AUTHORITY), present.pem(), 0o644, None)
-            })?;
+            self.let_next_sign()?;
             steps.step("the new authority signs");
         }
-        self.keep_issued()?;
         self.issue_delegate(&Ca::load(&directory)?)
     }
 
-    /// Copies of what the old authority issued to people and programs: they are valid, and can be revoked, as long as
-    /// it is trusted.
-    fn keep_issued(&self) -> Result<()> {
-        for (before, now) in self.issued_before()? {
-            if !now.exists() {
-                make_directory(&self.issued(), 0o700, None)?;
-                copy(&before, &now, 0o644)?;
+    /// Puts the next authority into the place of the present one, which stays trusted. Copies of what the present one
+    /// issued to people and programs go along in the same step: that is valid, and must be listed and revocable, as long
+    /// as its authority is trusted.
+    fn let_next_sign(&self) -> Result<()> {
+        let (directory, next) = (self.layout.ca(), self.next_authority());
+        let present = Ca::load(&directory)?;
+        exchange(&directory, None, |to| {
+            for (file, mode) in [(CA_KEY, 0o600), (CA_CERTIFICATE, 0o644)] {
+                copy(&next.join(file), &to.join(file), mode)?;
             }
-        }
-        Ok(())
+            for (from, name) in files(&self.issued())? {
+                let copies = to.join(ISSUED);
+                make_directory(&copies, 0o700, None)?;
+                copy(&from, &copies.join(name), 0o644)?;
+            }
+            replace(&to.join(OLD_AUTHORITY), present.pem(), 0o644, None)
+        })
     }
 
-    /// Removes these copies: nothing accepts the certificates any more.
+    /// Removes the copies of what the old authority issued: nothing accepts the certificates any more.
     fn forget_issued_before(&self) -> Result<()> {
-        for (_, now) in self.issued_before()? {
-            match std::fs::remove_file(&now) {
+        let Some(former) = self.former_authority()? else { return Ok(()) };
+        for (_, name) in files(&former.join(ISSUED))? {
+            let copied = self.issued().join(name);
+            match std::fs::remove_file(&copied) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(ProvisionError::io("remove", &now)(error));
+                    return Err(ProvisionError::io("remove", &copied)(error));
                 }
                 _ => {}
             }
         }
         Ok(())
     }
+}
 
-    /// The copies that lie beside the old authority, and where they are beside the new one.
-    fn issued_before(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
-        let Some(name) = self.issued().file_name().map(ToOwned::to_owned) else { return Ok(Vec::new()) };
-        let before = previous(&self.layout.ca()).join(name);
-        match std::fs::read_dir(&before) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            entries => {
-                let entries = entries.map_err(ProvisionError::io("read", &before))?.flatten();
-                Ok(entries.map(|entry| (entry.path(), self.issued().join(entry.file_name()))).collect())
-            }
+/// The files of a directory and their names; none when there is no such directory.
+fn files(directory: &Path) -> Result<Vec<(PathBuf, OsString)>> {
+    match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let entries = entries.map_err(ProvisionError::io("read", directory))?.flatten();
+            Ok(entries.map(|entry| (entry.path(), entry.file_name())).collect())
         }
     }
 }
@@ -167,8 +168,8 @@ pub async fn rotate(
     let (cluster, _lock) = Cluster::open_locked(dir, timeout, steps).await?;
     cluster.check_is_local("cellar certs rotate")?;
     let ca = cluster.layout.ca();
-    let halfway =
-        [cluster.next_authority(), ca.join(OLD_AUTHORITY), previous(&ca)].iter().any(|path| path.exists());
+    let halfway = [cluster.next_authority(), ca.join(OLD_AUTHORITY)].iter().any(|path| path.exists())
+        || cluster.former_authority()?.is_some();
     if halfway {
         steps.step("the authority is being replaced: going on");
     }
@@ -185,47 +186,61 @@ pub async fn rotate(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cellar_model::OperatorRole;
+    use cellar_tls::leftovers;
+
+    use super::*;
 
     #[test]
     fn what_the_old_authority_issued_is_listed_until_it_is_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let cluster = Cluster::sample(dir.path(), &["zone1"]);
-        let _ = cluster.authority().unwrap();
-        let issue = |name: &str| {
-            let out = dir.path().join(name);
-            cluster.issue_operator(OperatorRole::Viewer, &[], name, None, &out).unwrap().serial
-        };
-        let listed = || {
-            let listed = cluster.certificates().into_iter().map(|one| one.info.unwrap());
-            let people = listed.filter(|info| !info.authority);
-            people.map(|info| info.serial).collect::<BTreeSet<_>>()
-        };
-        let before = issue("before");
-        let directory = cluster.layout.ca();
-        // Twice, as after an interruption.
-        let new = dir.path().join("new");
-        let _ = generate_ca(&new, &cluster.state.cluster).unwrap();
-        exchange(&directory, None, |to| -> Result<()> {
-            for (file, mode) in [(CA_KEY, 0o600), (CA_CERTIFICATE, 0o644)] {
-                copy(&new.join(file), &to.join(file), mode)?;
+        for ended_right_after_the_exchange in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let cluster = Cluster::sample(dir.path(), &["zone1"]);
+            let directory = cluster.layout.ca();
+            let old = cluster.authority().unwrap();
+            let issue = |name: &str| {
+                let out = dir.path().join(name);
+                cluster.issue_operator(OperatorRole::Viewer, &[], name, None, &out).unwrap().serial
+            };
+            let listed = || {
+                let listed = cluster.certificates().into_iter().map(|one| one.info.unwrap());
+                let people = listed.filter(|info| !info.authority);
+                people.map(|info| info.serial).collect::<BTreeSet<_>>()
+            };
+            let signers = || -> Vec<String> {
+                cluster.signers().unwrap().iter().map(|ca| ca.pem().to_owned()).collect()
+            };
+            let before = issue("before");
+            let new = generate_ca(&cluster.next_authority(), &cluster.state.cluster).unwrap();
+            // What an exchange that was ended before it exchanged anything leaves is no authority.
+            let [previous, next] = leftovers(&directory);
+            std::fs::create_dir(&next).unwrap();
+            for file in [CA_KEY, CA_CERTIFICATE] {
+                copy(&cluster.next_authority().join(file), &next.join(file), 0o600).unwrap();
+                assert_eq!(cluster.former_authority().unwrap(), None);
             }
-            Ok(())
-        })
-        .unwrap();
-        for _ in 0..2 {
-            cluster.keep_issued().unwrap();
+
+            cluster.let_next_sign().unwrap();
+            if ended_right_after_the_exchange {
+                std::fs::rename(&previous, &next).unwrap();
+            }
+            assert_eq!(
+                cluster.former_authority().unwrap(),
+                Some(if next.exists() { next } else { previous })
+            );
             assert_eq!(listed(), [before.clone()].into());
-        }
-        let after = issue("after");
-        assert_eq!(listed(), [before, after.clone()].into());
-        for _ in 0..2 {
+            assert_eq!(signers(), [new.pem(), old.pem()]);
+            let after = issue("after");
+            assert_eq!(listed(), [before, after.clone()].into());
+            remove(&directory.join(OLD_AUTHORITY)).unwrap();
+            for _ in 0..2 {
+                cluster.forget_issued_before().unwrap();
+                assert_eq!(listed(), [after.clone()].into());
+            }
+            forget_previous(&directory).unwrap();
             cluster.forget_issued_before().unwrap();
-            assert_eq!(listed(), [after.clone()].into());
+            assert_eq!(listed(), [after].into());
+            assert_eq!(cluster.former_authority().unwrap(), None);
         }
-        forget_previous(&directory).unwrap();
-        cluster.forget_issued_before().unwrap();
-        assert_eq!(listed(), [after].into());
     }
 }
