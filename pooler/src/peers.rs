@@ -12,19 +12,44 @@ use crate::agent::Agent;
 /// How long another pooler may take. It answers in milliseconds, or after the timeout of its own probe (3 s).
 const LIVE_STATUS_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Why there is no connection to another cell's pooler.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct NoConnection {
+    reason: String,
+    /// Nobody listens there.
+    pub(crate) is_refused: bool,
+}
+
+/// Whether a connection failed because nobody listens there.
+fn is_refused(error: &tonic::transport::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    std::iter::from_fn(|| {
+        let this = cause?;
+        cause = this.source();
+        Some(this)
+    })
+    .filter_map(|error| error.downcast_ref::<std::io::Error>())
+    .any(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 /// A connection to another cell's pooler, for calls that last: nothing but the caller ends them.
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) async fn connect(agent: &Agent, card: &Pooler) -> Result<MultiPoolerClient<Channel>, String> {
+pub(crate) async fn connect(
+    agent: &Agent,
+    card: &Pooler,
+) -> Result<MultiPoolerClient<Channel>, NoConnection> {
+    let no_connection = |reason: String| NoConnection { reason, is_refused: false };
     let client = agent.client.borrow().clone();
     let address = format!("{}:{}", card.host, card.grpc_port);
     let endpoint = client.domain_name(card.host.as_str()).endpoint(&address, None);
-    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    let endpoint = endpoint.map_err(|error| no_connection(error.to_string()))?;
     match tokio::time::timeout(LIVE_STATUS_TIMEOUT, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(MultiPoolerClient::new(channel)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it took too long".to_owned()),
+        Ok(Err(error)) => Err(NoConnection { reason: error.to_string(), is_refused: is_refused(&error) }),
+        Err(_) => Err(no_connection("it took too long".to_owned())),
     }
 }
 

@@ -82,6 +82,7 @@ pub fn member_facts(facts: &Facts, timeline: u32, system_identifier: String) -> 
             stream: Some(link_message(sight.stream)),
             new_wal: sight.new_wal.map(milliseconds),
             pooler: Some(link_message(sight.pooler)),
+            refused: sight.refused,
         }),
         needs_replacing: facts.needs_replacing,
         cannot_lead: facts.cannot_lead,
@@ -138,6 +139,7 @@ pub fn facts_of_member(message: &v1::MemberFacts, age: Duration) -> Result<Facts
             stream: link(sight.stream.as_ref())?,
             new_wal: sight.new_wal.map(Duration::from_millis),
             pooler: link(sight.pooler.as_ref())?,
+            refused: sight.refused,
         })
     });
     Ok(Facts {
@@ -179,6 +181,7 @@ mod tests {
                 stream: Link::Heard { ago: ms(40) },
                 new_wal: Some(ms(12)),
                 pooler: Link::Silent { since: ms(2500) },
+                refused: true,
             }),
             needs_replacing: true,
             cannot_lead: true,

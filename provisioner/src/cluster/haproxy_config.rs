@@ -64,9 +64,9 @@ impl HaproxyConfig {
                 text
             })
         };
-        let backend = |name: &str, balance: &str, path: &str| {
+        let backend = |name: &str, settings: &str, path: &str| {
             let mut text = format!(
-                "backend {name}\n{balance}    option httpchk\n    http-check send meth GET uri {path}\n    http-check expect status 200\n"
+                "backend {name}\n{settings}    option httpchk\n    http-check send meth GET uri {path}\n    http-check expect status 200\n"
             );
             for cell in &self.cells {
                 let RoutedCell { name, host, postgres_port, health_port } = cell;
@@ -94,7 +94,11 @@ impl HaproxyConfig {
             authorities = self.authorities,
             writes = bind(self.writes),
             reads = bind(self.reads),
-            primary = backend("primary", "", "/primary"),
+            primary = backend(
+                "primary",
+                "    # Writes wait for the next primary to be seen: those that are down, to this backend, are looked at more often.\n    default-server downinter 300ms\n",
+                "/primary"
+            ),
             replicas =
                 backend("replicas", "    balance leastconn\n", &format!("/replica?lag={}", self.max_lag)),
             statistics = self.statistics,

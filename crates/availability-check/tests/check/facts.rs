@@ -117,6 +117,7 @@ impl State {
             stream: link,
             new_wal: does_hear.then_some(NOW),
             pooler: link,
+            refused: false,
         });
         facts
     }

@@ -36,6 +36,8 @@ pub(crate) struct Heard {
     lineage: Option<Lineage>,
     /// Whether the last question was answered.
     answers: bool,
+    /// Whether nobody listened when it was last asked.
+    refuses: bool,
 }
 
 impl Heard {
@@ -47,6 +49,11 @@ impl Heard {
             Some((at, _)) => Link::Silent { since: now.saturating_sub(*at) },
             None => Link::Silent { since: now.saturating_sub(self.since) },
         }
+    }
+
+    /// Whether nobody listens any more where it answered before. One that has not answered yet may be about to start.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refuses && self.last.is_some()
     }
 
     /// The line of WAL on which it leads under that term; none while that is not known.
@@ -81,16 +88,24 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
         };
         if heard.borrow().as_ref().is_none_or(|known| known.of != card.cell) {
             let (of, since) = (card.cell.clone(), clock::uptime());
-            heard.replace(Some(Heard { of, since, last: None, lineage: None, answers: false }));
+            heard.replace(Some(Heard {
+                of,
+                since,
+                last: None,
+                lineage: None,
+                answers: false,
+                refuses: false,
+            }));
         }
         let begun = tokio::time::Instant::now();
         let answer = ask(&agent, &card, &mut client).await;
-        if answer.is_none() {
+        if answer.is_err() {
             client = None;
         }
         if let Some(known) = heard.borrow_mut().as_mut() {
-            known.answers = answer.is_some();
-            if let Some((facts, lineage)) = answer {
+            known.answers = answer.is_ok();
+            known.refuses = matches!(&answer, Err(NoAnswer { is_refused: true }));
+            if let Ok((facts, lineage)) = answer {
                 if let Some(leads) = facts.leads.filter(|leads| leads.established) {
                     agent.pooling.note_established(&card.cell, leads.term);
                 }
@@ -111,19 +126,29 @@ fn lineage(said: &MemberFacts) -> Option<Lineage> {
     (timeline == Timeline::new(1) || !history.0.is_empty()).then(|| Lineage::new(timeline, &history))
 }
 
+/// A question without an answer.
+#[derive(Debug, Default)]
+struct NoAnswer {
+    /// Nobody listens there.
+    is_refused: bool,
+}
+
 async fn ask(
     agent: &Agent,
     card: &Pooler,
     client: &mut Option<(Pooler, MultiPoolerClient<Channel>)>,
-) -> Option<(Facts, Option<Lineage>)> {
+) -> Result<(Facts, Option<Lineage>), NoAnswer> {
     let asking = async {
         if client.as_ref().is_none_or(|(known, _)| known != card) {
-            *client = Some((card.clone(), peers::connect(agent, card).await.ok()?));
+            let connected = peers::connect(agent, card).await;
+            let connected = connected.map_err(|error| NoAnswer { is_refused: error.is_refused })?;
+            *client = Some((card.clone(), connected));
         }
-        let (_, client) = client.as_mut()?;
-        let answer = client.get_member_facts(GetMemberFactsRequest {}).await.ok()?;
-        let facts = cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO).ok()?;
-        Some((facts, lineage(answer.get_ref())))
+        let (_, client) = client.as_mut().ok_or_else(NoAnswer::default)?;
+        let answer = client.get_member_facts(GetMemberFactsRequest {}).await;
+        let answer = answer.map_err(|_| NoAnswer::default())?;
+        let facts = cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO);
+        Ok((facts.map_err(|_| NoAnswer::default())?, lineage(answer.get_ref())))
     };
-    tokio::time::timeout(TIMEOUT, asking).await.ok().flatten()
+    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(NoAnswer::default()))
 }

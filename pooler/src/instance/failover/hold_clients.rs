@@ -40,7 +40,7 @@ pub(super) async fn hold_clients(agent: Rc<Agent>, term: Term) {
 }
 
 async fn ask(agent: &Agent, card: &Pooler, term: Term) -> Result<bool, String> {
-    let mut client = peers::connect(agent, card).await?;
+    let mut client = peers::connect(agent, card).await.map_err(|error| error.to_string())?;
     let answer = client.hold_clients(HoldClientsRequest { term: term.get() }).await;
     answer.map(|answer| answer.into_inner().quiet).map_err(|status| status.message().to_owned())
 }

@@ -486,6 +486,7 @@ impl Member {
             },
             new_wal: self.new_wal.map(|at| now.saturating_sub(at)),
             pooler: heard.link(),
+            refused: heard.is_refused(),
         })
     }
 }

@@ -100,7 +100,7 @@ impl fmt::Display for NoEvidence {
 pub fn evidence(view: &View<'_>) -> Result<Death, NoEvidence> {
     let leader = &view.record.cell;
     match view.fresh(leader) {
-        Some(facts) => {
+        Some(facts) if facts.age < view.timing.refused || silent(view, |sight| sight.refused).is_err() => {
             let death = own_word(view, facts)?;
             // A standby to which new WAL comes proves that it lives, whatever its pooler's probes say. Keep-alives of a
             // walsender prove nothing about a frozen instance: they need neither a disk nor another process.
@@ -111,7 +111,7 @@ pub fn evidence(view: &View<'_>) -> Result<Death, NoEvidence> {
                 _ => Ok(death),
             }
         }
-        None => silence(view),
+        _ => silence(view),
     }
 }
 
@@ -206,15 +206,21 @@ fn silence(view: &View<'_>) -> Result<Death, NoEvidence> {
     if let Some(cell) = streaming(view, |sight| heard(sight.pooler)) {
         return Err(NoEvidence::Reached(cell));
     }
+    Ok(Death::Silent { witnesses: silent(view, |_| true)? })
+}
+
+/// The members that hear nothing of the leader, by those of their sights that count; as many as must promise afterwards, since
+/// fewer could not end in an election anyway.
+fn silent(view: &View<'_>, counts: impl Fn(&Sight) -> bool) -> Result<Vec<CellName>, NoEvidence> {
     let hears_nothing = |facts: &Facts| {
-        let sight = facts.sees.as_ref().filter(|sight| sight.of == view.record.cell);
+        let sight = facts.sees.as_ref().filter(|sight| sight.of == view.record.cell && counts(sight));
         sight.is_some_and(|sight| {
-            [sight.stream, sight.pooler].iter().all(|link| link.silent_for() >= view.timing.silence)
+            let limit = if sight.refused { view.timing.refused } else { view.timing.silence };
+            [sight.stream, sight.pooler].iter().all(|link| link.silent_for() >= limit)
         })
     };
     let silent: Vec<(&CellName, &Facts)> =
         witnesses(view).filter(|(_, facts)| hears_nothing(facts)).collect();
-    // As many as must promise afterwards: fewer could not end in an election anyway.
     for rule in &view.record.rules {
         let have = silent.iter().filter(|(cell, facts)| rule.has(cell, facts.copy)).count();
         let need = super::election::needed(rule);
@@ -222,5 +228,5 @@ fn silence(view: &View<'_>) -> Result<Death, NoEvidence> {
             return Err(NoEvidence::FewWitnesses { have, need });
         }
     }
-    Ok(Death::Silent { witnesses: silent.into_iter().map(|(cell, _)| cell.clone()).collect() })
+    Ok(silent.into_iter().map(|(cell, _)| cell.clone()).collect())
 }

@@ -143,7 +143,7 @@ fn without(rules: Rules, view: &View<'_>, lost: &[CellName]) -> Outcome {
     let silent = Link::Silent { since: view.timing.silence };
     let of = || view.record.cell.clone();
     let alone = left(&|_, facts| {
-        facts.sees = Some(Sight { of: of(), stream: silent, new_wal: None, pooler: silent });
+        facts.sees = Some(Sight { of: of(), stream: silent, new_wal: None, pooler: silent, refused: false });
     });
     // As if no move were planned: what is lost ends it.
     let settled = Leadership { handover: None, ..view.record.clone() };

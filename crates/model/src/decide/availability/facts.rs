@@ -109,6 +109,8 @@ pub struct Sight {
     pub new_wal: Option<Duration>,
     /// Its own heartbeat to the leader's pooler.
     pub pooler: Link,
+    /// Where that pooler answered before, nobody listens any more: its process ended, and is not only slow or out of reach.
+    pub refused: bool,
 }
 
 /// A connection as one end sees it.
@@ -143,6 +145,8 @@ pub struct Timing {
     pub fresh: Duration,
     /// Nothing heard for this long is silence.
     pub silence: Duration,
+    /// The same where the leader's host refuses connections to its pooler: there is less doubt.
+    pub refused: Duration,
     /// An instance whose probes or canary stand still for this long is frozen.
     pub frozen: Duration,
     /// A primary whose commits have waited for this long, while its standbys report and do not stream, is replaced.
@@ -160,6 +164,7 @@ impl Default for Timing {
         Self {
             fresh: Duration::from_millis(1500),
             silence: Duration::from_secs(2),
+            refused: Duration::from_secs(1),
             frozen: Duration::from_secs(5),
             isolated: Duration::from_secs(10),
             fence_after: Duration::from_secs(15),

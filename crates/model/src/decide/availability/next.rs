@@ -257,7 +257,9 @@ fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
         Err(shortage) => shortage,
     };
     // The leader of an unbroken term has everything that was acknowledged: nobody else could acknowledge since.
-    let back = view.fresh(&record.cell).filter(|facts| {
+    // What it said before it was missed is not its return.
+    let said = view.fresh(&record.cell).filter(|facts| facts.age < view.timing.refused);
+    let back = said.filter(|facts| {
         facts.leads.is_some_and(|leads| leads.term >= record.since && leads.term <= record.held)
             && evidence(view).is_err()
     });

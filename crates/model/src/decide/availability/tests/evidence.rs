@@ -64,6 +64,36 @@ fn missing_information_is_no_evidence() {
 }
 
 #[test]
+fn where_connections_are_refused_it_is_noticed_sooner() {
+    let second = Duration::from_secs(1);
+    let lose = |refused_by: &[&str], silent_for| {
+        let mut group = three();
+        group.at("zone1").age = silent_for;
+        for name in ["zone2", "zone3"] {
+            let silent = Link::Silent { since: silent_for };
+            let refused = refused_by.contains(&name);
+            let sight = group.at(name).sees.as_mut().unwrap();
+            *sight = Sight { stream: silent, pooler: silent, refused, ..sight.clone() };
+        }
+        group
+    };
+    let both = ["zone2", "zone3"];
+    assert!(matches!(of(&lose(&both, second)), Ok(Death::Silent { witnesses }) if witnesses.len() == 2));
+    // Not at once, not by one member's word, and not while something streams.
+    assert_eq!(of(&lose(&both, second - Duration::from_millis(1))), Err(NoEvidence::Reports));
+    assert_eq!(of(&lose(&["zone3"], second)), Err(NoEvidence::Reports));
+    let mut reported_since = lose(&both, second);
+    reported_since.at("zone1").age = NOW;
+    assert_eq!(of(&reported_since), Err(NoEvidence::Reports), "the receiver has heard it since");
+    let mut streams = lose(&both, second);
+    streams.at("zone2").sees.as_mut().unwrap().stream = Link::Heard { ago: NOW };
+    assert_eq!(of(&streams), Err(NoEvidence::Reports));
+    // A packet filter that refuses its pooler only.
+    streams.at("zone1").age = LONG;
+    assert_eq!(of(&streams), Err(NoEvidence::Vetoed(cell("zone2"))));
+}
+
+#[test]
 fn a_sight_of_another_leader_and_another_copy_say_nothing() {
     let mut group = three();
     group.lose("zone1");
