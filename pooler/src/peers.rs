@@ -105,20 +105,35 @@ fn not_primary_any_more(leader: &Leader) -> Refusal {
     .about("cell", &leader.cell)
 }
 
-/// Where the recorded primary writes now, and whom it lets stream, by their cells: as its own instance answers.
+/// What the instance of the recorded primary answers.
+#[derive(Debug)]
+pub(crate) struct PrimaryLook {
+    /// Where it writes.
+    pub(crate) position: Lsn,
+    /// Whom it lets stream, by their cells.
+    pub(crate) standbys: Vec<String>,
+    /// It was promoted, and has not ended a checkpoint since.
+    pub(crate) awaits_first_checkpoint: bool,
+}
+
+/// Asks the recorded primary's own instance.
 ///
 /// # Errors
 /// When it does not answer, or is not the primary on the recorded timeline any more.
-pub(crate) async fn primary_position(
+pub(crate) async fn look_at_primary(
     agent: &Agent,
     card: &Pooler,
     leader: &Leader,
-) -> Result<(Lsn, Vec<String>), Refusal> {
+) -> Result<PrimaryLook, Refusal> {
     let live = live_status(agent, card).await?;
     let same = live.role() == cellar_api::v1::Role::Primary && live.timeline == Some(leader.term.get());
     let position = live.write_lsn.as_deref().and_then(|text| text.parse().ok());
     position
         .filter(|_| same)
-        .map(|position| (position, live.streaming_standbys))
+        .map(|position| PrimaryLook {
+            position,
+            standbys: live.streaming_standbys,
+            awaits_first_checkpoint: live.awaits_first_checkpoint,
+        })
         .ok_or_else(|| not_primary_any_more(leader))
 }

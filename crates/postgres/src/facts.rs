@@ -30,6 +30,7 @@ SELECT r.standby,
        CASE WHEN r.standby THEN greatest((pg_control_checkpoint()).timeline_id,
                                          (pg_control_recovery()).min_recovery_end_timeline) END AS control_timeline,
        (pg_control_checkpoint()).redo_lsn::text AS redo_lsn,
+       (pg_control_checkpoint()).timeline_id AS checkpoint_timeline,
        CASE WHEN r.standby THEN pg_last_wal_receive_lsn()::text END AS receive_lsn,
        CASE WHEN r.standby THEN pg_last_wal_replay_lsn()::text END AS replay_lsn,
        current_setting('primary_conninfo') AS primary_conninfo,
@@ -76,6 +77,8 @@ pub struct InstanceFacts {
     pub system_identifier: SystemIdentifier,
     /// The timeline it writes, receives or, when it receives nothing, last recovered.
     pub timeline: Timeline,
+    /// The timeline of the last checkpoint, or restartpoint of a standby.
+    pub checkpoint_timeline: Timeline,
     /// Such as `15.18`.
     pub server_version: String,
     /// Whether it is in recovery and serves queries.
@@ -174,6 +177,9 @@ impl InstanceFacts {
             timeline: Timeline::new(
                 timeline.ok_or_else(|| PostgresError::UnexpectedAnswer("timeline".to_owned()))?,
             ),
+            checkpoint_timeline: known(get(row, "checkpoint_timeline")?)
+                .map(Timeline::new)
+                .ok_or_else(|| PostgresError::UnexpectedAnswer("checkpoint_timeline".to_owned()))?,
             server_version: version.split_whitespace().next().unwrap_or_default().to_owned(),
             in_hot_standby: get(row, "in_hot_standby")?,
             redo_lsn: lsn(row, "redo_lsn")?
@@ -193,6 +199,14 @@ impl InstanceFacts {
             },
             streaming_to: get(row, "standbys")?,
         })
+    }
+
+    /// Whether this primary was promoted and has not ended a checkpoint since. Until then `pg_control` has the timeline of
+    /// before, and pgBackRest (2.45: error 58) takes no backup of any member. PostgreSQL spreads that checkpoint
+    /// over minutes (`checkpoint_completion_target`).
+    #[must_use]
+    pub fn awaits_first_checkpoint(&self) -> bool {
+        self.role == Role::Primary && self.checkpoint_timeline < self.timeline
     }
 
     /// The sender of a standby that streams at this moment.

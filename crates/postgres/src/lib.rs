@@ -58,7 +58,9 @@ pub use left_wal::{LeftWal, left_wal};
 pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
 pub use owned_settings::{Owned, owned_by_cellar};
 pub use pgbouncer::{PoolConfig, PoolConsole, PoolDaemon, find_pgbouncer, render_pool_users};
-pub use postmaster::{Postmaster, PostmasterState, occupants, remove_left_memory, running};
+pub use postmaster::{
+    Postmaster, PostmasterState, kill_orphan, occupants, orphans, remove_left_memory, running,
+};
 pub use private_settings::{PrivateSettings, RecoverySettings, RecoveryTarget};
 pub use probe::Probe;
 pub use quorum::{

@@ -187,6 +187,25 @@ pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresE
     Ok(found)
 }
 
+/// The processes of this data directory's server that its postmaster left behind when it died; none while one runs.
+///
+/// # Errors
+/// When the processes cannot be looked at.
+pub fn orphans(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
+    match find(data_directory)? {
+        Some(_) => Ok(Vec::new()),
+        None => processes(data_directory),
+    }
+}
+
+/// Kills one of [`orphans`] and the commands that it runs; tells whether it was there.
+///
+/// # Errors
+/// When this user may not signal it.
+pub fn kill_orphan(process: &Process) -> Result<bool, PostgresError> {
+    signal(process, Signal::SIGKILL)
+}
+
 /// The process ids of everything of PostgreSQL that works in the data directory. Not empty without a
 /// [`running`] postmaster means that processes of a server that died are still there, and that
 /// nothing may be started or swapped in its place.

@@ -175,6 +175,7 @@ pub(crate) mod tests {
             data_directory: "/d".into(),
             system_identifier: SystemIdentifier::new(identity),
             timeline: Timeline::new(timeline),
+            checkpoint_timeline: Timeline::new(timeline),
             server_version: "15".into(),
             in_hot_standby: false,
             redo_lsn: Lsn::new(1),

@@ -62,5 +62,6 @@ fn live_status(facts: &InstanceFacts) -> LiveStatus {
         free_bytes: 0,
         restore_obstacles: Vec::new(),
         wal_kept_from: None,
+        awaits_first_checkpoint: facts.awaits_first_checkpoint(),
     }
 }

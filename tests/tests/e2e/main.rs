@@ -23,6 +23,7 @@ mod etcd_permissions;
 mod etcd_snapshots;
 mod exclusion;
 mod failover;
+mod failover_bad_days;
 mod failover_by_command;
 mod files_elsewhere;
 mod host_names;

@@ -111,3 +111,50 @@ fn a_host_that_is_stopped_hands_its_primary_over_before() {
     println!("{} rows, the longest wait {:?}", written.count, written.longest);
     ledger.wait_for_all(&cluster, &BTreeSet::new(), SETTLED);
 }
+
+#[test]
+fn hosts_that_are_stopped_one_after_the_other_start_in_another_order() {
+    let Some((cluster, ledger, primary)) = with_quorum() else { return };
+    let standbys: Vec<String> =
+        cluster.database_hosts().into_iter().filter(|host| *host != primary).collect();
+    let (_, written) = ledger.while_writing(&cluster, || {
+        std::thread::sleep(Duration::from_secs(2));
+        for host in standbys.iter().chain([&primary]) {
+            let said = cluster.on(host, &["stop", "--now"]);
+            assert_eq!(said.code, 0, "{}", said.stderr);
+        }
+        // The two that come first were stopped before the primary: the later one of them has all that was acknowledged.
+        for host in &standbys {
+            let _ = cluster.on(host, &["start"]).ok();
+        }
+        let next = wait_for_successor(&cluster, &primary);
+        let _ = cluster.on(&primary, &["start"]).ok();
+        wait_until_whole(&cluster, &next);
+    });
+    println!("{} rows, the longest wait {:?}", written.count, written.longest);
+    ledger.wait_for_all(&cluster, &BTreeSet::new(), SETTLED);
+}
+
+#[test]
+fn a_primary_whose_packets_go_one_way_only_is_replaced() {
+    let Some((cluster, ledger, first)) = with_quorum() else { return };
+    let (_, written) = ledger.while_writing(&cluster, || {
+        let mut primary = first;
+        for is_heard in [false, true] {
+            std::thread::sleep(Duration::from_secs(2));
+            for other in cluster.database_hosts().iter().filter(|host| **host != primary) {
+                let (from, to) = if is_heard { (other, &primary) } else { (&primary, other) };
+                cluster.hosts.cut_one_way(from, to);
+            }
+            let next = wait_for_successor(&cluster, &primary);
+            wait_for("the primary that is cut off to stop", FENCED_AFTER, || {
+                (!takes_writes(&cluster, &primary)).then_some(())
+            });
+            cluster.hosts.heal_all();
+            wait_until_whole(&cluster, &next);
+            primary = next;
+        }
+    });
+    println!("{} rows, the longest wait {:?}", written.count, written.longest);
+    ledger.wait_for_all(&cluster, &BTreeSet::new(), SETTLED);
+}

@@ -30,6 +30,36 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// because one that has just started looks into the archive first.
 const STREAMING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long the first checkpoint of a primary that was promoted may take: its multipooler asks for it at once, and a large
+/// cache on a slow disk takes minutes.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Why a backup does not begin.
+enum Obstacle {
+    Refused(Refusal),
+    /// pgBackRest would end with an error, because the primary's `pg_control` has the timeline of before its promotion.
+    FirstCheckpoint(Refusal),
+}
+
+impl From<Refusal> for Obstacle {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn first_checkpoint(primary: &CellName) -> Obstacle {
+    Obstacle::FirstCheckpoint(
+        Refusal::new(
+            Code::NoPrimary,
+            format!("the primary in {primary} was promoted and has not ended its first checkpoint since"),
+        )
+        .hint(
+            "no backup can be taken before; if it does not end by itself, run CHECKPOINT there and ask again",
+        )
+        .about("cell", primary),
+    )
+}
+
 /// For how long a refusal is expected to pass by itself, from when it is counted; none for one that is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
@@ -63,12 +93,20 @@ pub(super) async fn wait_for_source(
     let begun = tokio::time::Instant::now();
     let mut answered = None;
     loop {
-        let refusal = match check_source(context.agent, card, params).await {
+        let (refusal, of_refusal, what) = match check_source(context.agent, card, params).await {
             Ok(origin) => return Ok(origin),
-            Err(refusal) => refusal,
+            Err(Obstacle::FirstCheckpoint(refusal)) => {
+                let limit = Patience::FromTheBeginning(CHECKPOINT_TIMEOUT);
+                (refusal, Some(limit), "the first checkpoint of the primary")
+            }
+            Err(Obstacle::Refused(refusal)) => {
+                let state = context.agent.report.borrow().state;
+                let what = if refusal.code == Code::CellDown { "its instance" } else { "it to stream" };
+                let limit = patience(refusal.code, state);
+                (refusal, limit, what)
+            }
         };
-        let state = context.agent.report.borrow().state;
-        let (since, limit) = match patience(refusal.code, state) {
+        let (since, limit) = match of_refusal {
             Some(Patience::FromTheBeginning(limit)) => (begun, limit),
             Some(Patience::FromTheFirstAnswer(limit)) => {
                 (*answered.get_or_insert_with(tokio::time::Instant::now), limit)
@@ -79,14 +117,13 @@ pub(super) async fn wait_for_source(
             return Err(refusal.into());
         }
         tracing::debug!(%refusal, "checking the source again");
-        let waits_for = if refusal.code == Code::CellDown { "its instance" } else { "it to stream" };
-        context.progress(&format!("waiting for {waits_for}")).await;
+        context.progress(&format!("waiting for {what}")).await;
         context.pause(RETRY_INTERVAL).await?;
     }
 }
 
 /// Asks the live instance for its identity, and whether it is what the topology says.
-async fn check_source(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<BackupOrigin, Refusal> {
+async fn check_source(agent: &Agent, card: &Pooler, params: &BackupParams) -> Result<BackupOrigin, Obstacle> {
     let leader = agent.leader().ok_or_else(|| {
         Refusal::new(Code::NoPrimary, "no primary is recorded").hint("look at `cellar status`")
     })?;
@@ -118,12 +155,18 @@ async fn check_source(agent: &Agent, card: &Pooler, params: &BackupParams) -> Re
     let from_primary = params.allow_primary && observed.role == Role::Primary;
     if from_primary {
         check_primary_source(&expected, &observed)?;
+        if facts.awaits_first_checkpoint() {
+            return Err(first_checkpoint(&agent.cell));
+        }
     } else {
         // The primary is asked after the standby, so that a healthy standby can only be behind it.
-        let (position, _) = peers::primary_position(agent, &primary, &leader).await?;
-        observed.primary_lsn = Some(position);
+        let look = peers::look_at_primary(agent, &primary, &leader).await?;
+        observed.primary_lsn = Some(look.position);
         check_standby_source(&expected, &observed)?;
         check_not_silent(&facts)?;
+        if look.awaits_first_checkpoint {
+            return Err(first_checkpoint(&leader.cell));
+        }
     }
     Ok(BackupOrigin {
         claimed: BackupSource {

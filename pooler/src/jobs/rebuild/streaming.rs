@@ -10,7 +10,7 @@ use crate::agent::{Agent, PROBE_TIMEOUT};
 use crate::jobs::context::JobContext;
 use crate::jobs::failure::JobFailure;
 use crate::jobs::restore::movement::{Movement, Startup};
-use crate::peers::primary_position;
+use crate::peers::{PrimaryLook, look_at_primary};
 use tokio::time::Instant;
 
 /// How often the standby is asked at first.
@@ -52,8 +52,8 @@ pub(super) async fn wait_until_gone(agent: &Agent) {
     loop {
         let primary = agent.leader().and_then(|leader| Some((agent.card_of(&leader.cell)?, leader)));
         if let Some((card, leader)) = primary
-            && let Ok((_, standbys)) = primary_position(agent, &card, &leader).await
-            && !standbys.contains(&agent.cell.to_string())
+            && let Ok(look) = look_at_primary(agent, &card, &leader).await
+            && !look.standbys.contains(&agent.cell.to_string())
         {
             return;
         }
@@ -171,13 +171,13 @@ async fn check_streams(
     if let Err(refusal) = check_standby_source(&expected, &observed) {
         return Ok(Err(refusal));
     }
-    Ok(match primary_position(agent, &primary, &leader).await {
+    Ok(match look_at_primary(agent, &primary, &leader).await {
         // A receiver that is not let in calls itself streaming for a moment, too.
-        Ok((_, standbys)) if !standbys.contains(&agent.cell.to_string()) => {
+        Ok(look) if !look.standbys.contains(&agent.cell.to_string()) => {
             let message = format!("the primary in {} does not send to {}", leader.cell, agent.cell);
             Err(Refusal::new(Code::WrongPrimary, message))
         }
-        Ok((position, _)) => {
+        Ok(PrimaryLook { position, .. }) => {
             observed.primary_lsn = Some(position);
             check_standby_source(&expected, &observed)
         }
