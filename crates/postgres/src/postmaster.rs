@@ -187,15 +187,22 @@ pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresE
     Ok(found)
 }
 
-/// The processes of this data directory's server that its postmaster left behind when it died; none while one runs.
+/// The processes of this data directory's server that its postmaster left behind when it died; none while one runs, also
+/// one whose lock file is gone: it ends by itself within a minute.
 ///
 /// # Errors
 /// When the processes cannot be looked at.
 pub fn orphans(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
     match find(data_directory)? {
         Some(_) => Ok(Vec::new()),
-        None => processes(data_directory),
+        None => Ok(without_postmaster(processes(data_directory)?)),
     }
+}
+
+/// These processes, unless one of them is the parent of others: a postmaster.
+fn without_postmaster(found: Vec<Process>) -> Vec<Process> {
+    let has_postmaster = found.iter().any(|one| found.iter().any(|other| other.parent == one.pid));
+    if has_postmaster { Vec::new() } else { found }
 }
 
 /// Kills one of [`orphans`] and the commands that it runs; tells whether it was there.

@@ -48,7 +48,7 @@ impl Orphans {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::CommandExt;
+    use std::io::BufRead;
     use std::process::Command;
 
     use super::*;
@@ -58,19 +58,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut orphans = Orphans::default();
         assert_eq!(orphans.clear(directory.path()).unwrap(), None);
-        // Named like one, and works in the data directory.
-        let program = directory.path().join("postgres");
-        std::fs::copy("/bin/sleep", &program).unwrap();
-        let mut child =
-            Command::new(&program).arg("600").current_dir(directory.path()).process_group(0).spawn().unwrap();
+        // Named like PostgreSQL's, and at work in the data directory: one that has children is a postmaster.
+        let programs = ["postgres", "parent/postgres"].map(|name| directory.path().join(name));
+        std::fs::create_dir(directory.path().join("parent")).unwrap();
+        for (from, to) in ["/bin/sleep", "/bin/sh"].iter().zip(&programs) {
+            std::fs::copy(from, to).unwrap();
+        }
+        let mut postmaster = Command::new(&programs[1])
+            .args(["-c", "set -m; ./postgres 600 & echo $!; wait"])
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let _ = std::io::BufReader::new(postmaster.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let child: i32 = said.trim().parse().unwrap();
+        assert_eq!(orphans.clear(directory.path()).unwrap(), None);
+        postmaster.kill().unwrap();
+        let _ = postmaster.wait().unwrap();
         let told = orphans.clear(directory.path()).unwrap().unwrap();
-        assert!(told.contains(&format!("[{}]", child.id())), "{told}");
-        assert_eq!(child.try_wait().unwrap(), None);
+        assert!(told.contains(&format!("[{child}]")), "{told}");
+        assert!(Process::find(child).is_some());
         for (_, since) in &mut orphans.seen {
             *since = Instant::now().checked_sub(GRACE).unwrap();
         }
-        assert!(orphans.clear(directory.path()).unwrap().is_some(), "it is not gone yet");
-        assert!(!child.wait().unwrap().success());
-        assert_eq!(orphans.clear(directory.path()).unwrap(), None);
+        assert!(orphans.clear(directory.path()).unwrap().is_some(), "it may not be gone yet");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while orphans.clear(directory.path()).unwrap().is_some() {
+            assert!(Instant::now() < deadline, "it is there still");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
