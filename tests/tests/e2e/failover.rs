@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::quorum::{
     CELLS, FAILOVER_TIMEOUT, Ledger, NO_FAILOVER, Row, WRITE_TIMEOUT, is_acknowledged, leadership, others,
-    term, wait_for_cohort, with_quorum,
+    term, wait_for_cohort, wait_for_members, with_quorum,
 };
 
 #[test]
@@ -319,20 +319,13 @@ fn a_multipooler_that_is_away_is_no_failover_of_an_idle_database() {
 #[test]
 fn a_cell_that_is_added_joins_the_cohort_and_one_that_is_removed_leaves_it() {
     let cluster = with_quorum();
-    let members = |count: usize| {
-        wait_for(&format!("a cohort of {count}"), Duration::from_secs(120), || {
-            let leadership = leadership(&cluster);
-            let rules = leadership["rules"].as_array()?;
-            (rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == count).then_some(())
-        });
-    };
-    members(3);
+    wait_for_cohort(&cluster);
     cluster.cellar(&["cells", "add", "zone4"]);
-    members(4);
+    wait_for_members(&cluster, 4);
     let names = cluster.sql(&cluster.primary(), "SHOW synchronous_standby_names");
     assert!(names.starts_with("ANY 2 (") && names.contains("zone4:"), "{names}");
     cluster.cellar(&["cells", "remove", "zone4"]);
-    members(3);
+    wait_for_cohort(&cluster);
     cluster.sql(&cluster.primary(), "CREATE TABLE t ()");
     assert_eq!(term(&cluster), 1);
 }

@@ -9,7 +9,8 @@ use cellar_tests::{Cluster, children_named, command_line, eventually, signal, wa
 use nix::sys::signal::Signal;
 
 use crate::quorum::{
-    CELLS, FAILOVER_TIMEOUT, Ledger, WRITE_TIMEOUT, leadership, others, term, wait_for_cohort, with_quorum,
+    CELLS, FAILOVER_TIMEOUT, Ledger, WRITE_TIMEOUT, leadership, others, term, wait_for_cohort,
+    wait_for_members, with_quorum,
 };
 use crate::restore_bad_days::SmallDisk;
 
@@ -178,6 +179,46 @@ fn an_authority_is_replaced_while_the_primary_is() {
     wait_for_cohort(&cluster);
     let _ = ledger.wait_for_write(&CELLS);
     let _ = cluster.backup(others(&cluster.primary())[0], "full");
+    ledger.check(&cluster);
+}
+
+#[test]
+fn a_primary_is_lost_while_a_cell_is_added() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| cluster.try_cellar(&["cells", "add", "zone4"]));
+        eventually("the new cell to be filled", || cluster.directory().join("zone4/pg_data").exists());
+        cluster.kill_cell(primary);
+        let _ = ledger.wait_for_write(&others(primary));
+        cluster.cellar(&["up"]);
+        let added = adding.join().expect("it ends");
+        println!("the addition ended with {}: {}", added.code, added.stderr);
+    });
+    // Whether it was done or given up: this does what is left.
+    let again = cluster.try_cellar(&["cells", "add", "zone4"]);
+    assert!(again.code == 0 || again.stderr.contains("already"), "{again:?}");
+    wait_for_members(&cluster, 4);
+    let _ = ledger.wait_for_write(&CELLS);
+    ledger.check(&cluster);
+}
+
+#[test]
+fn all_members_are_replaced_one_by_one() {
+    let cluster = with_quorum();
+    let mut ledger = Ledger::begin(&cluster);
+    for (old, new) in CELLS.into_iter().zip(["zone4", "zone5", "zone6"]) {
+        cluster.cellar(&["cells", "add", new]);
+        wait_for_members(&cluster, 4);
+        ledger.write_at(&cluster, new);
+        if cluster.primary() == old {
+            cluster.cellar(&["switchover", "--to", new]);
+        }
+        cluster.cellar(&["cells", "remove", old]);
+        wait_for_members(&cluster, 3);
+    }
+    let _ = ledger.wait_for_write(&["zone4", "zone5", "zone6"]);
     ledger.check(&cluster);
 }
 

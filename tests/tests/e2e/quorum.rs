@@ -42,24 +42,27 @@ impl Ledger {
     pub(crate) fn begin(cluster: &Cluster) -> Self {
         cluster.sql(&cluster.primary(), "CREATE TABLE ledger (id bigint PRIMARY KEY)");
         let (rows, stop) = (Arc::<Mutex<Vec<Row>>>::default(), Arc::new(AtomicBool::new(false)));
-        let writers = CELLS.iter().enumerate().map(|(at, cell)| {
-            let (rows, stop) = (Arc::clone(&rows), Arc::clone(&stop));
-            let (instance, user) = (cluster.instance(cell), postgres_user());
-            let write = move |id: u64| psql(&instance, &user, &format!("INSERT INTO ledger VALUES ({id})"));
-            std::thread::spawn(move || {
-                let mut id = (at as u64 + 1) * 1_000_000;
-                while !stop.load(Ordering::Relaxed) {
-                    id += 1;
-                    if succeeds(write(id)) {
-                        let row = Row { id, cell, at: Instant::now() };
-                        rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
+        let mut ledger = Self { rows, stop, writers: Vec::new() };
+        CELLS.iter().for_each(|cell| ledger.write_at(cluster, cell));
+        ledger
+    }
+
+    /// Another writer, at that cell.
+    pub(crate) fn write_at(&mut self, cluster: &Cluster, cell: &'static str) {
+        let (rows, stop) = (Arc::clone(&self.rows), Arc::clone(&self.stop));
+        let (instance, user) = (cluster.instance(cell), postgres_user());
+        let write = move |id: u64| psql(&instance, &user, &format!("INSERT INTO ledger VALUES ({id})"));
+        let mut id = (self.writers.len() as u64 + 1) * 1_000_000;
+        self.writers.push(std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                id += 1;
+                if succeeds(write(id)) {
+                    let row = Row { id, cell, at: Instant::now() };
+                    rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
                 }
-            })
-        });
-        let writers = writers.collect();
-        Self { rows, stop, writers }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }));
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
@@ -109,9 +112,10 @@ impl Ledger {
             lost.len(),
             rows.len()
         );
-        for cell in CELLS.iter().filter(|cell| **cell != primary) {
+        let cells = cluster.poolers().into_iter().filter_map(|view| Some(view.pooler?.cell));
+        for cell in cells.filter(|cell| *cell != primary) {
             eventually(&format!("all rows to be in {cell}"), || {
-                let finished = cluster.try_sql(cell, "SELECT count(*) FROM ledger");
+                let finished = cluster.try_sql(&cell, "SELECT count(*) FROM ledger");
                 finished.stdout.trim() == there.len().to_string()
             });
         }
@@ -173,10 +177,16 @@ pub(crate) fn term(cluster: &Cluster) -> u64 {
 /// Waits until all three are in the cohort again, and nothing of a change is left.
 #[track_caller]
 pub(crate) fn wait_for_cohort(cluster: &Cluster) {
-    wait_for("all three to be in the cohort", Duration::from_secs(120), || {
+    wait_for_members(cluster, 3);
+}
+
+/// The same with so many members.
+#[track_caller]
+pub(crate) fn wait_for_members(cluster: &Cluster, count: usize) {
+    wait_for(&format!("a cohort of {count}"), Duration::from_secs(120), || {
         let leadership = leadership(cluster);
         let rules = leadership["rules"].as_array()?;
-        let is_whole = rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == 3;
+        let is_whole = rules.len() == 1 && rules[0]["cohort"].as_object()?.len() == count;
         (is_whole && leadership["phase"] == "LEADERSHIP_PHASE_STEADY").then_some(())
     });
 }
