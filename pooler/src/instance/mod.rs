@@ -3,6 +3,7 @@
 //! `supervisor` loops, and `preparation` gives a primary what it needs beside its data; `next_step`, `must_stop` and `data_role` decide; `bring_up`, `seed`, `restore_target` and `set_aside` act. `incarnation` says
 //! which copy of the database is the current one, `leadership` records the primary, `archiving` sees to WAL that
 //! PostgreSQL would not archive, `hold` lends the instance to a job,
+//! `member_slots` has the primary keep WAL for members that are away, `socket_place` knows a private instance by its socket,
 //! `superuser` tries the login that jobs need, `unrecorded` looks for a promotion that etcd has forgotten,
 //! `cell_claim` keeps apart two machines that have the keys of one cell. `held_wal` says how far a
 //! member has the WAL, and `received_wal` keeps what only it has; `left_wal` keeps what a former primary wrote that nobody else has.
@@ -18,6 +19,7 @@ pub(crate) mod hold;
 pub(crate) mod incarnation;
 pub(crate) mod leadership;
 pub(crate) mod left_wal;
+mod member_slots;
 pub(crate) mod must_stop;
 pub(crate) mod next_step;
 pub(crate) mod preparation;
@@ -28,6 +30,7 @@ pub(crate) mod seed;
 pub(crate) mod seeding_marker;
 pub(crate) mod set_aside;
 pub(crate) mod shared_tablespaces;
+mod socket_place;
 pub(crate) mod superuser;
 pub(crate) mod supervisor;
 pub(crate) mod unrecorded;

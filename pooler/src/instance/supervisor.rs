@@ -13,17 +13,19 @@ use cellar_postgres::{
     DataDirectory, InstanceConfig, InstanceFacts, PostgresError, Postmaster, PostmasterState, Probe,
     StopTimeouts, configure, inspect, keep_ours, reload, running, stop,
 };
-use cellar_system::{LoopPulse, Process, clock, is_inside, is_same_place};
+use cellar_system::{LoopPulse, Process, clock};
 
 use crate::agent::{Agent, Look, PROBE_TIMEOUT};
 use crate::config_files::{ConfigFileError, instance_config, sync_pgbackrest};
 use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
 use crate::instance::failover::is_led_here;
+use crate::instance::member_slots::MemberSlots;
 use crate::instance::must_stop::must_stop;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
+use crate::instance::socket_place::{is_private, socket_elsewhere};
 use crate::instance::superuser::SuperuserLogin;
 use crate::instance::{incarnation, leadership};
 use crate::repository::stanza;
@@ -61,6 +63,8 @@ struct Supervisor {
     bring_up: BringUp,
     /// Whether the primary that runs has its roles and stanza.
     preparation: Preparation,
+    /// The WAL that a primary keeps for members.
+    member_slots: MemberSlots,
     /// Whether jobs can log in.
     superuser: SuperuserLogin,
     /// Failed rounds in a row.
@@ -91,6 +95,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         probe: None,
         bring_up: BringUp::default(),
         preparation: Preparation::default(),
+        member_slots: MemberSlots::default(),
         superuser: SuperuserLogin::default(),
         failures: 0,
         note: String::new(),
@@ -314,6 +319,9 @@ impl Supervisor {
                 why.clone_into(&mut self.note);
             }
         }
+        if recorded || facts.role == Role::Standby {
+            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
+        }
         // Behind what a primary needs, which fails for the same reason and does not say what to do.
         if let Some(why) = self.superuser.look(&endpoint).await {
             self.note = why;
@@ -440,22 +448,6 @@ fn confirm_receiver(since: &mut Option<(i32, Instant)>, facts: &mut InstanceFact
     is_new
 }
 
-/// Whether a postmaster of the data directory is a job's private instance: its socket is in a private directory of a
-/// job, also when that is gone. A socket that is in any other place is an operator's doing, and the instance a member.
-fn is_private(postmaster: &Postmaster, temporary: &Path) -> bool {
-    postmaster.socket_directory.as_ref().is_some_and(|directory| is_inside(directory, temporary))
-}
-
-/// What to say of an instance whose first socket is not where the multipooler looks for it.
-fn socket_elsewhere(postmaster: &Postmaster, member: &Path) -> Option<String> {
-    let found = postmaster.socket_directory.as_ref().filter(|found| !is_same_place(found, member))?;
-    Some(format!(
-        "PostgreSQL was started with its socket in {}, not in {}: remove unix_socket_directories from where you have set it and restart PostgreSQL",
-        found.display(),
-        member.display()
-    ))
-}
-
 /// The pause after `failures` failed rounds in a row: 2, 4, 8, 16, 30, 30 … s.
 fn pause_after(failures: u32) -> Duration {
     ROUND_INTERVAL.saturating_mul(1 << failures.min(5)).min(MAX_PAUSE)
@@ -464,34 +456,6 @@ fn pause_after(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_an_instance_with_its_socket_in_a_jobs_directory_is_private() {
-        let cell = tempfile::tempdir().unwrap();
-        let (temporary, member) = (cell.path().join("tmp"), cell.path().join("pg_sockets"));
-        let of = |directory: Option<&Path>| Postmaster {
-            pid: 1,
-            port: Some(1),
-            socket_directory: directory.map(Path::to_owned),
-            state: PostmasterState::Ready,
-        };
-        let scratch = temporary.join("abc123");
-        for exists in [false, true] {
-            if exists {
-                std::fs::create_dir_all(&scratch).unwrap();
-                std::fs::create_dir_all(&member).unwrap();
-            }
-            assert!(is_private(&of(Some(&scratch)), &temporary), "{exists}");
-            assert!(is_private(&of(Some(&temporary.join("gone"))), &temporary), "{exists}");
-            for other in [None, Some(member.as_path()), Some(Path::new("/var/run/postgresql"))] {
-                assert!(!is_private(&of(other), &temporary), "{other:?}");
-            }
-        }
-        assert_eq!(socket_elsewhere(&of(None), &member), None);
-        assert_eq!(socket_elsewhere(&of(Some(&member)), &member), None);
-        let told = socket_elsewhere(&of(Some(Path::new("/var/run/postgresql"))), &member).unwrap();
-        assert!(told.contains("/var/run/postgresql") && told.contains("unix_socket_directories"), "{told}");
-    }
 
     #[test]
     fn pauses_grow_to_half_a_minute() {

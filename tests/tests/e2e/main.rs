@@ -31,6 +31,7 @@ mod ledger;
 mod lifecycle;
 mod logs;
 mod member_settings;
+mod member_slots;
 mod named_source;
 mod new_repository;
 mod ordinary_user;
