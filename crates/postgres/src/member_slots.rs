@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use cellar_model::{CellName, Lsn};
+use cellar_model::{CellName, LogicalSlot, Lsn};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::PostgresError;
@@ -47,6 +47,8 @@ struct SlotLook {
     /// Slots that are not ours.
     others: usize,
     ours: Vec<MemberSlot>,
+    /// Those that decode, and last longer than a session.
+    logical: Vec<LogicalSlot>,
     /// What each standby has flushed, by its cell.
     flushed: BTreeMap<String, Lsn>,
 }
@@ -126,36 +128,58 @@ fn actions(look: &SlotLook, cells: &[CellName]) -> Vec<SlotAction> {
 }
 
 /// One statement, so that it is one round trip. Of several senders to one cell an old copy's may be among them: the least
-/// position counts.
+/// position counts. Some of the columns are of later versions.
 const LOOK: &str = "\
-SELECT 'server', CASE WHEN pg_is_in_recovery() THEN 'standby' END, current_setting('max_replication_slots'), NULL
+SELECT 'server', CASE WHEN pg_is_in_recovery() THEN 'standby' END, current_setting('max_replication_slots'), NULL, NULL
  UNION ALL
-SELECT 'slot', slot_name, concat_ws(' ', slot_type, CASE WHEN active THEN 'active' END, wal_status), restart_lsn::text
-  FROM pg_replication_slots
+SELECT 'slot', s.slot_name, concat_ws(' ', s.slot_type, s.wal_status, CASE WHEN s.active THEN 'active' END,
+       CASE WHEN s.temporary THEN 'temporary' END, CASE WHEN j.row->>'failover' = 'true' THEN 'failover' END,
+       CASE WHEN j.row->>'synced' = 'true' THEN 'synced' END,
+       CASE WHEN j.row->>'invalidation_reason' <> '' OR j.row->>'conflicting' = 'true' THEN 'lost' END),
+       s.restart_lsn::text, s.database
+  FROM pg_replication_slots s CROSS JOIN LATERAL (SELECT to_jsonb(s) AS row) j
  UNION ALL
-SELECT 'flushed', split_part(application_name, ':', 1), NULL, min(flush_lsn)::text
-  FROM pg_stat_replication WHERE flush_lsn IS NOT NULL GROUP BY 2";
+SELECT 'flushed', split_part(application_name, ':', 1), NULL, min(flush_lsn)::text, NULL
+  FROM pg_stat_replication WHERE flush_lsn IS NOT NULL GROUP BY 2
+ ORDER BY 1, 2";
 
-fn read(rows: impl IntoIterator<Item = [Option<String>; 4]>) -> Result<SlotLook, PostgresError> {
+/// Logical slots that are told of. Each is some bytes of the status in etcd.
+const MAX_TOLD: usize = 32;
+
+fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook, PostgresError> {
+    let unexpected = || PostgresError::UnexpectedAnswer("of replication slots".to_owned());
     let mut look = SlotLook::default();
-    for [kind, name, state, lsn] in rows {
-        let unexpected = || PostgresError::UnexpectedAnswer("of replication slots".to_owned());
+    for [kind, name, state, lsn, database] in rows {
         let lsn = lsn.map(|text| text.parse().map_err(|_| unexpected())).transpose()?;
         let (name, state) = (name.unwrap_or_default(), state.unwrap_or_default());
+        let words: BTreeSet<&str> = state.split(' ').collect();
         match kind.as_deref() {
             Some("server") => {
                 look.is_standby = name == "standby";
                 look.max = state.parse().map_err(|_| unexpected())?;
             }
-            Some("slot") if name.starts_with(PREFIX) && state.starts_with("physical") => {
+            Some("slot") if name.starts_with(PREFIX) && words.contains("physical") => {
                 look.ours.push(MemberSlot {
                     name,
-                    is_active: state.contains(" active"),
-                    is_lost: state.contains(" lost") || lsn.is_none(),
+                    is_active: words.contains("active"),
+                    is_lost: words.contains("lost") || lsn.is_none(),
                     restart: lsn,
                 });
             }
-            Some("slot") => look.others += 1,
+            Some("slot") => {
+                look.others += 1;
+                // A standby's copy of a slot is a temporary one until it can be gone on with.
+                if words.contains("logical") && !words.contains("temporary") && look.logical.len() < MAX_TOLD
+                {
+                    look.logical.push(LogicalSlot {
+                        name,
+                        database: database.unwrap_or_default(),
+                        failover: words.contains("failover"),
+                        synced: words.contains("synced"),
+                        lost: words.contains("lost"),
+                    });
+                }
+            }
             Some("flushed") => look.flushed.extend(lsn.map(|lsn| (name, lsn))),
             _ => return Err(unexpected()),
         }
@@ -163,49 +187,58 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 4]>) -> Result<SlotLook,
     Ok(look)
 }
 
-async fn rows(session: &Session, sql: &str) -> Result<Vec<[Option<String>; 4]>, tokio_postgres::Error> {
-    let answer = session.client.simple_query(sql).await?;
+async fn rows(session: &Session) -> Result<Vec<[Option<String>; 5]>, tokio_postgres::Error> {
+    let answer = session.client.simple_query(LOOK).await?;
     let row = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => {
-            Some([0, 1, 2, 3].map(|at| row.try_get(at).ok().flatten().map(str::to_owned)))
+            Some([0, 1, 2, 3, 4].map(|at| row.try_get(at).ok().flatten().map(str::to_owned)))
         }
         _ => None,
     };
     Ok(answer.iter().filter_map(row).collect())
 }
 
+/// What was found of slots, and done.
+#[derive(Debug)]
+pub struct SlotReport {
+    /// The lasting logical slots, at most 32.
+    pub logical: Vec<LogicalSlot>,
+    /// What the server refused last; the rest was done all the same.
+    pub refused: Option<PostgresError>,
+}
+
 /// Sees to the slots of the other members in `cells`: on a primary each has one that is where the member is, on a standby
 /// there are none. `cells` are of no account on a standby.
 ///
 /// # Errors
-/// When the server does not answer within `timeout`, or refused something; then the rest has been done all the same.
+/// When the server does not answer within `timeout`.
 pub async fn keep_member_slots(
     endpoint: &Endpoint,
     cells: &[CellName],
     timeout: Duration,
-) -> Result<(), PostgresError> {
+) -> Result<SlotReport, PostgresError> {
     let work = async {
         let session = endpoint.connect(SUPERUSER, timeout).await?;
         let sorted = |error| endpoint.error(error, timeout);
-        let look = read(rows(&session, LOOK).await.map_err(sorted)?)?;
-        let mut result = Ok(());
+        let look = read(rows(&session).await.map_err(sorted)?)?;
+        let mut refused = None;
         for action in actions(&look, cells) {
             match session.client.simple_query(&action.sql()).await {
                 Ok(_) => tracing::debug!(?action, "replication slot"),
                 Err(error) if error.is_closed() => return Err(sorted(error)),
-                Err(error) => result = Err(sorted(error)),
+                Err(error) => refused = Some(sorted(error)),
             }
         }
-        result
+        Ok(SlotReport { logical: look.logical, refused })
     };
     endpoint.within(timeout, work).await
 }
 
-/// Whether a data directory has slots of ours. Costs no connection.
+/// Whether a data directory has replication slots. Costs no connection.
 #[must_use]
-pub fn has_member_slots(data_directory: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(data_directory.join("pg_replslot")) else { return false };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+pub fn has_slots(data_directory: &Path) -> bool {
+    let entries = std::fs::read_dir(data_directory.join("pg_replslot"));
+    entries.is_ok_and(|mut entries| entries.next().is_some())
 }
 
 #[cfg(test)]
@@ -228,7 +261,7 @@ mod tests {
 
     fn primary(ours: Vec<MemberSlot>, flushed: &[(&str, u64)]) -> SlotLook {
         let flushed = flushed.iter().map(|(cell, at)| ((*cell).to_owned(), Lsn::new(*at))).collect();
-        SlotLook { is_standby: false, max: 16, others: 0, ours, flushed }
+        SlotLook { max: 16, ours, flushed, ..SlotLook::default() }
     }
 
     fn drop(name: &str) -> SlotAction {
@@ -285,24 +318,30 @@ mod tests {
 
     #[test]
     fn rows_are_read() {
-        let row = |values: [&str; 4]| values.map(|value| Some(value.to_owned()).filter(|it| !it.is_empty()));
+        let row = |values: [&str; 5]| values.map(|value| Some(value.to_owned()).filter(|it| !it.is_empty()));
         let rows = [
-            row(["server", "", "16", ""]),
-            row(["slot", "cellar_zone2", "physical lost", ""]),
-            row(["slot", "cellar_zone3", "physical active reserved", "0/9"]),
-            row(["slot", "cellar_of_a_user", "logical reserved", "0/7"]),
-            row(["slot", "backup", "physical", "0/5"]),
-            row(["flushed", "zone3", "", "0/A"]),
+            row(["server", "", "16", "", ""]),
+            row(["slot", "cellar_zone2", "physical lost", "", ""]),
+            row(["slot", "cellar_zone3", "physical reserved active", "0/9", ""]),
+            row(["slot", "cellar_of_a_user", "logical reserved failover synced", "0/7", "shop"]),
+            row(["slot", "passing", "logical reserved active temporary", "0/7", "shop"]),
+            row(["slot", "backup", "physical", "0/5", ""]),
+            row(["flushed", "zone3", "", "0/A", ""]),
         ];
         let look = read(rows).unwrap();
-        assert_eq!((look.is_standby, look.max, look.others), (false, 16, 2));
+        assert_eq!((look.is_standby, look.max, look.others), (false, 16, 3));
         assert!(look.ours[0].is_lost && !look.ours[0].is_active && look.ours[0].restart.is_none());
         assert!(look.ours[1].is_active && !look.ours[1].is_lost && look.ours[1].restart == Some(Lsn::new(9)));
         assert_eq!(look.flushed, [("zone3".to_owned(), Lsn::new(10))].into());
-        assert!(read([row(["server", "standby", "16", ""])]).unwrap().is_standby);
-        for bad in
-            [row(["server", "", "many", ""]), row(["slot", "a", "physical", "x"]), row(["", "", "", ""])]
-        {
+        let [slot] = look.logical.as_slice() else { panic!("{look:?}") };
+        assert_eq!((slot.name.as_str(), slot.database.as_str()), ("cellar_of_a_user", "shop"));
+        assert!(slot.failover && slot.synced && !slot.lost);
+        assert!(read([row(["server", "standby", "16", "", ""])]).unwrap().is_standby);
+        for bad in [
+            row(["server", "", "many", "", ""]),
+            row(["slot", "a", "physical", "x", ""]),
+            row(["", "", "", "", ""]),
+        ] {
             assert!(read([bad]).is_err());
         }
     }
@@ -310,11 +349,11 @@ mod tests {
     #[test]
     fn slots_are_found_in_a_data_directory() {
         let data = tempfile::tempdir().unwrap();
-        assert!(!has_member_slots(data.path()));
-        std::fs::create_dir_all(data.path().join("pg_replslot/of_a_user")).unwrap();
-        assert!(!has_member_slots(data.path()));
+        assert!(!has_slots(data.path()));
+        std::fs::create_dir_all(data.path().join("pg_replslot")).unwrap();
+        assert!(!has_slots(data.path()));
         std::fs::create_dir_all(data.path().join("pg_replslot/cellar_zone2")).unwrap();
-        assert!(has_member_slots(data.path()));
+        assert!(has_slots(data.path()));
     }
 
     proptest! {

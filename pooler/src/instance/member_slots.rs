@@ -1,12 +1,13 @@
 //! Has the primary keep WAL for the members that are away, by a slot for each; see [`cellar_postgres::keep_member_slots`].
 //!
-//! Beside the rounds, and seldom: a slot that is some seconds behind keeps a little more WAL than it must.
+//! Beside the rounds, and seldom: a slot that is some seconds behind keeps a little more WAL than it must. The same look tells
+//! which logical slots there are, of which the status says what becomes of them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, Role};
-use cellar_postgres::{Endpoint, has_member_slots, keep_member_slots};
+use cellar_model::{CellName, LogicalSlot, Role};
+use cellar_postgres::{Endpoint, PostgresError, SlotReport, has_slots, keep_member_slots};
 use tokio::task::JoinSet;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
@@ -18,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct MemberSlots {
     /// What is being done. It ends with this.
-    work: JoinSet<Result<(), String>>,
+    work: JoinSet<Result<SlotReport, PostgresError>>,
     begun: Option<Instant>,
     /// What was said of it last.
     failed: Option<String>,
@@ -29,9 +30,16 @@ impl MemberSlots {
     /// lacks it fetches from the repository.
     pub(crate) fn go_on(&mut self, agent: &Agent, endpoint: &Endpoint, role: Role, data: &Path) {
         while let Some(ended) = self.work.try_join_next() {
-            let failed = ended.unwrap_or_else(|error| Err(error.to_string())).err();
+            let failed = match ended {
+                Ok(Ok(report)) => {
+                    tell(agent, report.logical);
+                    report.refused.map(|error| error.to_string())
+                }
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
             if let Some(why) = failed.as_ref().filter(|_| failed != self.failed) {
-                tracing::warn!(why, "replication slots of members");
+                tracing::warn!(why, "replication slots");
             }
             self.failed = failed;
         }
@@ -40,14 +48,20 @@ impl MemberSlots {
             return;
         }
         self.begun = Some(Instant::now());
-        // It was the primary once.
-        if role == Role::Primary || has_member_slots(data) {
+        // A standby has some of ours if it was the primary once.
+        if role == Role::Primary || has_slots(data) {
             let (endpoint, cells) = (endpoint.clone(), other_members(agent));
-            self.work.spawn_local(async move {
-                let kept = keep_member_slots(&endpoint, &cells, PROBE_TIMEOUT).await;
-                kept.map_err(|error| error.to_string())
-            });
+            self.work.spawn_local(async move { keep_member_slots(&endpoint, &cells, PROBE_TIMEOUT).await });
+        } else {
+            tell(agent, Vec::new());
         }
+    }
+}
+
+/// Has the status say which logical slots there are.
+fn tell(agent: &Agent, slots: Vec<LogicalSlot>) {
+    if agent.report.borrow().logical_slots != slots {
+        agent.update_report(|report| report.logical_slots = slots);
     }
 }
 

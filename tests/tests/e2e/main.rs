@@ -29,6 +29,7 @@ mod host_names;
 mod job_logs;
 mod ledger;
 mod lifecycle;
+mod logical_slots;
 mod logs;
 mod member_settings;
 mod member_slots;
