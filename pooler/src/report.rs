@@ -3,7 +3,7 @@
 //! Every part of the agent writes its own fields through [`crate::agent::Agent::update_report`];
 //! `services::reporter` puts them into the status in etcd.
 
-use cellar_model::{InstanceState, PgbackrestName};
+use cellar_model::{InstanceState, LogicalSlot, PgbackrestName};
 use cellar_pgbackrest::Version;
 use jiff::Timestamp;
 
@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) tls_server_unconfined: bool,
     /// Why the cell's PgBouncer does not do its work; empty when it does, or is not asked for.
     pub(crate) pool_problem: String,
+    /// The instance's logical replication slots, as they were seen last.
+    pub(crate) logical_slots: Vec<LogicalSlot>,
     /// pgBackRest's version, as it was when this agent began.
     pub(crate) pgbackrest_version: Option<Version>,
     /// When the first of this cell's certificates expires.

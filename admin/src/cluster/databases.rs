@@ -1,7 +1,10 @@
 //! Databases with their primary, lock, incarnation and cells.
 
 use cellar_api::v1;
-use cellar_model::{ConditionScene, DatabaseName, DatabaseScope, Job, Key, Keyspace, Refusal, conditions};
+use cellar_model::{
+    ConditionScene, DatabaseName, DatabaseScope, Job, Key, Keyspace, PoolerStatus, Refusal, conditions,
+    slot_notes,
+};
 use cellar_topology::View;
 
 use crate::admin::Admin;
@@ -52,7 +55,16 @@ fn show(view: &View, keys: &Keyspace, name: &DatabaseName) -> Result<v1::Databas
         incarnation: view.incarnations.get(name).map(message).transpose()?,
         cells: of_database(view, name).map(|pooler| pooler.cell.to_string()).collect(),
         conditions: conditions.iter().map(message).collect::<Result<_, _>>()?,
+        slot_notes: notes_of_slots(view, name),
     })
+}
+
+/// What becomes of a database's logical slots, as far as its members report.
+pub(crate) fn notes_of_slots(view: &View, name: &DatabaseName) -> Vec<String> {
+    let Some(leader) = view.leaders.get(name) else { return Vec::new() };
+    let members: Vec<&PoolerStatus> =
+        view.status.values().filter(|status| status.database == *name).collect();
+    slot_notes(&leader.cell, members)
 }
 
 /// The database's jobs that have not ended, steps included.

@@ -9,6 +9,7 @@ use cellar_model::{Code, DatabaseName, Pooler, Refusal};
 use futures_util::future::join_all;
 
 use crate::admin::Admin;
+use crate::cluster::databases::notes_of_slots;
 use crate::deadline::Deadline;
 use crate::message::message;
 
@@ -85,6 +86,7 @@ impl Admin {
                 .collect(),
             silent,
             typical_milliseconds: history.typical(),
+            slot_notes: notes_of_slots(&self.view(), &name),
         })
     }
 }

@@ -30,6 +30,7 @@ pub use decide::expiry::{check_expiry, fulls_to_keep, going_with, wal_gone};
 pub use decide::health::{
     HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
 };
+pub use decide::logical_slots::slot_notes;
 pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
 pub use decide::pooling::{HOLD_LIMIT, PoolScene, Pooling, is_hold_due, pooling};
@@ -67,7 +68,7 @@ pub use records::lock::{Lock, LockDecision};
 pub use records::maintenance::{
     CheckResult, DrilledBackup, ExpireParams, ExpireResult, RestartParams, Verified, VerifyResult, WalRange,
 };
-pub use records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
+pub use records::pooler::{Archiver, Leader, LogicalSlot, Pooler, PoolerStatus, Versions};
 pub use records::rebuild::{RebuildParams, RebuildResult};
 pub use records::recordable::{RECORDED, RECORDED_INSIDE, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};

@@ -20,6 +20,7 @@ use crate::postmaster::{Postmaster, PostmasterState, find, lock_file, processes,
 use crate::private_settings::PrivateSettings;
 use crate::required_settings::RequiredSettings;
 use crate::session::Endpoint;
+use crate::slots_on_disk::raised_for_slots;
 use crate::tools::Tools;
 
 /// How much longer pg_ctl may take than the time it was told to wait.
@@ -83,12 +84,13 @@ pub async fn start(
     check_vacant(data_directory, &endpoint)?;
     configure(data_directory, config)?;
     let raised = raised_settings(tools, data_directory).await?;
+    let for_slots = raised_for_slots(tools, data_directory).await.join(" ");
     // A configuration that came from another member may name that one's directory, which counts more than -D, and one of
     // an operator's may name other files that say who may connect. How far a replay has come is read from the titles of
     // PostgreSQL's processes.
     let path = |path: &Path| shell_quoted(&path.to_string_lossy());
     let options = format!(
-        "-c data_directory={} -c hba_file={} -c ident_file={} -c update_process_title=on {raised}",
+        "-c data_directory={} -c hba_file={} -c ident_file={} -c update_process_title=on {raised} {for_slots}",
         path(data_directory),
         path(&data_directory.join("pg_hba.conf")),
         path(&data_directory.join("pg_ident.conf")),

@@ -21,6 +21,7 @@ mod hba;
 mod initdb;
 mod left_wal;
 mod member_settings;
+mod member_slots;
 mod owned_settings;
 mod pgbouncer;
 mod plain_settings;
@@ -34,6 +35,7 @@ mod session;
 mod setting_proposal;
 mod settings;
 mod shutdown_checkpoint;
+mod slots_on_disk;
 mod stop;
 mod tools;
 
@@ -56,6 +58,7 @@ pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
 pub use left_wal::{LeftWal, left_wal};
 pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
+pub use member_slots::{SlotReport, has_slots, keep_member_slots};
 pub use owned_settings::{Owned, owned_by_cellar};
 pub use pgbouncer::{PoolConfig, PoolConsole, PoolDaemon, find_pgbouncer, render_pool_users};
 pub use postmaster::{

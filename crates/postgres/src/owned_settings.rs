@@ -3,10 +3,12 @@
 //! What [`Settings`](crate::Settings) writes is Cellar's unless it stands in [`TUNABLE`]; a test compares the two.
 
 /// Settings that Cellar has a value for, and that a database may be given another value of.
-pub(crate) const TUNABLE: [&str; 8] = [
+pub(crate) const TUNABLE: [&str; 10] = [
+    "wal_level",
     "max_wal_senders",
     "max_replication_slots",
     "wal_keep_size",
+    "max_slot_wal_keep_size",
     "wal_log_hints",
     "shared_buffers",
     "max_connections",
@@ -66,8 +68,9 @@ pub fn owned_by_cellar(name: &str) -> Option<Owned> {
         | "ident_file"
         | "external_pid_file"
         | "update_process_title" => PLACE,
-        "archive_mode" | "archive_command" | "archive_library" | "archive_timeout" | "restore_command"
-        | "wal_level" => ARCHIVE,
+        "archive_mode" | "archive_command" | "archive_library" | "archive_timeout" | "restore_command" => {
+            ARCHIVE
+        }
         "archive_cleanup_command" | "recovery_end_command" => RECOVERY,
         name if name.starts_with("recovery_target") => RECOVERY,
         "primary_conninfo"

@@ -90,6 +90,10 @@ pub fn check_names(proposed: &BTreeMap<String, String>) -> Result<(), SettingPro
                 format!("the value of {name} has a control character, or more than {MAX_VALUE} bytes");
             return Err(SettingProblem::new(name, message, "give it in one line"));
         }
+        if name == "wal_level" && !["replica", "logical"].contains(&value.as_str()) {
+            let message = format!("wal_level = {value:?}: standbys and backups need all of the WAL");
+            return Err(SettingProblem::new(name, message, "give replica or logical"));
+        }
         let is_compared = DEFAULTS.iter().any(|(compared, _)| compared == name);
         if is_compared && !value.bytes().all(|b| b.is_ascii_digit()) {
             let message =
@@ -128,6 +132,17 @@ fn check_reserved(value: impl Fn(&str) -> Option<u32>) -> Result<(), SettingProb
         message,
         "superuser_reserved_connections and reserved_connections are of its number",
     ))
+}
+
+/// Refuses a WAL that the logical slots of the server could not be decoded from.
+async fn check_logical_slots(endpoint: &Endpoint, timeout: Duration) -> Result<(), ProposalError> {
+    let sql = "SELECT string_agg(slot_name, ', ' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'logical'";
+    let Some(names) = query(endpoint, sql, timeout).await?.into_iter().flatten().flatten().next() else {
+        return Ok(());
+    };
+    let message = format!("wal_level = replica: logical replication slots need more: {names}");
+    let hint = "drop them first, each with SELECT pg_drop_replication_slot('NAME')";
+    Err(SettingProblem::new("wal_level", message, hint).into())
 }
 
 /// Asks the running server and the program that would be started next whether they take what is proposed.
@@ -177,6 +192,9 @@ pub async fn check_proposal(
         let text = proposed.get(name).or_else(|| known.get(name).map(|(_, setting)| setting))?;
         text.trim().parse().ok()
     })?;
+    if proposed.get("wal_level").is_some_and(|level| level == "replica") {
+        check_logical_slots(endpoint, timeout).await?;
+    }
     ask_program(tools, data_directory, proposed, timeout).await?;
     load_libraries(endpoint, proposed, timeout).await?;
     Ok(proposal)
@@ -304,6 +322,8 @@ mod tests {
         }
         let problem = check_names(&map(&[("synchronous_standby_names", "*")])).unwrap_err();
         assert!(problem.hint.contains("cellar durability"), "{problem:?}");
+        assert!(problem_hint("wal_level", "minimal").contains("replica or logical"));
+        assert_eq!(check_names(&map(&[("wal_level", "logical")])), Ok(()));
         assert!(problem_hint("max_wal_senders", "2").contains("8 or more"));
         assert!(problem_hint("max_connections", "10").contains("20 or more"));
     }

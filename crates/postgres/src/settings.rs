@@ -185,6 +185,8 @@ impl Settings {
             ("max_wal_senders", MAX_WAL_SENDERS.to_string()),
             fixed("max_replication_slots", "16"),
             ("wal_keep_size", format!("{}MB", self.wal_keep_size_mb)),
+            // A slot that nobody moves on, as when a member is away or the agent is frozen, must not fill the disk.
+            fixed("max_slot_wal_keep_size", "8GB"),
             // A vanished peer is noticed in 20 s, not in the default minute.
             fixed("wal_sender_timeout", "20s"),
             fixed("wal_receiver_timeout", "20s"),
@@ -321,6 +323,7 @@ pub(crate) mod tests {
         max_wal_senders = '16'
         max_replication_slots = '16'
         wal_keep_size = '128MB'
+        max_slot_wal_keep_size = '8GB'
         wal_sender_timeout = '20s'
         wal_receiver_timeout = '20s'
         wal_retrieve_retry_interval = '1s'
@@ -355,6 +358,7 @@ pub(crate) mod tests {
         max_wal_senders = '16'
         max_replication_slots = '16'
         wal_keep_size = '128MB'
+        max_slot_wal_keep_size = '8GB'
         wal_sender_timeout = '20s'
         wal_receiver_timeout = '20s'
         wal_retrieve_retry_interval = '1s'

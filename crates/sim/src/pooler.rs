@@ -166,6 +166,7 @@ impl Pooler {
             held_lsn: None,
             held_timeline: None,
             replays: std::collections::BTreeMap::new(),
+            logical_slots: Vec::new(),
             archiver: cellar_model::Archiver::default(),
             versions: cellar_model::Versions {
                 protocol: cellar_model::Protocol::OURS,

@@ -21,12 +21,13 @@ use crate::data_layout::tablespaces;
 use crate::instance::bring_up::BringUp;
 use crate::instance::failover::is_led_here;
 use crate::instance::first_checkpoint::FirstCheckpoint;
+use crate::instance::member_slots::MemberSlots;
 use crate::instance::must_stop::must_stop;
 use crate::instance::orphans::Orphans;
 use crate::instance::preparation::Preparation;
 use crate::instance::round::{Outcome, RoundError, mark_seeded, report_state};
 use crate::instance::shared_tablespaces::check_no_shared_tablespaces;
-use crate::instance::socket::{is_private, socket_elsewhere};
+use crate::instance::socket_place::{is_private, socket_elsewhere};
 use crate::instance::superuser::SuperuserLogin;
 use crate::instance::{incarnation, leadership};
 use crate::repository::stanza;
@@ -66,6 +67,8 @@ struct Supervisor {
     preparation: Preparation,
     first_checkpoint: FirstCheckpoint,
     orphans: Orphans,
+    /// The WAL that a primary keeps for members.
+    member_slots: MemberSlots,
     /// Whether jobs can log in.
     superuser: SuperuserLogin,
     /// Failed rounds in a row.
@@ -98,6 +101,7 @@ pub(crate) async fn supervise(agent: Rc<Agent>, pulse: LoopPulse) {
         preparation: Preparation::default(),
         first_checkpoint: FirstCheckpoint::default(),
         orphans: Orphans::default(),
+        member_slots: MemberSlots::default(),
         superuser: SuperuserLogin::default(),
         failures: 0,
         note: String::new(),
@@ -325,6 +329,9 @@ impl Supervisor {
             if let Some(why) = going_on.await {
                 why.clone_into(&mut self.note);
             }
+        }
+        if recorded || facts.role == Role::Standby {
+            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
         }
         // Behind what a primary needs, which fails for the same reason and does not say what to do.
         if let Some(why) = self.superuser.look(&endpoint).await {

@@ -131,6 +131,7 @@ mod tests {
             held_lsn: None,
             held_timeline: None,
             replays: std::collections::BTreeMap::new(),
+            logical_slots: Vec::new(),
             incarnation: None,
             state: InstanceState::Running,
             message: String::new(),

@@ -53,6 +53,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         held_lsn: None,
         held_timeline: None,
         replays: std::collections::BTreeMap::new(),
+        logical_slots: Vec::new(),
         archiver: cellar_model::Archiver::default(),
         versions: Versions {
             postgres: facts.map(|f| f.server_version.clone()).unwrap_or_default(),
@@ -81,6 +82,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         status.timeline = Some(facts.timeline);
         status.archiver = facts.archiver.clone();
         let replays = facts.replays.numbers().into_iter();
+        status.logical_slots.clone_from(&report.logical_slots);
         status.replays = replays.map(|(name, number)| (name.to_owned(), number)).collect();
         if facts.role == Role::Standby {
             status.streams_from = facts.streaming_from().and_then(|(host, port)| agent.cell_at(host, *port));
@@ -216,6 +218,7 @@ mod tests {
             held_lsn: None,
             held_timeline: None,
             replays: std::collections::BTreeMap::new(),
+            logical_slots: Vec::new(),
             incarnation: None,
             state,
             message: String::new(),

@@ -357,6 +357,7 @@ mod tests {
                 held_lsn: None,
                 held_timeline: None,
                 replays: std::collections::BTreeMap::new(),
+                logical_slots: Vec::new(),
                 incarnation: None,
                 state: cellar_model::InstanceState::Running,
                 message: String::new(),

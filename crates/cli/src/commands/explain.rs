@@ -28,10 +28,11 @@ pub(crate) fn render(outlook: &FailoverOutlook) -> String {
         .iter()
         .map(|cell| format!("{cell} does not report: it counts as lost already"))
         .collect();
+    let notes: Vec<String> = silent.into_iter().chain(outlook.slot_notes.iter().cloned()).collect();
     let typical = outlook.typical_milliseconds.map_or_else(String::new, |millis| {
         format!("the last failovers took {} in the middle\n", units::millis(millis.into()))
     });
-    format!("now: {}\n{typical}\n{}{}", outlook.now, table.render(), section("notes", &silent))
+    format!("now: {}\n{typical}\n{}{}", outlook.now, table.render(), section("notes", &notes))
 }
 
 impl Explain {

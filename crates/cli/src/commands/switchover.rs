@@ -11,6 +11,7 @@ use crate::client::target::Target;
 use crate::commands::durability::render;
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
+use crate::output;
 
 /// How long the move may take until it is given up: multiadmin gives it up after 30 s, and the old primary starts again.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -55,6 +56,7 @@ pub(crate) async fn move_primary(
 ) -> Outcome<DatabaseView> {
     let get = || GetDatabaseRequest { name: global.database() };
     let before = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
+    before.slot_notes.iter().for_each(|note| output::note(note));
     let to = to.map(ToString::to_string).unwrap_or_default();
     let begun = Instant::now();
     let mut view = loop {

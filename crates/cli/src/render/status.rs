@@ -207,7 +207,11 @@ pub(crate) fn database(database: &DatabaseView, poolers: &[PoolerView]) -> Strin
     own.iter().for_each(|view| table.row(row(view)));
     let primary = database.leader.as_ref().map(|leader| leader.cell.as_str());
     let of_cells = own.iter().flat_map(|view| notes(view, primary));
-    let notes: Vec<String> = repository_note(&record, &own).into_iter().chain(of_cells).collect();
+    let notes: Vec<String> = repository_note(&record, &own)
+        .into_iter()
+        .chain(of_cells)
+        .chain(database.slot_notes.iter().cloned())
+        .collect();
     format!("{text}\n{}{}", table.render(), section("notes", &notes))
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod condition;
 pub(crate) mod driven;
 pub(crate) mod expiry;
 pub(crate) mod health;
+pub(crate) mod logical_slots;
 pub(crate) mod mark;
 pub(crate) mod outcome;
 pub(crate) mod pooling;

@@ -128,6 +128,26 @@ pub struct Versions {
     pub notes: Vec<String>,
 }
 
+/// A lasting logical replication slot of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogicalSlot {
+    /// Its name.
+    pub name: String,
+    /// PostgreSQL's database whose changes it decodes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub database: String,
+    /// Whether standbys are to have copies of it (PostgreSQL 17 on).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub failover: bool,
+    /// Whether it is a standby's copy of the primary's, and can be gone on with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub synced: bool,
+    /// Whether what it needs is gone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
+}
+
 /// What a living pooler says of its instance. Bound to the pooler's lease, written on change
 /// and at most once a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +215,9 @@ pub struct PoolerStatus {
     /// The settings that replay compares, as the instance runs with them; empty while it does not answer, and of older builds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub replays: BTreeMap<String, u32>,
+    /// Its logical replication slots; none known by older builds.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub logical_slots: Vec<LogicalSlot>,
     /// Records in etcd that this pooler could not read.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unreadable_records: Vec<String>,

@@ -100,6 +100,7 @@ pub(crate) fn status(pooler: &Pooler) -> PoolerStatus {
         held_lsn: None,
         held_timeline: None,
         replays: std::collections::BTreeMap::new(),
+        logical_slots: Vec::new(),
         archiver: Archiver {
             last_archived_wal: Some("000000010000000000000042".to_owned()),
             last_archived_time: time,

@@ -107,6 +107,7 @@ impl World {
                 held_lsn: None,
                 held_timeline: None,
                 replays: std::collections::BTreeMap::new(),
+                logical_slots: Vec::new(),
                 archiver: Archiver::default(),
                 versions: Versions::default(),
                 certificate_expiry: None,

@@ -1,4 +1,4 @@
-//! Whose instance runs in the data directory, by where its socket is.
+//! Where the socket of an instance that runs is: it tells a member from a job's private instance.
 
 use std::path::Path;
 
@@ -23,9 +23,8 @@ pub(crate) fn socket_elsewhere(postmaster: &Postmaster, member: &Path) -> Option
 
 #[cfg(test)]
 mod tests {
-    use cellar_postgres::PostmasterState;
-
     use super::*;
+    use cellar_postgres::PostmasterState;
 
     #[test]
     fn only_an_instance_with_its_socket_in_a_jobs_directory_is_private() {
