@@ -58,7 +58,7 @@ pub use hba::{ANY_ADDRESS, IDENT_MAP, render_hba, render_ident};
 pub use initdb::initdb;
 pub use left_wal::{LeftWal, left_wal};
 pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
-pub use member_slots::{SlotReport, has_slots, keep_member_slots};
+pub use member_slots::{Keep, SlotReport, has_slots, keep_member_slots};
 pub use owned_settings::{Owned, owned_by_cellar};
 pub use pgbouncer::{PoolConfig, PoolConsole, PoolDaemon, find_pgbouncer, render_pool_users};
 pub use postmaster::{

@@ -97,12 +97,22 @@ fn slot_of(cell: &CellName) -> String {
     name
 }
 
+/// For whom WAL is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// For every member, also one that is away.
+    ForAll,
+    /// For those that stream: the disk is nearly full, and a primary that has no room ends.
+    ForStreaming,
+}
+
 /// What is to be done on a server so that it keeps WAL for the members in `cells`, and for nobody who is none. A standby keeps none
 /// at all: nothing would move its slots on.
-fn actions(look: &SlotLook, cells: &[CellName]) -> Vec<SlotAction> {
+fn actions(look: &SlotLook, cells: &[CellName], keep: Keep) -> Vec<SlotAction> {
+    let is_kept = |cell: &&CellName| keep == Keep::ForAll || look.flushed.contains_key(cell.as_str());
     let wanted: BTreeMap<String, &CellName> = match look.is_standby {
         true => BTreeMap::new(),
-        false => cells.iter().map(|cell| (slot_of(cell), cell)).collect(),
+        false => cells.iter().filter(is_kept).map(|cell| (slot_of(cell), cell)).collect(),
     };
     let mut actions = Vec::new();
     let mut kept = BTreeSet::new();
@@ -208,13 +218,14 @@ pub struct SlotReport {
 }
 
 /// Sees to the slots of the other members in `cells`: on a primary each has one that is where the member is, on a standby
-/// there are none. `cells` are of no account on a standby.
+/// there are none. `cells` and `keep` are of no account on a standby.
 ///
 /// # Errors
 /// When the server does not answer within `timeout`.
 pub async fn keep_member_slots(
     endpoint: &Endpoint,
     cells: &[CellName],
+    keep: Keep,
     timeout: Duration,
 ) -> Result<SlotReport, PostgresError> {
     let work = async {
@@ -222,7 +233,7 @@ pub async fn keep_member_slots(
         let sorted = |error| endpoint.error(error, timeout);
         let look = read(rows(&session).await.map_err(sorted)?)?;
         let mut refused = None;
-        for action in actions(&look, cells) {
+        for action in actions(&look, cells, keep) {
             match session.client.simple_query(&action.sql()).await {
                 Ok(_) => tracing::debug!(?action, "replication slot"),
                 Err(error) if error.is_closed() => return Err(sorted(error)),
@@ -276,44 +287,67 @@ mod tests {
     fn each_other_member_has_a_slot_where_it_is() {
         let members = cells(&["zone2", "zone3"]);
         assert_eq!(
-            actions(&primary(vec![], &[("zone2", 9)]), &members),
+            actions(&primary(vec![], &[("zone2", 9)]), &members, Keep::ForAll),
             [create("cellar_zone2"), create("cellar_zone3")]
         );
         let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone3", 5)];
         let look = primary(ours.clone(), &[("zone2", 9), ("pg_basebackup", 3)]);
         let forward = SlotAction::Advance("cellar_zone2".to_owned(), Lsn::new(9));
-        assert_eq!(actions(&look, &members), [forward], "zone3 is away: its slot stays");
+        assert_eq!(actions(&look, &members, Keep::ForAll), [forward], "zone3 is away: its slot stays");
         for at in [4, 5] {
-            assert_eq!(actions(&primary(ours.clone(), &[("zone2", at)]), &members), [], "never back: {at}");
+            assert_eq!(
+                actions(&primary(ours.clone(), &[("zone2", at)]), &members, Keep::ForAll),
+                [],
+                "never back: {at}"
+            );
         }
         let mut active = ours;
         active[0].is_active = true;
-        assert_eq!(actions(&primary(active, &[("zone2", 9)]), &members), [], "its user moves it");
+        assert_eq!(
+            actions(&primary(active, &[("zone2", 9)]), &members, Keep::ForAll),
+            [],
+            "its user moves it"
+        );
     }
 
     #[test]
     fn what_keeps_wal_for_nobody_is_dropped() {
         let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone9", 5)];
         let look = primary(ours, &[("zone9", 9)]);
-        assert_eq!(actions(&look, &cells(&["zone2"])), [drop("cellar_zone9")]);
+        assert_eq!(actions(&look, &cells(&["zone2"]), Keep::ForAll), [drop("cellar_zone9")]);
         let standby = SlotLook { is_standby: true, ..look };
-        assert_eq!(actions(&standby, &cells(&["zone2"])), [drop("cellar_zone2"), drop("cellar_zone9")]);
+        assert_eq!(
+            actions(&standby, &cells(&["zone2"]), Keep::ForAll),
+            [drop("cellar_zone2"), drop("cellar_zone9")]
+        );
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_keeps_nothing_for_a_member_that_is_away() {
+        let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone3", 5)];
+        let told = actions(&primary(ours, &[("zone2", 5)]), &cells(&["zone2", "zone3"]), Keep::ForStreaming);
+        assert_eq!(told, [drop("cellar_zone3")]);
+        let none = actions(&primary(vec![], &[]), &cells(&["zone3"]), Keep::ForStreaming);
+        assert_eq!(none, []);
     }
 
     #[test]
     fn a_lost_one_is_made_anew() {
         let lost = MemberSlot { is_lost: true, restart: None, ..slot("cellar_zone2", 0) };
         let look = primary(vec![lost], &[("zone2", 9)]);
-        assert_eq!(actions(&look, &cells(&["zone2"])), [drop("cellar_zone2"), create("cellar_zone2")]);
+        assert_eq!(
+            actions(&look, &cells(&["zone2"]), Keep::ForAll),
+            [drop("cellar_zone2"), create("cellar_zone2")]
+        );
     }
 
     #[test]
     fn some_slots_are_left_to_others() {
         let many: Vec<String> = (0..30).map(|number| format!("cell{number}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(actions(&primary(vec![], &[]), &cells(&many)).len(), 16 - SPARE);
+        assert_eq!(actions(&primary(vec![], &[]), &cells(&many), Keep::ForAll).len(), 16 - SPARE);
         let crowded = SlotLook { others: 13, ..primary(vec![], &[]) };
-        assert_eq!(actions(&crowded, &cells(&many)), []);
+        assert_eq!(actions(&crowded, &cells(&many), Keep::ForAll), []);
     }
 
     #[test]

@@ -195,8 +195,14 @@ pub(crate) fn processes(data_directory: &Path) -> Result<Vec<Process>, PostgresE
 pub fn orphans(data_directory: &Path) -> Result<Vec<Process>, PostgresError> {
     match find(data_directory)? {
         Some(_) => Ok(Vec::new()),
-        None => Ok(without_postmaster(processes(data_directory)?)),
+        None => Ok(without_postmaster(processes(data_directory)?).into_iter().filter(is_child).collect()),
     }
+}
+
+/// Whether a process has the title of a postmaster's child. A postmaster, and a server that a person runs by itself
+/// (`postgres --single`), have their arguments there.
+fn is_child(process: &Process) -> bool {
+    process.arguments().first().is_some_and(|title| title.starts_with("postgres: "))
 }
 
 /// These processes, unless one of them is the parent of others: a postmaster.

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cellar_model::{CellName, LogicalSlot, Role};
-use cellar_postgres::{Endpoint, PostgresError, SlotReport, has_slots, keep_member_slots};
+use cellar_postgres::{Endpoint, Keep, PostgresError, SlotReport, has_slots, keep_member_slots};
 use tokio::task::JoinSet;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::disk::{below_floor, floor_bytes};
 
 /// How often it is seen to.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -21,15 +22,25 @@ pub(crate) struct MemberSlots {
     /// What is being done. It ends with this.
     work: JoinSet<Result<SlotReport, PostgresError>>,
     begun: Option<Instant>,
+    /// As what the instance was looked at last.
+    role: Option<Role>,
+    /// Slots were seen to since it became the primary.
+    are_kept: bool,
     /// What was said of it last.
     failed: Option<String>,
 }
 
 impl MemberSlots {
+    /// Whether slots were seen to since the instance became the primary, however that ended.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.are_kept
+    }
+
     /// Goes on with it, on a standby or the recorded primary. An error is no reason to call the instance unwell: what a member
     /// lacks it fetches from the repository.
     pub(crate) fn go_on(&mut self, agent: &Agent, endpoint: &Endpoint, role: Role, data: &Path) {
         while let Some(ended) = self.work.try_join_next() {
+            self.are_kept = self.role == Some(Role::Primary);
             let failed = match ended {
                 Ok(Ok(report)) => {
                     tell(agent, report.logical);
@@ -43,6 +54,11 @@ impl MemberSlots {
             }
             self.failed = failed;
         }
+        // A look that began before is not that of a primary.
+        if self.role != Some(role) {
+            self.work = JoinSet::new();
+            (self.role, self.begun, self.are_kept) = (Some(role), None, false);
+        }
         let is_due = self.begun.is_none_or(|begun| begun.elapsed() >= INTERVAL);
         if !is_due || !self.work.is_empty() {
             return;
@@ -51,7 +67,11 @@ impl MemberSlots {
         // A standby has some of ours if it was the primary once.
         if role == Role::Primary || has_slots(data) {
             let (endpoint, cells) = (endpoint.clone(), other_members(agent));
-            self.work.spawn_local(async move { keep_member_slots(&endpoint, &cells, PROBE_TIMEOUT).await });
+            let wal = data.join("pg_wal");
+            let is_scarce = floor_bytes(&wal).is_some_and(|floor| below_floor(&wal, floor).is_some());
+            let keep = if is_scarce { Keep::ForStreaming } else { Keep::ForAll };
+            self.work
+                .spawn_local(async move { keep_member_slots(&endpoint, &cells, keep, PROBE_TIMEOUT).await });
         } else {
             tell(agent, Vec::new());
         }

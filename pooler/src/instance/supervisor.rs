@@ -323,15 +323,18 @@ impl Supervisor {
         let stopped = Process::find(postmaster.pid).is_some_and(|process| process.is_stopped());
         let look = Look { begun, incarnation: incarnation::record(&self.agent), current: known, stopped };
         let recorded = current && leadership::record(&self.agent, &facts).await?;
+        if recorded || facts.role == Role::Standby {
+            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
+        }
         if facts.role == Role::Primary && recorded {
-            self.first_checkpoint.look(&facts, &endpoint);
+            // It removes WAL that members may need, but for what their slots keep.
+            if self.member_slots.are_kept() {
+                self.first_checkpoint.look(&facts, &endpoint);
+            }
             let going_on = self.preparation.go_on(&self.agent, &endpoint, (card, database), &self.pulse);
             if let Some(why) = going_on.await {
                 why.clone_into(&mut self.note);
             }
-        }
-        if recorded || facts.role == Role::Standby {
-            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
         }
         // Behind what a primary needs, which fails for the same reason and does not say what to do.
         if let Some(why) = self.superuser.look(&endpoint).await {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cellar_tls::{CA_CERTIFICATE, Ca, generate_ca, generate_delegate, leftovers};
+use cellar_tls::{CA_CERTIFICATE, CA_KEY, Ca, generate_ca, generate_delegate, leftovers};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::error::provision_error::{ProvisionError, Result};
@@ -53,7 +53,9 @@ impl Cluster {
         let certificate = |directory: &Path| read(&directory.join(CA_CERTIFICATE));
         let (found, signs, next) =
             (certificate(&coming)?, certificate(&ca)?, certificate(&self.next_authority())?);
-        Ok((found.is_some() && found != signs && found != next).then_some(coming))
+        // Without its key it is what is left of one that was being removed.
+        let is_whole = found.is_some() && coming.join(CA_KEY).exists();
+        Ok((is_whole && found != signs && found != next).then_some(coming))
     }
 
     /// Every authority that is trusted and can sign here, the one that signs certificates first.

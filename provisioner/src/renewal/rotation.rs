@@ -237,9 +237,18 @@ mod tests {
                 cluster.forget_issued_before().unwrap();
                 assert_eq!(listed(), [after.clone()].into());
             }
+            // Ended in the middle of the removal of what is the old authority's.
+            let former = cluster.former_authority().unwrap().unwrap();
+            let [_, next] = leftovers(&directory);
+            if former != next {
+                std::fs::rename(&former, &next).unwrap();
+            }
+            remove(&next.join(CA_KEY)).unwrap();
+            assert_eq!(cluster.former_authority().unwrap(), None);
             forget_previous(&directory).unwrap();
             cluster.forget_issued_before().unwrap();
             assert_eq!(listed(), [after].into());
+            assert!(!next.exists());
             assert_eq!(cluster.former_authority().unwrap(), None);
         }
     }

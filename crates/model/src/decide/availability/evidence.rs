@@ -215,8 +215,12 @@ fn silent(view: &View<'_>, counts: impl Fn(&Sight) -> bool) -> Result<Vec<CellNa
     let hears_nothing = |facts: &Facts| {
         let sight = facts.sees.as_ref().filter(|sight| sight.of == view.record.cell && counts(sight));
         sight.is_some_and(|sight| {
-            let limit = if sight.refused { view.timing.refused } else { view.timing.silence };
-            [sight.stream, sight.pooler].iter().all(|link| link.silent_for() >= limit)
+            // A stream that stands may be as quiet as that: without a canary, an idle one says something every 1.6 s.
+            let limit = |link: &Link| match link {
+                Link::Silent { .. } if sight.refused => view.timing.refused,
+                _ => view.timing.silence,
+            };
+            [sight.stream, sight.pooler].iter().all(|link| link.silent_for() >= limit(link))
         })
     };
     let silent: Vec<(&CellName, &Facts)> =

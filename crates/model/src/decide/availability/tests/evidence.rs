@@ -88,6 +88,15 @@ fn where_connections_are_refused_it_is_noticed_sooner() {
     let mut streams = lose(&both, second);
     streams.at("zone2").sees.as_mut().unwrap().stream = Link::Heard { ago: NOW };
     assert_eq!(of(&streams), Err(NoEvidence::Reports));
+    // Its multipooler is being started again, and an idle primary says little without it.
+    let mut idle = lose(&both, second);
+    for name in both {
+        idle.at(name).sees.as_mut().unwrap().stream = Link::Heard { ago: Duration::from_millis(1600) };
+        idle.at(name).age = Duration::from_millis(500);
+    }
+    assert_eq!(of(&idle), Err(NoEvidence::Reports));
+    idle.at("zone1").age = LONG;
+    assert_eq!(of(&idle), Err(NoEvidence::FewWitnesses { have: 0, need: 2 }));
     // A packet filter that refuses its pooler only.
     streams.at("zone1").age = LONG;
     assert_eq!(of(&streams), Err(NoEvidence::Vetoed(cell("zone2"))));
