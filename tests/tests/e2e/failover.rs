@@ -316,6 +316,20 @@ fn a_multipooler_that_is_away_is_no_failover_of_an_idle_database() {
     signal(pooler, Signal::SIGCONT);
 }
 
+/// Its host refuses connections to it then, which is noticed sooner; its standbys stream on, and hear little.
+#[test]
+fn a_multipooler_that_was_killed_is_no_failover_of_an_idle_database() {
+    let cluster = with_quorum();
+    wait_for_cohort(&cluster);
+    let primary = cluster.primary();
+    signal(cluster.pid(&format!("{primary}/pid/multipooler.pid")), Signal::SIGKILL);
+    std::thread::sleep(NO_FAILOVER);
+    assert_eq!((cluster.primary(), term(&cluster)), (primary, 1));
+    cluster.cellar(&["up"]);
+    wait_for_cohort(&cluster);
+    assert_eq!(term(&cluster), 1);
+}
+
 #[test]
 fn a_cell_that_is_added_joins_the_cohort_and_one_that_is_removed_leaves_it() {
     let cluster = with_quorum();
