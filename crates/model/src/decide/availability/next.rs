@@ -36,6 +36,8 @@ pub enum Reason {
     Recruit(Death),
     /// Too few promises so far.
     Promises(Shortage),
+    /// A planned move: enough have promised, and the member that it is for is about to.
+    AwaitPromise(CellName),
     /// Enough promises, and this member has most.
     Appoint {
         /// Who wins.
@@ -82,6 +84,9 @@ impl fmt::Display for Reason {
             Self::Recruit(death) => write!(f, "failover: {death}"),
             Self::Promises(shortage) => {
                 write!(f, "nobody can be promoted without losing commits: {shortage}")
+            }
+            Self::AwaitPromise(to) => {
+                write!(f, "enough members have promised, and {to}, which is to lead, has not yet")
             }
             Self::Appoint { cell, floor } => write!(f, "{cell} has most of those that promised: {floor}"),
             Self::Reappoint { cell, term } => {
@@ -249,6 +254,9 @@ fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
     let record = view.record;
     let shortage = match enough(rules, view) {
         Ok(()) => {
+            if let Some(to) = awaited(view) {
+                return Decision::wait(Reason::AwaitPromise(to.clone()));
+            }
             if let Some((cell, floor)) = winner(rules, view) {
                 return appoint(view, last, cell, floor);
             }
@@ -277,6 +285,14 @@ fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
         }
         None => Decision::wait(Reason::Promises(shortage)),
     }
+}
+
+/// The member that a planned move is for, while it reports and has only been slower to promise than others: all that streamed
+/// have the same. It is waited for as long as its silence would take to be noticed.
+fn awaited<'a>(view: &View<'a>) -> Option<&'a CellName> {
+    let to = view.record.handover.as_ref().filter(|_| view.in_phase < view.timing.silence)?;
+    let facts = view.fresh(to)?;
+    (facts.promised < view.record.term || facts.receives).then_some(to)
 }
 
 fn appoint(view: &View<'_>, last: &Rule, cell: &CellName, floor: Position) -> Decision {

@@ -27,6 +27,7 @@ fn at(term: u32, lsn: u64) -> Position {
 }
 
 /// A database whose first cell leads under term 1 and whose other cells follow; all report that all is well.
+#[derive(Clone)]
 struct Group {
     record: Leadership,
     facts: BTreeMap<CellName, Facts>,

@@ -76,6 +76,28 @@ fn a_planned_move_that_does_not_come_to_an_end_is_given_up_and_the_leader_goes_o
 }
 
 #[test]
+fn a_planned_move_waits_a_moment_for_the_one_that_it_is_for() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3", "zone4"]);
+    group.record.handover = Some(cell("zone4"));
+    group.unchanged = NOW;
+    *group.at("zone1") = Facts { leads: None, instance: Instance::Stopped, ..primary(1) };
+    assert_eq!(group.step(), Reason::HandOver(cell("zone4")));
+    group.in_phase = NOW;
+    group.promise("zone2", at(1, 100));
+    group.promise("zone3", at(1, 100));
+    assert_eq!(group.next().why, Reason::AwaitPromise(cell("zone4")));
+    // Not for long, and not for one that does not report.
+    let mut late = group.clone();
+    late.in_phase = LONG;
+    assert!(matches!(late.next().why, Reason::Appoint { cell, .. } if cell.as_str() == "zone2"));
+    let mut silent = group.clone();
+    silent.facts.remove(&cell("zone4"));
+    assert!(matches!(silent.next().why, Reason::Appoint { cell, .. } if cell.as_str() == "zone2"));
+    group.promise("zone4", at(1, 100));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone4"), floor: at(1, 100) });
+}
+
+#[test]
 fn what_promises_while_wal_comes_in_or_is_no_member_does_not_count() {
     let changes: [fn(&mut Facts); 4] = [
         |facts| facts.receives = true,
