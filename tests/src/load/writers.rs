@@ -1,7 +1,7 @@
 //! Writers that never stop: each tries row after row at its own place, and keeps those that were acknowledged.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,8 +21,11 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that a new connection may take.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Rows of different writers do not meet.
+/// Rows of different writers do not meet, those of one after another neither.
 const IDS_OF_A_WRITER: u64 = 1_000_000_000;
+
+/// How many writers this process has had.
+static WRITERS: AtomicU64 = AtomicU64::new(0);
 
 /// The table that they write.
 pub const TABLE: &str = "CREATE TABLE ledger (id bigint PRIMARY KEY)";
@@ -126,7 +129,7 @@ impl Drop for Writers {
 }
 
 fn write(number: usize, place: &Place, rows: &Mutex<Vec<Row>>, stop: &AtomicBool) {
-    let mut id = (number as u64 + 1) * IDS_OF_A_WRITER;
+    let mut id = (WRITERS.fetch_add(1, Ordering::Relaxed) + 1) * IDS_OF_A_WRITER;
     let mut session: Option<Psql> = None;
     let mut first_timeout = FIRST_TIMEOUT;
     while !stop.load(Ordering::Relaxed) {
