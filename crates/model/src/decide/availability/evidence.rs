@@ -111,6 +111,7 @@ pub fn evidence(view: &View<'_>) -> Result<Death, NoEvidence> {
                 _ => Ok(death),
             }
         }
+        // It has not reported for a while, or only just, and enough members find its port closed.
         _ => silence(view),
     }
 }
