@@ -152,6 +152,12 @@ fn a_backup_ends_true_when_its_primary_is_lost() {
     println!("{source} was backed up and {next} leads: {}", ended["state"]);
     if ended["state"] == "JOB_STATE_SUCCEEDED" {
         assert_ne!(next, source, "a backup of a primary passes for one of a standby: {ended:#}");
+    } else {
+        let why = ended["error"]["message"].as_str().unwrap_or_default();
+        assert!(
+            why.contains("pgbackrest") || why.contains(source),
+            "it does not say why it failed: {ended:#}"
+        );
     }
     cluster.cellar(&["up"]);
     wait_for_cohort(&cluster);
