@@ -76,10 +76,13 @@ pub fn enough(rules: Rules, view: &View<'_>) -> Result<(), Shortage> {
 }
 
 /// The member that wins: the highest (term, LSN), so that it has all that was acknowledged; among equals one of the rule to
-/// reach, then by preference, then by name.
+/// reach, then by preference, then by name. As long as a rule only begins, none but the member that it begins with: others may
+/// lack what was acknowledged before.
 #[must_use]
 pub fn winner<'a>(rules: Rules, view: &View<'a>) -> Option<(&'a CellName, Position)> {
-    let all = view.record.rules.iter().flat_map(|rule| promised(rules, view, rule));
+    let record = view.record;
+    let all = record.rules.iter().flat_map(|rule| promised(rules, view, rule));
+    let all = all.filter(|(cell, _)| !record.begins || **cell == record.cell);
     let order = |position: Position| {
         // Without the rule: the longest log, as if all logs had one history.
         (rules.term_before_lsn.then_some(position.term), position.lsn)

@@ -111,7 +111,8 @@ pub fn forced(view: &View<'_>, to: &CellName) -> Result<Forced, CannotForce> {
         ..record.clone()
     };
     let after = if may_lose {
-        // Given to nobody before, and never begun: whoever led until now is deposed by it, should it come back.
+        // Given to nobody before, and never begun: whoever led until now is deposed by it, should it come back. The new rule
+        // begins with the member that was chosen: what it has is not in the others that are left.
         let deposing = asked.term;
         Leadership {
             term: deposing.next(),
@@ -120,7 +121,7 @@ pub fn forced(view: &View<'_>, to: &CellName) -> Result<Forced, CannotForce> {
             since: deposing,
             rules: vec![Rule::of(record.rule().map_or(0, |rule| rule.number).saturating_add(1), cohort)],
             handover: None,
-            begins: false,
+            begins: true,
             ..asked
         }
     } else {

@@ -260,7 +260,7 @@ fn elect(rules: Rules, view: &View<'_>, last: &Rule) -> Decision {
             if let Some((cell, floor)) = winner(rules, view) {
                 return appoint(view, last, cell, floor);
             }
-            return Decision::wait(Reason::NoRule);
+            return Decision::wait(Reason::AwaitPromise(record.cell.clone()));
         }
         Err(shortage) => shortage,
     };

@@ -67,3 +67,27 @@ fn the_last_member_leads_alone_once_a_person_accepts_the_loss_and_the_old_primar
     assert_eq!(gate(Rules::SAFE, &cell("zone3"), &flushed, &rule, &none), Gate::Open { committed: row });
     assert_eq!(gate(Rules::SAFE, &cell("zone2"), &flushed, &rule, &none), Gate::NoRule, "another's rule");
 }
+
+#[test]
+fn nobody_but_the_member_that_was_chosen_leads_though_others_that_are_left_promise_sooner() {
+    let mut group = Group::of(&["zone1", "zone2", "zone3", "zone4", "zone5"]);
+    ["zone1", "zone2", "zone3"].into_iter().for_each(|cell| group.lose(cell));
+    group.at("zone4").position = at(1, 50);
+    let forced = of(&group, "zone5").unwrap();
+    assert!(forced.may_lose);
+    assert_eq!(forced.takes_part, [cell("zone4"), cell("zone5")]);
+    group.record = forced.record;
+    group.promise("zone4", at(1, 50));
+    assert_eq!(group.next().why, Reason::AwaitPromise(cell("zone5")), "it lacks what zone5 has");
+    // However long it takes.
+    group.unchanged = Duration::from_secs(3600);
+    group.in_phase = Duration::from_secs(3600);
+    assert_eq!(group.next().why, Reason::AwaitPromise(cell("zone5")));
+    group.promise("zone5", at(1, 100));
+    assert_eq!(group.step(), Reason::Appoint { cell: cell("zone5"), floor: at(1, 100) });
+    // And nobody else before the other one has what it has.
+    group.at("zone4").sees.as_mut().unwrap().of = cell("zone5");
+    group.lose("zone5");
+    group.in_phase = Duration::from_secs(3600);
+    assert!(matches!(group.next().why, Reason::Begins(_)), "{}", group.next().why);
+}
