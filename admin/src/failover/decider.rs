@@ -24,6 +24,9 @@ const SOON_INTERVAL: Duration = Duration::from_millis(20);
 /// Bound on one transaction, above the store's own.
 const CALL: Duration = Duration::from_secs(8);
 
+/// How long all members are waited for before quorum commit begins with those that are there.
+const ALL_AT_FIRST: Duration = Duration::from_secs(15);
+
 /// The fewest members with which quorum commit begins.
 const MIN_MEMBERS: usize = 2;
 
@@ -192,7 +195,7 @@ impl Decider {
             .chain([(leader.clone(), primary.copy)])
             .collect();
         // All of them at first, if they come soon: a rule of two members is one that the loss of either stops.
-        let waited = self.known.is_some_and(|(_, since)| since.elapsed() >= Timing::default().fence_after);
+        let waited = self.known.is_some_and(|(_, since)| since.elapsed() >= ALL_AT_FIRST);
         if cohort.len() < MIN_MEMBERS || (cohort.len() < scene.wanted.len() && !waited) {
             return Ok(());
         }

@@ -18,15 +18,11 @@ use crate::availability::settings::copy_of;
 use crate::config_files::{ConfigFileError, instance_config};
 use crate::instance::failover::branch::Branch;
 use crate::instance::failover::canary::Canary;
-use crate::instance::failover::hold_clients::hold_clients;
 use crate::instance::failover::is_led_here;
 use crate::instance::failover::member::Member;
 
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long the checkpoint before a planned stop may take.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a promotion is waited for before it is looked at again. It goes on.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -219,7 +215,7 @@ impl Member {
             return Ok(true);
         }
         if record.handover.is_some() && record.phase == Phase::Steady {
-            self.hand_over(card, record.term);
+            self.hand_over(card, record);
             return Ok(true);
         }
         let endpoint = self.agent.endpoint(card);
@@ -266,30 +262,6 @@ impl Member {
             self.canary = Some((term, Canary::start(endpoint)));
         }
         self.apply(card, database)
-    }
-
-    /// A checkpoint first, while sessions go on; then clients are held where that is possible, and the supervisor stops PostgreSQL
-    /// cleanly.
-    fn hand_over(&mut self, card: &Pooler, term: Term) {
-        match &self.checkpoint {
-            None => {
-                let (endpoint, agent) = (self.agent.endpoint(card), std::rc::Rc::clone(&self.agent));
-                self.checkpoint = Some(tokio::task::spawn_local(async move {
-                    // Without it the stop takes longer, and no more than that.
-                    if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
-                        tracing::warn!(%error, "no checkpoint before the stop");
-                    }
-                    hold_clients(agent, term).await;
-                }));
-            }
-            Some(checkpoint) if checkpoint.is_finished() => {
-                if !self.agent.availability.hands_over.replace(true) {
-                    tracing::warn!("this primary stops, so that another one can lead");
-                }
-                self.agent.nudge.notify_one();
-            }
-            Some(_) => {}
-        }
     }
 
     /// Keeps that a term is begun with the present copy. It is a promise, too.

@@ -58,6 +58,10 @@ pub(super) struct Member {
     pub(super) row: Option<(Term, Lsn)>,
     /// What comes before a planned stop: a checkpoint, which makes it the shorter, and that clients are held.
     pub(super) checkpoint: Option<tokio::task::JoinHandle<()>>,
+    /// Since when this primary makes room for another one.
+    pub(super) hands_over_since: Option<Duration>,
+    /// The record whose move came to no end: this primary does not stop for it again.
+    pub(super) given_up: Option<Leadership>,
     /// What PostgreSQL was last told; none before that.
     pub(super) told: Option<ShownSettings>,
     /// The configuration that was written last, and when, by [`clock::uptime`].
@@ -148,6 +152,8 @@ impl Member {
             canary: None,
             row: None,
             checkpoint: None,
+            hands_over_since: None,
+            given_up: None,
             told: None,
             written: None,
             shown: None,
@@ -182,9 +188,11 @@ impl Member {
             self.agent.nudge.notify_one();
         }
         availability.frozen.set(false);
+        availability.isolated.set(false);
         availability.may_replace.set(true);
         availability.replace.set(false);
         (self.probe, self.canary, self.row) = (None, None, None);
+        self.end_move();
     }
 
     /// Looks, reports and acts once. Returns the pause until the next round.
@@ -197,13 +205,7 @@ impl Member {
         }
         let record = self.agent.governing();
         self.note_etcd();
-        let is_asked = record.as_ref().is_some_and(|it| it.cell == self.agent.cell && it.handover.is_some());
-        if !is_asked {
-            self.checkpoint = None;
-            if self.agent.availability.hands_over.replace(false) {
-                self.agent.nudge.notify_one();
-            }
-        }
+        let is_asked = self.look_at_move(record.as_ref());
         let look = self.look(card).await;
         let facts = self.facts(look.as_ref(), record.as_ref());
         let (timeline, identity) = look

@@ -12,6 +12,7 @@
 //! | `heartbeat` | whether the leader's multipooler answers |
 //! | `canary` | a commit a second that waits for the quorum |
 //! | `leaving` | the request that another cell shall lead, before the host stops |
+//! | `planned_move` | the stop of a primary that makes room for another one |
 
 mod act;
 mod branch;
@@ -20,6 +21,7 @@ mod heartbeat;
 mod hold_clients;
 mod leaving;
 pub(crate) mod member;
+mod planned_move;
 
 use cellar_model::Leadership;
 

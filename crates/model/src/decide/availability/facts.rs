@@ -151,7 +151,8 @@ pub struct Timing {
     pub frozen: Duration,
     /// A primary whose commits have waited for this long, while its standbys report and do not stream, is replaced.
     pub isolated: Duration,
-    /// A primary that sees neither etcd nor its quorum for this long stops.
+    /// A primary that sees neither etcd nor its quorum for this long stops: what it shows to readers is not old for longer than
+    /// ten seconds. More than two renewals of a lease, so that one that is late stops nobody.
     pub fence_after: Duration,
     /// An appointed member that reports, and whose first commit has had no quorum for this long, is given up.
     pub appointed: Duration,
@@ -167,7 +168,7 @@ impl Default for Timing {
             refused: Duration::from_secs(1),
             frozen: Duration::from_secs(5),
             isolated: Duration::from_secs(10),
-            fence_after: Duration::from_secs(15),
+            fence_after: Duration::from_secs(8),
             appointed: Duration::from_secs(30),
             handover: Duration::from_secs(30),
         }

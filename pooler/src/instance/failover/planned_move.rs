@@ -1,0 +1,74 @@
+//! What a primary does that was asked to make room for another one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use cellar_model::{Leadership, Pooler};
+use cellar_postgres::execute;
+use cellar_system::clock;
+
+use crate::instance::failover::hold_clients::hold_clients;
+use crate::instance::failover::member::Member;
+
+/// How long the checkpoint before a planned stop may take.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A primary that was stopped for a planned move goes on after this, whatever the record says: multiadmin gives the move up after
+/// [`cellar_model::availability::Timing::handover`], where it can write that.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(40);
+
+impl Member {
+    /// A checkpoint first, while sessions go on; then clients are held where that is possible, and the supervisor stops PostgreSQL
+    /// cleanly.
+    pub(super) fn hand_over(&mut self, card: &Pooler, record: &Leadership) {
+        if self.given_up.as_ref() == Some(record) {
+            return;
+        }
+        let term = record.term;
+        match &self.checkpoint {
+            None => {
+                let (endpoint, agent) = (self.agent.endpoint(card), Rc::clone(&self.agent));
+                self.checkpoint = Some(tokio::task::spawn_local(async move {
+                    // Without it the stop takes longer, and no more than that.
+                    if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
+                        tracing::warn!(%error, "no checkpoint before the stop");
+                    }
+                    hold_clients(agent, term).await;
+                }));
+            }
+            Some(checkpoint) if checkpoint.is_finished() => {
+                if !self.agent.availability.hands_over.replace(true) {
+                    tracing::warn!("this primary stops, so that another one can lead");
+                    self.hands_over_since = Some(clock::uptime());
+                }
+                self.agent.nudge.notify_one();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// No move goes on here, or none any more: an instance that was stopped for it is started.
+    pub(super) fn end_move(&mut self) {
+        (self.checkpoint, self.hands_over_since) = (None, None);
+        if self.agent.availability.hands_over.replace(false) {
+            self.agent.nudge.notify_one();
+        }
+    }
+
+    /// Ends a move that is not asked for any more, and one of which nobody says that it is over: without etcd, and without
+    /// multiadmin, its primary would stay stopped. It starts as after any restart, and acknowledges what has its quorum.
+    /// Whether a move is asked for.
+    pub(super) fn look_at_move(&mut self, record: Option<&Leadership>) -> bool {
+        let asked = record.filter(|it| it.cell == self.agent.cell && it.handover.is_some());
+        let since = self.hands_over_since.map(|since| clock::uptime().saturating_sub(since));
+        if asked.is_none() {
+            self.given_up = None;
+            self.end_move();
+        } else if since.is_some_and(|since| since >= MOVE_TIMEOUT) {
+            tracing::warn!("the move of the primary does not come to an end: this one goes on");
+            self.given_up = asked.cloned();
+            self.end_move();
+        }
+        asked.is_some()
+    }
+}
