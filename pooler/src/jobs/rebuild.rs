@@ -80,7 +80,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
         Occupant::SomethingElse => Legacy::default(),
         _ => inheritance(agent).map_err(|error| failed("looking at the old files", &error))?,
     };
-    let _leaving = Leaving::begin(agent);
+    let leaving = Leaving::begin(agent);
     wait_until_replaceable(context).await?;
     let hold = hold_standby(agent, &data).await?;
     if !agent.availability.may_replace.get() {
@@ -101,7 +101,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
         }
         tracing::warn!(job = %context.job.record.id, "the kept data does not stream; restoring from the repo");
         let source = Source { delta: true, legacy, choice };
-        return restore_from_repo(context, hold_standby(agent, &data).await?, &data, source).await;
+        return restore_from_repo(context, (hold_standby(agent, &data).await?, leaving), &data, source).await;
     }
     let delta = match params {
         RebuildParams { keep_for: Some(restore), .. } => {
@@ -115,7 +115,7 @@ async fn rebuild(context: &mut JobContext<'_>) -> JobResult {
             before == Occupant::ThisDatabase
         }
     };
-    restore_from_repo(context, hold, &data, Source { delta, legacy, choice }).await
+    restore_from_repo(context, (hold, leaving), &data, Source { delta, legacy, choice }).await
 }
 
 /// While it exists this member says that it wants to leave the cohort, whose acknowledgements count.
@@ -293,7 +293,7 @@ async fn reinstate(context: &JobContext<'_>, data: &Path, restore: JobId) -> Res
 /// Restores from the repo and waits until the new standby streams.
 async fn restore_from_repo(
     context: &mut JobContext<'_>,
-    hold: Hold<'_>,
+    (hold, leaving): (Hold<'_>, Leaving<'_>),
     data: &Path,
     source: Source,
 ) -> JobResult {
@@ -301,6 +301,8 @@ async fn restore_from_repo(
     let (seeded, shown) = restore(context, data, source).await?;
     // The supervisor configures and starts the instance exactly as after a first restore.
     drop(hold);
+    // The new copy may come in: the primary may have been lost meanwhile, and its successor may need it.
+    drop(leaving);
     context.if_interrupted("the restore is complete and the standby goes on catching up");
     context.progress("catching up").await;
     wait_until_streaming(context, shown, CATCH_UP_TIMEOUT).await?;
