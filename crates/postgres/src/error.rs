@@ -51,6 +51,9 @@ pub enum PostgresError {
     /// PostgreSQL answered, and the answer makes no sense to us.
     #[error("PostgreSQL's answer has an unexpected {0}")]
     UnexpectedAnswer(String),
+    /// It would not start with its configuration.
+    #[error("PostgreSQL would not start: {0}")]
+    WouldNotStart(String),
     /// A program ended with an error.
     #[error("{program} failed ({status}): {output}")]
     CommandFailed {

@@ -63,6 +63,8 @@ struct Shown {
     /// The line that counts: its value, its file, and why it cannot be taken.
     line: Option<(String, String)>,
     error: Option<String>,
+    /// Whether [`OWN_FILE`] has a line for it, which need not be the one that counts.
+    is_written: bool,
 }
 
 /// What a setting that replay compares will be.
@@ -86,11 +88,13 @@ const NOTHING_PENDS: &str = "f.name IS NULL AND coalesce(s.setting, '') = coales
 fn shown_query(names: &[&str]) -> String {
     let names: Vec<String> = names.iter().map(|name| text(name)).collect();
     format!(
-        "WITH f AS MATERIALIZED (SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting, sourcefile, error \
-         FROM pg_file_settings WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC), \
+        "WITH a AS MATERIALIZED (SELECT lower(name) AS name, setting, sourcefile, error, seqno \
+         FROM pg_file_settings WHERE name IS NOT NULL), \
+         f AS MATERIALIZED (SELECT DISTINCT ON (name) * FROM a ORDER BY name, seqno DESC), \
          n AS (SELECT unnest(ARRAY[{}]::text[]) AS name UNION SELECT lower(name) FROM pg_settings WHERE pending_restart) \
          SELECT n.name, CASE WHEN s.source = 'client' THEN coalesce(f.setting, s.boot_val) ELSE current_setting(n.name, true) END, \
-         (coalesce(s.pending_restart, false) AND NOT ({NOTHING_PENDS}))::text, s.setting, s.boot_val, f.setting, f.sourcefile, f.error \
+         (coalesce(s.pending_restart, false) AND NOT ({NOTHING_PENDS}))::text, s.setting, s.boot_val, f.setting, f.sourcefile, f.error, \
+         EXISTS (SELECT FROM a WHERE a.name = n.name AND a.sourcefile LIKE '%/{OWN_FILE}')::text \
          FROM n LEFT JOIN pg_settings s ON lower(s.name) = n.name LEFT JOIN f ON f.name = n.name ORDER BY n.name",
         names.join(", ")
     )
@@ -116,6 +120,7 @@ fn state_of(
     }
     if let (Some(given), line) = (given, &shown.line) {
         match line {
+            _ if !shown.is_written => return SettingState::NotYet,
             Some((value, file)) if Path::new(file).file_name().is_none_or(|name| name != OWN_FILE) => {
                 return SettingState::Overridden(format!("{file} has {value}"));
             }
@@ -199,6 +204,7 @@ pub async fn member_settings(
             running: setting.filter(|_| is_compared).and_then(|text| text.parse().ok()),
             line: next().zip(next()),
             error: next(),
+            is_written: next().as_deref() == Some("true"),
         };
         let given = settings.given.get(&shown.name);
         let file = shown.line.as_ref().map_or(default.as_ref(), |(value, _)| Some(value));
@@ -231,6 +237,7 @@ mod tests {
             line: line.map(|(value, file)| (value.to_owned(), file.to_owned())),
             pending_restart,
             error: error.map(str::to_owned),
+            is_written: true,
             ..Shown::default()
         }
     }
@@ -253,6 +260,9 @@ mod tests {
         assert!(
             matches!(of(&shown(auto, false, None), true), SettingState::Overridden(why) if why.contains("has 1MB"))
         );
+        // A moment before the own file has it, another one's line counts.
+        let before = Shown { is_written: false, ..shown(Some(("1GB", "/d/postgresql.conf")), false, None) };
+        assert_eq!(of(&before, true), SettingState::NotYet);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use cellar_model::{CellName, CopyNumber, Lsn, SystemIdentifier, Term, Timeline};
 use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage, Statement};
 
 use crate::error::PostgresError;
 use crate::roles::SUPERUSER;
@@ -190,11 +190,20 @@ fn look(row: &Row, term: Term) -> Result<MemberLook, PostgresError> {
     })
 }
 
+/// A session that looks again and again. Its statements are prepared: to plan them takes the server several times as long as to
+/// run them.
+struct Looking {
+    session: Session,
+    look: Statement,
+    /// None while there is no table.
+    last_term: Option<Statement>,
+}
+
 /// Looks at a member again and again over one connection, which it makes anew when it broke.
 pub struct MemberProbe {
     endpoint: Endpoint,
     timeout: Duration,
-    session: Option<Session>,
+    session: Option<Looking>,
 }
 
 impl MemberProbe {
@@ -210,19 +219,32 @@ impl MemberProbe {
         &self.endpoint
     }
 
-    async fn ask(&self, session: &Session) -> Result<MemberLook, PostgresError> {
+    async fn connect(&self) -> Result<Looking, PostgresError> {
+        let session = self.endpoint.connect(SUPERUSER, self.timeout).await?;
+        let look = session.client.prepare(LOOK).await;
+        let look = look.map_err(|error| self.endpoint.error(error, self.timeout))?;
+        Ok(Looking { session, look, last_term: None })
+    }
+
+    async fn last_term(&self, looking: &mut Looking) -> Result<Option<i64>, tokio_postgres::Error> {
+        let client = &looking.session.client;
+        let statement = match &mut looking.last_term {
+            Some(statement) => statement,
+            none => none.insert(client.prepare(LAST_TERM).await?),
+        };
+        client.query_one(statement, &[]).await?.try_get(0)
+    }
+
+    async fn ask(&self, looking: &mut Looking) -> Result<MemberLook, PostgresError> {
         let sorted = |error| self.endpoint.error(error, self.timeout);
         // First: a row that comes in between belongs to a position that is not reported yet.
-        let term = match session.client.query_typed(LAST_TERM, &[]).await {
-            Ok(rows) => {
-                let term: Option<i64> = rows.first().and_then(|row| row.try_get(0).ok()).flatten();
-                Term::new(u32::try_from(term.unwrap_or(0)).map_err(|_| unexpected("term"))?)
-            }
+        let term = match self.last_term(looking).await {
+            Ok(term) => Term::new(u32::try_from(term.unwrap_or(0)).map_err(|_| unexpected("term"))?),
             Err(error) if error.code().is_some_and(is_missing) => Term::default(),
             Err(error) => return Err(sorted(error)),
         };
-        let rows = session.client.query_typed(LOOK, &[]).await.map_err(sorted)?;
-        look(rows.first().ok_or_else(|| unexpected("no row"))?, term)
+        let row = looking.session.client.query_one(&looking.look, &[]).await.map_err(sorted)?;
+        look(&row, term)
     }
 
     /// How the member is now.
@@ -233,16 +255,16 @@ impl MemberProbe {
         // Put back after an answer only.
         let kept = self.session.take();
         let work = async {
-            let session = match kept {
-                Some(session) => session,
-                None => self.endpoint.connect(SUPERUSER, self.timeout).await?,
+            let mut looking = match kept {
+                Some(looking) => looking,
+                None => self.connect().await?,
             };
-            let look = self.ask(&session).await?;
-            Ok((session, look))
+            let look = self.ask(&mut looking).await?;
+            Ok((looking, look))
         };
         let answer = timeout(self.timeout, work).await;
-        let (session, look) = answer.unwrap_or_else(|_| Err(self.endpoint.no_answer(self.timeout)))?;
-        self.session = Some(session);
+        let (looking, look) = answer.unwrap_or_else(|_| Err(self.endpoint.no_answer(self.timeout)))?;
+        self.session = Some(looking);
         Ok(look)
     }
 }

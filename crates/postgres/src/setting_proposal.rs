@@ -9,7 +9,7 @@ use crate::command::run;
 use crate::error::PostgresError;
 use crate::member_settings::text;
 use crate::owned_settings::owned_by_cellar;
-use crate::plain_settings::DEFAULTS;
+use crate::plain_settings::{DEFAULTS, PlainSettings};
 use crate::session::{Endpoint, query};
 use crate::tools::Tools;
 
@@ -58,11 +58,12 @@ pub struct Proposal {
     pub at_restart: Vec<String>,
 }
 
-/// Whether a name may stand in a configuration file: parts of letters, digits and `_`, joined by dots.
+/// Whether a name may stand in a configuration file: parts of letters, digits and `_`, joined by dots. A program's `-c` takes
+/// more (`$`), with which no member would read the file.
 fn is_name(name: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'$')
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     name.len() <= MAX_NAME && name.split('.').count() <= 2 && name.split('.').all(is_part)
 }
@@ -211,7 +212,11 @@ pub async fn check_configuration(
 ) -> Result<(), PostgresError> {
     let mut command = tools.for_data(data_directory).command("postgres");
     command.arg("-D").arg(data_directory).args(["-C", "max_connections"]);
-    run(command, timeout).await.map(drop)
+    run(command, timeout).await?;
+    // It ends before it compares settings with each other.
+    let plain = PlainSettings::of(data_directory);
+    let compared = check_reserved(|name| plain.as_ref()?.number(name));
+    compared.map_err(|problem| PostgresError::WouldNotStart(problem.message))
 }
 
 /// Has PostgreSQL's own parser read the values: it knows units, ranges and words, and checks more than the catalog shows.
@@ -302,7 +307,9 @@ mod tests {
 
     #[test]
     fn names_that_would_be_something_else_in_the_file_are_refused() {
-        for name in ["", "a b", "a=b", "Work_Mem", "a.b.c", ".a", "a.", "1a", "a\nb", "include 'x'", "a#"] {
+        for name in
+            ["", "a b", "a=b", "Work_Mem", "a.b.c", ".a", "a.", "1a", "a\nb", "include 'x'", "a#", "app.a$b"]
+        {
             assert!(problem(name, "1").contains("is not the name of a setting"), "{name:?}");
         }
         for name in ["work_mem", "pg_stat_statements.max", "app.note_2", "_x"] {
