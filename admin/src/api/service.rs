@@ -219,7 +219,8 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
             let fields = request.get_ref();
             let database = Self::chosen(&request, "database", &fields.database)?;
             let to = field::optional("to", &fields.to)?;
-            admin.switch_primary(database.as_ref(), to.as_ref(), deadline).await
+            let from = field::optional("from", &fields.from)?;
+            admin.switch_primary(database.as_ref(), to.as_ref(), from.as_ref(), deadline).await
         };
         self.audited("SwitchPrimary", request, work).await
     }

@@ -2,7 +2,8 @@
 
 use cellar_api::v1;
 use cellar_model::{
-    Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Protocol, Refusal, check_in_use,
+    CellName, Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Protocol, Refusal,
+    check_in_use,
 };
 use cellar_topology::View;
 
@@ -12,6 +13,25 @@ use crate::tries::Tries;
 
 /// The fewest members: with two, the loss of either stops writes.
 const MIN_MEMBERS: usize = 3;
+
+/// Bytes of a cell's name as a member: a standby is told apart by its cell and the number of its copy, of which PostgreSQL shows
+/// 63 bytes (`NAMEDATALEN`).
+const MAX_MEMBER_NAME: usize = 52;
+
+/// Refuses a cell whose name is too long for quorum commit.
+pub(super) fn check_member_name(cell: &CellName) -> Result<(), Refusal> {
+    if cell.as_str().len() <= MAX_MEMBER_NAME {
+        return Ok(());
+    }
+    let message = format!(
+        "the name of cell {cell} is too long for quorum commit: PostgreSQL would cut the standby's name, and commits would wait for it"
+    );
+    Err(Refusal::new(Code::Unsupported, message)
+        .hint(format!(
+            "give the cell a name of at most {MAX_MEMBER_NAME} bytes: add one, and remove this one"
+        ))
+        .about("cell", cell))
+}
 
 /// Refuses what would not work, before anything is changed.
 fn check(view: &View, database: &Database, durability: Durability) -> Result<(), Refusal> {
@@ -28,6 +48,8 @@ fn check(view: &View, database: &Database, durability: Durability) -> Result<(),
             .hint("add a cell with `cellar cells add`")
             .about("database", name));
     }
+    let cells = view.poolers.keys().filter(|(of, _)| of == name).map(|(_, cell)| cell);
+    cells.map(check_member_name).collect::<Result<(), _>>()?;
     if database.minimum_protocol < Protocol::QUORUM_COMMIT {
         let message =
             format!("not every multipooler of database {name} is known to be new enough for quorum commit");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cellar_api::v1;
 use cellar_model::availability::{CannotForce, Facts, Forced, Timing, View, forced};
 use cellar_model::{
-    CellName, Code, DatabaseName, Failover, FailoverKind, Key, Leader, Leadership, Pooler, Refusal,
+    CellName, Code, DatabaseName, Failover, FailoverKind, Key, Leader, Leadership, Phase, Pooler, Refusal,
 };
 use cellar_system::clock;
 use cellar_topology::TxnOutcome;
@@ -39,6 +39,12 @@ struct Planned {
     plan: v1::FailoverPlan,
 }
 
+/// Whether a failover to that member goes on already: a request whose answer was lost is repeated.
+fn is_begun(record: &Leadership, to: &CellName) -> bool {
+    let is_forced = record.begins && record.cell == *to;
+    record.phase != Phase::Steady && (is_forced || record.handover.as_ref() == Some(to))
+}
+
 impl Admin {
     /// What a failover to `to` would do now.
     pub(crate) async fn failover_plan(
@@ -58,6 +64,11 @@ impl Admin {
         accepted: Option<&[String]>,
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
+        self.fresh(deadline).await?;
+        let present = self.scene(database, to)?;
+        if is_begun(&present.record, to) {
+            return self.database(Some(&present.name), deadline).await;
+        }
         let Planned { scene, forced, plan } = self.planned(database, to, deadline).await?;
         let Scene { name, leader, guards, .. } = scene;
         let is_accepted = accepted.is_some_and(|known| plan.missing.iter().all(|cell| known.contains(cell)));

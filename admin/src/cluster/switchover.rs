@@ -21,6 +21,7 @@ impl Admin {
         &self,
         database: Option<&DatabaseName>,
         to: Option<&CellName>,
+        from: Option<&CellName>,
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
         self.fresh(deadline).await?;
@@ -50,12 +51,14 @@ impl Admin {
             let revisions = keys.map(|key| (key.clone(), view.revision(&key)));
             (name, leader, revisions, cards)
         };
-        if to == Some(&leader.cell) {
-            return self.database(Some(&name), deadline).await;
-        }
         let Some(record) = leader.leadership.clone() else {
             return Err(refusal::contended("the record of the leader"));
         };
+        let goes_on = record.handover.as_ref().is_some_and(|going| to.is_none_or(|to| to == going));
+        let is_over = from.is_some_and(|from| *from != leader.cell);
+        if to == Some(&leader.cell) || goes_on || is_over {
+            return self.database(Some(&name), deadline).await;
+        }
         let said =
             join_all(cards.iter().map(async |card| Some((&card.cell, self.member(card).await?)))).await;
         let said: Vec<(&CellName, Facts)> = said.into_iter().flatten().collect();

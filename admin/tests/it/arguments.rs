@@ -91,7 +91,7 @@ proptest! {
             call!(fail_over, v1::FailOverRequest { database: a.clone(), to: b.clone(), accept_loss, missing: vec![b.clone()] });
             call!(pause_database, v1::PauseDatabaseRequest { database: a.clone(), reason: b.clone() });
             call!(resume_database, v1::ResumeDatabaseRequest { database: a.clone() });
-            call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone() });
+            call!(switch_primary, v1::SwitchPrimaryRequest { database: a.clone(), to: b.clone(), from: b.clone() });
             call!(change_settings, v1::ChangeSettingsRequest { database: a.clone(), set: [(b.clone(), c.clone())].into(), unset: vec![d.clone()] });
             for status in codes.into_iter().flatten() {
                 // Refused with a stable code, and never because of a bug of ours.

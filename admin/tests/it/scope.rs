@@ -112,7 +112,8 @@ async fn asked(
                 .map(drop)
         }
         "SwitchPrimary" => {
-            let request = v1::SwitchPrimaryRequest { database: database(), to: String::new() };
+            let request =
+                v1::SwitchPrimaryRequest { database: database(), to: String::new(), from: String::new() };
             client.switch_primary(request).await.map(drop)
         }
         "ListSettings" => {

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::path::{Component, Path};
 
 use cellar_model::{
-    Cell, CellLayout, CellName, Code, HostName, HostNameError, Key, PORT_SPAN, Pooler, Refusal, next_index,
-    path_fault,
+    Cell, CellLayout, CellName, Code, Durability, HostName, HostNameError, Key, PORT_SPAN, Pooler, Refusal,
+    next_index, path_fault,
 };
 use cellar_topology::{Store, View};
 
 use crate::admin::Admin;
 use crate::cluster::cells::order::{MAX_DATABASES_PER_STEP, OrderingRecord};
+use crate::cluster::durability::check_member_name;
 use crate::deadline::Deadline;
 use crate::refusal::{self, invalid};
 use crate::tries::Tries;
@@ -131,6 +132,9 @@ fn plan(view: &View, store: &Store, new: &NewCell) -> Result<Step, Refusal> {
     };
     let mut poolers = Vec::new();
     for database in view.databases.values().filter(|database| database.is_wanted_in(&cell.name)) {
+        if database.durability == Durability::Quorum {
+            check_member_name(&cell.name)?;
+        }
         let id = (database.name.clone(), cell.name.clone());
         if let Some(pooler) = view.poolers.get(&id).filter(|pooler| pooler.listen != new.listen) {
             let message = format!("cell {} is there already and listens on {}", cell.name, pooler.listen);

@@ -42,11 +42,13 @@ pub(crate) enum Settings {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("give NAME=VALUE")?;
+    // Spaces in a value may be meant: `log_line_prefix='%m [%p] '`. Those around a = with spaces before it are not.
+    let value = if name.ends_with(' ') { value.trim_start() } else { value };
     let name = name.trim();
     if name.is_empty() {
         return Err("the name is missing before =".to_owned());
     }
-    Ok((name.to_owned(), value.trim().to_owned()))
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 async fn change(global: &Global, request: ChangeSettingsRequest) -> Outcome {

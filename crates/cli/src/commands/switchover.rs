@@ -60,7 +60,8 @@ pub(crate) async fn move_primary(
     let to = to.map(ToString::to_string).unwrap_or_default();
     let begun = Instant::now();
     let mut view = loop {
-        let request = SwitchPrimaryRequest { database: global.database(), to: to.clone() };
+        let request =
+            SwitchPrimaryRequest { database: global.database(), to: to.clone(), from: primary(&before) };
         let asked = target.call(request, async |mut client, request| client.switch_primary(request).await);
         match asked.await {
             Err(Failure::Rpc(status))
