@@ -2,13 +2,15 @@
 
 use crate::decide::snapshot::{Snapshot, known};
 use crate::records::instance::Role;
+use crate::records::leadership::Rule;
 use crate::types::code::{Code, Refusal};
-use crate::types::name::CellName;
+use crate::types::name::{CellName, DatabaseName};
 
 /// Decides whether a cell may leave every database.
 ///
 /// # Errors
-/// Refused when it is unknown, the last one, some database's primary, or when it alone has a database's data, the data that a
+/// Refused when it is unknown, the last one, some database's primary, one without which no commit would have its quorum, or when
+/// it alone has a database's data, the data that a
 /// rollback returns to, or the repository.
 pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(), Refusal> {
     if !snapshot.cells.contains_key(cell) {
@@ -49,6 +51,7 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
                 .about("cell", cell)
                 .about("database", database));
         }
+        keeps_a_quorum(snapshot, database, cell)?;
         let open = snapshot.incarnations.get(database).filter(|open| open.kept_in.as_ref() == Some(cell));
         if let Some(restore) = open.and_then(|open| open.job) {
             let message = format!(
@@ -85,4 +88,37 @@ pub fn plan_cell_removal(snapshot: &Snapshot<'_>, cell: &CellName) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Whether commits can be acknowledged without that cell.
+fn keeps_a_quorum(snapshot: &Snapshot<'_>, database: &DatabaseName, cell: &CellName) -> Result<(), Refusal> {
+    let leader = snapshot.leaders.get(database);
+    let leads = leader.and_then(|leader| leader.leadership.as_ref()).filter(|leads| !leads.ended);
+    let Some((primary, rule)) = leads.and_then(|leads| Some((&leads.cell, leads.rule()?))) else {
+        return Ok(());
+    };
+    let streams = |cell: &CellName| {
+        let status = snapshot.status.get(&(database.clone(), cell.clone()));
+        status.is_some_and(|status| status.streams_from(primary))
+    };
+    if !rule.cohort.contains_key(cell) {
+        return Ok(());
+    }
+    let mut cohort = rule.cohort.clone();
+    cohort.remove(cell);
+    let left = Rule::of(rule.number, cohort);
+    let standbys: Vec<&CellName> = left.cohort.keys().filter(|it| *it != primary).collect();
+    // One that does not stream acknowledges nothing now: without it no commit waits for longer.
+    let takes_the_last = streams(cell) && standbys.iter().filter(|it| streams(it)).count() < left.k as usize;
+    if left.cohort.len() >= 2 && !takes_the_last {
+        return Ok(());
+    }
+    let message = format!(
+        "without cell {cell} no commit of {database} would be acknowledged: quorum commit needs {} of its other standbys to stream",
+        left.k.max(1)
+    );
+    Err(Refusal::new(Code::CellDown, message)
+        .hint("bring another standby up, or add one with `cellar cells add`; `cellar durability async` lets commits go through without any")
+        .about("cell", cell)
+        .about("database", database))
 }

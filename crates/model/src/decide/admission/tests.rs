@@ -24,6 +24,7 @@ use crate::records::job::outcome::JobOutcome;
 use crate::records::job::record::{Closure, Job, JobRecord};
 use crate::records::job::run::JobState;
 use crate::records::job::spec::{JobKind, JobSpec};
+use crate::records::leadership::{CopyNumber, Leadership};
 use crate::records::maintenance::ExpireParams;
 use crate::records::pooler::{Archiver, Leader, Pooler, PoolerStatus, Versions};
 use crate::records::recovery::RecoveryResult;
@@ -262,6 +263,31 @@ fn primary_cannot_be_removed_or_rebuilt() {
     assert_eq!(rebuild(&world, "zone2"), Ok(()));
     world.cells.retain(|name, _| name.as_str() == "zone2");
     assert_eq!(remove(&world, "zone2"), Err(Code::LastCell));
+}
+
+#[test]
+fn a_standby_that_commits_need_cannot_be_removed() {
+    let mut world = World::healthy();
+    let app: DatabaseName = "app".parse().unwrap();
+    let remove = |world: &World, cell: &str| {
+        plan_cell_removal(&world.snapshot(), &cell.parse().unwrap()).map_err(|r| r.code)
+    };
+    let cohort =
+        |cells: &[&str]| cells.iter().map(|cell| (cell.parse().unwrap(), CopyNumber::new(1))).collect();
+    let mut lead = |cells: &[&str]| {
+        let leads = Leadership::begin("zone1".parse().unwrap(), cohort(cells));
+        world.leaders.get_mut(&app).unwrap().leadership = Some(leads);
+        world.status("zone3").state = InstanceState::Running;
+        let both = [remove(&world, "zone2"), remove(&world, "zone3")];
+        world.status.remove(&(app.clone(), "zone3".parse().unwrap()));
+        let down = [remove(&world, "zone2"), remove(&world, "zone3")];
+        world = World::healthy();
+        (both, down)
+    };
+    // The one that is down takes nothing along.
+    let needed = Err(Code::CellDown);
+    assert_eq!(lead(&["zone1", "zone2", "zone3"]), ([Ok(()), Ok(())], [needed.clone(), Ok(())]));
+    assert_eq!(lead(&["zone1", "zone2"]), ([needed.clone(), Ok(())], [needed, Ok(())]));
 }
 
 #[test]

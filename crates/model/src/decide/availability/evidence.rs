@@ -40,6 +40,11 @@ pub enum Death {
 pub enum NoEvidence {
     /// It reports, and nothing is the matter with it.
     Reports,
+    /// It reports that its commits wait for its standbys, for so long.
+    CommitsWait {
+        /// Since when.
+        since: Duration,
+    },
     /// It ended and is being started again.
     Restarting,
     /// It was stopped on purpose.
@@ -81,6 +86,11 @@ impl fmt::Display for NoEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reports => f.write_str("it reports, and nothing is the matter with it"),
+            Self::CommitsWait { since } => write!(
+                f,
+                "it reports, and its commits have waited for {} s until enough standbys stream",
+                since.as_secs()
+            ),
             Self::Restarting => f.write_str("its PostgreSQL is being started again"),
             Self::StoppedOnPurpose => f.write_str("it was stopped on purpose"),
             Self::Vetoed(cell) => write!(f, "{cell} streams from it"),
@@ -147,6 +157,9 @@ fn own_word(view: &View<'_>, facts: &Facts) -> Result<Death, NoEvidence> {
             && others_could_elect(view) =>
         {
             Ok(Death::NeverEstablished)
+        }
+        Some(Leading { canary: Canary::AwaitsQuorum { since }, .. }) if long(since) => {
+            Err(NoEvidence::CommitsWait { since })
         }
         _ => Err(NoEvidence::Reports),
     }

@@ -159,7 +159,7 @@ fn a_hung_disk_counts_although_keep_alives_come_and_new_wal_disproves_it() {
     }
     assert_eq!(of(&group), Ok(Death::Hung));
     group.at("zone1").leads.as_mut().unwrap().canary = Canary::AwaitsQuorum { since: LONG };
-    assert_eq!(of(&group), Err(NoEvidence::Reports), "all standbys lost: writes wait");
+    assert_eq!(of(&group), Err(NoEvidence::CommitsWait { since: LONG }), "all standbys lost: writes wait");
 }
 
 #[test]
