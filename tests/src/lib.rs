@@ -25,7 +25,8 @@ pub use machine::process::{
 };
 pub use machine::proxy::{Direction, Proxy, Rule};
 pub use machine::run::{
-    Finished, OsUser, as_user, bin_dir, binary, give_to_postgres, ordinary_user, postgres_user, run,
+    Finished, OsUser, as_user, bin_dir, binary, give_to_postgres, ordinary_user, postgres_programs,
+    postgres_user, run,
 };
 pub use machine::service_manager::ServiceManager;
 pub use machine::sweep::{clean_up_when_told_to_end, kill_hard, remove_directory};

@@ -15,7 +15,7 @@ use crate::quorum::{
 use crate::restore_bad_days::SmallDisk;
 
 /// The processes of an instance with this word in their titles.
-fn processes_titled(cluster: &Cluster, cell: &str, word: &str) -> Vec<i32> {
+pub(crate) fn processes_titled(cluster: &Cluster, cell: &str, word: &str) -> Vec<i32> {
     let children = children_named(cluster.postmaster(cell), "postgres");
     children.into_iter().filter(|pid| command_line(*pid).concat().contains(word)).collect()
 }

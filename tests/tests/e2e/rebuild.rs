@@ -61,7 +61,7 @@ fn is_broken(cluster: &Cluster, cell: &str) -> bool {
 }
 
 /// Takes PostgreSQL's data away while its pooler looks elsewhere; the pooler goes on afterwards.
-fn lose_disk(cluster: &Cluster, cell: &str, then: impl FnOnce(&Path)) {
+pub(crate) fn lose_disk(cluster: &Cluster, cell: &str, then: impl FnOnce(&Path)) {
     let pooler = cluster.pid(&format!("{cell}/pid/multipooler.pid"));
     signal(pooler, Signal::SIGSTOP);
     kill_hard(cluster.postmaster(cell));

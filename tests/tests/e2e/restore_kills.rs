@@ -1,7 +1,7 @@
 //! Killed anywhere, a restore goes on when what died is back, or it ends FAILED with the database as it was:
 //! never in between, and the job says which.
 
-mod hold;
+pub(crate) mod hold;
 mod scene;
 
 use std::path::Path;

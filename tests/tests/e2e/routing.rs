@@ -288,7 +288,7 @@ fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
 }
 
 /// Asks a health endpoint as a balancer does, without a certificate; the status and the body.
-fn ask(cluster: &Cluster, cell: &str, method: &str, path: &str) -> Result<(u16, String), String> {
+pub(crate) fn ask(cluster: &Cluster, cell: &str, method: &str, path: &str) -> Result<(u16, String), String> {
     let card = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == cell);
     ask_at(cluster, card.expect("a card").health_port.try_into().expect("a port"), method, path)
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::scene::{MOMENT_TIMEOUT, Restore, is_empty, number, recorded_step};
 
 /// pgBackRest's restore, stopped in the middle of copying into `data`: its processes.
-pub(super) fn held_copy(data: &Path) -> Vec<i32> {
+pub(crate) fn held_copy(data: &Path) -> Vec<i32> {
     let cell = format!("{}/", data.parent().expect("a cell's directory").display());
     let restores = |pid: i32| {
         let words = command_line(pid);

@@ -13,7 +13,7 @@ pub(crate) const CELLS: [&str; 3] = ["zone1", "zone2", "zone3"];
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// A term that was steady for this long has held. A loss before that is waited out on purpose.
-const HELD: Duration = Duration::from_secs(31);
+pub(crate) const HELD: Duration = Duration::from_secs(31);
 
 /// A local cluster of three cells with quorum commit and HAProxy.
 pub(crate) struct Ours {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cellar_tests::{Cluster, OsUser, TABLE, as_user, is_alive, poll, postgres_user, run, wait_for};
+use cellar_tests::{
+    Cluster, OsUser, TABLE, as_user, is_alive, poll, postgres_programs, postgres_user, run, wait_for,
+};
 
 use crate::failover::rounds::Subject;
 
@@ -52,11 +54,9 @@ fn free_ports(count: usize) -> Vec<u16> {
     ports
 }
 
-/// The directory of PostgreSQL's programs.
 fn programs() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.map(|version| version.path().join("bin")).filter(|path| path.exists()).max();
-    newest.unwrap_or_else(|| panic!("PostgreSQL is missing: install the Debian package postgresql"))
+    postgres_programs()
+        .unwrap_or_else(|| panic!("PostgreSQL is missing: install the Debian package postgresql"))
 }
 
 fn write(file: &Path, text: &str) {

@@ -49,14 +49,19 @@ fn kill(pids: &[i32], by: Signal) {
     }
 }
 
-/// Loses the primary so many times. From each loss until a write that was asked for afterwards is acknowledged.
-pub(crate) fn play(who: &str, subject: &impl Subject, loss: Loss, rounds: usize) -> Vec<Duration> {
+/// Loses the primary so many times. Each sample is from the loss until a write that was asked for afterwards is acknowledged.
+pub(crate) fn play(
+    who: &str,
+    subject: &impl Subject,
+    loss: Loss,
+    rounds: usize,
+    samples: &mut Vec<Duration>,
+) {
     let writers = Writers::start(vec![Place { psql: subject.client(), pace: PACE }]);
     let write = |since, by: &dyn Fn(&Row) -> bool| match writers.first(0, since, by, WRITES_TIMEOUT) {
         Some(row) => row,
         None => panic!("no write within {WRITES_TIMEOUT:?} after {loss:?}"),
     };
-    let mut samples = Vec::new();
     for _ in 0..rounds {
         let before = write(Instant::now(), &|_| true);
         let postmaster = subject.postmaster(before.server.port);
@@ -83,5 +88,4 @@ pub(crate) fn play(who: &str, subject: &impl Subject, loss: Loss, rounds: usize)
         rows.len(),
         overlap(&rows)
     ));
-    samples
 }
