@@ -3,6 +3,7 @@
 //! A restore keeps the old data by renaming the data directory, and makes the new data beside it. That needs a plain
 //! directory whose files are all in it.
 
+use std::fs::DirEntry;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -114,11 +115,16 @@ fn layout_among(data: &Path, mounts: &[PathBuf]) -> Vec<Obstacle> {
     found
 }
 
+/// The symbolic links in a directory. Nothing but the directory is read: file systems tell the type of an entry with its name.
+fn links_in(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
+}
+
 /// The directories of the data directory that lie elsewhere, tablespaces apart: name and place.
 fn links(data: &Path) -> Vec<(String, PathBuf)> {
-    let entries = std::fs::read_dir(data).into_iter().flatten().flatten();
-    let mut found: Vec<(String, PathBuf)> = entries
-        .filter(|entry| entry.path().is_symlink() && entry.path().is_dir())
+    let mut found: Vec<(String, PathBuf)> = links_in(data)
+        .filter(|entry| entry.path().is_dir())
         .filter_map(|entry| {
             Some((entry.file_name().to_string_lossy().into_owned(), std::fs::read_link(entry.path()).ok()?))
         })
@@ -150,9 +156,9 @@ pub(crate) fn own_wal_link(data: &Path) -> std::io::Result<()> {
 
 /// The tablespaces of a data directory that lie outside it: the link, and where it leads.
 pub(crate) fn tablespaces(data: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let entries = std::fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
-    let mut found: Vec<(PathBuf, PathBuf)> =
-        entries.filter_map(|entry| Some((entry.path(), std::fs::read_link(entry.path()).ok()?))).collect();
+    let mut found: Vec<(PathBuf, PathBuf)> = links_in(&data.join("pg_tblspc"))
+        .filter_map(|entry| Some((entry.path(), std::fs::read_link(entry.path()).ok()?)))
+        .collect();
     found.sort();
     found
 }
@@ -160,9 +166,9 @@ pub(crate) fn tablespaces(data: &Path) -> Vec<(PathBuf, PathBuf)> {
 /// Where the files of a data directory are that are not in the directory of its cell, as far as they are there: the data
 /// itself, what links in it lead to, and its tablespaces.
 pub(crate) fn places_elsewhere(cell: &Path, data: &Path) -> Vec<PathBuf> {
-    let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let inside = entries(data).chain(entries(&data.join("pg_tblspc"))).map(|entry| entry.path());
-    let links = std::iter::once(data.to_owned()).chain(inside).filter(|path| path.is_symlink());
+    let itself = Some(data.to_owned()).filter(|data| data.is_symlink());
+    let inside = links_in(data).chain(links_in(&data.join("pg_tblspc"))).map(|entry| entry.path());
+    let links = itself.into_iter().chain(inside);
     let mut found: Vec<PathBuf> = links.filter_map(|link| link.canonicalize().ok()).collect();
     let cell = cell.canonicalize().unwrap_or_else(|_| cell.to_owned());
     // What the cell itself is in has more than one's own in it.

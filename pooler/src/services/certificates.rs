@@ -47,12 +47,14 @@ pub(crate) async fn watch(agent: Rc<Agent>, mut stamps: Stamps) {
     let mut warned = None;
     let (mut problem, mut revocation_problem) = (String::new(), String::new());
     let mut revocations = Revocations::default();
-    report_expiry(&agent, &mut warned);
+    let mut first = first_to_end(&agent);
+    report_expiry(&agent, first.as_ref(), &mut warned);
     loop {
         if stamps.changed() {
             // The files are replaced one after the other, so a set may not fit together yet. The last change does.
             problem = put_into_use(&agent, &mut stamps).await.err().unwrap_or_default();
             warned = None;
+            first = first_to_end(&agent);
             revocations.again();
         }
         let refused = revocations.step(&agent).await.err().unwrap_or_default();
@@ -68,18 +70,23 @@ pub(crate) async fn watch(agent: Rc<Agent>, mut stamps: Stamps) {
         if agent.report.borrow().certificate_problem != shown {
             agent.update_report(|report| report.certificate_problem = shown);
         }
-        report_expiry(&agent, &mut warned);
+        report_expiry(&agent, first.as_ref(), &mut warned);
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Puts the first expiry of the certificates into the status, and a warning into the log once for each day on which
-/// one is due.
-fn report_expiry(agent: &Agent, warned: &mut Option<u64>) {
+/// The certificate of this cell that ends first.
+fn first_to_end(agent: &Agent) -> Option<CertificateInfo> {
     let tls = agent.layout.tls();
     let certificates = FILES.iter().filter(|file| file.ends_with(".crt"));
     let read = certificates.filter_map(|file| CertificateInfo::from_file(&tls.join(file)).ok());
-    let Some(first) = read.min_by_key(|info| info.not_after) else { return };
+    read.min_by_key(|info| info.not_after)
+}
+
+/// Puts the first expiry of the certificates into the status, and a warning into the log once for each day on which
+/// one is due.
+fn report_expiry(agent: &Agent, first: Option<&CertificateInfo>, warned: &mut Option<u64>) {
+    let Some(first) = first else { return };
     let expiry = jiff::Timestamp::try_from(first.not_after).ok().map(timestamp_ms);
     if agent.report.borrow().certificate_expiry != expiry {
         agent.update_report(|report| report.certificate_expiry = expiry);

@@ -158,8 +158,10 @@ async fn serve(agent: &Agent) -> Result<End, Error> {
                 // A data directory that is being replaced has no version for a moment; that is no news.
                 let version_differs = agent.layout.data().join("PG_VERSION").exists()
                     && agent.pgbackrest.session_options() != session_options;
-                let own_differ = confined && server_files::own_differ(agent, &own_files);
-                let is_outdated = version_differs || own_differ || confined && server_files::differ(agent, &files);
+                let present = if confined { server_files::present(agent) } else { None };
+                let own_differ = present.as_ref().is_some_and(|(own, _)| *own != own_files);
+                let differ = present.as_ref().is_some_and(|(_, all)| *all != files);
+                let is_outdated = version_differs || own_differ || differ;
                 if !is_outdated {
                     outdated_since = None;
                     continue;

@@ -54,7 +54,10 @@ const CURRENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The files that the server of this cell may use.
 pub(crate) fn access(layout: &CellLayout, repository: &Repository, cell: &CellName) -> FileAccess {
-    let mut access = own(layout, repository, cell);
+    with_those_of_the_system(own(layout, repository, cell))
+}
+
+fn with_those_of_the_system(mut access: FileAccess) -> FileAccess {
     access.programs.extend(PROGRAMS.map(PathBuf::from));
     access.readable.extend(SYSTEM_FILES.map(PathBuf::from));
     access.writable.push(PathBuf::from("/dev/null"));
@@ -79,16 +82,14 @@ pub(crate) fn own(layout: &CellLayout, repository: &Repository, cell: &CellName)
 
 /// Whether a server that was given these files would be given others now.
 pub(crate) fn differ(agent: &Agent, files: &PresentFiles) -> bool {
-    agent.assignment().is_ok_and(|(_, database)| {
-        access(&agent.layout, &database.repository, &agent.cell).present() != *files
-    })
+    present(agent).is_some_and(|(_, all)| all != *files)
 }
 
-/// Whether the cluster's files among them would be others.
-pub(crate) fn own_differ(agent: &Agent, files: &PresentFiles) -> bool {
-    agent
-        .assignment()
-        .is_ok_and(|(_, database)| own(&agent.layout, &database.repository, &agent.cell).present() != *files)
+/// What the server would be given now: the cluster's files, and these with the system's. None while this cell has no record.
+pub(crate) fn present(agent: &Agent) -> Option<(PresentFiles, PresentFiles)> {
+    let (_, database) = agent.assignment().ok()?;
+    let own = own(&agent.layout, &database.repository, &agent.cell);
+    Some((own.present(), with_those_of_the_system(own).present()))
 }
 
 /// Waits until the server has the files that are there now, since a tablespace may have been made a moment ago. Not for
