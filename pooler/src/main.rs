@@ -18,7 +18,10 @@ fn main() -> anyhow::Result<()> {
     // One thread for everything: the agent mostly waits, and one thread keeps it small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let local = tokio::task::LocalSet::new();
-    let outcome = runtime.block_on(local.run_until(run(arguments, user)));
+    let outcome = runtime.block_on(local.run_until(async move {
+        // A task of its own: what `run_until` is given is polled whenever anything of the set is woken.
+        tokio::task::spawn_local(run(arguments, user)).await.unwrap_or_else(|error| Err(error.into()))
+    }));
     // A blocking call that hangs (a dead disk) must not keep the process from ending.
     runtime.shutdown_background();
     outcome
