@@ -48,8 +48,8 @@ fn check(view: &View, database: &Database, durability: Durability) -> Result<(),
             .hint("add a cell with `cellar cells add`")
             .about("database", name));
     }
-    let cells = view.poolers.keys().filter(|(of, _)| of == name).map(|(_, cell)| cell);
-    cells.map(check_member_name).collect::<Result<(), _>>()?;
+    let mut cells = view.poolers.keys().filter(|(of, _)| of == name).map(|(_, cell)| cell);
+    cells.try_for_each(check_member_name)?;
     if database.minimum_protocol < Protocol::QUORUM_COMMIT {
         let message =
             format!("not every multipooler of database {name} is known to be new enough for quorum commit");

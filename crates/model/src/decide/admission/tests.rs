@@ -286,8 +286,8 @@ fn a_standby_that_commits_need_cannot_be_removed() {
     };
     // The one that is down takes nothing along.
     let needed = Err(Code::CellDown);
-    assert_eq!(lead(&["zone1", "zone2", "zone3"]), ([Ok(()), Ok(())], [needed.clone(), Ok(())]));
-    assert_eq!(lead(&["zone1", "zone2"]), ([needed.clone(), Ok(())], [needed, Ok(())]));
+    assert_eq!(lead(&["zone1", "zone2", "zone3"]), ([Ok(()), Ok(())], [needed, Ok(())]));
+    assert_eq!(lead(&["zone1", "zone2"]), ([needed, Ok(())], [needed, Ok(())]));
 }
 
 #[test]
