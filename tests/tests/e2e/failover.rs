@@ -398,7 +398,8 @@ fn a_former_primary_with_more_than_its_successor_acknowledges_nothing_before_it_
         .flat_map(|postmaster| children_named(postmaster, "postgres").into_iter().chain([postmaster]))
         .collect();
     standbys.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
-    let rows = "INSERT INTO ledger SELECT generate_series(1, 20000)";
+    // More than the kernel keeps for them on the way.
+    let rows = "INSERT INTO ledger SELECT generate_series(1, 500000)";
     assert!(!is_acknowledged(&cluster, primary, rows), "by whom?");
     cluster.kill_cell(primary);
     standbys.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));

@@ -1,7 +1,7 @@
 //! Whether a cell may leave.
 
 use crate::decide::snapshot::{Snapshot, known};
-use crate::records::instance::Role;
+use crate::records::instance::{InstanceState, Role};
 use crate::records::leadership::Rule;
 use crate::types::code::{Code, Refusal};
 use crate::types::name::{CellName, DatabaseName};
@@ -97,9 +97,10 @@ fn keeps_a_quorum(snapshot: &Snapshot<'_>, database: &DatabaseName, cell: &CellN
     let Some((primary, rule)) = leads.and_then(|leads| Some((&leads.cell, leads.rule()?))) else {
         return Ok(());
     };
-    let streams = |cell: &CellName| {
+    // From whom they stream is not known for a moment after the primary was moved.
+    let is_up = |cell: &CellName| {
         let status = snapshot.status.get(&(database.clone(), cell.clone()));
-        status.is_some_and(|status| status.streams_from(primary))
+        status.is_some_and(|status| status.state == InstanceState::Running && status.role == Role::Standby)
     };
     if !rule.cohort.contains_key(cell) {
         return Ok(());
@@ -108,13 +109,13 @@ fn keeps_a_quorum(snapshot: &Snapshot<'_>, database: &DatabaseName, cell: &CellN
     cohort.remove(cell);
     let left = Rule::of(rule.number, cohort);
     let standbys: Vec<&CellName> = left.cohort.keys().filter(|it| *it != primary).collect();
-    // One that does not stream acknowledges nothing now: without it no commit waits for longer.
-    let takes_the_last = streams(cell) && standbys.iter().filter(|it| streams(it)).count() < left.k as usize;
+    // One that is down acknowledges nothing now: without it no commit waits for longer.
+    let takes_the_last = is_up(cell) && standbys.iter().filter(|it| is_up(it)).count() < left.k as usize;
     if left.cohort.len() >= 2 && !takes_the_last {
         return Ok(());
     }
     let message = format!(
-        "without cell {cell} no commit of {database} would be acknowledged: quorum commit needs {} of its other standbys to stream",
+        "without cell {cell} no commit of {database} would be acknowledged: quorum commit needs {} of its other standbys to be up",
         left.k.max(1)
     );
     Err(Refusal::new(Code::CellDown, message)
