@@ -324,7 +324,7 @@ impl Supervisor {
         let look = Look { begun, incarnation: incarnation::record(&self.agent), current: known, stopped };
         let recorded = current && leadership::record(&self.agent, &facts).await?;
         if recorded || facts.role == Role::Standby {
-            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
+            self.member_slots.go_on(&self.agent, &endpoint, &facts, data);
         }
         if facts.role == Role::Primary && recorded {
             // It removes WAL that members may need, but for what their slots keep.

@@ -25,6 +25,7 @@ mod exclusion;
 mod failover;
 mod failover_bad_days;
 mod failover_by_command;
+mod failover_slots;
 mod files_elsewhere;
 mod host_names;
 mod job_logs;
