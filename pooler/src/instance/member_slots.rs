@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cellar_model::{CellName, LogicalSlot, Role};
+use cellar_model::{CellName, Leadership, LogicalSlot, Phase, Role};
 use cellar_postgres::{
     Endpoint, FAILOVER_SLOTS_SINCE, InstanceFacts, Keep, PostgresError, SlotReport, SlotWork, has_slots,
     keep_member_slots,
@@ -108,6 +108,12 @@ impl MemberSlots {
         }
     }
 
+    /// The instance does not run. It starts without the synchronisation of slots.
+    pub(crate) fn end(&mut self, agent: &Agent) {
+        self.attachment = Attachment::default();
+        agent.slot_sync.from.replace(None);
+    }
+
     /// Notes who streams with a slot, and which slots keep rows for nobody.
     fn take(&mut self, agent: &Agent, idle: BTreeSet<String>, with_slots: BTreeSet<String>) {
         let since = |name: String| {
@@ -123,18 +129,23 @@ impl MemberSlots {
 
     /// Decides whether a standby synchronises slots. The failover slots of the primary from which it does.
     fn synchronise(&mut self, agent: &Agent, facts: &InstanceFacts) -> BTreeSet<String> {
-        let can = facts.role == Role::Standby && has_failover(facts);
+        // Without that level PostgreSQL synchronises nothing, and some versions end or do not start.
+        let can = facts.role == Role::Standby && has_failover(facts) && facts.replays.logical;
         let receiver = facts.wal_receiver.as_ref().filter(|it| can && it.status == "streaming");
         let stream = receiver.and_then(|receiver| {
             let (host, port) = receiver.sender.as_ref()?;
             Some(Stream { from: agent.cell_at(host, *port)?, receiver: receiver.pid })
         });
-        let slots = stream.as_ref().map_or_else(BTreeSet::new, |stream| {
+        // One that is about to stop is not left, and a new one is not begun with.
+        let is_steady = |record: &Leadership| record.phase == Phase::Steady && record.handover.is_none();
+        let slots = stream.as_ref().filter(|_| agent.governing().as_ref().is_none_or(is_steady));
+        let slots = slots.and_then(|stream| {
             let view = agent.mirror.view();
             failover_slots(view.status.get(&(agent.database.clone(), stream.from.clone())))
         });
-        let from = self.attachment.look(stream, !slots.is_empty(), clock::uptime()).cloned();
-        let is_on = from.is_some();
+        let has_slots = slots.as_ref().map(|slots| !slots.is_empty());
+        let from = self.attachment.look(stream, has_slots, clock::uptime()).cloned();
+        let slots = slots.filter(|_| from.is_some()).unwrap_or_default();
         if *agent.slot_sync.from.borrow() != from {
             tracing::info!(?from, "synchronises logical slots");
             agent.slot_sync.has_synchronised.set(true);
@@ -142,7 +153,7 @@ impl MemberSlots {
             // PostgreSQL is told in a round.
             agent.nudge.notify_one();
         }
-        if is_on { slots } else { BTreeSet::new() }
+        slots
     }
 }
 

@@ -214,6 +214,7 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.preparation = Preparation::default();
+            self.member_slots.end(&self.agent);
             self.ended_alone |= std::mem::take(&mut self.ran);
             if self.ended_alone && database.pause.is_some() {
                 let message = "PostgreSQL ended and is not started again: the database is paused. `cellar resume` ends that";
