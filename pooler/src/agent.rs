@@ -24,6 +24,7 @@ use crate::listening::Listening;
 use crate::member::Member;
 use crate::pooling::Pooling;
 use crate::report::Report;
+use crate::slot_sync::SlotSync;
 
 /// How long a probe may take. A healthy instance answers within a millisecond; a frozen one must not hold up the loop.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -92,6 +93,8 @@ pub(crate) struct Agent {
     pub(crate) listening: RefCell<Listening>,
     /// Quorum commit and failover.
     pub(crate) availability: Availability,
+    /// The synchronisation of logical slots.
+    pub(crate) slot_sync: SlotSync,
     /// The cell's PgBouncer.
     pub(crate) pooling: Pooling,
     /// Who may work on the instance: the supervisor or a job.

@@ -10,13 +10,16 @@ use cellar_pgbackrest::{
     ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
 use cellar_postgres::{
-    ANY_ADDRESS, InstanceConfig, NOBODY, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles,
+    ANY_ADDRESS, FailoverSlots, InstanceConfig, NOBODY, PrimaryConninfo, REPLICATION_ROLE, Settings,
+    TlsFiles, member_slot,
 };
 use cellar_system::AtomicFile;
 use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
-use crate::availability::settings::{Archives, FromArchive, Replication, with_quorum, without_quorum};
+use crate::availability::settings::{
+    Archives, Awaits, FromArchive, Replication, awaited_slots, with_quorum, without_quorum,
+};
 use crate::given_settings::give;
 
 /// A file could not be derived or written.
@@ -231,6 +234,7 @@ fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> R
     match database.durability {
         Durability::Async if agent.deposed_by().is_some() => Replication {
             acknowledge: Some(NOBODY.to_owned()),
+            awaits: Awaits::Nobody,
             archives: Archives::Nothing,
             ..without_quorum(&agent.cell, leader)
         },
@@ -262,6 +266,8 @@ pub(crate) fn instance_config(
     let tls = PathBuf::from(&card.tls_directory);
     let told = replication(agent, database, leader);
     let has_quorum = told.acknowledge.is_some();
+    let syncs_from = agent.slot_sync.from.borrow().clone();
+    let syncs_slots = syncs_from.is_some() && syncs_from == told.upstream;
     let primary = told.upstream.as_ref().and_then(|upstream| agent.card_of(upstream));
     let primary_conninfo = match &primary {
         Some(primary) => Some(
@@ -270,6 +276,7 @@ pub(crate) fn instance_config(
                 port: primary.postgres_port,
                 tls_directory: &tls,
                 application_name: &told.standby_name,
+                syncs_slots,
             }
             .render()?,
         ),
@@ -312,6 +319,10 @@ pub(crate) fn instance_config(
                 }),
                 primary_conninfo,
                 synchronous_standby_names: told.acknowledge,
+                failover_slots: FailoverSlots {
+                    own: syncs_slots.then(|| member_slot(&agent.cell)),
+                    awaited: awaited_slots(&told.awaits, &agent.cell, &agent.slot_sync.with_slots.borrow()),
+                },
                 replays_at_once: has_quorum
                     && !matches!(told.from_archive, FromArchive::All | FromArchive::But(_)),
                 ..Settings::default()

@@ -32,6 +32,7 @@ mod record_fault;
 mod report;
 mod repository;
 mod services;
+mod slot_sync;
 mod start;
 mod wal_files;
 

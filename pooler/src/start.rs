@@ -27,6 +27,7 @@ use crate::member::{ClaimOnCell, Member};
 use crate::pooling::Pooling;
 use crate::record_fault::unreadable;
 use crate::services::{certificates, health, lost_sessions, pgbackrest_server, pgbouncer, reporter, server};
+use crate::slot_sync::SlotSync;
 
 /// How long a running job may take to end cleanly when the agent is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -94,6 +95,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         instance_lock: InstanceLock::default(),
         etcd_tls: arguments.etcd_tls_dir.clone(),
         availability: Availability::new(kept),
+        slot_sync: SlotSync::default(),
         pooling: Pooling::default(),
     });
     tracing::info!(database = %agent.database, cell = %agent.cell, epoch = %agent.epoch, "multipooler starts");

@@ -9,7 +9,8 @@ use std::path::Path;
 use crate::auto_conf::{self, lines, name_of, restore_auto_conf};
 use crate::config_file::{read, replace_file};
 use crate::error::PostgresError;
-use crate::hba::{render_hba, render_ident};
+use crate::failover_slots::FAILOVER_SLOTS_SINCE;
+use crate::hba::{REPLICATION_ALONE, WITH_SYNC_DATABASE, render_hba, render_ident};
 use crate::settings::Settings;
 
 /// The line that takes `cellar.conf` in, behind everything that sets something: the last line that sets it is what a
@@ -51,8 +52,13 @@ pub(crate) const OURS_ALWAYS: [&str; 8] = [
 ];
 
 /// With quorum commit these, too: with another value commits are acknowledged that a failover may lose.
-pub(crate) const OURS_WITH_QUORUM: [&str; 3] =
-    ["synchronous_standby_names", "synchronous_commit", "wal_receiver_timeout"];
+pub(crate) const OURS_WITH_QUORUM: [&str; 4] = [
+    "synchronous_standby_names",
+    "synchronous_commit",
+    "wal_receiver_timeout",
+    // Subscribers would get what a failover may lose, too.
+    "synchronized_standby_slots",
+];
 
 /// The first major version of PostgreSQL that has `archive_library`, which is used in place of `archive_command`, or
 /// stops archiving when both are set.
@@ -88,12 +94,22 @@ fn with_include(postgresql_conf: &[u8]) -> Option<Vec<u8>> {
     Some(content)
 }
 
-/// The content of `cellar.conf` for the version of a data directory.
-fn cellar_conf(data_directory: &Path, settings: &Settings) -> Result<String, PostgresError> {
+/// The major version of a data directory; 0 when it has none.
+fn version_of(data_directory: &Path) -> Result<u32, PostgresError> {
     let text = read(&data_directory.join("PG_VERSION"))?;
-    let version = String::from_utf8_lossy(&text).trim().parse::<u32>().unwrap_or_default();
-    let no_library = if version >= ARCHIVE_LIBRARY_SINCE { "archive_library = ''\n" } else { "" };
-    Ok(settings.render()? + no_library)
+    Ok(String::from_utf8_lossy(&text).trim().parse().unwrap_or_default())
+}
+
+/// The content of `cellar.conf` for a version.
+fn cellar_conf(version: u32, settings: &Settings) -> Result<String, PostgresError> {
+    let mut content = settings.render()?;
+    if version >= ARCHIVE_LIBRARY_SINCE {
+        content.push_str("archive_library = ''\n");
+    }
+    if version >= FAILOVER_SLOTS_SINCE {
+        content += &settings.failover_slots.lines(settings.given.contains_key("hot_standby_feedback"))?;
+    }
+    Ok(content)
 }
 
 /// Writes `cellar.conf`, its include, `pg_hba.conf` and `pg_ident.conf`; returns whether anything changed,
@@ -124,9 +140,14 @@ pub fn configure(data_directory: &Path, config: &InstanceConfig) -> Result<bool,
 /// As [`configure`].
 pub fn keep_ours(data_directory: &Path, config: &InstanceConfig) -> Result<Vec<&'static str>, PostgresError> {
     let from: Vec<&str> = config.replication_from.iter().map(String::as_str).collect();
+    let version = version_of(data_directory)?;
+    let databases = match version {
+        FAILOVER_SLOTS_SINCE.. => WITH_SYNC_DATABASE,
+        _ => REPLICATION_ALONE,
+    };
     let files = [
-        ("cellar.conf", cellar_conf(data_directory, &config.settings)?),
-        ("pg_hba.conf", render_hba(&from, &config.replication_name, Some(&config.os_user))?),
+        ("cellar.conf", cellar_conf(version, &config.settings)?),
+        ("pg_hba.conf", render_hba(&from, databases, &config.replication_name, Some(&config.os_user))?),
         ("pg_ident.conf", render_ident(&config.os_user, &config.replication_name)?),
     ];
     let mut changed = Vec::new();
@@ -221,6 +242,10 @@ mod tests {
             configure(directory.path(), &config()).unwrap();
             let text = fs::read_to_string(file("cellar.conf")).unwrap();
             assert_eq!(text.contains("\narchive_library = ''\n"), known, "{version}");
+            let syncs = version == "18\n";
+            assert_eq!(text.contains("\nsync_replication_slots = 'off'\n"), syncs, "{version}");
+            let hba = fs::read_to_string(file("pg_hba.conf")).unwrap();
+            assert_eq!(hba.contains("hostssl  replication,postgres  "), syncs, "{hba}");
             assert_eq!(fs::read_to_string(file("postgresql.auto.conf")).unwrap(), "");
         }
     }

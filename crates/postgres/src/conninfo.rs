@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::PostgresError;
+use crate::failover_slots::SYNC_DATABASE;
 use crate::roles::REPLICATION_ROLE;
 
 /// Where a standby finds its primary and how it proves itself. Mutual TLS, no password anywhere.
@@ -17,6 +18,8 @@ pub struct PrimaryConninfo<'a> {
     pub tls_directory: &'a Path,
     /// The standby's cell, for `pg_stat_replication`.
     pub application_name: &'a str,
+    /// Whether it names a database too, which nothing but the synchronisation of slots wants.
+    pub syncs_slots: bool,
 }
 
 fn quoted(name: &'static str, value: &str) -> Result<String, PostgresError> {
@@ -60,8 +63,12 @@ impl PrimaryConninfo<'_> {
             ("keepalives_count", "3"),
             ("tcp_user_timeout", "20000"),
         ];
-        let words: Result<Vec<String>, PostgresError> =
-            pairs.into_iter().map(|(name, value)| Ok(format!("{name}={}", quoted(name, value)?))).collect();
+        let database = self.syncs_slots.then_some(("dbname", SYNC_DATABASE));
+        let words: Result<Vec<String>, PostgresError> = pairs
+            .into_iter()
+            .chain(database)
+            .map(|(name, value)| Ok(format!("{name}={}", quoted(name, value)?)))
+            .collect();
         Ok(words?.join(" "))
     }
 }
@@ -125,7 +132,8 @@ mod tests {
 
     fn render(directory: &str, name: &str) -> Result<String, PostgresError> {
         let tls_directory = Path::new(directory);
-        PrimaryConninfo { host: "zone1.example", port: 25432, tls_directory, application_name: name }.render()
+        let (host, port) = ("zone1.example", 25432);
+        PrimaryConninfo { host, port, tls_directory, application_name: name, syncs_slots: false }.render()
     }
 
     #[test]

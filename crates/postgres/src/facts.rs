@@ -37,6 +37,7 @@ SELECT r.standby,
        CASE WHEN r.standby THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END AS replay_paused,
        ARRAY(SELECT current_setting(name)::int8 FROM unnest(ARRAY['max_connections', 'max_worker_processes',
              'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction']) name) AS replays,
+       current_setting('wal_level') = 'logical' AS logical,
        w.pid AS receiver_pid, w.status, w.sender_host, w.sender_port, w.received_tli,
        w.latest_end_lsn::text AS latest_end_lsn, w.flushed_lsn::text AS flushed_lsn,
        (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::int8 AS last_message_age_ms,
@@ -188,7 +189,10 @@ impl InstanceFacts {
             receive_lsn: lsn(row, "receive_lsn")?,
             replay_lsn: lsn(row, "replay_lsn")?,
             replay_paused: get(row, "replay_paused")?,
-            replays: replays(&get::<Vec<i64>>(row, "replays")?),
+            replays: RequiredSettings {
+                logical: get(row, "logical")?,
+                ..replays(&get::<Vec<i64>>(row, "replays")?)
+            },
             wal_receiver: wal_receiver(row)?,
             configured_primary: conninfo_address(get(row, "primary_conninfo")?),
             archiver: Archiver {

@@ -24,6 +24,12 @@ const CERTIFICATE_PREFIX: &str = "client:";
 /// Databases that no client needs: those that databases are copied from, and the one in which Cellar works.
 const CLOSED_DATABASES: &str = "postgres,template0,template1";
 
+/// What a standby may connect to that does not synchronise slots.
+pub const REPLICATION_ALONE: &str = "replication";
+
+/// With the database through which a standby asks for slots: [`SYNC_DATABASE`](crate::failover_slots::SYNC_DATABASE).
+pub(crate) const WITH_SYNC_DATABASE: &str = "replication,postgres";
+
 /// Standbys may come from anywhere: their certificate is what counts, and cells move.
 pub const ANY_ADDRESS: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
@@ -55,13 +61,14 @@ fn client_rules(os_user: &str) -> Result<String, PostgresError> {
 }
 
 /// `pg_hba.conf`, accepting standbys from `replication_from`: networks such as `10.0.0.0/8`, `samenet`,
-/// `samehost`, or host names. Their certificates have the name `replication_name`. With the OS user that runs PostgreSQL, it
+/// `samehost`, or host names, to `databases`. Their certificates have the name `replication_name`. With the OS user that runs PostgreSQL, it
 /// accepts clients too: from everywhere, since the addresses that PostgreSQL listens on limit where they come from.
 ///
 /// # Errors
 /// When an address holds a character that no address has, or the user's name could be read as something else.
 pub fn render_hba(
     replication_from: &[&str],
+    databases: &str,
     replication_name: &str,
     clients: Option<&str>,
 ) -> Result<String, PostgresError> {
@@ -83,7 +90,7 @@ pub fn render_hba(
                 "is not a network, a host name, samehost or samenet",
             ));
         }
-        let _ = writeln!(text, "hostssl  replication  {REPLICATION_ROLE}  {address}  cert{map}");
+        let _ = writeln!(text, "hostssl  {databases}  {REPLICATION_ROLE}  {address}  cert{map}");
     }
     if let Some(os_user) = clients {
         text.push_str(&client_rules(os_user)?);
@@ -129,7 +136,7 @@ mod tests {
 
     #[test]
     fn golden_hba() {
-        insta::assert_snapshot!(render_hba(&ANY_ADDRESS, REPLICATION_ROLE, Some("ada.l")).unwrap(), @r#"
+        insta::assert_snapshot!(render_hba(&ANY_ADDRESS, REPLICATION_ALONE, REPLICATION_ROLE, Some("ada.l")).unwrap(), @r#"
         # Written by Cellar; changes are overwritten.
         # TYPE   DATABASE     USER                ADDRESS  METHOD
         local    all          all                          peer map=cellar
@@ -143,9 +150,9 @@ mod tests {
         host     all          all                 all      reject
         host     replication  all                 all      reject
         "#);
-        let without = render_hba(&[], REPLICATION_ROLE, None).unwrap();
+        let without = render_hba(&[], REPLICATION_ALONE, REPLICATION_ROLE, None).unwrap();
         assert!(!without.contains("scram") && !without.contains("hostssl"), "{without}");
-        let of_superuser = render_hba(&[], REPLICATION_ROLE, Some(SUPERUSER)).unwrap();
+        let of_superuser = render_hba(&[], REPLICATION_ALONE, REPLICATION_ROLE, Some(SUPERUSER)).unwrap();
         assert!(of_superuser.contains(",cellar_certificate_client  all  reject"), "{of_superuser}");
     }
 
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn standbys_of_a_database_with_names_of_its_own_are_known_by_them() {
         let name = "cellar_replication@sales";
-        let hba = render_hba(&["10.0.0.0/8"], name, Some("postgres")).unwrap();
+        let hba = render_hba(&["10.0.0.0/8"], REPLICATION_ALONE, name, Some("postgres")).unwrap();
         assert!(
             hba.contains(
                 "hostssl  replication  cellar_replication  10.0.0.0/8  cert map=cellar_replication\n"
@@ -189,13 +196,18 @@ mod tests {
     #[test]
     fn a_value_cannot_add_another_rule() {
         for address in ["", "all trust\nlocal", "10.0.0.0/8 trust", "a,b", "\"x\""] {
-            assert!(render_hba(&[address], REPLICATION_ROLE, None).is_err(), "{address:?}");
+            assert!(
+                render_hba(&[address], REPLICATION_ALONE, REPLICATION_ROLE, None).is_err(),
+                "{address:?}"
+            );
         }
         for user in ["", "/^.*$", "a\"b", "a\nb"] {
             assert!(render_ident(user, REPLICATION_ROLE).is_err(), "{user:?}");
             assert!(render_ident("postgres", user).is_err(), "{user:?}");
-            assert!(render_hba(&[], REPLICATION_ROLE, Some(user)).is_err(), "{user:?}");
+            assert!(render_hba(&[], REPLICATION_ALONE, REPLICATION_ROLE, Some(user)).is_err(), "{user:?}");
         }
-        assert!(!render_hba(&["samehost"], REPLICATION_ROLE, None).unwrap().contains("trust"));
+        assert!(
+            !render_hba(&["samehost"], REPLICATION_ALONE, REPLICATION_ROLE, None).unwrap().contains("trust")
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The physical replication slots by which a primary keeps WAL for its standbys.
 //!
-//! The standbys stream without them. The primary moves each slot to what its member has flushed, so a member that is away finds
+//! The standbys stream without them, but for those that synchronise logical slots. The primary moves each slot to what its member has flushed, so a member that is away finds
 //! the WAL from there on, within `max_slot_wal_keep_size`. A slot that a standby names would do the same, and would keep
 //! a standby out that connects again after a cut, until the old WAL sender has timed out; and a primary that
 //! has no slots yet, as a new one has not, would refuse its standbys.
@@ -34,12 +34,14 @@ struct MemberSlot {
     is_active: bool,
     /// It fell behind the bound, and keeps nothing any more.
     is_lost: bool,
+    /// It keeps rows that its member once asked for, by `hot_standby_feedback`.
+    holds_rows: bool,
     /// From where on it keeps WAL.
     restart: Option<Lsn>,
 }
 
 /// What a server has of slots, and how far its standbys are.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct SlotLook {
     is_standby: bool,
     /// As many slots as the server may have.
@@ -51,6 +53,10 @@ struct SlotLook {
     logical: Vec<LogicalSlot>,
     /// What each standby has flushed, by its cell.
     flushed: BTreeMap<String, Lsn>,
+    /// Who streams over one connection: `application_name`, the slot that it uses, and what it has flushed.
+    streams: Vec<(String, String, Lsn)>,
+    /// The slots that subscribers wait for, by the settings that are in force.
+    awaited: BTreeSet<String>,
 }
 
 /// What is to be done with a slot.
@@ -83,9 +89,10 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// The slot of a cell. Names of slots have no `-` and end at 63 bytes; a cell whose name does not fit is told by a hash of it.
+/// The slot of a cell at its primary. Names of slots have no `-` and end at 63 bytes; a cell whose name does not fit is told by a hash of it.
 /// A cell's name begins with a letter or digit, so that the two kinds have no name in common.
-fn slot_of(cell: &CellName) -> String {
+#[must_use]
+pub fn member_slot(cell: &CellName) -> String {
     let cell = cell.as_str();
     let plain = format!("{PREFIX}{}", cell.replace('-', "_"));
     if plain.len() <= MAX_NAME && !cell.contains('_') {
@@ -106,22 +113,42 @@ pub enum Keep {
     ForStreaming,
 }
 
-/// What is to be done on a server so that it keeps WAL for the members in `cells`, and for nobody who is none. A standby keeps none
+/// What the slots of a server are to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotWork {
+    /// The other members. Of no account on a standby.
+    pub cells: Vec<CellName>,
+    /// For which of them WAL is kept.
+    pub keep: Keep,
+    /// Slots of members that keep rows for nobody, and are made anew: nothing else has them let the rows go, for a copy of a slot
+    /// has its rows, too.
+    pub let_rows_go: BTreeSet<String>,
+    /// The failover slots of the primary that a standby follows. What it has of the same name from when it led itself hinders their
+    /// synchronisation, and is of no use.
+    pub superseded: BTreeSet<String>,
+}
+
+/// What is to be done on a server so that it keeps WAL for the members, and for nobody who is none. A standby keeps none
 /// at all: nothing would move its slots on.
-fn actions(look: &SlotLook, cells: &[CellName], keep: Keep) -> Vec<SlotAction> {
-    let is_kept = |cell: &&CellName| keep == Keep::ForAll || look.flushed.contains_key(cell.as_str());
+fn actions(look: &SlotLook, work: &SlotWork) -> Vec<SlotAction> {
+    let is_kept = |cell: &&CellName| work.keep == Keep::ForAll || look.flushed.contains_key(cell.as_str());
     let wanted: BTreeMap<String, &CellName> = match look.is_standby {
         true => BTreeMap::new(),
-        false => cells.iter().filter(is_kept).map(|cell| (slot_of(cell), cell)).collect(),
+        false => work.cells.iter().filter(is_kept).map(|cell| (member_slot(cell), cell)).collect(),
     };
     let mut actions = Vec::new();
+    let left = |slot: &&LogicalSlot| slot.failover && !slot.synced && work.superseded.contains(&slot.name);
+    if look.is_standby {
+        actions.extend(look.logical.iter().filter(left).map(|slot| SlotAction::Drop(slot.name.clone())));
+    }
     let mut kept = BTreeSet::new();
     for slot in &look.ours {
         let Some(cell) = wanted.get(&slot.name) else {
             actions.push(SlotAction::Drop(slot.name.clone()));
             continue;
         };
-        if slot.is_lost {
+        let lets_go = slot.holds_rows && !slot.is_active && work.let_rows_go.contains(&slot.name);
+        if slot.is_lost || lets_go {
             actions.push(SlotAction::Drop(slot.name.clone()));
             continue;
         }
@@ -132,7 +159,9 @@ fn actions(look: &SlotLook, cells: &[CellName], keep: Keep) -> Vec<SlotAction> {
         }
     }
     let room = look.max.saturating_sub(look.others + kept.len() + SPARE);
-    let missing = wanted.keys().filter(|name| !kept.contains(name.as_str()));
+    // A new one is where the primary's last checkpoint is, which its member may not have: no subscriber may go by it.
+    let is_missing = |name: &&String| !kept.contains(name.as_str()) && !look.awaited.contains(*name);
+    let missing = wanted.keys().filter(is_missing);
     actions.extend(missing.take(room).cloned().map(SlotAction::Create));
     actions
 }
@@ -140,17 +169,23 @@ fn actions(look: &SlotLook, cells: &[CellName], keep: Keep) -> Vec<SlotAction> {
 /// One statement, so that it is one round trip. Of several senders to one cell an old copy's may be among them: the least
 /// position counts. Some of the columns are of later versions.
 const LOOK: &str = "\
-SELECT 'server', CASE WHEN pg_is_in_recovery() THEN 'standby' END, current_setting('max_replication_slots'), NULL, NULL
+SELECT 'server', CASE WHEN pg_is_in_recovery() THEN 'standby' END, current_setting('max_replication_slots'), NULL,
+       current_setting('synchronized_standby_slots', true)
  UNION ALL
 SELECT 'slot', s.slot_name, concat_ws(' ', s.slot_type, s.wal_status, CASE WHEN s.active THEN 'active' END,
        CASE WHEN s.temporary THEN 'temporary' END, CASE WHEN j.row->>'failover' = 'true' THEN 'failover' END,
        CASE WHEN j.row->>'synced' = 'true' THEN 'synced' END,
+       CASE WHEN coalesce(s.xmin, s.catalog_xmin) IS NOT NULL THEN 'rows' END,
        CASE WHEN j.row->>'invalidation_reason' <> '' OR j.row->>'conflicting' = 'true' THEN 'lost' END),
        s.restart_lsn::text, s.database
   FROM pg_replication_slots s CROSS JOIN LATERAL (SELECT to_jsonb(s) AS row) j
  UNION ALL
 SELECT 'flushed', split_part(application_name, ':', 1), NULL, min(flush_lsn)::text, NULL
   FROM pg_stat_replication WHERE flush_lsn IS NOT NULL GROUP BY 2
+ UNION ALL
+SELECT 'streams', r.application_name, max(s.slot_name), min(r.flush_lsn)::text, NULL
+  FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
+ GROUP BY 2 HAVING count(*) = 1 AND bool_and(r.state = 'streaming' AND r.flush_lsn IS NOT NULL)
  ORDER BY 1, 2";
 
 /// Logical slots that are told of. Each is some bytes of the status in etcd.
@@ -167,12 +202,15 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook,
             Some("server") => {
                 look.is_standby = name == "standby";
                 look.max = state.parse().map_err(|_| unexpected())?;
+                let awaited = database.unwrap_or_default();
+                look.awaited = awaited.split(',').map(|name| name.trim().to_owned()).collect();
             }
             Some("slot") if name.starts_with(PREFIX) && words.contains("physical") => {
                 look.ours.push(MemberSlot {
                     name,
                     is_active: words.contains("active"),
                     is_lost: words.contains("lost") || lsn.is_none(),
+                    holds_rows: words.contains("rows"),
                     restart: lsn,
                 });
             }
@@ -190,6 +228,7 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook,
                     });
                 }
             }
+            Some("streams") => look.streams.extend(lsn.map(|lsn| (name, state, lsn))),
             Some("flushed") => look.flushed.extend(lsn.map(|lsn| (name, lsn))),
             _ => return Err(unexpected()),
         }
@@ -208,41 +247,65 @@ async fn rows(session: &Session) -> Result<Vec<[Option<String>; 5]>, tokio_postg
     Ok(answer.iter().filter_map(row).collect())
 }
 
+/// The standbys of which a slot says what they have: they use their own, or nobody does and it follows them. One whose slot an
+/// old connection holds is none of them, as its slot does not move.
+fn with_slots(look: &SlotLook) -> BTreeSet<String> {
+    let says_it = |(name, used, flushed): &&(String, String, Lsn)| {
+        let cell = name.split(':').next().and_then(|cell| cell.parse().ok());
+        let Some(own) = cell.map(|cell| member_slot(&cell)) else { return false };
+        let follows = |slot: &MemberSlot| {
+            !slot.is_active && !slot.is_lost && slot.restart.is_some_and(|restart| restart <= *flushed)
+        };
+        *used == own || look.ours.iter().any(|slot| slot.name == own && follows(slot))
+    };
+    look.streams.iter().filter(says_it).map(|(name, _, _)| name.clone()).collect()
+}
+
 /// What was found of slots, and done.
 #[derive(Debug)]
 pub struct SlotReport {
     /// The lasting logical slots, at most 32.
     pub logical: Vec<LogicalSlot>,
+    /// The standbys whose own slots move with them and are not ahead of them, by their names.
+    pub with_slots: BTreeSet<String>,
+    /// The slots of members that keep rows, and nobody streams with them.
+    pub idle_with_rows: BTreeSet<String>,
     /// What the server refused last; the rest was done all the same.
     pub refused: Option<PostgresError>,
 }
 
-/// Sees to the slots of the other members in `cells`: on a primary each has one that is where the member is, on a standby
-/// there are none. `cells` and `keep` are of no account on a standby.
+/// Sees to the slots of the other members: on a primary each has one that is where the member is, on a standby
+/// there are none.
 ///
 /// # Errors
 /// When the server does not answer within `timeout`.
 pub async fn keep_member_slots(
     endpoint: &Endpoint,
-    cells: &[CellName],
-    keep: Keep,
+    work: &SlotWork,
     timeout: Duration,
 ) -> Result<SlotReport, PostgresError> {
-    let work = async {
+    let doing = async {
         let session = endpoint.connect(SUPERUSER, timeout).await?;
         let sorted = |error| endpoint.error(error, timeout);
         let look = read(rows(&session).await.map_err(sorted)?)?;
         let mut refused = None;
-        for action in actions(&look, cells, keep) {
+        for action in actions(&look, work) {
             match session.client.simple_query(&action.sql()).await {
                 Ok(_) => tracing::debug!(?action, "replication slot"),
                 Err(error) if error.is_closed() => return Err(sorted(error)),
                 Err(error) => refused = Some(sorted(error)),
             }
         }
-        Ok(SlotReport { logical: look.logical, refused })
+        let with_slots = with_slots(&look);
+        let idle = look.ours.into_iter().filter(|slot| slot.holds_rows && !slot.is_active);
+        Ok(SlotReport {
+            logical: look.logical,
+            with_slots,
+            idle_with_rows: idle.map(|slot| slot.name).collect(),
+            refused,
+        })
     };
-    endpoint.within(timeout, work).await
+    endpoint.within(timeout, doing).await
 }
 
 /// Whether a data directory has replication slots. Costs no connection.
@@ -253,165 +316,4 @@ pub fn has_slots(data_directory: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn cells(names: &[&str]) -> Vec<CellName> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    fn slot(name: &str, restart: u64) -> MemberSlot {
-        MemberSlot {
-            name: name.to_owned(),
-            is_active: false,
-            is_lost: false,
-            restart: Some(Lsn::new(restart)),
-        }
-    }
-
-    fn primary(ours: Vec<MemberSlot>, flushed: &[(&str, u64)]) -> SlotLook {
-        let flushed = flushed.iter().map(|(cell, at)| ((*cell).to_owned(), Lsn::new(*at))).collect();
-        SlotLook { max: 16, ours, flushed, ..SlotLook::default() }
-    }
-
-    fn drop(name: &str) -> SlotAction {
-        SlotAction::Drop(name.to_owned())
-    }
-
-    fn create(name: &str) -> SlotAction {
-        SlotAction::Create(name.to_owned())
-    }
-
-    #[test]
-    fn each_other_member_has_a_slot_where_it_is() {
-        let members = cells(&["zone2", "zone3"]);
-        assert_eq!(
-            actions(&primary(vec![], &[("zone2", 9)]), &members, Keep::ForAll),
-            [create("cellar_zone2"), create("cellar_zone3")]
-        );
-        let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone3", 5)];
-        let look = primary(ours.clone(), &[("zone2", 9), ("pg_basebackup", 3)]);
-        let forward = SlotAction::Advance("cellar_zone2".to_owned(), Lsn::new(9));
-        assert_eq!(actions(&look, &members, Keep::ForAll), [forward], "zone3 is away: its slot stays");
-        for at in [4, 5] {
-            assert_eq!(
-                actions(&primary(ours.clone(), &[("zone2", at)]), &members, Keep::ForAll),
-                [],
-                "never back: {at}"
-            );
-        }
-        let mut active = ours;
-        active[0].is_active = true;
-        assert_eq!(
-            actions(&primary(active, &[("zone2", 9)]), &members, Keep::ForAll),
-            [],
-            "its user moves it"
-        );
-    }
-
-    #[test]
-    fn what_keeps_wal_for_nobody_is_dropped() {
-        let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone9", 5)];
-        let look = primary(ours, &[("zone9", 9)]);
-        assert_eq!(actions(&look, &cells(&["zone2"]), Keep::ForAll), [drop("cellar_zone9")]);
-        let standby = SlotLook { is_standby: true, ..look };
-        assert_eq!(
-            actions(&standby, &cells(&["zone2"]), Keep::ForAll),
-            [drop("cellar_zone2"), drop("cellar_zone9")]
-        );
-    }
-
-    #[test]
-    fn a_disk_that_is_nearly_full_keeps_nothing_for_a_member_that_is_away() {
-        let ours = vec![slot("cellar_zone2", 5), slot("cellar_zone3", 5)];
-        let told = actions(&primary(ours, &[("zone2", 5)]), &cells(&["zone2", "zone3"]), Keep::ForStreaming);
-        assert_eq!(told, [drop("cellar_zone3")]);
-        let none = actions(&primary(vec![], &[]), &cells(&["zone3"]), Keep::ForStreaming);
-        assert_eq!(none, []);
-    }
-
-    #[test]
-    fn a_lost_one_is_made_anew() {
-        let lost = MemberSlot { is_lost: true, restart: None, ..slot("cellar_zone2", 0) };
-        let look = primary(vec![lost], &[("zone2", 9)]);
-        assert_eq!(
-            actions(&look, &cells(&["zone2"]), Keep::ForAll),
-            [drop("cellar_zone2"), create("cellar_zone2")]
-        );
-    }
-
-    #[test]
-    fn some_slots_are_left_to_others() {
-        let many: Vec<String> = (0..30).map(|number| format!("cell{number}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(actions(&primary(vec![], &[]), &cells(&many), Keep::ForAll).len(), 16 - SPARE);
-        let crowded = SlotLook { others: 13, ..primary(vec![], &[]) };
-        assert_eq!(actions(&crowded, &cells(&many), Keep::ForAll), []);
-    }
-
-    #[test]
-    fn rows_are_read() {
-        let row = |values: [&str; 5]| values.map(|value| Some(value.to_owned()).filter(|it| !it.is_empty()));
-        let rows = [
-            row(["server", "", "16", "", ""]),
-            row(["slot", "cellar_zone2", "physical lost", "", ""]),
-            row(["slot", "cellar_zone3", "physical reserved active", "0/9", ""]),
-            row(["slot", "cellar_of_a_user", "logical reserved failover synced", "0/7", "shop"]),
-            row(["slot", "passing", "logical reserved active temporary", "0/7", "shop"]),
-            row(["slot", "backup", "physical", "0/5", ""]),
-            row(["flushed", "zone3", "", "0/A", ""]),
-        ];
-        let look = read(rows).unwrap();
-        assert_eq!((look.is_standby, look.max, look.others), (false, 16, 3));
-        assert!(look.ours[0].is_lost && !look.ours[0].is_active && look.ours[0].restart.is_none());
-        assert!(look.ours[1].is_active && !look.ours[1].is_lost && look.ours[1].restart == Some(Lsn::new(9)));
-        assert_eq!(look.flushed, [("zone3".to_owned(), Lsn::new(10))].into());
-        let [slot] = look.logical.as_slice() else { panic!("{look:?}") };
-        assert_eq!((slot.name.as_str(), slot.database.as_str()), ("cellar_of_a_user", "shop"));
-        assert!(slot.failover && slot.synced && !slot.lost);
-        assert!(read([row(["server", "standby", "16", "", ""])]).unwrap().is_standby);
-        for bad in [
-            row(["server", "", "many", "", ""]),
-            row(["slot", "a", "physical", "x", ""]),
-            row(["", "", "", "", ""]),
-        ] {
-            assert!(read([bad]).is_err());
-        }
-    }
-
-    #[test]
-    fn slots_are_found_in_a_data_directory() {
-        let data = tempfile::tempdir().unwrap();
-        assert!(!has_slots(data.path()));
-        std::fs::create_dir_all(data.path().join("pg_replslot")).unwrap();
-        assert!(!has_slots(data.path()));
-        std::fs::create_dir_all(data.path().join("pg_replslot/cellar_zone2")).unwrap();
-        assert!(has_slots(data.path()));
-    }
-
-    proptest! {
-        #[test]
-        fn two_cells_never_share_a_slot(one in "[a-c0-1][ab01_-]{0,62}", other in "[a-c0-1][ab01_-]{0,62}") {
-            // Some texts of this form are not names of cells: `ca` is a directory's.
-            let cells = [&one, &other].map(|text| text.parse::<CellName>());
-            prop_assume!(cells.iter().all(Result::is_ok));
-            let names = cells.map(|cell| slot_of(&cell.unwrap()));
-            for name in &names {
-                prop_assert!(name.len() <= MAX_NAME && name.starts_with(PREFIX));
-                prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
-            }
-            prop_assert_eq!(one == other, names[0] == names[1]);
-        }
-    }
-
-    #[test]
-    fn similar_cells_have_slots_of_their_own() {
-        let name = |cell: &str| slot_of(&cell.parse().unwrap());
-        assert_eq!(name("eu-west-1a"), "cellar_eu_west_1a");
-        assert_ne!(name("a-b"), name("a_b"));
-        let long = "a".repeat(62);
-        assert_ne!(name(&format!("{long}a")), name(&format!("{long}b")));
-        assert_ne!(name(&format!("a-{long}")[..63]), name(&format!("a_{long}")[..63]));
-    }
-}
+mod tests;

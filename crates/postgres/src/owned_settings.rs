@@ -79,7 +79,9 @@ pub fn owned_by_cellar(name: &str) -> Option<Owned> {
         | "wal_sender_timeout"
         | "wal_receiver_timeout"
         | "wal_retrieve_retry_interval"
-        | "wal_receiver_status_interval" => REPLICATION,
+        | "wal_receiver_status_interval"
+        | "sync_replication_slots"
+        | "synchronized_standby_slots" => REPLICATION,
         "primary_slot_name" | "recovery_min_apply_delay" => ONE_MEMBER,
         "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes" => COMMIT,
         "max_standby_streaming_delay" | "max_standby_archive_delay" => owned(

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use crate::error::PostgresError;
-use crate::hba::{render_hba, render_ident};
+use crate::hba::{REPLICATION_ALONE, render_hba, render_ident};
 use crate::required_settings::RequiredSettings;
 use crate::roles::REPLICATION_ROLE;
 use crate::settings::{render, socket_directory, text};
@@ -105,7 +105,7 @@ impl PrivateSettings {
     pub(crate) fn files(&self) -> Result<[(&'static str, String); 3], PostgresError> {
         Ok([
             ("postgresql.conf", render(&self.pairs()?)?),
-            ("pg_hba.conf", render_hba(&[], REPLICATION_ROLE, None)?),
+            ("pg_hba.conf", render_hba(&[], REPLICATION_ALONE, REPLICATION_ROLE, None)?),
             ("pg_ident.conf", render_ident(&self.os_user, REPLICATION_ROLE)?),
         ])
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use cellar_model::check_socket_path;
 
 use crate::error::PostgresError;
+use crate::failover_slots::FailoverSlots;
 use crate::owned_settings::TUNABLE;
 
 /// Senders of WAL, of a database that was not given another number.
@@ -49,6 +50,8 @@ pub struct Settings {
     pub primary_conninfo: Option<String>,
     /// Whose acknowledgement a commit needs; none where that is the operator's own setting.
     pub synchronous_standby_names: Option<String>,
+    /// What it is told of logical slots that outlive a change of the primary.
+    pub failover_slots: FailoverSlots,
     /// A standby replays what it has at once, also where it is told to lag or has readers: an election waits for it.
     pub replays_at_once: bool,
     /// Shared memory for pages, MiB.
@@ -78,6 +81,7 @@ impl Default for Settings {
             restore_command: None,
             primary_conninfo: None,
             synchronous_standby_names: None,
+            failover_slots: FailoverSlots::default(),
             replays_at_once: false,
             // Three cells and their services fit on a small machine.
             shared_buffers_mb: 64,
@@ -90,7 +94,7 @@ impl Default for Settings {
 }
 
 /// A value in the single quotes of `postgresql.conf`, where backslashes are escapes too.
-fn quoted(name: &str, value: &str) -> Result<String, PostgresError> {
+pub(crate) fn quoted(name: &str, value: &str) -> Result<String, PostgresError> {
     if value.chars().any(char::is_control) {
         let reason = "must not hold line breaks or other control characters";
         return Err(PostgresError::InvalidSetting { name: name.to_owned(), reason });

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cellar_postgres::{
-    InstanceConfig, PrimaryConninfo, REPLICATION_ROLE, Settings, TlsFiles, configure, conninfo_address,
-    render_hba, render_ident,
+    InstanceConfig, PrimaryConninfo, REPLICATION_ALONE, REPLICATION_ROLE, Settings, TlsFiles, configure,
+    conninfo_address, render_hba, render_ident,
 };
 use proptest::prelude::*;
 
@@ -170,8 +170,8 @@ proptest! {
 
     #[test]
     fn an_address_is_refused_or_one_word(text in hostile()) {
-        let Ok(file) = render_hba(&[&text], REPLICATION_ROLE, None) else { return Ok(()) };
-        let plain = tokens(&render_hba(&["samehost"], REPLICATION_ROLE, None).unwrap());
+        let Ok(file) = render_hba(&[&text], REPLICATION_ALONE, REPLICATION_ROLE, None) else { return Ok(()) };
+        let plain = tokens(&render_hba(&["samehost"], REPLICATION_ALONE, REPLICATION_ROLE, None).unwrap());
         let found = tokens(&file);
         prop_assert_eq!(found.len(), plain.len());
         let word = |line: &[String]| line.iter().map(|w| if w == "samehost" { text.clone() } else { w.clone() }).collect::<Vec<_>>();
@@ -203,6 +203,7 @@ proptest! {
             port: 25432,
             tls_directory: Path::new(if which == 1 { text.as_str() } else { "/tls" }),
             application_name: if which == 2 { &text } else { "zone2" },
+            syncs_slots: false,
         };
         let Ok(rendered) = conninfo.render() else { return Ok(()) };
         let found = pairs(&rendered).unwrap();

@@ -277,9 +277,15 @@ async fn a_new_primary_conninfo_takes_effect_with_a_reload() {
     let mut cell = Cell::running().await;
     let tls_directory = cell.root.path().join("it's\\tls");
     let conninfo = |port| {
-        PrimaryConninfo { host: "localhost", port, tls_directory: &tls_directory, application_name: "zone 1" }
-            .render()
-            .unwrap()
+        PrimaryConninfo {
+            host: "localhost",
+            port,
+            tls_directory: &tls_directory,
+            application_name: "zone 1",
+            syncs_slots: false,
+        }
+        .render()
+        .unwrap()
     };
     cell.config.settings.primary_conninfo = Some(conninfo(25432));
     assert!(configure(&cell.data(), &cell.config).unwrap());

@@ -1,7 +1,9 @@
 //! What PostgreSQL is told of replication: whom to follow, what to take from the archive, and who acknowledges.
 
+use std::collections::BTreeSet;
+
 use cellar_model::{CellName, CopyNumber, Leader, Leadership, Rule};
-use cellar_postgres::NOBODY;
+use cellar_postgres::{NOBODY, NOBODYS_SLOT, member_slot};
 
 use crate::availability::kept::Kept;
 
@@ -29,6 +31,17 @@ pub(crate) enum Archives {
     Nothing,
 }
 
+/// Who must have what a subscriber gets from a failover slot, so that it never has what a failover loses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    /// Subscribers wait: nobody knows yet who is to have it.
+    Nobody,
+    /// As many as acknowledge a commit.
+    Rule(Rule),
+    /// Those that stream, none if there are none.
+    WhoStreams,
+}
+
 /// What an instance is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Replication {
@@ -42,6 +55,8 @@ pub(crate) struct Replication {
     pub(crate) standby_name: String,
     /// `synchronous_standby_names`; none where that is the operator's own.
     pub(crate) acknowledge: Option<String>,
+    /// Who must have what a subscriber gets.
+    pub(crate) awaits: Awaits,
 }
 
 /// The name of a copy as a standby. A copy that took another one's place has another name, and acknowledges nothing for it.
@@ -69,6 +84,33 @@ fn acknowledged_by(rule: &Rule, cell: &CellName) -> String {
     format!("ANY {} ({})", rule.k, names.join(", "))
 }
 
+/// `synchronized_standby_slots` of the primary in `cell`, where `with_slots` are the standbys whose slots say what they have.
+///
+/// PostgreSQL waits for all that are named. Those that are away are left out while enough others are there for every election to
+/// know of what was sent, as with commits; while there are too few, subscribers wait as commits do.
+pub(crate) fn awaited_slots(awaits: &Awaits, cell: &CellName, with_slots: &BTreeSet<String>) -> String {
+    let slots = match awaits {
+        Awaits::Nobody => return NOBODYS_SLOT.to_owned(),
+        Awaits::WhoStreams => {
+            let cells = with_slots.iter().filter_map(|name| name.split(':').next()?.parse().ok());
+            cells.map(|cell| member_slot(&cell)).collect::<BTreeSet<_>>()
+        }
+        Awaits::Rule(rule) if rule.is_of_one() && rule.cohort.contains_key(cell) => BTreeSet::new(),
+        Awaits::Rule(rule) => {
+            let others = rule.cohort.iter().filter(|(member, _)| *member != cell);
+            let there: BTreeSet<String> = others
+                .filter(|(member, copy)| with_slots.contains(&standby_name(member, **copy)))
+                .map(|(member, _)| member_slot(member))
+                .collect();
+            match usize::try_from(rule.k) {
+                Ok(enough) if enough > 0 && there.len() >= enough => there,
+                _ => return NOBODYS_SLOT.to_owned(),
+            }
+        }
+    };
+    slots.into_iter().collect::<Vec<_>>().join(",")
+}
+
 /// What an instance is told without quorum commit.
 pub(crate) fn without_quorum(cell: &CellName, leader: Option<&Leader>) -> Replication {
     Replication {
@@ -80,6 +122,7 @@ pub(crate) fn without_quorum(cell: &CellName, leader: Option<&Leader>) -> Replic
         },
         standby_name: cell.to_string(),
         acknowledge: None,
+        awaits: Awaits::WhoStreams,
     }
 }
 
@@ -93,12 +136,15 @@ pub(crate) fn with_quorum(
 ) -> Replication {
     let standby_name = standby_name(cell, kept.copy);
     let own_term = kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term);
-    let own_rule = kept.rule.as_ref().filter(|_| own_term.is_some()).map(|rule| acknowledged_by(rule, cell));
+    let rule = kept.rule.as_ref().filter(|_| own_term.is_some());
+    let own_rule = rule.map(|rule| acknowledged_by(rule, cell));
+    let own_awaits = rule.map(|rule| Awaits::Rule(rule.clone()));
     let Some(record) = governing else {
         return Replication {
             standby_name,
             // Also when etcd has lost the record: what was promised to clients holds on.
             acknowledge: own_rule.or_else(|| Some(String::new())),
+            awaits: own_awaits.unwrap_or(Awaits::WhoStreams),
             ..without_quorum(cell, leader)
         };
     };
@@ -109,6 +155,7 @@ pub(crate) fn with_quorum(
         archives: Archives::Nothing,
         standby_name,
         acknowledge: Some(NOBODY.to_owned()),
+        awaits: Awaits::Nobody,
     };
     if record.cell == *cell {
         if !record.is_led_by(cell, own_term) {
@@ -119,6 +166,7 @@ pub(crate) fn with_quorum(
             from_archive: FromArchive::Histories,
             archives: if own_rule.is_some() { Archives::All } else { Archives::Histories },
             acknowledge: own_rule.or(closed.acknowledge.clone()),
+            awaits: own_awaits.unwrap_or(Awaits::Nobody),
             ..closed
         };
     }
@@ -194,6 +242,8 @@ mod tests {
         let opened = Kept { rule: steady.rule().cloned(), ..kept(3, Some(3)) };
         let leads = with_quorum(&me, &opened, None, Some(&steady));
         assert_eq!(leads.archives, Archives::All);
+        assert_eq!(leads.awaits, Awaits::Rule(opened.rule.clone().unwrap()));
+        assert_eq!((begun.awaits, appointed.awaits), (Awaits::Nobody, Awaits::Nobody));
         assert_eq!(leads.acknowledge.as_deref(), Some("ANY 1 (\"zone2:7\", \"zone3:7\")"));
         // What is left after a failover with a loss acknowledges alone, and for another member's rule nobody does.
         let alone = |cell: &str| Kept {
@@ -208,6 +258,34 @@ mod tests {
         // The copy that began the term is gone.
         let other = Kept { copy: CopyNumber::new(8), ..opened };
         assert_eq!(with_quorum(&me, &other, None, Some(&steady)).acknowledge.as_deref(), Some(NOBODY));
+    }
+
+    #[test]
+    fn subscribers_get_what_no_election_loses_and_wait_for_no_member_that_is_away() {
+        let rule = |cells: &[&str]| {
+            let cohort = cells.iter().map(|cell| (named(cell), CopyNumber::new(7)));
+            Awaits::Rule(Rule::of(1, cohort.collect()))
+        };
+        let slots = |awaits: &Awaits, there: &[&str]| {
+            let there = there.iter().map(|name| (*name).to_owned()).collect();
+            awaited_slots(awaits, &named("zone1"), &there)
+        };
+        let three = rule(&["zone1", "zone2", "zone3"]);
+        assert_eq!(slots(&three, &["zone2:7", "zone3:7"]), "cellar_zone2,cellar_zone3");
+        assert_eq!(slots(&three, &["zone3:7"]), "cellar_zone3", "zone2 is away");
+        assert_eq!(slots(&three, &[]), NOBODYS_SLOT);
+        let none_counts = ["zone2:8", "zone4:7", "pg_basebackup"];
+        assert_eq!(slots(&three, &none_counts), NOBODYS_SLOT);
+        let five = rule(&["zone1", "zone2", "zone3", "zone4", "zone5"]);
+        assert_eq!(slots(&five, &["zone2:7", "zone5:7"]), "cellar_zone2,cellar_zone5");
+        assert_eq!(slots(&five, &["zone5:7"]), NOBODYS_SLOT, "one is too few");
+        assert_eq!(slots(&rule(&["zone1"]), &[]), "");
+        let none = Awaits::Rule(Rule { k: 0, ..Rule::of(1, [(named("zone2"), CopyNumber::new(7))].into()) });
+        for nobody in [Awaits::Nobody, none] {
+            assert_eq!(slots(&nobody, &["zone2:7"]), NOBODYS_SLOT);
+        }
+        assert_eq!(slots(&Awaits::WhoStreams, &["zone2"]), "cellar_zone2");
+        assert_eq!(slots(&Awaits::WhoStreams, &[]), "");
     }
 
     #[test]

@@ -214,6 +214,7 @@ impl Supervisor {
         let Some(postmaster) = running(data)? else {
             *self.agent.facts.borrow_mut() = None;
             self.preparation = Preparation::default();
+            self.member_slots.end(&self.agent);
             self.ended_alone |= std::mem::take(&mut self.ran);
             if self.ended_alone && database.pause.is_some() {
                 let message = "PostgreSQL ended and is not started again: the database is paused. `cellar resume` ends that";
@@ -324,7 +325,7 @@ impl Supervisor {
         let look = Look { begun, incarnation: incarnation::record(&self.agent), current: known, stopped };
         let recorded = current && leadership::record(&self.agent, &facts).await?;
         if recorded || facts.role == Role::Standby {
-            self.member_slots.go_on(&self.agent, &endpoint, facts.role, data);
+            self.member_slots.go_on(&self.agent, &endpoint, &facts, data);
         }
         if facts.role == Role::Primary && recorded {
             // It removes WAL that members may need, but for what their slots keep.

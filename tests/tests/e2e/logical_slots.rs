@@ -6,7 +6,7 @@ use crate::quorum::{CELLS, others, wait_for_cohort, with_quorum};
 
 /// Has the WAL written for logical decoding.
 #[track_caller]
-fn decode(cluster: &Cluster, cells: &[&str]) {
+pub(crate) fn decode(cluster: &Cluster, cells: &[&str]) {
     cluster.cellar(&["settings", "set", "wal_level=logical"]);
     cluster.cellar(&["restart", "--rolling"]);
     for cell in cells {

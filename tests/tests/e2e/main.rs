@@ -26,6 +26,7 @@ mod failover;
 mod failover_bad_days;
 mod failover_by_command;
 mod failover_restores;
+mod failover_slots;
 mod files_elsewhere;
 mod given_up;
 mod host_names;

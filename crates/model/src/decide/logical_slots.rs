@@ -17,7 +17,7 @@ fn version(status: &PoolerStatus) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// For each logical slot that does not outlive a change of the primary: why not, and what to do. `members` are what the poolers of
+/// What becomes of each logical slot when another member leads; where it is lost, why and what to do. `members` are what the poolers of
 /// the database say, that of `leader` among them.
 #[must_use]
 pub fn slot_notes<'a>(
@@ -28,7 +28,7 @@ pub fn slot_notes<'a>(
     let standbys: Vec<&PoolerStatus> =
         members.clone().into_iter().filter(|member| member.cell != *leader).collect();
     if let Some(primary) = members.into_iter().find(|member| member.cell == *leader) {
-        notes.extend(primary.logical_slots.iter().filter_map(|slot| of_primary(slot, primary, &standbys)));
+        notes.extend(primary.logical_slots.iter().map(|slot| of_primary(slot, primary, &standbys)));
     }
     for member in standbys {
         let left = member.logical_slots.iter().filter(|slot| !slot.synced);
@@ -37,38 +37,39 @@ pub fn slot_notes<'a>(
     notes
 }
 
-fn of_primary(slot: &LogicalSlot, primary: &PoolerStatus, standbys: &[&PoolerStatus]) -> Option<String> {
+fn of_primary(slot: &LogicalSlot, primary: &PoolerStatus, standbys: &[&PoolerStatus]) -> String {
     let named = format!("logical slot {} of {:?}", slot.name, slot.database);
     if slot.lost {
-        return Some(format!(
+        return format!(
             "{named} fell behind max_slot_wal_keep_size and is of no use: drop it (SELECT pg_drop_replication_slot('{}')), and set its subscriber up again",
             slot.name
-        ));
+        );
     }
     let lost = format!("{named} is lost when another member leads");
     match version(primary) {
         Some(version) if version < WITH_FAILOVER => {
-            return Some(format!("{lost}: PostgreSQL {version} keeps none, {WITH_FAILOVER} can; {AGAIN}"));
+            return format!("{lost}: PostgreSQL {version} keeps none, {WITH_FAILOVER} can; {AGAIN}");
         }
         _ if !slot.failover => {
-            return Some(format!(
-                "{lost}: it was made without failover, which its maker has to ask for; {AGAIN}"
-            ));
+            return format!("{lost}: it was made without failover, which its maker has to ask for; {AGAIN}");
         }
         _ => {}
     }
     let has_copy = |member: &&&PoolerStatus| {
         member.logical_slots.iter().any(|copy| copy.synced && !copy.lost && copy.name == slot.name)
     };
-    let without: Vec<&str> =
-        standbys.iter().filter(|member| !has_copy(member)).map(|member| member.cell.as_str()).collect();
-    if without.len() == standbys.len() {
-        return Some(format!("{lost}: no standby has a synchronised copy of it; {AGAIN}"));
+    let (with, without): (Vec<&PoolerStatus>, Vec<&PoolerStatus>) = standbys.iter().partition(has_copy);
+    let cells = |members: &[&PoolerStatus]| {
+        members.iter().map(|member| member.cell.as_str()).collect::<Vec<_>>().join(" or ")
+    };
+    if with.is_empty() {
+        return format!("{lost}: no standby has a synchronised copy of it; {AGAIN}");
     }
-    (!without.is_empty()).then(|| {
-        let without = without.join(" or ");
-        format!("{named} is lost when {without} leads, without a synchronised copy of it; {AGAIN}")
-    })
+    let kept = format!("{named} is kept when {} leads", cells(&with));
+    if without.is_empty() {
+        return kept;
+    }
+    format!("{kept}, and lost when {} leads, without a synchronised copy of it; {AGAIN}", cells(&without))
 }
 
 /// A slot that nothing moves on in a standby.
@@ -125,10 +126,10 @@ mod tests {
         assert!(of(&[slot(false, false)], &[], &[]).contains("made without failover"));
         assert!(of(std::slice::from_ref(&made), &[], &[]).contains("no standby has a synchronised copy"));
         let some = of(std::slice::from_ref(&made), std::slice::from_ref(&copy), &[]);
-        assert!(some.contains("when zone3 leads"), "{some}");
+        assert!(some.contains("is kept when zone2 leads, and lost when zone3 leads"), "{some}");
         assert_eq!(
             of(std::slice::from_ref(&made), std::slice::from_ref(&copy), std::slice::from_ref(&copy)),
-            ""
+            "logical slot sub of \"shop\" is kept when zone2 or zone3 leads"
         );
     }
 

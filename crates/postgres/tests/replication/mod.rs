@@ -1,5 +1,7 @@
 //! Who may connect for replication.
 
+use cellar_postgres::FAILOVER_SLOTS_SINCE;
+
 use super::*;
 
 /// A key and certificates of it as a cell has them, made with the openssl that PostgreSQL's package brings along.
@@ -38,8 +40,14 @@ async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
     ensure_roles(&primary.endpoint(), "postgres", TEST_TIMEOUT).await.unwrap();
     let mut standby = copy_of(&primary).await;
     let port = primary.config.settings.port;
-    let conninfo =
-        PrimaryConninfo { host: "localhost", port, tls_directory: &tls, application_name: "zone2" }.render();
+    let conninfo = PrimaryConninfo {
+        host: "localhost",
+        port,
+        tls_directory: &tls,
+        application_name: "zone2",
+        syncs_slots: false,
+    }
+    .render();
     standby.config.settings.primary_conninfo = Some(conninfo.unwrap());
     standby.start().await;
     let from =
@@ -67,10 +75,16 @@ async fn replication_needs_the_right_certificate_and_nothing_else_comes_in() {
         ("wrong.crt", REPLICATION_ROLE, replication),
         ("missing.crt", REPLICATION_ROLE, replication),
         ("replication.crt", "postgres", replication),
-        ("replication.crt", REPLICATION_ROLE, "dbname=postgres"),
+        ("replication.crt", REPLICATION_ROLE, "dbname=template1"),
+        ("wrong.crt", REPLICATION_ROLE, "dbname=postgres"),
         ("replication.crt", REPLICATION_ROLE, "replication=true sslmode=disable"),
     ] {
         let refused = attempt(with(certificate, user, rest)).await.unwrap_err();
         assert!(refused.contains("FATAL"), "{certificate} {user} {rest}: {refused}");
     }
+    // There a standby asks for the slots that it synchronises. What is sent is no SQL, which only a session learns.
+    let version = std::fs::read_to_string(primary.data().join("PG_VERSION")).unwrap();
+    let syncs = version.trim().parse::<u32>().unwrap() >= FAILOVER_SLOTS_SINCE;
+    let asked = attempt(with("replication.crt", REPLICATION_ROLE, "dbname=postgres")).await.unwrap_err();
+    assert_eq!(!asked.contains("FATAL") && asked.contains("syntax error"), syncs, "{asked}");
 }

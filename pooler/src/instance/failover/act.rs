@@ -21,6 +21,10 @@ use crate::instance::failover::canary::Canary;
 use crate::instance::failover::is_led_here;
 use crate::instance::failover::member::Member;
 
+/// The process that synchronises slots is told to end at once.
+const END_SYNCHRONISATION: &str =
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'slotsync worker'";
+
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -87,6 +91,9 @@ impl Member {
             Ok(Taking::Promote(term)) => {
                 self.begin_term(term)?;
                 self.apply(card, database)?;
+                if self.agent.slot_sync.has_synchronised.get() {
+                    self.end_synchronisation(card).await;
+                }
                 tracing::warn!(%term, position = %facts.position, "this standby is promoted");
                 let begun = clock::uptime();
                 if let Err(error) =
@@ -262,6 +269,15 @@ impl Member {
             self.canary = Some((term, Canary::start(endpoint)));
         }
         self.apply(card, database)
+    }
+
+    /// Ends the process that synchronises slots, which has been told to end: a promotion waits for it, and it may wait for the
+    /// answer of a primary that is gone. What it has synchronised stays.
+    async fn end_synchronisation(&self, card: &Pooler) {
+        let ended = execute(&self.agent.endpoint(card), END_SYNCHRONISATION, STATEMENT_TIMEOUT).await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the synchronisation of slots was not ended before the promotion");
+        }
     }
 
     /// Keeps that a term is begun with the present copy. It is a promise, too.
