@@ -30,7 +30,7 @@ mod tries;
 pub use admin::Admin;
 pub use api::server::{ServeError, serve};
 pub use audit::log::{AuditLog, AuditLogError};
-pub use failover::Failover;
+pub use failover::{AskMember, Failover};
 pub use leader::election::Leading;
 pub use leader::renewal::{OwnCertificates, Renewal};
 pub use leader::scheduler::Scheduler;

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{
-    CellLayout, CellName, ClusterName, Code, Database, Incarnation, JobId, Leader, Leadership, Pooler,
-    Refusal, SegmentSize, SystemIdentifier, Term,
+    CellLayout, ClusterName, Code, Database, Incarnation, JobId, Pooler, Refusal, SegmentSize,
+    SystemIdentifier, Term,
 };
 use cellar_pgbackrest::Pgbackrest;
 use cellar_postgres::{Endpoint, InstanceFacts, Tools};
@@ -180,39 +180,6 @@ impl Agent {
         self.database_record().map_or(Ok(()), |database| database.check_cluster(self.cluster_id))
     }
 
-    /// Whether etcd has confirmed this process's lease, which it loses when it is not heard of for a while.
-    pub(crate) fn hears_etcd(&self) -> bool {
-        let renewed = self.lease.current().and_then(|lease| self.lease.renewed(lease));
-        let lease = Duration::from_secs(u64::from(cellar_model::CLAIM_LEASE_SECONDS));
-        renewed.is_some_and(|at| cellar_system::clock::uptime().saturating_sub(at) < lease)
-    }
-
-    /// Another pooler's address card.
-    pub(crate) fn card_of(&self, cell: &CellName) -> Option<Pooler> {
-        self.mirror.view().poolers.get(&(self.database.clone(), cell.clone())).cloned()
-    }
-
-    /// The recorded primary.
-    pub(crate) fn leader(&self) -> Option<Leader> {
-        self.mirror.view().leaders.get(&self.database).cloned()
-    }
-
-    /// The recorded primary; of a database with quorum commit the member that leads or is to lead, also before its term is
-    /// established.
-    pub(crate) fn leading(&self) -> Option<Leader> {
-        let leader = self.leader()?;
-        let cell = self.governing().map_or_else(|| leader.cell.clone(), |record| record.cell);
-        Some(Leader { cell, ..leader })
-    }
-
-    /// The record by which this member acts under quorum commit; none while the database has none.
-    pub(crate) fn governing(&self) -> Option<Leadership> {
-        let view = self.mirror.view();
-        let durability = view.databases.get(&self.database)?.durability;
-        let number = view.incarnation(&self.database).number;
-        view.leaders.get(&self.database)?.governed_by(durability, number).cloned()
-    }
-
     /// The term by which another member deposed the primary whose data this is, though the database has given quorum commit up
     /// since: what it has not acknowledged, it never may.
     pub(crate) fn deposed_by(&self) -> Option<Term> {
@@ -222,15 +189,6 @@ impl Agent {
         let leads_elsewhere = ended.cell != self.cell && leader.cell != self.cell;
         let is_standby = self.layout.data().join("standby.signal").exists();
         (leads_elsewhere && own < ended.held && !is_standby).then_some(ended.held)
-    }
-
-    /// The cell whose PostgreSQL is at this address.
-    pub(crate) fn cell_at(&self, host: &str, port: u16) -> Option<CellName> {
-        let view = self.mirror.view();
-        view.poolers
-            .values()
-            .find(|card| card.database == self.database && *card.host == *host && card.postgres_port == port)
-            .map(|card| card.cell.clone())
     }
 
     /// Where the instance's socket is.

@@ -18,13 +18,13 @@ use cellar_tls::REVOCATIONS;
 
 use crate::agent::Agent;
 use crate::availability::settings::{
-    Archives, Awaits, FromArchive, Replication, awaited_slots, with_quorum, without_quorum,
+    Archives, Awaits, FromArchive, Replication, awaited_slots, under_quorum, with_quorum, without_quorum,
 };
 use crate::given_settings::give;
 
 /// A file could not be derived or written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigFileError {
+pub enum ConfigFileError {
     /// The topology has a value that pgBackRest would read differently.
     #[error(transparent)]
     Pgbackrest(#[from] cellar_pgbackrest::ConfigError),
@@ -241,18 +241,7 @@ fn replication(agent: &Agent, database: &Database, leader: Option<&Leader>) -> R
         Durability::Async if is_given_up(agent, leader) => without_quorum(&agent.cell, leader),
         // etcd has lost the records. What clients were promised holds on until a person decides.
         Durability::Async => with_quorum(&agent.cell, &agent.availability.kept.get(), leader, None),
-        Durability::Quorum => {
-            let number = agent.mirror.view().incarnation(&agent.database).number;
-            let governing = leader.and_then(|leader| leader.governed_by(database.durability, number));
-            let told = with_quorum(&agent.cell, &agent.availability.kept.get(), leader, governing);
-            match told.archives {
-                // What has no quorum may be on no other member, and would mislead whoever restores.
-                Archives::All if agent.availability.isolated.get() => {
-                    Replication { archives: Archives::Histories, ..told }
-                }
-                _ => told,
-            }
-        }
+        Durability::Quorum => under_quorum(&agent.member, &agent.availability, leader),
     }
 }
 

@@ -43,3 +43,16 @@ pub use jobs::control::{Control, Interruption, interrupted_ending};
 pub use jobs::lanes::{JobRunner, run_lanes};
 pub use member::{ClaimError, ClaimOnCell, Claimed, Member};
 pub use start::run;
+
+/// Quorum commit on the side of one member, with what it needs of its host put in from outside.
+pub mod failover {
+    pub use crate::availability::kept::{Kept, KeptFile};
+    pub use crate::availability::settings::{
+        Archives, FromArchive, Replication, copy_of, standby_name, under_quorum,
+    };
+    pub use crate::availability::{Availability, Report};
+    pub use crate::config_files::ConfigFileError;
+    pub use crate::instance::failover::canary::Canary;
+    pub use crate::instance::failover::member::run;
+    pub use crate::instance::failover::server::{NoAnswer, Server};
+}

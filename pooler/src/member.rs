@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use cellar_model::{
-    CLAIM_LEASE_SECONDS, CellClaim, CellDecision, CellName, CellScene, DatabaseName, Key, OwnClaims,
-    decide_cell,
+    CLAIM_LEASE_SECONDS, CellClaim, CellDecision, CellName, CellScene, DatabaseName, Key, Leader, Leadership,
+    OwnClaims, Pooler, decide_cell,
 };
 use cellar_system::clock;
 use cellar_topology::{LeaseKeeper, Mirror, Store, StoreError, Transaction, TxnOutcome};
@@ -102,6 +102,53 @@ impl Member {
     /// Starts a transaction that is committed only while this process has its cell.
     pub fn transaction(&self) -> Transaction<'_> {
         self.store.transaction().expect(&self.claim_key(), self.claim.revision.get())
+    }
+
+    /// Whether etcd has confirmed this process's lease, which it loses when it is not heard of for a while.
+    #[must_use]
+    pub fn hears_etcd(&self) -> bool {
+        let renewed = self.lease.current().and_then(|lease| self.lease.renewed(lease));
+        renewed.is_some_and(|at| clock::uptime().saturating_sub(at) < LEASE)
+    }
+
+    /// Another pooler's address card.
+    #[must_use]
+    pub fn card_of(&self, cell: &CellName) -> Option<Pooler> {
+        self.mirror.view().poolers.get(&(self.database.clone(), cell.clone())).cloned()
+    }
+
+    /// The recorded primary.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        self.mirror.view().leaders.get(&self.database).cloned()
+    }
+
+    /// The recorded primary; of a database with quorum commit the member that leads or is to lead, also before its term is
+    /// established.
+    #[must_use]
+    pub fn leading(&self) -> Option<Leader> {
+        let leader = self.leader()?;
+        let cell = self.governing().map_or_else(|| leader.cell.clone(), |record| record.cell);
+        Some(Leader { cell, ..leader })
+    }
+
+    /// The record by which this member acts under quorum commit; none while the database has none.
+    #[must_use]
+    pub fn governing(&self) -> Option<Leadership> {
+        let view = self.mirror.view();
+        let durability = view.databases.get(&self.database)?.durability;
+        let number = view.incarnation(&self.database).number;
+        view.leaders.get(&self.database)?.governed_by(durability, number).cloned()
+    }
+
+    /// The cell whose PostgreSQL is at this address.
+    #[must_use]
+    pub fn cell_at(&self, host: &str, port: u16) -> Option<CellName> {
+        let view = self.mirror.view();
+        view.poolers
+            .values()
+            .find(|card| card.database == self.database && *card.host == *host && card.postgres_port == port)
+            .map(|card| card.cell.clone())
     }
 
     /// Whether a run of this cell was of a process of this machine.

@@ -19,8 +19,7 @@ use crate::agent::Agent;
 use crate::arguments::Arguments;
 use crate::availability::Availability;
 use crate::availability::kept::KeptFile;
-use crate::instance::failover::member;
-use crate::instance::{archiving, cell_claim, supervisor};
+use crate::instance::{archiving, cell_claim, failover, supervisor};
 use crate::instance_lock::InstanceLock;
 use crate::jobs::worker;
 use crate::member::{ClaimOnCell, Member};
@@ -127,7 +126,7 @@ pub async fn run(arguments: Arguments, user: OsUser) -> anyhow::Result<()> {
         tokio::task::spawn_local(health::serve(Rc::clone(&agent))),
         tokio::task::spawn_local(archiving::correct_notes(Rc::clone(&agent))),
         tokio::task::spawn_local(lost_sessions::end(Rc::clone(&agent))),
-        tokio::task::spawn_local(member::run(Rc::clone(&agent))),
+        tokio::task::spawn_local(failover::run(Rc::clone(&agent))),
         tokio::task::spawn_local(pgbouncer::supervise(Rc::clone(&agent))),
     ];
     let [reporter, supervisor, tls_server, server, health, notes, sessions, availability, pool] = loops;

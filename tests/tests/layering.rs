@@ -49,7 +49,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cellar-cli", &["cellar-api", "cellar-system", "cellar-model", "cellar-provisioner", "cellar-tls"]),
     (
         "cellar-sim",
-        &["cellar-admin", "cellar-api", "cellar-model", "cellar-pooler", "cellar-system", "cellar-topology"],
+        &[
+            "cellar-admin",
+            "cellar-api",
+            "cellar-model",
+            "cellar-pooler",
+            "cellar-postgres",
+            "cellar-system",
+            "cellar-topology",
+        ],
     ),
     // All of it is tests, so outside of them it depends on nothing.
     ("cellar-availability-check", &[]),

@@ -1,6 +1,7 @@
 //! The steps of one database: what is known goes to the decision, and what comes back is written, if nothing has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cellar_model::availability::{Facts, MAX_LAG, Reason, Rules, Step, Timing, View, next};
@@ -13,6 +14,7 @@ use cellar_topology::{StoreError, TxnOutcome};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
+use crate::failover::AskMember;
 use crate::failover::reports::{Reports, SOON_TIME, is_moving};
 
 /// The time between two decisions.
@@ -65,8 +67,8 @@ fn millis(span: Duration) -> u32 {
 }
 
 impl Decider {
-    pub(crate) fn new(admin: Admin, database: DatabaseName) -> Self {
-        let reports = Reports::new(admin.member_reports.of(&database));
+    pub(crate) fn new(admin: Admin, database: DatabaseName, ask: Arc<AskMember>) -> Self {
+        let reports = Reports::new(admin.member_reports.of(&database), ask);
         Self { admin, database, reports, known: None, in_phase: None, said: String::new() }
     }
 

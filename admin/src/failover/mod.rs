@@ -8,9 +8,12 @@ mod decider;
 mod reports;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use cellar_model::{DatabaseName, Durability};
+use cellar_api::v1;
+use cellar_model::{DatabaseName, Durability, Pooler};
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
@@ -19,10 +22,13 @@ use crate::failover::decider::Decider;
 /// How often to look which databases have quorum commit.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Asks a member how it is; none without an answer. The caller bounds it.
+pub type AskMember = dyn Fn(Pooler) -> BoxFuture<'static, Option<v1::MemberFacts>> + Send + Sync;
+
 /// Watches the databases with quorum commit.
-#[derive(Debug)]
 pub struct Failover {
     admin: Admin,
+    ask: Arc<AskMember>,
     watched: BTreeMap<DatabaseName, Watched>,
 }
 
@@ -40,7 +46,22 @@ impl Failover {
     /// For this process.
     #[must_use]
     pub fn new(admin: Admin) -> Self {
-        Self { admin, watched: BTreeMap::new() }
+        let of = admin.clone();
+        let ask: Arc<AskMember> = Arc::new(move |card| {
+            let admin = of.clone();
+            Box::pin(async move {
+                let mut client = admin.pooler_client(&card).ok()?;
+                let answer = client.get_member_facts(v1::GetMemberFactsRequest {}).await;
+                answer.ok().map(tonic::Response::into_inner)
+            })
+        });
+        Self::asking(admin, ask)
+    }
+
+    /// The same, which asks members by `ask`.
+    #[must_use]
+    pub fn asking(admin: Admin, ask: Arc<AskMember>) -> Self {
+        Self { admin, ask, watched: BTreeMap::new() }
     }
 
     /// Watches; never returns.
@@ -54,12 +75,18 @@ impl Failover {
             };
             self.watched.retain(|name, task| wanted.contains(name) && !task.0.is_finished());
             for name in wanted {
-                let admin = self.admin.clone();
+                let (admin, ask) = (self.admin.clone(), Arc::clone(&self.ask));
                 self.watched
                     .entry(name.clone())
-                    .or_insert_with(|| Watched(tokio::spawn(Decider::new(admin, name).run())));
+                    .or_insert_with(|| Watched(tokio::spawn(Decider::new(admin, name, ask).run())));
             }
             tokio::time::sleep(INTERVAL).await;
         }
+    }
+}
+
+impl std::fmt::Debug for Failover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failover").field("watched", &self.watched).finish_non_exhaustive()
     }
 }

@@ -1,15 +1,16 @@
 //! The last report of each member, asked for over and over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use cellar_api::v1;
 use cellar_model::availability::Facts;
 use cellar_model::{CellName, DatabaseName, Lsn, Phase, Pooler};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
+use crate::failover::AskMember;
 use crate::member_reports::Answers;
 
 /// The time between two questions to a member.
@@ -25,9 +26,9 @@ pub(super) const SOON_TIME: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_millis(800);
 
 /// The reports of the members of a database.
-#[derive(Debug)]
 pub(crate) struct Reports {
     answers: Answers,
+    ask: Arc<AskMember>,
     asking: BTreeMap<CellName, (Pooler, Asking)>,
 }
 
@@ -41,9 +42,9 @@ impl Drop for Asking {
 }
 
 impl Reports {
-    /// Keeps what is said in `answers`.
-    pub(crate) fn new(answers: Answers) -> Self {
-        Self { answers, asking: BTreeMap::new() }
+    /// Keeps in `answers` what is said when members are asked by `ask`.
+    pub(crate) fn new(answers: Answers, ask: Arc<AskMember>) -> Self {
+        Self { answers, ask, asking: BTreeMap::new() }
     }
 
     /// Asks these members from now on, and no others. What a member said stays known while it is one.
@@ -51,9 +52,12 @@ impl Reports {
         self.asking.retain(|_, (card, _)| members.contains(card));
         for card in members {
             let (answers, of) = (self.answers.clone(), card.clone());
-            let admin = admin.clone();
+            let (admin, ask) = (admin.clone(), Arc::clone(&self.ask));
             self.asking.entry(card.cell.clone()).or_insert_with(|| {
-                (of.clone(), Asking(tokio::spawn(async move { keep_asking(&admin, &of, &answers).await })))
+                (
+                    of.clone(),
+                    Asking(tokio::spawn(async move { keep_asking(&admin, &of, &*ask, &answers).await })),
+                )
             });
         }
         self.answers.lock().retain(|cell, _| self.asking.contains_key(cell));
@@ -84,18 +88,14 @@ impl Reports {
     }
 }
 
-async fn keep_asking(admin: &Admin, card: &Pooler, answers: &Answers) {
+async fn keep_asking(admin: &Admin, card: &Pooler, ask: &AskMember, answers: &Answers) {
     let mut moving_since: Option<Instant> = None;
     loop {
         let begun = Instant::now();
-        let asking = async {
-            let mut client = admin.pooler_client(card).ok()?;
-            client.get_member_facts(v1::GetMemberFactsRequest {}).await.ok()
-        };
-        match tokio::time::timeout(TIMEOUT, asking).await {
+        match tokio::time::timeout(TIMEOUT, ask(card.clone())).await {
             Ok(Some(answer)) => {
                 // Not older than when it was asked for.
-                answers.note(&card.cell, begun, answer.into_inner());
+                answers.note(&card.cell, begun, answer);
             }
             _ => admin.poolers.forget(card),
         }

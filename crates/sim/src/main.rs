@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cellar_sim::replication::world::Replication;
 use cellar_sim::transcript::Transcript;
-use cellar_sim::world::{Finding, World};
+use cellar_sim::world::{Finding, Simulated, World};
 use clap::Parser;
 
 /// Simulates clusters and looks for what must not be.
@@ -93,7 +94,8 @@ fn simulate(arguments: &Arguments, progress: &Progress) {
         let seed = progress.next.fetch_add(1, Relaxed);
         let run = simulate_seed(seed, arguments, progress);
         let mut findings = Vec::from_iter(run.finding);
-        let is_repeated = arguments.only || seed.checked_rem(arguments.repeat) == Some(0);
+        // Of both kinds.
+        let is_repeated = arguments.only || (seed / 2).checked_rem(arguments.repeat) == Some(0);
         if is_repeated {
             let again = simulate_seed(seed, arguments, progress);
             if let Some(at) = run.transcript.first_difference(&again.transcript) {
@@ -122,7 +124,9 @@ fn simulate(arguments: &Arguments, progress: &Progress) {
 }
 
 fn simulate_seed(seed: u64, arguments: &Arguments, progress: &Progress) -> Run {
-    let mut world = World::new(seed);
+    // An odd seed is of jobs, an even one of replication.
+    let mut world: Box<dyn Simulated> =
+        if seed.is_multiple_of(2) { Box::new(Replication::new(seed)) } else { Box::new(World::new(seed)) };
     let end = (0..arguments.episodes).try_for_each(|_| world.episode());
     progress.steps.fetch_add(world.steps(), Relaxed);
     Run { finding: end.err(), steps: world.steps(), transcript: world.transcript().clone() }

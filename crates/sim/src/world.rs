@@ -25,7 +25,7 @@ use crate::vouching::Vouching;
 
 /// How far everything is moved on at once: one of these, in milliseconds, by chance. Short ones let timers and messages
 /// meet in every order, long ones let time pass quickly.
-const TICKS: [u64; 4] = [2, 10, 40, 100];
+pub const TICKS: [u64; 4] = [2, 10, 40, 100];
 
 /// The longest time between two things that befall the cluster, and between two requests of its operator.
 const MAX_EVENT_PAUSE: Duration = Duration::from_secs(6);
@@ -77,7 +77,24 @@ pub struct World {
     transcript: Transcript,
 }
 
-fn parsed<T: std::str::FromStr>(text: &str) -> T {
+/// A simulation of one seed.
+pub trait Simulated {
+    /// Events so far.
+    fn steps(&self) -> u64;
+
+    /// What has happened so far.
+    fn transcript(&self) -> &Transcript;
+
+    /// One storm and the calm after it.
+    ///
+    /// # Errors
+    /// What must not be, at its first sight.
+    fn episode(&mut self) -> Result<(), Finding>;
+}
+
+/// A name that is known to be one.
+#[must_use]
+pub fn parsed<T: std::str::FromStr>(text: &str) -> T {
     text.parse().unwrap_or_else(|_| unreachable!("a name: {text}"))
 }
 
@@ -156,70 +173,6 @@ impl World {
             leadership: None,
         };
         self.put(&Key::Leader(self.database.clone()), &leader);
-    }
-
-    /// Events so far.
-    #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.etcd.steps()
-    }
-
-    /// What has happened so far.
-    #[must_use]
-    pub fn transcript(&self) -> &Transcript {
-        &self.transcript
-    }
-
-    /// One storm and the calm after it.
-    ///
-    /// # Errors
-    /// What must not be, at its first sight.
-    pub fn episode(&mut self) -> Result<(), Finding> {
-        self.stormy = true;
-        self.begin_weather();
-        let end = self.now.get() + STORM;
-        let pause = |world: &Self, longest| world.now.get() + world.chance.between(Duration::ZERO, longest);
-        let (mut event, mut request) = (pause(self, MAX_EVENT_PAUSE), pause(self, MAX_REQUEST_PAUSE));
-        while self.now.get() < end {
-            if self.now.get() >= event {
-                self.befall();
-                event = pause(self, MAX_EVENT_PAUSE);
-            }
-            if self.now.get() >= request {
-                self.operate();
-                request = pause(self, MAX_REQUEST_PAUSE);
-            }
-            self.tick()?;
-        }
-        self.stormy = false;
-        self.newer.end_jobs(&self.etcd);
-        self.etcd.calm();
-        let latest = self.now.get() + MAX_CALM;
-        let mut settled = Duration::ZERO;
-        loop {
-            let before = self.now.get();
-            self.tick()?;
-            if self.invariants.unrest(&self.outside.borrow()).is_empty() {
-                settled += self.now.get() - before;
-            } else {
-                settled = Duration::ZERO;
-            }
-            if settled > Duration::from_secs(5) {
-                return Ok(());
-            }
-            if self.now.get() > latest {
-                let mut unrest = self.invariants.unrest(&self.outside.borrow());
-                let more = unrest.len().saturating_sub(3);
-                unrest.truncate(3);
-                if more > 0 {
-                    unrest.push(format!("{more} more"));
-                }
-                let unrest = unrest.join("; ");
-                return Err(
-                    self.finding(format!("not at rest {} s after the storm: {unrest}", MAX_CALM.as_secs()))
-                );
-            }
-        }
     }
 
     fn finding(&self, what: String) -> Finding {
@@ -450,6 +403,64 @@ impl World {
         match wrong.into_iter().next() {
             Some(what) => Err(self.finding(what)),
             None => Ok(()),
+        }
+    }
+}
+
+impl Simulated for World {
+    fn steps(&self) -> u64 {
+        self.etcd.steps()
+    }
+
+    fn transcript(&self) -> &Transcript {
+        &self.transcript
+    }
+
+    fn episode(&mut self) -> Result<(), Finding> {
+        self.stormy = true;
+        self.begin_weather();
+        let end = self.now.get() + STORM;
+        let pause = |world: &Self, longest| world.now.get() + world.chance.between(Duration::ZERO, longest);
+        let (mut event, mut request) = (pause(self, MAX_EVENT_PAUSE), pause(self, MAX_REQUEST_PAUSE));
+        while self.now.get() < end {
+            if self.now.get() >= event {
+                self.befall();
+                event = pause(self, MAX_EVENT_PAUSE);
+            }
+            if self.now.get() >= request {
+                self.operate();
+                request = pause(self, MAX_REQUEST_PAUSE);
+            }
+            self.tick()?;
+        }
+        self.stormy = false;
+        self.newer.end_jobs(&self.etcd);
+        self.etcd.calm();
+        let latest = self.now.get() + MAX_CALM;
+        let mut settled = Duration::ZERO;
+        loop {
+            let before = self.now.get();
+            self.tick()?;
+            if self.invariants.unrest(&self.outside.borrow()).is_empty() {
+                settled += self.now.get() - before;
+            } else {
+                settled = Duration::ZERO;
+            }
+            if settled > Duration::from_secs(5) {
+                return Ok(());
+            }
+            if self.now.get() > latest {
+                let mut unrest = self.invariants.unrest(&self.outside.borrow());
+                let more = unrest.len().saturating_sub(3);
+                unrest.truncate(3);
+                if more > 0 {
+                    unrest.push(format!("{more} more"));
+                }
+                let unrest = unrest.join("; ");
+                return Err(
+                    self.finding(format!("not at rest {} s after the storm: {unrest}", MAX_CALM.as_secs()))
+                );
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cellar_model::{CopyNumber, Rule, Term};
 use cellar_system::{AtomicFile, clock};
@@ -11,31 +11,33 @@ use serde::{Deserialize, Serialize};
 /// The file's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Kept {
+pub struct Kept {
     /// Which copy of the data this is.
-    pub(crate) copy: CopyNumber,
+    pub copy: CopyNumber,
     /// No term below this one is followed.
     #[serde(default)]
-    pub(crate) promised: Term,
+    pub promised: Term,
     /// The last term that was begun here, and with which copy.
     #[serde(default)]
-    pub(crate) begun: Option<(Term, CopyNumber)>,
+    pub begun: Option<(Term, CopyNumber)>,
     /// The last term whose leader was followed with which copy: until then it is not known that the copy is on the leader's branch.
     #[serde(default)]
-    pub(crate) followed: Option<(Term, CopyNumber)>,
+    pub followed: Option<(Term, CopyNumber)>,
     /// The segments in which the followed leader's line leaves earlier timelines. A former primary may have archived them whole,
     /// with WAL of its own that the leader lacks.
     #[serde(default)]
-    pub(crate) left_segments: Vec<String>,
+    pub left_segments: Vec<String>,
     /// The rule by which commits are acknowledged under the term that was begun; none until its row has its quorum.
     #[serde(default)]
-    pub(crate) rule: Option<Rule>,
+    pub rule: Option<Rule>,
 }
 
+/// Puts the content on disk: it is there for good when this returns.
+type Write = dyn Fn(&Kept) -> std::io::Result<()>;
+
 /// The file. What is in memory is what is on disk, once it was written.
-#[derive(Debug)]
-pub(crate) struct KeptFile {
-    path: PathBuf,
+pub struct KeptFile {
+    write: Box<Write>,
     kept: RefCell<Kept>,
     /// Whether it was ever written.
     saved: Cell<bool>,
@@ -53,57 +55,70 @@ impl KeptFile {
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
-        let mut saved = true;
+    pub fn open(path: &Path) -> std::io::Result<Self> {
         let kept = match std::fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let kept = Kept {
-                    copy: new_number(None),
-                    promised: Term::default(),
-                    begun: None,
-                    followed: None,
-                    left_segments: Vec::new(),
-                    rule: None,
-                };
-                // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.
-                if let Err(error) = write(path, &kept) {
-                    tracing::warn!(%error, path = %path.display(), "cannot be written yet");
-                    saved = false;
-                }
-                kept
-            }
+            Ok(text) => Some(
+                serde_json::from_slice(&text)
+                    .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?,
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.to_owned(), kept: RefCell::new(kept), saved: Cell::new(saved) })
+        let path = path.to_owned();
+        Ok(Self::with(kept, Box::new(move |kept| write(&path, kept))))
+    }
+
+    /// The same, of what was `kept` elsewhere; none where there is nothing yet.
+    #[must_use]
+    pub fn with(kept: Option<Kept>, write: Box<Write>) -> Self {
+        let is_new = kept.is_none();
+        let kept = kept.unwrap_or_else(|| Kept {
+            copy: new_number(None),
+            promised: Term::default(),
+            begun: None,
+            followed: None,
+            left_segments: Vec::new(),
+            rule: None,
+        });
+        let mut saved = true;
+        // A full disk does not hinder a database without quorum commit: it is written before anything relies on it.
+        if is_new && let Err(error) = write(&kept) {
+            tracing::warn!(%error, "what this member must not forget cannot be written yet");
+            saved = false;
+        }
+        Self { write, kept: RefCell::new(kept), saved: Cell::new(saved) }
     }
 
     /// What is kept.
-    pub(crate) fn get(&self) -> Kept {
+    #[must_use]
+    pub fn get(&self) -> Kept {
         self.kept.borrow().clone()
     }
 
     /// The term that was begun with the present copy.
-    pub(crate) fn own_term(&self) -> Option<Term> {
+    #[must_use]
+    pub fn own_term(&self) -> Option<Term> {
         let kept = self.kept.borrow();
         kept.begun.filter(|(_, copy)| *copy == kept.copy).map(|(term, _)| term)
     }
 
     /// The last term that was led or followed with the present copy; none for a copy that was just made.
-    pub(crate) fn last_term(&self) -> Option<Term> {
+    #[must_use]
+    pub fn last_term(&self) -> Option<Term> {
         let kept = self.kept.borrow();
         let of_copy = |term: Option<(Term, CopyNumber)>| term.filter(|(_, copy)| *copy == kept.copy);
         of_copy(kept.begun).max(of_copy(kept.followed)).map(|(term, _)| term)
     }
 
     /// Whether this member ever followed or led under quorum commit.
-    pub(crate) fn has_taken_part(&self) -> bool {
+    #[must_use]
+    pub fn has_taken_part(&self) -> bool {
         self.kept.borrow().promised > Term::default()
     }
 
     /// Whether the term that was begun with the present copy has had its quorum.
-    pub(crate) fn was_established(&self) -> bool {
+    #[must_use]
+    pub fn was_established(&self) -> bool {
         self.own_term().is_some() && self.kept.borrow().rule.is_some()
     }
 
@@ -111,11 +126,11 @@ impl KeptFile {
     ///
     /// # Errors
     /// When the disk refuses. Then nothing was changed.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Kept)) -> std::io::Result<()> {
+    pub fn update(&self, change: impl FnOnce(&mut Kept)) -> std::io::Result<()> {
         let mut kept = self.get();
         change(&mut kept);
         if kept != *self.kept.borrow() || !self.saved.get() {
-            write(&self.path, &kept)?;
+            (self.write)(&kept)?;
             self.saved.set(true);
             self.kept.replace(kept);
         }
@@ -126,7 +141,7 @@ impl KeptFile {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(crate) fn save(&self) -> std::io::Result<()> {
+    pub fn save(&self) -> std::io::Result<()> {
         self.update(|_| {})
     }
 
@@ -134,11 +149,20 @@ impl KeptFile {
     ///
     /// # Errors
     /// When the disk refuses. Then the data must not be touched.
-    pub(crate) fn begin_copy(&self) -> std::io::Result<()> {
+    pub fn begin_copy(&self) -> std::io::Result<()> {
         self.update(|kept| {
             kept.copy = new_number(Some(kept.copy));
             kept.rule = None;
         })
+    }
+}
+
+impl std::fmt::Debug for KeptFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptFile")
+            .field("kept", &self.kept)
+            .field("saved", &self.saved)
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,58 +12,62 @@ pub(crate) mod settings;
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use cellar_api::v1::MemberFacts;
 use cellar_model::Lineage;
 use cellar_model::availability::{Facts, Stop};
+use cellar_system::clock;
 use jiff::Timestamp;
 
 use crate::availability::kept::KeptFile;
 
 /// What the parts of the agent tell each other about it.
 #[derive(Debug)]
-pub(crate) struct Availability {
+pub struct Availability {
     /// What must not be forgotten.
-    pub(crate) kept: KeptFile,
+    pub kept: KeptFile,
     /// The last report; none while the database has no quorum commit.
-    pub(crate) report: RefCell<Option<Report>>,
+    pub report: RefCell<Option<Report>>,
     /// Why the primary that runs here must stop.
-    pub(crate) stop: Cell<Option<Stop>>,
+    pub stop: Cell<Option<Stop>>,
     /// The primary that runs here is to be stopped cleanly, or was, so that another one can lead.
-    pub(crate) hands_over: Cell<bool>,
+    pub hands_over: Cell<bool>,
     /// The postmaster of the primary that runs here is stopped (SIGSTOP): it lets nobody in, and does not end by itself.
-    pub(crate) frozen: Cell<bool>,
+    pub frozen: Cell<bool>,
     /// The primary that runs here has had no quorum for a while: what it writes may be on no other member.
-    pub(crate) isolated: Cell<bool>,
+    pub isolated: Cell<bool>,
     /// The line of WAL on which the leader leads, as it said last; none while it has not.
-    pub(crate) leaders_line: RefCell<Option<Lineage>>,
+    pub leaders_line: RefCell<Option<Lineage>>,
     /// A job wants to replace the data, which must leave the cohort before.
-    pub(crate) wants_replacing: Cell<bool>,
+    pub wants_replacing: Cell<bool>,
     /// Whether the data may be replaced now: nobody counts on it.
-    pub(crate) may_replace: Cell<bool>,
+    pub may_replace: Cell<bool>,
     /// Whether the standby that runs here cannot follow and is to be made again.
-    pub(crate) replace: Cell<bool>,
+    pub replace: Cell<bool>,
 }
 
 /// What a member says of itself.
 #[derive(Debug, Clone)]
-pub(crate) struct Report {
+pub struct Report {
     /// When it was made, by [`cellar_system::clock::uptime`].
-    pub(crate) at: Duration,
+    pub at: Duration,
     /// What decisions go by.
-    pub(crate) facts: Facts,
+    pub facts: Facts,
     /// Of a primary: the history of its timeline.
-    pub(crate) history: String,
+    pub history: String,
     /// The timeline of the data; 0 while that is not known.
-    pub(crate) timeline: u32,
+    pub timeline: u32,
     /// The database's identity; empty while that is not known.
-    pub(crate) system_identifier: String,
+    pub system_identifier: String,
     /// The transaction id that is given next.
-    pub(crate) next_xid: Option<u64>,
+    pub next_xid: Option<u64>,
     /// When the last transaction was committed that a standby has.
-    pub(crate) last_commit: Option<Timestamp>,
+    pub last_commit: Option<Timestamp>,
 }
 
 impl Availability {
-    pub(crate) fn new(kept: KeptFile) -> Self {
+    /// Of a member that has not looked at its instance yet.
+    #[must_use]
+    pub fn new(kept: KeptFile) -> Self {
         Self {
             kept,
             report: RefCell::default(),
@@ -77,5 +81,20 @@ impl Availability {
             may_replace: Cell::new(false),
             replace: Cell::new(false),
         }
+    }
+
+    /// What this member last said of itself, for whoever asks; none before its first look.
+    #[must_use]
+    pub fn member_facts(&self) -> Option<MemberFacts> {
+        let report = self.report.borrow().clone()?;
+        // The loop that makes reports may wait for a promotion: what it said before is that old.
+        let facts = Facts { age: clock::uptime().saturating_sub(report.at), ..report.facts };
+        let facts = cellar_api::member_facts(&facts, report.timeline, report.system_identifier);
+        Some(MemberFacts {
+            next_xid: report.next_xid,
+            last_commit: report.last_commit.map(Into::into),
+            timeline_history: report.history,
+            ..facts
+        })
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use cellar_model::{CellName, CopyNumber, Leader, Leadership, Rule};
+use cellar_model::{CellName, CopyNumber, Durability, Leader, Leadership, Rule};
 use cellar_postgres::{NOBODY, NOBODYS_SLOT, member_slot};
 
+use crate::availability::Availability;
 use crate::availability::kept::Kept;
+use crate::member::Member;
 
 /// What a standby may take from the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FromArchive {
+pub enum FromArchive {
     /// Everything.
     All,
     /// Everything but these segments, in which the leader's line leaves earlier timelines: the leader has that part, too.
@@ -22,7 +24,7 @@ pub(crate) enum FromArchive {
 
 /// What an instance archives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Archives {
+pub enum Archives {
     /// Everything.
     All,
     /// Histories of timelines only: so that nobody else takes its timeline, while what it writes may not count.
@@ -33,7 +35,7 @@ pub(crate) enum Archives {
 
 /// Who must have what a subscriber gets from a failover slot, so that it never has what a failover loses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Awaits {
+pub enum Awaits {
     /// Subscribers wait: nobody knows yet who is to have it.
     Nobody,
     /// As many as acknowledge a commit.
@@ -44,28 +46,30 @@ pub(crate) enum Awaits {
 
 /// What an instance is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Replication {
+pub struct Replication {
     /// The cell to stream from.
-    pub(crate) upstream: Option<CellName>,
+    pub upstream: Option<CellName>,
     /// What is taken from the archive.
-    pub(crate) from_archive: FromArchive,
+    pub from_archive: FromArchive,
     /// What it archives.
-    pub(crate) archives: Archives,
+    pub archives: Archives,
     /// Its name as a standby.
-    pub(crate) standby_name: String,
+    pub standby_name: String,
     /// `synchronous_standby_names`; none where that is the operator's own.
-    pub(crate) acknowledge: Option<String>,
+    pub acknowledge: Option<String>,
     /// Who must have what a subscriber gets.
-    pub(crate) awaits: Awaits,
+    pub awaits: Awaits,
 }
 
 /// The name of a copy as a standby. A copy that took another one's place has another name, and acknowledges nothing for it.
-pub(crate) fn standby_name(cell: &CellName, copy: CopyNumber) -> String {
+#[must_use]
+pub fn standby_name(cell: &CellName, copy: CopyNumber) -> String {
     format!("{cell}:{copy}")
 }
 
 /// The copy behind a standby's name; none for a name that is not of that form.
-pub(crate) fn copy_of(name: &str) -> Option<(CellName, CopyNumber)> {
+#[must_use]
+pub fn copy_of(name: &str) -> Option<(CellName, CopyNumber)> {
     let (cell, copy) = name.rsplit_once(':')?;
     Some((cell.parse().ok()?, CopyNumber::new(copy.parse().ok()?)))
 }
@@ -176,6 +180,19 @@ pub(crate) fn with_quorum(
         return Replication { upstream: Some(record.cell.clone()), from_archive, ..closed };
     }
     closed
+}
+
+/// What this member's instance is told now. `leader` is the record as it is known here.
+#[must_use]
+pub fn under_quorum(member: &Member, availability: &Availability, leader: Option<&Leader>) -> Replication {
+    let number = member.mirror.view().incarnation(&member.database).number;
+    let governing = leader.and_then(|leader| leader.governed_by(Durability::Quorum, number));
+    let told = with_quorum(&member.cell, &availability.kept.get(), leader, governing);
+    match told.archives {
+        // What has no quorum may be on no other member, and would mislead whoever restores.
+        Archives::All if availability.isolated.get() => Replication { archives: Archives::Histories, ..told },
+        _ => told,
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_api::DESCRIPTORS;
-use cellar_api::v1::MemberFacts;
 use cellar_api::v1::multi_pooler_server::MultiPoolerServer;
 use cellar_model::{BackupLabel, Code, Refusal};
 use cellar_system::tell_ready;
@@ -55,7 +54,7 @@ pub(crate) async fn serve(agent: Rc<Agent>) {
 async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question: Question) {
     match question {
         Question::Live(to) => drop(to.send(live(agent).await)),
-        Question::Member(to) => drop(to.send(member_report(agent))),
+        Question::Member(to) => drop(to.send(agent.availability.member_facts())),
         Question::Hold(caller, term, to) => drop(to.send(pgbouncer::hold(agent, &caller, term).await)),
         Question::SigningRequest(to) => drop(to.send(certificates::signing_request(agent))),
         Question::Install(renewed, to) => drop(to.send(certificates::install(agent, &renewed))),
@@ -68,23 +67,6 @@ async fn answer(agent: &Agent, readers: &Semaphore, working: &Working, question:
             drop(to.send((agent.job_log(&id), ended)));
         }
     }
-}
-
-/// What this member last said of itself.
-fn member_report(agent: &Agent) -> Option<MemberFacts> {
-    let report = agent.availability.report.borrow().clone()?;
-    // The loop that makes reports may wait for a promotion: what it said before is that old.
-    let facts = cellar_model::availability::Facts {
-        age: cellar_system::clock::uptime().saturating_sub(report.at),
-        ..report.facts
-    };
-    let facts = cellar_api::member_facts(&facts, report.timeline, report.system_identifier);
-    Some(cellar_api::v1::MemberFacts {
-        next_xid: report.next_xid,
-        last_commit: report.last_commit.map(Into::into),
-        timeline_history: report.history,
-        ..facts
-    })
 }
 
 async fn answer_backups(

@@ -1,6 +1,5 @@
 //! What a member does by the record of the leader: promise, follow, promote, acknowledge, stop.
 
-use std::path::Path;
 use std::time::Duration;
 
 use cellar_model::availability::{
@@ -8,28 +7,14 @@ use cellar_model::availability::{
     following, gate, may_follow, may_promise, may_promote, must_stop, rule_to_hold,
 };
 use cellar_model::{Database, Leadership, Phase, Pooler, Rule, Term};
-use cellar_postgres::{
-    DataDirectory, InstanceConfig, MemberLook, PostgresError, ShownSettings, configure, execute, inspect,
-    promote, reload, resume_replay, running, write_term_row,
-};
+use cellar_postgres::{MemberLook, PostgresError};
 use cellar_system::clock;
 
 use crate::availability::settings::copy_of;
-use crate::config_files::{ConfigFileError, instance_config};
+use crate::config_files::ConfigFileError;
 use crate::instance::failover::branch::Branch;
-use crate::instance::failover::canary::Canary;
-use crate::instance::failover::is_led_here;
 use crate::instance::failover::member::Member;
-
-/// The process that synchronises slots is told to end at once.
-const END_SYNCHRONISATION: &str =
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'slotsync worker'";
-
-/// How long a statement of ours may take.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a promotion is waited for before it is looked at again. It goes on.
-const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::instance::failover::server::Server;
 
 /// How often the configuration's files are looked at again while PostgreSQL shows what is in them and nothing else is asked for.
 /// The supervisor puts back what somebody changes there.
@@ -50,7 +35,7 @@ pub(super) enum ActError {
     Kept(#[from] std::io::Error),
 }
 
-impl Member {
+impl<S: Server> Member<S> {
     /// Does what the record asks for. Whether the next look is due soon.
     pub(super) async fn act(
         &mut self,
@@ -63,21 +48,21 @@ impl Member {
         if look.is_primary {
             return self.act_as_primary(card, database, record, facts, look).await;
         }
-        self.agent.availability.stop.set(None);
+        self.server.availability().stop.set(None);
         (self.canary, self.row) = (None, None);
-        let cell = self.agent.cell.clone();
+        let cell = self.server.process().cell.clone();
         match may_promise(Rules::SAFE, &cell, facts, record) {
             Ok(PromiseStep::Keep(term)) => {
                 tracing::info!(%term, "promises to follow no lower term");
                 (self.told, self.shown, self.quiet_looks) = (None, None, 0);
-                self.agent.availability.kept.update(|kept| kept.promised = term)?;
+                self.server.availability().kept.update(|kept| kept.promised = term)?;
                 self.apply(card, database)?;
                 return Ok(true);
             }
             Ok(PromiseStep::StopReceiving) => {
                 self.apply(card, database)?;
                 if look.replay_paused {
-                    resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
+                    self.server.resume_replay(card).await?;
                 }
                 return Ok(true);
             }
@@ -91,14 +76,9 @@ impl Member {
             Ok(Taking::Promote(term)) => {
                 self.begin_term(term)?;
                 self.apply(card, database)?;
-                if self.agent.slot_sync.has_synchronised.get() {
-                    self.end_synchronisation(card).await;
-                }
                 tracing::warn!(%term, position = %facts.position, "this standby is promoted");
                 let begun = clock::uptime();
-                if let Err(error) =
-                    promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await
-                {
+                if let Err(error) = self.server.promote(card).await {
                     self.cannot_lead = Some(record.term);
                     return Err(error.into());
                 }
@@ -117,9 +97,9 @@ impl Member {
                 }
             }
         }
-        if look.replay_paused && self.agent.availability.kept.last_term() != Some(record.held) {
+        if look.replay_paused && self.server.availability().kept.last_term() != Some(record.held) {
             // Until it has replayed all that it has nobody knows whether it can follow.
-            resume_replay(&self.agent.endpoint(card), STATEMENT_TIMEOUT).await?;
+            self.server.resume_replay(card).await?;
         }
         self.follow(card, database, record, facts, Some(look)).await
     }
@@ -133,8 +113,8 @@ impl Member {
         facts: &Facts,
         look: Option<&MemberLook>,
     ) -> Result<bool, ActError> {
-        let kept = &self.agent.availability.kept;
-        let leader = match following(&self.agent.cell, facts, record) {
+        let kept = &self.server.availability().kept;
+        let leader = match following(&self.server.process().cell, facts, record) {
             Whom::Follow(leader, term) => Some((leader, term)),
             // As it does already, though it may not have kept that.
             Whom::Stay => facts.follows.clone().filter(|(leader, _)| *leader == record.cell),
@@ -164,9 +144,7 @@ impl Member {
         record: &Leadership,
     ) -> Result<Option<Vec<String>>, ActError> {
         let Some(lineage) = self.lineage_of_leader(record) else { return Ok(None) };
-        let data = inspect(&self.agent.tools, Path::new(&card.data_directory)).await?;
-        let DataDirectory::Valid { control, .. } = data else { return Ok(None) };
-        let size = control.segment_size;
+        let Some(size) = self.server.segment_size(card).await? else { return Ok(None) };
         let mut names: Vec<String> = lineage.left_segments(size).map(|it| size.file_name(it)).collect();
         let old = names.len().saturating_sub(MAX_LEFT_SEGMENTS);
         Ok(Some(names.split_off(old)))
@@ -174,14 +152,14 @@ impl Member {
 
     /// Whether all that this copy has is the leader's, too, as far as that is known.
     fn is_on_branch(&self, record: &Leadership, look: Option<&MemberLook>) -> bool {
-        match self.agent.availability.kept.last_term() {
+        match self.server.availability().kept.last_term() {
             // One that was just made comes from a backup on the primary's way, or from the primary.
             None => true,
             // The same leader all the time. What was led here is not known by that, and nothing while quorum commit has begun anew.
             Some(last)
                 if record.since > Term::default()
                     && last >= record.since
-                    && self.agent.availability.kept.own_term() != Some(last) =>
+                    && self.server.availability().kept.own_term() != Some(last) =>
             {
                 true
             }
@@ -197,7 +175,7 @@ impl Member {
         facts: &Facts,
         look: &MemberLook,
     ) -> Result<bool, ActError> {
-        let cell = self.agent.cell.clone();
+        let cell = self.server.process().cell.clone();
         // First: one that was restored or promoted without quorum commit may have promised as a standby, and has no term yet.
         if let Ok(Taking::Continue(term)) = may_promote(Rules::SAFE, &cell, facts, record) {
             tracing::info!(%term, "this primary goes on under a new term");
@@ -210,28 +188,27 @@ impl Member {
         let etcd_age = now.saturating_sub(self.etcd_heard);
         let stop = must_stop(&cell, facts, record, etcd_age, quorum_age, &Timing::default());
         if let Some(why) = stop {
-            if self.agent.availability.stop.replace(Some(why)).is_none() {
+            if self.server.availability().stop.replace(Some(why)).is_none() {
                 tracing::error!(%why, "this primary stops");
             }
-            self.agent.nudge.notify_one();
+            self.server.wake_supervisor();
             return Ok(true);
         }
-        self.agent.availability.stop.set(None);
-        let Some(term) = self.agent.availability.kept.own_term() else { return Ok(true) };
-        if !is_led_here(&self.agent, record) {
+        self.server.availability().stop.set(None);
+        let Some(term) = self.server.availability().kept.own_term() else { return Ok(true) };
+        if !record.is_led_by(&cell, Some(term)) {
             return Ok(true);
         }
         if record.handover.is_some() && record.phase == Phase::Steady {
             self.hand_over(card, record);
             return Ok(true);
         }
-        let endpoint = self.agent.endpoint(card);
-        let kept = self.agent.availability.kept.get();
+        let kept = self.server.availability().kept.get();
         if kept.rule.is_none() {
             let row = match self.row.filter(|(of, _)| *of == term) {
                 Some((_, row)) => row,
                 None => {
-                    let row = write_term_row(&endpoint, term, &cell, kept.copy, STATEMENT_TIMEOUT).await?;
+                    let row = self.server.write_term_row(card, term, kept.copy).await?;
                     self.row = Some((term, row));
                     row
                 }
@@ -252,12 +229,7 @@ impl Member {
                 tracing::info!(%term, rule = rule.number, "the term is established: commits are acknowledged");
                 // A member that has to be restored needs the segment in which the timeline begins, and the standby's part of it is
                 // not served any more: without this it waits for `archive_timeout`.
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = execute(&endpoint, "SELECT pg_switch_wal()", STATEMENT_TIMEOUT).await
-                    {
-                        tracing::debug!(%error, "the segment of the promotion is archived when it is full");
-                    }
-                });
+                self.server.switch_wal(card);
             }
             return Ok(true);
         }
@@ -266,23 +238,14 @@ impl Member {
             self.let_through(card, database, rule)?;
         }
         if self.canary.as_ref().is_none_or(|(of, _)| *of != term) {
-            self.canary = Some((term, Canary::start(endpoint)));
+            self.canary = Some((term, self.server.start_canary(card)));
         }
         self.apply(card, database)
     }
 
-    /// Ends the process that synchronises slots, which has been told to end: a promotion waits for it, and it may wait for the
-    /// answer of a primary that is gone. What it has synchronised stays.
-    async fn end_synchronisation(&self, card: &Pooler) {
-        let ended = execute(&self.agent.endpoint(card), END_SYNCHRONISATION, STATEMENT_TIMEOUT).await;
-        if let Err(error) = ended {
-            tracing::warn!(%error, "the synchronisation of slots was not ended before the promotion");
-        }
-    }
-
     /// Keeps that a term is begun with the present copy. It is a promise, too.
     fn begin_term(&mut self, term: Term) -> Result<(), ActError> {
-        self.agent.availability.kept.update(|kept| {
+        self.server.availability().kept.update(|kept| {
             kept.promised = kept.promised.max(term);
             kept.begun = Some((term, kept.copy));
             kept.rule = None;
@@ -294,43 +257,34 @@ impl Member {
     fn let_through(&mut self, card: &Pooler, database: &Database, rule: &Rule) -> Result<(), ActError> {
         // Whatever fails below: PostgreSQL is not known to go by the new rule.
         (self.told, self.shown) = (None, None);
-        self.agent.availability.kept.update(|kept| kept.rule = Some(rule.clone()))?;
+        self.server.availability().kept.update(|kept| kept.rule = Some(rule.clone()))?;
         self.apply(card, database)?;
-        if let Some(term) = self.agent.availability.kept.own_term() {
-            self.agent.pooling.note_established(&self.agent.cell, term);
+        if let Some(term) = self.server.availability().kept.own_term() {
+            self.server.note_established(&self.server.process().cell, term);
         }
         Ok(())
     }
 
     /// Brings PostgreSQL's settings up to date; true when they changed.
     fn apply(&mut self, card: &Pooler, database: &Database) -> Result<bool, ActError> {
-        let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
-        let data = Path::new(&card.data_directory);
-        let told = ShownSettings {
-            primary_conninfo: config.settings.primary_conninfo.clone().unwrap_or_default(),
-            restore_command: config.settings.restore_command.clone().unwrap_or_default(),
-            synchronous_standby_names: config.settings.synchronous_standby_names.clone().unwrap_or_default(),
-        };
+        let config = self.server.config(card, database)?;
+        let told = S::shown(&config);
         // Before anything is tried: what follows may fail, and then nothing is known to be in force.
         if self.told.as_ref() != Some(&told) {
             (self.told, self.shown, self.quiet_looks) = (Some(told), None, 0);
         }
         // Five looks a second each read and rendered six files: most of what an idle multipooler did.
-        let is_same = |(before, at): &(InstanceConfig, Duration)| {
+        let is_same = |(before, at): &(S::Config, Duration)| {
             *before == config && clock::uptime().saturating_sub(*at) < FILES_INTERVAL
         };
         if self.shown.is_some() && self.written.as_ref().is_some_and(is_same) {
             return Ok(false);
         }
         self.written = None;
-        let changed = configure(data, &config)?;
+        let changed = self.server.configure(card, &config)?;
         if changed {
             self.reloaded = clock::uptime();
             self.quiet_looks = 0;
-            // One that does not run reads them when it starts.
-            if running(data)?.is_some() {
-                reload(data)?;
-            }
         }
         self.written = Some((config, clock::uptime()));
         Ok(changed)

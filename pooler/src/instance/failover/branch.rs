@@ -1,15 +1,13 @@
 //! Whether what a member has is the leader's, too.
 
-use std::path::Path;
-
 use cellar_model::availability::{Canary as CanaryState, Timing};
 use cellar_model::{Leadership, Lineage, Phase, Timeline};
 use cellar_postgres::MemberLook;
 use cellar_system::clock;
 
 use crate::instance::failover::heartbeat;
-use crate::instance::failover::member::{CANNOT_START_AFTER, Member, is_standby};
-use crate::wal_files;
+use crate::instance::failover::member::{CANNOT_START_AFTER, Member};
+use crate::instance::failover::server::Server;
 
 /// How a standby's data lies to the leader's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +18,13 @@ pub(super) enum Branch {
     Left,
 }
 
-impl Member {
+impl<S: Server> Member<S> {
     /// The history of the timeline that this primary is on.
-    pub(super) fn history_of(&mut self, data: &Path, timeline: Timeline) -> String {
+    pub(super) fn history_of(&mut self, timeline: Timeline) -> String {
         match &self.history {
             Some((of, text)) if *of == timeline => text.clone(),
             _ => {
-                let text = wal_files::history(data, timeline).unwrap_or_default();
+                let text = self.server.history(timeline).unwrap_or_default();
                 // Read again while it is not there: without it nobody follows.
                 self.history = Some((timeline, text.clone())).filter(|(_, text)| !text.is_empty());
                 text
@@ -46,13 +44,13 @@ impl Member {
     /// Whether the data must be replaced before it can follow: that of a primary that was replaced, or a standby's with
     /// WAL that the leader lacks.
     pub(super) fn needs_replacing(&self, look: Option<&MemberLook>, record: Option<&Leadership>) -> bool {
-        let Some(record) = record.filter(|record| record.cell != self.agent.cell) else {
+        let Some(record) = record.filter(|record| record.cell != self.server.process().cell) else {
             return false;
         };
-        if self.agent.availability.wants_replacing.get() {
+        if self.server.availability().wants_replacing.get() {
             return true;
         }
-        let kept = self.agent.availability.kept.get();
+        let kept = self.server.availability().kept.get();
         let Some(look) = look.filter(|look| !look.is_primary) else {
             // A primary's data, also of one that was stopped because of it, or none at all. Or a former primary's that PostgreSQL
             // does not start as a standby.
@@ -61,7 +59,7 @@ impl Member {
                 .is_some_and(|since| clock::uptime().saturating_sub(since) >= CANNOT_START_AFTER);
             let has_led = kept.begun.is_some_and(|(_, copy)| copy == kept.copy);
             let is_unknown = has_led || kept.followed != Some((record.held, kept.copy));
-            return !is_standby(&self.agent) || is_down && is_unknown && self.leader_commits();
+            return !self.server.is_standby() || is_down && is_unknown && self.leader_commits();
         };
         // What follows is on the leader's branch.
         let follows = kept.followed == Some((record.held, kept.copy));
@@ -81,8 +79,7 @@ impl Member {
     pub(super) fn branch(&self, look: &MemberLook, record: &Leadership) -> Option<Branch> {
         let redo = look.redo.filter(|_| self.quiet_looks >= 2)?;
         let lineage = self.lineage_of_leader(record)?;
-        let wal = self.agent.layout.data().join("pg_wal");
-        let own = wal_files::timeline_of_wal(&wal, look.timeline, redo);
+        let own = self.server.timeline_of_wal(look.timeline, redo);
         Some(if lineage.contains(own, look.lsn) { Branch::Same } else { Branch::Left })
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::availability;
-use cellar_postgres::{CanarySession, Endpoint};
+use cellar_postgres::PostgresError;
 use cellar_system::clock;
 use tokio::task::JoinHandle;
 
@@ -26,7 +26,7 @@ struct Times {
 
 /// The canary of one term. It ends with this.
 #[derive(Debug)]
-pub(crate) struct Canary {
+pub struct Canary {
     times: Rc<Times>,
     started: Duration,
     task: JoinHandle<()>,
@@ -39,26 +39,24 @@ impl Drop for Canary {
 }
 
 impl Canary {
-    /// Begins to commit.
-    pub(crate) fn start(endpoint: Endpoint) -> Self {
+    /// Begins to commit, by `commit`: it commits once, and calls what it is given when the commit itself begins.
+    pub fn start<C>(mut commit: C) -> Self
+    where
+        C: AsyncFnMut(&dyn Fn()) -> Result<(), PostgresError> + 'static,
+    {
         let times = Rc::new(Times::default());
         let shared = Rc::clone(&times);
         let task = tokio::task::spawn_local(async move {
-            let mut session = None;
             loop {
                 shared.under_way.set(shared.under_way.get().or_else(|| Some(clock::uptime())));
-                let result = match &session {
-                    Some(session) => commit(session, &shared).await,
-                    None => match CanarySession::connect(&endpoint).await {
-                        Ok(connected) => commit(session.insert(connected), &shared).await,
-                        Err(error) => Err(error),
-                    },
-                };
-                match result {
-                    Ok(()) => tokio::time::sleep(INTERVAL).await,
+                match commit(&|| shared.under_way.set(Some(clock::uptime()))).await {
+                    Ok(()) => {
+                        shared.committed.set(Some(clock::uptime()));
+                        shared.begun_of_committed.set(shared.under_way.take());
+                        tokio::time::sleep(INTERVAL).await;
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "no commit of the canary");
-                        session = None;
                         tokio::time::sleep(RETRY_INTERVAL).await;
                     }
                 }
@@ -96,14 +94,4 @@ impl Canary {
     pub(crate) fn committed_since(&self, time: Duration) -> bool {
         self.times.begun_of_committed.get().is_some_and(|begun| begun > time)
     }
-}
-
-async fn commit(session: &CanarySession, times: &Times) -> Result<(), cellar_postgres::PostgresError> {
-    let begun = clock::uptime();
-    times.under_way.set(Some(begun));
-    session.commit().await?;
-    times.committed.set(Some(clock::uptime()));
-    times.begun_of_committed.set(Some(begun));
-    times.under_way.set(None);
-    Ok(())
 }

@@ -4,15 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
-use cellar_api::v1::{GetMemberFactsRequest, MemberFacts};
+use cellar_api::v1::MemberFacts;
 use cellar_model::availability::{Facts, Link};
 use cellar_model::{CellName, History, Lineage, Phase, Pooler, Term, Timeline};
 use cellar_system::clock;
-use tonic::transport::Channel;
 
-use crate::agent::Agent;
-use crate::peers;
+use crate::instance::failover::server::{NoAnswer, Server};
 
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -73,15 +70,14 @@ impl Heard {
 pub(crate) type Shared = Rc<RefCell<Option<Heard>>>;
 
 /// Asks for as long as another cell leads. Never returns.
-pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
-    let mut client: Option<(Pooler, MultiPoolerClient<Channel>)> = None;
+pub(super) async fn listen<S: Server>(server: Rc<S>, heard: Shared) {
     loop {
-        let record = agent.governing();
+        let process = server.process();
+        let record = process.governing();
         let is_appointed = record.as_ref().is_some_and(|record| record.phase == Phase::Appointed);
-        let leader = record.map(|record| record.cell).filter(|leader| *leader != agent.cell);
-        let card = leader.and_then(|leader| agent.card_of(&leader));
+        let leader = record.map(|record| record.cell).filter(|leader| *leader != process.cell);
+        let card = leader.and_then(|leader| process.card_of(&leader));
         let Some(card) = card else {
-            client = None;
             heard.replace(None);
             tokio::time::sleep(INTERVAL).await;
             continue;
@@ -98,16 +94,13 @@ pub(crate) async fn listen(agent: Rc<Agent>, heard: Shared) {
             }));
         }
         let begun = tokio::time::Instant::now();
-        let answer = ask(&agent, &card, &mut client).await;
-        if answer.is_err() {
-            client = None;
-        }
+        let answer = ask(&*server, &card).await;
         if let Some(known) = heard.borrow_mut().as_mut() {
             known.answers = answer.is_ok();
             known.refuses = matches!(&answer, Err(NoAnswer { is_refused: true }));
             if let Ok((facts, lineage)) = answer {
                 if let Some(leads) = facts.leads.filter(|leads| leads.established) {
-                    agent.pooling.note_established(&card.cell, leads.term);
+                    server.note_established(&card.cell, leads.term);
                 }
                 known.last = Some((clock::uptime(), facts));
                 known.lineage = lineage;
@@ -126,29 +119,9 @@ fn lineage(said: &MemberFacts) -> Option<Lineage> {
     (timeline == Timeline::new(1) || !history.0.is_empty()).then(|| Lineage::new(timeline, &history))
 }
 
-/// A question without an answer.
-#[derive(Debug, Default)]
-struct NoAnswer {
-    /// Nobody listens there.
-    is_refused: bool,
-}
-
-async fn ask(
-    agent: &Agent,
-    card: &Pooler,
-    client: &mut Option<(Pooler, MultiPoolerClient<Channel>)>,
-) -> Result<(Facts, Option<Lineage>), NoAnswer> {
-    let asking = async {
-        if client.as_ref().is_none_or(|(known, _)| known != card) {
-            let connected = peers::connect(agent, card).await;
-            let connected = connected.map_err(|error| NoAnswer { is_refused: error.is_refused })?;
-            *client = Some((card.clone(), connected));
-        }
-        let (_, client) = client.as_mut().ok_or_else(NoAnswer::default)?;
-        let answer = client.get_member_facts(GetMemberFactsRequest {}).await;
-        let answer = answer.map_err(|_| NoAnswer::default())?;
-        let facts = cellar_api::facts_of_member(answer.get_ref(), Duration::ZERO);
-        Ok((facts.map_err(|_| NoAnswer::default())?, lineage(answer.get_ref())))
-    };
-    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(NoAnswer::default()))
+async fn ask(server: &impl Server, card: &Pooler) -> Result<(Facts, Option<Lineage>), NoAnswer> {
+    let answer = tokio::time::timeout(TIMEOUT, server.ask(card)).await;
+    let answer = answer.unwrap_or_else(|_| Err(NoAnswer::default()))?;
+    let facts = cellar_api::facts_of_member(&answer, Duration::ZERO).map_err(|_| NoAnswer::default())?;
+    Ok((facts, lineage(&answer)))
 }

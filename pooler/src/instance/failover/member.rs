@@ -1,7 +1,6 @@
 //! The loop of a member: it looks at its own instance and at the leader, reports, and does what the record asks of it.
 
 use std::cell::RefCell;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,16 +8,14 @@ use cellar_model::availability::{
     Canary as CanaryState, Facts, Instance, Leading, Link, Rules, Sight, Stop, Timing, may_replace_data,
 };
 use cellar_model::{Database, Durability, Leadership, Lsn, Phase, Pooler, Position, Term, Timeline};
-use cellar_postgres::{InstanceConfig, MemberLook, MemberProbe, PostgresError, ShownSettings, running};
-use cellar_system::{Process, clock};
+use cellar_postgres::{MemberLook, PostgresError, ShownSettings};
+use cellar_system::clock;
 
-use crate::agent::Agent;
 use crate::availability::Report;
 use crate::availability::settings::copy_of;
 use crate::instance::failover::canary::Canary;
 use crate::instance::failover::heartbeat::{self, Shared};
-use crate::instance::failover::leaving;
-use crate::instance::incarnation;
+use crate::instance::failover::server::Server;
 
 /// The time between two looks while all is well.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -28,9 +25,6 @@ const SOON_INTERVAL: Duration = Duration::from_millis(50);
 
 /// `too_many_connections` of PostgreSQL.
 const TOO_MANY_CONNECTIONS: &str = "53300";
-
-/// How long a look may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A former primary that does not start as a standby within this cannot: it begins again every few seconds.
 pub(super) const CANNOT_START_AFTER: Duration = Duration::from_secs(120);
@@ -49,10 +43,9 @@ const STOPPED_FOR: Duration = Duration::from_secs(2);
 const RELOAD_TIME: Duration = Duration::from_millis(200);
 
 /// One member, from round to round.
-pub(super) struct Member {
-    pub(super) agent: Rc<Agent>,
+pub(super) struct Member<S: Server> {
+    pub(super) server: Rc<S>,
     pub(super) heard: Shared,
-    probe: Option<MemberProbe>,
     pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
     pub(super) row: Option<(Term, Lsn)>,
@@ -65,7 +58,7 @@ pub(super) struct Member {
     /// What PostgreSQL was last told; none before that.
     pub(super) told: Option<ShownSettings>,
     /// The configuration that was written last, and when, by [`clock::uptime`].
-    pub(super) written: Option<(InstanceConfig, Duration)>,
+    pub(super) written: Option<(S::Config, Duration)>,
     /// Since when PostgreSQL shows that, by [`clock::uptime`].
     pub(super) shown: Option<Duration>,
     /// When the settings were last changed, by [`clock::uptime`].
@@ -106,20 +99,17 @@ pub(super) struct Member {
 }
 
 /// Looks and acts while the database has quorum commit. Never returns.
-pub(crate) async fn run(agent: Rc<Agent>) {
+pub async fn run<S: Server>(server: Rc<S>) {
     let heard: Shared = Rc::new(RefCell::new(None));
     let _listening =
-        AbortOnDrop(tokio::task::spawn_local(heartbeat::listen(Rc::clone(&agent), Rc::clone(&heard))));
-    let mut topology = agent.mirror.changes();
-    let mut member = Member::new(Rc::clone(&agent), heard);
-    if let Err(error) = leaving::forget(&agent) {
-        tracing::warn!(%error, "an old request to hand over cannot be removed");
-    }
+        AbortOnDrop(tokio::task::spawn_local(heartbeat::listen(Rc::clone(&server), Rc::clone(&heard))));
+    let mut topology = server.process().mirror.changes();
+    let mut member = Member::new(Rc::clone(&server), heard);
     loop {
         topology.borrow_and_update();
-        member.leaves = leaving::heed(&agent);
-        let pause = match agent.assignment() {
-            Ok((card, database)) if database.durability == Durability::Quorum => {
+        member.leaves = server.is_leaving();
+        let pause = match server.assignment() {
+            Some((card, database)) if database.durability == Durability::Quorum => {
                 member.round(&card, &database).await
             }
             _ => {
@@ -142,13 +132,12 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl Member {
-    fn new(agent: Rc<Agent>, heard: Shared) -> Self {
+impl<S: Server> Member<S> {
+    fn new(server: Rc<S>, heard: Shared) -> Self {
         let now = clock::uptime();
         Self {
-            agent,
+            server,
             heard,
-            probe: None,
             canary: None,
             row: None,
             checkpoint: None,
@@ -181,29 +170,30 @@ impl Member {
 
     /// The database has no quorum commit.
     fn forget(&mut self) {
-        let availability = &self.agent.availability;
+        let server = Rc::clone(&self.server);
+        let availability = server.availability();
         availability.report.replace(None);
-        let stop = self.agent.deposed_by().map(Stop::Deposed);
+        let stop = self.server.deposed_by().map(Stop::Deposed);
         if availability.stop.replace(stop) != stop {
-            self.agent.nudge.notify_one();
+            self.server.wake_supervisor();
         }
         availability.frozen.set(false);
         availability.isolated.set(false);
         availability.may_replace.set(true);
         availability.replace.set(false);
-        (self.probe, self.canary, self.row) = (None, None, None);
+        (self.canary, self.row) = (None, None);
         self.end_move();
     }
 
     /// Looks, reports and acts once. Returns the pause until the next round.
     async fn round(&mut self, card: &Pooler, database: &Database) -> Duration {
         // A copy whose number is forgotten must not be counted on.
-        if let Err(error) = self.agent.availability.kept.save() {
+        if let Err(error) = self.server.availability().kept.save() {
             tracing::warn!(%error, "what this member must not forget cannot be written: it takes no part");
-            self.agent.availability.report.replace(None);
+            self.server.availability().report.replace(None);
             return Duration::from_secs(1);
         }
-        let record = self.agent.governing();
+        let record = self.server.process().governing();
         self.note_etcd();
         let is_asked = self.look_at_move(record.as_ref());
         let look = self.look(card).await;
@@ -214,13 +204,15 @@ impl Member {
         let history = look
             .as_ref()
             .filter(|look| look.is_primary)
-            .map_or_else(String::new, |look| self.history_of(Path::new(&card.data_directory), look.timeline));
-        let availability = &self.agent.availability;
+            .map_or_else(String::new, |look| self.history_of(look.timeline));
+        let server = Rc::clone(&self.server);
+        let availability = server.availability();
         let leader = self.heard.borrow().as_ref().and_then(heartbeat::Heard::facts);
         // What it said a while ago may be long over.
         let leader = leader.filter(|facts| facts.age <= Timing::default().fresh);
         let may_replace = record.as_ref().is_none_or(|record| {
-            may_replace_data(Rules::SAFE, &self.agent.cell, &facts, record, leader.as_ref()).is_ok()
+            may_replace_data(Rules::SAFE, &self.server.process().cell, &facts, record, leader.as_ref())
+                .is_ok()
         });
         availability.may_replace.set(may_replace);
         let line = record.as_ref().and_then(|record| self.lineage_of_leader(record));
@@ -234,16 +226,16 @@ impl Member {
             next_xid: look.as_ref().and_then(|look| look.next_xid),
             last_commit: look.as_ref().and_then(|look| look.last_commit),
         }));
-        let is_restored = incarnation::record(&self.agent).fence.is_some();
+        let is_restored = self.is_being_restored();
         // A job that has the instance, or a restore of the database, decides alone.
-        let acts = !self.agent.instance_lock.is_held() && !is_restored;
-        let is_standbys = look.as_ref().map_or_else(|| is_standby(&self.agent), |look| !look.is_primary);
+        let acts = !self.server.is_held() && !is_restored;
+        let is_standbys = look.as_ref().map_or_else(|| self.server.is_standby(), |look| !look.is_primary);
         if is_standbys && !availability.wants_replacing.get() {
             let is_free = database.pause.is_none() && record.is_some();
             let replace = acts && facts.needs_replacing && may_replace && is_free;
             if replace && !availability.replace.replace(replace) {
                 tracing::warn!("this standby cannot follow the leader and is made again");
-                self.agent.nudge.notify_one();
+                self.server.wake_supervisor();
             }
             // One that was stopped to be made again is not looked at any more.
             if look.is_some() {
@@ -259,14 +251,14 @@ impl Member {
         let is_frozen = acts && database.pause.is_none() && record.is_some() && stopped_for >= STOPPED_FOR;
         if is_frozen && !availability.frozen.replace(is_frozen) {
             tracing::error!("the postmaster is stopped and lets nobody in: it is killed and started again");
-            self.agent.nudge.notify_one();
+            self.server.wake_supervisor();
         }
         let mut busy = false;
         if let (Some(record), true) = (&record, acts) {
             let acted = match &look {
                 Some(look) => self.act(card, database, record, &facts, look).await,
                 // One that has only been restored takes no session before it has the WAL that it needs.
-                None if is_standby(&self.agent) && !self.agent.layout.seeding_marker().exists() => {
+                None if self.server.is_standby() && !self.server.is_seeding() => {
                     self.follow(card, database, record, &facts, None).await
                 }
                 None => Ok(false),
@@ -292,40 +284,39 @@ impl Member {
         if busy || !is_steady || is_asked { SOON_INTERVAL } else { INTERVAL }
     }
 
+    fn is_being_restored(&self) -> bool {
+        let process = self.server.process();
+        process.mirror.view().incarnation(&process.database).fence.is_some()
+    }
+
     fn note_etcd(&mut self) {
-        let renewed = self.agent.lease.current().and_then(|lease| self.agent.lease.renewed(lease));
+        let lease = &self.server.process().lease;
+        let renewed = lease.current().and_then(|held| lease.renewed(held));
         self.etcd_heard = self.etcd_heard.max(renewed.unwrap_or_default());
     }
 
     /// Looks at the instance; none when it does not run or does not answer.
     async fn look(&mut self, card: &Pooler) -> Option<MemberLook> {
         let now = clock::uptime();
-        let data = Path::new(&card.data_directory);
-        let postmaster = running(data).ok().flatten();
-        let Some(postmaster) = postmaster else {
+        if self.server.stopped_postmaster(card).is_none() {
             if self.down_since.is_none() {
-                self.agent.nudge.notify_one();
+                self.server.wake_supervisor();
             }
             // A job that stops it means it.
-            if !self.has_ended && !self.agent.instance_lock.is_held() {
+            if !self.has_ended && !self.server.is_held() {
                 self.ends.retain(|at| now.saturating_sub(*at) < MANY_ENDS.1);
                 self.ends.push(now);
             }
             (self.down_since, self.has_ended) = (self.down_since.or(Some(now)), true);
             (self.frozen_since, self.stopped_since, self.answers_since) = (None, None, None);
-            (self.probe, self.canary) = (None, None);
+            self.canary = None;
             (self.quiet_looks, self.last_lsn, self.shown) = (0, None, None);
             return None;
-        };
+        }
         self.has_ended = false;
-        let endpoint = self.agent.endpoint(card);
-        let probe = match &mut self.probe {
-            Some(probe) if *probe.endpoint() == endpoint => probe,
-            other => other.insert(MemberProbe::new(endpoint, LOOK_TIMEOUT)),
-        };
-        let answer = probe.look().await;
+        let answer = self.server.look(card).await;
+        let is_stopped = self.server.stopped_postmaster(card) == Some(true);
         self.saturated = false;
-        let is_stopped = Process::find(postmaster.pid).is_some_and(|process| process.is_stopped());
         self.stopped_since = self.stopped_since.filter(|_| is_stopped).or(is_stopped.then_some(now));
         match answer {
             Ok(look) if !is_stopped => {
@@ -385,7 +376,7 @@ impl Member {
     fn instance(&self) -> Instance {
         let now = clock::uptime();
         // While it shuts down it still writes, and its standbys must get all of that.
-        if self.agent.availability.hands_over.get() && self.has_ended {
+        if self.server.availability().hands_over.get() && self.has_ended {
             return Instance::Stopped;
         }
         match (self.frozen_since, self.down_since) {
@@ -402,8 +393,8 @@ impl Member {
     }
 
     fn facts(&mut self, look: Option<&MemberLook>, record: Option<&Leadership>) -> Facts {
-        let kept = self.agent.availability.kept.get();
-        let own_term = self.agent.availability.kept.own_term();
+        let kept = self.server.availability().kept.get();
+        let own_term = self.server.availability().kept.own_term();
         let position = |look: &MemberLook| Position { term: look.term, lsn: look.lsn };
         let none = Position { term: Term::default(), lsn: Lsn::new(0) };
         let is_primary = look.is_some_and(|look| look.is_primary);
@@ -445,7 +436,7 @@ impl Member {
         let upstream = look.and_then(|look| {
             let receiver = look.receiver.as_ref().filter(|receiver| receiver.streams)?;
             let (host, port) = receiver.sender.as_ref()?;
-            self.agent.cell_at(host, *port)
+            self.server.process().cell_at(host, *port)
         });
         // What may still come in is not final. An instance that does not answer may have more than is known.
         let receives = match look {
@@ -453,7 +444,7 @@ impl Member {
             Some(_) => self.quiet_looks < 2,
             None => true,
         };
-        let led_elsewhere = record.filter(|record| record.cell != self.agent.cell);
+        let led_elsewhere = record.filter(|record| record.cell != self.server.process().cell);
         Facts {
             age: Duration::ZERO,
             copy: kept.copy,
@@ -491,9 +482,4 @@ impl Member {
             refused: heard.is_refused(),
         })
     }
-}
-
-/// Whether the data directory is a standby's.
-pub(super) fn is_standby(agent: &Agent) -> bool {
-    agent.layout.data().join("standby.signal").exists()
 }

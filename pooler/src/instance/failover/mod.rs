@@ -6,6 +6,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `member` | the loop that looks and reports |
+//! | `server` | what all that needs of the host: PostgreSQL, its files, the other parts of the process |
 //! | `act` | what is done by the record |
 //! | `branch` | whether what a member has is the leader's, too |
 //! | `hold_clients` | has the clients of PgBouncer wait before a planned stop |
@@ -16,16 +17,27 @@
 
 mod act;
 mod branch;
-mod canary;
+pub(crate) mod canary;
 mod heartbeat;
 mod hold_clients;
 mod leaving;
 pub(crate) mod member;
 mod planned_move;
+pub(crate) mod server;
+
+use std::rc::Rc;
 
 use cellar_model::Leadership;
 
 use crate::agent::Agent;
+
+/// Looks and acts while the database has quorum commit. Never returns.
+pub(crate) async fn run(agent: Rc<Agent>) {
+    if let Err(error) = leaving::forget(&agent) {
+        tracing::warn!(%error, "an old request to hand over cannot be removed");
+    }
+    member::run(Rc::new(server::Host::new(agent))).await;
+}
 
 /// Whether this member's data is that of the leader, by what it began last.
 pub(crate) fn is_led_here(agent: &Agent, leadership: &Leadership) -> bool {

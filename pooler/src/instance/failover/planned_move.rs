@@ -1,47 +1,35 @@
 //! What a primary does that was asked to make room for another one.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use cellar_model::{Leadership, Pooler};
-use cellar_postgres::execute;
 use cellar_system::clock;
 
-use crate::instance::failover::hold_clients::hold_clients;
 use crate::instance::failover::member::Member;
-
-/// How long the checkpoint before a planned stop may take.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::instance::failover::server::Server;
 
 /// A primary that was stopped for a planned move goes on after this, whatever the record says: multiadmin gives the move up after
 /// [`cellar_model::availability::Timing::handover`], where it can write that.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(40);
 
-impl Member {
+impl<S: Server> Member<S> {
     /// A checkpoint first, while sessions go on; then clients are held where that is possible, and the supervisor stops PostgreSQL
     /// cleanly.
     pub(super) fn hand_over(&mut self, card: &Pooler, record: &Leadership) {
         if self.given_up.as_ref() == Some(record) {
             return;
         }
-        let term = record.term;
         match &self.checkpoint {
             None => {
-                let (endpoint, agent) = (self.agent.endpoint(card), Rc::clone(&self.agent));
-                self.checkpoint = Some(tokio::task::spawn_local(async move {
-                    // Without it the stop takes longer, and no more than that.
-                    if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
-                        tracing::warn!(%error, "no checkpoint before the stop");
-                    }
-                    hold_clients(agent, term).await;
-                }));
+                let before_stop = self.server.before_stop(card, record.term);
+                self.checkpoint = Some(tokio::task::spawn_local(before_stop));
             }
             Some(checkpoint) if checkpoint.is_finished() => {
-                if !self.agent.availability.hands_over.replace(true) {
+                if !self.server.availability().hands_over.replace(true) {
                     tracing::warn!("this primary stops, so that another one can lead");
                     self.hands_over_since = Some(clock::uptime());
                 }
-                self.agent.nudge.notify_one();
+                self.server.wake_supervisor();
             }
             Some(_) => {}
         }
@@ -50,8 +38,8 @@ impl Member {
     /// No move goes on here, or none any more: an instance that was stopped for it is started.
     pub(super) fn end_move(&mut self) {
         (self.checkpoint, self.hands_over_since) = (None, None);
-        if self.agent.availability.hands_over.replace(false) {
-            self.agent.nudge.notify_one();
+        if self.server.availability().hands_over.replace(false) {
+            self.server.wake_supervisor();
         }
     }
 
@@ -59,7 +47,7 @@ impl Member {
     /// multiadmin, its primary would stay stopped. It starts as after any restart, and acknowledges what has its quorum.
     /// Whether a move is asked for.
     pub(super) fn look_at_move(&mut self, record: Option<&Leadership>) -> bool {
-        let asked = record.filter(|it| it.cell == self.agent.cell && it.handover.is_some());
+        let asked = record.filter(|it| it.cell == self.server.process().cell && it.handover.is_some());
         let since = self.hands_over_since.map(|since| clock::uptime().saturating_sub(since));
         if asked.is_none() {
             self.given_up = None;
