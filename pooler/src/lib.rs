@@ -48,7 +48,7 @@ pub use start::run;
 pub mod failover {
     pub use crate::availability::kept::{Kept, KeptFile};
     pub use crate::availability::settings::{
-        Archives, FromArchive, Replication, copy_of, standby_name, under_quorum,
+        Archives, Awaits, FromArchive, Replication, copy_of, standby_name, under_quorum,
     };
     pub use crate::availability::{Availability, Report};
     pub use crate::config_files::ConfigFileError;

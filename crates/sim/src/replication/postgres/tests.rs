@@ -1,7 +1,7 @@
 //! The model does what PostgreSQL does, as far as it is relied on.
 
 use cellar_model::CopyNumber;
-use cellar_pooler::failover::{Replication, standby_name};
+use cellar_pooler::failover::{Awaits, Replication, standby_name};
 use cellar_postgres::NOBODY;
 
 use super::*;
@@ -17,6 +17,7 @@ fn config(n: usize, upstream: Option<usize>, acknowledge: &str) -> Config {
         archives: Archives::Nothing,
         standby_name: standby_name(&cell(n), CopyNumber::new(7)),
         acknowledge: Some(acknowledge.to_owned()),
+        awaits: Awaits::Nobody,
     })
 }
 
