@@ -112,3 +112,16 @@ impl Admin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_of_a_cell_leaves_room_for_the_number_of_its_copy() {
+        let of = |length: usize| check_member_name(&"z".repeat(length).parse().unwrap());
+        assert_eq!("z".repeat(MAX_MEMBER_NAME).len() + format!(":{}", u32::MAX).len(), 63);
+        assert!(of(MAX_MEMBER_NAME).is_ok());
+        assert_eq!(of(MAX_MEMBER_NAME + 1).unwrap_err().code, Code::Unsupported);
+    }
+}

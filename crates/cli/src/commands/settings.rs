@@ -108,6 +108,7 @@ mod tests {
         let read = |text: &str| pair(text).unwrap();
         assert_eq!(read("work_mem = 4MB"), ("work_mem".to_owned(), "4MB".to_owned()));
         assert_eq!(read("a.b=x=y z"), ("a.b".to_owned(), "x=y z".to_owned()));
+        assert_eq!(read("log_line_prefix=%m [%p] ").1, "%m [%p] ", "spaces may be meant");
         assert_eq!(read("search_path="), ("search_path".to_owned(), String::new()));
         assert!(pair("work_mem").is_err() && pair("=1").is_err());
     }

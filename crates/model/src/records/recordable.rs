@@ -22,6 +22,8 @@ pub const RECORDED: &[&str] = &[
     "directory",
     "durability",
     "dryRun",
+    // The cell that led when this was asked for.
+    "from",
     "host",
     "id",
     "inPlace",

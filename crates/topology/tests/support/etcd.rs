@@ -23,6 +23,15 @@ pub(crate) struct Etcd {
     tls: Option<(ClientTls, tempfile::TempDir)>,
 }
 
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One that has ended meanwhile has no state any more.
+    let mut states =
+        tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    states.all(|status| status.contains("State:\tT"))
+}
+
 struct Member {
     arguments: Vec<String>,
     endpoint: String,
@@ -273,6 +282,12 @@ impl Member {
     fn signal(&self, signal: Signal) {
         let pid = self.process().as_ref().unwrap().id();
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        // On a busy machine it takes a while until its threads stop, and until then they answer.
+        let deadline = Instant::now() + START_TIMEOUT;
+        while signal == Signal::SIGSTOP && !is_stopped(pid) {
+            assert!(Instant::now() < deadline, "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn spawn(&self) {

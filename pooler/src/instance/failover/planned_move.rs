@@ -43,9 +43,8 @@ impl<S: Server> Member<S> {
         }
     }
 
-    /// Ends a move that is not asked for any more, and one of which nobody says that it is over: without etcd, and without
-    /// multiadmin, its primary would stay stopped. It starts as after any restart, and acknowledges what has its quorum.
-    /// Whether a move is asked for.
+    /// Whether a move is asked for. Ends one that is not any more, and one of which nobody says that it is over: without etcd, and
+    /// without multiadmin, its primary would stay stopped. It starts as after any restart, and acknowledges what has its quorum.
     pub(super) fn look_at_move(&mut self, record: Option<&Leadership>) -> bool {
         let asked = record.filter(|it| it.cell == self.server.process().cell && it.handover.is_some());
         let since = self.hands_over_since.map(|since| clock::uptime().saturating_sub(since));
