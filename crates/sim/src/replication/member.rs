@@ -149,9 +149,8 @@ impl Host {
             (server.running.is_some(), server.data.as_ref().is_some_and(|data| data.recovers))
         });
         if runs {
-            let must_end = availability.frozen.get() && !recovers
-                || availability.stop.get().is_some() && !recovers
-                || availability.replace.get();
+            let leader_must_end = availability.frozen.get() || availability.stop.get().is_some();
+            let must_end = !recovers && leader_must_end || availability.replace.get();
             if must_end {
                 self.round_trip().await;
                 self.servers(|servers, index| servers.cells[index].kill());

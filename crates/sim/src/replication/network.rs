@@ -28,7 +28,7 @@ enum Event {
     },
     Answered {
         reply: Reply,
-        answer: Result<MemberFacts, NoAnswer>,
+        answer: Box<Result<MemberFacts, NoAnswer>>,
     },
     /// Whoever waits has given up by now.
     Forgotten(#[expect(dead_code, reason = "held until then")] Reply),
@@ -105,7 +105,7 @@ impl Network {
     /// Answers a question that came to a site.
     pub fn answer(&self, site: usize, question: Question, answer: Result<MemberFacts, NoAnswer>) {
         let Question { from, reply } = question;
-        self.lock().send(site, from, reply, |reply| Event::Answered { reply, answer });
+        self.lock().send(site, from, reply, |reply| Event::Answered { reply, answer: Box::new(answer) });
     }
 
     /// Cuts the way from one site to another until then.
@@ -158,12 +158,12 @@ impl Network {
                         None => Some(question),
                     };
                     if let Some(Question { from, reply }) = refused {
-                        let answer = Err(NoAnswer { is_refused: true });
+                        let answer = Box::new(Err(NoAnswer { is_refused: true }));
                         shared.send(to, from, reply, |reply| Event::Answered { reply, answer });
                     }
                 }
                 // Who asked may have given up.
-                Event::Answered { reply, answer } => drop(reply.send(answer)),
+                Event::Answered { reply, answer } => drop(reply.send(*answer)),
                 Event::Forgotten(_) => {}
             }
         }

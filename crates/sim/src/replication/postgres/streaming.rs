@@ -133,7 +133,7 @@ impl Servers {
             if !records.starts_with(own) {
                 return;
             }
-            for record in records[own.len()..].to_vec() {
+            for record in records[own.len()..].iter().copied() {
                 data.push(record);
             }
             if file.timeline.get() != data.timeline
