@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::error::PostgresError;
-use crate::settings::quoted;
+use crate::setting_value::quoted;
 
 /// The first major version that synchronises slots.
 pub const FAILOVER_SLOTS_SINCE: u32 = 17;

@@ -34,6 +34,7 @@ mod required_settings;
 mod roles;
 mod session;
 mod setting_proposal;
+mod setting_value;
 mod settings;
 mod shutdown_checkpoint;
 mod slots_on_disk;

@@ -11,7 +11,8 @@ use crate::error::PostgresError;
 use crate::hba::{REPLICATION_ALONE, render_hba, render_ident};
 use crate::required_settings::RequiredSettings;
 use crate::roles::REPLICATION_ROLE;
-use crate::settings::{render, socket_directory, text};
+use crate::setting_value::path_text;
+use crate::settings::{render, socket_directory};
 
 /// Replication slots and origins that may be in the data directory. A server with more of them than this setting does
 /// not start; each takes some 300 bytes.
@@ -115,7 +116,7 @@ impl PrivateSettings {
         let on = |is_on| if is_on { "on" } else { "off" }.to_owned();
         let file = |name, file: &str| {
             let path = self.directory.join(file);
-            Ok::<_, PostgresError>((name, text(name, &path)?.to_owned()))
+            Ok::<_, PostgresError>((name, path_text(name, &path)?.to_owned()))
         };
         let replays = self.replays();
         let mut pairs = vec![

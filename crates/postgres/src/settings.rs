@@ -12,6 +12,7 @@ use cellar_model::check_socket_path;
 use crate::error::PostgresError;
 use crate::failover_slots::FailoverSlots;
 use crate::owned_settings::TUNABLE;
+use crate::setting_value::{path_text, quoted};
 
 /// Senders of WAL, of a database that was not given another number.
 pub(crate) const MAX_WAL_SENDERS: u32 = 16;
@@ -93,30 +94,11 @@ impl Default for Settings {
     }
 }
 
-/// A value in the single quotes of `postgresql.conf`, where backslashes are escapes too.
-pub(crate) fn quoted(name: &str, value: &str) -> Result<String, PostgresError> {
-    if value.chars().any(char::is_control) {
-        let reason = "must not hold line breaks or other control characters";
-        return Err(PostgresError::InvalidSetting { name: name.to_owned(), reason });
-    }
-    Ok(format!("'{}'", value.replace('\\', r"\\").replace('\'', "''")))
-}
-
-pub(crate) fn text<'a>(name: &str, path: &'a Path) -> Result<&'a str, PostgresError> {
-    match path.to_str() {
-        Some(text) if path.is_absolute() => Ok(text),
-        _ => Err(PostgresError::InvalidSetting {
-            name: name.to_owned(),
-            reason: "must be an absolute path of valid UTF-8",
-        }),
-    }
-}
-
 /// The directory of a unix socket as a setting: a path that a socket's name fits behind.
 pub(crate) fn socket_directory(path: &Path, port: u16) -> Result<&str, PostgresError> {
     let invalid =
         |reason| PostgresError::InvalidSetting { name: "unix_socket_directories".to_owned(), reason };
-    let sockets = text("unix_socket_directories", path)?;
+    let sockets = path_text("unix_socket_directories", path)?;
     if sockets.contains([',', '"']) {
         // The setting is a list; quoting inside the quotes is not worth supporting.
         return Err(invalid("must not hold commas or double quotes"));
@@ -166,9 +148,9 @@ impl Settings {
         match &self.tls {
             Some(tls) => pairs.extend([
                 ("ssl", "on".to_owned()),
-                ("ssl_cert_file", text("ssl_cert_file", &tls.certificate)?.to_owned()),
-                ("ssl_key_file", text("ssl_key_file", &tls.key)?.to_owned()),
-                ("ssl_ca_file", text("ssl_ca_file", &tls.ca)?.to_owned()),
+                ("ssl_cert_file", path_text("ssl_cert_file", &tls.certificate)?.to_owned()),
+                ("ssl_key_file", path_text("ssl_key_file", &tls.key)?.to_owned()),
+                ("ssl_ca_file", path_text("ssl_ca_file", &tls.ca)?.to_owned()),
                 // Both ends are Cellar's own, so nothing older needs to be understood.
                 ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
                 // A lower one that is set elsewhere would keep PostgreSQL from starting.
@@ -177,7 +159,7 @@ impl Settings {
             None => pairs.push(("ssl", "off".to_owned())),
         }
         if let Some(file) = self.tls.as_ref().and_then(|tls| tls.revocations.as_ref()) {
-            pairs.push(("ssl_crl_file", text("ssl_crl_file", file)?.to_owned()));
+            pairs.push(("ssl_crl_file", path_text("ssl_crl_file", file)?.to_owned()));
         }
         let fixed = |name, value: &str| (name, value.to_owned());
         pairs.extend([

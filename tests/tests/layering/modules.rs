@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "given_settings",
             "agent",
             "availability",
-            "arguments data_layout disk instance_lock listening member pooling record_fault report wal_files",
+            "arguments data_layout disk instance_lock listening member pooling record_fault report slot_sync wal_files",
         ],
     ),
     (
