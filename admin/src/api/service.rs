@@ -381,6 +381,18 @@ impl v1::multi_admin_server::MultiAdmin for Admin {
         self.audited("CreateRole", request, work).await
     }
 
+    async fn set_role_password(
+        &self,
+        request: Request<v1::SetRolePasswordRequest>,
+    ) -> Answer<v1::ClientRole> {
+        let work = async |admin: Self, request: Request<v1::SetRolePasswordRequest>, deadline| {
+            let new = client_role::new_password(request.get_ref())?;
+            let database = Self::chosen(&request, "database", &request.get_ref().database)?;
+            admin.set_role_password(database.as_ref(), &new, deadline).await
+        };
+        self.audited("SetRolePassword", request, work).await
+    }
+
     async fn drop_role(&self, request: Request<v1::DropRoleRequest>) -> Answer<v1::ClientRole> {
         let work = async |admin: Self, request: Request<v1::DropRoleRequest>, deadline| {
             let name = client_role::name(&request.get_ref().name)?;

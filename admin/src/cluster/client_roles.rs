@@ -1,4 +1,4 @@
-//! The roles that applications connect as: listed, made and removed by the pooler of the recorded primary.
+//! The roles that applications connect as: listed, made, changed and removed by the pooler of the recorded primary.
 
 use std::time::Duration;
 
@@ -35,6 +35,17 @@ pub(crate) struct NewRole {
     pub(crate) owns: Option<ClientName>,
 }
 
+/// Another password for a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewPassword {
+    /// Whose.
+    pub(crate) name: ClientName,
+    /// What was made from it.
+    pub(crate) verifier: ScramVerifier,
+    /// Whether the sessions that the role has at the primary end.
+    pub(crate) ends_sessions: bool,
+}
+
 impl Admin {
     pub(crate) async fn list_roles(
         &self,
@@ -64,6 +75,22 @@ impl Admin {
             owns: new.owns.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         self.ask_primary(&primary, async |mut client| client.create_role(request).await).await
+    }
+
+    pub(crate) async fn set_role_password(
+        &self,
+        database: Option<&DatabaseName>,
+        new: &NewPassword,
+        deadline: Deadline,
+    ) -> Result<v1::ClientRole, Refusal> {
+        let primary = self.recorded_primary(database, deadline).await?;
+        let request = v1::SetRolePasswordRequest {
+            database: primary.database.to_string(),
+            name: new.name.to_string(),
+            scram_verifier: new.verifier.expose().to_owned(),
+            end_sessions: new.ends_sessions,
+        };
+        self.ask_primary(&primary, async |mut client| client.set_role_password(request).await).await
     }
 
     pub(crate) async fn drop_role(

@@ -176,6 +176,18 @@ async fn asked(
                 v1::CreateRoleRequest { database: database(), name, certificate, ..Default::default() };
             client.create_role(request).await.map(drop)
         }
+        "SetRolePassword" => {
+            let name = "reports".to_owned();
+            // Of another database, so nothing is done with it.
+            let scram_verifier = format!("SCRAM-SHA-256$4096:{0}$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=", "W22ZaJ0SNY7soEsUEjb6gQ==");
+            let request = v1::SetRolePasswordRequest {
+                database: database(),
+                name,
+                scram_verifier,
+                ..Default::default()
+            };
+            client.set_role_password(request).await.map(drop)
+        }
         "DropRole" => {
             let request = v1::DropRoleRequest { database: database(), name: "reports".into() };
             client.drop_role(request).await.map(drop)

@@ -48,6 +48,17 @@ pub enum ClientRoleError {
         /// Its owner.
         owner: String,
     },
+    /// It has no password: it proves itself with a certificate.
+    #[error("the role {0} proves itself with a certificate")]
+    ByCertificate(ClientName),
+    /// It may do more than a client should: whoever is to give it a password is to be its equal.
+    #[error("the role {name} has {}", excess.join(", "))]
+    Excess {
+        /// The role.
+        name: ClientName,
+        /// What it has.
+        excess: Vec<String>,
+    },
     /// The role owns something, or was granted rights.
     #[error("something depends on the role {name}: {detail}")]
     InUse {
@@ -212,6 +223,61 @@ pub async fn create_client_role(
     }
 }
 
+async fn role_of(
+    endpoint: &Endpoint,
+    name: &ClientName,
+    timeout: Duration,
+) -> Result<ClientRole, ClientRoleError> {
+    let roles = list_client_roles(endpoint, timeout).await?;
+    let role = roles.into_iter().find(|role| role.name == name.as_str());
+    role.ok_or_else(|| ClientRoleError::Unknown(name.clone()))
+}
+
+/// Ends the sessions that a role, known by its number, has here.
+async fn end_sessions(endpoint: &Endpoint, number: u32, timeout: Duration) -> Result<(), PostgresError> {
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {number}");
+    execute(endpoint, &end, timeout).await
+}
+
+async fn number_of(
+    endpoint: &Endpoint,
+    name: &ClientName,
+    timeout: Duration,
+) -> Result<Option<u32>, PostgresError> {
+    let number = format!("SELECT oid FROM pg_roles WHERE rolname = '{name}'");
+    let number = query(endpoint, &number, timeout).await?.into_iter().flatten().flatten().next();
+    Ok(number.and_then(|text| text.parse().ok()))
+}
+
+/// Gives a role that connects over TCP with a password another one. Sessions go on, unless `ends_sessions`.
+///
+/// # Errors
+/// When it is no such role, it has no password or more rights than a client, or PostgreSQL does not do it. `timeout` is
+/// for each statement, of which there are up to four.
+pub async fn set_client_password(
+    endpoint: &Endpoint,
+    name: &ClientName,
+    verifier: &ScramVerifier,
+    ends_sessions: bool,
+    timeout: Duration,
+) -> Result<ClientRole, ClientRoleError> {
+    let role = role_of(endpoint, name, timeout).await?;
+    if role.certificate {
+        return Err(ClientRoleError::ByCertificate(name.clone()));
+    }
+    if !role.excess.is_empty() {
+        return Err(ClientRoleError::Excess { name: name.clone(), excess: role.excess });
+    }
+    // Neither name nor verifier has a character that must be quoted; a test of their types says so.
+    let sql = format!("ALTER ROLE \"{name}\" PASSWORD '{}'", verifier.expose());
+    execute_unrecorded(endpoint, &sql, timeout).await?;
+    // Afterwards: what begins from here on needs the new password.
+    if ends_sessions && let Some(number) = number_of(endpoint, name, timeout).await? {
+        end_sessions(endpoint, number, timeout).await?;
+    }
+    Ok(role)
+}
+
 /// Removes a role that may connect over TCP, and ends its sessions.
 ///
 /// # Errors
@@ -221,14 +287,9 @@ pub async fn drop_client_role(
     name: &ClientName,
     timeout: Duration,
 ) -> Result<ClientRole, ClientRoleError> {
-    let roles = list_client_roles(endpoint, timeout).await?;
-    let Some(role) = roles.into_iter().find(|role| role.name == name.as_str()) else {
-        return Err(ClientRoleError::Unknown(name.clone()));
-    };
+    let role = role_of(endpoint, name, timeout).await?;
     // Its sessions know their role by a number, which means nothing any more once the role is gone.
-    let number = format!("SELECT oid FROM pg_roles WHERE rolname = '{name}'");
-    let number = query(endpoint, &number, timeout).await?.into_iter().flatten().flatten().next();
-    let number = number.and_then(|text| text.parse::<u32>().ok());
+    let number = number_of(endpoint, name, timeout).await?;
     match execute(endpoint, &format!("DROP ROLE \"{name}\""), timeout).await {
         Err(PostgresError::Sql { code, message }) if code == DEPENDENT_OBJECTS => {
             return Err(ClientRoleError::InUse { name: name.clone(), detail: message });
@@ -236,8 +297,7 @@ pub async fn drop_client_role(
         done => done?,
     }
     if let Some(number) = number {
-        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {number}");
-        execute(endpoint, &end, timeout).await?;
+        end_sessions(endpoint, number, timeout).await?;
     }
     Ok(role)
 }

@@ -45,7 +45,7 @@ pub use auto_conf::{members_own_settings, restore_auto_conf, settings_of_now, ta
 pub use base_backup::{CopySource, base_backup};
 pub use client_roles::{
     ClientProof, ClientRole, ClientRoleError, client_secrets, create_client_role, drop_client_role,
-    list_client_roles, scram_verifier,
+    list_client_roles, scram_verifier, set_client_password,
 };
 pub use command::{CommandOutput, run};
 pub use configure::{InstanceConfig, configure, keep_ours};

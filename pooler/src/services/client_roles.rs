@@ -1,4 +1,4 @@
-//! The roles that applications connect as: only the recorded primary's pooler makes and removes them.
+//! The roles that applications connect as: only the recorded primary's pooler makes, changes and removes them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use cellar_api::v1;
 use cellar_model::{ClientName, Code, Refusal, Role, ScramVerifier};
 use cellar_postgres::{
     CanarySession, ClientProof, ClientRole, ClientRoleError, Endpoint, create_client_role, drop_client_role,
-    list_client_roles,
+    list_client_roles, set_client_password,
 };
 
 use crate::agent::Agent;
@@ -21,6 +21,8 @@ pub(crate) enum Order {
     List,
     /// One more.
     Create(v1::CreateRoleRequest),
+    /// Another password.
+    SetPassword(v1::SetRolePasswordRequest),
     /// One less.
     Drop(v1::DropRoleRequest),
 }
@@ -58,6 +60,14 @@ fn refusal(error: &ClientRoleError) -> Refusal {
         ClientRoleError::DatabaseTaken { .. } => (
             Code::AlreadyExists,
             "name another database, or give it to postgres first: ALTER DATABASE ... OWNER TO postgres",
+        ),
+        ClientRoleError::ByCertificate(_) => (
+            Code::InvalidArgument,
+            "renew its certificate with `cellar certs issue --client`, or drop the role and make it again with a password",
+        ),
+        ClientRoleError::Excess { .. } => (
+            Code::InvalidArgument,
+            "take that from it (ALTER ROLE ... NOSUPERUSER), or change its password in psql as postgres: \\password ROLE",
         ),
         ClientRoleError::InUse { .. } => (
             Code::InUse,
@@ -128,6 +138,17 @@ pub(crate) async fn obey(agent: &Agent, order: Order) -> Result<Vec<v1::ClientRo
             let owns = owns.iter().map(ToString::to_string).collect();
             let certificate = proof == ClientProof::Certificate;
             Ok(vec![v1::ClientRole { name: role.to_string(), owns, certificate, excess: Vec::new() }])
+        }
+        Order::SetPassword(asked) => {
+            let role = name("name", &asked.name)?;
+            let verifier: ScramVerifier =
+                asked.scram_verifier.parse().map_err(|error| invalid("scram_verifier", &error))?;
+            let ends = asked.end_sessions;
+            let changed = set_client_password(&endpoint, &role, &verifier, ends, STATEMENT_TIMEOUT).await;
+            let changed = changed.map_err(|error| refusal(&error))?;
+            until_it_has_its_quorum(agent, &endpoint).await?;
+            tracing::info!(role = role.as_str(), "a role of clients has another password");
+            Ok(vec![message(changed)])
         }
         Order::Drop(asked) => {
             let role = name("name", &asked.name)?;

@@ -10,7 +10,7 @@ use cellar_api::v1::{
     GetSigningRequestRequest, HoldClientsRequest, HoldClientsResponse, InstallCertificatesRequest,
     InstallCertificatesResponse, JobLogChunk, ListBackupsResponse, ListRolesRequest, ListRolesResponse,
     LiveStatus, MemberFacts, ReadBackupsRequest, ReadJobLogRequest, ReadSettingsRequest,
-    ReadSettingsResponse, RunBackupRequest, RunBackupResponse, SigningRequest,
+    ReadSettingsResponse, RunBackupRequest, RunBackupResponse, SetRolePasswordRequest, SigningRequest,
 };
 use cellar_model::{BackupLabel, CellName, ClusterName, Code, DatabaseName, JobId, Principal, Refusal, Term};
 use cellar_tls::MtlsConnectInfo;
@@ -164,6 +164,14 @@ impl MultiPooler for Service {
 
     async fn create_role(&self, request: Request<CreateRoleRequest>) -> Result<Response<ClientRole>, Status> {
         let roles = self.roles(Order::Create(request.into_inner())).await?;
+        Ok(Response::new(roles.into_iter().next().unwrap_or_default()))
+    }
+
+    async fn set_role_password(
+        &self,
+        request: Request<SetRolePasswordRequest>,
+    ) -> Result<Response<ClientRole>, Status> {
+        let roles = self.roles(Order::SetPassword(request.into_inner())).await?;
         Ok(Response::new(roles.into_iter().next().unwrap_or_default()))
     }
 

@@ -83,14 +83,17 @@ fn every_port_opens_to_its_own_guests_only() {
         "ListRoles",
         "ReadBackups",
         "ReadJobLog",
+        "ReadSettings",
+        "SetRolePassword",
     ];
-    let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(["GetLiveStatus", "RunBackup"]).collect();
+    let of_peers = ["GetLiveStatus", "GetMemberFacts", "HoldClients", "RunBackup"];
+    let all: BTreeSet<&str> = of_multiadmin.into_iter().chain(of_peers).collect();
     let authorities = cluster.directory().join("ca/ca.crt");
     for (what, request, _) in parties(name) {
         let key_pair = issuer.key_pair(&issuer.ca, what, &request);
         let denied = block_on(denied_by_a_pooler(port, &authorities, &key_pair));
         let wanted = match what {
-            "multiadmin" => BTreeSet::from(["RunBackup"]),
+            "multiadmin" => BTreeSet::from(["HoldClients", "RunBackup"]),
             "a pooler" => of_multiadmin.into(),
             _ => all.clone(),
         };

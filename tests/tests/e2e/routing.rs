@@ -281,6 +281,64 @@ fn nobody_but_members_of_the_groups_comes_in_over_tcp() {
     );
 }
 
+#[test]
+fn a_role_gets_another_password_and_its_sessions_end_if_asked() {
+    const OTHER: &str = "another-horse-another-battery-8c20";
+    let cluster = Cluster::up("zone1");
+    cluster.sql("zone1", "ALTER SYSTEM SET log_statement = 'all'");
+    cluster.sql("zone1", "SELECT pg_reload_conf()");
+    let directory = tempfile::tempdir().expect("a directory");
+    let with = |password: &str| password_file(directory.path(), password).display().to_string();
+    cluster.cellar(&["roles", "create", "app", "--password-file", &with(PASSWORD), "--owns", "app"]);
+    cluster.cellar(&["roles", "create", "reports", "--certificate"]);
+    let verifier = |role: &str| {
+        let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{role}'");
+        cluster.sql("zone1", &sql)
+    };
+    cluster.sql("zone1", &format!("CREATE ROLE boss SUPERUSER LOGIN PASSWORD '{}'", verifier("app")));
+    cluster.sql("zone1", "GRANT cellar_client TO boss");
+    let uri = format!("{}&user=app&dbname=app", variable(&cluster, "CELLAR_DIRECT_URI"));
+    let sessions = || cluster.sql("zone1", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'");
+    std::thread::scope(|scope| {
+        let session = scope.spawn(|| psql(&uri, Some(PASSWORD), "SELECT pg_sleep(300)"));
+        eventually("a session", || sessions() == "1");
+
+        let said = cluster.cellar(&["roles", "password", "app", "--password-file", &with(OTHER)]);
+        assert_eq!(said.trim(), "role app has another password");
+        let refused = psql(&uri, Some(PASSWORD), "SELECT 1").refused(2);
+        assert!(refused.contains("password authentication failed"), "{refused}");
+        assert_eq!(psql(&uri, Some(OTHER), "SELECT current_user").ok().trim(), "app");
+        eventually("the old session alone", || sessions() == "1");
+        assert!(!session.is_finished(), "it goes on");
+
+        let file = with(PASSWORD);
+        cluster.cellar(&["roles", "password", "app", "--password-file", &file, "--end-sessions"]);
+        let ended = session.join().expect("a thread").refused(2);
+        assert!(ended.contains("terminating connection due to administrator command"), "{ended}");
+        assert_eq!(psql(&uri, Some(PASSWORD), "SELECT 1").ok().trim(), "1");
+    });
+
+    let file = with(OTHER);
+    for (role, why) in [
+        ("reports", "the role reports proves itself with a certificate"),
+        ("boss", "the role boss has superuser"),
+        ("nobody", "no role that applications connect as"),
+    ] {
+        let before = verifier(role);
+        let arguments = ["roles", "password", role, "--password-file", &file];
+        let message = cluster.try_cellar(&arguments).refused(2);
+        assert!(message.contains(why), "{role}: {message}");
+        assert_eq!(verifier(role), before, "{role}");
+    }
+
+    let audit = cluster.json(&["audit", "list", "--rpc", "SetRolePassword"]);
+    let records = audit["records"].as_array().expect("records");
+    assert!(records.iter().all(|record| record["arguments"]["scramVerifier"] == "(withheld)"), "{audit}");
+    assert!(records.iter().any(|record| record["arguments"]["endSessions"] == true), "{audit}");
+    let log = std::fs::read_to_string(cluster.directory().join("zone1/log/postgres.log")).expect("a log");
+    assert!(log.contains("CREATE ROLE boss") && !log.contains("ALTER ROLE \"app\""), "it is not logged");
+}
+
 /// The files below a directory that hold a text.
 fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     let finished = run(Command::new("grep").args(["-rlaF", "--devices=skip", "-e", text]).arg(directory));

@@ -4,7 +4,7 @@ use cellar_api::v1;
 use cellar_model::{ClientName, Refusal};
 
 use crate::api::request::field;
-use crate::cluster::client_roles::{NewProof, NewRole};
+use crate::cluster::client_roles::{NewPassword, NewProof, NewRole};
 use crate::refusal::invalid;
 
 pub(crate) fn name(text: &str) -> Result<ClientName, Refusal> {
@@ -24,6 +24,15 @@ pub(crate) fn new_role(message: &v1::CreateRoleRequest) -> Result<NewRole, Refus
     Ok(NewRole { name: name(&message.name)?, proof, owns: field::optional("owns", &message.owns)? })
 }
 
+pub(crate) fn new_password(message: &v1::SetRolePasswordRequest) -> Result<NewPassword, Refusal> {
+    Ok(NewPassword {
+        name: name(&message.name)?,
+        // As above.
+        verifier: field::parse("scram_verifier", &message.scram_verifier)?,
+        ends_sessions: message.end_sessions,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +50,13 @@ mod tests {
         let refusal = request("hunter2hunter2", false).unwrap_err();
         assert!(!format!("{refusal:?}").contains("hunter2"), "{refusal:?}");
         assert_eq!(refusal.about["field"], "scram_verifier");
+        let refusal = new_password(&v1::SetRolePasswordRequest {
+            name: "app".into(),
+            scram_verifier: "hunter2hunter2".into(),
+            ..Default::default()
+        })
+        .unwrap_err();
+        assert!(!format!("{refusal:?}").contains("hunter2"), "{refusal:?}");
         assert!(request("", false).is_err() && request("x", true).is_err());
         assert_eq!(request("", true).unwrap().proof, NewProof::Certificate);
     }

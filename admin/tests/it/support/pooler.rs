@@ -129,6 +129,13 @@ impl MultiPooler for FakePooler {
         Err(Status::unimplemented("roles are tested with real poolers"))
     }
 
+    async fn set_role_password(
+        &self,
+        _: Request<v1::SetRolePasswordRequest>,
+    ) -> Result<Response<v1::ClientRole>, Status> {
+        Err(Status::unimplemented("roles are tested with real poolers"))
+    }
+
     async fn drop_role(&self, _: Request<v1::DropRoleRequest>) -> Result<Response<v1::ClientRole>, Status> {
         Err(Status::unimplemented("roles are tested with real poolers"))
     }

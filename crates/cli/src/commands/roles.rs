@@ -4,12 +4,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cellar_api::v1::{ClientRole, CreateRoleRequest, DropRoleRequest, ListRolesRequest, ListRolesResponse};
+use cellar_api::v1::{
+    ClientRole, CreateRoleRequest, DropRoleRequest, ListRolesRequest, ListRolesResponse, SetRolePasswordRequest,
+};
 use cellar_model::{ClientName, Secret};
 use cellar_provisioner::scram_verifier;
 use clap::Subcommand;
 
-use crate::client::target::Target;
+use crate::client::target::{Client, Target};
 use crate::failure::{Failure, Outcome};
 use crate::global::Global;
 use crate::output;
@@ -19,7 +21,7 @@ use crate::render::table::Table;
 /// Bytes of a password file that are read: more than any password has.
 const MAX_FILE_BYTES: u64 = 4096;
 
-/// The roles that applications connect as: list, create, drop
+/// The roles that applications connect as: list, create, password, drop
 ///
 /// They are members of the group cellar_client, or of cellar_certificate_client: the only roles that PostgreSQL lets in
 /// over TCP, with TLS, and to every database but postgres and the templates.
@@ -54,6 +56,23 @@ pub(crate) enum Roles {
         /// A database within PostgreSQL that it is to own: made if it is not there, taken over if postgres owns it
         #[arg(long, value_name = "DATABASE")]
         owns: Option<ClientName>,
+    },
+    /// Give a role another password
+    ///
+    /// The old one lets nobody in any more; sessions that are open go on, unless --end-sessions is given. As with create, the
+    /// password does not leave this machine. PgBouncers take the new one within some seconds.
+    #[command(after_help = "Example:
+  (umask 077; openssl rand -base64 24 > app.pass) && cellar roles password app --password-file app.pass")]
+    Password {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: ClientName,
+        /// The file with its new password (mode 0600, at least 8 bytes), or - for standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+        /// End its sessions at the primary, for when the old password is in wrong hands
+        #[arg(long)]
+        end_sessions: bool,
     },
     /// Drop a role and end its sessions. Refused while it owns anything
     #[command(after_help = "Example:
@@ -113,25 +132,21 @@ fn password(file: &Path) -> Outcome<Secret> {
     }
 }
 
+/// What is sent of the password in a file. A bad file is a usage error, before anything is called.
+fn verifier(file: &Path) -> Outcome<String> {
+    let verifier = scram_verifier(&password(file)?);
+    let verifier = verifier.map_err(|error| {
+        Failure::usage(format!("the password cannot be used: {error}"), "choose another one")
+    })?;
+    Ok(verifier.expose().to_owned())
+}
+
 impl Roles {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::List => list(global).await,
             Self::Create { name, password_file, certificate, owns } => {
-                let verifier = match &password_file {
-                    // Before anything is called: a bad file is a usage error.
-                    Some(file) => {
-                        let verifier = scram_verifier(&password(file)?);
-                        let verifier = verifier.map_err(|error| {
-                            Failure::usage(
-                                format!("the password cannot be used: {error}"),
-                                "choose another one",
-                            )
-                        })?;
-                        verifier.expose().to_owned()
-                    }
-                    None => String::new(),
-                };
+                let verifier = password_file.as_deref().map(verifier).transpose()?.unwrap_or_default();
                 let request = CreateRoleRequest {
                     database: global.database(),
                     name: name.to_string(),
@@ -140,6 +155,21 @@ impl Roles {
                     owns: owns.as_ref().map(ToString::to_string).unwrap_or_default(),
                 };
                 create(global, request).await
+            }
+            Self::Password { name, password_file, end_sessions } => {
+                let request = SetRolePasswordRequest {
+                    database: global.database(),
+                    name: name.to_string(),
+                    scram_verifier: verifier(&password_file)?,
+                    end_sessions,
+                };
+                // Once more does no harm.
+                let set = async |mut client: Client, request| client.set_role_password(request).await;
+                let answer = Target::of(global).await?.call(request, set).await?;
+                global.output.print(&answer, |role: &ClientRole| {
+                    let ended = if end_sessions { ", and its sessions at the primary were ended" } else { "" };
+                    format!("role {} has another password{ended}", role.name)
+                })
             }
             Self::Drop { name } => {
                 let request = DropRoleRequest { database: global.database(), name: name.to_string() };

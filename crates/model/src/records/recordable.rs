@@ -22,6 +22,8 @@ pub const RECORDED: &[&str] = &[
     "directory",
     "durability",
     "dryRun",
+    // Of a role whose password is replaced.
+    "endSessions",
     // The cell that led when this was asked for.
     "from",
     "host",

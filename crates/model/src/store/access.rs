@@ -167,6 +167,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiAdmin/ListRoles", VIEWER, Reads),
     // Whoever has a role may read and write data.
     ("/cellar.v1.MultiAdmin/CreateRole", ADMIN, Mutates),
+    ("/cellar.v1.MultiAdmin/SetRolePassword", ADMIN, Mutates),
     ("/cellar.v1.MultiAdmin/DropRole", ADMIN, Mutates),
     ("/cellar.v1.MultiPooler/GetLiveStatus", Needs::Peer, Reads),
     ("/cellar.v1.MultiPooler/GetMemberFacts", Needs::Peer, Reads),
@@ -181,6 +182,7 @@ pub const METHODS: &[(&str, Needs, Effect)] = &[
     ("/cellar.v1.MultiPooler/InstallCertificates", Needs::Multiadmin, Mutates),
     ("/cellar.v1.MultiPooler/ListRoles", Needs::Multiadmin, Reads),
     ("/cellar.v1.MultiPooler/CreateRole", Needs::Multiadmin, Mutates),
+    ("/cellar.v1.MultiPooler/SetRolePassword", Needs::Multiadmin, Mutates),
     ("/cellar.v1.MultiPooler/DropRole", Needs::Multiadmin, Mutates),
 ];
 

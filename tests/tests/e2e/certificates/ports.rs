@@ -10,6 +10,7 @@ use cellar_api::v1;
 use cellar_api::v1::multi_admin_client::MultiAdminClient;
 use cellar_api::v1::multi_pooler_client::MultiPoolerClient;
 use cellar_model::PgbackrestName;
+use cellar_model::access::METHODS;
 use cellar_system::{addresses_of, has_address};
 use cellar_tests::{
     Cluster, Finished, as_user, block_on, command_line, give_to_postgres, postgres_user, run,
@@ -117,7 +118,8 @@ pub(super) async fn denied_by_a_pooler(
 ) -> BTreeSet<&'static str> {
     let tls = ClientTls::from_files(authorities, &key_pair.certificate, &key_pair.key).expect("a client");
     let client = MultiPoolerClient::new(channel(&tls, port));
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h, mut i] = [(); 9].map(|()| client.clone());
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h, mut i, mut j, mut k, mut l, mut m] =
+        [(); 13].map(|()| client.clone());
     let no_order = tokio_stream::empty::<v1::RunBackupRequest>();
     let nothing = v1::InstallCertificatesRequest::default();
     let answers = [
@@ -130,8 +132,15 @@ pub(super) async fn denied_by_a_pooler(
         ("ListRoles", g.list_roles(v1::ListRolesRequest::default()).await.err()),
         ("CreateRole", h.create_role(v1::CreateRoleRequest::default()).await.err()),
         ("DropRole", i.drop_role(v1::DropRoleRequest::default()).await.err()),
+        ("SetRolePassword", j.set_role_password(v1::SetRolePasswordRequest::default()).await.err()),
+        ("ReadSettings", k.read_settings(v1::ReadSettingsRequest::default()).await.err()),
+        ("GetMemberFacts", l.get_member_facts(v1::GetMemberFactsRequest::default()).await.err()),
+        ("HoldClients", m.hold_clients(v1::HoldClientsRequest::default()).await.err()),
     ];
     let denied = |status: &tonic::Status| status.code() == tonic::Code::PermissionDenied;
+    let tried: BTreeSet<&str> = answers.iter().map(|(name, _)| *name).collect();
+    let of_poolers = METHODS.iter().filter_map(|(path, ..)| path.strip_prefix("/cellar.v1.MultiPooler/"));
+    assert_eq!(tried, of_poolers.collect(), "all methods are tried");
     answers
         .into_iter()
         .filter(|(_, error)| error.as_ref().is_some_and(denied))
