@@ -223,6 +223,13 @@ fn command_without(segments: &[String], command: &str) -> String {
     }
 }
 
+/// A restore command for a standby that streams steadily, and is told of its slot or of none. PostgreSQL then asks the archive for the
+/// next timeline before it streams on, and commits may wait for that: as long as a repository takes that is out of reach. Histories
+/// come over the stream, too.
+fn while_it_streams(steadily: bool, command: String) -> String {
+    if steadily { format!("case %f in *.history) exit 1;; *) {command};; esac") } else { command }
+}
+
 /// Whether a database without quorum commit never had it, or has given it up.
 fn is_given_up(agent: &Agent, leader: Option<&Leader>) -> bool {
     let leadership = leader.and_then(|leader| leader.leadership.as_ref());
@@ -299,10 +306,11 @@ pub(crate) fn instance_config(
                     Archives::Nothing => NO_ARCHIVING.to_owned(),
                 },
                 restore_command: Some(match &told.from_archive {
-                    FromArchive::All => restore_command(&pgbackrest, server),
-                    FromArchive::But(segments) => {
-                        command_without(segments, &restore_command(&pgbackrest, server))
-                    }
+                    FromArchive::All => while_it_streams(syncs_slots, restore_command(&pgbackrest, server)),
+                    FromArchive::But(segments) => while_it_streams(
+                        syncs_slots,
+                        command_without(segments, &restore_command(&pgbackrest, server)),
+                    ),
                     FromArchive::Histories => histories_command(&restore_command(&pgbackrest, server)),
                     FromArchive::Nothing => String::new(),
                 }),
@@ -310,7 +318,11 @@ pub(crate) fn instance_config(
                 synchronous_standby_names: told.acknowledge,
                 failover_slots: FailoverSlots {
                     own: syncs_slots.then(|| member_slot(&agent.cell)),
-                    awaited: awaited_slots(&told.awaits, &agent.cell, &agent.slot_sync.with_slots.borrow()),
+                    awaited: awaited_slots(
+                        &told.awaits,
+                        &agent.cell,
+                        agent.slot_sync.with_slots.borrow().as_ref(),
+                    ),
                 },
                 replays_at_once: has_quorum
                     && !matches!(told.from_archive, FromArchive::All | FromArchive::But(_)),

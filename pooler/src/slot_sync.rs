@@ -5,7 +5,7 @@
 //! streamed steadily from a primary that has failover slots, and gives it up as soon as it does not stream: what it has
 //! synchronised stays.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -35,10 +35,8 @@ const WITHOUT_SLOTS: Duration = Duration::from_secs(60);
 pub(crate) struct SlotSync {
     /// The primary from which this standby synchronises slots.
     pub(crate) from: RefCell<Option<CellName>>,
-    /// It synchronised some since this process began.
-    pub(crate) has_synchronised: Cell<bool>,
-    /// Of a primary: the standbys whose slots say what they have, by their names.
-    pub(crate) with_slots: RefCell<BTreeSet<String>>,
+    /// Of a primary: the standbys whose slots say what they have, by their names. None before it was looked at.
+    pub(crate) with_slots: RefCell<Option<BTreeSet<String>>>,
 }
 
 /// The stream that a standby has.
@@ -66,8 +64,8 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// The primary from which slots are to be synchronised now. `has_failover_slots` is whether that of the stream has some; none
-    /// while that is not known, or about to be over. `now` rises from look to look.
+    /// The primary from which slots are to be synchronised now. `has_failover_slots` is whether that of the stream has some, or this
+    /// standby copies; none while that is not known, or about to be over. `now` rises from look to look.
     pub(crate) fn look(
         &mut self,
         stream: Option<Stream>,

@@ -1,9 +1,11 @@
 //! Databases with their primary, lock, incarnation and cells.
 
+use std::collections::BTreeSet;
+
 use cellar_api::v1;
 use cellar_model::{
-    ConditionScene, DatabaseName, DatabaseScope, Job, Key, Keyspace, PoolerStatus, Refusal, conditions,
-    slot_notes,
+    CellName, ConditionScene, DatabaseName, DatabaseScope, Job, Key, Keyspace, PoolerStatus, Refusal,
+    conditions, keepers_of_slots, slot_notes,
 };
 use cellar_topology::View;
 
@@ -62,9 +64,17 @@ fn show(view: &View, keys: &Keyspace, name: &DatabaseName) -> Result<v1::Databas
 /// What becomes of a database's logical slots, as far as its members report.
 pub(crate) fn notes_of_slots(view: &View, name: &DatabaseName) -> Vec<String> {
     let Some(leader) = view.leaders.get(name) else { return Vec::new() };
-    let members: Vec<&PoolerStatus> =
-        view.status.values().filter(|status| status.database == *name).collect();
-    slot_notes(&leader.cell, members)
+    slot_notes(&leader.cell, members(view, name))
+}
+
+/// The members of a database in which none of its logical slots is lost that can be kept.
+pub(crate) fn keepers(view: &View, name: &DatabaseName) -> BTreeSet<CellName> {
+    let Some(leader) = view.leaders.get(name) else { return BTreeSet::new() };
+    keepers_of_slots(&leader.cell, members(view, name))
+}
+
+fn members<'a>(view: &'a View, name: &DatabaseName) -> Vec<&'a PoolerStatus> {
+    view.status.values().filter(|status| status.database == *name).collect()
 }
 
 /// The database's jobs that have not ended, steps included.

@@ -9,6 +9,7 @@ use cellar_topology::TxnOutcome;
 use futures_util::future::join_all;
 
 use crate::admin::Admin;
+use crate::cluster::databases::keepers;
 use crate::deadline::Deadline;
 use crate::refusal;
 
@@ -25,7 +26,7 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::DatabaseView, Refusal> {
         self.fresh(deadline).await?;
-        let (name, leader, revisions, cards) = {
+        let (name, leader, revisions, cards, keepers) = {
             let view = self.view();
             let database = view.snapshot().database(database)?;
             let name = database.name.clone();
@@ -49,7 +50,8 @@ impl Admin {
             let cards: Vec<Pooler> = cards.cloned().collect();
             let keys = [Key::Leader(name.clone()), Key::Incarnation(name.clone())];
             let revisions = keys.map(|key| (key.clone(), view.revision(&key)));
-            (name, leader, revisions, cards)
+            let keepers = keepers(&view, &name);
+            (name, leader, revisions, cards, keepers)
         };
         let Some(record) = leader.leadership.clone() else {
             return Err(refusal::contended("the record of the leader"));
@@ -64,7 +66,7 @@ impl Admin {
         let said: Vec<(&CellName, Facts)> = said.into_iter().flatten().collect();
         let fresh = said.iter().filter(|(_, facts)| facts.age <= Timing::default().fresh);
         let facts = fresh.map(|(cell, facts)| (*cell, facts)).collect();
-        let to = successor(&record, &facts, to).map_err(|why| {
+        let to = successor(&record, &facts, to, &keepers).map_err(|why| {
             Refusal::new(Code::Lagging, why.to_string())
                 .hint("nothing was changed; `cellar durability` and `cellar status` show how the members are")
                 .about("database", &name)

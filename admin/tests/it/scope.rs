@@ -179,7 +179,10 @@ async fn asked(
         "SetRolePassword" => {
             let name = "reports".to_owned();
             // Of another database, so nothing is done with it.
-            let scram_verifier = format!("SCRAM-SHA-256$4096:{0}$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=", "W22ZaJ0SNY7soEsUEjb6gQ==");
+            let scram_verifier = format!(
+                "SCRAM-SHA-256$4096:{0}$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+                "W22ZaJ0SNY7soEsUEjb6gQ=="
+            );
             let request = v1::SetRolePasswordRequest {
                 database: database(),
                 name,

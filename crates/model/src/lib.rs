@@ -30,7 +30,7 @@ pub use decide::expiry::{check_expiry, fulls_to_keep, going_with, wal_gone};
 pub use decide::health::{
     HealthQuestion, HealthQuestionError, HealthScene, HealthStanding, LookedAt, MAX_FACTS_AGE, answer_health,
 };
-pub use decide::logical_slots::slot_notes;
+pub use decide::logical_slots::{keepers_of_slots, slot_notes};
 pub use decide::mark::Mark;
 pub use decide::outcome::{claimable, closable, join, lost_is_recoverable, state, with_steps};
 pub use decide::pooling::{HOLD_LIMIT, PoolScene, Pooling, is_hold_due, pooling};

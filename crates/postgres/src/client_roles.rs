@@ -234,9 +234,8 @@ async fn role_of(
 }
 
 /// Ends the sessions that a role, known by its number, has here.
-async fn end_sessions(endpoint: &Endpoint, number: u32, timeout: Duration) -> Result<(), PostgresError> {
-    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {number}");
-    execute(endpoint, &end, timeout).await
+fn sessions_end(number: u32) -> String {
+    format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {number}")
 }
 
 async fn number_of(
@@ -273,12 +272,12 @@ pub async fn set_client_password(
     execute_unrecorded(endpoint, &sql, timeout).await?;
     // Afterwards: what begins from here on needs the new password.
     if ends_sessions && let Some(number) = number_of(endpoint, name, timeout).await? {
-        end_sessions(endpoint, number, timeout).await?;
+        execute(endpoint, &sessions_end(number), timeout).await?;
     }
     Ok(role)
 }
 
-/// Removes a role that may connect over TCP, and ends its sessions.
+/// Removes a role that may connect over TCP, and ends its sessions on this server.
 ///
 /// # Errors
 /// When it is no such role, something depends on it, or PostgreSQL does not do it.
@@ -290,14 +289,13 @@ pub async fn drop_client_role(
     let role = role_of(endpoint, name, timeout).await?;
     // Its sessions know their role by a number, which means nothing any more once the role is gone.
     let number = number_of(endpoint, name, timeout).await?;
-    match execute(endpoint, &format!("DROP ROLE \"{name}\""), timeout).await {
+    // In one transaction, so that it is not gone while they stay.
+    let end = number.map(|number| format!("; {}", sessions_end(number))).unwrap_or_default();
+    match execute(endpoint, &format!("DROP ROLE \"{name}\"{end}"), timeout).await {
         Err(PostgresError::Sql { code, message }) if code == DEPENDENT_OBJECTS => {
             return Err(ClientRoleError::InUse { name: name.clone(), detail: message });
         }
         done => done?,
-    }
-    if let Some(number) = number {
-        end_sessions(endpoint, number, timeout).await?;
     }
     Ok(role)
 }

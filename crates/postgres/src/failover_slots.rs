@@ -14,7 +14,10 @@ pub const FAILOVER_SLOTS_SINCE: u32 = 17;
 /// The database through which a standby asks for slots. They are those of all databases.
 pub(crate) const SYNC_DATABASE: &str = "postgres";
 
-/// A slot that there never is: who waits for it waits until another is named. No cell's slot has this name.
+/// A slot with which nobody streams: who waits for it waits until another is named. No cell's slot has this name.
+///
+/// It is there. A name without a slot would do for who waits, but before 17.7 and 18.1 PostgreSQL looks a slot up in each process
+/// that takes the setting: parallel workers fail without it, and WAL senders that run keep the setting that they had.
 pub const NOBODYS_SLOT: &str = "cellar__nobody";
 
 /// What an instance is told of them. Versions before 17 are told nothing.

@@ -61,7 +61,7 @@ pub use hba::{ANY_ADDRESS, IDENT_MAP, REPLICATION_ALONE, render_hba, render_iden
 pub use initdb::initdb;
 pub use left_wal::{LeftWal, left_wal};
 pub use member_settings::{MemberSetting, MemberSettings, SettingState, member_settings};
-pub use member_slots::{Keep, SlotReport, SlotWork, has_slots, keep_member_slots, member_slot};
+pub use member_slots::{Keep, SlotReport, SlotWork, has_slots_to_see_to, keep_member_slots, member_slot};
 pub use owned_settings::{Owned, owned_by_cellar};
 pub use pgbouncer::{PoolConfig, PoolConsole, PoolDaemon, find_pgbouncer, render_pool_users};
 pub use postmaster::{

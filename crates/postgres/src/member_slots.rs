@@ -13,6 +13,7 @@ use cellar_model::{CellName, LogicalSlot, Lsn};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::PostgresError;
+use crate::failover_slots::{FAILOVER_SLOTS_SINCE, NOBODYS_SLOT};
 use crate::member_settings::text;
 use crate::roles::SUPERUSER;
 use crate::session::{Endpoint, Session};
@@ -49,14 +50,25 @@ struct SlotLook {
     /// Slots that are not ours.
     others: usize,
     ours: Vec<MemberSlot>,
-    /// Those that decode, and last longer than a session.
+    /// Those that decode, and last longer than a session; those that can be kept first.
     logical: Vec<LogicalSlot>,
     /// What each standby has flushed, by its cell.
     flushed: BTreeMap<String, Lsn>,
     /// Who streams over one connection: `application_name`, the slot that it uses, and what it has flushed.
     streams: Vec<(String, String, Lsn)>,
-    /// The slots that subscribers wait for, by the settings that are in force.
-    awaited: BTreeSet<String>,
+    /// The slots that subscribers wait for, by the settings that are in force; none where PostgreSQL has no such setting.
+    awaited: Option<BTreeSet<String>>,
+    /// The slot that says that nobody has anything. It is not among `ours`.
+    nobodys: Option<Nobodys>,
+}
+
+/// What there is of the slot that says that nobody has anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nobodys {
+    /// It keeps no WAL and rows, as it is to be.
+    Empty,
+    /// Somebody streamed with it.
+    Used,
 }
 
 /// What is to be done with a slot.
@@ -64,6 +76,8 @@ struct SlotLook {
 enum SlotAction {
     Drop(String),
     Create(String),
+    /// One that keeps nothing, and never says that anybody has anything.
+    CreateEmpty(String),
     Advance(String, Lsn),
 }
 
@@ -74,6 +88,9 @@ impl SlotAction {
             // It keeps WAL from now on, not only once somebody streams with it.
             Self::Create(name) => {
                 format!("SELECT pg_create_physical_replication_slot({}, true)", text(name))
+            }
+            Self::CreateEmpty(name) => {
+                format!("SELECT pg_create_physical_replication_slot({}, false)", text(name))
             }
             Self::Advance(name, to) => {
                 format!("SELECT pg_replication_slot_advance({}, {})", text(name), text(&to.to_string()))
@@ -138,6 +155,8 @@ fn actions(look: &SlotLook, work: &SlotWork) -> Vec<SlotAction> {
     };
     let mut actions = Vec::new();
     let left = |slot: &&LogicalSlot| slot.failover && !slot.synced && work.superseded.contains(&slot.name);
+    // A slot that says that nobody has anything takes a place, too.
+    let others = look.others + usize::from(look.awaited.is_some());
     if look.is_standby {
         actions.extend(look.logical.iter().filter(left).map(|slot| SlotAction::Drop(slot.name.clone())));
     }
@@ -158,12 +177,30 @@ fn actions(look: &SlotLook, work: &SlotWork) -> Vec<SlotAction> {
             actions.push(SlotAction::Advance(slot.name.clone(), *flushed));
         }
     }
-    let room = look.max.saturating_sub(look.others + kept.len() + SPARE);
+    match (&look.awaited, look.nobodys) {
+        (Some(_), None) => actions.push(SlotAction::CreateEmpty(NOBODYS_SLOT.to_owned())),
+        (Some(_), Some(Nobodys::Empty)) | (None, None) => {}
+        (_, Some(_)) => actions.push(SlotAction::Drop(NOBODYS_SLOT.to_owned())),
+    }
+    let room = look.max.saturating_sub(others + kept.len() + SPARE);
     // A new one is where the primary's last checkpoint is, which its member may not have: no subscriber may go by it.
-    let is_missing = |name: &&String| !kept.contains(name.as_str()) && !look.awaited.contains(*name);
+    let is_awaited = |name: &String| look.awaited.as_ref().is_some_and(|awaited| awaited.contains(name));
+    let is_missing = |name: &&String| !kept.contains(name.as_str()) && !is_awaited(name);
     let missing = wanted.keys().filter(is_missing);
     actions.extend(missing.take(room).cloned().map(SlotAction::Create));
     actions
+}
+
+/// The members' slots that are neither there nor to be made.
+fn without_room(look: &SlotLook, work: &SlotWork, actions: &[SlotAction]) -> BTreeSet<String> {
+    if look.is_standby || work.keep != Keep::ForAll {
+        return BTreeSet::new();
+    }
+    let is_there = |name: &String| look.ours.iter().any(|slot| slot.name == *name);
+    let is_made = |name: &String| actions.contains(&SlotAction::Create(name.clone()));
+    let is_awaited = |name: &String| look.awaited.as_ref().is_some_and(|awaited| awaited.contains(name));
+    let slots = work.cells.iter().map(member_slot);
+    slots.filter(|name| !is_there(name) && !is_made(name) && !is_awaited(name)).collect()
 }
 
 /// One statement, so that it is one round trip. Of several senders to one cell an old copy's may be among them: the least
@@ -202,8 +239,12 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook,
             Some("server") => {
                 look.is_standby = name == "standby";
                 look.max = state.parse().map_err(|_| unexpected())?;
-                let awaited = database.unwrap_or_default();
-                look.awaited = awaited.split(',').map(|name| name.trim().to_owned()).collect();
+                look.awaited =
+                    database.map(|list| list.split(',').map(|name| name.trim().to_owned()).collect());
+            }
+            Some("slot") if name == NOBODYS_SLOT && words.contains("physical") => {
+                let is_empty = lsn.is_none() && !words.contains("rows") && !words.contains("lost");
+                look.nobodys = Some(if is_empty { Nobodys::Empty } else { Nobodys::Used });
             }
             Some("slot") if name.starts_with(PREFIX) && words.contains("physical") => {
                 look.ours.push(MemberSlot {
@@ -217,8 +258,7 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook,
             Some("slot") => {
                 look.others += 1;
                 // A standby's copy of a slot is a temporary one until it can be gone on with.
-                if words.contains("logical") && !words.contains("temporary") && look.logical.len() < MAX_TOLD
-                {
+                if words.contains("logical") && !words.contains("temporary") {
                     look.logical.push(LogicalSlot {
                         name,
                         database: database.unwrap_or_default(),
@@ -233,6 +273,7 @@ fn read(rows: impl IntoIterator<Item = [Option<String>; 5]>) -> Result<SlotLook,
             _ => return Err(unexpected()),
         }
     }
+    look.logical.sort_by_key(|slot| !slot.failover);
     Ok(look)
 }
 
@@ -264,7 +305,7 @@ fn with_slots(look: &SlotLook) -> BTreeSet<String> {
 /// What was found of slots, and done.
 #[derive(Debug)]
 pub struct SlotReport {
-    /// The lasting logical slots, at most 32.
+    /// The lasting logical slots, at most 32; those that can be kept first.
     pub logical: Vec<LogicalSlot>,
     /// The standbys whose own slots move with them and are not ahead of them, by their names.
     pub with_slots: BTreeSet<String>,
@@ -272,10 +313,12 @@ pub struct SlotReport {
     pub idle_with_rows: BTreeSet<String>,
     /// What the server refused last; the rest was done all the same.
     pub refused: Option<PostgresError>,
+    /// Slots for which `max_replication_slots` leaves no room.
+    pub without_room: BTreeSet<String>,
 }
 
 /// Sees to the slots of the other members: on a primary each has one that is where the member is, on a standby
-/// there are none.
+/// there are none. From version 17 on both have [`NOBODYS_SLOT`].
 ///
 /// # Errors
 /// When the server does not answer within `timeout`.
@@ -287,9 +330,11 @@ pub async fn keep_member_slots(
     let doing = async {
         let session = endpoint.connect(SUPERUSER, timeout).await?;
         let sorted = |error| endpoint.error(error, timeout);
-        let look = read(rows(&session).await.map_err(sorted)?)?;
+        let mut look = read(rows(&session).await.map_err(sorted)?)?;
         let mut refused = None;
-        for action in actions(&look, work) {
+        let actions = actions(&look, work);
+        let without_room = without_room(&look, work, &actions);
+        for action in actions {
             match session.client.simple_query(&action.sql()).await {
                 Ok(_) => tracing::debug!(?action, "replication slot"),
                 Err(error) if error.is_closed() => return Err(sorted(error)),
@@ -297,22 +342,27 @@ pub async fn keep_member_slots(
             }
         }
         let with_slots = with_slots(&look);
+        look.logical.truncate(MAX_TOLD);
         let idle = look.ours.into_iter().filter(|slot| slot.holds_rows && !slot.is_active);
         Ok(SlotReport {
             logical: look.logical,
             with_slots,
             idle_with_rows: idle.map(|slot| slot.name).collect(),
             refused,
+            without_room,
         })
     };
     endpoint.within(timeout, doing).await
 }
 
-/// Whether a data directory has replication slots. Costs no connection.
+/// Whether there is something to look at in a standby's data directory: a slot other than the one that it is to have, or from
+/// version 17 on not that one. Costs no connection.
 #[must_use]
-pub fn has_slots(data_directory: &Path) -> bool {
+pub fn has_slots_to_see_to(data_directory: &Path, major: u32) -> bool {
     let entries = std::fs::read_dir(data_directory.join("pg_replslot"));
-    entries.is_ok_and(|mut entries| entries.next().is_some())
+    let names: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let has_nobodys = names.iter().any(|name| name == NOBODYS_SLOT);
+    names.len() != usize::from(has_nobodys) || has_nobodys != (major >= FAILOVER_SLOTS_SINCE)
 }
 
 #[cfg(test)]

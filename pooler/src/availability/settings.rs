@@ -88,11 +88,18 @@ fn acknowledged_by(rule: &Rule, cell: &CellName) -> String {
     format!("ANY {} ({})", rule.k, names.join(", "))
 }
 
-/// `synchronized_standby_slots` of the primary in `cell`, where `with_slots` are the standbys whose slots say what they have.
+/// `synchronized_standby_slots` of the primary in `cell`, where `with_slots` are the standbys whose slots say what they have; none
+/// before that was looked at.
 ///
 /// PostgreSQL waits for all that are named. Those that are away are left out while enough others are there for every election to
 /// know of what was sent, as with commits; while there are too few, subscribers wait as commits do.
-pub(crate) fn awaited_slots(awaits: &Awaits, cell: &CellName, with_slots: &BTreeSet<String>) -> String {
+pub(crate) fn awaited_slots(
+    awaits: &Awaits,
+    cell: &CellName,
+    with_slots: Option<&BTreeSet<String>>,
+) -> String {
+    // Before that is known nobody goes ahead of anybody.
+    let Some(with_slots) = with_slots else { return NOBODYS_SLOT.to_owned() };
     let slots = match awaits {
         Awaits::Nobody => return NOBODYS_SLOT.to_owned(),
         Awaits::WhoStreams => {
@@ -285,7 +292,7 @@ mod tests {
         };
         let slots = |awaits: &Awaits, there: &[&str]| {
             let there = there.iter().map(|name| (*name).to_owned()).collect();
-            awaited_slots(awaits, &named("zone1"), &there)
+            awaited_slots(awaits, &named("zone1"), Some(&there))
         };
         let three = rule(&["zone1", "zone2", "zone3"]);
         assert_eq!(slots(&three, &["zone2:7", "zone3:7"]), "cellar_zone2,cellar_zone3");
@@ -303,6 +310,9 @@ mod tests {
         }
         assert_eq!(slots(&Awaits::WhoStreams, &["zone2"]), "cellar_zone2");
         assert_eq!(slots(&Awaits::WhoStreams, &[]), "");
+        for awaits in [Awaits::WhoStreams, rule(&["zone1"]), three] {
+            assert_eq!(awaited_slots(&awaits, &named("zone1"), None), NOBODYS_SLOT, "not looked at yet");
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cellar_model::{CellName, Leadership, LogicalSlot, Phase, Role};
 use cellar_postgres::{
-    Endpoint, FAILOVER_SLOTS_SINCE, InstanceFacts, Keep, PostgresError, SlotReport, SlotWork, has_slots,
-    keep_member_slots,
+    Endpoint, FAILOVER_SLOTS_SINCE, InstanceFacts, Keep, PostgresError, SlotReport, SlotWork,
+    has_slots_to_see_to, keep_member_slots,
 };
 use cellar_system::clock;
 use tokio::task::JoinSet;
@@ -61,9 +61,10 @@ impl MemberSlots {
             self.are_kept = self.role == Some(Role::Primary);
             let failed = match ended {
                 Ok(Ok(report)) => {
-                    self.take(agent, report.idle_with_rows, report.with_slots);
+                    let with_slots = Some(report.with_slots).filter(|_| self.are_kept);
+                    self.take(agent, report.idle_with_rows, with_slots);
                     tell(agent, report.logical);
-                    report.refused.map(|error| error.to_string())
+                    report.refused.map(|error| error.to_string()).or_else(|| no_room(&report.without_room))
                 }
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
@@ -77,7 +78,7 @@ impl MemberSlots {
         if self.role != Some(facts.role) {
             self.work = JoinSet::new();
             (self.role, self.begun, self.are_kept) = (Some(facts.role), None, false);
-            self.take(agent, BTreeSet::new(), BTreeSet::new());
+            self.take(agent, BTreeSet::new(), None);
             tell(agent, Vec::new());
         }
         let superseded = self.synchronise(agent, facts);
@@ -89,7 +90,7 @@ impl MemberSlots {
         }
         self.begun = Some(Instant::now());
         // A standby has some of ours if it was the primary once.
-        if facts.role == Role::Primary || has_slots(data) {
+        if facts.role == Role::Primary || has_slots_to_see_to(data, major(facts)) {
             let wal = data.join("pg_wal");
             let is_scarce = floor_bytes(&wal).is_some_and(|floor| below_floor(&wal, floor).is_some());
             // Before 17 only somebody else has a standby stream with a slot.
@@ -115,7 +116,7 @@ impl MemberSlots {
     }
 
     /// Notes who streams with a slot, and which slots keep rows for nobody.
-    fn take(&mut self, agent: &Agent, idle: BTreeSet<String>, with_slots: BTreeSet<String>) {
+    fn take(&mut self, agent: &Agent, idle: BTreeSet<String>, with_slots: Option<BTreeSet<String>>) {
         let since = |name: String| {
             let since = self.idle_with_rows.get(&name).copied().unwrap_or_else(Instant::now);
             (name, since)
@@ -143,12 +144,13 @@ impl MemberSlots {
             let view = agent.mirror.view();
             failover_slots(view.status.get(&(agent.database.clone(), stream.from.clone())))
         });
-        let has_slots = slots.as_ref().map(|slots| !slots.is_empty());
+        // A copy of one that is gone is dropped by PostgreSQL alone, and only while it synchronises.
+        let has_copies = agent.report.borrow().logical_slots.iter().any(|slot| slot.synced);
+        let has_slots = slots.as_ref().map(|slots| !slots.is_empty() || has_copies);
         let from = self.attachment.look(stream, has_slots, clock::uptime()).cloned();
         let slots = slots.filter(|_| from.is_some()).unwrap_or_default();
         if *agent.slot_sync.from.borrow() != from {
             tracing::info!(?from, "synchronises logical slots");
-            agent.slot_sync.has_synchronised.set(true);
             agent.slot_sync.from.replace(from);
             // PostgreSQL is told in a round.
             agent.nudge.notify_one();
@@ -157,10 +159,25 @@ impl MemberSlots {
     }
 }
 
+/// The major version of PostgreSQL that runs; 0 when it says none.
+fn major(facts: &InstanceFacts) -> u32 {
+    let digits: String = facts.server_version.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
+}
+
 /// Whether the instance has logical slots that can outlive a change of the primary.
 fn has_failover(facts: &InstanceFacts) -> bool {
-    let digits: String = facts.server_version.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u32>().is_ok_and(|major| major >= FAILOVER_SLOTS_SINCE)
+    major(facts) >= FAILOVER_SLOTS_SINCE
+}
+
+/// What is said of slots that cannot be made.
+fn no_room(slots: &BTreeSet<String>) -> Option<String> {
+    let names = Vec::from_iter(slots.iter().map(String::as_str)).join(", ");
+    (!slots.is_empty()).then(|| {
+        format!(
+            "max_replication_slots leaves no room for {names}: raise it with `cellar settings set`, or drop slots that nobody needs; until then these members' WAL is not kept, and subscribers of failover slots may wait"
+        )
+    })
 }
 
 /// Has the status say which logical slots there are.

@@ -1,9 +1,15 @@
 //! Logical slots that outlive a change of the primary, which PostgreSQL 17 and later can have.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cellar_tests::{Cluster, eventually, signal, wait_for};
+use cellar_tests::{
+    Cluster, as_user, eventually, postgres_programs, postgres_user, signal, wait_for, wait_until,
+};
 use nix::sys::signal::Signal;
 
 use crate::logical_slots::decode;
@@ -15,6 +21,12 @@ const KEPT_OUT: Duration = Duration::from_secs(12);
 
 /// What the primary's own notice of a dead connection would take.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a standby that is frozen is waited for: until its primary takes its connection for dead, and a look at the slots.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// How long PostgreSQL may keep a copy of a slot that is gone: it naps for up to 30 s.
+const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A table, and what a subscriber has got of it.
 struct Subscriber<'a> {
@@ -67,6 +79,42 @@ impl<'a> Subscriber<'a> {
             self.get(primary);
             (self.got.len() == self.written as usize).then_some(())
         });
+    }
+}
+
+/// A subscriber over one connection, which the primary's settings reach while it is open.
+struct Streamed {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Streamed {
+    #[track_caller]
+    fn begin(cluster: &Cluster, primary: &str) -> Self {
+        let programs = postgres_programs().expect("PostgreSQL: install postgresql");
+        let instance = cluster.instance(primary);
+        let output = cluster.directory().join("decoded");
+        let file = File::create(&output).expect("a file");
+        let child = as_user(&postgres_user(), programs.join("pg_recvlogical"))
+            .args(["-h", &instance.sockets, "-p", &instance.port.to_string(), "-d", "postgres"])
+            .args(["--slot", "sub", "--start", "--no-loop", "--status-interval", "1", "--file", "-"])
+            .stdout(Stdio::from(file))
+            .spawn()
+            .expect("pg_recvlogical");
+        Self { child, output }
+    }
+
+    /// Whether a row of the table has come.
+    fn has(&self, row: u32) -> bool {
+        let text = std::fs::read_to_string(&self.output).unwrap_or_default();
+        text.lines().any(|line| line.ends_with(&format!("i[integer]:{row}")))
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -177,4 +225,73 @@ fn a_standby_with_a_slot_is_not_kept_out_by_its_old_connection() {
     assert!(took < KEPT_OUT, "{took:?}");
     wait_until_all_have_it(&cluster, &mut subscriber, &primary);
     assert_eq!(cluster.primary(), primary, "it was no reason for a failover");
+}
+
+#[test]
+fn a_subscriber_waits_for_a_standby_and_a_copy_goes_with_its_slot() {
+    let cluster = with_quorum();
+    let primary = cluster.primary();
+    let slots =
+        "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_name = 'cellar__nobody'";
+    if cluster.sql(&primary, "SELECT current_setting('server_version_num')::int < 170000") == "t" {
+        for cell in CELLS {
+            assert_eq!(cluster.sql(cell, slots), "", "before 17 it is of no use");
+        }
+        return;
+    }
+    for cell in CELLS {
+        eventually("the slot that is named while nobody has anything", || {
+            cluster.sql(cell, slots) == "cellar__nobody"
+        });
+        // Each process that takes the setting looks the slot up, before 17.7.
+        let sql = "SET debug_parallel_query = on; SELECT count(*) > 0 FROM pg_class";
+        assert_eq!(cluster.sql(cell, sql), "t", "{cell}");
+    }
+    decode(&cluster, &CELLS);
+    wait_for_cohort(&cluster);
+    let primary = cluster.primary();
+    let mut subscriber = Subscriber::begin(&cluster, &primary);
+    wait_until_all_have_it(&cluster, &mut subscriber, &primary);
+
+    let streamed = Streamed::begin(&cluster, &primary);
+    let write = |row: u32| {
+        let sql = format!("SET synchronous_commit = local; INSERT INTO t VALUES ({row})");
+        cluster.sql(&primary, &sql);
+    };
+    write(100_001);
+    eventually("a row", || streamed.has(100_001));
+    let receivers: Vec<i32> = others(&primary)
+        .into_iter()
+        .map(|cell| cluster.sql(cell, "SELECT pid FROM pg_stat_wal_receiver").parse().expect("a process"))
+        .collect();
+    for receiver in &receivers {
+        signal(*receiver, Signal::SIGSTOP);
+    }
+    write(100_002);
+    // What must not happen.
+    sleep(Duration::from_secs(4));
+    let has_come = streamed.has(100_002);
+    signal(receivers[0], Signal::SIGCONT);
+    assert!(!has_come, "no standby has it");
+    wait_for("it to come once one has it, and the other one is taken for gone", AWAY, || {
+        streamed.has(100_002).then_some(())
+    });
+    signal(receivers[1], Signal::SIGCONT);
+    wait_for_cohort(&cluster);
+    drop(streamed);
+
+    // A standby that is away while its primary's last slot is dropped.
+    let (away, there) = (others(&primary)[0], others(&primary)[1]);
+    cluster.kill_cell(away);
+    wait_until("the slot to be dropped", Duration::from_secs(30), || {
+        let dropped = cluster.try_sql(&primary, "SELECT pg_drop_replication_slot('sub')");
+        (dropped.code == 0).then_some(()).ok_or(dropped.stderr)
+    });
+    let copies = |cell: &str| {
+        let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+        cluster.try_sql(cell, sql).stdout.trim().to_owned()
+    };
+    wait_for("the other one's copy to go", COPY_TIMEOUT, || (copies(there) == "0").then_some(()));
+    cluster.cellar(&["up"]);
+    wait_for("its copy to go once it is back", COPY_TIMEOUT, || (copies(away) == "0").then_some(()));
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cellar_api::v1::{
-    ClientRole, CreateRoleRequest, DropRoleRequest, ListRolesRequest, ListRolesResponse, SetRolePasswordRequest,
+    ClientRole, CreateRoleRequest, DropRoleRequest, ListRolesRequest, ListRolesResponse,
+    SetRolePasswordRequest,
 };
 use cellar_model::{ClientName, Secret};
 use cellar_provisioner::scram_verifier;
@@ -74,7 +75,7 @@ pub(crate) enum Roles {
         #[arg(long)]
         end_sessions: bool,
     },
-    /// Drop a role and end its sessions. Refused while it owns anything
+    /// Drop a role and end its sessions at the primary. Refused while it owns anything
     #[command(after_help = "Example:
   cellar roles drop app")]
     Drop {
@@ -167,7 +168,8 @@ impl Roles {
                 let set = async |mut client: Client, request| client.set_role_password(request).await;
                 let answer = Target::of(global).await?.call(request, set).await?;
                 global.output.print(&answer, |role: &ClientRole| {
-                    let ended = if end_sessions { ", and its sessions at the primary were ended" } else { "" };
+                    let ended =
+                        if end_sessions { ", and its sessions at the primary were ended" } else { "" };
                     format!("role {} has another password{ended}", role.name)
                 })
             }

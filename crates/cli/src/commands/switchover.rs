@@ -78,6 +78,13 @@ pub(crate) async fn move_primary(
         view = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
     }
     let (old, new) = (primary(&before), primary(&view));
+    if !is_settled(&view) {
+        let message = format!("after {} s the move is still under way", TIMEOUT.as_secs());
+        return Err(Failure::Rpc(Box::new(cellar_api::status_of(
+            &Refusal::new(Code::DeadlineExceeded, message)
+                .hint("`cellar explain` says what it waits for; when that is over it goes on by itself, or is given up"),
+        ))));
+    }
     let is_there = if to.is_empty() { new != old } else { new == to };
     if is_there {
         return Ok(view);

@@ -1,5 +1,7 @@
 //! What becomes of the logical replication slots of a database when another member leads.
 
+use std::collections::BTreeSet;
+
 use crate::records::pooler::{LogicalSlot, PoolerStatus};
 use crate::types::name::CellName;
 
@@ -37,6 +39,25 @@ pub fn slot_notes<'a>(
     notes
 }
 
+/// The members in which no logical slot is lost that can be kept, when one of them leads.
+#[must_use]
+pub fn keepers_of_slots<'a>(
+    leader: &CellName,
+    members: impl IntoIterator<Item = &'a PoolerStatus> + Clone,
+) -> BTreeSet<CellName> {
+    let primary = members.clone().into_iter().find(|member| member.cell == *leader);
+    let slots = primary.map(|primary| primary.logical_slots.as_slice()).unwrap_or_default();
+    let kept: Vec<&LogicalSlot> = slots.iter().filter(|slot| slot.failover && !slot.lost).collect();
+    let standbys = members.into_iter().filter(|member| member.cell != *leader);
+    let keeps = |member: &&PoolerStatus| kept.iter().all(|slot| has_copy(member, slot));
+    standbys.filter(keeps).map(|member| member.cell.clone()).collect()
+}
+
+/// Whether a member can go on with a slot of the primary.
+fn has_copy(member: &PoolerStatus, slot: &LogicalSlot) -> bool {
+    member.logical_slots.iter().any(|copy| copy.synced && !copy.lost && copy.name == slot.name)
+}
+
 fn of_primary(slot: &LogicalSlot, primary: &PoolerStatus, standbys: &[&PoolerStatus]) -> String {
     let named = format!("logical slot {} of {:?}", slot.name, slot.database);
     if slot.lost {
@@ -55,10 +76,8 @@ fn of_primary(slot: &LogicalSlot, primary: &PoolerStatus, standbys: &[&PoolerSta
         }
         _ => {}
     }
-    let has_copy = |member: &&&PoolerStatus| {
-        member.logical_slots.iter().any(|copy| copy.synced && !copy.lost && copy.name == slot.name)
-    };
-    let (with, without): (Vec<&PoolerStatus>, Vec<&PoolerStatus>) = standbys.iter().partition(has_copy);
+    let (with, without): (Vec<&PoolerStatus>, Vec<&PoolerStatus>) =
+        standbys.iter().partition(|member| has_copy(member, slot));
     let cells = |members: &[&PoolerStatus]| {
         members.iter().map(|member| member.cell.as_str()).collect::<Vec<_>>().join(" or ")
     };
@@ -131,6 +150,21 @@ mod tests {
             of(std::slice::from_ref(&made), std::slice::from_ref(&copy), std::slice::from_ref(&copy)),
             "logical slot sub of \"shop\" is kept when zone2 or zone3 leads"
         );
+    }
+
+    #[test]
+    fn members_with_all_copies_keep_the_slots() {
+        let named = |name: &str, slot: LogicalSlot| LogicalSlot { name: name.into(), ..slot };
+        let (made, copy) = (slot(true, false), slot(true, true));
+        let keepers = |second: &[LogicalSlot]| {
+            let primary = [made.clone(), named("other", made.clone()), named("plain", slot(false, false))];
+            let members = [member("zone1", "17.6", &primary), member("zone2", "17.6", second)];
+            keepers_of_slots(&"zone1".parse().unwrap(), &members).len()
+        };
+        assert_eq!(keepers(&[copy.clone(), named("other", copy.clone())]), 1);
+        assert_eq!(keepers(std::slice::from_ref(&copy)), 0);
+        let lost = LogicalSlot { lost: true, ..named("other", copy.clone()) };
+        assert_eq!(keepers(&[copy, lost]), 0);
     }
 
     #[test]

@@ -130,7 +130,11 @@ fn a_slot_says_what_its_member_has_and_no_subscriber_goes_by_a_new_one() {
     assert!(!of(MemberSlot { is_lost: true, restart: None, ..idle() }, "", 9));
     assert!(!of(slot("cellar_zone3", 5), "backup", 9), "another one's");
 
-    let awaited = SlotLook { awaited: ["cellar_zone2".to_owned()].into(), ..primary(vec![], &[]) };
+    let awaited = SlotLook {
+        awaited: Some(["cellar_zone2".to_owned()].into()),
+        nobodys: Some(Nobodys::Empty),
+        ..primary(vec![], &[])
+    };
     let members = cells(&["zone2", "zone3"]);
     assert_eq!(actions(&awaited, &members, Keep::ForAll), [create("cellar_zone3")]);
 }
@@ -152,6 +156,33 @@ fn some_slots_are_left_to_others() {
     assert_eq!(actions(&primary(vec![], &[]), &cells(&many), Keep::ForAll).len(), 16 - SPARE);
     let crowded = SlotLook { others: 13, ..primary(vec![], &[]) };
     assert_eq!(actions(&crowded, &cells(&many), Keep::ForAll), []);
+    let left = |look: &SlotLook| {
+        let work = work(&cells(&["zone2"]), Keep::ForAll);
+        without_room(look, &work, &super::actions(look, &work))
+    };
+    assert_eq!(left(&crowded), ["cellar_zone2".to_owned()].into());
+    assert_eq!(left(&SlotLook { ours: vec![slot("cellar_zone2", 5)], ..crowded }), BTreeSet::new());
+    assert_eq!(left(&primary(vec![], &[])), BTreeSet::new(), "it is made");
+}
+
+#[test]
+fn the_slot_that_nobody_has_is_there_where_it_can_be_named() {
+    let nobodys = NOBODYS_SLOT.to_owned();
+    let empty = || SlotAction::CreateEmpty(nobodys.clone());
+    for is_standby in [false, true] {
+        let without = SlotLook { is_standby, ..primary(vec![], &[]) };
+        let told = |awaited: Option<BTreeSet<String>>, found| {
+            let look = SlotLook { awaited, nobodys: found, ..without.clone() };
+            actions(&look, &[], Keep::ForAll)
+        };
+        let can = || Some(BTreeSet::new());
+        assert_eq!(told(None, None), []);
+        assert_eq!(told(None, Some(Nobodys::Empty)), [drop(&nobodys)], "an older version does without");
+        assert_eq!(told(can(), None), [empty()]);
+        assert_eq!(told(can(), Some(Nobodys::Empty)), []);
+        assert_eq!(told(can(), Some(Nobodys::Used)), [drop(&nobodys)], "it is made again at the next look");
+    }
+    assert!(empty().sql().contains("false"), "it keeps no WAL");
 }
 
 #[test]
@@ -164,20 +195,26 @@ fn rows_are_read() {
         row(["slot", "cellar_of_a_user", "logical reserved failover synced", "0/7", "shop"]),
         row(["slot", "passing", "logical reserved active temporary", "0/7", "shop"]),
         row(["slot", "backup", "physical", "0/5", ""]),
+        row(["slot", "cellar__nobody", "physical", "", ""]),
+        row(["slot", "a_plain_one", "logical reserved", "0/7", "shop"]),
         row(["flushed", "zone3", "", "0/A", ""]),
         row(["streams", "zone3:7", "cellar_zone3", "0/A", ""]),
     ];
     let look = read(rows).unwrap();
-    assert_eq!((look.is_standby, look.max, look.others), (false, 16, 3));
+    assert_eq!((look.is_standby, look.max, look.others), (false, 16, 4));
+    assert_eq!(look.nobodys, Some(Nobodys::Empty));
     assert!(look.ours[0].is_lost && !look.ours[0].is_active && look.ours[0].restart.is_none());
     assert!(look.ours[1].is_active && !look.ours[1].is_lost && look.ours[1].restart == Some(Lsn::new(9)));
     assert_eq!(look.flushed, [("zone3".to_owned(), Lsn::new(10))].into());
     assert!(look.ours[1].holds_rows && !look.ours[0].holds_rows);
     assert_eq!(look.streams, [("zone3:7".to_owned(), "cellar_zone3".to_owned(), Lsn::new(10))]);
-    assert_eq!(look.awaited, ["cellar_zone2".to_owned(), "cellar_zone3".to_owned()].into());
-    let [slot] = look.logical.as_slice() else { panic!("{look:?}") };
+    assert_eq!(look.awaited, Some(["cellar_zone2".to_owned(), "cellar_zone3".to_owned()].into()));
+    let [slot, _] = look.logical.as_slice() else { panic!("{look:?}") };
     assert_eq!((slot.name.as_str(), slot.database.as_str()), ("cellar_of_a_user", "shop"));
-    assert!(slot.failover && slot.synced && !slot.lost);
+    assert!(slot.failover && slot.synced && !slot.lost, "those that can be kept are first");
+    let used = row(["slot", "cellar__nobody", "physical reserved", "0/5", ""]);
+    assert_eq!(read([used]).unwrap().nobodys, Some(Nobodys::Used));
+    assert_eq!(read([row(["server", "", "16", "", ""])]).unwrap().awaited, None, "before 17");
     assert!(read([row(["server", "standby", "16", "", ""])]).unwrap().is_standby);
     for bad in [
         row(["server", "", "many", "", ""]),
@@ -191,11 +228,15 @@ fn rows_are_read() {
 #[test]
 fn slots_are_found_in_a_data_directory() {
     let data = tempfile::tempdir().unwrap();
-    assert!(!has_slots(data.path()));
-    std::fs::create_dir_all(data.path().join("pg_replslot")).unwrap();
-    assert!(!has_slots(data.path()));
-    std::fs::create_dir_all(data.path().join("pg_replslot/cellar_zone2")).unwrap();
-    assert!(has_slots(data.path()));
+    let looked_at = || [15, 17].map(|major| has_slots_to_see_to(data.path(), major));
+    let with = |name: &str| std::fs::create_dir_all(data.path().join("pg_replslot").join(name)).unwrap();
+    assert_eq!(looked_at(), [false, true]);
+    with("");
+    assert_eq!(looked_at(), [false, true]);
+    with(NOBODYS_SLOT);
+    assert_eq!(looked_at(), [true, false]);
+    with("cellar_zone2");
+    assert_eq!(looked_at(), [true, true]);
 }
 
 proptest! {

@@ -247,12 +247,11 @@ impl Server for Host {
     }
 
     async fn promote(&self, card: &Pooler) -> Result<(), PostgresError> {
-        if self.agent.slot_sync.has_synchronised.get() {
-            // A promotion waits for it, and it may wait for the answer of a primary that is gone. What it has synchronised stays.
-            let ended = execute(&self.endpoint(card), END_SYNCHRONISATION, STATEMENT_TIMEOUT).await;
-            if let Err(error) = ended {
-                tracing::warn!(%error, "the synchronisation of slots was not ended before the promotion");
-            }
+        // A promotion waits for it, and it may wait for the answer of a primary that is gone. What it has synchronised stays. Another
+        // process of the multipooler may have told PostgreSQL of it, so it is looked for each time.
+        let ended = execute(&self.endpoint(card), END_SYNCHRONISATION, STATEMENT_TIMEOUT).await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "whether slots are synchronised was not seen before the promotion");
         }
         promote(&self.agent.tools, Path::new(&card.data_directory), PROMOTION_TIMEOUT).await
     }

@@ -1,6 +1,6 @@
 //! Whether the primary can be moved now, and to whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::election::needed;
@@ -64,7 +64,8 @@ impl fmt::Display for NotNow {
     }
 }
 
-/// Who can take over: `to`, or whoever is furthest of those whose own host stays. `facts` are reports of a moment ago.
+/// Who can take over: `to`, or whoever is furthest of those whose own host stays; of those who are near enough rather one of
+/// `preferred`. `facts` are reports of a moment ago.
 ///
 /// # Errors
 /// When the move could not be quick, or could not succeed.
@@ -72,6 +73,7 @@ pub fn successor(
     record: &Leadership,
     facts: &BTreeMap<&CellName, &Facts>,
     to: Option<&CellName>,
+    preferred: &BTreeSet<CellName>,
 ) -> Result<CellName, NotNow> {
     if record.phase != Phase::Steady || record.handover.is_some() || record.rules.len() != 1 {
         return Err(NotNow::Changing);
@@ -94,13 +96,16 @@ pub fn successor(
     }
     let primary = facts.get(&record.cell).ok_or_else(|| NotNow::NoAnswer(record.cell.clone()))?;
     let can = |cell: &CellName, facts: &Facts| to.map_or(!facts.leaves, |to| to == cell);
+    let of = primary.position.lsn;
+    let is_near = |facts: &Facts| of.bytes_ahead_of(facts.position.lsn) <= MAX_LAG;
     let best = follow.into_iter().filter(|(cell, facts)| can(cell, facts)).max_by_key(|(cell, facts)| {
+        let is_preferred = is_near(facts) && preferred.contains(*cell);
         // Among equals the last by name: which one does not matter, but that it is the same one each time.
-        (facts.position.lsn, *cell)
+        (is_preferred, facts.position.lsn, *cell)
     });
     let (cell, facts) = best.ok_or_else(|| NotNow::DoesNotFollow(to.cloned()))?;
-    let (has, of) = (facts.position.lsn, primary.position.lsn);
-    if of.bytes_ahead_of(has) > MAX_LAG {
+    if !is_near(facts) {
+        let has = facts.position.lsn;
         return Err(NotNow::Behind { cell: cell.clone(), has, of });
     }
     Ok(cell.clone())

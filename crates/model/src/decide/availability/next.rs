@@ -3,7 +3,7 @@
 //! Members act by the record that they see, so every order is a write of the record: recruit, appoint, establish, and the
 //! steps of a cohort. Followers go by it, too ([`super::following`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::backoff::{HOLDS_AFTER, backoff};
@@ -183,7 +183,8 @@ fn leaves_to(view: &View<'_>) -> Option<CellName> {
     view.fresh(&view.record.cell).filter(|facts| facts.leaves && facts.leads.is_some() && !is_new)?;
     let fresh: BTreeMap<&CellName, &Facts> =
         view.facts.keys().filter_map(|cell| Some((cell, view.fresh(cell)?))).collect();
-    successor(view.record, &fresh, None).ok()
+    // Which members have copies of logical slots is known from etcd, which may be away.
+    successor(view.record, &fresh, None, &BTreeSet::new()).ok()
 }
 
 /// Whether the appointed member reports that its term is established. Old reports count: what was committed stays so.

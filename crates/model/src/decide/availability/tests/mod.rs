@@ -4,6 +4,7 @@ mod cohort;
 mod evidence;
 mod explain;
 mod forced;
+mod handover;
 mod member;
 mod next;
 
