@@ -27,12 +27,18 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to look even when nothing seems to have changed.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What is said of a primary whose commits have had no quorum for a while.
+const COMMITS_WAIT: &str =
+    "commits wait until enough standbys stream from here: `cellar explain` says whom the primary waits for";
+
 /// The status that should be in etcd now, without its time.
 fn status(agent: &Agent) -> PoolerStatus {
     let report = agent.report.borrow().clone();
     let facts = agent.facts.borrow();
     // The last facts say nothing about an instance that does not answer now.
     let facts = facts.as_ref().filter(|_| report.state == InstanceState::Running);
+    let commits_wait =
+        if agent.availability.isolated.get() { COMMITS_WAIT.to_owned() } else { String::new() };
     let mut status = PoolerStatus {
         database: agent.database.clone(),
         cell: agent.cell.clone(),
@@ -40,7 +46,7 @@ fn status(agent: &Agent) -> PoolerStatus {
         pid: std::process::id(),
         state: report.state,
         // The record has room for one message: the most urgent one.
-        message: [report.message, report.certificate_problem, report.certificate_warning]
+        message: [report.message, commits_wait, report.certificate_problem, report.certificate_warning]
             .into_iter()
             .find(|message| !message.is_empty())
             .unwrap_or_default(),

@@ -82,6 +82,8 @@ fn writes_wait_without_standbys_and_go_on_when_one_returns() {
     let lost = Instant::now();
     std::thread::sleep(NO_FAILOVER);
     assert_eq!(ledger.since(lost + WRITE_TIMEOUT), 0, "acknowledged by the primary alone");
+    let says_so = || cluster.cellar(&["status"]).contains(&format!("{primary}: commits wait until"));
+    assert!(says_so(), "{}", cluster.cellar(&["status"]));
     // They begin slowly, both at once, so that neither streams for a while: no reason to replace the primary.
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.cellar(&["up"]));
@@ -96,6 +98,7 @@ fn writes_wait_without_standbys_and_go_on_when_one_returns() {
     });
     assert_eq!(ledger.wait_for_write(&CELLS), primary);
     assert_eq!(term(&cluster), 1, "there was no failover");
+    eventually("status to say nothing of it any more", || !says_so());
     wait_for_cohort(&cluster);
     ledger.check(&cluster);
 }

@@ -257,6 +257,8 @@ impl Server for Host {
         self.nudge.notify_one();
     }
 
+    fn report_isolation(&self) {}
+
     fn is_held(&self) -> bool {
         false
     }

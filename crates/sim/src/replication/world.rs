@@ -35,6 +35,9 @@ const MAX_CALM: Duration = Duration::from_secs(600);
 /// A multiadmin at each of the first sites.
 const ADMINS: usize = 2;
 
+/// How soon after a moment that matters somebody is struck, at the latest.
+const MAX_STRIKE_DELAY: Duration = Duration::from_millis(400);
+
 /// The simulation of one seed.
 #[derive(Debug)]
 pub struct Replication {
@@ -52,6 +55,10 @@ pub struct Replication {
     database: DatabaseName,
     cells: Vec<CellName>,
     invariants: Invariants,
+    /// Of each cell, whether it was a primary, and whether its data was being restored.
+    were: Vec<(bool, bool)>,
+    /// Which cells are struck soon, and when.
+    strikes: Vec<(Duration, usize)>,
     stormy: bool,
     transcript: Transcript,
 }
@@ -83,6 +90,8 @@ impl Replication {
             keys,
             database,
             cells,
+            were: vec![(false, false); count],
+            strikes: Vec::new(),
             stormy: false,
             transcript: Transcript::default(),
         };
@@ -164,7 +173,7 @@ impl Replication {
         if chance.once_in(3) {
             self.servers.borrow_mut().slow_until[chance.below(self.cells.len())] = now + secs(1, 10);
         }
-        match chance.below(19) {
+        match chance.below(20) {
             // PostgreSQL alone.
             0 | 1 => self.servers.borrow_mut().cells[cell].kill(),
             2 => self.freeze_server(cell, now + secs(1, 20)),
@@ -208,6 +217,7 @@ impl Replication {
                     chance.between(Duration::ZERO, Duration::from_secs(600)).as_millis() as i64 - 300_000;
                 self.host(any).set_clock_offset(off);
             }
+            18 => self.lose_data(chance.below(self.cells.len())),
             // A person moves the primary.
             _ => {
                 let to = if chance.once_in(2) { String::new() } else { self.cells[cell].to_string() };
@@ -221,6 +231,61 @@ impl Replication {
     fn freeze_server(&self, cell: usize, until: Duration) {
         if let Some(running) = &mut self.servers.borrow_mut().cells[cell].running {
             running.frozen_until = until;
+        }
+    }
+
+    /// A data directory is lost. What was promised outlives only the loss of less than half of them, so that all others must be whole:
+    /// each a member by the copy that it has.
+    fn lose_data(&self, cell: usize) {
+        let mut servers = self.servers.borrow_mut();
+        let Some(record) = self.invariants.record() else { return };
+        let [rule] = record.rules.as_slice() else { return };
+        let mut cells = self.cells.iter().zip(&servers.cells);
+        let all_whole = cells.all(|(name, server)| {
+            let copy = server.kept.as_ref().map(|kept| kept.copy);
+            server.data.is_some() && !server.seeding && copy.is_some_and(|copy| rule.has(name, copy))
+        });
+        if all_whole && self.leader() != Some(cell) {
+            let lost = &mut servers.cells[cell];
+            lost.kill();
+            lost.data = None;
+            lost.seeding = true;
+        }
+    }
+
+    /// Somebody is struck at the moments that matter most: a new primary before its first commits are on others, and the leader once
+    /// a copy was made anew, which may lack what the one before it had.
+    fn strike(&mut self) {
+        let now = self.now.get();
+        let leader = self.leader();
+        for cell in 0..self.cells.len() {
+            let (is_primary, seeds) = {
+                let server = &self.servers.borrow().cells[cell];
+                (server.is_primary(), server.seeding)
+            };
+            let (was_primary, seeded) = std::mem::replace(&mut self.were[cell], (is_primary, seeds));
+            let victim = match (is_primary && !was_primary, seeded && !seeds) {
+                (true, _) => Some(cell),
+                (false, true) => leader,
+                (false, false) => None,
+            };
+            if let Some(victim) = victim.filter(|_| self.stormy && self.chance.once_in(2)) {
+                let delay = self.chance.between(Duration::ZERO, MAX_STRIKE_DELAY);
+                self.strikes.push((now + delay, victim));
+            }
+        }
+        let due: Vec<usize> = self.strikes.extract_if(.., |(at, _)| *at <= now).map(|(_, cell)| cell).collect();
+        for cell in due {
+            let back = now + self.chance.between(Duration::from_secs(2), Duration::from_secs(20));
+            match self.chance.below(4) {
+                0 => self.servers.borrow_mut().cells[cell].kill(),
+                1 => self.switch_off(cell, back),
+                2 => self.isolate(cell, back, true),
+                _ => {
+                    self.freeze_server(cell, back);
+                    self.members[cell].freeze(back);
+                }
+            }
         }
     }
 
@@ -313,6 +378,7 @@ impl Replication {
         }
         self.servers.borrow_mut().advance(now);
         wrong.extend(self.invariants.look(&mut self.servers.borrow_mut()));
+        self.strike();
         // None is always the first to see what has changed.
         let all = ADMINS + self.cells.len();
         let first = self.chance.below(all);
@@ -329,6 +395,7 @@ impl Replication {
 
     fn calm(&mut self) {
         self.stormy = false;
+        self.strikes.clear();
         self.etcd.calm();
         self.network.calm();
     }

@@ -245,7 +245,9 @@ impl<S: Server> Member<S> {
         let is_isolated = facts.leads.is_some_and(|leads| {
             matches!(leads.canary, CanaryState::AwaitsQuorum { since } if since >= Timing::default().frozen)
         });
-        availability.isolated.set(is_isolated);
+        if availability.isolated.replace(is_isolated) != is_isolated {
+            self.server.report_isolation();
+        }
         let stopped_for =
             self.stopped_since.map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since));
         let is_frozen = acts && database.pause.is_none() && record.is_some() && stopped_for >= STOPPED_FOR;

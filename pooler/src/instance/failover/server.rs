@@ -64,6 +64,8 @@ pub trait Server: 'static {
     fn assignment(&self) -> Option<(Pooler, Database)>;
     /// Wakes whoever starts and stops PostgreSQL.
     fn wake_supervisor(&self);
+    /// The status in etcd is to say that commits wait, or that they do not any more.
+    fn report_isolation(&self);
     /// Whether a job has the instance to itself.
     fn is_held(&self) -> bool;
     /// Whether this member shall not lead, because its host is about to stop.
@@ -146,6 +148,10 @@ impl Server for Host {
 
     fn wake_supervisor(&self) {
         self.agent.nudge.notify_one();
+    }
+
+    fn report_isolation(&self) {
+        self.agent.reported.notify_one();
     }
 
     fn is_held(&self) -> bool {
