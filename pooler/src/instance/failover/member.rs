@@ -251,6 +251,10 @@ impl<S: Server> Member<S> {
         let stopped_for =
             self.stopped_since.map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since));
         let is_frozen = acts && database.pause.is_none() && record.is_some() && stopped_for >= STOPPED_FOR;
+        if self.stopped_since.is_none() {
+            // It goes on. A standby, which is not killed for it, may be promoted then.
+            availability.frozen.set(false);
+        }
         if is_frozen && !availability.frozen.replace(is_frozen) {
             tracing::error!("the postmaster is stopped and lets nobody in: it is killed and started again");
             self.server.wake_supervisor();
