@@ -77,6 +77,17 @@ pub struct InstanceConfig {
     pub replication_name: String,
 }
 
+impl InstanceConfig {
+    /// Whether another one differs from this one in nothing but whom subscribers of failover slots wait for, and which slot is
+    /// streamed with. That is no reason to undo an `ALTER SYSTEM`: [`keep_ours`] is enough.
+    #[must_use]
+    pub fn differs_in_slots_only(&self, other: &Self) -> bool {
+        let failover_slots = other.settings.failover_slots.clone();
+        let settings = Settings { failover_slots, ..self.settings.clone() };
+        Self { settings, ..self.clone() } == *other
+    }
+}
+
 /// `postgresql.conf` with the include behind everything else; `None` when it is there. The file may be in any encoding.
 fn with_include(postgresql_conf: &[u8]) -> Option<Vec<u8>> {
     let is_include = |line: &&[u8]| line.trim_ascii() == INCLUDE.as_bytes();
@@ -261,6 +272,17 @@ mod tests {
         configure(directory.path(), &config).unwrap();
         // What is only held back for a while does not cost a member its own value.
         assert_eq!(fs::read_to_string(path).unwrap(), "max_connections = 7\njit = off\n");
+    }
+
+    #[test]
+    fn a_change_of_slots_alone_is_told_from_others() {
+        let one = config();
+        assert!(one.differs_in_slots_only(&one));
+        let mut other = one.clone();
+        other.settings.failover_slots.awaited = "cellar_zone2".to_owned();
+        assert!(one != other && one.differs_in_slots_only(&other));
+        other.settings.archive_command = "false".to_owned();
+        assert!(!one.differs_in_slots_only(&other));
     }
 
     #[test]

@@ -290,11 +290,17 @@ impl Supervisor {
         let config = instance_config(&self.agent, database, card, self.agent.leader().as_ref())?;
         let data = Path::new(&card.data_directory);
         // Written only when the wanted config has changed, so that an operator's ALTER SYSTEM is not undone every second.
-        if self.bring_up.applied.as_ref() != Some(&config) {
+        let applied = self.bring_up.applied.as_ref();
+        if applied.is_some_and(|applied| applied != &config && applied.differs_in_slots_only(&config)) {
+            // Standbys come and go.
+            keep_ours(data, &config)?;
+            reload(data)?;
+            self.bring_up.applied = Some(config.clone());
+        } else if applied != Some(&config) {
             configure(data, &config)?;
             // Also when the files were right: a process that was killed may have written them and not said so.
             reload(data)?;
-            self.bring_up.applied = Some(config);
+            self.bring_up.applied = Some(config.clone());
         } else if let Err(error) = put_back(data, &config) {
             // Such as a full disk, which does not make an instance that runs another one than it is.
             self.note = error.to_string();

@@ -274,7 +274,8 @@ impl Replication {
                 self.strikes.push((now + delay, victim));
             }
         }
-        let due: Vec<usize> = self.strikes.extract_if(.., |(at, _)| *at <= now).map(|(_, cell)| cell).collect();
+        let due: Vec<usize> =
+            self.strikes.extract_if(.., |(at, _)| *at <= now).map(|(_, cell)| cell).collect();
         for cell in due {
             let back = now + self.chance.between(Duration::from_secs(2), Duration::from_secs(20));
             match self.chance.below(4) {
