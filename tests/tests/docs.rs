@@ -249,6 +249,21 @@ fn every_method_of_the_api_is_explained() {
     assert_eq!(missing, [""; 0]);
 }
 
+#[test]
+fn every_method_is_in_the_table_of_who_may_call_it() {
+    let rows = rows("docs/security.md");
+    let unnamed = METHODS.iter().filter(|(path, ..)| {
+        let (service, method) = path.trim_start_matches("/cellar.v1.").split_once('/').expect("a path");
+        let callers = match service {
+            "MultiAdmin" => &["viewer", "operator", "admin"][..],
+            _ => &["multiadmin", "multiadmin or a pooler"][..],
+        };
+        !rows.iter().any(|row| callers.contains(&row[0].as_str()) && row[1].contains(&format!("`{method}`")))
+    });
+    let unnamed: Vec<&str> = unnamed.map(|(path, ..)| *path).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?}");
+}
+
 /// The variants of an enum in a source, as `docs/reference/states.md` writes them: `NoPrimary` as `no-primary`.
 fn variants(source: &str, name: &str) -> BTreeSet<String> {
     let file = syn::parse_file(&read(&root().join(source))).expect("it compiles");

@@ -1,7 +1,7 @@
 //! The physical replication slots by which a primary keeps WAL for its standbys.
 //!
-//! The standbys stream without them, but for those that synchronise logical slots. The primary moves each slot to what its member has flushed, so a member that is away finds
-//! the WAL from there on, within `max_slot_wal_keep_size`. A slot that a standby names would do the same, and would keep
+//! The standbys stream without them, but for those that synchronise logical slots. The primary moves each slot to what its
+//! member has flushed, so a member that is away finds the WAL from there on, within `max_slot_wal_keep_size`. A slot that a standby names would do the same, and would keep
 //! a standby out that connects again after a cut, until the old WAL sender has timed out; and a primary that
 //! has no slots yet, as a new one has not, would refuse its standbys.
 
@@ -69,6 +69,13 @@ enum Nobodys {
     Empty,
     /// Somebody streamed with it.
     Used,
+}
+
+impl SlotLook {
+    /// Whether subscribers wait for a slot of that name.
+    fn is_awaited(&self, name: &str) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.contains(name))
+    }
 }
 
 /// What is to be done with a slot.
@@ -184,8 +191,7 @@ fn actions(look: &SlotLook, work: &SlotWork) -> Vec<SlotAction> {
     }
     let room = look.max.saturating_sub(others + kept.len() + SPARE);
     // A new one is where the primary's last checkpoint is, which its member may not have: no subscriber may go by it.
-    let is_awaited = |name: &String| look.awaited.as_ref().is_some_and(|awaited| awaited.contains(name));
-    let is_missing = |name: &&String| !kept.contains(name.as_str()) && !is_awaited(name);
+    let is_missing = |name: &&String| !kept.contains(name.as_str()) && !look.is_awaited(name);
     let missing = wanted.keys().filter(is_missing);
     actions.extend(missing.take(room).cloned().map(SlotAction::Create));
     actions
@@ -198,9 +204,8 @@ fn without_room(look: &SlotLook, work: &SlotWork, actions: &[SlotAction]) -> BTr
     }
     let is_there = |name: &String| look.ours.iter().any(|slot| slot.name == *name);
     let is_made = |name: &String| actions.contains(&SlotAction::Create(name.clone()));
-    let is_awaited = |name: &String| look.awaited.as_ref().is_some_and(|awaited| awaited.contains(name));
     let slots = work.cells.iter().map(member_slot);
-    slots.filter(|name| !is_there(name) && !is_made(name) && !is_awaited(name)).collect()
+    slots.filter(|name| !is_there(name) && !is_made(name) && !look.is_awaited(name)).collect()
 }
 
 /// One statement, so that it is one round trip. Of several senders to one cell an old copy's may be among them: the least
