@@ -98,6 +98,44 @@ pub fn parsed<T: std::str::FromStr>(text: &str) -> T {
     text.parse().unwrap_or_else(|_| unreachable!("a name: {text}"))
 }
 
+/// Has etcd hold a database, its cells and their members, of which the first one leads.
+pub(crate) fn put_topology(
+    etcd: &Etcd,
+    keys: &Keyspace,
+    database: &DatabaseName,
+    cells: &[CellName],
+    durability: &str,
+) {
+    fn put<R: serde::Serialize>(etcd: &Etcd, keys: &Keyspace, key: &Key, record: &R) {
+        let value = serde_json::to_vec(record).unwrap_or_else(|error| unreachable!("a record: {error}"));
+        etcd.put(&keys.path(key), value);
+    }
+    let record: Database = serde_json::from_value(serde_json::json!({
+        "name": database, "stanza": "app", "repoPath": "/repo", "retention": Retention { full: 2 },
+        "bootstrapCell": "zone1", "portOffset": 0, "durability": durability,
+    }))
+    .unwrap_or_else(|error| unreachable!("a database: {error}"));
+    put(etcd, keys, &Key::Database(database.clone()), &record);
+    for (index, name) in cells.iter().enumerate() {
+        let cell: cellar_model::Cell = serde_json::from_value(serde_json::json!({
+            "name": name, "index": index, "host": "localhost", "directory": format!("/c/{name}"),
+        }))
+        .unwrap_or_else(|error| unreachable!("a cell: {error}"));
+        let pooler = CellLayout::new(&cell.directory).pooler(&record, &cell, "127.0.0.1");
+        let pooler = pooler.unwrap_or_else(|error| unreachable!("a pooler: {error}"));
+        put(etcd, keys, &Key::Cell(name.clone()), &cell);
+        put(etcd, keys, &Key::Pooler(database.clone(), name.clone()), &pooler);
+    }
+    let leader = Leader {
+        cell: cells[0].clone(),
+        term: Timeline::new(1),
+        system_identifier: Some(SystemIdentifier::new(7)),
+        lsn: None,
+        leadership: None,
+    };
+    put(etcd, keys, &Key::Leader(database.clone()), &leader);
+}
+
 impl World {
     /// The world of a seed, with a primary, two standbys and a full backup of none yet.
     #[must_use]
@@ -120,7 +158,7 @@ impl World {
             ..Outside::default()
         };
         let host = || Host::new(Rc::clone(&now), chance.clone());
-        let mut world = Self {
+        let world = Self {
             seed,
             admins: (0..ADMINS).map(|_| host()).collect(),
             inboxes: vec![None; ADMINS],
@@ -139,40 +177,8 @@ impl World {
             stormy: false,
             transcript: Transcript::default(),
         };
-        world.prepare();
+        put_topology(&world.etcd, &world.keys, &world.database, &world.cells, "DURABILITY_ASYNC");
         world
-    }
-
-    fn put<R: serde::Serialize>(&self, key: &Key, record: &R) {
-        let value = serde_json::to_vec(record).unwrap_or_else(|error| unreachable!("a record: {error}"));
-        self.etcd.put(&self.keys.path(key), value);
-    }
-
-    fn prepare(&mut self) {
-        let database: Database = serde_json::from_value(serde_json::json!({
-            "name": self.database, "stanza": "app", "repoPath": "/repo", "retention": Retention { full: 2 },
-            "bootstrapCell": "zone1", "portOffset": 0,
-        }))
-        .unwrap_or_else(|error| unreachable!("a database: {error}"));
-        self.put(&Key::Database(self.database.clone()), &database);
-        for (index, name) in self.cells.iter().enumerate() {
-            let cell: cellar_model::Cell = serde_json::from_value(serde_json::json!({
-                "name": name, "index": index, "host": "localhost", "directory": format!("/c/{name}"),
-            }))
-            .unwrap_or_else(|error| unreachable!("a cell: {error}"));
-            let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "127.0.0.1");
-            let pooler = pooler.unwrap_or_else(|error| unreachable!("a pooler: {error}"));
-            self.put(&Key::Cell(name.clone()), &cell);
-            self.put(&Key::Pooler(self.database.clone(), name.clone()), &pooler);
-        }
-        let leader = Leader {
-            cell: self.cells[0].clone(),
-            term: Timeline::new(1),
-            system_identifier: Some(SystemIdentifier::new(7)),
-            lsn: None,
-            leadership: None,
-        };
-        self.put(&Key::Leader(self.database.clone()), &leader);
     }
 
     fn finding(&self, what: String) -> Finding {

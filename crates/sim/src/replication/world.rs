@@ -4,10 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cellar_model::{
-    CellLayout, CellName, Database, DatabaseName, Key, Keyspace, Leader, Retention, SystemIdentifier,
-    Timeline,
-};
+use cellar_model::{CellName, DatabaseName, Keyspace};
 use cellar_topology::Change;
 use tokio::sync::mpsc;
 
@@ -20,7 +17,7 @@ use crate::replication::member::{self, MemberSetup};
 use crate::replication::network::Network;
 use crate::replication::postgres::Servers;
 use crate::transcript::Transcript;
-use crate::world::{Finding, Simulated, TICKS, parsed};
+use crate::world::{Finding, Simulated, TICKS, parsed, put_topology};
 
 /// The longest time between two things that befall the cluster.
 const MAX_EVENT_PAUSE: Duration = Duration::from_secs(8);
@@ -95,40 +92,8 @@ impl Replication {
             stormy: false,
             transcript: Transcript::default(),
         };
-        world.prepare();
+        put_topology(&world.etcd, &world.keys, &world.database, &world.cells, "DURABILITY_QUORUM");
         world
-    }
-
-    fn put<R: serde::Serialize>(&self, key: &Key, record: &R) {
-        let value = serde_json::to_vec(record).unwrap_or_else(|error| unreachable!("a record: {error}"));
-        self.etcd.put(&self.keys.path(key), value);
-    }
-
-    fn prepare(&self) {
-        let database: Database = serde_json::from_value(serde_json::json!({
-            "name": self.database, "stanza": "app", "repoPath": "/repo", "retention": Retention { full: 2 },
-            "bootstrapCell": "zone1", "portOffset": 0, "durability": "DURABILITY_QUORUM",
-        }))
-        .unwrap_or_else(|error| unreachable!("a database: {error}"));
-        self.put(&Key::Database(self.database.clone()), &database);
-        for (index, name) in self.cells.iter().enumerate() {
-            let cell: cellar_model::Cell = serde_json::from_value(serde_json::json!({
-                "name": name, "index": index, "host": "localhost", "directory": format!("/c/{name}"),
-            }))
-            .unwrap_or_else(|error| unreachable!("a cell: {error}"));
-            let pooler = CellLayout::new(&cell.directory).pooler(&database, &cell, "127.0.0.1");
-            let pooler = pooler.unwrap_or_else(|error| unreachable!("a pooler: {error}"));
-            self.put(&Key::Cell(name.clone()), &cell);
-            self.put(&Key::Pooler(self.database.clone(), name.clone()), &pooler);
-        }
-        let leader = Leader {
-            cell: self.cells[0].clone(),
-            term: Timeline::new(1),
-            system_identifier: Some(SystemIdentifier::new(7)),
-            lsn: None,
-            leadership: None,
-        };
-        self.put(&Key::Leader(self.database.clone()), &leader);
     }
 
     fn finding(&self, what: String) -> Finding {
