@@ -77,18 +77,30 @@ fn the_last_member_leads_alone_when_a_person_accepts_the_loss_and_the_others_fol
     let ledger = Ledger::begin(&cluster);
     let primary = ledger.wait_for_write(&CELLS);
     let [gone, last] = [others(primary)[0], others(primary)[1]];
-    // For a while the last one gets nothing, and what is acknowledged is on the other two only.
-    let pooler = cluster.pid(&format!("{last}/pid/multipooler.pid"));
-    let frozen = children_named(cluster.postmaster(last), "postgres");
-    let all = || frozen.iter().copied().chain([cluster.postmaster(last), pooler]);
-    all().for_each(|pid| signal(pid, Signal::SIGSTOP));
+    // For a while the last one gets nothing, and what is acknowledged is on the other two only. What was acknowledged before it has.
     let behind = Instant::now();
+    let written = cluster.sql(primary, "SELECT pg_current_wal_lsn()");
+    eventually(&format!("{last} to have {written}"), || {
+        cluster.sql(last, &format!("SELECT pg_last_wal_receive_lsn() >= '{written}'")) == "t"
+    });
+    let pooler = cluster.pid(&format!("{last}/pid/multipooler.pid"));
+    let parents = [pooler, cluster.postmaster(last)];
+    parents.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    let children = children_named(parents[1], "postgres");
+    children.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    // What waits in the socket of a frozen walreceiver is read once it goes on, also when the sender is gone by then.
+    let ended = format!(
+        "SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 10000) AS is_gone FROM pg_stat_replication WHERE application_name LIKE '{last}:%') AS sender WHERE is_gone"
+    );
+    assert_eq!(cluster.sql(primary, &ended).trim(), "1", "the sender to {last}");
+    let lonely = Instant::now();
+    // More than are looked for below: the primary is not heard after each row.
     wait_for("rows of which the last one knows nothing", FAILOVER_TIMEOUT, || {
-        (ledger.since(behind) > 20).then_some(())
+        (ledger.since(lonely) > 60).then_some(())
     });
     cluster.kill_cell(gone);
     cluster.kill_cell(primary);
-    all().for_each(|pid| signal(pid, Signal::SIGCONT));
+    children.iter().chain(&parents).for_each(|pid| signal(*pid, Signal::SIGCONT));
     wait_for("the last one to report", FAILOVER_TIMEOUT, || {
         (cluster.try_sql(last, "SELECT 1").code == 0).then_some(())
     });
