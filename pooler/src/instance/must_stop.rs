@@ -12,8 +12,9 @@ use crate::instance::incarnation::{self, Standing};
 /// How much longer the shutdown of a standby may take while it writes its restartpoint. The new primary waits for it.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the clean stop before a planned move may take: less than the move as a whole.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the clean stop before a planned move may take. A checkpoint came just before it, so its own one is short; with that
+/// and with holding clients it ends before multiadmin gives the move up.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to stop the instance of `data`; none when it may run.
 ///
@@ -30,7 +31,11 @@ pub(crate) fn must_stop(agent: &Agent, data: &Path) -> Option<StopTimeouts> {
     }
     if agent.availability.hands_over.get() && !data.join("standby.signal").exists() {
         // It ends when its standbys have everything.
-        return Some(StopTimeouts { fast: HANDOVER_TIMEOUT, ..StopTimeouts::default() });
+        return Some(StopTimeouts {
+            fast: HANDOVER_TIMEOUT,
+            checkpoint: Duration::ZERO,
+            ..StopTimeouts::default()
+        });
     }
     if agent.availability.replace.get() {
         return Some(StopTimeouts::immediate());

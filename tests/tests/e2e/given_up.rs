@@ -8,7 +8,10 @@ use nix::sys::signal::Signal;
 
 use crate::failover_bad_days::processes_titled;
 use crate::quorum::{CELLS, Ledger, is_acknowledged, leadership, others, wait_for_cohort, with_quorum};
-use crate::routing::ask;
+use crate::routing::{ask, ask_at, health_port};
+
+/// A primary whose commits wait for longer than five seconds is told of as one that is cut off.
+const LONGER_THAN_ISOLATION: Duration = Duration::from_secs(8);
 
 /// A move of the primary is asked for, and is in the record.
 fn begin_move(cluster: &Cluster) -> Child {
@@ -35,6 +38,7 @@ fn a_primary_that_was_stopped_for_a_move_goes_on_without_etcd() {
     let ledger = Ledger::begin(&cluster);
     let primary = ledger.wait_for_write(&CELLS);
     let (postmaster, etcd) = (cluster.postmaster(primary), cluster.pid("pid/etcd.pid"));
+    let health = health_port(&cluster, primary);
     // It stops only when etcd stands still, so that the record says nothing else any more.
     let checkpointer = processes_titled(&cluster, primary, "checkpointer");
     checkpointer.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
@@ -46,10 +50,46 @@ fn a_primary_that_was_stopped_for_a_move_goes_on_without_etcd() {
     wait_for("the primary to go on", Duration::from_secs(90), || {
         ledger.rows().iter().any(|row| row.at > stopped && row.cell == primary).then_some(())
     });
+    // It leads as ever, for as long as etcd is away: balancers find it, and it archives.
+    std::thread::sleep(LONGER_THAN_ISOLATION);
+    let found = ask_at(&cluster, health, "GET", "/primary").expect("an answer");
+    assert_eq!(found.0, 200, "{found:?}");
+    let segment = cluster.sql(primary, "SELECT pg_walfile_name(pg_switch_wal())").trim().to_owned();
+    wait_for(&format!("{segment} to be archived"), Duration::from_secs(60), || {
+        let last = cluster.sql(primary, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver");
+        (last.trim() >= segment.as_str()).then_some(())
+    });
     signal(etcd, Signal::SIGCONT);
     end(moving);
     wait_for_cohort(&cluster);
     let _ = ledger.wait_for_write(&CELLS);
+    ledger.check(&cluster);
+}
+
+/// Nobody knows how long the shutdown's own checkpoint would take, and nobody can write meanwhile.
+#[test]
+fn a_primary_whose_checkpoint_takes_too_long_is_not_stopped_for_a_move() {
+    let cluster = with_quorum();
+    let ledger = Ledger::begin(&cluster);
+    let primary = ledger.wait_for_write(&CELLS);
+    let postmaster = cluster.postmaster(primary);
+    let before = cluster.json(&["history"])["failovers"].clone();
+    let checkpointer = processes_titled(&cluster, primary, "checkpointer");
+    checkpointer.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    let moved = cluster.try_cellar(&["switchover"]);
+    assert!(moved.code != 0 && moved.stderr.contains(&format!("{primary} as before")), "{moved:?}");
+    assert!(is_alive(postmaster), "it was stopped");
+    assert_eq!(ledger.wait_for_write(&CELLS), primary);
+    release(&checkpointer);
+    let longest = ledger.rows().windows(2).map(|rows| rows[1].at.saturating_duration_since(rows[0].at)).max();
+    assert!(longest < Some(Duration::from_secs(5)), "nobody could write for {longest:?}");
+    let after = cluster.json(&["history"])["failovers"].clone();
+    let lost = |all: &serde_json::Value| {
+        all.as_array().map_or(0, |all| all.iter().filter(|it| it["kind"] == "FAILOVER_KIND_LOST").count())
+    };
+    assert_eq!(lost(&after), lost(&before), "{after}");
+    cluster.cellar(&["switchover"]);
+    wait_for_cohort(&cluster);
     ledger.check(&cluster);
 }
 

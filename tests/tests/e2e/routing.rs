@@ -347,12 +347,22 @@ fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
 
 /// Asks a health endpoint as a balancer does, without a certificate; the status and the body.
 pub(crate) fn ask(cluster: &Cluster, cell: &str, method: &str, path: &str) -> Result<(u16, String), String> {
+    ask_at(cluster, health_port(cluster, cell), method, path)
+}
+
+/// Where a cell answers balancers.
+pub(crate) fn health_port(cluster: &Cluster, cell: &str) -> u16 {
     let card = cluster.poolers().into_iter().filter_map(|view| view.pooler).find(|card| card.cell == cell);
-    ask_at(cluster, card.expect("a card").health_port.try_into().expect("a port"), method, path)
+    card.expect("a card").health_port.try_into().expect("a port")
 }
 
 /// The same at a port.
-fn ask_at(cluster: &Cluster, port: u16, method: &str, path: &str) -> Result<(u16, String), String> {
+pub(crate) fn ask_at(
+    cluster: &Cluster,
+    port: u16,
+    method: &str,
+    path: &str,
+) -> Result<(u16, String), String> {
     let authorities = cluster.directory().join("client/ca.crt");
     cellar_tls::install_ring_provider();
     let config = cellar_tls::unchecked_client(&authorities, None).expect("a client");

@@ -417,7 +417,13 @@ impl Server for Host {
         });
     }
 
-    fn before_stop(&self, _: &Pooler, _: Term) -> impl Future<Output = ()> + 'static {
-        tokio::time::sleep(self.setup.chance.between(Duration::from_millis(20), Duration::from_secs(2)))
+    fn before_stop(&self, _: &Pooler, _: Term) -> impl Future<Output = bool> + 'static {
+        let takes = self.setup.chance.between(Duration::from_millis(20), Duration::from_secs(2));
+        // A checkpoint that does not end in time.
+        let is_prepared = !self.setup.chance.once_in(8);
+        async move {
+            tokio::time::sleep(takes).await;
+            is_prepared
+        }
     }
 }

@@ -123,7 +123,7 @@ impl Servers {
 
     /// Has a primary shut down once its standbys have all.
     pub fn shut_down(&mut self, cell: usize) {
-        let latest = self.now + Duration::from_secs(20);
+        let latest = self.now + Duration::from_secs(10);
         if let Some(running) = &mut self.cells[cell].running {
             running.shuts_down = running.shuts_down.or(Some(latest));
         }

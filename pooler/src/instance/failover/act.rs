@@ -184,9 +184,8 @@ impl<S: Server> Member<S> {
             return Ok(true);
         }
         let now = clock::uptime();
-        let quorum_age = self.canary.as_ref().map_or(Duration::ZERO, |(_, canary)| canary.quorum_age());
         let etcd_age = now.saturating_sub(self.etcd_heard);
-        let stop = must_stop(&cell, facts, record, etcd_age, quorum_age, &Timing::default());
+        let stop = must_stop(&cell, facts, record, etcd_age, self.quorum_age(), &Timing::default());
         if let Some(why) = stop {
             if self.server.availability().stop.replace(Some(why)).is_none() {
                 tracing::error!(%why, "this primary stops");
@@ -199,8 +198,10 @@ impl<S: Server> Member<S> {
         if !record.is_led_by(&cell, Some(term)) {
             return Ok(true);
         }
-        if record.handover.is_some() && record.phase == Phase::Steady {
-            self.hand_over(card, record);
+        // One that does not stop for it, or not any more, leads as ever.
+        let is_given_up = self.given_up.as_ref() == Some(record);
+        if record.handover.is_some() && record.phase == Phase::Steady && !is_given_up {
+            self.hand_over(card, record).await;
             return Ok(true);
         }
         let kept = self.server.availability().kept.get();

@@ -49,8 +49,9 @@ pub(super) struct Member<S: Server> {
     pub(super) canary: Option<(Term, Canary)>,
     /// Where the row of the term ends that was begun here.
     pub(super) row: Option<(Term, Lsn)>,
-    /// What comes before a planned stop: a checkpoint, which makes it the shorter, and that clients are held.
-    pub(super) checkpoint: Option<tokio::task::JoinHandle<()>>,
+    /// What comes before a planned stop, and whether the stop may follow: a checkpoint, which makes it the shorter, and that clients
+    /// are held.
+    pub(super) prepares: Option<tokio::task::JoinHandle<bool>>,
     /// Since when this primary makes room for another one.
     pub(super) hands_over_since: Option<Duration>,
     /// The record whose move came to no end: this primary does not stop for it again.
@@ -140,7 +141,7 @@ impl<S: Server> Member<S> {
             heard,
             canary: None,
             row: None,
-            checkpoint: None,
+            prepares: None,
             hands_over_since: None,
             given_up: None,
             told: None,
@@ -412,12 +413,7 @@ impl<S: Server> Member<S> {
             let canary = match &self.canary {
                 Some((_, canary)) => canary.state(look.canary_waits),
                 // Its row waits for the quorum, or is not written yet.
-                None => CanaryState::AwaitsQuorum {
-                    since: self
-                        .leads_since
-                        .max(self.had_canary)
-                        .map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since)),
-                },
+                None => CanaryState::AwaitsQuorum { since: self.quorum_age() },
             };
             let in_force = self.shown.map(|since| since.max(self.reloaded) + RELOAD_TIME);
             let commits =
@@ -466,6 +462,15 @@ impl<S: Server> Member<S> {
             leaves: self.leaves,
             cannot_lead: record.is_some_and(|record| self.cannot_lead == Some(record.term)),
         }
+    }
+
+    /// How long ago this primary last had its quorum, at least: one without a canary has led, or lost it, for that long.
+    pub(super) fn quorum_age(&self) -> Duration {
+        if let Some((_, canary)) = &self.canary {
+            return canary.quorum_age();
+        }
+        let since = self.leads_since.max(self.had_canary);
+        since.map_or(Duration::ZERO, |since| clock::uptime().saturating_sub(since))
     }
 
     /// What it sees of the leader; none when it has not looked.

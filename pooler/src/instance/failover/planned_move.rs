@@ -14,22 +14,29 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl<S: Server> Member<S> {
     /// A checkpoint first, while sessions go on; then clients are held where that is possible, and the supervisor stops PostgreSQL
-    /// cleanly.
-    pub(super) fn hand_over(&mut self, card: &Pooler, record: &Leadership) {
-        if self.given_up.as_ref() == Some(record) {
+    /// cleanly. Without the checkpoint it is not stopped: nobody knows how long its own one would take, and nobody can write meanwhile.
+    pub(super) async fn hand_over(&mut self, card: &Pooler, record: &Leadership) {
+        if self.server.availability().hands_over.get() {
+            self.server.wake_supervisor();
             return;
         }
-        match &self.checkpoint {
+        match &mut self.prepares {
             None => {
                 let before_stop = self.server.before_stop(card, record.term);
-                self.checkpoint = Some(tokio::task::spawn_local(before_stop));
+                self.prepares = Some(tokio::task::spawn_local(before_stop));
             }
-            Some(checkpoint) if checkpoint.is_finished() => {
-                if !self.server.availability().hands_over.replace(true) {
+            Some(prepares) if prepares.is_finished() => {
+                let is_prepared = prepares.await.unwrap_or(false);
+                self.prepares = None;
+                if is_prepared {
                     tracing::warn!("this primary stops, so that another one can lead");
+                    self.server.availability().hands_over.set(true);
                     self.hands_over_since = Some(clock::uptime());
+                    self.server.wake_supervisor();
+                } else {
+                    tracing::warn!("this primary does not stop for the move: it goes on");
+                    self.given_up = Some(record.clone());
                 }
-                self.server.wake_supervisor();
             }
             Some(_) => {}
         }
@@ -37,7 +44,7 @@ impl<S: Server> Member<S> {
 
     /// No move goes on here, or none any more: an instance that was stopped for it is started.
     pub(super) fn end_move(&mut self) {
-        (self.checkpoint, self.hands_over_since) = (None, None);
+        (self.prepares, self.hands_over_since) = (None, None);
         if self.server.availability().hands_over.replace(false) {
             self.server.wake_supervisor();
         }

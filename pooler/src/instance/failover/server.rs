@@ -35,8 +35,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement of ours may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the checkpoint before a planned stop may take.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the checkpoint before a planned stop may take. With it, holding clients and the stop itself end before multiadmin gives
+/// the move up.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a promotion is waited for before it is looked at again. It goes on.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -109,8 +110,8 @@ pub trait Server: 'static {
     fn start_canary(&self, card: &Pooler) -> Canary;
     /// Ends the present segment, some time.
     fn switch_wal(&self, card: &Pooler);
-    /// What comes before a planned stop of the leader of that term.
-    fn before_stop(&self, card: &Pooler, term: Term) -> impl Future<Output = ()> + 'static;
+    /// What comes before a planned stop of the leader of that term. Whether the stop may follow, because it will not take long.
+    fn before_stop(&self, card: &Pooler, term: Term) -> impl Future<Output = bool> + 'static;
 }
 
 /// The host that a multipooler runs on.
@@ -296,14 +297,15 @@ impl Server for Host {
         });
     }
 
-    fn before_stop(&self, card: &Pooler, term: Term) -> impl Future<Output = ()> + 'static {
+    fn before_stop(&self, card: &Pooler, term: Term) -> impl Future<Output = bool> + 'static {
         let (endpoint, agent) = (self.endpoint(card), Rc::clone(&self.agent));
         async move {
-            // Without it the stop takes longer, and no more than that.
             if let Err(error) = execute(&endpoint, "CHECKPOINT", CHECKPOINT_TIMEOUT).await {
-                tracing::warn!(%error, "no checkpoint before the stop");
+                tracing::warn!(%error, "no checkpoint before the stop; PostgreSQL may go on with it, and a later move finds less to write");
+                return false;
             }
             hold_clients(agent, term).await;
+            true
         }
     }
 }
