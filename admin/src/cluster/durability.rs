@@ -2,7 +2,7 @@
 
 use cellar_api::v1;
 use cellar_model::{
-    CellName, Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Protocol, Refusal,
+    CellName, Code, Database, DatabaseName, Durability, Key, Leader, Leadership, Phase, Protocol, Refusal,
     check_in_use,
 };
 use cellar_topology::View;
@@ -35,10 +35,10 @@ pub(super) fn check_member_name(cell: &CellName) -> Result<(), Refusal> {
 
 /// Refuses what would not work, before anything is changed.
 fn check(view: &View, database: &Database, durability: Durability) -> Result<(), Refusal> {
-    if durability == Durability::Async {
-        return Ok(());
-    }
     let name = &database.name;
+    if durability == Durability::Async {
+        return view.leaders.get(name).map_or(Ok(()), |leader| check_nobody_else_was_appointed(leader, name));
+    }
     let members = view.poolers.keys().filter(|(of, _)| of == name).count();
     if members < MIN_MEMBERS {
         let message = format!(
@@ -63,6 +63,25 @@ fn check(view: &View, database: &Database, durability: Durability) -> Result<(),
             .about("database", name));
     }
     check_in_use(view.incarnations.get(name), view.leaders.get(name), name)
+}
+
+/// Refuses to give quorum commit up while another member than the recorded primary may have acknowledged commits already: it was
+/// appointed, and nobody knows yet what became of that. The recorded primary would go on without them.
+fn check_nobody_else_was_appointed(leader: &Leader, name: &DatabaseName) -> Result<(), Refusal> {
+    let appointed = leader.leadership.as_ref().filter(|leadership| {
+        !leadership.ended && leadership.phase != Phase::Steady && leadership.cell != leader.cell
+    });
+    let Some(appointed) = appointed else { return Ok(()) };
+    let message = format!(
+        "{} was told to lead database {name} under term {} in the place of {}, and may have acknowledged commits",
+        appointed.cell, appointed.held, leader.cell
+    );
+    Err(Refusal::new(Code::Lagging, message)
+        .hint(format!(
+            "ask again when one of them leads; `cellar explain` says what is awaited. Where too many are lost: `cellar failover --to {} --accept-loss`",
+            appointed.cell
+        ))
+        .about("database", name))
 }
 
 impl Admin {
@@ -116,6 +135,29 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quorum_commit_is_not_given_up_while_somebody_else_may_have_acknowledged() {
+        let name = "app".parse().unwrap();
+        let refused = |led_by: &str, phase, ended| {
+            let leadership =
+                Leadership { phase, ended, ..Leadership::begin("zone2".parse().unwrap(), [].into()) };
+            let leader = Leader {
+                cell: led_by.parse().unwrap(),
+                term: cellar_model::Timeline::new(1),
+                system_identifier: None,
+                lsn: None,
+                leadership: Some(leadership),
+            };
+            check_nobody_else_was_appointed(&leader, &name).is_err()
+        };
+        for phase in [Phase::Appointed, Phase::Recruiting] {
+            assert!(refused("zone1", phase, false), "{phase:?}");
+            assert!(!refused("zone2", phase, false), "it is the recorded primary itself");
+            assert!(!refused("zone1", phase, true), "it was given up before");
+        }
+        assert!(!refused("zone1", Phase::Steady, false));
+    }
 
     #[test]
     fn the_longest_name_of_a_cell_leaves_room_for_the_number_of_its_copy() {

@@ -22,6 +22,9 @@ const ASKED: u32 = 3;
 /// The pause in between.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A request that finds itself done within this is taken for one whose answer was lost.
+const REPEATED_WITHIN: Duration = Duration::from_secs(120);
+
 /// What is decided about, as it was read.
 struct Scene {
     name: DatabaseName,
@@ -45,6 +48,15 @@ fn is_begun(record: &Leadership, to: &CellName) -> bool {
     record.phase != Phase::Steady && (is_forced || record.handover.as_ref() == Some(to))
 }
 
+/// Whether that was done a moment ago: a request whose answer was lost is repeated.
+fn is_done(record: &Leadership, last: Option<&Failover>, to: &CellName, now: jiff::Timestamp) -> bool {
+    let is_this = |last: &Failover| {
+        let age = now.duration_since(last.begin_time).unsigned_abs();
+        last.kind == FailoverKind::Forced && last.to.as_ref() == Some(to) && age < REPEATED_WITHIN
+    };
+    record.phase == Phase::Steady && record.cell == *to && last.is_some_and(is_this)
+}
+
 impl Admin {
     /// What a failover to `to` would do now.
     pub(crate) async fn failover_plan(
@@ -66,7 +78,8 @@ impl Admin {
     ) -> Result<v1::DatabaseView, Refusal> {
         self.fresh(deadline).await?;
         let present = self.scene(database, to)?;
-        if is_begun(&present.record, to) {
+        let last = self.view().failovers.get(&present.name).and_then(|all| all.failovers.last().cloned());
+        if is_begun(&present.record, to) || is_done(&present.record, last.as_ref(), to, clock::now()) {
             return self.database(Some(&present.name), deadline).await;
         }
         let Planned { scene, forced, plan } = self.planned(database, to, deadline).await?;
@@ -244,4 +257,28 @@ fn refused(why: &CannotForce, database: &DatabaseName, to: &CellName) -> Refusal
         CannotForce::Behind { best } => (Code::Lagging, format!("`cellar failover --to {best}`")),
     };
     Refusal::new(code, message).hint(hint).about("database", database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failover_that_was_done_a_moment_ago_is_not_refused() {
+        let [zone1, zone3]: [CellName; 2] = ["zone1", "zone3"].map(|cell| cell.parse().unwrap());
+        let record = Leadership::begin(zone3.clone(), BTreeMap::new());
+        let begun = clock::now();
+        let last = |kind, to: &CellName| {
+            let failover = Failover::begun(record.term, kind, zone1.clone(), String::new(), begun);
+            Failover { to: Some(to.clone()), ..failover }
+        };
+        let forced = last(FailoverKind::Forced, &zone3);
+        let is_done = |last: &Failover, seconds| {
+            is_done(&record, Some(last), &zone3, begun + jiff::SignedDuration::from_secs(seconds))
+        };
+        assert!(is_done(&forced, 20));
+        assert!(!is_done(&forced, 200), "who asks now wants something else");
+        assert!(!is_done(&last(FailoverKind::Lost, &zone3), 20), "nobody had asked for it");
+        assert!(!is_done(&last(FailoverKind::Forced, &zone1), 20));
+    }
 }

@@ -81,6 +81,8 @@ impl Admin {
         deadline: Deadline,
     ) -> Result<v1::DatabaseSettings, Refusal> {
         let mut last = Setback::Overtaken;
+        // After a try whose answer was lost: what is not there any more may have been taken away by it.
+        let mut is_repeated = false;
         for attempt in 0..MAX_ATTEMPTS {
             self.fresh(deadline).await?;
             let (present, key, revision) = {
@@ -90,7 +92,7 @@ impl Admin {
                 let revision = view.revision(&key);
                 (present, key, revision)
             };
-            let settings = check(&present, change)?;
+            let settings = check(&present, change, is_repeated)?;
             if !change.set.is_empty() {
                 // All of them: one may be wrong beside another one only.
                 self.propose(&present.name, &settings).await?;
@@ -113,6 +115,7 @@ impl Admin {
                 }
                 Err(StoreError::Retryable(why)) if !deadline.has_passed() => {
                     deadline.pause(attempt).await;
+                    is_repeated = true;
                     last = Setback::Unanswered(why);
                 }
                 Err(error) => return Err(refusal::of_store(error)),
@@ -198,9 +201,14 @@ impl Admin {
 }
 
 /// The settings after a change of what a database has, or why it cannot be made.
-fn check(present: &Database, change: &SettingsChange) -> Result<BTreeMap<String, String>, Refusal> {
+fn check(
+    present: &Database,
+    change: &SettingsChange,
+    is_repeated: bool,
+) -> Result<BTreeMap<String, String>, Refusal> {
     check_settings_protocol(present)?;
-    if let Some(name) = change.unset.iter().find(|name| !present.settings.contains_key(*name)) {
+    let mut absent = change.unset.iter().filter(|name| !present.settings.contains_key(*name));
+    if let Some(name) = absent.next().filter(|_| !is_repeated) {
         let message = format!("database {} was not given {name}", present.name);
         return Err(refusal::invalid("unset", message).hint("`cellar settings list` shows what it was given"));
     }

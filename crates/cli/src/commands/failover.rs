@@ -75,9 +75,11 @@ fn loss(plan: &FailoverPlan) -> String {
     )
 }
 
-fn is_settled(view: &DatabaseView, to: &str) -> bool {
+/// Who leads, and nothing of a change is under way.
+fn settled(view: &DatabaseView) -> Option<&str> {
     let leadership = view.leader.as_ref().and_then(|leader| leader.leadership.as_ref());
-    leadership.is_some_and(|it| it.cell == to && it.phase() == LeadershipPhase::Steady)
+    let settled = leadership.filter(|it| it.handover.is_none() && it.phase() == LeadershipPhase::Steady);
+    settled.map(|it| it.cell.as_str())
 }
 
 impl Failover {
@@ -116,13 +118,21 @@ impl Failover {
         let mut view =
             target.call(request, async |mut client, request| client.fail_over(request).await).await?;
         let deadline = Instant::now() + TIMEOUT;
-        while !is_settled(&view, &to) && Instant::now() < deadline {
+        while settled(&view).is_none() && Instant::now() < deadline {
             tokio::time::sleep(INTERVAL).await;
             let get = GetDatabaseRequest { name: global.database() };
             view = target.call(get, async |mut client, request| client.get_database(request).await).await?;
         }
-        if is_settled(&view, &to) {
-            return global.output.print(&view, render);
+        if let Some(leads) = settled(&view) {
+            if leads == to {
+                return global.output.print(&view, render);
+            }
+            let message = format!("{leads} leads now: it had more than {to}");
+            return Err(Failure::Rpc(Box::new(cellar_api::status_of(
+                &Refusal::new(Code::Lagging, message).hint(format!(
+                    "nothing more goes on; `cellar switchover --to {to}` moves the primary there when it has everything"
+                )),
+            ))));
         }
         let message = format!("{to} does not lead yet");
         Err(Failure::Rpc(Box::new(cellar_api::status_of(
