@@ -136,6 +136,35 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Waits until no job holds the database's lock: a backup that goes on would end with the primary. One that begins in the
+    /// moment after is not waited for.
+    async fn wait_for_lock(&self) -> Outcome {
+        let begun = Instant::now();
+        let mut said = None;
+        loop {
+            let Some(holder) = self.database().await?.lock.and_then(|lock| lock.holder) else {
+                return Ok(());
+            };
+            if begun.elapsed() >= MEMBER_TIMEOUT {
+                return Err(refused(
+                    Code::Busy,
+                    format!(
+                        "the rolling restart stops: job {holder} has held the database's lock for {}",
+                        units::duration(begun.elapsed())
+                    ),
+                    &format!(
+                        "wait for it (`cellar jobs watch {holder}`) or cancel it (`cellar jobs cancel {holder}`), and run this again: it goes on"
+                    ),
+                ));
+            }
+            if said.as_ref() != Some(&holder) {
+                output::note(&format!("waits for job {holder}, which needs the primary"));
+                said = Some(holder);
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
     async fn scene(&self) -> Outcome<(RestartScene, DatabaseSettings)> {
         let view = self.database().await?;
         let primary = primary_of(&view)?;
@@ -182,6 +211,7 @@ impl Run<'_> {
                     self.restart(&cell).await?;
                 }
                 RestartStep::Move(cell) => {
+                    self.wait_for_lock().await?;
                     output::note(&format!(
                         "{cell} is the primary, which is moved to a standby and restarts as one"
                     ));

@@ -57,6 +57,11 @@ pub(crate) async fn move_primary(
     let get = || GetDatabaseRequest { name: global.database() };
     let before = target.call(get(), async |mut client, request| client.get_database(request).await).await?;
     before.slot_notes.iter().for_each(|note| output::note(note));
+    if let Some(job) = before.lock.as_ref().and_then(|lock| lock.holder.as_ref()) {
+        output::note(&format!(
+            "job {job} goes on: one that reads from the primary, such as a backup, fails when that stops"
+        ));
+    }
     let to = to.map(ToString::to_string).unwrap_or_default();
     let begun = Instant::now();
     let mut view = loop {
