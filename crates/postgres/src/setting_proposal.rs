@@ -20,7 +20,8 @@ const MAX_VALUE: usize = 4096;
 const MAX_NAME: usize = 63;
 
 /// Less than this, and members or Cellar itself are locked out.
-const FLOORS: [(&str, u32); 2] = [("max_wal_senders", 8), ("max_connections", 20)];
+const FLOORS: [(&str, u32); 3] =
+    [("max_wal_senders", 8), ("max_connections", 20), ("superuser_reserved_connections", 3)];
 
 /// Why a setting cannot be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -333,6 +334,8 @@ mod tests {
         assert_eq!(check_names(&map(&[("wal_level", "logical")])), Ok(()));
         assert!(problem_hint("max_wal_senders", "2").contains("8 or more"));
         assert!(problem_hint("max_connections", "10").contains("20 or more"));
+        // Else a storm of clients shuts out what would stop a primary that was replaced.
+        assert!(problem_hint("superuser_reserved_connections", "0").contains("3 or more"));
     }
 
     #[test]
