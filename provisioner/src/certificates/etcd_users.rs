@@ -32,10 +32,9 @@ impl Cluster {
     }
 
     /// Removes the users that a cell's poolers, and the multiadmin on its host, had in etcd before certificates were revoked.
-    pub(crate) async fn dismiss_former_users(&self, cell: &CellName) -> Result<()> {
-        let etcd = self.etcd().await?;
+    pub(crate) async fn dismiss_former_users(&self, etcd: &EtcdKv, cell: &CellName) -> Result<()> {
         for revocations in 0..self.revocations_of(cell) {
-            self.dismiss_users(&etcd, cell, revocations).await?;
+            self.dismiss_users(etcd, cell, revocations).await?;
         }
         Ok(())
     }
@@ -49,8 +48,8 @@ impl Cluster {
 
     /// Removes a cell's poolers from etcd's users.
     pub(crate) async fn dismiss_poolers(&self, cell: &CellName) -> Result<()> {
-        self.dismiss_former_users(cell).await?;
         let etcd = self.etcd().await?;
+        self.dismiss_former_users(&etcd, cell).await?;
         for name in self.pooler_users(cell, self.revocations_of(cell)) {
             etcd.remove_user(&name).await?;
         }
@@ -99,7 +98,7 @@ impl Cluster {
             self.admit_poolers(&cell.name).await?;
             // Its host may not have its new certificates yet.
             if self.is_local() || self.state.revoking.is_none() {
-                self.dismiss_former_users(&cell.name).await?;
+                self.dismiss_former_users(&etcd, &cell.name).await?;
             }
         }
         Ok(etcd.enable_permissions().await?)

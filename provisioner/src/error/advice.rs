@@ -48,6 +48,7 @@ impl ProvisionError {
             | Self::Bundle { .. }
             | Self::HalfRemoved { .. }
             | Self::NewerState { .. }
+            | Self::OlderDirectory { .. }
             | Self::RecordDiffers { .. } => FailureKind::Refused,
             Self::NoCluster { .. }
             | Self::NoHost { .. }
@@ -114,6 +115,10 @@ impl ProvisionError {
             }
             Self::BadState { .. } => Some(
                 "put your own copy of it there: it holds the cells and ports of the cluster, which goes on without it"
+                    .to_owned(),
+            ),
+            Self::OlderDirectory { .. } => Some(
+                "put back a copy of it that was made after the last revocation: this one has the keys that were revoked, and would let them in again. Nothing was changed, and the cluster runs on"
                     .to_owned(),
             ),
             Self::RecordDiffers { .. } => Some(

@@ -170,6 +170,18 @@ pub enum ProvisionError {
         /// What this cluster would write.
         wanted: String,
     },
+    /// The directory was put back from a copy of before a revocation.
+    #[error("{} is older than the cluster: certificates of cell {cell} were revoked {recorded} times, and it knows of {known}", dir.display())]
+    OlderDirectory {
+        /// The cluster's directory.
+        dir: PathBuf,
+        /// The cell.
+        cell: String,
+        /// How often, by etcd's record.
+        recorded: u32,
+        /// The same by the directory.
+        known: u32,
+    },
     /// etcd runs, and its data is to be replaced.
     #[error("etcd of the cluster in {} runs (process {pid}), and its data is to be replaced", dir.display())]
     EtcdRuns {

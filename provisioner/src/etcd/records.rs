@@ -2,7 +2,7 @@
 //!
 //! A snapshot says what was so when it was taken. Four things in it are dangerous later: a job that was open then would
 //! be run again, though it may have ended since; a cell that was added since would be taken for removed, and one that
-//! was removed for added; data that a restore has made since would be called outdated; and the primary of then may have
+//! was removed for added, and one that was both has other ports now; data that a restore has made since would be called outdated; and the primary of then may have
 //! been replaced since: it would be started beside the present one. What cannot be known is told.
 
 use std::collections::BTreeSet;
@@ -36,6 +36,8 @@ pub struct RepairedRecords {
     pub added_cells: Vec<CellName>,
     /// Cells that were in the snapshot and have been removed since.
     pub removed_cells: Vec<CellName>,
+    /// Cells whose record in the snapshot was another one: they were removed and added again since.
+    pub replaced_cells: Vec<CellName>,
     /// The numbers of the incarnations that the data of databases has of which the snapshot had an older one.
     pub incarnations: Vec<(DatabaseName, u32)>,
     /// Keys that could not be read, and stay as they are.
@@ -182,16 +184,21 @@ impl Cluster {
     ) -> Result<()> {
         let compared = self.compare(recorded);
         for cell in &self.state.cells {
-            if !compared.removed.contains(&cell.name) {
+            let found = recorded.get(&cell.name);
+            let is_missing = compared.removed.contains(&cell.name);
+            // A cell that was removed and added again since has another index, and may be on another host.
+            let is_other = found.is_some_and(|found| *found != self.cell_as_recorded(cell, found));
+            if !is_missing && !is_other {
                 continue;
             }
             let key = Key::Cell(cell.name.clone());
-            let mut all = store.transaction().expect_absent(&key).put(&key, &self.cell(cell));
+            let mut all = store.transaction().put(&key, &self.cell(cell));
             for pooler in self.poolers(std::slice::from_ref(cell))? {
                 all = all.put(&Key::Pooler(pooler.database.clone(), pooler.cell.clone()), &pooler);
             }
             commit(all).await?;
-            repaired.added_cells.push(cell.name.clone());
+            let cells = if is_missing { &mut repaired.added_cells } else { &mut repaired.replaced_cells };
+            cells.push(cell.name.clone());
         }
         let unknown = |name: &&CellName| self.state.cell(name).is_none();
         let removed: Vec<CellName> = match self.is_local() {
@@ -336,9 +343,9 @@ mod tests {
     #[tokio::test]
     async fn open_jobs_are_closed_and_cells_are_those_that_are_there() {
         let dir = tempfile::tempdir().unwrap();
-        // zone3 was added after the snapshot, and zone9 removed.
-        let now = Cluster::sample(dir.path(), &["zone1", "zone3"]);
-        let then = Cluster::sample(dir.path(), &["zone1", "zone9"]);
+        // zone3 was added after the snapshot, zone9 removed, and zone5 removed and added again: it has another index.
+        let now = Cluster::sample(dir.path(), &["zone1", "zone3", "zone5"]);
+        let then = Cluster::sample(dir.path(), &["zone1", "zone5", "zone9"]);
         let store = Store::new(Arc::new(MemoryKv::default()), now.keys());
         let database = now.state.first_database.name.clone();
         let status = |name: &CellName| Key::Status(database.clone(), name.clone());
@@ -418,6 +425,7 @@ mod tests {
                 closed_jobs: vec![open.id],
                 added_cells: vec!["zone3".parse().unwrap()],
                 removed_cells: vec!["zone9".parse().unwrap()],
+                replaced_cells: vec!["zone5".parse().unwrap()],
                 incarnations: vec![("app".parse().unwrap(), 2)],
                 unreadable: vec![],
             }
@@ -425,13 +433,21 @@ mod tests {
         let closed = store.get::<JobRecord>(&key(&open)).await.unwrap().unwrap().record;
         assert_eq!(closed.closure.unwrap().state, JobState::Failed);
         assert_eq!(store.get::<JobRecord>(&key(&ended)).await.unwrap().unwrap().record.closure, None);
-        for (cell, there) in [("zone1", true), ("zone3", true), ("zone9", false)] {
+        for (cell, there) in [("zone1", true), ("zone3", true), ("zone5", true), ("zone9", false)] {
             let name: CellName = cell.parse().unwrap();
             let reported = store.get::<serde_json::Value>(&status(&name)).await.unwrap();
             assert!(reported.is_none(), "what it reported then is not so now");
             let found = store.get::<Cell>(&Key::Cell(name.clone())).await.unwrap();
             let pooler = store.get::<Pooler>(&Key::Pooler(database.clone(), name)).await.unwrap();
             assert_eq!((found.is_some(), pooler.is_some()), (there, there), "{cell}");
+        }
+        // What `up` compares with.
+        for cell in &now.state.cells {
+            let found = store.get::<Cell>(&Key::Cell(cell.name.clone())).await.unwrap().unwrap().record;
+            assert_eq!(found, now.cell(cell));
+            let key = Key::Pooler(database.clone(), cell.name.clone());
+            let pooler = store.get::<Pooler>(&key).await.unwrap().unwrap().record;
+            assert_eq!(pooler, now.pooler(&now.state.first_database, cell).unwrap());
         }
         // Nothing is left to do.
         assert_eq!(now.repair_records(&store).await.unwrap(), RepairedRecords::default());

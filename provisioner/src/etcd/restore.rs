@@ -38,6 +38,9 @@ const MAX_LIFE: &str = "600";
 /// How often to ask whether it answers.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The name of the data in the directory where a snapshot is unpacked.
+const DATA: &str = "data";
+
 /// How long it may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -84,7 +87,7 @@ pub async fn restore_etcd(
     let repaired = cluster.repair_restored(&restored, None, deadline).await?;
     steps.step("its records fit the cells and data that are there");
     let this = cluster.clone();
-    let kept = blocking(move || this.take_into_use(&restored)).await?;
+    let kept = blocking(move || this.exchange_data(this.name_for_old_data()?)).await?;
     steps.step("it is in the place of etcd's data");
     Ok(RestoredEtcd { content, kept, repaired })
 }
@@ -162,7 +165,7 @@ impl Cluster {
             })
             .await?;
         }
-        let data = directory.join("data");
+        let data = directory.join(DATA);
         let user = self.user.switch();
         let content = tool::content(&copy, user, left(deadline)).await?;
         let EtcdPeer { name, peer_url } = member;
@@ -192,6 +195,10 @@ impl Cluster {
             let repaired = self.repair_records(&store).await?;
             for cell in &repaired.removed_cells {
                 self.dismiss_from(&kv, cell).await?;
+            }
+            // The snapshot may know them: their certificates were revoked after it.
+            for cell in &self.state.cells {
+                self.dismiss_former_users(&kv, &cell.name).await?;
             }
             if let Some((path, mark)) = snapshot {
                 store.transaction().put(&Key::EtcdRestore, mark).commit().await?;
@@ -238,27 +245,35 @@ impl Cluster {
         .start()
     }
 
-    /// Exchanges the restored data with etcd's. Where the old data is now.
-    fn take_into_use(&self, restored: &Path) -> Result<Option<PathBuf>> {
-        let data = self.etcd_data();
+    /// Gives the directory of the restored data the name that the old data is to be found under. What stands under the other
+    /// name is removed by the next restore, and from the exchange on that would be the only old data.
+    fn name_for_old_data(&self) -> Result<PathBuf> {
+        let (draft, kept) =
+            (self.restored_etcd(), self.layout.etcd().join(format!("before-{}", clock::new_id())));
+        let directory = OpenDirectory::parent_of(&kept).map_err(ProvisionError::io("open", &kept))?;
+        fs::rename(&draft, &kept)
+            .and_then(|()| directory.sync())
+            .map_err(ProvisionError::io("rename", &draft))?;
+        Ok(kept)
+    }
+
+    /// Exchanges the restored data, which is in `kept` now, with etcd's. Where the old data is then.
+    fn exchange_data(&self, kept: PathBuf) -> Result<Option<PathBuf>> {
+        let (data, restored) = (self.etcd_data(), kept.join(DATA));
         let directory = OpenDirectory::parent_of(&data).map_err(ProvisionError::io("open", &data))?;
-        let from = OpenDirectory::parent_of(restored).map_err(ProvisionError::io("open", restored))?;
-        let rename = |flags| -> std::io::Result<()> {
-            renameat2(AT_FDCWD, &from.entry(restored), AT_FDCWD, &directory.entry(&data), flags)?;
+        let from = OpenDirectory::parent_of(&restored).map_err(ProvisionError::io("open", &restored))?;
+        let is_there = data.exists();
+        let flags = if is_there { RenameFlags::RENAME_EXCHANGE } else { RenameFlags::RENAME_NOREPLACE };
+        let exchange = || -> std::io::Result<()> {
+            renameat2(AT_FDCWD, &from.entry(&restored), AT_FDCWD, &directory.entry(&data), flags)?;
             directory.sync()?;
             from.sync()
         };
-        let is_there = data.exists();
-        let flags = if is_there { RenameFlags::RENAME_EXCHANGE } else { RenameFlags::RENAME_NOREPLACE };
-        rename(flags).map_err(ProvisionError::io("exchange", &data))?;
-        let aside = self.restored_etcd();
+        exchange().map_err(ProvisionError::io("exchange", &data))?;
         if !is_there {
-            remove_tree(&aside)?;
-            return Ok(None);
+            remove_tree(&kept)?;
         }
-        let kept = self.layout.etcd().join(format!("before-{}", clock::new_id()));
-        fs::rename(&aside, &kept).map_err(ProvisionError::io("rename", &aside))?;
-        Ok(Some(kept))
+        Ok(is_there.then_some(kept))
     }
 
     fn etcd_peer_url(&self) -> Result<String> {

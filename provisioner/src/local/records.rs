@@ -163,14 +163,20 @@ impl Cluster {
         }
         for cell in &self.state.cells {
             let Some(found) = recorded.get(&cell.name) else { continue };
-            let mut wanted = self.cell(cell);
-            wanted.directory = recorded_path(&found.directory, wanted.directory);
+            let wanted = self.cell_as_recorded(cell, found);
             if *found != wanted {
                 return Err(differs(store, &Key::Cell(cell.name.clone()), found, &wanted));
             }
         }
         self.restore_poolers(store, &listing).await?;
         Ok(self.compare(&recorded))
+    }
+
+    /// The record that a cell is to have, with its directory as it is written in the one that is there if both are the same.
+    pub(crate) fn cell_as_recorded(&self, cell: &LocalCell, found: &Cell) -> Cell {
+        let mut wanted = self.cell(cell);
+        wanted.directory = recorded_path(&found.directory, wanted.directory);
+        wanted
     }
 
     /// Writes the record of a primary's cell if it is missing: that cell cannot be removed, so the record was lost.
@@ -205,6 +211,15 @@ impl Cluster {
                         let record = Pooler { health_port: wanted.health_port, ..recorded.record };
                         let _ =
                             transaction.expect(&key, recorded.revision).put(&key, &record).commit().await?;
+                    }
+                    // Its older names were taken from whoever stole a key: they are not given back.
+                    Some(recorded) if recorded.record.revocations > wanted.revocations => {
+                        return Err(ProvisionError::OlderDirectory {
+                            dir: self.layout.root().to_owned(),
+                            cell: cell.name.to_string(),
+                            recorded: recorded.record.revocations,
+                            known: wanted.revocations,
+                        });
                     }
                     Some(_) => {}
                 }

@@ -137,8 +137,9 @@ impl Cluster {
     pub(crate) async fn shut_out(&self, revoking: &Revoking, deadline: Instant, steps: &Steps) -> Result<()> {
         let _ = self.sign_revoked(&revoking.serials)?;
         self.publish_revoked().await?;
+        let etcd = self.etcd().await?;
         for cell in &self.state.cells {
-            self.dismiss_former_users(&cell.name).await?;
+            self.dismiss_former_users(&etcd, &cell.name).await?;
         }
         if let Some(former) = revoking.former_name {
             let name = self.state.pgbackrest_name;

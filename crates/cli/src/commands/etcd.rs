@@ -144,6 +144,7 @@ fn repaired(content: &SnapshotContent, repaired: &RepairedRecords) -> Value {
         "closedJobs": repaired.closed_jobs,
         "addedCells": repaired.added_cells,
         "removedCells": repaired.removed_cells,
+        "replacedCells": repaired.replaced_cells,
         "incarnation": repaired.incarnations.first().filter(|_| repaired.incarnations.len() == 1).map(|(_, number)| number),
         "incarnations": repaired.incarnations.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "unreadableRecords": repaired.unreadable,

@@ -97,6 +97,7 @@ fn repaired_lines(repaired: &RepairedRecords) -> Vec<String> {
     );
     list("cells that are there and were not in it", text(&repaired.added_cells));
     list("cells that were in it and have been removed since", text(&repaired.removed_cells));
+    list("cells that were removed and added again since", text(&repaired.replaced_cells));
     list("records that cannot be read and stay as they are", repaired.unreadable.clone());
     for (database, number) in &repaired.incarnations {
         lines.push(format!(
