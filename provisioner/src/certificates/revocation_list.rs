@@ -64,26 +64,56 @@ impl Cluster {
     /// Publishes the lists in etcd, where all servers read them.
     pub(crate) async fn publish_revoked(&self) -> Result<()> {
         self.install_etcd_revocations()?;
-        // A server that checks lists refuses every certificate of an authority without one, so there is none before it is needed.
-        if self.revoked()?.is_empty() {
-            return Ok(());
-        }
-        let newest = || Ok(read(&self.revocations_file())?.unwrap_or_default());
+        let newest = |there: Option<&RevocationList>| {
+            let is_adopted = self.adopt_revoked(there)?;
+            // A server that checks lists refuses every certificate of an authority without one, so there is none before it is needed.
+            if self.revoked()?.is_empty() {
+                return Ok(None);
+            }
+            if is_adopted {
+                self.install_etcd_revocations()?;
+            }
+            read(&self.revocations_file())
+        };
         publish(&self.store().await?, newest).await
+    }
+
+    /// Takes in what the list in etcd revokes and this directory's does not: the directory may be an older one that was put back.
+    /// Whether there was anything.
+    fn adopt_revoked(&self, there: Option<&RevocationList>) -> Result<bool> {
+        // One that nobody signed whom this cluster trusts says nothing.
+        let Some((listed, _)) =
+            there.and_then(|list| self.trusted().ok().and_then(|ca| read_revocations(&list.pem, &ca).ok()))
+        else {
+            return Ok(false);
+        };
+        let own = self.revoked()?;
+        let missing: BTreeSet<String> =
+            listed.into_keys().filter(|serial| !own.contains_key(serial)).collect();
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        self.sign_revoked(&missing)?;
+        Ok(true)
     }
 }
 
-/// Puts the list that `newest` reads into etcd.
+/// Puts the list that `newest` gives into etcd, if it gives one; it is told what is there.
 ///
 /// A write whose answer was lost may arrive late, when a newer list is there: so each expects what was there before its list
 /// was read. Whoever revokes writes the file first, and etcd afterwards.
-async fn publish(store: &Store, newest: impl Fn() -> Result<String>) -> Result<()> {
+async fn publish(
+    store: &Store,
+    newest: impl Fn(Option<&RevocationList>) -> Result<Option<String>>,
+) -> Result<()> {
     let key = Key::Revocations;
     for _ in 0..MAX_ATTEMPTS {
         // Of the key, also when its value cannot be read: then it is replaced.
         let there = store.kv().get(&store.keys().path(&key)).await?;
-        let revision = there.map_or(0, |entry| entry.revision);
-        let list = RevocationList { pem: newest()? };
+        let revision = there.as_ref().map_or(0, |entry| entry.revision);
+        let there = there.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        let Some(pem) = newest(there.as_ref())? else { return Ok(()) };
+        let list = RevocationList { pem };
         let written = store.transaction().expect(&key, revision).put(&key, &list).commit().await?;
         if written != TxnOutcome::Conflict {
             return Ok(());
@@ -116,14 +146,14 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(publish_newer());
         };
-        let newer_is_published = || {
+        let newer_is_published = |_: Option<&RevocationList>| {
             let read = file.lock().unwrap().clone();
             if read == "older" {
                 // Another command revokes between this one's reading of the file and its write.
                 "newer".clone_into(&mut file.lock().unwrap());
                 std::thread::scope(|scope| scope.spawn(in_this_moment).join().unwrap());
             }
-            Ok(read)
+            Ok(Some(read))
         };
         publish(&store, newer_is_published).await.unwrap();
         let listed = store.get::<RevocationList>(&Key::Revocations).await.unwrap().unwrap();
@@ -133,7 +163,7 @@ mod tests {
         let damaged =
             Write::Put { key: store.keys().path(&Key::Revocations), value: b"{".to_vec(), lease: None };
         kv.txn(vec![], vec![damaged]).await.unwrap();
-        publish(&store, || Ok("newest".to_owned())).await.unwrap();
+        publish(&store, |there| Ok(there.is_none().then(|| "newest".to_owned()))).await.unwrap();
         let listed = store.get::<RevocationList>(&Key::Revocations).await.unwrap().unwrap();
         assert_eq!(listed.record.pem, "newest");
     }

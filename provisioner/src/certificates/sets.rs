@@ -1,10 +1,13 @@
 //! The certificate sets of a local cluster: their owners, directories, and the names and uses of each certificate.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use cellar_model::{CellName, HostName, OperatorRole};
 use cellar_system::Owner;
-use cellar_tls::{CLIENT_CERTIFICATE, CLIENT_KEY, Ca, LeafRequest, SERVER_CERTIFICATE, SERVER_KEY};
+use cellar_tls::{
+    CLIENT_CERTIFICATE, CLIENT_KEY, Ca, LeafRequest, SERVER_CERTIFICATE, SERVER_KEY, known_certificates,
+};
 
 use crate::certificates::operator::operator_name;
 use crate::certificates::set::CertificateSet;
@@ -40,6 +43,20 @@ impl Cluster {
         let removed = self.members_on_disk().into_iter().filter(|member| !known.contains(member));
         sets.extend(removed.map(|member| self.member_set(&member)));
         Ok(sets)
+    }
+
+    /// The serial numbers of all certificates that a cell's host was given, also of those that were replaced since.
+    pub(crate) fn serials_of_host(&self, cell: &CellName) -> Result<BTreeSet<String>> {
+        let host = self.for_host(cell);
+        let sets = self.certificate_sets_on_disk()?.into_iter().map(|set| set.directory);
+        let of_host = sets.filter(|directory| directory.starts_with(host.root()));
+        // Its member may have been removed already, by a run that was interrupted.
+        let directories: BTreeSet<PathBuf> = of_host.chain([host.etcd().join("tls")]).collect();
+        let mut serials = BTreeSet::new();
+        for directory in directories.iter().filter(|directory| directory.exists()) {
+            serials.extend(known_certificates(directory)?.into_iter().map(|one| one.serial));
+        }
+        Ok(serials)
     }
 
     fn set(

@@ -156,6 +156,14 @@ pub async fn remove_cell_on_host(dir: &Path, name: &CellName, steps: &Steps) -> 
     steps.step(&format!("cell {name} has left the topology"));
     let had_member = cluster.remove_etcd_of(name, steps).await?;
     cluster.dismiss_host(name).await?;
+    // Multipoolers, multiadmins and etcd's members go by certificates, not by etcd's users: what the host still has is to open
+    // nothing. Before its directory is removed, so that a run that ends in between is repeated.
+    let serials = cluster.serials_of_host(name)?;
+    if !serials.is_empty() {
+        cluster.sign_revoked(&serials)?;
+        cluster.publish_revoked().await?;
+        steps.step(&format!("the {} certificates of its host are revoked", serials.len()));
+    }
     // Its host keeps its keys: a cell of this name that is added later gets others, and another user of etcd.
     for member in cluster.state.members_in(name) {
         let tls = cluster.keys_of(&member).tls();
