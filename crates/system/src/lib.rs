@@ -29,7 +29,7 @@ pub use file_id::{FileId, is_inside, is_same_place};
 pub use listen::{addresses_of, has_address, is_dual_stack};
 pub use lock::{FileLock, LockError};
 pub use log::init_logging;
-pub use log_file::{last_lines, last_lines_of, open_log, open_to_read};
+pub use log_file::{last_lines, last_lines_of, open_log, open_to_read, read_text};
 pub use log_limit::{MAX_LOG_BYTES, limit_log, limit_logs, logs_in, old_log};
 pub use mounts::{is_mount_point, mount_points};
 pub use new_directory::create_directory;

@@ -18,6 +18,9 @@ const LOG_MODE: u32 = 0o640;
 /// Bytes at the end of a file that are read to find its last lines.
 const MAX_TAIL_BYTES: u64 = 16 << 10;
 
+/// Bytes of a small text file: keys, certificates, lists, notes.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
 /// Opens a log to append to, and makes it with mode 0640 and this owner if there is none.
 ///
 /// Its directory may be the owner's, so a link in place of it is not followed, and a file that exists is used as it is:
@@ -60,6 +63,20 @@ pub fn open_log(path: &Path, owner: Option<Owner>) -> io::Result<File> {
 pub fn open_to_read(path: &Path) -> io::Result<(File, Metadata)> {
     let directory = OpenDirectory::parent_of(path)?;
     open_regular(&directory.entry(path))
+}
+
+/// All of a small text file, at most [`MAX_TEXT_BYTES`]; see [`open_to_read`] for files in a directory of another user.
+///
+/// # Errors
+/// When it cannot be read, is not a regular file, is larger, or is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let (file, _) = open_to_read(path)?;
+    let mut text = String::new();
+    file.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_TEXT_BYTES {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any such file")),
+        false => Ok(text),
+    }
 }
 
 /// The last `max_lines` lines of what a file holds after its first `from` bytes, of at most its last 16 KiB; see
@@ -118,6 +135,7 @@ mod tests {
         for path in ["directory/secret", "directory/new", "link", "dangling"] {
             assert!(open_log(&shared.join(path), other_user()).is_err(), "{path}");
             assert!(last_lines_of(&shared.join(path), 0, 8).is_err(), "{path}");
+            assert!(read_text(&shared.join(path)).is_err(), "{path}");
         }
         assert_eq!(fs::read_dir(&private).unwrap().count(), 1);
     }
@@ -143,6 +161,17 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(open_log(&fifo, None).is_err());
         assert!(last_lines_of(&fifo, 0, 8).is_err());
+        assert!(read_text(&fifo).is_err());
+    }
+
+    #[test]
+    fn text_is_read_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("note");
+        for (bytes, is_read) in [(0, true), (MAX_TEXT_BYTES, true), (MAX_TEXT_BYTES + 1, false)] {
+            fs::write(&path, "a".repeat(usize::try_from(bytes).unwrap())).unwrap();
+            assert_eq!(read_text(&path).ok().map(|text| text.len() as u64), is_read.then_some(bytes));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cellar_system::clock;
+use cellar_system::{clock, read_text};
 
 use crate::cluster::etcd_origin::{EtcdBeginning, EtcdOrigin};
 use crate::cluster::local_cluster::Cluster;
@@ -47,7 +47,7 @@ impl Cluster {
 
     fn etcd_data_found(&self, origin: &EtcdOrigin) -> Result<Found> {
         let path = self.etcd_origin_file();
-        let written = match fs::read_to_string(&path) {
+        let written = match read_text(&path) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(ProvisionError::io("read", &path)(error)),
@@ -131,6 +131,11 @@ impl Cluster {
         let Some(mark) = origin.mark().filter(|_| found != Found::Right && !origin.started) else {
             return Ok(None);
         };
+        // Again: since it was looked at, a service manager or somebody else may have started etcd with the data that is there.
+        // From now on none is started with it, because the record of this host asks for another one.
+        if let Some(finding) = self.etcd_data_obstacle(snapshot)? {
+            return Err(ProvisionError::Preflight(vec![finding]));
+        }
         let owner = self.owner();
         make_directory(&self.layout.etcd(), 0o700, owner)?;
         let new = match (snapshot, &origin.snapshot) {

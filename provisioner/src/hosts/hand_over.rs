@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{HandOverAnswer, HandOverRequest};
-use cellar_system::clock;
+use cellar_system::{clock, read_text};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -129,8 +129,8 @@ impl Cluster {
         let begun = Instant::now();
         let mut last = begun;
         while begun.elapsed() < TIMEOUT {
-            let read = std::fs::read(path).ok();
-            let request = read.and_then(|text| serde_json::from_slice::<HandOverRequest>(&text).ok());
+            let read = read_text(path).ok();
+            let request = read.and_then(|text| serde_json::from_str::<HandOverRequest>(&text).ok());
             match request.map(|request| request.answer) {
                 Some(Some(HandOverAnswer::Elsewhere)) => return HandedOver::Elsewhere,
                 Some(Some(HandOverAnswer::NoQuorumCommit)) => return HandedOver::NoQuorumCommit,

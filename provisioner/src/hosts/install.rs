@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::{CellName, ClusterLayout};
-use cellar_system::{Owner, addresses_of, clock, has_address};
+use cellar_system::{Owner, addresses_of, clock, has_address, read_text};
 use cellar_tls::{CA_CERTIFICATE, CLOCK_SKEW, REVOCATIONS, exchange, forget_previous, read_revocations};
 
 use crate::binaries;
@@ -185,7 +185,7 @@ fn install_files(
         // Lists of certificates, which lie beside keys, are no reason to exchange these.
         let is_new = |(name, file): &(&str, &BundledFile)| {
             (name.ends_with(".key") || name.ends_with(".crt"))
-                && std::fs::read_to_string(directory.join(name)).map_or(true, |text| text != file.text)
+                && read_text(&directory.join(name)).map_or(true, |text| text != file.text)
         };
         let mut is_changed = has_keys && files.iter().any(is_new);
         if is_changed {
@@ -206,7 +206,7 @@ fn install_files(
 /// Whether the lists in a file revoke all that these do, and more.
 fn revokes_more(present: &Path, lists: &str, trusted: &str) -> bool {
     let revoked = |lists: &str| read_revocations(lists, trusted).map(|(serials, _)| serials).ok();
-    let present = std::fs::read_to_string(present).ok().and_then(|lists| revoked(&lists));
+    let present = read_text(present).ok().and_then(|lists| revoked(&lists));
     match (present, revoked(lists)) {
         (Some(present), Some(other)) => {
             present.len() > other.len() && other.keys().all(|serial| present.contains_key(serial))

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cellar_system::running_pid;
+use cellar_system::{read_text, running_pid};
 
 use crate::cluster::local_cluster::Cluster;
 use crate::processes::haproxy::HAPROXY;
@@ -41,7 +41,7 @@ impl Cluster {
             let postgres = postmaster.and_then(|found| u32::try_from(found.pid).ok());
             let pooler = running_pid(&self.pooler_pid_file(&member));
             all.push(ProcessHealth {
-                note: std::fs::read_to_string(layout.not_claimed()).ok(),
+                note: read_text(&layout.not_claimed()).ok(),
                 ..health(format!("multipooler of cell {cell}"), pooler)
             });
             if self.state.pool {
