@@ -18,7 +18,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::hosts::host::open_host;
 use crate::hosts::neighbours::{EtcdMembers, Neighbours};
 use crate::hosts::program::HostProgram;
-use crate::hosts::programs::NewPrograms;
+use crate::hosts::programs::{NewPrograms, forget_previous_of_those_in_use};
 use crate::hosts::turn::Turn;
 use crate::hosts::units::Units;
 use crate::local::launch::daemon;
@@ -129,8 +129,9 @@ impl Upgrade<'_> {
             }
             self.steps.step(&format!("{} is well", self.cluster.what_of(&program)));
         }
-        if let Some(new) = &self.new {
-            new.forget_previous()?;
+        match &self.new {
+            Some(new) => new.forget_previous()?,
+            None => forget_previous_of_those_in_use()?,
         }
         for (member, before) in postgres {
             let shown = self.cluster.state.shown(member);
