@@ -270,6 +270,15 @@ fn cell_with_an_etcd_member_is_removed_and_its_multiadmin_is_locked_out() {
         assert!(removed.stderr.contains(told), "{told} is not in {removed:?}");
     }
     let _ = cluster.cellar(&["cells", "remove", "zone3"]).refused(2);
+    // Multipoolers, multiadmins and the members of etcd ask no etcd who may call them.
+    for certificate in
+        ["multiadmin/multiadmin.crt", "etcd/tls/peer.crt", "etcd/tls/server.crt", "zone3/tls/client.crt"]
+    {
+        let file = cluster.host_directory("db3").join(certificate);
+        let serial = cellar_tls::CertificateInfo::from_file(&file).expect(certificate).serial;
+        let again = cluster.cellar(&["certs", "revoke", &serial]);
+        assert!(again.code == 0 && again.stderr.contains("revoked already"), "{certificate}: {again:?}");
+    }
     // Its host runs all it ran, and can change nothing any more.
     let address = ["--admin", "db3.test:15070", "--client-dir", &client];
     let change = [&["cellar"], &address[..], &["backup", "--from", "zone2"]].concat();
