@@ -1,13 +1,13 @@
 //! The files derived from the topology: `pgbackrest.conf` and what PostgreSQL reads.
 //!
 //! A file that was deleted is written again with the same bytes. The configs of pgBackRest hold the passphrase of an
-//! encrypted repo, so only the pooler's user may read them.
+//! encrypted repo and the credentials of a store, so only the pooler's user may read them.
 
 use std::path::{Path, PathBuf};
 
 use cellar_model::{Database, Durability, Leader, Pooler, Secret, qualified_name};
 use cellar_pgbackrest::{
-    ConfigInput, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
+    ConfigInput, Credentials, read_passphrase, render_bootstrap, render_full, render_job, render_job_for,
 };
 use cellar_postgres::{
     ANY_ADDRESS, FailoverSlots, InstanceConfig, NOBODY, PrimaryConninfo, REPLICATION_ROLE, Settings,
@@ -33,6 +33,11 @@ pub enum ConfigFileError {
         "{0}; without it nothing of the repo can be read or written: put it back with `cellar up`, or on a host of its own by installing its bundle again"
     )]
     Passphrase(#[from] cellar_pgbackrest::PassphraseError),
+    /// The repo is in a store, and this cell has no usable credentials for it.
+    #[error(
+        "{0}; without it nothing of the repo can be read or written: put it back with `cellar up`, or on a host of its own by installing its bundle again"
+    )]
+    Credentials(#[from] cellar_pgbackrest::CredentialsError),
     /// The topology has a value that PostgreSQL would read differently.
     #[error(transparent)]
     Postgres(#[from] cellar_postgres::PostgresError),
@@ -64,6 +69,18 @@ fn passphrase(agent: &Agent, database: &Database) -> Result<Option<Secret>, Conf
     Ok(database.repo_cipher.map(read).transpose()?)
 }
 
+/// A config with the credentials of the database's store, if it is in one.
+///
+/// They are read each time, so what replaces the file is in the configs of what begins from then on.
+fn with_credentials(agent: &Agent, database: &Database, config: &str) -> Result<String, ConfigFileError> {
+    let Some(store) = database.repository.store() else { return Ok(config.to_owned()) };
+    let kept = Credentials::read_kept(store, &agent.layout.repo_credentials())?;
+    let key_file = agent.layout.repo_gcs_key();
+    let Some((key, others)) = kept.split_key_file(&key_file) else { return Ok(kept.added_to(config)) };
+    write_if_changed(&key_file, key.expose())?;
+    Ok(others.added_to(config))
+}
+
 /// The card with the address that pgBackRest's server is to listen on.
 fn with_server_address(agent: &Agent, card: &Pooler) -> Pooler {
     Pooler { listen: agent.listening.borrow().pgbackrest(), ..card.clone() }
@@ -83,7 +100,7 @@ pub(crate) fn sync_pgbackrest(
     let passphrase = secret.as_ref();
     let local = &with_server_address(agent, card);
     let input = ConfigInput { database, local, others: &others, tls_server_auth: auth, passphrase };
-    let text = render_full(&input)?;
+    let text = with_credentials(agent, database, &render_full(&input)?)?;
     write_if_changed(Path::new(&card.config_path), &text)
 }
 
@@ -101,7 +118,7 @@ pub(crate) fn write_bootstrap(
     let others = other_poolers(agent);
     let others: Vec<&Pooler> = others.iter().collect();
     let input = ConfigInput { database, local, others: &others, tls_server_auth: auth, passphrase };
-    write_if_changed(&path, &render_bootstrap(&input)?)?;
+    write_if_changed(&path, &with_credentials(agent, database, &render_bootstrap(&input)?)?)?;
     Ok(path)
 }
 
@@ -152,7 +169,8 @@ fn write_of_job(
     render: impl FnOnce(Option<Secret>) -> Result<String, ConfigFileError>,
 ) -> Result<PathBuf, ConfigFileError> {
     let path = agent.layout.jobs().join(format!("{name}.conf"));
-    write_if_changed(&path, &render(passphrase(agent, database)?)?)?;
+    let text = render(passphrase(agent, database)?)?;
+    write_if_changed(&path, &with_credentials(agent, database, &text)?)?;
     Ok(path)
 }
 
@@ -191,11 +209,22 @@ pub(crate) fn archive_command(agent: &Agent, database: &Database, card: &Pooler)
 /// How long a standby may take to reach the server of a repository on another host, in seconds.
 const REACH_SECONDS: u32 = 3;
 
-/// The restore command of a standby; `server` is that of a repository on another host.
+/// The host and port that a repository is reached at, if that is no directory of this host: of pgBackRest's server on the host
+/// of another cell, or of a store.
+pub(crate) fn server_of(agent: &Agent, database: &Database) -> Option<(String, u16)> {
+    if let Some(store) = database.repository.store() {
+        return Some(store.address());
+    }
+    let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home))?;
+    Some((home.host.to_string(), home.pgbackrest_port))
+}
+
+/// The restore command of a standby; `server` is where a repository is reached that is no directory of this host.
 ///
 /// PostgreSQL asks the archive three or four times before it streams, and as often when it is promoted. While the
 /// repository's host is down pgBackRest takes 20 s (2.45) or 30 s (2.55.1) for each answer, and a promotion took 100 s
-/// (measured with 2.45). So it is only asked when its server accepts a connection; else the file is not there for now.
+/// (measured with 2.45); a store that refuses connections costs 80 s. So it is only asked when its server accepts a
+/// connection; else the file is not there for now.
 fn restore_command(pgbackrest: &str, server: Option<(&str, u16)>) -> String {
     let get = format!("{pgbackrest} archive-get %f \"%p\"");
     match server {
@@ -280,8 +309,8 @@ pub(crate) fn instance_config(
         None => has_quorum.then(String::new),
     };
     let pgbackrest = pgbackrest_command(agent, database, card);
-    let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
-    let server = home.as_ref().map(|home| (&*home.host, home.pgbackrest_port));
+    let server = server_of(agent, database);
+    let server = server.as_ref().map(|(host, port)| (host.as_str(), *port));
     Ok(InstanceConfig {
         settings: give(
             agent,

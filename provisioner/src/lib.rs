@@ -67,6 +67,7 @@ pub use local::cells::{AddedCell, RemovedCell, add_cell, remove_cell};
 pub use local::down::{DownOutcome, down};
 pub use local::health::ProcessHealth;
 pub use local::port_offset::PortOffset;
+pub use local::secrets::{Environment, GivenCredentials};
 pub use local::up::{UpOutcome, up};
 pub use local::up_options::{DEFAULT_CELLS, DEFAULT_CLUSTER, DEFAULT_DATABASE, UpOptions};
 pub use processes::etcd_arguments::{EtcdInitialState, EtcdMemberOptions, EtcdPeer, etcd_arguments};

@@ -207,6 +207,10 @@ fn database() {
         "name": "app", "stanza": "s", "repoInCell": {"cell": "zone3", "path": "/r"}, "retention": {"full": 7},
         "bootstrapCell": "zone1", "portOffset": 9, "cells": ["zone1", "zone3"], "isQualified": true,
     }));
+    same::<cellar_model::Database, v1::Database>(&json!({
+        "name": "app", "stanza": "s", "repoUrl": "s3://backups/demo?region=us-east-1", "retention": {"full": 7},
+        "bootstrapCell": "zone1", "portOffset": 9,
+    }));
 }
 
 #[test]

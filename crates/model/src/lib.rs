@@ -72,7 +72,11 @@ pub use records::pooler::{Archiver, Leader, LogicalSlot, Pooler, PoolerStatus, V
 pub use records::rebuild::{RebuildParams, RebuildResult};
 pub use records::recordable::{RECORDED, RECORDED_INSIDE, WITHHELD, recordable};
 pub use records::recovery::{FenceResult, RecoverParams, RecoveryResult, RecoveryWindow};
-pub use records::repository::{RepoPath, Repository, RepositoryError};
+pub use records::repository::error::RepositoryError;
+pub use records::repository::location::Repository;
+pub use records::repository::repo_path::RepoPath;
+pub use records::repository::store::Store;
+pub use records::repository::store_kind::StoreKind;
 pub use records::restore::{CellPlan, RestoreParams, RestorePlan, RestoreResult};
 pub use records::schedule::{
     MAX_SCHEDULED_CELLS, MAX_START_DELAY, SCHEDULE_REQUESTS, Schedule, ScheduleAction, ScheduledBackup,

@@ -1,15 +1,11 @@
 //! The passphrase of an encrypted repository, in a file that nobody else may read.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cellar_model::{Secret, SecretError};
-use nix::fcntl::OFlag;
 
-/// Bytes that are read at most: more than any passphrase, so that one that is too long is told from one that fits.
-const MAX_FILE_BYTES: u64 = 4096;
+use crate::private_file::{PrivateFileError, read_private};
 
 /// Why there is no passphrase in a file.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +44,10 @@ pub enum PassphraseError {
 /// # Errors
 /// When it cannot be read, others than its owner may read it too, or it holds no passphrase.
 pub fn read_passphrase(path: &Path) -> Result<Secret, PassphraseError> {
-    let failed = |source| PassphraseError::Read { path: path.to_owned(), source };
-    let mut text = Vec::new();
-    let file =
-        OpenOptions::new().read(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
-    let mode = found.mode() & 0o7777;
-    if found.is_file() && mode & 0o077 != 0 {
-        return Err(PassphraseError::Exposed { path: path.to_owned(), mode });
-    }
-    file.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(failed)?;
-    // The parser's own error would quote the bytes.
-    let text = String::from_utf8(text)
-        .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")))?;
+    let text = read_private(path).map_err(|error| match error {
+        PrivateFileError::Read { path, source } => PassphraseError::Read { path, source },
+        PrivateFileError::Exposed { path, mode } => PassphraseError::Exposed { path, mode },
+    })?;
     Secret::passphrase(&text).map_err(|reason| PassphraseError::Refused { path: path.to_owned(), reason })
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use cellar_model::{BackupLabel, CellName, Pooler, Repository};
+use cellar_model::{BackupLabel, CellName, Pooler, Repository, Store, StoreKind};
 
 use crate::config_check::ConfigError;
+use crate::versions::{Behaviour, Version};
 
 /// pgBackRest's options for where a repository is, without those that are the same for every kind. Of the `others` only
 /// the one is looked at on whose host the repository is.
@@ -19,6 +20,7 @@ pub(crate) fn location_options(
     let option = |name: &str, value: &str| (format!("repo{number}-{name}"), value.to_owned());
     let path = match repository {
         Repository::Directory(path) | Repository::InCell { path, .. } => option("path", path.as_str()),
+        Repository::Store(store) => return Ok(store_options(store, number)),
     };
     let Some(home) = repository.reached_through(&local.cell) else { return Ok(vec![path]) };
     let server = others.iter().find(|other| other.cell == *home);
@@ -34,6 +36,25 @@ pub(crate) fn location_options(
         option("host-key-file", &tls("server.key")),
         option("host-config", &server.config_path),
     ])
+}
+
+/// The options of a store. Small files are bundled: an object store takes as long for a small one as for one of some MiB.
+fn store_options(store: &Store, number: u32) -> Vec<(String, String)> {
+    let path = [("path", store.path().as_str().to_owned()), ("bundle", "y".to_owned())];
+    let all = store.pgbackrest_options().into_iter().chain(path);
+    all.map(|(name, value)| (format!("repo{number}-{name}"), value)).collect()
+}
+
+/// Which version of pgBackRest the repository needs at least, and for what; none when every version will do.
+#[must_use]
+pub fn needed_version(repository: &Repository) -> Option<(Version, &'static str)> {
+    let store = repository.store()?;
+    let (behaviour, what) = match (store.kind(), store.key_type()) {
+        (StoreKind::Sftp, _) => (Behaviour::Sftp, "a repository that is reached over SFTP"),
+        (StoreKind::Azure, Some("auto")) => (Behaviour::AzureIdentities, "key-type=auto of Azure"),
+        _ => return None,
+    };
+    behaviour.since().map(|since| (since, what))
 }
 
 /// Whether the store is not where it was, as far as the host of `cell` can tell: an unmounted directory.
@@ -139,6 +160,17 @@ mod tests {
             std::fs::write(backup.join(trace), "x").unwrap();
             assert_eq!(half_made(), None, "{trace}");
             std::fs::remove_file(backup.join(trace)).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_some_stores_need_a_later_version() {
+        let needed = |url: &str| needed_version(&url.parse().unwrap()).map(|(since, _)| since.to_string());
+        let sftp = "sftp://u@h.example/p?host-key-hash-type=sha256&private-key-file=/k";
+        assert_eq!(needed(sftp).as_deref(), Some("2.46"));
+        assert_eq!(needed("azure://account/container/p?key-type=auto").as_deref(), Some("2.58"));
+        for url in ["/mnt/repo", "s3://backups/p?region=r", "azure://account/container/p", "gcs://bucket/p"] {
+            assert_eq!(needed(url), None, "{url}");
         }
     }
 

@@ -32,6 +32,10 @@ pub const NEWEST_TESTED: Version = Version { major: 2, minor: 60, patch: Some(0)
 pub enum Behaviour {
     /// `expire` logs the WAL of every timeline that it deletes.
     ExpireLogsEveryTimeline,
+    /// Repositories can be reached over SFTP.
+    Sftp,
+    /// An Azure store may ask the machine for its identity (`repo-azure-key-type=auto`).
+    AzureIdentities,
     /// `restore` and `expire` end at a backup with page errors, unless `--no-checksum-page-error` is given.
     PageErrorsEndRestoreAndExpire,
 }
@@ -58,6 +62,12 @@ pub const DIFFERENCES: &[Difference] = &[
         source: "release notes; measured with 2.45",
     },
     Difference {
+        since: version(2, 46),
+        behaviour: Some(Behaviour::Sftp),
+        what: "a repository may be reached over SFTP; older versions refuse `repo-type=sftp` (32), so Cellar does before anything is started",
+        source: "release notes; the refusal measured with 2.45",
+    },
+    Difference {
         since: version(2, 50),
         behaviour: None,
         what: "a bundled backup logs `store truncated file` for a file that lost its content meanwhile",
@@ -76,12 +86,26 @@ pub const DIFFERENCES: &[Difference] = &[
         source: "measured with 2.45, 2.55.1 and 2.60.0",
     },
     Difference {
+        since: version(2, 58),
+        behaviour: Some(Behaviour::AzureIdentities),
+        what: "`repo-azure-key-type=auto` takes the identity of the machine",
+        source: "release notes",
+    },
+    Difference {
         since: version(2, 60),
         behaviour: Some(Behaviour::PageErrorsEndRestoreAndExpire),
         what: "`checksum-page-error` is on by default: restore ends with 26 and expire with 104; older versions do not know the option (31)",
         source: "measured with 2.45, 2.55.1 and 2.60.0",
     },
 ];
+
+impl Behaviour {
+    /// The first version that has it.
+    #[must_use]
+    pub fn since(self) -> Option<Version> {
+        DIFFERENCES.iter().find(|row| row.behaviour == Some(self)).map(|row| row.since)
+    }
+}
 
 impl Version {
     /// Whether this version has a behaviour.

@@ -5,14 +5,21 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use cellar_model::{Database, PgbackrestName, Pooler, Protocol, RepoCipher, Repository, Retention, Secret};
+use cellar_model::{Database, PgbackrestName, Pooler, Protocol, Repository, Retention};
 use cellar_pgbackrest::{
     ConfigError, ConfigInput, accepted_names, render_bootstrap, render_full, render_job, render_job_for,
 };
-use proptest::prelude::*;
 
+#[path = "config/encrypted.rs"]
+mod encrypted;
+#[path = "config/hostile_values.rs"]
+mod hostile_values;
+#[path = "config/refusals.rs"]
+mod refusals;
 #[path = "config/remote_repository.rs"]
 mod remote_repository;
+#[path = "config/stores.rs"]
+mod stores;
 
 fn database() -> Database {
     Database {
@@ -299,97 +306,6 @@ fn the_config_of_a_job_names_its_cell_and_the_primary_only() {
     assert_eq!(bootstrap["global/tls-server-port"], "8433");
 }
 
-fn secret() -> Secret {
-    Secret::passphrase("not a; real #passphrase=[\"x\"]").unwrap()
-}
-
-#[test]
-fn an_encrypted_repository_adds_its_two_lines_to_every_file() {
-    let encrypted = Database { repo_cipher: Some(RepoCipher::Aes256Cbc), ..database() };
-    let secret = secret();
-    let (local, other) = (pooler(0), pooler(1));
-    let render = |database: &Database, passphrase: Option<&Secret>| {
-        let input =
-            ConfigInput { database, local: &local, others: &[&other], tls_server_auth: "*", passphrase };
-        Ok::<_, ConfigError>([
-            render_full(&input)?,
-            render_bootstrap(&input)?,
-            render_job(database, &local, Some(&other), passphrase)?,
-        ])
-    };
-    let plain = render(&database(), None).unwrap();
-    assert_eq!(render(&database(), Some(&secret)).unwrap(), plain, "a passphrase that nobody asked for");
-    for (text, plain) in render(&encrypted, Some(&secret)).unwrap().iter().zip(&plain) {
-        let lines = format!(
-            "repo1-path=/backup/repo\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={}\n",
-            secret.expose()
-        );
-        assert_eq!(*text, plain.replace("repo1-path=/backup/repo\n", &lines));
-        for line in what_pgbackrest_says(text) {
-            assert!(!line.contains("configuration file contains") && !line.contains("[03"), "{line}");
-        }
-    }
-    assert!(matches!(render(&encrypted, None), Err(ConfigError::NoPassphrase(_))));
-}
-
-fn refusal(change: impl FnOnce(&mut Database, &mut Vec<Pooler>)) -> ConfigError {
-    let (mut db, mut all) = (database(), vec![pooler(0), pooler(1)]);
-    change(&mut db, &mut all);
-    let others: Vec<&Pooler> = all[1..].iter().collect();
-    render_full(&ConfigInput {
-        database: &db,
-        local: &all[0],
-        others: &others,
-        tls_server_auth: "*",
-        passphrase: None,
-    })
-    .unwrap_err()
-}
-
-#[test]
-fn refusals_name_the_field() {
-    let field = |change: fn(&mut Database, &mut Vec<Pooler>)| match refusal(change) {
-        ConfigError::Value { field, .. } => field,
-        other => panic!("{other}"),
-    };
-    assert_eq!(field(|_, p| p[0].data_directory = "data".into()), "pooler zone1: data_directory");
-    assert_eq!(field(|_, p| p[1].socket_directory = "/a\nb".into()), "pooler zone2: socket_directory");
-    assert_eq!(field(|_, p| p[1].config_path = "/a#b".into()), "pooler zone2: config_path");
-    assert_eq!(field(|_, p| p[0].log_directory = "/a/".into()), "pooler zone1: log_directory");
-    assert_eq!(field(|_, p| p[0].lock_directory = "/a//b".into()), "pooler zone1: lock_directory");
-    assert_eq!(field(|_, p| p[0].spool_directory = " /a".into()), "pooler zone1: spool_directory");
-    assert_eq!(field(|_, p| p[0].tls_directory = String::new()), "pooler zone1: tls_directory");
-    assert_eq!(field(|_, p| p[0].listen = "0.0.0.0 # all".into()), "pooler zone1: listen");
-    assert_eq!(field(|_, p| p[0].postgres_port = 0), "pooler zone1: postgres_port");
-}
-
-#[test]
-fn members_that_do_not_fit_together() {
-    assert!(matches!(refusal(|_, p| p[1].pgbackrest_port = 5432), ConfigError::SamePort { port: 5432, .. }));
-    assert!(matches!(
-        refusal(|_, p| p[1].cell = "zone1".parse().unwrap()),
-        ConfigError::SameMember { what: "cell name", .. }
-    ));
-    assert!(matches!(refusal(|_, p| p[1].index = 0), ConfigError::SameMember { what: "index", .. }));
-    assert!(matches!(
-        refusal(|_, p| p[1].database = "other".parse().unwrap()),
-        ConfigError::OtherDatabase { .. }
-    ));
-    assert!(matches!(refusal(|_, p| *p = (0..257).map(pooler).collect()), ConfigError::TooManyMembers(257)));
-    // The same port on another host is another port.
-    let mut far = pooler(1);
-    (far.host, far.postgres_port) = ("far.example".parse().unwrap(), 5432);
-    let input = ConfigInput {
-        database: &database(),
-        local: &pooler(0),
-        others: &[&far],
-        tls_server_auth: "multigres",
-        passphrase: None,
-    };
-    assert!(render_full(&input).unwrap().contains("tls-server-auth=pgbackrest=multigres\n"));
-    assert!(render_full(&ConfigInput { tls_server_auth: "*\nx=y", ..input }).is_err());
-}
-
 #[test]
 fn each_admitted_client_has_its_line() {
     let old = PgbackrestName::default();
@@ -413,98 +329,4 @@ fn each_admitted_client_has_its_line() {
         assert_eq!(accepted_names(&text), database.accepted_names(), "it is read as it was meant");
     }
     assert_eq!(accepted_names("[global]\n"), []);
-}
-
-fn hostile() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "/[a-z/ .=:;#\\[\\]\\\\\"'$%-]{0,20}",
-        "/[a-z]{1,8}( [a-z=:]{1,4}){0,2}",
-        "[a-z0-9.:-]{0,20}",
-        any::<String>(),
-        any::<String>().prop_map(|text| format!("/{text}")),
-        "/[a-z]{0,3}(\n|\r|\u{85}|\u{2028}|\t)\\[global\\]",
-    ]
-}
-
-const FIELDS: [(&str, usize); 14] = [
-    ("repo1-path=", 0),
-    ("pg1-path=", 1),
-    ("pg1-socket-path=", 2),
-    ("log-path=", 3),
-    ("lock-path=", 4),
-    ("spool-path=", 5),
-    ("tls-server-address=", 6),
-    ("tls-server-auth=pgbackrest=", 7),
-    ("pg2-path=", 8),
-    ("pg2-socket-path=", 9),
-    ("pg2-host=", 10),
-    ("pg2-host-config=", 11),
-    ("tls-server-cert-file=", 12),
-    ("", 13),
-];
-
-proptest! {
-    #[test]
-    fn a_hostile_value_is_refused_or_stands_alone_on_its_line(
-        (prefix, which) in prop::sample::select(FIELDS.to_vec()),
-        value in hostile(),
-    ) {
-        let (mut db, mut local, mut other) = (database(), pooler(0), pooler(1));
-        let mut auth = "*".to_owned();
-        let plain = full_of(0, 2);
-        match which {
-            0 => match value.parse() {
-                Ok(repository) => db.repository = repository,
-                Err(_) => return Ok(()),
-            },
-            1 => local.data_directory.clone_from(&value),
-            2 => local.socket_directory.clone_from(&value),
-            3 => local.log_directory.clone_from(&value),
-            4 => local.lock_directory.clone_from(&value),
-            5 => local.spool_directory.clone_from(&value),
-            6 => local.listen.clone_from(&value),
-            7 => auth.clone_from(&value),
-            8 => other.data_directory.clone_from(&value),
-            9 => other.socket_directory.clone_from(&value),
-            10 => match value.parse() {
-                Ok(host) => other.host = host,
-                Err(_) => return Ok(()),
-            },
-            11 => other.config_path.clone_from(&value),
-            12 => local.tls_directory.clone_from(&value),
-            // The other's own directories are not this file's business.
-            _ => other.tls_directory.clone_from(&value),
-        }
-        let input = ConfigInput { database: &db, local: &local, others: &[&other], tls_server_auth: &auth, passphrase: None };
-        let Ok(text) = render_full(&input) else { return Ok(()) };
-        prop_assert_eq!(text.split('\n').count(), plain.split('\n').count());
-        let line = match which {
-            10 => format!("{prefix}{}", value.to_ascii_lowercase()),
-            12 => format!("{prefix}{value}/server.crt"),
-            _ => format!("{prefix}{value}"),
-        };
-        if which == 13 {
-            prop_assert_eq!(&text, &plain);
-        } else {
-            prop_assert_eq!(text.split('\n').filter(|found| *found == line).count(), 1);
-        }
-        let sections = text.lines().filter(|line| line.starts_with('[')).count();
-        prop_assert_eq!(sections, 2);
-        prop_assert_eq!(render_full(&input).unwrap(), text);
-    }
-
-    #[test]
-    fn the_order_of_the_records_does_not_matter(cells in 1u16..20, local in 0u16..20, seed in any::<u64>()) {
-        let local = local % cells;
-        let all: Vec<Pooler> = (0..cells).map(pooler).collect();
-        let mut others: Vec<&Pooler> = all.iter().filter(|p| p.index != u32::from(local)).collect();
-        let mut state = seed;
-        for at in (1..others.len()).rev() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            others.swap(at, usize::try_from(state >> 33).unwrap() % (at + 1));
-        }
-        let (db, me) = (database(), pooler(local));
-        let input = ConfigInput { database: &db, local: &me, others: &others, tls_server_auth: "*", passphrase: None };
-        prop_assert_eq!(render_full(&input).unwrap(), full_of(local, cells));
-    }
 }

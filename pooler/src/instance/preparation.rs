@@ -15,6 +15,7 @@ use cellar_system::LoopPulse;
 use tokio::task::JoinSet;
 
 use crate::agent::{Agent, PROBE_TIMEOUT};
+use crate::config_files::server_of;
 use crate::listening::reach;
 use crate::repository::stanza;
 use crate::repository::tool_failure::hint_at_home;
@@ -89,12 +90,15 @@ impl Preparation {
 
 /// Sees to the stanza, if the repository can be reached.
 async fn look(agent: &Agent, database: &Database, card: &Pooler) -> Result<(), String> {
-    let home = database.repository.reached_through(&agent.cell).and_then(|home| agent.card_of(home));
-    if let Some(home) = home
-        && let Err(why) = reach(&home.host, home.pgbackrest_port).await
+    if let Some((host, port)) = server_of(agent, database)
+        && let Err(why) = reach(&host, port).await
     {
         let hint = hint_at_home(&database.repository, &agent.cell).unwrap_or_default();
-        return Err(format!("pgBackRest's server in cell {} does not answer: {why}; {hint}", home.cell));
+        let server = match database.repository.reached_through(&agent.cell) {
+            Some(home) => format!("pgBackRest's server in cell {home}"),
+            None => format!("the store of the repository, {host}:{port},"),
+        };
+        return Err(format!("{server} does not answer: {why}; {hint}"));
     }
     stanza::ensure_first(agent, database, card).await.map_err(|error| error.to_string())
 }

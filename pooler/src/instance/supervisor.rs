@@ -198,9 +198,9 @@ impl Supervisor {
         match sync_pgbackrest(&self.agent, database, card) {
             Ok(true) => self.agent.config_changed.notify_one(),
             Ok(false) => {}
-            // Without the passphrase a running instance is watched on, but none is started: whatever needs the repo
-            // would fail, and the old config may hold a passphrase that was withdrawn.
-            Err(error @ ConfigFileError::Passphrase(_)) => {
+            // Without the passphrase or credentials a running instance is watched on, but none is started: whatever needs
+            // the repo would fail, and the old config may hold a secret that was withdrawn.
+            Err(error @ (ConfigFileError::Passphrase(_) | ConfigFileError::Credentials(_))) => {
                 if running(data)?.is_none() {
                     return Err(error.into());
                 }

@@ -68,6 +68,20 @@ pub(crate) enum StanzaError {
         /// What pgBackRest says.
         source: Box<PgbackrestError>,
     },
+    /// A half-made stanza is in a store, where nothing can be renamed.
+    #[error(
+        "an earlier creation of stanza {stanza} was interrupted, and pgBackRest does not complete it: delete what is below {path} in {store}, in which is no backup; then it is created again ({source})"
+    )]
+    HalfMadeInStore {
+        /// The stanza.
+        stanza: String,
+        /// The URL of the store.
+        store: String,
+        /// The path whose objects are to be deleted.
+        path: String,
+        /// What pgBackRest says.
+        source: Box<PgbackrestError>,
+    },
     /// A half-made stanza cannot be moved.
     #[error("cannot move the half-made {path} aside: {source}")]
     Aside {
@@ -147,10 +161,7 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
                 .map_err(|(path, source)| StanzaError::Aside { path, source })?;
             let Some((from, to)) = moved else {
                 return Err(match half_made_far_away(agent, database, &config).await {
-                    Some((home, path)) => {
-                        let stanza = database.stanza.to_string();
-                        StanzaError::HalfMade { stanza, home, path, source: Box::new(error) }
-                    }
+                    Some(half) => half_made(database, half, error),
                     None => failed(agent, database, error),
                 });
             };
@@ -161,17 +172,42 @@ pub(crate) async fn ensure(agent: &Agent, database: &Database, card: &Pooler) ->
     }
 }
 
-/// The cell whose host has the half of a stanza whose creation was interrupted, and the half's directory; none when there
-/// is none, this host has the repository itself, or it cannot be read.
-async fn half_made_far_away(agent: &Agent, database: &Database, config: &Path) -> Option<(String, String)> {
-    let home = database.repository.reached_through(&agent.cell)?;
+/// Where the half of a stanza is whose creation was interrupted, when this process cannot move it.
+enum Half {
+    /// On the host of this cell, in this directory.
+    At(String, String),
+    /// In a store, below this path.
+    InStore(String),
+}
+
+fn half_made(database: &Database, half: Half, source: PgbackrestError) -> StanzaError {
+    let (stanza, source) = (database.stanza.to_string(), Box::new(source));
+    match half {
+        Half::At(home, path) => StanzaError::HalfMade { stanza, home, path, source },
+        Half::InStore(path) => {
+            StanzaError::HalfMadeInStore { stanza, store: database.repository.to_string(), path, source }
+        }
+    }
+}
+
+/// The half of a stanza whose creation was interrupted; none when there is none, this host has the repository itself, or it
+/// cannot be read.
+async fn half_made_far_away(agent: &Agent, database: &Database, config: &Path) -> Option<Half> {
     let stanza = &database.stanza;
+    let repository = &database.repository;
+    let half = match (repository.store(), repository.reached_through(&agent.cell)) {
+        (Some(store), _) => Half::InStore(format!("{}/archive/{stanza}", store.path().as_str())),
+        (None, home) => {
+            let home = home?;
+            let directory = repository.directory_in(home)?.join("archive").join(stanza.as_str());
+            Half::At(home.to_string(), directory.display().to_string())
+        }
+    };
     let names = async |kind: &str| {
         let path = format!("{kind}/{stanza}");
         let listed = agent.pgbackrest.repo_list(config, stanza, &path, STANZA_TIMEOUT).await.ok()?;
         Some(listed.into_iter().map(|entry| entry.path).collect::<Vec<String>>())
     };
     let (archive, backup) = (names("archive").await?, names("backup").await?);
-    let directory = database.repository.directory_in(home)?.join("archive").join(stanza.as_str());
-    is_half_made(&archive, &backup).then(|| (home.to_string(), directory.display().to_string()))
+    is_half_made(&archive, &backup).then_some(half)
 }

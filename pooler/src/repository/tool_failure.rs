@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cellar_model::{CellName, Code, JobError, Repository};
+use cellar_model::{CellName, Code, JobError, Repository, Store};
 use cellar_pgbackrest::{Error, ExitClass, Failure, LOST_INFO_HINT, is_out_of_reach, names_info, printable};
 
 use crate::disk::is_full;
@@ -58,16 +58,43 @@ pub(crate) struct Disks<'a> {
     pub(crate) data_directory: &'a str,
 }
 
-/// What to do when the repository of another cell's host cannot be used from this cell's; none when it is one of the
-/// directories here.
+/// What to do when a repository on another cell's host, or in a store, cannot be used from this cell's; none when it is one
+/// of the directories here.
 pub(crate) fn hint_at_home(repository: &Repository, cell: &CellName) -> Option<String> {
+    if let Some(store) = repository.store() {
+        return Some(look_at_store(store));
+    }
     repository.reached_through(cell).map(|home| look_at_home(home, repository))
+}
+
+fn look_at_store(store: &Store) -> String {
+    let (host, port) = store.address();
+    format!(
+        "see that the store at {host}:{port} can be reached from this cell's host, that {store} names it, and that the credentials in `secrets/repo-credentials` of the cell's directory may read and write there (`cellar up --repo-credentials-file FILE` replaces them); then ask again"
+    )
 }
 
 fn look_at_home(home: &CellName, repository: &Repository) -> String {
     format!(
         "the repository is on the host of cell {home}: see that this host is up, that its multipooler runs (`cellar status`), and that {repository} is where it was, and mounted; then ask again"
     )
+}
+
+/// What pgBackRest says of a store's answer that is no success, and of a certificate that it does not accept.
+const REFUSED_BY_STORE: &str = "HTTP request failed with";
+const UNVERIFIED_STORE: &str = "unable to verify certificate presented by";
+
+/// What to do about a store that was reached and said no, as far as what pgBackRest says shows that. Its exit code is then
+/// 39, as for a session between hosts that was cut, or 95.
+fn hint_of_store(repository: &Repository, log: &str) -> Option<String> {
+    let store = repository.store()?;
+    if log.contains(UNVERIFIED_STORE) {
+        return Some(
+            "the certificate of the store is not accepted: name the file of its authority in the repository's URL (ca-file=), on every host"
+                .to_owned(),
+        );
+    }
+    log.contains(REFUSED_BY_STORE).then(|| look_at_store(store))
 }
 
 /// What archive-push and archive-get end with when the repository was not reached, be it its host or its directory.
@@ -109,6 +136,8 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Dis
             "make room in the repo or on the cell's disk, then ask again; what a failed backup left in the repo is removed by the next one that comes to copying".to_owned()
         } else if away {
             "see that the repo is mounted and where it was, then ask again".to_owned()
+        } else if let Some(hint) = hint_of_store(repository, log) {
+            hint
         } else if lost && repository.reached_through(disks.cell).is_none() {
             LOST_INFO_HINT.to_owned()
         } else {
@@ -130,7 +159,10 @@ pub(crate) fn tool_failure(doing: &str, failure: &Failure, log: &str, disks: Dis
 /// As [`tool_failure`], of a command that ran on this cell's host: a host that it did not reach is that of the repository.
 pub(crate) fn failure_here(doing: &str, failure: &Failure, log: &str, disks: Disks<'_>) -> JobError {
     let mut error = tool_failure(doing, failure, log, disks);
-    if let Some(hint) = hint_at_home(disks.repository, disks.cell).filter(|_| is_unreached(failure)) {
+    let is_told = hint_of_store(disks.repository, log).is_some();
+    if let Some(hint) =
+        hint_at_home(disks.repository, disks.cell).filter(|_| is_unreached(failure) && !is_told)
+    {
         error.hint = hint;
     }
     error
@@ -176,6 +208,11 @@ pub(crate) fn repository_error(
     cell: &CellName,
 ) -> JobError {
     let job_error = tool_error(doing, error);
+    if let Error::Failed { output, .. } = error
+        && let Some(hint) = hint_of_store(repository, output)
+    {
+        return JobError { hint, ..job_error };
+    }
     match hint_at_home(repository, cell).filter(|_| may_be_unreached(error)) {
         Some(hint) => JobError { hint, ..job_error },
         None => job_error,
@@ -194,6 +231,27 @@ pub(crate) fn may_be_unreached(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn store_that_refuses_is_not_another_version_of_pgbackrest() {
+        let url = "s3://backups/p?region=r&endpoint=s3.example&port=9000";
+        let repository: Repository = url.parse().unwrap();
+        let cell: CellName = "zone1".parse().unwrap();
+        let disks = Disks { repository: &repository, cell: &cell, data_directory: "/" };
+        let hint = |code, log: &str| {
+            failure_here("backing up", &Failure::of_output(Some(code), log), log, disks).hint
+        };
+        // Measured with 2.45.
+        let refused = hint(39, "P00  ERROR: [039]: HTTP request failed with 403 (Forbidden):");
+        assert!(
+            refused.contains("s3.example:9000") && refused.contains("--repo-credentials-file"),
+            "{refused}"
+        );
+        let unknown = "P00  ERROR: [095]: unable to verify certificate presented by 's3.example:9000': [20] unable to get local issuer certificate";
+        assert!(hint(95, unknown).contains("ca-file="));
+        assert!(hint(103, "P00  ERROR: [103]: unable to find a valid repository").contains("can be reached"));
+        assert!(hint(93, "P00  ERROR: [093]: file exists").contains("share the repository"));
+    }
 
     #[test]
     fn repository_that_is_not_mounted_is_not_a_stanza_to_create() {

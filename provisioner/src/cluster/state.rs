@@ -115,12 +115,15 @@ struct StateFile {
     database: DatabaseName,
     stanza: StanzaName,
     /// It has one field for each kind, as in etcd: a build that does not know one says that a newer release wrote the file.
-    /// Once both kinds had this one.
-    #[serde(alias = "repoInCell", with = "as_text", skip_serializing_if = "is_in_cell")]
+    /// Once the first two kinds had this one.
+    #[serde(alias = "repoInCell", alias = "repoUrl", with = "as_text", skip_serializing_if = "is_elsewhere")]
     repo: Repository,
     /// The repository on the host of one cell, only while this is written.
     #[serde(rename = "repoInCell", skip_deserializing, skip_serializing_if = "Option::is_none")]
     written_in_cell: Option<String>,
+    /// The repository in a store, only while this is written.
+    #[serde(rename = "repoUrl", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    written_url: Option<String>,
     os_user: String,
     bootstrap_cell: CellName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +168,10 @@ fn is_in_cell(repo: &Repository) -> bool {
     repo.home().is_some()
 }
 
+fn is_elsewhere(repo: &Repository) -> bool {
+    is_in_cell(repo) || repo.store().is_some()
+}
+
 fn is_first(name: &PgbackrestName) -> bool {
     *name == PgbackrestName::default()
 }
@@ -193,6 +200,7 @@ impl From<ClusterState> for StateFile {
             database: name,
             stanza,
             written_in_cell: is_in_cell(&state.repo).then(|| state.repo.to_string()),
+            written_url: state.repo.store().map(ToString::to_string),
             repo: state.repo,
             os_user: state.os_user,
             bootstrap_cell,

@@ -1,6 +1,6 @@
 //! What a caller and a person do about a failure: its kind, and the hint that is shown with it.
 
-use cellar_pgbackrest::PassphraseError;
+use cellar_pgbackrest::{CredentialsError, PassphraseError, PrivateFileError};
 use cellar_system::UserError;
 use cellar_topology::StoreError;
 
@@ -35,6 +35,8 @@ impl ProvisionError {
             | Self::NoHealthPorts
             | Self::Locked { .. }
             | Self::Passphrase(_)
+            | Self::Credentials(_)
+            | Self::NoStore { .. }
             | Self::NotEncrypted { .. }
             | Self::OtherPassphrase { .. }
             | Self::RepositoryInside { .. }
@@ -125,6 +127,12 @@ impl ProvisionError {
                 "the directory and its etcd do not belong together: put the matching etcd data back, or make a new cluster elsewhere (--dir)"
                     .to_owned(),
             ),
+            Self::Credentials(CredentialsError::File(PrivateFileError::Exposed { .. })) => None,
+            Self::Credentials(_) => Some(
+                "give them in a file with mode 0600, one NAME=VALUE a line: --repo-credentials-file FILE; a new cluster takes them from the environment, too"
+                    .to_owned(),
+            ),
+            Self::NoStore { .. } => Some("leave --repo-credentials-file out".to_owned()),
             Self::Passphrase(PassphraseError::Exposed { .. }) => None,
             Self::Passphrase(_) => Some(
                 "put your copy of it back there, with mode 0600; every cell has one too, in secrets/repo-cipher-pass of its directory"

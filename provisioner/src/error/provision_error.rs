@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellar_model::LayoutError;
-use cellar_pgbackrest::{ConfigError, PassphraseError};
+use cellar_pgbackrest::{ConfigError, CredentialsError, PassphraseError};
 use cellar_postgres::PostgresError;
 use cellar_system::UserError;
 use cellar_tls::TlsError;
@@ -134,6 +134,15 @@ pub enum ProvisionError {
     /// The provisioner's copy of the repository's passphrase cannot be used.
     #[error(transparent)]
     Passphrase(#[from] PassphraseError),
+    /// There are no credentials for the repository's store, or they are of no use.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A file of credentials was given for a repository that is a directory.
+    #[error("credentials were given for the repository {repository}, which is in no store")]
+    NoStore {
+        /// The repository.
+        repository: String,
+    },
     /// A passphrase was given for a repository that is not encrypted.
     #[error("the repository of the cluster in {} is not encrypted, and a passphrase was given", dir.display())]
     NotEncrypted {

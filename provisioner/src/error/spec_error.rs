@@ -1,6 +1,6 @@
 //! Why a cluster specification is refused.
 
-use cellar_model::{LayoutError, PORT_SPAN};
+use cellar_model::{LayoutError, PORT_SPAN, RepositoryError};
 
 /// Why a specification is refused.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum SpecError {
         /// The rule that it breaks.
         reason: String,
     },
+    /// The URL of the repository is refused. It is not repeated: it may hold a secret.
+    #[error("repo.url: {0}")]
+    Repository(RepositoryError),
     /// Two cells cannot both be.
     #[error("{first} and {second} are both {value}")]
     Collision {

@@ -220,6 +220,7 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
     let path = |state: &ClusterState| {
         state.repo.directory().map(|path| path.display().to_string()).unwrap_or_default()
     };
+    let url = |state: &ClusterState| state.repo.store().map(ToString::to_string).unwrap_or_default();
     let host = |state: &ClusterState| {
         state.repo.home().map_or_else(|| "every host".to_owned(), |cell| format!("that of cell {cell}"))
     };
@@ -232,6 +233,7 @@ fn of_cluster(wanted: &ClusterState, recorded: &ClusterState) -> Vec<Remaining> 
             recorded.first_database.stanza.to_string(),
         ),
         ("repo.path", path(wanted), path(recorded)),
+        ("repo.url", url(wanted), url(recorded)),
         ("repo.host", host(wanted), host(recorded)),
         ("os_user", wanted.os_user.clone(), recorded.os_user.clone()),
         ("port_offset", wanted.port_offset.to_string(), recorded.port_offset.to_string()),

@@ -19,7 +19,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::error::spec_error::SpecError;
 use crate::file::make_directory;
 use crate::hosts::host::HostState;
-use crate::local::secrets;
+use crate::local::secrets::{self, GivenCredentials};
 use crate::spec::cluster_spec::ClusterSpec;
 use crate::spec::databases::{SpecifiedDatabase, allotted};
 
@@ -176,6 +176,8 @@ pub struct InitOptions {
     pub spec: ClusterSpec,
     /// Encrypts the repository of a new cluster.
     pub passphrase: Option<Secret>,
+    /// Where the credentials of the repository's store are taken from.
+    pub credentials: GivenCredentials,
 }
 
 /// Makes the authority, all certificates and one bundle a host in the operator's directory. Repeating it with the same
@@ -211,12 +213,16 @@ pub async fn init_hosts(options: &InitOptions, steps: &Steps) -> Result<Bundles>
             wanted.with_new_id()
         }
     };
+    let credentials = secrets::credentials_of(&layout, &state, &options.credentials)?;
     let mut cluster = Cluster::assemble(layout, state)?;
     // Ports above 65535 and paths that pgBackRest would misread, before anything is written.
     cluster.check_members()?;
     cluster.require_settled_restore(steps).await?;
     if let Some(secret) = &options.passphrase {
         cluster.remember_passphrase(secret)?;
+    }
+    if let Some(credentials) = &credentials {
+        cluster.remember_credentials(credentials)?;
     }
     cluster.state.save(&cluster.layout)?;
     let cells: Vec<CellName> = cluster.state.cells.iter().map(|cell| cell.name.clone()).collect();
@@ -319,7 +325,7 @@ impl Cluster {
                 set.ensure(&ca, &trusted)?;
             }
             for member in self.state.members_in(cell) {
-                self.install_passphrase(&member)?;
+                self.install_secrets(&member)?;
             }
         }
         self.issue_provisioner(&ca)?;

@@ -21,7 +21,7 @@ use crate::hosts::bundle::{Bundle, BundledFile};
 use crate::hosts::host::HostState;
 use crate::hosts::made_by::UPDATE;
 use crate::preflight::port::check_port;
-use crate::preflight::{access, disk};
+use crate::preflight::{access, disk, store};
 
 /// How long another `cellar` on the same directory is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -228,6 +228,7 @@ impl Cluster {
     /// What keeps this host from running what the bundle is for. Nothing was started or written.
     fn check_host(&self, bundle: &Bundle, snapshot: Option<&Path>) -> Result<Vec<Finding>> {
         let mut findings = binaries::missing();
+        findings.extend(store::check(&self.state.repo));
         findings.extend(self.check_clock(bundle));
         for cell in &self.state.cells {
             let Some(host) = &cell.host else { continue };

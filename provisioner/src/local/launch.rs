@@ -191,7 +191,7 @@ impl Cluster {
     fn bring_up_member(&self, ca: &Ca, member: &Member) -> Result<Option<Started>> {
         self.make_member_directories(member)?;
         self.issue_member(ca, member)?;
-        self.install_passphrase(member)?;
+        self.install_secrets(member)?;
         self.start_pooler(member)
     }
 

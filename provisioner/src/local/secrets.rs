@@ -1,10 +1,15 @@
-//! The passphrase of an encrypted repository: remembered once for the cluster, and given to each cell.
+//! The passphrase of an encrypted repository and the credentials of a store: remembered once for the cluster, and given to
+//! each cell.
 //!
 //! The copy in `<dir>/state/secrets` belongs to the user who runs the provisioner, and cells that are added later get
 //! theirs from it. The state file only records that there is one.
 
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
 use cellar_model::{ClusterLayout, Secret};
-use cellar_pgbackrest::read_passphrase;
+use cellar_pgbackrest::{Credentials, read_passphrase};
 
 use crate::cluster::database::Member;
 use crate::cluster::local_cluster::Cluster;
@@ -42,8 +47,24 @@ impl Cluster {
         replace(&self.layout.repo_cipher_pass(), &line(secret), FILE_MODE, None)
     }
 
-    /// Gives a member its copy.
-    pub(crate) fn install_passphrase(&self, member: &Member) -> Result<()> {
+    /// Remembers the credentials of a store.
+    pub(crate) fn remember_credentials(&self, credentials: &Credentials) -> Result<()> {
+        make_directory(&self.layout.secrets(), DIRECTORY_MODE, None)?;
+        replace(&self.layout.repo_credentials(), &credentials.kept_text(), FILE_MODE, None)
+    }
+
+    /// Gives a member its copies of the secrets. What it runs reads them anew, so they take effect without a restart.
+    pub(crate) fn install_secrets(&self, member: &Member) -> Result<()> {
+        self.install_passphrase(member)?;
+        let Some(store) = self.state.repo.store() else { return Ok(()) };
+        let credentials = Credentials::read_kept(store, &self.layout.repo_credentials())?;
+        let (layout, owner) = (self.keys_of(member), self.owner());
+        make_directory(&layout.secrets(), DIRECTORY_MODE, owner)?;
+        replace(&layout.repo_credentials(), &credentials.kept_text(), FILE_MODE, owner)
+    }
+
+    /// Gives a member its copy of the passphrase.
+    fn install_passphrase(&self, member: &Member) -> Result<()> {
         if self.state.repo_cipher.is_none() {
             return Ok(());
         }
@@ -53,6 +74,63 @@ impl Cluster {
         // What is there is not looked at: its directory is the service user's.
         replace(&layout.repo_cipher_pass(), &line(&secret), FILE_MODE, owner)
     }
+}
+
+/// Where credentials of a store are taken from.
+#[derive(Debug, Clone, Default)]
+pub struct GivenCredentials {
+    /// A file of lines `NAME=VALUE`; absolute.
+    pub file: Option<PathBuf>,
+    /// The environment of the command, as far as it is text. Used when there is no file and the cluster has no credentials
+    /// yet: later it may be meant for something else.
+    pub environment: Environment,
+}
+
+/// Names and values. `Debug` shows none.
+#[derive(Clone, Default)]
+pub struct Environment(pub Vec<(String, String)>);
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} variables>", self.0.len())
+    }
+}
+
+impl GivenCredentials {
+    /// Those that this process was given in its environment, or else in `file`.
+    #[must_use]
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self { file, environment: Environment(std::env::vars_os().filter_map(text).collect()) }
+    }
+}
+
+/// The credentials that a cluster is to have from now on, with those that it has; none when its repository is no store.
+///
+/// # Errors
+/// When there are none, or they are of no use; or a file of them was given for a repository that is no store.
+pub(crate) fn credentials_of(
+    layout: &ClusterLayout,
+    state: &ClusterState,
+    given: &GivenCredentials,
+) -> Result<Option<Credentials>> {
+    let Some(store) = state.repo.store() else {
+        return match given.file {
+            None => Ok(None),
+            Some(_) => Err(ProvisionError::NoStore { repository: state.repo.to_string() }),
+        };
+    };
+    if let Some(file) = &given.file {
+        return Ok(Some(Credentials::read_given(store, file)?));
+    }
+    let kept = layout.repo_credentials();
+    if kept.exists() {
+        return Ok(Some(Credentials::read_kept(store, &kept)?));
+    }
+    let these = Credentials::of_names(store, given.environment.0.iter().cloned(), false)?;
+    these.check(store)?;
+    Ok(Some(these))
 }
 
 fn line(secret: &Secret) -> String {
@@ -91,6 +169,45 @@ mod tests {
         }
         let state = serde_json::to_string(&cluster.state).unwrap();
         assert!(state.contains("REPO_CIPHER_AES_256_CBC") && !state.contains("battery"), "{state}");
+    }
+
+    #[test]
+    fn credentials_reach_each_cell_and_the_environment_counts_only_at_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = cluster(dir.path(), false);
+        let with = |key: &str| GivenCredentials {
+            file: None,
+            environment: Environment(
+                [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", "hunter2")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+        };
+        assert!(!format!("{:?}", with("K")).contains("hunter2"));
+        let of = |cluster: &Cluster, given: &GivenCredentials| {
+            credentials_of(&cluster.layout, &cluster.state, given)
+        };
+        assert_eq!(of(&cluster, &with("K")).unwrap(), None);
+        let file = GivenCredentials { file: Some("/nowhere".into()), ..GivenCredentials::default() };
+        assert!(of(&cluster, &file).unwrap_err().to_string().contains("no store"));
+        cluster.state.repo = "s3://backups/p?region=r".parse().unwrap();
+        let missing = of(&cluster, &GivenCredentials::default()).unwrap_err();
+        assert!(missing.to_string().contains("AWS_ACCESS_KEY_ID"), "{missing}");
+        let first = of(&cluster, &with("K")).unwrap().unwrap();
+        cluster.remember_credentials(&first).unwrap();
+        assert_eq!(of(&cluster, &with("OTHER")).unwrap(), Some(first.clone()));
+        assert!(of(&cluster, &file).unwrap_err().to_string().contains("/nowhere"));
+        let member = cluster.state.members().remove(0);
+        cluster.install_secrets(&member).unwrap();
+        let copy = cluster.layout_of(&member).repo_credentials();
+        assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Credentials::read_kept(cluster.state.repo.store().unwrap(), &copy).unwrap(), first);
+        let state = serde_json::to_string(&cluster.state).unwrap();
+        assert!(
+            state.contains("\"repoUrl\":\"s3://backups/p?region=r\"") && !state.contains("hunter2"),
+            "{state}"
+        );
+        assert_eq!(serde_json::from_str::<ClusterState>(&state).unwrap(), cluster.state);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::error::provision_error::{ProvisionError, Result};
 use crate::file::make_directory;
 use crate::local::down::remove_tree;
 use crate::local::launch::Launched;
+use crate::local::secrets::credentials_of;
 use crate::local::up_options::{UpOptions, resolve};
 use crate::local::watch::Watcher;
 
@@ -57,6 +58,7 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
         let (current, wanted) = (Uid::effective().to_string(), cluster.user.name);
         return Err(UserError::NotPermitted { current, wanted }.into());
     }
+    let credentials = credentials_of(&layout, &cluster.state, &options.credentials)?;
     let cells = cluster.state.cells.len();
     let findings = cluster.preflight(&cluster.state.cells, if new { cells } else { 0 })?;
     if !findings.is_empty() {
@@ -93,6 +95,9 @@ pub async fn up(options: &UpOptions, steps: &Steps) -> Result<UpOutcome> {
     }
     if let Some(secret) = options.passphrase.as_ref().filter(|_| new) {
         cluster.remember_passphrase(secret)?;
+    }
+    if let Some(credentials) = &credentials {
+        cluster.remember_credentials(credentials)?;
     }
     if let Some(renews) = options.renews {
         cluster.state.renews = renews;

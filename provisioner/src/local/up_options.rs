@@ -10,7 +10,7 @@ use crate::cluster::local_cluster::Cluster;
 use crate::cluster::state::{ClusterState, is_same_repository};
 use crate::error::provision_error::{ProvisionError, Result};
 use crate::local::port_offset::{self, PortOffset, Reservation};
-use crate::local::secrets;
+use crate::local::secrets::{self, GivenCredentials};
 
 /// The cluster's name unless one is given.
 pub const DEFAULT_CLUSTER: &str = "demo";
@@ -46,6 +46,8 @@ pub struct UpOptions {
     pub retention_full: Option<u32>,
     /// Encrypts the repository of a new cluster; of one that is there it must be its own.
     pub passphrase: Option<Secret>,
+    /// Where the credentials of the repository's store are taken from. They replace those that the cluster has.
+    pub credentials: GivenCredentials,
     /// Whether an HAProxy routes clients; unchanged when absent.
     pub route: Option<bool>,
     /// Whether each cell has a PgBouncer; unchanged when absent.
@@ -209,6 +211,7 @@ mod tests {
                 renews: None,
                 retention_full: None,
                 passphrase: None,
+                credentials: GivenCredentials::default(),
                 route: None,
                 pool: None,
                 timeout: Duration::ZERO,

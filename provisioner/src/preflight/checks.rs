@@ -14,7 +14,7 @@ use crate::cluster::state::LocalCell;
 use crate::error::finding::Finding;
 use crate::error::provision_error::Result;
 use crate::preflight::port::check_port;
-use crate::preflight::{access, data_directory, disk, host_name};
+use crate::preflight::{access, data_directory, disk, host_name, store};
 
 impl Cluster {
     /// The problems that keep these cells from running beside what runs already. `new` of them have no data yet.
@@ -27,6 +27,7 @@ impl Cluster {
         let mut findings = binaries::missing();
         findings.extend(self.state.route.then(binaries::missing_haproxy).flatten());
         findings.extend(self.state.pool.then(binaries::missing_pgbouncer).flatten());
+        findings.extend(store::check(&self.state.repo));
         findings.extend(host_name::check());
         let members: Vec<_> = cells.iter().flat_map(|cell| self.state.members_in(&cell.name)).collect();
         let layouts: Vec<_> = members.iter().map(|member| self.layout_of(member)).collect();

@@ -6,3 +6,4 @@ pub(crate) mod data_directory;
 pub(crate) mod disk;
 pub(crate) mod host_name;
 pub(crate) mod port;
+pub(crate) mod store;

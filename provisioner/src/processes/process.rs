@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cellar_pgbackrest::is_credential_variable;
 use cellar_system::{Owner, Process, SERVICE_MANAGER_VARIABLES, is_same_place, running_pid};
 use nix::sys::signal::Signal;
 
@@ -70,7 +71,8 @@ impl Launch<'_> {
             .stdout(output)
             .stderr(errors);
         for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(ETCD_VARIABLES.as_bytes()) {
+            let is_secret = name.to_str().is_some_and(is_credential_variable);
+            if is_secret || name.as_encoded_bytes().starts_with(ETCD_VARIABLES.as_bytes()) {
                 command.env_remove(name);
             }
         }
@@ -234,15 +236,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_passphrase_nor_flags_of_etcd_are_inherited() {
+    async fn neither_secrets_nor_flags_of_etcd_are_inherited() {
         // Variables are the whole process's, and other tests run beside this one: in a process of its own.
         if std::env::var_os("ETCD_NAME").is_none() {
-            let name = "processes::process::tests::neither_passphrase_nor_flags_of_etcd_are_inherited";
+            let name = "processes::process::tests::neither_secrets_nor_flags_of_etcd_are_inherited";
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name])
                 .env("ETCD_NAME", "other")
                 .env("ETCD_LISTEN_CLIENT_URLS", "http://localhost:1")
                 .env(PASSPHRASE_VARIABLE, "secret")
+                .env("AWS_SECRET_ACCESS_KEY", "secret")
                 .status()
                 .unwrap();
             assert!(status.success());
@@ -255,6 +258,6 @@ mod tests {
         }
         let shown = std::fs::read_to_string(dir.path().join("log")).unwrap();
         assert!(shown.contains("PATH=") && !shown.contains("ETCD_"), "{shown}");
-        assert!(!shown.contains(PASSPHRASE_VARIABLE), "{shown}");
+        assert!(!shown.contains(PASSPHRASE_VARIABLE) && !shown.contains("AWS_SECRET_ACCESS_KEY"), "{shown}");
     }
 }

@@ -153,10 +153,21 @@ impl ClusterSpec {
     }
 }
 
-/// The repository: on all hosts, or on that of one cell, which is named itself or by its host.
+/// The repository: on all hosts; on that of one cell, which is named itself or by its host; or in a store.
 fn repository(table: &RepoTable, poolers: &[Pooler]) -> Result<Repository, SpecError> {
-    let Some(home) = &table.host else { return name("repo.path", &table.path) };
-    let path = name("repo.path", &table.path)?;
+    let path = match (&table.path, &table.url) {
+        (Some(path), None) => path,
+        (None, Some(url)) => return store(table, url),
+        (Some(_), Some(_)) => {
+            return Err(refuse("repo.url", "", "give either `repo.path` or `repo.url`"));
+        }
+        (None, None) => return Err(refuse("repo.path", "", "it is missing, and so is `repo.url`")),
+    };
+    if path.contains("://") {
+        return Err(refuse("repo.path", "", "it is a URL: give it as `repo.url`"));
+    }
+    let Some(home) = &table.host else { return name("repo.path", path) };
+    let path = name("repo.path", path)?;
     let named = |pooler: &&Pooler| pooler.cell.as_str() == home;
     let on_host = || poolers.iter().filter(|pooler| *pooler.host == **home);
     let cell = match (poolers.iter().find(named), on_host().count()) {
@@ -170,6 +181,14 @@ fn repository(table: &RepoTable, poolers: &[Pooler]) -> Result<Repository, SpecE
         (None, _) => return Err(refuse("repo.host", home, "several cells have that host: name one of them")),
     };
     Ok(Repository::in_cell(cell, path))
+}
+
+/// A repository in a store. No error repeats the URL: somebody may have put a secret there.
+fn store(table: &RepoTable, url: &str) -> Result<Repository, SpecError> {
+    if table.host.is_some() {
+        return Err(refuse("repo.host", "", "a store is on no host of the cluster: leave it out"));
+    }
+    url.parse().map_err(SpecError::Repository)
 }
 
 /// What holds for every cell that says nothing else.

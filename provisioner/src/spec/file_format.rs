@@ -42,7 +42,8 @@ pub(super) struct FurtherDatabaseTable {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RepoTable {
-    pub(super) path: String,
+    pub(super) path: Option<String>,
+    pub(super) url: Option<String>,
     pub(super) host: Option<String>,
     pub(super) retention_full: Option<u32>,
 }

@@ -62,6 +62,7 @@ mod session_settings;
 mod settings;
 mod states;
 mod store_faults;
+mod stores;
 mod support_bundle;
 mod two_machines;
 mod unreadable_marks;

@@ -103,20 +103,20 @@ fn processes_showing(file: &str, needle: &str) -> BTreeSet<String> {
 
 /// What a watch over all processes has seen.
 #[derive(Default)]
-struct Seen {
-    rounds: u32,
-    in_arguments: BTreeSet<String>,
-    in_environment: BTreeSet<String>,
+pub(crate) struct Seen {
+    pub(crate) rounds: u32,
+    pub(crate) in_arguments: BTreeSet<String>,
+    pub(crate) in_environment: BTreeSet<String>,
 }
 
 /// Looks at every process of the machine until it is told to end.
-struct Watch {
+pub(crate) struct Watch {
     end: Sender<()>,
     thread: JoinHandle<Seen>,
 }
 
 impl Watch {
-    fn begin(needle: &str) -> Self {
+    pub(crate) fn begin(needle: &str) -> Self {
         let (end, ended) = channel();
         let needle = needle.to_owned();
         let thread = std::thread::spawn(move || {
@@ -131,14 +131,14 @@ impl Watch {
         Self { end, thread }
     }
 
-    fn end(self) -> Seen {
+    pub(crate) fn end(self) -> Seen {
         self.end.send(()).expect("the watch goes on");
         self.thread.join().expect("the watch goes on")
     }
 }
 
 /// The files below `directory` that hold `needle`, which is in no argument here.
-fn files_with(directory: &Path, needle: &str) -> BTreeSet<PathBuf> {
+pub(crate) fn files_with(directory: &Path, needle: &str) -> BTreeSet<PathBuf> {
     let mut pattern = tempfile::NamedTempFile::new().expect("a file");
     pattern.write_all(needle.as_bytes()).expect("a file");
     let mut grep = Command::new("grep");
@@ -168,7 +168,7 @@ fn access(path: &Path) -> (u32, u32) {
 }
 
 /// Everything that anybody can ask the cluster for, as one text.
-fn all_answers(cluster: &Cluster) -> String {
+pub(crate) fn all_answers(cluster: &Cluster) -> String {
     let mut text = cluster.etcd_dump();
     for question in [&["jobs", "list"][..], &["backups", "list"], &["cells", "list"], &["status"]] {
         text += &cluster.cellar(&[question, &["--output", "json"]].concat());

@@ -65,10 +65,15 @@ impl Secrets {
         let Ok((file, _)) = cellar_system::open_to_read(path) else { return };
         let mut bytes = Vec::new();
         if std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_FILE), &mut bytes).is_ok() {
-            String::from_utf8_lossy(&bytes)
-                .lines()
-                .filter(|line| !line.starts_with("-----"))
-                .for_each(|line| self.add(line));
+            String::from_utf8_lossy(&bytes).lines().filter(|line| !line.starts_with("-----")).for_each(
+                |line| {
+                    self.add(line);
+                    // Credentials of a store stand behind the option that they become.
+                    if let Some((_, value)) = line.split_once('=').filter(|_| line.starts_with("repo1-")) {
+                        self.add(value);
+                    }
+                },
+            );
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cellar_model::CellName;
 use cellar_provisioner::{
-    Bundles, ClusterSpec, InitOptions, PASSPHRASE_VARIABLE, bundle_hosts, init_hosts, install_command,
-    wait_for_hosts,
+    Bundles, ClusterSpec, GivenCredentials, InitOptions, PASSPHRASE_VARIABLE, bundle_hosts, init_hosts,
+    install_command, wait_for_hosts,
 };
 use clap::{Args, Subcommand};
 
@@ -46,6 +46,10 @@ pub(crate) struct Init {
     /// Encrypt the repository of a new cluster with the passphrase in this file (mode 0600, at least 16 bytes)
     #[arg(long, value_name = "FILE")]
     repo_cipher_pass_file: Option<PathBuf>,
+    /// The credentials of the repository's store, one NAME=VALUE a line, in a file with mode 0600; a new cluster takes them
+    /// from the environment when there is no file. The bundles carry them
+    #[arg(long, value_name = "FILE")]
+    repo_credentials_file: Option<PathBuf>,
 }
 
 /// Issue the bundles of hosts again: what has expired is renewed
@@ -145,7 +149,9 @@ impl Init {
         let dir = global.directory_of(&spec.cluster)?;
         let variable = std::env::var_os(PASSPHRASE_VARIABLE);
         let passphrase = passphrase(self.repo_cipher_pass_file.as_deref(), variable)?;
-        let issued = init_hosts(&InitOptions { dir, spec, passphrase }, &local::steps()).await?;
+        let credentials = GivenCredentials::of_process(self.repo_credentials_file);
+        let options = InitOptions { dir, spec, passphrase, credentials };
+        let issued = init_hosts(&options, &local::steps()).await?;
         print_bundles(global, &issued)
     }
 }

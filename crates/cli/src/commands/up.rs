@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use cellar_api::v1::GetDatabaseRequest;
 use cellar_model::{CellName, Repository, RepositoryError, Secret};
-use cellar_provisioner::{Cluster, PASSPHRASE_VARIABLE, PortOffset, UpOptions, read_passphrase, up};
+use cellar_provisioner::{
+    Cluster, GivenCredentials, PASSPHRASE_VARIABLE, PortOffset, UpOptions, read_passphrase, up,
+};
 use clap::Args;
 
 use crate::client::target::Target;
@@ -26,6 +28,7 @@ use crate::{local, output};
   cellar up --cells zone1,zone2
   cellar up --cluster ci --port-offset auto      beside other clusters
   cellar up --dir /srv/cellar/demo --repo /mnt/backup/demo
+  cellar up --repo 's3://backups/demo?region=eu-west-1' --repo-credentials-file aws.env
   (umask 077; openssl rand -base64 48 > pass) && cellar up --repo-cipher-pass-file pass")]
 pub(crate) struct Up {
     /// Names of the cells; indexes and ports follow the alphabet [default: zone1,zone2,zone3]
@@ -34,9 +37,17 @@ pub(crate) struct Up {
     /// Add this to every port, or let free ports be found
     #[arg(long, value_name = "N|auto")]
     port_offset: Option<PortOffset>,
-    /// Where backups go [default: repo in the cluster's directory]
-    #[arg(long, value_name = "PATH")]
+    /// Where backups go: a directory, or the URL of a store, as s3://bucket/path?region=REGION (also azure://, gcs://,
+    /// sftp://) [default: repo in the cluster's directory]
+    #[arg(long, value_name = "PATH|URL")]
     repo: Option<PathBuf>,
+    /// The credentials of the repository's store, one NAME=VALUE a line, in a file with mode 0600: AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_KEY, GOOGLE_APPLICATION_CREDENTIALS, …
+    ///
+    /// A new cluster takes them from the environment when there is no file. Given to a cluster that runs, they replace those
+    /// that it has: what begins from then on uses the new ones, and nothing is restarted.
+    #[arg(long, value_name = "FILE")]
+    repo_credentials_file: Option<PathBuf>,
     /// Encrypt the repository of a new cluster with the passphrase in this file (mode 0600, at least 16 bytes);
     /// or give it in the environment as CELLAR_REPO_CIPHER_PASS. Keep a copy elsewhere: without it no backup
     /// can be read
@@ -76,9 +87,19 @@ pub(crate) struct Up {
 }
 
 /// The repository: a path, which may be relative, or a URL such as `file:///path`.
+///
+/// A URL is not repeated when it is refused: it may hold a secret.
 fn repository(repo: &Path) -> Outcome<Repository> {
     let text = repo.display().to_string();
-    let refused = |reason: String| Failure::usage(format!("--repo {text}: {reason}"), "name a directory");
+    let refused = |reason: String| match text.contains("://") {
+        true => Failure::usage(
+            format!("--repo: {reason}"),
+            "docs/guides/repositories.md has an example for each kind of store",
+        ),
+        false => {
+            Failure::usage(format!("--repo {text}: {reason}"), "name a directory, or the URL of a store")
+        }
+    };
     let path = match text.split_once("://") {
         Some(("file", path)) => absolute(Path::new(path))?,
         Some(_) => repo.to_owned(),
@@ -148,6 +169,7 @@ impl Up {
             renews: self.auto_renew,
             retention_full: self.retention_full,
             passphrase,
+            credentials: GivenCredentials::of_process(self.repo_credentials_file),
             route: self.route,
             pool: self.pool,
             timeout: self.timeout,
@@ -175,6 +197,25 @@ impl Up {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_a_url_is_not_repeated() {
+        assert_eq!(repository(Path::new("/mnt/repo")).unwrap().to_string(), "/mnt/repo");
+        assert_eq!(repository(Path::new("file:///mnt/repo")).unwrap().to_string(), "/mnt/repo");
+        let url = "s3://backups/demo?region=eu-west-1";
+        assert_eq!(repository(Path::new(url)).unwrap().to_string(), url);
+        for (url, why) in [
+            ("s3://AKIA:hunter2@backups/demo?region=r", "looks like a secret"),
+            ("s3://backups/demo?region=r&key=hunter2", "looks like a secret"),
+            ("s3://backups/demo?zone=hunter2", "zone: s3 has no such option"),
+            ("http://hunter2@h/p", "kind http are not supported"),
+        ] {
+            let failure = repository(Path::new(url)).unwrap_err();
+            let said = format!("{failure} {failure:?}");
+            assert!(said.contains(why) && !said.contains("hunter2"), "{said}");
+            assert_eq!(failure.exit_code(), 2);
+        }
+    }
 
     #[test]
     fn a_passphrase_is_read_from_one_place_and_never_shown() {

@@ -147,10 +147,12 @@ pub(crate) fn leadership_word(phase: LeadershipPhase) -> &'static str {
     }
 }
 
-/// Where a database's repository is: the path, and the cell before it when only that cell's host has it.
+/// Where a database's repository is: the path, with the cell before it when only that cell's host has it; or the URL of a
+/// store.
 pub(crate) fn repository(database: &cellar_api::v1::Database) -> String {
     match &database.repo_in_cell {
         Some(home) => format!("{}:{}", home.cell, home.path),
+        None if !database.repo_url.is_empty() => database.repo_url.clone(),
         None => database.repo_path.clone(),
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::records::repository::Repository;
+use crate::records::repository::location::Repository;
 use crate::types::code::{Code, Refusal};
 use crate::types::host::HostName;
 use crate::types::json;

@@ -13,6 +13,9 @@ use crate::types::path_rule::path_fault;
 /// File name of the repository's passphrase in a directory of secrets.
 const REPO_CIPHER_PASS: &str = "repo-cipher-pass";
 
+/// File name of the credentials of the repository's store in a directory of secrets.
+const REPO_CREDENTIALS: &str = "repo-credentials";
+
 /// The directory of one local cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterLayout {
@@ -96,6 +99,12 @@ impl ClusterLayout {
     #[must_use]
     pub fn repo_cipher_pass(&self) -> PathBuf {
         self.secrets().join(REPO_CIPHER_PASS)
+    }
+
+    /// The provisioner's copy of the credentials of the repository's store, for cells that are added later; 0600.
+    #[must_use]
+    pub fn repo_credentials(&self) -> PathBuf {
+        self.secrets().join(REPO_CREDENTIALS)
     }
 
     /// The directory of a database's member in a cell; `qualifier` is as in [`Database::qualifier`].
@@ -251,6 +260,18 @@ impl CellLayout {
     #[must_use]
     pub fn repo_cipher_pass(&self) -> PathBuf {
         self.secrets().join(REPO_CIPHER_PASS)
+    }
+
+    /// The credentials of the repository's store; 0600.
+    #[must_use]
+    pub fn repo_credentials(&self) -> PathBuf {
+        self.secrets().join(REPO_CREDENTIALS)
+    }
+
+    /// The key file of a Google service account, which pgBackRest takes as a file only; 0600, written by the pooler.
+    #[must_use]
+    pub fn repo_gcs_key(&self) -> PathBuf {
+        self.secrets().join("repo-gcs-key.json")
     }
 
     /// Pid files.

@@ -12,7 +12,10 @@ const SHORTEST_PASSWORD: usize = 8;
 /// Most bytes of a passphrase; one that is longer is some other file.
 const LONGEST: usize = 512;
 
-/// A passphrase or password. Neither `Debug` nor an error shows it, and it cannot be serialized: it never gets into
+/// Most bytes of a credential of a store: the key file of a Google service account takes two and a half thousand.
+const LONGEST_CREDENTIAL: usize = 8192;
+
+/// A passphrase, password or key. Neither `Debug` nor an error shows it, and it cannot be serialized: it never gets into
 /// etcd, an argument, a log or a message unless somebody asks for it with [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -23,9 +26,12 @@ pub enum SecretError {
     /// Too short to withstand guessing.
     #[error("it is shorter than {0} bytes: make one with `openssl rand -base64 48`")]
     TooShort(usize),
-    /// Not a passphrase.
-    #[error("it is longer than {LONGEST} bytes")]
-    TooLong,
+    /// Nothing is there.
+    #[error("it is empty")]
+    Empty,
+    /// Not a secret of this kind.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
     /// It could not stand on one line of a configuration file.
     #[error("it holds a line break or another control character")]
     Control,
@@ -40,7 +46,7 @@ impl Secret {
     /// # Errors
     /// When it is too short or too long, or cannot stand on one line of a configuration file as it is.
     pub fn passphrase(content: &str) -> Result<Self, SecretError> {
-        Self::of_line(content, SHORTEST)
+        Self::of_line(content, SHORTEST, LONGEST)
     }
 
     /// A role's password, from the content of a file. One line end behind it is not part of it.
@@ -48,17 +54,28 @@ impl Secret {
     /// # Errors
     /// As [`Secret::passphrase`].
     pub fn password(content: &str) -> Result<Self, SecretError> {
-        Self::of_line(content, SHORTEST_PASSWORD)
+        Self::of_line(content, SHORTEST_PASSWORD, LONGEST)
     }
 
-    fn of_line(content: &str, shortest: usize) -> Result<Self, SecretError> {
+    /// A credential of a store, which others made: its length says nothing.
+    ///
+    /// # Errors
+    /// As [`Secret::passphrase`].
+    pub fn credential(content: &str) -> Result<Self, SecretError> {
+        Self::of_line(content, 1, LONGEST_CREDENTIAL)
+    }
+
+    fn of_line(content: &str, shortest: usize, longest: usize) -> Result<Self, SecretError> {
         let text = content.strip_suffix('\n').unwrap_or(content);
         let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.is_empty() && shortest == 1 {
+            return Err(SecretError::Empty);
+        }
         if text.len() < shortest {
             return Err(SecretError::TooShort(shortest));
         }
-        if text.len() > LONGEST {
-            return Err(SecretError::TooLong);
+        if text.len() > longest {
+            return Err(SecretError::TooLong(longest));
         }
         if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
             return Err(SecretError::Control);
@@ -102,7 +119,7 @@ mod tests {
             ("", SecretError::TooShort(SHORTEST)),
             ("\n", SecretError::TooShort(SHORTEST)),
             ("fifteen bytes..\n", SecretError::TooShort(SHORTEST)),
-            (long.as_str(), SecretError::TooLong),
+            (long.as_str(), SecretError::TooLong(LONGEST)),
             ("two lines are too many\nthis is the second", SecretError::Control),
             ("two line ends are one too many\n\n", SecretError::Control),
             ("a tab\tis a control character", SecretError::Control),

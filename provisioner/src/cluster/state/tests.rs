@@ -70,6 +70,11 @@ fn a_repository_on_one_host_is_a_word_that_an_older_build_does_not_know() {
     let unknown = unknown_word(&serde_json::from_str::<Before>(&text).unwrap_err());
     assert_eq!(unknown.as_deref(), Some("`repoInCell`"), "{text}");
     assert_eq!(serde_json::from_str::<ClusterState>(&text).unwrap(), there);
+    let store = ClusterState { repo: "s3://backups/p?region=r".parse().unwrap(), ..state() };
+    let in_store = serde_json::to_string_pretty(&store).unwrap();
+    let unknown = unknown_word(&serde_json::from_str::<Before>(&in_store).unwrap_err());
+    assert_eq!(unknown.as_deref(), Some("`repoUrl`"), "{in_store}");
+    assert_eq!(serde_json::from_str::<ClusterState>(&in_store).unwrap(), store);
     let once = text.replace("repoInCell", "repo");
     assert_eq!(serde_json::from_str::<ClusterState>(&once).unwrap(), there);
     let both = text.replacen('{', r#"{ "repo": "/c/repo","#, 1);

@@ -90,6 +90,25 @@ fn error_names_the_field_that_breaks_a_rule() {
 }
 
 #[test]
+fn repository_may_be_in_a_store_and_no_refusal_repeats_its_url() {
+    let path = "path = \"/backup/repo\"";
+    let with = |repo: &str| ClusterSpec::parse(&REFERENCE.replacen(path, repo, 1));
+    let spec = with("url = \"s3://backups/demo?region=eu-west-1\"").unwrap();
+    assert_eq!(spec.database.repository.to_string(), "s3://backups/demo?region=eu-west-1");
+    for (repo, why) in [
+        ("url = \"s3://backups/demo?zone=hunter2\"", "repo.url: "),
+        ("url = \"s3://AKIA:hunter2@backups/demo?region=r\"", "looks like a secret"),
+        ("url = \"s3://backups/hunter2?region=r\"\npath = \"/a\"", "give either"),
+        ("url = \"s3://backups/hunter2?region=r\"\nhost = \"zone1\"", "repo.host"),
+        ("path = \"s3://backups/hunter2?region=r\"", "give it as `repo.url`"),
+        ("", "repo.path"),
+    ] {
+        let error = with(repo).unwrap_err().to_string();
+        assert!(error.contains(why) && !error.contains("hunter2"), "{repo}: {error}");
+    }
+}
+
+#[test]
 fn host_that_ends_with_a_number_is_refused() {
     for host in ["1234", "127.1", "db.1", "0x7f000001", "db.0x1F", "0X"] {
         let text = REFERENCE.replacen("\"localhost\"", &format!("{host:?}"), 1);

@@ -1,7 +1,7 @@
 //! A repository that only the host of one cell has.
 
 use super::*;
-use crate::records::repository::Repository;
+use crate::records::repository::location::Repository;
 
 /// The database has been made.
 fn made() -> World {

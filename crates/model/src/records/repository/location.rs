@@ -1,4 +1,4 @@
-//! Where the backups and the WAL of a database are kept.
+//! The kinds of repository, and how records hold them.
 
 use std::fmt;
 use std::path::Path;
@@ -6,70 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::records::repository::error::RepositoryError;
+use crate::records::repository::repo_path::RepoPath;
+use crate::records::repository::store::Store;
+use crate::records::repository::store_url::scheme;
 use crate::types::name::CellName;
-use crate::types::path_rule::path_fault;
-
-/// Why a text names no repository.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RepositoryError {
-    /// It is a path that cannot be used.
-    #[error("the repository {text:?} is not usable: {reason}")]
-    Path {
-        /// What was given, cut to 200 characters.
-        text: String,
-        /// The rule that it breaks.
-        reason: &'static str,
-    },
-    /// It is a URL of a kind of store that is not known.
-    #[error("repositories of kind {0} are not supported yet")]
-    UnknownKind(String),
-    /// A record names no kind of store that is known.
-    #[error(
-        "the record has neither `repoPath` nor `repoInCell`, and no other kind of repository is known to this version"
-    )]
-    Missing,
-    /// A record names two.
-    #[error("the record has both `repoPath` and `repoInCell`, and a database has one repository")]
-    TwoKinds,
-}
-
-/// The absolute path of a directory that holds a repository, which may stand in `pgbackrest.conf` as it is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RepoPath(String);
-
-impl RepoPath {
-    /// The path as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for RepoPath {
-    type Err = RepositoryError;
-
-    fn from_str(text: &str) -> Result<Self, RepositoryError> {
-        match path_fault(text) {
-            None => Ok(Self(text.to_owned())),
-            Some(reason) => Err(RepositoryError::Path { text: text.chars().take(200).collect(), reason }),
-        }
-    }
-}
-
-impl TryFrom<String> for RepoPath {
-    type Error = RepositoryError;
-
-    fn try_from(text: String) -> Result<Self, RepositoryError> {
-        text.parse()
-    }
-}
-
-impl From<RepoPath> for String {
-    fn from(path: RepoPath) -> String {
-        path.0
-    }
-}
 
 /// Where a database's repository is: one variant for each kind of store.
 ///
@@ -86,6 +27,8 @@ pub enum Repository {
         /// The directory on its host.
         path: RepoPath,
     },
+    /// A store that every host reaches over the network by itself.
+    Store(Store),
 }
 
 impl Repository {
@@ -101,7 +44,7 @@ impl Repository {
     pub fn local_directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(Path::new(path.as_str())),
-            Self::InCell { .. } => None,
+            Self::InCell { .. } | Self::Store(_) => None,
         }
     }
 
@@ -111,6 +54,7 @@ impl Repository {
         match self {
             Self::Directory(path) => Some(Path::new(path.as_str())),
             Self::InCell { cell: home, path } => (home == cell).then(|| Path::new(path.as_str())),
+            Self::Store(_) => None,
         }
     }
 
@@ -119,14 +63,24 @@ impl Repository {
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) | Self::InCell { path, .. } => Some(Path::new(path.as_str())),
+            Self::Store(_) => None,
         }
     }
 
-    /// The only cell whose host has it; none when all have.
+    /// The store, when it is in one.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        match self {
+            Self::Store(store) => Some(store),
+            Self::Directory(_) | Self::InCell { .. } => None,
+        }
+    }
+
+    /// The only cell whose host has it; none when all have it, or reach it alike.
     #[must_use]
     pub fn home(&self) -> Option<&CellName> {
         match self {
-            Self::Directory(_) => None,
+            Self::Directory(_) | Self::Store(_) => None,
             Self::InCell { cell, .. } => Some(cell),
         }
     }
@@ -155,23 +109,25 @@ impl Repository {
     }
 }
 
-/// For people: the path, and the cell before it when only one has it.
+/// For people: the path, with the cell before it when only one has it; or the URL.
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => f.pad(path.as_str()),
             Self::InCell { cell, path } => f.pad(&format!("{cell}:{}", path.as_str())),
+            Self::Store(store) => store.fmt(f),
         }
     }
 }
 
-/// The absolute path of a directory that all hosts see; a URL is refused with the kind of store that it names.
+/// The absolute path of a directory that all hosts see, as it is or as `file:///path`; or the URL of a store.
 impl FromStr for Repository {
     type Err = RepositoryError;
 
     fn from_str(text: &str) -> Result<Self, RepositoryError> {
-        match text.split_once("://") {
-            Some((kind, _)) => Err(RepositoryError::UnknownKind(kind.chars().take(80).collect())),
+        match text.strip_prefix("file://") {
+            Some(path) => Ok(Self::Directory(path.parse()?)),
+            None if scheme(text).is_some() => Ok(Self::Store(text.parse()?)),
             None => Ok(Self::Directory(text.parse()?)),
         }
     }
@@ -194,6 +150,8 @@ struct RepositoryFields {
     repo_path: Option<RepoPath>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     repo_in_cell: Option<InCell>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repo_url: Option<Store>,
 }
 
 impl Serialize for Repository {
@@ -204,6 +162,7 @@ impl Serialize for Repository {
             Self::InCell { cell, path } => {
                 RepositoryFields { repo_in_cell: Some(InCell { cell, path }), ..none }
             }
+            Self::Store(store) => RepositoryFields { repo_url: Some(store), ..none },
         };
         fields.serialize(serializer)
     }
@@ -211,12 +170,14 @@ impl Serialize for Repository {
 
 impl<'de> Deserialize<'de> for Repository {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let RepositoryFields { repo_path, repo_in_cell } = RepositoryFields::deserialize(deserializer)?;
-        match (repo_path, repo_in_cell) {
-            (Some(path), None) => Ok(Self::Directory(path)),
-            (None, Some(InCell { cell, path })) => Ok(Self::InCell { cell, path }),
-            (None, None) => Err(serde::de::Error::custom(RepositoryError::Missing)),
-            (Some(_), Some(_)) => Err(serde::de::Error::custom(RepositoryError::TwoKinds)),
+        let RepositoryFields { repo_path, repo_in_cell, repo_url } =
+            RepositoryFields::deserialize(deserializer)?;
+        match (repo_path, repo_in_cell, repo_url) {
+            (Some(path), None, None) => Ok(Self::Directory(path)),
+            (None, Some(InCell { cell, path }), None) => Ok(Self::InCell { cell, path }),
+            (None, None, Some(store)) => Ok(Self::Store(store)),
+            (None, None, None) => Err(serde::de::Error::custom(RepositoryError::Missing)),
+            _ => Err(serde::de::Error::custom(RepositoryError::TwoKinds)),
         }
     }
 }
@@ -229,8 +190,25 @@ mod tests {
         Repository::InCell { cell: "zone3".parse().unwrap(), path: "/mnt/repo".parse().unwrap() }
     }
 
+    const URL: &str = "s3://backups/demo?endpoint=minio.example&region=us-east-1";
+
+    fn in_store() -> Repository {
+        URL.parse().unwrap()
+    }
+
+    #[test]
+    fn store_is_a_directory_of_nobody() {
+        let (repository, zone1) = (in_store(), "zone1".parse().unwrap());
+        assert_eq!((repository.local_directory(), repository.directory_in(&zone1)), (None, None));
+        assert_eq!((repository.directory(), repository.home()), (None, None));
+        assert_eq!(repository.reached_through(&zone1), None);
+        assert_eq!(repository.store().map(ToString::to_string).as_deref(), Some(URL));
+    }
+
     #[test]
     fn directory_is_named_by_its_path() {
+        assert_eq!("file:///mnt/repo".parse(), "/mnt/repo".parse::<Repository>());
+        assert!("file://mnt/repo".parse::<Repository>().is_err());
         let repository: Repository = "/mnt/repo".parse().unwrap();
         assert_eq!(repository.to_string(), "/mnt/repo");
         assert_eq!(repository.local_directory(), Some(Path::new("/mnt/repo")));
@@ -252,7 +230,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_read_again() {
         let directory: Repository = "/mnt/a:/b".parse().unwrap();
-        for repository in [directory, in_cell()] {
+        for repository in [directory, in_cell(), in_store()] {
             assert_eq!(Repository::parse_shown(&repository.to_string()), Ok(repository));
         }
         assert_eq!(in_cell().to_string(), "zone3:/mnt/repo");
@@ -272,7 +250,7 @@ mod tests {
 
     #[test]
     fn unknown_kind_of_store_is_refused_by_name() {
-        assert_eq!("s3://b/p".parse::<Repository>(), Err(RepositoryError::UnknownKind("s3".to_owned())));
+        assert_eq!("tls://b/p".parse::<Repository>(), Err(RepositoryError::UnknownKind("tls".to_owned())));
         let error = serde_json::from_str::<Repository>(r#"{"repoOther": {}}"#).unwrap_err().to_string();
         assert!(error.contains("repoPath"), "{error}");
     }
@@ -282,6 +260,7 @@ mod tests {
         for (repository, json) in [
             ("/mnt/repo".parse().unwrap(), r#"{"repoPath":"/mnt/repo"}"#),
             (in_cell(), r#"{"repoInCell":{"cell":"zone3","path":"/mnt/repo"}}"#),
+            (in_store(), &format!(r#"{{"repoUrl":"{URL}"}}"#)),
         ] {
             assert_eq!(serde_json::to_string(&repository).unwrap(), json);
             assert_eq!(serde_json::from_str::<Repository>(json).unwrap(), repository);
@@ -290,6 +269,9 @@ mod tests {
             r#"{"repoPath":"/a;b"}"#,
             r#"{"repoInCell":{"cell":"zone3","path":"a"}}"#,
             r#"{"repoPath":"/a","repoInCell":{"cell":"zone3","path":"/a"}}"#,
+            r#"{"repoPath":"/a","repoUrl":"s3://backups/demo?region=r"}"#,
+            r#"{"repoUrl":"s3://backups/demo"}"#,
+            r#"{"repoUrl":"/a"}"#,
         ] {
             assert!(serde_json::from_str::<Repository>(bad).is_err(), "{bad}");
         }
