@@ -227,7 +227,16 @@ mod tests {
         let copy = CopyNumber::new(7);
         let followed = Some((Term::new(promised), copy)).filter(|_| begun.is_none());
         let begun = begun.map(|term| (Term::new(term), copy));
-        Kept { copy, promised: Term::new(promised), begun, followed, left_segments: Vec::new(), rule: None }
+        Kept {
+            copy,
+            promised: Term::new(promised),
+            begun,
+            followed,
+            left_segments: Vec::new(),
+            rule: None,
+            led: None,
+            rewound: None,
+        }
     }
 
     #[test]
