@@ -50,6 +50,7 @@ mod restore_kills;
 mod restore_plan;
 mod restore_targets;
 mod revocation;
+mod rewind;
 mod role_change;
 mod rotation;
 mod routing;
