@@ -101,6 +101,13 @@ impl Upgrade<'_> {
         let members = self.cluster.members_here();
         let postgres: Vec<_> = members.iter().filter_map(|one| Some((one, self.postgres(one)?))).collect();
         if let Some(new) = &self.new {
+            // What an interrupted upgrade has kept is to be put back, unless its programs have come into use since, as by a start
+            // of the machine: then it is older than what is well.
+            let programs = self.cluster.programs_here();
+            let mut run = programs.iter().map(|program| self.is_in_place(program));
+            if run.try_fold(true, |all, one| one.map(|is_in_place| all && is_in_place))? {
+                forget_previous_of_those_in_use()?;
+            }
             if let Err(error) = new.install() {
                 // Some may be in place already.
                 new.put_back()?;

@@ -341,4 +341,10 @@ fn an_upgrade_that_is_killed_in_the_middle_is_finished_or_taken_back_by_the_next
     }
     let _ = cluster.wait().ok();
     cluster.back_up("zone2");
+    // What was kept long ago, by one that was interrupted and whose programs a start of the machine took into use.
+    let kept = scene.bin("db1").join("multipooler.previous");
+    std::fs::copy(scene.place("old").join("multipooler"), kept).unwrap();
+    let failed = scene.upgrade("db1", "broken");
+    assert!(failed.code == 1 && failed.stderr.contains("run again and are well"), "{failed:?}");
+    assert!(scene.has_content_of("db1", "multipooler", "new"), "{failed:?}");
 }
