@@ -109,11 +109,14 @@ fn a_rewind_that_is_killed_halfway_ends_in_a_member_that_is_made_again() {
     let mut up =
         cluster.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
     let data = cluster.directory().join(former.cell).join("pg_data");
-    let rewind = wait_for("pg_rewind to run", Duration::from_secs(90), || {
-        processes_with("pg_rewind", &data.to_string_lossy()).first().copied()
+    // One that finds that the leader has written no checkpoint yet ends at once, and is tried again.
+    let rewind = wait_for("a pg_rewind that stands still", Duration::from_secs(90), || {
+        let found = processes_with("pg_rewind", &data.to_string_lossy()).first().copied()?;
+        signal(found, Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(20));
+        cellar_system::Process::find(found).is_some_and(|process| process.is_stopped()).then_some(found)
     });
     // It lives on when who began it does not.
-    signal(rewind, Signal::SIGSTOP);
     let pooler = cluster.pid(&format!("{}/pid/multipooler.pid", former.cell));
     signal(pooler, Signal::SIGKILL);
     wait_for("the multipooler to end", Duration::from_secs(10), || (!is_alive(pooler)).then_some(()));
