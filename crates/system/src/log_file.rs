@@ -65,7 +65,7 @@ pub fn open_to_read(path: &Path) -> io::Result<(File, Metadata)> {
     open_regular(&directory.entry(path))
 }
 
-/// All of a small text file, at most [`MAX_TEXT_BYTES`]; see [`open_to_read`] for files in a directory of another user.
+/// All of a small text file, at most 1 MiB; see [`open_to_read`] for files in a directory of another user.
 ///
 /// # Errors
 /// When it cannot be read, is not a regular file, is larger, or is not UTF-8.
