@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use cellar_model::availability::Timing;
 use cellar_model::{
     CLAIM_LEASE_SECONDS, CellClaim, CellDecision, CellName, CellScene, DatabaseName, Key, Leader, Leadership,
     OwnClaims, Pooler, decide_cell,
@@ -104,11 +105,12 @@ impl Member {
         self.store.transaction().expect(&self.claim_key(), self.claim.revision.get())
     }
 
-    /// Whether etcd has confirmed this process's lease, which it loses when it is not heard of for a while.
+    /// Whether etcd has confirmed this process's lease, of late: within the time after which a primary without its quorum stops. One
+    /// that stopped for that does not start again until then.
     #[must_use]
     pub fn hears_etcd(&self) -> bool {
         let renewed = self.lease.current().and_then(|lease| self.lease.renewed(lease));
-        renewed.is_some_and(|at| clock::uptime().saturating_sub(at) < LEASE)
+        renewed.is_some_and(|at| clock::uptime().saturating_sub(at) < Timing::default().fence_after)
     }
 
     /// Another pooler's address card.

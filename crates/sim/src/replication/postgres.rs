@@ -113,11 +113,13 @@ impl Servers {
         true
     }
 
-    /// Has a standby leave recovery.
+    /// Has a standby leave recovery. Settings that were changed before are read before: the postmaster passes signals on in their
+    /// order, and the startup process reads its configuration before it looks whether it is to be promoted.
     pub fn promote(&mut self, cell: usize) {
         let at = self.now + self.chance.between(Duration::from_millis(15), Duration::from_millis(160));
         if let Some(running) = &mut self.cells[cell].running {
-            running.promotes = running.promotes.or(Some(at));
+            let read = running.others.told.as_ref().map_or(at, |(read, _)| *read);
+            running.promotes = running.promotes.or(Some(at.max(read)));
         }
     }
 
